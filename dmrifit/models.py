@@ -1,0 +1,283 @@
+"""Signal models as data: parameters with units and bounds, and the formula of the signal."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.protocol import Protocol
+
+__all__ = ["MODELS", "Parameter", "SignalModel"]
+
+#: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
+SIGNAL_UNIT = "signal"
+
+_REFUSED_UNITS = {"mm²/s": 1e3, "mm^2/s": 1e3, "mm2/s": 1e3, "m²/s": 1e9, "m^2/s": 1e9, "m2/s": 1e9}
+_PROTOCOL_NAMES = ("b", "te")
+_FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """
+    A parameter of a signal model.
+
+    Parameters
+    ----------
+    name : str
+        A Python identifier, used in expressions, column names and file names.
+    unit : str
+        ``"signal"`` for an amplitude, else the unit as printed, such as ``"µm²/ms"``, ``"ms"``, ``""``.
+    low, high : float
+        The box the parameter is searched in; infinite ends are allowed. For an amplitude these are
+        multiples of the voxel's largest signal, because magnitudes have no absolute scale.
+
+    Raises
+    ------
+    ValueError
+        If the name is no identifier, the box is empty, or the unit is one in which b·D is not
+        dimensionless (mm²/s).
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name in (*_PROTOCOL_NAMES, *_FUNCTIONS):
+            msg = f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, exp, log, sqrt"
+            raise ValueError(msg)
+        if self.unit in _REFUSED_UNITS:
+            msg = (
+                f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: give it in µm²/ms "
+                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}"
+            )
+            raise ValueError(msg)
+        if not self.low <= self.high:
+            msg = f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower one comes first"
+            raise ValueError(msg)
+
+    @property
+    def is_amplitude(self) -> bool:
+        """Whether the parameter scales with the signal."""
+        return self.unit == SIGNAL_UNIT
+
+
+@dataclass(frozen=True)
+class SignalModel:
+    """
+    A model of the signal as a function of b, echo time and a few parameters.
+
+    Made by `from_expression`, or taken from `MODELS`.
+
+    Parameters
+    ----------
+    name : str
+        A short name.
+    parameters : tuple of Parameter
+        In the order of the columns of every parameter array.
+    expression : str
+        The signal, in Python syntax, of the parameters' names, ``b`` in ms/µm² and ``te`` in ms, with
+        ``+ - * / **``, ``exp``, ``log``, ``sqrt`` and numbers.
+    published_bounds : mapping of str to (float, float), optional
+        Bounds of a published fitting tool, for ``fit_voxels(..., bounds="published")``.
+
+    Raises
+    ------
+    ValueError
+        If the expression uses anything else, leaves out a parameter, or names repeat.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    expression: str
+    published_bounds: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
+    _code: CodeType = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", tuple(self.parameters))
+        if len(set(self.names)) != len(self.names) or not self.names:
+            msg = f"model {self.name} needs parameters with different names, not {self.names}"
+            raise ValueError(msg)
+        used = _names_in(self.expression)
+        unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
+        unused = set(self.names) - used
+        if unknown or unused:
+            what = f"uses the unknown {sorted(unknown)}" if unknown else f"does not use {sorted(unused)}"
+            msg = f"model {self.name}: the expression {what}; parameters are {self.names}, and b (ms/µm²) and te (ms) are given"
+            raise ValueError(msg)
+        object.__setattr__(self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval"))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.name, self.parameters, self.expression, self.published_bounds)
+
+    @classmethod
+    def from_expression(cls, expression: str, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
+        """
+        Make a model from a formula; derivatives come from sympy when it is first fitted.
+
+        Parameters
+        ----------
+        expression : str
+            Such as ``"S0*exp(-b*D)"``: inside, b is in ms/µm² (the file's value / 1000) and te in ms,
+            so that b·D is dimensionless with D in µm²/ms.
+        parameters : sequence of Parameter
+            One for each other name, in the wanted order of columns.
+        name : str
+            A short name.
+
+        Returns
+        -------
+        SignalModel
+            The model.
+
+        Raises
+        ------
+        ValueError
+            If the expression is not arithmetic of those names.
+        """
+        return cls(name, tuple(parameters), expression)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Units of the parameters, in the order of `names`."""
+        return tuple(parameter.unit for parameter in self.parameters)
+
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """Default (low, high) of the parameters, in the order of `names`; of an amplitude, in multiples of the largest signal."""
+        return tuple((parameter.low, parameter.high) for parameter in self.parameters)
+
+    @property
+    def needs_te(self) -> bool:
+        """Whether the signal depends on the echo time."""
+        return "te" in _names_in(self.expression)
+
+    def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
+        """
+        Compute the signal.
+
+        Parameters
+        ----------
+        parameters : array_like of shape (n_voxels, n_parameters)
+            In the order of `names`, in the units of `units`; one row may be given as (n_parameters,).
+        protocol : Protocol
+            The measurements.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_measurements)
+            The signal without noise or noise floor.
+
+        Raises
+        ------
+        ValueError
+            If the number of columns is wrong, or the model needs echo times and the protocol has none.
+        """
+        values = np.atleast_2d(np.asarray(parameters, dtype=float))
+        if values.ndim != 2 or values.shape[1] != len(self.parameters):
+            msg = f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape {values.shape}"
+            raise ValueError(msg)
+        if self.needs_te and protocol.te is None:
+            msg = f"model {self.name} needs echo times; give them to the protocol (te in ms)"
+            raise ValueError(msg)
+        scope: dict[str, object] = {name: values[:, i, None] for i, name in enumerate(self.names)}
+        scope |= {"b": protocol.b_ms_per_um2[None, :], "te": protocol.te, "__builtins__": {}} | _FUNCTIONS
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            signal = eval(self._code, scope)  # noqa: S307 - the syntax tree was checked at construction
+        return np.array(np.broadcast_to(signal, (len(values), len(protocol))))
+
+
+def _rebuild(
+    name: str, parameters: tuple[Parameter, ...], expression: str, published: Mapping | None
+) -> SignalModel:
+    return SignalModel(name, parameters, expression, published)
+
+
+def _names_in(expression: str) -> set[str]:
+    """Check that an expression is plain arithmetic; return the names of its variables."""
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+    except SyntaxError as error:
+        msg = f"expression {expression!r} is not Python syntax: {error.msg}"
+        raise ValueError(msg) from None
+    functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) if id(node) in functions:
+                allowed = name in _FUNCTIONS
+            case ast.Name(id=name):
+                allowed = name not in _FUNCTIONS
+                names.add(name)
+            case ast.Call(args=[_], keywords=[], func=ast.Name()):
+                allowed = True
+            case ast.Constant(value=value):
+                allowed = type(value) in (int, float)
+            case ast.Expression() | ast.BinOp() | ast.UnaryOp() | ast.Load() | ast.operator() | ast.unaryop():
+                allowed = not isinstance(node, ast.operator | ast.unaryop) or isinstance(node, _OPERATORS)
+            case _:
+                allowed = False
+        if not allowed:
+            msg = (
+                f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not allowed; "
+                "use numbers, names, + - * / **, exp, log and sqrt"
+            )
+            raise ValueError(msg)
+    return names
+
+
+_S0 = Parameter("S0", SIGNAL_UNIT, 0.0, np.inf)
+_F = Parameter("f", "", 0.0, 1.0)
+_DV = Parameter("Dv", "µm²/ms", 4.0, 100.0)
+_DT = Parameter("Dt", "µm²/ms", 0.2, 3.0)
+_K = Parameter("K", "", 0.0, 5.0)
+
+#: The built-in models by name. Bounds are those of the study's fitting tool, except that S0 has no upper
+#: bound: the published 12 × the largest signal cuts off T2t below about 37 ms at TE 93 ms.
+MODELS: dict[str, SignalModel] = {
+    model.name: model
+    for model in (
+        SignalModel("adc", (_S0, Parameter("ADC", "µm²/ms", 0.0, 100.0)), "S0*exp(-b*ADC)"),
+        SignalModel(
+            "kurtosis",
+            (_S0, Parameter("D", "µm²/ms", 0.0, 10.0), _K),
+            "S0*exp(-b*D + K*(b*D)**2/6)",
+        ),
+        SignalModel("ivim", (_S0, _F, _DV, _DT), "S0*(f*exp(-b*Dv) + (1 - f)*exp(-b*Dt))"),
+        SignalModel(
+            "t2-ivim-kurtosis",
+            (
+                Parameter("S0", SIGNAL_UNIT, 0.8, np.inf),
+                _F,
+                _DV,
+                Parameter("T2v", "ms", 150.0, 250.0),
+                _DT,
+                _K,
+                Parameter("T2t", "ms", 20.0, 140.0),
+            ),
+            "S0*(f*exp(-b*Dv - te/T2v) + (1 - f)*exp(-b*Dt + K*(b*Dt)**2/6 - te/T2t))",
+            {
+                "S0": (0.8, 12.0),
+                "f": (0.0, 1.0),
+                "Dv": (4.0, 100.0),
+                "T2v": (150.0, 250.0),
+                "Dt": (0.2, 3.0),
+                "K": (0.0, 5.0),
+                "T2t": (20.0, 140.0),
+            },
+        ),
+    )
+}
