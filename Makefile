@@ -1,0 +1,127 @@
+# `make demo` and `make test`; `make help` lists the rest.
+# Each makes the environment .venv on first use and brings it up to date when the pins change.
+#   PYTHON       the interpreter that .venv is made with, for example PYTHON=python3.12
+#   PIP_ARGS     more arguments for pip install, for example another package index
+#   PYTEST_ARGS  more arguments for pytest, for example PYTEST_ARGS="-k protocol"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+# .venv keeps the Python it was made with unless PYTHON asks for another by name.
+ifeq ($(origin PYTHON),file)
+ASKED :=
+else
+ASKED := yes
+endif
+export PYTHON ASKED PIP_ARGS
+
+help:
+	@echo "make demo        fit a real diffusion scan and compare two strategies; build/demo holds the results"
+	@echo "make test        all tests except the slow ones, with lint, types and docstrings"
+	@echo "make test-slow   the slow tests"
+	@echo "make clean       remove what the commands above made, except .venv"
+	@echo "make clean-all   remove .venv too"
+
+demo: environment-demo
+	@mkdir -p build/demo
+	@scan=$$(.venv/bin/python -c "$$SCAN") && set -x && \
+	.venv/bin/python -m dmrifit fit "$$scan.nii.gz" --bval "$$scan.bval" --bvec "$$scan.bvec" \
+	    --model kurtosis --out build/demo/fit --overwrite
+	.venv/bin/python examples/plot_compare_algorithms.py
+
+test: environment-test
+	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# pytest ends with 5 when nothing was selected: no failure while no test is slow.
+test-slow: environment-test
+	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+environment-demo:
+	@sh -c "$$ENVIRONMENT" make demo ".[report,preprocess]"
+
+environment-test:
+	@sh -c "$$ENVIRONMENT" make test ".[all,test]"
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+clean-all: clean
+	rm -rf .venv
+
+.PHONY: help demo test test-slow environment-demo environment-test clean clean-all
+.NOTPARALLEL:
+
+# Called with the level (demo or test) and what pip installs for it. The stamp, written last, is
+# named by what the environment was made from: a .venv without any stamp is one that was
+# interrupted, and half-installed packages cannot be told from whole ones.
+define ENVIRONMENT
+set -eu
+level=$$1
+target=$$2
+check() {
+    command -v "$$PYTHON" >/dev/null || {
+        echo "There is no $$PYTHON here. Name an installed Python 3.11, 3.12 or 3.13: make $$level PYTHON=python3.12" >&2
+        exit 1
+    }
+    "$$PYTHON" -c "$$CHECK" "$$level"
+}
+version() { "$$1" -c "import sys; print('%d.%d.%d' % sys.version_info[:3])" 2>/dev/null || echo none; }
+renew() {
+    check
+    echo "The environment .venv $$1; it is made again."
+    rm -rf .venv
+}
+if [ -e .venv ]; then
+    if ! ls .venv/made-for-* >/dev/null 2>&1; then
+        renew "was not finished"
+    elif [ "$$(version .venv/bin/python)" = none ]; then
+        renew "has lost its Python"
+    elif [ -n "$$ASKED" ] && [ "$$(version .venv/bin/python)" != "$$(version "$$PYTHON")" ]; then
+        renew "has Python $$(version .venv/bin/python), not that of $$PYTHON"
+    fi
+fi
+if [ ! -e .venv ]; then
+    check
+    "$$PYTHON" -m venv .venv
+fi
+key=$$(.venv/bin/python -c "$$KEY")
+if [ -e ".venv/made-for-$$level-$$key" ] || [ -e ".venv/made-for-test-$$key" ]; then
+    exit 0
+fi
+echo "Installing what make $$level needs into .venv; the first time takes some minutes."
+rm -f .venv/made-for-*
+.venv/bin/python -m pip install --disable-pip-version-check $$PIP_ARGS -c constraints.txt -e "$$target"
+date > .venv/unfinished
+mv .venv/unfinished ".venv/made-for-$$level-$$key"
+endef
+export ENVIRONMENT
+
+# Any Python can read these lines, also those that are refused.
+define CHECK
+import sys
+level, found = sys.argv[1], "%d.%d" % sys.version_info[:2]
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    sys.exit("Python 3.11, 3.12 or 3.13 is needed and %s is %s. Name another: make %s PYTHON=python3.12" % (sys.executable, found, level))
+import importlib.util
+missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+if missing:
+    sys.exit("%s lacks %s. On Debian and Ubuntu: sudo apt install python%s-venv. Or name another Python: make %s PYTHON=python3.12" % (sys.executable, " and ".join(missing), found, level))
+endef
+export CHECK
+
+# The folder is part of the key because the editable installation points to it.
+define KEY
+import hashlib, os, pathlib, sys
+parts = [pathlib.Path(name).read_bytes() for name in ("constraints.txt", "setup.cfg")]
+parts += [sys.version.encode(), os.fsencode(os.getcwd())]
+print(hashlib.sha256(b"|".join(parts)).hexdigest()[:16])
+endef
+export KEY
+
+# The diffusion scan that the installed dipy carries, without its extensions.
+define SCAN
+from importlib.resources import files
+print(files("dipy") / "data" / "files" / "small_101D")
+endef
+export SCAN

@@ -1,0 +1,1 @@
+"""Find anomalies in diffusion MRI with models trained on healthy tissue."""

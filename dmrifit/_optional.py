@@ -1,0 +1,49 @@
+"""Libraries of the extras: imported where they are used, asked for by name when missing."""
+
+from importlib import import_module
+from types import ModuleType
+
+# Import name of each optional library -> the extra of setup.cfg that installs it.
+EXTRAS = {
+    "dipy": "preprocess",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "monai": "deep",
+    "nilearn": "brain",
+    "scikit_posthocs": "stats",
+    "skorch": "deep",
+    "statsmodels": "stats",
+    "torch": "deep",
+    "xgboost": "boost",
+}
+
+
+def import_optional(module: str) -> ModuleType:
+    """
+    Import a module of an optional library, or say how to install the library.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name, for example ``"matplotlib.pyplot"``.
+
+    Returns
+    -------
+    module
+        The imported module itself, not its top-level package.
+
+    Raises
+    ------
+    ImportError
+        If the library is not installed; the message names the command that installs it.
+    """
+    library = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        # A library that is there but lacks something of its own speaks for itself.
+        if error.name is None or error.name.partition(".")[0] != library:
+            raise
+        target = f'"dmrifit[{EXTRAS[library]}]"' if library in EXTRAS else library
+        msg = f"{library} is not installed; to install it: pip install {target}"
+        raise ImportError(msg, name=library) from error

@@ -1,0 +1,1 @@
+"""Segment brain metastases with losses that weigh sensitivity against specificity."""

@@ -1,0 +1,1 @@
+"""Place magnetic resonance spectroscopy voxels in brain tumors."""
