@@ -1,0 +1,62 @@
+"""The packages keep the import contracts of setup.cfg, and the contracts notice when they do not."""
+
+import shutil
+
+import pytest
+
+LINT = "from importlinter.cli import import_linter; import_linter(['lint', '--no-logo', '--no-cache'])"
+PACKAGES = ("dmrifit", "placement", "anomaly", "metastasis")
+
+LIBRARY = "dmrifit imports no application"
+APPLICATIONS = "the applications do not import each other"
+ENGINE = "protocol, models and fitting import nothing above them"
+
+FORBIDDEN = [
+    ("dmrifit/protocol.py", "import placement", LIBRARY),
+    ("dmrifit/newcomer.py", "from anomaly import __doc__", LIBRARY),
+    ("dmrifit/newcomer.py", "def late():\n    import metastasis", LIBRARY),
+    ("placement/__init__.py", "import anomaly", APPLICATIONS),
+    ("anomaly/newcomer.py", "import metastasis", APPLICATIONS),
+    ("dmrifit/protocol.py", "from dmrifit import models", ENGINE),
+    ("dmrifit/protocol.py", "from dmrifit.fitting import fit_voxels", ENGINE),
+    ("dmrifit/models.py", "import dmrifit.fitting", ENGINE),
+    ("dmrifit/fitting.py", "import dmrifit.bystander", ENGINE),
+    ("dmrifit/fitting.py", "def late():\n    from dmrifit import bystander", ENGINE),
+    ("dmrifit/_optional.py", "import dmrifit.bystander", ENGINE),
+]
+
+
+@pytest.fixture
+def copies(root, tmp_path):
+    """Give a folder with setup.cfg and copies of the packages, to be changed at will."""
+    shutil.copy(root / "setup.cfg", tmp_path)
+    for package in PACKAGES:
+        shutil.copytree(
+            root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    # A module that nothing lists by name, as the next one that somebody adds.
+    (tmp_path / "dmrifit" / "bystander.py").write_text("")
+    return tmp_path
+
+
+def test_the_packages_keep_the_contracts(run_python):
+    result = run_python("-c", LINT)
+    assert result.returncode == 0, result.stdout
+    assert "3 kept, 0 broken" in result.stdout
+
+
+def test_a_new_module_keeps_the_contracts(copies, run_python):
+    (copies / "dmrifit" / "newcomer.py").write_text("from dmrifit import bystander, fitting, protocol\n")
+    (copies / "anomaly" / "newcomer.py").write_text("from dmrifit import bystander\n")
+    result = run_python("-c", LINT, cwd=copies)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(("module", "line", "contract"), FORBIDDEN)
+def test_a_forbidden_import_breaks_its_contract(copies, run_python, module, line, contract):
+    with (copies / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    result = run_python("-c", LINT, cwd=copies)
+    assert result.returncode == 1, result.stdout
+    assert f"{contract} BROKEN" in result.stdout
+    assert "2 kept, 1 broken" in result.stdout
