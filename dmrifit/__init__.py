@@ -12,6 +12,11 @@ __version__ = "0.1.0"
 _MODULES = {
     "Protocol": "protocol",
     "average_directions": "protocol",
+    "Parameter": "models",
+    "SignalModel": "models",
+    "MODELS": "models",
+    "fit_voxels": "fitting",
+    "FitResult": "fitting",
 }
 
 __all__ = sorted(_MODULES)
