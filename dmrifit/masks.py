@@ -1,0 +1,161 @@
+"""Between volumes and voxels: masks, and the grids that images must share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["binarize", "check_same_grid", "volume_to_voxels", "voxels_to_volume"]
+
+#: A voxel belongs to a mask above this value: integer masks and labels count from 1, probabilities from one half,
+#: and a one that a file's scale factor turned into 0.99999997 is still a one.
+MASK_THRESHOLD = 0.5
+
+#: Grids are the same when no corner lies farther apart than this part of the smallest voxel edge. Files round
+#: affines to single precision and quaternions; a neighbouring voxel is ten times farther away.
+GRID_TOLERANCE = 0.1
+
+
+def binarize(values: ArrayLike, *, name: str = "mask") -> NDArray[np.bool_]:
+    """
+    Turn a mask of any number type into a boolean one.
+
+    Parameters
+    ----------
+    values : array_like
+        Mask, label or probability volume of any shape; voxels above 0.5 are inside, NaN is outside.
+    name : str, default="mask"
+        What the message calls it, such as the name of its file.
+
+    Returns
+    -------
+    ndarray of bool
+        Of the same shape, with at least one voxel inside.
+
+    Raises
+    ------
+    ValueError
+        If no voxel is inside.
+    """
+    values = np.asarray(values)
+    inside = values.astype(bool) if values.dtype == bool else values > MASK_THRESHOLD
+    if not inside.any():
+        finite = values[np.isfinite(values)]
+        largest = f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
+        msg = f"{name}: no voxel is inside the mask ({largest}; inside means above {MASK_THRESHOLD:g})"
+        raise ValueError(msg)
+    return inside
+
+
+def check_same_grid(
+    shape: tuple[int, ...],
+    affine: ArrayLike,
+    reference_shape: tuple[int, ...],
+    reference_affine: ArrayLike,
+    *,
+    name: str,
+    reference_name: str,
+) -> None:
+    """
+    Make sure that two volumes have their voxels at the same places.
+
+    Parameters
+    ----------
+    shape, reference_shape : tuple of 3 int
+        Numbers of voxels.
+    affine, reference_affine : array_like of shape (4, 4)
+        From voxel indices to world coordinates in mm.
+    name, reference_name : str
+        What the message calls the two, such as the names of their files.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or a corner lies farther apart than a tenth of the smallest voxel edge; the message
+        shows both grids and names the remedy.
+    """
+    affine, reference_affine = np.asarray(affine, dtype=float), np.asarray(reference_affine, dtype=float)
+    remedy = f"bring {name} to the grid of {reference_name}, for example by nilearn.image.resample_to_img"
+    if tuple(shape) != tuple(reference_shape):
+        msg = (
+            f"{name} has {_times(shape)} voxels and {reference_name} has {_times(reference_shape)}: "
+            f"they are on different grids; {remedy}"
+        )
+        raise ValueError(msg)
+    corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [*(np.array(shape) - 1), 1]
+    apart = np.linalg.norm(corners @ (affine - reference_affine)[:3].T, axis=1).max()
+    if not apart <= GRID_TOLERANCE * np.linalg.norm(reference_affine[:3, :3], axis=0).min():
+        msg = (
+            f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to {apart:.3g} mm "
+            f"apart. Affine of {name}: {_rows(affine)}; of {reference_name}: {_rows(reference_affine)}; {remedy}"
+        )
+        raise ValueError(msg)
+
+
+def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
+    """
+    Take the voxels of a mask out of a volume.
+
+    Parameters
+    ----------
+    volume : array_like of shape (x, y, z, ...)
+        A map (x, y, z) or measurements (x, y, z, m).
+    mask : ndarray of bool, shape (x, y, z)
+        Which voxels.
+
+    Returns
+    -------
+    ndarray of shape (n_voxels, ...)
+        A copy, in the order of ``np.argwhere(mask)``.
+
+    Raises
+    ------
+    ValueError
+        If the volume and the mask differ in shape.
+    """
+    volume = np.asarray(volume)
+    if volume.shape[:3] != mask.shape:
+        msg = f"a volume of shape {volume.shape} does not fit a mask of shape {mask.shape}"
+        raise ValueError(msg)
+    return volume[mask]
+
+
+def voxels_to_volume(values: ArrayLike, mask: NDArray[np.bool_], *, fill: float = 0.0) -> NDArray:
+    """
+    Put voxels back in their places.
+
+    Parameters
+    ----------
+    values : array_like of shape (n_voxels, ...)
+        One row for each voxel of the mask, as `volume_to_voxels` gave them.
+    mask : ndarray of bool, shape (x, y, z)
+        Where they came from.
+    fill : float, default=0
+        Value outside the mask.
+
+    Returns
+    -------
+    ndarray of shape (x, y, z, ...)
+        Of the type of `values`.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer rows than voxels in the mask.
+    """
+    values = np.asarray(values)
+    n_voxels = np.count_nonzero(mask)
+    if values.ndim == 0 or len(values) != n_voxels:
+        msg = f"values of shape {values.shape} do not fit the {n_voxels} voxels of the mask"
+        raise ValueError(msg)
+    volume = np.full((*mask.shape, *values.shape[1:]), fill, dtype=values.dtype)
+    volume[mask] = values
+    return volume
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(str(n) for n in shape)
+
+
+def _rows(affine: NDArray) -> str:
+    return str(np.round(affine[:3], 4).tolist())
