@@ -17,6 +17,7 @@ _MODULES = {
     "MODELS": "models",
     "fit_voxels": "fitting",
     "FitResult": "fitting",
+    "PatientScale": "scaling",
 }
 
 __all__ = sorted(_MODULES)
