@@ -18,6 +18,8 @@ _MODULES = {
     "fit_voxels": "fitting",
     "FitResult": "fitting",
     "PatientScale": "scaling",
+    "bias_index": "metrics",
+    "dispersion_index": "metrics",
 }
 
 __all__ = sorted(_MODULES)
