@@ -1,0 +1,68 @@
+"""Random streams that depend on what they are for, not on the order in which they are asked for."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TypeAlias
+
+import numpy as np
+
+__all__ = ["RandomState", "seed_for", "seed_from"]
+
+#: What every ``random_state`` of this package accepts.
+RandomState: TypeAlias = int | np.integer | np.random.RandomState | None
+
+
+def seed_from(random_state: RandomState) -> int:
+    """
+    Turn a ``random_state`` into one number from which streams are derived.
+
+    Parameters
+    ----------
+    random_state : int, RandomState or None
+        A `numpy.random.RandomState` gives its next number, None a number from the system.
+
+    Returns
+    -------
+    int
+        The seed.
+
+    Raises
+    ------
+    TypeError
+        If `random_state` is something else.
+    ValueError
+        If it is negative.
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(0, 2**31 - 1))
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
+        msg = f"random_state must be an int, a numpy RandomState or None, not {random_state!r}"
+        raise TypeError(msg)
+    if random_state < 0:
+        msg = f"random_state must not be negative, got {random_state}"
+        raise ValueError(msg)
+    return int(random_state)
+
+
+def seed_for(seed: int, *purpose: str | int) -> np.random.SeedSequence:
+    """
+    Derive an independent stream for a purpose.
+
+    Parameters
+    ----------
+    seed : int
+        The number from `seed_from`.
+    *purpose : str or int
+        What the stream is for, such as ``"voxels", "patient 7"``. Streams of different purposes are
+        independent, and none changes when others are added.
+
+    Returns
+    -------
+    numpy.random.SeedSequence
+        The stream.
+    """
+    words = [zlib.crc32(str(word).encode()) for word in purpose]
+    return np.random.SeedSequence([seed, *words])
