@@ -22,6 +22,8 @@ _MODULES = {
     "simulate_cohort": "phantoms",
     "FitResult": "fitting",
     "PatientScale": "scaling",
+    "MapFitter": "mapping",
+    "ClinicalMetrics": "mapping",
     "bias_index": "metrics",
     "dispersion_index": "metrics",
 }
