@@ -15,7 +15,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["FileSet", "derivative_name", "file_record", "label", "stem", "versions"]
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.fitting import FitResult, FitStatus
+from dmrifit.models import SignalModel
+from dmrifit.protocol import Protocol
+
+__all__ = [
+    "OUTSIDE",
+    "BoundTally",
+    "FileSet",
+    "derivative_name",
+    "describe_fit",
+    "file_record",
+    "label",
+    "map_names",
+    "stem",
+    "versions",
+]
+
+#: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
+OUTSIDE = 255
 
 _EXTENSIONS = re.compile(r"\.(nii|img|hdr)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _BIDS = re.compile(r"(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+[a-zA-Z0-9]+")
@@ -237,3 +258,138 @@ class FileSet:
         finally:
             shutil.rmtree(self._hidden, ignore_errors=True)
             self._hidden = None
+
+
+def map_names(model: SignalModel) -> list[str]:
+    """
+    Name the maps of a fit.
+
+    Parameters
+    ----------
+    model : SignalModel
+        The model.
+
+    Returns
+    -------
+    list of str
+        Parameters, standard errors (``<name>_se``), ``"cost"`` and ``"status"``.
+    """
+    return [*model.names, *(f"{name}_se" for name in model.names), "cost", "status"]
+
+
+class BoundTally:
+    """
+    Count, over the parts of an image, how fits ended and how many parameters ended at a bound.
+
+    Parameters
+    ----------
+    model : SignalModel
+        The model.
+    bounds : mapping, "published" or None
+        As given to `fit_voxels`.
+    fixed : mapping or None
+        As given to `fit_voxels`.
+    """
+
+    def __init__(
+        self,
+        model: SignalModel,
+        bounds: Mapping[str, tuple[float, float]] | str | None,
+        fixed: Mapping[str, float] | None,
+    ) -> None:
+        given = model.published_bounds if isinstance(bounds, str) else bounds
+        self.model = model
+        self.fixed = dict(fixed or {})
+        self.bounds = dict(zip(model.names, model.bounds, strict=True)) | dict(given or {})
+        self.status = np.zeros(len(FitStatus), np.int64)
+        self.at_bounds = {name: [0, 0] for name in model.names if name not in self.fixed}
+
+    def add(self, signals: NDArray[np.float64], result: FitResult) -> None:
+        """
+        Count the voxels of one part.
+
+        Parameters
+        ----------
+        signals : ndarray of shape (n_voxels, n_measurements)
+            What was fitted.
+        result : FitResult
+            Their fit.
+        """
+        self.status += np.bincount(result.status, minlength=len(self.status))
+        fitted = result.status != FitStatus.NOT_FITTED
+        largest = np.where(np.isfinite(signals), signals, -np.inf).max(axis=1)[fitted]
+        for parameter in self.model.parameters:
+            for i, bound in enumerate(self.bounds[parameter.name]):
+                if parameter.name in self.at_bounds and np.isfinite(bound):
+                    value = result[parameter.name][fitted]
+                    value = value / largest if parameter.is_amplitude else value
+                    self.at_bounds[parameter.name][i] += int(np.isclose(value, bound, rtol=1e-6, atol=1e-9).sum())
+
+    @property
+    def n_fitted(self) -> int:
+        """Number of voxels that have parameters."""
+        return int(self.status.sum() - self.status[FitStatus.NOT_FITTED])
+
+
+def describe_fit(
+    tally: BoundTally,
+    protocol: Protocol,
+    contrasts: Protocol,
+    settings: Mapping[str, Any],
+    files: Mapping[str, str],
+) -> dict[str, Any]:
+    """
+    Describe a fit for the JSON file that stands beside its maps.
+
+    Parameters
+    ----------
+    tally : BoundTally
+        Counts over the whole image.
+    protocol, contrasts : Protocol
+        The measurements of the image, and those that were fitted (they differ if directions were averaged).
+    settings : mapping
+        How the fit was made, as plain values.
+    files : mapping
+        File name of each map.
+
+    Returns
+    -------
+    dict
+        Plain values; an infinite bound is None.
+    """
+    model, n = tally.model, max(tally.n_fitted, 1)
+    parameters = {}
+    for parameter in model.parameters:
+        name = parameter.name
+        entry: dict[str, Any] = {
+            "Units": "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1",
+            "Bounds": [float(bound) if np.isfinite(bound) else None for bound in tally.bounds[name]],
+            "File": files[name],
+            "StandardErrorFile": files[f"{name}_se"],
+        }
+        if parameter.is_amplitude:
+            entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
+        if name in tally.fixed:
+            entry["Fixed"] = float(tally.fixed[name])
+        else:
+            low, high = tally.at_bounds[name]
+            entry["ShareAtBounds"] = {"Lower": low / n, "Upper": high / n}
+        parameters[name] = entry
+    codes = {str(int(code)): code.name.lower().replace("_", " ") for code in FitStatus}
+    return {
+        "Description": f"Voxelwise fit of the signal model {model.name} by bounded nonlinear least squares",
+        "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
+        "Versions": versions(),
+        "Model": {"Name": model.name, "Expression": model.expression, "ExpressionUnits": "b in ms/µm², te in ms"},
+        "Parameters": parameters,
+        "Cost": {"Description": "sum of squared residuals", "File": files["cost"]},
+        "Status": {
+            "File": files["status"],
+            "Codes": codes | {str(OUTSIDE): "outside the mask"},
+            "Voxels": {codes[str(int(code))]: int(tally.status[code]) for code in FitStatus},
+        },
+        "NoValue": "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is not defined",
+        "Settings": dict(settings),
+        "Protocol": protocol.to_dict(),
+        "FittedProtocol": contrasts.to_dict(),
+    }

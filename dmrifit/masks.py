@@ -12,7 +12,7 @@ __all__ = ["binarize", "check_same_grid", "volume_to_voxels", "voxels_to_volume"
 MASK_THRESHOLD = 0.5
 
 #: Grids are the same when no corner lies farther apart than this part of the smallest voxel edge. Files round
-#: affines to single precision and quaternions; a neighbouring voxel is ten times farther away.
+#: affines to single precision and quaternions; a neighboring voxel is ten times farther away.
 GRID_TOLERANCE = 0.1
 
 

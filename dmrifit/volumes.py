@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,63 +16,34 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy, is_proxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dmrifit.derivatives import FileSet, derivative_name, file_record, stem, versions
-from dmrifit.fitting import FitStatus, fit_voxels
+from dmrifit._optional import import_optional
+from dmrifit.derivatives import (
+    OUTSIDE,
+    BoundTally,
+    FileSet,
+    derivative_name,
+    describe_fit,
+    file_record,
+    map_names,
+    stem,
+)
+from dmrifit.fitting import fit_voxels
 from dmrifit.masks import binarize, check_same_grid, volume_to_voxels
 from dmrifit.models import MODELS, SignalModel
 from dmrifit.protocol import Protocol, average_directions
 
-__all__ = ["OUTSIDE", "fit_image"]
+__all__ = ["fit_image"]
 
-#: Value of a status map outside the mask; inside are the codes of `FitStatus`.
-OUTSIDE = 255
-
-#: Measurements are read and fitted in slabs of whole slices of about this many values.
+#: Measurements are read and fitted in slabs of whole slices of about this many values (64 MB).
 SLAB_VALUES = 2**23
 
+_COMPRESSED = (".gz", ".bz2", ".zst")
+_DAMAGED = (EOFError, OSError, zlib.error)
+
 Image = str | Path | nib.Nifti1Pair
-
-
-@dataclass(frozen=True)
-class Series:
-    """A 4-D image that is read slab by slab."""
-
-    name: str
-    path: Path | None
-    data: Any
-    affine: NDArray[np.float64]
-    header: nib.Nifti1Header
-    image_class: type
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """Numbers of voxels."""
-        return tuple(self.data.shape[:3])
-
-    def slabs(self) -> Iterator[slice]:
-        """Give ranges of slices that are read together."""
-        x, y, z, m = self.data.shape
-        thickness = max(1, SLAB_VALUES // (x * y * m))
-        for first in range(0, z, thickness):
-            yield slice(first, min(first + thickness, z))
-
-    def read(self, slab: slice) -> NDArray[np.float64]:
-        """Read slices, scale factors applied, as an array of shape (x, y, slices, m)."""
-        return np.asarray(self.data[:, :, slab, :], dtype=np.float64)
-
-    def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
-        """Make an image of this grid, header and affine as in the input."""
-        header = self.header.copy()
-        # Extensions (DICOM headers, labels of volumes) describe the measurements, not a map of them.
-        header.extensions.clear()
-        header.set_data_dtype(values.dtype)
-        header["cal_min"] = header["cal_max"] = 0
-        header["descrip"] = description.encode("ascii", "replace")[:79]
-        return self.image_class(values, self.affine, header)
 
 
 def fit_image(
@@ -88,78 +60,388 @@ def fit_image(
     method: str = "nlls",
     regularization: float | None = None,
     n_starts: int | str = "auto",
+    quicklook: bool = False,
     overwrite: bool = False,
     progress: bool = False,
     n_threads: int | None = None,
 ) -> dict[str, nib.Nifti1Pair]:
-    """Interim."""
-    model = _model(model)
-    series = open_series(image)
-    _check_counts(series, protocol, model, average, fixed)
-    inside = None if mask is None else _read_mask(mask, series)
-    noise = None if sigma is None else _read_sigma(sigma, series, inside)
-    wanted = [*model.names, *(f"{name}_se" for name in model.names), "cost", "status"]
-    maps = {
-        name: np.full(series.grid, OUTSIDE, np.uint8) if name == "status" else np.zeros(series.grid, np.float32)
-        for name in wanted
-    }
-    options = {
-        "method": method,
-        "bounds": bounds,
-        "fixed": fixed,
-        "regularization": regularization,
-        "n_starts": n_starts,
-        "n_threads": n_threads,
-    }
-    with tqdm(total=series.grid[2], unit="slice", disable=None if progress else True) as bar:
-        for slab in series.slabs():
-            signals = series.read(slab)
-            part = _nonzero(signals) if inside is None else inside[:, :, slab]
-            if part.any():
-                voxels, contrasts = volume_to_voxels(signals, part), protocol
-                if average is not None:
-                    voxels, contrasts = average_directions(voxels, protocol, mean=average)
-                here = noise if noise is None or np.ndim(noise) == 0 else noise[:, :, slab][part]
-                result = fit_voxels(voxels, contrasts, model, sigma=here, **options)
-                columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status]
-                for name, column in zip(wanted, columns, strict=True):
-                    maps[name][:, :, slab][part] = column
-            bar.update(slab.stop - slab.start)
-    images = {name: series.map(values, f"dmrifit {model.name} {name}") for name, values in maps.items()}
-    if out is not None:
-        source = stem(series.path) if series.path else ""
-        names = {
-            name: derivative_name(source, "dwimap.nii.gz", model=model.name, param=name)
-            for name in wanted
+    """
+    Fit a signal model to every voxel of an image.
+
+    The image is read slab by slab, so it may be larger than memory; maps have its grid, affine, qform and sform
+    codes, voxel sizes and units. With `out` they are written as NIfTI files named in the manner of BIDS
+    derivatives, with one JSON sidecar for the set; all files appear together when the last one is complete.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        Magnitudes, shape (x, y, z, n_measurements), in any orientation and number type; scale factors of the file
+        are applied.
+    protocol : Protocol
+        The measurements of the last axis.
+    model : str or SignalModel
+        A model, or the name of one in `MODELS`.
+    mask : path or Nifti1Image, optional
+        The voxels to fit, on the grid of the image: those above 0.5. Without a mask, all voxels that are not 0 (or
+        NaN) in every measurement are fitted.
+    sigma : float, path or Nifti1Image, optional
+        Standard deviation of the noise in the units of the image, one number or a map on its grid; gives a Rician
+        noise floor.
+    out : path, optional
+        Folder to write to, made if missing.
+    average : {"geometric", "arithmetic"}, optional
+        Average the measurements that share b and TE before the fit (see `average_directions`).
+    bounds, fixed, method, regularization, n_starts, n_threads
+        As in `fit_voxels`.
+    quicklook : bool, default=False
+        With `out`, also write a page to look at (HTML and PNG); needs the extra ``report``.
+    overwrite : bool, default=False
+        Whether files of the same names in `out` may be replaced.
+    progress : bool, default=False
+        Whether to show a progress bar on the standard error stream.
+
+    Returns
+    -------
+    dict of Nifti1Image
+        One map for each parameter under its name, its standard error under ``<name>_se``, ``"cost"`` (sum of
+        squared residuals, in squared units of the image) and ``"status"`` (codes of `FitStatus`, uint8). Maps are
+        float32, 0 outside the mask, and NaN inside it where a voxel could not be fitted, so that no mean can take
+        such a voxel for a measurement; the status is 255 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        Before the fit, if the image is not 4-D or damaged, volumes and protocol differ in number, the model needs
+        echo times, has more free parameters than the protocol has contrasts, mask or sigma are on another grid,
+        the mask is empty or sigma negative.
+    FileNotFoundError
+        If a file does not exist.
+    FileExistsError
+        If a file would be overwritten without `overwrite`.
+    OSError
+        If `out` cannot be written to.
+    ImportError
+        If `quicklook` is asked for and the extra ``report`` is not installed.
+    """
+    model = _find_model(model)
+    series = Series.open(image)
+    contrasts = _check_protocol(series, protocol, model, average=average, fixed=fixed)
+    files = _fit_files(series, model)
+    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
+        if quicklook and written is not None:
+            import_optional("matplotlib")
+            import_optional("jinja2")
+        region = None if mask is None else _read_mask(mask, series)
+        noise = None if sigma is None else _read_sigma(sigma, series, region)
+        options: dict[str, Any] = {
+            "method": method,
+            "bounds": bounds,
+            "fixed": fixed,
+            "regularization": regularization,
+            "n_starts": n_starts,
+            "n_threads": n_threads,
         }
-        sidecar = derivative_name(source, "dwimap.json", model=model.name)
-        with FileSet(out, [*names.values(), sidecar], overwrite=overwrite) as files:
+        # An empty voxel is not fitted, but the engine checks its options on it, before the work.
+        fit_voxels(np.full((1, len(contrasts)), np.nan), contrasts, model, **options)
+        series = series.unpacked()
+        names = map_names(model)
+        maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
+        maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
+        tally = BoundTally(model, bounds, fixed)
+        for slab, part, voxels in _slabs(series, region, progress=progress, task="fit"):
+            if average is not None:
+                voxels, _ = average_directions(voxels, protocol, mean=average)
+            here = noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
+            result = fit_voxels(voxels, contrasts, model, sigma=here, **options)
+            columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status]
+            for name, column in zip(names, columns, strict=True):
+                maps[name][:, :, slab][part] = column
+            tally.add(voxels, result)
+        images = {name: series.map(values, f"dmrifit {model.name} {name}") for name, values in maps.items()}
+        if written is not None:
+            settings = {
+                "Method": method,
+                "Starts": n_starts,
+                "Regularization": regularization,
+                "AverageDirections": average,
+                "Sigma": sigma if sigma is None or isinstance(sigma, int | float) else "map",
+                "Mask": "map" if mask is not None else "all voxels that are not zero in every measurement",
+            }
+            sidecar = describe_fit(tally, protocol, contrasts, settings, files)
+            sidecar["Grid"] = {"Shape": list(series.grid), "Affine": series.affine.tolist()}
+            sidecar["Sources"] = _sources(Image=image, Mask=mask, Sigma=sigma)
             for name, derived in images.items():
-                nib.save(derived, files.path(names[name]))
-            files.write_json(sidecar, {"Versions": versions()})
+                nib.save(derived, written.path(files[name]))
+            if quicklook:
+                _write_quicklook(images, sidecar, written, files)
+            written.write_json(files["sidecar"], sidecar)
     return images
 
 
-def _nonzero(signals):
-    return (np.nan_to_num(signals) != 0).any(axis=-1)
+@dataclass(frozen=True)
+class Series:
+    """
+    A 4-D image that is read slab by slab.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    path : Path or None
+        Where its measurements are stored, if they are in a file.
+    data : array or nibabel's proxy of one
+        Measurements of shape (x, y, z, m); slicing gives values with the file's scale factors applied.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to mm.
+    header : Nifti1Header
+        Header of the file.
+    image_class : type
+        Class of the maps.
+    """
+
+    name: str
+    path: Path | None
+    data: Any
+    affine: NDArray[np.float64]
+    header: nib.Nifti1Header
+    image_class: type[nib.Nifti1Pair]
+
+    @classmethod
+    def open(cls, image: Image) -> Series:
+        """Read the header of a 4-D image and check what can be known from it."""
+        loaded, name = _load(image), _name(image)
+        shape = loaded.shape
+        if len(shape) != 4:
+            msg = (
+                f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
+                "needed" + ("" if len(shape) > 4 else ", all volumes in one file (nibabel.concat_images joins them)")
+            )
+            raise ValueError(msg)
+        kind = loaded.get_data_dtype()
+        if kind.names or not np.issubdtype(kind, np.number) or np.issubdtype(kind, np.complexfloating):
+            msg = f"{name} holds values of type {kind}; magnitudes (integers or real numbers) are needed"
+            raise ValueError(msg)
+        if 0 in shape:
+            msg = f"{name} is empty: its shape is {shape}"
+            raise ValueError(msg)
+        path = loaded.file_map["image"].filename if is_proxy(loaded.dataobj) else None
+        # Maps are single files, also when the input is a pair of .hdr and .img.
+        image_class = nib.Nifti2Image if isinstance(loaded, nib.Nifti2Pair) else nib.Nifti1Image
+        return cls(name, Path(path) if path else None, loaded.dataobj, loaded.affine, loaded.header, image_class)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        x, y, z = self.data.shape[:3]
+        return x, y, z
+
+    @property
+    def n_measurements(self) -> int:
+        """Number of volumes."""
+        return self.data.shape[3]
+
+    def unpacked(self) -> Series:
+        """
+        Check that the file is whole, and unpack a compressed one.
+
+        Slices of a compressed file can only be reached by unpacking it from the start, so it is unpacked once, into
+        a nameless temporary file that vanishes with the process.
+        """
+        if self.path is None:
+            return self
+        proxy, needed = self.data, self.data.offset + self.data.dtype.itemsize * int(np.prod(self.data.shape))
+        try:
+            if not self.path.name.lower().endswith(_COMPRESSED):
+                found = self.path.stat().st_size
+            else:
+                file = tempfile.TemporaryFile()  # noqa: SIM115 - the proxy keeps it open
+                with ImageOpener(str(self.path)) as packed:
+                    shutil.copyfileobj(packed, file, 2**20)
+                found = file.tell()
+                spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+                proxy = ArrayProxy(file, spec)
+        except _DAMAGED as error:
+            msg = f"{self.name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
+            raise ValueError(msg) from error
+        if found < needed:
+            msg = f"{self.name} is cut off: {needed} bytes are needed and {found} are there; copy it again"
+            raise ValueError(msg)
+        return Series(self.name, self.path, proxy, self.affine, self.header, self.image_class)
+
+    def read(self, slab: slice) -> NDArray[np.float64]:
+        """Read slices as an array of shape (x, y, slices, m)."""
+        return np.asarray(self.data[:, :, slab, :], dtype=np.float64)
+
+    def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
+        """Make an image of this grid with the spatial part of the header."""
+        header = self.header.copy()
+        # Extensions (DICOM headers, labels of volumes) describe the measurements, not maps of them.
+        header.extensions.clear()
+        header.set_data_dtype(values.dtype)
+        header.set_intent("none")
+        header["cal_min"] = header["cal_max"] = 0
+        header["descrip"] = description.encode("ascii", "replace")[:79]
+        return self.image_class(values, self.affine, header)
 
 
-def _model(model):
-    return MODELS[model] if isinstance(model, str) else model
+def _find_model(model: str | SignalModel) -> SignalModel:
+    if isinstance(model, SignalModel):
+        return model
+    if model not in MODELS:
+        msg = f"no model {model!r}; choose one of {', '.join(MODELS)}, or make one by SignalModel.from_expression"
+        raise ValueError(msg)
+    return MODELS[model]
 
 
-def open_series(image):
-    loaded = nib.load(image)
-    return Series(Path(image).name, Path(image), loaded.dataobj, loaded.affine, loaded.header, type(loaded))
+def _check_protocol(
+    series: Series, protocol: Protocol, model: SignalModel, *, average: str | None, fixed: Mapping[str, float] | None
+) -> Protocol:
+    """Check image, protocol and model against each other; return the protocol that is fitted."""
+    if series.n_measurements != len(protocol):
+        named = f" of {protocol.name}" if protocol.name else ""
+        msg = (
+            f"{series.name} has {series.n_measurements} volumes, but the protocol{named} has {len(protocol)} b-values; "
+            "check that both belong to one scan"
+        )
+        raise ValueError(msg)
+    if model.needs_te and protocol.te is None:
+        msg = f"model {model.name} needs echo times; give them to the protocol (te in ms; on the command line --te)"
+        raise ValueError(msg)
+    free = [name for name in model.names if name not in (fixed or {})]
+    n_contrasts = _count_contrasts(protocol)
+    if n_contrasts < len(free):
+        msg = (
+            f"model {model.name} has {len(free)} free parameters ({', '.join(free)}), but {series.name} has only "
+            f"{n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a simpler model"
+        )
+        raise ValueError(msg)
+    if average is None:
+        return protocol
+    return average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
 
 
-def _check_counts(series, protocol, model, average, fixed):
-    pass
+def _count_contrasts(protocol: Protocol) -> int:
+    """Count the different (b, TE); b-values that differ by 5 s/mm² or 2 % are one shell, as scanners scatter them."""
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    count = 0
+    for echo_time in np.unique(te):
+        b = np.sort(protocol.b[te == echo_time])
+        count += 1 + int(np.count_nonzero(np.diff(b) > np.maximum(5, 0.02 * b[1:])))
+    return count
 
 
-def _read_mask(mask, series):
-    return binarize(nib.load(mask).dataobj)
+def _load(image: Image) -> nib.Nifti1Pair:
+    """Load the header of a NIfTI image and check its affine."""
+    name = _name(image)
+    if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            msg = f"{image}: no such file"
+            raise FileNotFoundError(msg)
+        try:
+            loaded = nib.load(image)
+        except (ImageFileError, nib.spatialimages.HeaderDataError, *_DAMAGED) as error:
+            msg = f"{image} cannot be read as an image, it may be damaged ({error})"
+            raise ValueError(msg) from error
+    else:
+        loaded = image
+    if not isinstance(loaded, nib.Nifti1Pair):
+        msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
+        raise ValueError(msg)
+    affine = loaded.affine
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
+        raise ValueError(msg)
+    return loaded
 
 
-def _read_sigma(sigma, series, inside):
-    return sigma
+def _name(image: Any) -> str:
+    if isinstance(image, str | Path):
+        return str(image)
+    return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
+
+
+def _read_map(image: Image, series: Series) -> NDArray:
+    """Read a 3-D image on the grid of a series."""
+    loaded, name = _load(image), _name(image)
+    shape = loaded.shape
+    grid = shape[:3] if set(shape[3:]) <= {1} else shape
+    check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
+    try:
+        return np.asarray(loaded.dataobj).reshape(series.grid)
+    except _DAMAGED as error:
+        msg = f"{name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
+        raise ValueError(msg) from error
+
+
+def _read_mask(mask: Image, series: Series) -> NDArray[np.bool_]:
+    return binarize(_read_map(mask, series), name=_name(mask))
+
+
+def _read_sigma(sigma: float | Image, series: Series, region: NDArray[np.bool_] | None) -> float | NDArray[np.float64]:
+    noise: NDArray[np.float64]
+    if isinstance(sigma, int | float):
+        noise, name, where = np.array(float(sigma)), "sigma", ""
+    else:
+        noise, name, where = _read_map(sigma, series).astype(np.float64), _name(sigma), " inside the mask"
+    used = noise if region is None or noise.ndim == 0 else noise[region]
+    bad = ~(np.isfinite(used) & (used >= 0))
+    if bad.any():
+        msg = f"{name}: the standard deviation of noise must not be negative or NaN; {bad.sum()} values{where} are"
+        raise ValueError(msg)
+    return float(noise) if noise.ndim == 0 else noise
+
+
+def _slabs(
+    series: Series, region: NDArray[np.bool_] | None, *, progress: bool, task: str
+) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Give ranges of slices that are worked on together, the voxels in question, and their measurements."""
+    x, y, z = series.grid
+    thickness = max(1, SLAB_VALUES // (x * y * series.n_measurements))
+    with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
+        for first in range(0, z, thickness):
+            slab = slice(first, min(first + thickness, z))
+            if region is None or region[:, :, slab].any():
+                signals = series.read(slab)
+                part = (np.nan_to_num(signals) != 0).any(axis=-1) if region is None else region[:, :, slab]
+                if part.any():
+                    yield slab, part, volume_to_voxels(signals, part)
+            bar.update(slab.stop - slab.start)
+
+
+def _file_set(
+    out: str | Path | None, names: Mapping[str, str], *, overwrite: bool, inputs: tuple[Any, ...]
+) -> AbstractContextManager[FileSet | None]:
+    if out is None:
+        return nullcontext()
+    return FileSet(out, names.values(), overwrite=overwrite, keep=_paths(inputs))
+
+
+def _paths(inputs: Iterable[Any]) -> list[Path]:
+    """Find the files of images that are in files."""
+    names = [one.get_filename() if isinstance(one, nib.Nifti1Pair) else one for one in inputs]
+    return [Path(name) for name in names if isinstance(name, str | Path) and Path(name).is_file()]
+
+
+def _sources(**inputs: Any) -> dict[str, dict[str, str]]:
+    return {role: file_record(path) for role, one in inputs.items() for path in _paths([one])}
+
+
+def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
+    """Name the file of each map, the sidecar and the quick-look page; the sidecar, last, completes the set."""
+    source = stem(series.path) if series.path else ""
+    files = {name: derivative_name(source, "dwimap.nii.gz", model=model.name, param=name) for name in map_names(model)}
+    for name, suffix in (("png", "quicklook.png"), ("html", "quicklook.html"), ("sidecar", "dwimap.json")):
+        files[name] = derivative_name(source, suffix, model=model.name)
+    return files
+
+
+def _write_quicklook(
+    images: Mapping[str, nib.Nifti1Pair], sidecar: Mapping[str, Any], written: FileSet, files: Mapping[str, str]
+) -> None:
+    from dmrifit.quicklook import write_quicklook
+
+    # Shown as radiologists hang them, whatever the order of storage.
+    upright = {name: nib.as_closest_canonical(image) for name, image in images.items()}
+    zooms = next(iter(upright.values())).header.get_zooms()[:3]
+    arrays = {name: np.asanyarray(image.dataobj) for name, image in upright.items()}
+    write_quicklook(arrays, zooms, sidecar, png=written.path(files["png"]), html=written.path(files["html"]))
