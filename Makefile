@@ -52,9 +52,10 @@ clean-all: clean
 .PHONY: help demo test test-slow environment-demo environment-test clean clean-all
 .NOTPARALLEL:
 
-# Called with the level (demo or test) and what pip installs for it. The stamp, written last, is
-# named by what the environment was made from: a .venv without any stamp is one that was
-# interrupted, and half-installed packages cannot be told from whole ones.
+# Called with the level (demo or test) and what pip installs for it. The stamp made-for-* is named by
+# what the environment was made from. It comes last, from `unfinished`: where that file is still there,
+# pip was interrupted, and as half-installed packages cannot be told from whole ones, .venv is made again.
+# Where pip failed by itself, without a network for example, what was there before is whole and stays.
 define ENVIRONMENT
 set -eu
 level=$$1
@@ -73,7 +74,7 @@ renew() {
     rm -rf .venv
 }
 if [ -e .venv ]; then
-    if ! ls .venv/made-for-* >/dev/null 2>&1; then
+    if [ -e .venv/unfinished ] || ! ls .venv/made-for-* >/dev/null 2>&1; then
         renew "was not finished"
     elif [ "$$(version .venv/bin/python)" = none ]; then
         renew "has lost its Python"
@@ -90,9 +91,14 @@ if [ -e ".venv/made-for-$$level-$$key" ] || [ -e ".venv/made-for-test-$$key" ]; 
     exit 0
 fi
 echo "Installing what make $$level needs into .venv; the first time takes some minutes."
-rm -f .venv/made-for-*
-.venv/bin/python -m pip install --disable-pip-version-check $$PIP_ARGS -c constraints.txt -e "$$target"
+trap 'exit 130' INT TERM
 date > .venv/unfinished
+.venv/bin/python -m pip install --disable-pip-version-check $$PIP_ARGS -c constraints.txt -e "$$target" || {
+    status=$$?
+    rm .venv/unfinished
+    exit $$status
+}
+rm -f .venv/made-for-*
 mv .venv/unfinished ".venv/made-for-$$level-$$key"
 endef
 export ENVIRONMENT

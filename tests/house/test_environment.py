@@ -8,14 +8,14 @@ import sys
 import pytest
 
 # Stands for the user's Python: everything is real except that `-m venv` makes an environment whose
-# Python writes down its calls of pip instead of installing anything.
+# Python writes down its calls of pip instead of installing anything, and then does what FAKE_PIP says.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
     mkdir -p "$3/bin"
     cp "$0" "$3/bin/python"
 elif [ "$1 $2" = "-m pip" ]; then
     echo "$@" >> pip.log
-    exit {pip_status}
+    eval "$FAKE_PIP"
 elif [ "$1" = "-c" ]; then
     code=$2
     shift 2
@@ -36,15 +36,15 @@ def project(root, tmp_path):
     outer = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PIP_ARGS", "PYTHON"}
     clean = {name: value for name, value in os.environ.items() if name not in outer}
 
-    def make(target, *arguments, python="python3", before="", pip_status=0):
+    def make(target, *arguments, python="python3", before="", pip="exit 0"):
         fake = folder.parent / python
-        fake.write_text(PYTHON.format(real=sys.executable, before=before, pip_status=pip_status))
+        fake.write_text(PYTHON.format(real=sys.executable, before=before))
         fake.chmod(0o755)
         path = f"{folder.parent}{os.pathsep}{clean['PATH']}"
         return subprocess.run(
             ["make", target, *arguments],
             cwd=folder,
-            env={**clean, "PATH": path},
+            env={**clean, "PATH": path, "FAKE_PIP": pip},
             check=False,
             text=True,
             stdout=subprocess.PIPE,
@@ -87,14 +87,34 @@ def test_changed_pins_are_installed_into_the_same_environment(project, name):
     assert (project.folder / ".venv" / "kept").exists()
 
 
-def test_an_interrupted_installation_is_made_again(project):
-    assert project("environment-test", pip_status=1).returncode != 0
+@pytest.mark.parametrize("pip", ["exit 1", "kill -KILL $PPID", "kill -INT $PPID; exit 1"])
+def test_an_unfinished_environment_is_made_again(project, pip):
+    assert project("environment-test", pip=pip).returncode != 0
     (project.folder / ".venv" / "half").touch()
     result = project("environment-test")
     assert result.returncode == 0, result.stdout
     assert "not finished" in result.stdout
     assert not (project.folder / ".venv" / "half").exists()
     assert len(calls(project)) == 2
+
+
+@pytest.mark.parametrize("pip", ["kill -KILL $PPID", "kill -INT $PPID; exit 1"])
+def test_an_interrupted_update_is_made_again(project, pip):
+    project("environment-demo")
+    (project.folder / ".venv" / "half").touch()
+    assert project("environment-test", pip=pip).returncode != 0
+    result = project("environment-test")
+    assert result.returncode == 0, result.stdout
+    assert not (project.folder / ".venv" / "half").exists()
+
+
+def test_an_update_that_pip_refuses_leaves_the_environment_as_it_was(project):
+    project("environment-demo")
+    (project.folder / ".venv" / "kept").touch()
+    assert project("environment-test", pip="exit 1").returncode != 0
+    assert project("environment-demo", pip="exit 1").returncode == 0
+    assert project("environment-test").returncode == 0
+    assert (project.folder / ".venv" / "kept").exists()
 
 
 def test_an_environment_without_its_python_is_made_again(project):
