@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.models import MODELS, SignalModel
+from dmrifit import _kernels
+from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.protocol import Protocol
 
 __all__ = ["FitResult", "FitStatus", "fit_voxels"]
+
+_CHUNK = 4096  # voxels that go through the kernel together: their signals stay in the processor's cache
+_TOLERANCE = 1e-8
+_MAX_ITER = 200
+_N_STRATA = 6
+_N_ATOMS = {0: (1,), 1: (24,), 2: (12, 8), 3: (6, 4, 6)}
+
+_logger = logging.getLogger("dmrifit")
 
 
 class FitStatus(IntEnum):
     """
     How the fit of a voxel ended.
 
-    `NOT_FITTED` means that the voxel has no usable signal; everything about it is NaN.
+    `CONVERGED` and `AT_BOUND` are solutions; in the second, a parameter lies on a bound. `NOT_CONVERGED`
+    ran out of iterations. `NOT_FITTED` voxels have no usable signal, and everything about them is NaN.
     """
 
     CONVERGED = 0
@@ -30,7 +44,27 @@ class FitStatus(IntEnum):
 
 @dataclass(frozen=True)
 class FitResult:
-    """Interim."""
+    """
+    The fits of many voxels; ``result["Dt"]`` is one parameter's column.
+
+    Attributes
+    ----------
+    model : SignalModel
+        The model that was fitted.
+    parameters : ndarray of shape (n_voxels, n_parameters)
+        In the order of `names` and the model's units; NaN where a voxel was not fitted.
+    standard_errors : ndarray of shape (n_voxels, n_parameters)
+        From the inverse of J'J and the residual variance; NaN for a parameter that is fixed or at a bound
+        and where no degree of freedom is left.
+    cost : ndarray of shape (n_voxels,)
+        Sum of squared residuals over the measurements used, in the signals' units squared.
+    status : ndarray of shape (n_voxels,)
+        Codes of `FitStatus`.
+    n_iter : ndarray of shape (n_voxels,)
+        Iterations, all starts together.
+    at_low, at_high : ndarray of shape (n_voxels, n_parameters)
+        Whether a parameter that was free to move ended on its lower or upper bound.
+    """
 
     model: SignalModel
     parameters: NDArray[np.float64]
@@ -38,6 +72,8 @@ class FitResult:
     cost: NDArray[np.float64]
     status: NDArray[np.uint8]
     n_iter: NDArray[np.int32]
+    at_low: NDArray[np.bool_]
+    at_high: NDArray[np.bool_]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,7 +81,13 @@ class FitResult:
         return self.model.names
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
+        if name not in self.names:
+            msg = f"model {self.model.name} has no parameter {name!r}; it has {', '.join(self.names)}"
+            raise KeyError(msg)
         return self.parameters[:, self.names.index(name)]
+
+    def __len__(self) -> int:
+        return len(self.cost)
 
 
 def fit_voxels(
@@ -54,69 +96,417 @@ def fit_voxels(
     model: str | SignalModel,
     *,
     method: str = "nlls",
-    bounds: Mapping | str | None = None,
-    fixed: Mapping | None = None,
+    bounds: Mapping[str, tuple[float, float | str]] | str | None = None,
+    fixed: Mapping[str, ArrayLike] | None = None,
     sigma: ArrayLike | None = None,
     regularization: float | None = None,
     n_starts: int | str = "auto",
     n_threads: int | None = None,
 ) -> FitResult:
-    """Interim."""
-    model = MODELS[model] if isinstance(model, str) else model
-    y = np.asarray(signals, dtype=float)
-    n, p = len(y), len(model.names)
-    fixed = fixed or {}
-    top = np.nanmax(np.where(np.isfinite(y), y, np.nan), axis=1, initial=-np.inf)
-    with np.errstate(invalid="ignore"):
-        bad = ~(top > 0) | (y < 0).any(axis=1) | (np.ptp(y, axis=1) == 0)
-    weight = np.isfinite(y)
-    z = np.where(weight, y, 0.0) / np.where(bad, 1, top)[:, None]
-    low, high = (np.array(x, dtype=float) for x in zip(*model.bounds, strict=True))
-    high = np.where(np.isinf(high), 1e3, high)
-    floor = np.zeros(n) if sigma is None else np.sqrt(np.pi / 2) * np.broadcast_to(sigma, n) / np.where(bad, 1, top)
+    """
+    Fit a signal model to every voxel by bounded nonlinear least squares.
 
-    def residual(q: NDArray, w: NDArray, z: NDArray, nf: NDArray) -> NDArray:
-        return w * (z - np.sqrt(model.signal(q, protocol) ** 2 + nf[:, None] ** 2))
+    Each voxel is fitted by Levenberg–Marquardt steps with analytic derivatives and an active set of bounds,
+    from the best entries of a dictionary of signals. The result does not depend on which voxels are fitted
+    together, nor on the number of threads.
 
-    best_q = np.full((n, p), np.nan)
-    best_c = np.full(n, np.inf)
-    rng = np.random.default_rng(0)
-    for _ in range(4):
-        u = rng.uniform(0.15, 0.5, (n, p))
-        q = low + (high - low) * u
-        q[:, 0] = 1.5
-        lam = np.full(n, 1e-2)
-        r = residual(q, weight, z, floor)
-        c = (r**2).sum(1)
-        for _ in range(60):
-            j = np.empty((n, z.shape[1], p))
-            for k in range(p):
-                h = 1e-6 * np.maximum(1e-3, np.abs(q[:, k]))
-                qk = q.copy()
-                qk[:, k] += h
-                j[:, :, k] = (residual(qk, weight, z, floor) - r) / h[:, None]
-                if model.names[k] in fixed:
-                    j[:, :, k] = 0
-            a = np.einsum("nmi,nmj->nij", j, j)
-            g = np.einsum("nmi,nm->ni", j, r)
-            out = ((q <= low) & (g > 0)) | ((q >= high) & (g < 0))
-            g[out] = 0
-            a[out[:, :, None] | out[:, None, :]] = 0
-            d = np.einsum("nii->ni", a)
-            a[:, np.arange(p), np.arange(p)] = d * (1 + lam[:, None]) + 1e-12
-            t = np.clip(q - np.linalg.solve(a, g[..., None])[..., 0], low, high)
-            for name, value in fixed.items():
-                t[:, model.names.index(name)] = value
-            rt = residual(t, weight, z, floor)
-            ct = (rt**2).sum(1)
-            ok = ct < c
-            q[ok], r[ok], c[ok] = t[ok], rt[ok], ct[ok]
-            lam = np.where(ok, lam * 0.3, lam * 4)
-        better = c < best_c
-        best_q[better], best_c[better] = q[better], c[better]
-    at_bound = (np.isclose(best_q, low) | np.isclose(best_q, high)).any(axis=1)
-    best_q[:, 0] *= top
-    best_q[bad] = np.nan
-    cost = np.where(bad, np.nan, best_c * top**2)
-    status = np.where(bad, FitStatus.NOT_FITTED, np.where(at_bound, FitStatus.AT_BOUND, FitStatus.CONVERGED))
-    return FitResult(model, best_q, np.full((n, p), np.nan), cost, status.astype(np.uint8), np.zeros(n, np.int32))
+    Parameters
+    ----------
+    signals : array_like of shape (n_voxels, n_measurements)
+        Magnitudes on any scale. A NaN or infinite one is left out (weight 0); a zero is data. A voxel with
+        no positive value, any negative value, all values equal, or fewer usable measurements than free
+        parameters is not fitted.
+    protocol : Protocol
+        The measurements.
+    model : str or SignalModel
+        A name in `MODELS`, or a model.
+    method : {"nlls"}, default="nlls"
+        Nonlinear least squares.
+    bounds : mapping of str to (float, float) or "published", optional
+        Bounds to use instead of the model's own, by parameter name; ``"published"`` takes those of the
+        study's fitting tool. Those of an amplitude (unit "signal") are multiples of the voxel's largest
+        signal. The cumulant −bD + K(bD)²/6 of kurtosis models turns up beyond b·D = 3/K, so that a large K
+        makes the signal rise again inside the protocol; as in the published tool this is not prevented
+        unless the upper bound is ``"monotonic"``, which also keeps K ≤ 3/(b_max·D).
+    fixed : mapping of str to float or array_like of shape (n_voxels,), optional
+        Parameters that are not fitted, with their values in the model's units (an amplitude in the
+        signals' units).
+    sigma : float or array_like of shape (n_voxels,), optional
+        Standard deviation of the noise, in the signals' units. The model is then compared with its Rician
+        floor, √(model² + π/2·sigma²).
+    regularization : float, optional
+        Weight λ of the Tikhonov term λ·Σ((p − low)/(high − low))² over the parameters with finite bounds,
+        added to the sum of squares of signals divided by the voxel's largest.
+    n_starts : int or "auto", default="auto"
+        Starting points per voxel; the best end counts.
+    n_threads : int, optional
+        Threads; by default one for each processor this process may use.
+
+    Returns
+    -------
+    FitResult
+        Parameters, standard errors, cost, status, number of iterations.
+
+    Raises
+    ------
+    ValueError
+        If shapes, names, bounds or units do not fit together, if there are fewer measurements than free
+        parameters, or if the model and the protocol disagree about echo times.
+
+    References
+    ----------
+    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025 (model, bounds and noise floor); Marquardt,
+    J SIAM 11:431–441, 1963.
+    """
+    if isinstance(model, str):
+        if model not in MODELS:
+            msg = f"no model {model!r}; choose one of {', '.join(MODELS)} or make a SignalModel"
+            raise ValueError(msg)
+        model = MODELS[model]
+    if method != "nlls":
+        msg = f"method must be 'nlls', not {method!r}"
+        raise ValueError(msg)
+    signals = np.asarray(signals)
+    _check_measurements(signals, protocol, model)
+    n = len(signals)
+    box = _box(model, bounds)
+    values = _fixed_values(model, fixed, n)
+    n_free = len(model.names) - len(values)
+    if len(protocol) < n_free:
+        msg = f"{len(protocol)} measurements cannot determine {n_free} free parameters of {model.name}; fix some, or measure more"
+        raise ValueError(msg)
+    problem = _Problem(model, protocol, box, values, n_free, regularization, n_starts)
+    noise = _noise(sigma, n)
+    out = _empty_result(model, n)
+    _run(signals, problem, noise, values, out, n_threads)
+    return out
+
+
+def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
+    if signals.ndim != 2 or signals.shape[1] != len(protocol):
+        msg = f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}"
+        raise ValueError(msg)
+    if not (np.issubdtype(signals.dtype, np.floating) or np.issubdtype(signals.dtype, np.integer)):
+        msg = f"signals must be real numbers (magnitudes), not {signals.dtype}"
+        raise ValueError(msg)
+    if model.needs_te and protocol.te is None:
+        msg = f"model {model.name} needs echo times, and the protocol has none; give te in ms"
+        raise ValueError(msg)
+    if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:
+        times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
+        msg = (
+            f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
+            "take the measurements of one echo time (protocol.take), or use a model with T2"
+        )
+        raise ValueError(msg)
+
+
+def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[float, float | str]]:
+    box: dict[str, tuple[float, float | str]] = dict(zip(model.names, model.bounds, strict=True))
+    if bounds is None:
+        return box
+    if isinstance(bounds, str):
+        if bounds != "published":
+            msg = f"bounds must be a dict by parameter name or 'published', not {bounds!r}"
+            raise ValueError(msg)
+        if model.published_bounds is None:
+            msg = f"there are no published bounds for model {model.name}; give a dict by parameter name"
+            raise ValueError(msg)
+        bounds = model.published_bounds
+    for name, pair in bounds.items():
+        _check_name(model, name, "bounds")
+        try:
+            low, high = pair
+        except (TypeError, ValueError):
+            msg = f"bounds of {name} must be (low, high), not {pair!r}"
+            raise ValueError(msg) from None
+        if high == "monotonic":
+            if model.cumulant is None or name != model.cumulant[0]:
+                msg = f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}"
+                raise ValueError(msg)
+            low = float(low)
+        else:
+            low, high = float(low), float(high)
+            if not low <= high:
+                msg = f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
+                raise ValueError(msg)
+        box[name] = (low, high)
+    return box
+
+
+def _check_name(model: SignalModel, name: str, what: str) -> None:
+    if name not in model.names:
+        msg = f"{what} name the parameter {name!r}, which model {model.name} does not have; it has {', '.join(model.names)}"
+        raise ValueError(msg)
+
+
+def _fixed_values(model: SignalModel, fixed: Mapping[str, ArrayLike] | None, n: int) -> dict[str, NDArray]:
+    values = {}
+    for name, value in (fixed or {}).items():
+        _check_name(model, name, "fixed values")
+        array = np.asarray(value, dtype=float)
+        if array.shape not in ((), (1,), (n,)) or not np.isfinite(array).all():
+            msg = f"fixed {name} must be a finite number or {n} of them, one for each voxel; got {value!r}"
+            raise ValueError(msg)
+        parameter = model.parameters[model.names.index(name)]
+        if _kernels.form(parameter) != "plain" and not (array > 0).all():
+            msg = f"fixed {name} must be positive; got {array.min():g}"
+            raise ValueError(msg)
+        values[name] = array.reshape(-1)
+    if len(values) == len(model.names):
+        msg = f"all parameters of {model.name} are fixed: there is nothing to fit"
+        raise ValueError(msg)
+    return values
+
+
+def _noise(sigma: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
+    if sigma is None:
+        return None
+    noise = np.asarray(sigma, dtype=float)
+    if noise.shape not in ((), (1,), (n,)):
+        msg = f"sigma must be a number or {n} of them, one for each voxel; got shape {noise.shape}"
+        raise ValueError(msg)
+    if not (np.isfinite(noise).all() and (noise >= 0).all()):
+        msg = "sigma must be finite and not negative (it is the standard deviation of the noise, in the signals' units)"
+        raise ValueError(msg)
+    return np.ascontiguousarray(noise.reshape(-1))
+
+
+class _Problem:
+    """What is the same for all voxels, in the form the kernel takes."""
+
+    def __init__(
+        self,
+        model: SignalModel,
+        protocol: Protocol,
+        box: dict[str, tuple[float, float | str]],
+        fixed: dict[str, NDArray],
+        n_free: int,
+        regularization: float | None,
+        n_starts: int | str,
+    ) -> None:
+        self.kernel = _kernels.load(model)
+        self.model, self.n_free = model, n_free
+        self.forms = self.kernel.FORMS
+        n = len(model.names)
+        b_max = float(protocol.b_ms_per_um2.max())
+        self.turn_up = 0.0
+        low, high = np.empty(n), np.empty(n)
+        for j, (parameter, (lower, upper)) in enumerate(zip(model.parameters, box.values(), strict=True)):
+            if upper == "monotonic":
+                upper = parameter.high if np.isfinite(parameter.high) else 1e3
+                self.turn_up = 3.0 / b_max if b_max > 0 else 0.0
+            low[j], high[j] = lower, upper
+        self.low, self.high = low, high
+        inner = np.sort(np.stack([_inner(low, self.forms), _inner(high, self.forms)]), axis=0)
+        self.inner_low, self.inner_high = inner
+        self.scaled = np.array([parameter.is_amplitude for parameter in model.parameters])
+        self.pinned = _pinned(model, fixed, self.forms)
+        self.penalty = np.zeros(n)
+        self.regularized = bool(regularization)
+        if regularization is not None:
+            if not (np.isfinite(regularization) and regularization >= 0):
+                msg = f"regularization must be a finite number, 0 or more; got {regularization!r}"
+                raise ValueError(msg)
+            width = high - low
+            bounded = np.isfinite(width) & (width > 0)
+            self.penalty[bounded] = regularization / width[bounded] ** 2
+        self.b = _padded(protocol.b_ms_per_um2)
+        self.te = _padded(np.zeros(len(protocol)) if protocol.te is None else protocol.te)
+        self._dictionary(protocol, fixed)
+        if n_starts == "auto":
+            n_starts = 1 if n_free <= 2 else 3
+        if not isinstance(n_starts, (int, np.integer)) or isinstance(n_starts, bool) or n_starts < 1:
+            msg = f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}"
+            raise ValueError(msg)
+        self.n_starts = min(int(n_starts), self.n_strata)
+
+    def _dictionary(self, protocol: Protocol, fixed: dict[str, NDArray]) -> None:
+        """Signals of a grid of parameters, from which starting points are chosen."""
+        model, kernel = self.model, self.kernel
+        mixture, amplitude = kernel.MIXTURE, kernel.AMPLITUDE
+        middle = np.ones(len(model.names))
+        shape = [j for j in range(len(model.names)) if j not in (mixture, amplitude)]
+        if mixture >= 0:
+            first = [j for j in shape if j in kernel.FIRST]
+            second = [j for j in shape if j not in kernel.FIRST]
+        else:
+            first, second = [], shape
+        grids = {}
+        for group, counts in ((first, (_N_STRATA, 1, 1)), (second, _N_ATOMS.get(len(second), (3,) * len(second)))):
+            for j, count in zip(group, counts, strict=False):
+                known = fixed.get(model.names[j])
+                if known is not None:
+                    grids[j] = np.array([np.median(known)])
+                else:
+                    grids[j] = _grid(model.parameters[j], self.low[j], self.high[j], count, protocol)
+            for j in group[len(counts) :]:
+                grids[j] = _grid(model.parameters[j], self.low[j], self.high[j], 1, protocol)
+        if amplitude < 0:
+            for j in np.flatnonzero(self.scaled):
+                grids[j] = np.array([1.0])
+        self.first, self.first_q = self._atoms(first, grids, middle, 1.0, protocol)
+        self.second, self.second_q = self._atoms(second, grids, middle, 0.0, protocol)
+        if mixture < 0:
+            self.first, self.first_q = self.first[:0], self.first_q[:0]
+        atoms = np.concatenate([self.first, self.second])
+        self.gram = np.einsum("im,jm->ij", atoms, atoms)  # not by BLAS, whose threads keep spinning
+        self.n_strata = len(self.first) or min(_N_STRATA, len(self.second))
+
+    def _atoms(
+        self, group: list[int], grids: dict[int, NDArray], middle: NDArray, share: float, protocol: Protocol
+    ) -> tuple[NDArray, NDArray]:
+        columns = np.meshgrid(*(grids[j] for j in group), indexing="ij")
+        points = np.tile(middle, (columns[0].size if columns else 1, 1))
+        for j, column in zip(group, columns, strict=True):
+            points[:, j] = column.ravel()
+        if self.kernel.MIXTURE >= 0:
+            points[:, self.kernel.MIXTURE] = share
+        inner = _inner(points, self.forms)
+        if self.turn_up:
+            k, d = (self.model.names.index(name) for name in self.model.cumulant)  # type: ignore[union-attr]
+            if k in group:
+                limit = np.minimum(self.high[k], self.turn_up / points[:, d])
+                inner[:, k] = np.minimum(points[:, k], limit) * self.high[k] / limit
+                points[:, k] = np.minimum(points[:, k], limit)
+        for j in range(len(middle)):
+            if j not in group and share:
+                inner[:, j] = np.nan
+        signals = self.model.signal(points, protocol)
+        usable = np.isfinite(signals).all(axis=1) & (np.abs(signals).max(axis=1) < 1e6)
+        if not usable.any():
+            usable[:] = True
+            signals = np.nan_to_num(signals)
+        return np.ascontiguousarray(signals[usable]), np.ascontiguousarray(inner[usable])
+
+
+def _grid(parameter: Parameter, low: float, high: float, count: int, protocol: Protocol) -> NDArray:
+    """Spread `count` values over the part of the bounds that the protocol can tell apart."""
+    if low == high:
+        return np.array([low])
+    if parameter.unit == "µm²/ms" and protocol.b.max() > 0:
+        b = protocol.b_ms_per_um2
+        slow, fast = 0.1 / b.max(), 3.0 / b[b > 0].min()
+        low = min(max(low, slow), high)
+        high = max(min(high, fast), low)
+        geometric = low > 0
+    else:
+        low = low if np.isfinite(low) else min(high, 0.0) - 1.0
+        high = high if np.isfinite(high) else max(low, 0.0) + 1.0
+        geometric = low > 0 and high / low > 3
+    at = (np.arange(count) + 0.5) / count
+    return low * (high / low) ** at if geometric else low + (high - low) * at
+
+
+def _inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
+    """Convert parameters, in the last axis, to the coordinates of the search."""
+    inner = np.array(values, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for j, form in enumerate(forms):
+            if form == "log":
+                inner[..., j] = np.log(np.maximum(inner[..., j], 0.0))
+            elif form == "inverse":
+                inner[..., j] = 1.0 / np.maximum(inner[..., j], 0.0)
+    return inner
+
+
+def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:
+    rows = max([1, *(len(value) for value in fixed.values())])
+    outer = np.ones((rows, len(model.names)))
+    for name, value in fixed.items():
+        outer[:, model.names.index(name)] = value
+    inner = _inner(outer, forms)
+    inner[:, [name not in fixed for name in model.names]] = np.nan
+    return np.ascontiguousarray(inner)
+
+
+def _padded(values: NDArray) -> NDArray:
+    size = -(-len(values) // _kernels.UNROLL) * _kernels.UNROLL
+    padded = np.full(size, values[-1], dtype=float)
+    padded[: len(values)] = values
+    return padded
+
+
+def _empty_result(model: SignalModel, n: int) -> FitResult:
+    p = len(model.names)
+    return FitResult(
+        model,
+        np.empty((n, p)),
+        np.empty((n, p)),
+        np.empty(n),
+        np.empty(n, np.uint8),
+        np.empty(n, np.int32),
+        np.empty((n, p), bool),
+        np.empty((n, p), bool),
+    )
+
+
+def _run(
+    signals: NDArray,
+    problem: _Problem,
+    noise: NDArray | None,
+    fixed: dict[str, NDArray],
+    out: FitResult,
+    n_threads: int | None,
+) -> None:
+    n = len(signals)
+    if n_threads is None:
+        n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if n_threads < 1:
+        msg = f"n_threads must be at least 1, not {n_threads}"
+        raise ValueError(msg)
+    if not _kernels.is_compiled(problem.kernel):
+        _logger.warning("compiling the fit of model %s (once on this machine, about 20 s)", problem.model.name)
+    bit = np.arange(len(problem.model.names))
+
+    def fit(start: int) -> None:
+        part = slice(start, min(start + _CHUNK, n))
+        hit = np.empty(part.stop - start, np.int64)
+        problem.kernel.fit_chunk(
+            np.ascontiguousarray(signals[part], dtype=np.float64),
+            np.zeros(1) if noise is None else (noise if len(noise) == 1 else noise[part]),
+            noise is not None,
+            problem.inner_low,
+            problem.inner_high,
+            problem.low,
+            problem.high,
+            problem.pinned if len(problem.pinned) == 1 else problem.pinned[part],
+            problem.scaled,
+            problem.n_free,
+            problem.turn_up,
+            problem.regularized,
+            problem.penalty,
+            problem.low,
+            problem.b,
+            problem.te,
+            problem.first,
+            problem.second,
+            problem.first_q,
+            problem.second_q,
+            problem.gram,
+            problem.n_strata,
+            problem.n_starts,
+            _TOLERANCE,
+            _MAX_ITER,
+            out.parameters[part],
+            out.standard_errors[part],
+            out.cost[part],
+            out.status[part],
+            out.n_iter[part],
+            hit,
+        )
+        out.at_low[part] = (hit[:, None] >> bit) & 1
+        out.at_high[part] = (hit[:, None] >> (bit + 16)) & 1
+
+    starts = range(0, n, _CHUNK)
+    if n_threads == 1 or len(starts) < 2:
+        for start in starts:
+            fit(start)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            for _ in pool.map(fit, starts):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

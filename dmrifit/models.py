@@ -88,6 +88,9 @@ class SignalModel:
         ``+ - * / **``, ``exp``, ``log``, ``sqrt`` and numbers.
     published_bounds : mapping of str to (float, float), optional
         Bounds of a published fitting tool, for ``fit_voxels(..., bounds="published")``.
+    cumulant : (str, str), optional
+        Names of the kurtosis K and the diffusivity D of a cumulant −bD + K(bD)²/6, which turns up beyond
+        b·D = 3/K: what ``fit_voxels(..., bounds={"K": (0, "monotonic")})`` keeps out of the protocol.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class SignalModel:
     parameters: tuple[Parameter, ...]
     expression: str
     published_bounds: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
+    cumulant: tuple[str, str] | None = None
     _code: CodeType = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +120,7 @@ class SignalModel:
         object.__setattr__(self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval"))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.name, self.parameters, self.expression, self.published_bounds)
+        return SignalModel, (self.name, self.parameters, self.expression, self.published_bounds, self.cumulant)
 
     @classmethod
     def from_expression(cls, expression: str, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
@@ -200,12 +204,6 @@ class SignalModel:
         return np.array(np.broadcast_to(signal, (len(values), len(protocol))))
 
 
-def _rebuild(
-    name: str, parameters: tuple[Parameter, ...], expression: str, published: Mapping | None
-) -> SignalModel:
-    return SignalModel(name, parameters, expression, published)
-
-
 def _names_in(expression: str) -> set[str]:
     """Check that an expression is plain arithmetic; return the names of its variables."""
     try:
@@ -255,6 +253,7 @@ MODELS: dict[str, SignalModel] = {
             "kurtosis",
             (_S0, Parameter("D", "µm²/ms", 0.0, 10.0), _K),
             "S0*exp(-b*D + K*(b*D)**2/6)",
+            cumulant=("K", "D"),
         ),
         SignalModel("ivim", (_S0, _F, _DV, _DT), "S0*(f*exp(-b*Dv) + (1 - f)*exp(-b*Dt))"),
         SignalModel(
@@ -278,6 +277,7 @@ MODELS: dict[str, SignalModel] = {
                 "K": (0.0, 5.0),
                 "T2t": (20.0, 140.0),
             },
+            cumulant=("K", "Dt"),
         ),
     )
 }
