@@ -24,6 +24,10 @@ _MODULES = {
     "PatientScale": "scaling",
     "MapFitter": "mapping",
     "ClinicalMetrics": "mapping",
+    "ALGORITHMS": "algorithms",
+    "make_regressor": "algorithms",
+    "SignalToSignal": "prediction",
+    "MapsToMaps": "prediction",
     "bias_index": "metrics",
     "dispersion_index": "metrics",
 }

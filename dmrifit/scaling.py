@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.protocol import Protocol
 
-__all__ = ["PatientScale"]
+__all__ = ["PatientScale", "reference_columns"]
 
 _RULES = ("percentile",)
 _B_MATCH = 1.0  # s/mm²
@@ -91,7 +91,7 @@ class PatientScale:
                 f"one column for each source measurement, not {signals.shape}"
             )
             raise ValueError(msg)
-        columns = _reference_columns(source_protocol)
+        columns = reference_columns(source_protocol)
         values = signals[:, columns].astype(np.float64)
         usable = np.isfinite(values)
         count = usable.sum(axis=1)
@@ -149,8 +149,20 @@ class PatientScale:
         return cls(percentile=fields["percentile"], rule=fields["rule"])
 
 
-def _reference_columns(protocol: Protocol) -> NDArray[np.intp]:
-    """Find the measurements at the lowest b-value of the shortest echo time."""
+def reference_columns(protocol: Protocol) -> NDArray[np.intp]:
+    """
+    Find the measurements at the lowest b-value of the shortest echo time.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The measurements.
+
+    Returns
+    -------
+    ndarray of int
+        Indices of one measurement, or of several when it was repeated.
+    """
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     shortest = te <= te.min() + _TE_MATCH
     return np.flatnonzero(shortest & (protocol.b <= protocol.b[shortest].min() + _B_MATCH))

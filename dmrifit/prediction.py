@@ -1,0 +1,485 @@
+"""Predict the advanced protocol from the clinical one: signals to signals, maps to maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from joblib import parallel_config
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils import Tags, check_array, check_consistent_length
+from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
+
+from dmrifit.algorithms import build_regressor
+from dmrifit.fitting import FitStatus, fit_voxels
+from dmrifit.mapping import ClinicalMetrics, check_columns, resolve_model
+from dmrifit.models import SignalModel
+from dmrifit.protocol import Protocol
+from dmrifit.scaling import reference_columns
+
+__all__ = ["MapsToMaps", "SignalToSignal"]
+
+_Array = NDArray[np.float64]
+
+_FEATURES = ("ADC_fast", "ADC_slow", "F")
+
+
+class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """What the strategies share: protocols checked, unusable voxels set aside, one regressor inside."""
+
+    regressor: str | BaseEstimator
+    source: Protocol | None
+    target: Protocol | None
+    model: str | SignalModel
+    patch_shape: tuple[int, ...] | None
+    random_state: int | np.random.RandomState | None
+    regressor_: RegressorMixin
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.source is not None
+        return tags
+
+    def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
+        """Check parameters and training data against each other."""
+        if self.patch_shape is not None:
+            msg = f"patch_shape={self.patch_shape!r} is not supported: voxels are predicted each for itself"
+            raise ValueError(msg)
+        if (self.source is None) != (self.target is None):
+            missing = "source" if self.source is None else "target"
+            msg = f"{missing} is missing: give both protocols, or neither to regress plain arrays"
+            raise ValueError(msg)
+        if self.source is None or self.target is None:
+            x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
+            return x, y.astype(np.float64, copy=False)
+        x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
+        y = check_array(Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y")
+        check_consistent_length(x, y)
+        check_columns(x, self.source, "X")
+        check_columns(y, self.target, "Y")
+        return x, y
+
+    def _checked_input(self, X: ArrayLike) -> _Array:
+        check_is_fitted(self)
+        finite = self.source is None
+        return validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=finite)
+
+    def _protocols(self) -> tuple[Protocol, Protocol]:
+        if self.source is None or self.target is None:
+            msg = "maps need to know the measurements: give the protocols source= and target="
+            raise ValueError(msg)
+        return self.source, self.target
+
+    def _regress(self, X: _Array, Y: _Array) -> None:
+        """Fit the regressor inside; one BLAS thread, because bits change with their number."""
+        n_targets = 1 if Y.ndim == 1 else Y.shape[1]
+        regressor = build_regressor(self.regressor, n_targets=n_targets, random_state=self.random_state)
+        with threadpool_limits(1):
+            regressor.fit(X, Y)
+        self.regressor_ = regressor
+
+    def _answer(self, X: _Array) -> _Array:
+        # A forest in threads adds its trees in the order in which they finish.
+        with threadpool_limits(1), parallel_config("sequential"):
+            return self.regressor_.predict(X)
+
+    def _answer_where(self, usable: NDArray[np.bool_], X: _Array, n_columns: int) -> _Array:
+        """Predict the usable rows of X; NaN elsewhere."""
+        out = np.full((len(X), n_columns), np.nan)
+        if usable.any():
+            out[usable] = self._answer(X[usable]).reshape(-1, n_columns)
+        return out
+
+
+class SignalToSignal(_Strategy):
+    """
+    Predict the signals of a target protocol from those of a source protocol, voxel by voxel.
+
+    Maps come from fitting the model to the predicted signals.
+
+    Parameters
+    ----------
+    regressor : str or estimator, default="LR"
+        A name that `make_regressor` knows, or a scikit-learn regressor.
+    source : Protocol, optional
+        The measurements of X, for example the clinical part of an advanced protocol.
+    target : Protocol, optional
+        The measurements of Y. Without both protocols plain arrays are regressed.
+    model : str or SignalModel, default="t2-ivim-kurtosis"
+        What `predict_maps` fits.
+    normalize : {None, "voxel"}, default=None
+        ``"voxel"`` divides the signals of every voxel by its source signal at the lowest b-value and
+        shortest echo time. When the source has one echo time, T2 is known only through the intensity
+        that this removes.
+    patch_shape : None
+        Neighborhoods are not supported; voxels are predicted each for itself.
+    random_state : int, RandomState or None, default=None
+        Seed of the regressor.
+
+    Attributes
+    ----------
+    regressor_ : estimator
+        The fitted regressor.
+    n_dropped_ : int
+        Training voxels left out because a signal was NaN or infinite, or could not be normalized.
+    n_features_in_ : int
+        Number of source measurements.
+    feature_names_in_ : ndarray of str
+        Column names of X, when fitted to a data frame.
+
+    References
+    ----------
+    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> target = Protocol.preset("cohort1")
+    >>> Y = np.random.default_rng(0).uniform(50, 100, (200, 21))
+    >>> s2s = SignalToSignal("LR", source=target.take(target.clinical()), target=target)
+    >>> s2s.fit(Y[:, target.clinical()], Y).predict(Y[:3, target.clinical()]).shape
+    (3, 21)
+    """
+
+    def __init__(
+        self,
+        regressor: str | BaseEstimator = "LR",
+        *,
+        source: Protocol | None = None,
+        target: Protocol | None = None,
+        model: str | SignalModel = "t2-ivim-kurtosis",
+        normalize: str | None = None,
+        patch_shape: tuple[int, ...] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.regressor = regressor
+        self.source = source
+        self.target = target
+        self.model = model
+        self.normalize = normalize
+        self.patch_shape = patch_shape
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, Y: ArrayLike) -> SignalToSignal:
+        """
+        Learn the target signals from the source signals.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_source)
+            Source signals.
+        Y : array_like of shape (n_voxels, n_target)
+            Target signals of the same voxels, on the same scale.
+
+        Returns
+        -------
+        SignalToSignal
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not those of the protocols, no voxel is usable, or an option is unknown.
+        """
+        x, y = self._checked_training(X, Y)
+        if self.normalize not in (None, "voxel"):
+            msg = f"normalize must be None or 'voxel', not {self.normalize!r}"
+            raise ValueError(msg)
+        if self.source is None:
+            if self.normalize is not None:
+                msg = "normalize='voxel' needs to know the measurements: give source= and target="
+                raise ValueError(msg)
+            usable = np.ones(len(x), bool)
+        else:
+            scale = self._voxel_scale(x)
+            usable = _finite_rows(x) & _finite_rows(y) & (scale > 0)
+            _refuse_if_empty(usable, "a finite signal in every source and target image")
+            scale = scale[usable, None]
+            x, y = x[usable] / scale, y[usable] / scale
+        self.n_dropped_ = int((~usable).sum())
+        self._regress(x, y)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """
+        Predict the target signals.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_source)
+            Source signals, scaled as in training.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_target)
+            What the regressor answers, negative values included; NaN where a source signal is not
+            finite. Without protocols the shape follows the training targets.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not those of the source protocol.
+        """
+        x = self._checked_input(X)
+        if self.source is None or self.target is None:
+            return self._answer(x)
+        scale = self._voxel_scale(x)
+        usable = _finite_rows(x) & (scale > 0)
+        scale = np.where(usable, scale, np.nan)[:, None]
+        return self._answer_where(usable, x / scale, len(self.target)) * scale
+
+    def predict_maps(self, X: ArrayLike, *, sigma: ArrayLike | None = None) -> NDArray[np.float64]:
+        """
+        Predict the target signals and fit the model to them.
+
+        A regression predicts the mean of the noisy signals; it carries no noise floor of its own, and
+        the fit has none unless `sigma` is given. A predicted signal below zero is fitted as zero: it
+        says that nothing is left of the signal, and the engine would refuse the voxel otherwise.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_source)
+            Source signals, scaled as in training.
+        sigma : float or array_like of shape (n_voxels,), optional
+            Standard deviation of the noise whose floor the predicted signals still have, on the scale
+            of X.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_parameters)
+            In the order and units of the model's parameters; NaN where nothing could be fitted.
+
+        Raises
+        ------
+        ValueError
+            If there are no protocols, the model needs echo times that the target lacks, or the
+            columns are not those of the source protocol.
+        """
+        _, target = self._protocols()
+        model = _model_for(self.model, target)
+        signals = np.maximum(self.predict(X), 0.0)
+        return fit_voxels(signals, target, model, sigma=sigma).parameters
+
+    def _voxel_scale(self, X: _Array) -> _Array:
+        """Return what each voxel is divided by; not positive where it cannot be."""
+        if self.normalize is None or self.source is None:
+            return np.ones(len(X))
+        columns = reference_columns(self.source)
+        return np.where(np.isfinite(X[:, columns]).all(axis=1), X[:, columns].mean(axis=1), 0.0)
+
+
+class MapsToMaps(_Strategy):
+    """
+    Predict the parameters of a model from the metrics of a clinical scan, voxel by voxel.
+
+    The features are ADC_fast, ADC_slow and F of `ClinicalMetrics`; the reference maps are the fit of
+    the model to the target signals. Both have no scale: an amplitude such as S0 is learned relative to
+    the clinical S0 and multiplied by it again.
+
+    Parameters
+    ----------
+    regressor : str or estimator, default="LR"
+        A name that `make_regressor` knows, or a scikit-learn regressor.
+    source : Protocol, optional
+        The measurements of X: one echo time and b = 0, 50, 100, 400, 900 s/mm².
+    target : Protocol, optional
+        The measurements of Y. Without both protocols plain arrays are regressed.
+    model : str or SignalModel, default="t2-ivim-kurtosis"
+        Whose parameters are learned.
+    patch_shape : None
+        Neighborhoods are not supported; voxels are predicted each for itself.
+    random_state : int, RandomState or None, default=None
+        Seed of the regressor.
+
+    Attributes
+    ----------
+    regressor_ : estimator
+        The fitted regressor.
+    n_dropped_ : int
+        Training voxels left out because the reference fit or the clinical metrics were not usable.
+    n_features_in_ : int
+        Number of source measurements.
+    feature_names_in_ : ndarray of str
+        Column names of X, when fitted to a data frame.
+
+    References
+    ----------
+    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
+    """
+
+    def __init__(
+        self,
+        regressor: str | BaseEstimator = "LR",
+        *,
+        source: Protocol | None = None,
+        target: Protocol | None = None,
+        model: str | SignalModel = "t2-ivim-kurtosis",
+        patch_shape: tuple[int, ...] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.regressor = regressor
+        self.source = source
+        self.target = target
+        self.model = model
+        self.patch_shape = patch_shape
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, Y: ArrayLike, *, reference_maps: ArrayLike | None = None) -> MapsToMaps:
+        """
+        Learn the parameters of the fit to the target signals from the clinical metrics.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_source)
+            Source signals.
+        Y : array_like of shape (n_voxels, n_target)
+            Target signals of the same voxels, on the same scale.
+        reference_maps : array_like of shape (n_voxels, n_parameters), optional
+            The parameters fitted to Y, when they are known already; a row with NaN is not usable.
+            Otherwise the model is fitted here, and fits that did not converge are not usable.
+
+        Returns
+        -------
+        MapsToMaps
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not those of the protocols, the source lacks a b-value, the model needs
+            echo times that the target lacks, or no voxel is usable.
+        """
+        x, y = self._checked_training(X, Y)
+        if self.source is None or self.target is None:
+            if reference_maps is not None:
+                msg = "reference_maps belong to protocols: give source= and target="
+                raise ValueError(msg)
+            features, targets, usable = x, y, np.ones(len(x), bool)
+        else:
+            model = _model_for(self.model, self.target)
+            features, clinical_s0 = _features(x, self.source)
+            maps = _reference(y, self.target, model, reference_maps)
+            targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
+            usable = _finite_rows(features) & _finite_rows(targets)
+            _refuse_if_empty(usable, "clinical metrics and a reference fit")
+            features, targets = features[usable], targets[usable]
+        self.n_dropped_ = int((~usable).sum())
+        self._regress(features, targets)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """
+        Predict the target signals: those of the predicted maps.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_source)
+            Source signals.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_target)
+            Signals without noise; NaN where the clinical metrics could not be computed. Without
+            protocols the regressed targets, in the shape of those of the training.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not those of the source protocol.
+        """
+        if self.source is None or self.target is None:
+            return self._answer(self._checked_input(X))
+        return resolve_model(self.model).signal(self.predict_maps(X), self.target)
+
+    def predict_maps(self, X: ArrayLike) -> NDArray[np.float64]:
+        """
+        Predict the parameters of the model.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_source)
+            Source signals.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_parameters)
+            In the order and units of the model's parameters, cut off at its bounds (those of an
+            amplitude are multiples of the largest source signal); NaN where the clinical metrics
+            could not be computed.
+
+        Raises
+        ------
+        ValueError
+            If there are no protocols, or the columns are not those of the source protocol.
+        """
+        source, _ = self._protocols()
+        x = self._checked_input(X)
+        model = resolve_model(self.model)
+        features, clinical_s0 = _features(x, source)
+        answer = self._answer_where(_finite_rows(features), features, len(model.names))
+        maps = _scaled_amplitudes(answer, model, clinical_s0, np.multiply)
+        largest = np.where(np.isfinite(x), x, 0.0).max(axis=1)
+        for i, parameter in enumerate(model.parameters):
+            unit = np.where(largest > 0, largest, np.nan) if parameter.is_amplitude else 1.0
+            maps[:, i] = np.clip(maps[:, i], parameter.low * unit, parameter.high * unit)
+        return maps
+
+
+def _finite_rows(values: _Array) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(values).all(axis=1))
+
+
+def _refuse_if_empty(usable: NDArray[np.bool_], needed: str) -> None:
+    if not usable.any():
+        msg = f"none of {len(usable)} training voxels has {needed}; check images, masks and protocols"
+        raise ValueError(msg)
+
+
+def _model_for(model: str | SignalModel, target: Protocol) -> SignalModel:
+    resolved = resolve_model(model)
+    if resolved.needs_te and target.te is None:
+        msg = (
+            f"model {resolved.name} needs echo times, and the target protocol has none; "
+            "give them (te in ms) or another model="
+        )
+        raise ValueError(msg)
+    return resolved
+
+
+def _features(X: _Array, source: Protocol) -> tuple[_Array, _Array]:
+    """Compute the clinical metrics without a scale, and S0, which has one."""
+    metrics = ClinicalMetrics(source).fit_transform(X)
+    chosen = [ClinicalMetrics.names.index(name) for name in _FEATURES]
+    return metrics[:, chosen], metrics[:, ClinicalMetrics.names.index("S0")]
+
+
+def _reference(
+    Y: _Array, target: Protocol, model: SignalModel, maps: ArrayLike | None
+) -> _Array:
+    """Fit the model to the target signals, or check the maps that someone has fitted."""
+    if maps is None:
+        result = fit_voxels(Y, target, model)
+        lost = (result.status == FitStatus.NOT_CONVERGED)[:, None]
+        return np.where(lost, np.nan, result.parameters)
+    maps = np.asarray(maps, dtype=np.float64)
+    if maps.shape != (len(Y), len(model.names)):
+        msg = (
+            f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
+            f"columns {', '.join(model.names)}; not {maps.shape}"
+        )
+        raise ValueError(msg)
+    return maps
+
+
+def _scaled_amplitudes(
+    maps: _Array, model: SignalModel, clinical_s0: _Array, operation: Any
+) -> _Array:
+    """Divide amplitudes by the clinical S0, or multiply them; NaN where that S0 is not positive."""
+    unit = np.where(clinical_s0 > 0, clinical_s0, np.nan)
+    scaled = maps.copy()
+    for i, parameter in enumerate(model.parameters):
+        if parameter.is_amplitude:
+            scaled[:, i] = operation(maps[:, i], unit)
+    return scaled
