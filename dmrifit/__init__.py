@@ -20,6 +20,8 @@ _MODULES = {
     "Scan": "cohort",
     "VoxelTable": "cohort",
     "simulate_cohort": "phantoms",
+    "Evaluation": "evaluation",
+    "compare": "evaluation",
     "FitResult": "fitting",
     "PatientScale": "scaling",
     "MapFitter": "mapping",

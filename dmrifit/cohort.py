@@ -181,6 +181,28 @@ class Scan:
             raise ValueError(msg)
         return self.mask if name == "body" else self.lesion
 
+    def loaded(self) -> Scan:
+        """
+        Read everything into memory.
+
+        Returns
+        -------
+        Scan
+            The same scan, of arrays.
+        """
+        return Scan(
+            self.patient,
+            self.signal,
+            self.protocol,
+            self.mask,
+            self.affine,
+            lesion=self.lesion,
+            cohort=self.cohort,
+            sigma=self.sigma,
+            truth=self.truth,
+            synthetic=self.synthetic,
+        )
+
     def _check_grids(self) -> None:
         shape, affine = _grid(self._signal)[0], self.affine
         image = _describe(self._signal, f"signals of patient {self.patient}")
@@ -379,6 +401,48 @@ class Cohort:
             source=source,
             target=target,
         )
+
+    def count(self, mask: MaskName) -> int:
+        """
+        Count voxels.
+
+        Parameters
+        ----------
+        mask : {"body", "lesion"}
+            Which ones.
+
+        Returns
+        -------
+        int
+            Voxels of the mask in all scans.
+        """
+        regions = [scan.region(mask) for scan in self.scans]
+        return sum(int(np.count_nonzero(region)) for region in regions if region is not None)
+
+    def truth_at(self, index: NDArray[np.intp]) -> dict[str, NDArray[np.float64]] | None:
+        """
+        Look up the true parameters of voxels.
+
+        Parameters
+        ----------
+        index : ndarray of int, shape (n_voxels, 4)
+            As in `VoxelTable`.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n_voxels,), or None
+            By parameter, in the unit of the images; None unless every scan has a truth.
+        """
+        truths = [scan.truth for scan in self.scans]
+        if not truths or any(truth is None for truth in truths):
+            return None
+        names = [name for name in truths[0] if all(name in truth for truth in truths)]  # type: ignore
+        found = {name: np.empty(len(index)) for name in names}
+        for position, truth in enumerate(truths):
+            rows = index[:, 0] == position
+            for name in names:
+                found[name][rows] = truth[name][tuple(index[rows, 1:].T)]  # type: ignore
+        return found
 
     @classmethod
     def read(cls, table: str | Path) -> dict[str, Cohort]:

@@ -1,0 +1,246 @@
+"""What was computed from what: digests of data and settings, and a folder that keeps finished work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmrifit.models import SignalModel
+from dmrifit.protocol import Protocol
+
+__all__ = ["StudyFolder", "describe", "digest", "write_text"]
+
+_STUDY = "study.json"
+_CELLS = "cells"
+
+
+def describe(value: Any) -> Any:
+    """
+    Describe a value in plain JSON types, so that equal values have equal descriptions.
+
+    Parameters
+    ----------
+    value : object
+        An estimator, protocol, model, array, function, class or plain value, or containers of them.
+
+    Returns
+    -------
+    object
+        Numbers, strings, lists and dicts; of an array its shape, type and digest.
+
+    Raises
+    ------
+    TypeError
+        If the value has no such description.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        sha256 = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"array": list(value.shape), "type": str(value.dtype), "sha256": sha256}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        return [describe(item) for item in items]
+    if isinstance(value, Protocol):
+        return {"protocol": value.to_dict() | {"name": ""}}
+    if isinstance(value, SignalModel):
+        return {"model": value.name, "expression": value.expression, "bounds": describe(value.bounds)}
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "get_params"):
+        parameters = value.get_params(deep=False)
+        return {"class": describe(type(value)), "parameters": describe(parameters)}
+    if is_dataclass(value):
+        content = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        return {"class": describe(type(value)), "fields": content}
+    if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, np.random.RandomState):
+        return {"RandomState": describe(list(value.get_state(legacy=True)))}
+    msg = (
+        f"{value!r} cannot be described in a file, so its results could not be found again; use values, "
+        "estimators and named functions, or leave out the folder"
+    )
+    raise TypeError(msg)
+
+
+def digest(value: Any) -> str:
+    """
+    Compute the SHA-256 of a value's description.
+
+    Parameters
+    ----------
+    value : object
+        Anything that `describe` takes.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    text = json.dumps(describe(value), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """
+    Write a text file that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made if needed.
+    text : str
+        UTF-8 is written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+class StudyFolder:
+    """
+    A folder with the finished cells of one study.
+
+    Parameters
+    ----------
+    path : str or Path
+        Made on the first write.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def settings(self) -> dict[str, Any]:
+        """
+        Read what study the folder holds.
+
+        Returns
+        -------
+        dict
+            Its settings; empty if the folder holds none.
+
+        Raises
+        ------
+        ValueError
+            If the file of settings cannot be read.
+        """
+        path = self.path / _STUDY
+        if self.path.exists() and not self.path.is_dir():
+            msg = f"{self.path} is a file; name a folder for the results"
+            raise ValueError(msg)
+        if not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return dict(content["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            msg = f"{path} does not describe a study ({error!r}); choose another folder, or remove this one"
+            raise ValueError(msg) from None
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """
+        Make sure that the folder belongs to a study.
+
+        Parameters
+        ----------
+        settings : mapping
+            What makes two studies the same.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds another study; the message names the difference.
+        """
+        wanted = describe(settings)
+        there = self.settings()
+        different = [key for key in wanted if there and there.get(key) != wanted[key]]
+        if different:
+            key = different[0]
+            msg = (
+                f"{self.path} holds the results of another study: {key} was {_short(there.get(key))} there "
+                f"and is {_short(wanted[key])} now; choose another folder, or remove that one"
+            )
+            raise ValueError(msg)
+        if not there:
+            self.write_study({"settings": wanted})
+
+    def write_study(self, content: Mapping[str, Any]) -> None:
+        """
+        Write the description of the study.
+
+        Parameters
+        ----------
+        content : mapping
+            Plain values; ``settings`` is what `claim` compares.
+        """
+        write_text(self.path / _STUDY, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def read_study(self) -> dict[str, Any]:
+        """
+        Read the description of the study.
+
+        Returns
+        -------
+        dict
+            As `write_study` wrote it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        """
+        path = self.path / _STUDY
+        if not path.is_file():
+            msg = f"{path} does not exist; name a folder that compare(..., out=folder) has made"
+            raise FileNotFoundError(msg)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """
+        Read a finished cell.
+
+        Parameters
+        ----------
+        key : str
+            Its digest.
+
+        Returns
+        -------
+        dict or None
+            What `put` got; None if the cell is not finished.
+        """
+        try:
+            return json.loads((self.path / _CELLS / f"{key}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def put(self, key: str, content: Mapping[str, Any]) -> None:
+        """
+        Keep a finished cell.
+
+        Parameters
+        ----------
+        key : str
+            Its digest.
+        content : mapping
+            Plain values.
+        """
+        write_text(self.path / _CELLS / f"{key}.json", json.dumps(content))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}…"
