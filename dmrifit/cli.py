@@ -53,7 +53,7 @@ def dmrifit_(
 
 @app.command(epilog=f"\b\nExample:\n  {FIT_EXAMPLE}")
 def fit(
-    image: Annotated[Path, typer.Argument(help="4-D NIfTI image of magnitudes (.nii or .nii.gz).")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="4-D NIfTI image of magnitudes (.nii or .nii.gz).")],
     out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
     bval: Annotated[
         Path | None, typer.Option(help="b-values in s/mm²; by default the .bval file beside the image.")
@@ -63,7 +63,10 @@ def fit(
     ] = None,
     te: Annotated[
         list[str] | None,
-        typer.Option(help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json)."),
+        typer.Option(
+            metavar="MS|FILE",
+            help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json).",
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te).")
@@ -73,7 +76,10 @@ def fit(
     ] = None,
     sigma: Annotated[
         str | None,
-        typer.Option(help="Standard deviation of the noise, a number or an image: fits with the Rician floor."),
+        typer.Option(
+            metavar="NUMBER|FILE",
+            help="Standard deviation of the noise, a number or an image: fits with the Rician floor.",
+        ),
     ] = None,
     bounds: Annotated[
         list[str] | None,
@@ -88,7 +94,9 @@ def fit(
         str | None,
         typer.Option(metavar="geometric|arithmetic", help="Average volumes that share b and TE before the fit."),
     ] = None,
-    starts: Annotated[str, typer.Option(help="Starting points for each voxel: auto or a number.")] = "auto",
+    starts: Annotated[
+        str, typer.Option(metavar="auto|NUMBER", help="Starting points for each voxel: auto or a number.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
     quicklook: Annotated[bool, typer.Option(help="Write a page to look at (HTML and PNG).")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")] = False,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-__all__ = ["html_figure", "html_page", "html_table", "png_bytes"]
+__all__ = ["html_figure", "html_grid", "html_note", "html_page", "html_table", "png_bytes"]
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -150,6 +150,42 @@ def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = 
     width = int.from_bytes(png[16:20], "big") // 2 if width is None else width
     data = base64.b64encode(png).decode("ascii")
     return _safe(_render(_FIGURE, data=data, alt=alt, caption=caption, width=width))
+
+
+def html_grid(figures: Iterable[Markup]) -> Markup:
+    """
+    Put figures beside each other where the screen is wide enough, else below each other.
+
+    Parameters
+    ----------
+    figures : iterable of Markup
+        What `html_figure` gave.
+
+    Returns
+    -------
+    Markup
+        The figures.
+    """
+    return _safe(
+        _render('<div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>', figures=figures)
+    )
+
+
+def html_note(text: str) -> Markup:
+    """
+    Write a remark.
+
+    Parameters
+    ----------
+    text : str
+        Plain text, which is escaped.
+
+    Returns
+    -------
+    Markup
+        A paragraph in smaller letters.
+    """
+    return _safe(_render('<p class="note">{{ text }}</p>', text=text))
 
 
 def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:

@@ -173,7 +173,7 @@ def fit_image(
             for name, derived in images.items():
                 nib.save(derived, written.path(files[name]))
             if quicklook:
-                _write_quicklook(images, sidecar, written, files)
+                _write_quicklook(images, series, sidecar, written, files)
             written.write_json(files["sidecar"], sidecar)
     return images
 
@@ -436,12 +436,21 @@ def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
 
 
 def _write_quicklook(
-    images: Mapping[str, nib.Nifti1Pair], sidecar: Mapping[str, Any], written: FileSet, files: Mapping[str, str]
+    images: Mapping[str, nib.Nifti1Pair],
+    series: Series,
+    sidecar: Mapping[str, Any],
+    written: FileSet,
+    files: Mapping[str, str],
 ) -> None:
     from dmrifit.quicklook import write_quicklook
 
-    # Shown as radiologists hang them, whatever the order of storage.
+    # Any order of storage is turned to RAS, from which figures start.
     upright = {name: nib.as_closest_canonical(image) for name, image in images.items()}
-    zooms = next(iter(upright.values())).header.get_zooms()[:3]
-    arrays = {name: np.asanyarray(image.dataobj) for name, image in upright.items()}
-    write_quicklook(arrays, zooms, sidecar, png=written.path(files["png"]), html=written.path(files["html"]))
+    write_quicklook(
+        {name: np.asanyarray(image.dataobj) for name, image in upright.items()},
+        upright["status"].affine,
+        sidecar,
+        title=stem(series.path) if series.path else "image",
+        png=written.path(files["png"]),
+        html=written.path(files["html"]),
+    )

@@ -1,0 +1,165 @@
+"""The page to look at after a fit: maps, histograms, shares at bounds, settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.derivatives import OUTSIDE
+from dmrifit.plotting import MapPanel, Slices, plot_panel, plot_panels, plot_status
+from dmrifit.reporting import html_figure, html_grid, html_note, html_page, html_table, png_bytes
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["write_quicklook"]
+
+
+def write_quicklook(
+    maps: Mapping[str, NDArray],
+    affine: NDArray[np.float64],
+    described: Mapping[str, Any],
+    *,
+    title: str,
+    png: Path,
+    html: Path,
+) -> None:
+    """
+    Write the quick-look page of a fit and its picture.
+
+    Parameters
+    ----------
+    maps : mapping of str to ndarray of shape (x, y, z)
+        Parameters, standard errors (``<name>_se``) and ``"status"``, with axes that run to the right, to the front
+        and upwards (RAS).
+    affine : ndarray of shape (4, 4)
+        From voxel indices of these arrays to world coordinates in mm.
+    described : mapping
+        What `describe_fit` gave.
+    title : str
+        Heading, such as the name of the image.
+    png, html : Path
+        Files to write: one picture of all parameters, and the page, which needs no other file.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``report`` is not installed.
+    """
+    slices = Slices(maps["status"] != OUTSIDE, affine)
+    panels = [_panel(name, maps[name], entry) for name, entry in described["Parameters"].items()]
+    heading = f"{title}, model {described['Model']['Name']}"
+    png.write_bytes(png_bytes(plot_panels(slices, panels, heading), dpi=150))
+    html.write_text(
+        html_page(
+            heading,
+            [
+                ("Parameters", _summary(maps, slices, panels, described)),
+                ("Maps", _figures(maps, slices, panels, described)),
+                ("How they were made", _settings(described)),
+            ],
+            lead=f"Voxelwise fit by dmrifit {described['Versions']['dmrifit']}. Research software, not a medical device.",
+        ),
+        encoding="utf-8",
+    )
+
+
+def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
+    amplitude = "BoundsUnits" in entry
+    # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common axis.
+    low, high = (None, None) if amplitude else entry["Bounds"]
+    shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
+    return MapPanel(
+        name,
+        "a.u." if amplitude else "" if entry["Units"] == "1" else entry["Units"],
+        values.astype(float),
+        (-np.inf if low is None else low, np.inf if high is None else high),
+        (shares["Lower"], shares["Upper"]),
+    )
+
+
+def _summary(
+    maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], described: Mapping[str, Any]
+) -> Markup:
+    """Tabulate the values of each parameter and how many stand at its bounds."""
+    rows = []
+    for panel in panels:
+        entry = described["Parameters"][panel.name]
+        values = panel.values[slices.mask]
+        values = values[np.isfinite(values)]
+        errors = maps[f"{panel.name}_se"][slices.mask]
+        errors = errors[np.isfinite(errors)]
+        quartiles = [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
+        unit = " × max" if "BoundsUnits" in entry else ""
+        if "Fixed" in entry:
+            ends = [f"fixed at {entry['Fixed']:g}", ""]
+        else:
+            ends = [
+                "no bound" if bound is None else f"{100 * share:.3g} % at {bound:g}{unit}"
+                for bound, share in zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True)
+            ]
+        error = f"{np.median(errors):.2g}" if len(errors) else "–"
+        rows.append([panel.name, panel.unit, quartiles[0], f"{quartiles[1]} – {quartiles[2]}", error, *ends])
+    header = ["", "unit", "median", "quartiles", "std. error", "at lower bound", "at upper bound"]
+    counts = described["Status"]["Voxels"]
+    text = f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items() if n) + "."
+    text += " The standard error is the median over voxels."
+    if any("BoundsUnits" in entry for entry in described["Parameters"].values()):
+        text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
+    return html_table(rows, header, numbers=(2, 3, 4, 5, 6)) + html_note(text)
+
+
+def _figures(
+    maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], described: Mapping[str, Any]
+) -> Markup:
+    codes = {int(code): meaning for code, meaning in described["Status"]["Codes"].items() if int(code) != OUTSIDE}
+    note = html_note(
+        f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span percentiles 2 to 98; gray "
+        "voxels could not be fitted. In the histograms the thin line is the median, dashed lines are bounds, and the "
+        "first and last bar hold what lies outside."
+    )
+    figures = [
+        html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}") for panel in panels
+    ]
+    figures.append(html_figure(png_bytes(plot_status(slices, maps["status"], codes)), "Status of each voxel"))
+    return note + html_grid(figures)
+
+
+def _settings(described: Mapping[str, Any]) -> Markup:
+    protocol, fitted = described["Protocol"], described["FittedProtocol"]
+    rows = [
+        ["model", f"S = {described['Model']['Expression']}"],
+        ["", described["Model"]["ExpressionUnits"]],
+        *(
+            [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
+            for role, source in described["Sources"].items()
+        ),
+        ["measurements", _contrasts(protocol)],
+    ]
+    if fitted != protocol:
+        rows.append(["fitted after averaging", _contrasts(fitted)])
+    words = {None: "none"}
+    rows += [[_words(key), words.get(value, value)] for key, value in described["Settings"].items()]
+    rows.append(["versions", ", ".join(f"{name} {number}" for name, number in described["Versions"].items())])
+    return html_table(rows)
+
+
+def _contrasts(protocol: Mapping[str, Any]) -> str:
+    b = sorted({round(value) for value in protocol["b"]})
+    text = f"{len(protocol['b'])} with b = " + (
+        ", ".join(map(str, b)) if len(b) <= 12 else f"{b[0]} … {b[-1]} ({len(b)} values)"
+    )
+    text += " s/mm²"
+    if protocol["te"] is not None:
+        text += "; TE = " + ", ".join(f"{te:g}" for te in sorted(set(protocol["te"]))) + " ms"
+    return text
+
+
+def _words(key: str) -> str:
+    """Turn ``AverageDirections`` into ``average directions``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
