@@ -22,6 +22,7 @@ _MODULES = {
     "simulate_cohort": "phantoms",
     "Evaluation": "evaluation",
     "compare": "evaluation",
+    "write_report": "study_page",
     "FitResult": "fitting",
     "PatientScale": "scaling",
     "MapFitter": "mapping",

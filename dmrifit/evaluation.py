@@ -397,8 +397,7 @@ def _check_contrasts(view: _View, scan: Scan, cohort: str, trained_with: str) ->
             if trained_with and trained_with != cohort:
                 msg += (
                     f". Training in one cohort and testing in another needs the protocol of {trained_with!r} "
-                    "in both: compare them with train_on='same', or give the estimators a source and a target "
-                    "that both have"
+                    "in both: use train_on='same', or give the estimators a source and a target that both have"
                 )
             raise ValueError(msg) from None
 

@@ -1,0 +1,256 @@
+"""Figures of a comparison: bias against dispersion, errors of predicted signals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmrifit._optional import import_optional
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_bias_dispersion", "plot_legend", "plot_signal_errors"]
+
+#: Distinct with every form of color blindness (Okabe and Ito); the control is gray.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
+_CONTROL_COLOR = "#8a919b"
+_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
+_DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#4a5563",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e8ed",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "text.color": "#1d2530",
+    "axes.labelcolor": "#1d2530",
+    "xtick.color": "#4a5563",
+    "ytick.color": "#4a5563",
+    "legend.frameon": False,
+    "savefig.facecolor": "white",
+}
+_PERCENT = 100.0
+_PANEL = (4.4, 3.7)  # inches
+_LIMIT_QUANTILE = 0.97  # one parameter that went astray must not squeeze all others
+
+
+def plot_bias_dispersion(
+    panels: Sequence[tuple[str, pd.DataFrame]],
+    *,
+    legend: bool = True,
+    like: Sequence[tuple[str, pd.DataFrame]] | None = None,
+) -> Figure:
+    """
+    Draw dispersion against bias, one panel for each part of a comparison.
+
+    Parameters
+    ----------
+    panels : sequence of (str, DataFrame)
+        Title of each panel, and its rows: ``algorithm``, ``metric``, ``bias`` (the mean of abs(BI)) and
+        ``dispersion`` (the mean of DI), both as fractions.
+    legend : bool, default=True
+        Whether algorithms (colors) and parameters (shapes) are explained in the figure.
+    like : sequence of (str, DataFrame), optional
+        Panels of other figures that this one shall be comparable with: it gets their axes and colors.
+
+    Returns
+    -------
+    Figure
+        All panels have the same axes, in percent; points beyond them stand as arrows at the edge.
+    """
+    import pandas as pd
+
+    everything = pd.concat([rows for _, rows in like or panels], ignore_index=True)
+    algorithms = list(dict.fromkeys(everything["algorithm"]))
+    metrics = list(dict.fromkeys(everything["metric"]))
+    limits = _limit(everything["bias"]), _limit(everything["dispersion"])
+    columns = 1 if len(panels) == 1 else 2
+    lines = -(-len(panels) // columns)
+    with _style():
+        figure = _figure(columns * _PANEL[0], lines * _PANEL[1] + (0.9 if legend else 0))
+        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for ax, (title, rows) in zip(axes, panels, strict=False):
+            _scatter(ax, rows, algorithms, metrics, limits)
+            ax.set_title(title)
+            ax.tick_params(labelbottom=True, labelleft=True)
+        for ax in axes[len(panels) :]:
+            ax.set_visible(False)
+        if legend:
+            handles = _handles(algorithms, metrics)
+            n = max(len(algorithms), len(metrics))
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(n, 7), fontsize=9)
+    return figure
+
+
+def plot_legend(algorithms: Sequence[str], metrics: Sequence[str]) -> Figure:
+    """
+    Draw the legend of `plot_bias_dispersion` alone.
+
+    Parameters
+    ----------
+    algorithms, metrics : sequence of str
+        In the order of the tables.
+
+    Returns
+    -------
+    Figure
+        Colors stand for algorithms, shapes for parameters.
+    """
+    with _style():
+        handles = _handles(algorithms, metrics)
+        columns = 4
+        figure = _figure(_PANEL[0], 0.26 * -(-len(handles) // columns) + 0.1)
+        figure.legend(handles=handles, loc="center", ncols=columns, fontsize=9, columnspacing=1.2)
+    return figure
+
+
+def plot_signal_errors(signals: pd.DataFrame, title: str) -> Figure:
+    """
+    Draw the relative error of predicted signals, contrast by contrast.
+
+    Parameters
+    ----------
+    signals : DataFrame
+        Rows of ``Evaluation.signals`` of one cohort.
+    title : str
+        Heading.
+
+    Returns
+    -------
+    Figure
+        The mean over patients, in percent; one line for each estimator, echo times side by side.
+    """
+    means = signals.groupby(["strategy", "algorithm", "te", "b"], sort=False, dropna=False)["relative_error"].mean()
+    table = means.reset_index()
+    algorithms = list(dict.fromkeys(table["algorithm"]))
+    strategies = list(dict.fromkeys(table["strategy"]))
+    contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"]).reset_index(drop=True)
+    position = {(row.te, row.b): i for i, row in enumerate(contrasts.itertuples())}
+    with _style():
+        figure = _figure(4.9, 3.5)
+        ax = figure.subplots()
+        for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
+            dash = _DASHES[strategies.index(strategy) % len(_DASHES)]
+            for _, part in rows.groupby("te", dropna=False):
+                x = [position[te, b] for te, b in zip(part["te"], part["b"], strict=True)]
+                order = np.argsort(x)
+                y = _PERCENT * part["relative_error"].to_numpy()
+                ax.plot(
+                    np.array(x)[order],
+                    y[order],
+                    color=_color(algorithm, algorithms),
+                    linestyle=dash,
+                    marker=".",
+                    lw=1.4,
+                )
+        ax.set_xticks(range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8)
+        for te, rows in contrasts.groupby("te"):
+            ax.text(
+                rows.index.to_numpy().mean(),
+                1.0,
+                f"TE {te:g} ms",
+                transform=ax.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color="#4a5563",
+            )
+            if rows.index[0] > 0:
+                ax.axvline(rows.index[0] - 0.5, color="#b9bec6", linewidth=0.8)
+        ax.set(xlabel="b (s/mm²)", ylabel="mean relative error (%)", yscale="log")
+        ax.yaxis.set_major_formatter(import_optional("matplotlib.ticker").FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_minor_formatter(import_optional("matplotlib.ticker").NullFormatter())
+        ax.set_title(title, pad=16)
+        handles = [_line(_color(a, algorithms), "-", a) for a in algorithms]
+        handles += [_line("#1d2530", _DASHES[i % len(_DASHES)], s) for i, s in enumerate(strategies)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8.5)
+    return figure
+
+
+def _style() -> AbstractContextManager[None]:
+    return import_optional("matplotlib").rc_context(_STYLE)
+
+
+def _figure(width: float, height: float) -> Figure:
+    return import_optional("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+
+
+def _limit(values: pd.Series) -> float:
+    finite = _PERCENT * values[np.isfinite(values)]
+    if not len(finite):
+        return 1.0
+    largest, usual = float(finite.max()), float(finite.quantile(_LIMIT_QUANTILE))
+    return 1.08 * (largest if largest < 1.5 * usual else usual) or 1.0
+
+
+def _scatter(
+    ax: Axes, rows: pd.DataFrame, algorithms: Sequence[str], metrics: Sequence[str], limits: tuple[float, float]
+) -> None:
+    for row in rows.itertuples():
+        x, y = _PERCENT * row.bias, _PERCENT * row.dispersion
+        if not (np.isfinite(x) and np.isfinite(y)):
+            continue
+        color = _color(row.algorithm, algorithms)
+        marker = _MARKERS[metrics.index(row.metric) % len(_MARKERS)]
+        ax.scatter(
+            min(x, limits[0]),
+            min(y, limits[1]),
+            s=46,
+            color=color,
+            marker=marker,
+            alpha=0.85,
+            linewidths=0,
+            clip_on=False,
+            zorder=2 if _is_control(row.algorithm) else 3,
+        )
+        if x > limits[0] or y > limits[1]:
+            shift = (7 if x > limits[0] else 0, 7 if y > limits[1] else 0)
+            ax.annotate(
+                "",
+                (min(x, limits[0]), min(y, limits[1])),
+                shift,
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "<-", "color": color, "shrinkA": 0, "shrinkB": 0},
+                annotation_clip=False,
+            )
+    ax.set(xlim=(0, limits[0]), ylim=(0, limits[1]), xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
+
+
+def _is_control(algorithm: str) -> bool:
+    return "constant" in algorithm.lower()
+
+
+def _color(algorithm: str, algorithms: Sequence[str]) -> str:
+    if _is_control(algorithm):
+        return _CONTROL_COLOR
+    learners = [name for name in algorithms if not _is_control(name)]
+    return _COLORS[learners.index(algorithm) % len(_COLORS)]
+
+
+def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> list[Any]:
+    line = import_optional("matplotlib.lines").Line2D
+    handles = [
+        line([], [], linestyle="", marker="o", markersize=9, color=_color(name, algorithms), label=name)
+        for name in algorithms
+    ]
+    return handles + [
+        line([], [], linestyle="", marker=_MARKERS[i % len(_MARKERS)], markersize=7, color="#1d2530", label=name)
+        for i, name in enumerate(metrics)
+    ]
+
+
+def _line(color: str, dash: Any, label: str) -> Any:
+    return import_optional("matplotlib.lines").Line2D([], [], color=color, linestyle=dash, lw=1.6, label=label)
