@@ -24,6 +24,7 @@ _MODULES = {
     "compare": "evaluation",
     "write_report": "study_page",
     "FitResult": "fitting",
+    "FitStatus": "fitting",
     "PatientScale": "scaling",
     "MapFitter": "mapping",
     "ClinicalMetrics": "mapping",
@@ -31,6 +32,8 @@ _MODULES = {
     "make_regressor": "algorithms",
     "SignalToSignal": "prediction",
     "MapsToMaps": "prediction",
+    "fit_image": "volumes",
+    "predict_image": "volumes",
     "bias_index": "metrics",
     "dispersion_index": "metrics",
 }

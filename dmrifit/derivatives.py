@@ -9,18 +9,21 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmrifit.fitting import FitResult, FitStatus
 from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
+from dmrifit.records import describe
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 __all__ = [
     "OUTSIDE",
@@ -28,6 +31,7 @@ __all__ = [
     "FileSet",
     "derivative_name",
     "describe_fit",
+    "describe_prediction",
     "file_record",
     "label",
     "map_names",
@@ -88,8 +92,8 @@ def derivative_name(source: str, suffix: str, **entities: str) -> str:
     suffix : str
         Last part of the name with its extension, such as ``"dwimap.nii.gz"``.
     **entities : str
-        Entities to add, in order, such as ``model="ivim", param="f"``; values are reduced by `label`. ``desc`` of
-        the image stays last, as BIDS orders it.
+        Entities to add, in order, such as ``model="ivim", param="f"``; values are reduced by `label`. ``desc``
+        comes last, as BIDS orders it, joined to that of the image.
 
     Returns
     -------
@@ -97,13 +101,15 @@ def derivative_name(source: str, suffix: str, **entities: str) -> str:
         Such as ``"sub-01_model-ivim_param-f_dwimap.nii.gz"``.
     """
     parts = source.split("_") if source else []
-    description: list[str] = []
+    description = ""
     if _BIDS.fullmatch(source):
-        parts = parts[:-1]
-        description = [part for part in parts if part.startswith("desc-")]
-        parts = [part for part in parts if part not in description]
-    added = [f"{key}-{label(value)}" for key, value in entities.items()]
-    return "_".join([*parts, *added, *description, suffix])
+        description = "".join(part.removeprefix("desc-") for part in parts if part.startswith("desc-"))
+        parts = [part for part in parts[:-1] if not part.startswith("desc-")]
+    added = label(entities.pop("desc", ""))
+    # BIDS joins words by capitals: preproc and predicted become preprocPredicted.
+    description += added[:1].upper() + added[1:] if description else added
+    parts += [f"{key}-{label(value)}" for key, value in entities.items()]
+    return "_".join([*parts, *([f"desc-{description}"] if description else []), suffix])
 
 
 def file_record(path: str | Path) -> dict[str, str]:
@@ -237,6 +243,10 @@ class FileSet:
             Plain values; NaN is not allowed.
         """
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        # A line for a list of numbers, not for each number.
+        text = re.sub(
+            r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+        )
         self.path(name).write_text(text + "\n", encoding="utf-8")
 
     def __exit__(
@@ -285,45 +295,26 @@ class BoundTally:
     ----------
     model : SignalModel
         The model.
-    bounds : mapping, "published" or None
-        As given to `fit_voxels`.
-    fixed : mapping or None
-        As given to `fit_voxels`.
     """
 
-    def __init__(
-        self,
-        model: SignalModel,
-        bounds: Mapping[str, tuple[float, float]] | str | None,
-        fixed: Mapping[str, float] | None,
-    ) -> None:
-        given = model.published_bounds if isinstance(bounds, str) else bounds
+    def __init__(self, model: SignalModel) -> None:
         self.model = model
-        self.fixed = dict(fixed or {})
-        self.bounds = dict(zip(model.names, model.bounds, strict=True)) | dict(given or {})
         self.status = np.zeros(len(FitStatus), np.int64)
-        self.at_bounds = {name: [0, 0] for name in model.names if name not in self.fixed}
+        self.at_low = np.zeros(len(model.names), np.int64)
+        self.at_high = np.zeros(len(model.names), np.int64)
 
-    def add(self, signals: NDArray[np.float64], result: FitResult) -> None:
+    def add(self, result: FitResult) -> None:
         """
         Count the voxels of one part.
 
         Parameters
         ----------
-        signals : ndarray of shape (n_voxels, n_measurements)
-            What was fitted.
         result : FitResult
             Their fit.
         """
         self.status += np.bincount(result.status, minlength=len(self.status))
-        fitted = result.status != FitStatus.NOT_FITTED
-        largest = np.where(np.isfinite(signals), signals, -np.inf).max(axis=1)[fitted]
-        for parameter in self.model.parameters:
-            for i, bound in enumerate(self.bounds[parameter.name]):
-                if parameter.name in self.at_bounds and np.isfinite(bound):
-                    value = result[parameter.name][fitted]
-                    value = value / largest if parameter.is_amplitude else value
-                    self.at_bounds[parameter.name][i] += int(np.isclose(value, bound, rtol=1e-6, atol=1e-9).sum())
+        self.at_low += result.at_low.sum(axis=0)
+        self.at_high += result.at_high.sum(axis=0)
 
     @property
     def n_fitted(self) -> int:
@@ -333,6 +324,8 @@ class BoundTally:
 
 def describe_fit(
     tally: BoundTally,
+    bounds: Sequence[tuple[float, float]],
+    fixed: Mapping[str, float],
     protocol: Protocol,
     contrasts: Protocol,
     settings: Mapping[str, Any],
@@ -345,6 +338,10 @@ def describe_fit(
     ----------
     tally : BoundTally
         Counts over the whole image.
+    bounds : sequence of (float, float)
+        The box that was searched, in the order of the model's parameters.
+    fixed : mapping of str to float
+        Parameters that were not fitted.
     protocol, contrasts : Protocol
         The measurements of the image, and those that were fitted (they differ if directions were averaged).
     settings : mapping
@@ -359,21 +356,20 @@ def describe_fit(
     """
     model, n = tally.model, max(tally.n_fitted, 1)
     parameters = {}
-    for parameter in model.parameters:
+    for parameter, box, low, high in zip(model.parameters, bounds, tally.at_low, tally.at_high, strict=True):
         name = parameter.name
         entry: dict[str, Any] = {
             "Units": "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1",
-            "Bounds": [float(bound) if np.isfinite(bound) else None for bound in tally.bounds[name]],
+            "Bounds": [float(bound) if np.isfinite(bound) else None for bound in box],
             "File": files[name],
             "StandardErrorFile": files[f"{name}_se"],
         }
         if parameter.is_amplitude:
             entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
-        if name in tally.fixed:
-            entry["Fixed"] = float(tally.fixed[name])
+        if name in fixed:
+            entry["Fixed"] = float(fixed[name])
         else:
-            low, high = tally.at_bounds[name]
-            entry["ShareAtBounds"] = {"Lower": low / n, "Upper": high / n}
+            entry["ShareAtBounds"] = {"Lower": float(low / n), "Upper": float(high / n)}
         parameters[name] = entry
     codes = {str(int(code)): code.name.lower().replace("_", " ") for code in FitStatus}
     return {
@@ -392,4 +388,47 @@ def describe_fit(
         "Settings": dict(settings),
         "Protocol": protocol.to_dict(),
         "FittedProtocol": contrasts.to_dict(),
+    }
+
+
+def describe_prediction(
+    estimator: BaseEstimator, model: SignalModel, target: Protocol, scale: float, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """
+    Describe a prediction for the JSON file that stands beside its maps.
+
+    Parameters
+    ----------
+    estimator : SignalToSignal or MapsToMaps
+        What predicted.
+    model : SignalModel
+        Whose parameters were predicted.
+    target : Protocol
+        The measurements of the predicted signals.
+    scale : float
+        What the signals of the image were divided by.
+    files : mapping
+        File name of each map.
+
+    Returns
+    -------
+    dict
+        Plain values.
+    """
+    return {
+        "Description": f"Parameters of the signal model {model.name}, predicted from images of another protocol",
+        "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
+        "Versions": versions("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
+        "Estimator": {"Class": type(estimator).__name__, "Parameters": describe(estimator.get_params(deep=False))},
+        "Model": {"Name": model.name, "Expression": model.expression, "ExpressionUnits": "b in ms/µm², te in ms"},
+        "Parameters": {
+            parameter.name: {
+                "Units": "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1",
+                "File": files[parameter.name],
+            }
+            for parameter in model.parameters
+        },
+        "PredictedProtocol": target.to_dict(),
+        "Scale": scale,
+        "NoValue": "0 outside the mask, NaN inside it where nothing could be predicted",
     }

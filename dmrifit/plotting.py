@@ -117,7 +117,7 @@ class Slices:
         filled = np.flatnonzero(shown.any(axis=(1, 2)))
         n = min(n_slices, len(filled))
         self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
-        self._box = (_extent(shown.any(axis=(0, 2))), _extent(shown.any(axis=(0, 1))))
+        self._box = (_extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1))))
         self.labels = []
         middle = (np.array(mask.shape) - 1) / 2
         for index in self._indices:
@@ -251,7 +251,7 @@ def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
     with _style():
         figure = _figure(4.6, height + 2.15)
         axes = _axes(figure, 0.2, 1.85, width, height)
-        axes.set_title(panel.name)
+        axes.set_title(panel.label)
         scale = _draw_map(axes, slices, panel, n_columns)
         bar = figure.colorbar(scale, cax=_axes(figure, width + 0.45, 1.95, 0.11, height - 0.1), extend="both")
         _finish_bar(bar, panel)
@@ -285,7 +285,7 @@ def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figur
         for i, panel in enumerate(panels):
             bottom = line * (len(panels) - 1 - i) + 0.5
             axes = _axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
-            axes.set_title(panel.name)
+            axes.set_title(panel.label)
             scale = _draw_map(axes, slices, panel, n_columns)
             bar = figure.colorbar(scale, cax=_axes(figure, width + 0.6, bottom, 0.11, line - 0.75), extend="both")
             _finish_bar(bar, panel)
@@ -358,7 +358,7 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
 
 
 def _finish_bar(bar: Colorbar, panel: MapPanel) -> None:
-    bar.set_label(panel.label)
+    bar.ax.set_title(panel.unit, size=8, weight="normal", loc="left")
     bar.outline.set_visible(False)
     bar.ax.locator_params(nbins=6)
 
@@ -369,11 +369,22 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
     low, high = _histogram_range(values, panel)
     counts, edges = np.histogram(np.clip(values, low, high), bins=_N_BINS, range=(low, high))
     shares = 100 * counts / max(len(values), 1)
-    axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=_BAR_COLOR, linewidth=0)
+    axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
     axes.set(xlabel=panel.label, ylabel="voxels (%)", xlim=(low, high))
-    for bound, share, side in zip(panel.bounds, panel.shares, ("right", "left"), strict=True):
-        if low - 1e-9 <= bound <= high + 1e-9:
+    for bound, share, side, sign in zip(panel.bounds, panel.shares, ("left", "right"), (1, -1), strict=True):
+        if low <= bound <= high:
             axes.axvline(bound, color=_BOUND_COLOR, linewidth=1.6, linestyle=(0, (4, 2)), clip_on=False)
+            text, place = f"{100 * share:.2g} % at the bound", (bound, 1.0)
+            axes.annotate(
+                text,
+                place,
+                (4 * sign, 2),
+                ("data", "axes fraction"),
+                "offset points",
+                ha=side,
+                size=8,
+                color=_BOUND_COLOR,
+            )
     if len(values):
         axes.axvline(float(np.median(values)), color="#1d2530", linewidth=1)
 
@@ -393,6 +404,6 @@ def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:
     return (low, high) if low < high else (low - margin, high + margin)
 
 
-def _extent(filled: NDArray[np.bool_]) -> slice:
+def _extent(filled: NDArray) -> slice:
     inside = np.flatnonzero(filled)
     return slice(int(inside[0]), int(inside[-1]) + 1)

@@ -53,17 +53,18 @@ def write_quicklook(
     """
     slices = Slices(maps["status"] != OUTSIDE, affine)
     panels = [_panel(name, maps[name], entry) for name, entry in described["Parameters"].items()]
+    drawn = [panel for panel in panels if "Fixed" not in described["Parameters"][panel.name]]
     heading = f"{title}, model {described['Model']['Name']}"
-    png.write_bytes(png_bytes(plot_panels(slices, panels, heading), dpi=150))
+    png.write_bytes(png_bytes(plot_panels(slices, drawn, heading), dpi=150))
     html.write_text(
         html_page(
             heading,
             [
                 ("Parameters", _summary(maps, slices, panels, described)),
-                ("Maps", _figures(maps, slices, panels, described)),
+                ("Maps", _figures(maps, slices, drawn, described)),
                 ("How they were made", _settings(described)),
             ],
-            lead=f"Voxelwise fit by dmrifit {described['Versions']['dmrifit']}. Research software, not a medical device.",
+            lead=f"Fitted by dmrifit {described['Versions']['dmrifit']}. Research software, not a medical device.",
         ),
         encoding="utf-8",
     )

@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +27,7 @@ from dmrifit.derivatives import (
     FileSet,
     derivative_name,
     describe_fit,
+    describe_prediction,
     file_record,
     map_names,
     stem,
@@ -34,8 +36,12 @@ from dmrifit.fitting import fit_voxels
 from dmrifit.masks import binarize, check_same_grid, volume_to_voxels
 from dmrifit.models import MODELS, SignalModel
 from dmrifit.protocol import Protocol, average_directions
+from dmrifit.scaling import PatientScale, reference_columns
 
-__all__ = ["fit_image"]
+if TYPE_CHECKING:
+    from dmrifit.prediction import MapsToMaps, SignalToSignal
+
+__all__ = ["fit_image", "predict_image"]
 
 #: Measurements are read and fitted in slabs of whole slices of about this many values (64 MB).
 SLAB_VALUES = 2**23
@@ -142,12 +148,12 @@ def fit_image(
             "n_threads": n_threads,
         }
         # An empty voxel is not fitted, but the engine checks its options on it, before the work.
-        fit_voxels(np.full((1, len(contrasts)), np.nan), contrasts, model, **options)
+        box = fit_voxels(np.full((1, len(contrasts)), np.nan), contrasts, model, **options).bounds
         series = series.unpacked()
         names = map_names(model)
         maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
         maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
-        tally = BoundTally(model, bounds, fixed)
+        tally = BoundTally(model)
         for slab, part, voxels in _slabs(series, region, progress=progress, task="fit"):
             if average is not None:
                 voxels, _ = average_directions(voxels, protocol, mean=average)
@@ -156,7 +162,7 @@ def fit_image(
             columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status]
             for name, column in zip(names, columns, strict=True):
                 maps[name][:, :, slab][part] = column
-            tally.add(voxels, result)
+            tally.add(result)
         images = {name: series.map(values, f"dmrifit {model.name} {name}") for name, values in maps.items()}
         if written is not None:
             settings = {
@@ -165,9 +171,9 @@ def fit_image(
                 "Regularization": regularization,
                 "AverageDirections": average,
                 "Sigma": sigma if sigma is None or isinstance(sigma, int | float) else "map",
-                "Mask": "map" if mask is not None else "all voxels that are not zero in every measurement",
+                "Region": "all voxels that are not 0 in every measurement" if mask is None else "the mask above 0.5",
             }
-            sidecar = describe_fit(tally, protocol, contrasts, settings, files)
+            sidecar = describe_fit(tally, box, fixed or {}, protocol, contrasts, settings, files)
             sidecar["Grid"] = {"Shape": list(series.grid), "Affine": series.affine.tolist()}
             sidecar["Sources"] = _sources(Image=image, Mask=mask, Sigma=sigma)
             for name, derived in images.items():
@@ -175,6 +181,112 @@ def fit_image(
             if quicklook:
                 _write_quicklook(images, series, sidecar, written, files)
             written.write_json(files["sidecar"], sidecar)
+    return images
+
+
+def predict_image(
+    estimator: SignalToSignal | MapsToMaps,
+    image: Image,
+    *,
+    protocol: Protocol | None = None,
+    mask: Image | None = None,
+    scale: str | float | PatientScale | None = "patient",
+    sigma: float | Image | None = None,
+    out: str | Path | None = None,
+    signals: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, nib.Nifti1Pair]:
+    """
+    Predict the maps of an advanced protocol from the images of a clinical one.
+
+    The image is read and predicted slab by slab; maps have its grid, affine and header, and are written as by
+    `fit_image`, with ``desc-predicted`` in their names.
+
+    Parameters
+    ----------
+    estimator : SignalToSignal or MapsToMaps
+        A fitted one, with protocols.
+    image : path or Nifti1Image
+        Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``.
+    protocol : Protocol, optional
+        The measurements of the image, if it holds others too or holds them in another order.
+    mask : path or Nifti1Image, optional
+        The body mask, on the grid of the image: voxels above 0.5 are predicted, and the patient's scale is computed
+        over them. Without a mask these are all voxels that are not 0 (or NaN) in every measurement.
+    scale : {"patient"}, PatientScale, float or None, default="patient"
+        What the signals are divided by, as in the training; amplitudes and signals are multiplied by it again.
+        None leaves the signals as they are.
+    sigma : float, path or Nifti1Image, optional
+        Standard deviation of the noise in the units of the image, whose floor the predicted signals still have;
+        only for strategies that fit maps to predicted signals.
+    out : path, optional
+        Folder to write to, made if missing.
+    signals : bool, default=False
+        Whether to predict the signals of ``estimator.target`` too.
+    overwrite : bool, default=False
+        Whether files of the same names in `out` may be replaced.
+    progress : bool, default=False
+        Whether to show a progress bar on the standard error stream.
+
+    Returns
+    -------
+    dict of Nifti1Image
+        One map for each parameter under its name, float32, 0 outside the mask and NaN inside it where nothing could
+        be predicted; with `signals` also ``"signals"`` of shape (x, y, z, n_target).
+
+    Raises
+    ------
+    ValueError
+        If the estimator has no protocols, the image does not hold its source measurements, or for the reasons that
+        `fit_image` names.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted.
+    FileNotFoundError, FileExistsError, OSError
+        As for `fit_image`.
+    """
+    source, target, model = _check_estimator(estimator, sigma)
+    series = Series.open(image)
+    columns = _source_volumes(series, source, protocol)
+    files = _prediction_files(series, model, signals=signals)
+    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
+        region = None if mask is None else _read_mask(mask, series)
+        noise = None if sigma is None else _read_sigma(sigma, series, region)
+        series = series.unpacked()
+        unit = _scale(series, region, columns, source, scale, progress=progress)
+        maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in model.names}
+        if signals:
+            maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
+        n_voxels = n_predicted = 0
+        for slab, part, voxels in _slabs(series, region, progress=progress, task="predict"):
+            voxels = voxels[:, columns]
+            # A regression has an answer for any number; no signal must not become tissue.
+            with np.errstate(invalid="ignore"):
+                unusable = ~(np.isfinite(voxels).all(axis=1) & (voxels >= 0).all(axis=1) & (voxels > 0).any(axis=1))
+            voxels[unusable] = np.nan
+            here = noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
+            options = {} if here is None else {"sigma": here / unit}
+            parameters = estimator.predict_maps(voxels / unit, **options)
+            for parameter, column in zip(model.parameters, parameters.T, strict=True):
+                maps[parameter.name][:, :, slab][part] = column * (unit if parameter.is_amplitude else 1.0)
+            if signals:
+                maps["signals"][:, :, slab][part] = estimator.predict(voxels / unit) * unit
+            n_voxels += len(voxels)
+            n_predicted += int(np.isfinite(parameters).all(axis=1).sum())
+        images = {name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()}
+        if written is not None:
+            described = describe_prediction(estimator, model, target, unit, files)
+            described["Settings"] = {"Scale": repr(scale), "Sigma": sigma if isinstance(noise, float) else None}
+            described["Voxels"] = {"InMask": n_voxels, "Predicted": n_predicted}
+            described["Grid"] = {"Shape": list(series.grid), "Affine": series.affine.tolist()}
+            described["Sources"] = _sources(Image=image, Mask=mask, Sigma=sigma)
+            for name, derived in images.items():
+                nib.save(derived, written.path(files[name]))
+            if signals:
+                np.savetxt(written.path(files["bval"]), target.b[None], fmt="%g")
+                if target.te is not None:
+                    np.savetxt(written.path(files["te"]), target.te[None], fmt="%g")
+            written.write_json(files["sidecar"], described)
     return images
 
 
@@ -433,6 +545,76 @@ def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
     for name, suffix in (("png", "quicklook.png"), ("html", "quicklook.html"), ("sidecar", "dwimap.json")):
         files[name] = derivative_name(source, suffix, model=model.name)
     return files
+
+
+def _check_estimator(estimator: SignalToSignal | MapsToMaps, sigma: object) -> tuple[Protocol, Protocol, SignalModel]:
+    """Check that an estimator can predict maps of an image; return its protocols and its model."""
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(estimator)
+    if estimator.source is None or estimator.target is None:
+        msg = "the estimator was fitted without protocols; give source= and target= to it before fitting"
+        raise ValueError(msg)
+    if sigma is not None and "sigma" not in signature(estimator.predict_maps).parameters:
+        msg = f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; leave it out"
+        raise ValueError(msg)
+    return estimator.source, estimator.target, _find_model(estimator.model)
+
+
+def _source_volumes(series: Series, source: Protocol, protocol: Protocol | None) -> NDArray[np.intp]:
+    """Find the volumes of an image that an estimator needs."""
+    if protocol is None:
+        if series.n_measurements != len(source):
+            msg = (
+                f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
+                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image"
+            )
+            raise ValueError(msg)
+        return np.arange(len(source))
+    if series.n_measurements != len(protocol):
+        msg = f"{series.name} has {series.n_measurements} volumes, but its protocol has {len(protocol)} b-values"
+        raise ValueError(msg)
+    return source.indices_in(protocol)
+
+
+def _prediction_files(series: Series, model: SignalModel, *, signals: bool) -> dict[str, str]:
+    base = stem(series.path) if series.path else ""
+    files = {
+        name: derivative_name(base, "dwimap.nii.gz", model=model.name, param=name, desc="predicted")
+        for name in model.names
+    }
+    if signals:
+        for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
+            files[name] = derivative_name(base, f"dwi.{extension}", desc="predicted")
+    return files | {"sidecar": derivative_name(base, "dwimap.json", model=model.name, desc="predicted")}
+
+
+def _scale(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    columns: NDArray[np.intp],
+    source: Protocol,
+    scale: str | float | PatientScale | None,
+    *,
+    progress: bool,
+) -> float:
+    """Find the number that the signals are divided by."""
+    if scale is None:
+        return 1.0
+    if isinstance(scale, int | float):
+        if not (np.isfinite(scale) and scale > 0):
+            msg = f"scale must be a positive number, not {scale!r}"
+            raise ValueError(msg)
+        return float(scale)
+    if isinstance(scale, str):
+        if scale != "patient":
+            msg = f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
+            raise ValueError(msg)
+        scale = PatientScale()
+    # The scale looks at these columns only; all voxels of the others need not be held at once.
+    seen = reference_columns(source)
+    parts = [voxels[:, columns[seen]] for _, _, voxels in _slabs(series, region, progress=progress, task="scale")]
+    return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
 
 
 def _write_quicklook(
