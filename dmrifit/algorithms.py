@@ -31,7 +31,7 @@ CONSTANT = "constant"
 
 _FOREST = {"n_estimators": 60, "min_samples_leaf": 3}
 _BOOSTING = {"max_iter": 60, "max_leaf_nodes": 8, "learning_rate": 0.15, "early_stopping": False}
-_NETWORK = {"early_stopping": True, "max_iter": 500}
+_NETWORK = {"learning_rate_init": 3e-3, "max_iter": 2000}
 
 
 class TargetWise(MultiOutputRegressor):
@@ -64,9 +64,10 @@ class TargetWise(MultiOutputRegressor):
         TargetWise
             Itself.
         """
-        y = np.asarray(y)
-        super().fit(X, y[:, None] if y.ndim == 1 else y, sample_weight)
-        self.flat_ = y.ndim == 1
+        values = np.asarray(y)
+        flat = values.ndim == 1
+        super().fit(X, values[:, None] if flat else y, sample_weight)
+        self.flat_ = flat
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:

@@ -1,0 +1,378 @@
+"""Strategies that predict the advanced protocol from the clinical one."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from dmrifit.fitting import fit_voxels
+from dmrifit.mapping import ClinicalMetrics
+from dmrifit.metrics import pearson
+from dmrifit.models import MODELS
+from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.protocol import Protocol
+
+TARGET = Protocol.preset("cohort1")
+CLINICAL = TARGET.clinical()
+SOURCE = TARGET.take(CLINICAL)
+MODEL = MODELS["t2-ivim-kurtosis"]
+PROTOCOLS = {"source": SOURCE, "target": TARGET}
+STRATEGIES = [SignalToSignal, MapsToMaps]
+
+
+@parametrize_with_checks([
+    SignalToSignal(), MapsToMaps(),
+    SignalToSignal("RFR", random_state=0), SignalToSignal(Ridge()), MapsToMaps(make_pipeline(Ridge())),
+])  # fmt: skip
+def test_strategies_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([
+    strategy(name, random_state=0)
+    for strategy in STRATEGIES
+    for name in ("RFR", "ETR", "GBR", "slNN", "mlNN")
+])  # fmt: skip
+def test_every_algorithm_keeps_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(params=STRATEGIES, ids=lambda strategy: strategy.__name__)
+def strategy(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Synthetic tissue whose T2t, K and S0 follow Dt, so that they can be guessed from ADC and F."""
+    rng = np.random.default_rng(0)
+    n = 400
+    dt = rng.uniform(0.6, 1.8, n)
+    return np.column_stack([
+        rng.uniform(200, 400, n), rng.uniform(0.05, 0.3, n), rng.uniform(10, 40, n), rng.uniform(160, 240, n),
+        dt, 1.2 - 0.4 * dt, 30 + 30 * dt,
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clean(truth):
+    return MODEL.signal(truth, TARGET)
+
+
+@pytest.fixture(scope="module")
+def noisy(clean):
+    rng = np.random.default_rng(1)
+    return np.abs(clean + rng.normal(0, 1, clean.shape) + 1j * rng.normal(0, 1, clean.shape))
+
+
+def test_a_linear_world_is_learned_exactly():
+    rng = np.random.default_rng(2)
+    X = rng.uniform(1, 10, (200, 5))
+    Y = X @ rng.uniform(0, 1, (5, 21))
+    estimator = SignalToSignal("LR", **PROTOCOLS).fit(X[:100], Y[:100])
+    np.testing.assert_allclose(estimator.predict(X[100:]), Y[100:], rtol=1e-8)
+    plain = SignalToSignal("LR").fit(X[:100], Y[:100])
+    np.testing.assert_allclose(plain.predict(X[100:]), Y[100:], rtol=1e-8)
+
+
+def test_the_maps_of_signals_to_signals_are_the_fit_to_the_prediction(noisy):
+    estimator = SignalToSignal("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    X = noisy[300:, CLINICAL]
+    expected = fit_voxels(estimator.predict(X), TARGET, MODEL).parameters
+    np.testing.assert_array_equal(estimator.predict_maps(X), expected)
+    assert np.isfinite(expected).all()
+    floor = fit_voxels(estimator.predict(X), TARGET, MODEL, sigma=2.0).parameters
+    np.testing.assert_array_equal(estimator.predict_maps(X, sigma=2.0), floor)
+
+
+def test_maps_to_maps_recovers_what_clinical_metrics_determine(truth, clean):
+    train, test = slice(0, 300), slice(300, None)
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(
+        clean[train][:, CLINICAL], clean[train]
+    )
+    maps = estimator.predict_maps(clean[test][:, CLINICAL])
+    correlation = dict(zip(MODEL.names, pearson(maps, truth[test]), strict=True))
+    assert min(correlation[name] for name in ("f", "Dt", "K", "T2t")) > 0.85
+    assert abs(correlation["T2v"]) < 0.5  # nothing in the features tells it
+    assert np.median(np.abs(maps[:, 0] / truth[test][:, 0] - 1)) < 0.05
+
+
+def test_the_signals_of_maps_to_maps_are_those_of_its_maps(noisy):
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    X = noisy[300:, CLINICAL]
+    np.testing.assert_array_equal(estimator.predict(X), MODEL.signal(estimator.predict_maps(X), TARGET))
+
+
+def test_maps_to_maps_learns_scale_free_targets(noisy):
+    """A patient whose images are eight times as bright has the same maps but for S0."""
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    one = estimator.predict_maps(noisy[300:, CLINICAL])
+    bright = estimator.predict_maps(8 * noisy[300:, CLINICAL])
+    np.testing.assert_allclose(bright[:, 0], 8 * one[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(bright[:, 1:], one[:, 1:], rtol=1e-9)
+    retrained = MapsToMaps("LR", **PROTOCOLS).fit(8 * noisy[:300, CLINICAL], 8 * noisy[:300])
+    np.testing.assert_allclose(retrained.predict_maps(noisy[300:, CLINICAL]), one, rtol=1e-6)
+
+
+def test_maps_to_maps_sees_only_the_three_clinical_metrics(noisy):
+    """Two voxels with the same ADC_fast, ADC_slow and F get the same maps."""
+    estimator = MapsToMaps("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
+    assert estimator.regressor_.n_features_in_ == 3
+    metrics = ClinicalMetrics(SOURCE).fit_transform(noisy[300:, CLINICAL])
+    features = estimator.regressor_.predict(metrics[:, 2:])
+    low, high = np.array(MODEL.bounds).T
+    np.testing.assert_array_equal(
+        estimator.predict_maps(noisy[300:, CLINICAL])[:, 1:], np.clip(features, low, high)[:, 1:]
+    )
+
+
+def test_predicted_maps_stay_inside_the_bounds_of_the_model(noisy):
+    wild = np.random.default_rng(3).uniform(1, 100, (200, 5))
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    maps = estimator.predict_maps(wild)
+    low, high = np.array(MODEL.bounds).T
+    fitted = np.isfinite(maps).all(axis=1)
+    assert fitted.sum() > 100
+    assert np.all(maps[fitted, 1:] >= low[1:])
+    assert np.all(maps[fitted, 1:] <= high[1:])
+    assert np.all(maps[fitted, 0] >= 0.8 * wild.max(axis=1)[fitted] * (1 - 1e-12))
+    assert np.any(maps[fitted, 1:] == low[1:])
+
+
+def test_reference_maps_that_are_known_save_the_fit_and_change_nothing(noisy):
+    X, Y = noisy[:300, CLINICAL], noisy[:300]
+    known = fit_voxels(Y, TARGET, MODEL).parameters
+    one = MapsToMaps("LR", **PROTOCOLS).fit(X, Y).predict_maps(noisy[300:, CLINICAL])
+    other = MapsToMaps("LR", **PROTOCOLS).fit(X, Y, reference_maps=known).predict_maps(noisy[300:, CLINICAL])
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"\(300, 7\).*S0, f, Dv.*not \(300, 6\)"):
+        MapsToMaps("LR", **PROTOCOLS).fit(X, Y, reference_maps=known[:, 1:])
+    with pytest.raises(ValueError, match="source= and target="):
+        MapsToMaps("LR").fit(X, Y, reference_maps=known)
+
+
+def test_unusable_training_voxels_are_dropped_and_counted(strategy, noisy):
+    X, Y = noisy[:300, CLINICAL].copy(), noisy[:300].copy()
+    clean_fit = strategy("LR", **PROTOCOLS).fit(X[10:], Y[10:])
+    X[:5], Y[5:10] = np.nan, np.nan
+    estimator = strategy("LR", **PROTOCOLS).fit(X, Y)
+    assert (clean_fit.n_dropped_, estimator.n_dropped_) == (0, 10)
+    test = noisy[300:, CLINICAL]
+    np.testing.assert_array_equal(estimator.predict(test), clean_fit.predict(test))
+
+
+def test_a_reference_that_could_not_be_fitted_is_not_learned(noisy):
+    Y = noisy[:300].copy()
+    Y[:7] = 0.0
+    Y[7:9, 3] = -1.0
+    assert MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], Y).n_dropped_ == 9
+    assert SignalToSignal("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], Y).n_dropped_ == 0
+
+
+def test_nothing_usable_is_an_error(strategy):
+    with pytest.raises(ValueError, match="none of 30 training voxels"):
+        strategy("LR", **PROTOCOLS).fit(np.full((30, 5), np.nan), np.full((30, 21), np.nan))
+
+
+def test_a_voxel_with_a_gap_is_predicted_as_nan_and_its_neighbors_are_not(strategy, noisy):
+    estimator = strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    X = noisy[300:320, CLINICAL].copy()
+    whole = estimator.predict(X)
+    X[3] = np.nan
+    broken = estimator.predict(X)
+    assert np.isnan(broken[3]).all()
+    others = np.arange(20) != 3
+    np.testing.assert_allclose(broken[others], whole[others], rtol=1e-12)
+    assert np.isnan(estimator.predict_maps(X)[3]).all()
+    assert np.isnan(estimator.predict(np.full((2, 5), np.nan))).all()
+
+
+def test_negative_predictions_are_shown_and_fitted_as_zero(noisy):
+    X, Y = noisy[:300, CLINICAL], noisy[:300].copy()
+    Y[:, 20] -= 1000.0
+    estimator = SignalToSignal("LR", **PROTOCOLS).fit(X, Y)
+    prediction = estimator.predict(noisy[300:, CLINICAL])
+    assert np.all(prediction[:, 20] < 0)
+    expected = fit_voxels(np.maximum(prediction, 0), TARGET, MODEL).parameters
+    np.testing.assert_array_equal(estimator.predict_maps(noisy[300:, CLINICAL]), expected)
+    assert np.isfinite(expected).all()
+
+
+def test_the_held_out_targets_do_not_reach_the_prediction(strategy, noisy):
+    """Whatever stands in the targets of the patient that is left out, its prediction is the same."""
+    groups = np.repeat(np.arange(4), 100)
+    changed = noisy.copy()
+    changed[groups == 3] = 1e6 * np.arange(1, 22)
+    predictions = [
+        cross_val_predict(
+            strategy("RFR", **PROTOCOLS, random_state=0), noisy[:, CLINICAL], targets,
+            groups=groups, cv=LeaveOneGroupOut(),
+        )[groups == 3]
+        for targets in (noisy, changed)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(*predictions)
+
+
+def test_scaling_is_learned_from_the_training_voxels_alone(noisy):
+    estimator = SignalToSignal("LR", **PROTOCOLS).fit(noisy[:100, CLINICAL], noisy[:100])
+    scaler = estimator.regressor_.regressor_["scale"]
+    np.testing.assert_allclose(scaler.mean_, noisy[:100, CLINICAL].mean(axis=0))
+    np.testing.assert_allclose(estimator.regressor_.transformer_.mean_, noisy[:100].mean(axis=0))
+
+
+def test_voxel_normalization_makes_the_prediction_follow_the_gain_of_each_voxel(noisy):
+    gain = np.random.default_rng(4).uniform(0.5, 2.0, (100, 1))
+    X = noisy[300:, CLINICAL]
+    relative = SignalToSignal("RFR", **PROTOCOLS, normalize="voxel", random_state=0)
+    relative.fit(noisy[:300, CLINICAL], noisy[:300])
+    np.testing.assert_allclose(relative.predict(gain * X), gain * relative.predict(X), rtol=1e-9)
+    absolute = SignalToSignal("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
+    assert np.abs(absolute.predict(gain * X) / (gain * absolute.predict(X)) - 1).max() > 0.1
+
+
+def test_voxel_normalization_leaves_out_voxels_without_a_signal_to_divide_by(noisy):
+    X = noisy[:300, CLINICAL].copy()
+    X[:3, 0] = 0.0
+    estimator = SignalToSignal("LR", **PROTOCOLS, normalize="voxel").fit(X, noisy[:300])
+    assert estimator.n_dropped_ == 3
+    assert np.isnan(estimator.predict(X[:4])).all(axis=1).tolist() == [True, True, True, False]
+
+
+def test_columns_may_stand_in_any_order(strategy, noisy):
+    order = np.random.default_rng(5).permutation(5)
+    back = np.random.default_rng(6).permutation(21)
+    plain = strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    mixed = strategy("LR", source=SOURCE.take(order), target=TARGET.take(back))
+    mixed.fit(noisy[:300, CLINICAL[order]], noisy[:300, back])
+    X = noisy[300:, CLINICAL]
+    np.testing.assert_allclose(mixed.predict(X[:, order]), plain.predict(X)[:, back], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LR", "RFR", "slNN"])
+def test_the_same_seed_gives_the_same_bits(strategy, name, noisy):
+    predictions = [
+        strategy(name, **PROTOCOLS, random_state=1).fit(noisy[:300, CLINICAL], noisy[:300])
+        .predict(noisy[300:, CLINICAL]).tobytes()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert predictions[0] == predictions[1]
+
+
+def test_the_number_of_jobs_does_not_change_the_bits(noisy):
+    predictions = {
+        SignalToSignal(RandomForestRegressor(20, n_jobs=jobs), **PROTOCOLS, random_state=0)
+        .fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL]).tobytes()
+        for jobs in (1, 2)
+    }  # fmt: skip
+    assert len(predictions) == 1
+
+
+def test_clone_and_pickle_keep_the_strategy(strategy, noisy):
+    estimator = strategy("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
+    X = noisy[300:, CLINICAL]
+    again = clone(estimator)
+    assert (again.source, again.target, again.regressor) == (SOURCE, TARGET, "RFR")
+    assert not hasattr(again, "regressor_")
+    np.testing.assert_array_equal(again.fit(noisy[:300, CLINICAL], noisy[:300]).predict(X), estimator.predict(X))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X), estimator.predict(X))
+
+
+def test_options_are_tuned_with_one_patient_left_out(strategy, noisy):
+    groups = np.repeat(np.arange(4), 100)
+    search = GridSearchCV(
+        strategy(Ridge(), **PROTOCOLS),
+        {"regressor__alpha": [1e-3, 1e6]},
+        cv=LeaveOneGroupOut(),
+        scoring="neg_median_absolute_error",
+    )
+    search.fit(noisy[:, CLINICAL], noisy, groups=groups)
+    assert search.best_params_ == {"regressor__alpha": 1e-3}
+    assert search.best_estimator_.predict_maps(noisy[:3, CLINICAL]).shape == (3, 7)
+
+
+def test_a_strategy_ends_a_pipeline(strategy, noisy):
+    pipeline = make_pipeline(FunctionTransformer(), strategy("LR", **PROTOCOLS))
+    prediction = pipeline.fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
+    assert prediction.shape == (100, 21)
+
+
+def test_another_model_and_a_protocol_without_echo_times_will_do():
+    target = Protocol([0, 50, 100, 400, 900, 1400])
+    parameters = np.random.default_rng(7).uniform([80, 0.05, 10, 0.6], [120, 0.2, 40, 1.6], (120, 4))
+    Y = MODELS["ivim"].signal(parameters, target)
+    for strategy in STRATEGIES:
+        estimator = strategy("LR", source=target.take(range(5)), target=target, model="ivim").fit(Y[:, :5], Y)
+        assert pearson(estimator.predict_maps(Y[:, :5]), parameters)[3] > 0.9
+
+
+def test_signals_are_predicted_without_a_model_for_them():
+    """Two shells predict a third; only maps ask for a model."""
+    target = Protocol([0, 700, 2000])
+    Y = np.random.default_rng(8).uniform(10, 20, (60, 3))
+    estimator = SignalToSignal("LR", source=target.take([0, 1]), target=target).fit(Y[:, :2], Y)
+    assert estimator.predict(Y[:4, :2]).shape == (4, 3)
+    with pytest.raises(ValueError, match=r"t2-ivim-kurtosis needs echo times.*target protocol has none"):
+        estimator.predict_maps(Y[:4, :2])
+
+
+class TestBadInput:
+    X = np.ones((30, 5))
+    Y = np.ones((30, 21))
+
+    def test_columns_of_the_source_are_named(self, strategy):
+        with pytest.raises(ValueError, match=r"X of shape \(30, 21\).*5 columns.*S_b0_TE93, S_b50_TE93"):
+            strategy(**PROTOCOLS).fit(self.Y, self.Y)
+
+    def test_columns_of_the_target_are_named(self, strategy):
+        with pytest.raises(ValueError, match=r"Y of shape \(30, 20\).*21 columns.*S_b1600_TE120"):
+            strategy(**PROTOCOLS).fit(self.X, self.Y[:, 1:])
+        with pytest.raises(ValueError, match=r"Y of shape \(30,\)"):
+            strategy(**PROTOCOLS).fit(self.X, self.Y[:, 0])
+
+    def test_rows_must_be_the_same_voxels(self, strategy):
+        with pytest.raises(ValueError, match=r"inconsistent numbers of samples.*30.*29"):
+            strategy(**PROTOCOLS).fit(self.X, self.Y[1:])
+
+    def test_one_protocol_alone_is_refused(self, strategy):
+        with pytest.raises(ValueError, match="target is missing: give both protocols"):
+            strategy(source=SOURCE).fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="source is missing"):
+            strategy(target=TARGET).fit(self.X, self.Y)
+
+    def test_patches_are_refused(self, strategy):
+        with pytest.raises(ValueError, match=r"patch_shape=\(3, 3, 1\) is not supported"):
+            strategy(**PROTOCOLS, patch_shape=(3, 3, 1)).fit(self.X, self.Y)
+
+    def test_an_unknown_algorithm_is_named(self, strategy, noisy):
+        with pytest.raises(ValueError, match="no algorithm 'XGB'"):
+            strategy("XGB", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+
+    def test_maps_need_protocols(self, strategy):
+        rng = np.random.default_rng(9)
+        estimator = strategy("LR").fit(rng.normal(size=(30, 5)), rng.normal(size=(30, 21)))
+        with pytest.raises(ValueError, match="source= and target="):
+            estimator.predict_maps(self.X)
+
+    def test_maps_to_maps_names_the_clinical_images_it_lacks(self):
+        source = TARGET.take([0, 1, 2, 3])
+        with pytest.raises(ValueError, match=r"b = 900 s/mm², which the protocol lacks"):
+            MapsToMaps(source=source, target=TARGET).fit(self.X[:, :4], self.Y)
+
+    def test_normalization_must_be_known_and_needs_protocols(self):
+        with pytest.raises(ValueError, match="not 'patient'"):
+            SignalToSignal(**PROTOCOLS, normalize="patient").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="source= and target="):
+            SignalToSignal(normalize="voxel").fit(self.X, self.Y)
+
+    def test_the_prediction_checks_its_columns_too(self, strategy, noisy):
+        estimator = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+        with pytest.raises(ValueError, match=r"4 features.*expecting 5"):
+            estimator.predict(noisy[:, CLINICAL[:4]])
