@@ -59,7 +59,8 @@ def plot_bias_dispersion(
     Parameters
     ----------
     panels : sequence of (str, DataFrame)
-        Title of each panel, and its rows: ``algorithm``, ``metric``, ``bias`` (the mean of abs(BI)) and
+        Title of each panel, with a second line if wanted, and its rows:
+        ``algorithm``, ``metric``, ``bias`` (the mean of abs(BI)) and
         ``dispersion`` (the mean of DI), both as fractions.
     legend : bool, default=True
         Whether algorithms (colors) and parameters (shapes) are explained in the figure.
@@ -69,7 +70,7 @@ def plot_bias_dispersion(
     Returns
     -------
     Figure
-        All panels have the same axes, in percent; points beyond them stand as arrows at the edge.
+        All panels have the same axes, in percent; points beyond them stand at the edge, hollow.
     """
     import pandas as pd
 
@@ -84,7 +85,9 @@ def plot_bias_dispersion(
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for ax, (title, rows) in zip(axes, panels, strict=False):
             _scatter(ax, rows, algorithms, metrics, limits)
-            ax.set_title(title)
+            title, _, note = title.partition("\n")
+            ax.set_title(title, pad=18 if note else 6)
+            ax.text(0, 1.02, note, transform=ax.transAxes, fontsize=8.5, color="#4a5563", va="bottom")
             ax.tick_params(labelbottom=True, labelleft=True)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
@@ -126,7 +129,7 @@ def plot_signal_errors(signals: pd.DataFrame, title: str) -> Figure:
     signals : DataFrame
         Rows of ``Evaluation.signals`` of one cohort.
     title : str
-        Heading.
+        Heading, with a second line if wanted.
 
     Returns
     -------
@@ -171,9 +174,13 @@ def plot_signal_errors(signals: pd.DataFrame, title: str) -> Figure:
             if rows.index[0] > 0:
                 ax.axvline(rows.index[0] - 0.5, color="#b9bec6", linewidth=0.8)
         ax.set(xlabel="b (s/mm²)", ylabel="mean relative error (%)", yscale="log")
-        ax.yaxis.set_major_formatter(import_optional("matplotlib.ticker").FuncFormatter(lambda y, _: f"{y:g}"))
-        ax.yaxis.set_minor_formatter(import_optional("matplotlib.ticker").NullFormatter())
-        ax.set_title(title, pad=16)
+        ticker = import_optional("matplotlib.ticker")
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_minor_locator(ticker.NullLocator())
+        title, _, note = title.partition("\n")
+        ax.set_title(title, pad=28 if note else 16)
+        ax.text(0, 1.09, note, transform=ax.transAxes, fontsize=8.5, color="#4a5563", va="bottom")
         handles = [_line(_color(a, algorithms), "-", a) for a in algorithms]
         handles += [_line("#1d2530", _DASHES[i % len(_DASHES)], s) for i, s in enumerate(strategies)]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8.5)
@@ -199,33 +206,23 @@ def _limit(values: pd.Series) -> float:
 def _scatter(
     ax: Axes, rows: pd.DataFrame, algorithms: Sequence[str], metrics: Sequence[str], limits: tuple[float, float]
 ) -> None:
-    for row in rows.itertuples():
-        x, y = _PERCENT * row.bias, _PERCENT * row.dispersion
+    for row in rows.to_dict("records"):
+        x, y = _PERCENT * row["bias"], _PERCENT * row["dispersion"]
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
-        color = _color(row.algorithm, algorithms)
-        marker = _MARKERS[metrics.index(row.metric) % len(_MARKERS)]
+        color = _color(row["algorithm"], algorithms)
         ax.scatter(
             min(x, limits[0]),
             min(y, limits[1]),
             s=46,
-            color=color,
-            marker=marker,
-            alpha=0.85,
-            linewidths=0,
+            facecolor="white" if x > limits[0] or y > limits[1] else color,
+            edgecolor=color,
+            linewidth=1.4,
+            marker=_MARKERS[metrics.index(row["metric"]) % len(_MARKERS)],
+            alpha=0.9,
             clip_on=False,
-            zorder=2 if _is_control(row.algorithm) else 3,
+            zorder=2 if _is_control(row["algorithm"]) else 3,
         )
-        if x > limits[0] or y > limits[1]:
-            shift = (7 if x > limits[0] else 0, 7 if y > limits[1] else 0)
-            ax.annotate(
-                "",
-                (min(x, limits[0]), min(y, limits[1])),
-                shift,
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "<-", "color": color, "shrinkA": 0, "shrinkB": 0},
-                annotation_clip=False,
-            )
     ax.set(xlim=(0, limits[0]), ylim=(0, limits[1]), xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
 
 

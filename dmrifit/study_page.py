@@ -38,7 +38,7 @@ _TRAIN_ON = {
     "other": "trained on all patients of the other cohorts",
     "pooled": "trained on the other patients of all cohorts",
 }
-_STRATEGY = {"s2s": "signals to signals", "m2m": "maps to maps"}
+_WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
 
 
 def summarize(evaluation: Evaluation) -> pd.DataFrame:
@@ -119,7 +119,8 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
     for name in _unique(evaluation.signals.get("cohort", ())):
         own = evaluation.signals[evaluation.signals["cohort"] == name]
         regime = own["train_on"].iloc[0]
-        figure = plot_signal_errors(own[own["train_on"] == regime], name)
+        title = f"{name}\ntrained on {_WHOM.get(regime, regime)}"
+        figure = plot_signal_errors(own[own["train_on"] == regime], title)
         figures[f"signal_errors_{_safe_name(name)}.png"] = png_bytes(figure, dpi=200)
     page = html_page(_title(evaluation), _sections(evaluation, summary, figures), lead=_lead(evaluation))
     with FileSet(folder, ["summary.csv", *figures, PAGE], overwrite=True) as files:
@@ -194,9 +195,9 @@ def _summary_tables(summary: pd.DataFrame) -> Markup:
         )
     ]
     truth = summary["abs_bias_truth"].notna().any()
-    header = ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r", "|BI| without T2v (%)", "DI without T2v (%)",
-              "r without T2v"]  # fmt: skip
-    header += ["|BI| against truth (%)", "DI against truth (%)"] if truth else []
+    header: list[Any] = ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
+    header += [_lines("without T2v", name) for name in ("|BI| (%)", "DI (%)", "r")]
+    header += [_lines("against truth", name) for name in ("|BI| (%)", "DI (%)")] if truth else []
     for (train_on, cohort), rows in summary.groupby(["train_on", "cohort"], sort=False):
         cells = []
         for row in rows.to_dict("records"):
@@ -219,12 +220,13 @@ def _summary_tables(summary: pd.DataFrame) -> Markup:
 
 def _scatter_section(evaluation: Evaluation) -> Markup:
     panels = _panels(evaluation)
-    everything = evaluation.scores
+    everything = _tissue(evaluation.scores)
     legend = plot_legend(_unique(everything["algorithm"]), _unique(everything["metric"]))
     parts: list[Any] = [
         _paragraph(
             "Each point is the mean over patients for one parameter (shape) and one algorithm (color); the nearer to "
-            "the lower left corner, the better. All panels have the same axes; arrows mark points beyond them."
+            "the lower left corner, the better. All panels have the same axes; hollow points lie beyond "
+            "them. S0, no property of the tissue, is left to the tables."
         ),
         html_figure(png_bytes(legend), "Legend: colors of algorithms, shapes of parameters"),
     ]
@@ -246,14 +248,14 @@ def _single_panels(own: Sequence[tuple[str, Any]], everything: Sequence[tuple[st
 
 def _panels(evaluation: Evaluation) -> list[tuple[str, Any]]:
     """Average over patients, one panel for each way of training, cohort and strategy."""
-    scores = evaluation.scores.assign(bias=evaluation.scores["bias"].abs())
+    scores = _tissue(evaluation.scores).assign(bias=lambda t: t["bias"].abs())
     means = scores.groupby([*_KEYS, "metric"], sort=False)[["bias", "dispersion"]].mean().reset_index()
     settings = evaluation.study.get("settings", {})
     region = f"{settings.get('train_mask', 'body')} → {settings.get('score_mask', 'lesion')}"
-    return [
-        (f"{cohort}, {strategy}, trained on {train_on} ({region})", rows)
-        for (train_on, cohort, strategy), rows in means.groupby(["train_on", "cohort", "strategy"], sort=False)
-    ]
+    panels = []
+    for (train_on, cohort, strategy), rows in means.groupby(["train_on", "cohort", "strategy"], sort=False):
+        panels.append((f"{cohort}, {strategy}\ntrained on {_WHOM.get(train_on, train_on)}; {region}", rows))
+    return panels
 
 
 def _parameter_tables(evaluation: Evaluation) -> Markup:
@@ -285,8 +287,7 @@ def _transfer_tables(evaluation: Evaluation) -> Markup:
     """Lay training against test, for the mean over parameters and for each of them."""
     scores = evaluation.scores.assign(abs_bias=evaluation.scores["bias"].abs())
     columns = _unique(zip(scores["cohort"], scores["train_on"], strict=True))
-    names = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
-    header = ["strategy", "algorithm", *(f"{cohort} ← {names[train_on]}" for cohort, train_on in columns)]
+    header = ["strategy", "algorithm", *(_lines(f"{cohort} ←", _WHOM[train_on]) for cohort, train_on in columns)]
 
     def table(rows: pd.DataFrame) -> Markup:
         means = rows.groupby(["strategy", "algorithm", "cohort", "train_on"], sort=False)[
@@ -331,8 +332,9 @@ def _signal_section(evaluation: Evaluation, figures: dict[str, bytes]) -> Markup
                 _correlation(least),
             ]
         )
-    header = ["cohort", "trained on", "strategy", "algorithm", "mean |E| (%)", "median |E| (%)", "mean E (%)",
-              "worst contrast, mean |E| (%)", "r", "r, worst contrast"]  # fmt: skip
+    header = ["cohort", "trained on", "strategy", "algorithm"]
+    header += [_lines("mean", "|E| (%)"), _lines("median", "|E| (%)"), _lines("mean", "E (%)")]
+    header += [_lines("worst contrast,", "mean |E| (%)"), "r", _lines("worst", "contrast, r")]
     n = signals["contrast"].nunique()
     parts: list[Any] = [
         _paragraph(
@@ -433,14 +435,19 @@ def _tissue(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _percent(value: float) -> str:
-    if not np.isfinite(value):
-        return "–"
     value = 100 * value
-    return f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
+    return _decimals(value, 1 if abs(value) < 9.95 else 0)
 
 
 def _correlation(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "–"
+    return _decimals(value, 2)
+
+
+def _decimals(value: float, n: int) -> str:
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:.{n}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{n}f}"
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:
@@ -459,6 +466,10 @@ def _markup(template: str, *values: Any) -> Markup:
 
 def _join(parts: Iterable[Any]) -> Markup:
     return _markup("{}" * len(parts := list(parts)), *parts)
+
+
+def _lines(first: str, second: str) -> Markup:
+    return _markup("{}<br>{}", first, second)
 
 
 def _paragraph(text: str) -> Markup:
