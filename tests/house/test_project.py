@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from fnmatch import fnmatch
 
 import pytest
 from packaging.requirements import Requirement
@@ -72,6 +73,19 @@ def test_the_version_has_one_source(root, setup_cfg):
     newest = re.search(r"^## (\S+)", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert newest[1] == dmrifit.__version__
+
+
+def test_data_files_of_the_packages_are_installed_with_them(tracked_texts, setup_cfg):
+    patterns = setup_cfg["options.package_data"]["*"].split()
+    packages = ("dmrifit", "placement", "anomaly", "metastasis")
+    files = [
+        file
+        for package, _, file in (name.partition("/") for name in tracked_texts)
+        if package in packages and not file.endswith(".py")
+    ]
+    assert "py.typed" in files
+    left_out = [file for file in files if not any(fnmatch(file, pattern) for pattern in patterns)]
+    assert not left_out
 
 
 def test_every_requirement_is_pinned_within_its_range(root, setup_cfg):
