@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +146,175 @@ def fit(
     _summarize_fit(out, derivative_name(stem(image), "", model=model))
 
 
+SIMULATE_EXAMPLE = "dmrifit simulate --out data --patients 8 --seed 1"
+BENCHMARK_EXAMPLE = "dmrifit benchmark data/participants.tsv --out study --algorithms LR,RFR --max-voxels 250"
+REPORT_EXAMPLE = "dmrifit report study"
+
+
+@app.command(epilog=f"\b\nExample:\n  {SIMULATE_EXAMPLE}")
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for the images and the table participants.tsv.")],
+    patients: Annotated[int, typer.Option(min=1, help="Patients in each cohort.")] = 16,
+    same_protocol: Annotated[
+        bool,
+        typer.Option(
+            "--same-protocol", help="Measure cohort2 with the protocol of cohort1, so that one can train for the other."
+        ),
+    ] = False,
+    difficulty: Annotated[
+        str, typer.Option(metavar="mixed|easy", help="How much patients differ, and noise.")
+    ] = "mixed",
+    shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of each image.")] = "48,48,8",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same patients.")] = 0,
+) -> None:
+    """
+    Write two synthetic cohorts of abdominal tumors: images, masks, true maps and a table of participants.
+
+    cohort1 is simulated at 1.5 T and cohort2 at 3 T, each with the study's protocol of that name.
+    """
+    from dmrifit.phantoms import simulate_cohort
+    from dmrifit.protocol import Protocol
+
+    x, y, z = (round(number) for number in _floats("--shape", shape, 3))
+    protocols = [Protocol.preset("cohort1"), Protocol.preset("cohort1" if same_protocol else "cohort2")]
+    table = out
+    for name, field, protocol in zip(("cohort1", "cohort2"), (1.5, 3.0), protocols, strict=True):
+        cohort = simulate_cohort(
+            protocol,
+            patients,
+            difficulty=difficulty,
+            shape=(x, y, z),
+            name=name,
+            field=field,
+            random_state=seed,
+        )
+        table = cohort.write(out)
+    typer.echo(f"{2 * patients} synthetic patients: {table}")
+
+
+@app.command(epilog=f"\b\nExample:\n  {BENCHMARK_EXAMPLE}")
+def benchmark(
+    table: Annotated[Path, typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables and report; an interrupted run goes on there.")],
+    algorithms: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Of LR, RFR, ETR, GBR, slNN, mlNN. A constant always takes part.")
+    ] = "LR,RFR",
+    strategies: Annotated[str, typer.Option(metavar="s2s,m2m", help="Signals to signals, maps to maps.")] = "s2s,m2m",
+    model: Annotated[str, typer.Option(help="Model of the maps.")] = "t2-ivim-kurtosis",
+    train_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="same,other,pooled",
+            help="Cohorts to train on; by default the same, and the other ones too if protocols agree.",
+        ),
+    ] = None,
+    train_mask: Annotated[str, typer.Option(metavar="body|lesion", help="Voxels to train on.")] = "body",
+    score_mask: Annotated[str, typer.Option(metavar="lesion|body", help="Voxels to score.")] = "lesion",
+    max_voxels: Annotated[
+        int | None, typer.Option(min=1, help="Train on so many voxels of a scan; all by default.")
+    ] = None,
+    n_train: Annotated[int | None, typer.Option(min=1, help="Train on so many patients; all by default.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeat with other draws and seeds.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Models trained at the same time; −1 for one on each core.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same table.")] = 0,
+) -> None:
+    """
+    Compare predictors of an advanced protocol on a table of patients, leaving one patient out.
+
+    The table has the columns patient, cohort, image, mask, lesion, bval, te; paths are relative to it. Writes
+    scores.csv, signals.csv, figures and report.html.
+    """
+    from dmrifit.cohort import Cohort
+    from dmrifit.evaluation import compare
+    from dmrifit.study_page import write_report
+
+    if not (find_spec("matplotlib") and find_spec("jinja2")):
+        msg = 'the report needs more packages: pip install "dmrifit[report]"'
+        raise ImportError(msg)
+    estimators = _estimators(_words(algorithms), _words(strategies), model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cohorts = Cohort.read(table)
+    for warning in caught:
+        _say(str(warning.message))
+    evaluation = compare(
+        estimators,
+        cohorts,
+        train_on=_words(train_on) if train_on else _ways_to_train(cohorts),
+        train_mask=train_mask,  # type: ignore[arg-type]
+        score_mask=score_mask,  # type: ignore[arg-type]
+        n_train=n_train,
+        n_repeats=repeats,
+        max_voxels=max_voxels,
+        out=out,
+        n_jobs=jobs,
+        random_state=seed,
+    )
+    _finish_report(evaluation, write_report(evaluation, out))
+
+
+@app.command(epilog=f"\b\nExample:\n  {REPORT_EXAMPLE}")
+def report(study: Annotated[Path, typer.Argument(metavar="FOLDER", help="What dmrifit benchmark made.")]) -> None:
+    """Write the report of a finished comparison again."""
+    from dmrifit.evaluation import Evaluation
+    from dmrifit.study_page import write_report
+
+    evaluation = Evaluation.read(study)
+    _finish_report(evaluation, write_report(evaluation, study))
+
+
+def _estimators(algorithms: list[str], strategies: list[str], model: str) -> dict[str, Any]:
+    """Make every algorithm in every strategy, and the constant that any of them has to beat."""
+    from dmrifit.algorithms import CONSTANT, VOXELWISE
+    from dmrifit.prediction import MapsToMaps, SignalToSignal
+
+    classes = {"s2s": SignalToSignal, "m2m": MapsToMaps}
+    known = (*VOXELWISE, CONSTANT)
+    for word, words, option in (
+        *((name, known, "--algorithms") for name in algorithms),
+        *((name, tuple(classes), "--strategies") for name in strategies),
+    ):
+        if word not in words:
+            msg = f"{option}: no {word!r}; choose of {', '.join(words)}"
+            raise ValueError(msg)
+    names = dict.fromkeys([*algorithms, CONSTANT])
+    return {f"{name} {strategy}": classes[strategy](name, model=model) for strategy in strategies for name in names}
+
+
+def _ways_to_train(cohorts: Mapping[str, Any]) -> list[str]:
+    """Cross cohorts where their protocols agree, and say where they do not."""
+    first, *others = (cohort.scans[0].protocol for cohort in cohorts.values())
+    if not others:
+        return ["same"]
+    try:
+        for other in others:
+            first.indices_in(other)
+    except ValueError as error:
+        _say(f"training in one cohort for another is left out: protocols differ ({error})")
+        return ["same"]
+    return ["same", "other"]
+
+
+def _finish_report(evaluation: Any, page: Path) -> None:
+    """Print the summary, and where the page is."""
+    from dmrifit.study_page import summarize
+
+    summary = summarize(evaluation)
+    columns = {"train_on": "trained on", "cohort": "cohort", "strategy": "strategy", "algorithm": "algorithm"}
+    table = summary[[*columns]].rename(columns=columns)
+    table["|BI| (%)"] = (100 * summary["abs_bias"]).map("{:.1f}".format)
+    table["DI (%)"] = (100 * summary["dispersion"]).map("{:.1f}".format)
+    table["r"] = summary["pearson"].map("{:.2f}".format)
+    typer.echo(table.to_string(index=False))
+    if any(cohort["synthetic"] for cohort in evaluation.study["cohorts"].values()):
+        typer.echo("synthetic data: no clinical result")
+    typer.echo(f"report: {page}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _summarize_fit(out: Path, name: str) -> None:
     """Print how a fit went, from the file that describes it."""
     described = json.loads((out / f"{name}dwimap.json").read_text(encoding="utf-8"))
@@ -196,7 +367,7 @@ def _floats(option: str, text: str, n: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != n:
-        msg = f"{option} {text}: {'two numbers with a comma between them are' if n == 2 else 'a number is'} needed"
+        msg = f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed"
         raise ValueError(msg)
     return numbers
 
