@@ -243,10 +243,8 @@ class FileSet:
             Plain values; NaN is not allowed.
         """
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        # A line for a list of numbers, not for each number.
-        text = re.sub(
-            r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
-        )
+        # A line for a list of numbers, not for each number. Inside a string there is no line break.
+        text = re.sub(r"\[\n[^][{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
         self.path(name).write_text(text + "\n", encoding="utf-8")
 
     def __exit__(

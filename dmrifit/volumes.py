@@ -6,8 +6,8 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,8 +137,7 @@ def fit_image(
         if quicklook and written is not None:
             import_optional("matplotlib")
             import_optional("jinja2")
-        region = None if mask is None else _read_mask(mask, series)
-        noise = None if sigma is None else _read_sigma(sigma, series, region)
+        region, noise = _read_region(series, mask, sigma)
         options: dict[str, Any] = {
             "method": method,
             "bounds": bounds,
@@ -149,20 +148,19 @@ def fit_image(
         }
         # An empty voxel is not fitted, but the engine checks its options on it, before the work.
         box = fit_voxels(np.full((1, len(contrasts)), np.nan), contrasts, model, **options).bounds
-        series = series.unpacked()
         names = map_names(model)
         maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
         maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
         tally = BoundTally(model)
-        for slab, part, voxels in _slabs(series, region, progress=progress, task="fit"):
-            if average is not None:
-                voxels, _ = average_directions(voxels, protocol, mean=average)
-            here = noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
-            result = fit_voxels(voxels, contrasts, model, sigma=here, **options)
-            columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status]
-            for name, column in zip(names, columns, strict=True):
-                maps[name][:, :, slab][part] = column
-            tally.add(result)
+        with series.unpacked() as readable:
+            for slab, part, voxels in _slabs(readable, region, progress=progress, task="fit"):
+                if average is not None:
+                    voxels, _ = average_directions(voxels, protocol, mean=average)
+                result = fit_voxels(voxels, contrasts, model, sigma=_noise_of(noise, slab, part), **options)
+                columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status]
+                for name, column in zip(names, columns, strict=True):
+                    maps[name][:, :, slab][part] = column
+                tally.add(result)
         images = {name: series.map(values, f"dmrifit {model.name} {name}") for name, values in maps.items()}
         if written is not None:
             settings = {
@@ -170,14 +168,12 @@ def fit_image(
                 "Starts": n_starts,
                 "Regularization": regularization,
                 "AverageDirections": average,
-                "Sigma": sigma if sigma is None or isinstance(sigma, int | float) else "map",
-                "Region": "all voxels that are not 0 in every measurement" if mask is None else "the mask above 0.5",
+                "Sigma": noise if noise is None or isinstance(noise, float) else "map",
+                "Region": _describe_region(mask),
             }
             sidecar = describe_fit(tally, box, fixed or {}, protocol, contrasts, settings, files)
-            sidecar["Grid"] = {"Shape": list(series.grid), "Affine": series.affine.tolist()}
-            sidecar["Sources"] = _sources(Image=image, Mask=mask, Sigma=sigma)
-            for name, derived in images.items():
-                nib.save(derived, written.path(files[name]))
+            sidecar |= series.describe() | {"Sources": _sources(Image=image, Mask=mask, Sigma=sigma)}
+            _save(images, written, files)
             if quicklook:
                 _write_quicklook(images, series, sidecar, written, files)
             written.write_json(files["sidecar"], sidecar)
@@ -250,43 +246,39 @@ def predict_image(
     columns = _source_volumes(series, source, protocol)
     files = _prediction_files(series, model, signals=signals)
     with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
-        region = None if mask is None else _read_mask(mask, series)
-        noise = None if sigma is None else _read_sigma(sigma, series, region)
-        series = series.unpacked()
-        unit = _scale(series, region, columns, source, scale, progress=progress)
+        region, noise = _read_region(series, mask, sigma)
         maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in model.names}
         if signals:
             maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
-        n_voxels = n_predicted = 0
-        for slab, part, voxels in _slabs(series, region, progress=progress, task="predict"):
-            voxels = voxels[:, columns]
-            # A regression has an answer for any number; no signal must not become tissue.
-            with np.errstate(invalid="ignore"):
-                unusable = ~(np.isfinite(voxels).all(axis=1) & (voxels >= 0).all(axis=1) & (voxels > 0).any(axis=1))
-            voxels[unusable] = np.nan
-            here = noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
-            options = {} if here is None else {"sigma": here / unit}
-            parameters = estimator.predict_maps(voxels / unit, **options)
-            for parameter, column in zip(model.parameters, parameters.T, strict=True):
-                maps[parameter.name][:, :, slab][part] = column * (unit if parameter.is_amplitude else 1.0)
-            if signals:
-                maps["signals"][:, :, slab][part] = estimator.predict(voxels / unit) * unit
-            n_voxels += len(voxels)
-            n_predicted += int(np.isfinite(parameters).all(axis=1).sum())
+        counts = {"InMask": 0, "Predicted": 0}
+        with series.unpacked() as readable:
+            unit = _scale(readable, region, columns, source, scale, progress=progress)
+            for slab, part, voxels in _slabs(readable, region, progress=progress, task="predict"):
+                scaled = _usable(voxels[:, columns]) / unit
+                here = _noise_of(noise, slab, part)
+                parameters = estimator.predict_maps(scaled, **({} if here is None else {"sigma": here / unit}))
+                for parameter, column in zip(model.parameters, parameters.T, strict=True):
+                    maps[parameter.name][:, :, slab][part] = column * (unit if parameter.is_amplitude else 1.0)
+                if signals:
+                    maps["signals"][:, :, slab][part] = estimator.predict(scaled) * unit
+                counts["InMask"] += len(voxels)
+                counts["Predicted"] += int(np.isfinite(parameters).all(axis=1).sum())
         images = {name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()}
         if written is not None:
-            described = describe_prediction(estimator, model, target, unit, files)
-            described["Settings"] = {"Scale": repr(scale), "Sigma": sigma if isinstance(noise, float) else None}
-            described["Voxels"] = {"InMask": n_voxels, "Predicted": n_predicted}
-            described["Grid"] = {"Shape": list(series.grid), "Affine": series.affine.tolist()}
-            described["Sources"] = _sources(Image=image, Mask=mask, Sigma=sigma)
-            for name, derived in images.items():
-                nib.save(derived, written.path(files[name]))
+            sidecar = describe_prediction(estimator, model, target, unit, files)
+            sidecar["Settings"] = {
+                "Scale": "patient" if isinstance(scale, str | PatientScale) else "given" if scale else "none",
+                "Sigma": noise if noise is None or isinstance(noise, float) else "map",
+                "Region": _describe_region(mask),
+            }
+            sidecar["Voxels"] = counts
+            sidecar |= series.describe() | {"Sources": _sources(Image=image, Mask=mask, Sigma=sigma)}
+            _save(images, written, files)
             if signals:
-                np.savetxt(written.path(files["bval"]), target.b[None], fmt="%g")
+                np.savetxt(written.path(files["bval"]), target.b[None], fmt="%.10g")
                 if target.te is not None:
-                    np.savetxt(written.path(files["te"]), target.te[None], fmt="%g")
-            written.write_json(files["sidecar"], described)
+                    np.savetxt(written.path(files["te"]), target.te[None], fmt="%.10g")
+            written.write_json(files["sidecar"], sidecar)
     return images
 
 
@@ -338,7 +330,7 @@ class Series:
             raise ValueError(msg)
         path = loaded.file_map["image"].filename if is_proxy(loaded.dataobj) else None
         # Maps are single files, also when the input is a pair of .hdr and .img.
-        image_class = nib.Nifti2Image if isinstance(loaded, nib.Nifti2Pair) else nib.Nifti1Image
+        image_class = nib.Nifti2Image if isinstance(loaded.header, nib.Nifti2Header) else nib.Nifti1Image
         return cls(name, Path(path) if path else None, loaded.dataobj, loaded.affine, loaded.header, image_class)
 
     @property
@@ -352,33 +344,38 @@ class Series:
         """Number of volumes."""
         return self.data.shape[3]
 
-    def unpacked(self) -> Series:
+    @contextmanager
+    def unpacked(self) -> Iterator[Series]:
         """
-        Check that the file is whole, and unpack a compressed one.
+        Check that the file is whole, and unpack a compressed one while the block lasts.
 
         Slices of a compressed file can only be reached by unpacking it from the start, so it is unpacked once, into
-        a nameless temporary file that vanishes with the process.
+        a nameless temporary file that vanishes with the block or the process.
         """
         if self.path is None:
-            return self
-        proxy, needed = self.data, self.data.offset + self.data.dtype.itemsize * int(np.prod(self.data.shape))
-        try:
-            if not self.path.name.lower().endswith(_COMPRESSED):
-                found = self.path.stat().st_size
-            else:
-                file = tempfile.TemporaryFile()  # noqa: SIM115 - the proxy keeps it open
+            yield self
+            return
+        if not self.path.name.lower().endswith(_COMPRESSED):
+            self._check_length(self.path.stat().st_size)
+            yield self
+            return
+        with tempfile.TemporaryFile() as file:
+            try:
                 with ImageOpener(str(self.path)) as packed:
                     shutil.copyfileobj(packed, file, 2**20)
-                found = file.tell()
-                spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
-                proxy = ArrayProxy(file, spec)
-        except _DAMAGED as error:
-            msg = f"{self.name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
-            raise ValueError(msg) from error
+            except _DAMAGED as error:
+                msg = f"{self.name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
+                raise ValueError(msg) from error
+            self._check_length(file.tell())
+            stored = self.data
+            spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+            yield replace(self, data=ArrayProxy(file, spec))
+
+    def _check_length(self, found: int) -> None:
+        needed = self.data.offset + self.data.dtype.itemsize * int(np.prod(self.data.shape))
         if found < needed:
-            msg = f"{self.name} is cut off: {needed} bytes are needed and {found} are there; copy it again"
+            msg = f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
             raise ValueError(msg)
-        return Series(self.name, self.path, proxy, self.affine, self.header, self.image_class)
 
     def read(self, slab: slice) -> NDArray[np.float64]:
         """Read slices as an array of shape (x, y, slices, m)."""
@@ -394,6 +391,10 @@ class Series:
         header["cal_min"] = header["cal_max"] = 0
         header["descrip"] = description.encode("ascii", "replace")[:79]
         return self.image_class(values, self.affine, header)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the grid for a sidecar."""
+        return {"Grid": {"Shape": list(self.grid), "Affine": self.affine.tolist()}}
 
 
 def _find_model(model: str | SignalModel) -> SignalModel:
@@ -485,22 +486,46 @@ def _read_map(image: Image, series: Series) -> NDArray:
         raise ValueError(msg) from error
 
 
-def _read_mask(mask: Image, series: Series) -> NDArray[np.bool_]:
-    return binarize(_read_map(mask, series), name=_name(mask))
-
-
-def _read_sigma(sigma: float | Image, series: Series, region: NDArray[np.bool_] | None) -> float | NDArray[np.float64]:
-    noise: NDArray[np.float64]
+def _read_region(
+    series: Series, mask: Image | None, sigma: float | Image | None
+) -> tuple[NDArray[np.bool_] | None, float | NDArray[np.float64] | None]:
+    """Read the voxels in question and the noise level."""
+    region = None if mask is None else binarize(_read_map(mask, series), name=_name(mask))
+    if sigma is None:
+        return region, None
     if isinstance(sigma, int | float):
-        noise, name, where = np.array(float(sigma)), "sigma", ""
-    else:
-        noise, name, where = _read_map(sigma, series).astype(np.float64), _name(sigma), " inside the mask"
-    used = noise if region is None or noise.ndim == 0 else noise[region]
-    bad = ~(np.isfinite(used) & (used >= 0))
-    if bad.any():
-        msg = f"{name}: the standard deviation of noise must not be negative or NaN; {bad.sum()} values{where} are"
+        if not (np.isfinite(sigma) and sigma >= 0):
+            msg = f"sigma must be a standard deviation of the noise, not negative and finite, not {sigma!r}"
+            raise ValueError(msg)
+        return region, float(sigma)
+    noise = _read_map(sigma, series).astype(np.float64)
+    used = noise if region is None else noise[region]
+    n_bad = np.count_nonzero(~(np.isfinite(used) & (used >= 0)))
+    if n_bad:
+        where = "" if region is None else " of the mask"
+        msg = (
+            f"{_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
+            f"and in {n_bad} voxels{where} it is; correct the map or leave these voxels out by a mask"
+        )
         raise ValueError(msg)
-    return float(noise) if noise.ndim == 0 else noise
+    return region, noise
+
+
+def _noise_of(
+    noise: float | NDArray[np.float64] | None, slab: slice, part: NDArray[np.bool_]
+) -> float | NDArray[np.float64] | None:
+    return noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
+
+
+def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Empty the voxels without signal: a regression has an answer for any number, and must not invent tissue."""
+    with np.errstate(invalid="ignore"):
+        usable = np.all(voxels >= 0, axis=1) & np.any(voxels > 0, axis=1)
+    return np.where(usable[:, None], voxels, np.nan)
+
+
+def _describe_region(mask: Image | None) -> str:
+    return "all voxels that are not 0 in every measurement" if mask is None else "the mask above 0.5"
 
 
 def _slabs(
@@ -529,13 +554,18 @@ def _file_set(
 
 
 def _paths(inputs: Iterable[Any]) -> list[Path]:
-    """Find the files of images that are in files."""
-    names = [one.get_filename() if isinstance(one, nib.Nifti1Pair) else one for one in inputs]
+    """Find the files that inputs are read from; an image in memory may have changed since it was saved."""
+    names = [one.get_filename() if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj) else one for one in inputs]
     return [Path(name) for name in names if isinstance(name, str | Path) and Path(name).is_file()]
 
 
 def _sources(**inputs: Any) -> dict[str, dict[str, str]]:
     return {role: file_record(path) for role, one in inputs.items() for path in _paths([one])}
+
+
+def _save(images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping[str, str]) -> None:
+    for name, image in images.items():
+        nib.save(image, written.path(files[name]))
 
 
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:

@@ -1,0 +1,120 @@
+"""Names of derived files, and sets of files that appear together."""
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from dmrifit.derivatives import FileSet, derivative_name, file_record, stem, versions
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("sub-01_dwi.nii.gz", "sub-01_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
+        ("a/sub-01_ses-2_acq-dr_dwi.nii", "sub-01_ses-2_acq-dr_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
+        ("sub-01_desc-preproc_dwi.nii.gz", "sub-01_model-t2ivimkurtosis_param-Dt_desc-preproc_dwimap.nii.gz"),
+        ("small_101D.nii.gz", "small_101D_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
+        ("patient 7.v2.img", "patient 7.v2_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
+    ],
+)
+def test_names_follow_bids_and_keep_what_the_image_was_called(image, expected):
+    assert derivative_name(stem(image), "dwimap.nii.gz", model="t2-ivim-kurtosis", param="Dt") == expected
+
+
+def test_an_image_without_a_name_adds_nothing():
+    assert derivative_name("", "dwimap.json", model="adc") == "model-adc_dwimap.json"
+
+
+def test_descriptions_are_joined_and_stand_last():
+    assert derivative_name("sub-1_dwi", "dwi.bval", desc="predicted") == "sub-1_desc-predicted_dwi.bval"
+    name = derivative_name("sub-1_desc-preproc_dwi", "dwimap.json", model="adc", desc="predicted")
+    assert name == "sub-1_model-adc_desc-preprocPredicted_dwimap.json"
+
+
+def test_a_file_is_recorded_by_name_and_digest(tmp_path):
+    path = tmp_path / "x.nii"
+    path.write_bytes(b"content")
+    assert file_record(path) == {"Name": "x.nii", "SHA256": hashlib.sha256(b"content").hexdigest()}
+
+
+def test_versions_name_what_computes():
+    assert {"python", "dmrifit", "numba", "numpy", "nibabel"} == set(versions())
+    assert set(versions("scipy")) == {"python", "scipy"}
+
+
+def test_files_appear_together_when_the_block_ends(tmp_path):
+    with FileSet(tmp_path / "new" / "out", ["a", "b"]) as files:
+        files.path("a").write_text("1")
+        files.path("b").write_text("2")
+        assert [path.name for path in (tmp_path / "new" / "out").glob("[!.]*")] == []
+    assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_an_error_everything_is_as_before(tmp_path, error):
+    (tmp_path / "a").write_text("old")
+
+    def interrupted():
+        with FileSet(tmp_path, ["a", "b"], overwrite=True) as files:
+            files.path("a").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_existing_files_are_replaced_only_when_allowed(tmp_path):
+    (tmp_path / "b").write_text("old")
+    with pytest.raises(FileExistsError, match=r"b exist.*--overwrite"):
+        FileSet(tmp_path, ["a", "b"])
+    with FileSet(tmp_path, ["a", "b"], overwrite=True) as files:
+        files.path("b").write_text("new")
+    assert (tmp_path / "b").read_text() == "new"
+
+
+def test_files_of_an_earlier_run_do_not_stay_beside_those_of_a_later_one(tmp_path):
+    (tmp_path / "page.html").write_text("old")
+    with FileSet(tmp_path, ["map", "page.html"], overwrite=True) as files:
+        files.path("map").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+
+
+def test_an_input_is_never_replaced(tmp_path):
+    (tmp_path / "a").write_text("input")
+    with pytest.raises(ValueError, match="is an input"):
+        FileSet(tmp_path, ["a"], overwrite=True, keep=[tmp_path / "a"])
+
+
+def test_names_that_differ_by_case_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="differ only by case"):
+        FileSet(tmp_path, ["param-F", "param-f"])
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "sub"):
+        with pytest.raises(OSError, match=re.escape(f"cannot write to the folder {folder}")), FileSet(folder, ["a"]):
+            pytest.fail("the block was entered")
+
+
+def test_only_declared_names_are_written(tmp_path):
+    files = FileSet(tmp_path, ["a"])
+    with pytest.raises(ValueError, match="not a file of this set"):
+        files.path("a")
+    with files, pytest.raises(ValueError, match="not a file of this set"):
+        files.path("b")
+
+
+def test_json_keeps_lists_of_numbers_on_a_line(tmp_path):
+    content = {"b": [0.0, 50.5], "rows": [[1, 2], [3, None]], "text": "[ µm²/ms,\n x ]", "names": ["a"], "none": []}
+    with FileSet(tmp_path, ["a.json"]) as files:
+        files.write_json("a.json", content)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == content
+    assert '"b": [0.0, 50.5]' in text
+    with pytest.raises(ValueError, match="JSON"), FileSet(tmp_path, ["b.json"]) as files:
+        files.write_json("b.json", {"x": float("nan")})
