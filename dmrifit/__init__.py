@@ -32,6 +32,8 @@ _MODULES = {
     "make_regressor": "algorithms",
     "SignalToSignal": "prediction",
     "MapsToMaps": "prediction",
+    "save_model": "persistence",
+    "load_model": "persistence",
     "fit_image": "volumes",
     "predict_image": "volumes",
     "bias_index": "metrics",

@@ -42,8 +42,8 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.source is not None
         return tags
 
-    def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
-        """Check parameters and training data against each other."""
+    def _check_parameters(self) -> None:
+        """Check the parameters against each other."""
         if self.patch_shape is not None:
             msg = f"patch_shape={self.patch_shape!r} is not supported: voxels are predicted each for itself"
             raise ValueError(msg)
@@ -51,6 +51,10 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             missing = "source" if self.source is None else "target"
             msg = f"{missing} is missing: give both protocols, or neither to regress plain arrays"
             raise ValueError(msg)
+
+    def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
+        """Check the training data against the protocols."""
+        self._check_parameters()
         if self.source is None or self.target is None:
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
             return x, y.astype(np.float64, copy=False)
@@ -184,13 +188,7 @@ class SignalToSignal(_Strategy):
             If the columns are not those of the protocols, no voxel is usable, or an option is unknown.
         """
         x, y = self._checked_training(X, Y)
-        if self.normalize not in (None, "voxel"):
-            msg = f"normalize must be None or 'voxel', not {self.normalize!r}"
-            raise ValueError(msg)
         if self.source is None:
-            if self.normalize is not None:
-                msg = "normalize='voxel' needs to know the measurements: give source= and target="
-                raise ValueError(msg)
             usable = np.ones(len(x), bool)
         else:
             scale = self._voxel_scale(x)
@@ -261,6 +259,15 @@ class SignalToSignal(_Strategy):
         model = _model_for(self.model, target)
         signals = np.maximum(self.predict(X), 0.0)
         return fit_voxels(signals, target, model, sigma=sigma).parameters
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if self.normalize not in (None, "voxel"):
+            msg = f"normalize must be None or 'voxel', not {self.normalize!r}"
+            raise ValueError(msg)
+        if self.source is None and self.normalize is not None:
+            msg = "normalize='voxel' needs to know the measurements: give source= and target="
+            raise ValueError(msg)
 
     def _voxel_scale(self, X: _Array) -> _Array:
         """Return what each voxel is divided by; not positive where it cannot be."""
