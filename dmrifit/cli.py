@@ -136,7 +136,7 @@ def fit(
         out=out,
         average=average_directions,
         bounds=_bounds(bounds or []),
-        fixed={name: _floats("--fix", text, 1)[0] for name, text in _pairs("--fix", fix or [])},
+        fixed={name: _floats(f"--fix {name}", text, 1)[0] for name, text in _pairs("--fix", fix or [])},
         n_starts=int(starts) if starts.isdigit() else starts,
         quicklook=quicklook,
         overwrite=overwrite,
@@ -375,4 +375,4 @@ def _floats(option: str, text: str, n: int) -> list[float]:
 def _bounds(texts: list[str]) -> dict[str, Any] | str | None:
     if texts == ["published"]:
         return "published"
-    return {name: tuple(_floats("--bounds", text, 2)) for name, text in _pairs("--bounds", texts)} or None
+    return {name: tuple(_floats(f"--bounds {name}", text, 2)) for name, text in _pairs("--bounds", texts)} or None

@@ -1,0 +1,209 @@
+"""The command line: fits, its answers and its errors."""
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import dmrifit
+from dmrifit import cli
+from dmrifit.models import MODELS
+from dmrifit.protocol import Protocol
+from dmrifit.volumes import fit_image
+
+PROTOCOL = Protocol([0, 200, 500, 1000], te=80)
+GRID = (4, 3, 2)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run the command line in this process; return exit code, standard output and error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dmrifit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capfd.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A synthetic scan of one slice-thick block, with its b-values beside it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    parameters = np.column_stack([rng.uniform(100, 900, 24), rng.uniform(0.3, 2, 24)])
+    signals = MODELS["adc"].signal(parameters, PROTOCOL).reshape(*GRID, 4)
+    nib.save(nib.Nifti1Image(signals, np.diag([2, 2, 4, 1])), folder / "sub-01_dwi.nii.gz")
+    np.savetxt(folder / "sub-01_dwi.bval", PROTOCOL.b[None], fmt="%g")
+    return folder / "sub-01_dwi.nii.gz"
+
+
+def one_line(err):
+    lines = [line for line in err.splitlines() if not line.startswith("dmrifit: using")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("dmrifit: error: ")
+    return lines[0]
+
+
+def test_help_names_the_commands_and_shows_a_worked_line(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert re.search(r"^ +fit ", out, re.MULTILINE)
+    code, out, _ = run("fit", "--help")
+    assert code == 0
+    assert cli.FIT_EXAMPLE in out
+
+
+def test_the_worked_line_runs(run, tmp_path, monkeypatch):
+    protocol = Protocol.preset("cohort1")
+    rng = np.random.default_rng(0)
+    parameters = np.array([500, 0.15, 30, 200, 1.1, 0.8, 70]) * rng.uniform(0.9, 1.1, (8, 7))
+    signals = MODELS["t2-ivim-kurtosis"].signal(parameters, protocol).reshape(2, 2, 2, 21)
+    nib.save(nib.Nifti1Image(signals, np.eye(4)), tmp_path / "sub-01_dwi.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
+    np.savetxt(tmp_path / "sub-01_dwi.bval", protocol.b[None], fmt="%g")
+    np.savetxt(tmp_path / "sub-01_dwi.te", protocol.te[None], fmt="%g")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*cli.FIT_EXAMPLE.split()[1:])
+    assert code == 0, err
+    made = nib.load(tmp_path / "maps" / "sub-01_model-t2ivimkurtosis_param-T2t_dwimap.nii.gz")
+    np.testing.assert_allclose(np.asarray(made.dataobj).ravel(), parameters[:, 6], rtol=1e-2)
+    assert "8 voxels" in out
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version") == (0, f"dmrifit {dmrifit.__version__}\n", "")
+
+
+def test_a_true_process_fits_a_real_scan(data_dir, tmp_path):
+    path = data_dir / "dipy_small_dwi" / "small_101D.nii.gz"
+    command = [sys.executable, "-m", "dmrifit", "fit", path, "--model", "kurtosis", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "600 voxels" in done.stdout
+    assert f"using {path.with_name('small_101D.bval')}" in done.stderr
+    assert f"using {path.with_name('small_101D.bvec')}" in done.stderr
+    assert {path.name for path in tmp_path.glob("*_param-?_*.nii.gz")} == {
+        f"small_101D_model-kurtosis_param-{name}_dwimap.nii.gz" for name in "DK"
+    }
+    assert (tmp_path / "small_101D_model-kurtosis_quicklook.html").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "--overwrite" in one_line(again.stderr)
+    assert again.stdout == ""
+
+
+def test_options_reach_the_fit(scan, run, tmp_path):
+    out = tmp_path / "out"
+    mask = tmp_path / "mask.nii"
+    inside = np.ones(GRID, np.uint8)
+    inside[0] = 0
+    nib.save(nib.Nifti1Image(inside, np.diag([2, 2, 4, 1])), mask)
+    code, printed, err = run(
+        *("fit", scan, "--model", "adc", "--out", out, "--mask", mask, "--sigma", "3", "--te", "80", "--threads", "1"),
+        *("--bounds", "ADC=0.5,1", "--bounds", "S0=0,5", "--starts", "2", "--average-directions", "arithmetic"),
+        "--no-quicklook",
+    )
+    assert code == 0, err
+    maps = fit_image(
+        scan, PROTOCOL, "adc", mask=mask, sigma=3.0, bounds={"ADC": (0.5, 1), "S0": (0, 5)}, average="arithmetic",
+        n_starts=2,
+    )  # fmt: skip
+    written = nib.load(out / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["ADC"].dataobj))
+    described = json.loads((out / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Settings"]["Starts"] == 2
+    assert "of the fitted voxels at the upper bound 1" in printed
+    assert "18 voxels" in printed
+
+
+def test_parameters_are_fixed_by_name(scan, run, tmp_path):
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--fix", "ADC=0.9", "--no-quicklook")
+    assert code == 0, err
+    written = nib.load(tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.float32(0.9))
+
+
+def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
+    scan.with_name("sub-01_dwi.json").write_text('{"EchoTime": 0.08}')
+    code, _, err = run("fit", scan, "--out", tmp_path / "out", "--no-quicklook")
+    assert code == 2
+    # The model of the default needs more contrasts, but no echo times any more.
+    assert "7 free parameters" in one_line(err)
+    assert "TE = 80 ms" in err
+
+
+def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(scan, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "jinja2" else name)
+    code, out, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
+    assert code == 0
+    assert 'pip install "dmrifit[report]"' in err
+    assert "page" not in out
+    assert (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").exists()
+    assert not list((tmp_path / "out").glob("*quicklook*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "dti"], "no model 'dti'; choose one of adc, kurtosis"),
+        (["--bval", "none.bval"], "none.bval"),
+        (["--te", "none.te"], "none.te"),
+        (["--bounds", "ADC"], "--bounds ADC: write NAME=VALUE"),
+        (["--bounds", "ADC=1"], "--bounds ADC 1: 2 numbers with commas"),
+        (["--bounds", "D=0,1"], "D"),
+        (["--fix", "ADC=low"], "--fix ADC low: a number is needed"),
+        (["--average-directions", "median"], "'median'"),
+        (["--mask", "none.nii"], "none.nii: no such file"),
+        (["--sigma", "none.nii"], "none.nii: no such file"),
+        (["--sigma", "-1"], "sigma"),
+        (["--starts", "many"], "many"),
+        ([], "kurtosis has 3 free parameters"),
+    ],
+)
+def test_bad_input_is_one_line_with_exit_code_2_and_writes_nothing(scan, run, tmp_path, options, message):
+    if not options:
+        np.savetxt(scan.with_name("sub-01_dwi.bval"), [[0, 1000, 1000, 1000]], fmt="%g")
+        options = ["--model", "kurtosis"]
+    arguments = options if "--model" in options else ["--model", "adc", *options]
+    code, out, err = run("fit", scan, "--out", tmp_path / "out", *arguments)
+    assert (code, out) == (2, "")
+    assert message in one_line(err)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_missing_b_values_and_arguments_are_named(scan, run, tmp_path):
+    scan.with_name("sub-01_dwi.bval").unlink()
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path)
+    assert code == 2
+    assert "name one by --bval" in one_line(err)
+    code, _, err = run("fit", scan)
+    assert code == 2
+    assert "--out" in err
+    assert "Traceback" not in err
+
+
+def test_a_damaged_image_is_one_line(scan, run, tmp_path):
+    whole = gzip.decompress(scan.read_bytes())
+    scan.write_bytes(gzip.compress(whole[:600]))
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
+    assert code == 2
+    assert "cut off" in one_line(err)
+
+
+def test_the_installed_command_is_there():
+    command = shutil.which("dmrifit", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("the package is used without being installed")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("dmrifit ")

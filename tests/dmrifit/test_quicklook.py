@@ -1,0 +1,110 @@
+"""The page to look at after a fit."""
+
+import base64
+import io
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from dmrifit import volumes
+from dmrifit.models import MODELS
+from dmrifit.protocol import Protocol
+from dmrifit.volumes import fit_image
+
+PROTOCOL = Protocol([0, 200, 500, 1000])
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A synthetic scan; half of its voxels diffuse faster than the upper bound of the fits below."""
+    rng = np.random.default_rng(0)
+    adc = np.concatenate([rng.uniform(0.3, 0.9, 50), rng.uniform(1.5, 2, 50)])
+    signals = MODELS["adc"].signal(np.column_stack([np.full(100, 300.0), adc]), PROTOCOL).reshape(5, 5, 4, 4)
+    signals[0, 0, 0] = -1
+    path = tmp_path / "a<b>.nii"
+    nib.save(nib.Nifti1Image(signals, np.diag([-2.0, 2, 4, 1])), path)
+    return path
+
+
+@pytest.fixture
+def page(image, tmp_path):
+    fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 1)}, sigma=1.5, out=tmp_path / "out", quicklook=True)
+    return (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_from_elsewhere(page):
+    addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')\s]+)", page)
+    assert addresses
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_its_pictures_can_be_read(page):
+    pictures = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
+    assert len(pictures) == 3  # S0, ADC, status
+    for picture in pictures:
+        shown = imread(io.BytesIO(base64.b64decode(picture)))
+        assert shown.shape[1] > 600
+        assert shown[..., :3].std() > 0.02
+
+
+def test_it_says_what_was_fitted_and_how(page):
+    text = re.sub(r"<[^>]+>", " ", page.partition("<body>")[2])
+    for expected in (
+        "S0*exp(-b*ADC)",
+        "µm²/ms",
+        "100 voxels",
+        "1 not fitted",
+        "b = 0, 200, 500, 1000 s/mm²",
+        "50.5 % at 1",
+        "0 % at 0",
+        "1.5",
+        "numba",
+        "SHA-256",
+    ):
+        assert expected in text, expected
+
+
+def test_names_of_files_are_escaped(page):
+    assert "a&lt;b&gt;" in page
+    assert "<b>_" not in page
+
+
+def test_a_picture_of_all_parameters_stands_beside_it(page, tmp_path):
+    shown = imread(tmp_path / "out" / "a<b>_model-adc_quicklook.png")
+    assert shown.shape[1] == 1500
+    assert shown[..., :3].std() > 0.02
+
+
+def test_fixed_parameters_are_listed_but_not_drawn(image, tmp_path):
+    fit_image(image, PROTOCOL, "adc", fixed={"ADC": 0.8}, out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
+    assert "fixed at 0.8" in page
+    assert page.count("<img") == 2
+
+
+def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monkeypatch):
+    def absent(name):
+        msg = f'{name} is not installed; to install it: pip install "dmrifit[report]"'
+        raise ImportError(msg)
+
+    monkeypatch.setattr(volumes, "import_optional", absent)
+    monkeypatch.setattr(volumes, "fit_voxels", lambda *_, **__: pytest.fail("fitted"))
+    with pytest.raises(ImportError, match="pip install"):
+        fit_image(image, PROTOCOL, "adc", out=tmp_path / "out", quicklook=True)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_both_orders_of_storage_give_the_same_pictures(image, tmp_path):
+    turned = nib.load(image).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]], float))
+    path = tmp_path / "turned" / image.name
+    path.parent.mkdir()
+    nib.save(turned, path)
+    for name, scan in (("one", image), ("two", path)):
+        fit_image(scan, PROTOCOL, "adc", out=tmp_path / name, quicklook=True)
+    one, two = (tmp_path / name / "a<b>_model-adc_quicklook.png" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
