@@ -32,6 +32,8 @@ DEFAULT_MODEL = "t2-ivim-kurtosis"
 #: Distributions whose version may change a number.
 _VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
 _STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
+_TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
+_COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 _BOUND_TOLERANCE = 1e-6
 
 
@@ -47,7 +49,8 @@ class Evaluation:
         ``strategy`` (s2s, m2m), ``algorithm``, ``train_on``, ``n_train`` (patients), ``repeat``,
         ``metric`` (the parameter), ``bias`` (BI) and ``dispersion`` (DI) of the relative error,
         ``pearson``, ``spearman``, ``n_voxels`` and ``seconds`` (training, shared between the patients
-        that a model was tested on, plus prediction). The reference is the fit to the full protocol.
+        that a model was tested on, plus prediction). The reference is the fit to all measured target
+        contrasts, by default the full protocol.
         Further: ``estimator`` (its name), ``unit``, ``median_abs_error``, ``n_undefined`` (voxels whose
         reference is zero or was not fitted), ``n_failed`` (voxels without a prediction), ``at_bound`` (share
         of voxels whose reference sits at a bound), and ``bias_truth``, ``dispersion_truth``,
@@ -95,10 +98,10 @@ class Evaluation:
             if not path.is_file():
                 msg = f"{path} does not exist: the comparison in {folder} was not finished; run it again"
                 raise FileNotFoundError(msg)
-            text = {column: str for column in ("cohort", "patient", "algorithm", "estimator", "unit")}
-            table = pd.read_csv(
-                path, dtype=text, keep_default_na=False, na_values=["nan"], float_precision="round_trip"
-            )
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            for column in table.columns.difference(_TEXT):
+                # Python's own conversion gives back the bits that were written; pandas's need not.
+                table[column] = table[column].map(int if column in _COUNTS else float)
             tables[name] = table
         return cls(tables["scores"], tables["signals"], study)
 
@@ -426,11 +429,12 @@ class _Bank:
         self._stacked: dict[tuple[_View, int], tuple[NDArray, NDArray]] = {}
         self._one_draw = max_voxels is None
         repeats = range(1 if self._one_draw else n_repeats)
-        models = {entrant.model.name: entrant.model for entrant in entrants}
         for name, cohort in cohorts.items():
             self.patients[name] = {}
             self.trainable[name], self.testable[name] = [], []
-            seen = dict.fromkeys(views[entrant.name, name] for entrant in entrants)
+            seen: dict[_View, dict[str, SignalModel]] = {}
+            for entrant in entrants:
+                seen.setdefault(views[entrant.name, name], {})[entrant.model.name] = entrant.model
             for patient in cohort.patients:
                 own = Cohort([scan.loaded() for scan in cohort.scans if scan.patient == patient], name)
                 counts = {mask: own.count(mask) for mask in ("body", "lesion")}
@@ -450,7 +454,7 @@ class _Bank:
                             self._add_training(view, repeat, patient, table)
                 if counts[score_mask]:
                     self.testable[name].append(patient)
-                    self._add_tests(own, patient, seen, models, score_mask)
+                    self._add_tests(own, patient, seen, score_mask)
 
     def _add_training(self, view: _View, repeat: int, patient: str, table: VoxelTable) -> None:
         usable = np.isfinite(table.X).all(axis=1) & np.isfinite(table.Y).all(axis=1)
@@ -466,33 +470,26 @@ class _Bank:
         self,
         own: Cohort,
         patient: str,
-        views: Mapping[_View, Any],
-        models: Mapping[str, SignalModel],
+        views: Mapping[_View, dict[str, SignalModel]],
         score_mask: MaskName,
     ) -> None:
-        """Fit the reference to the full protocol, once, in the unit of the images."""
-        full = own.scans[0].protocol
-        whole = own.arrays(full.clinical(), full, mask=score_mask, scale=None)
-        truth = own.truth_at(whole.index)
-        for model in models.values():
-            reference = fit_voxels(whole.Y, full, model).parameters
-            at_bound = _share_at_bounds(reference, whole.Y, model)
-            known = None
-            if truth is not None and set(model.names) <= set(truth):
-                known = np.stack([truth[name] for name in model.names], axis=1)
-            for view in views:
-                table = own.arrays(view.source, view.target, mask=score_mask, patch_shape=view.patch_shape)
-                amplitude = np.array([parameter.is_amplitude for parameter in model.parameters])
-                unit = np.where(amplitude, table.scale[:, None], 1.0)
-                test = _Test(
-                    own.name,
-                    patient,
-                    table.X,
-                    table.Y,
-                    reference / unit,
-                    at_bound,
-                    None if known is None else known / unit,
-                )
+        """Fit the reference to the target contrasts, once for all estimators that share them."""
+        for view in views:
+            table = own.arrays(view.source, view.target, mask=score_mask, patch_shape=view.patch_shape)
+            truth = own.truth_at(table.index)
+            for model in views[view].values():
+                try:
+                    reference = fit_voxels(table.Y, view.target, model).parameters
+                except ValueError as error:
+                    msg = f"the reference of patient {patient} (cohort {own.name!r}) cannot be fitted: {error}"
+                    raise ValueError(msg) from None
+                known = None
+                if truth is not None and set(model.names) <= set(truth):
+                    amplitude = np.array([parameter.is_amplitude for parameter in model.parameters])
+                    unit = np.where(amplitude, table.scale[:, None], 1.0)
+                    known = np.stack([truth[name] for name in model.names], axis=1) / unit
+                at_bound = _share_at_bounds(reference, table.Y, model)
+                test = _Test(own.name, patient, table.X, table.Y, reference, at_bound, known)
                 self._tests[model.name, view, patient] = test
                 content = [test.X, test.Y, test.reference, test.truth]
                 self._digests["test", model.name, view, patient] = digest(content)
@@ -590,9 +587,7 @@ def _plan(
     return cells
 
 
-def _run(
-    cells: list[_Cell], bank: _Bank, folder: StudyFolder | None, n_jobs: int | None
-) -> list[dict[str, Any]]:
+def _run(cells: list[_Cell], bank: _Bank, folder: StudyFolder | None, n_jobs: int | None) -> list[dict[str, Any]]:
     """Run the cells that are not finished; return the results of all, in order."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
@@ -667,9 +662,7 @@ def _completed(estimator: Any, cell: _Cell) -> dict[str, Any]:
     """Fill in what the user left open: contrasts, and every seed."""
     given = estimator.get_params(deep=True)
     own = {"source": cell.view.source, "target": cell.view.target}
-    missing: dict[str, Any] = {
-        key: value for key, value in own.items() if key in given and given[key] is None
-    }
+    missing: dict[str, Any] = {key: value for key, value in own.items() if key in given and given[key] is None}
     seeded = [key for key in sorted(given) if key.split("__")[-1] == "random_state" and given[key] is None]
     return missing | {key: _number(cell.seed, key) for key in seeded}
 
