@@ -425,7 +425,8 @@ def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
 
 def _definition(estimator: BaseEstimator) -> Any:
     """Describe the model behind an estimator, so that one that changed is noticed."""
-    return _encoded_model(resolve_model(estimator.model)) if hasattr(estimator, "model") else None
+    model = getattr(estimator, "model", None)
+    return None if model is None else _encoded_model(resolve_model(model))
 
 
 def _encoded_scale(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, Any] | None:

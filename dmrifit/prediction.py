@@ -32,7 +32,7 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     regressor: str | BaseEstimator
     source: Protocol | None
     target: Protocol | None
-    model: str | SignalModel
+    model: Any  # a name, a SignalModel or, where no maps are wanted, None
     patch_shape: tuple[int, ...] | None
     random_state: int | np.random.RandomState | None
     regressor_: RegressorMixin
@@ -111,8 +111,8 @@ class SignalToSignal(_Strategy):
         The measurements of X, for example the clinical part of an advanced protocol.
     target : Protocol, optional
         The measurements of Y. Without both protocols plain arrays are regressed.
-    model : str or SignalModel, default="t2-ivim-kurtosis"
-        What `predict_maps` fits.
+    model : str, SignalModel or None, default="t2-ivim-kurtosis"
+        What `predict_maps` fits; None for signals alone.
     normalize : {None, "voxel"}, default=None
         ``"voxel"`` divides the signals of every voxel by its source signal at the lowest b-value and
         shortest echo time. When the source has one echo time, T2 is known only through the intensity
@@ -153,7 +153,7 @@ class SignalToSignal(_Strategy):
         *,
         source: Protocol | None = None,
         target: Protocol | None = None,
-        model: str | SignalModel = "t2-ivim-kurtosis",
+        model: str | SignalModel | None = "t2-ivim-kurtosis",
         normalize: str | None = None,
         patch_shape: tuple[int, ...] | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -444,7 +444,10 @@ def _refuse_if_empty(usable: NDArray[np.bool_], needed: str) -> None:
         raise ValueError(msg)
 
 
-def _model_for(model: str | SignalModel, target: Protocol) -> SignalModel:
+def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel:
+    if model is None:
+        msg = "there are no maps without a model: give model="
+        raise ValueError(msg)
     resolved = resolve_model(model)
     if resolved.needs_te and target.te is None:
         msg = (

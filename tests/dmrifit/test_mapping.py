@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -169,6 +170,15 @@ def test_a_map_fitter_returns_what_the_engine_returns(decays):
         MapFitter("ivim", CLINICAL, sigma=5.0).fit_transform(decays), with_floor
     )
     assert not np.array_equal(with_floor, fitter.transform(decays), equal_nan=True)
+
+
+def test_a_noise_level_per_voxel_reaches_the_fit_through_a_pipeline(decays):
+    sigma = np.linspace(1.0, 9.0, len(decays))
+    fitter = MapFitter("adc", CLINICAL)
+    with config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(fitter.set_transform_request(sigma=True)).fit(decays)
+        result = pipeline.transform(decays, sigma=sigma)
+    np.testing.assert_array_equal(result, fit_voxels(decays, CLINICAL, "adc", sigma=sigma).parameters)
 
 
 def test_the_inverse_of_a_fit_to_clean_signals_is_the_signals(decays):

@@ -152,6 +152,12 @@ def test_a_model_of_the_users_own_is_stored_with_its_formula(signals, tmp_path):
     assert load_model(tmp_path / "model").model == STRETCHED
 
 
+def test_a_strategy_without_a_model_is_stored(signals, tmp_path):
+    estimator = SignalToSignal("LR", **PROTOCOLS, model=None).fit(signals[:, CLINICAL], signals)
+    save_model(estimator, tmp_path / "model")
+    assert load_model(tmp_path / "model").model is None
+
+
 def test_the_rule_of_the_patients_scale_travels_with_the_model(forest, tmp_path):
     save_model(forest, tmp_path / "default")
     assert load_model(tmp_path / "default").patient_scale_ == PatientScale()

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
@@ -298,6 +299,20 @@ def test_options_are_tuned_with_one_patient_left_out(strategy, noisy):
     assert search.best_estimator_.predict_maps(noisy[:3, CLINICAL]).shape == (3, 7)
 
 
+def test_known_reference_maps_are_split_with_the_patients(noisy):
+    maps = fit_voxels(noisy, TARGET, MODEL).parameters
+    groups = np.repeat(np.arange(4), 100)
+    with config_context(enable_metadata_routing=True):
+        known, fitted = (
+            cross_val_predict(
+                MapsToMaps("LR", **PROTOCOLS).set_fit_request(reference_maps=use), noisy[:, CLINICAL], noisy,
+                cv=LeaveOneGroupOut(), params={"groups": groups} | ({"reference_maps": maps} if use else {}),
+            )
+            for use in (True, False)
+        )  # fmt: skip
+    np.testing.assert_array_equal(known, fitted)
+
+
 def test_a_strategy_ends_a_pipeline(strategy, noisy):
     pipeline = make_pipeline(FunctionTransformer(), strategy("LR", **PROTOCOLS))
     prediction = pipeline.fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
@@ -321,6 +336,8 @@ def test_signals_are_predicted_without_a_model_for_them():
     assert estimator.predict(Y[:4, :2]).shape == (4, 3)
     with pytest.raises(ValueError, match=r"t2-ivim-kurtosis needs echo times.*target protocol has none"):
         estimator.predict_maps(Y[:4, :2])
+    with pytest.raises(ValueError, match="without a model"):
+        estimator.set_params(model=None).predict_maps(Y[:4, :2])
 
 
 class TestBadInput:
