@@ -1,0 +1,49 @@
+"""Examples run from any folder; the long ones in a small version."""
+
+import functools
+import runpy
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import dmrifit
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def check_demo(folder):
+    demo = folder / "build" / "demo"
+    assert "Synthetic data" in (demo / "study" / "report.html").read_text(encoding="utf-8")
+    maps = {
+        path.name.partition("param-")[2].partition("_")[0]: path for path in (demo / "maps").glob("*param-*.nii.gz")
+    }
+    assert set(maps) == {"S0", "f", "Dv", "T2v", "Dt", "K", "T2t"}
+    new = demo / "new" / "sub-newp01" / "dwi"
+    mask = nib.load(new / "sub-newp01_desc-body_mask.nii.gz").get_fdata() > 0
+    truth = nib.load(new / "sub-newp01_desc-truth_dwimap.nii.gz").get_fdata()[..., 4]
+    predicted = nib.load(maps["Dt"]).get_fdata()
+    assert np.isfinite(predicted[mask]).all()
+    assert np.corrcoef(predicted[mask], truth[mask])[0, 1] > 0.5
+    loaded = dmrifit.load_model(demo / "model")
+    assert loaded.target == dmrifit.Protocol.preset("cohort1")
+
+
+def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch):
+    simulate = dmrifit.simulate_cohort
+
+    def small(protocol, n_patients, **arguments):
+        return simulate(protocol, min(n_patients, 2), shape=(16, 16, 3), **arguments)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dmrifit, "simulate_cohort", functools.wraps(simulate)(small))
+    runpy.run_path(str(EXAMPLES / "plot_compare_algorithms.py"))
+    check_demo(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_at_full_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "plot_compare_algorithms.py"))
+    check_demo(tmp_path)
