@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.fitting import FitResult, FitStatus
-from dmrifit.models import SignalModel
+from dmrifit.models import Parameter, SignalModel
 from dmrifit.protocol import Protocol
 from dmrifit.records import describe
 
@@ -357,7 +357,7 @@ def describe_fit(
     for parameter, box, low, high in zip(model.parameters, bounds, tally.at_low, tally.at_high, strict=True):
         name = parameter.name
         entry: dict[str, Any] = {
-            "Units": "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1",
+            "Units": _units(parameter),
             "Bounds": [float(bound) if np.isfinite(bound) else None for bound in box],
             "File": files[name],
             "StandardErrorFile": files[f"{name}_se"],
@@ -374,7 +374,7 @@ def describe_fit(
         "Description": f"Voxelwise fit of the signal model {model.name} by bounded nonlinear least squares",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions(),
-        "Model": {"Name": model.name, "Expression": model.expression, "ExpressionUnits": "b in ms/µm², te in ms"},
+        "Model": _describe_model(model),
         "Parameters": parameters,
         "Cost": {"Description": "sum of squared residuals", "File": files["cost"]},
         "Status": {
@@ -390,7 +390,7 @@ def describe_fit(
 
 
 def describe_prediction(
-    estimator: BaseEstimator, model: SignalModel, target: Protocol, scale: float, files: Mapping[str, str]
+    estimator: BaseEstimator, model: SignalModel | None, target: Protocol, scale: float, files: Mapping[str, str]
 ) -> dict[str, Any]:
     """
     Describe a prediction for the JSON file that stands beside its maps.
@@ -399,8 +399,8 @@ def describe_prediction(
     ----------
     estimator : SignalToSignal or MapsToMaps
         What predicted.
-    model : SignalModel
-        Whose parameters were predicted.
+    model : SignalModel or None
+        Whose parameters were predicted; None if only signals were.
     target : Protocol
         The measurements of the predicted signals.
     scale : float
@@ -413,20 +413,29 @@ def describe_prediction(
     dict
         Plain values.
     """
-    return {
-        "Description": f"Parameters of the signal model {model.name}, predicted from images of another protocol",
+    described: dict[str, Any] = {
+        "Description": "Predicted from images of another protocol",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
         "Estimator": {"Class": type(estimator).__name__, "Parameters": describe(estimator.get_params(deep=False))},
-        "Model": {"Name": model.name, "Expression": model.expression, "ExpressionUnits": "b in ms/µm², te in ms"},
-        "Parameters": {
-            parameter.name: {
-                "Units": "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1",
-                "File": files[parameter.name],
-            }
+    }
+    if model is not None:
+        described["Model"] = _describe_model(model)
+        described["Parameters"] = {
+            parameter.name: {"Units": _units(parameter), "File": files[parameter.name]}
             for parameter in model.parameters
-        },
-        "PredictedProtocol": target.to_dict(),
+        }
+    if "signals" in files:
+        described["Signals"] = {"File": files["signals"], "Protocol": target.to_dict()}
+    return described | {
         "Scale": scale,
         "NoValue": "0 outside the mask, NaN inside it where nothing could be predicted",
     }
+
+
+def _describe_model(model: SignalModel) -> dict[str, str]:
+    return {"Name": model.name, "Expression": model.expression, "ExpressionUnits": "b in ms/µm², te in ms"}
+
+
+def _units(parameter: Parameter) -> str:
+    return "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1"

@@ -228,41 +228,43 @@ def predict_image(
     Returns
     -------
     dict of Nifti1Image
-        One map for each parameter under its name, float32, 0 outside the mask and NaN inside it where nothing could
-        be predicted; with `signals` also ``"signals"`` of shape (x, y, z, n_target).
+        One map for each parameter of the estimator's model under its name, float32, 0 outside the mask and NaN
+        inside it where nothing could be predicted; with `signals` also ``"signals"`` of shape (x, y, z, n_target).
 
     Raises
     ------
     ValueError
-        If the estimator has no protocols, the image does not hold its source measurements, or for the reasons that
-        `fit_image` names.
+        If the estimator has no protocols, or no model where maps are wanted, the image does not hold its source
+        measurements, or for the reasons that `fit_image` names.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
     FileNotFoundError, FileExistsError, OSError
         As for `fit_image`.
     """
-    source, target, model = _check_estimator(estimator, sigma)
+    source, target, model = _check_estimator(estimator, sigma, signals=signals)
     series = Series.open(image)
-    columns = _source_volumes(series, source, protocol)
+    chosen = _source_volumes(series, source, protocol)
     files = _prediction_files(series, model, signals=signals)
     with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
         region, noise = _read_region(series, mask, sigma)
-        maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in model.names}
+        parameters = () if model is None else model.parameters
+        maps: dict[str, NDArray] = {one.name: np.zeros(series.grid, np.float32) for one in parameters}
         if signals:
             maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
-        counts = {"InMask": 0, "Predicted": 0}
+        counts = {"InMask": 0, "WithSignal": 0}
         with series.unpacked() as readable:
-            unit = _scale(readable, region, columns, source, scale, progress=progress)
+            unit = _scale(readable, region, chosen, source, scale, progress=progress)
             for slab, part, voxels in _slabs(readable, region, progress=progress, task="predict"):
-                scaled = _usable(voxels[:, columns]) / unit
+                scaled = _usable(voxels[:, chosen]) / unit
                 here = _noise_of(noise, slab, part)
-                parameters = estimator.predict_maps(scaled, **({} if here is None else {"sigma": here / unit}))
-                for parameter, column in zip(model.parameters, parameters.T, strict=True):
+                options = {} if here is None else {"sigma": here / unit}
+                columns = estimator.predict_maps(scaled, **options).T if parameters else ()
+                for parameter, column in zip(parameters, columns, strict=True):
                     maps[parameter.name][:, :, slab][part] = column * (unit if parameter.is_amplitude else 1.0)
                 if signals:
                     maps["signals"][:, :, slab][part] = estimator.predict(scaled) * unit
                 counts["InMask"] += len(voxels)
-                counts["Predicted"] += int(np.isfinite(parameters).all(axis=1).sum())
+                counts["WithSignal"] += int(np.isfinite(scaled).all(axis=1).sum())
         images = {name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()}
         if written is not None:
             sidecar = describe_prediction(estimator, model, target, unit, files)
@@ -577,7 +579,9 @@ def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
     return files
 
 
-def _check_estimator(estimator: SignalToSignal | MapsToMaps, sigma: object) -> tuple[Protocol, Protocol, SignalModel]:
+def _check_estimator(
+    estimator: SignalToSignal | MapsToMaps, sigma: object, *, signals: bool
+) -> tuple[Protocol, Protocol, SignalModel | None]:
     """Check that an estimator can predict maps of an image; return its protocols and its model."""
     from sklearn.utils.validation import check_is_fitted
 
@@ -588,7 +592,10 @@ def _check_estimator(estimator: SignalToSignal | MapsToMaps, sigma: object) -> t
     if sigma is not None and "sigma" not in signature(estimator.predict_maps).parameters:
         msg = f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; leave it out"
         raise ValueError(msg)
-    return estimator.source, estimator.target, _find_model(estimator.model)
+    if estimator.model is None and not signals:
+        msg = "the estimator has no model, so there are no maps; ask for signals=True"
+        raise ValueError(msg)
+    return estimator.source, estimator.target, None if estimator.model is None else _find_model(estimator.model)
 
 
 def _source_volumes(series: Series, source: Protocol, protocol: Protocol | None) -> NDArray[np.intp]:
@@ -607,22 +614,24 @@ def _source_volumes(series: Series, source: Protocol, protocol: Protocol | None)
     return source.indices_in(protocol)
 
 
-def _prediction_files(series: Series, model: SignalModel, *, signals: bool) -> dict[str, str]:
+def _prediction_files(series: Series, model: SignalModel | None, *, signals: bool) -> dict[str, str]:
     base = stem(series.path) if series.path else ""
-    files = {
-        name: derivative_name(base, "dwimap.nii.gz", model=model.name, param=name, desc="predicted")
-        for name in model.names
-    }
+    files = {}
+    if model is not None:
+        for name in model.names:
+            files[name] = derivative_name(base, "dwimap.nii.gz", model=model.name, param=name, desc="predicted")
     if signals:
         for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
             files[name] = derivative_name(base, f"dwi.{extension}", desc="predicted")
+    if model is None:
+        return files | {"sidecar": derivative_name(base, "dwi.json", desc="predicted")}
     return files | {"sidecar": derivative_name(base, "dwimap.json", model=model.name, desc="predicted")}
 
 
 def _scale(
     series: Series,
     region: NDArray[np.bool_] | None,
-    columns: NDArray[np.intp],
+    chosen: NDArray[np.intp],
     source: Protocol,
     scale: str | float | PatientScale | None,
     *,
@@ -643,7 +652,7 @@ def _scale(
         scale = PatientScale()
     # The scale looks at these columns only; all voxels of the others need not be held at once.
     seen = reference_columns(source)
-    parts = [voxels[:, columns[seen]] for _, _, voxels in _slabs(series, region, progress=progress, task="scale")]
+    parts = [voxels[:, chosen[seen]] for _, _, voxels in _slabs(series, region, progress=progress, task="scale")]
     return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
 
 

@@ -629,9 +629,23 @@ def test_predictions_are_written_under_their_own_names(scan, tmp_path):
     described = json.loads((out / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8"))
     assert described["Estimator"]["Class"] == "SignalToSignal"
     assert described["Scale"] == pytest.approx(PatientScale().of(data(nib.load(scan)).reshape(-1, 4), SOURCE))
-    assert described["Voxels"] == {"InMask": 60, "Predicted": 60}
+    assert described["Voxels"] == {"InMask": 60, "WithSignal": 60}
     with pytest.raises(FileExistsError):
         predict_image(trained(SignalToSignal), scan, out=out)
+
+
+def test_without_a_model_signals_alone_are_predicted(scan, tmp_path):
+    estimator = trained(SignalToSignal)
+    expected = predict_image(estimator, scan, signals=True)["signals"]
+    estimator.model = None
+    made = predict_image(estimator, scan, signals=True, out=tmp_path / "out")
+    assert set(made) == {"signals"}
+    np.testing.assert_array_equal(data(made["signals"]), data(expected))
+    assert visible(tmp_path / "out") == [
+        f"sub-01_desc-predicted_dwi.{extension}" for extension in ("bval", "json", "nii.gz")
+    ]
+    with pytest.raises(ValueError, match="signals=True"):
+        predict_image(estimator, scan)
 
 
 def test_what_cannot_be_predicted_is_refused_by_name(image):
