@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_bias_dispersion", "plot_legend", "plot_signal_errors"]
+__all__ = ["is_control", "plot_bias_dispersion", "plot_legend", "plot_signal_errors"]
 
 #: Distinct with every form of color blindness (Okabe and Ito); the control is gray.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
@@ -221,19 +221,32 @@ def _scatter(
             marker=_MARKERS[metrics.index(row["metric"]) % len(_MARKERS)],
             alpha=0.9,
             clip_on=False,
-            zorder=2 if _is_control(row["algorithm"]) else 3,
+            zorder=2 if is_control(row["algorithm"]) else 3,
         )
     ax.set(xlim=(0, limits[0]), ylim=(0, limits[1]), xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
 
 
-def _is_control(algorithm: str) -> bool:
+def is_control(algorithm: str) -> bool:
+    """
+    Tell whether an algorithm is there to be beaten.
+
+    Parameters
+    ----------
+    algorithm : str
+        Its name.
+
+    Returns
+    -------
+    bool
+        Whether it is a constant predictor.
+    """
     return "constant" in algorithm.lower()
 
 
 def _color(algorithm: str, algorithms: Sequence[str]) -> str:
-    if _is_control(algorithm):
+    if is_control(algorithm):
         return _CONTROL_COLOR
-    learners = [name for name in algorithms if not _is_control(name)]
+    learners = [name for name in algorithms if not is_control(name)]
     return _COLORS[learners.index(algorithm) % len(_COLORS)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.charts import plot_bias_dispersion, plot_legend, plot_signal_errors
+from dmrifit.charts import is_control, plot_bias_dispersion, plot_legend, plot_signal_errors
 from dmrifit.derivatives import FileSet
 from dmrifit.evaluation import Evaluation
 from dmrifit.reporting import html_figure, html_page, html_table, png_bytes
@@ -194,6 +194,7 @@ def _summary_tables(summary: pd.DataFrame) -> Markup:
             "T2v of the reference mostly sits at a bound of the fit, so the same without T2v stands beside it."
         )
     ]
+    parts += [_paragraph(text) for text in _findings(summary)]
     truth = summary["abs_bias_truth"].notna().any()
     header: list[Any] = ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
     header += [_lines("without T2v", name) for name in ("|BI| (%)", "DI (%)", "r")]
@@ -216,6 +217,29 @@ def _summary_tables(summary: pd.DataFrame) -> Markup:
         parts.append(_heading(f"{cohort}, {n} patients, {_TRAIN_ON.get(train_on, train_on)}"))
         parts.append(html_table(cells, header, numbers=range(2, len(header))))
     return _join(parts)
+
+
+def _findings(summary: pd.DataFrame) -> list[str]:
+    """Say for each cohort which predictor has the smallest dispersion, and what the constant has."""
+    texts = []
+    control = summary["algorithm"].map(is_control)
+    for (train_on, cohort), rows in summary.groupby(["train_on", "cohort"], sort=False):
+        learners, constants = rows[~control[rows.index]], rows[control[rows.index]]
+        if not learners["dispersion"].notna().any():
+            continue
+        text = f"{cohort}, {_TRAIN_ON.get(train_on, train_on)}: the smallest dispersion is that of {_finding(learners)}"
+        if constants["dispersion"].notna().any():
+            text += f"; of the constants it is that of {_finding(constants)}"
+        texts.append(f"{text}.")
+    return texts
+
+
+def _finding(rows: pd.DataFrame) -> str:
+    best = rows.loc[rows["dispersion"].idxmin()]
+    scores = (
+        f"DI {_percent(best['dispersion'])} %, |BI| {_percent(best['abs_bias'])} %, r {_correlation(best['pearson'])}"
+    )
+    return f"{best['algorithm']} {best['strategy']} ({scores})"
 
 
 def _scatter_section(evaluation: Evaluation) -> Markup:
