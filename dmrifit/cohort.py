@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from dmrifit import __version__
 from dmrifit.masks import binarize, check_same_grid
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
+from dmrifit.records import write_text
 from dmrifit.scaling import PatientScale
 
 __all__ = ["Cohort", "Scan", "VoxelTable"]
@@ -124,7 +124,7 @@ class Scan:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The body, shape (x, y, z)."""
-        return binarize(_load(self._mask), name=_describe(self._mask, f"body mask of patient {self.patient}"))
+        return binarize(_load_map(self._mask), name=_describe(self._mask, f"body mask of patient {self.patient}"))
 
     @property
     def lesion(self) -> NDArray[np.bool_] | None:
@@ -132,7 +132,7 @@ class Scan:
         if self._lesion is None:
             return None
         try:
-            return binarize(_load(self._lesion))
+            return binarize(_load_map(self._lesion))
         except ValueError:
             return None
 
@@ -142,7 +142,7 @@ class Scan:
         sigma = self._sigma
         if sigma is None or isinstance(sigma, int | float | np.number):
             return None if sigma is None else float(sigma)
-        return _load(sigma)
+        return _load_map(sigma)
 
     @property
     def truth(self) -> dict[str, NDArray] | None:
@@ -221,6 +221,7 @@ class Scan:
             if volume is None or isinstance(volume, int | float | np.number):
                 continue
             other_shape, other_affine = _grid(volume)
+            other_shape = other_shape[:3] if set(other_shape[3:]) <= {1} else other_shape
             check_same_grid(
                 other_shape,
                 affine if other_affine is None else other_affine,
@@ -527,28 +528,20 @@ class Cohort:
             msg = f"{table} already has {', '.join(sorted(there))}; write to another folder"
             raise ValueError(msg)
         labels = [_bids_label(scan, self.scans) for scan in self.scans]
-        taken = {Path(row["image"]).parts[0] for row in rows} & {
-            f"sub-{label.split('_')[0]}" for label in labels
-        }
+        taken = {Path(row["image"]).parts[0] for row in rows} & {f"sub-{label.split('_')[0]}" for label in labels}
         if len(set(labels)) != len(labels) or taken:
-            msg = (
-                f"patients {', '.join(self.patients)} do not have different names made of letters and digits"
-            )
+            msg = f"patients {', '.join(self.patients)} do not have different names made of letters and digits"
             raise ValueError(msg)
         for scan, label in zip(self.scans, labels, strict=True):
             rows.append(_write_scan(scan, label, folder, scan.cohort or self.name))
-        _write_text(folder / "dataset_description.json", _description(rows))
+        write_text(folder / "dataset_description.json", _description(rows))
         columns = [*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS]
-        lines = ["\t".join(columns)] + [
-            "\t".join(row.get(column) or "n/a" for column in columns) for row in rows
-        ]
-        _write_text(table, "\n".join(lines) + "\n")
+        lines = ["\t".join(columns)] + ["\t".join(row.get(column) or "n/a" for column in columns) for row in rows]
+        write_text(table, "\n".join(lines) + "\n")
         return table
 
 
-def _protocol(
-    choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]
-) -> Protocol:
+def _protocol(choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]) -> Protocol:
     if isinstance(choice, Protocol):
         return choice
     return first.take(default() if choice is None else choice)
@@ -594,9 +587,7 @@ def _neighborhoods(
         raise ValueError(msg)
     reach = [n // 2 for n in patch_shape]
     padded = np.pad(volume, [*((r, r) for r in reach), (0, 0)])
-    neighbors = [
-        padded[tuple(w + d for w, d in zip(where, shift, strict=True))] for shift in np.ndindex(*patch_shape)
-    ]
+    neighbors = [padded[tuple(w + d for w, d in zip(where, shift, strict=True))] for shift in np.ndindex(*patch_shape)]
     return np.concatenate(neighbors, axis=1)
 
 
@@ -624,9 +615,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         raise ValueError(msg)
     rows = []
     for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {
-            key: "" if str(value).strip() in _MISSING else str(value).strip() for key, value in record.items()
-        }
+        row = {key: "" if str(value).strip() in _MISSING else str(value).strip() for key, value in record.items()}
         for column in REQUIRED_COLUMNS:
             if not row[column]:
                 msg = f"{table}, row {line}: no {column}; every row needs {', '.join(REQUIRED_COLUMNS)}"
@@ -692,6 +681,8 @@ def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
 
 def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, str]:
     """Write one scan's files; return its row of the table."""
+    from dmrifit.volumes import write_volume
+
     subject = f"sub-{label.split('_')[0]}"
     stem = f"{subject}/dwi/sub-{label}"
     row = {"patient": scan.patient, "cohort": cohort, "synthetic": "true" if scan.synthetic else "false"}
@@ -715,11 +706,11 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
         texts["bvec"] = (f"{stem}_dwi.bvec", scan.protocol.directions.T)
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
     for column, (name, values) in images.items():
-        _save(values, scan.affine, folder / name)
+        write_volume(values, scan.affine, folder / name)
         row[column] = name
     for column, (name, numbers) in texts.items():
         lines = [" ".join(f"{number:.9g}" for number in line) for line in np.atleast_2d(numbers)]
-        _write_text(folder / name, "\n".join(lines) + "\n")
+        write_text(folder / name, "\n".join(lines) + "\n")
         row[column] = name
     return row
 
@@ -736,13 +727,6 @@ def _description(rows: Sequence[Mapping[str, str]]) -> str:
     return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def _is_path(volume: object) -> bool:
     return isinstance(volume, str | Path)
 
@@ -754,27 +738,21 @@ def _describe(volume: object, label: str) -> str:
 def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
     """Shape and affine of a volume; of a file, from its header alone."""
     if isinstance(volume, str | Path):
-        import nibabel as nib
+        from dmrifit.volumes import read_grid
 
-        image: Any = nib.load(volume)
-        return tuple(image.shape), image.affine
+        return read_grid(volume)
     return np.shape(volume), None
 
 
 def _load(volume: Volume) -> NDArray:
     if isinstance(volume, str | Path):
-        import nibabel as nib
+        from dmrifit.volumes import read_volume
 
-        image: Any = nib.load(volume)
-        return np.asarray(image.dataobj)
+        return read_volume(volume)
     return np.asarray(volume)
 
 
-def _save(values: NDArray, affine: NDArray, path: Path) -> None:
-    import nibabel as nib
-
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm")
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    nib.save(image, part)
-    os.replace(part, path)
+def _load_map(volume: Volume) -> NDArray:
+    """Read a map of three axes, which some programs store with a fourth of length one."""
+    values = _load(volume)
+    return values.reshape(values.shape[:3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import zlib
@@ -41,7 +42,7 @@ from dmrifit.scaling import PatientScale, reference_columns
 if TYPE_CHECKING:
     from dmrifit.prediction import MapsToMaps, SignalToSignal
 
-__all__ = ["fit_image", "predict_image"]
+__all__ = ["fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
 
 #: Measurements are read and fitted in slabs of whole slices of about this many values (64 MB).
 SLAB_VALUES = 2**23
@@ -282,6 +283,85 @@ def predict_image(
                     np.savetxt(written.path(files["te"]), target.te[None], fmt="%.10g")
             written.write_json(files["sidecar"], sidecar)
     return images
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """
+    Read the shape and the affine of a NIfTI image, from its header alone.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    shape : tuple of int
+        Three numbers of voxels, and the number of volumes if there is one.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged, or its affine places no voxels.
+    """
+    loaded = _load(path)
+    return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
+
+
+def read_volume(path: str | Path) -> NDArray:
+    """
+    Read a NIfTI image whole.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    ndarray
+        Its values, scale factors applied, in the order of storage.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged or cut off.
+    """
+    try:
+        return np.asarray(_load(path).dataobj)
+    except _DAMAGED as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        msg = f"{path} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
+        raise ValueError(msg) from error
+
+
+def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
+    """
+    Write a NIfTI image that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    values : ndarray of shape (x, y, z) or (x, y, z, m)
+        Of a type that NIfTI knows.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+    path : path
+        Ends with ``.nii`` or ``.nii.gz``; its folder exists.
+    """
+    path = Path(path)
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    # The end of the name says whether to compress.
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    nib.save(image, part)
+    os.replace(part, path)
 
 
 @dataclass(frozen=True)

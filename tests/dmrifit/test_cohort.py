@@ -71,7 +71,7 @@ def test_scans_are_read_when_they_are_asked_for(written):
     np.testing.assert_array_equal(scan.affine, np.diag([3, 3, 6, 1]))
     image = next(written.parent.glob("sub-cohort1p01/dwi/*_dwi.nii.gz"))
     image.write_bytes(gzip.compress(b"no longer an image"))
-    with pytest.raises(nib.filebasedimages.ImageFileError):
+    with pytest.raises(ValueError, match="cannot be read"):
         _ = scan.signal
 
 
@@ -229,3 +229,18 @@ def test_arrays_of_different_shapes_are_refused():
         Scan("p", signal, protocol, np.ones((4, 4, 2)))
     with pytest.raises(ValueError, match="no scan"):
         Cohort([], "empty")
+
+
+def test_masks_stored_with_a_fourth_axis_of_one_are_masks(cohort, written):
+    path = next(written.parent.glob("sub-cohort1p01/dwi/*body_mask.nii.gz"))
+    mask = cohort.scans[0].mask
+    nib.save(nib.Nifti1Image(mask[..., None].astype(np.uint8), np.diag([3, 3, 6, 1])), path)
+    np.testing.assert_array_equal(Cohort.read(written)["cohort1"].scans[0].mask, mask)
+
+
+def test_an_image_that_is_cut_off_is_named(written):
+    path = next(written.parent.glob("sub-cohort1p01/dwi/*_dwi.nii.gz"))
+    path.write_bytes(path.read_bytes()[:-2000])
+    scan = Cohort.read(written)["cohort1"].scans[0]
+    with pytest.raises(ValueError, match=r"sub-cohort1p01_dwi\.nii\.gz cannot be read to its end"):
+        _ = scan.signal
