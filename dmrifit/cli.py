@@ -19,6 +19,8 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+_INTERRUPTED = 130  # exit code after Ctrl-C
+
 FIT_EXAMPLE = "dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps"
 
 
@@ -36,6 +38,10 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"dmrifit: error: {error}", err=True)
         sys.exit(2)
+    except SystemExit as stopped:
+        if stopped.code == _INTERRUPTED:
+            typer.echo("dmrifit: interrupted", err=True)
+        raise
 
 
 def _show_version(asked: bool) -> None:

@@ -43,7 +43,7 @@ __all__ = [
 OUTSIDE = 255
 
 _EXTENSIONS = re.compile(r"\.(nii|img|hdr)(\.(gz|bz2|zst))?$", re.IGNORECASE)
-_BIDS = re.compile(r"(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)+[a-zA-Z0-9]+")
+_BIDS = re.compile(r"sub-[a-zA-Z0-9+]+_(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)*[a-zA-Z0-9]+")
 
 
 def label(text: str) -> str:

@@ -170,20 +170,19 @@ class Slices:
                 most, best = worth, (n_columns, size * columns, size * rows)
         return best
 
-    def mosaic(self, axes: Axes, colors: NDArray, n_columns: int) -> None:
+    def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
         """
-        Draw the slices side by side.
+        Draw slices side by side.
 
         Parameters
         ----------
         axes : matplotlib.axes.Axes
             Where to.
-        colors : ndarray of shape (x, y, z, 4)
-            Red, green, blue and opacity, 0 to 1.
+        pictures : sequence of ndarray of shape (rows, columns, 4)
+            Red, green, blue and opacity of each slice, 0 to 1.
         n_columns : int
             Slices in a row.
         """
-        pictures = self.pictures(colors)
         rows, columns = pictures[0].shape[:2]
         high = rows * self._aspect
         n_lines = -(-len(pictures) // n_columns)
@@ -313,19 +312,20 @@ def plot_status(slices: Slices, status: NDArray, codes: Mapping[int, str]) -> Fi
     """
     patches = import_optional("matplotlib.patches")
     colors = import_optional("matplotlib.colors")
-    painted = np.zeros((*status.shape, 4))
+    cuts, insides = slices.pictures(status), slices.pictures(slices.mask)
+    pictures = [np.zeros((*cut.shape, 4)) for cut in cuts]
     legend = []
     for (code, meaning), color in zip(codes.items(), _STATUS_COLORS, strict=False):
-        here = (status == code) & slices.mask
-        painted[here] = colors.to_rgba(color)
-        if here.any():
+        for picture, cut, inside in zip(pictures, cuts, insides, strict=True):
+            picture[(cut == code) & inside] = colors.to_rgba(color)
+        if ((status == code) & slices.mask).any():
             legend.append(patches.Patch(color=color, label=meaning))
     n_columns, width, height = slices.arrange(4.2, 2.4)
     with _style():
         figure = _figure(4.6, height + 0.85)
         axes = _axes(figure, 0.2, 0.5, width, height)
         axes.set_title("Status")
-        slices.mosaic(axes, painted, n_columns)
+        slices.mosaic(axes, pictures, n_columns)
         figure.legend(handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False)
     return figure
 
@@ -350,10 +350,14 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
     low, high = robust_limits(panel.values[slices.mask])
     scale = cm.ScalarMappable(colors.Normalize(low, high), matplotlib.colormaps[COLORMAP])
-    painted = scale.cmap(scale.norm(np.nan_to_num(panel.values)))
-    painted[~np.isfinite(panel.values)] = colors.to_rgba(NO_VALUE_COLOR)
-    painted[~slices.mask] = 0
-    slices.mosaic(axes, painted, n_columns)
+    pictures = []
+    # Only the slices that are shown are painted: colors take eight times the room of a map.
+    for cut, inside in zip(slices.pictures(panel.values), slices.pictures(slices.mask), strict=True):
+        painted = scale.cmap(scale.norm(np.nan_to_num(cut)))
+        painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
+        painted[~inside] = 0
+        pictures.append(painted)
+    slices.mosaic(axes, pictures, n_columns)
     return scale
 
 

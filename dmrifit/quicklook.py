@@ -78,7 +78,7 @@ def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
     return MapPanel(
         name,
         "a.u." if amplitude else "" if entry["Units"] == "1" else entry["Units"],
-        values.astype(float),
+        values,
         (-np.inf if low is None else low, np.inf if high is None else high),
         (shares["Lower"], shares["Upper"]),
     )

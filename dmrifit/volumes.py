@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -162,6 +163,9 @@ def fit_image(
                 for name, column in zip(names, columns, strict=True):
                     maps[name][:, :, slab][part] = column
                 tally.add(result)
+        if not tally.status.any():
+            msg = f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
+            raise ValueError(msg)
         images = {name: series.map(values, f"dmrifit {model.name} {name}") for name, values in maps.items()}
         if written is not None:
             settings = {
@@ -446,6 +450,9 @@ class Series:
                 with ImageOpener(str(self.path)) as packed:
                     shutil.copyfileobj(packed, file, 2**20)
             except _DAMAGED as error:
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    msg = f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
+                    raise type(error)(msg) from error
                 msg = f"{self.name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
                 raise ValueError(msg) from error
             self._check_length(file.tell())

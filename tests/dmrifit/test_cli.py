@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,45 @@ def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
     # The model of the default needs more contrasts, but no echo times any more.
     assert "7 free parameters" in one_line(err)
     assert "TE = 80 ms" in err
+
+
+def test_echo_times_may_come_from_a_sidecar_for_each_volume(scan, run, tmp_path):
+    sidecars = []
+    for i in range(4):
+        sidecars += ["--te", tmp_path / f"{i}.json"]
+        sidecars[-1].write_text('{"EchoTime": 0.08}')
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--no-quicklook", *sidecars)
+    assert code == 0, err
+    described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Protocol"]["te"] == [80.0] * 4
+
+
+INTERRUPTED = """
+import sys, time
+import nibabel as nib
+from dmrifit import cli, volumes
+
+def save(image, path):
+    path.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+
+volumes.nib.save = save
+cli.main()
+"""
+
+
+def test_ctrl_c_leaves_nothing_and_says_so(scan, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", INTERRUPTED, "fit", scan, "--model", "adc", "--out", out]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "dmrifit: interrupted" in err
+    assert "Traceback" not in err
+    assert list(out.iterdir()) == []
 
 
 def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(scan, run, tmp_path, monkeypatch):

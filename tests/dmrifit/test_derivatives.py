@@ -16,6 +16,7 @@ from dmrifit.derivatives import FileSet, derivative_name, file_record, stem, ver
         ("a/sub-01_ses-2_acq-dr_dwi.nii", "sub-01_ses-2_acq-dr_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
         ("sub-01_desc-preproc_dwi.nii.gz", "sub-01_model-t2ivimkurtosis_param-Dt_desc-preproc_dwimap.nii.gz"),
         ("small_101D.nii.gz", "small_101D_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
+        ("pre-op_scan.nii", "pre-op_scan_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
         ("patient 7.v2.img", "patient 7.v2_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
     ],
 )

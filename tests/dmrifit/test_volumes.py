@@ -1,5 +1,6 @@
 """Images in, maps out."""
 
+import errno
 import gzip
 import itertools
 import json
@@ -470,6 +471,18 @@ def test_models_that_the_protocol_cannot_determine_are_refused(image, refused):
 def test_options_of_the_engine_are_checked_before_the_image_is_unpacked(image, scan, refused):
     refused(scan, "T2", fixed={"T2": 50})
     refused(image, "mean must be", average="median")
+
+
+def test_an_image_without_any_signal_is_refused(signals, refused):
+    refused(nib.Nifti1Image(np.zeros_like(signals), AFFINE), "nothing to fit")
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(volumes.shutil, "copyfileobj", full)
+    refused(scan, r"no room to unpack .*sub-01_dwi\.nii\.gz.*TMPDIR", error=OSError)
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(image, tmp_path, refused):
