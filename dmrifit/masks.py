@@ -61,12 +61,18 @@ def check_same_grid(
 
     Parameters
     ----------
-    shape, reference_shape : tuple of 3 int
-        Numbers of voxels.
-    affine, reference_affine : array_like of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-    name, reference_name : str
-        What the message calls the two, such as the names of their files.
+    shape : tuple of 3 int
+        Numbers of voxels of the one.
+    affine : array_like of shape (4, 4)
+        From its voxel indices to world coordinates in mm.
+    reference_shape : tuple of 3 int
+        Numbers of voxels of the other.
+    reference_affine : array_like of shape (4, 4)
+        From the other's voxel indices to world coordinates in mm.
+    name : str
+        What the message calls the one, such as the name of its file.
+    reference_name : str
+        What it calls the other.
 
     Raises
     ------

@@ -99,14 +99,24 @@ def fit_image(
         Folder to write to, made if missing.
     average : {"geometric", "arithmetic"}, optional
         Average the measurements that share b and TE before the fit (see `average_directions`).
-    bounds, fixed, method, regularization, n_starts, n_threads
+    bounds : mapping of str to (float, float), or "published", optional
+        Box of the search by parameter, as in `fit_voxels`.
+    fixed : mapping of str to float, optional
+        Parameters that are held at a value.
+    method : str, default="nlls"
         As in `fit_voxels`.
+    regularization : float, optional
+        As in `fit_voxels`.
+    n_starts : int or "auto", default="auto"
+        Starting points for each voxel, as in `fit_voxels`.
     quicklook : bool, default=False
         With `out`, also write a page to look at (HTML and PNG); needs the extra ``report``.
     overwrite : bool, default=False
         Whether files of the same names in `out` may be replaced.
     progress : bool, default=False
         Whether to show a progress bar on the standard error stream.
+    n_threads : int, optional
+        Threads of the fit; by default one for each core. The maps do not depend on it.
 
     Returns
     -------
