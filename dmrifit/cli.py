@@ -92,7 +92,9 @@ def fit(
     bounds: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=LOW,HIGH", help="Bounds of a parameter, repeatable; or the word published, for all of them."
+            metavar="NAME=LOW,HIGH",
+            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal falling. The word published "
+            "stands for all bounds of the model's published tool.",
         ),
     ] = None,
     fix: Annotated[
@@ -381,4 +383,11 @@ def _floats(option: str, text: str, n: int) -> list[float]:
 def _bounds(texts: list[str]) -> dict[str, Any] | str | None:
     if texts == ["published"]:
         return "published"
-    return {name: tuple(_floats(f"--bounds {name}", text, 2)) for name, text in _pairs("--bounds", texts)} or None
+    bounds: dict[str, Any] = {}
+    for name, text in _pairs("--bounds", texts):
+        low, comma, high = text.partition(",")
+        if comma and high == "monotonic":
+            bounds[name] = (_floats(f"--bounds {name}", low, 1)[0], high)
+        else:
+            bounds[name] = tuple(_floats(f"--bounds {name}", text, 2))
+    return bounds or None

@@ -63,7 +63,7 @@ def fit_image(
     sigma: float | Image | None = None,
     out: str | Path | None = None,
     average: str | None = None,
-    bounds: Mapping[str, tuple[float, float]] | str | None = None,
+    bounds: Mapping[str, tuple[float, float | str]] | str | None = None,
     fixed: Mapping[str, float] | None = None,
     method: str = "nlls",
     regularization: float | None = None,
@@ -99,7 +99,7 @@ def fit_image(
         Folder to write to, made if missing.
     average : {"geometric", "arithmetic"}, optional
         Average the measurements that share b and TE before the fit (see `average_directions`).
-    bounds : mapping of str to (float, float), or "published", optional
+    bounds : mapping of str to (float, float or "monotonic"), or "published", optional
         Box of the search by parameter, as in `fit_voxels`.
     fixed : mapping of str to float, optional
         Parameters that are held at a value.
@@ -181,6 +181,7 @@ def fit_image(
             settings = {
                 "Method": method,
                 "Starts": n_starts,
+                "Bounds": _describe_bounds(bounds),
                 "Regularization": regularization,
                 "AverageDirections": average,
                 "Sigma": noise if noise is None or isinstance(noise, float) else "map",
@@ -621,6 +622,12 @@ def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         usable = np.all(voxels >= 0, axis=1) & np.any(voxels > 0, axis=1)
     return np.where(usable[:, None], voxels, np.nan)
+
+
+def _describe_bounds(bounds: Mapping[str, tuple[float, float | str]] | str | None) -> str:
+    if bounds is None or isinstance(bounds, str):
+        return bounds or "those of the model"
+    return ", ".join(f"{name} from {low} to {high}" for name, (low, high) in bounds.items())
 
 
 def _describe_region(mask: Image | None) -> str:

@@ -135,6 +135,16 @@ def test_parameters_are_fixed_by_name(scan, run, tmp_path):
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.float32(0.9))
 
 
+def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
+    code, _, err = run("fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--bounds", "K=0,monotonic")
+    assert code == 0, err
+    maps = fit_image(scan, Protocol(PROTOCOL.b), "kurtosis", bounds={"K": (0, "monotonic")})
+    written = nib.load(tmp_path / "out" / "sub-01_model-kurtosis_param-K_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["K"].dataobj))
+    described = json.loads((tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Settings"]["Bounds"] == "K from 0.0 to monotonic"
+
+
 def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
     scan.with_name("sub-01_dwi.json").write_text('{"EchoTime": 0.08}')
     code, _, err = run("fit", scan, "--out", tmp_path / "out", "--no-quicklook")
