@@ -235,9 +235,9 @@ class Scan:
 @dataclass(frozen=True)
 class VoxelTable:
     """
-    Voxels of several patients as rows; row i of every attribute is the same voxel.
+    Voxels of several patients as rows; row i of every array is the same voxel.
 
-    Attributes
+    Parameters
     ----------
     X : ndarray of shape (n_voxels, n_source)
         Source signals; with patches (n_voxels, n_neighbors * n_source), see `Cohort.arrays`.

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ DEFAULT_MODEL = "t2-ivim-kurtosis"
 
 #: Distributions whose version may change a number.
 _VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
+#: Modules of ours that no score depends on.
+_PRESENTATION = ("__main__", "charts", "cli", "plotting", "quicklook", "reporting", "study_page")
 _STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
@@ -42,7 +45,7 @@ class Evaluation:
     """
     The scores of a comparison.
 
-    Attributes
+    Parameters
     ----------
     scores : DataFrame
         One row for each held-out patient, estimator and model parameter: ``cohort``, ``patient``,
@@ -60,7 +63,7 @@ class Evaluation:
         ``b`` (s/mm²), ``te`` (ms), ``relative_error`` (mean of abs(E)), ``median_relative_error`` (median of
         abs(E)), ``signed_relative_error`` (mean of E), ``pearson``, ``n_voxels``, ``n_undefined``. The
         reference is the measured signal.
-    study : dict
+    study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     """
 
@@ -180,10 +183,11 @@ def compare(
         If an estimator fails; the message names it and the patient, the cause follows.
     """
     cohorts = _named_cohorts(cohorts)
-    entrants = [_Entrant.of(name, estimator) for name, estimator in _named_estimators(estimators).items()]
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on)
     _check_settings(regimes, cohorts, n_train, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
+    named = _named_estimators(estimators)
+    entrants = [_Entrant.of(name, estimator, kept=folder is not None) for name, estimator in named.items()]
     recorded = {} if folder is None else folder.settings()
     seed = int(recorded["seed"]) if random_state is None and "seed" in recorded else seed_from(random_state)
     settings = {
@@ -231,7 +235,8 @@ class _Entrant:
     description: Any
 
     @classmethod
-    def of(cls, name: str, estimator: Any) -> _Entrant:
+    def of(cls, name: str, estimator: Any, *, kept: bool) -> _Entrant:
+        """Check an estimator; results that are kept need a description by which they are found again."""
         missing = [method for method in ("fit", "predict", "predict_maps") if not hasattr(estimator, method)]
         if missing or isinstance(estimator, type):
             msg = (
@@ -242,13 +247,20 @@ class _Entrant:
         kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
         strategy = _STRATEGIES.get(kind, type(estimator).__name__)
         model = _parameter(estimator, "model") or DEFAULT_MODEL
+        try:
+            description = describe(estimator)
+        except TypeError as error:
+            if kept:
+                msg = f"estimator {name!r}: {error}"
+                raise ValueError(msg) from None
+            description = repr(estimator)
         return cls(
             name,
             strategy,
             _algorithm(name, strategy),
             estimator,
             MODELS[model] if isinstance(model, str) else model,
-            describe(estimator),
+            description,
         )
 
 
@@ -381,7 +393,7 @@ def _views(
             source = _parameter(entrant.estimator, "source")
             target = _parameter(entrant.estimator, "target")
             view = _View(
-                full.take(full.clinical()) if source is None else source,
+                _clinical(full, home) if source is None else source,
                 full if target is None else target,
                 _parameter(entrant.estimator, "patch_shape"),
             )
@@ -389,6 +401,14 @@ def _views(
                 _check_contrasts(view, scan, name, home.name if crossing else "")
             views[entrant.name, name] = view
     return views
+
+
+def _clinical(full: Protocol, cohort: Cohort) -> Protocol:
+    try:
+        return full.take(full.clinical())
+    except ValueError as error:
+        msg = f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target"
+        raise ValueError(msg) from None
 
 
 def _check_contrasts(view: _View, scan: Scan, cohort: str, trained_with: str) -> None:
@@ -534,7 +554,7 @@ def _plan(
     seed: int,
 ) -> list[_Cell]:
     """List all trainings; a model that is the same for several patients is trained once."""
-    software = versions(*_VERSIONS)
+    software = [versions(*_VERSIONS), _sources()]
     cells = []
     for regime in regimes:
         for name in cohorts:
@@ -772,6 +792,13 @@ def _describe_cohort(cohort: Cohort, patients: dict[str, dict[str, int]]) -> dic
 
 def _number(seed: int, *purpose: str | int) -> int:
     return int(seed_for(seed, *purpose).generate_state(1)[0])
+
+
+@cache
+def _sources() -> str:
+    """Digest of our own source: a version number does not change with every edit."""
+    found = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in _PRESENTATION)
+    return digest([[path.name, path.read_text(encoding="utf-8")] for path in found])
 
 
 def _command() -> str:

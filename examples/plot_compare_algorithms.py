@@ -7,40 +7,34 @@ from one scanner to the other; a constant takes part as control. The report, the
 for a new patient go to build/demo.
 """
 
+import shutil
 from pathlib import Path
 
-from dmrifit import (
-    Cohort,
-    MapsToMaps,
-    Protocol,
-    SignalToSignal,
-    compare,
-    predict_image,
-    save_model,
-    simulate_cohort,
-    write_report,
-)
+import dmrifit
 
 out = Path("build/demo")
 
 # Eight patients on each scanner, and one more who has the clinical images only. Your own table replaces these.
-if not (out / "new" / "participants.tsv").exists():
-    protocol = Protocol.preset("cohort1")
-    for name, field in (("scannerA", 1.5), ("scannerB", 3.0)):
-        simulate_cohort(protocol, 8, name=name, field=field, random_state=0).write(out / "data")
-    simulate_cohort(protocol.take(protocol.clinical()), 1, name="new", random_state=0).write(out / "new")
+for folder in ("data", "new"):
+    shutil.rmtree(out / folder, ignore_errors=True)
+protocol = dmrifit.Protocol.preset("cohort1")
+for name, field in (("scannerA", 1.5), ("scannerB", 3.0)):
+    dmrifit.simulate_cohort(protocol, 8, name=name, field=field, random_state=0).write(out / "data")
+clinical = protocol.take(protocol.clinical())
+dmrifit.simulate_cohort(clinical, 1, name="new", random_state=0).write(out / "new")
 
-# Compare within cohorts and across, and report.
-cohorts = Cohort.read(out / "data" / "participants.tsv")
-estimators = {f"{name} s2s": SignalToSignal(name) for name in ("LR", "RFR", "constant")}
-estimators |= {f"{name} m2m": MapsToMaps(name) for name in ("LR", "RFR", "constant")}
-evaluation = compare(estimators, cohorts, train_on=("same", "other"), max_voxels=250, random_state=0)
-print("report:", write_report(evaluation, out / "study"))
+# Compare predictors within cohorts and across, leaving one patient out.
+cohorts = dmrifit.Cohort.read(out / "data/participants.tsv")
+estimators = {f"{name} s2s": dmrifit.SignalToSignal(name) for name in ("LR", "RFR", "constant")}
+estimators |= {f"{name} m2m": dmrifit.MapsToMaps(name) for name in ("LR", "RFR", "constant")}
+evaluation = dmrifit.compare(estimators, cohorts, train_on=("same", "other"), max_voxels=250, random_state=0)
+print("report:", dmrifit.write_report(evaluation, out / "study"))
 
-# Train on one scanner, save the model, predict the maps of the new patient.
+# Train on one scanner, save the model, predict the maps of a new patient from the clinical images.
 table = cohorts["scannerA"].arrays(mask="body", max_voxels=250, random_state=0)
-model = SignalToSignal("LR", source=table.source, target=table.target).fit(table.X, table.Y)
-save_model(model, out / "model")
+model = dmrifit.SignalToSignal("LR", source=table.source, target=table.target).fit(table.X, table.Y)
+dmrifit.save_model(model, out / "model")
 new = f"{out}/new/sub-newp01/dwi/sub-newp01"
-predict_image(model, f"{new}_dwi.nii.gz", mask=f"{new}_desc-body_mask.nii.gz", out=out / "maps", overwrite=True)
-print("maps:", out / "maps")
+image, mask = f"{new}_dwi.nii.gz", f"{new}_desc-body_mask.nii.gz"
+maps = dmrifit.predict_image(model, image, mask=mask, out=out / "maps", overwrite=True)
+print("maps:", ", ".join(maps), "in", out / "maps")

@@ -362,3 +362,18 @@ def test_nothing_is_warned_about(two):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compare({"c": MapsToMaps("constant")}, two["A"], max_voxels=20, random_state=0)
+
+
+def test_a_protocol_without_clinical_images_is_refused_with_the_remedy():
+    short = cohort("short", 2, protocol=Protocol([0, 500, 1000, 0, 500, 1000], te=[70, 70, 70, 90, 90, 90]))
+    with pytest.raises(ValueError, match=r"cohort 'short': a clinical protocol needs 5 b-values.*give the estimators"):
+        compare({"r": Recorder()}, short)
+
+
+def test_what_cannot_be_described_is_compared_but_not_kept(two, tmp_path):
+    def odd():
+        return Recorder(random_state=None, source=None).set_params(random_state=lambda: 0)
+
+    assert len(compare({"r": odd()}, two["A"], max_voxels=10, random_state=0).scores) == 3 * 7
+    with pytest.raises(ValueError, match=r"estimator 'r': .*cannot be described"):
+        compare({"r": odd()}, two["A"], max_voxels=10, random_state=0, out=tmp_path)
