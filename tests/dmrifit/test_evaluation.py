@@ -377,3 +377,32 @@ def test_what_cannot_be_described_is_compared_but_not_kept(two, tmp_path):
     assert len(compare({"r": odd()}, two["A"], max_voxels=10, random_state=0).scores) == 3 * 7
     with pytest.raises(ValueError, match=r"estimator 'r': .*cannot be described"):
         compare({"r": odd()}, two["A"], max_voxels=10, random_state=0, out=tmp_path)
+
+
+def test_scores_agree_with_a_comparison_written_plainly(two):
+    """Least squares by numpy, trained on all body voxels of the others, scored by hand."""
+    result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], random_state=0)
+    signals, lesions = [], []
+    for scan in two["A"]:
+        body = scan.signal[scan.mask].astype(float)
+        unit = np.percentile(body[:, 0], 95)
+        signals.append(body / unit)
+        lesions.append(scan.signal[scan.lesion].astype(float) / unit)
+    for held_out, patient in enumerate(two["A"].patients):
+        train = np.concatenate([s for i, s in enumerate(signals) if i != held_out])
+        weights = np.linalg.lstsq(np.column_stack([np.ones(len(train)), train[:, :5]]), train, rcond=None)[0]
+        measured = lesions[held_out]
+        predicted = np.column_stack([np.ones(len(measured)), measured[:, :5]]) @ weights
+        error = np.abs(predicted / measured - 1)[:, 5:].mean(axis=0)
+        found = result.signals.loc[result.signals["patient"] == patient, "relative_error"]
+        np.testing.assert_allclose(found, error, rtol=1e-6)
+        maps, reference = (
+            fit_voxels(np.maximum(s, 0), PROTOCOL, "t2-ivim-kurtosis").parameters for s in (predicted, measured)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            E = maps / reference - 1
+        for j, (_, row) in enumerate(result.scores[result.scores["patient"] == patient].iterrows()):
+            e = E[:, j][np.isfinite(E[:, j])]
+            assert row["bias"] == pytest.approx(np.median(e), abs=1e-4)
+            assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=2e-4)
+            assert row["n_undefined"] == len(E) - len(e)
