@@ -155,7 +155,7 @@ def fit(
 
 
 SIMULATE_EXAMPLE = "dmrifit simulate --out data --patients 8 --seed 1"
-BENCHMARK_EXAMPLE = "dmrifit benchmark data/participants.tsv --out study --algorithms LR,RFR --max-voxels 250"
+BENCHMARK_EXAMPLE = "dmrifit benchmark data/participants.tsv --out study --algorithms LR,RFR,slNN"
 REPORT_EXAMPLE = "dmrifit report study"
 
 
@@ -219,8 +219,8 @@ def benchmark(
     train_mask: Annotated[str, typer.Option(metavar="body|lesion", help="Voxels to train on.")] = "body",
     score_mask: Annotated[str, typer.Option(metavar="lesion|body", help="Voxels to score.")] = "lesion",
     max_voxels: Annotated[
-        int | None, typer.Option(min=1, help="Train on so many voxels of a scan; all by default.")
-    ] = None,
+        int, typer.Option(min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them.")
+    ] = 250,
     n_train: Annotated[int | None, typer.Option(min=1, help="Train on so many patients; all by default.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repeat with other draws and seeds.")] = 1,
     jobs: Annotated[int, typer.Option(help="Models trained at the same time; −1 for one on each core.")] = 1,
@@ -253,7 +253,7 @@ def benchmark(
         score_mask=score_mask,  # type: ignore[arg-type]
         n_train=n_train,
         n_repeats=repeats,
-        max_voxels=max_voxels,
+        max_voxels=max_voxels or None,
         out=out,
         n_jobs=jobs,
         random_state=seed,
@@ -298,7 +298,8 @@ def _ways_to_train(cohorts: Mapping[str, Any]) -> list[str]:
         for other in others:
             first.indices_in(other)
     except ValueError as error:
-        _say(f"training in one cohort for another is left out: protocols differ ({error})")
+        missing = str(error).partition(";")[0]
+        _say(f"training in one cohort for another is left out: protocols differ ({missing})")
         return ["same"]
     return ["same", "other"]
 

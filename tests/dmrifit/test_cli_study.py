@@ -35,6 +35,7 @@ def test_a_simulated_table_is_compared_within_cohorts_and_across(study):
     assert {path.name for path in folder.iterdir()} >= {"report.html", "scores.csv", "signals.csv", "study.json"}
     settings = json.loads((folder / "study.json").read_text())["settings"]
     assert settings["train_on"] == ["same", "other"]
+    assert settings["max_voxels"] == 40
     assert "synthetic data: no clinical result" in output
     assert str(folder / "report.html") in output
     rows = re.findall(r"(same|other) +(cohort[12]) +(s2s|m2m) +(LR|constant)", output)
@@ -50,10 +51,11 @@ def test_the_report_is_written_again_from_the_folder(study):
 
 def test_protocols_that_differ_are_compared_each_for_itself_and_that_is_said(tmp_path):
     assert run("simulate", "--out", tmp_path, "--patients", 2, "--shape", "12,12,2").exit_code == 0
-    arguments = ("--out", tmp_path / "study", "--algorithms", "constant", "--strategies", "m2m", "--max-voxels", 20)
+    arguments = ("--out", tmp_path / "study", "--algorithms", "constant", "--strategies", "m2m", "--max-voxels", 0)
     result = run("benchmark", tmp_path / "participants.tsv", *arguments)
     assert result.exit_code == 0, result.output
     assert "left out: protocols differ" in result.output
+    assert json.loads((tmp_path / "study" / "study.json").read_text())["settings"]["max_voxels"] is None
 
 
 @pytest.mark.parametrize(
