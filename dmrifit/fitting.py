@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit import _kernels
+from dmrifit._optional import import_optional
 from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.protocol import Protocol
+
+if TYPE_CHECKING:
+    import lmfit
 
 __all__ = ["FitResult", "FitStatus", "fit_voxels"]
 
@@ -47,7 +51,7 @@ class FitResult:
     """
     The fits of many voxels; ``result["Dt"]`` is one parameter's column.
 
-    Attributes
+    Parameters
     ----------
     model : SignalModel
         The model that was fitted.
@@ -64,6 +68,11 @@ class FitResult:
         Iterations, all starts together.
     at_low, at_high : ndarray of shape (n_voxels, n_parameters)
         Whether a parameter that was free to move ended on its lower or upper bound.
+    bounds : tuple of (float, float)
+        The box that was searched, in the order of `names`; of an amplitude, in multiples of the voxel's
+        largest signal.
+    fixed : tuple of str
+        Names of the parameters that were not fitted.
     """
 
     model: SignalModel
@@ -74,6 +83,8 @@ class FitResult:
     n_iter: NDArray[np.int32]
     at_low: NDArray[np.bool_]
     at_high: NDArray[np.bool_]
+    bounds: tuple[tuple[float, float], ...]
+    fixed: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +99,60 @@ class FitResult:
 
     def __len__(self) -> int:
         return len(self.cost)
+
+    def to_lmfit(
+        self, voxel: int, signals: ArrayLike, protocol: Protocol, *, sigma: float = 0.0
+    ) -> lmfit.model.ModelResult:
+        """
+        Refit one voxel by lmfit from this solution, for its reports and confidence intervals.
+
+        Parameters
+        ----------
+        voxel : int
+            Which row.
+        signals : array_like of shape (n_voxels, n_measurements)
+            The signals that were fitted.
+        protocol : Protocol
+            Their protocol.
+        sigma : float, default=0
+            Standard deviation of the noise if the fit had a Rician floor.
+
+        Returns
+        -------
+        lmfit.model.ModelResult
+            With ``fit_report()`` and ``conf_interval()``; bounds and fixed parameters as here.
+
+        Raises
+        ------
+        ImportError
+            If lmfit is not installed.
+        ValueError
+            If the voxel was not fitted.
+        """
+        lmfit = import_optional("lmfit")
+        if self.status[voxel] == FitStatus.NOT_FITTED:
+            msg = f"voxel {voxel} was not fitted: it has no usable signal"
+            raise ValueError(msg)
+        signal = np.asarray(signals, dtype=float)[voxel]
+        measured = np.isfinite(signal)
+
+        def function(b: NDArray, **values: float) -> NDArray:
+            row = [values[name] for name in self.names]
+            predicted = self.model.signal(row, protocol)[0, measured]
+            return np.sqrt(predicted**2 + np.pi / 2 * sigma**2)
+
+        function.argnames, function.kwargs = ["b", *self.names], []  # type: ignore[attr-defined] # lmfit's own protocol
+        model = lmfit.Model(function, independent_vars=["b"], param_names=list(self.names), name=self.model.name)
+        parameters = lmfit.Parameters()
+        top = signal[measured].max()
+        for value, described, (low, high) in zip(
+            self.parameters[voxel], self.model.parameters, self.bounds, strict=True
+        ):
+            unit = top if described.is_amplitude else 1.0
+            vary = described.name not in self.fixed and low < high
+            box = {"min": low * unit, "max": high * unit} if vary else {}
+            parameters.add(described.name, value=value, vary=vary, **box)
+        return model.fit(signal[measured], parameters, b=protocol.b[measured], method="least_squares")
 
 
 def fit_voxels(
@@ -173,18 +238,23 @@ def fit_voxels(
     values = _fixed_values(model, fixed, n)
     n_free = len(model.names) - len(values)
     if len(protocol) < n_free:
-        msg = f"{len(protocol)} measurements cannot determine {n_free} free parameters of {model.name}; fix some, or measure more"
+        msg = (
+            f"{len(protocol)} measurements cannot determine {n_free} free parameters of {model.name}; "
+            "fix some, or measure more"
+        )
         raise ValueError(msg)
     problem = _Problem(model, protocol, box, values, n_free, regularization, n_starts)
     noise = _noise(sigma, n)
-    out = _empty_result(model, n)
-    _run(signals, problem, noise, values, out, n_threads)
+    out = _empty_result(problem, n, tuple(values))
+    _run(signals, problem, noise, out, n_threads)
     return out
 
 
 def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
-        msg = f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}"
+        msg = (
+            f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}"
+        )
         raise ValueError(msg)
     if not (np.issubdtype(signals.dtype, np.floating) or np.issubdtype(signals.dtype, np.integer)):
         msg = f"signals must be real numbers (magnitudes), not {signals.dtype}"
@@ -222,7 +292,9 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
             raise ValueError(msg) from None
         if high == "monotonic":
             if model.cumulant is None or name != model.cumulant[0]:
-                msg = f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}"
+                msg = (
+                    f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}"
+                )
                 raise ValueError(msg)
             low = float(low)
         else:
@@ -236,7 +308,8 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
 
 def _check_name(model: SignalModel, name: str, what: str) -> None:
     if name not in model.names:
-        msg = f"{what} name the parameter {name!r}, which model {model.name} does not have; it has {', '.join(model.names)}"
+        known = ", ".join(model.names)
+        msg = f"{what} name the parameter {name!r}, which model {model.name} does not have; it has {known}"
         raise ValueError(msg)
 
 
@@ -290,12 +363,12 @@ class _Problem:
         self.forms = self.kernel.FORMS
         n = len(model.names)
         b_max = float(protocol.b_ms_per_um2.max())
-        self.turn_up = 0.0
+        self.turn_up = np.inf
         low, high = np.empty(n), np.empty(n)
         for j, (parameter, (lower, upper)) in enumerate(zip(model.parameters, box.values(), strict=True)):
             if upper == "monotonic":
                 upper = parameter.high if np.isfinite(parameter.high) else 1e3
-                self.turn_up = 3.0 / b_max if b_max > 0 else 0.0
+                self.turn_up = 3.0 / b_max if b_max > 0 else np.inf
             low[j], high[j] = lower, upper
         self.low, self.high = low, high
         inner = np.sort(np.stack([_inner(low, self.forms), _inner(high, self.forms)]), axis=0)
@@ -316,7 +389,7 @@ class _Problem:
         self._dictionary(protocol, fixed)
         if n_starts == "auto":
             n_starts = 1 if n_free <= 2 else 3
-        if not isinstance(n_starts, (int, np.integer)) or isinstance(n_starts, bool) or n_starts < 1:
+        if isinstance(n_starts, (str, bool)) or n_starts != int(n_starts) or n_starts < 1:
             msg = f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}"
             raise ValueError(msg)
         self.n_starts = min(int(n_starts), self.n_strata)
@@ -343,7 +416,7 @@ class _Problem:
             for j in group[len(counts) :]:
                 grids[j] = _grid(model.parameters[j], self.low[j], self.high[j], 1, protocol)
         if amplitude < 0:
-            for j in np.flatnonzero(self.scaled):
+            for j in np.flatnonzero(self.scaled).tolist():
                 grids[j] = np.array([1.0])
         self.first, self.first_q = self._atoms(first, grids, middle, 1.0, protocol)
         self.second, self.second_q = self._atoms(second, grids, middle, 0.0, protocol)
@@ -363,7 +436,7 @@ class _Problem:
         if self.kernel.MIXTURE >= 0:
             points[:, self.kernel.MIXTURE] = share
         inner = _inner(points, self.forms)
-        if self.turn_up:
+        if np.isfinite(self.turn_up):
             k, d = (self.model.names.index(name) for name in self.model.cumulant)  # type: ignore[union-attr]
             if k in group:
                 limit = np.minimum(self.high[k], self.turn_up / points[:, d])
@@ -427,17 +500,19 @@ def _padded(values: NDArray) -> NDArray:
     return padded
 
 
-def _empty_result(model: SignalModel, n: int) -> FitResult:
-    p = len(model.names)
+def _empty_result(problem: _Problem, n: int, fixed: tuple[str, ...]) -> FitResult:
+    p = len(problem.model.names)
     return FitResult(
-        model,
-        np.empty((n, p)),
-        np.empty((n, p)),
-        np.empty(n),
-        np.empty(n, np.uint8),
-        np.empty(n, np.int32),
-        np.empty((n, p), bool),
-        np.empty((n, p), bool),
+        problem.model,
+        parameters=np.empty((n, p)),
+        standard_errors=np.empty((n, p)),
+        cost=np.empty(n),
+        status=np.empty(n, np.uint8),
+        n_iter=np.empty(n, np.int32),
+        at_low=np.empty((n, p), bool),
+        at_high=np.empty((n, p), bool),
+        bounds=tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True)),
+        fixed=fixed,
     )
 
 
@@ -445,7 +520,6 @@ def _run(
     signals: NDArray,
     problem: _Problem,
     noise: NDArray | None,
-    fixed: dict[str, NDArray],
     out: FitResult,
     n_threads: int | None,
 ) -> None:
@@ -461,33 +535,79 @@ def _run(
 
     def fit(start: int) -> None:
         part = slice(start, min(start + _CHUNK, n))
-        hit = np.empty(part.stop - start, np.int64)
-        problem.kernel.fit_chunk(
+        size = part.stop - part.start
+        groups = -(-size // _kernels.LANES)
+        values = np.zeros((groups, len(problem.b), _kernels.LANES))
+        weights = np.zeros_like(values)
+        tops, usable = np.ones(size), np.empty(size, np.int64)
+        points = np.empty((size, problem.n_starts, len(bit)))
+        pinned = problem.pinned if len(problem.pinned) == 1 else problem.pinned[part]
+        n_slots = problem.kernel.prepare(
             np.ascontiguousarray(signals[part], dtype=np.float64),
+            problem.n_free,
+            problem.scaled,
+            problem.inner_low,
+            problem.inner_high,
+            problem.first,
+            problem.second,
+            problem.first_q,
+            problem.second_q,
+            problem.gram,
+            np.empty((problem.n_strata, _kernels.LANES)),
+            values,
+            weights,
+            tops,
+            usable,
+            points,
+        )
+        ends, sums = np.empty((n_slots, len(bit))), np.empty((n_slots, problem.kernel.N_PAIRS))
+        squares, converged, steps = np.empty(n_slots), np.zeros(n_slots, bool), np.zeros(n_slots, np.int64)
+        problem.kernel.search(
+            n_slots,
+            values,
+            weights,
+            tops,
+            usable,
+            points,
             np.zeros(1) if noise is None else (noise if len(noise) == 1 else noise[part]),
             noise is not None,
             problem.inner_low,
             problem.inner_high,
-            problem.low,
-            problem.high,
-            problem.pinned if len(problem.pinned) == 1 else problem.pinned[part],
+            pinned,
             problem.scaled,
-            problem.n_free,
             problem.turn_up,
             problem.regularized,
             problem.penalty,
             problem.low,
             problem.b,
             problem.te,
-            problem.first,
-            problem.second,
-            problem.first_q,
-            problem.second_q,
-            problem.gram,
-            problem.n_strata,
-            problem.n_starts,
             _TOLERANCE,
             _MAX_ITER,
+            ends,
+            sums,
+            squares,
+            converged,
+            steps,
+        )
+        hit = np.empty(size, np.int64)
+        problem.kernel.finish(
+            n_slots,
+            signals.shape[1],
+            weights,
+            tops,
+            usable,
+            problem.inner_low,
+            problem.inner_high,
+            problem.low,
+            problem.high,
+            pinned,
+            problem.scaled,
+            problem.turn_up,
+            ends,
+            sums,
+            squares,
+            converged,
+            steps,
             out.parameters[part],
             out.standard_errors[part],
             out.cost[part],

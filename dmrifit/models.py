@@ -115,7 +115,10 @@ class SignalModel:
         unused = set(self.names) - used
         if unknown or unused:
             what = f"uses the unknown {sorted(unknown)}" if unknown else f"does not use {sorted(unused)}"
-            msg = f"model {self.name}: the expression {what}; parameters are {self.names}, and b (ms/µm²) and te (ms) are given"
+            msg = (
+                f"model {self.name}: the expression {what}; parameters are {self.names}, "
+                "and b (ms/µm²) and te (ms) are given"
+            )
             raise ValueError(msg)
         object.__setattr__(self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval"))
 
@@ -161,7 +164,7 @@ class SignalModel:
 
     @property
     def bounds(self) -> tuple[tuple[float, float], ...]:
-        """Default (low, high) of the parameters, in the order of `names`; of an amplitude, in multiples of the largest signal."""
+        """Default (low, high) of the parameters, in the order of `names`; see `Parameter` for those of an amplitude."""
         return tuple((parameter.low, parameter.high) for parameter in self.parameters)
 
     @property
@@ -197,10 +200,11 @@ class SignalModel:
         if self.needs_te and protocol.te is None:
             msg = f"model {self.name} needs echo times; give them to the protocol (te in ms)"
             raise ValueError(msg)
-        scope: dict[str, object] = {name: values[:, i, None] for i, name in enumerate(self.names)}
-        scope |= {"b": protocol.b_ms_per_um2[None, :], "te": protocol.te, "__builtins__": {}} | _FUNCTIONS
+        scope: dict[str, object] = {"__builtins__": {}, "b": protocol.b_ms_per_um2[None, :], "te": protocol.te}
+        scope |= _FUNCTIONS
+        scope |= {name: values[:, i, None] for i, name in enumerate(self.names)}
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            signal = eval(self._code, scope)  # noqa: S307 - the syntax tree was checked at construction
+            signal = eval(self._code, scope)
         return np.array(np.broadcast_to(signal, (len(values), len(protocol))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -242,7 +243,9 @@ class Protocol:
         at = at[np.argsort(self.b[at], kind="stable")]
         where = "" if self.te is None else f" at the shortest TE ({self.te.min():g} ms)"
         if len(at) < n_b:
-            msg = f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²"
+            msg = (
+                f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²"
+            )
             raise ValueError(msg)
         lowest = at[:n_b]
         ends = self.b[at[: n_b + 1]]
@@ -295,7 +298,7 @@ class Protocol:
         if (self.te is None) != (other.te is None):
             msg = "only one of the two protocols has echo times; give both or none"
             raise ValueError(msg)
-        same = np.abs(self.b[:, None] - other.b[None, :]) <= _B_MATCH
+        same = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= _B_MATCH)
         if self.te is not None and other.te is not None:
             same &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
         if self.directions is not None and other.directions is not None:
@@ -410,7 +413,7 @@ def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
     shell = np.zeros(len(b), dtype=np.intp)
     order = np.argsort(b, kind="stable")
     number, first = 0, b[order[0]]
-    for previous, i in zip(order[:-1], order[1:], strict=True):
+    for previous, i in itertools.pairwise(order):
         if b[i] - b[previous] > tolerance or b[i] - first > 2 * tolerance:
             number, first = number + 1, b[i]
         shell[i] = number
@@ -497,10 +500,10 @@ def _read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, bval
         except (TypeError, ValueError):
             path = Path(te)
             times = _sidecar_echo_times(path) if path.suffix == ".json" else _read_numbers(path).ravel()
-    elif np.ndim(te) == 0:
-        times = np.array([float(te)])  # type: ignore[arg-type]
+    elif isinstance(te, Sequence):
+        times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
     else:
-        times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])  # type: ignore[union-attr]
+        times = np.array([float(te)])
     if len(times) not in (1, n):
         msg = f"{te}: {len(times)} echo times for the {n} b-values of {bval}; give one, or one for each"
         raise ValueError(msg)

@@ -1,0 +1,207 @@
+"""Vector code: straight lines of arithmetic, lowered to LLVM instructions on all lanes at once."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic
+
+__all__ = ["block"]
+
+_DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+
+# Products and sums may be fused, but nothing is reassociated: the bits do not depend on the vectors' width.
+_FLAGS = ("contract", "nsz")
+
+# exp(x) = 2^n·exp(r) with |r| ≤ ln(2)/2: a Taylor polynomial in r, and n moved into the exponent's bits.
+_TAYLOR = [1.0]
+for _i in range(1, 13):
+    _TAYLOR.append(_TAYLOR[-1] / _i)
+_LOG2_E = 1.4426950408889634
+_LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
+_SHIFT = 6755399441055744.0  # 1.5·2^52: added to a whole number, it leaves that number in the lowest bits
+_ONE = 1023 << 52
+
+_COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+
+
+def block(lines: Iterable[str], n_lanes: int) -> Callable:
+    """
+    Compile assignments to a function of four arrays, ``run(w, s, y, v, base)``, for use in jitted code.
+
+    The lines are Python, but mean every lane at once: ``w[96 + l]`` is 96 numbers after lane `l` of `w`,
+    ``y[32 + l]`` the same in `y` beyond `base`, ``s[3]`` one number for all lanes. There are ``+ - * /``,
+    comparisons, ``& |``, conditional expressions, ``exp``, ``sqrt``, ``log``, and nothing else.
+
+    numba would take ten times as long to compile the same loops, nearly all of it before LLVM begins, and
+    LLVM would have to prove that they can be vectorized.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        Assignments to names or to ``w[… + l]``.
+    n_lanes : int
+        A multiple of 8.
+
+    Returns
+    -------
+    function
+        A numba intrinsic.
+    """
+    text = "\n".join(lines)
+
+    @intrinsic
+    def run(typing_context, w, s, y, v, base):
+        def build(context, builder, signature, arguments):
+            data = {
+                name: context.make_array(kind)(context, builder, value).data
+                for name, kind, value in zip("wsyv", signature.args[:4], arguments[:4], strict=True)
+            }
+            _loop(builder, ast.parse(text).body, data, arguments[4], n_lanes)
+            return context.get_dummy_value()
+
+        return types.void(w, s, y, v, types.int64), build
+
+    return run
+
+
+def _width() -> int:
+    return 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
+
+
+def _loop(builder: ir.IRBuilder, body: list[ast.stmt], data: dict, base: ir.Value, n_lanes: int) -> None:
+    """Emit the loop over groups of lanes as wide as the processor's vectors."""
+    width = _width()
+    before, loop = builder.block, builder.append_basic_block("lanes")
+    after = builder.append_basic_block("lanes_end")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    lane = builder.phi(_LONG)
+    lane.add_incoming(_LONG(0), before)
+    writer = _Writer(builder, width, data, lane, base)
+    for statement in body:
+        writer.assign(statement)
+    following = builder.add(lane, _LONG(width))
+    lane.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, _LONG(n_lanes)), loop, after)
+    builder.position_at_end(after)
+
+
+class _Writer:
+    """Emits the statements for one group of lanes."""
+
+    def __init__(self, builder: ir.IRBuilder, width: int, data: dict, lane: ir.Value, base: ir.Value) -> None:
+        self.builder, self.width, self.data, self.lane, self.base = builder, width, data, lane, base
+        self.vector, self.bits = ir.VectorType(_DOUBLE, width), ir.VectorType(_LONG, width)
+        self.names: dict[str, ir.Value] = {}
+
+    def assign(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                self.names[name] = self.value(value)
+            case ast.Assign(targets=[ast.Subscript() as place], value=value):
+                self._store(place, self.value(value))
+            case ast.AugAssign(target=ast.Name(id=name), op=operator, value=value):
+                self.names[name] = self._binary(operator, self.names[name], self.value(value))
+            case ast.AugAssign(target=ast.Subscript() as place, op=operator, value=value):
+                self._store(place, self._binary(operator, self.value(place), self.value(value)))
+            case _:
+                msg = f"not an assignment: {ast.unparse(statement)}"
+                raise ValueError(msg)
+
+    def value(self, node: ast.expr) -> ir.Value:
+        build = self.builder
+        match node:
+            case ast.Name(id=name):
+                return self.names[name]
+            case ast.Constant(value=float(number)):
+                return self._constant(number)
+            case ast.BinOp(left=left, op=operator, right=right):
+                return self._binary(operator, self.value(left), self.value(right))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return build.fneg(self.value(operand), flags=_FLAGS)
+            case ast.Compare(left=left, ops=[comparison], comparators=[right]):
+                sign = _COMPARISONS[type(comparison)]
+                return build.fcmp_ordered(sign, self.value(left), self.value(right))
+            case ast.IfExp(test=test, body=yes, orelse=no):
+                return build.select(self.value(test), self.value(yes), self.value(no))
+            case ast.Call(func=ast.Name(id="exp"), args=[argument]):
+                return self._exp(self.value(argument))
+            case ast.Call(func=ast.Name(id=("sqrt" | "log") as name), args=[argument]):
+                return self._intrinsic(name, self.value(argument))
+            case ast.Subscript(value=ast.Name(id="s"), slice=ast.Constant(value=i)):
+                number = build.load(build.gep(self.data["s"], [_LONG(i)]))
+                single = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))
+                return build.shuffle_vector(
+                    single, single, ir.Constant(ir.VectorType(_INT, self.width), [0] * self.width)
+                )
+            case ast.Subscript():
+                return build.load(self._pointer(node), align=8)
+            case _:
+                msg = f"not lane arithmetic: {ast.unparse(node)}"
+                raise ValueError(msg)
+
+    def _constant(self, number: float) -> ir.Value:
+        return ir.Constant(self.vector, [float(number)] * self.width)
+
+    def _binary(self, operator: ast.operator, left: ir.Value, right: ir.Value) -> ir.Value:
+        build = self.builder
+        match operator:
+            case ast.Add():
+                return build.fadd(left, right, flags=_FLAGS)
+            case ast.Sub():
+                return build.fsub(left, right, flags=_FLAGS)
+            case ast.Mult():
+                return build.fmul(left, right, flags=_FLAGS)
+            case ast.Div():
+                return build.fdiv(left, right, flags=_FLAGS)
+            case ast.BitAnd():
+                return build.and_(left, right)
+            case ast.BitOr():
+                return build.or_(left, right)
+        msg = f"no such operator on lanes: {type(operator).__name__}"
+        raise ValueError(msg)
+
+    def _pointer(self, node: ast.Subscript) -> ir.Value:
+        match node:
+            case ast.Subscript(
+                value=ast.Name(id=("w" | "y" | "v") as array),
+                slice=ast.BinOp(left=ast.Constant(value=offset), op=ast.Add(), right=ast.Name(id="l")),
+            ):
+                index = self.builder.add(self.lane, _LONG(offset))
+                if array != "w":
+                    index = self.builder.add(index, self.base)
+                pointer = self.builder.gep(self.data[array], [index])
+                return self.builder.bitcast(pointer, self.vector.as_pointer())
+        msg = f"no such place: {ast.unparse(node)}"
+        raise ValueError(msg)
+
+    def _store(self, place: ast.Subscript, value: ir.Value) -> None:
+        self.builder.store(value, self._pointer(place), align=8)
+
+    def _intrinsic(self, name: str, argument: ir.Value) -> ir.Value:
+        kind = ir.FunctionType(self.vector, [self.vector])
+        function = get_or_insert_function(self.builder.module, kind, f"llvm.{name}.v{self.width}f64")
+        return self.builder.call(function, [argument])
+
+    def _exp(self, x: ir.Value) -> ir.Value:
+        build, constant = self.builder, self._constant
+        add, times = ast.Add(), ast.Mult()
+        for sign, limit in (("<", 700.0), (">", -700.0)):
+            x = build.select(build.fcmp_ordered(sign, x, constant(limit)), x, constant(limit))
+        n = self._intrinsic("floor", self._binary(add, self._binary(times, x, constant(_LOG2_E)), constant(0.5)))
+        r = x
+        for part in _LN2:
+            r = self._binary(ast.Sub(), r, self._binary(times, n, constant(part)))
+        p = constant(_TAYLOR[-1])
+        for coefficient in reversed(_TAYLOR[:-1]):
+            p = self._binary(add, self._binary(times, p, r), constant(coefficient))
+        bits = build.bitcast(build.fadd(n, constant(_SHIFT)), self.bits)
+        bits = build.shl(bits, ir.Constant(self.bits, [52] * self.width))
+        bits = build.add(bits, ir.Constant(self.bits, [_ONE] * self.width))
+        return self._binary(times, p, build.bitcast(bits, self.vector))

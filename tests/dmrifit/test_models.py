@@ -1,0 +1,101 @@
+"""Signal models: formulas, and what is refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, Parameter, Protocol, SignalModel
+
+
+def test_the_signal_is_the_published_formula():
+    protocol = Protocol.preset("cohort1")
+    s0, f, dv, t2v, dt, k, t2t = 812.0, 0.13, 33.0, 190.0, 1.1, 0.9, 71.0
+    b = protocol.b * 1e-3
+    tissue = (1 - f) * np.exp(-b * dt + k * (b * dt) ** 2 / 6 - protocol.te / t2t)
+    expected = s0 * (f * np.exp(-b * dv - protocol.te / t2v) + tissue)
+    signal = MODELS["t2-ivim-kurtosis"].signal([s0, f, dv, t2v, dt, k, t2t], protocol)
+    np.testing.assert_allclose(signal, [expected], rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected"),
+    [
+        ("adc", [10, 2.0], lambda b: 10 * np.exp(-2 * b)),
+        ("kurtosis", [10, 1.0, 0.6], lambda b: 10 * np.exp(-b + 0.1 * b**2)),
+        ("ivim", [10, 0.2, 40.0, 1.0], lambda b: 2 * np.exp(-40 * b) + 8 * np.exp(-b)),
+    ],
+)
+def test_the_simpler_models_are_what_their_names_say(name, parameters, expected):
+    protocol = Protocol([0, 50, 400, 1000])
+    signal = MODELS[name].signal([parameters, parameters], protocol)
+    np.testing.assert_allclose(signal, np.tile(expected(protocol.b / 1000), (2, 1)), rtol=1e-13)
+    assert not MODELS[name].needs_te
+
+
+def test_names_units_and_bounds_stand_in_the_order_of_columns():
+    model = MODELS["t2-ivim-kurtosis"]
+    assert model.names == ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
+    assert model.units == ("signal", "", "µm²/ms", "ms", "µm²/ms", "", "ms")
+    published = dict(model.published_bounds)
+    assert published.pop("S0") == (0.8, 12)
+    assert dict(zip(model.names[1:], model.bounds[1:], strict=True)) == published
+    assert model.needs_te
+
+
+def test_models_are_hashable_picklable_values():
+    for model in MODELS.values():
+        assert pickle.loads(pickle.dumps(model)) == model
+        assert hash(model) == hash(pickle.loads(pickle.dumps(model)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Parameter("D", "mm²/s", 0, 3e-3), r"in µm²/ms and multiply its bounds by 1000"),
+        (lambda: Parameter("b", "", 0, 1), "cannot be named 'b'"),
+        (lambda: Parameter("a b", "", 0, 1), "identifier"),
+        (lambda: Parameter("D", "", 2, 1), "empty bounds"),
+        (lambda: Parameter("D", "", np.nan, 1), "empty bounds"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("S0*exp(-b*", "not Python syntax"),
+        ("S0*exp(-b*D)*q", "unknown \\['q'\\]"),
+        ("S0*exp(-b)", "does not use \\['D'\\]"),
+        ("S0*exp(-b*D) if D else 0", "not allowed"),
+        ("S0*__import__('os').getpid()*D", "not allowed"),
+        ("S0.real*D", "not allowed"),
+        ("S0*sin(D)", "not allowed"),
+        ("S0*exp(-b*D, D)", "not allowed"),
+        ("S0*'a'*D", "not allowed"),
+        ("S0*True*D", "not allowed"),
+        ("S0 % D", "not allowed"),
+        ("(lambda: S0*D)()", "not allowed"),
+    ],
+)
+def test_expressions_are_arithmetic_and_nothing_else(expression, message):
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5)]
+    with pytest.raises(ValueError, match=message):
+        SignalModel.from_expression(expression, parameters, name="mine")
+
+
+def test_wrong_columns_and_missing_echo_times_are_named():
+    with pytest.raises(ValueError, match="7 parameters"):
+        MODELS["t2-ivim-kurtosis"].signal(np.ones((3, 4)), Protocol.preset("cohort1"))
+    with pytest.raises(ValueError, match="needs echo times"):
+        MODELS["t2-ivim-kurtosis"].signal(np.ones((3, 7)), Protocol([0, 500]))
+
+
+def test_a_formula_that_overflows_gives_infinity_without_a_warning():
+    protocol = Protocol([0, 50000])
+    signal = MODELS["kurtosis"].signal([1.0, 3.0, 5.0], protocol)
+    assert signal[0, 0] == 1.0
+    assert np.isinf(signal[0, 1])

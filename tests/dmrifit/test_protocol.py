@@ -1,0 +1,193 @@
+"""Protocols: validation, reading, selection, averaging."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dmrifit import Protocol, average_directions
+
+
+def test_protocols_are_frozen_and_equal_by_value():
+    one = Protocol([0, 500], te=[80, 80], name="a")
+    two = Protocol(np.array([0.0, 500.0]), te=80, name="b")
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != Protocol([0, 500], te=90)
+    assert one != Protocol([0, 500])
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert Protocol.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    with pytest.raises(AttributeError, match="frozen"):
+        one.b = np.zeros(2)
+    with pytest.raises(ValueError, match="read-only"):
+        one.b[0] = 5
+
+
+def test_the_argument_is_copied():
+    b = np.array([0.0, 500.0])
+    protocol = Protocol(b)
+    b[1] = 7.0
+    assert protocol.b[1] == 500.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"b": []}, "at least one b-value"),
+        ({"b": [[0, 1]]}, "shape"),
+        ({"b": [0, -5]}, "number 2 is -5"),
+        ({"b": [0, np.nan]}, "finite"),
+        ({"b": [0, 0.5, 1]}, "multiply by 1000"),
+        ({"b": [0, 1e9]}, "divide by 1e6"),
+        ({"b": [0, 500], "te": [80, 90, 100]}, "3 echo times for 2"),
+        ({"b": [0, 500], "te": [0.08, 0.09]}, "seconds"),
+        ({"b": [0, 500], "te": [80, -1]}, "positive"),
+        ({"b": [0, 500], "directions": [[1, 0, 0]]}, r"shape \(2, 3\)"),
+    ],
+)
+def test_bad_values_are_named_with_the_remedy(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**arguments)
+
+
+def test_directions_have_unit_length_and_a_missing_one_is_zero():
+    protocol = Protocol([0, 500, 500], directions=[[np.nan] * 3, [0, 2, 0], [1, 1, 0]])
+    np.testing.assert_allclose(np.linalg.norm(protocol.directions, axis=1), [0, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["cohort1", "cohort2"])
+def test_presets_have_the_published_form(name):
+    protocol = Protocol.preset(name)
+    assert len(protocol) == 21
+    assert len(np.unique(protocol.b)) == 7
+    assert len(np.unique(protocol.te)) == 3
+    clinical = protocol.take(protocol.clinical())
+    assert clinical.b.tolist() == [0, 50, 100, 400, 900]
+    assert set(clinical.te) == {protocol.te.min()}
+
+
+@given(st.permutations(range(21)))
+def test_the_clinical_part_follows_any_order_of_contrasts(order):
+    protocol = Protocol.preset("cohort1")
+    shuffled = protocol.take(order)
+    assert shuffled.take(shuffled.clinical()) == protocol.take(protocol.clinical())
+    np.testing.assert_array_equal(shuffled.indices_in(protocol), order)
+
+
+def test_a_protocol_too_small_for_the_clinical_part_says_so():
+    with pytest.raises(ValueError, match="needs 5 b-values at the shortest TE"):
+        Protocol([0, 100, 500], te=80).clinical()
+    with pytest.raises(ValueError, match="average_directions"):
+        Protocol([0, 0, 100, 500, 900, 1000], te=80).clinical()
+
+
+def test_missing_contrasts_are_named():
+    with pytest.raises(ValueError, match="lacks S_b700_TE80"):
+        Protocol([0, 700], te=80).indices_in(Protocol([0, 500], te=80))
+    with pytest.raises(ValueError, match="more than one"):
+        Protocol([500], te=80).indices_in(Protocol([500, 500], te=80))
+    with pytest.raises(ValueError, match="echo times"):
+        Protocol([0], te=80).indices_in(Protocol([0]))
+
+
+def test_labels_are_unique():
+    assert Protocol([0, 500, 500], te=80).labels == ("S_b0_TE80", "S_b500_TE80_1", "S_b500_TE80_2")
+
+
+@pytest.mark.parametrize("text", ["0 500 1000\n", "0\n500\n1000\n", "0, 500, 1000", "\ufeff0 500 1000"])
+def test_b_values_may_stand_in_a_row_or_a_column(tmp_path, text):
+    (tmp_path / "dwi.bval").write_text(text, encoding="utf-8")
+    protocol = Protocol.read(tmp_path / "dwi.bval", te=80)
+    assert protocol == Protocol([0, 500, 1000], te=80)
+    assert protocol.name == "dwi"
+
+
+def test_echo_times_come_from_text_numbers_or_sidecars(tmp_path):
+    (tmp_path / "dwi.bval").write_text("0 500")
+    (tmp_path / "dwi.te").write_text("80 90")
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.08}')
+    (tmp_path / "b.json").write_text('{"EchoTime": 0.09}')
+    bval = tmp_path / "dwi.bval"
+    assert Protocol.read(bval, tmp_path / "dwi.te").te.tolist() == [80, 90]
+    assert Protocol.read(bval, "85").te.tolist() == [85, 85]
+    assert Protocol.read(bval, tmp_path / "a.json").te.tolist() == [80, 80]
+    assert Protocol.read(bval, [tmp_path / "a.json", tmp_path / "b.json"]).te.tolist() == [80, 90]
+
+
+@pytest.mark.parametrize(
+    ("bval", "te", "message"),
+    [
+        ("zero 500", None, "dwi.bval: not a file of numbers"),
+        ("", None, "dwi.bval: expected rows"),
+        ("0 500 1000", "80 90", "2 echo times for the 3 b-values"),
+        ("0 500", "0.08 0.09", "dwi.te.*seconds"),
+        ("0 5e8", None, "dwi.bval.*divide by 1e6"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, bval, te, message):
+    (tmp_path / "dwi.bval").write_text(bval)
+    if te:
+        (tmp_path / "dwi.te").write_text(te)
+    with pytest.raises(ValueError, match=message):
+        Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.te" if te else None)
+
+
+def test_a_sidecar_without_echo_time_is_named(tmp_path):
+    (tmp_path / "dwi.bval").write_text("0 500")
+    (tmp_path / "dwi.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"dwi\.json.*EchoTime"):
+        Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.json")
+
+
+def test_real_gradient_files_of_both_layouts_are_read(data_dir):
+    folder = data_dir / "dipy_small_dwi"
+    rows = Protocol.read(folder / "small_64D.bval", 90, folder / "small_64D.bvec")
+    columns = Protocol.read(folder / "small_101D.bval", 90, folder / "small_101D.bvec")
+    for protocol, n in ((rows, 65), (columns, 102)):
+        assert len(protocol) == n
+        length = np.linalg.norm(protocol.directions, axis=1)
+        np.testing.assert_allclose(length[1:], 1, atol=1e-6)
+    assert rows.directions[0].tolist() == [0, 0, 0]  # the file says NaN
+    with pytest.raises(ValueError, match="3 × 102 numbers do not make 3 × 65"):
+        Protocol.read(folder / "small_64D.bval", None, folder / "small_101D.bvec")
+
+
+@given(
+    hnp.arrays(float, (3, 6), elements=st.floats(1e-3, 1e3)),
+    st.sampled_from(["geometric", "arithmetic"]),
+)
+def test_averages_are_those_of_numpy(signals, mean):
+    protocol = Protocol([0.5, 995, 1000, 1004, 0, 1002], te=[80, 80, 80, 80, 90, 90])
+    averaged, contrasts = average_directions(signals, protocol, mean=mean)
+    groups = [[0], [1, 2, 3], [4], [5]]
+    expected = [
+        np.exp(np.log(signals[:, g]).mean(axis=1)) if mean == "geometric" else signals[:, g].mean(axis=1)
+        for g in groups
+    ]
+    np.testing.assert_allclose(averaged, np.stack(expected, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(contrasts.b, [0.5, 2999 / 3, 0, 1002])
+    assert contrasts.te.tolist() == [80, 80, 90, 90]
+
+
+def test_averaging_leaves_out_what_is_not_finite_and_keeps_zeros():
+    protocol = Protocol([1000, 1000, 1000])
+    averaged, _ = average_directions([[4.0, 9.0, np.nan], [0.0, 9.0, 4.0], [np.nan] * 3, [-1.0, 4.0, 4.0]], protocol)
+    np.testing.assert_allclose(averaged[:, 0], [6.0, 0.0, np.nan, np.nan])
+
+
+def test_shells_are_not_chained_together():
+    averaged, contrasts = average_directions(np.ones((1, 5)), Protocol([1000, 1020, 1040, 1060, 1080]), tolerance=25)
+    assert np.ptp([1000, 1020, 1040]) <= 50
+    assert contrasts.b.tolist() == [1020, 1070]
+    assert averaged.shape == (1, 2)
+
+
+def test_wrong_arguments_of_averaging_are_named():
+    with pytest.raises(ValueError, match="3 measurements"):
+        average_directions(np.ones((2, 4)), Protocol([0, 500, 1000]))
+    with pytest.raises(ValueError, match="'median'"):
+        average_directions(np.ones((2, 3)), Protocol([0, 500, 1000]), mean="median")
