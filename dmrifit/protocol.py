@@ -303,7 +303,8 @@ class Protocol:
             same &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
         if self.directions is not None and other.directions is not None:
             along = np.abs(self.directions @ other.directions.T) > 1 - 1e-6
-            same &= along | ~self.directions.any(axis=1)[:, None]
+            undirected = np.linalg.norm(self.directions, axis=1) == 0
+            same &= along | undirected[:, None]
         found = same.sum(axis=1)
         if np.any(found == 0):
             missing = ", ".join(np.array(self.labels)[found == 0])
