@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -206,7 +207,7 @@ def compare(
     bank = _Bank(cohorts, entrants, views, train_mask, score_mask, max_voxels, n_repeats, seed)
     cells = _plan(entrants, cohorts, regimes, views, bank, n_train, n_repeats, seed)
     started = time.time()
-    results = _run(cells, bank, folder, n_jobs)
+    results, n_reused = _run(cells, bank, folder, n_jobs)
     study = {
         "settings": describe(settings),
         "cohorts": {name: _describe_cohort(cohort, bank.patients[name]) for name, cohort in cohorts.items()},
@@ -216,6 +217,7 @@ def compare(
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - started, 3),
+        "models": {"trained": len(cells) - n_reused, "reused": n_reused},
     }
     evaluation = _tabulate(results, study)
     if folder is not None:
@@ -607,8 +609,10 @@ def _plan(
     return cells
 
 
-def _run(cells: list[_Cell], bank: _Bank, folder: StudyFolder | None, n_jobs: int | None) -> list[dict[str, Any]]:
-    """Run the cells that are not finished; return the results of all, in order."""
+def _run(
+    cells: list[_Cell], bank: _Bank, folder: StudyFolder | None, n_jobs: int | None
+) -> tuple[list[dict[str, Any]], int]:
+    """Run the cells that are not finished; return the results of all, in order, and how many were finished."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
@@ -632,7 +636,7 @@ def _run(cells: list[_Cell], bank: _Bank, folder: StudyFolder | None, n_jobs: in
         if folder is not None:
             folder.put(cells[i].key, content)
         results[i] = content
-    return [results[i] for i in range(len(cells))]
+    return [results[i] for i in range(len(cells))], len(cells) - len(waiting)
 
 
 def _run_cell(
@@ -802,4 +806,6 @@ def _sources() -> str:
 
 
 def _command() -> str:
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+    return shlex.join([*name.split(), *sys.argv[1:]])

@@ -428,7 +428,9 @@ def _time_table(evaluation: Evaluation) -> Markup:
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = evaluation.study.get("seconds")
     if whole is not None:
-        text += f" The last run took {whole:.0f} s in all; finished work of earlier runs was reused."
+        text += f" The last run took {whole:.0f} s in all"
+        models = evaluation.study.get("models", {"trained": 0, "reused": 0})
+        text += f", without {models['reused']} models kept from earlier ones." if models["reused"] else "."
     return _join([table, _paragraph(text)])
 
 
@@ -436,10 +438,16 @@ def _provenance(evaluation: Evaluation) -> Markup:
     study = evaluation.study
     settings = study.get("settings", {})
     rows: list[list[Any]] = [["command", study.get("command", "")], ["date", study.get("date", "")]]
-    rows += [[key.replace("_", " "), settings[key]] for key in settings if key != "cohorts"]
+    rows += [[key.replace("_", " "), _setting(settings[key])] for key in settings if key != "cohorts"]
     rows += [[f"version of {name}", version] for name, version in study.get("versions", {}).items()]
     names = [[name, _short(description)] for name, description in study.get("estimators", {}).items()]
     return _join([html_table(rows), _details("Estimators", html_table(names, ["name", "class and parameters"]))])
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "all"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _short(description: Any) -> str:

@@ -231,6 +231,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(two, record, tmp_pat
     record.clear()
     resumed = compare({"r": Recorder()}, two, out=tmp_path, **arguments)
     assert len(record) == 2
+    assert resumed.study["models"] == {"trained": 2, "reused": 4}
     equal(whole, resumed)
     equal(Evaluation.read(tmp_path), resumed, timed=True)
 
