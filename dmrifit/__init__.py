@@ -22,7 +22,7 @@ _MODULES = {
     "simulate_cohort": "phantoms",
     "Evaluation": "evaluation",
     "compare": "evaluation",
-    "write_report": "study_page",
+    "write_report": "reporting",
     "FitResult": "fitting",
     "FitStatus": "fitting",
     "PatientScale": "scaling",

@@ -234,7 +234,7 @@ def benchmark(
     """
     from dmrifit.cohort import Cohort
     from dmrifit.evaluation import compare
-    from dmrifit.study_page import write_report
+    from dmrifit.reporting import write_report
 
     if not (find_spec("matplotlib") and find_spec("jinja2")):
         msg = 'the report needs more packages: pip install "dmrifit[report]"'
@@ -265,7 +265,7 @@ def benchmark(
 def report(study: Annotated[Path, typer.Argument(metavar="FOLDER", help="What dmrifit benchmark made.")]) -> None:
     """Write the report of a finished comparison again."""
     from dmrifit.evaluation import Evaluation
-    from dmrifit.study_page import write_report
+    from dmrifit.reporting import write_report
 
     evaluation = Evaluation.read(study)
     _finish_report(evaluation, write_report(evaluation, study))
@@ -306,7 +306,7 @@ def _ways_to_train(cohorts: Mapping[str, Any]) -> list[str]:
 
 def _finish_report(evaluation: Any, page: Path) -> None:
     """Print the summary, and where the page is."""
-    from dmrifit.study_page import summarize
+    from dmrifit.reporting import summarize
 
     summary = summarize(evaluation)
     columns = {"train_on": "trained on", "cohort": "cohort", "strategy": "strategy", "algorithm": "algorithm"}

@@ -41,7 +41,7 @@ DEFAULT_MODEL = "t2-ivim-kurtosis"
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
 
 #: Modules of ours that no score depends on.
-_PRESENTATION = ("__main__", "charts", "cli", "plotting", "quicklook", "reporting", "study_page")
+_PRESENTATION = ("__main__", "cli", "mosaics", "pages", "plotting", "quicklook", "reporting")
 _STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
 _BOUND_TOLERANCE = 1e-6
 
@@ -456,5 +456,6 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 @cache
 def _sources() -> str:
     """Digest of our own source: a version number does not change with every edit."""
-    found = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in _PRESENTATION)
-    return digest([[path.name, path.read_text(encoding="utf-8")] for path in found])
+    here = Path(__file__).parent
+    found = sorted(path for path in here.rglob("*.py") if path.stem not in _PRESENTATION)
+    return digest([[path.relative_to(here).as_posix(), path.read_text(encoding="utf-8")] for path in found])

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.derivatives import OUTSIDE
-from dmrifit.plotting import MapPanel, Slices, plot_panel, plot_panels, plot_status
-from dmrifit.reporting import html_figure, html_grid, html_note, html_page, html_table, png_bytes
+from dmrifit.mosaics import MapPanel, Slices, plot_panel, plot_panels, plot_status
+from dmrifit.pages import html_figure, html_grid, html_note, html_page, html_table, png_bytes
 
 if TYPE_CHECKING:
     from markupsafe import Markup

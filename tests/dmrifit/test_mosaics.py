@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from dmrifit.plotting import MapPanel, Slices, plot_panel, plot_panels, plot_status, robust_limits
-from dmrifit.reporting import png_bytes
+from dmrifit.mosaics import MapPanel, Slices, plot_panel, plot_panels, plot_status, robust_limits
+from dmrifit.pages import png_bytes
 
 AFFINE = np.array([[3.0, 0, 0, -30], [0, 3, 0, -20], [0, 0, 6, 12], [0, 0, 0, 1]])
 SHAPE = (10, 8, 7)
