@@ -35,6 +35,7 @@ _MODULES = {
     "save_model": "persistence",
     "load_model": "persistence",
     "fit_image": "volumes",
+    "read_manifest": "manifest",
     "predict_image": "volumes",
     "bias_index": "metrics",
     "dispersion_index": "metrics",

@@ -61,7 +61,9 @@ def dmrifit_(
 
 @app.command(epilog=f"\b\nExample:\n  {FIT_EXAMPLE}")
 def fit(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="4-D NIfTI image of magnitudes (.nii or .nii.gz).")],
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
     bval: Annotated[
         Path | None, typer.Option(help="b-values in s/mm²; by default the .bval file beside the image.")
@@ -75,6 +77,10 @@ def fit(
             metavar="MS|FILE",
             help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json).",
         ),
+    ] = None,
+    b_tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="S/MM2", help="Take b-values that lie so close for one (0.5 for 0, 995 for 1000)."),
     ] = None,
     model: Annotated[
         str, typer.Option(help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te).")
@@ -114,29 +120,27 @@ def fit(
     """
     Fit a signal model to every voxel of a diffusion image and write its maps.
 
+    A scan in several files, one for each echo time or b-value, is named by a tab-separated table with the columns
+    image, bval, te and bvec; the volumes follow each other in the order of its rows.
+
     Writes one NIfTI file for each parameter and its standard error, the cost and the status of the fit, a JSON
     file that describes them, and a page to look at.
     """
-    from dmrifit.derivatives import derivative_name, stem
+    from dmrifit.derivatives import common_stem, derivative_name
     from dmrifit.models import MODELS
-    from dmrifit.protocol import Protocol
     from dmrifit.volumes import fit_image
 
-    bval = bval or _beside(image, "bval")
-    if bval is None:
-        msg = f"{image}: there is no .bval file of the same name beside it; name one by --bval"
-        raise ValueError(msg)
     if model not in MODELS:
         msg = f"no model {model!r}; choose one of {', '.join(MODELS)}"
         raise ValueError(msg)
-    if not te and MODELS[model].needs_te and (sidecar := _beside(image, "json")):
-        te = [str(sidecar)]
-    protocol = Protocol.read(bval, te[0] if te and len(te) == 1 else te, bvec or _beside(image, "bvec"))
+    images, protocol = _scan(image, bval, bvec, te, needs_te=MODELS[model].needs_te)
+    if b_tolerance is not None:
+        protocol = protocol.rounded(b_tolerance)
     if quicklook and not (find_spec("matplotlib") and find_spec("jinja2")):
         _say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
         quicklook = False
     fit_image(
-        image,
+        images,
         protocol,
         model,
         mask=mask,
@@ -151,7 +155,7 @@ def fit(
         progress=True,
         n_threads=threads,
     )
-    _summarize_fit(out, derivative_name(stem(image), "", model=model))
+    _summarize_fit(out, derivative_name(common_stem(images), "", model=model))
 
 
 SIMULATE_EXAMPLE = "dmrifit simulate --out data --patients 8 --seed 1"
@@ -350,6 +354,28 @@ def _beside(image: Path, extension: str) -> Path | None:
         return None
     _say(f"using {path}")
     return path
+
+
+def _scan(
+    image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
+) -> tuple[list[Path], Any]:
+    """Find the images of a scan and its protocol: in a table, in what options name, or beside the image."""
+    from dmrifit.manifest import read_manifest
+    from dmrifit.protocol import Protocol
+
+    if image.suffix.lower() in (".tsv", ".csv"):
+        if bval or bvec or te:
+            msg = f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te"
+            raise ValueError(msg)
+        manifest = read_manifest(image)
+        return list(manifest.images), manifest.protocol
+    bval = bval or _beside(image, "bval")
+    if bval is None:
+        msg = f"{image}: there is no .bval file of the same name beside it; name one by --bval"
+        raise ValueError(msg)
+    if not te and needs_te and (sidecar := _beside(image, "json")):
+        te = [str(sidecar)]
+    return [image], Protocol.read(bval, te[0] if te and len(te) == 1 else te, bvec or _beside(image, "bvec"))
 
 
 def _number_or_path(text: str | None) -> float | Path | None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmrifit.fitting import FitResult, FitStatus
 from dmrifit.models import Parameter, SignalModel
@@ -29,13 +30,17 @@ __all__ = [
     "OUTSIDE",
     "BoundTally",
     "FileSet",
+    "bits_type",
+    "common_stem",
     "derivative_name",
     "describe_fit",
     "describe_prediction",
     "file_record",
     "label",
     "map_names",
+    "pack_bounds",
     "stem",
+    "unpack_bounds",
     "versions",
 ]
 
@@ -78,6 +83,27 @@ def stem(path: str | Path) -> str:
         Such as ``"sub-01_dwi"``.
     """
     return _EXTENSIONS.sub("", Path(path).name)
+
+
+def common_stem(paths: Sequence[str | Path]) -> str:
+    """
+    Give what the names of several image files have in common.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Such as ``["sub-01_echo-1_dwi.nii.gz", "sub-01_echo-2_dwi.nii.gz"]``.
+
+    Returns
+    -------
+    str
+        Those parts of the first `stem`, between underscores, that all have, such as ``"sub-01_dwi"``; empty if there
+        are none.
+    """
+    if not paths:
+        return ""
+    first, *others = (stem(path).split("_") for path in paths)
+    return "_".join(part for part in first if all(part in other for other in others))
 
 
 def derivative_name(source: str, suffix: str, **entities: str) -> str:
@@ -280,9 +306,84 @@ def map_names(model: SignalModel) -> list[str]:
     Returns
     -------
     list of str
-        Parameters, standard errors (``<name>_se``), ``"cost"`` and ``"status"``.
+        Parameters, standard errors (``<name>_se``), ``"cost"``, ``"status"`` and ``"at_bound"``.
     """
-    return [*model.names, *(f"{name}_se" for name in model.names), "cost", "status"]
+    return [*model.names, *(f"{name}_se" for name in model.names), "cost", "status", "at_bound"]
+
+
+def pack_bounds(at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
+    """
+    Pack into one number for each voxel which of its parameters ended at a bound.
+
+    Parameters
+    ----------
+    at_low, at_high : ndarray of bool, shape (n_voxels, n_parameters)
+        As in `FitResult`.
+
+    Returns
+    -------
+    ndarray of unsigned int, shape (n_voxels,)
+        Bit 2j is set if parameter j (from 0) is at its lower bound, bit 2j + 1 if it is at its upper one. The type
+        is the smallest of at least 16 bits that holds them.
+
+    Raises
+    ------
+    ValueError
+        If there are more than 32 parameters.
+    """
+    n = at_low.shape[1]
+    kind = bits_type(n)
+    weights = np.left_shift(kind.type(1), np.arange(2 * n, dtype=kind))
+    pairs = np.stack([at_low, at_high], axis=2).reshape(len(at_low), 2 * n)
+    return (pairs * weights).sum(axis=1, dtype=kind)
+
+
+def unpack_bounds(bits: NDArray[np.unsignedinteger], n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """
+    Find out which parameters ended at a bound.
+
+    Parameters
+    ----------
+    bits : ndarray of unsigned int, shape (...)
+        As `pack_bounds` made them.
+    n : int
+        How many parameters there are.
+
+    Returns
+    -------
+    at_low, at_high : ndarray of bool, shape (..., n)
+        Whether each parameter is at its lower or upper bound.
+    """
+    bits = np.asarray(bits).astype(np.uint64)[..., None]
+    shifts = np.arange(2 * n, dtype=np.uint64)
+    pairs = ((bits >> shifts) & np.uint64(1)).astype(bool)
+    return pairs[..., ::2], pairs[..., 1::2]
+
+
+def bits_type(n: int) -> np.dtype:
+    """
+    Choose the type that holds the bits of so many parameters.
+
+    Parameters
+    ----------
+    n : int
+        How many parameters there are.
+
+    Returns
+    -------
+    dtype
+        Unsigned, of 16, 32 or 64 bits.
+
+    Raises
+    ------
+    ValueError
+        If there are more than 32 parameters.
+    """
+    for kind in (np.uint16, np.uint32, np.uint64):
+        if 2 * n <= 8 * np.dtype(kind).itemsize:
+            return np.dtype(kind)
+    msg = f"a map of bounds holds at most 32 parameters, not {n}"
+    raise ValueError(msg)
 
 
 class BoundTally:
@@ -381,6 +482,11 @@ def describe_fit(
             "File": files["status"],
             "Codes": codes | {str(OUTSIDE): "outside the mask"},
             "Voxels": {codes[str(int(code))]: int(tally.status[code]) for code in FitStatus},
+        },
+        "AtBound": {
+            "Description": "bit 2j (value 4**j) is set where parameter j, counted from 0 in the order of Parameters, "
+            "is at its lower bound, bit 2j + 1 (value 2 * 4**j) where it is at its upper bound",
+            "File": files["at_bound"],
         },
         "NoValue": "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is not defined",
         "Settings": dict(settings),

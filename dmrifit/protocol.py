@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MS_PER_UM2_PER_S_PER_MM2", "Protocol", "average_directions"]
+__all__ = ["MS_PER_UM2_PER_S_PER_MM2", "Protocol", "average_directions", "read_echo_times"]
 
 #: b-values are s/mm² in files and ms/µm² in formulas, so that b·D is dimensionless with D in µm²/ms.
 MS_PER_UM2_PER_S_PER_MM2 = 1e-3
@@ -19,6 +19,7 @@ MS_PER_UM2_PER_S_PER_MM2 = 1e-3
 _MS_PER_S = 1e3
 _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
+_LONGEST_PLAUSIBLE_TE = 2.0  # s, in a sidecar
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _TE_MATCH = 0.05  # ms
 
@@ -139,6 +140,8 @@ class Protocol:
         bval: str | Path,
         te: str | Path | float | Sequence[str | Path] | None = None,
         bvec: str | Path | None = None,
+        *,
+        b_tolerance: float | None = None,
     ) -> Protocol:
         """
         Read a protocol from the text files that lie beside a diffusion scan.
@@ -152,6 +155,9 @@ class Protocol:
             sidecar (``.json``, EchoTime in seconds); or one sidecar per volume.
         bvec : path, optional
             Gradient directions, 3 × n or n × 3.
+        b_tolerance : float, optional
+            Take b-values that lie so close (s/mm²) for one, as `rounded` does: 0.5 for 0, 995 for 1000. By default
+            they stay as they are in the file.
 
         Returns
         -------
@@ -167,7 +173,7 @@ class Protocol:
         """
         bval = Path(bval)
         b = _read_numbers(bval).ravel()
-        echo_times = None if te is None else _read_echo_times(te, len(b), bval)
+        echo_times = None if te is None else read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
         directions = None
         if bvec is not None:
             directions = _read_numbers(Path(bvec))
@@ -180,7 +186,8 @@ class Protocol:
                 )
                 raise ValueError(msg)
         try:
-            return cls(b, echo_times, directions=directions, name=bval.name.split(".")[0])
+            protocol = cls(b, echo_times, directions=directions, name=bval.name.split(".")[0])
+            return protocol if b_tolerance is None else protocol.rounded(b_tolerance)
         except ValueError as error:
             sources = ", ".join(str(source) for source in (bval, te, bvec) if source is not None)
             msg = f"{sources}: {error}"
@@ -276,14 +283,49 @@ class Protocol:
             name=self.name,
         )
 
-    def indices_in(self, other: Protocol) -> NDArray[np.intp]:
+    def rounded(self, tolerance: float = 10.0) -> Protocol:
+        """
+        Give b-values that were meant to be one the same value.
+
+        Scanners write the b-value that each volume really had: 0.5 or 5 for 0, 995 to 1005 for 1000. Fits may use
+        those; protocols that are to be found in each other, or counted, need the b-values that were meant.
+
+        Parameters
+        ----------
+        tolerance : float, default=10
+            b-values within ± tolerance (s/mm²) count as one. It has to be smaller than half the step between
+            b-values that differ on purpose: with the default, 10 and 20 become one.
+
+        Returns
+        -------
+        Protocol
+            The same measurements; the b-values of each group are replaced by the roundest number that lies within
+            the tolerance of their mean: a multiple of 1000, 500, 100, 50, 10, 5 or 1 s/mm², or the mean itself.
+
+        Raises
+        ------
+        ValueError
+            If the tolerance is negative or not finite.
+        """
+        if not (np.isfinite(tolerance) and tolerance >= 0):
+            msg = f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}"
+            raise ValueError(msg)
+        shell = _shells(self.b, tolerance)
+        b = np.empty(len(self))
+        for number in np.unique(shell):
+            b[shell == number] = _roundest(float(self.b[shell == number].mean()), tolerance)
+        return Protocol(b, self.te, directions=self.directions, name=self.name)
+
+    def indices_in(self, other: Protocol, *, b_tolerance: float = _B_MATCH) -> NDArray[np.intp]:
         """
         Find each measurement of this protocol in another one.
 
         Parameters
         ----------
         other : Protocol
-            The protocol to look in; b-values match within 1 s/mm², echo times within 0.05 ms.
+            The protocol to look in; echo times match within 0.05 ms.
+        b_tolerance : float, default=1
+            b-values match within so many s/mm².
 
         Returns
         -------
@@ -298,7 +340,7 @@ class Protocol:
         if (self.te is None) != (other.te is None):
             msg = "only one of the two protocols has echo times; give both or none"
             raise ValueError(msg)
-        same = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= _B_MATCH)
+        same = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= b_tolerance)
         if self.te is not None and other.te is not None:
             same &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
         if self.directions is not None and other.directions is not None:
@@ -402,6 +444,51 @@ def average_directions(
     return averaged, Protocol(b, times, name=protocol.name)
 
 
+def read_echo_times(
+    te: str | Path | float | Sequence[str | Path], n: int, volumes: str = ""
+) -> NDArray[np.float64]:
+    """
+    Read echo times from wherever they are written.
+
+    Parameters
+    ----------
+    te : path, number or sequence of paths
+        A number in ms; a text file in ms (one value, or one per volume); one BIDS sidecar (``.json``, EchoTime in
+        seconds); or one sidecar per volume.
+    n : int
+        How many volumes there are.
+    volumes : str, optional
+        What messages call them.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Echo times in ms.
+
+    Raises
+    ------
+    ValueError
+        If a file holds no echo times, their number is neither 1 nor `n`, or a unit looks wrong.
+    FileNotFoundError
+        If a file does not exist.
+    """
+    if isinstance(te, (str, Path)):
+        try:
+            times = np.array([float(te)])  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            path = Path(te)
+            times = _sidecar_echo_times(path) if path.suffix == ".json" else _read_numbers(path).ravel()
+    elif isinstance(te, Sequence):
+        times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
+    else:
+        times = np.array([float(te)])
+    if len(times) not in (1, n):
+        named = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
+        msg = f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one for each"
+        raise ValueError(msg)
+    return np.broadcast_to(times, (n,))
+
+
 def _rebuild(b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str) -> Protocol:
     return Protocol(b, te, directions=directions, name=name)
 
@@ -419,6 +506,14 @@ def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
             number, first = number + 1, b[i]
         shell[i] = number
     return shell
+
+
+def _roundest(value: float, tolerance: float) -> float:
+    for step in (1000, 500, 100, 50, 10, 5, 1):
+        rounded = step * round(value / step)
+        if abs(value - rounded) <= tolerance:
+            return float(rounded)
+    return value
 
 
 def _mean_of_finite(values: NDArray, *, geometric: bool) -> NDArray:
@@ -494,27 +589,14 @@ def _read_numbers(path: Path) -> NDArray[np.float64]:
     return np.array(numbers)
 
 
-def _read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, bval: Path) -> NDArray[np.float64]:
-    if isinstance(te, (str, Path)):
-        try:
-            times = np.array([float(te)])  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            path = Path(te)
-            times = _sidecar_echo_times(path) if path.suffix == ".json" else _read_numbers(path).ravel()
-    elif isinstance(te, Sequence):
-        times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
-    else:
-        times = np.array([float(te)])
-    if len(times) not in (1, n):
-        msg = f"{te}: {len(times)} echo times for the {n} b-values of {bval}; give one, or one for each"
-        raise ValueError(msg)
-    return np.broadcast_to(times, (n,))
-
-
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))["EchoTime"]
-        return np.atleast_1d(np.array(value, dtype=float)) * _MS_PER_S
+        seconds = np.atleast_1d(np.array(value, dtype=float))
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error})"
         raise ValueError(msg) from None
+    if seconds.max() > _LONGEST_PLAUSIBLE_TE:
+        msg = f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)"
+        raise ValueError(msg)
+    return seconds * _MS_PER_S

@@ -1,61 +1,54 @@
-"""NIfTI images in, maps out: the only module that reads and writes images."""
+"""Images in, maps out: fits and predictions of whole scans, written as sets of files."""
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import tempfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy, is_proxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dmrifit._optional import import_optional
 from dmrifit.derivatives import (
     OUTSIDE,
     BoundTally,
     FileSet,
+    bits_type,
     derivative_name,
     describe_fit,
     describe_prediction,
     file_record,
     map_names,
-    stem,
+    pack_bounds,
 )
 from dmrifit.fitting import fit_voxels
-from dmrifit.masks import binarize, check_same_grid, volume_to_voxels
+from dmrifit.masks import binarize
 from dmrifit.models import MODELS, SignalModel
 from dmrifit.protocol import Protocol, average_directions
 from dmrifit.scaling import PatientScale, reference_columns
+from dmrifit.series import (
+    Image,
+    Images,
+    Series,
+    file_paths,
+    image_name,
+    read_grid,
+    read_map,
+    read_volume,
+    write_volume,
+)
 
 if TYPE_CHECKING:
     from dmrifit.prediction import MapsToMaps, SignalToSignal
 
 __all__ = ["fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
 
-#: Measurements are read and fitted in slabs of whole slices of about this many values (64 MB).
-SLAB_VALUES = 2**23
-
-_COMPRESSED = (".gz", ".bz2", ".zst")
-_DAMAGED = (EOFError, OSError, zlib.error)
-
-Image = str | Path | nib.Nifti1Pair
-
-
 def fit_image(
-    image: Image,
+    image: Images,
     protocol: Protocol,
     model: str | SignalModel,
     *,
@@ -82,9 +75,10 @@ def fit_image(
 
     Parameters
     ----------
-    image : path or Nifti1Image
+    image : path, Nifti1Image, or sequence of them
         Magnitudes, shape (x, y, z, n_measurements), in any orientation and number type; scale factors of the file
-        are applied.
+        are applied. Several images of one grid, such as one for each echo time (4-D) or b-value (3-D), follow each
+        other in the order of the protocol; `read_manifest` gives both.
     protocol : Protocol
         The measurements of the last axis.
     model : str or SignalModel
@@ -122,9 +116,10 @@ def fit_image(
     -------
     dict of Nifti1Image
         One map for each parameter under its name, its standard error under ``<name>_se``, ``"cost"`` (sum of
-        squared residuals, in squared units of the image) and ``"status"`` (codes of `FitStatus`, uint8). Maps are
-        float32, 0 outside the mask, and NaN inside it where a voxel could not be fitted, so that no mean can take
-        such a voxel for a measurement; the status is 255 outside the mask.
+        squared residuals, in squared units of the image), ``"status"`` (codes of `FitStatus`, uint8) and
+        ``"at_bound"`` (bit 2j is set where parameter j, from 0, is at its lower bound, bit 2j + 1 where it is at its
+        upper one). Maps are float32, 0 outside the mask, and NaN inside it where a voxel could not be fitted, so
+        that no mean can take such a voxel for a measurement; the status is 255 outside the mask.
 
     Raises
     ------
@@ -163,13 +158,15 @@ def fit_image(
         names = map_names(model)
         maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
         maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
+        maps["at_bound"] = np.zeros(series.grid, bits_type(len(model.names)))
         tally = BoundTally(model)
         with series.unpacked() as readable:
-            for slab, part, voxels in _slabs(readable, region, progress=progress, task="fit"):
+            for slab, part, voxels in readable.slabs(region, progress=progress, task="fit"):
                 if average is not None:
                     voxels, _ = average_directions(voxels, protocol, mean=average)
                 result = fit_voxels(voxels, contrasts, model, sigma=_noise_of(noise, slab, part), **options)
-                columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status]
+                bounded = pack_bounds(result.at_low, result.at_high)
+                columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status, bounded]
                 for name, column in zip(names, columns, strict=True):
                     maps[name][:, :, slab][part] = column
                 tally.add(result)
@@ -198,7 +195,7 @@ def fit_image(
 
 def predict_image(
     estimator: SignalToSignal | MapsToMaps,
-    image: Image,
+    image: Images,
     *,
     protocol: Protocol | None = None,
     mask: Image | None = None,
@@ -219,8 +216,8 @@ def predict_image(
     ----------
     estimator : SignalToSignal or MapsToMaps
         A fitted one, with protocols.
-    image : path or Nifti1Image
-        Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``.
+    image : path, Nifti1Image, or sequence of them
+        Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``; several as in `fit_image`.
     protocol : Protocol, optional
         The measurements of the image, if it holds others too or holds them in another order.
     mask : path or Nifti1Image, optional
@@ -270,7 +267,7 @@ def predict_image(
         counts = {"InMask": 0, "WithSignal": 0}
         with series.unpacked() as readable:
             unit = _scale(readable, region, chosen, source, scale, progress=progress)
-            for slab, part, voxels in _slabs(readable, region, progress=progress, task="predict"):
+            for slab, part, voxels in readable.slabs(region, progress=progress, task="predict"):
                 scaled = _usable(voxels[:, chosen]) / unit
                 here = _noise_of(noise, slab, part)
                 options = {} if here is None else {"sigma": here / unit}
@@ -298,203 +295,6 @@ def predict_image(
                     np.savetxt(written.path(files["te"]), target.te[None], fmt="%.10g")
             written.write_json(files["sidecar"], sidecar)
     return images
-
-
-def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """
-    Read the shape and the affine of a NIfTI image, from its header alone.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Returns
-    -------
-    shape : tuple of int
-        Three numbers of voxels, and the number of volumes if there is one.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no NIfTI image, is damaged, or its affine places no voxels.
-    """
-    loaded = _load(path)
-    return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
-
-
-def read_volume(path: str | Path) -> NDArray:
-    """
-    Read a NIfTI image whole.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Returns
-    -------
-    ndarray
-        Its values, scale factors applied, in the order of storage.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no NIfTI image, is damaged or cut off.
-    """
-    try:
-        return np.asarray(_load(path).dataobj)
-    except _DAMAGED as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        msg = f"{path} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
-        raise ValueError(msg) from error
-
-
-def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
-    """
-    Write a NIfTI image that appears under its name only when it is complete.
-
-    Parameters
-    ----------
-    values : ndarray of shape (x, y, z) or (x, y, z, m)
-        Of a type that NIfTI knows.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    path : path
-        Ends with ``.nii`` or ``.nii.gz``; its folder exists.
-    """
-    path = Path(path)
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm")
-    # The end of the name says whether to compress.
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    nib.save(image, part)
-    os.replace(part, path)
-
-
-@dataclass(frozen=True)
-class Series:
-    """
-    A 4-D image that is read slab by slab.
-
-    Parameters
-    ----------
-    name : str
-        What messages call it.
-    path : Path or None
-        Where its measurements are stored, if they are in a file.
-    data : array or nibabel's proxy of one
-        Measurements of shape (x, y, z, m); slicing gives values with the file's scale factors applied.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to mm.
-    header : Nifti1Header
-        Header of the file.
-    image_class : type
-        Class of the maps.
-    """
-
-    name: str
-    path: Path | None
-    data: Any
-    affine: NDArray[np.float64]
-    header: nib.Nifti1Header
-    image_class: type[nib.Nifti1Pair]
-
-    @classmethod
-    def open(cls, image: Image) -> Series:
-        """Read the header of a 4-D image and check what can be known from it."""
-        loaded, name = _load(image), _name(image)
-        shape = loaded.shape
-        if len(shape) != 4:
-            msg = (
-                f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
-                "needed" + ("" if len(shape) > 4 else ", all volumes in one file (nibabel.concat_images joins them)")
-            )
-            raise ValueError(msg)
-        kind = loaded.get_data_dtype()
-        if kind.names or not np.issubdtype(kind, np.number) or np.issubdtype(kind, np.complexfloating):
-            msg = f"{name} holds values of type {kind}; magnitudes (integers or real numbers) are needed"
-            raise ValueError(msg)
-        if 0 in shape:
-            msg = f"{name} is empty: its shape is {shape}"
-            raise ValueError(msg)
-        path = loaded.file_map["image"].filename if is_proxy(loaded.dataobj) else None
-        # Maps are single files, also when the input is a pair of .hdr and .img.
-        image_class = nib.Nifti2Image if isinstance(loaded.header, nib.Nifti2Header) else nib.Nifti1Image
-        return cls(name, Path(path) if path else None, loaded.dataobj, loaded.affine, loaded.header, image_class)
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """Numbers of voxels."""
-        x, y, z = self.data.shape[:3]
-        return x, y, z
-
-    @property
-    def n_measurements(self) -> int:
-        """Number of volumes."""
-        return self.data.shape[3]
-
-    @contextmanager
-    def unpacked(self) -> Iterator[Series]:
-        """
-        Check that the file is whole, and unpack a compressed one while the block lasts.
-
-        Slices of a compressed file can only be reached by unpacking it from the start, so it is unpacked once, into
-        a nameless temporary file that vanishes with the block or the process.
-        """
-        if self.path is None:
-            yield self
-            return
-        if not self.path.name.lower().endswith(_COMPRESSED):
-            self._check_length(self.path.stat().st_size)
-            yield self
-            return
-        with tempfile.TemporaryFile() as file:
-            try:
-                with ImageOpener(str(self.path)) as packed:
-                    shutil.copyfileobj(packed, file, 2**20)
-            except _DAMAGED as error:
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    msg = f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
-                    raise type(error)(msg) from error
-                msg = f"{self.name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
-                raise ValueError(msg) from error
-            self._check_length(file.tell())
-            stored = self.data
-            spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-            yield replace(self, data=ArrayProxy(file, spec))
-
-    def _check_length(self, found: int) -> None:
-        needed = self.data.offset + self.data.dtype.itemsize * int(np.prod(self.data.shape))
-        if found < needed:
-            msg = f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
-            raise ValueError(msg)
-
-    def read(self, slab: slice) -> NDArray[np.float64]:
-        """Read slices as an array of shape (x, y, slices, m)."""
-        return np.asarray(self.data[:, :, slab, :], dtype=np.float64)
-
-    def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
-        """Make an image of this grid with the spatial part of the header."""
-        header = self.header.copy()
-        # Extensions (DICOM headers, labels of volumes) describe the measurements, not maps of them.
-        header.extensions.clear()
-        header.set_data_dtype(values.dtype)
-        header.set_intent("none")
-        header["cal_min"] = header["cal_max"] = 0
-        header["descrip"] = description.encode("ascii", "replace")[:79]
-        return self.image_class(values, self.affine, header)
-
-    def describe(self) -> dict[str, Any]:
-        """Describe the grid for a sidecar."""
-        return {"Grid": {"Shape": list(self.grid), "Affine": self.affine.tolist()}}
 
 
 def _find_model(model: str | SignalModel) -> SignalModel:
@@ -543,54 +343,11 @@ def _count_contrasts(protocol: Protocol) -> int:
     return count
 
 
-def _load(image: Image) -> nib.Nifti1Pair:
-    """Load the header of a NIfTI image and check its affine."""
-    name = _name(image)
-    if isinstance(image, str | Path):
-        if not Path(image).is_file():
-            msg = f"{image}: no such file"
-            raise FileNotFoundError(msg)
-        try:
-            loaded = nib.load(image)
-        except (ImageFileError, nib.spatialimages.HeaderDataError, *_DAMAGED) as error:
-            msg = f"{image} cannot be read as an image, it may be damaged ({error})"
-            raise ValueError(msg) from error
-    else:
-        loaded = image
-    if not isinstance(loaded, nib.Nifti1Pair):
-        msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
-        raise ValueError(msg)
-    affine = loaded.affine
-    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-        msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
-        raise ValueError(msg)
-    return loaded
-
-
-def _name(image: Any) -> str:
-    if isinstance(image, str | Path):
-        return str(image)
-    return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
-
-
-def _read_map(image: Image, series: Series) -> NDArray:
-    """Read a 3-D image on the grid of a series."""
-    loaded, name = _load(image), _name(image)
-    shape = loaded.shape
-    grid = shape[:3] if set(shape[3:]) <= {1} else shape
-    check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
-    try:
-        return np.asarray(loaded.dataobj).reshape(series.grid)
-    except _DAMAGED as error:
-        msg = f"{name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again"
-        raise ValueError(msg) from error
-
-
 def _read_region(
     series: Series, mask: Image | None, sigma: float | Image | None
 ) -> tuple[NDArray[np.bool_] | None, float | NDArray[np.float64] | None]:
     """Read the voxels in question and the noise level."""
-    region = None if mask is None else binarize(_read_map(mask, series), name=_name(mask))
+    region = None if mask is None else binarize(read_map(mask, series), name=image_name(mask))
     if sigma is None:
         return region, None
     if isinstance(sigma, int | float):
@@ -598,13 +355,13 @@ def _read_region(
             msg = f"sigma must be a standard deviation of the noise, not negative and finite, not {sigma!r}"
             raise ValueError(msg)
         return region, float(sigma)
-    noise = _read_map(sigma, series).astype(np.float64)
+    noise = read_map(sigma, series).astype(np.float64)
     used = noise if region is None else noise[region]
     n_bad = np.count_nonzero(~(np.isfinite(used) & (used >= 0)))
     if n_bad:
         where = "" if region is None else " of the mask"
         msg = (
-            f"{_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
+            f"{image_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
             f"and in {n_bad} voxels{where} it is; correct the map or leave these voxels out by a mask"
         )
         raise ValueError(msg)
@@ -634,39 +391,22 @@ def _describe_region(mask: Image | None) -> str:
     return "all voxels that are not 0 in every measurement" if mask is None else "the mask above 0.5"
 
 
-def _slabs(
-    series: Series, region: NDArray[np.bool_] | None, *, progress: bool, task: str
-) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Give ranges of slices that are worked on together, the voxels in question, and their measurements."""
-    x, y, z = series.grid
-    thickness = max(1, SLAB_VALUES // (x * y * series.n_measurements))
-    with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
-        for first in range(0, z, thickness):
-            slab = slice(first, min(first + thickness, z))
-            if region is None or region[:, :, slab].any():
-                signals = series.read(slab)
-                part = (np.nan_to_num(signals) != 0).any(axis=-1) if region is None else region[:, :, slab]
-                if part.any():
-                    yield slab, part, volume_to_voxels(signals, part)
-            bar.update(slab.stop - slab.start)
-
-
 def _file_set(
     out: str | Path | None, names: Mapping[str, str], *, overwrite: bool, inputs: tuple[Any, ...]
 ) -> AbstractContextManager[FileSet | None]:
     if out is None:
         return nullcontext()
-    return FileSet(out, names.values(), overwrite=overwrite, keep=_paths(inputs))
-
-
-def _paths(inputs: Iterable[Any]) -> list[Path]:
-    """Find the files that inputs are read from; an image in memory may have changed since it was saved."""
-    names = [one.get_filename() if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj) else one for one in inputs]
-    return [Path(name) for name in names if isinstance(name, str | Path) and Path(name).is_file()]
+    return FileSet(out, names.values(), overwrite=overwrite, keep=file_paths(inputs))
 
 
 def _sources(**inputs: Any) -> dict[str, dict[str, str]]:
-    return {role: file_record(path) for role, one in inputs.items() for path in _paths([one])}
+    """Describe the files of inputs by their roles; several of one role are numbered."""
+    sources = {}
+    for role, one in inputs.items():
+        paths = file_paths([one])
+        for number, path in enumerate(paths, start=1):
+            sources[role if len(paths) == 1 else f"{role} {number}"] = file_record(path)
+    return sources
 
 
 def _save(images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping[str, str]) -> None:
@@ -676,7 +416,7 @@ def _save(images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping
 
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
     """Name the file of each map, the sidecar and the quick-look page; the sidecar, last, completes the set."""
-    source = stem(series.path) if series.path else ""
+    source = series.stem
     files = {name: derivative_name(source, "dwimap.nii.gz", model=model.name, param=name) for name in map_names(model)}
     for name, suffix in (("png", "quicklook.png"), ("html", "quicklook.html"), ("sidecar", "dwimap.json")):
         files[name] = derivative_name(source, suffix, model=model.name)
@@ -719,7 +459,7 @@ def _source_volumes(series: Series, source: Protocol, protocol: Protocol | None)
 
 
 def _prediction_files(series: Series, model: SignalModel | None, *, signals: bool) -> dict[str, str]:
-    base = stem(series.path) if series.path else ""
+    base = series.stem
     files = {}
     if model is not None:
         for name in model.names:
@@ -756,7 +496,7 @@ def _scale(
         scale = PatientScale()
     # The scale looks at these columns only; all voxels of the others need not be held at once.
     seen = reference_columns(source)
-    parts = [voxels[:, chosen[seen]] for _, _, voxels in _slabs(series, region, progress=progress, task="scale")]
+    parts = [voxels[:, chosen[seen]] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
     return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
 
 
@@ -775,7 +515,7 @@ def _write_quicklook(
         {name: np.asanyarray(image.dataobj) for name, image in upright.items()},
         upright["status"].affine,
         sidecar,
-        title=stem(series.path) if series.path else "image",
+        title=series.stem or "image",
         png=written.path(files["png"]),
         html=written.path(files["html"]),
     )

@@ -165,6 +165,28 @@ def test_echo_times_may_come_from_a_sidecar_for_each_volume(scan, run, tmp_path)
     assert described["Protocol"]["te"] == [80.0] * 4
 
 
+def test_a_scan_in_several_files_is_fitted_by_its_table(scan, run, tmp_path):
+    loaded = nib.load(scan)
+    lines = ["image\tbval"]
+    for i, b in enumerate((0.5, 199, 502, 995)):
+        nib.save(loaded.slicer[..., i : i + 1], scan.with_name(f"sub-01_acq-b{i}_dwi.nii.gz"))
+        lines.append(f"sub-01_acq-b{i}_dwi.nii.gz\t{b}")
+    table = scan.with_name("scan.tsv")
+    table.write_text("\n".join(lines))
+    code, out, err = run(
+        *("fit", table, "--model", "adc", "--b-tolerance", "5", "--out", tmp_path / "out", "--no-quicklook")
+    )
+    assert code == 0, err
+    assert "24 voxels" in out
+    assert str(tmp_path / "out" / "sub-01_model-adc_param-*_dwimap.nii.gz") in out
+    maps = fit_image(scan, Protocol(PROTOCOL.b), "adc")
+    written = nib.load(tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["ADC"].dataobj))
+    code, _, err = run("fit", table, "--model", "adc", "--te", "80", "--out", tmp_path / "other")
+    assert code == 2
+    assert "leave out --bval, --bvec and --te" in one_line(err)
+
+
 INTERRUPTED = """
 import sys, time
 import nibabel as nib

@@ -191,3 +191,49 @@ def test_wrong_arguments_of_averaging_are_named():
         average_directions(np.ones((2, 4)), Protocol([0, 500, 1000]))
     with pytest.raises(ValueError, match="'median'"):
         average_directions(np.ones((2, 3)), Protocol([0, 500, 1000]), mean="median")
+
+
+def test_b_values_that_were_meant_to_be_one_become_one():
+    protocol = Protocol([0.5, 995, 1000, 1005, 5, 1990], te=80, directions=np.eye(3)[[0, 1, 2, 0, 1, 2]], name="dwi")
+    rounded = protocol.rounded()
+    assert rounded.b.tolist() == [0, 1000, 1000, 1000, 0, 2000]
+    assert (rounded.te == 80).all()
+    np.testing.assert_array_equal(rounded.directions, protocol.directions)
+    assert rounded.name == "dwi"
+    assert rounded.rounded() == rounded
+    assert Protocol([0, 10, 20, 50, 100]).rounded(4).b.tolist() == [0, 10, 20, 50, 100]
+    assert protocol.rounded(0) == protocol
+    with pytest.raises(ValueError, match="tolerance"):
+        protocol.rounded(-1)
+
+
+@given(hnp.arrays(float, 8, elements=st.floats(0, 5000)), st.floats(0, 30))
+def test_no_b_value_moves_farther_than_the_shells_are_wide(b, tolerance):
+    rounded = Protocol(np.append(b, 3000)).rounded(tolerance).b
+    assert np.abs(rounded - np.append(b, 3000)).max() <= 3 * tolerance + 1e-9
+    assert (np.diff(rounded[np.argsort(np.append(b, 3000), kind="stable")]) >= 0).all()
+
+
+def test_the_b_values_of_a_real_scan_are_read_within_a_tolerance(data_dir):
+    path = data_dir / "dipy_small_dwi" / "small_64D.bval"
+    assert len(np.unique(Protocol.read(path).b)) > 2
+    assert np.unique(Protocol.read(path, b_tolerance=10).b).tolist() == [0, 1000]
+
+
+def test_protocols_are_found_within_a_tolerance():
+    scanned = Protocol([0.5, 995, 2003])
+    with pytest.raises(ValueError, match="lacks S_b1000"):
+        Protocol([0, 1000]).indices_in(scanned)
+    assert Protocol([1000, 0]).indices_in(scanned, b_tolerance=10).tolist() == [1, 0]
+
+
+def test_echo_times_in_the_wrong_unit_are_refused_by_file(tmp_path):
+    (tmp_path / "dwi.bval").write_text("0 500")
+    (tmp_path / "dwi.json").write_text('{"EchoTime": 80}')
+    with pytest.raises(ValueError, match=r"dwi\.json: EchoTime is 80.*divide by 1000"):
+        Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.json")
+    with pytest.raises(ValueError, match=r"dwi\.bval.*0\.08: TE must be in ms"):
+        Protocol.read(tmp_path / "dwi.bval", 0.08)
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.08}')
+    with pytest.raises(ValueError, match=r"3 echo times for the 2 b-values of .*dwi\.bval"):
+        Protocol.read(tmp_path / "dwi.bval", [tmp_path / "a.json"] * 3)

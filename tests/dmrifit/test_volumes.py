@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from dmrifit import volumes
+from dmrifit import series, volumes
 from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.models import MODELS
 from dmrifit.prediction import MapsToMaps, SignalToSignal
@@ -27,7 +27,7 @@ PROTOCOL = Protocol([0, 200, 500, 1000])
 ADC = MODELS["adc"]
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.9, -0.4, -60], [0, 0.3, 3.0, -30], [0, 0, 0, 1]])
 GRID = (4, 3, 5)
-MAPS = {"S0", "ADC", "S0_se", "ADC_se", "cost", "status"}
+MAPS = {"S0", "ADC", "S0_se", "ADC_se", "cost", "status", "at_bound"}
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +205,9 @@ def test_slabs_give_the_bits_of_the_whole(image, tmp_path, name, monkeypatch):
     sigma = nib.Nifti1Image(np.linspace(0, 3, 60).reshape(GRID), AFFINE)
     whole = fit_image(path, PROTOCOL, "adc", mask=mask, sigma=sigma)
     read = []
-    original = volumes.Series.read
-    monkeypatch.setattr(volumes, "SLAB_VALUES", 1)
-    monkeypatch.setattr(volumes.Series, "read", lambda self, slab: read.append(slab) or original(self, slab))
+    original = series.Series.read
+    monkeypatch.setattr(series, "SLAB_VALUES", 1)
+    monkeypatch.setattr(series.Series, "read", lambda self, slab: read.append(slab) or original(self, slab))
     same(fit_image(path, PROTOCOL, "adc", mask=mask, sigma=sigma), whole)
     assert [slab.stop - slab.start for slab in read] == [1] * GRID[2]
 
@@ -380,7 +380,7 @@ def test_counts_that_differ_are_named(image, scan, refused):
 
 
 def test_images_of_other_dimensions_are_refused(signals, refused):
-    refused(nib.Nifti1Image(signals[..., 0], AFFINE), "is 3-D .*one file")
+    refused(nib.Nifti1Image(signals[..., 0], AFFINE), "is 3-D .*manifest")
     refused(nib.Nifti1Image(signals[:, :, :, None], AFFINE), "is 5-D")
     refused(nib.Nifti1Image(signals[:0], AFFINE), "is empty")
 
@@ -481,7 +481,7 @@ def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(volumes.shutil, "copyfileobj", full)
+    monkeypatch.setattr(series.shutil, "copyfileobj", full)
     refused(scan, r"no room to unpack .*sub-01_dwi\.nii\.gz.*TMPDIR", error=OSError)
 
 
@@ -594,7 +594,7 @@ def test_the_gain_of_the_scanner_changes_amplitudes_only(image, signals, gain):
 def test_a_prediction_in_slabs_has_the_bits_of_the_whole(image, monkeypatch):
     estimator = trained(SignalToSignal)
     whole = predict_image(estimator, image, signals=True)
-    monkeypatch.setattr(volumes, "SLAB_VALUES", 1)
+    monkeypatch.setattr(series, "SLAB_VALUES", 1)
     same(predict_image(estimator, image, signals=True), whole)
 
 

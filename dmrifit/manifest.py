@@ -1,0 +1,194 @@
+"""Manifests: tables of the images that make one scan, one for each echo time or b-value."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmrifit.derivatives import stem
+from dmrifit.protocol import Protocol, read_echo_times
+from dmrifit.series import read_grid
+
+__all__ = ["Manifest", "read_manifest"]
+
+#: Columns of a manifest: the first is required.
+COLUMNS = ("image", "bval", "te", "bvec")
+
+_MISSING = ("", "n/a", "N/A", "nan")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    The images of one scan.
+
+    Parameters
+    ----------
+    images : tuple of Path
+        In the order of the table.
+    protocol : Protocol
+        All their measurements: those of the first image in the order of its volumes, then those of the second, …
+    """
+
+    images: tuple[Path, ...]
+    protocol: Protocol
+
+
+def read_manifest(table: str | Path) -> Manifest:
+    """
+    Read a table of images that make one scan, such as one image for each echo time.
+
+    Parameters
+    ----------
+    table : path
+        Tab-separated (``.csv``: comma-separated), one row for each image, paths relative to the table, ``n/a`` for
+        nothing. Columns:
+
+        image
+            4-D NIfTI image, or a 3-D one with one measurement.
+        bval
+            b-values in s/mm²: a text file, or one number for all volumes; by default the ``.bval`` file beside the
+            image.
+        te
+            Echo times: a number in ms, a text file in ms, or a BIDS sidecar; by default the ``.json`` sidecar beside
+            the image. All images have one, or none has.
+        bvec
+            Gradient directions; by default the ``.bvec`` file beside the image. All images have one, or the protocol
+            has no directions.
+
+    Returns
+    -------
+    Manifest
+        Images and protocol, in the order of the rows, and of the volumes within each image.
+
+    Raises
+    ------
+    ValueError
+        If a column or value is missing, counts differ, or a unit looks wrong; the message names table, row and
+        remedy.
+    FileNotFoundError
+        If a file is missing.
+    """
+    table = Path(table)
+    images, b, te, directions = [], [], [], []
+    for line, row in _rows(table):
+        where = f"{table}, row {line}"
+        image = _file(table, row["image"], f"{where}: image")
+        n = _count(image, where)
+        try:
+            protocol = _protocol_of(table, row, image, n, where)
+        except ValueError as error:
+            msg = str(error) if str(error).startswith(str(where)) else f"{where}: {error}"
+            raise ValueError(msg) from None
+        if len(protocol) != n:
+            msg = f"{where}: {image} has {n} volumes and {len(protocol)} b-values; check that both belong to one scan"
+            raise ValueError(msg)
+        images.append(image)
+        b.append(protocol.b)
+        te.append(protocol.te)
+        directions.append(protocol.directions)
+    times = [one for one in te if one is not None]
+    if times and len(times) < len(te):
+        line = next(i for i, one in enumerate(te, start=2) if one is None)
+        msg = f"{table}, row {line}: no echo time, while other rows have one; give the column te to all rows, or none"
+        raise ValueError(msg)
+    vectors = [one for one in directions if one is not None]
+    return Manifest(
+        tuple(images),
+        Protocol(
+            np.concatenate(b),
+            np.concatenate(times) if times else None,
+            directions=np.concatenate(vectors) if len(vectors) == len(images) else None,
+            name=stem(table.stem),
+        ),
+    )
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read the table: the line number and the values of each row; missing values are empty."""
+    if not table.is_file():
+        msg = f"{table}: no such file"
+        raise FileNotFoundError(msg)
+    separator = "," if table.suffix.lower() == ".csv" else "\t"
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        msg = f"{table}: not a table of text ({error})"
+        raise ValueError(msg) from None
+    cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator) if any(row)]
+    header, *records = cells or [[]]
+    unknown = [name for name in header if name not in COLUMNS]
+    if "image" not in header or unknown:
+        problem = f"unknown columns {', '.join(unknown)}" if "image" in header else f"no column image in {header}"
+        separated = "commas" if separator == "," else "tabs"
+        msg = f"{table}: {problem}; a manifest has the columns {', '.join(COLUMNS)}, separated by {separated}"
+        raise ValueError(msg)
+    if not records:
+        msg = f"{table}: the table has a header and no row"
+        raise ValueError(msg)
+    rows = []
+    for line, record in enumerate(records, start=2):
+        if len(record) != len(header):
+            msg = f"{table}, row {line}: {len(record)} values for {len(header)} columns"
+            raise ValueError(msg)
+        rows.append((line, {name: "" if cell in _MISSING else cell for name, cell in zip(header, record, strict=True)}))
+    return rows
+
+
+def _file(table: Path, value: str, where: str) -> Path:
+    path = table.parent / value
+    if not value or not path.is_file():
+        msg = f"{where} {value!r} does not exist; paths are relative to {table.parent.resolve()}"
+        raise FileNotFoundError(msg)
+    return path
+
+
+def _count(image: Path, where: str) -> int:
+    """Count the volumes of an image by its header."""
+    try:
+        shape = read_grid(image)[0]
+    except ValueError as error:
+        msg = f"{where}: {error}"
+        raise ValueError(msg) from None
+    if len(shape) not in (3, 4):
+        msg = f"{where}: {image} is {len(shape)}-D ({' × '.join(map(str, shape))}); 3-D or 4-D images are needed"
+        raise ValueError(msg)
+    return shape[3] if len(shape) == 4 else 1
+
+
+def _protocol_of(table: Path, row: dict[str, str], image: Path, n: int, where: str) -> Protocol:
+    """Read the protocol of one image."""
+    bval = _number(row.get("bval", "")) if row.get("bval") else _beside(image, "bval")
+    if bval is None and row.get("bval"):
+        bval = _file(table, row["bval"], f"{where}: bval")
+    if bval is None:
+        msg = f"{where}: no b-values; give the column bval, or put a .bval file beside {image}"
+        raise ValueError(msg)
+    te: Any = None
+    if row.get("te"):
+        te = _number(row["te"])
+        te = _file(table, row["te"], f"{where}: te") if te is None else te
+    elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in sidecar.read_text(encoding="utf-8"):
+        te = sidecar
+    bvec = _file(table, row["bvec"], f"{where}: bvec") if row.get("bvec") else _beside(image, "bvec")
+    if isinstance(bval, Path):
+        return Protocol.read(bval, te, bvec)
+    if isinstance(te, Path):
+        te = read_echo_times(te, n)
+    return Protocol(np.full(n, bval), te)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _beside(image: Path, extension: str) -> Path | None:
+    path = image.with_name(f"{stem(image)}.{extension}")
+    return path if path.is_file() else None

@@ -1,0 +1,562 @@
+"""NIfTI files: headers checked, volumes read slab by slab, files written whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy, is_proxy
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dmrifit.derivatives import common_stem
+from dmrifit.masks import check_same_grid, volume_to_voxels
+
+__all__ = [
+    "Image",
+    "Images",
+    "Series",
+    "file_paths",
+    "image_name",
+    "load_image",
+    "read_grid",
+    "read_map",
+    "read_volume",
+    "write_volume",
+]
+
+#: Measurements are read and worked on in slabs of whole slices of about this many values (32 MB).
+SLAB_VALUES = 2**22
+
+Image: TypeAlias = str | Path | nib.Nifti1Pair
+Images: TypeAlias = Image | Sequence[Image]
+
+_COMPRESSED = (".gz", ".bz2", ".zst")
+_DAMAGED = (EOFError, OSError, zlib.error)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    One image of a series.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    path : Path or None
+        Where its measurements are stored, if they are in a file.
+    data : array or nibabel's proxy of one
+        Shape (x, y, z, m) or (x, y, z); slicing gives values with the file's scale factors applied.
+    """
+
+    name: str
+    path: Path | None
+    data: Any
+
+    @property
+    def n_measurements(self) -> int:
+        """Number of volumes."""
+        return self.data.shape[3] if len(self.data.shape) == 4 else 1
+
+    def read(self, slab: slice) -> NDArray:
+        """
+        Read slices.
+
+        Parameters
+        ----------
+        slab : slice
+            Which ones.
+
+        Returns
+        -------
+        ndarray of shape (x, y, slices, m)
+            Their values.
+        """
+        x, y = self.data.shape[:2]
+        return np.asarray(self.data[:, :, slab]).reshape(x, y, -1, self.n_measurements)
+
+    @contextmanager
+    def unpacked(self) -> Iterator[Part]:
+        """
+        Check that the file is whole, and unpack a compressed one while the block lasts.
+
+        Slices of a compressed file can only be reached by unpacking it from the start, so it is unpacked once, into
+        a nameless temporary file that vanishes with the block or the process.
+
+        Yields
+        ------
+        Part
+            The same measurements, quick to reach.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or cut off.
+        OSError
+            If there is no room to unpack it.
+        """
+        if self.path is None:
+            yield self
+            return
+        if not self.path.name.lower().endswith(_COMPRESSED):
+            self._check_length(self.path.stat().st_size)
+            yield self
+            return
+        with tempfile.TemporaryFile() as file:
+            try:
+                with ImageOpener(str(self.path)) as packed:
+                    shutil.copyfileobj(packed, file, 2**20)
+            except _DAMAGED as error:
+                if getattr(error, "errno", None) in _NO_ROOM:
+                    msg = f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
+                    raise type(error)(msg) from error
+                raise _damaged(self.name, error) from error
+            self._check_length(file.tell())
+            stored = self.data
+            spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+            yield replace(self, data=ArrayProxy(file, spec))
+
+    def _check_length(self, found: int) -> None:
+        needed = self.data.offset + self.data.dtype.itemsize * int(np.prod(self.data.shape))
+        if found < needed:
+            msg = f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class Series:
+    """
+    The measurements of a scan, in one 4-D image or in several, read slab by slab.
+
+    Parameters
+    ----------
+    parts : tuple of Part
+        The images, whose volumes follow each other.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to mm.
+    header : Nifti1Header
+        Header of the first image.
+    image_class : type
+        Class of the maps.
+    """
+
+    parts: tuple[Part, ...]
+    affine: NDArray[np.float64]
+    header: nib.Nifti1Header
+    image_class: type[nib.Nifti1Pair]
+
+    @classmethod
+    def open(cls, images: Images) -> Series:
+        """
+        Read the headers and check what can be known from them.
+
+        Parameters
+        ----------
+        images : path, Nifti1Image, or sequence of them
+            One 4-D image, or several of one grid, 4-D or 3-D, in the order of the protocol.
+
+        Returns
+        -------
+        Series
+            The series.
+
+        Raises
+        ------
+        ValueError
+            If an image is of the wrong dimensions or type, damaged or empty, or grids differ.
+        FileNotFoundError
+            If a file does not exist.
+        """
+        listed = [images] if isinstance(images, str | Path | nib.Nifti1Pair) else list(images)
+        if not listed:
+            msg = "a list of images must name at least one"
+            raise ValueError(msg)
+        loaded = [load_image(image) for image in listed]
+        first, first_name = loaded[0], image_name(listed[0])
+        parts = []
+        for image, one in zip(listed, loaded, strict=True):
+            part = _part(one, image_name(image), may_be_3d=len(listed) > 1)
+            check_same_grid(
+                one.shape[:3], one.affine, first.shape[:3], first.affine, name=part.name, reference_name=first_name
+            )
+            parts.append(part)
+        # Maps are single files, also when the input is a pair of .hdr and .img.
+        image_class = nib.Nifti2Image if isinstance(first.header, nib.Nifti2Header) else nib.Nifti1Image
+        return cls(tuple(parts), first.affine, first.header, image_class)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        more = f" and {len(self.parts) - 1} more" if len(self.parts) > 1 else ""
+        return f"{self.parts[0].name}{more}"
+
+    @property
+    def stem(self) -> str:
+        """What the names of its files have in common, without folder and extensions; empty if there is nothing."""
+        return common_stem([part.path for part in self.parts if part.path is not None])
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        x, y, z = self.parts[0].data.shape[:3]
+        return x, y, z
+
+    @property
+    def n_measurements(self) -> int:
+        """Number of volumes."""
+        return sum(part.n_measurements for part in self.parts)
+
+    @contextmanager
+    def unpacked(self) -> Iterator[Series]:
+        """
+        Check that all files are whole, and unpack compressed ones while the block lasts.
+
+        Yields
+        ------
+        Series
+            The same measurements, quick to reach.
+        """
+        with ExitStack() as stack:
+            yield replace(self, parts=tuple(stack.enter_context(part.unpacked()) for part in self.parts))
+
+    def read(self, slab: slice) -> NDArray[np.float64]:
+        """
+        Read slices.
+
+        Parameters
+        ----------
+        slab : slice
+            Which ones.
+
+        Returns
+        -------
+        ndarray of shape (x, y, slices, m)
+            Their measurements, in the order of the parts.
+        """
+        x, y, z = self.grid
+        values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements))
+        first = 0
+        for part in self.parts:
+            values[..., first : first + part.n_measurements] = part.read(slab)
+            first += part.n_measurements
+        return values
+
+    def slabs(
+        self, region: NDArray[np.bool_] | None, *, progress: bool, task: str
+    ) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
+        """
+        Go through the voxels in question, some slices at a time.
+
+        Parameters
+        ----------
+        region : ndarray of bool, shape (x, y, z), or None
+            Which voxels; None for those that are not 0 (or NaN) in every measurement.
+        progress : bool
+            Whether to show a progress bar on the standard error stream.
+        task : str
+            What the bar calls the work.
+
+        Yields
+        ------
+        slab : slice
+            The slices.
+        part : ndarray of bool, shape (x, y, slices)
+            The voxels in question.
+        voxels : ndarray of shape (n_voxels, m)
+            Their measurements.
+        """
+        x, y, z = self.grid
+        thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
+        with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
+            for first in range(0, z, thickness):
+                slab = slice(first, min(first + thickness, z))
+                if region is None or region[:, :, slab].any():
+                    signals = self.read(slab)
+                    inside = _with_signal(signals) if region is None else region[:, :, slab]
+                    if inside.any():
+                        voxels = volume_to_voxels(signals, inside)
+                        del signals
+                        yield slab, inside, voxels
+                bar.update(slab.stop - slab.start)
+
+    def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
+        """
+        Make an image of this grid with the spatial part of the header.
+
+        Parameters
+        ----------
+        values : ndarray of shape (x, y, z) or (x, y, z, m)
+            What it holds.
+        description : str
+            At most 79 characters for the header.
+
+        Returns
+        -------
+        Nifti1Image
+            Or Nifti2Image, as the series.
+        """
+        header = self.header.copy()
+        # Extensions (DICOM headers, labels of volumes) describe the measurements, not maps of them.
+        header.extensions.clear()
+        header.set_data_dtype(values.dtype)
+        header.set_intent("none")
+        header["cal_min"] = header["cal_max"] = 0
+        header["descrip"] = description.encode("ascii", "replace")[:79]
+        return self.image_class(values, self.affine, header)
+
+    def describe(self) -> dict[str, Any]:
+        """
+        Describe the grid for a sidecar.
+
+        Returns
+        -------
+        dict
+            Plain values.
+        """
+        return {"Grid": {"Shape": list(self.grid), "Affine": self.affine.tolist()}}
+
+
+def load_image(image: Image) -> nib.Nifti1Pair:
+    """
+    Load the header of a NIfTI image and check its affine.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    Nifti1Image
+        Its values are not read yet.
+
+    Raises
+    ------
+    ValueError
+        If it is no NIfTI image, is damaged, or its affine places no voxels.
+    FileNotFoundError
+        If there is no such file.
+    """
+    name = image_name(image)
+    if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            msg = f"{image}: no such file"
+            raise FileNotFoundError(msg)
+        try:
+            loaded = nib.load(image)
+        except (ImageFileError, nib.spatialimages.HeaderDataError, *_DAMAGED) as error:
+            msg = f"{image} cannot be read as an image, it may be damaged ({error})"
+            raise ValueError(msg) from error
+    else:
+        loaded = image
+    if not isinstance(loaded, nib.Nifti1Pair):
+        msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
+        raise ValueError(msg)
+    affine = loaded.affine
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
+        raise ValueError(msg)
+    return loaded
+
+
+def image_name(image: Any) -> str:
+    """
+    Give what messages call an image.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    str
+        Its path, or ``"the image"`` if it was never in a file.
+    """
+    if isinstance(image, str | Path):
+        return str(image)
+    return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
+
+
+def read_map(image: Image, series: Series) -> NDArray:
+    """
+    Read a 3-D image on the grid of a series.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        A mask or map; further axes of length one are dropped.
+    series : Series
+        What it belongs to.
+
+    Returns
+    -------
+    ndarray of shape (x, y, z)
+        Its values.
+
+    Raises
+    ------
+    ValueError
+        If it is on another grid, damaged or cut off.
+    FileNotFoundError
+        If there is no such file.
+    """
+    loaded, name = load_image(image), image_name(image)
+    shape = loaded.shape
+    grid = shape[:3] if set(shape[3:]) <= {1} else shape
+    check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
+    return _values(loaded, name).reshape(series.grid)
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """
+    Read the shape and the affine of a NIfTI image, from its header alone.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    shape : tuple of int
+        Three numbers of voxels, and the number of volumes if there is one.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged, or its affine places no voxels.
+    """
+    loaded = load_image(path)
+    return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
+
+
+def read_volume(path: str | Path) -> NDArray:
+    """
+    Read a NIfTI image whole.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    ndarray
+        Its values, scale factors applied, in the order of storage.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged or cut off.
+    """
+    return _values(load_image(path), str(path))
+
+
+def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
+    """
+    Write a NIfTI image that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    values : ndarray of shape (x, y, z) or (x, y, z, m)
+        Of a type that NIfTI knows.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+    path : path
+        Ends with ``.nii`` or ``.nii.gz``; its folder exists.
+    """
+    path = Path(path)
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    # The end of the name says whether to compress.
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        nib.save(image, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def file_paths(inputs: Iterable[Any]) -> list[Path]:
+    """
+    Find the files that inputs are read from.
+
+    Parameters
+    ----------
+    inputs : iterable
+        Paths, images, sequences of them, or other values, which have no file. An image in memory may have changed
+        since it was saved and has none either.
+
+    Returns
+    -------
+    list of Path
+        Files that exist.
+    """
+    found: list[Path] = []
+    for one in inputs:
+        if isinstance(one, list | tuple):
+            found += file_paths(one)
+            continue
+        name = one.get_filename() if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj) else one
+        if isinstance(name, str | Path) and Path(name).is_file():
+            found.append(Path(name))
+    return found
+
+
+def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
+    """Check what a header says of one image of a series."""
+    shape = loaded.shape
+    if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
+        msg = (
+            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
+            "needed" + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
+        )
+        raise ValueError(msg)
+    kind = loaded.get_data_dtype()
+    if kind.names or not np.issubdtype(kind, np.number) or np.issubdtype(kind, np.complexfloating):
+        msg = f"{name} holds values of type {kind}; magnitudes (integers or real numbers) are needed"
+        raise ValueError(msg)
+    if 0 in shape:
+        msg = f"{name} is empty: its shape is {shape}"
+        raise ValueError(msg)
+    path = loaded.file_map["image"].filename if is_proxy(loaded.dataobj) else None
+    return Part(name, Path(path) if path else None, loaded.dataobj)
+
+
+def _with_signal(signals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Find the voxels that are not 0 or NaN in every measurement; NaN counts as different from 0."""
+    return ((signals != 0) & ~np.isnan(signals)).any(axis=-1)
+
+
+def _values(loaded: nib.Nifti1Pair, name: str) -> NDArray:
+    try:
+        return np.asarray(loaded.dataobj)
+    except _DAMAGED as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: BaseException) -> ValueError:
+    return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again")
