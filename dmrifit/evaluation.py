@@ -397,6 +397,9 @@ def _describe_cohort(cohort: Cohort, patients: dict[str, dict[str, int]]) -> dic
 
 
 def _command() -> str:
+    """Write the command that started this process, as one would type it."""
     program = Path(sys.argv[0])
-    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    return shlex.join([*name.split(), *sys.argv[1:]])
+    if program.name in ("", "-c", "ipykernel_launcher.py"):
+        return "in a Python session"
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*(["python"] if program.suffix == ".py" and len(words) == 1 else []), *words, *sys.argv[1:]])

@@ -85,7 +85,7 @@ class Slices:
     mask : ndarray of bool, shape (x, y, z)
         As given.
     labels : list of str
-        Position of each slice, such as ``"z = 12 mm"``.
+        Position of each slice: ``"z = 12 mm"`` for the first, ``"18 mm"`` for the others.
     sides : tuple of str
         What is at the left and at the right of each picture, such as ``("R", "L")``.
     """
@@ -108,7 +108,9 @@ class Slices:
         middle = (np.array(mask.shape) - 1) / 2
         for index in self._indices:
             middle[axis] = index
-            self.labels.append(f"{'xyz'[axis]} = {affine[axis] @ [*middle, 1]:.0f} mm")
+            # Only the first names the axis: labels of narrow slices would run into each other.
+            name = "" if self.labels else f"{'xyz'[axis]} = "
+            self.labels.append(f"{name}{affine[axis] @ [*middle, 1]:.0f} mm")
 
     def pictures(self, volume: NDArray) -> list[NDArray]:
         """

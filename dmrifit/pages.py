@@ -30,9 +30,10 @@ figure { margin: .6rem 0; }
 figure img { display: block; max-width: 100%; height: auto; }
 figcaption, .note { font-size: .875rem; color: #4a5563; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e8ed; }
-th { font-weight: 600; }
+table { width: max-content; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { max-width: 32rem; padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid #e4e8ed; }
+th { font-weight: 600; vertical-align: bottom; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; }

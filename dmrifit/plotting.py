@@ -49,7 +49,8 @@ _STYLE = {
     "savefig.facecolor": "white",
 }
 _PERCENT = 100.0
-_PANEL = (4.4, 3.7)  # inches
+_PANEL = (4.4, 3.7)  # inches; on a telephone the letters are still readable
+_LEGEND_COLUMNS = 4
 _LIMIT_QUANTILE = 0.97  # one parameter that went astray must not squeeze all others
 
 
@@ -98,9 +99,8 @@ def plot_bias_dispersion(
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         if legend:
-            handles = _handles(algorithms, metrics)
-            n = max(len(algorithms), len(metrics))
-            figure.legend(handles=handles, loc="outside lower center", ncols=min(n, 7), fontsize=9)
+            handles = _by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns)
+            figure.legend(handles=handles, loc="outside lower left", ncols=_LEGEND_COLUMNS * columns, fontsize=9)
     return figure
 
 
@@ -119,10 +119,9 @@ def plot_legend(algorithms: Sequence[str], metrics: Sequence[str]) -> Figure:
         Colors stand for algorithms, shapes for parameters.
     """
     with shared_style({"axes.grid": True}):
-        handles = _handles(algorithms, metrics)
-        columns = 4
-        figure = new_figure(_PANEL[0], 0.26 * -(-len(handles) // columns) + 0.1, layout="constrained")
-        figure.legend(handles=handles, loc="center", ncols=columns, fontsize=9, columnspacing=1.2)
+        handles = _by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS)
+        figure = new_figure(_PANEL[0], 0.26 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1)
+        figure.legend(handles=handles, loc="center left", ncols=_LEGEND_COLUMNS, fontsize=9, columnspacing=1.2)
     return figure
 
 
@@ -149,7 +148,7 @@ def plot_signal_errors(signals: pd.DataFrame, title: str) -> Figure:
     contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"]).reset_index(drop=True)
     position = {(row.te, row.b): i for i, row in enumerate(contrasts.itertuples())}
     with shared_style({"axes.grid": True}):
-        figure = new_figure(4.9, 3.5, layout="constrained")
+        figure = new_figure(*_PANEL, layout="constrained")
         ax = figure.subplots()
         for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
             dash = _DASHES[strategies.index(strategy) % len(_DASHES)]
@@ -165,7 +164,7 @@ def plot_signal_errors(signals: pd.DataFrame, title: str) -> Figure:
                     marker=".",
                     lw=1.4,
                 )
-        ax.set_xticks(range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8)
+        ax.set_xticks(range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8.5)
         for te, rows in contrasts.groupby("te"):
             ax.text(
                 rows.index.to_numpy().mean(),
@@ -174,7 +173,7 @@ def plot_signal_errors(signals: pd.DataFrame, title: str) -> Figure:
                 transform=ax.get_xaxis_transform(),
                 ha="center",
                 va="bottom",
-                fontsize=8,
+                fontsize=8.5,
                 color="#4a5563",
             )
             if rows.index[0] > 0:
@@ -187,9 +186,10 @@ def plot_signal_errors(signals: pd.DataFrame, title: str) -> Figure:
         title, _, note = title.partition("\n")
         ax.set_title(title, pad=28 if note else 16)
         ax.text(0, 1.09, note, transform=ax.transAxes, fontsize=8.5, color="#4a5563", va="bottom")
-        handles = [_line(_color(a, algorithms), "-", a) for a in algorithms]
-        handles += [_line("#1d2530", _DASHES[i % len(_DASHES)], s) for i, s in enumerate(strategies)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8.5)
+        colors = [_line(_color(name, algorithms), "-", name) for name in algorithms]
+        dashes = [_line("#1d2530", _DASHES[i % len(_DASHES)], name) for i, name in enumerate(strategies)]
+        handles = _by_lines((colors, dashes), _LEGEND_COLUMNS)
+        figure.legend(handles=handles, loc="outside lower left", ncols=_LEGEND_COLUMNS, fontsize=9)
     return figure
 
 
@@ -245,15 +245,15 @@ def _scatter(
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
         color = _color(row["algorithm"], algorithms)
+        beyond = x > limits[0] or y > limits[1]
         ax.scatter(
             min(x, limits[0]),
             min(y, limits[1]),
-            s=46,
-            facecolor="white" if x > limits[0] or y > limits[1] else color,
-            edgecolor=color,
-            linewidth=1.4,
+            s=56,
+            facecolor="white" if beyond else color,
+            edgecolor=color if beyond else "white",
+            linewidth=1.4 if beyond else 0.6,
             marker=_MARKERS[metrics.index(row["metric"]) % len(_MARKERS)],
-            alpha=0.9,
             clip_on=False,
             zorder=2 if is_control(row["algorithm"]) else 3,
         )
@@ -284,16 +284,24 @@ def _color(algorithm: str, algorithms: Sequence[str]) -> str:
     return _COLORS[learners.index(algorithm) % len(_COLORS)]
 
 
-def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> list[Any]:
+def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> tuple[list[Any], list[Any]]:
     line = import_optional("matplotlib.lines").Line2D
-    handles = [
+    colors = [
         line([], [], linestyle="", marker="o", markersize=9, color=_color(name, algorithms), label=name)
         for name in algorithms
     ]
-    return handles + [
+    shapes = [
         line([], [], linestyle="", marker=_MARKERS[i % len(_MARKERS)], markersize=7, color="#1d2530", label=name)
         for i, name in enumerate(metrics)
     ]
+    return colors, shapes
+
+
+def _by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:
+    """Order handles so that a legend, which fills columns, reads line by line and each group begins a line."""
+    empty = import_optional("matplotlib.lines").Line2D([], [], linestyle="", label=" ")
+    padded = [handle for group in groups for handle in (*group, *[empty] * (-len(group) % n_columns))]
+    return [handle for i in range(n_columns) for handle in padded[i::n_columns]]
 
 
 def _line(color: str, dash: Any, label: str) -> Any:

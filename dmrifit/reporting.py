@@ -10,7 +10,7 @@ import numpy as np
 
 from dmrifit.derivatives import FileSet
 from dmrifit.evaluation import Evaluation
-from dmrifit.pages import html_figure, html_page, html_table, png_bytes
+from dmrifit.pages import html_figure, html_grid, html_page, html_table, png_bytes
 from dmrifit.plotting import is_control, plot_bias_dispersion, plot_legend, plot_signal_errors
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _summary_tables(summary: pd.DataFrame) -> Markup:
             "T2v of the reference mostly sits at a bound of the fit, so the same without T2v stands beside it."
         )
     ]
-    parts += [_paragraph(text) for text in _findings(summary)]
+    parts.append(_findings(summary))
     truth = summary["abs_bias_truth"].notna().any()
     header: list[Any] = ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
     header += [_lines("without T2v", name) for name in ("|BI| (%)", "DI (%)", "r")]
@@ -219,27 +219,27 @@ def _summary_tables(summary: pd.DataFrame) -> Markup:
     return _join(parts)
 
 
-def _findings(summary: pd.DataFrame) -> list[str]:
-    """Say for each cohort which predictor has the smallest dispersion, and what the constant has."""
-    texts = []
+def _findings(summary: pd.DataFrame) -> Markup:
+    """Say for each cohort which predictor has the smallest dispersion, and which of the constants."""
     control = summary["algorithm"].map(is_control)
+    cells = []
     for (train_on, cohort), rows in summary.groupby(["train_on", "cohort"], sort=False):
-        learners, constants = rows[~control[rows.index]], rows[control[rows.index]]
-        if not learners["dispersion"].notna().any():
-            continue
-        text = f"{cohort}, {_TRAIN_ON.get(train_on, train_on)}: the smallest dispersion is that of {_finding(learners)}"
-        if constants["dispersion"].notna().any():
-            text += f"; of the constants it is that of {_finding(constants)}"
-        texts.append(f"{text}.")
-    return texts
+        learners, constants = (_smallest_dispersion(rows[control[rows.index] == wanted]) for wanted in (False, True))
+        cells.append([cohort, _WHOM.get(train_on, train_on), *learners, *constants])
+    scores = ["DI (%)", "|BI| (%)", "r"]
+    header = ["cohort", "trained on", _lines("smallest dispersion", "of all that learn"), *scores]
+    header += [_lines("smallest dispersion", "of the constants"), *scores[:2]]
+    return html_table(cells, header, numbers=(3, 4, 5, 7, 8))
 
 
-def _finding(rows: pd.DataFrame) -> str:
+def _smallest_dispersion(rows: pd.DataFrame) -> list[str]:
+    """Name the predictor and give DI, |BI| and, where it has one, r."""
+    learns = not rows["algorithm"].map(is_control).any()
+    if not rows["dispersion"].notna().any():
+        return ["–"] * (4 if learns else 3)
     best = rows.loc[rows["dispersion"].idxmin()]
-    scores = (
-        f"DI {_percent(best['dispersion'])} %, |BI| {_percent(best['abs_bias'])} %, r {_correlation(best['pearson'])}"
-    )
-    return f"{best['algorithm']} {best['strategy']} ({scores})"
+    scores = [f"{best['algorithm']} {best['strategy']}", _percent(best["dispersion"]), _percent(best["abs_bias"])]
+    return [*scores, _correlation(best["pearson"])] if learns else scores
 
 
 def _scatter_section(evaluation: Evaluation) -> Markup:
@@ -261,7 +261,7 @@ def _scatter_section(evaluation: Evaluation) -> Markup:
             html_figure(png_bytes(figure), f"Dispersion index against bias index, {title}")
             for (title, _), figure in zip(own, _single_panels(own, panels), strict=True)
         ]
-        parts.append(_div("grid", grid))
+        parts.append(html_grid(grid))
     return _join(parts)
 
 
@@ -371,7 +371,7 @@ def _signal_section(evaluation: Evaluation, figures: dict[str, bytes]) -> Markup
         for name, png in figures.items()
         if name.startswith("signal_errors_")
     ]
-    parts += [_div("grid", grid), html_table(cells, header, numbers=range(4, len(header)))]
+    parts += [html_grid(grid), html_table(cells, header, numbers=range(4, len(header)))]
     return _join(parts)
 
 
@@ -510,10 +510,6 @@ def _paragraph(text: str) -> Markup:
 
 def _heading(text: str) -> Markup:
     return _markup("<h3>{}</h3>", text)
-
-
-def _div(kind: str, parts: Iterable[Any]) -> Markup:
-    return _markup('<div class="{}">{}</div>', kind, _join(parts))
 
 
 def _details(title: str, body: Any, *, opened: bool = False) -> Markup:

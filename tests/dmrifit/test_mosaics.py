@@ -123,3 +123,7 @@ def test_the_status_names_only_what_occurs(slices):
 def test_the_same_figure_gives_the_same_bytes(slices):
     panel = MapPanel("D", "µm²/ms", np.random.default_rng(0).normal(size=SHAPE))
     assert png_bytes(plot_panel(slices, panel)) == png_bytes(plot_panel(slices, panel))
+
+
+def test_the_first_label_names_the_axis_and_all_say_where_they_are(slices):
+    assert slices.labels == ["z = 12 mm", "18 mm", "24 mm", "36 mm", "42 mm", "48 mm"]

@@ -99,6 +99,22 @@ def test_a_constant_has_no_correlation_in_the_summary(evaluation):
     assert (summary.loc[~constant, "pearson"] != 0).all()
 
 
+def test_the_smallest_dispersions_stand_at_the_top(evaluation, page):
+    table = page[: page.index("</table>")]
+    summary = summarize(evaluation)
+    rows = re.findall(r"<tr><td>(A&lt;1&gt;|B)</td>(.*?)</tr>", table)
+    assert len(rows) == 4
+    for cohort, row in rows:
+        cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+        regime = {"the same cohort": "same", "other cohorts": "other"}[cells[0]]
+        own = summary[(summary["cohort"] == cohort.replace("&lt;", "<").replace("&gt;", ">"))
+                      & (summary["train_on"] == regime)]  # fmt: skip
+        learners = own[own["algorithm"] != "constant"].sort_values("dispersion").iloc[0]
+        assert cells[1] == f"{learners['algorithm']} {learners['strategy']}"
+        assert float(cells[2]) == pytest.approx(100 * learners["dispersion"], abs=0.51)
+        assert cells[5] == "constant s2s"
+
+
 def test_a_report_can_be_written_again_over_itself(evaluation, folder, page):
     write_report(evaluation, folder)
     assert (folder / "report.html").read_text(encoding="utf-8") == page
