@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmrifit.derivatives import stem
-from dmrifit.protocol import Protocol, read_echo_times
+from dmrifit.protocol import Protocol, read_echo_times, read_gradients
 from dmrifit.series import read_grid
 
 __all__ = ["Manifest", "read_manifest"]
@@ -19,6 +20,8 @@ __all__ = ["Manifest", "read_manifest"]
 COLUMNS = ("image", "bval", "te", "bvec")
 
 _MISSING = ("", "n/a", "N/A", "nan")
+
+_Contrasts: TypeAlias = tuple[NDArray, NDArray | None, NDArray | None]
 
 
 @dataclass(frozen=True)
@@ -74,38 +77,34 @@ def read_manifest(table: str | Path) -> Manifest:
         If a file is missing.
     """
     table = Path(table)
-    images, b, te, directions = [], [], [], []
+    images: list[Any] = []
+    b: list[Any] = []
+    te: list[Any] = []
+    directions: list[Any] = []
     for line, row in _rows(table):
         where = f"{table}, row {line}"
         image = _file(table, row["image"], f"{where}: image")
         n = _count(image, where)
-        try:
-            protocol = _protocol_of(table, row, image, n, where)
-        except ValueError as error:
-            msg = str(error) if str(error).startswith(str(where)) else f"{where}: {error}"
-            raise ValueError(msg) from None
-        if len(protocol) != n:
-            msg = f"{where}: {image} has {n} volumes and {len(protocol)} b-values; check that both belong to one scan"
-            raise ValueError(msg)
-        images.append(image)
-        b.append(protocol.b)
-        te.append(protocol.te)
-        directions.append(protocol.directions)
+        contrasts = _contrasts(table, row, image, n, where)
+        for column, values in zip((images, b, te, directions), (image, *contrasts), strict=True):
+            column.append(values)
     times = [one for one in te if one is not None]
     if times and len(times) < len(te):
         line = next(i for i, one in enumerate(te, start=2) if one is None)
         msg = f"{table}, row {line}: no echo time, while other rows have one; give the column te to all rows, or none"
         raise ValueError(msg)
     vectors = [one for one in directions if one is not None]
-    return Manifest(
-        tuple(images),
-        Protocol(
+    try:
+        protocol = Protocol(
             np.concatenate(b),
             np.concatenate(times) if times else None,
             directions=np.concatenate(vectors) if len(vectors) == len(images) else None,
-            name=stem(table.stem),
-        ),
-    )
+            name=table.stem,
+        )
+    except ValueError as error:
+        msg = f"{table}: {error}"
+        raise ValueError(msg) from None
+    return Manifest(tuple(images), protocol)
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -160,26 +159,33 @@ def _count(image: Path, where: str) -> int:
     return shape[3] if len(shape) == 4 else 1
 
 
-def _protocol_of(table: Path, row: dict[str, str], image: Path, n: int, where: str) -> Protocol:
-    """Read the protocol of one image."""
+def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str) -> _Contrasts:
+    """Read b-values, echo times and directions of one image."""
     bval = _number(row.get("bval", "")) if row.get("bval") else _beside(image, "bval")
     if bval is None and row.get("bval"):
         bval = _file(table, row["bval"], f"{where}: bval")
     if bval is None:
         msg = f"{where}: no b-values; give the column bval, or put a .bval file beside {image}"
         raise ValueError(msg)
+    bvec = _file(table, row["bvec"], f"{where}: bvec") if row.get("bvec") else _beside(image, "bvec")
     te: Any = None
     if row.get("te"):
         te = _number(row["te"])
         te = _file(table, row["te"], f"{where}: te") if te is None else te
     elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in sidecar.read_text(encoding="utf-8"):
         te = sidecar
-    bvec = _file(table, row["bvec"], f"{where}: bvec") if row.get("bvec") else _beside(image, "bvec")
-    if isinstance(bval, Path):
-        return Protocol.read(bval, te, bvec)
-    if isinstance(te, Path):
-        te = read_echo_times(te, n)
-    return Protocol(np.full(n, bval), te)
+    try:
+        b, directions = read_gradients(bval, bvec) if isinstance(bval, Path) else (np.full(n, bval), None)
+        if len(b) != n:
+            msg = f"{image} has {n} volumes and {len(b)} b-values; check that both belong to one scan"
+            raise ValueError(msg)
+        times = None if te is None else read_echo_times(te, n)
+        # An image of low b-values alone is right: a usual one beside them, for the check of units.
+        Protocol(np.append(b, 1000), None if times is None else np.append(times, times[-1]))
+    except ValueError as error:
+        msg = f"{where}: {error}"
+        raise ValueError(msg) from None
+    return b, times, directions
 
 
 def _number(text: str) -> float | None:

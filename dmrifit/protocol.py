@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MS_PER_UM2_PER_S_PER_MM2", "Protocol", "average_directions", "read_echo_times"]
+__all__ = ["MS_PER_UM2_PER_S_PER_MM2", "Protocol", "average_directions", "read_echo_times", "read_gradients"]
 
 #: b-values are s/mm² in files and ms/µm² in formulas, so that b·D is dimensionless with D in µm²/ms.
 MS_PER_UM2_PER_S_PER_MM2 = 1e-3
@@ -172,19 +172,8 @@ class Protocol:
             If a file does not exist.
         """
         bval = Path(bval)
-        b = _read_numbers(bval).ravel()
+        b, directions = read_gradients(bval, bvec)
         echo_times = None if te is None else read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
-        directions = None
-        if bvec is not None:
-            directions = _read_numbers(Path(bvec))
-            if directions.shape == (3, len(b)):  # FSL's own layout; it also decides the case of 3 × 3
-                directions = directions.T
-            if directions.shape != (len(b), 3):
-                msg = (
-                    f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
-                    f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
-                )
-                raise ValueError(msg)
         try:
             protocol = cls(b, echo_times, directions=directions, name=bval.name.split(".")[0])
             return protocol if b_tolerance is None else protocol.rounded(b_tolerance)
@@ -442,6 +431,48 @@ def average_directions(
         averaged[..., i] = _mean_of_finite(signals[..., members], geometric=mean == "geometric")
     times = None if protocol.te is None else np.array([t for t, _ in groups])
     return averaged, Protocol(b, times, name=protocol.name)
+
+
+def read_gradients(
+    bval: str | Path, bvec: str | Path | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """
+    Read b-values and gradient directions from FSL-style text files, as they stand there.
+
+    Parameters
+    ----------
+    bval : path
+        b-values in s/mm²: one row or one column, separated by blanks or commas.
+    bvec : path, optional
+        Gradient directions, 3 × n or n × 3.
+
+    Returns
+    -------
+    b : ndarray of shape (n,)
+        b-values.
+    directions : ndarray of shape (n, 3), or None
+        Directions.
+
+    Raises
+    ------
+    ValueError
+        If a file holds no numbers, or their numbers differ.
+    FileNotFoundError
+        If a file does not exist.
+    """
+    b = _read_numbers(Path(bval)).ravel()
+    if bvec is None:
+        return b, None
+    directions = _read_numbers(Path(bvec))
+    if directions.shape == (3, len(b)):  # FSL's own layout; it also decides the case of 3 × 3
+        directions = directions.T
+    if directions.shape != (len(b), 3):
+        msg = (
+            f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
+            f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
+        )
+        raise ValueError(msg)
+    return b, directions
 
 
 def read_echo_times(
