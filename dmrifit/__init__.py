@@ -36,6 +36,8 @@ _MODULES = {
     "load_model": "persistence",
     "fit_image": "volumes",
     "read_manifest": "manifest",
+    "repeatability": "regions",
+    "roi_table": "regions",
     "predict_image": "volumes",
     "bias_index": "metrics",
     "dispersion_index": "metrics",

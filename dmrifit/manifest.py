@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from dmrifit.derivatives import stem
 from dmrifit.protocol import Protocol, read_echo_times, read_gradients
 from dmrifit.series import read_grid
+from dmrifit.tables import read_rows
 
 __all__ = ["Manifest", "read_manifest"]
 
 #: Columns of a manifest: the first is required.
 COLUMNS = ("image", "bval", "te", "bvec")
-
-_MISSING = ("", "n/a", "N/A", "nan")
 
 _Contrasts: TypeAlias = tuple[NDArray, NDArray | None, NDArray | None]
 
@@ -81,7 +79,7 @@ def read_manifest(table: str | Path) -> Manifest:
     b: list[Any] = []
     te: list[Any] = []
     directions: list[Any] = []
-    for line, row in _rows(table):
+    for line, row in read_rows(table, required=COLUMNS[:1], optional=COLUMNS[1:], strict=True):
         where = f"{table}, row {line}"
         image = _file(table, row["image"], f"{where}: image")
         n = _count(image, where)
@@ -105,37 +103,6 @@ def read_manifest(table: str | Path) -> Manifest:
         msg = f"{table}: {error}"
         raise ValueError(msg) from None
     return Manifest(tuple(images), protocol)
-
-
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Read the table: the line number and the values of each row; missing values are empty."""
-    if not table.is_file():
-        msg = f"{table}: no such file"
-        raise FileNotFoundError(msg)
-    separator = "," if table.suffix.lower() == ".csv" else "\t"
-    try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        msg = f"{table}: not a table of text ({error})"
-        raise ValueError(msg) from None
-    cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator) if any(row)]
-    header, *records = cells or [[]]
-    unknown = [name for name in header if name not in COLUMNS]
-    if "image" not in header or unknown:
-        problem = f"unknown columns {', '.join(unknown)}" if "image" in header else f"no column image in {header}"
-        separated = "commas" if separator == "," else "tabs"
-        msg = f"{table}: {problem}; a manifest has the columns {', '.join(COLUMNS)}, separated by {separated}"
-        raise ValueError(msg)
-    if not records:
-        msg = f"{table}: the table has a header and no row"
-        raise ValueError(msg)
-    rows = []
-    for line, record in enumerate(records, start=2):
-        if len(record) != len(header):
-            msg = f"{table}, row {line}: {len(record)} values for {len(header)} columns"
-            raise ValueError(msg)
-        rows.append((line, {name: "" if cell in _MISSING else cell for name, cell in zip(header, record, strict=True)}))
-    return rows
 
 
 def _file(table: Path, value: str, where: str) -> Path:

@@ -449,14 +449,14 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
 
 
-def read_volume(path: str | Path) -> NDArray:
+def read_volume(image: Image) -> NDArray:
     """
     Read a NIfTI image whole.
 
     Parameters
     ----------
-    path : path
-        The file.
+    image : path or Nifti1Image
+        The image.
 
     Returns
     -------
@@ -470,7 +470,7 @@ def read_volume(path: str | Path) -> NDArray:
     ValueError
         If it is no NIfTI image, is damaged or cut off.
     """
-    return _values(load_image(path), str(path))
+    return _values(load_image(image), image_name(image))
 
 
 def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:

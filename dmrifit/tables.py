@@ -1,0 +1,76 @@
+"""Small tables of text that users write: manifests, lists of scans, names of labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["read_rows"]
+
+
+def read_rows(
+    path: str | Path, *, required: Sequence[str], optional: Sequence[str] = (), strict: bool = False
+) -> list[tuple[int, dict[str, str]]]:
+    """
+    Read a small table of text.
+
+    Parameters
+    ----------
+    path : path
+        Tab-separated (``.csv``: comma-separated); ``n/a`` stands for nothing.
+    required : sequence of str
+        Columns that it must have, with a value in each row.
+    optional : sequence of str, default=()
+        Columns that it may have.
+    strict : bool, default=False
+        Whether to refuse columns of other names, which are left alone otherwise.
+
+    Returns
+    -------
+    list of (int, dict of str to str)
+        Number of the line, and its values by column.
+
+    Raises
+    ------
+    ValueError
+        If a column or value is missing or unknown, or there is no row.
+    FileNotFoundError
+        If there is no such file.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if not path.is_file():
+        msg = f"{path}: no such table"
+        raise FileNotFoundError(msg)
+    separator, word = (",", "commas") if path.suffix.lower() == ".csv" else ("\t", "tabs")
+    try:
+        with warnings.catch_warnings():
+            # Without this, values beyond the last column are dropped with a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
+            frame = pd.read_csv(path, sep=separator, **options)
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        msg = f"{path}: not a table of text columns ({error})"
+        raise ValueError(msg) from None
+    frame = frame.rename(columns=str.strip)
+    missing = [column for column in required if column not in frame]
+    unknown = [column for column in frame if strict and column not in (*required, *optional)]
+    if missing or unknown:
+        problem = f"no column {', '.join(missing)}" if missing else f"unknown column {', '.join(unknown)}"
+        also = f" and optionally {', '.join(optional)}" if optional else ""
+        msg = f"{path}: {problem} in {', '.join(frame)}; needed are {', '.join(required)}{also}, separated by {word}"
+        raise ValueError(msg)
+    rows = []
+    for line, record in enumerate(frame.to_dict("records"), start=2):
+        row = {name: "" if text.strip() in ("", "n/a", "N/A") else text.strip() for name, text in record.items()}
+        empty = [column for column in required if not row[column]]
+        if empty:
+            msg = f"{path}, row {line}: no {empty[0]}"
+            raise ValueError(msg)
+        rows.append((line, row))
+    if not rows:
+        msg = f"{path}: the table has a header and no row"
+        raise ValueError(msg)
+    return rows
