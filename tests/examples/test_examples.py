@@ -1,11 +1,13 @@
 """Examples run from any folder; the long ones in a small version."""
 
 import functools
+import re
 import runpy
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 import dmrifit
@@ -26,7 +28,7 @@ def check_demo(folder):
     predicted = nib.load(maps["Dt"]).get_fdata()
     assert np.isfinite(predicted[mask]).all()
     assert np.corrcoef(predicted[mask], truth[mask])[0, 1] > 0.5
-    loaded = dmrifit.load_model(demo / "model")
+    loaded = dmrifit.load_model(demo / "LR.dmrifit")
     assert loaded.target == dmrifit.Protocol.preset("cohort1")
 
 
@@ -47,3 +49,17 @@ def test_the_main_job_runs_at_full_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "plot_compare_algorithms.py"))
     check_demo(tmp_path)
+    summary = pd.read_csv(tmp_path / "build" / "demo" / "study" / "summary.csv")
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    printed = re.findall(r"^\| scanner(.) \| scanner(.) \| (\w+) (\w+) \| ([\d. |]+) \|$", readme, re.MULTILINE)
+    assert len(printed) >= 6
+    for trained_on, tested_on, algorithm, strategy, numbers in printed:
+        row = summary[
+            (summary["train_on"] == ("same" if trained_on == tested_on else "other"))
+            & (summary["cohort"] == f"scanner{tested_on}")
+            & (summary["algorithm"] == algorithm)
+            & (summary["strategy"] == strategy)
+        ].iloc[0]
+        expected = [float(number) for number in numbers.split(" | ")]
+        # Other processors change the last digit, and a forest's trees.
+        np.testing.assert_allclose(row[["abs_bias", "dispersion", "pearson"]].astype(float), expected, atol=0.02)

@@ -1,0 +1,109 @@
+"""What the README prints is what the project does."""
+
+import ast
+import re
+import shlex
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dmrifit import cli
+from dmrifit.participants import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^    (?:[.]venv/bin/)?(dmrifit .*)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def readme(root):
+    return (root / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def script(readme):
+    """Give the lines under the command of the demo."""
+    return FENCE.search(readme, readme.index("    make demo\n"))[1]
+
+
+def statements(text):
+    return [ast.unparse(statement) for statement in ast.parse(text).body]
+
+
+def worked_lines(root):
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    examples = [getattr(cli, name) for name in dir(cli) if name.endswith("_EXAMPLE")]
+    return [*SHELL.findall(readme), *examples]
+
+
+def test_the_script_under_the_demo_has_twelve_lines_and_runs_in_the_example(root, script):
+    assert script.count("\n") == 12
+    example = statements((root / "examples" / "plot_compare_algorithms.py").read_text(encoding="utf-8"))
+    positions = [example.index(statement) for statement in statements(script)]
+    assert positions == sorted(positions)
+
+
+def test_the_script_reads_compares_reports_saves_and_predicts(script):
+    called = {node.func.attr for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)}
+    assert called == {"read", "SignalToSignal", "MapsToMaps", "compare", "write_report", "arrays", "fit",
+                      "save_model", "predict_image"}  # fmt: skip
+    assert 'train_on=("same", "other")' in script
+
+
+def test_the_next_command_is_the_same_on_own_data(readme, script):
+    commands = SHELL.findall(readme[readme.index(script) :])
+    assert commands[0] == "dmrifit benchmark participants.tsv --out study"
+
+
+def test_worked_lines_are_understood_by_the_commands_they_name(root):
+    lines = worked_lines(root)
+    assert len(lines) >= 6
+    commands = typer.main.get_command(cli.app).commands
+    for line in lines:
+        _, name, *arguments = shlex.split(line)
+        commands[name].make_context(name, arguments)
+        used = [word for word in arguments if word.startswith("--")]
+        shown = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"}).output
+        assert all(option in shown for option in used), line
+
+
+def test_the_table_of_columns_is_that_of_the_reader(readme):
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", readme[: readme.index("### What the demo shows")], re.MULTILINE)
+    columns = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(columns) == sorted((*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS))
+
+
+def test_the_fit_in_python_finds_what_it_was_given(readme, capsys):
+    code = FENCE.findall(readme)[1]
+    assert len([line for line in code.splitlines() if line]) == 10
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [float(words[1]) for words in printed] == names["truth"][0]
+    assert [words[0] for words in printed] == ["S0", "f", "Dv", "T2v", "Dt", "K", "T2t"]
+    assert printed[4][2] == "µm²/ms"
+
+
+def test_symbols_and_units_of_the_readme_are_those_of_the_model(readme):
+    from dmrifit import MODELS
+
+    rows = dict(re.findall(r"^\| ([\w, ]+) \| [^|]+ \| ([^|]+) \|$", readme, re.MULTILINE))
+    units = {name: unit for names, unit in rows.items() for name in names.split(", ")}
+    model = MODELS["t2-ivim-kurtosis"]
+    in_words = {"S0": "that of the image", "f": "0 to 1", "K": "none"}
+    for name, unit in zip(model.names, model.units, strict=True):
+        assert units[name] == (unit if unit in ("µm²/ms", "ms") else in_words[name])
+
+
+def test_extras_of_the_readme_are_those_of_the_metadata(readme, setup_cfg):
+    table = readme[readme.index("| extra | for |") :].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(setup_cfg["options.extras_require"])
+
+
+def test_folders_of_the_layout_exist(root, readme):
+    folders = re.findall(r"`([\w/]+/)`", readme[readme.index("## Layout") :])
+    assert len(folders) >= 7
+    assert all((root / folder).is_dir() for folder in folders)
+    modules = re.findall(r"`(\w+)`", readme[readme.index("Inside the library") :])
+    assert len(modules) >= 7
+    assert all((root / "dmrifit" / f"{module}.py").is_file() for module in modules)
