@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit import _kernels
 from dmrifit._optional import import_optional
-from dmrifit.models import MODELS, Parameter, SignalModel
+from dmrifit.dictionary import Dictionary, to_inner
+from dmrifit.models import MODELS, SignalModel
 from dmrifit.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ __all__ = ["FitResult", "FitStatus", "fit_voxels"]
 _CHUNK = 4096  # voxels that go through the kernel together: their signals stay in the processor's cache
 _TOLERANCE = 1e-8
 _MAX_ITER = 200
-_N_STRATA = 6
-_N_ATOMS = {0: (1,), 1: (24,), 2: (12, 8), 3: (6, 4, 6)}
 
 _logger = logging.getLogger("dmrifit")
 
@@ -371,7 +370,7 @@ class _Problem:
                 self.turn_up = 3.0 / b_max if b_max > 0 else np.inf
             low[j], high[j] = lower, upper
         self.low, self.high = low, high
-        inner = np.sort(np.stack([_inner(low, self.forms), _inner(high, self.forms)]), axis=0)
+        inner = np.sort(np.stack([to_inner(low, self.forms), to_inner(high, self.forms)]), axis=0)
         self.inner_low, self.inner_high = inner
         self.scaled = np.array([parameter.is_amplitude for parameter in model.parameters])
         self.pinned = _pinned(model, fixed, self.forms)
@@ -384,103 +383,19 @@ class _Problem:
             width = high - low
             bounded = np.isfinite(width) & (width > 0)
             self.penalty[bounded] = regularization / width[bounded] ** 2
-        self.b = _padded(protocol.b_ms_per_um2)
-        self.te = _padded(np.zeros(len(protocol)) if protocol.te is None else protocol.te)
-        self._dictionary(protocol, fixed)
+        b = _padded(protocol.b_ms_per_um2)
+        te = _padded(np.zeros(len(protocol)) if protocol.te is None else protocol.te)
+        self.contrasts = np.stack([b, te], axis=1)
+        self.b, row_of_b = np.unique(b, return_inverse=True)
+        self.te, row_of_te = np.unique(te, return_inverse=True)
+        self.rows = np.stack([row_of_b, row_of_te], axis=1)
         if n_starts == "auto":
             n_starts = 1 if n_free <= 2 else 3
         if isinstance(n_starts, (str, bool)) or n_starts != int(n_starts) or n_starts < 1:
             msg = f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}"
             raise ValueError(msg)
-        self.n_starts = min(int(n_starts), self.n_strata)
-
-    def _dictionary(self, protocol: Protocol, fixed: dict[str, NDArray]) -> None:
-        """Signals of a grid of parameters, from which starting points are chosen."""
-        model, kernel = self.model, self.kernel
-        mixture, amplitude = kernel.MIXTURE, kernel.AMPLITUDE
-        middle = np.ones(len(model.names))
-        shape = [j for j in range(len(model.names)) if j not in (mixture, amplitude)]
-        if mixture >= 0:
-            first = [j for j in shape if j in kernel.FIRST]
-            second = [j for j in shape if j not in kernel.FIRST]
-        else:
-            first, second = [], shape
-        grids = {}
-        for group, counts in ((first, (_N_STRATA, 1, 1)), (second, _N_ATOMS.get(len(second), (3,) * len(second)))):
-            for j, count in zip(group, counts, strict=False):
-                known = fixed.get(model.names[j])
-                if known is not None:
-                    grids[j] = np.array([np.median(known)])
-                else:
-                    grids[j] = _grid(model.parameters[j], self.low[j], self.high[j], count, protocol)
-            for j in group[len(counts) :]:
-                grids[j] = _grid(model.parameters[j], self.low[j], self.high[j], 1, protocol)
-        if amplitude < 0:
-            for j in np.flatnonzero(self.scaled).tolist():
-                grids[j] = np.array([1.0])
-        self.first, self.first_q = self._atoms(first, grids, middle, 1.0, protocol)
-        self.second, self.second_q = self._atoms(second, grids, middle, 0.0, protocol)
-        if mixture < 0:
-            self.first, self.first_q = self.first[:0], self.first_q[:0]
-        atoms = np.concatenate([self.first, self.second])
-        self.gram = np.einsum("im,jm->ij", atoms, atoms)  # not by BLAS, whose threads keep spinning
-        self.n_strata = len(self.first) or min(_N_STRATA, len(self.second))
-
-    def _atoms(
-        self, group: list[int], grids: dict[int, NDArray], middle: NDArray, share: float, protocol: Protocol
-    ) -> tuple[NDArray, NDArray]:
-        columns = np.meshgrid(*(grids[j] for j in group), indexing="ij")
-        points = np.tile(middle, (columns[0].size if columns else 1, 1))
-        for j, column in zip(group, columns, strict=True):
-            points[:, j] = column.ravel()
-        if self.kernel.MIXTURE >= 0:
-            points[:, self.kernel.MIXTURE] = share
-        inner = _inner(points, self.forms)
-        if np.isfinite(self.turn_up):
-            k, d = (self.model.names.index(name) for name in self.model.cumulant)  # type: ignore[union-attr]
-            if k in group:
-                limit = np.minimum(self.high[k], self.turn_up / points[:, d])
-                inner[:, k] = np.minimum(points[:, k], limit) * self.high[k] / limit
-                points[:, k] = np.minimum(points[:, k], limit)
-        for j in range(len(middle)):
-            if j not in group and share:
-                inner[:, j] = np.nan
-        signals = self.model.signal(points, protocol)
-        usable = np.isfinite(signals).all(axis=1) & (np.abs(signals).max(axis=1) < 1e6)
-        if not usable.any():
-            usable[:] = True
-            signals = np.nan_to_num(signals)
-        return np.ascontiguousarray(signals[usable]), np.ascontiguousarray(inner[usable])
-
-
-def _grid(parameter: Parameter, low: float, high: float, count: int, protocol: Protocol) -> NDArray:
-    """Spread `count` values over the part of the bounds that the protocol can tell apart."""
-    if low == high:
-        return np.array([low])
-    if parameter.unit == "µm²/ms" and protocol.b.max() > 0:
-        b = protocol.b_ms_per_um2
-        slow, fast = 0.1 / b.max(), 3.0 / b[b > 0].min()
-        low = min(max(low, slow), high)
-        high = max(min(high, fast), low)
-        geometric = low > 0
-    else:
-        low = low if np.isfinite(low) else min(high, 0.0) - 1.0
-        high = high if np.isfinite(high) else max(low, 0.0) + 1.0
-        geometric = low > 0 and high / low > 3
-    at = (np.arange(count) + 0.5) / count
-    return low * (high / low) ** at if geometric else low + (high - low) * at
-
-
-def _inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
-    """Convert parameters, in the last axis, to the coordinates of the search."""
-    inner = np.array(values, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for j, form in enumerate(forms):
-            if form == "log":
-                inner[..., j] = np.log(np.maximum(inner[..., j], 0.0))
-            elif form == "inverse":
-                inner[..., j] = 1.0 / np.maximum(inner[..., j], 0.0)
-    return inner
+        self.dictionary = Dictionary(self.kernel, model, protocol, low, high, fixed, self.turn_up, int(n_starts))
+        self.n_starts = min(int(n_starts), self.dictionary.n_strata)
 
 
 def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:
@@ -488,7 +403,7 @@ def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...
     outer = np.ones((rows, len(model.names)))
     for name, value in fixed.items():
         outer[:, model.names.index(name)] = value
-    inner = _inner(outer, forms)
+    inner = to_inner(outer, forms)
     inner[:, [name not in fixed for name in model.names]] = np.nan
     return np.ascontiguousarray(inner)
 
@@ -537,7 +452,7 @@ def _run(
         part = slice(start, min(start + _CHUNK, n))
         size = part.stop - part.start
         groups = -(-size // _kernels.LANES)
-        values = np.zeros((groups, len(problem.b), _kernels.LANES))
+        values = np.zeros((groups, len(problem.contrasts), _kernels.LANES))
         weights = np.zeros_like(values)
         tops, usable = np.ones(size), np.empty(size, np.int64)
         points = np.empty((size, problem.n_starts, len(bit)))
@@ -548,12 +463,12 @@ def _run(
             problem.scaled,
             problem.inner_low,
             problem.inner_high,
-            problem.first,
-            problem.second,
-            problem.first_q,
-            problem.second_q,
-            problem.gram,
-            np.empty((problem.n_strata, _kernels.LANES)),
+            problem.dictionary.atoms,
+            problem.dictionary.n_first,
+            problem.dictionary.atoms_q,
+            problem.dictionary.gram,
+            problem.dictionary.constants,
+            np.empty((problem.dictionary.n_strata, 2 * _kernels.LANES)),
             values,
             weights,
             tops,
@@ -579,6 +494,8 @@ def _run(
             problem.regularized,
             problem.penalty,
             problem.low,
+            problem.contrasts,
+            problem.rows,
             problem.b,
             problem.te,
             _TOLERANCE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmrifit._kernels.layout import LANES, UNROLL, Layout, form
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["source"]
 
 # What is the same for all lanes, after b and te of the measurements at hand.
+_NEAR, _FAR = 1e-3, 0.1
 _TURN_UP, _TOLERANCE, _PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
 
 
@@ -43,12 +44,16 @@ def source(model: SignalModel) -> str:
         "AMPLITUDE": formula.amplitude,
         "MIXTURE": formula.mixture,
         "FIRST": formula.first,
+        "N_BY_B": len(formula.by_b),
+        "N_BY_TE": len(formula.by_te),
         "KURTOSIS": kurtosis,
         "DIFFUSIVITY": diffusivity,
         "AT": {name: offset * LANES for name, offset in at.offset.items()},
     }
     code = {
         "BEGIN": _begin(at, formula.forms, kurtosis, diffusivity),
+        "TABLE_B": formula.table("b"),
+        "TABLE_TE": formula.table("te"),
         "ACCUMULATE": _accumulate(at, formula, floored=False),
         "ACCUMULATE_FLOORED": _accumulate(at, formula, floored=True),
         "REGULARIZE": _regularize(at, formula.forms),
@@ -56,6 +61,8 @@ def source(model: SignalModel) -> str:
         "ACCEPT": _accept(at),
         "STEP": _step(at),
         "VARIANCES": _variances(at),
+        "RATE_PAIR": _rate_pair(),
+        "RATE_ONE": _rate_one(formula.amplitude >= 0),
     }
     text = Path(__file__).with_name("template.py").read_text(encoding="utf-8")
     text = _replaced(text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()])
@@ -87,15 +94,53 @@ class _Formula:
         wanted = [expression, *(sympy.diff(expression, symbols[name]) for name in names)]
         rename = {symbols[name]: sympy.Symbol(f"x{i}", real=True) for i, name in enumerate(names)}
         wanted = [w.subs(rename) for w in wanted]
+        # Exponentials of b alone and of te alone: they are the same for many measurements.
+        self._b, self._te = symbols["b"], symbols["te"]
+        self.by_b: list[Any] = []
+        self.by_te: list[Any] = []
+        if model.needs_te:
+            wanted = [w.replace(sympy.exp, self._tabulated) for w in wanted]
         self._steps, self._results = sympy.cse(wanted, symbols=sympy.numbered_symbols("h"), optimizations="basic")
         self._print = _printer()
+
+    def _tabulated(self, exponent: Any) -> Any:
+        """Split an exponential into factors of b alone, of te alone, and the rest, and tabulate the first two."""
+        import sympy
+
+        parts = {"b": sympy.Integer(0), "te": sympy.Integer(0), "rest": sympy.Integer(0)}
+        for term in sympy.Add.make_args(sympy.expand(exponent)):
+            has_b, has_te = term.has(self._b), term.has(self._te)
+            parts["b" if has_b and not has_te else "te" if has_te and not has_b else "rest"] += term
+        product = sympy.exp(parts["rest"])
+        for name, table in (("b", self.by_b), ("te", self.by_te)):
+            if parts[name] != 0:
+                if parts[name] not in table:
+                    table.append(parts[name])
+                product *= sympy.Symbol(f"e{name}{table.index(parts[name])}", real=True)
+        return product
+
+    def table(self, of: str) -> list[str]:
+        """Write the code that fills a row of the table of exponentials of b or te."""
+        import sympy
+
+        exponents = self.by_b if of == "b" else self.by_te
+        at = Layout(len(self.forms))
+        used = sorted({str(symbol) for exponent in exponents for symbol in exponent.free_symbols} - {"b", "te"})
+        lines = [f"{name} = {at('X', int(name[1:]))}" for name in used]
+        lines.append(f"{of} = s[0]")
+        steps, results = sympy.cse(exponents, symbols=sympy.numbered_symbols("h"), optimizations="basic")
+        lines += [f"{symbol} = {self._print(value)}" for symbol, value in steps]
+        return lines + [f"t[1, {e * LANES} + l] = exp({self._print(value)})" for e, value in enumerate(results)]
 
     def lines(self, u: int) -> Iterator[str]:
         """Code that computes the signal ``s{u}`` and derivatives ``d{u}_{i}`` of measurement `u`."""
         import sympy
 
+        for name, table, row in (("b", self.by_b, 1 + 2 * u), ("te", self.by_te, 2 + 2 * u)):
+            yield from (f"e{name}{e}_{u} = t[{row}, {e * LANES} + l]" for e in range(len(table)))
         own = {symbol: sympy.Symbol(f"{symbol}_{u}", real=True) for symbol, _ in self._steps}
-        own |= {sympy.Symbol(name, real=True): sympy.Symbol(f"{name}_{u}", real=True) for name in ("b", "te")}
+        names = ["b", "te", *(f"eb{e}" for e in range(len(self.by_b))), *(f"ete{e}" for e in range(len(self.by_te)))]
+        own |= {sympy.Symbol(name, real=True): sympy.Symbol(f"{name}_{u}", real=True) for name in names}
         for symbol, value in self._steps:
             yield f"{own[symbol]} = {self._print(value.xreplace(own))}"
         for target, value in zip([f"s{u}", *(f"d{u}_{i}" for i in range(len(self.forms)))], self._results, strict=True):
@@ -342,6 +387,9 @@ def _step(at: Layout) -> list[str]:
         f"{at('LAM')} = lam * 10.0 if clipped < 0.02 * promise else lam",
         f"small = (promise <= s[{_TOLERANCE}] * c + 1e-26) & (lam < 0.5)",
         f"{at('END')} = 1.0 if small else ((1.0 if promise <= 1e-6 * c + 1e-26 else 2.0) if lam > 1e9 else 0.0)",
+        f"lost = (lam < 0.5) & (promise < {_NEAR} * c) & (c - 0.9 * promise > {at('BC')})",
+        f"lost = lost | ((lam < 0.5) & (promise < {_FAR} * c) & (c - 3.0 * promise > {at('BC')}))",
+        f"{at('END')} = 3.0 if lost else {at('END')}",
     ]
     return load + first + second + finish
 
@@ -373,3 +421,29 @@ def _variances(at: Layout) -> list[str]:
         total = f"o{i}" + "".join(f" + v{k}_{i} * v{k}_{i} * o{k}" for k in range(i + 1, n))
         body.append(f"{at('D', i)} = ({total}) * u{i} * u{i}")
     return body
+
+
+def _rate_pair() -> list[str]:
+    """Rate a pair of atoms by what two non-negative amplitudes take off the sum of squares."""
+    return [
+        "one = v[0 + l] * s[0] - y[0 + l] * s[1]",
+        "zero = y[0 + l] * s[2] - v[0 + l] * s[1]",
+        "gain = one * v[0 + l] + zero * y[0 + l]",
+        "gain = gain if one > 0.0 else y[0 + l] * y[0 + l] * s[3]",
+        "gain = gain if zero > 0.0 else v[0 + l] * v[0 + l] * s[4]",
+        *_keep_better(),
+    ]
+
+
+def _rate_one(scaled: bool) -> list[str]:
+    """Rate an atom by what it takes off the sum of squares, with an amplitude of its own or as it is."""
+    gain = "y[0 + l] * y[0 + l] * s[3] if y[0 + l] > 0.0 else 0.0" if scaled else "2.0 * y[0 + l] - s[0]"
+    return [f"gain = {gain}", *_keep_better()]
+
+
+def _keep_better() -> list[str]:
+    return [
+        "better = gain > w[0 + l]",
+        "w[0 + l] = gain if better else w[0 + l]",
+        f"w[{LANES} + l] = s[5] if better else w[{LANES} + l]",
+    ]

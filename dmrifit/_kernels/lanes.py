@@ -11,7 +11,7 @@ from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-__all__ = ["block"]
+__all__ = ["block", "dot"]
 
 _DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 
@@ -32,11 +32,12 @@ _COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: 
 
 def block(lines: Iterable[str], n_lanes: int) -> Callable:
     """
-    Compile assignments to a function of four arrays, ``run(w, s, y, v, base)``, for use in jitted code.
+    Compile assignments to a function of six arrays, ``run(w, s, y, v, t, o)``, for use in jitted code.
 
     The lines are Python, but mean every lane at once: ``w[96 + l]`` is 96 numbers after lane `l` of `w`,
-    ``y[32 + l]`` the same in `y` beyond `base`, ``s[3]`` one number for all lanes. There are ``+ - * /``,
-    comparisons, ``& |``, conditional expressions, ``exp``, ``sqrt``, ``log``, and nothing else.
+    ``y[32 + l]`` and ``v[32 + l]`` the same in `y` and `v` beyond ``o[0]``, ``t[2, 32 + l]`` in `t` beyond
+    ``o[2]``; ``s[3]`` is one number for all lanes. There are ``+ - * /``, comparisons, ``& |``, conditional
+    expressions, ``exp``, ``sqrt``, ``log``, and nothing else.
 
     numba would take ten times as long to compile the same loops, nearly all of it before LLVM begins, and
     LLVM would have to prove that they can be vectorized.
@@ -56,34 +57,98 @@ def block(lines: Iterable[str], n_lanes: int) -> Callable:
     text = "\n".join(lines)
 
     @intrinsic
-    def run(typing_context, w, s, y, v, base):
+    def run(typing_context, w, s, y, v, t, o):
         def build(context, builder, signature, arguments):
             data = {
                 name: context.make_array(kind)(context, builder, value).data
-                for name, kind, value in zip("wsyv", signature.args[:4], arguments[:4], strict=True)
+                for name, kind, value in zip("wsyvto", signature.args, arguments, strict=True)
             }
-            _loop(builder, ast.parse(text).body, data, arguments[4], n_lanes)
+            _loop(builder, ast.parse(text).body, data, n_lanes)
             return context.get_dummy_value()
 
-        return types.void(w, s, y, v, types.int64), build
+        return types.void(w, s, y, v, t, o), build
 
     return run
+
+
+def dot(n_lanes: int) -> Callable:
+    """
+    Compile the product of an atom with the data of all lanes, ``run(out, atom, y)``.
+
+    Parameters
+    ----------
+    n_lanes : int
+        A multiple of 8.
+
+    Returns
+    -------
+    function
+        A numba intrinsic: out[l] = Σ atom[k]·y[k·n_lanes + l].
+    """
+
+    @intrinsic
+    def run(typing_context, out, atom, y):
+        def build(context, builder, signature, arguments):
+            arrays = [
+                context.make_array(kind)(context, builder, value)
+                for kind, value in zip(signature.args, arguments, strict=True)
+            ]
+            size = builder.extract_value(arrays[1].shape, 0)
+            _dot(builder, *(array.data for array in arrays), size, n_lanes)
+            return context.get_dummy_value()
+
+        return types.void(out, atom, y), build
+
+    return run
+
+
+def _dot(builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size: ir.Value, n_lanes: int) -> None:
+    width = _width()
+    vector = ir.VectorType(_DOUBLE, width)
+    before, loop = builder.block, builder.append_basic_block("dot")
+    after = builder.append_basic_block("dot_end")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(_LONG)
+    k.add_incoming(_LONG(0), before)
+    totals = [builder.phi(vector) for _ in range(0, n_lanes, width)]
+    for total in totals:
+        total.add_incoming(ir.Constant(vector, [0.0] * width), before)
+    number = builder.load(builder.gep(atom, [k]))
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _INT(0))
+    factor = builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(_INT, width), [0] * width))
+    row = builder.mul(k, _LONG(n_lanes))
+    sums = []
+    for start, total in zip(range(0, n_lanes, width), totals, strict=True):
+        place = builder.gep(y, [builder.add(row, _LONG(start))])
+        values = builder.load(builder.bitcast(place, vector.as_pointer()), align=8)
+        sums.append(builder.fadd(total, builder.fmul(factor, values, flags=_FLAGS), flags=_FLAGS))
+        total.add_incoming(sums[-1], loop)
+    following = builder.add(k, _LONG(1))
+    k.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, size), loop, after)
+    builder.position_at_end(after)
+    for start, total in zip(range(0, n_lanes, width), sums, strict=True):
+        place = builder.bitcast(builder.gep(out, [_LONG(start)]), vector.as_pointer())
+        builder.store(total, place, align=8)
 
 
 def _width() -> int:
     return 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 
-def _loop(builder: ir.IRBuilder, body: list[ast.stmt], data: dict, base: ir.Value, n_lanes: int) -> None:
+def _loop(builder: ir.IRBuilder, body: list[ast.stmt], data: dict, n_lanes: int) -> None:
     """Emit the loop over groups of lanes as wide as the processor's vectors."""
     width = _width()
     before, loop = builder.block, builder.append_basic_block("lanes")
     after = builder.append_basic_block("lanes_end")
+    used = {0} | {row for node in ast.walk(ast.Module(body, [])) for row in _rows(node)}
+    offsets = {i: builder.load(builder.gep(data["o"], [_LONG(i)])) for i in sorted(used)}
     builder.branch(loop)
     builder.position_at_end(loop)
     lane = builder.phi(_LONG)
     lane.add_incoming(_LONG(0), before)
-    writer = _Writer(builder, width, data, lane, base)
+    writer = _Writer(builder, width, data, lane, offsets)
     for statement in body:
         writer.assign(statement)
     following = builder.add(lane, _LONG(width))
@@ -92,11 +157,19 @@ def _loop(builder: ir.IRBuilder, body: list[ast.stmt], data: dict, base: ir.Valu
     builder.position_at_end(after)
 
 
+def _rows(node: ast.AST) -> list[int]:
+    """Give the row of the table that a node refers to."""
+    match node:
+        case ast.Subscript(slice=ast.Tuple(elts=[ast.Constant(value=int(row)), _])):
+            return [row]
+    return []
+
+
 class _Writer:
     """Emits the statements for one group of lanes."""
 
-    def __init__(self, builder: ir.IRBuilder, width: int, data: dict, lane: ir.Value, base: ir.Value) -> None:
-        self.builder, self.width, self.data, self.lane, self.base = builder, width, data, lane, base
+    def __init__(self, builder: ir.IRBuilder, width: int, data: dict, lane: ir.Value, offsets: dict) -> None:
+        self.builder, self.width, self.data, self.lane, self.offsets = builder, width, data, lane, offsets
         self.vector, self.bits = ir.VectorType(_DOUBLE, width), ir.VectorType(_LONG, width)
         self.names: dict[str, ir.Value] = {}
 
@@ -171,15 +244,27 @@ class _Writer:
         match node:
             case ast.Subscript(
                 value=ast.Name(id=("w" | "y" | "v") as array),
-                slice=ast.BinOp(left=ast.Constant(value=offset), op=ast.Add(), right=ast.Name(id="l")),
+                slice=ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add(), right=ast.Name(id="l")),
             ):
-                index = self.builder.add(self.lane, _LONG(offset))
-                if array != "w":
-                    index = self.builder.add(index, self.base)
-                pointer = self.builder.gep(self.data[array], [index])
-                return self.builder.bitcast(pointer, self.vector.as_pointer())
+                return self._pointer_at(array, offset, None if array == "w" else 0)
+            case ast.Subscript(
+                value=ast.Name(id="t"),
+                slice=ast.Tuple(
+                    elts=[
+                        ast.Constant(value=int(row)),
+                        ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add(), right=ast.Name(id="l")),
+                    ]
+                ),
+            ):
+                return self._pointer_at("t", offset, row)
         msg = f"no such place: {ast.unparse(node)}"
         raise ValueError(msg)
+
+    def _pointer_at(self, array: str, offset: int, row: int | None) -> ir.Value:
+        index = self.builder.add(self.lane, _LONG(offset))
+        if row is not None:
+            index = self.builder.add(index, self.offsets[row])
+        return self.builder.bitcast(self.builder.gep(self.data[array], [index]), self.vector.as_pointer())
 
     def _store(self, place: ast.Subscript, value: ir.Value) -> None:
         self.builder.store(value, self._pointer(place), align=8)

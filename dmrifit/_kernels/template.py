@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from dmrifit._kernels.lanes import block
+from dmrifit._kernels.lanes import block, dot
 
 # CONSTANTS
 N = 1  # parameters
@@ -22,6 +22,8 @@ FORMS = ("plain",)  # how each parameter relates to its inner coordinate
 AMPLITUDE = -1  # the parameter that scales the signal, or -1
 MIXTURE = -1  # the fraction f of f·g₁ + (1 − f)·g₀, or -1
 FIRST = ()  # the parameters of g₁
+N_BY_B = 0  # exponentials of b alone, and of te alone, that are tabulated
+N_BY_TE = 0
 KURTOSIS = -1  # K and D of a cumulant −bD + K(bD)²/6, or -1
 DIFFUSIVITY = -1
 AT: dict = {}
@@ -33,6 +35,8 @@ AT_P1, AT_END, AT_NF2 = AT["P1"], AT["END"], AT["NF2"]
 
 # CODE
 BEGIN: list = []
+TABLE_B: list = []
+TABLE_TE: list = []
 ACCUMULATE: list = []
 ACCUMULATE_FLOORED: list = []
 REGULARIZE: list = []
@@ -40,9 +44,13 @@ CHAIN: list = []
 ACCEPT: list = []
 STEP: list = []
 VARIANCES: list = []
+RATE_PAIR: list = []
+RATE_ONE: list = []
 # END OF CODE
 
 begin_sums = block(BEGIN, LANES)
+tabulate_b = block(TABLE_B, LANES)
+tabulate_te = block(TABLE_TE, LANES)
 accumulate = block(ACCUMULATE, LANES)
 accumulate_floored = block(ACCUMULATE_FLOORED, LANES)
 regularize = block(REGULARIZE, LANES)
@@ -50,30 +58,47 @@ chain = block(CHAIN, LANES)
 accept = block(ACCEPT, LANES)
 choose_step = block(STEP, LANES)
 find_variances = block(VARIANCES, LANES)
+rate_pair = block(RATE_PAIR, LANES)
+rate_one = block(RATE_ONE, LANES)
+project = dot(LANES)
 
 # No reassociation, so that a lane's bits do not depend on how wide the processor's vectors are.
 FAST = {"contract", "nsz"}
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def evaluate(w, s, y, v, b, te, floored, regularized):
+def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, floored, regularized):
     """
     Compute residuals, J'r and J'J of all lanes at their trials, in inner coordinates.
 
     `s` holds what is the same for all lanes: b and te of the measurements at hand, 3/b_max where the signal
     must not turn up (else infinity), the tolerance, then penalties and origins of the regularization.
+    Exponentials of b alone and of te alone stand in the table `t`, one row for each of the values `b` and
+    `te`; `rows` says which two rows a measurement needs.
     """
-    begin_sums(w, s, y, v, 0)
-    for k in range(0, b.shape[0], UNROLL):
+    begin_sums(w, s, y, v, t, o)
+    after_b = N_BY_B * len(b) * LANES
+    if N_BY_B > 0:
+        for i in range(len(b)):
+            s[0], o[1] = b[i], N_BY_B * i * LANES
+            tabulate_b(w, s, y, v, t, o)
+    if N_BY_TE > 0:
+        for i in range(len(te)):
+            s[0], o[1] = te[i], after_b + N_BY_TE * i * LANES
+            tabulate_te(w, s, y, v, t, o)
+    for k in range(0, contrasts.shape[0], UNROLL):
+        o[0] = k * LANES
         for u in range(UNROLL):
-            s[2 * u], s[2 * u + 1] = b[k + u], te[k + u]
+            s[2 * u], s[2 * u + 1] = contrasts[k + u, 0], contrasts[k + u, 1]
+            o[1 + 2 * u] = N_BY_B * rows[k + u, 0] * LANES
+            o[2 + 2 * u] = after_b + N_BY_TE * rows[k + u, 1] * LANES
         if floored:
-            accumulate_floored(w, s, y, v, k * LANES)
+            accumulate_floored(w, s, y, v, t, o)
         else:
-            accumulate(w, s, y, v, k * LANES)
+            accumulate(w, s, y, v, t, o)
     if regularized:
-        regularize(w, s, y, v, 0)
-    chain(w, s, y, v, 0)
+        regularize(w, s, y, v, t, o)
+    chain(w, s, y, v, t, o)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -104,59 +129,35 @@ def screen(signals, n_free, normalize, values, weights, tops, usable):
     return n_slots
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
-def score_block(y, first, second, gram, scores, choices, dots):
+@njit(nogil=True, cache=True, error_model="numpy")
+def rate(y, atoms, n_first, constants, dots, best):
     """
-    Rate the atoms of the dictionary for one block of lanes, and keep the best of each stratum.
+    Rate the atoms of the dictionary for one group of lanes, and keep the best of each stratum.
 
     With two components every pair is rated by its least squares of two non-negative amplitudes; with one,
-    every atom by that of one amplitude; without an amplitude, by the distance itself.
+    every atom by that of one amplitude; without an amplitude, by the distance itself. `best` holds a rating
+    and the index of an atom for each stratum and lane.
     """
-    n_first, n_second, m = first.shape[0], second.shape[0], second.shape[1]
-    for a in range(n_first + n_second):
+    n_second = atoms.shape[0] - n_first
+    none = np.zeros(1, np.int64)
+    for a in range(atoms.shape[0]):
+        project(dots[a], atoms[a], y)
+    for s in range(best.shape[0]):
         for lane in range(LANES):
-            dots[a, lane] = 0.0
-        for k in range(m):
-            value = first[a, k] if a < n_first else second[a - n_first, k]
-            for lane in range(LANES):
-                dots[a, lane] += value * y[k, lane]
-    n_strata = scores.shape[0]
-    for s in range(n_strata):
-        for lane in range(LANES):
-            scores[s, lane] = -math.inf
-            choices[s, lane] = 0.0
+            best[s, lane] = -math.inf
+            best[s, LANES + lane] = 0.0
     for t in range(n_second):
-        tt = gram[n_first + t, n_first + t]
         if n_first == 0:
-            s = t * n_strata // n_second
-            for lane in range(LANES):
-                d = dots[t, lane]
-                gain = (d * d / tt if d > 0.0 else 0.0) if AMPLITUDE >= 0 else 2.0 * d - tt
-                better = gain > scores[s, lane]
-                scores[s, lane] = gain if better else scores[s, lane]
-                choices[s, lane] = t if better else choices[s, lane]
+            rate_one(best[t * best.shape[0] // n_second], constants[0, t], dots[t], dots[t], y, none)
         for s in range(n_first):
-            vv, vt = gram[s, s], gram[s, n_first + t]
-            det = vv * tt - vt * vt
-            scale = 1.0 / det if det > 1e-9 * vv * tt else 0.0
-            c1, c2, c3, c4, c5 = tt * scale, vt * scale, vv * scale, 1.0 / tt, 1.0 / vv
-            for lane in range(LANES):
-                v, d = dots[s, lane], dots[n_first + t, lane]
-                a1 = v * c1 - d * c2
-                a0 = d * c3 - v * c2
-                gain = a1 * v + a0 * d
-                gain = gain if a1 > 0.0 else d * d * c4
-                gain = gain if a0 > 0.0 else v * v * c5
-                better = gain > scores[s, lane]
-                scores[s, lane] = gain if better else scores[s, lane]
-                choices[s, lane] = t if better else choices[s, lane]
+            rate_pair(best[s], constants[s, t], dots[n_first + t], dots[s], y, none)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def starting_points(y, weight, column, first, second, first_q, second_q, gram, scores, choices, dots, lo, hi, points):
+def starting_points(y, weight, column, atoms, n_first, atoms_q, gram, best, dots, lo, hi, points):
     """Turn the best strata of one lane into starting points in inner coordinates."""
-    n_first, n_second, m = first.shape[0], second.shape[0], second.shape[1]
-    n_strata = scores.shape[0]
+    n_atoms, m = atoms.shape
+    n_second, n_strata = n_atoms - n_first, best.shape[0]
     complete = True
     for k in range(m):
         complete = complete and weight[k, column] != 0.0
@@ -164,42 +165,38 @@ def starting_points(y, weight, column, first, second, first_q, second_q, gram, s
     if not complete:
         # A voxel with missing measurements has a Gram matrix of its own; its choice of pairs is kept.
         own = np.zeros_like(gram)
-        for i in range(n_first + n_second):
-            one = first[i] if i < n_first else second[i - n_first]
-            for j in range(n_first + n_second):
+        for i in range(n_atoms):
+            for j in range(n_atoms):
                 if i < n_first or i == j:
-                    two = first[j] if j < n_first else second[j - n_first]
-                    total = 0.0
                     for k in range(m):
-                        total += weight[k, column] * one[k] * two[k]
-                    own[i, j] = total
+                        own[i, j] += weight[k, column] * atoms[i, k] * atoms[j, k]
         for s in range(n_strata):
-            scores[s, column] = -math.inf
+            best[s, column] = -math.inf
         for t in range(n_second):
             d, tt = dots[n_first + t, column], own[n_first + t, n_first + t]
             if n_first == 0:
                 s = t * n_strata // n_second
                 gain = (d * d / tt if d > 0.0 and tt > 0.0 else 0.0) if AMPLITUDE >= 0 else 2.0 * d - tt
-                if gain > scores[s, column]:
-                    scores[s, column] = gain
-                    choices[s, column] = t
+                if gain > best[s, column]:
+                    best[s, column] = gain
+                    best[s, LANES + column] = t
             for s in range(n_first):
                 a1, a0 = amplitudes(dots[s, column], d, own[s, s], own[s, n_first + t], tt)
                 gain = a1 * dots[s, column] + a0 * d
-                if gain > scores[s, column]:
-                    scores[s, column] = gain
-                    choices[s, column] = t
+                if gain > best[s, column]:
+                    best[s, column] = gain
+                    best[s, LANES + column] = t
     for p in range(points.shape[0]):
         s = 0
         for other in range(1, n_strata):
-            if scores[other, column] > scores[s, column]:
+            if best[other, column] > best[s, column]:
                 s = other
-        t = int(choices[s, column])
-        scores[s, column] = -math.inf
+        t = int(best[s, LANES + column])
+        best[s, column] = -math.inf
         for i in range(N):
-            points[p, i] = second_q[t, i]
-            if n_first > 0 and not math.isnan(first_q[s, i]):
-                points[p, i] = first_q[s, i]
+            points[p, i] = atoms_q[n_first + t, i]
+            if n_first > 0 and not math.isnan(atoms_q[s, i]):
+                points[p, i] = atoms_q[s, i]
         d, tt = dots[n_first + t, column], own[n_first + t, n_first + t]
         if n_first > 0:
             a1, a0 = amplitudes(dots[s, column], d, own[s, s], own[s, n_first + t], tt)
@@ -261,7 +258,7 @@ def begin(w, lane, point):
         w[AT_Q + j * LANES + lane] = value
     w[AT_C + lane] = math.inf
     w[AT_P1 + lane] = 1.0
-    w[AT_LAM + lane] = 5e-2  # the first trial is the start itself, which always is better than infinity
+    w[AT_LAM + lane] = 0.1  # the first trial is the start itself, which always is better than infinity
     w[AT_IT + lane] = -1.0
     w[AT_END + lane] = 0.0
 
@@ -273,12 +270,12 @@ def prepare(
     scaled,
     lo,
     hi,
-    first,
-    second,
-    first_q,
-    second_q,
+    atoms,
+    n_first,
+    atoms_q,
     gram,
-    scores,
+    constants,
+    best,
     values,
     weights,
     tops,
@@ -291,26 +288,23 @@ def prepare(
     for j in range(N):
         normalize = normalize or scaled[j]
     n_slots = screen(signals, n_free, normalize, values, weights, tops, usable)
-    choices = np.empty(scores.shape)
-    dots = np.empty((first.shape[0] + second.shape[0], LANES))
+    dots = np.empty((atoms.shape[0], LANES))
     for group in range((n_slots + LANES - 1) // LANES):
-        score_block(values[group, :m], first, second, gram, scores, choices, dots)
-        for column in range(min(LANES, n_slots - group * LANES)):
+        rate(values[group].ravel(), atoms, n_first, constants, dots, best)
+        for lane in range(min(LANES, n_slots - group * LANES)):
             starting_points(
                 values[group, :m],
                 weights[group, :m],
-                column,
-                first,
-                second,
-                first_q,
-                second_q,
+                lane,
+                atoms,
+                n_first,
+                atoms_q,
                 gram,
-                scores,
-                choices,
+                best,
                 dots,
                 lo,
                 hi,
-                points[group * LANES + column],
+                points[group * LANES + lane],
             )
     return n_slots
 
@@ -333,6 +327,8 @@ def search(
     regularized,
     penalty,
     origin,
+    contrasts,
+    rows,
     b,
     te,
     tolerance,
@@ -350,8 +346,10 @@ def search(
     """
     n_starts = points.shape[1]
     w = np.zeros(SIZE)
-    y = np.zeros(b.shape[0] * LANES)
-    v = np.zeros(b.shape[0] * LANES)
+    y = np.zeros(len(contrasts) * LANES)
+    v = np.zeros(len(contrasts) * LANES)
+    t = np.zeros(max(N_BY_B * len(b) + N_BY_TE * len(te), 1) * LANES)
+    o = np.zeros(1 + 2 * UNROLL, np.int64)
     s = np.empty(2 * UNROLL + 2 + 2 * N)
     s[2 * UNROLL] = turn_up
     s[2 * UNROLL + 1] = tolerance
@@ -399,9 +397,9 @@ def search(
                 active += 1
         if active == 0:
             break
-        evaluate(w, s, y, v, b, te, floored, regularized)
-        accept(w, s, y, v, 0)
-        choose_step(w, s, y, v, 0)
+        evaluate(w, s, y, v, t, o, contrasts, rows, b, te, floored, regularized)
+        accept(w, s, y, v, t, o)
+        choose_step(w, s, y, v, t, o)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -440,6 +438,7 @@ def finish(
         n_iter[i] = 0
         bounds_hit[i] = 0
     w = np.zeros(SIZE)
+    none = np.zeros(1, np.int64)
     for group in range((n_slots + LANES - 1) // LANES):
         n_lanes = min(LANES, n_slots - group * LANES)
         for lane in range(n_lanes):
@@ -449,7 +448,7 @@ def finish(
                 w[AT_Q + j * LANES + lane] = ends[slot, j]
             for j in range(N_PAIRS):
                 w[AT_M + j * LANES + lane] = sums[slot, j]
-        find_variances(w, w, w, w, 0)
+        find_variances(w, w, w, w, w, none)
         for lane in range(n_lanes):
             slot = group * LANES + lane
             i = usable[slot]

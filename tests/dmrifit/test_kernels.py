@@ -13,7 +13,7 @@ import pytest
 import dmrifit
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
 from dmrifit import _kernels as kernels
-from dmrifit._kernels.lanes import block
+from dmrifit._kernels.lanes import block, dot
 from dmrifit._kernels.layout import Layout
 
 MODEL = MODELS["t2-ivim-kurtosis"]
@@ -25,8 +25,10 @@ def test_the_functions_of_lanes_are_exact_to_rounding():
 
     @numba.njit
     def apply(w, s, y, v):
+        offsets = np.zeros(1, np.int64)
         for base in range(0, len(y), 16):
-            run(w[2 * base :], s, y, v, base)
+            offsets[0] = base
+            run(w[2 * base :], s, y, v, y, offsets)
 
     x = np.concatenate([np.linspace(-690, 690, 1600), np.linspace(-1, 1, 1600), np.zeros(16)])
     positive = np.linspace(0.1, 50, len(x))
@@ -49,10 +51,23 @@ def test_what_is_not_lane_arithmetic_is_refused(line):
 
     @numba.njit
     def apply(w):
-        run(w, w, w, w, 0)
+        run(w, w, w, w, w, np.zeros(1, np.int64))
 
     with pytest.raises(ValueError, match=r"not lane arithmetic|not an assignment|no such"):
         apply(np.zeros(16))
+
+
+def test_a_dot_product_is_taken_for_all_lanes():
+    run = dot(16)
+
+    @numba.njit
+    def apply(out, atom, y):
+        run(out, atom, y)
+
+    rng = np.random.default_rng(841)
+    atom, y, out = rng.normal(size=9), rng.normal(size=(9, 16)), np.empty(16)
+    apply(out, atom, y.ravel())
+    np.testing.assert_allclose(out, atom @ y, rtol=1e-13)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.05])
@@ -88,6 +103,9 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
     field("HI", 7)[:] = 1e3
     padded = [*range(21), 20]
     y, weight = y[:, padded], np.where(np.arange(22) < 21, weight[:, padded], 0.0)
+    b, te = PROTOCOL.b_ms_per_um2[padded], PROTOCOL.te[padded]
+    distinct_b, row_of_b = np.unique(b, return_inverse=True)
+    distinct_te, row_of_te = np.unique(te, return_inverse=True)
     shared = np.zeros(2 * kernels.UNROLL + 2 + 14)
     shared[2 * kernels.UNROLL] = np.inf
     kernel.evaluate(
@@ -95,8 +113,12 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
         shared,
         np.ascontiguousarray(y.T).ravel(),
         np.ascontiguousarray(weight.T).ravel(),
-        PROTOCOL.b_ms_per_um2[padded],
-        PROTOCOL.te[padded],
+        np.zeros((7 * kernel.N_BY_B + 3 * kernel.N_BY_TE) * kernels.LANES),
+        np.zeros(1 + 2 * kernels.UNROLL, np.int64),
+        np.stack([b, te], axis=1),
+        np.stack([row_of_b, row_of_te], axis=1),
+        distinct_b,
+        distinct_te,
         floor > 0,
         False,
     )
