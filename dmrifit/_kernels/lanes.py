@@ -89,12 +89,12 @@ def dot(n_lanes: int) -> Callable:
     @intrinsic
     def run(typing_context, out, atom, y):
         def build(context, builder, signature, arguments):
-            arrays = [
+            results, factors, data = (
                 context.make_array(kind)(context, builder, value)
                 for kind, value in zip(signature.args, arguments, strict=True)
-            ]
-            size = builder.extract_value(arrays[1].shape, 0)
-            _dot(builder, *(array.data for array in arrays), size, n_lanes)
+            )
+            size = builder.extract_value(factors.shape, 0)
+            _dot(builder, results.data, factors.data, data.data, size, n_lanes)
             return context.get_dummy_value()
 
         return types.void(out, atom, y), build
