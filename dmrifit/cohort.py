@@ -116,9 +116,10 @@ class Scan:
         """The tumor, shape (x, y, z); None where there is none."""
         if self._lesion is None:
             return None
+        values = _load_map(self._lesion)  # a file that cannot be read is not a patient without a tumor
         try:
-            return binarize(_load_map(self._lesion))
-        except ValueError:
+            return binarize(values)
+        except ValueError:  # no voxel is inside
             return None
 
     @property
@@ -217,7 +218,7 @@ class Scan:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VoxelTable:
     """
     Voxels of several patients as rows; row i of every array is the same voxel.

@@ -42,7 +42,7 @@ _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "co
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """
     The scores of a comparison.

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from dmrifit.cohort import Cohort, MaskName, Scan, VoxelTable
 from dmrifit.derivatives import versions
 from dmrifit.fitting import fit_voxels
-from dmrifit.models import MODELS, SignalModel
+from dmrifit.mapping import resolve_model
+from dmrifit.models import SignalModel
+from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import seed_for
 from dmrifit.records import describe, digest
@@ -46,7 +48,7 @@ _STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
 _BOUND_TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entrant:
     """An estimator that takes part."""
 
@@ -69,7 +71,13 @@ class Entrant:
             raise ValueError(msg)
         kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
         strategy = _STRATEGIES.get(kind, type(estimator).__name__)
-        model = _parameter(estimator, "model") or DEFAULT_MODEL
+        try:
+            if isinstance(estimator, SignalToSignal | MapsToMaps):
+                estimator.check_parameters()
+            model = _model_of(estimator)
+        except (ValueError, TypeError) as error:
+            msg = f"estimator {name!r}: {error}"
+            raise ValueError(msg) from None
         try:
             description = describe(estimator)
         except TypeError as error:
@@ -82,7 +90,7 @@ class Entrant:
             strategy,
             _algorithm(name, strategy),
             estimator,
-            MODELS[model] if isinstance(model, str) else model,
+            model,
             description,
         )
 
@@ -106,7 +114,7 @@ class View:
         return unseen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeldOut:
     """A held-out patient, as one estimator sees it."""
 
@@ -119,7 +127,7 @@ class HeldOut:
     truth: NDArray[np.float64] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One training and the patients it is tested on."""
 
@@ -194,6 +202,16 @@ def check_settings(
     if "other" in regimes and len(cohorts) < 2:
         msg = "train_on='other' needs at least two cohorts"
         raise ValueError(msg)
+
+
+def _model_of(estimator: Any) -> SignalModel:
+    """Find the model whose parameters an estimator predicts; one that has no say predicts the default's."""
+    parameters = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+    model = parameters.get("model", DEFAULT_MODEL)
+    if model is None:
+        msg = "a comparison scores maps, and without a model there are none; give model="
+        raise ValueError(msg)
+    return resolve_model(model)
 
 
 def _parameter(estimator: Any, name: str) -> Any:

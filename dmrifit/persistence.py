@@ -224,7 +224,7 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
     if isinstance(estimator, MapFitter):
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
-        estimator._check_parameters()
+        estimator.check_parameters()
         estimator.regressor_ = _loaded(parts[_REGRESSOR], estimator.regressor)
         _check_regressor(estimator)
     scale = metadata["scale"]

@@ -42,8 +42,18 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.source is not None
         return tags
 
-    def _check_parameters(self) -> None:
-        """Check the parameters against each other."""
+    def check_parameters(self) -> None:
+        """
+        Check the parameters, each and against each other, without data; `fit` does so too.
+
+        Raises
+        ------
+        ValueError
+            If a value is unknown or not supported, or one of two protocols is missing.
+        TypeError
+            If the regressor is neither a name nor a scikit-learn regressor.
+        """
+        build_regressor(self.regressor, n_targets=2)
         if self.patch_shape is not None:
             msg = f"patch_shape={self.patch_shape!r} is not supported: voxels are predicted each for itself"
             raise ValueError(msg)
@@ -54,7 +64,7 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
         """Check the training data against the protocols."""
-        self._check_parameters()
+        self.check_parameters()
         if self.source is None or self.target is None:
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
             return x, y.astype(np.float64, copy=False)
@@ -260,8 +270,18 @@ class SignalToSignal(_Strategy):
         signals = np.maximum(self.predict(X), 0.0)
         return fit_voxels(signals, target, model, sigma=sigma).parameters
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def check_parameters(self) -> None:
+        """
+        Check the parameters, each and against each other, without data; `fit` does so too.
+
+        Raises
+        ------
+        ValueError
+            If a value is unknown or not supported, or one of two protocols is missing.
+        TypeError
+            If the regressor is neither a name nor a scikit-learn regressor.
+        """
+        super().check_parameters()
         if self.normalize not in (None, "voxel"):
             msg = f"normalize must be None or 'voxel', not {self.normalize!r}"
             raise ValueError(msg)

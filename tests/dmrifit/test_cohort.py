@@ -244,3 +244,10 @@ def test_an_image_that_is_cut_off_is_named(written):
     scan = Cohort.read(written)["cohort1"].scans[0]
     with pytest.raises(ValueError, match=r"sub-cohort1p01_dwi\.nii\.gz cannot be read to its end"):
         _ = scan.signal
+
+
+def test_a_lesion_mask_that_cannot_be_read_is_no_missing_lesion(written):
+    path = next(written.parent.rglob("*desc-lesion_mask.nii.gz"))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises((ValueError, OSError), match=path.name):
+        Cohort.read(written)

@@ -231,6 +231,25 @@ def test_seeds_of_estimators_are_set_and_repeats_differ(two, record):
     assert any(len(set(patients)) > 1 for patients in chosen.values())
 
 
+def test_repeats_draw_other_voxels(two, record):
+    compare({"r": Recorder()}, two["A"], n_repeats=2, max_voxels=5, random_state=0)
+    assert len(record) == 6
+    first, second = ({row.tobytes() for entry in record[i::2] for row in entry["train"]} for i in (0, 1))
+    assert not first <= second
+
+
+def test_training_voxels_with_a_gap_are_left_out(two, record):
+    scan = two["A"].scans[0]
+    signal = scan.signal.copy()
+    signal[(*np.argwhere(scan.mask)[0], 12)] = np.nan
+    signal[(*np.argwhere(scan.mask)[1], 2)] = np.inf
+    gaps = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion)
+    scans = [gaps, *two["A"].scans[1:]]
+    compare({"r": Recorder()}, Cohort(scans, "A"), random_state=0)
+    sizes = {i: int(np.count_nonzero(one.mask)) - 2 * (i == 0) for i, one in enumerate(scans)}
+    assert [len(entry["train"]) for entry in record] == [sum(sizes.values()) - sizes[i] for i in range(3)]
+
+
 def test_an_interrupted_comparison_goes_on_where_it_stopped(two, record, tmp_path):
     arguments = {"max_voxels": 20, "random_state": 7}
     whole = compare({"r": Recorder()}, two, **arguments)
@@ -264,6 +283,22 @@ def test_changed_data_are_noticed(two, record, tmp_path):
     other = {"r": Recorder(), "more": Recorder(random_state=1)}
     compare(other, cohorts, max_voxels=20, out=tmp_path, random_state=7)
     assert len(record) == 6
+
+
+def test_changed_signals_of_a_held_out_patient_are_noticed(two, record, tmp_path):
+    compare({"r": Recorder()}, two["A"], max_voxels=1, out=tmp_path, random_state=7)
+    trained_on = {row.tobytes() for entry in record for row in entry["train"]}
+    record.clear()
+    scan = two["A"].scans[0]
+    table = Cohort([scan], "A").arrays()
+    i = next(i for i, row in enumerate(table.X) if row.tobytes() not in trained_on)
+    signal = scan.signal.copy()
+    signal[(*table.index[i, 1:], 12)] *= 1.5  # a contrast that is no input
+    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion, truth=scan.truth)
+    cohorts = Cohort([changed, *two["A"].scans[1:]], "A")
+    result = compare({"r": Recorder()}, cohorts, max_voxels=1, out=tmp_path, random_state=7)
+    assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{scan.patient}]
+    assert result.study["models"] == {"trained": 1, "reused": 2}
 
 
 def test_the_seed_of_a_folder_is_taken_up_again(two, record, tmp_path):
@@ -453,3 +488,78 @@ def test_scores_agree_with_a_comparison_written_plainly(two):
             assert row["bias"] == pytest.approx(np.median(e), abs=1e-4)
             assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=2e-4)
             assert row["n_undefined"] == len(E) - len(e)
+
+
+def plain_decay(signals, b):
+    """Fit S0·exp(−b·ADC) to every row: the best ADC of a fine grid, then ever finer ones around it."""
+    adc = np.linspace(-8, 100, 5401)[None, :].repeat(len(signals), axis=0)
+    for _ in range(5):
+        decay = np.exp(-adc[:, :, None] * b / 1000)
+        s0 = np.einsum("vgb,vb->vg", decay, signals) / (decay**2).sum(axis=2)
+        cost = ((s0[:, :, None] * decay - signals[:, None, :]) ** 2).sum(axis=2)
+        best = np.arange(len(signals)), cost.argmin(axis=1)
+        step = adc[:, 1] - adc[:, 0]
+        found = s0[best], adc[best]
+        adc = found[1][:, None] + step[:, None] * np.linspace(-1, 1, 41)
+    return found
+
+
+def test_maps_from_maps_agree_with_a_comparison_written_plainly():
+    """Features from a search on a grid, least squares by numpy, scored by hand."""
+    patients = cohort("plain", seed=9041)
+    result = compare({"LR m2m": MapsToMaps("LR")}, patients, train_mask="lesion", random_state=0)
+    model = MODELS["t2-ivim-kurtosis"]
+    X, targets, references = [], [], []
+    clinical = np.array([0.0, 50, 100, 400, 900])
+    for scan in patients:
+        Y = scan.signal[scan.lesion].astype(float) / np.percentile(scan.signal[scan.mask][:, 0].astype(float), 95)
+        source = Y[:, :5]
+        s0, _ = plain_decay(source, clinical)
+        _, fast = plain_decay(source[:, :3], clinical[:3])
+        slow0, slow = plain_decay(source[:, 2:], clinical[2:])
+        reference = fit_voxels(Y, PROTOCOL, model).parameters
+        X.append((np.column_stack([np.ones(len(Y)), fast, slow, 1 - slow0 / s0]), s0, source.max(axis=1)))
+        references.append(reference)
+        targets.append(np.column_stack([reference[:, 0] / s0, reference[:, 1:]]))
+    for held_out, patient in enumerate(patients.patients):
+        train = [i for i in range(3) if i != held_out]
+        weights = np.linalg.lstsq(
+            np.concatenate([X[i][0] for i in train]), np.concatenate([targets[i] for i in train]), rcond=None
+        )[0]
+        features, s0, largest = X[held_out]
+        maps = features @ weights
+        maps[:, 0] *= s0
+        for j, parameter in enumerate(model.parameters):
+            unit = largest if j == 0 else 1.0
+            predicted = np.clip(maps[:, j], parameter.low * unit, parameter.high * unit)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                e = predicted / references[held_out][:, j] - 1
+            e = e[np.isfinite(e)]
+            rows = result.scores[result.scores["patient"] == patient]
+            row = rows[rows["metric"] == parameter.name].iloc[0]
+            assert row["bias"] == pytest.approx(np.median(e), abs=1e-3)
+            assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (SignalToSignal("LRR"), "'x': no algorithm 'LRR'; choose one of LR"),
+        (MapsToMaps("CNN"), "'x': CNN is the patch-wise algorithm"),
+        (SignalToSignal(model="mono"), "'x': no model 'mono'; choose one of adc"),
+        (SignalToSignal(model=None), "'x': .*without a model there are none; give model="),
+        (SignalToSignal(normalize="scan"), "'x': normalize must be None or 'voxel'"),
+        (SignalToSignal(source=PROTOCOL), "'x': target is missing"),
+    ],
+)
+def test_estimators_that_cannot_work_are_refused_before_images_are_read(estimator, message):
+    unread = Cohort([Scan(f"p{i}", np.zeros((2, 2, 2, 21)), PROTOCOL, np.ones((2, 2, 2)), np.eye(4)) for i in range(2)])
+    with pytest.raises(ValueError, match=message):
+        compare({"x": estimator}, unread)
+
+
+def test_evaluations_can_be_compared_and_put_into_sets(two):
+    one = compare({"r": Recorder()}, two["A"], max_voxels=5, random_state=0)
+    other = Evaluation(one.scores, one.signals, one.study)
+    assert one != other
+    assert len({one, other}) == 2
