@@ -104,7 +104,7 @@ class Slices:
         n = min(n_slices, len(filled))
         self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
         self._box = (_extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1))))
-        self.labels = []
+        self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
         for index in self._indices:
             middle[axis] = index

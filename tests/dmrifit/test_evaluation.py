@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import rankdata
 from sklearn.base import BaseEstimator
 
 from dmrifit import (
@@ -301,6 +302,18 @@ def test_changed_signals_of_a_held_out_patient_are_noticed(two, record, tmp_path
     assert result.study["models"] == {"trained": 1, "reused": 2}
 
 
+def test_changed_targets_of_a_training_patient_are_noticed(two, record, tmp_path):
+    compare({"r": Recorder()}, two["A"], out=tmp_path, random_state=7)
+    record.clear()
+    scan = two["A"].scans[0]
+    signal = scan.signal.copy()
+    signal[(*np.argwhere(scan.mask & ~scan.lesion)[0], 12)] *= 1.5  # a contrast that is no input
+    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion, truth=scan.truth)
+    cohorts = Cohort([changed, *two["A"].scans[1:]], "A")
+    compare({"r": Recorder()}, cohorts, out=tmp_path, random_state=7)
+    assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{"Ap02"}, {"Ap03"}]
+
+
 def test_the_seed_of_a_folder_is_taken_up_again(two, record, tmp_path):
     first = compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path)
     n = len(record)
@@ -464,20 +477,23 @@ def test_what_cannot_be_described_is_compared_but_not_kept(two, tmp_path):
 def test_scores_agree_with_a_comparison_written_plainly(two):
     """Least squares by numpy, trained on all body voxels of the others, scored by hand."""
     result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], random_state=0)
-    signals, lesions = [], []
+    signals, lesions, truths = [], [], []
     for scan in two["A"]:
         body = scan.signal[scan.mask].astype(float)
         unit = np.percentile(body[:, 0], 95)
         signals.append(body / unit)
         lesions.append(scan.signal[scan.lesion].astype(float) / unit)
+        truths.append({name: values[scan.lesion] / (unit if name == "S0" else 1) for name, values in scan.truth.items()})
     for held_out, patient in enumerate(two["A"].patients):
         train = np.concatenate([s for i, s in enumerate(signals) if i != held_out])
         weights = np.linalg.lstsq(np.column_stack([np.ones(len(train)), train[:, :5]]), train, rcond=None)[0]
         measured = lesions[held_out]
         predicted = np.column_stack([np.ones(len(measured)), measured[:, :5]]) @ weights
-        error = np.abs(predicted / measured - 1)[:, 5:].mean(axis=0)
-        found = result.signals.loc[result.signals["patient"] == patient, "relative_error"]
-        np.testing.assert_allclose(found, error, rtol=1e-6)
+        error = (predicted / measured - 1)[:, 5:]
+        found = result.signals[result.signals["patient"] == patient]
+        np.testing.assert_allclose(found["relative_error"], np.abs(error).mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(found["median_relative_error"], np.median(np.abs(error), axis=0), rtol=1e-6)
+        np.testing.assert_allclose(found["signed_relative_error"], error.mean(axis=0), rtol=1e-6, atol=1e-9)
         maps, reference = (
             fit_voxels(np.maximum(s, 0), PROTOCOL, "t2-ivim-kurtosis").parameters for s in (predicted, measured)
         )
@@ -487,7 +503,14 @@ def test_scores_agree_with_a_comparison_written_plainly(two):
             e = E[:, j][np.isfinite(E[:, j])]
             assert row["bias"] == pytest.approx(np.median(e), abs=1e-4)
             assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=2e-4)
+            assert row["median_abs_error"] == pytest.approx(np.median(np.abs(e)), abs=1e-4)
             assert row["n_undefined"] == len(E) - len(e)
+            true = maps[:, j] / truths[held_out][row["metric"]] - 1
+            assert row["bias_truth"] == pytest.approx(np.median(true), abs=1e-4)
+            assert row["dispersion_truth"] == pytest.approx(np.subtract(*np.percentile(true, [75, 25])), abs=2e-4)
+            ranks = [rankdata(values[:, j]) for values in (maps, reference)]
+            assert row["pearson"] == pytest.approx(np.corrcoef(maps[:, j], reference[:, j])[0, 1], abs=1e-4)
+            assert row["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
 
 
 def plain_decay(signals, b):
