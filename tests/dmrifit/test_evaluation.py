@@ -483,7 +483,8 @@ def test_scores_agree_with_a_comparison_written_plainly(two):
         unit = np.percentile(body[:, 0], 95)
         signals.append(body / unit)
         lesions.append(scan.signal[scan.lesion].astype(float) / unit)
-        truths.append({name: values[scan.lesion] / (unit if name == "S0" else 1) for name, values in scan.truth.items()})
+        truth = {name: values[scan.lesion] for name, values in scan.truth.items()}
+        truths.append(truth | {"S0": truth["S0"] / unit})
     for held_out, patient in enumerate(two["A"].patients):
         train = np.concatenate([s for i, s in enumerate(signals) if i != held_out])
         weights = np.linalg.lstsq(np.column_stack([np.ones(len(train)), train[:, :5]]), train, rcond=None)[0]
