@@ -402,53 +402,53 @@ def plan(
     cells = []
     for regime in regimes:
         for name in cohorts:
-            own = bank.trainable[name]
-            others = [patient for other in cohorts if other != name for patient in bank.trainable[other]]
             if not bank.testable[name]:
                 msg = f"cohort {name!r} has no voxel to score; give lesion masks, or another score_mask"
                 raise ValueError(msg)
             held_out = [bank.testable[name]] if regime == "other" else [[p] for p in bank.testable[name]]
             for test in held_out:
-                near = [patient for patient in own if patient not in test]
-                available = {"same": near, "other": others, "pooled": near + others}[regime]
-                if not available or len(available) < (n_train or 0):
-                    msg = (
-                        f"training for {', '.join(test)} of cohort {name!r} with train_on={regime!r} needs "
-                        f"{n_train or 'at least one'} other patient(s); there are {len(available)}"
-                    )
-                    raise ValueError(msg)
+                available = _available(regime, name, test, list(cohorts), bank, n_train or 1)
                 whom = test[0] if len(test) == 1 else "all"
                 for repeat in range(n_repeats):
-                    train = available
-                    if n_train is not None:
-                        rng = np.random.default_rng(seed_for(seed, "patients", regime, name, whom, repeat))
-                        chosen = rng.permutation(len(available))[:n_train]
-                        train = [available[i] for i in sorted(chosen)]
-                    own_seed = derived_seed(seed, "estimator", regime, name, whom, repeat)
+                    purpose = regime, name, whom, repeat
+                    train = available if n_train is None else _draw(available, n_train, seed, *purpose)
+                    own_seed = derived_seed(seed, "estimator", *purpose)
                     for entrant in entrants:
                         view = views[entrant.name, name]
-                        content = [
+                        key = digest([
                             entrant.description,
                             describe([view.source, view.target, list(view.patch_shape or ())]),
                             describe(entrant.model),
                             bank.digest(entrant, view, repeat, train, test),
-                            [regime, name, list(train), list(test), repeat, own_seed],
+                            [regime, name, train, test, repeat, own_seed],
                             software,
-                        ]
+                        ])  # fmt: skip
                         cells.append(
-                            Cell(
-                                entrant,
-                                view,
-                                regime,
-                                name,
-                                tuple(train),
-                                tuple(test),
-                                repeat,
-                                own_seed,
-                                digest(content),
-                            )
+                            Cell(entrant, view, regime, name, tuple(train), tuple(test), repeat, own_seed, key)
                         )
     return cells
+
+
+def _available(
+    regime: str, cohort: str, test: Sequence[str], cohorts: Sequence[str], bank: Bank, n_needed: int
+) -> list[str]:
+    """List the patients that may be trained on for others; the tested ones are never among them."""
+    near = [patient for patient in bank.trainable[cohort] if patient not in test]
+    others = [patient for other in cohorts if other != cohort for patient in bank.trainable[other]]
+    available = {"same": near, "other": others, "pooled": near + others}[regime]
+    if len(available) < n_needed:
+        msg = (
+            f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs at least "
+            f"{n_needed} other patient(s); there are {len(available)}"
+        )
+        raise ValueError(msg)
+    return available
+
+
+def _draw(available: Sequence[str], n_train: int, seed: int, *purpose: str | int) -> list[str]:
+    """Draw patients to train on, in their order."""
+    rng = np.random.default_rng(seed_for(seed, "patients", *purpose))
+    return [available[i] for i in sorted(rng.permutation(len(available))[:n_train])]
 
 
 def _share_at_bounds(parameters: NDArray, signals: NDArray, model: SignalModel) -> NDArray[np.float64]:

@@ -64,7 +64,7 @@ def test_protocols_that_differ_are_compared_each_for_itself_and_that_is_said(tmp
         (("--algorithms", "LR,forest"), "no 'forest'; choose of LR"),
         (("--strategies", "s2m"), "no 's2m'; choose of s2s, m2m"),
         (("--train-on", "others"), "same, other, pooled"),
-        (("--n-train", "5"), "needs 5 other patient"),
+        (("--n-train", "5"), "needs at least 5 other patient"),
     ],
 )
 def test_wrong_words_are_refused_before_work_starts(table, tmp_path, arguments, message):

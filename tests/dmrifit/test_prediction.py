@@ -1,6 +1,7 @@
 """Strategies that predict the advanced protocol from the clinical one."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from dmrifit.fitting import fit_voxels
+from dmrifit import prediction
+from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.mapping import ClinicalMetrics
 from dmrifit.metrics import pearson
 from dmrifit.models import MODELS
@@ -393,3 +395,21 @@ class TestBadInput:
         estimator = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
         with pytest.raises(ValueError, match=r"4 features.*expecting 5"):
             estimator.predict(noisy[:, CLINICAL[:4]])
+
+
+def test_maps_are_not_learned_from_fits_that_did_not_converge(noisy, monkeypatch):
+    lost = np.zeros(len(noisy), bool)
+    lost[[3, 50, 211]] = True
+
+    def some_lost(signals, protocol, model, **options):
+        result = fit_voxels(signals, protocol, model, **options)
+        if model == "adc" or len(protocol) != len(TARGET):
+            return result
+        return replace(result, status=np.where(lost, FitStatus.NOT_CONVERGED, result.status))
+
+    expected = MapsToMaps(**PROTOCOLS).fit(noisy[~lost][:, CLINICAL], noisy[~lost])
+    monkeypatch.setattr(prediction, "fit_voxels", some_lost)
+    found = MapsToMaps(**PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+    assert found.n_dropped_ == expected.n_dropped_ + 3
+    X = noisy[:20, CLINICAL]
+    np.testing.assert_allclose(found.predict_maps(X), expected.predict_maps(X), rtol=1e-9)
