@@ -39,6 +39,8 @@ _MODULES = {
     "repeatability": "regions",
     "roi_table": "regions",
     "predict_image": "volumes",
+    "preprocess_image": "preprocessing",
+    "estimate_sigma": "noise",
     "bias_index": "metrics",
     "dispersion_index": "metrics",
 }

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.derivatives import stem
+from dmrifit.images import read_grid
 from dmrifit.protocol import Protocol, read_echo_times, read_gradients
-from dmrifit.series import read_grid
 from dmrifit.tables import read_rows
 
 __all__ = ["Manifest", "read_manifest"]

@@ -295,7 +295,7 @@ class _Volume:
 def _read(volume: Volume, name: str) -> _Volume:
     if isinstance(volume, np.ndarray):
         return _Volume(f"the array {name}", volume, None)
-    from dmrifit.series import image_name, load_image, read_volume
+    from dmrifit.images import image_name, load_image, read_volume
 
     loaded = load_image(volume)
     label = image_name(volume)

@@ -1,50 +1,34 @@
-"""NIfTI files: headers checked, volumes read slab by slab, files written whole."""
+"""The measurements of a scan, in one file or several, read slab by slab."""
 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy, is_proxy
-from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dmrifit.derivatives import common_stem
+from dmrifit.images import DAMAGED, Image, Images, damaged, image_name, load_image, values_of
 from dmrifit.masks import check_same_grid, volume_to_voxels
+from dmrifit.protocol import Protocol
 
-__all__ = [
-    "Image",
-    "Images",
-    "Series",
-    "file_paths",
-    "image_name",
-    "load_image",
-    "read_grid",
-    "read_map",
-    "read_volume",
-    "write_volume",
-]
+__all__ = ["Part", "Series", "read_map"]
 
 #: Measurements are read and worked on in slabs of whole slices of about this many values (32 MB).
 SLAB_VALUES = 2**22
 
-Image: TypeAlias = str | Path | nib.Nifti1Pair
-Images: TypeAlias = Image | Sequence[Image]
-
 _COMPRESSED = (".gz", ".bz2", ".zst")
-_DAMAGED = (EOFError, OSError, zlib.error)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -120,11 +104,11 @@ class Part:
             try:
                 with ImageOpener(str(self.path)) as packed:
                     shutil.copyfileobj(packed, file, 2**20)
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 if getattr(error, "errno", None) in _NO_ROOM:
                     msg = f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
                     raise type(error)(msg) from error
-                raise _damaged(self.name, error) from error
+                raise damaged(self.name, error) from error
             self._check_length(file.tell())
             stored = self.data
             spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
@@ -220,6 +204,28 @@ class Series:
         """Number of volumes."""
         return sum(part.n_measurements for part in self.parts)
 
+    def check_count(self, protocol: Protocol) -> None:
+        """
+        Make sure that there is one volume for each measurement of a protocol.
+
+        Parameters
+        ----------
+        protocol : Protocol
+            The protocol.
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer.
+        """
+        if self.n_measurements != len(protocol):
+            named = f" of {protocol.name}" if protocol.name else ""
+            msg = (
+                f"{self.name} has {self.n_measurements} volumes, but the protocol{named} has {len(protocol)} b-values; "
+                "check that both belong to one scan"
+            )
+            raise ValueError(msg)
+
     @contextmanager
     def unpacked(self) -> Iterator[Series]:
         """
@@ -233,7 +239,7 @@ class Series:
         with ExitStack() as stack:
             yield replace(self, parts=tuple(stack.enter_context(part.unpacked()) for part in self.parts))
 
-    def read(self, slab: slice) -> NDArray[np.float64]:
+    def read(self, slab: slice, dtype: type[np.floating] = np.float64) -> NDArray:
         """
         Read slices.
 
@@ -241,6 +247,8 @@ class Series:
         ----------
         slab : slice
             Which ones.
+        dtype : type, default=float64
+            Type of the result.
 
         Returns
         -------
@@ -248,7 +256,7 @@ class Series:
             Their measurements, in the order of the parts.
         """
         x, y, z = self.grid
-        values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements))
+        values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements), dtype)
         first = 0
         for part in self.parts:
             values[..., first : first + part.n_measurements] = part.read(slab)
@@ -330,68 +338,6 @@ class Series:
         return {"Grid": {"Shape": list(self.grid), "Affine": self.affine.tolist()}}
 
 
-def load_image(image: Image) -> nib.Nifti1Pair:
-    """
-    Load the header of a NIfTI image and check its affine.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        The image.
-
-    Returns
-    -------
-    Nifti1Image
-        Its values are not read yet.
-
-    Raises
-    ------
-    ValueError
-        If it is no NIfTI image, is damaged, or its affine places no voxels.
-    FileNotFoundError
-        If there is no such file.
-    """
-    name = image_name(image)
-    if isinstance(image, str | Path):
-        if not Path(image).is_file():
-            msg = f"{image}: no such file"
-            raise FileNotFoundError(msg)
-        try:
-            loaded = nib.load(image)
-        except (ImageFileError, nib.spatialimages.HeaderDataError, *_DAMAGED) as error:
-            msg = f"{image} cannot be read as an image, it may be damaged ({error})"
-            raise ValueError(msg) from error
-    else:
-        loaded = image
-    if not isinstance(loaded, nib.Nifti1Pair):
-        msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
-        raise ValueError(msg)
-    affine = loaded.affine
-    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-        msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
-        raise ValueError(msg)
-    return loaded
-
-
-def image_name(image: Any) -> str:
-    """
-    Give what messages call an image.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        The image.
-
-    Returns
-    -------
-    str
-        Its path, or ``"the image"`` if it was never in a file.
-    """
-    if isinstance(image, str | Path):
-        return str(image)
-    return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
-
-
 def read_map(image: Image, series: Series) -> NDArray:
     """
     Read a 3-D image on the grid of a series.
@@ -419,109 +365,7 @@ def read_map(image: Image, series: Series) -> NDArray:
     shape = loaded.shape
     grid = shape[:3] if set(shape[3:]) <= {1} else shape
     check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
-    return _values(loaded, name).reshape(series.grid)
-
-
-def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """
-    Read the shape and the affine of a NIfTI image, from its header alone.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Returns
-    -------
-    shape : tuple of int
-        Three numbers of voxels, and the number of volumes if there is one.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no NIfTI image, is damaged, or its affine places no voxels.
-    """
-    loaded = load_image(path)
-    return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
-
-
-def read_volume(image: Image) -> NDArray:
-    """
-    Read a NIfTI image whole.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        The image.
-
-    Returns
-    -------
-    ndarray
-        Its values, scale factors applied, in the order of storage.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no NIfTI image, is damaged or cut off.
-    """
-    return _values(load_image(image), image_name(image))
-
-
-def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
-    """
-    Write a NIfTI image that appears under its name only when it is complete.
-
-    Parameters
-    ----------
-    values : ndarray of shape (x, y, z) or (x, y, z, m)
-        Of a type that NIfTI knows.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    path : path
-        Ends with ``.nii`` or ``.nii.gz``; its folder exists.
-    """
-    path = Path(path)
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm")
-    # The end of the name says whether to compress.
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        nib.save(image, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def file_paths(inputs: Iterable[Any]) -> list[Path]:
-    """
-    Find the files that inputs are read from.
-
-    Parameters
-    ----------
-    inputs : iterable
-        Paths, images, sequences of them, or other values, which have no file. An image in memory may have changed
-        since it was saved and has none either.
-
-    Returns
-    -------
-    list of Path
-        Files that exist.
-    """
-    found: list[Path] = []
-    for one in inputs:
-        if isinstance(one, list | tuple):
-            found += file_paths(one)
-            continue
-        name = one.get_filename() if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj) else one
-        if isinstance(name, str | Path) and Path(name).is_file():
-            found.append(Path(name))
-    return found
+    return values_of(loaded, name).reshape(series.grid)
 
 
 def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
@@ -547,16 +391,3 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
 def _with_signal(signals: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Find the voxels that are not 0 or NaN in every measurement; NaN counts as different from 0."""
     return ((signals != 0) & ~np.isnan(signals)).any(axis=-1)
-
-
-def _values(loaded: nib.Nifti1Pair, name: str) -> NDArray:
-    try:
-        return np.asarray(loaded.dataobj)
-    except _DAMAGED as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise _damaged(name, error) from error
-
-
-def _damaged(name: str, error: BaseException) -> ValueError:
-    return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -21,31 +21,33 @@ from dmrifit.derivatives import (
     derivative_name,
     describe_fit,
     describe_prediction,
-    file_record,
     map_names,
     pack_bounds,
 )
 from dmrifit.fitting import fit_voxels
-from dmrifit.masks import binarize
-from dmrifit.models import MODELS, SignalModel
-from dmrifit.protocol import Protocol, average_directions
-from dmrifit.scaling import PatientScale, reference_columns
-from dmrifit.series import (
+from dmrifit.images import (
     Image,
     Images,
-    Series,
+    describe_sources,
     file_paths,
     image_name,
     read_grid,
-    read_map,
     read_volume,
+    save_image,
     write_volume,
 )
+from dmrifit.masks import binarize
+from dmrifit.models import MODELS, SignalModel
+from dmrifit.noise import estimate_sigma
+from dmrifit.protocol import Protocol, average_directions
+from dmrifit.scaling import PatientScale, reference_columns
+from dmrifit.series import Series, read_map
 
 if TYPE_CHECKING:
     from dmrifit.prediction import MapsToMaps, SignalToSignal
 
 __all__ = ["fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
+
 
 def fit_image(
     image: Images,
@@ -53,7 +55,7 @@ def fit_image(
     model: str | SignalModel,
     *,
     mask: Image | None = None,
-    sigma: float | Image | None = None,
+    sigma: float | Image | Literal["estimate"] | None = None,
     out: str | Path | None = None,
     average: str | None = None,
     bounds: Mapping[str, tuple[float, float | str]] | str | None = None,
@@ -86,9 +88,11 @@ def fit_image(
     mask : path or Nifti1Image, optional
         The voxels to fit, on the grid of the image: those above 0.5. Without a mask, all voxels that are not 0 (or
         NaN) in every measurement are fitted.
-    sigma : float, path or Nifti1Image, optional
+    sigma : float, path, Nifti1Image or "estimate", optional
         Standard deviation of the noise in the units of the image, one number or a map on its grid; gives a Rician
-        noise floor.
+        noise floor. ``"estimate"`` estimates it from the image (`estimate_sigma`; the image is held in memory), which
+        has to be as the scanner gave it. Of a denoised image it is that of the noise before denoising, because the
+        floor stays: `preprocess_image` writes it.
     out : path, optional
         Folder to write to, made if missing.
     average : {"geometric", "arithmetic"}, optional
@@ -141,10 +145,12 @@ def fit_image(
     contrasts = _check_protocol(series, protocol, model, average=average, fixed=fixed)
     files = _fit_files(series, model)
     with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
+        if _is_estimate(sigma):
+            import_optional("dipy")
         if quicklook and written is not None:
             import_optional("matplotlib")
             import_optional("jinja2")
-        region, noise = _read_region(series, mask, sigma)
+        region, noise = _read_region(series, mask, None if _is_estimate(sigma) else sigma)
         options: dict[str, Any] = {
             "method": method,
             "bounds": bounds,
@@ -155,12 +161,16 @@ def fit_image(
         }
         # An empty voxel is not fitted, but the engine checks its options on it, before the work.
         box = fit_voxels(np.full((1, len(contrasts)), np.nan), contrasts, model, **options).bounds
+        source = _describe_noise(noise)
         names = map_names(model)
         maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
         maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
         maps["at_bound"] = np.zeros(series.grid, bits_type(len(model.names)))
         tally = BoundTally(model)
         with series.unpacked() as readable:
+            if _is_estimate(sigma):
+                level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
+                noise, source = level.sigma, f"{np.median(level.sigma):.6g} (estimated by {level.method})"
             for slab, part, voxels in readable.slabs(region, progress=progress, task="fit"):
                 if average is not None:
                     voxels, _ = average_directions(voxels, protocol, mean=average)
@@ -181,11 +191,11 @@ def fit_image(
                 "Bounds": _describe_bounds(bounds),
                 "Regularization": regularization,
                 "AverageDirections": average,
-                "Sigma": noise if noise is None or isinstance(noise, float) else "map",
+                "Sigma": source,
                 "Region": _describe_region(mask),
             }
             sidecar = describe_fit(tally, box, fixed or {}, protocol, contrasts, settings, files)
-            sidecar |= series.describe() | {"Sources": _sources(Image=image, Mask=mask, Sigma=sigma)}
+            sidecar |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)}
             _save(images, written, files)
             if quicklook:
                 _write_quicklook(images, series, sidecar, written, files)
@@ -283,11 +293,11 @@ def predict_image(
             sidecar = describe_prediction(estimator, model, target, unit, files)
             sidecar["Settings"] = {
                 "Scale": "patient" if isinstance(scale, str | PatientScale) else "given" if scale else "none",
-                "Sigma": noise if noise is None or isinstance(noise, float) else "map",
+                "Sigma": _describe_noise(noise),
                 "Region": _describe_region(mask),
             }
             sidecar["Voxels"] = counts
-            sidecar |= series.describe() | {"Sources": _sources(Image=image, Mask=mask, Sigma=sigma)}
+            sidecar |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)}
             _save(images, written, files)
             if signals:
                 np.savetxt(written.path(files["bval"]), target.b[None], fmt="%.10g")
@@ -310,13 +320,7 @@ def _check_protocol(
     series: Series, protocol: Protocol, model: SignalModel, *, average: str | None, fixed: Mapping[str, float] | None
 ) -> Protocol:
     """Check image, protocol and model against each other; return the protocol that is fitted."""
-    if series.n_measurements != len(protocol):
-        named = f" of {protocol.name}" if protocol.name else ""
-        msg = (
-            f"{series.name} has {series.n_measurements} volumes, but the protocol{named} has {len(protocol)} b-values; "
-            "check that both belong to one scan"
-        )
-        raise ValueError(msg)
+    series.check_count(protocol)
     if model.needs_te and protocol.te is None:
         msg = f"model {model.name} needs echo times; give them to the protocol (te in ms; on the command line --te)"
         raise ValueError(msg)
@@ -345,7 +349,7 @@ def _count_contrasts(protocol: Protocol) -> int:
 
 def _read_region(
     series: Series, mask: Image | None, sigma: float | Image | None
-) -> tuple[NDArray[np.bool_] | None, float | NDArray[np.float64] | None]:
+) -> tuple[NDArray[np.bool_] | None, float | NDArray | None]:
     """Read the voxels in question and the noise level."""
     region = None if mask is None else binarize(read_map(mask, series), name=image_name(mask))
     if sigma is None:
@@ -368,9 +372,7 @@ def _read_region(
     return region, noise
 
 
-def _noise_of(
-    noise: float | NDArray[np.float64] | None, slab: slice, part: NDArray[np.bool_]
-) -> float | NDArray[np.float64] | None:
+def _noise_of(noise: float | NDArray | None, slab: slice, part: NDArray[np.bool_]) -> float | NDArray | None:
     return noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
 
 
@@ -379,6 +381,14 @@ def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         usable = np.all(voxels >= 0, axis=1) & np.any(voxels > 0, axis=1)
     return np.where(usable[:, None], voxels, np.nan)
+
+
+def _is_estimate(sigma: object) -> bool:
+    return isinstance(sigma, str) and sigma == "estimate"
+
+
+def _describe_noise(noise: float | NDArray | None) -> float | str | None:
+    return "map" if isinstance(noise, np.ndarray) else noise
 
 
 def _describe_bounds(bounds: Mapping[str, tuple[float, float | str]] | str | None) -> str:
@@ -399,19 +409,9 @@ def _file_set(
     return FileSet(out, names.values(), overwrite=overwrite, keep=file_paths(inputs))
 
 
-def _sources(**inputs: Any) -> dict[str, dict[str, str]]:
-    """Describe the files of inputs by their roles; several of one role are numbered."""
-    sources = {}
-    for role, one in inputs.items():
-        paths = file_paths([one])
-        for number, path in enumerate(paths, start=1):
-            sources[role if len(paths) == 1 else f"{role} {number}"] = file_record(path)
-    return sources
-
-
 def _save(images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping[str, str]) -> None:
     for name, image in images.items():
-        nib.save(image, written.path(files[name]))
+        save_image(image, written.path(files[name]))
 
 
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
@@ -452,9 +452,7 @@ def _source_volumes(series: Series, source: Protocol, protocol: Protocol | None)
             )
             raise ValueError(msg)
         return np.arange(len(source))
-    if series.n_measurements != len(protocol):
-        msg = f"{series.name} has {series.n_measurements} volumes, but its protocol has {len(protocol)} b-values"
-        raise ValueError(msg)
+    series.check_count(protocol)
     return source.indices_in(protocol)
 
 

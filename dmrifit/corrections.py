@@ -1,0 +1,330 @@
+"""Corrections of scanner images, by dipy: noise, Gibbs ringing, motion."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from dmrifit._optional import import_optional
+
+__all__ = ["checked_signals", "correct_motion", "denoise", "patches_are_large", "remove_gibbs", "rotate_directions"]
+
+_SMALLEST_RADIUS = 2
+_SAMPLES_PER_VOLUME = 1.5  # voxels of a patch for each volume that the spectrum of its noise needs
+_COVERED = 0.999
+
+
+def denoise(
+    signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None, patch_radius: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """
+    Remove noise by Marchenko–Pastur principal component analysis of patches (MPPCA, by dipy).
+
+    The noise falls, the floor stays: magnitudes never average to less than the floor √(π/2)·σ of the *original*
+    noise, because the mean of Rician noise is no zero, and no denoising of magnitudes takes that away. The noise
+    level returned is that of the noise before denoising, which is the one that a fit with a noise floor needs.
+
+    Parameters
+    ----------
+    signals : array_like of shape (x, y, z, n_measurements)
+        Magnitudes as the scanner gave them: not interpolated, not masked, not filtered. Voxels with a value that is
+        not finite stay as they are.
+    mask : ndarray of bool, shape (x, y, z), optional
+        Voxels to denoise; others stay as they are. By default all that are not 0 in every measurement.
+    patch_radius : int, optional
+        Patches are cubes of 2·radius + 1 voxels, less where the image is thinner. By default the smallest radius from
+        2 whose patches have more voxels than there are measurements.
+
+    Returns
+    -------
+    signals : ndarray of float32, shape (x, y, z, n_measurements)
+        Denoised, not negative.
+    sigma : ndarray of float32, shape (x, y, z)
+        Standard deviation of the noise before denoising; where it was not estimated, the median of the others.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two measurements or the image is too small for patches.
+    ImportError
+        If the extra ``preprocess`` is not installed.
+
+    References
+    ----------
+    Veraart et al., NeuroImage 142:394–406, 2016; Veraart et al., Magn Reson Med 76:1582–1593, 2016.
+    """
+    localpca = import_optional("dipy.denoise.localpca")
+    original = checked_signals(signals)
+    finite = np.asarray(np.isfinite(original).all(axis=-1))
+    where: NDArray[np.bool_] = finite & (np.any(original != 0, axis=-1) if mask is None else mask)
+    radius = _patch_radius(original.shape, patch_radius)
+    usable = np.where(finite[..., None], original, 0)
+    with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
+        denoised, sigma = localpca.mppca(
+            usable, mask=where, patch_radius=radius, return_sigma=True, suppress_warning=True
+        )
+    # A voxel at the rim that no patch reached has neither.
+    reached = where & np.all(np.isfinite(denoised), axis=-1) & np.isfinite(sigma)
+    if not reached.any():
+        msg = f"no voxel of the image of {_times(original.shape)} could be denoised; check image and mask"
+        raise ValueError(msg)
+    sigma = np.where(reached, sigma, np.median(sigma[reached])).astype(np.float32)
+    return np.where(reached[..., None], denoised, original).astype(np.float32), sigma
+
+
+def remove_gibbs(
+    signals: ArrayLike, *, slice_axis: int = 2, progress: Callable[[], object] | None = None
+) -> NDArray[np.float32]:
+    """
+    Remove Gibbs ringing from the slices of each volume by local shifts below a voxel (by dipy).
+
+    It is right for images of full Fourier coverage that were not interpolated; partial Fourier leaves ringing of
+    another kind, which it only reduces.
+
+    Parameters
+    ----------
+    signals : array_like of shape (x, y, z, n_measurements)
+        Magnitudes. A volume's values that are not finite count as 0 and stay as they are.
+    slice_axis : {0, 1, 2}, default=2
+        The axis across slices.
+    progress : callable, optional
+        Called after each volume.
+
+    Returns
+    -------
+    ndarray of float32, shape (x, y, z, n_measurements)
+        Without ringing; undershoots below 0 are 0.
+
+    Raises
+    ------
+    ValueError
+        If the array has another number of axes or there is no such axis.
+    ImportError
+        If the extra ``preprocess`` is not installed.
+
+    References
+    ----------
+    Kellner et al., Magn Reson Med 76:1574–1581, 2016.
+    """
+    gibbs = import_optional("dipy.denoise.gibbs")
+    original = checked_signals(signals)
+    if slice_axis not in (0, 1, 2):
+        msg = f"slice_axis must be 0, 1 or 2, not {slice_axis!r}"
+        raise ValueError(msg)
+    result = np.empty_like(original)
+    for i in range(original.shape[3]):
+        volume = original[..., i]
+        finite = np.isfinite(volume)
+        clean = gibbs.gibbs_removal(
+            np.where(finite, volume, 0).astype(np.float64), slice_axis=slice_axis, inplace=False
+        )
+        result[..., i] = np.where(finite, np.maximum(clean, 0), volume)
+        if progress is not None:
+            progress()
+    return result
+
+
+def correct_motion(
+    signals: ArrayLike,
+    affine: ArrayLike,
+    *,
+    reference: int = 0,
+    mask: NDArray[np.bool_] | None = None,
+    progress: Callable[[], object] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """
+    Bring every volume to the place of one of them by a rigid transformation (mutual information, by dipy).
+
+    Parameters
+    ----------
+    signals : array_like of shape (x, y, z, n_measurements)
+        Magnitudes.
+    affine : array_like of shape (4, 4)
+        From voxel indices to world coordinates in mm.
+    reference : int, default=0
+        The volume that stays; one with much signal, such as one at the lowest b-value and shortest echo time.
+    mask : ndarray of bool, shape (x, y, z), optional
+        Voxels of the reference that are compared; all by default.
+    progress : callable, optional
+        Called after each volume.
+
+    Returns
+    -------
+    signals : ndarray of float32, shape (x, y, z, n_measurements)
+        Interpolated linearly; NaN where a voxel would come from outside the image, so that a fit leaves that
+        measurement out instead of taking a zero for data.
+    transforms : ndarray of shape (n_measurements, 4, 4)
+        From world coordinates of the reference to those of each volume.
+
+    Raises
+    ------
+    ValueError
+        If the image has fewer than four voxels along an axis, or there is no such reference.
+    ImportError
+        If the extra ``preprocess`` is not installed.
+
+    References
+    ----------
+    Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003.
+    """
+    align = import_optional("dipy.align")
+    imaffine = import_optional("dipy.align.imaffine")
+    original, affine = checked_signals(signals), np.asarray(affine, dtype=np.float64)
+    n = original.shape[3]
+    if min(original.shape[:3]) < 4:
+        msg = f"motion correction needs at least 4 voxels along each axis; the image has {_times(original.shape[:3])}"
+        raise ValueError(msg)
+    if not 0 <= reference < n:
+        msg = f"there is no volume {reference} to be the reference among {n}, counted from 0"
+        raise ValueError(msg)
+    fixed = np.nan_to_num(original[..., reference]).astype(np.float64)
+    moved = original.copy()
+    transforms = np.tile(np.eye(4), (n, 1, 1))
+    for i in range(n):
+        if i != reference:
+            finite = np.isfinite(original[..., i])
+            volume = np.where(finite, original[..., i], 0).astype(np.float64)
+            with threadpool_limits(1), _quiet():
+                resampled, transforms[i] = align.affine_registration(
+                    volume,
+                    fixed,
+                    moving_affine=affine,
+                    static_affine=affine,
+                    pipeline=["translation", "rigid"],
+                    static_mask=None if mask is None else mask.astype(np.int32),
+                    level_iters=[1000, 500, 100],
+                    optimizer_options={"gtol": 1e-4},
+                )
+            inverse = imaffine.AffineMap(
+                transforms[i],
+                domain_grid_shape=fixed.shape,
+                domain_grid2world=affine,
+                codomain_grid_shape=volume.shape,
+                codomain_grid2world=affine,
+            )
+            covered = inverse.transform(finite.astype(np.float64)) > _COVERED
+            moved[..., i] = np.where(covered, resampled, np.nan)
+        if progress is not None:
+            progress()
+    return moved, transforms
+
+
+def rotate_directions(directions: ArrayLike, transforms: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
+    """
+    Rotate gradient directions with the volumes that motion correction has turned.
+
+    Parameters
+    ----------
+    directions : array_like of shape (n_measurements, 3)
+        In the frame of FSL's files: along the axes of the image, the first one turned round where the image is
+        stored with a positive determinant.
+    transforms : array_like of shape (n_measurements, 4, 4)
+        As `correct_motion` returned them.
+    affine : array_like of shape (4, 4)
+        From voxel indices to world coordinates in mm.
+
+    Returns
+    -------
+    ndarray of shape (n_measurements, 3)
+        Directions of the corrected volumes, in the same frame.
+
+    References
+    ----------
+    Leemans and Jones, Magn Reson Med 61:1336–1349, 2009.
+    """
+    directions, affine = np.asarray(directions, dtype=float), np.asarray(affine, dtype=float)
+    axes = _rotation(affine[:3, :3])
+    if np.linalg.det(affine[:3, :3]) > 0:
+        axes = axes @ np.diag([-1.0, 1.0, 1.0])
+    turned = [
+        axes.T @ _rotation(np.asarray(transform)[:3, :3]).T @ axes @ direction
+        for direction, transform in zip(directions, np.asarray(transforms), strict=True)
+    ]
+    return np.array(turned).reshape(-1, 3)
+
+
+def patches_are_large(shape: tuple[int, ...]) -> bool:
+    """
+    Tell whether the patches of `denoise` hold enough voxels for an estimate of the noise.
+
+    Parameters
+    ----------
+    shape : tuple of 4 int
+        Of the signals.
+
+    Returns
+    -------
+    bool
+        Whether there are half as many voxels again as measurements.
+    """
+    if shape[3] < 2 or np.prod(shape[:3]) < 2:
+        return False
+    return bool(np.prod(2 * _patch_radius(shape, None) + 1) >= _SAMPLES_PER_VOLUME * shape[3])
+
+
+def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
+    """
+    Make sure that signals are those of an image.
+
+    Parameters
+    ----------
+    signals : array_like of shape (x, y, z, n_measurements)
+        Magnitudes.
+
+    Returns
+    -------
+    ndarray of float32
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If there are not four axes.
+    """
+    values = np.asarray(signals)
+    if values.ndim != 4:
+        msg = f"signals must have shape (x, y, z, n_measurements), not {values.shape}"
+        raise ValueError(msg)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep dipy from telling each step of each volume."""
+    logger = logging.getLogger("dipy")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _patch_radius(shape: tuple[int, ...], wanted: int | None) -> NDArray[np.intp]:
+    """Choose a radius for each axis."""
+    most = (np.array(shape[:3]) - 1) // 2
+    if shape[3] < 2:
+        msg = "denoising compares measurements, and there is only one"
+        raise ValueError(msg)
+    radius = np.minimum(_SMALLEST_RADIUS if wanted is None else wanted, most)
+    while wanted is None and np.prod(2 * radius + 1) - 1 < shape[3] and (radius < most).any():
+        radius = np.minimum(radius + 1, most)
+    if np.prod(2 * radius + 1) < 2:
+        msg = f"an image of {_times(shape)} is too small for patches of radius {wanted or _SMALLEST_RADIUS}"
+        raise ValueError(msg)
+    return radius
+
+
+def _rotation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Find the orthogonal matrix nearest to another one."""
+    left, _, right = np.linalg.svd(matrix)
+    return left @ right
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

@@ -1,0 +1,287 @@
+"""Image files: headers checked, volumes read and written whole."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import is_proxy
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from dmrifit.derivatives import file_record
+
+__all__ = [
+    "DAMAGED",
+    "Image",
+    "Images",
+    "damaged",
+    "describe_sources",
+    "file_paths",
+    "image_name",
+    "load_image",
+    "read_grid",
+    "read_volume",
+    "save_image",
+    "values_of",
+    "write_volume",
+]
+
+Image: TypeAlias = str | Path | nib.Nifti1Pair
+Images: TypeAlias = Image | Sequence[Image]
+
+#: What reading raises when a file is damaged or cut off.
+DAMAGED = (EOFError, OSError, zlib.error)
+
+
+def load_image(image: Image) -> nib.Nifti1Pair:
+    """
+    Load the header of a NIfTI image and check its affine.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    Nifti1Image
+        Its values are not read yet.
+
+    Raises
+    ------
+    ValueError
+        If it is no NIfTI image, is damaged, or its affine places no voxels.
+    FileNotFoundError
+        If there is no such file.
+    """
+    name = image_name(image)
+    if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            msg = f"{image}: no such file"
+            raise FileNotFoundError(msg)
+        try:
+            loaded = nib.load(image)
+        except (ImageFileError, nib.spatialimages.HeaderDataError, *DAMAGED) as error:
+            msg = f"{image} cannot be read as an image, it may be damaged ({error})"
+            raise ValueError(msg) from error
+    else:
+        loaded = image
+    if not isinstance(loaded, nib.Nifti1Pair):
+        msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
+        raise ValueError(msg)
+    affine = loaded.affine
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
+        raise ValueError(msg)
+    return loaded
+
+
+def image_name(image: Any) -> str:
+    """
+    Give what messages call an image.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    str
+        Its path, or ``"the image"`` if it was never in a file.
+    """
+    if isinstance(image, str | Path):
+        return str(image)
+    return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """
+    Read the shape and the affine of a NIfTI image, from its header alone.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    shape : tuple of int
+        Three numbers of voxels, and the number of volumes if there is one.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged, or its affine places no voxels.
+    """
+    loaded = load_image(path)
+    return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
+
+
+def read_volume(image: Image) -> NDArray:
+    """
+    Read a NIfTI image whole.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    ndarray
+        Its values, scale factors applied, in the order of storage.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged or cut off.
+    """
+    return values_of(load_image(image), image_name(image))
+
+
+def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
+    """
+    Write a NIfTI image that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    values : ndarray of shape (x, y, z) or (x, y, z, m)
+        Of a type that NIfTI knows.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+    path : path
+        Ends with ``.nii`` or ``.nii.gz``; its folder exists.
+    """
+    path = Path(path)
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    # The end of the name says whether to compress.
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        nib.save(image, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_image(image: nib.Nifti1Pair, path: Path) -> None:
+    """
+    Write an image to a place that nobody reads yet, such as one of a `FileSet`.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+        The image.
+    path : Path
+        Ends with ``.nii`` or ``.nii.gz``.
+    """
+    nib.save(image, path)
+
+
+def file_paths(inputs: Iterable[Any]) -> list[Path]:
+    """
+    Find the files that inputs are read from.
+
+    Parameters
+    ----------
+    inputs : iterable
+        Paths, images, sequences of them, or other values, which have no file. An image in memory may have changed
+        since it was saved and has none either.
+
+    Returns
+    -------
+    list of Path
+        Files that exist.
+    """
+    found: list[Path] = []
+    for one in inputs:
+        if isinstance(one, list | tuple):
+            found += file_paths(one)
+            continue
+        name = one.get_filename() if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj) else one
+        if isinstance(name, str | Path) and Path(name).is_file():
+            found.append(Path(name))
+    return found
+
+
+def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
+    """
+    Describe the files that inputs are read from, for a sidecar.
+
+    Parameters
+    ----------
+    **inputs : path, Nifti1Image, sequence of them, or other values
+        By role, such as ``Image=...``.
+
+    Returns
+    -------
+    dict of str to dict
+        Such as ``{"Image": {"Name": ..., "SHA256": ...}}``; several of one role are numbered.
+    """
+    sources = {}
+    for role, one in inputs.items():
+        paths = file_paths([one])
+        for number, path in enumerate(paths, start=1):
+            sources[role if len(paths) == 1 else f"{role} {number}"] = file_record(path)
+    return sources
+
+
+def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
+    """
+    Read the values of an image whose header is loaded.
+
+    Parameters
+    ----------
+    loaded : Nifti1Image
+        The image.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    ndarray
+        Its values, scale factors applied.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged or cut off.
+    """
+    try:
+        return np.asarray(loaded.dataobj)
+    except DAMAGED as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise damaged(name, error) from error
+
+
+def damaged(name: str, error: BaseException) -> ValueError:
+    """
+    Make the error for a file that cannot be read to its end.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    error : BaseException
+        What reading raised.
+
+    Returns
+    -------
+    ValueError
+        The error to raise.
+    """
+    return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again")
