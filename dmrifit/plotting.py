@@ -28,6 +28,7 @@ __all__ = [
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
 _CONTROL_COLOR = "#8a919b"
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
+_THIN_MARKERS = ("P", "X", "*")  # of which a white edge leaves little
 _DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _STYLE = {
     "font.size": 10,
@@ -246,14 +247,15 @@ def _scatter(
             continue
         color = _color(row["algorithm"], algorithms)
         beyond = x > limits[0] or y > limits[1]
+        marker = _MARKERS[metrics.index(row["metric"]) % len(_MARKERS)]
         ax.scatter(
             min(x, limits[0]),
             min(y, limits[1]),
-            s=56,
+            s=90 if marker in _THIN_MARKERS else 56,
             facecolor="white" if beyond else color,
             edgecolor=color if beyond else "white",
             linewidth=1.4 if beyond else 0.6,
-            marker=_MARKERS[metrics.index(row["metric"]) % len(_MARKERS)],
+            marker=marker,
             clip_on=False,
             zorder=2 if is_control(row["algorithm"]) else 3,
         )

@@ -204,7 +204,7 @@ class StudyFolder:
         """
         path = self.path / _STUDY
         if not path.is_file():
-            msg = f"{path} does not exist; name a folder that compare(..., out=folder) has made"
+            msg = f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made"
             raise FileNotFoundError(msg)
         return json.loads(path.read_text(encoding="utf-8"))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_fill_holes
 
 from dmrifit import MODELS, Protocol, simulate_cohort
 from dmrifit.phantoms import simulate_patient, tissue_table
@@ -69,6 +70,13 @@ def test_every_patient_has_a_tumor_inside_the_body_even_in_small_images():
             assert scan.lesion.any()
             assert not (scan.lesion & ~scan.mask).any()
             assert scan.shape == shape
+
+
+def test_dead_cores_belong_to_the_tumor():
+    scans = simulate_cohort(n_patients=6, random_state=0)
+    for scan in scans:
+        for z in range(scan.shape[2]):
+            np.testing.assert_array_equal(scan.lesion[:, :, z], binary_fill_holes(scan.lesion[:, :, z]))
 
 
 def test_a_stronger_field_shortens_t2_and_leaves_diffusion_alone():
