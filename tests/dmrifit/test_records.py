@@ -1,0 +1,102 @@
+"""Descriptions by which results are found again, and files that are whole or not there."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from dmrifit import MODELS, Parameter, Protocol, SignalModel, SignalToSignal
+from dmrifit.records import StudyFolder, describe, digest, write_text
+
+DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)],
+                                    name="decay")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.arange(4.0), np.array([0.0, 1, 2, 3])),
+        (Protocol([0, 100], te=80), Protocol([0, 100], te=80, name="same measurements")),
+        (SignalToSignal(Ridge()), SignalToSignal(Ridge())),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({3, 1, 2}, {1, 2, 3}),
+        (np.float64(2), 2.0),
+        (replace(DECAY), DECAY),
+    ],
+)
+def test_equal_values_have_equal_digests(one, other):
+    assert digest(one) == digest(other)
+    assert json.loads(json.dumps(describe(one))) == describe(one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.arange(4.0), np.array([0, 1, 2, np.nextafter(3, 4)])),
+        (np.arange(4), np.arange(4.0)),
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (Protocol([0, 100], te=80), Protocol([0, 100], te=81)),
+        (SignalToSignal(Ridge()), SignalToSignal(Ridge(alpha=2.0))),
+        (MODELS["adc"], MODELS["kurtosis"]),
+        (DECAY, replace(DECAY, parameters=(DECAY.parameters[0], Parameter("D", "µm²/ms", 0, 4)))),
+        (DECAY, replace(DECAY, expression="S0*exp(-2*b*D)")),
+        (np.mean, np.median),
+        (np.random.RandomState(0), np.random.RandomState(1)),
+        ([1, 2], [2, 1]),
+    ],
+)
+def test_different_values_have_different_digests(one, other):
+    assert digest(one) != digest(other)
+
+
+def test_what_has_no_lasting_description_is_refused():
+    with pytest.raises(TypeError, match="cannot be described"):
+        describe({"function": lambda: 0})
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "deeper" / "text.csv"
+    write_text(path, "before µ")
+    replaced = os.replace
+    seen = []
+
+    def watch(part, target):
+        texts = [file.read_text(encoding="utf-8") for file in (part, target)]
+        seen.append((*texts, part.parent == target.parent))
+        replaced(part, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    write_text(path, "after")
+    assert seen == [("after", "before µ", True)]
+
+    def full(part, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "never")
+    assert {file.name: file.read_text() for file in path.parent.iterdir()} == {"text.csv": "after"}
+
+
+def test_a_folder_remembers_its_study_and_its_cells(tmp_path):
+    folder = StudyFolder(tmp_path / "study")
+    assert folder.settings() == {}
+    assert folder.get("key") is None
+    folder.claim({"seed": 1, "cohorts": {"A": ["p1"]}})
+    folder.put("key", {"scores": [1.5]})
+    again = StudyFolder(tmp_path / "study")
+    again.claim({"seed": 1, "cohorts": {"A": ["p1"]}})
+    assert again.get("key") == {"scores": [1.5]}
+    with pytest.raises(ValueError, match="seed was 1 there and is 2 now"):
+        again.claim({"seed": 2, "cohorts": {"A": ["p1"]}})
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "study").write_text("text")
+    with pytest.raises(ValueError, match="is a file"):
+        StudyFolder(tmp_path / "study").settings()
+    with pytest.raises(FileNotFoundError, match="dmrifit benchmark"):
+        StudyFolder(tmp_path).read_study()
