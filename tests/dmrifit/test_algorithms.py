@@ -111,6 +111,12 @@ def test_a_given_regressor_is_copied_seeded_and_scaled(world):
     assert first.tobytes() == build_regressor(given, n_targets=3, random_state=0).fit(X, Y).predict(X).tobytes()
 
 
+def test_targets_are_scaled_for_a_given_regressor_that_minds(world):
+    X, Y = world
+    predicted, large = (build_regressor(SVR(), n_targets=3).fit(X, unit * Y).predict(X) for unit in (1, 1000))
+    np.testing.assert_allclose(large, 1000 * predicted, rtol=1e-6)
+
+
 def test_a_seed_of_its_own_stays_with_a_given_regressor():
     built = build_regressor(RandomForestRegressor(5, random_state=7), n_targets=3, random_state=0)
     assert built.regressor.random_state == 7

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -210,11 +211,12 @@ class TestSaving:
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
-        with pytest.raises(OSError, match="No space"):
-            save_model(forest, file)
-        assert file.read_bytes() == before
-        assert list(file.parent.iterdir()) == [file]
+        for where, call in ((zipfile.ZipFile, "writestr"), (os, "fsync"), (os, "replace")):
+            with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+                patch.setattr(where, call, full)
+                save_model(forest, file)
+            assert file.read_bytes() == before
+            assert list(file.parent.iterdir()) == [file]
 
 
 class Trap:
