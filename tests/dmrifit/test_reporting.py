@@ -90,6 +90,11 @@ def test_the_summary_is_the_mean_over_patients_of_tissue_parameters(evaluation):
     expected = np.mean(patients, axis=0)
     np.testing.assert_allclose(row[["abs_bias", "dispersion", "pearson"]].to_numpy(dtype=float), expected, rtol=1e-12)
     np.testing.assert_allclose(row["abs_bias_sd"], np.std(patients, axis=0, ddof=1)[0], rtol=1e-12)
+    rest = scores[~scores["metric"].isin(["S0", "T2v"])]
+    assert len(rest) == 2 * 5
+    expected = np.mean(np.abs(rest["bias"])), np.mean(rest["dispersion"]), np.mean(rest["pearson"])
+    found = [row[f"{name}_without_T2v"] for name in ("abs_bias", "dispersion", "pearson")]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_a_constant_has_no_correlation_in_the_summary(evaluation):
