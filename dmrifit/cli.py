@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -14,14 +12,14 @@ from typing import Annotated, Any
 import typer
 
 import dmrifit
+from dmrifit import commands
+from dmrifit.options import floats, say, words
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 _INTERRUPTED = 130  # exit code after Ctrl-C
-
-FIT_EXAMPLE = "dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps"
 
 
 def main() -> None:
@@ -59,106 +57,12 @@ def dmrifit_(
     """Diffusion MRI of tumors: fit signal models, predict protocols, score by patient."""
 
 
-@app.command(epilog=f"\b\nExample:\n  {FIT_EXAMPLE}")
-def fit(
-    image: Annotated[
-        Path, typer.Argument(metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv).")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
-    bval: Annotated[
-        Path | None, typer.Option(help="b-values in s/mm²; by default the .bval file beside the image.")
-    ] = None,
-    bvec: Annotated[
-        Path | None, typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any.")
-    ] = None,
-    te: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MS|FILE",
-            help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json).",
-        ),
-    ] = None,
-    b_tolerance: Annotated[
-        float | None,
-        typer.Option(metavar="S/MM2", help="Take b-values that lie so close for one (0.5 for 0, 995 for 1000)."),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te).")
-    ] = "t2-ivim-kurtosis",
-    mask: Annotated[
-        Path | None, typer.Option(help="Voxels to fit; by default all that are not 0 in every volume.")
-    ] = None,
-    sigma: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER|FILE",
-            help="Standard deviation of the noise, a number or an image: fits with the Rician floor.",
-        ),
-    ] = None,
-    bounds: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=LOW,HIGH",
-            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal falling. The word published "
-            "stands for all bounds of the model's published tool.",
-        ),
-    ] = None,
-    fix: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Hold a parameter at a value, repeatable.")
-    ] = None,
-    average_directions: Annotated[
-        str | None,
-        typer.Option(metavar="geometric|arithmetic", help="Average volumes that share b and TE before the fit."),
-    ] = None,
-    starts: Annotated[
-        str, typer.Option(metavar="auto|NUMBER", help="Starting points for each voxel: auto or a number.")
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
-    quicklook: Annotated[bool, typer.Option(help="Write a page to look at (HTML and PNG).")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")] = False,
-) -> None:
-    """
-    Fit a signal model to every voxel of a diffusion image and write its maps.
-
-    A scan in several files, one for each echo time or b-value, is named by a tab-separated table with the columns
-    image, bval, te and bvec; the volumes follow each other in the order of its rows.
-
-    Writes one NIfTI file for each parameter and its standard error, the cost and the status of the fit, a JSON
-    file that describes them, and a page to look at.
-    """
-    from dmrifit.derivatives import common_stem, derivative_name
-    from dmrifit.models import MODELS
-    from dmrifit.volumes import fit_image
-
-    if model not in MODELS:
-        msg = f"no model {model!r}; choose one of {', '.join(MODELS)}"
-        raise ValueError(msg)
-    images, protocol = _scan(image, bval, bvec, te, needs_te=MODELS[model].needs_te)
-    if b_tolerance is not None:
-        protocol = protocol.rounded(b_tolerance)
-    if quicklook and not (find_spec("matplotlib") and find_spec("jinja2")):
-        _say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
-        quicklook = False
-    fit_image(
-        images,
-        protocol,
-        model,
-        mask=mask,
-        sigma=_number_or_path(sigma),
-        out=out,
-        average=average_directions,
-        bounds=_bounds(bounds or []),
-        fixed={name: _floats(f"--fix {name}", text, 1)[0] for name, text in _pairs("--fix", fix or [])},
-        n_starts=int(starts) if starts.isdigit() else starts,
-        quicklook=quicklook,
-        overwrite=overwrite,
-        progress=True,
-        n_threads=threads,
-    )
-    _summarize_fit(out, derivative_name(common_stem(images), "", model=model))
+for _command, _example in commands.EXAMPLES.items():
+    app.command(epilog=f"\b\nExample:\n  {_example}")(_command)
 
 
 SIMULATE_EXAMPLE = "dmrifit simulate --out data --patients 8 --seed 1"
+TRAIN_EXAMPLE = "dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit"
 BENCHMARK_EXAMPLE = "dmrifit benchmark data/participants.tsv --out study --algorithms LR,RFR,slNN"
 REPORT_EXAMPLE = "dmrifit report study"
 
@@ -187,7 +91,7 @@ def simulate(
     from dmrifit.phantoms import simulate_cohort
     from dmrifit.protocol import Protocol
 
-    x, y, z = (round(number) for number in _floats("--shape", shape, 3))
+    x, y, z = (round(number) for number in floats("--shape", shape, 3))
     protocols = [Protocol.preset("cohort1"), Protocol.preset("cohort1" if same_protocol else "cohort2")]
     table = out
     for name, field, protocol in zip(("cohort1", "cohort2"), (1.5, 3.0), protocols, strict=True):
@@ -202,6 +106,54 @@ def simulate(
         )
         table = cohort.write(out)
     typer.echo(f"{2 * patients} synthetic patients: {table}")
+
+
+@app.command(epilog=f"\b\nExample:\n  {TRAIN_EXAMPLE}")
+def train(
+    table: Annotated[Path, typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated.")],
+    out: Annotated[Path, typer.Option(help="Model file to write, by custom with the ending .dmrifit.")],
+    algorithm: Annotated[str, typer.Option(help="LR, RFR, ETR, GBR, slNN or mlNN.")] = "LR",
+    strategy: Annotated[str, typer.Option(metavar="s2s|m2m", help="Signals to signals, or maps to maps.")] = "s2s",
+    model: Annotated[str, typer.Option(help="Model of the maps.")] = "t2-ivim-kurtosis",
+    n_b: Annotated[
+        int, typer.Option(min=2, help="b-values of the clinical images: the lowest at the shortest echo time.")
+    ] = 5,
+    train_mask: Annotated[str, typer.Option(metavar="body|lesion", help="Voxels to train on.")] = "body",
+    max_voxels: Annotated[
+        int, typer.Option(min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them.")
+    ] = 250,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of this name.")] = False,
+) -> None:
+    """
+    Train a predictor of an advanced protocol on all patients of a table, and save it.
+
+    Its scores are those that dmrifit benchmark finds for the same settings; the file is for dmrifit predict.
+    """
+    import numpy as np
+
+    from dmrifit.persistence import save_model
+
+    if out.exists() and not overwrite:
+        msg = f"{out} exists already; choose another name, or --overwrite"
+        raise FileExistsError(msg)
+    if not out.parent.is_dir():
+        msg = f"{out} cannot be written: there is no folder {out.parent}"
+        raise FileNotFoundError(msg)
+    estimator = _estimators([algorithm], [strategy], model)[f"{algorithm} {strategy}"]
+    cohorts = _cohorts(table)
+    protocol = next(iter(cohorts.values())).scans[0].protocol
+    source = protocol.take(protocol.clinical(n_b))
+    tables = [
+        cohort.arrays(source, protocol, mask=train_mask, max_voxels=max_voxels or None, random_state=seed)
+        for cohort in cohorts.values()
+    ]
+    estimator.set_params(source=source, target=protocol, random_state=seed)
+    estimator.fit(np.concatenate([one.X for one in tables]), np.concatenate([one.Y for one in tables]))
+    save_model(estimator, out)
+    patients = sum(len(cohort.patients) for cohort in cohorts.values())
+    typer.echo(f"trained on {sum(len(one) for one in tables)} voxels of {patients} patients: {out}")
+    typer.echo(f"it predicts {len(protocol)} images from {', '.join(source.labels)}")
 
 
 @app.command(epilog=f"\b\nExample:\n  {BENCHMARK_EXAMPLE}")
@@ -236,23 +188,18 @@ def benchmark(
     The table has the columns patient, cohort, image, mask, lesion, bval, te; paths are relative to it. Writes
     scores.csv, signals.csv, figures and report.html.
     """
-    from dmrifit.cohort import Cohort
     from dmrifit.evaluation import compare
     from dmrifit.reporting import write_report
 
     if not (find_spec("matplotlib") and find_spec("jinja2")):
         msg = 'the report needs more packages: pip install "dmrifit[report]"'
         raise ImportError(msg)
-    estimators = _estimators(_words(algorithms), _words(strategies), model)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        cohorts = Cohort.read(table)
-    for warning in caught:
-        _say(str(warning.message))
+    estimators = _estimators(words(algorithms), words(strategies), model)
+    cohorts = _cohorts(table)
     evaluation = compare(
         estimators,
         cohorts,
-        train_on=_words(train_on) if train_on else _ways_to_train(cohorts),
+        train_on=words(train_on) if train_on else _ways_to_train(cohorts),
         train_mask=train_mask,  # type: ignore[arg-type]
         score_mask=score_mask,  # type: ignore[arg-type]
         n_train=n_train,
@@ -282,15 +229,27 @@ def _estimators(algorithms: list[str], strategies: list[str], model: str) -> dic
 
     classes = {"s2s": SignalToSignal, "m2m": MapsToMaps}
     known = (*VOXELWISE, CONSTANT)
-    for word, words, option in (
+    for word, allowed, option in (
         *((name, known, "--algorithms") for name in algorithms),
         *((name, tuple(classes), "--strategies") for name in strategies),
     ):
-        if word not in words:
-            msg = f"{option}: no {word!r}; choose of {', '.join(words)}"
+        if word not in allowed:
+            msg = f"{option}: no {word!r}; choose of {', '.join(allowed)}"
             raise ValueError(msg)
     names = dict.fromkeys([*algorithms, CONSTANT])
     return {f"{name} {strategy}": classes[strategy](name, model=model) for strategy in strategies for name in names}
+
+
+def _cohorts(table: Path) -> dict[str, Any]:
+    """Read a table of participants, and say whom it leaves out."""
+    from dmrifit.cohort import Cohort
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cohorts = Cohort.read(table)
+    for warning in caught:
+        say(str(warning.message))
+    return cohorts
 
 
 def _ways_to_train(cohorts: Mapping[str, Any]) -> list[str]:
@@ -303,7 +262,7 @@ def _ways_to_train(cohorts: Mapping[str, Any]) -> list[str]:
             first.indices_in(other)
     except ValueError as error:
         missing = str(error).partition(";")[0]
-        _say(f"training in one cohort for another is left out: protocols differ ({missing})")
+        say(f"training in one cohort for another is left out: protocols differ ({missing})")
         return ["same"]
     return ["same", "other"]
 
@@ -322,99 +281,3 @@ def _finish_report(evaluation: Any, page: Path) -> None:
     if any(cohort["synthetic"] for cohort in evaluation.study["cohorts"].values()):
         typer.echo("synthetic data: no clinical result")
     typer.echo(f"report: {page}")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _summarize_fit(out: Path, name: str) -> None:
-    """Print how a fit went, from the file that describes it."""
-    described = json.loads((out / f"{name}dwimap.json").read_text(encoding="utf-8"))
-    counts = {code: n for code, n in described["Status"]["Voxels"].items() if n}
-    typer.echo(f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items()))
-    for parameter, entry in described["Parameters"].items():
-        for end, share in entry.get("ShareAtBounds", {}).items():
-            if share > 0:
-                bound = entry["Bounds"][end == "Upper"]
-                typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}")
-    typer.echo(f"maps: {out / name}param-*_dwimap.nii.gz")
-    if (out / f"{name}quicklook.html").exists():
-        typer.echo(f"page: {out / name}quicklook.html")
-
-
-def _say(message: str) -> None:
-    typer.echo(f"dmrifit: {message}", err=True)
-
-
-def _beside(image: Path, extension: str) -> Path | None:
-    """Find the file of the same name with another extension, and say so."""
-    path = image.with_name(f"{re.sub(r'[.]nii([.]gz)?$', '', image.name)}.{extension}")
-    if not path.is_file():
-        return None
-    _say(f"using {path}")
-    return path
-
-
-def _scan(
-    image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
-) -> tuple[list[Path], Any]:
-    """Find the images of a scan and its protocol: in a table, in what options name, or beside the image."""
-    from dmrifit.manifest import read_manifest
-    from dmrifit.protocol import Protocol
-
-    if image.suffix.lower() in (".tsv", ".csv"):
-        if bval or bvec or te:
-            msg = f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te"
-            raise ValueError(msg)
-        manifest = read_manifest(image)
-        return list(manifest.images), manifest.protocol
-    bval = bval or _beside(image, "bval")
-    if bval is None:
-        msg = f"{image}: there is no .bval file of the same name beside it; name one by --bval"
-        raise ValueError(msg)
-    if not te and needs_te and (sidecar := _beside(image, "json")):
-        te = [str(sidecar)]
-    return [image], Protocol.read(bval, te[0] if te and len(te) == 1 else te, bvec or _beside(image, "bvec"))
-
-
-def _number_or_path(text: str | None) -> float | Path | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return Path(text)
-
-
-def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, equals, value) in zip(texts, pairs, strict=True):
-        if not (name and equals and value):
-            msg = f"{option} {text}: write NAME=VALUE"
-            raise ValueError(msg)
-    return [(name, value) for name, _, value in pairs]
-
-
-def _floats(option: str, text: str, n: int) -> list[float]:
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != n:
-        msg = f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed"
-        raise ValueError(msg)
-    return numbers
-
-
-def _bounds(texts: list[str]) -> dict[str, Any] | str | None:
-    if texts == ["published"]:
-        return "published"
-    bounds: dict[str, Any] = {}
-    for name, text in _pairs("--bounds", texts):
-        low, comma, high = text.partition(",")
-        if comma and high == "monotonic":
-            bounds[name] = (_floats(f"--bounds {name}", low, 1)[0], high)
-        else:
-            bounds[name] = tuple(_floats(f"--bounds {name}", text, 2))
-    return bounds or None

@@ -212,6 +212,7 @@ def _describe(
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions("dmrifit", "dipy", "numpy", "nibabel"),
         "Steps": steps,
+        "File": files["image"],
         "Sigma": {
             "Description": "standard deviation of the noise before denoising, for the noise floor of a fit; "
             "denoising lowers the noise, and leaves the floor",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +19,7 @@ from dmrifit.tables import read_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FittedMaps", "find_fits", "read_label_names", "repeatability", "roi_table"]
+__all__ = ["FittedMaps", "find_fits", "read_label_names", "repeatability", "roi_table", "summarize_fits"]
 
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 
@@ -239,6 +239,54 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
     return found
 
 
+def summarize_fits(
+    sources: Sequence[str | Path], labels: Sequence[str | Path] = (), *, names: Mapping[int, str] | None = None
+) -> pd.DataFrame:
+    """
+    Summarize the maps of many fits in regions.
+
+    Parameters
+    ----------
+    sources : sequence of path
+        Folders that `fit_image` wrote to; or one table (tab-separated; ``.csv``: comma-separated), with a row for
+        each folder, paths relative to it, and the columns ``maps`` and optionally ``labels``, ``subject`` and
+        ``visit``.
+    labels : sequence of path, default=()
+        Label image: one for all folders, or one for each; none if the table names them.
+    names : mapping of int to str, optional
+        Names of labels.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `roi_table` for each fit, after the columns ``subject`` and ``visit`` (if the table has them),
+        ``folder``, ``scan`` and ``model``.
+
+    Raises
+    ------
+    ValueError
+        If there is no label image or another number of them, or for the reasons of `find_fits` and `roi_table`.
+    FileNotFoundError
+        If a file or folder does not exist.
+    """
+    import pandas as pd
+
+    # All files are found and named before the first is read.
+    scans = [
+        (row, fit, image)
+        for row, folder, image in _listed([Path(source) for source in sources], [Path(one) for one in labels])
+        for fit in find_fits(folder)
+    ]
+    parts = []
+    for row, fit, image in scans:
+        table = roi_table(fit.maps, image, names=names, units=fit.units)
+        columns = {**row, "folder": str(fit.maps["status"].parent), "scan": fit.scan, "model": fit.model}
+        for position, (name, value) in enumerate(columns.items()):
+            table.insert(position, name, value)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
 def read_label_names(path: str | Path) -> dict[int, str]:
     """
     Read the names of labels.
@@ -270,6 +318,36 @@ def read_label_names(path: str | Path) -> dict[int, str]:
             raise ValueError(msg)
         names[int(text)] = row["name"]
     return names
+
+
+def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str], Path, Path]]:
+    """Pair folders of maps with label images; give the columns that describe each."""
+    tables = [source for source in sources if source.suffix.lower() in (".tsv", ".csv")]
+    if tables and len(sources) > 1:
+        msg = f"name folders of maps, or one table of them, not {tables[0]} among others"
+        raise ValueError(msg)
+    rows: list[tuple[dict[str, str], Path, Path | None]] = []
+    if tables:
+        (table,) = tables
+        for _, row in read_rows(table, required=("maps",), optional=("labels", "subject", "visit")):
+            described = {str(column): row[column] for column in ("subject", "visit") if column in row}
+            rows.append(
+                (described, table.parent / row["maps"], table.parent / row["labels"] if row.get("labels") else None)
+            )
+    else:
+        rows = [({}, source, None) for source in sources]
+    if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
+        msg = f"{len(labels)} label images for {len(rows)} folders of maps; give one, or one for each"
+        raise ValueError(msg)
+    given = labels * len(rows) if len(labels) == 1 else labels or [Path()] * len(rows)
+    listed = [
+        (row, folder, one if image is None else image) for (row, folder, image), one in zip(rows, given, strict=True)
+    ]
+    for _, _, image in listed:
+        if not image.is_file():
+            msg = f"{image}: no such label image"
+            raise FileNotFoundError(msg)
+    return listed
 
 
 @dataclass(frozen=True)

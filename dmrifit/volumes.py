@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -208,6 +208,8 @@ def predict_image(
     image: Images,
     *,
     protocol: Protocol | None = None,
+    b_tolerance: float | None = None,
+    average: str | None = None,
     mask: Image | None = None,
     scale: str | float | PatientScale | None = "patient",
     sigma: float | Image | None = None,
@@ -230,12 +232,17 @@ def predict_image(
         Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``; several as in `fit_image`.
     protocol : Protocol, optional
         The measurements of the image, if it holds others too or holds them in another order.
+    b_tolerance : float, optional
+        With `protocol`, b-values match within so many s/mm² (by default 1): 995 for 1000.
+    average : {"geometric", "arithmetic"}, optional
+        With `protocol`, average the measurements that share b and TE first (see `average_directions`).
     mask : path or Nifti1Image, optional
         The body mask, on the grid of the image: voxels above 0.5 are predicted, and the patient's scale is computed
         over them. Without a mask these are all voxels that are not 0 (or NaN) in every measurement.
     scale : {"patient"}, PatientScale, float or None, default="patient"
-        What the signals are divided by, as in the training; amplitudes and signals are multiplied by it again.
-        None leaves the signals as they are.
+        What the signals are divided by; amplitudes and signals are multiplied by it again. ``"patient"`` is the rule
+        that a loaded model was trained with (which may be none), or else the default rule; None leaves the signals
+        as they are.
     sigma : float, path or Nifti1Image, optional
         Standard deviation of the noise in the units of the image, whose floor the predicted signals still have;
         only for strategies that fit maps to predicted signals.
@@ -266,7 +273,9 @@ def predict_image(
     """
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
     series = Series.open(image)
-    chosen = _source_volumes(series, source, protocol)
+    chosen = _source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
+    if isinstance(scale, str) and scale == "patient":
+        scale = getattr(estimator, "patient_scale_", PatientScale())
     files = _prediction_files(series, model, signals=signals)
     with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
         region, noise = _read_region(series, mask, sigma)
@@ -278,7 +287,7 @@ def predict_image(
         with series.unpacked() as readable:
             unit = _scale(readable, region, chosen, source, scale, progress=progress)
             for slab, part, voxels in readable.slabs(region, progress=progress, task="predict"):
-                scaled = _usable(voxels[:, chosen]) / unit
+                scaled = _usable(chosen(voxels)) / unit
                 here = _noise_of(noise, slab, part)
                 options = {} if here is None else {"sigma": here / unit}
                 columns = estimator.predict_maps(scaled, **options).T if parameters else ()
@@ -292,7 +301,7 @@ def predict_image(
         if written is not None:
             sidecar = describe_prediction(estimator, model, target, unit, files)
             sidecar["Settings"] = {
-                "Scale": "patient" if isinstance(scale, str | PatientScale) else "given" if scale else "none",
+                "Scale": "patient" if isinstance(scale, PatientScale) else "given" if scale else "none",
                 "Sigma": _describe_noise(noise),
                 "Region": _describe_region(mask),
             }
@@ -442,18 +451,34 @@ def _check_estimator(
     return estimator.source, estimator.target, None if estimator.model is None else _find_model(estimator.model)
 
 
-def _source_volumes(series: Series, source: Protocol, protocol: Protocol | None) -> NDArray[np.intp]:
-    """Find the volumes of an image that an estimator needs."""
+def _source_volumes(
+    series: Series, source: Protocol, protocol: Protocol | None, *, average: str | None, b_tolerance: float | None
+) -> Callable[[NDArray], NDArray]:
+    """Give the function that takes the measurements that an estimator needs from those of an image."""
     if protocol is None:
+        if average is not None or b_tolerance is not None:
+            msg = "average and b_tolerance need the protocol of the image"
+            raise ValueError(msg)
         if series.n_measurements != len(source):
             msg = (
                 f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
                 f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image"
             )
             raise ValueError(msg)
-        return np.arange(len(source))
+        return lambda voxels: voxels
     series.check_count(protocol)
-    return source.indices_in(protocol)
+    if source.te is not None and protocol.te is None:
+        msg = f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)"
+        raise ValueError(msg)
+    if source.te is None and protocol.te is not None:
+        protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
+    tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
+    if average is None:
+        chosen = source.indices_in(protocol, **tolerance)
+        return lambda voxels: voxels[:, chosen]
+    contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
+    chosen = source.indices_in(contrasts, **tolerance)
+    return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, chosen]
 
 
 def _prediction_files(series: Series, model: SignalModel | None, *, signals: bool) -> dict[str, str]:
@@ -473,7 +498,7 @@ def _prediction_files(series: Series, model: SignalModel | None, *, signals: boo
 def _scale(
     series: Series,
     region: NDArray[np.bool_] | None,
-    chosen: NDArray[np.intp],
+    chosen: Callable[[NDArray], NDArray],
     source: Protocol,
     scale: str | float | PatientScale | None,
     *,
@@ -488,13 +513,11 @@ def _scale(
             raise ValueError(msg)
         return float(scale)
     if isinstance(scale, str):
-        if scale != "patient":
-            msg = f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
-            raise ValueError(msg)
-        scale = PatientScale()
+        msg = f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
+        raise ValueError(msg)
     # The scale looks at these columns only; all voxels of the others need not be held at once.
     seen = reference_columns(source)
-    parts = [voxels[:, chosen[seen]] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
+    parts = [chosen(voxels)[:, seen] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
     return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dmrifit
-from dmrifit import cli
+from dmrifit import cli, commands
 from dmrifit.models import MODELS
 from dmrifit.protocol import Protocol
 from dmrifit.volumes import fit_image
@@ -63,7 +63,7 @@ def test_help_names_the_commands_and_shows_a_worked_line(run):
     assert re.search(r"^ +fit ", out, re.MULTILINE)
     code, out, _ = run("fit", "--help")
     assert code == 0
-    assert cli.FIT_EXAMPLE in out
+    assert commands.EXAMPLES[commands.fit] in out
 
 
 def test_the_worked_line_runs(run, tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_the_worked_line_runs(run, tmp_path, monkeypatch):
     np.savetxt(tmp_path / "sub-01_dwi.bval", protocol.b[None], fmt="%g")
     np.savetxt(tmp_path / "sub-01_dwi.te", protocol.te[None], fmt="%g")
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(*cli.FIT_EXAMPLE.split()[1:])
+    code, out, err = run(*commands.EXAMPLES[commands.fit].split()[1:])
     assert code == 0, err
     made = nib.load(tmp_path / "maps" / "sub-01_model-t2ivimkurtosis_param-T2t_dwimap.nii.gz")
     np.testing.assert_allclose(np.asarray(made.dataobj).ravel(), parameters[:, 6], rtol=1e-2)
@@ -216,7 +216,7 @@ def test_ctrl_c_leaves_nothing_and_says_so(scan, tmp_path):
 
 
 def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(scan, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "jinja2" else name)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None if name == "jinja2" else name)
     code, out, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
     assert code == 0
     assert 'pip install "dmrifit[report]"' in err

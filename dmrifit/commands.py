@@ -1,0 +1,308 @@
+"""Commands that work on images: preprocess, fit, summarize regions, predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from dmrifit.options import bounds_of, floats, number_or_path, pairs, say, scan_of, words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EXAMPLES", "fit", "predict", "preprocess", "roi"]
+
+ScanArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv).")
+]
+BvalOption: TypeAlias = Annotated[
+    Path | None, typer.Option(help="b-values in s/mm²; by default the .bval file beside the image.")
+]
+BvecOption: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any.")
+]
+TeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MS|FILE",
+        help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json); by default the "
+        ".te or .json file beside the image, where it is needed.",
+    ),
+]
+ToleranceOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(metavar="S/MM2", help="Take b-values that lie so close for one (0.5 for 0, 995 for 1000)."),
+]
+OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
+
+
+def fit(
+    image: ScanArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
+    bval: BvalOption = None,
+    bvec: BvecOption = None,
+    te: TeOption = None,
+    b_tolerance: ToleranceOption = None,
+    model: Annotated[
+        str, typer.Option(help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te).")
+    ] = "t2-ivim-kurtosis",
+    mask: Annotated[
+        Path | None, typer.Option(help="Voxels to fit; by default all that are not 0 in every volume.")
+    ] = None,
+    sigma: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|FILE|estimate",
+            help="Standard deviation of the noise, a number or an image: fits with the Rician floor. The word estimate "
+            "finds it in the image, which has to be as the scanner gave it (of a denoised one, name the map that "
+            "dmrifit preprocess wrote).",
+        ),
+    ] = None,
+    bounds: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LOW,HIGH",
+            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal falling. The word published "
+            "stands for all bounds of the model's published tool.",
+        ),
+    ] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Hold a parameter at a value, repeatable.")
+    ] = None,
+    average_directions: Annotated[
+        str | None,
+        typer.Option(metavar="geometric|arithmetic", help="Average volumes that share b and TE before the fit."),
+    ] = None,
+    starts: Annotated[
+        str, typer.Option(metavar="auto|NUMBER", help="Starting points for each voxel: auto or a number.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
+    quicklook: Annotated[bool, typer.Option(help="Write a page to look at (HTML and PNG).")] = True,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Fit a signal model to every voxel of a diffusion image and write its maps.
+
+    A scan in several files, one for each echo time or b-value, is named by a tab-separated table with the columns
+    image, bval, te and bvec; the volumes follow each other in the order of its rows.
+
+    Writes one NIfTI file for each parameter and its standard error, the cost and the status of the fit, a JSON
+    file that describes them, and a page to look at.
+    """
+    from dmrifit.derivatives import common_stem, derivative_name
+    from dmrifit.models import MODELS
+    from dmrifit.volumes import fit_image
+
+    if model not in MODELS:
+        msg = f"no model {model!r}; choose one of {', '.join(MODELS)}"
+        raise ValueError(msg)
+    images, protocol = scan_of(image, bval, bvec, te, needs_te=MODELS[model].needs_te)
+    if b_tolerance is not None:
+        protocol = protocol.rounded(b_tolerance)
+    if quicklook and not (find_spec("matplotlib") and find_spec("jinja2")):
+        say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
+        quicklook = False
+    fit_image(
+        images,
+        protocol,
+        model,
+        mask=mask,
+        sigma="estimate" if sigma == "estimate" else number_or_path(sigma),
+        out=out,
+        average=average_directions,
+        bounds=bounds_of(bounds or []),
+        fixed={name: floats(f"--fix {name}", text, 1)[0] for name, text in pairs("--fix", fix or [])},
+        n_starts=int(starts) if starts.isdigit() else starts,
+        quicklook=quicklook,
+        overwrite=overwrite,
+        progress=True,
+        n_threads=threads,
+    )
+    _summarize_fit(out, derivative_name(common_stem(images), "", model=model))
+
+
+def preprocess(
+    image: ScanArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the image and the noise map; made if missing.")],
+    steps: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Of denoise, gibbs, motion; always done in this order.")
+    ] = "denoise,gibbs,motion",
+    bval: BvalOption = None,
+    bvec: BvecOption = None,
+    te: TeOption = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="The body, with a margin; by default all voxels that are not 0.")
+    ] = None,
+    slice_axis: Annotated[
+        int | None, typer.Option(min=0, max=2, help="Axis across slices, 0 to 2; by default as the header says.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Denoise a scan (MPPCA), remove Gibbs ringing and correct motion, and write its level of noise.
+
+    Writes the image, its b-values, directions (turned with the volumes) and echo times, the map of the noise that
+    dmrifit fit --sigma takes, and a JSON file. The map is of the noise before denoising: denoising lowers the noise,
+    but magnitudes keep their floor.
+    """
+    from dmrifit.derivatives import common_stem, derivative_name
+    from dmrifit.preprocessing import preprocess_image
+
+    images, protocol = scan_of(image, bval, bvec, te, needs_te=True)
+    preprocess_image(
+        images,
+        protocol,
+        steps=words(steps),
+        mask=mask,
+        slice_axis=slice_axis,
+        out=out,
+        overwrite=overwrite,
+        progress=True,
+    )
+    sidecar = out / derivative_name(common_stem(images), "dwi.json", desc="preproc")
+    described = json.loads(sidecar.read_text(encoding="utf-8"))
+    typer.echo(f"noise: median sigma {described['Sigma']['Median']:.4g} ({described['Sigma']['Method']})")
+    if motion := described.get("Motion"):
+        typer.echo(f"motion: up to {max(motion['Shifts']):.2g} mm and {max(motion['Rotations']):.2g} degrees")
+    typer.echo(f"image: {out / described['File']}")
+    typer.echo(f"to fit: dmrifit fit {out / described['File']} --sigma {out / described['Sigma']['File']} --out …")
+
+
+def roi(
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER|TABLE…",
+            help="Folders that dmrifit fit wrote; or one table (.tsv) with the column maps, and optionally labels, "
+            "subject and visit, whose paths are relative to it.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Table to write (.csv).")],
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="Label image: one for all folders, or one for each, in order.")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="Names of labels: a table (.tsv) with the columns index and name.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Summarize the maps of fits in the regions of label images: one table for many scans.
+
+    One row for each scan, label and map: n, median, interquartile range and quartiles, mean, and the share of voxels
+    at each bound. Where a table names two visits of a subject, a second table says how well the medians repeat
+    (within-subject coefficient of variation).
+    """
+    from dmrifit.derivatives import FileSet
+    from dmrifit.regions import read_label_names, repeatability, summarize_fits
+
+    named = read_label_names(names) if names else None
+    files = [out.name, f"{out.stem}_repeatability{out.suffix}"]
+    with FileSet(
+        out.parent, files[::-1], overwrite=overwrite, keep=_files([*(labels or []), *scans, names])
+    ) as written:
+        table = summarize_fits(scans, labels or [], names=named)
+        table.to_csv(written.path(files[0]), index=False, float_format="%.7g")
+        visits = set(table["visit"]) if "visit" in table else set()
+        repeated = repeatability(table) if len(visits) > 1 else None
+        if repeated is not None:
+            repeated.to_csv(written.path(files[1]), index=False, float_format="%.7g")
+    n_scans = len(table.drop_duplicates(["folder", "scan", "model"]))
+    typer.echo(f"{n_scans} fits, {table['label'].nunique()} labels: {out}")
+    if repeated is not None:
+        _summarize_repeats(repeated)
+        typer.echo(f"repeatability: {out.parent / files[1]}")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What dmrifit train wrote.")],
+    image: ScanArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
+    bval: BvalOption = None,
+    bvec: BvecOption = None,
+    te: TeOption = None,
+    b_tolerance: ToleranceOption = None,
+    average_directions: Annotated[
+        str | None,
+        typer.Option(metavar="geometric|arithmetic", help="Average volumes that share b and TE before."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="The body: its voxels are predicted, and give the patient's scale.")
+    ] = None,
+    sigma: Annotated[
+        str | None, typer.Option(metavar="NUMBER|FILE", help="Standard deviation of the noise, a number or an image.")
+    ] = None,
+    signals: Annotated[bool, typer.Option("--signals", help="Write the predicted images too.")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Predict the maps of an advanced protocol from an image of a clinical one.
+
+    The measurements that the model needs are found in the image by their b-values and echo times.
+    """
+    from dmrifit.persistence import load_model
+    from dmrifit.volumes import predict_image
+
+    estimator = load_model(model)
+    source = getattr(estimator, "source", None)
+    if source is None:
+        msg = f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one by dmrifit train"
+        raise ValueError(msg)
+    images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
+    predict_image(
+        estimator,
+        images,
+        protocol=protocol,
+        b_tolerance=b_tolerance,
+        average=average_directions,
+        mask=mask,
+        sigma=number_or_path(sigma),
+        out=out,
+        signals=signals,
+        overwrite=overwrite,
+        progress=True,
+    )
+    typer.echo(f"predicted maps: {out}")
+
+
+EXAMPLES: dict[Callable[..., None], str] = {
+    preprocess: "dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean",
+    fit: "dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps",
+    roi: "dmrifit roi maps --labels labels.nii.gz --out roi.csv",
+    predict: "dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted",
+}
+
+
+def _files(paths: Iterable[Path | None]) -> list[Path]:
+    return [path for path in paths if path is not None and path.is_file()]
+
+
+def _summarize_repeats(repeated: pd.DataFrame) -> None:
+    """Print how well the parameters repeat."""
+    shown = repeated[~repeated["map"].str.endswith("_se") & (repeated["map"] != "cost") & (repeated["n_subjects"] > 0)]
+    if shown.empty:
+        typer.echo("no subject has two visits")
+        return
+    columns = shown[["model", "name", "map", "n_subjects"]].rename(columns={"name": "region", "n_subjects": "subjects"})
+    columns["within-subject CV (%)"] = (100 * shown["wcv"]).map("{:.1f}".format)
+    typer.echo(columns.to_string(index=False))
+
+
+def _summarize_fit(out: Path, name: str) -> None:
+    """Print how a fit went, from the file that describes it."""
+    described = json.loads((out / f"{name}dwimap.json").read_text(encoding="utf-8"))
+    counts = {code: n for code, n in described["Status"]["Voxels"].items() if n}
+    typer.echo(f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items()))
+    for parameter, entry in described["Parameters"].items():
+        for end, share in entry.get("ShareAtBounds", {}).items():
+            if share > 0:
+                bound = entry["Bounds"][end == "Upper"]
+                typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}")
+    typer.echo(f"maps: {out / name}param-*_dwimap.nii.gz")
+    if (out / f"{name}quicklook.html").exists():
+        typer.echo(f"page: {out / name}quicklook.html")
