@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ __all__ = ["FitResult", "FitStatus", "fit_voxels"]
 _CHUNK = 4096  # voxels that go through the kernel together: their signals stay in the processor's cache
 _TOLERANCE = 1e-8
 _MAX_ITER = 200
+_SEGMENT_B = 150.0  # s/mm²; of 100 … 250, it gives the smallest errors at SNR 30–100 on OSIPI's tissues
 
 _logger = logging.getLogger("dmrifit")
 
@@ -67,6 +68,12 @@ class FitResult:
         Iterations, all starts together.
     at_low, at_high : ndarray of shape (n_voxels, n_parameters)
         Whether a parameter that was free to move ended on its lower or upper bound.
+    starts_disagree : ndarray of shape (n_voxels,)
+        Whether another start came within 1 % of the cost in another place, judged by the rise of the sum of
+        squares between the two by more than 5 %: the data do not decide between them.
+    ill_conditioned : ndarray of shape (n_voxels,)
+        Whether the parameters inside their bounds cannot be told apart: the variance of one is inflated by
+        the others more than 1e8 times, or the signal does not depend on it.
     bounds : tuple of (float, float)
         The box that was searched, in the order of `names`; of an amplitude, in multiples of the voxel's
         largest signal.
@@ -82,6 +89,8 @@ class FitResult:
     n_iter: NDArray[np.int32]
     at_low: NDArray[np.bool_]
     at_high: NDArray[np.bool_]
+    starts_disagree: NDArray[np.bool_]
+    ill_conditioned: NDArray[np.bool_]
     bounds: tuple[tuple[float, float], ...]
     fixed: tuple[str, ...] = ()
 
@@ -184,8 +193,10 @@ def fit_voxels(
         The measurements.
     model : str or SignalModel
         A name in `MODELS`, or a model.
-    method : {"nlls"}, default="nlls"
-        Nonlinear least squares.
+    method : {"nlls", "segmented"}, default="nlls"
+        ``"nlls"`` fits all parameters at once. ``"segmented"``, for the model "ivim", first fits Dt by
+        S0'·exp(−b·Dt) to b ≥ 150 s/mm², where perfusion has died out, then S0, f and Dv with that Dt fixed;
+        it is more precise at low SNR, and biased where Dv is slow.
     bounds : mapping of str to (float, float) or "published", optional
         Bounds to use instead of the model's own, by parameter name; ``"published"`` takes those of the
         study's fitting tool. Those of an amplitude (unit "signal") are multiples of the voxel's largest
@@ -220,18 +231,20 @@ def fit_voxels(
     References
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025 (model, bounds and noise floor); Marquardt,
-    J SIAM 11:431–441, 1963.
+    J SIAM 11:431–441, 1963; Le Bihan et al., Radiology 168:497–505, 1988 (segmented fit).
     """
     if isinstance(model, str):
         if model not in MODELS:
             msg = f"no model {model!r}; choose one of {', '.join(MODELS)} or make a SignalModel"
             raise ValueError(msg)
         model = MODELS[model]
-    if method != "nlls":
-        msg = f"method must be 'nlls', not {method!r}"
-        raise ValueError(msg)
     signals = np.asarray(signals)
     _check_measurements(signals, protocol, model)
+    if method == "segmented":
+        return _fit_segmented(signals, protocol, model, bounds, fixed, sigma, regularization, n_starts, n_threads)
+    if method != "nlls":
+        msg = f"method must be 'nlls' or 'segmented', not {method!r}"
+        raise ValueError(msg)
     n = len(signals)
     box = _box(model, bounds)
     values = _fixed_values(model, fixed, n)
@@ -247,6 +260,61 @@ def fit_voxels(
     out = _empty_result(problem, n, tuple(values))
     _run(signals, problem, noise, out, n_threads)
     return out
+
+
+def _fit_segmented(
+    signals: NDArray,
+    protocol: Protocol,
+    model: SignalModel,
+    bounds: Mapping | str | None,
+    fixed: Mapping[str, ArrayLike] | None,
+    sigma: ArrayLike | None,
+    regularization: float | None,
+    n_starts: int | str,
+    n_threads: int | None,
+) -> FitResult:
+    """Fit Dt where perfusion has died out, and the rest with it fixed."""
+    if model != MODELS["ivim"]:
+        msg = f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'"
+        raise ValueError(msg)
+    if "Dt" in (fixed or {}):
+        msg = "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
+        raise ValueError(msg)
+    slow = protocol.b >= _SEGMENT_B
+    if len(np.unique(protocol.b[slow])) < 2:
+        msg = (
+            f"a segmented fit needs two b-values of {_SEGMENT_B:g} s/mm² or more; there are {protocol.b[slow].tolist()}"
+        )
+        raise ValueError(msg)
+    box = _box(model, bounds)
+    tissue = fit_voxels(
+        signals[:, slow],
+        protocol.take(np.flatnonzero(slow)),
+        "adc",
+        bounds={"ADC": box["Dt"]},
+        sigma=sigma,
+        n_threads=n_threads,
+    )
+    found = tissue.status != FitStatus.NOT_FITTED
+    rest = fit_voxels(
+        np.where(found[:, None], signals, np.nan),
+        protocol,
+        model,
+        bounds=box,
+        fixed={**(fixed or {}), "Dt": np.where(found, tissue["ADC"], 1.0)},
+        sigma=sigma,
+        regularization=regularization,
+        n_starts=n_starts,
+        n_threads=n_threads,
+    )
+    at = model.names.index("Dt")
+    rest.standard_errors[:, at] = np.where(rest.status == FitStatus.NOT_FITTED, np.nan, tissue.standard_errors[:, 1])
+    rest.at_low[:, at], rest.at_high[:, at] = tissue.at_low[:, 1], tissue.at_high[:, 1]
+    touching = (rest.status == FitStatus.CONVERGED) & (tissue.status == FitStatus.AT_BOUND)
+    rest.status[touching] = FitStatus.AT_BOUND
+    rest.status[(rest.status < FitStatus.NOT_CONVERGED) & (tissue.status == FitStatus.NOT_CONVERGED)] = 2
+    rest.n_iter[:] += np.where(rest.status == FitStatus.NOT_FITTED, 0, tissue.n_iter)
+    return replace(rest, fixed=tuple(fixed or {}))
 
 
 def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
@@ -426,6 +494,8 @@ def _empty_result(problem: _Problem, n: int, fixed: tuple[str, ...]) -> FitResul
         n_iter=np.empty(n, np.int32),
         at_low=np.empty((n, p), bool),
         at_high=np.empty((n, p), bool),
+        starts_disagree=np.empty(n, bool),
+        ill_conditioned=np.empty(n, bool),
         bounds=tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True)),
         fixed=fixed,
     )
@@ -445,7 +515,7 @@ def _run(
         msg = f"n_threads must be at least 1, not {n_threads}"
         raise ValueError(msg)
     if not _kernels.is_compiled(problem.kernel):
-        _logger.warning("compiling the fit of model %s (once on this machine, about 20 s)", problem.model.name)
+        _logger.warning("compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name)
     bit = np.arange(len(problem.model.names))
 
     def fit(start: int) -> None:
@@ -476,7 +546,8 @@ def _run(
             points,
         )
         ends, sums = np.empty((n_slots, len(bit))), np.empty((n_slots, problem.kernel.N_PAIRS))
-        squares, converged, steps = np.empty(n_slots), np.zeros(n_slots, bool), np.zeros(n_slots, np.int64)
+        squares, steps = np.empty(n_slots), np.zeros(n_slots, np.int64)
+        converged, disagree = np.zeros((2, n_slots), bool)
         problem.kernel.search(
             n_slots,
             values,
@@ -505,8 +576,9 @@ def _run(
             squares,
             converged,
             steps,
+            disagree,
         )
-        hit = np.empty(size, np.int64)
+        flags = np.empty(size, np.int64)
         problem.kernel.finish(
             n_slots,
             signals.shape[1],
@@ -525,15 +597,18 @@ def _run(
             squares,
             converged,
             steps,
+            disagree,
             out.parameters[part],
             out.standard_errors[part],
             out.cost[part],
             out.status[part],
             out.n_iter[part],
-            hit,
+            flags,
         )
-        out.at_low[part] = (hit[:, None] >> bit) & 1
-        out.at_high[part] = (hit[:, None] >> (bit + 16)) & 1
+        out.at_low[part] = (flags[:, None] >> bit) & 1
+        out.at_high[part] = (flags[:, None] >> (bit + 16)) & 1
+        out.starts_disagree[part] = (flags >> 40) & 1
+        out.ill_conditioned[part] = (flags >> 41) & 1
 
     starts = range(0, n, _CHUNK)
     if n_threads == 1 or len(starts) < 2:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit import _kernels
 from dmrifit.protocol import Protocol
 
 __all__ = ["MODELS", "Parameter", "SignalModel"]
@@ -75,7 +77,7 @@ class SignalModel:
     """
     A model of the signal as a function of b, echo time and a few parameters.
 
-    Made by `from_expression`, or taken from `MODELS`.
+    Made by `from_expression` or `from_function`, or taken from `MODELS`.
 
     Parameters
     ----------
@@ -92,6 +94,9 @@ class SignalModel:
         Names of the kurtosis K and the diffusivity D of a cumulant −bD + K(bD)²/6, which turns up beyond
         b·D = 3/K: what ``fit_voxels(..., bounds={"K": (0, "monotonic")})`` keeps out of the protocol.
 
+    source : str, optional
+        Instead of an expression, the source of a function that numba can compile.
+
     Raises
     ------
     ValueError
@@ -103,13 +108,16 @@ class SignalModel:
     expression: str
     published_bounds: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
     cumulant: tuple[str, str] | None = None
-    _code: CodeType = field(init=False, repr=False, compare=False)
+    source: str = ""
+    _code: CodeType | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", tuple(self.parameters))
         if len(set(self.names)) != len(self.names) or not self.names:
             msg = f"model {self.name} needs parameters with different names, not {self.names}"
             raise ValueError(msg)
+        if self.source:
+            return
         used = _names_in(self.expression)
         unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
         unused = set(self.names) - used
@@ -123,7 +131,8 @@ class SignalModel:
         object.__setattr__(self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval"))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return SignalModel, (self.name, self.parameters, self.expression, self.published_bounds, self.cumulant)
+        fields = self.name, self.parameters, self.expression, self.published_bounds, self.cumulant, self.source
+        return SignalModel, fields
 
     @classmethod
     def from_expression(cls, expression: str, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
@@ -152,6 +161,42 @@ class SignalModel:
         """
         return cls(name, tuple(parameters), expression)
 
+    @classmethod
+    def from_function(cls, function: Callable, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
+        """
+        Make a model from a function of one measurement.
+
+        A function that only assigns and returns arithmetic becomes an expression, and fits as fast as one.
+        Any other that numba can compile (loops, branches, special functions of `math`) is called as it is,
+        with derivatives by finite differences, several times slower.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(b, *parameters)`` or ``function(b, te, *parameters)``, arguments named as the
+            parameters; returns the signal of one measurement as a number. Inside, b is in ms/µm² and te in
+            ms. It may use `math`, `numpy` and numbers from around it; what it needs is copied, not called.
+        parameters : sequence of Parameter
+            In the wanted order of columns.
+        name : str
+            A short name.
+
+        Returns
+        -------
+        SignalModel
+            The model.
+
+        Raises
+        ------
+        ValueError
+            If the source cannot be read, arguments and parameters differ, or the function uses something
+            that cannot be copied.
+        """
+        from dmrifit.functions import read_function
+
+        expression, source = read_function(function, [parameter.name for parameter in parameters])
+        return cls(name, tuple(parameters), expression, source=source)
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in order."""
@@ -170,6 +215,8 @@ class SignalModel:
     @property
     def needs_te(self) -> bool:
         """Whether the signal depends on the echo time."""
+        if self.source:
+            return bool(re.match(r"def \w+\(b, te\b", self.source))
         return "te" in _names_in(self.expression)
 
     def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
@@ -200,12 +247,19 @@ class SignalModel:
         if self.needs_te and protocol.te is None:
             msg = f"model {self.name} needs echo times; give them to the protocol (te in ms)"
             raise ValueError(msg)
+        if self._code is None:
+            return self._called(values, protocol)
         scope: dict[str, object] = {"__builtins__": {}, "b": protocol.b_ms_per_um2[None, :], "te": protocol.te}
         scope |= _FUNCTIONS
         scope |= {name: values[:, i, None] for i, name in enumerate(self.names)}
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             signal = eval(self._code, scope)
         return np.array(np.broadcast_to(signal, (len(values), len(protocol))))
+
+    def _called(self, values: NDArray, protocol: Protocol) -> NDArray[np.float64]:
+        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+        contrasts = np.stack([protocol.b_ms_per_um2, te], axis=1)
+        return _kernels.load(self).signals_of(np.ascontiguousarray(values), contrasts)
 
 
 def _names_in(expression: str) -> set[str]:

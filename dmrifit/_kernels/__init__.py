@@ -83,7 +83,7 @@ def _module_name(model: SignalModel) -> str:
 
     facts = [
         *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))),
-        repr((model.expression, model.parameters, model.cumulant)).encode(),
+        repr((model.expression, model.source, model.parameters, model.cumulant)).encode(),
         repr((sys.version, numba.__version__, llvmlite.__version__, platform.machine())).encode(),
         llvmlite.binding.get_host_cpu_name().encode(),
         llvmlite.binding.get_host_cpu_features().flatten().encode(),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["source"]
 
+_JIT = "@njit(nogil=True, cache=True, error_model='numpy')"
+
 # What is the same for all lanes, after b and te of the measurements at hand.
 _NEAR, _FAR = 1e-3, 0.1
 _TURN_UP, _TOLERANCE, _PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
@@ -44,6 +46,7 @@ def source(model: SignalModel) -> str:
         "AMPLITUDE": formula.amplitude,
         "MIXTURE": formula.mixture,
         "FIRST": formula.first,
+        "CALLED": bool(model.source),
         "N_BY_B": len(formula.by_b),
         "N_BY_TE": len(formula.by_te),
         "KURTOSIS": kurtosis,
@@ -66,6 +69,18 @@ def source(model: SignalModel) -> str:
     }
     text = Path(__file__).with_name("template.py").read_text(encoding="utf-8")
     text = _replaced(text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()])
+    if model.source:
+        arguments = ["b", *(["te"] if model.needs_te else []), *(f"x[{i}]" for i in range(at.n))]
+        function = [
+            model.source,
+            "",
+            "",
+            "compiled = njit(nogil=True, cache=True, error_model='numpy')(user_function)",
+            "",
+            "",
+        ]
+        function += [_JIT, "def function(b, te, x):", f"    return compiled({', '.join(arguments)})"]
+        text = _replaced(text, "FUNCTION", function)
     return _replaced(text, "CODE", [f"{name} = [\n    {_quoted(lines)}]" for name, lines in code.items()])
 
 
@@ -86,6 +101,14 @@ class _Formula:
 
         names = model.names
         self.forms = tuple(form(parameter) for parameter in model.parameters)
+        # Exponentials of b alone and of te alone: they are the same for many measurements.
+        self.by_b: list[Any] = []
+        self.by_te: list[Any] = []
+        self.mixture, self.amplitude = -1, -1
+        self.first: tuple[int, ...] = ()
+        self._called = bool(model.source)
+        if self._called:
+            return
         symbols = {name: sympy.Symbol(name, real=True) for name in (*names, "b", "te")}
         expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
         self.mixture, self.amplitude, self.first = _structure(expression, [symbols[name] for name in names], model)
@@ -94,10 +117,7 @@ class _Formula:
         wanted = [expression, *(sympy.diff(expression, symbols[name]) for name in names)]
         rename = {symbols[name]: sympy.Symbol(f"x{i}", real=True) for i, name in enumerate(names)}
         wanted = [w.subs(rename) for w in wanted]
-        # Exponentials of b alone and of te alone: they are the same for many measurements.
         self._b, self._te = symbols["b"], symbols["te"]
-        self.by_b: list[Any] = []
-        self.by_te: list[Any] = []
         if model.needs_te:
             wanted = [w.replace(sympy.exp, self._tabulated) for w in wanted]
         self._steps, self._results = sympy.cse(wanted, symbols=sympy.numbered_symbols("h"), optimizations="basic")
@@ -124,6 +144,8 @@ class _Formula:
         import sympy
 
         exponents = self.by_b if of == "b" else self.by_te
+        if not exponents:
+            return []
         at = Layout(len(self.forms))
         used = sorted({str(symbol) for exponent in exponents for symbol in exponent.free_symbols} - {"b", "te"})
         lines = [f"{name} = {at('X', int(name[1:]))}" for name in used]
@@ -136,6 +158,10 @@ class _Formula:
         """Code that computes the signal ``s{u}`` and derivatives ``d{u}_{i}`` of measurement `u`."""
         import sympy
 
+        if self._called:
+            for e, name in enumerate([f"s{u}", *(f"d{u}_{i}" for i in range(len(self.forms)))]):
+                yield f"{name} = t[{1 + 2 * u}, {e * LANES} + l]"
+            return
         for name, table, row in (("b", self.by_b, 1 + 2 * u), ("te", self.by_te, 2 + 2 * u)):
             yield from (f"e{name}{e}_{u} = t[{row}, {e * LANES} + l]" for e in range(len(table)))
         own = {symbol: sympy.Symbol(f"{symbol}_{u}", real=True) for symbol, _ in self._steps}
@@ -387,15 +413,22 @@ def _step(at: Layout) -> list[str]:
         f"{at('LAM')} = lam * 10.0 if clipped < 0.02 * promise else lam",
         f"small = (promise <= s[{_TOLERANCE}] * c + 1e-26) & (lam < 0.5)",
         f"{at('END')} = 1.0 if small else ((1.0 if promise <= 1e-6 * c + 1e-26 else 2.0) if lam > 1e9 else 0.0)",
-        f"lost = (lam < 0.5) & (promise < {_NEAR} * c) & (c - 0.9 * promise > {at('BC')})",
-        f"lost = lost | ((lam < 0.5) & (promise < {_FAR} * c) & (c - 3.0 * promise > {at('BC')}))",
+        # A start that cannot end below the best one is given up: 3 close to its end, 4 far from it.
+        f"lost = (lam < 0.5) & (promise < {_FAR} * c) & (c - 3.0 * promise > {at('GB')})",
+        f"{at('END')} = 4.0 if lost else {at('END')}",
+        f"lost = (lam < 0.5) & (promise < {_NEAR} * c) & (c - 0.9 * promise > {at('GB')})",
         f"{at('END')} = 3.0 if lost else {at('END')}",
     ]
     return load + first + second + finish
 
 
 def _variances(at: Layout) -> list[str]:
-    """Diagonal of the inverse of J'J over the free parameters, by LDL' of the scaled matrix."""
+    """
+    Diagonal of the inverse of J'J over the free parameters, by LDL' of the scaled matrix.
+
+    Its largest entry before scaling back, the variance inflation factor, tells how nearly one parameter can
+    stand in for the others; it goes to P1.
+    """
     n = at.n
     body = []
     for i in range(n):
@@ -403,6 +436,7 @@ def _variances(at: Layout) -> list[str]:
         body.append(f"e{i} = 0.0 if ((q <= {at('LO', i)}) | (q >= {at('HI', i)})) else 1.0")
         body.append(f"square = {at.pair('M', i, i)}")
         body.append(f"u{i} = e{i} / sqrt(square if square > 1e-300 else 1e-300)")
+        body.append(f"blind{i} = (square <= 1e-300) & (e{i} > 0.0)")
     for i in range(n):
         for j in range(i):
             body.append(f"a{i}_{j} = {at.pair('M', i, j)} * (u{i} * u{j})")
@@ -419,8 +453,10 @@ def _variances(at: Layout) -> list[str]:
             body.append(f"v{i}_{j} = -l{i}_{j}{inner}")
     for i in range(n):
         total = f"o{i}" + "".join(f" + v{k}_{i} * v{k}_{i} * o{k}" for k in range(i + 1, n))
-        body.append(f"{at('D', i)} = ({total}) * u{i} * u{i}")
-    return body
+        body.append(f"inflation = 1e300 if blind{i} else ({total}) * e{i}")
+        body.append("worst = inflation" if i == 0 else "worst = inflation if inflation > worst else worst")
+        body.append(f"{at('D', i)} = 1e300 if blind{i} else ({total}) * u{i} * u{i}")
+    return [*body, f"{at('P1')} = worst"]
 
 
 def _rate_pair() -> list[str]:

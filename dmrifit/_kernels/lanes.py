@@ -205,8 +205,12 @@ class _Writer:
                 return build.select(self.value(test), self.value(yes), self.value(no))
             case ast.Call(func=ast.Name(id="exp"), args=[argument]):
                 return self._exp(self.value(argument))
-            case ast.Call(func=ast.Name(id=("sqrt" | "log") as name), args=[argument]):
-                return self._intrinsic(name, self.value(argument))
+            case ast.Call(func=ast.Name(id="sqrt"), args=[argument]):
+                return self._intrinsic("sqrt", self.value(argument))
+            case ast.Call(func=ast.Name(id="log"), args=[argument]):
+                # Kept finite: x**a·log(x), the derivative of a power, must be 0 and not NaN at x = 0.
+                x, least = self.value(argument), self._constant(1e-300)
+                return self._intrinsic("log", build.select(build.fcmp_ordered(">", x, least), x, least))
             case ast.Subscript(value=ast.Name(id="s"), slice=ast.Constant(value=i)):
                 number = build.load(build.gep(self.data["s"], [_LONG(i)]))
                 single = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))

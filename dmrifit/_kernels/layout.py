@@ -40,12 +40,13 @@ class Layout:
             "C": 1,  # objective where it stands, at the trial, at the best end of the starts made so far
             "CT": 1,
             "BC": 1,
+            "GB": 1,  # the objective below which a start must promise to end, or be given up
             "SQ": 1,  # the objective without regularization, where it stands and at the trial
             "SQT": 1,
             "LAM": 1,  # damping
             "P1": 1,  # what the trial promises to take off the objective
             "IT": 1,
-            "END": 1,  # 0 on the way, 1 converged, 2 stuck
+            "END": 1,  # 0 on the way, 1 converged, 2 stuck, 3 and 4 given up
             "NF2": 1,  # square of the noise floor
         }
         self.offset: dict[str, int] = {}

@@ -22,6 +22,7 @@ FORMS = ("plain",)  # how each parameter relates to its inner coordinate
 AMPLITUDE = -1  # the parameter that scales the signal, or -1
 MIXTURE = -1  # the fraction f of f·g₁ + (1 − f)·g₀, or -1
 FIRST = ()  # the parameters of g₁
+CALLED = False  # whether the signal is a user's function, not lines of arithmetic
 N_BY_B = 0  # exponentials of b alone, and of te alone, that are tabulated
 N_BY_TE = 0
 KURTOSIS = -1  # K and D of a cumulant −bD + K(bD)²/6, or -1
@@ -29,9 +30,10 @@ DIFFUSIVITY = -1
 AT: dict = {}
 # END OF CONSTANTS
 
+AT_X = AT["X"]
 AT_Q, AT_T, AT_M, AT_LO, AT_HI, AT_D = AT["Q"], AT["T"], AT["M"], AT["LO"], AT["HI"], AT["D"]
 AT_C, AT_BC, AT_SQ, AT_LAM, AT_IT = AT["C"], AT["BC"], AT["SQ"], AT["LAM"], AT["IT"]
-AT_P1, AT_END, AT_NF2 = AT["P1"], AT["END"], AT["NF2"]
+AT_P1, AT_END, AT_NF2, AT_GB = AT["P1"], AT["END"], AT["NF2"], AT["GB"]
 
 # CODE
 BEGIN: list = []
@@ -47,6 +49,16 @@ VARIANCES: list = []
 RATE_PAIR: list = []
 RATE_ONE: list = []
 # END OF CODE
+
+
+# FUNCTION
+@njit
+def function(b, te, x):
+    """Compute the signal of one measurement, where it is a function of the user's."""
+    return 0.0
+
+
+# END OF FUNCTION
 
 begin_sums = block(BEGIN, LANES)
 tabulate_b = block(TABLE_B, LANES)
@@ -64,6 +76,50 @@ project = dot(LANES)
 
 # No reassociation, so that a lane's bits do not depend on how wide the processor's vectors are.
 FAST = {"contract", "nsz"}
+
+SAME_COST, RIDGE = 1e-2, 5e-2  # relative: two starts that fit equally well, with a ridge between them, disagree
+ILL_CONDITIONED = 1e8  # variance inflation beyond which parameters cannot be told apart
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def differentiate(w, out, b, te):
+    """Call the user's function for all lanes, and take its derivatives by differences inside the bounds."""
+    x = np.empty(N)
+    for lane in range(LANES):
+        for j in range(N):
+            x[j] = outer_of(w[AT_X + j * LANES + lane], j)
+        out[lane] = function(b, te, x)
+        for j in range(N):
+            here = w[AT_X + j * LANES + lane]
+            reach = 6e-6 * max(abs(here), 1e-4)
+            up, down = here + reach, here - reach
+            if FORMS[j] == "plain":
+                up = min(up, w[AT_HI + j * LANES + lane])
+                down = max(down, w[AT_LO + j * LANES + lane])
+            slope = 0.0
+            if up > down:
+                x[j] = outer_of(up, j)
+                above = function(b, te, x)
+                x[j] = outer_of(down, j)
+                slope = (above - function(b, te, x)) / (up - down)
+                x[j] = outer_of(here, j)
+            out[(1 + j) * LANES + lane] = slope
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def outer_of(value, j):
+    """Turn a coordinate of the formula into the parameter itself."""
+    return 1.0 / value if FORMS[j] == "inverse" else value
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def signals_of(parameters, contrasts):
+    """Call the user's function for every voxel and measurement."""
+    out = np.empty((len(parameters), len(contrasts)))
+    for i in range(len(parameters)):
+        for k in range(len(contrasts)):
+            out[i, k] = function(contrasts[k, 0], contrasts[k, 1], parameters[i])
+    return out
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -92,6 +148,10 @@ def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, floored, regularized):
             s[2 * u], s[2 * u + 1] = contrasts[k + u, 0], contrasts[k + u, 1]
             o[1 + 2 * u] = N_BY_B * rows[k + u, 0] * LANES
             o[2 + 2 * u] = after_b + N_BY_TE * rows[k + u, 1] * LANES
+        if CALLED:
+            for u in range(UNROLL):
+                o[1 + 2 * u] = (N + 1) * u * LANES
+                differentiate(w, t[o[1 + 2 * u] :], contrasts[k + u, 0], contrasts[k + u, 1])
         if floored:
             accumulate_floored(w, s, y, v, t, o)
         else:
@@ -257,6 +317,7 @@ def begin(w, lane, point):
         w[AT_T + j * LANES + lane] = value
         w[AT_Q + j * LANES + lane] = value
     w[AT_C + lane] = math.inf
+    w[AT_GB + lane] = w[AT_BC + lane]
     w[AT_P1 + lane] = 1.0
     w[AT_LAM + lane] = 0.1  # the first trial is the start itself, which always is better than infinity
     w[AT_IT + lane] = -1.0
@@ -309,6 +370,25 @@ def prepare(
     return n_slots
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def ends_elsewhere(w, lane, end):
+    """Tell whether a start fits as well as the best one so far, with a ridge between the two."""
+    best = w[AT_BC + lane]
+    here = w[AT_C + lane] - (w[AT_P1 + lane] if w[AT_END + lane] == 3.0 else 0.0)
+    if best == math.inf or abs(here - best) > SAME_COST * min(here, best):
+        return False
+    # Were both in one valley, the sum of squares would rise between them as its quadratic form says, hence little.
+    rise = 0.0
+    at = 0
+    for j in range(N):
+        one = w[AT_Q + j * LANES + lane] - end[j]
+        for k in range(j + 1):
+            other = w[AT_Q + k * LANES + lane] - end[k]
+            rise += (1.0 if j == k else 2.0) * one * other * w[AT_M + at * LANES + lane]
+            at += 1
+    return rise > RIDGE * best
+
+
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 def search(
     n_slots,
@@ -338,6 +418,7 @@ def search(
     squares,
     converged,
     steps,
+    disagree,
 ):
     """
     Minimize from every starting point of every voxel, and keep the best end of each.
@@ -348,7 +429,7 @@ def search(
     w = np.zeros(SIZE)
     y = np.zeros(len(contrasts) * LANES)
     v = np.zeros(len(contrasts) * LANES)
-    t = np.zeros(max(N_BY_B * len(b) + N_BY_TE * len(te), 1) * LANES)
+    t = np.zeros(max(N_BY_B * len(b) + N_BY_TE * len(te), (N + 1) * UNROLL) * LANES)
     o = np.zeros(1 + 2 * UNROLL, np.int64)
     s = np.empty(2 * UNROLL + 2 + 2 * N)
     s[2 * UNROLL] = turn_up
@@ -372,7 +453,15 @@ def search(
             if slot == -1 or (slot >= 0 and w[AT_END + lane] == 0.0 and w[AT_IT + lane] < max_iter):
                 continue
             if slot >= 0:
+                elsewhere = w[AT_END + lane] != 4.0 and ends_elsewhere(w, lane, ends[slot])
+                if elsewhere and w[AT_END + lane] == 3.0:
+                    w[AT_GB + lane] = math.inf  # it is worth knowing where this start really ends
+                    continue
                 steps[slot] += int(w[AT_IT + lane])
+                if elsewhere:
+                    disagree[slot] = True
+                elif w[AT_C + lane] < (1.0 - SAME_COST) * w[AT_BC + lane]:
+                    disagree[slot] = False
                 if w[AT_C + lane] < w[AT_BC + lane]:
                     w[AT_BC + lane] = w[AT_C + lane]
                     converged[slot] = w[AT_END + lane] == 1.0
@@ -421,12 +510,13 @@ def finish(
     squares,
     converged,
     steps,
+    disagree,
     parameters,
     errors,
     cost,
     status,
     n_iter,
-    bounds_hit,
+    flags,
 ):
     """Write the results in the units of the model: parameters, standard errors, cost, status, bounds touched."""
     for i in range(len(cost)):
@@ -436,7 +526,7 @@ def finish(
         cost[i] = math.nan
         status[i] = 3
         n_iter[i] = 0
-        bounds_hit[i] = 0
+        flags[i] = 0
     w = np.zeros(SIZE)
     none = np.zeros(1, np.int64)
     for group in range((n_slots + LANES - 1) // LANES):
@@ -457,6 +547,7 @@ def finish(
             for k in range(m):
                 n_spare += int(weights[group, k, lane])
             limited = limit(w, lane, turn_up)
+            touched = False
             for j in range(N):
                 q = w[AT_Q + j * LANES + lane]
                 low, high = w[AT_LO + j * LANES + lane], w[AT_HI + j * LANES + lane]
@@ -477,8 +568,9 @@ def finish(
                         at_low, at_high = at_high, at_low
                     if j != KURTOSIS or limited == 1.0:
                         value = outer_lo[j] if at_low else outer_hi[j]
-                    bounds_hit[i] |= (1 if at_low else 0) << j | (1 if at_high else 0) << (16 + j)
+                    flags[i] |= (1 if at_low else 0) << j | (1 if at_high else 0) << (16 + j)
                     slope = math.nan
+                    touched = True
                 elif free:
                     n_spare -= 1
                 else:
@@ -488,8 +580,11 @@ def finish(
                 errors[i, j] = slope * unit * math.sqrt(w[AT_D + j * LANES + lane] * squares[slot])
             for j in range(N):
                 errors[i, j] = errors[i, j] / math.sqrt(n_spare) if n_spare > 0 else math.nan
+                if errors[i, j] > 1e100 * (abs(parameters[i, j]) + 1e-100):
+                    errors[i, j] = math.inf  # the signal does not depend on it
             cost[i] = squares[slot] * tops[slot] * tops[slot]
-            status[i] = 2 if not converged[slot] else (1 if bounds_hit[i] != 0 else 0)
+            flags[i] |= (1 if disagree[slot] else 0) << 40 | (1 if w[AT_P1 + lane] > ILL_CONDITIONED else 0) << 41
+            status[i] = 2 if not converged[slot] else (1 if touched else 0)
             n_iter[i] = steps[slot]
 
 

@@ -1,5 +1,6 @@
 """Fits: known truth, scipy, lmfit and dipy as references, options, bad input."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -209,6 +210,76 @@ def test_an_expression_fits_as_the_built_in_model():
     )
     close = np.abs(two.cost / one.cost - 1) < 1e-6
     assert close.mean() > 0.98
+
+
+def test_starts_that_disagree_are_told():
+    signals, _, _ = noisy("t2-ivim-kurtosis", 20000, seed=832, snr=25)
+    result = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis")
+    told = result.starts_disagree
+    assert 8 <= told.sum() < 200
+    assert not fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", n_starts=1).starts_disagree.any()
+    # What is told is true: fits that are kept to a part of the range of Dv find another place as good.
+    edges = np.geomspace(4, 100, 15)
+    parts = [
+        fit_voxels(signals[told], RELAXATION, "t2-ivim-kurtosis", bounds={"Dv": pair})
+        for pair in itertools.pairwise(edges)
+    ]
+    found = result.parameters[told]
+    as_good = np.stack([part.cost <= 1.0101 * result.cost[told] for part in parts], axis=1)
+    apart = [(np.abs(part.parameters - found) > 0.1 * np.abs(found) + 0.01).any(axis=1) for part in parts]
+    assert (as_good & np.stack(apart, axis=1)).any(axis=1).all()
+
+
+def test_parameters_that_cannot_be_told_apart_are_told():
+    model = SignalModel.from_expression(
+        "S0*exp(-b*(D1 + D2))",
+        [Parameter("S0", "signal", 0, np.inf), Parameter("D1", "µm²/ms", 0, 9), Parameter("D2", "µm²/ms", 0, 9)],
+        name="twins",
+    )
+    signals = MODELS["adc"].signal([[100.0, 1.3]], DIFFUSION)
+    result = fit_voxels(signals, DIFFUSION, model)
+    assert result["D1"][0] + result["D2"][0] == pytest.approx(1.3, rel=1e-5)
+    inside = (result["D1"] > 0) & (result["D2"] > 0)
+    np.testing.assert_array_equal(result.ill_conditioned, inside)
+    assert not fit_voxels(signals, DIFFUSION, "adc").ill_conditioned.any()
+
+
+def test_the_segmented_fit_is_its_two_plain_fits():
+    signals, _, _ = noisy("ivim", 300, seed=833, snr=30)
+    result = fit_voxels(signals, DIFFUSION, "ivim", method="segmented")
+    slow = np.flatnonzero(DIFFUSION.b >= 150)
+    low, high = MODELS["ivim"].bounds[3]
+    for i in range(0, 300, 30):
+        b = DIFFUSION.b[slow] / 1000
+        top = signals[i].max()
+        tissue = least_squares(
+            lambda x, i=i, b=b, top=top: x[0] * np.exp(-b * x[1]) - signals[i, slow] / top,
+            [0.8, 1.0],
+            bounds=([0, low], [np.inf, high]),
+            xtol=1e-12,
+            ftol=1e-12,
+        )
+        assert result["Dt"][i] == pytest.approx(tissue.x[1], rel=1e-4)
+    again = fit_voxels(signals, DIFFUSION, "ivim", fixed={"Dt": result["Dt"]})
+    np.testing.assert_allclose(result.parameters, again.parameters, rtol=1e-12)
+    np.testing.assert_allclose(
+        result.cost, sum_of_squares(MODELS["ivim"], result.parameters, DIFFUSION, signals), rtol=1e-9
+    )
+    assert np.isfinite(result.standard_errors[result.status == FitStatus.CONVERGED]).all()
+    signals[7] = 0.0
+    assert fit_voxels(signals, DIFFUSION, "ivim", method="segmented").status[7] == FitStatus.NOT_FITTED
+
+
+def test_the_segmented_fit_is_more_precise_at_low_snr():
+    model, protocol = MODELS["ivim"], Protocol([0, 10, 20, 50, 100, 150, 250, 400, 600, 800])
+    truth = np.array([[100.0, 0.12, 40.0, 1.1]])
+    rng = np.random.default_rng(834)
+    signals = np.abs(model.signal(np.repeat(truth, 2000, axis=0), protocol) + rng.normal(scale=4, size=(2000, 10)))
+    errors = {
+        method: np.sqrt(np.mean((fit_voxels(signals, protocol, model, method=method)["f"] - 0.12) ** 2))
+        for method in ("nlls", "segmented")
+    }
+    assert errors["segmented"] < errors["nlls"]
 
 
 def test_a_model_without_an_amplitude_is_fitted_on_the_signals_own_scale():
@@ -497,6 +568,9 @@ GOOD = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
         ({"protocol": Protocol(DIFFUSION.b, [80] * 8 + [90])}, "echo times 80, 90 ms"),
         ({"protocol": Protocol([0, 500, 1000]), "signals": GOOD[:, :3]}, "3 measurements cannot determine 4"),
         ({"method": "magic"}, "'magic'"),
+        ({"method": "segmented", "model": "adc"}, "for the model 'ivim'"),
+        ({"method": "segmented", "fixed": {"Dt": 1}}, "Dt cannot be fixed"),
+        ({"method": "segmented", "protocol": Protocol([0, 10, 20, 30, 40, 60, 80, 100, 200])}, "two b-values of 150"),
         ({"bounds": {"D": (0, 1)}}, "'D', which model ivim does not have; it has S0, f, Dv, Dt"),
         ({"bounds": {"Dt": (2, 1)}}, "Dt are empty"),
         ({"bounds": {"Dt": 3}}, r"must be \(low, high\)"),

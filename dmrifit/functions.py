@@ -1,0 +1,158 @@
+"""Functions that users write as signal models: read, turned into expressions, or copied."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import numpy as np
+
+__all__ = ["read_function"]
+
+_MODULES = (math, np)
+_EXPRESSIBLE = {"exp", "log", "sqrt"}
+
+
+def read_function(function: Callable, names: Sequence[str]) -> tuple[str, str]:
+    """
+    Read a function of one measurement.
+
+    Parameters
+    ----------
+    function : callable
+        A function, jitted or not, of b, perhaps te, and the parameters.
+    names : sequence of str
+        Names of the parameters.
+
+    Returns
+    -------
+    expression : str
+        The function as one expression, or "" where it is more than arithmetic.
+    source : str
+        "" or the source of a function of the same arguments that needs nothing but `math` and `np`.
+
+    Raises
+    ------
+    ValueError
+        If the source cannot be read, arguments and parameters differ, or a name in it stands for something
+        that cannot be copied.
+    """
+    function = getattr(function, "py_func", function)  # what numba.njit was given
+    definition = _definition(function)
+    _check_arguments(definition, names)
+    known = _surroundings(function, definition)
+    definition = ast.fix_missing_locations(_Constants(known).visit(definition))
+    try:
+        return ast.unparse(_inlined(definition)), ""
+    except _NotArithmeticError:
+        definition.name = "user_function"
+        return "", ast.unparse(definition)
+
+
+class _NotArithmeticError(Exception):
+    """A function does more than assign and return arithmetic."""
+
+
+def _definition(function: Callable) -> ast.FunctionDef:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError) as error:
+        msg = f"the source of {function!r} cannot be read ({error}); define it with def in a file or a notebook"
+        raise ValueError(msg) from None
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        msg = f"a signal model is a function made with def, not {ast.unparse(definition)!r}"
+        raise ValueError(msg)
+    definition.decorator_list, definition.returns = [], None
+    for argument in definition.args.args:
+        argument.annotation = None
+    if ast.get_docstring(definition) is not None:
+        definition.body = definition.body[1:]
+    return definition
+
+
+def _check_arguments(definition: ast.FunctionDef, names: Sequence[str]) -> None:
+    arguments = definition.args
+    given = [argument.arg for argument in arguments.args]
+    plain = not (arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults)
+    if not plain or given not in (["b", *names], ["b", "te", *names]):
+        wanted = ", ".join(names)
+        msg = f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got ({', '.join(given)})"
+        raise ValueError(msg)
+
+
+def _surroundings(function: Callable, definition: ast.FunctionDef) -> dict[str, object]:
+    """Find what the names stand for that are not the function's own: numbers, `math` and `numpy`."""
+    around = inspect.getclosurevars(function)
+    named = {**around.globals, **around.nonlocals}
+    known: dict[str, object] = {}
+    for name, value in named.items():
+        if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+            known[name] = float(value)
+        elif any(value is module or (callable(value) and getattr(module, name, None) is value) for module in _MODULES):
+            known[name] = value
+        else:
+            msg = f"{definition.name} uses {name}, which is neither a number nor math or numpy; define it inside"
+            raise ValueError(msg)
+    return known
+
+
+class _Constants(ast.NodeTransformer):
+    """Writes numbers for the names of numbers, and `math.` or `np.` for the names of these modules."""
+
+    def __init__(self, known: dict[str, object]) -> None:
+        self.known = known
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        value = self.known.get(node.id)
+        if value is None or not isinstance(node.ctx, ast.Load):
+            return node
+        if isinstance(value, float):
+            return ast.Constant(value)
+        if isinstance(value, ModuleType):
+            return ast.Name("math" if value is math else "np", ast.Load())
+        module = "math" if getattr(math, node.id, None) is value else "np"
+        return ast.Attribute(ast.Name(module, ast.Load()), node.id, ast.Load())
+
+
+def _inlined(definition: ast.FunctionDef) -> ast.expr:
+    """Substitute the assignments of a function into what it returns."""
+    values: dict[str, ast.expr] = {}
+    for statement in definition.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                values[name] = _Substitute(values).visit(value)
+            case ast.Return(value=ast.expr() as value) if statement is definition.body[-1]:
+                return _Substitute(values).visit(value)
+            case _:
+                break
+    raise _NotArithmeticError
+
+
+class _Substitute(ast.NodeTransformer):
+    """Writes values for names, and refuses what is not arithmetic of a signal model."""
+
+    def __init__(self, values: dict[str, ast.expr]) -> None:
+        self.values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.values.get(node.id, node)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="math" | "np"), attr=name), args=[argument], keywords=[]
+            ):
+                if name in _EXPRESSIBLE:
+                    return ast.Call(ast.Name(name, ast.Load()), [self.visit(argument)], [])
+        raise _NotArithmeticError
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        arithmetic = ast.BinOp | ast.UnaryOp | ast.Constant | ast.Load | ast.operator | ast.unaryop
+        if not isinstance(node, arithmetic) or isinstance(node, ast.Mod | ast.FloorDiv | ast.MatMult | ast.Not):
+            raise _NotArithmeticError
+        return super().generic_visit(node)
