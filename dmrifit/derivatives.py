@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -47,6 +48,8 @@ __all__ = [
 #: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
 OUTSIDE = 255
 
+_HIDDEN = ".dmrifit-"
+_LOCK = ".lock"
 _EXTENSIONS = re.compile(r"\.(nii|img|hdr)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _BIDS = re.compile(r"sub-[a-zA-Z0-9+]+_(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)*[a-zA-Z0-9]+")
 
@@ -182,7 +185,8 @@ class FileSet:
     As a context manager it makes the folder and a hidden one inside it. `path` gives a place in the hidden folder
     for each file; when the block ends without an exception, all are renamed to their names, the last declared one
     last. After an exception (or Ctrl-C) the hidden folder is removed and nothing has changed; a killed process can
-    leave the hidden folder behind, never a half file under a final name.
+    leave the hidden folder behind, never a half file under a final name, and the next run in the same place removes
+    it. A folder in use is locked by the process that made it, so that runs at the same time leave each other alone.
 
     Parameters
     ----------
@@ -223,11 +227,14 @@ class FileSet:
             msg = f"{existing[0]}{more} exist already; choose another folder, or pass overwrite=True (--overwrite)"
             raise FileExistsError(msg)
         self._hidden: Path | None = None
+        self._lock: int | None = None
 
     def __enter__(self) -> FileSet:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._hidden = Path(tempfile.mkdtemp(prefix=".dmrifit-", dir=self.folder))
+            _remove_abandoned(self.folder)
+            self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
+            self._lock = _lock(self._hidden)
         except OSError as error:
             msg = f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
             raise type(error)(msg) from error
@@ -292,6 +299,41 @@ class FileSet:
         finally:
             shutil.rmtree(self._hidden, ignore_errors=True)
             self._hidden = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until this process ends; None where the disk has no locks."""
+    making = folder / f"{_LOCK}.new"
+    handle = os.open(making, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        making.unlink()
+        return None
+    # Under its name it is never seen unlocked while its process lives.
+    os.replace(making, folder / _LOCK)
+    return handle
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove hidden folders whose process is gone; one without a lock file is left alone."""
+    for hidden in folder.glob(f"{_HIDDEN}*"):
+        try:
+            handle = os.open(hidden / _LOCK, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(hidden, ignore_errors=True)
+        finally:
+            os.close(handle)
 
 
 def map_names(model: SignalModel) -> list[str]:

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,3 +154,49 @@ def test_bounds_come_back_from_their_bits(n, kind):
     assert bits[0] == 4**n - 1
     with pytest.raises(ValueError, match="32 parameters, not 33"):
         bits_type(33)
+
+
+KILLED = """
+import os, signal, sys
+from dmrifit.derivatives import FileSet
+
+with FileSet(sys.argv[1], ["a", "b"], overwrite=True) as files:
+    files.path("a").write_text("half")
+    if sys.argv[2] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("waiting", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "die"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".dmrifit-")
+    with FileSet(tmp_path, ["c"]) as files:
+        assert not left.exists()
+        files.path("c").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_runs_at_the_same_time_leave_each_other_alone(tmp_path):
+    command = [sys.executable, "-c", KILLED, tmp_path, "wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "waiting\n"
+        with FileSet(tmp_path, ["c"]) as files:
+            files.path("c").write_text("mine")
+            with FileSet(tmp_path, ["d"]) as more:
+                more.path("d").write_text("mine too")
+        (theirs,) = tmp_path.glob(".dmrifit-*")
+        other.communicate("")
+    assert not theirs.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_a_folder_that_nobody_locked_is_left_alone(tmp_path):
+    (tmp_path / ".dmrifit-mine").mkdir()
+    (tmp_path / ".dmrifit-mine" / "notes").write_text("x")
+    with FileSet(tmp_path, ["a"]) as files:
+        files.path("a").write_text("1")
+    assert (tmp_path / ".dmrifit-mine" / "notes").exists()

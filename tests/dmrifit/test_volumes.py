@@ -18,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 from dmrifit import series, volumes
 from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.models import MODELS
+from dmrifit.persistence import load_model, save_model
 from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol, average_directions
 from dmrifit.scaling import PatientScale
@@ -350,6 +351,7 @@ def test_a_killed_run_leaves_no_half_file_under_a_final_name(scan, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     assert visible(out) == []
     fit_image(scan, PROTOCOL, "adc", out=out)
+    assert sorted(path.name for path in out.iterdir()) == visible(out)
     assert len(visible(out)) == len(MAPS) + 1
 
 
@@ -619,6 +621,38 @@ def test_source_images_are_found_among_others(image, signals):
         predict_image(estimator, image, protocol=Protocol([0, 300, 500, 1000]))
     with pytest.raises(ValueError, match=r"5 volumes.*needs 4.*S_b200"):
         predict_image(estimator, mixed)
+
+
+def test_measurements_are_found_within_a_tolerance(image, signals):
+    estimator = trained(SignalToSignal)
+    scanned = Protocol(SOURCE.b + np.array([0.5, 4, -5, 6]))
+    with pytest.raises(ValueError, match="lacks S_b200"):
+        predict_image(estimator, image, protocol=scanned)
+    same(predict_image(estimator, image, protocol=scanned, b_tolerance=10), predict_image(estimator, image))
+
+
+def test_directions_are_averaged_before_a_prediction(image, signals):
+    estimator = trained(SignalToSignal)
+    twice = nib.Nifti1Image(np.concatenate([signals, 1.1 * signals[..., 1:]], axis=-1), AFFINE)
+    protocol = Protocol([*SOURCE.b, *SOURCE.b[1:]])
+    with pytest.raises(ValueError, match="more than one measurement"):
+        predict_image(estimator, twice, protocol=protocol)
+    averaged, contrasts = average_directions(data(twice), protocol)
+    assert contrasts == SOURCE
+    made = predict_image(estimator, twice, protocol=protocol, average="geometric")
+    same(made, predict_image(estimator, nib.Nifti1Image(averaged, AFFINE)))
+    with pytest.raises(ValueError, match="need the protocol"):
+        predict_image(estimator, image, average="geometric")
+
+
+def test_the_scale_is_that_of_the_training(image, signals, tmp_path):
+    estimator = trained(SignalToSignal)
+    default = predict_image(estimator, image)
+    for rule in (PatientScale(percentile=50), None):
+        save_model(estimator, tmp_path / "model", scale=rule)
+        made = predict_image(load_model(tmp_path / "model"), image)
+        same(made, predict_image(estimator, image, scale=rule))
+        assert (data(made["S0"]) != data(default["S0"])).any()
 
 
 def test_the_noise_level_is_scaled_with_the_signals(image, signals):
