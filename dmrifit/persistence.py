@@ -224,8 +224,8 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
     if isinstance(estimator, MapFitter):
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
-        estimator.check_parameters()
         estimator.regressor_ = _loaded(parts[_REGRESSOR], estimator.regressor)
+        estimator.check_parameters()
         _check_regressor(estimator)
     scale = metadata["scale"]
     estimator.patient_scale_ = None if scale is None else PatientScale.from_dict(scale)
