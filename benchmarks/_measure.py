@@ -1,0 +1,121 @@
+"""What the measurements of speed share: processor time, the machine, versions, tables in Markdown."""
+
+import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def processor_times(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Time functions in turn, so that all meet the same machine: seconds of processor time, all threads together."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def summary(seconds: Sequence[float], n: int = 1) -> dict[str, float]:
+    """Best, quartiles and number of repeats, per voxel in microseconds where `n` voxels were fitted."""
+    micro = [1e6 * s / n for s in seconds]
+    low, middle, high = statistics.quantiles(micro, n=4, method="inclusive") if len(micro) > 1 else micro * 3
+    return {
+        "best_us": _short(min(micro)),
+        "q25_us": _short(low),
+        "median_us": _short(middle),
+        "q75_us": _short(high),
+        "repeats": len(micro),
+        "n_voxels": n,
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def run_child(code: str, environment: Mapping[str, str] | None = None, cwd: Path = ROOT) -> dict[str, object]:
+    """Run Python code in a new interpreter; its output, wall seconds and processor seconds."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        msg = f"a measurement in a process of its own ended with code {done.returncode}:\n{done.stderr[-3000:]}"
+        raise RuntimeError(msg)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"out": done.stdout, "err": done.stderr, "wall_s": wall, "cpu_s": cpu}
+
+
+def machine() -> dict[str, object]:
+    """Describe the processor, its vector instructions and how many processors there are."""
+    info = Path("/proc/cpuinfo")
+    facts = {}
+    for line in info.read_text().splitlines() if info.exists() else []:
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    flags = facts.get("flags", "").split()
+    return {
+        "processor": facts.get("model name", platform.processor()),
+        "family_model": f"{facts.get('cpu family', '?')}/{facts.get('model', '?')}",
+        "avx2": "avx2" in flags,
+        "avx512f": "avx512f" in flags,
+        "processors": os.cpu_count(),
+        "load_at_start": [round(x, 2) for x in os.getloadavg()],
+        "system": platform.system(),
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of packages."""
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def commit(*paths: str) -> dict[str, object]:
+    """Name the commit, and whether files under `paths` differ from it."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", *paths], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "changed": None}
+    return {"commit": head.stdout.strip(), "changed": [line[3:] for line in changed.stdout.splitlines()]}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    """
+    Put a block between its two marker comments.
+
+    Raises
+    ------
+    ValueError
+        If the text does not have both markers once.
+    """
+    start, end = (f"<!-- {name}: {which} -->" for which in ("begin", "end"))
+    if text.count(start) != 1 or text.count(end) != 1:
+        msg = f"the text needs the line {start} and the line {end}, once each"
+        raise ValueError(msg)
+    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{block}\n{end}", text, flags=re.DOTALL)
