@@ -516,49 +516,44 @@ def _run(
         raise ValueError(msg)
     if not _kernels.is_compiled(problem.kernel):
         _logger.warning("compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name)
-    bit = np.arange(len(problem.model.names))
+    kernel, dictionary = problem.kernel, problem.dictionary
 
     def fit(start: int) -> None:
         part = slice(start, min(start + _CHUNK, n))
         size = part.stop - part.start
-        groups = -(-size // _kernels.LANES)
-        values = np.zeros((groups, len(problem.contrasts), _kernels.LANES))
-        weights = np.zeros_like(values)
-        tops, usable = np.ones(size), np.empty(size, np.int64)
-        points = np.empty((size, problem.n_starts, len(bit)))
+        chunk = np.ascontiguousarray(signals[part], dtype=np.float64)
         pinned = problem.pinned if len(problem.pinned) == 1 else problem.pinned[part]
-        n_slots = problem.kernel.prepare(
-            np.ascontiguousarray(signals[part], dtype=np.float64),
+        box = problem.inner_low, problem.inner_high
+        scales, usable, n_known = np.empty(size), np.empty(size, np.int64), np.empty(size, np.int64)
+        points = np.empty((size, problem.n_starts, kernel.N))
+        n_slots = kernel.prepare(
+            chunk,
             problem.n_free,
             problem.scaled,
-            problem.inner_low,
-            problem.inner_high,
-            problem.dictionary.atoms,
-            problem.dictionary.n_first,
-            problem.dictionary.atoms_q,
-            problem.dictionary.gram,
-            problem.dictionary.constants,
-            np.empty((problem.dictionary.n_strata, 2 * _kernels.LANES)),
-            values,
-            weights,
-            tops,
+            *box,
+            dictionary.atoms,
+            dictionary.n_first,
+            dictionary.atoms_q,
+            dictionary.gram,
+            dictionary.constants,
+            np.empty((dictionary.n_strata, 2 * _kernels.LANES)),
+            scales,
             usable,
+            n_known,
             points,
         )
-        ends, sums = np.empty((n_slots, len(bit))), np.empty((n_slots, problem.kernel.N_PAIRS))
-        squares, steps = np.empty(n_slots), np.zeros(n_slots, np.int64)
+        ends = np.empty((n_slots, kernel.N)), np.empty((n_slots, kernel.N_PAIRS)), np.empty(n_slots)
         converged, disagree = np.zeros((2, n_slots), bool)
-        problem.kernel.search(
+        steps = np.zeros(n_slots, np.int64)
+        kernel.search(
             n_slots,
-            values,
-            weights,
-            tops,
+            chunk,
+            scales,
             usable,
             points,
             np.zeros(1) if noise is None else (noise if len(noise) == 1 else noise[part]),
             noise is not None,
-            problem.inner_low,
-            problem.inner_high,
+            *box,
             pinned,
             problem.scaled,
             problem.turn_up,
@@ -571,30 +566,23 @@ def _run(
             problem.te,
             _TOLERANCE,
             _MAX_ITER,
-            ends,
-            sums,
-            squares,
+            *ends,
             converged,
             steps,
             disagree,
         )
-        flags = np.empty(size, np.int64)
-        problem.kernel.finish(
+        kernel.finish(
             n_slots,
-            signals.shape[1],
-            weights,
-            tops,
+            scales,
             usable,
-            problem.inner_low,
-            problem.inner_high,
+            n_known,
+            *box,
             problem.low,
             problem.high,
             pinned,
             problem.scaled,
             problem.turn_up,
-            ends,
-            sums,
-            squares,
+            *ends,
             converged,
             steps,
             disagree,
@@ -603,12 +591,11 @@ def _run(
             out.cost[part],
             out.status[part],
             out.n_iter[part],
-            flags,
+            out.at_low[part],
+            out.at_high[part],
+            out.starts_disagree[part],
+            out.ill_conditioned[part],
         )
-        out.at_low[part] = (flags[:, None] >> bit) & 1
-        out.at_high[part] = (flags[:, None] >> (bit + 16)) & 1
-        out.starts_disagree[part] = (flags >> 40) & 1
-        out.ill_conditioned[part] = (flags >> 41) & 1
 
     starts = range(0, n, _CHUNK)
     if n_threads == 1 or len(starts) < 2:

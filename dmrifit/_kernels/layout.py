@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["LANES", "UNROLL", "Layout", "form"]
 
 LANES = 16  # voxels side by side; the work array then stays in the first cache
-UNROLL = 2  # measurements taken together, so that the sums are loaded and stored less often
+UNROLL = 3  # measurements taken together, so that the sums are loaded and stored less often
 
 
 class Layout:

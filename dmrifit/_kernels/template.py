@@ -162,8 +162,8 @@ def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, floored, regularized):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def screen(signals, n_free, normalize, values, weights, tops, usable):
-    """Copy usable voxels, one block of lanes after another, on the scale of their largest signal."""
+def screen(signals, n_free, normalize, scales, usable, n_known):
+    """Find the voxels that can be fitted, how many measurements they have, and what brings the largest to one."""
     n, m = signals.shape
     n_slots = 0
     for i in range(n):
@@ -176,15 +176,9 @@ def screen(signals, n_free, normalize, values, weights, tops, usable):
                 bottom = min(bottom, value)
         if count < n_free or top <= 0.0 or bottom < 0.0 or top == bottom:
             continue
-        scale = top if normalize else 1.0
-        group, column = n_slots // LANES, n_slots % LANES
-        for k in range(m):
-            value = signals[i, k]
-            known = math.isfinite(value)
-            values[group, k, column] = value / scale if known else 0.0
-            weights[group, k, column] = 1.0 if known else 0.0
-        tops[n_slots] = scale
+        scales[n_slots] = 1.0 / top if normalize else 1.0
         usable[n_slots] = i
+        n_known[n_slots] = count
         n_slots += 1
     return n_slots
 
@@ -214,38 +208,40 @@ def rate(y, atoms, n_first, constants, dots, best):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def starting_points(y, weight, column, atoms, n_first, atoms_q, gram, best, dots, lo, hi, points):
-    """Turn the best strata of one lane into starting points in inner coordinates."""
+def rate_incomplete(signal, column, atoms, n_first, best, dots):
+    """Rate the atoms for a voxel with missing measurements, which has a Gram matrix of its own; returns it."""
     n_atoms, m = atoms.shape
-    n_second, n_strata = n_atoms - n_first, best.shape[0]
-    complete = True
-    for k in range(m):
-        complete = complete and weight[k, column] != 0.0
-    own = gram
-    if not complete:
-        # A voxel with missing measurements has a Gram matrix of its own; its choice of pairs is kept.
-        own = np.zeros_like(gram)
-        for i in range(n_atoms):
-            for j in range(n_atoms):
-                if i < n_first or i == j:
-                    for k in range(m):
-                        own[i, j] += weight[k, column] * atoms[i, k] * atoms[j, k]
-        for s in range(n_strata):
-            best[s, column] = -math.inf
-        for t in range(n_second):
-            d, tt = dots[n_first + t, column], own[n_first + t, n_first + t]
-            if n_first == 0:
-                s = t * n_strata // n_second
-                gain = (d * d / tt if d > 0.0 and tt > 0.0 else 0.0) if AMPLITUDE >= 0 else 2.0 * d - tt
-                if gain > best[s, column]:
-                    best[s, column] = gain
-                    best[s, LANES + column] = t
-            for s in range(n_first):
-                a1, a0 = amplitudes(dots[s, column], d, own[s, s], own[s, n_first + t], tt)
-                gain = a1 * dots[s, column] + a0 * d
-                if gain > best[s, column]:
-                    best[s, column] = gain
-                    best[s, LANES + column] = t
+    n_strata = best.shape[0]
+    own = np.zeros((n_atoms, n_atoms))
+    for i in range(n_atoms):
+        for j in range(n_atoms):
+            if i < n_first or i == j:
+                for k in range(m):
+                    if math.isfinite(signal[k]):
+                        own[i, j] += atoms[i, k] * atoms[j, k]
+    for s in range(n_strata):
+        best[s, column] = -math.inf
+    for t in range(n_atoms - n_first):
+        d, tt = dots[n_first + t, column], own[n_first + t, n_first + t]
+        if n_first == 0:
+            s = t * n_strata // (n_atoms - n_first)
+            gain = (d * d / tt if d > 0.0 and tt > 0.0 else 0.0) if AMPLITUDE >= 0 else 2.0 * d - tt
+            if gain > best[s, column]:
+                best[s, column] = gain
+                best[s, LANES + column] = t
+        for s in range(n_first):
+            a1, a0 = amplitudes(dots[s, column], d, own[s, s], own[s, n_first + t], tt)
+            gain = a1 * dots[s, column] + a0 * d
+            if gain > best[s, column]:
+                best[s, column] = gain
+                best[s, LANES + column] = t
+    return own
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def starting_points(column, n_first, atoms_q, own, best, dots, lo, hi, points):
+    """Turn the best strata of one lane into starting points in inner coordinates."""
+    n_strata = best.shape[0]
     for p in range(points.shape[0]):
         s = 0
         for other in range(1, n_strata):
@@ -284,27 +280,28 @@ def amplitudes(v, d, vv, vt, tt):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def place(w, y, v, lane, values, weights, slot, lo, hi, pinned, usable, tops, scaled, sigma):
+def place(w, y, v, lane, signals, i, scale, lo, hi, pinned, scaled, sigma):
     """Put the data, bounds and noise floor of a voxel into a lane."""
-    group, column = slot // LANES, slot % LANES
-    for k in range(values.shape[1]):
-        y[k * LANES + lane] = values[group, k, column]
-        v[k * LANES + lane] = weights[group, k, column]
-    place_bounds(w, lane, slot, lo, hi, pinned, usable, tops, scaled)
-    floor = sigma[usable[slot] if sigma.shape[0] > 1 else 0] / tops[slot]
+    for k in range(signals.shape[1]):
+        value = signals[i, k]
+        known = math.isfinite(value)
+        y[k * LANES + lane] = value * scale if known else 0.0
+        v[k * LANES + lane] = 1.0 if known else 0.0
+    place_bounds(w, lane, i, scale, lo, hi, pinned, scaled)
+    floor = sigma[i if sigma.shape[0] > 1 else 0] * scale
     w[AT_NF2 + lane] = 0.5 * math.pi * floor * floor
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def place_bounds(w, lane, slot, lo, hi, pinned, usable, tops, scaled):
+def place_bounds(w, lane, i, scale, lo, hi, pinned, scaled):
     """Put the bounds of a voxel into a lane; a fixed parameter has both at its value."""
-    row = usable[slot] if pinned.shape[0] > 1 else 0
+    row = i if pinned.shape[0] > 1 else 0
     for j in range(N):
         value = pinned[row, j]
         if math.isnan(value):
             w[AT_LO + j * LANES + lane], w[AT_HI + j * LANES + lane] = lo[j], hi[j]
         else:
-            value = value / tops[slot] if scaled[j] else value
+            value = value * scale if scaled[j] else value
             w[AT_LO + j * LANES + lane] = value
             w[AT_HI + j * LANES + lane] = value
 
@@ -326,47 +323,27 @@ def begin(w, lane, point):
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 def prepare(
-    signals,
-    n_free,
-    scaled,
-    lo,
-    hi,
-    atoms,
-    n_first,
-    atoms_q,
-    gram,
-    constants,
-    best,
-    values,
-    weights,
-    tops,
-    usable,
-    points,
+    signals, n_free, scaled, lo, hi, atoms, n_first, atoms_q, gram, constants, best, scales, usable, n_known, points
 ):
     """Screen the voxels and find starting points; returns how many can be fitted."""
     m = signals.shape[1]
-    normalize = False
-    for j in range(N):
-        normalize = normalize or scaled[j]
-    n_slots = screen(signals, n_free, normalize, values, weights, tops, usable)
+    n_slots = screen(signals, n_free, scaled.any(), scales, usable, n_known)
     dots = np.empty((atoms.shape[0], LANES))
-    for group in range((n_slots + LANES - 1) // LANES):
-        rate(values[group].ravel(), atoms, n_first, constants, dots, best)
-        for lane in range(min(LANES, n_slots - group * LANES)):
-            starting_points(
-                values[group, :m],
-                weights[group, :m],
-                lane,
-                atoms,
-                n_first,
-                atoms_q,
-                gram,
-                best,
-                dots,
-                lo,
-                hi,
-                points[group * LANES + lane],
-            )
+    y = np.zeros((m, LANES))
+    flat = y.reshape(m * LANES)
+    for first in range(0, n_slots, LANES):
+        n_lanes = min(LANES, n_slots - first)
+        for lane in range(n_lanes):
+            for k in range(m):
+                value = signals[usable[first + lane], k]
+                y[k, lane] = value * scales[first + lane] if math.isfinite(value) else 0.0
+        rate(flat, atoms, n_first, constants, dots, best)
+        for lane in range(n_lanes):
+            slot = first + lane
+            own = gram
+            if n_known[slot] < m:
+                own = rate_incomplete(signals[usable[slot]], lane, atoms, n_first, best, dots)
+            starting_points(lane, n_first, atoms_q, own, best, dots, lo, hi, points[slot])
     return n_slots
 
 
@@ -392,9 +369,8 @@ def ends_elsewhere(w, lane, end):
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 def search(
     n_slots,
-    values,
-    weights,
-    tops,
+    signals,
+    scales,
     usable,
     points,
     sigma,
@@ -477,7 +453,7 @@ def search(
                 slot = -1
                 if taken < n_slots:
                     slot = taken
-                    place(w, y, v, lane, values, weights, slot, lo, hi, pinned, usable, tops, scaled, sigma)
+                    place(w, y, v, lane, signals, usable[slot], scales[slot], lo, hi, pinned, scaled, sigma)
                     w[AT_BC + lane] = math.inf
                     taken += 1
                 slot_of[lane] = slot
@@ -494,10 +470,9 @@ def search(
 @njit(nogil=True, cache=True, error_model="numpy")
 def finish(
     n_slots,
-    m,
-    weights,
-    tops,
+    scales,
     usable,
+    n_known,
     lo,
     hi,
     outer_lo,
@@ -516,41 +491,39 @@ def finish(
     cost,
     status,
     n_iter,
-    flags,
+    at_low,
+    at_high,
+    doubt,
+    ill,
 ):
-    """Write the results in the units of the model: parameters, standard errors, cost, status, bounds touched."""
-    for i in range(len(cost)):
-        for j in range(N):
-            parameters[i, j] = math.nan
-            errors[i, j] = math.nan
-        cost[i] = math.nan
-        status[i] = 3
-        n_iter[i] = 0
-        flags[i] = 0
+    """Write the results in the units of the model, and NaN for the voxels that were not fitted."""
     w = np.zeros(SIZE)
     none = np.zeros(1, np.int64)
-    for group in range((n_slots + LANES - 1) // LANES):
-        n_lanes = min(LANES, n_slots - group * LANES)
+    blank = 0
+    for first in range(0, n_slots, LANES):
+        n_lanes = min(LANES, n_slots - first)
         for lane in range(n_lanes):
-            slot = group * LANES + lane
-            place_bounds(w, lane, slot, lo, hi, pinned, usable, tops, scaled)
+            slot = first + lane
+            place_bounds(w, lane, usable[slot], scales[slot], lo, hi, pinned, scaled)
             for j in range(N):
                 w[AT_Q + j * LANES + lane] = ends[slot, j]
             for j in range(N_PAIRS):
                 w[AT_M + j * LANES + lane] = sums[slot, j]
         find_variances(w, w, w, w, w, none)
         for lane in range(n_lanes):
-            slot = group * LANES + lane
+            slot = first + lane
             i = usable[slot]
+            while blank < i:
+                leave_out(blank, parameters, errors, cost, status, n_iter, at_low, at_high, doubt, ill)
+                blank += 1
+            blank = i + 1
             row = i if pinned.shape[0] > 1 else 0
-            n_spare = 0
-            for k in range(m):
-                n_spare += int(weights[group, k, lane])
             limited = limit(w, lane, turn_up)
             touched = False
+            n_spare = n_known[slot]
             for j in range(N):
                 q = w[AT_Q + j * LANES + lane]
-                low, high = w[AT_LO + j * LANES + lane], w[AT_HI + j * LANES + lane]
+                low, high = q <= w[AT_LO + j * LANES + lane], q >= w[AT_HI + j * LANES + lane]
                 value, slope = q, 1.0
                 if FORMS[j] == "log":
                     value = math.exp(q)
@@ -558,34 +531,50 @@ def finish(
                 elif FORMS[j] == "inverse":
                     value = 1.0 / q
                     slope = value * value
+                    low, high = high, low
                 if j == KURTOSIS:
                     value *= limited
                     slope *= limited
                 free = math.isnan(pinned[row, j])
-                if free and (q <= low or q >= high):
-                    at_low, at_high = q <= low, q >= high
-                    if FORMS[j] == "inverse":
-                        at_low, at_high = at_high, at_low
-                    if j != KURTOSIS or limited == 1.0:
-                        value = outer_lo[j] if at_low else outer_hi[j]
-                    flags[i] |= (1 if at_low else 0) << j | (1 if at_high else 0) << (16 + j)
-                    slope = math.nan
+                low, high = low and free, high and free
+                if low or high:
                     touched = True
+                    if j != KURTOSIS or limited == 1.0:
+                        value = outer_lo[j] if low else outer_hi[j]
                 elif free:
                     n_spare -= 1
-                else:
-                    slope = math.nan
-                unit = tops[slot] if scaled[j] else 1.0
+                at_low[i, j], at_high[i, j] = low, high
+                unit = 1.0 / scales[slot] if scaled[j] else 1.0
                 parameters[i, j] = value * unit
-                errors[i, j] = slope * unit * math.sqrt(w[AT_D + j * LANES + lane] * squares[slot])
+                errors[i, j] = slope * unit if free and not (low or high) else math.nan
+            variance = squares[slot] / n_spare if n_spare > 0 else math.nan
             for j in range(N):
-                errors[i, j] = errors[i, j] / math.sqrt(n_spare) if n_spare > 0 else math.nan
-                if errors[i, j] > 1e100 * (abs(parameters[i, j]) + 1e-100):
-                    errors[i, j] = math.inf  # the signal does not depend on it
-            cost[i] = squares[slot] * tops[slot] * tops[slot]
-            flags[i] |= (1 if disagree[slot] else 0) << 40 | (1 if w[AT_P1 + lane] > ILL_CONDITIONED else 0) << 41
+                d = w[AT_D + j * LANES + lane]
+                # Beyond 1e290 the signal does not depend on the parameter at all.
+                errors[i, j] *= math.sqrt(d * variance) if d < 1e290 else math.inf
+            cost[i] = squares[slot] / (scales[slot] * scales[slot])
             status[i] = 2 if not converged[slot] else (1 if touched else 0)
             n_iter[i] = steps[slot]
+            doubt[i] = disagree[slot]
+            ill[i] = w[AT_P1 + lane] > ILL_CONDITIONED
+    while blank < len(cost):
+        leave_out(blank, parameters, errors, cost, status, n_iter, at_low, at_high, doubt, ill)
+        blank += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def leave_out(i, parameters, errors, cost, status, n_iter, at_low, at_high, doubt, ill):
+    """Write the result of a voxel that was not fitted."""
+    for j in range(N):
+        parameters[i, j] = math.nan
+        errors[i, j] = math.nan
+        at_low[i, j] = False
+        at_high[i, j] = False
+    cost[i] = math.nan
+    status[i] = 3
+    n_iter[i] = 0
+    doubt[i] = False
+    ill[i] = False
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
