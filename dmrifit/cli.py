@@ -32,7 +32,10 @@ def main() -> None:
         Always: 0 when all went well, 2 for such an error, 130 after Ctrl-C.
     """
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: say(str(message))
+            app()
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"dmrifit: error: {error}", err=True)
         sys.exit(2)

@@ -91,8 +91,8 @@ def fit(
     A scan in several files, one for each echo time or b-value, is named by a tab-separated table with the columns
     image, bval, te and bvec; the volumes follow each other in the order of its rows.
 
-    Writes one NIfTI file for each parameter and its standard error, the cost and the status of the fit, a JSON
-    file that describes them, and a page to look at.
+    Writes one NIfTI file for each parameter and its standard error, the cost and the status of the fit, which
+    parameters ended at a bound, a JSON file that describes them, and a page to look at.
     """
     from dmrifit.derivatives import common_stem, derivative_name
     from dmrifit.models import MODELS

@@ -45,7 +45,8 @@ def denoise(
     signals : ndarray of float32, shape (x, y, z, n_measurements)
         Denoised, not negative.
     sigma : ndarray of float32, shape (x, y, z)
-        Standard deviation of the noise before denoising; where it was not estimated, the median of the others.
+        Standard deviation of the noise before denoising; where it was not estimated, the median of the others. Where
+        there is no signal, it is that of the magnitudes, 0.66 σ.
 
     Raises
     ------

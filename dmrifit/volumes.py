@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -138,7 +139,13 @@ def fit_image(
     OSError
         If `out` cannot be written to.
     ImportError
-        If `quicklook` is asked for and the extra ``report`` is not installed.
+        If `quicklook` is asked for and the extra ``report`` is not installed, or `sigma` is to be estimated and the
+        extra ``preprocess`` is not.
+
+    Warns
+    -----
+    UserWarning
+        If relaxation times are fitted to measurements of one echo time.
     """
     model = _find_model(model)
     series = Series.open(image)
@@ -341,6 +348,13 @@ def _check_protocol(
             f"{n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a simpler model"
         )
         raise ValueError(msg)
+    times = [one.name for one in model.parameters if one.unit == "ms" and one.name in free]
+    if model.needs_te and times and protocol.te is not None and np.ptp(protocol.te) == 0:
+        msg = (
+            f"{series.name} has one echo time ({protocol.te[0]:g} ms), which cannot tell {', '.join(times)} from the "
+            "amplitude; fix them (--fix NAME=MS), or choose a model without relaxation"
+        )
+        warnings.warn(msg, stacklevel=3)
     if average is None:
         return protocol
     return average_directions(np.ones(len(protocol)), protocol, mean=average)[1]

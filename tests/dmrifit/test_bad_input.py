@@ -244,6 +244,18 @@ def test_a_model_that_needs_echo_times(refused):
     assert "--te" in line
 
 
+def test_one_echo_time_for_relaxation_is_told_and_fitted(folder, monkeypatch, capfd):
+    arguments = ["fit", "small_101D.nii.gz", "--te", "90", "--no-quicklook"]
+    fixed = ["--fix", "T2t=70", "--fix", "T2v=200"]
+    for options, out in (([], "maps"), (fixed, "more")):
+        monkeypatch.setattr(sys, "argv", ["dmrifit", *arguments, *options, "--out", out])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert not stopped.value.code
+        told = "small_101D.nii.gz has one echo time (90 ms), which cannot tell T2v, T2t from the amplitude"
+        assert (f"dmrifit: {told}" in capfd.readouterr().err) == (not options)
+
+
 def test_fewer_contrasts_than_parameters(refused):
     line = refused(IMAGE, "--model", "kurtosis")
     assert "model kurtosis has 3 free parameters (S0, D, K)" in line

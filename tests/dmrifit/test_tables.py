@@ -1,0 +1,41 @@
+"""Small tables that users write."""
+
+import pytest
+
+from dmrifit.tables import read_rows
+
+
+def test_rows_come_with_their_lines(tmp_path):
+    (tmp_path / "a.tsv").write_text("\ufeffname \tvalue\tnote\nliver\t 1 \tn/a\nspleen\t\tx y\n", encoding="utf-8")
+    assert read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"]) == [
+        (2, {"name": "liver", "value": "1", "note": ""}),
+        (3, {"name": "spleen", "value": "", "note": "x y"}),
+    ]
+    (tmp_path / "a.csv").write_text('name,value\n"a, b",001\n')
+    assert read_rows(tmp_path / "a.csv", required=["name"]) == [(2, {"name": "a, b", "value": "001"})]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label\n1\n", r"no column name in label; needed are name and optionally value, separated by tabs"),
+        ("name,value\na,b\n", r"no column name in name,value"),
+        ("name\tsize\na\t1\n", "unknown column size"),
+        ("name\tvalue\na\t1\n\t2\n", "row 3: no name"),
+        ("name\tvalue\n", "a header and no row"),
+        ("", "not a table"),
+        ("name\tvalue\na\t1\t2\n", "not a table"),
+    ],
+)
+def test_wrong_tables_are_named(tmp_path, text, message):
+    (tmp_path / "a.tsv").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.tsv.*{message}"):
+        read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"], strict=True)
+
+
+def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such table"):
+        read_rows(tmp_path / "a.tsv", required=["name"])
+    (tmp_path / "a.tsv").write_bytes(b"\x1f\x8b\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not a table"):
+        read_rows(tmp_path / "a.tsv", required=["name"])
