@@ -13,7 +13,6 @@ from dmrifit.protocol import Protocol
 
 __all__ = ["Dictionary", "to_inner"]
 
-_N_STRATA = 6
 _N_ATOMS = {0: (), 1: (24,), 2: (12, 8), 3: (6, 4, 6)}
 
 # Where in its range the fast component starts, so that the starts together end in the best minimum most often.
@@ -26,7 +25,7 @@ class Dictionary:
 
     For a signal f·g₁ + (1 − f)·g₀ the atoms of g₁ come first, one for each start, and every one of them is
     paired with every atom of g₀; two non-negative amplitudes then give S0 and f. Otherwise the atoms are cut
-    into strata, and each start takes the best of one stratum.
+    into as many strata as there are starts, and each start takes the best of one.
 
     Parameters
     ----------
@@ -83,7 +82,7 @@ class Dictionary:
         # Not by BLAS, whose threads would keep spinning.
         self.gram = np.einsum("im,jm->ij", self.atoms, self.atoms)
         self.constants = self._constants()
-        self.n_strata = self.n_first or min(max(_N_STRATA, n_starts), len(second))
+        self.n_strata = self.n_first or min(n_starts, len(second))
 
     def _grid(self, j: int, at: NDArray) -> NDArray:
         return _spread(self._model.parameters[j], self._low[j], self._high[j], at, self._protocol)

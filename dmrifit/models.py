@@ -110,6 +110,7 @@ class SignalModel:
     cumulant: tuple[str, str] | None = None
     source: str = ""
     _code: CodeType | None = field(init=False, default=None, repr=False, compare=False)
+    _needs_te: bool = field(init=False, default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", tuple(self.parameters))
@@ -117,8 +118,10 @@ class SignalModel:
             msg = f"model {self.name} needs parameters with different names, not {self.names}"
             raise ValueError(msg)
         if self.source:
+            object.__setattr__(self, "_needs_te", bool(re.match(r"def \w+\(b, te\b", self.source)))
             return
         used = _names_in(self.expression)
+        object.__setattr__(self, "_needs_te", "te" in used)
         unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
         unused = set(self.names) - used
         if unknown or unused:
@@ -215,9 +218,7 @@ class SignalModel:
     @property
     def needs_te(self) -> bool:
         """Whether the signal depends on the echo time."""
-        if self.source:
-            return bool(re.match(r"def \w+\(b, te\b", self.source))
-        return "te" in _names_in(self.expression)
+        return self._needs_te
 
     def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
         """

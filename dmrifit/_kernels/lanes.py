@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
+from numba.core import config
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
@@ -134,6 +135,10 @@ def _dot(builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size
 
 
 def _width() -> int:
+    """Numbers in a vector of the processor that numba compiles for; environment variables may name another one."""
+    named, features = (getattr(config, name) for name in ("CPU_NAME", "CPU_FEATURES"))
+    if named is not None or features is not None:
+        return 8 if "+avx512f" in (features or "") else 4
     return 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
 

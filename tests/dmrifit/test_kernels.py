@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding
 import numba
 import numpy as np
 import pytest
@@ -200,3 +201,32 @@ def test_a_cache_folder_of_someone_else_is_not_used(tmp_path, monkeypatch):
     assert kernels._cache_folder() == tmp_path
     monkeypatch.setattr(os, "getuid", lambda: 123456)
     assert kernels._cache_folder() != tmp_path
+
+
+def test_the_bits_do_not_depend_on_the_width_of_vectors(tmp_path):
+    features = llvmlite.binding.get_host_cpu_features()
+    if not (features.get("avx2") and features.get("fma")):
+        pytest.skip("needs a processor with AVX2 and FMA")
+    script = """
+import hashlib
+import numpy as np
+from dmrifit import MODELS, Protocol, fit_voxels
+protocol, model = Protocol.preset("cohort1"), MODELS["t2-ivim-kurtosis"]
+rng = np.random.default_rng(842)
+truth = np.column_stack([rng.uniform(a, b, 500) for a, b in
+    ((50, 90), (0.05, 0.3), (8, 50), (160, 240), (0.5, 1.6), (0.3, 1.1), (40, 110))])
+signals = np.abs(model.signal(truth, protocol) + rng.normal(scale=0.5, size=(500, 21)))
+result = fit_voxels(signals, protocol, model, sigma=0.5)
+fields = (result.parameters, result.standard_errors, result.cost)
+print(hashlib.sha256(b"".join(field.tobytes() for field in fields)).hexdigest())
+"""
+    digests = set()
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+popcnt"}
+    for target in ({}, narrow):
+        environment = os.environ | {"DMRIFIT_CACHE": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)} | target
+        folder = Path(dmrifit.__file__).parents[1]
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=True
+        )
+        digests.add(done.stdout.strip())
+    assert len(digests) == 1
