@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ __all__ = ["STEPS", "Preprocessed", "preprocess_image"]
 #: to voxel, Gibbs removal needs the grid of the scanner, and interpolation of moved volumes takes both away.
 STEPS = ("denoise", "gibbs", "motion")
 
+_LARGE_SHIFT = 10.0  # mm
+_LARGE_TURN = 10.0  # degrees
 _THICK = 1.2  # slices are thicker than pixels from this ratio on
 
 
@@ -115,6 +118,11 @@ def preprocess_image(
         As for `fit_image`.
     ImportError
         If the extra ``preprocess`` is not installed.
+
+    Warns
+    -----
+    UserWarning
+        If volumes were moved by more than 10 mm or 10 degrees, which a registration that went astray does.
     """
     chosen = _chosen(steps)
     import_optional("dipy")
@@ -147,6 +155,7 @@ def preprocess_image(
                     signals, series.affine, reference=reference, mask=region, progress=bar.update
                 )
             protocol = _turned(protocol, transforms, series.affine)
+            _warn_of_large_motion(transforms, series)
         result = Preprocessed(
             series.map(signals, "dmrifit preprocessed"),
             series.map(np.broadcast_to(np.float32(noise.sigma), series.grid).copy(), "dmrifit noise sigma"),
@@ -187,6 +196,30 @@ def _turned(protocol: Protocol, transforms: NDArray[np.float64], affine: NDArray
     return Protocol(protocol.b, protocol.te, directions=directions, name=protocol.name)
 
 
+def _size_of_motion(
+    transforms: NDArray[np.float64], series: Series
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the shift of the center of the image in mm and the rotation in degrees of each volume."""
+    center = (series.affine @ [*(np.array(series.grid) - 1) / 2, 1])[:3]
+    turns, offsets = transforms[:, :3, :3], transforms[:, :3, 3]
+    shifts = np.linalg.norm(turns @ center + offsets - center, axis=1)
+    cosines = (np.trace(turns, axis1=1, axis2=2) - 1) / 2
+    return shifts, np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+
+
+def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> None:
+    shifts, turns = _size_of_motion(transforms, series)
+    large = np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))
+    if len(large):
+        listed = ", ".join(map(str, large[:8])) + (", …" if len(large) > 8 else "")
+        msg = (
+            f"{series.name}: volumes {listed} (counted from 0) were moved by up to {shifts.max():.2g} mm and "
+            f"{turns.max():.2g} degrees; if the patient lay still, the image is too small or too dark for motion "
+            "correction: look at the result, or leave this step out"
+        )
+        warnings.warn(msg, stacklevel=3)
+
+
 def _files(series: Series, protocol: Protocol) -> dict[str, str]:
     """Name the files; the sidecar, last, completes the set."""
     names = {"image": "nii.gz", "bval": "bval"}
@@ -224,9 +257,7 @@ def _describe(
     if "gibbs" in steps:
         described["SliceAxis"] = slice_axis
     if transforms is not None:
-        center = (series.affine @ [*(np.array(series.grid) - 1) / 2, 1])[:3]
-        shifts = np.linalg.norm(transforms[:, :3, :3] @ center + transforms[:, :3, 3] - center, axis=1)
-        turns = np.degrees(np.arccos(np.clip((np.trace(transforms[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1)))
+        shifts, turns = _size_of_motion(transforms, series)
         described["Motion"] = {
             "Description": "from world coordinates of the reference volume to those of each volume, mm; shift of the "
             "center of the image in mm, rotation in degrees",

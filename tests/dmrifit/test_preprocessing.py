@@ -73,7 +73,8 @@ def test_motion_turns_directions_and_is_told(small_64, tmp_path, monkeypatch):
         return signals, quarter
 
     monkeypatch.setattr(preprocessing, "correct_motion", no_motion)
-    made = preprocess_image(image, protocol, steps=["motion"], out=tmp_path / "out")
+    with pytest.warns(UserWarning, match=r"small_64D\.nii: volumes 1 \(counted from 0\).*90 degrees"):
+        made = preprocess_image(image, protocol, steps=["motion"], out=tmp_path / "out")
     assert references == [0]
     np.testing.assert_array_equal(made.transforms, quarter)
     np.testing.assert_allclose(made.protocol.directions[2:], protocol.directions[2:], atol=1e-9)
