@@ -63,3 +63,12 @@ def test_the_main_job_runs_at_full_size(tmp_path, monkeypatch):
         expected = [float(number) for number in numbers.split(" | ")]
         # Other processors change the last digit, and a forest's trees.
         np.testing.assert_allclose(row[["abs_bias", "dispersion", "pearson"]].astype(float), expected, atol=0.02)
+
+
+def test_a_model_of_ones_own_is_fitted_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(EXAMPLES / "plot_own_model.py"))
+    assert "of 2000 voxels fitted" in capsys.readouterr().out
+    error = np.abs(names["result"].parameters / names["truth"] - 1)
+    assert (np.median(error, axis=0) < [0.02, 0.06, 0.06]).all()
+    assert (tmp_path / "build" / "examples" / "own_model.png").stat().st_size > 10_000
