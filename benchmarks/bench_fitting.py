@@ -13,7 +13,7 @@ measured as well. All data are synthetic.
 
 The published script (fragrussu/bodymritools, mrifittools/getT2ivimkurtReg.py) is run as it is from the path
 given; without one, its rows say "not measured here". ``--table`` writes the committed result into the
-marked block of a text file.
+marked block of a text file: all rows into benchmarks/README.md, the chief ones into README.md.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from threadpoolctl import threadpool_limits
 from dmrifit import MODELS, FitResult, SignalModel, _kernels, fit_voxels
 
 RESULT = Path(__file__).parent / "results" / "fitting.json"
-MARKER = "fitting benchmark"
+MARKER, SHORT_MARKER = "fitting benchmark", "fitting benchmark in short"
 
 
 def goal(limit: float, value: float, unit: str, *, at_least: bool = False) -> dict[str, object]:
@@ -706,8 +706,11 @@ def main(arguments: list[str] | None = None) -> None:
     out = chosen.out or RESULT
     if chosen.table is not None:
         text = chosen.table.read_text(encoding="utf-8")
-        block = markdown(json.loads(out.read_text(encoding="utf-8")))
-        chosen.table.write_text(measure.replace_block(text, MARKER, block), encoding="utf-8")
+        result = json.loads(out.read_text(encoding="utf-8"))
+        short = f"<!-- {SHORT_MARKER}: begin -->" in text
+        block = markdown(result, short=short)
+        text = measure.replace_block(text, SHORT_MARKER if short else MARKER, block)
+        chosen.table.write_text(text, encoding="utf-8")
         return
     if chosen.published_script is not None and not Path(chosen.published_script).is_file():
         parser.error(f"there is no file {chosen.published_script}")
