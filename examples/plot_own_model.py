@@ -24,7 +24,8 @@ stretched = SignalModel.from_expression(
 protocol = Protocol([0, 50, 100, 200, 400, 600, 900, 1200, 1600])
 rng = np.random.default_rng(0)
 truth = np.column_stack([np.full(2000, 100.0), rng.uniform(0.5, 2, 2000), rng.uniform(0.5, 0.95, 2000)])
-signals = np.abs(stretched.signal(truth, protocol) + rng.normal(scale=2, size=(2000, len(protocol))))
+real, imaginary = rng.normal(scale=2, size=(2, 2000, len(protocol)))
+signals = np.hypot(stretched.signal(truth, protocol) + real, imaginary)
 
 result = fit_voxels(signals, protocol, stretched, sigma=2.0)
 print(f"{np.mean(result.status <= 1):.1%} of {len(result)} voxels fitted")
