@@ -198,7 +198,7 @@ def roi(
     at each bound. Where a table names two visits of a subject, a second table says how well the medians repeat
     (within-subject coefficient of variation).
     """
-    from dmrifit.derivatives import FileSet
+    from dmrifit.files import FileSet
     from dmrifit.regions import read_label_names, repeatability, summarize_fits
 
     named = read_label_names(names) if names else None

@@ -1,19 +1,13 @@
-"""Files derived from an image: their names, what is written beside them, and how they appear all at once."""
+"""Files derived from an image: their names, and what is written beside them."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import os
 import platform
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "OUTSIDE",
     "BoundTally",
-    "FileSet",
     "bits_type",
     "common_stem",
     "derivative_name",
@@ -48,8 +41,6 @@ __all__ = [
 #: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
 OUTSIDE = 255
 
-_HIDDEN = ".dmrifit-"
-_LOCK = ".lock"
 _EXTENSIONS = re.compile(r"\.(nii|img|hdr)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _BIDS = re.compile(r"sub-[a-zA-Z0-9+]+_(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)*[a-zA-Z0-9]+")
 
@@ -176,164 +167,6 @@ def versions(*packages: str) -> dict[str, str]:
     """
     names = packages or ("dmrifit", "numba", "numpy", "nibabel")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-class FileSet:
-    """
-    Files that appear together under their names, each of them complete, or not at all.
-
-    As a context manager it makes the folder and a hidden one inside it. `path` gives a place in the hidden folder
-    for each file; when the block ends without an exception, all are renamed to their names, the last declared one
-    last. After an exception (or Ctrl-C) the hidden folder is removed and nothing has changed; a killed process can
-    leave the hidden folder behind, never a half file under a final name, and the next run in the same place removes
-    it. A folder in use is locked by the process that made it, so that runs at the same time leave each other alone.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where the files go; made if missing.
-    names : iterable of str
-        All file names that may be written; the last one marks the set as complete.
-    overwrite : bool, default=False
-        Whether files of these names may be replaced.
-    keep : iterable of Path, optional
-        Inputs, which are never replaced.
-
-    Raises
-    ------
-    FileExistsError
-        If one of the files exists and `overwrite` is false, on construction.
-    ValueError
-        If two names differ only by case or one is an input, on construction.
-    OSError
-        If the folder cannot be made or written to, when the block is entered.
-    """
-
-    def __init__(
-        self, folder: str | Path, names: Iterable[str], *, overwrite: bool = False, keep: Iterable[Path] = ()
-    ) -> None:
-        self.folder = Path(folder)
-        self.names = list(names)
-        if len({name.casefold() for name in self.names}) != len(self.names):
-            msg = f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}"
-            raise ValueError(msg)
-        existing = [self.folder / name for name in self.names if (self.folder / name).exists()]
-        for path in keep:
-            if any(path.samefile(other) for other in existing):
-                msg = f"{path} is an input and would be overwritten; choose another folder than {self.folder}"
-                raise ValueError(msg)
-        if existing and not overwrite:
-            more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-            msg = f"{existing[0]}{more} exist already; choose another folder, or pass overwrite=True (--overwrite)"
-            raise FileExistsError(msg)
-        self._hidden: Path | None = None
-        self._lock: int | None = None
-
-    def __enter__(self) -> FileSet:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.folder)
-            self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
-            self._lock = _lock(self._hidden)
-        except OSError as error:
-            msg = f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
-            raise type(error)(msg) from error
-        return self
-
-    def path(self, name: str) -> Path:
-        """
-        Give the place to write a file to.
-
-        Parameters
-        ----------
-        name : str
-            One of the names of the set.
-
-        Returns
-        -------
-        Path
-            A path whose last part is that name.
-
-        Raises
-        ------
-        ValueError
-            If the name was not declared, or the block has not been entered.
-        """
-        if self._hidden is None or name not in self.names:
-            msg = f"{name} is not a file of this set: {self.names}"
-            raise ValueError(msg)
-        return self._hidden / name
-
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """
-        Write a JSON file of the set.
-
-        Parameters
-        ----------
-        name : str
-            One of the names of the set.
-        content : mapping
-            Plain values; NaN is not allowed.
-        """
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        # A line for a list of numbers, not for each number. Inside a string there is no line break.
-        text = re.sub(r"\[\n[^][{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
-        self.path(name).write_text(text + "\n", encoding="utf-8")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._hidden is None:
-            return
-        try:
-            if kind is None:
-                written = [name for name in self.names if (self._hidden / name).exists()]
-                # The mark of a complete set must not stand beside files of two runs.
-                if len(written) > 1:
-                    (self.folder / self.names[-1]).unlink(missing_ok=True)
-                for name in written:
-                    os.replace(self._hidden / name, self.folder / name)
-                # What an earlier run wrote and this one did not would belong to other maps.
-                for name in set(self.names) - set(written):
-                    (self.folder / name).unlink(missing_ok=True)
-        finally:
-            shutil.rmtree(self._hidden, ignore_errors=True)
-            self._hidden = None
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder until this process ends; None where the disk has no locks."""
-    making = folder / f"{_LOCK}.new"
-    handle = os.open(making, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        making.unlink()
-        return None
-    # Under its name it is never seen unlocked while its process lives.
-    os.replace(making, folder / _LOCK)
-    return handle
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove hidden folders whose process is gone; one without a lock file is left alone."""
-    for hidden in folder.glob(f"{_HIDDEN}*"):
-        try:
-            handle = os.open(hidden / _LOCK, os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
-            shutil.rmtree(hidden, ignore_errors=True)
-        finally:
-            os.close(handle)
 
 
 def map_names(model: SignalModel) -> list[str]:

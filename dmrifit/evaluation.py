@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dmrifit.cohort import Cohort, MaskName
 from dmrifit.derivatives import versions
+from dmrifit.files import write_text
 from dmrifit.folds import (
     VERSIONS,
     Bank,
@@ -31,7 +32,7 @@ from dmrifit.folds import (
 )
 from dmrifit.models import SignalModel
 from dmrifit.randomness import RandomState, seed_from
-from dmrifit.records import StudyFolder, describe, write_text
+from dmrifit.records import StudyFolder, describe
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from dmrifit.derivatives import file_record
+from dmrifit.files import whole_file
 
 __all__ = [
     "DAMAGED",
@@ -165,16 +165,10 @@ def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path)
     path : path
         Ends with ``.nii`` or ``.nii.gz``; its folder exists.
     """
-    path = Path(path)
     image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm")
-    # The end of the name says whether to compress.
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
+    with whole_file(path) as part:
         nib.save(image, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_image(image: nib.Nifti1Pair, path: Path) -> None:

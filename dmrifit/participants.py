@@ -13,8 +13,8 @@ import numpy as np
 
 from dmrifit import __version__
 from dmrifit.cohort import Cohort, Scan
+from dmrifit.files import write_text
 from dmrifit.protocol import Protocol
-from dmrifit.records import write_text
 
 __all__ = ["read_participants", "write_participants"]
 

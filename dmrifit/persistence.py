@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit.algorithms import CONSTANT
+from dmrifit.files import whole_file
 from dmrifit.mapping import ClinicalMetrics, MapFitter, resolve_model
 from dmrifit.models import Parameter, SignalModel
 from dmrifit.prediction import MapsToMaps, SignalToSignal
@@ -237,18 +237,9 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
 
 def _write_whole(path: Path, parts: Mapping[str, bytes]) -> None:
     """Write an archive under a temporary name beside the file, then give it its name."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with hidden.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name in sorted(parts):
-                    archive.writestr(name, parts[name])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(hidden, path)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(parts):
+            archive.writestr(name, parts[name])
 
 
 def _read_parts(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

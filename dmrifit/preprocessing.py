@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from dmrifit._optional import import_optional
 from dmrifit.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
-from dmrifit.derivatives import FileSet, derivative_name, versions
+from dmrifit.derivatives import derivative_name, versions
+from dmrifit.files import FileSet
 from dmrifit.images import Image, Images, describe_sources, file_paths, image_name, save_image
 from dmrifit.masks import binarize
 from dmrifit.noise import NoiseLevel, estimate_sigma

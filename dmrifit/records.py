@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dmrifit.files import write_text
 from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
 
-__all__ = ["StudyFolder", "describe", "digest", "write_text"]
+__all__ = ["StudyFolder", "describe", "digest"]
 
 _STUDY = "study.json"
 _CELLS = "cells"
@@ -91,27 +91,6 @@ def digest(value: Any) -> str:
     """
     text = json.dumps(describe(value), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """
-    Write a text file that appears under its name only when it is complete.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder is made if needed.
-    text : str
-        UTF-8 is written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 class StudyFolder:

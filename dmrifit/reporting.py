@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.derivatives import FileSet
 from dmrifit.evaluation import Evaluation
+from dmrifit.files import FileSet
 from dmrifit.pages import html_figure, html_grid, html_page, html_table, png_bytes
 from dmrifit.plotting import is_control, plot_bias_dispersion, plot_legend, plot_signal_errors
 

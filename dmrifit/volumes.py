@@ -17,7 +17,6 @@ from dmrifit._optional import import_optional
 from dmrifit.derivatives import (
     OUTSIDE,
     BoundTally,
-    FileSet,
     bits_type,
     derivative_name,
     describe_fit,
@@ -25,6 +24,7 @@ from dmrifit.derivatives import (
     map_names,
     pack_bounds,
 )
+from dmrifit.files import FileSet
 from dmrifit.fitting import fit_voxels
 from dmrifit.images import (
     Image,

@@ -1,7 +1,6 @@
 """Descriptions by which results are found again, and files that are whole or not there."""
 
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, SignalToSignal
-from dmrifit.records import StudyFolder, describe, digest, write_text
+from dmrifit.records import StudyFolder, describe, digest
 
 DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)],
                                     name="decay")  # fmt: skip
@@ -55,30 +54,6 @@ def test_different_values_have_different_digests(one, other):
 def test_what_has_no_lasting_description_is_refused():
     with pytest.raises(TypeError, match="cannot be described"):
         describe({"function": lambda: 0})
-
-
-def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "deeper" / "text.csv"
-    write_text(path, "before µ")
-    replaced = os.replace
-    seen = []
-
-    def watch(part, target):
-        texts = [file.read_text(encoding="utf-8") for file in (part, target)]
-        seen.append((*texts, part.parent == target.parent))
-        replaced(part, target)
-
-    monkeypatch.setattr(os, "replace", watch)
-    write_text(path, "after")
-    assert seen == [("after", "before µ", True)]
-
-    def full(part, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_text(path, "never")
-    assert {file.name: file.read_text() for file in path.parent.iterdir()} == {"text.csv": "after"}
 
 
 def test_a_folder_remembers_its_study_and_its_cells(tmp_path):

@@ -1,0 +1,233 @@
+"""Files that are whole when they appear under their names, one alone or several together."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["FileSet", "whole_file", "write_text"]
+
+_HIDDEN = ".dmrifit-"
+_LOCK = ".lock"
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """
+    Write a file that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; one of this name is replaced, and the folder is made if needed.
+
+    Yields
+    ------
+    Path
+        Where to write: a hidden name in the same folder, with the same ending. It is given the name of the file when
+        the block ends, and removed after an exception.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """
+    Write a text file that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its folder is made if needed.
+    text : str
+        UTF-8 is written.
+    """
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+class FileSet:
+    """
+    Files that appear together under their names, each of them complete, or not at all.
+
+    As a context manager it makes the folder and a hidden one inside it. `path` gives a place in the hidden folder
+    for each file; when the block ends without an exception, all are renamed to their names, the last declared one
+    last. After an exception (or Ctrl-C) what was made is removed and nothing has changed; a killed process can
+    leave the hidden folder behind, never a half file under a final name, and the next run in the same place removes
+    it. A folder in use is locked by the process that made it, so that runs at the same time leave each other alone.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where the files go; made if missing.
+    names : iterable of str
+        All file names that may be written; the last one marks the set as complete.
+    overwrite : bool, default=False
+        Whether files of these names may be replaced.
+    keep : iterable of Path, optional
+        Inputs, which are never replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If one of the files exists and `overwrite` is false, on construction.
+    ValueError
+        If two names differ only by case or one is an input, on construction.
+    OSError
+        If the folder cannot be made or written to, when the block is entered.
+    """
+
+    def __init__(
+        self, folder: str | Path, names: Iterable[str], *, overwrite: bool = False, keep: Iterable[Path] = ()
+    ) -> None:
+        self.folder = Path(folder)
+        self.names = list(names)
+        if len({name.casefold() for name in self.names}) != len(self.names):
+            msg = f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}"
+            raise ValueError(msg)
+        existing = [self.folder / name for name in self.names if (self.folder / name).exists()]
+        for path in keep:
+            if any(path.samefile(other) for other in existing):
+                msg = f"{path} is an input and would be overwritten; choose another folder than {self.folder}"
+                raise ValueError(msg)
+        if existing and not overwrite:
+            more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+            msg = f"{existing[0]}{more} exist already; choose another folder, or pass overwrite=True (--overwrite)"
+            raise FileExistsError(msg)
+        self._hidden: Path | None = None
+        self._lock: int | None = None
+        self._made: list[Path] = []
+
+    def __enter__(self) -> FileSet:
+        try:
+            self._made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self.folder)
+            self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
+            self._lock = _lock(self._hidden)
+        except OSError as error:
+            msg = f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
+            raise type(error)(msg) from error
+        return self
+
+    def path(self, name: str) -> Path:
+        """
+        Give the place to write a file to.
+
+        Parameters
+        ----------
+        name : str
+            One of the names of the set.
+
+        Returns
+        -------
+        Path
+            A path whose last part is that name.
+
+        Raises
+        ------
+        ValueError
+            If the name was not declared, or the block has not been entered.
+        """
+        if self._hidden is None or name not in self.names:
+            msg = f"{name} is not a file of this set: {self.names}"
+            raise ValueError(msg)
+        return self._hidden / name
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """
+        Write a JSON file of the set.
+
+        Parameters
+        ----------
+        name : str
+            One of the names of the set.
+        content : mapping
+            Plain values; NaN is not allowed.
+        """
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        # A line for a list of numbers, not for each number. Inside a string there is no line break.
+        text = re.sub(r"\[\n[^][{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
+        self.path(name).write_text(text + "\n", encoding="utf-8")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._hidden is None:
+            return
+        try:
+            if kind is None:
+                written = [name for name in self.names if (self._hidden / name).exists()]
+                # The mark of a complete set must not stand beside files of two runs.
+                if len(written) > 1:
+                    (self.folder / self.names[-1]).unlink(missing_ok=True)
+                for name in written:
+                    os.replace(self._hidden / name, self.folder / name)
+                # What an earlier run wrote and this one did not would belong to other maps.
+                for name in set(self.names) - set(written):
+                    (self.folder / name).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(self._hidden, ignore_errors=True)
+            self._hidden = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+            if kind is not None:
+                self._remove_made()
+
+    def _remove_made(self) -> None:
+        """Remove the folders that were made for nothing."""
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:  # another run has written there
+                return
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until this process ends; None where the disk has no locks."""
+    making = folder / f"{_LOCK}.new"
+    handle = os.open(making, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        making.unlink()
+        return None
+    # Under its name it is never seen unlocked while its process lives.
+    os.replace(making, folder / _LOCK)
+    return handle
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove hidden folders whose process is gone; one without a lock file is left alone."""
+    for hidden in folder.glob(f"{_HIDDEN}*"):
+        try:
+            handle = os.open(hidden / _LOCK, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(hidden, ignore_errors=True)
+        finally:
+            os.close(handle)

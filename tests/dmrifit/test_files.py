@@ -1,0 +1,174 @@
+"""Files that are whole when they appear."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dmrifit.files import FileSet, write_text
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "deeper" / "text.csv"
+    write_text(path, "before µ")
+    replaced = os.replace
+    seen = []
+
+    def watch(part, target):
+        texts = [file.read_text(encoding="utf-8") for file in (part, target)]
+        seen.append((*texts, part.parent == target.parent))
+        replaced(part, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    write_text(path, "after")
+    assert seen == [("after", "before µ", True)]
+
+    def full(part, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "never")
+    assert {file.name: file.read_text() for file in path.parent.iterdir()} == {"text.csv": "after"}
+
+
+def test_files_appear_together_when_the_block_ends(tmp_path):
+    with FileSet(tmp_path / "new" / "out", ["a", "b"]) as files:
+        files.path("a").write_text("1")
+        files.path("b").write_text("2")
+        assert [path.name for path in (tmp_path / "new" / "out").glob("[!.]*")] == []
+    assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_an_error_everything_is_as_before(tmp_path, error):
+    (tmp_path / "a").write_text("old")
+
+    def interrupted():
+        with FileSet(tmp_path, ["a", "b"], overwrite=True) as files:
+            files.path("a").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path, error):
+    with pytest.raises(error), FileSet(tmp_path / "new" / "out", ["a"]):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+    def beside_another():
+        with FileSet(tmp_path / "new" / "out", ["a"]):
+            (tmp_path / "new" / "other").write_text("of another run")
+            raise error
+
+    with pytest.raises(error):
+        beside_another()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "other"]
+
+
+def test_existing_files_are_replaced_only_when_allowed(tmp_path):
+    (tmp_path / "b").write_text("old")
+    with pytest.raises(FileExistsError, match=r"b exist.*--overwrite"):
+        FileSet(tmp_path, ["a", "b"])
+    with FileSet(tmp_path, ["a", "b"], overwrite=True) as files:
+        files.path("b").write_text("new")
+    assert (tmp_path / "b").read_text() == "new"
+
+
+def test_files_of_an_earlier_run_do_not_stay_beside_those_of_a_later_one(tmp_path):
+    (tmp_path / "page.html").write_text("old")
+    with FileSet(tmp_path, ["map", "page.html"], overwrite=True) as files:
+        files.path("map").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+
+
+def test_an_input_is_never_replaced(tmp_path):
+    (tmp_path / "a").write_text("input")
+    with pytest.raises(ValueError, match="is an input"):
+        FileSet(tmp_path, ["a"], overwrite=True, keep=[tmp_path / "a"])
+
+
+def test_names_that_differ_by_case_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="differ only by case"):
+        FileSet(tmp_path, ["param-F", "param-f"])
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "sub"):
+        with pytest.raises(OSError, match=re.escape(f"cannot write to the folder {folder}")), FileSet(folder, ["a"]):
+            pytest.fail("the block was entered")
+
+
+def test_only_declared_names_are_written(tmp_path):
+    files = FileSet(tmp_path, ["a"])
+    with pytest.raises(ValueError, match="not a file of this set"):
+        files.path("a")
+    with files, pytest.raises(ValueError, match="not a file of this set"):
+        files.path("b")
+
+
+def test_json_keeps_lists_of_numbers_on_a_line(tmp_path):
+    content = {"b": [0.0, 50.5], "rows": [[1, 2], [3, None]], "text": "[ µm²/ms,\n x ]", "names": ["a"], "none": []}
+    with FileSet(tmp_path, ["a.json"]) as files:
+        files.write_json("a.json", content)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == content
+    assert '"b": [0.0, 50.5]' in text
+    with pytest.raises(ValueError, match="JSON"), FileSet(tmp_path, ["b.json"]) as files:
+        files.write_json("b.json", {"x": float("nan")})
+
+
+KILLED = """
+import os, signal, sys
+from dmrifit.files import FileSet
+
+with FileSet(sys.argv[1], ["a", "b"], overwrite=True) as files:
+    files.path("a").write_text("half")
+    if sys.argv[2] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("waiting", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, "die"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".dmrifit-")
+    with FileSet(tmp_path, ["c"]) as files:
+        assert not left.exists()
+        files.path("c").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_runs_at_the_same_time_leave_each_other_alone(tmp_path):
+    command = [sys.executable, "-c", KILLED, tmp_path, "wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "waiting\n"
+        with FileSet(tmp_path, ["c"]) as files:
+            files.path("c").write_text("mine")
+            with FileSet(tmp_path, ["d"]) as more:
+                more.path("d").write_text("mine too")
+        (theirs,) = tmp_path.glob(".dmrifit-*")
+        other.communicate("")
+    assert not theirs.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_a_folder_that_nobody_locked_is_left_alone(tmp_path):
+    (tmp_path / ".dmrifit-mine").mkdir()
+    (tmp_path / ".dmrifit-mine" / "notes").write_text("x")
+    with FileSet(tmp_path, ["a"]) as files:
+        files.path("a").write_text("1")
+    assert (tmp_path / ".dmrifit-mine" / "notes").exists()
