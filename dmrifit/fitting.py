@@ -58,8 +58,9 @@ class FitResult:
     parameters : ndarray of shape (n_voxels, n_parameters)
         In the order of `names` and the model's units; NaN where a voxel was not fitted.
     standard_errors : ndarray of shape (n_voxels, n_parameters)
-        From the inverse of J'J and the residual variance; NaN for a parameter that is fixed or at a bound
-        and where no degree of freedom is left.
+        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance; NaN for a
+        parameter that is fixed or at a bound and where no degree of freedom is left, infinite for one that
+        the signal does not depend on.
     cost : ndarray of shape (n_voxels,)
         Sum of squared residuals over the measurements used, in the signals' units squared.
     status : ndarray of shape (n_voxels,)

@@ -264,18 +264,24 @@ def _accumulate(at: Layout, formula: _Formula, *, floored: bool) -> list[str]:
     for u in units:
         lines += list(formula.lines(u))
         lines.append(f"v{u} = v[{u * LANES} + l]")
-        if floored:  # √(s² + nf²); its slope s/√(…) is 1 where there is neither signal nor floor
+        if floored:
+            # z = √(s² + nf²) has the slope s/z, 1 where there is neither signal nor floor. Its bend nf²/z³ is all
+            # that holds a signal far below the floor, where the slope dies out; it counts where it is a hold.
             lines += [
                 f"z{u} = sqrt(s{u} * s{u} + {at('NF2')})",
                 f"r{u} = v{u} * (y[{u * LANES} + l] - z{u})",
-                f"v{u} = v{u} * (s{u} / z{u} if z{u} > 1e-150 else 1.0)",
+                f"some{u} = z{u} > 1e-150",
+                f"c{u} = v{u} * (s{u} / z{u} if some{u} else 1.0)",
+                f"bend{u} = r{u} * {at('NF2')} / (z{u} * z{u} * z{u}) if some{u} else 0.0",
+                f"h{u} = c{u} * c{u} - (bend{u} if bend{u} < 0.0 else 0.0)",
+                f"g{u} = c{u} * r{u}",
             ]
         else:
-            lines.append(f"r{u} = v{u} * (y[{u * LANES} + l] - s{u})")
-        lines += [f"d{u}_{i} = v{u} * d{u}_{i}" for i in range(n)]
+            lines += [f"r{u} = v{u} * (y[{u * LANES} + l] - s{u})", f"g{u} = r{u}", f"h{u} = v{u}"]
+        lines += [f"k{u}_{i} = h{u} * d{u}_{i}" for i in range(n)]
     lines += [f"{at('SQT')} += " + " + ".join(f"r{u} * r{u}" for u in units)]
-    lines += [f"{at('GT', i)} += " + " + ".join(f"d{u}_{i} * r{u}" for u in units) for i in range(n)]
-    lines += [f"{at.pair('MT', i, j)} += " + " + ".join(f"d{u}_{i} * d{u}_{j}" for u in units) for i, j in at.pairs]
+    lines += [f"{at('GT', i)} += " + " + ".join(f"d{u}_{i} * g{u}" for u in units) for i in range(n)]
+    lines += [f"{at.pair('MT', i, j)} += " + " + ".join(f"k{u}_{i} * d{u}_{j}" for u in units) for i, j in at.pairs]
     return lines
 
 
@@ -436,7 +442,8 @@ def _variances(at: Layout) -> list[str]:
         body.append(f"e{i} = 0.0 if ((q <= {at('LO', i)}) | (q >= {at('HI', i)})) else 1.0")
         body.append(f"square = {at.pair('M', i, i)}")
         body.append(f"u{i} = e{i} / sqrt(square if square > 1e-300 else 1e-300)")
-        body.append(f"blind{i} = (square <= 1e-300) & (e{i} > 0.0)")
+        # Of signals that are one at most, this is less than rounding: they do not depend on the parameter.
+        body.append(f"blind{i} = (square <= 1e-24) & (e{i} > 0.0)")
     for i in range(n):
         for j in range(i):
             body.append(f"a{i}_{j} = {at.pair('M', i, j)} * (u{i} * u{j})")

@@ -16,9 +16,6 @@ __all__ = ["block", "dot"]
 
 _DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 
-# Products and sums may be fused, but nothing is reassociated: the bits do not depend on the vectors' width.
-_FLAGS = ("contract", "nsz")
-
 # exp(x) = 2^n·exp(r) with |r| ≤ ln(2)/2: a Taylor polynomial in r, and n moved into the exponent's bits.
 _TAYLOR = [1.0]
 for _i in range(1, 13):
@@ -123,7 +120,9 @@ def _dot(builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size
     for start, total in zip(range(0, n_lanes, width), totals, strict=True):
         place = builder.gep(y, [builder.add(row, _LONG(start))])
         values = builder.load(builder.bitcast(place, vector.as_pointer()), align=8)
-        sums.append(builder.fadd(total, builder.fmul(factor, values, flags=_FLAGS), flags=_FLAGS))
+        kind = ir.FunctionType(vector, [vector] * 3)
+        fma = get_or_insert_function(builder.module, kind, f"llvm.fma.v{width}f64")
+        sums.append(builder.call(fma, [factor, values, total]))
         total.add_incoming(sums[-1], loop)
     following = builder.add(k, _LONG(1))
     k.add_incoming(following, loop)
@@ -162,6 +161,13 @@ def _loop(builder: ir.IRBuilder, body: list[ast.stmt], data: dict, n_lanes: int)
     builder.position_at_end(after)
 
 
+def _joined(target: ast.expr, operator: ast.operator, value: ast.expr) -> ast.expr:
+    """Write x += a·b + c·d as x = (x + a·b) + c·d, so that every product is fused with a sum."""
+    if isinstance(operator, ast.Add) and isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add | ast.Sub):
+        return ast.BinOp(_joined(target, operator, value.left), value.op, value.right)
+    return ast.BinOp(target, operator, value)
+
+
 def _rows(node: ast.AST) -> list[int]:
     """Give the row of the table that a node refers to."""
     match node:
@@ -184,10 +190,8 @@ class _Writer:
                 self.names[name] = self.value(value)
             case ast.Assign(targets=[ast.Subscript() as place], value=value):
                 self._store(place, self.value(value))
-            case ast.AugAssign(target=ast.Name(id=name), op=operator, value=value):
-                self.names[name] = self._binary(operator, self.names[name], self.value(value))
-            case ast.AugAssign(target=ast.Subscript() as place, op=operator, value=value):
-                self._store(place, self._binary(operator, self.value(place), self.value(value)))
+            case ast.AugAssign(target=target, op=operator, value=value):
+                self.assign(ast.Assign([target], _joined(target, operator, value)))
             case _:
                 msg = f"not an assignment: {ast.unparse(statement)}"
                 raise ValueError(msg)
@@ -199,10 +203,14 @@ class _Writer:
                 return self.names[name]
             case ast.Constant(value=float(number)):
                 return self._constant(number)
+            case ast.BinOp(left=ast.BinOp(op=ast.Mult()) as product, op=ast.Add() | ast.Sub() as operator, right=right):
+                return self._fused(product, self.value(right), minus_addend=isinstance(operator, ast.Sub))
+            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as operator, right=ast.BinOp(op=ast.Mult()) as product):
+                return self._fused(product, self.value(left), minus_product=isinstance(operator, ast.Sub))
             case ast.BinOp(left=left, op=operator, right=right):
                 return self._binary(operator, self.value(left), self.value(right))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return build.fneg(self.value(operand), flags=_FLAGS)
+                return build.fneg(self.value(operand))
             case ast.Compare(left=left, ops=[comparison], comparators=[right]):
                 sign = _COMPARISONS[type(comparison)]
                 return build.fcmp_ordered(sign, self.value(left), self.value(right))
@@ -231,17 +239,30 @@ class _Writer:
     def _constant(self, number: float) -> ir.Value:
         return ir.Constant(self.vector, [float(number)] * self.width)
 
+    def _fused(
+        self, product: ast.BinOp, addend: ir.Value, *, minus_product: bool = False, minus_addend: bool = False
+    ) -> ir.Value:
+        """
+        Round a product and a sum once.
+
+        Fused here and not by LLVM, which decides by the processor, so that the bits are the same on all of them.
+        """
+        one, two = self.value(product.left), self.value(product.right)
+        one = self.builder.fneg(one) if minus_product else one
+        addend = self.builder.fneg(addend) if minus_addend else addend
+        return self._intrinsic("fma", one, two, addend)
+
     def _binary(self, operator: ast.operator, left: ir.Value, right: ir.Value) -> ir.Value:
         build = self.builder
         match operator:
             case ast.Add():
-                return build.fadd(left, right, flags=_FLAGS)
+                return build.fadd(left, right)
             case ast.Sub():
-                return build.fsub(left, right, flags=_FLAGS)
+                return build.fsub(left, right)
             case ast.Mult():
-                return build.fmul(left, right, flags=_FLAGS)
+                return build.fmul(left, right)
             case ast.Div():
-                return build.fdiv(left, right, flags=_FLAGS)
+                return build.fdiv(left, right)
             case ast.BitAnd():
                 return build.and_(left, right)
             case ast.BitOr():
@@ -278,23 +299,23 @@ class _Writer:
     def _store(self, place: ast.Subscript, value: ir.Value) -> None:
         self.builder.store(value, self._pointer(place), align=8)
 
-    def _intrinsic(self, name: str, argument: ir.Value) -> ir.Value:
-        kind = ir.FunctionType(self.vector, [self.vector])
+    def _intrinsic(self, name: str, *arguments: ir.Value) -> ir.Value:
+        kind = ir.FunctionType(self.vector, [self.vector] * len(arguments))
         function = get_or_insert_function(self.builder.module, kind, f"llvm.{name}.v{self.width}f64")
-        return self.builder.call(function, [argument])
+        return self.builder.call(function, arguments)
 
     def _exp(self, x: ir.Value) -> ir.Value:
         build, constant = self.builder, self._constant
-        add, times = ast.Add(), ast.Mult()
+        times = ast.Mult()
         for sign, limit in (("<", 700.0), (">", -700.0)):
             x = build.select(build.fcmp_ordered(sign, x, constant(limit)), x, constant(limit))
-        n = self._intrinsic("floor", self._binary(add, self._binary(times, x, constant(_LOG2_E)), constant(0.5)))
+        n = self._intrinsic("floor", self._intrinsic("fma", x, constant(_LOG2_E), constant(0.5)))
         r = x
         for part in _LN2:
-            r = self._binary(ast.Sub(), r, self._binary(times, n, constant(part)))
+            r = self._intrinsic("fma", n, constant(-part), r)
         p = constant(_TAYLOR[-1])
         for coefficient in reversed(_TAYLOR[:-1]):
-            p = self._binary(add, self._binary(times, p, r), constant(coefficient))
+            p = self._intrinsic("fma", p, r, constant(coefficient))
         bits = build.bitcast(build.fadd(n, constant(_SHIFT)), self.bits)
         bits = build.shl(bits, ir.Constant(self.bits, [52] * self.width))
         bits = build.add(bits, ir.Constant(self.bits, [_ONE] * self.width))

@@ -74,9 +74,6 @@ rate_pair = block(RATE_PAIR, LANES)
 rate_one = block(RATE_ONE, LANES)
 project = dot(LANES)
 
-# No reassociation, so that a lane's bits do not depend on how wide the processor's vectors are.
-FAST = {"contract", "nsz"}
-
 SAME_COST, RIDGE = 1e-2, 5e-2  # relative: two starts that fit equally well, with a ridge between them, disagree
 ILL_CONDITIONED = 1e8  # variance inflation beyond which parameters cannot be told apart
 
@@ -174,7 +171,8 @@ def screen(signals, n_free, normalize, scales, usable, n_known):
                 count += 1
                 top = max(top, value)
                 bottom = min(bottom, value)
-        if count < n_free or top <= 0.0 or bottom < 0.0 or top == bottom:
+        # Below 1e-300 nothing can be divided by it.
+        if count < n_free or top < 1e-300 or bottom < 0.0 or top == bottom:
             continue
         scales[n_slots] = 1.0 / top if normalize else 1.0
         usable[n_slots] = i
@@ -321,7 +319,7 @@ def begin(w, lane, point):
     w[AT_END + lane] = 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
+@njit(nogil=True, cache=True, error_model="numpy")
 def prepare(
     signals, n_free, scaled, lo, hi, atoms, n_first, atoms_q, gram, constants, best, scales, usable, n_known, points
 ):
@@ -366,7 +364,7 @@ def ends_elsewhere(w, lane, end):
     return rise > RIDGE * best
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
+@njit(nogil=True, cache=True, error_model="numpy")
 def search(
     n_slots,
     signals,

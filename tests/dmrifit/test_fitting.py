@@ -234,7 +234,7 @@ def test_parameters_that_cannot_be_told_apart_are_told():
     # One exponential is all there is, so nothing is known of the second one.
     signals = MODELS["adc"].signal([[100.0, 1.3]], DIFFUSION)
     result = fit_voxels(signals, DIFFUSION, "ivim")
-    assert result["f"][0] == 0
+    assert result["f"][0] < 1e-12
     assert result.ill_conditioned[0]
     assert np.isinf(result.standard_errors[0, result.names.index("Dv")])
     assert not fit_voxels(signals, DIFFUSION, "adc").ill_conditioned.any()

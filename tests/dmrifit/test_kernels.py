@@ -134,7 +134,10 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
     residual = weight * (y - predicted(inner))
     np.testing.assert_allclose(field("CT", 1)[0], (residual**2).sum(axis=1), rtol=1e-12)
     np.testing.assert_allclose(field("GT", 7).T, np.einsum("nmj,nm->nj", jacobian, residual), rtol=1e-5, atol=1e-8)
-    products = np.einsum("nmi,nmj->nij", jacobian, jacobian)
+    # With a floor the curvature of √(s² + nf²) counts where it holds the signal up: s²/z² + max(0, −r)·nf²/z³.
+    squared, z = np.pi / 2 * floor**2, predicted(inner)
+    held = np.maximum(-residual, 0) * squared / z**3 / (1 - squared / z**2)
+    products = np.einsum("nmi,nmj,nm->nij", jacobian, jacobian, 1 + held)
     for (i, j), row in zip(layout.pairs, field("MT", 28), strict=True):
         np.testing.assert_allclose(row, products[:, i, j], rtol=1e-5, atol=1e-8)
 
