@@ -17,7 +17,7 @@ _MODULES = {
     "MODELS": "models",
     "fit_voxels": "fitting",
     "Cohort": "cohort",
-    "Scan": "cohort",
+    "Scan": "scans",
     "VoxelTable": "cohort",
     "simulate_cohort": "phantoms",
     "Evaluation": "evaluation",

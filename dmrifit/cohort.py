@@ -1,221 +1,22 @@
-"""Scans, cohorts of them, and the tables of voxels that estimators learn from."""
+"""Cohorts of scans, and the tables of voxels that estimators learn from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.masks import binarize, check_same_grid
+from dmrifit.participants import read_participants, write_participants
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from dmrifit.scaling import PatientScale
+from dmrifit.scans import MaskName, Scan
 
-__all__ = ["Cohort", "Scan", "VoxelTable"]
-
-Volume: TypeAlias = str | Path | NDArray
-MaskName: TypeAlias = Literal["body", "lesion"]
-
-
-class Scan:
-    """
-    One patient's images: signals, protocol, masks.
-
-    Images are arrays, or paths of NIfTI files that are read when they are asked for and not kept.
-
-    Parameters
-    ----------
-    patient : str
-        Identifier. Scans of one patient are never split between training and test.
-    signal : ndarray of shape (x, y, z, n_measurements) or path
-        Magnitudes in any unit.
-    protocol : Protocol
-        One entry for each measurement.
-    mask : array_like of shape (x, y, z) or path
-        The body.
-    affine : array_like of shape (4, 4), optional
-        From voxel indices to RAS+ coordinates in mm; by default the file's, needed with arrays.
-    lesion : array_like of shape (x, y, z) or path, optional
-        The tumor.
-    cohort : str, default=""
-        Name of the cohort.
-    sigma : float, ndarray of shape (x, y, z) or path, optional
-        Standard deviation of the noise, in the unit of the signal.
-    truth : mapping of str to ndarray of shape (x, y, z), optional
-        True parameter maps, of a synthetic scan.
-    synthetic : bool, default=False
-        Whether the scan was simulated.
-
-    Raises
-    ------
-    ValueError
-        If the shapes of arrays do not fit each other and the protocol.
-    """
-
-    def __init__(
-        self,
-        patient: str,
-        signal: Volume,
-        protocol: Protocol,
-        mask: Volume,
-        affine: ArrayLike | None = None,
-        *,
-        lesion: Volume | None = None,
-        cohort: str = "",
-        sigma: float | Volume | None = None,
-        truth: Mapping[str, NDArray] | str | Path | None = None,
-        synthetic: bool = False,
-    ) -> None:
-        self.patient = str(patient)
-        self.protocol = protocol
-        self.cohort = str(cohort)
-        self.synthetic = bool(synthetic)
-        self._signal = signal
-        self._mask = mask
-        self._lesion = lesion
-        self._sigma = sigma
-        self._truth = truth
-        self._affine = None if affine is None else np.array(affine, dtype=float)
-        if self._affine is None and not _is_path(signal):
-            msg = f"patient {patient}: signals given as an array need the affine of their grid"
-            raise ValueError(msg)
-        self._check_grids()
-
-    def __repr__(self) -> str:
-        kind = "synthetic scan" if self.synthetic else "scan"
-        size = " × ".join(map(str, self.shape))
-        return f"<{kind} of patient {self.patient!r}, {size} voxels, {self.protocol!r}>"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Numbers of voxels."""
-        x, y, z = _grid(self._signal)[0][:3]
-        return x, y, z
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """From voxel indices to RAS+ coordinates in mm, shape (4, 4)."""
-        return np.array(_grid(self._signal)[1] if self._affine is None else self._affine, dtype=float)
-
-    @property
-    def signal(self) -> NDArray:
-        """Magnitudes, shape (x, y, z, n_measurements); read now if they are in a file."""
-        return _load(self._signal)
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """The body, shape (x, y, z)."""
-        return binarize(_load_map(self._mask), name=_describe(self._mask, f"body mask of patient {self.patient}"))
-
-    @property
-    def lesion(self) -> NDArray[np.bool_] | None:
-        """The tumor, shape (x, y, z); None where there is none."""
-        if self._lesion is None:
-            return None
-        values = _load_map(self._lesion)  # a file that cannot be read is not a patient without a tumor
-        try:
-            return binarize(values)
-        except ValueError:  # no voxel is inside
-            return None
-
-    @property
-    def sigma(self) -> float | NDArray | None:
-        """Standard deviation of the noise: a number, or a map of shape (x, y, z)."""
-        sigma = self._sigma
-        if sigma is None or isinstance(sigma, int | float | np.number):
-            return None if sigma is None else float(sigma)
-        return _load_map(sigma)
-
-    @property
-    def truth(self) -> dict[str, NDArray] | None:
-        """True parameter maps by name, each of shape (x, y, z), of a synthetic scan; None for others."""
-        if self._truth is None:
-            return None
-        if isinstance(self._truth, str | Path):
-            from dmrifit.models import MODELS
-
-            maps = _load(self._truth)
-            names = MODELS["t2-ivim-kurtosis"].names
-            return {name: maps[..., i] for i, name in enumerate(names)}
-        return dict(self._truth)
-
-    def region(self, name: MaskName) -> NDArray[np.bool_] | None:
-        """
-        Return a mask by name.
-
-        Parameters
-        ----------
-        name : {"body", "lesion"}
-            Which one.
-
-        Returns
-        -------
-        ndarray of bool, shape (x, y, z), or None
-            The mask; None for the lesion of a patient without one.
-
-        Raises
-        ------
-        ValueError
-            If there is no such mask.
-        """
-        if name not in ("body", "lesion"):
-            msg = f"a mask is 'body' or 'lesion', not {name!r}"
-            raise ValueError(msg)
-        return self.mask if name == "body" else self.lesion
-
-    def loaded(self) -> Scan:
-        """
-        Read everything into memory.
-
-        Returns
-        -------
-        Scan
-            The same scan, of arrays.
-        """
-        return Scan(
-            self.patient,
-            self.signal,
-            self.protocol,
-            self.mask,
-            self.affine,
-            lesion=self.lesion,
-            cohort=self.cohort,
-            sigma=self.sigma,
-            truth=self.truth,
-            synthetic=self.synthetic,
-        )
-
-    def _check_grids(self) -> None:
-        shape, affine = _grid(self._signal)[0], self.affine
-        image = _describe(self._signal, f"signals of patient {self.patient}")
-        if len(shape) != 4 or shape[3] != len(self.protocol):
-            counts = " × ".join(map(str, shape))
-            msg = (
-                f"{image}: {counts} values do not make one volume for each of the {len(self.protocol)} "
-                "measurements of the protocol; check that b-values and image belong to one scan"
-            )
-            raise ValueError(msg)
-        for label, volume in (
-            ("body mask", self._mask),
-            ("lesion mask", self._lesion),
-            ("sigma map", self._sigma),
-        ):
-            if volume is None or isinstance(volume, int | float | np.number):
-                continue
-            other_shape, other_affine = _grid(volume)
-            other_shape = other_shape[:3] if set(other_shape[3:]) <= {1} else other_shape
-            check_same_grid(
-                other_shape,
-                affine if other_affine is None else other_affine,
-                shape[:3],
-                affine,
-                name=_describe(volume, f"{label} of patient {self.patient}"),
-                reference_name=image,
-            )
+__all__ = ["Cohort", "VoxelTable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -458,9 +259,12 @@ class Cohort:
         FileNotFoundError
             If a file is missing.
         """
-        from dmrifit.participants import read_participants
-
-        return read_participants(Path(table))
+        cohorts = {}
+        scans, skipped = read_participants(Path(table))
+        for name, members in scans.items():
+            cohorts[name] = cls(members, name)
+            cohorts[name].skipped = skipped.get(name, {})
+        return cohorts
 
     def write(self, folder: str | Path) -> Path:
         """
@@ -481,9 +285,7 @@ class Cohort:
         ValueError
             If the table already lists one of the patients, or two patients would have the same files.
         """
-        from dmrifit.participants import write_participants
-
-        return write_participants(self, Path(folder))
+        return write_participants(self.scans, Path(folder), cohort=self.name)
 
 
 def _protocol(choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]) -> Protocol:
@@ -534,34 +336,3 @@ def _neighborhoods(
     padded = np.pad(volume, [*((r, r) for r in reach), (0, 0)])
     neighbors = [padded[tuple(w + d for w, d in zip(where, shift, strict=True))] for shift in np.ndindex(*patch_shape)]
     return np.concatenate(neighbors, axis=1)
-
-
-def _is_path(volume: object) -> bool:
-    return isinstance(volume, str | Path)
-
-
-def _describe(volume: object, label: str) -> str:
-    return str(volume) if _is_path(volume) else label
-
-
-def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
-    """Shape and affine of a volume; of a file, from its header alone."""
-    if isinstance(volume, str | Path):
-        from dmrifit.volumes import read_grid
-
-        return read_grid(volume)
-    return np.shape(volume), None
-
-
-def _load(volume: Volume) -> NDArray:
-    if isinstance(volume, str | Path):
-        from dmrifit.volumes import read_volume
-
-        return read_volume(volume)
-    return np.asarray(volume)
-
-
-def _load_map(volume: Volume) -> NDArray:
-    """Read a map of three axes, which some programs store with a fourth of length one."""
-    values = _load(volume)
-    return values.reshape(values.shape[:3])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.cohort import Cohort, MaskName
+from dmrifit.cohort import Cohort
 from dmrifit.derivatives import versions
 from dmrifit.files import write_text
 from dmrifit.folds import (
@@ -33,6 +33,7 @@ from dmrifit.folds import (
 from dmrifit.models import SignalModel
 from dmrifit.randomness import RandomState, seed_from
 from dmrifit.records import StudyFolder, describe
+from dmrifit.scans import MaskName
 
 if TYPE_CHECKING:
     import pandas as pd

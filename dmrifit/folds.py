@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.cohort import Cohort, MaskName, Scan, VoxelTable
+from dmrifit.cohort import Cohort, VoxelTable
 from dmrifit.derivatives import versions
 from dmrifit.fitting import fit_voxels
 from dmrifit.mapping import resolve_model
@@ -21,6 +21,7 @@ from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import seed_for
 from dmrifit.records import describe, digest
+from dmrifit.scans import MaskName, Scan
 
 __all__ = [
     "Bank",

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from dmrifit import __version__
-from dmrifit.cohort import Cohort, Scan
 from dmrifit.files import write_text
 from dmrifit.protocol import Protocol
+from dmrifit.scans import Scan
+from dmrifit.tables import read_rows
 
 __all__ = ["read_participants", "write_participants"]
 
@@ -26,10 +27,9 @@ OPTIONAL_COLUMNS = ("lesion", "te", "bvec", "sigma", "truth", "synthetic")
 TABLE = "participants.tsv"
 
 _ALIASES = {"participant_id": "patient"}
-_MISSING = ("", "n/a", "N/A", "nan")
 
 
-def read_participants(table: Path) -> dict[str, Cohort]:
+def read_participants(table: Path) -> tuple[dict[str, list[Scan]], dict[str, dict[str, str]]]:
     """
     Read a table of participants, as `Cohort.read` describes it.
 
@@ -40,8 +40,10 @@ def read_participants(table: Path) -> dict[str, Cohort]:
 
     Returns
     -------
-    dict of str to Cohort
-        Cohorts by name, in the order of the table.
+    scans : dict of str to list of Scan
+        Scans by cohort, in the order of the table.
+    skipped : dict of str to dict of str to str
+        By cohort, patients that cannot be used, with the reason.
 
     Raises
     ------
@@ -66,29 +68,27 @@ def read_participants(table: Path) -> dict[str, Cohort]:
         if row.get("lesion") and scan.lesion is None:
             reason = f"the lesion mask {row['lesion']} is empty"
             skipped.setdefault(scan.cohort, {})[scan.patient] = reason
-            warnings.warn(f"{table}, row {line}: patient {scan.patient} left out: {reason}", stacklevel=2)
+            warnings.warn(f"{table}, row {line}: patient {scan.patient} left out: {reason}", stacklevel=3)
             continue
         scans.setdefault(scan.cohort, []).append(scan)
-    cohorts = {}
-    for name, members in scans.items():
-        cohorts[name] = Cohort(members, name)
-        cohorts[name].skipped = skipped.get(name, {})
-    if not cohorts:
+    if not scans:
         msg = f"{table}: no usable patient"
         raise ValueError(msg)
-    return cohorts
+    return scans, skipped
 
 
-def write_participants(cohort: Cohort, folder: Path) -> Path:
+def write_participants(scans: Sequence[Scan], folder: Path, *, cohort: str) -> Path:
     """
-    Write a cohort as files and a table, as `Cohort.write` describes it.
+    Write scans as files and a table, as `Cohort.write` describes it.
 
     Parameters
     ----------
-    cohort : Cohort
+    scans : sequence of Scan
         What to write.
     folder : Path
         Where to.
+    cohort : str
+        Cohort of the scans that name none.
 
     Returns
     -------
@@ -102,17 +102,18 @@ def write_participants(cohort: Cohort, folder: Path) -> Path:
     """
     table = folder / TABLE
     rows = [row for _, row in _rows(table)] if table.exists() else []
-    there = {row["patient"] for row in rows} & set(cohort.patients)
+    patients = dict.fromkeys(scan.patient for scan in scans)
+    there = {row["patient"] for row in rows} & set(patients)
     if there:
         msg = f"{table} already has {', '.join(sorted(there))}; write to another folder"
         raise ValueError(msg)
-    labels = [_bids_label(scan, cohort.scans) for scan in cohort.scans]
+    labels = [_bids_label(scan, scans) for scan in scans]
     taken = {Path(row["image"]).parts[0] for row in rows} & {f"sub-{label.split('_')[0]}" for label in labels}
     if len(set(labels)) != len(labels) or taken:
-        msg = f"patients {', '.join(cohort.patients)} do not have different names made of letters and digits"
+        msg = f"patients {', '.join(patients)} do not have different names made of letters and digits"
         raise ValueError(msg)
-    for scan, label in zip(cohort.scans, labels, strict=True):
-        rows.append(_write_scan(scan, label, folder, scan.cohort or cohort.name))
+    for scan, label in zip(scans, labels, strict=True):
+        rows.append(_write_scan(scan, label, folder, scan.cohort or cohort))
     write_text(folder / "dataset_description.json", _description(rows))
     columns = [*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS]
     lines = ["\t".join(columns)] + ["\t".join(row.get(column) or "n/a" for column in columns) for row in rows]
@@ -121,39 +122,7 @@ def write_participants(cohort: Cohort, folder: Path) -> Path:
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Read a table: the line number and the values of each row; missing values are empty."""
-    import pandas as pd
-
-    if not table.is_file():
-        msg = f"{table}: no such table of participants"
-        raise FileNotFoundError(msg)
-    try:
-        separator = "," if table.suffix == ".csv" else "\t"
-        frame = pd.read_csv(table, sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        msg = f"{table}: not a table of text columns ({error})"
-        raise ValueError(msg) from None
-    frame = frame.rename(columns=lambda name: _ALIASES.get(name.strip(), name.strip()))
-    missing = [column for column in REQUIRED_COLUMNS if column not in frame]
-    if missing:
-        msg = (
-            f"{table}: no column {', '.join(missing)} among {', '.join(map(str, frame.columns))}; required "
-            f"are {', '.join(REQUIRED_COLUMNS)} (separated by {'commas' if separator == ',' else 'tabs'}), "
-            f"optional {', '.join(OPTIONAL_COLUMNS)}"
-        )
-        raise ValueError(msg)
-    rows = []
-    for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {key: "" if str(value).strip() in _MISSING else str(value).strip() for key, value in record.items()}
-        for column in REQUIRED_COLUMNS:
-            if not row[column]:
-                msg = f"{table}, row {line}: no {column}; every row needs {', '.join(REQUIRED_COLUMNS)}"
-                raise ValueError(msg)
-        rows.append((line, row))
-    if not rows:
-        msg = f"{table}: the table has a header and no row"
-        raise ValueError(msg)
-    return rows
+    return read_rows(table, required=REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, aliases=_ALIASES)
 
 
 def _scan_of(row: dict[str, str], where: str, folder: Path) -> Scan:
@@ -210,7 +179,7 @@ def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
 
 def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, str]:
     """Write one scan's files; return its row of the table."""
-    from dmrifit.volumes import write_volume
+    from dmrifit.images import write_volume
 
     subject = f"sub-{label.split('_')[0]}"
     stem = f"{subject}/dwi/sub-{label}"

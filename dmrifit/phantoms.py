@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.cohort import Cohort, Scan
+from dmrifit.cohort import Cohort
 from dmrifit.models import MODELS
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
+from dmrifit.scans import Scan
 
 __all__ = ["simulate_cohort", "simulate_patient", "tissue_table"]
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 __all__ = ["read_rows"]
 
+_NOTHING = ("", "n/a", "N/A", "nan")
+
 
 def read_rows(
-    path: str | Path, *, required: Sequence[str], optional: Sequence[str] = (), strict: bool = False
+    path: str | Path,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    strict: bool = False,
+    aliases: Mapping[str, str] | None = None,
 ) -> list[tuple[int, dict[str, str]]]:
     """
     Read a small table of text.
@@ -25,6 +32,8 @@ def read_rows(
         Columns that it may have.
     strict : bool, default=False
         Whether to refuse columns of other names, which are left alone otherwise.
+    aliases : mapping of str to str, optional
+        Other names of columns, with the names that they stand for.
 
     Returns
     -------
@@ -49,22 +58,22 @@ def read_rows(
         with warnings.catch_warnings():
             # Without this, values beyond the last column are dropped with a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
-            frame = pd.read_csv(path, sep=separator, **options)
+            options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
+            frame = pd.read_csv(path, sep=separator, index_col=False, **options)
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         msg = f"{path}: not a table of text columns ({error})"
         raise ValueError(msg) from None
-    frame = frame.rename(columns=str.strip)
+    frame = frame.rename(columns=lambda name: (aliases or {}).get(name.strip(), name.strip()))
     missing = [column for column in required if column not in frame]
     unknown = [column for column in frame if strict and column not in (*required, *optional)]
     if missing or unknown:
         problem = f"no column {', '.join(missing)}" if missing else f"unknown column {', '.join(unknown)}"
-        also = f" and optionally {', '.join(optional)}" if optional else ""
-        msg = f"{path}: {problem} in {', '.join(frame)}; needed are {', '.join(required)}{also}, separated by {word}"
+        needed = ", ".join(required) + (f" and optionally {', '.join(optional)}" if optional else "")
+        msg = f"{path}: {problem} in {_shortened(', '.join(frame))}; needed are {needed}, separated by {word}"
         raise ValueError(msg)
     rows = []
     for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {name: "" if text.strip() in ("", "n/a", "N/A") else text.strip() for name, text in record.items()}
+        row = {name: "" if text.strip() in _NOTHING else text.strip() for name, text in record.items()}
         empty = [column for column in required if not row[column]]
         if empty:
             msg = f"{path}, row {line}: no {empty[0]}"
@@ -74,3 +83,7 @@ def read_rows(
         msg = f"{path}: the table has a header and no row"
         raise ValueError(msg)
     return rows
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:119]}…"

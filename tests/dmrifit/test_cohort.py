@@ -166,7 +166,7 @@ def remove(column):
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (remove("mask"), ValueError, "no column mask among"),
+        (remove("mask"), ValueError, "no column mask in"),
         (change(1, mask="n/a"), ValueError, "row 3: no mask"),
         (change(1, mask="none.nii.gz"), FileNotFoundError, r"row 3 \(patient cohort1p02\): mask 'none.nii.gz'"),
         (change(1, te="93 ms"), FileNotFoundError, "te '93 ms'"),

@@ -39,3 +39,15 @@ def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"\x1f\x8b\xff\xfe\x00")
     with pytest.raises(ValueError, match="not a table"):
         read_rows(tmp_path / "a.tsv", required=["name"])
+
+
+def test_columns_of_another_name_and_nothing_are_understood(tmp_path):
+    (tmp_path / "a.csv").write_text("id, value\na, nan\nb, n/a\nc, 2\n")
+    rows = read_rows(tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"})
+    assert [(row["name"], row["value"]) for _, row in rows] == [("a", ""), ("b", ""), ("c", "2")]
+
+
+def test_a_file_of_numbers_in_place_of_a_table_does_not_fill_the_screen(data_dir):
+    with pytest.raises(ValueError, match="no column name in ") as error:
+        read_rows(data_dir / "dipy_small_dwi" / "small_64D.bval", required=["name"])
+    assert len(str(error.value)) < 400
