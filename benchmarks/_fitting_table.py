@@ -36,7 +36,7 @@ def table_head(result: dict) -> str:
     facts, found = result["machine"], result["versions"]
     vectors = "AVX-512" if facts["avx512f"] else "AVX2" if facts["avx2"] else "no AVX2"
     return (
-        f"Processor time of one thread of a {facts['processor']} ({vectors}), best of repeats, starting points "
+        f"Processor time of one thread on {facts['processor']} ({vectors}), best of repeats, starting points "
         f"included; synthetic data; numpy {found['numpy']}, numba {found['numba']}, scipy {found['scipy']}, "
         f"lmfit {found['lmfit']}, dipy {found['dipy']}; {result['date']}, commit {result['commit'][:10]}."
     )
@@ -49,7 +49,8 @@ def _measured(row: dict) -> str:
             f"{_number(ratio)} × faster ({_time(ours[name]['best_us'])}{'' if name == 'default' else ', ' + name})"
             for name, ratio in row["ratio"].items()
         )
-        return f"{_time(row['theirs']['best_us'])}; ours {times}"
+        line = f"; a batched log-linear fit {_time(row['loglinear']['best_us'])}" if "loglinear" in row else ""
+        return f"{_time(row['theirs']['best_us'])}; ours {times}{line}"
     if "best_us" in ours:
         return f"{_time(ours['best_us'])} per voxel"
     if "added" in ours:

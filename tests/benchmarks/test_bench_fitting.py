@@ -1,0 +1,153 @@
+"""The measurement of fits: it runs, knows the best fits, and its table stands in the README."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+RESULT = FOLDER / "results" / "fitting.json"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """Import the modules of the benchmark, which lie beside it and not in a package."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import _fitting_data
+        import _fitting_table
+        import _measure
+
+        yield _measure, _fitting_data, _fitting_table
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in ("_measure", "_fitting_data", "_fitting_table"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    pytest.importorskip("dipy")
+    pytest.importorskip("lmfit")
+    out = tmp_path_factory.mktemp("bench") / "quick.json"
+    command = [sys.executable, str(FOLDER / "bench_fitting.py"), "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text(encoding="utf-8")), done.stdout
+
+
+def test_a_quick_run_measures_speed_and_accuracy_side_by_side(quick):
+    result, said = quick
+    rows = {row["name"]: row for row in result["rows"]}
+    for name in ("tissue", "hard", "tissue, noise floor", "hard, noise floor", "tissue, one start"):
+        assert rows[name]["ours"]["best_us"] > 0
+        assert 0.8 <= rows[name]["accuracy"]["within_1e-3"] <= 1
+        assert rows[name]["accuracy"]["within_1e-6"] <= rows[name]["accuracy"]["within_1e-3"]
+    for name in ("scipy", "lmfit leastsq", "lmfit least_squares", "dipy ivim", "adc", "kurtosis"):
+        row = rows[name]
+        assert row["ratio"]["default"] == pytest.approx(
+            row["theirs"]["best_us"] / row["ours"]["default"]["best_us"], rel=1e-3
+        )
+        assert 0 <= row["their_accuracy"]["within_1e-3"] <= 1
+    assert rows["published script"]["not_measured"] == "not measured here"
+    assert "not measured here" in said
+    assert rows["memory"]["ours"]["peak_mb"] > rows["memory"]["ours"]["input_mb"]
+    assert {"extras", "threads", "start", "own model: an expression"} <= rows.keys()
+    for row in rows.values():
+        for goal in row["reach"] + row["aim"]:
+            assert goal["met"] == (
+                goal["value"] >= goal["limit"] if goal["at_least"] else goal["value"] <= goal["limit"]
+            )
+
+
+def test_a_quick_run_says_what_it_ran_on(quick):
+    result, _ = quick
+    assert result["quick"]
+    assert "--quick" in result["command"]
+    assert result["machine"]["processor"]
+    assert {"python", "numpy", "numba", "scipy", "lmfit", "dipy"} <= result["versions"].keys()
+    assert len(result["seeds"]) == 2
+
+
+def test_the_best_known_fits_are_never_worse_than_scipys(quick):
+    result, _ = quick
+    assert set(result["reference"]) == {"tissue", "tissue, noise floor", "hard", "hard, noise floor"}
+    for found in result["reference"].values():
+        assert found["largest_excess_of_ours"] < 1e-6
+
+
+def test_a_search_knows_better_fits_than_one_start(modules):
+    _, data, _ = modules
+    hard = data.Data(data.T2IK, data.RELAXATION, data.draw("hard", 300, 20261190), (15, 60), 20261190)
+    one = hard.fit(n_starts=1)
+    hard.know(one.cost)
+    before = hard.best[False].copy()
+    hard.search(parts=data.PARTS)
+    assert (hard.best[False] <= before).all()
+    assert (hard.best[False] < before * (1 - 1e-3)).any()
+    np.testing.assert_allclose(hard.cost(one.parameters), one.cost, rtol=1e-9)
+    found = hard.share(one.cost)
+    assert found["within_1e-3"] == pytest.approx((one.cost <= hard.best[False] * (1 + 1e-3)).mean(), abs=1e-6)
+    assert found["within_1e-3"] < 1
+
+
+def test_the_parts_of_a_search_cover_the_box(modules):
+    _, data, _ = modules
+    box = dict(zip(data.T2IK.names, data.T2IK.bounds, strict=True))
+    for name, middle in data.PARTS.items():
+        low, high = box[name]
+        assert low < middle < high
+
+
+def test_drawn_tissue_keeps_to_its_ranges_and_repeats(modules):
+    _, data, _ = modules
+    drawn = data.draw("tissue", 5000, 1)
+    for column, (low, high) in zip(drawn.T[1:], data.TISSUE.values(), strict=True):
+        assert column.min() >= low
+        assert column.max() <= high
+    assert np.median(drawn[:, 2]) == pytest.approx(np.sqrt(8 * 60), rel=0.1)  # even in the logarithm
+    np.testing.assert_array_equal(drawn, data.draw("tissue", 5000, 1))
+
+
+def test_a_block_is_put_between_its_markers_and_nowhere_else(modules):
+    measure, _, _ = modules
+    text = "before\n<!-- x: begin -->\nold\n<!-- x: end -->\nafter <!-- y: begin -->"
+    new = measure.replace_block(text, "x", r"new \1")
+    assert new == "before\n<!-- x: begin -->\nnew \\1\n<!-- x: end -->\nafter <!-- y: begin -->"
+    assert measure.replace_block(new, "x", r"new \1") == new
+    with pytest.raises(ValueError, match="<!-- z: begin -->"):
+        measure.replace_block(text, "z", "")
+
+
+def test_summaries_are_per_voxel_with_quartiles(modules):
+    measure, _, _ = modules
+    found = measure.summary([4.0, 1.0, 2.0, 3.0, 5.0], 1_000_000)
+    assert (found["best_us"], found["q25_us"], found["median_us"], found["q75_us"]) == (1, 2, 3, 4)
+    assert (found["repeats"], found["n_voxels"]) == (5, 1_000_000)
+
+
+@pytest.mark.parametrize("arguments", [["--quick"], ["--published-script", "nowhere.py", "--out", "x.json"]])
+def test_a_run_that_cannot_be_kept_or_finished_does_not_start(arguments, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "bench_fitting.py"), *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "--out" in done.stderr or "nowhere.py" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("page", "marker", "short"),
+    [("README.md", "fitting benchmark in short", True), ("benchmarks/README.md", "fitting benchmark", False)],
+)
+def test_the_pages_show_the_committed_measurement(modules, page, marker, short):
+    measure, _, table = modules
+    text = (ROOT / page).read_text(encoding="utf-8")
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    assert not result["quick"]
+    assert not result["changed"]
+    assert measure.replace_block(text, marker, table.markdown(result, short=short)) == text
