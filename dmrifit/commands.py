@@ -78,6 +78,13 @@ def fit(
         str | None,
         typer.Option(metavar="geometric|arithmetic", help="Average volumes that share b and TE before the fit."),
     ] = None,
+    method: Annotated[
+        str, typer.Option(metavar="nlls|segmented", help="All parameters at once, or, for ivim, Dt first.")
+    ] = "nlls",
+    regularization: Annotated[
+        float | None,
+        typer.Option(metavar="WEIGHT", help="Weight of a pull of all bounded parameters towards their lower bound."),
+    ] = None,
     starts: Annotated[
         str, typer.Option(metavar="auto|NUMBER", help="Starting points for each voxel: auto or a number.")
     ] = "auto",
@@ -117,13 +124,15 @@ def fit(
         average=average_directions,
         bounds=bounds_of(bounds or []),
         fixed={name: floats(f"--fix {name}", text, 1)[0] for name, text in pairs("--fix", fix or [])},
+        method=method,
+        regularization=regularization,
         n_starts=int(starts) if starts.isdigit() else starts,
         quicklook=quicklook,
         overwrite=overwrite,
         progress=True,
         n_threads=threads,
     )
-    _summarize_fit(out, derivative_name(common_stem(images), "", model=model))
+    _summarize_fit(out, out / derivative_name(common_stem(images), "dwimap.json", model=model))
 
 
 def preprocess(
@@ -293,9 +302,9 @@ def _summarize_repeats(repeated: pd.DataFrame) -> None:
     typer.echo(columns.to_string(index=False))
 
 
-def _summarize_fit(out: Path, name: str) -> None:
+def _summarize_fit(out: Path, sidecar: Path) -> None:
     """Print how a fit went, from the file that describes it."""
-    described = json.loads((out / f"{name}dwimap.json").read_text(encoding="utf-8"))
+    described = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in described["Status"]["Voxels"].items() if n}
     typer.echo(f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items()))
     for parameter, entry in described["Parameters"].items():
@@ -303,6 +312,14 @@ def _summarize_fit(out: Path, name: str) -> None:
             if share > 0:
                 bound = entry["Bounds"][end == "Upper"]
                 typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}")
-    typer.echo(f"maps: {out / name}param-*_dwimap.nii.gz")
-    if (out / f"{name}quicklook.html").exists():
-        typer.echo(f"page: {out / name}quicklook.html")
+    doubts = [f"{share:.1%} {reason}" for reason, share in described["Doubt"]["Share"].items() if share > 0]
+    if doubts:
+        typer.echo(f"in doubt: of the fitted voxels {', '.join(doubts)}")
+    if "estimated" in str(described["Settings"]["Sigma"]):
+        typer.echo(f"noise: sigma {described['Settings']['Sigma']}")
+    first = next(iter(described["Parameters"]))
+    file = described["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
+    typer.echo(f"maps: {out / file}")
+    page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
+    if page.exists():
+        typer.echo(f"page: {page}")

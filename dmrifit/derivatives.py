@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 __all__ = [
+    "DOUBTS",
     "OUTSIDE",
-    "BoundTally",
+    "FitTally",
     "bits_type",
     "common_stem",
     "derivative_name",
@@ -33,6 +34,7 @@ __all__ = [
     "label",
     "map_names",
     "pack_bounds",
+    "pack_doubts",
     "stem",
     "unpack_bounds",
     "versions",
@@ -40,6 +42,9 @@ __all__ = [
 
 #: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
 OUTSIDE = 255
+
+#: What a map of doubts says of a fit, by the value that is added for each.
+DOUBTS = {1: "starts disagree", 2: "ill-conditioned"}
 
 _EXTENSIONS = re.compile(r"\.(nii|img|hdr)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _BIDS = re.compile(r"sub-[a-zA-Z0-9+]+_(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)*[a-zA-Z0-9]+")
@@ -181,9 +186,18 @@ def map_names(model: SignalModel) -> list[str]:
     Returns
     -------
     list of str
-        Parameters, standard errors (``<name>_se``), ``"cost"``, ``"status"`` and ``"at_bound"``.
+        Parameters, standard errors (``<name>_se``), ``"cost"``, ``"status"``, ``"at_bound"`` and ``"doubt"``.
+
+    Raises
+    ------
+    ValueError
+        If a parameter has the name of another map.
     """
-    return [*model.names, *(f"{name}_se" for name in model.names), "cost", "status", "at_bound"]
+    names = [*model.names, *(f"{name}_se" for name in model.names), "cost", "status", "at_bound", "doubt"]
+    if len(set(names)) != len(names):
+        msg = f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; name it otherwise"
+        raise ValueError(msg)
+    return names
 
 
 def pack_bounds(at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
@@ -261,9 +275,30 @@ def bits_type(n: int) -> np.dtype:
     raise ValueError(msg)
 
 
-class BoundTally:
+def pack_doubts(result: FitResult) -> NDArray[np.uint8]:
     """
-    Count, over the parts of an image, how fits ended and how many parameters ended at a bound.
+    Pack into one number for each voxel why its fit is in doubt.
+
+    Parameters
+    ----------
+    result : FitResult
+        The fits.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n_voxels,)
+        A sum of `DOUBTS`: 1 where the starts disagree, 2 where the fit is ill-conditioned, 3 for both, 0 for neither.
+    """
+    fitted = result.status != FitStatus.NOT_FITTED
+    doubts = np.zeros(len(result), np.uint8)
+    for code, flag in zip(DOUBTS, (result.starts_disagree, result.ill_conditioned), strict=True):
+        doubts[flag & fitted] += code
+    return doubts
+
+
+class FitTally:
+    """
+    Count, over the parts of an image, how fits ended, what ended at a bound, and what is in doubt.
 
     Parameters
     ----------
@@ -276,6 +311,7 @@ class BoundTally:
         self.status = np.zeros(len(FitStatus), np.int64)
         self.at_low = np.zeros(len(model.names), np.int64)
         self.at_high = np.zeros(len(model.names), np.int64)
+        self.doubts = dict.fromkeys(DOUBTS.values(), 0)
 
     def add(self, result: FitResult) -> None:
         """
@@ -289,6 +325,9 @@ class BoundTally:
         self.status += np.bincount(result.status, minlength=len(self.status))
         self.at_low += result.at_low.sum(axis=0)
         self.at_high += result.at_high.sum(axis=0)
+        doubts = pack_doubts(result)
+        for code, reason in DOUBTS.items():
+            self.doubts[reason] += int(np.count_nonzero(doubts & code))
 
     @property
     def n_fitted(self) -> int:
@@ -297,7 +336,7 @@ class BoundTally:
 
 
 def describe_fit(
-    tally: BoundTally,
+    tally: FitTally,
     bounds: Sequence[tuple[float, float]],
     fixed: Mapping[str, float],
     protocol: Protocol,
@@ -310,7 +349,7 @@ def describe_fit(
 
     Parameters
     ----------
-    tally : BoundTally
+    tally : FitTally
         Counts over the whole image.
     bounds : sequence of (float, float)
         The box that was searched, in the order of the model's parameters.
@@ -362,6 +401,12 @@ def describe_fit(
             "Description": "bit 2j (value 4**j) is set where parameter j, counted from 0 in the order of Parameters, "
             "is at its lower bound, bit 2j + 1 (value 2 * 4**j) where it is at its upper bound",
             "File": files["at_bound"],
+        },
+        "Doubt": {
+            "Description": "1 where starts disagree (another start came within 1 % of the cost in another place), 2 "
+            "where the fit is ill-conditioned (its parameters cannot be told apart), 3 for both",
+            "File": files["doubt"],
+            "Share": {reason: count / n for reason, count in tally.doubts.items()},
         },
         "NoValue": "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is not defined",
         "Settings": dict(settings),

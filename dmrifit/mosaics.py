@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
-__all__ = ["MapPanel", "Slices", "plot_panel", "plot_panels", "plot_status", "robust_limits"]
+__all__ = ["MapPanel", "Slices", "plot_codes", "plot_panel", "plot_panels", "robust_limits"]
 
 #: Perceptually uniform, and readable with every form of color blindness.
 COLORMAP = "viridis"
@@ -280,18 +280,20 @@ def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figur
     return figure
 
 
-def plot_status(slices: Slices, status: NDArray, codes: Mapping[int, str]) -> Figure:
+def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title: str) -> Figure:
     """
-    Show how the fit of each voxel ended.
+    Show a map of codes, such as how the fit of each voxel ended.
 
     Parameters
     ----------
     slices : Slices
         What to show.
-    status : ndarray of shape (x, y, z)
+    values : ndarray of shape (x, y, z)
         Codes.
     codes : mapping of int to str
         What each code means; four at most.
+    title : str
+        Heading.
 
     Returns
     -------
@@ -300,19 +302,19 @@ def plot_status(slices: Slices, status: NDArray, codes: Mapping[int, str]) -> Fi
     """
     patches = import_optional("matplotlib.patches")
     colors = import_optional("matplotlib.colors")
-    cuts, insides = slices.pictures(status), slices.pictures(slices.mask)
+    cuts, insides = slices.pictures(values), slices.pictures(slices.mask)
     pictures = [np.zeros((*cut.shape, 4)) for cut in cuts]
     legend = []
     for (code, meaning), color in zip(codes.items(), _STATUS_COLORS, strict=False):
         for picture, cut, inside in zip(pictures, cuts, insides, strict=True):
             picture[(cut == code) & inside] = colors.to_rgba(color)
-        if ((status == code) & slices.mask).any():
+        if ((values == code) & slices.mask).any():
             legend.append(patches.Patch(color=color, label=meaning))
     n_columns, width, height = slices.arrange(4.2, 2.4)
     with shared_style(_STYLE):
         figure = new_figure(4.6, height + 0.85)
         axes = _axes(figure, 0.2, 0.5, width, height)
-        axes.set_title("Status")
+        axes.set_title(title)
         slices.mosaic(axes, pictures, n_columns)
         figure.legend(handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False)
     return figure

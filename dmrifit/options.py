@@ -95,10 +95,15 @@ def scan_of(
     ------
     ValueError
         If there are no b-values, or options contradict the table.
+    FileNotFoundError
+        If a file does not exist.
     """
     from dmrifit.manifest import read_manifest
     from dmrifit.protocol import Protocol
 
+    if not image.is_file():
+        msg = f"{image} is a folder; name an image in it" if image.is_dir() else f"{image}: no such file"
+        raise FileNotFoundError(msg)
     if image.suffix.lower() in (".tsv", ".csv"):
         if bval or bvec or te:
             msg = f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te"

@@ -188,6 +188,9 @@ def load_model(path: str | Path) -> BaseEstimator:
     save_model : Write the file.
     """
     path = Path(path)
+    if not path.is_file():
+        msg = f"{path}: no such model file"
+        raise FileNotFoundError(msg)
     try:
         metadata, parts = _read_parts(path)
         return _rebuilt(metadata, parts)

@@ -508,6 +508,9 @@ def read_echo_times(
             times = np.array([float(te)])  # type: ignore[arg-type]
         except (TypeError, ValueError):
             path = Path(te)
+            if not path.is_file():
+                msg = f"echo times: {str(te)!r} is neither a number of ms nor a file"
+                raise FileNotFoundError(msg) from None
             times = _sidecar_echo_times(path) if path.suffix == ".json" else _read_numbers(path).ravel()
     elif isinstance(te, Sequence):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
@@ -607,6 +610,9 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
 
 
 def _read_numbers(path: Path) -> NDArray[np.float64]:
+    if not path.is_file():
+        msg = f"{path}: no such file"
+        raise FileNotFoundError(msg)
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     try:
@@ -621,6 +627,9 @@ def _read_numbers(path: Path) -> NDArray[np.float64]:
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
+    if not path.is_file():
+        msg = f"{path}: no such sidecar"
+        raise FileNotFoundError(msg)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))["EchoTime"]
         seconds = np.atleast_1d(np.array(value, dtype=float))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.derivatives import OUTSIDE
-from dmrifit.mosaics import MapPanel, Slices, plot_panel, plot_panels, plot_status
+from dmrifit.derivatives import DOUBTS, OUTSIDE
+from dmrifit.mosaics import MapPanel, Slices, plot_codes, plot_panel, plot_panels
 from dmrifit.pages import html_figure, html_grid, html_note, html_page, html_table, png_bytes
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def write_quicklook(
     Parameters
     ----------
     maps : mapping of str to ndarray of shape (x, y, z)
-        Parameters, standard errors (``<name>_se``) and ``"status"``, with axes that run to the right, to the front
-        and upwards (RAS).
+        Parameters, standard errors (``<name>_se``), ``"status"`` and ``"doubt"``, with axes that run to the right, to
+        the front and upwards (RAS).
     affine : ndarray of shape (4, 4)
         From voxel indices of these arrays to world coordinates in mm.
     described : mapping
@@ -110,6 +110,10 @@ def _summary(
     counts = described["Status"]["Voxels"]
     text = f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items() if n) + "."
     text += " The standard error is the median over voxels."
+    doubts = described["Doubt"]["Share"]
+    text += f" In {100 * doubts['starts disagree']:.3g} % of the fitted voxels starts disagree: other parameters fit "
+    text += f"about as well. {100 * doubts['ill-conditioned']:.3g} % are ill-conditioned: their parameters cannot be "
+    text += "told apart."
     if any("BoundsUnits" in entry for entry in described["Parameters"].values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
     return html_table(rows, header, numbers=(2, 3, 4, 5, 6)) + html_note(text)
@@ -127,7 +131,10 @@ def _figures(
     figures = [
         html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}") for panel in panels
     ]
-    figures.append(html_figure(png_bytes(plot_status(slices, maps["status"], codes)), "Status of each voxel"))
+    figures.append(html_figure(png_bytes(plot_codes(slices, maps["status"], codes, "Status")), "Status of each voxel"))
+    if maps["doubt"].any():
+        doubts = {0: "no doubt", **DOUBTS, sum(DOUBTS): "both"}
+        figures.append(html_figure(png_bytes(plot_codes(slices, maps["doubt"], doubts, "Doubt")), "Fits in doubt"))
     return note + html_grid(figures)
 
 

@@ -26,8 +26,11 @@ Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 #: A scaled integer label may come out of its file as 2.9999999.
 _LABEL_ROUNDING = 1e-3
 
-_NO_PARAMETERS = ("status", "at_bound")
-_COLUMNS = ("label", "name", "map", "unit", "n", "n_voxels", "median", "iqr", "q25", "q75", "mean", "at_low", "at_high")
+_NO_PARAMETERS = ("status", "at_bound", "doubt")
+_COLUMNS = (
+    *("label", "name", "map", "unit", "n", "n_voxels", "median", "iqr", "q25", "q75", "mean"),
+    *("at_low", "at_high", "doubtful"),
+)
 
 
 def roi_table(
@@ -44,9 +47,9 @@ def roi_table(
     Parameters
     ----------
     maps : mapping of str to path, Nifti1Image or ndarray of shape (x, y, z)
-        Maps by name, such as `fit_image` returns. ``"status"`` and ``"at_bound"`` are taken for what they say about
-        the other maps, and are not summarized. Parameters are the maps that have a standard error (``<name>_se``),
-        in their order; without any, all of them.
+        Maps by name, such as `fit_image` returns. ``"status"``, ``"at_bound"`` and ``"doubt"`` are taken for what they
+        say about the other maps, and are not summarized. Parameters are the maps that have a standard error
+        (``<name>_se``), in their order; without any, all of them.
     labels : path, Nifti1Image or ndarray of shape (x, y, z)
         Whole numbers; 0 is no region.
     status : path, Nifti1Image or ndarray of shape (x, y, z), optional
@@ -63,7 +66,8 @@ def roi_table(
         One row for each label and map: ``label``, ``name``, ``map``, ``unit``, ``n`` (voxels summarized),
         ``n_voxels`` (voxels of the label), ``median``, ``iqr`` (``q75`` − ``q25``), ``q25``, ``q75``, ``mean``, and
         the shares of the n voxels where the parameter ended at its bound, ``at_low`` and ``at_high`` (0 to 1; NaN
-        for other maps, and without ``"at_bound"``). Statistics of no voxel are NaN.
+        for other maps, and without ``"at_bound"``), and where the fit is in doubt, ``doubtful`` (NaN without
+        ``"doubt"``). Statistics of no voxel are NaN.
 
     Raises
     ------
@@ -100,16 +104,19 @@ def roi_table(
         inside = np.nonzero(region & usable)
         fits = {name: values[name].array[inside] for name in summarized}
         ends = None if "at_bound" not in values else unpack_bounds(values["at_bound"].array[inside], len(parameters))
+        doubt = values["doubt"].array[inside] if "doubt" in values else None
         for name in summarized:
             finite = np.isfinite(fits[name])
             shares: tuple[float, float] = (np.nan, np.nan)
             if ends is not None and name in parameters and finite.any():
                 column = parameters.index(name)
                 shares = ends[0][finite, column].mean(), ends[1][finite, column].mean()
+            doubtful = (doubt[finite] > 0).mean() if doubt is not None and finite.any() else np.nan
             rows.append(
                 (
                     *(label, (names or {}).get(label, str(label)), name, (units or {}).get(name, "")),
-                    *(int(finite.sum()), int(region.sum()), *_statistics(fits[name][finite]), *shares),
+                    *(int(finite.sum()), int(region.sum()), *_statistics(fits[name][finite])),
+                    *(*shares, doubtful),
                 )
             )
     return pd.DataFrame(rows, columns=list(_COLUMNS))
@@ -337,7 +344,8 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
     else:
         rows = [({}, source, None) for source in sources]
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
-        msg = f"{len(labels)} label images for {len(rows)} folders of maps; give one, or one for each"
+        n, folders = len(labels) or "no", "1 folder" if len(rows) == 1 else f"{len(rows)} folders"
+        msg = f"{n} label images for {folders} of maps; give one (--labels), or one for each"
         raise ValueError(msg)
     given = labels * len(rows) if len(labels) == 1 else labels or [Path()] * len(rows)
     listed = [
@@ -412,8 +420,9 @@ def _fitted(sidecar: Path, described: Mapping[str, Any]) -> FittedMaps:
     for name, entry in described["Parameters"].items():
         files[f"{name}_se"] = entry["StandardErrorFile"]
     files["cost"], files["status"] = described["Cost"]["File"], described["Status"]["File"]
-    if "AtBound" in described:
-        files["at_bound"] = described["AtBound"]["File"]
+    for name, key in (("at_bound", "AtBound"), ("doubt", "Doubt")):
+        if key in described:
+            files[name] = described[key]["File"]
     missing = [file for file in files.values() if not (sidecar.parent / file).is_file()]
     if missing:
         msg = f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"

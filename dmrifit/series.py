@@ -221,7 +221,8 @@ class Series:
         if self.n_measurements != len(protocol):
             named = f" of {protocol.name}" if protocol.name else ""
             msg = (
-                f"{self.name} has {self.n_measurements} volumes, but the protocol{named} has {len(protocol)} b-values; "
+                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
+                f"{_count(len(protocol), 'b-value')}; "
                 "check that both belong to one scan"
             )
             raise ValueError(msg)
@@ -363,7 +364,10 @@ def read_map(image: Image, series: Series) -> NDArray:
     """
     loaded, name = load_image(image), image_name(image)
     shape = loaded.shape
-    grid = shape[:3] if set(shape[3:]) <= {1} else shape
+    if len(shape) < 3 or not set(shape[3:]) <= {1}:
+        msg = f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a map of one volume (x, y, z) is needed"
+        raise ValueError(msg)
+    grid = shape[:3]
     check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
     return values_of(loaded, name).reshape(series.grid)
 
@@ -386,6 +390,10 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
         raise ValueError(msg)
     path = loaded.file_map["image"].filename if is_proxy(loaded.dataobj) else None
     return Part(name, Path(path) if path else None, loaded.dataobj)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + "s" * (n != 1)
 
 
 def _with_signal(signals: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit.derivatives import (
     OUTSIDE,
-    BoundTally,
+    FitTally,
     bits_type,
     derivative_name,
     describe_fit,
     describe_prediction,
     map_names,
     pack_bounds,
+    pack_doubts,
 )
 from dmrifit.files import FileSet
 from dmrifit.fitting import fit_voxels
@@ -121,10 +122,11 @@ def fit_image(
     -------
     dict of Nifti1Image
         One map for each parameter under its name, its standard error under ``<name>_se``, ``"cost"`` (sum of
-        squared residuals, in squared units of the image), ``"status"`` (codes of `FitStatus`, uint8) and
+        squared residuals, in squared units of the image), ``"status"`` (codes of `FitStatus`, uint8),
         ``"at_bound"`` (bit 2j is set where parameter j, from 0, is at its lower bound, bit 2j + 1 where it is at its
-        upper one). Maps are float32, 0 outside the mask, and NaN inside it where a voxel could not be fitted, so
-        that no mean can take such a voxel for a measurement; the status is 255 outside the mask.
+        upper one) and ``"doubt"`` (`FitResult`'s ``starts_disagree`` counts 1, ``ill_conditioned`` 2). Maps are
+        float32, 0 outside the mask, and NaN inside it where a voxel could not be fitted, so that no mean can take
+        such a voxel for a measurement; the status is 255 outside the mask.
 
     Raises
     ------
@@ -173,7 +175,8 @@ def fit_image(
         maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
         maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
         maps["at_bound"] = np.zeros(series.grid, bits_type(len(model.names)))
-        tally = BoundTally(model)
+        maps["doubt"] = np.zeros(series.grid, np.uint8)
+        tally = FitTally(model)
         with series.unpacked() as readable:
             if _is_estimate(sigma):
                 level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
@@ -183,7 +186,8 @@ def fit_image(
                     voxels, _ = average_directions(voxels, protocol, mean=average)
                 result = fit_voxels(voxels, contrasts, model, sigma=_noise_of(noise, slab, part), **options)
                 bounded = pack_bounds(result.at_low, result.at_high)
-                columns = [*result.parameters.T, *result.standard_errors.T, result.cost, result.status, bounded]
+                columns = [*result.parameters.T, *result.standard_errors.T]
+                columns += [result.cost, result.status, bounded, pack_doubts(result)]
                 for name, column in zip(names, columns, strict=True):
                     maps[name][:, :, slab][part] = column
                 tally.add(result)

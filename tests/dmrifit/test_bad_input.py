@@ -60,6 +60,7 @@ def refused(folder, monkeypatch, capfd):
         assert lines[0].startswith("dmrifit: error: ")
         assert captured.out == ""
         assert files(folder) == before
+        assert not (folder / out).is_dir()
         return lines[0]
 
     return check
@@ -199,6 +200,18 @@ def test_a_mask_that_was_cut_off(refused, folder):
     path = folder / "mask.nii.gz"
     path.write_bytes(path.read_bytes()[:-12])
     assert "mask.nii.gz" in refused(IMAGE, "--mask", "mask.nii.gz", "--model", "adc")
+
+
+def test_a_scan_in_the_place_of_a_mask(refused):
+    line = refused(IMAGE, "--mask", IMAGE, "--model", "adc")
+    assert "small_64D.nii is 4-D (10 × 10 × 10 × 65); a map of one volume (x, y, z) is needed" in line
+
+
+def test_files_that_are_not_there(refused, folder):
+    assert refused("none.nii.gz", "--model", "adc").endswith("none.nii.gz: no such file")
+    assert refused(folder, "--model", "adc").endswith("is a folder; name an image in it")
+    assert refused(IMAGE, "--model", "adc", "--bval", "none.bval").endswith("none.bval: no such file")
+    assert "'90,100' is neither a number of ms nor a file" in refused(IMAGE, "--model", "adc", "--te", "90,100")
 
 
 def test_a_file_of_another_kind_under_the_name_of_an_image(refused, folder):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from dmrifit.mosaics import MapPanel, Slices, plot_panel, plot_panels, plot_status, robust_limits
+from dmrifit.mosaics import MapPanel, Slices, plot_codes, plot_panel, plot_panels, robust_limits
 from dmrifit.pages import png_bytes
 
 AFFINE = np.array([[3.0, 0, 0, -30], [0, 3, 0, -20], [0, 0, 6, 12], [0, 0, 0, 1]])
@@ -115,7 +115,9 @@ def test_the_histogram_holds_all_voxels(slices):
 def test_the_status_names_only_what_occurs(slices):
     status = np.zeros(SHAPE, np.uint8)
     status[0] = 3
-    figure = plot_status(slices, status, {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"})
+    figure = plot_codes(
+        slices, status, {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"}, "Status"
+    )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["converged", "not fitted"]
     assert picture(figure).size
 

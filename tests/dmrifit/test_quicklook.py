@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 
 import nibabel as nib
@@ -96,7 +97,21 @@ def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monke
     monkeypatch.setattr(volumes, "fit_voxels", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(ImportError, match="pip install"):
         fit_image(image, PROTOCOL, "adc", out=tmp_path / "out", quicklook=True)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_doubts_are_told_and_shown(image, tmp_path):
+    """Where nothing is perfused, the diffusivity of the blood is undetermined."""
+    fit_image(image, PROTOCOL, "ivim", out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-ivim_quicklook.html").read_text(encoding="utf-8")
+    described = json.loads((tmp_path / "out" / "a<b>_model-ivim_dwimap.json").read_text(encoding="utf-8"))
+    doubt = np.asanyarray(nib.load(tmp_path / "out" / described["Doubt"]["File"]).dataobj)
+    shares = described["Doubt"]["Share"]
+    assert shares["starts disagree"] == pytest.approx(np.count_nonzero(doubt & 1) / 99)
+    assert shares["ill-conditioned"] == pytest.approx(np.count_nonzero(doubt & 2) / 99)
+    assert doubt.any()
+    assert f"In {100 * shares['starts disagree']:.3g} % of the fitted voxels starts disagree" in page
+    assert 'alt="Fits in doubt"' in page
 
 
 def test_both_orders_of_storage_give_the_same_pictures(image, tmp_path):

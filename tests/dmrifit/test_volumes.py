@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 
 from dmrifit import series, volumes
 from dmrifit.fitting import FitStatus, fit_voxels
-from dmrifit.models import MODELS
+from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.persistence import load_model, save_model
 from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol, average_directions
@@ -28,7 +28,7 @@ PROTOCOL = Protocol([0, 200, 500, 1000])
 ADC = MODELS["adc"]
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.9, -0.4, -60], [0, 0.3, 3.0, -30], [0, 0, 0, 1]])
 GRID = (4, 3, 5)
-MAPS = {"S0", "ADC", "S0_se", "ADC_se", "cost", "status", "at_bound"}
+MAPS = {"S0", "ADC", "S0_se", "ADC_se", "cost", "status", "at_bound", "doubt"}
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +250,30 @@ def test_bounds_and_fixed_values_reach_the_fit(image):
     assert np.isnan(data(maps["ADC_se"])).all()
 
 
+def test_fits_in_doubt_are_marked_as_the_engine_marks_them():
+    """At two echo times and without high b-values, much of this model is undetermined."""
+    protocol = Protocol(np.tile([0, 50, 100, 400, 900], 2), np.repeat([80, 100], 5))
+    model = MODELS["t2-ivim-kurtosis"]
+    rng = np.random.default_rng(2)
+    low, high = [100, 0, 5, 160, 0.5, 0, 50], [900, 0.4, 60, 240, 2.0, 1.5, 120]
+    signals = model.signal(rng.uniform(low, high, (60, 7)), protocol) + rng.normal(0, 20, (60, 10))
+    signals[7] = -1
+    maps = fit_image(nib.Nifti1Image(np.abs(signals).reshape(*GRID, 10), AFFINE), protocol, model)
+    result = fit_voxels(np.abs(signals), protocol, model)
+    doubt = data(maps["doubt"]).ravel()
+    np.testing.assert_array_equal(doubt & 1 > 0, result.starts_disagree)
+    np.testing.assert_array_equal(doubt & 2 > 0, result.ill_conditioned)
+    assert 0 < np.count_nonzero(doubt) < 60
+
+
+def test_a_parameter_cannot_have_the_name_of_another_map(image):
+    model = SignalModel.from_expression(
+        "S0*exp(-b*cost)", [Parameter("S0", "signal", 0, np.inf), Parameter("cost", "µm²/ms", 0, 5)], name="own"
+    )
+    with pytest.raises(ValueError, match="model own: a parameter has the name of another map"):
+        fit_image(image, PROTOCOL, model)
+
+
 # What is written
 
 
@@ -323,7 +347,7 @@ def test_an_interrupted_run_leaves_nothing(scan, tmp_path, monkeypatch, error):
     with pytest.raises(error):
         fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
     assert len(calls) == 4
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 KILLED = """
