@@ -460,7 +460,8 @@ def describe_prediction(
 
 
 def _describe_model(model: SignalModel) -> dict[str, str]:
-    return {"Name": model.name, "Expression": model.expression, "ExpressionUnits": "b in ms/µm², te in ms"}
+    formula = {"Source": model.source} if model.source else {"Expression": model.expression}
+    return {"Name": model.name, **formula, "FormulaUnits": "b in ms/µm², te in ms"}
 
 
 def _units(parameter: Parameter) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-__all__ = ["html_figure", "html_grid", "html_note", "html_page", "html_table", "png_bytes"]
+__all__ = ["html_code", "html_figure", "html_grid", "html_note", "html_page", "html_table", "png_bytes"]
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -187,6 +187,23 @@ def html_note(text: str) -> Markup:
         A paragraph in smaller letters.
     """
     return _safe(_render('<p class="note">{{ text }}</p>', text=text))
+
+
+def html_code(text: str) -> Markup:
+    """
+    Write lines of code.
+
+    Parameters
+    ----------
+    text : str
+        Plain text, which is escaped; its lines stay as they are.
+
+    Returns
+    -------
+    Markup
+        A block of preformatted text.
+    """
+    return _safe(_render("<pre>{{ text }}</pre>", text=text))
 
 
 def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:

@@ -118,7 +118,8 @@ def save_model(
     Raises
     ------
     TypeError
-        If there is no model file for this class, or a parameter cannot be stored.
+        If there is no model file for this class, or a parameter cannot be stored: a signal model that is a
+        function, for one, because no code from a file is ever run.
     ValueError
         If the regressor holds a type that would be refused when the file is read.
     sklearn.exceptions.NotFittedError
@@ -457,6 +458,12 @@ def _encoded(value: Any, key: str) -> Any:
 
 
 def _encoded_model(model: SignalModel) -> dict[str, Any]:
+    if model.source:
+        msg = (
+            f"model {model.name} is a function with branches or loops, and a model file carries no code; write it as "
+            "one formula (SignalModel.from_expression), or train without maps (model=None)"
+        )
+        raise TypeError(msg)
     parameters = [[p.name, p.unit, _encoded(p.low, "low"), _encoded(p.high, "high")] for p in model.parameters]
     return {"name": model.name, "expression": model.expression, "parameters": parameters}
 
@@ -479,6 +486,9 @@ def _decoded(value: Any) -> Any:
             _refuse_keys(content, {"name", "b", "te", "directions"}, "key of a protocol", complete=True)
             return Protocol.from_dict(content)
         if tag == "$model":
+            if isinstance(content, dict) and content.get("source"):
+                msg = f"its model {content.get('name')!r} is the source of a function, and code from files is never run"
+                raise _RefusedError(msg)
             _refuse_keys(content, {"name", "expression", "parameters"}, "key of a model", complete=True)
             parameters = [
                 Parameter(name, unit, _decoded(low), _decoded(high))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmrifit.derivatives import DOUBTS, OUTSIDE
 from dmrifit.mosaics import MapPanel, Slices, plot_codes, plot_panel, plot_panels
-from dmrifit.pages import html_figure, html_grid, html_note, html_page, html_table, png_bytes
+from dmrifit.pages import html_code, html_figure, html_grid, html_note, html_page, html_table, png_bytes
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -141,8 +141,8 @@ def _figures(
 def _settings(described: Mapping[str, Any]) -> Markup:
     protocol, fitted = described["Protocol"], described["FittedProtocol"]
     rows = [
-        ["model", f"S = {described['Model']['Expression']}"],
-        ["", described["Model"]["ExpressionUnits"]],
+        ["model", _formula(described["Model"])],
+        ["", described["Model"]["FormulaUnits"]],
         *(
             [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
             for role, source in described["Sources"].items()
@@ -155,6 +155,10 @@ def _settings(described: Mapping[str, Any]) -> Markup:
     rows += [[_words(key), words.get(value, value)] for key, value in described["Settings"].items()]
     rows.append(["versions", ", ".join(f"{name} {number}" for name, number in described["Versions"].items())])
     return html_table(rows)
+
+
+def _formula(model: Mapping[str, str]) -> str | Markup:
+    return html_code(model["Source"]) if "Source" in model else f"S = {model['Expression']}"
 
 
 def _contrasts(protocol: Mapping[str, Any]) -> str:

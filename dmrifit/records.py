@@ -55,7 +55,9 @@ def describe(value: Any) -> Any:
     if isinstance(value, Protocol):
         return {"protocol": value.to_dict() | {"name": ""}}
     if isinstance(value, SignalModel):
-        return {"model": value.name, "expression": value.expression, "bounds": describe(value.bounds)}
+        formula = {"source": value.source} if value.source else {"expression": value.expression}
+        parameters = [[one.name, one.unit, one.low, one.high] for one in value.parameters]
+        return {"model": value.name, **formula, "parameters": parameters}
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if hasattr(value, "get_params"):

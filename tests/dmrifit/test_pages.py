@@ -34,6 +34,12 @@ def test_figures_stand_in_the_page_at_half_their_pixels():
     assert html_grid([figure, figure]).count("<img") == 2
 
 
+def test_code_is_escaped_and_keeps_its_lines():
+    from dmrifit.pages import html_code
+
+    assert html_code("if b < 1:\n    return S0") == "<pre>if b &lt; 1:\n    return S0</pre>"
+
+
 def test_notes_are_escaped():
     assert html_note("a < b") == '<p class="note">a &lt; b</p>'
 

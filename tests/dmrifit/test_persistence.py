@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -153,6 +154,19 @@ def test_a_model_of_the_users_own_is_stored_with_its_formula(signals, tmp_path):
     assert load_model(tmp_path / "model").model == STRETCHED
 
 
+def branched(b, S0, D):
+    return S0 * math.exp(-b * D) if b < 0.5 else S0 * math.exp(-0.5 * D)
+
+
+def test_a_model_that_is_a_function_is_refused_when_it_is_written(signals, tmp_path):
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5)]
+    model = SignalModel.from_function(branched, parameters, name="branched")
+    estimator = SignalToSignal("LR", **PROTOCOLS, model=model).fit(signals[:, CLINICAL], signals)
+    with pytest.raises(TypeError, match=r"model branched is a function.* carries no code; write it as one formula"):
+        save_model(estimator, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_strategy_without_a_model_is_stored(signals, tmp_path):
     estimator = SignalToSignal("LR", **PROTOCOLS, model=None).fit(signals[:, CLINICAL], signals)
     save_model(estimator, tmp_path / "model")
@@ -230,6 +244,14 @@ class Trap:
         return __import__("os").mkdir, (str(self.folder),)
 
 
+CODE = {
+    "name": "own",
+    "expression": "",
+    "source": "def user_function(b, S0):\n    import os\n    os.mkdir('/tmp/trapped')\n    return S0",
+    "parameters": [["S0", "signal", 0.0, 1.0]],
+}
+
+
 class TestRefusals:
     def refused(self, path, match):
         with pytest.raises(ValueError, match=match) as error:
@@ -295,6 +317,8 @@ class TestRefusals:
             (lambda m: m["fitted"].update(regressor_="LR"), "fitted attribute"),
             (lambda m: m["versions"].update({"scikit-learn": "0.24.2"}), "scikit-learn 0.24.2.*installed"),
             (lambda m: m["versions"].update(dmrifit="7.0"), "dmrifit 7.0.*installed"),
+            (lambda m: m["parameters"].update(model={"$model": CODE}), "source of a function.* is never run"),
+            (lambda m: m["parameters"].update(model={"$model": {**CODE, "source": ""}}), "key of a model"),
             (lambda m: m.update(scale={"rule": "voxel", "percentile": 95}), "no rule 'voxel'"),
         ],
     )

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 
 import nibabel as nib
@@ -11,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from dmrifit import volumes
-from dmrifit.models import MODELS
+from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.protocol import Protocol
 from dmrifit.volumes import fit_image
 
@@ -98,6 +99,24 @@ def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monke
     with pytest.raises(ImportError, match="pip install"):
         fit_image(image, PROTOCOL, "adc", out=tmp_path / "out", quicklook=True)
     assert not (tmp_path / "out").exists()
+
+
+def stretched(b, S0, D, a):
+    if b <= 0.0:
+        return S0
+    return S0 * math.exp(-((b * D) ** a))
+
+
+def test_a_model_that_is_a_function_is_shown_and_described_by_its_source(image, tmp_path):
+    # The function of test_functions: a model is compiled once for all tests.
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 5), Parameter("a", "", 0.3, 1)]
+    model = SignalModel.from_function(stretched, parameters, name="stretched")
+    fit_image(image, PROTOCOL, model, out=tmp_path / "out", quicklook=True)
+    described = json.loads((tmp_path / "out" / "a<b>_model-stretched_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Model"]["Source"] == model.source
+    assert "Expression" not in described["Model"]
+    page = (tmp_path / "out" / "a<b>_model-stretched_quicklook.html").read_text(encoding="utf-8")
+    assert "if b &lt;= 0.0:" in page
 
 
 def test_doubts_are_told_and_shown(image, tmp_path):

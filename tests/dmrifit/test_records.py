@@ -1,6 +1,7 @@
-"""Descriptions by which results are found again, and files that are whole or not there."""
+"""Descriptions by which results are found again, and the folder that keeps them."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,13 @@ DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0
                                     name="decay")  # fmt: skip
 
 
+def branched(b, S0, D):
+    return S0 * math.exp(-b * D) if b < 0.2 else S0 * math.exp(-0.2 * D)
+
+
+BRANCHED = SignalModel.from_function(branched, DECAY.parameters, name="decay")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -24,6 +32,7 @@ DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0
         ({3, 1, 2}, {1, 2, 3}),
         (np.float64(2), 2.0),
         (replace(DECAY), DECAY),
+        (BRANCHED, SignalModel.from_function(branched, DECAY.parameters, name="decay")),
     ],
 )
 def test_equal_values_have_equal_digests(one, other):
@@ -42,6 +51,9 @@ def test_equal_values_have_equal_digests(one, other):
         (MODELS["adc"], MODELS["kurtosis"]),
         (DECAY, replace(DECAY, parameters=(DECAY.parameters[0], Parameter("D", "µm²/ms", 0, 4)))),
         (DECAY, replace(DECAY, expression="S0*exp(-2*b*D)")),
+        (DECAY, replace(DECAY, parameters=(DECAY.parameters[0], Parameter("D", "other", 0, 3)))),
+        (DECAY, replace(DECAY, parameters=DECAY.parameters[::-1])),
+        (BRANCHED, replace(BRANCHED, source=BRANCHED.source.replace("0.2", "0.3"))),
         (np.mean, np.median),
         (np.random.RandomState(0), np.random.RandomState(1)),
         ([1, 2], [2, 1]),
