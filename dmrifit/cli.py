@@ -232,12 +232,12 @@ def _estimators(algorithms: list[str], strategies: list[str], model: str) -> dic
 
     classes = {"s2s": SignalToSignal, "m2m": MapsToMaps}
     known = (*VOXELWISE, CONSTANT)
-    for word, allowed, option in (
-        *((name, known, "--algorithms") for name in algorithms),
-        *((name, tuple(classes), "--strategies") for name in strategies),
+    for word, allowed, what in (
+        *((name, known, "algorithm") for name in algorithms),
+        *((name, tuple(classes), "strategy") for name in strategies),
     ):
         if word not in allowed:
-            msg = f"{option}: no {word!r}; choose of {', '.join(allowed)}"
+            msg = f"there is no {what} {word!r}; choose of {', '.join(allowed)}"
             raise ValueError(msg)
     names = dict.fromkeys([*algorithms, CONSTANT])
     return {f"{name} {strategy}": classes[strategy](name, model=model) for strategy in strategies for name in names}

@@ -382,9 +382,10 @@ def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:
     margin = 0.08 * (high - low) or 0.05 * abs(low) or 0.5
     low, high = low - margin, high + margin
     lower, upper = panel.bounds
-    if panel.shares[0] > 0 or lower > low:
+    # A bound that differs from voxel to voxel, as that of an amplitude, has no place on the axis.
+    if np.isfinite(lower) and (panel.shares[0] > 0 or lower > low):
         low = lower
-    if panel.shares[1] > 0 or upper < high:
+    if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
         high = upper
     return (low, high) if low < high else (low - margin, high + margin)
 

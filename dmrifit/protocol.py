@@ -22,6 +22,7 @@ _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2.0  # s, in a sidecar
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _TE_MATCH = 0.05  # ms
+_MOST_LISTED = 21  # measurements in a message
 
 _PRESETS = {
     # Five b-values and two echo times are named in the study; the rest is this project's default.
@@ -339,7 +340,8 @@ class Protocol:
         found = same.sum(axis=1)
         if np.any(found == 0):
             missing = ", ".join(np.array(self.labels)[found == 0])
-            msg = f"the other protocol lacks {missing}; it has {', '.join(other.labels)}"
+            more = f", … ({len(other)} in all)" if len(other) > _MOST_LISTED else ""
+            msg = f"the other protocol lacks {missing}; it has {', '.join(other.labels[:_MOST_LISTED])}{more}"
             raise ValueError(msg)
         if np.any(found > 1):
             twice = ", ".join(np.array(self.labels)[found > 1])

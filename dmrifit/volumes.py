@@ -48,6 +48,9 @@ from dmrifit.series import Series, read_map
 if TYPE_CHECKING:
     from dmrifit.prediction import MapsToMaps, SignalToSignal
 
+#: The largest number of a float32 map; an error beyond it, as of a parameter that the signal does not show, is none.
+_LARGEST = np.finfo(np.float32).max
+
 __all__ = ["fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
 
 
@@ -186,7 +189,8 @@ def fit_image(
                     voxels, _ = average_directions(voxels, protocol, mean=average)
                 result = fit_voxels(voxels, contrasts, model, sigma=_noise_of(noise, slab, part), **options)
                 bounded = pack_bounds(result.at_low, result.at_high)
-                columns = [*result.parameters.T, *result.standard_errors.T]
+                errors = np.where(np.abs(result.standard_errors) < _LARGEST, result.standard_errors, np.nan)
+                columns = [*result.parameters.T, *errors.T]
                 columns += [result.cost, result.status, bounded, pack_doubts(result)]
                 for name, column in zip(names, columns, strict=True):
                     maps[name][:, :, slab][part] = column
@@ -491,11 +495,17 @@ def _source_volumes(
     if source.te is None and protocol.te is not None:
         protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
     tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
+    contrasts = protocol
+    if average is not None:
+        contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
+    try:
+        chosen = source.indices_in(contrasts, **tolerance)
+    except ValueError as error:
+        hint = "" if b_tolerance else "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
+        msg = f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}"
+        raise ValueError(msg) from None
     if average is None:
-        chosen = source.indices_in(protocol, **tolerance)
         return lambda voxels: voxels[:, chosen]
-    contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
-    chosen = source.indices_in(contrasts, **tolerance)
     return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, chosen]
 
 

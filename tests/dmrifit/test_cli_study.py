@@ -61,8 +61,8 @@ def test_protocols_that_differ_are_compared_each_for_itself_and_that_is_said(tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algorithms", "LR,forest"), "no 'forest'; choose of LR"),
-        (("--strategies", "s2m"), "no 's2m'; choose of s2s, m2m"),
+        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose of LR"),
+        (("--strategies", "s2m"), "no strategy 's2m'; choose of s2s, m2m"),
         (("--train-on", "others"), "same, other, pooled"),
         (("--n-train", "5"), "needs at least 5 other patient"),
     ],

@@ -206,7 +206,7 @@ def test_what_a_prediction_lacks_is_named(run, tmp_path):
     assert err.count("\n") == 1
     code, _, err = run("train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "x", "--strategy", "s3s")
     assert code == 2
-    assert "no 's3s'" in err
+    assert "no strategy 's3s'" in err
     code, _, err = run("train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "no" / "x")
     assert code == 2
     assert "there is no folder" in err

@@ -112,6 +112,13 @@ def test_the_histogram_holds_all_voxels(slices):
     assert histogram.patches[0].get_data().values.sum() == pytest.approx(100)
 
 
+def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
+    panel = MapPanel("S0", "a.u.", np.random.default_rng(0).normal(size=SHAPE), shares=(0.01, 0.02))
+    histogram = plot_panel(slices, panel).axes[-1]
+    assert np.isfinite(histogram.get_xlim()).all()
+    assert not histogram.texts
+
+
 def test_the_status_names_only_what_occurs(slices):
     status = np.zeros(SHAPE, np.uint8)
     status[0] = 3

@@ -266,6 +266,17 @@ def test_fits_in_doubt_are_marked_as_the_engine_marks_them():
     assert 0 < np.count_nonzero(doubt) < 60
 
 
+def test_a_parameter_that_the_signal_does_not_show_has_no_error_in_the_map(truth):
+    """Without perfusion the diffusivity of the blood has an infinite error, which a map cannot hold."""
+    clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL)
+    errors = fit_voxels(clean, PROTOCOL, "ivim").standard_errors
+    assert np.isinf(errors[:, 2]).any()
+    maps = fit_image(nib.Nifti1Image(clean.reshape(*GRID, 4), AFFINE), PROTOCOL, "ivim")
+    expected = np.where(np.isinf(errors), np.nan, errors).astype(np.float32)
+    for name, column in zip(MODELS["ivim"].names, expected.T, strict=True):
+        np.testing.assert_array_equal(data(maps[f"{name}_se"]).ravel(), column)
+
+
 def test_a_parameter_cannot_have_the_name_of_another_map(image):
     model = SignalModel.from_expression(
         "S0*exp(-b*cost)", [Parameter("S0", "signal", 0, np.inf), Parameter("cost", "µm²/ms", 0, 5)], name="own"
