@@ -4,11 +4,13 @@ import ast
 import re
 import shlex
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from dmrifit import cli
+from dmrifit import Protocol, cli, fit_voxels
+from dmrifit.manifest import COLUMNS as manifest_columns
 from dmrifit.participants import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -57,7 +59,7 @@ def test_the_next_command_is_the_same_on_own_data(readme, script):
 
 def test_worked_lines_are_understood_by_the_commands_they_name(root):
     lines = worked_lines(root)
-    assert len(lines) >= 6
+    assert len(lines) >= 12
     commands = typer.main.get_command(cli.app).commands
     for line in lines:
         _, name, *arguments = shlex.split(line)
@@ -82,6 +84,33 @@ def test_the_fit_in_python_finds_what_it_was_given(readme, capsys):
     assert [float(words[1]) for words in printed] == names["truth"][0]
     assert [words[0] for words in printed] == ["S0", "f", "Dv", "T2v", "Dt", "K", "T2t"]
     assert printed[4][2] == "µm²/ms"
+
+
+def test_the_model_of_ones_own_is_that_of_the_example_and_fits(root, readme):
+    code = FENCE.findall(readme)[2]
+    example = statements((root / "examples" / "plot_own_model.py").read_text(encoding="utf-8"))
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert statements(code)[-1] in example
+    model, protocol = names["stretched"], Protocol([0, 100, 300, 600, 1000, 1500])
+    truth = [[100.0, 1.2, 0.7]]
+    np.testing.assert_allclose(fit_voxels(model.signal(truth, protocol), protocol, model).parameters, truth, rtol=1e-4)
+
+
+def test_columns_of_other_tables_are_those_that_are_read(readme):
+    section = readme[readme.index("## From the scanner to a table") :]
+    manifest = section[section.index("`scan.tsv`") : section.index("The\ntolerance")]
+    assert {word for word in re.findall(r"`(\w+)`", manifest)} == set(manifest_columns)
+    visits = section[section.index("`visits.tsv` has") : section.index("with two visits")]
+    assert set(re.findall(r"`(\w+)`", visits)) == {"maps", "labels", "subject", "visit"}
+
+
+def test_all_modules_are_listed_once(root):
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| of `dmrifit/`") : text.index("## Versions")]
+    listed = re.findall(r"`(\w+)`", table)
+    modules = [path.stem for path in (root / "dmrifit").glob("[!_]*.py")]
+    assert sorted(listed) == sorted(modules)
 
 
 def test_symbols_and_units_of_the_readme_are_those_of_the_model(readme):
