@@ -528,6 +528,42 @@ def test_a_folder_that_cannot_be_written_to_is_named(image, tmp_path, refused):
     refused(image, "cannot write to the folder .*file", error=OSError, out=tmp_path / "file")
 
 
+LARGE = """
+import sys
+from pathlib import Path
+from dmrifit import Protocol, fit_image
+
+maps = fit_image(sys.argv[1], Protocol.preset("cohort1"), "t2-ivim-kurtosis", n_starts=1, out=sys.argv[2])
+output = sum(image.dataobj.nbytes for image in maps.values())
+status = Path("/proc/self/status").read_text()
+peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+print(output, peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_a_large_scan_goes_through_in_slabs(tmp_path, name):
+    """A series of 256 × 256 × 64 × 21 values takes less memory than input, output and 300 MB."""
+    protocol = Protocol.preset("cohort1")
+    shape = (256, 256, 64, len(protocol))
+    clean = MODELS["t2-ivim-kurtosis"].signal([[500.0, 0.2, 20.0, 200.0, 1.0, 0.8, 70.0]], protocol)[0]
+    rng = np.random.default_rng(5)
+    signals = np.empty(shape, np.float32)
+    for i, volume in enumerate(np.moveaxis(signals, -1, 0)):
+        # Rounded, so that packing takes seconds.
+        volume[:] = np.round(np.abs(clean[i] + 5 * rng.standard_normal(shape[:3], np.float32)))
+    nib.save(nib.Nifti1Image(signals, np.eye(4)), tmp_path / name)
+    command = [sys.executable, "-c", LARGE, tmp_path / name, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    output, peak = map(int, done.stdout.split())
+    assert peak < signals.nbytes + output + 300e6
+    # Were the input held, this would be exceeded: the slabs and the program itself take the rest.
+    assert peak < output + 500e6
+    assert len(visible(tmp_path / "out")) == 2 * 7 + 4 + 1
+
+
 # Real scans
 
 

@@ -1,5 +1,6 @@
 """The packages keep the import contracts of setup.cfg, and the contracts notice when they do not."""
 
+import re
 import shutil
 
 import pytest
@@ -60,5 +61,6 @@ def test_a_forbidden_import_breaks_its_contract(copies, run_python, module, line
         file.write(f"\n{line}\n")
     result = run_python("-c", LINT, cwd=copies)
     assert result.returncode == 1, result.stdout
-    assert f"{contract} BROKEN" in result.stdout
-    assert "2 kept, 1 broken" in result.stdout
+    broken = set(re.findall(r"^(.+) BROKEN", result.stdout, re.MULTILINE))
+    # What is imported from above may well import from below.
+    assert contract in broken <= {contract, CIRCLES}
