@@ -13,10 +13,10 @@ from dmrifit.protocol import Protocol
 
 __all__ = ["Dictionary", "to_inner"]
 
-_N_ATOMS = {0: (), 1: (24,), 2: (12, 8), 3: (6, 4, 6)}
+_N_ATOMS = {0: (), 1: (24,), 2: (12, 8), 3: (5, 5, 6)}
 
 # Where in its range the fast component starts, so that the starts together end in the best minimum most often.
-_FAST = {1: (0.6,), 2: (0.13, 0.91), 3: (0.13, 0.53, 0.91)}
+_FAST = {1: (0.6,), 2: (0.13, 0.91), 3: (0.04, 0.53, 0.91)}
 
 
 class Dictionary:
@@ -38,7 +38,7 @@ class Dictionary:
     low, high : ndarray of shape (n_parameters,)
         The box to spread the grid over.
     fixed : mapping of str to ndarray
-        Parameters that are not searched.
+        Parameters that are not searched: of no dimension, or one value for each voxel.
     turn_up : float
         Largest K·D at which the signal still falls, or infinity.
     n_starts : int
@@ -68,8 +68,10 @@ class Dictionary:
             grids[j] = self._grid(j, np.array(_FAST.get(n_starts, (np.arange(n_starts) + 0.5) / n_starts)))
         for j in (*fast, *slow):
             grids.setdefault(j, self._grid(j, np.array([0.5])))
-            if model.names[j] in fixed:
-                grids[j] = np.array([np.median(fixed[model.names[j]])])
+            # Values that differ between voxels are searched like a free parameter: a start must not depend on
+            # which voxels are fitted together.
+            if np.ndim(fixed.get(model.names[j], [])) == 0:
+                grids[j] = np.atleast_1d(fixed[model.names[j]])
             elif kernel.AMPLITUDE < 0 and model.parameters[j].is_amplitude:
                 grids[j] = np.array([1.0])
         first, first_q = self._atoms(fast, grids, share=1.0)
@@ -107,7 +109,7 @@ class Dictionary:
         usable = np.isfinite(signals).all(axis=1) & (np.abs(signals).max(axis=1) < 1e6)
         if not usable.any():
             usable[:] = True
-            signals = np.nan_to_num(signals)
+            signals = np.zeros_like(signals)
         return signals[usable], inner[usable]
 
     def _constants(self) -> NDArray:
@@ -158,6 +160,9 @@ def _spread(parameter: Parameter, low: float, high: float, at: NDArray, protocol
     """Place values, given as shares of the way, in the part of the bounds that the protocol can tell apart."""
     if low == high:
         return np.array([low])
+    if parameter.unit == "ms" and protocol.te is not None:
+        low = min(max(low, protocol.te.min() / 5.0), high)
+        high = max(min(high, protocol.te.max() * 10.0), low)
     if parameter.unit == "µm²/ms" and protocol.b.max() > 0:
         b = protocol.b_ms_per_um2
         low = min(max(low, 0.1 / b.max()), high)

@@ -37,7 +37,8 @@ class FitStatus(IntEnum):
     How the fit of a voxel ended.
 
     `CONVERGED` and `AT_BOUND` are solutions; in the second, a parameter lies on a bound. `NOT_CONVERGED`
-    ran out of iterations. `NOT_FITTED` voxels have no usable signal, and everything about them is NaN.
+    ran out of iterations. `NOT_FITTED` voxels have no usable signal, or the model has none within the bounds
+    and fixed values that is finite, and everything about them is NaN.
     """
 
     CONVERGED = 0
@@ -248,7 +249,7 @@ def fit_voxels(
         raise ValueError(msg)
     n = len(signals)
     box = _box(model, bounds)
-    values = _fixed_values(model, fixed, n)
+    values = _fixed_values(model, fixed, n, box)
     n_free = len(model.names) - len(values)
     if len(protocol) < n_free:
         msg = (
@@ -358,7 +359,11 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
         except (TypeError, ValueError):
             msg = f"bounds of {name} must be (low, high), not {pair!r}"
             raise ValueError(msg) from None
+        parameter = model.parameters[model.names.index(name)]
         if high == "monotonic":
+            if low != 0:
+                msg = f"the lower bound of {name} must be 0 where the upper one is 'monotonic', not {low!r}"
+                raise ValueError(msg)
             if model.cumulant is None or name != model.cumulant[0]:
                 msg = (
                     f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}"
@@ -369,6 +374,9 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
             low, high = float(low), float(high)
             if not low <= high:
                 msg = f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
+                raise ValueError(msg)
+            if _kernels.form(parameter) != "plain" and high <= 0:
+                msg = f"{name} is positive, but its upper bound is {high:g}"
                 raise ValueError(msg)
         box[name] = (low, high)
     return box
@@ -381,7 +389,9 @@ def _check_name(model: SignalModel, name: str, what: str) -> None:
         raise ValueError(msg)
 
 
-def _fixed_values(model: SignalModel, fixed: Mapping[str, ArrayLike] | None, n: int) -> dict[str, NDArray]:
+def _fixed_values(
+    model: SignalModel, fixed: Mapping[str, ArrayLike] | None, n: int, box: Mapping[str, tuple[float, float | str]]
+) -> dict[str, NDArray]:
     values = {}
     for name, value in (fixed or {}).items():
         _check_name(model, name, "fixed values")
@@ -393,7 +403,11 @@ def _fixed_values(model: SignalModel, fixed: Mapping[str, ArrayLike] | None, n: 
         if _kernels.form(parameter) != "plain" and not (array > 0).all():
             msg = f"fixed {name} must be positive; got {array.min():g}"
             raise ValueError(msg)
-        values[name] = array.reshape(-1)
+        values[name] = array
+    for name in values:
+        if box[name][1] == "monotonic":
+            msg = f"{name} is fixed, so it cannot have a 'monotonic' bound; give one or the other"
+            raise ValueError(msg)
     if len(values) == len(model.names):
         msg = f"all parameters of {model.name} are fixed: there is nothing to fit"
         raise ValueError(msg)
@@ -460,7 +474,7 @@ class _Problem:
         self.rows = np.stack([row_of_b, row_of_te], axis=1)
         if n_starts == "auto":
             n_starts = 1 if n_free <= 2 else 3
-        if isinstance(n_starts, (str, bool)) or n_starts != int(n_starts) or n_starts < 1:
+        if isinstance(n_starts, bool) or not isinstance(n_starts, (int, np.integer)) or n_starts < 1:
             msg = f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}"
             raise ValueError(msg)
         self.dictionary = Dictionary(self.kernel, model, protocol, low, high, fixed, self.turn_up, int(n_starts))
@@ -468,10 +482,11 @@ class _Problem:
 
 
 def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:
-    rows = max([1, *(len(value) for value in fixed.values())])
+    rows = max([1, *(value.size for value in fixed.values())])
     outer = np.ones((rows, len(model.names)))
     for name, value in fixed.items():
-        outer[:, model.names.index(name)] = value
+        if value.size:
+            outer[:, model.names.index(name)] = value
     inner = to_inner(outer, forms)
     inner[:, [name not in fixed for name in model.names]] = np.nan
     return np.ascontiguousarray(inner)
@@ -543,7 +558,7 @@ def _run(
             n_known,
             points,
         )
-        ends = np.empty((n_slots, kernel.N)), np.empty((n_slots, kernel.N_PAIRS)), np.empty(n_slots)
+        ends = np.empty((n_slots, kernel.N)), np.empty((n_slots, kernel.N_PAIRS)), np.full(n_slots, np.nan)
         converged, disagree = np.zeros((2, n_slots), bool)
         steps = np.zeros(n_slots, np.int64)
         kernel.search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,7 @@ class _Formula:
         self.first: tuple[int, ...] = ()
         self._called = bool(model.source)
         if self._called:
+            self.amplitude = _amplitude_of_function(model)
             return
         symbols = {name: sympy.Symbol(name, real=True) for name in (*names, "b", "te")}
         expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
@@ -201,6 +203,33 @@ def _structure(expression: object, symbols: list, model: SignalModel) -> tuple[i
     return -1, amplitude, ()
 
 
+def _amplitude_of_function(model: SignalModel) -> int:
+    """Find the amplitude that a user's function is proportional to, by trying it, or -1."""
+    import numpy as np
+
+    amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
+    if len(amplitudes) != 1:
+        return -1
+    scope: dict[str, Any] = {"math": math, "np": np}
+    exec(model.source, scope)
+    low = np.array([max(p.low, 0.0) for p in model.parameters])
+    high = np.minimum([p.high for p in model.parameters], low + 1.0)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        values = rng.uniform(low, np.maximum(low, high))
+        measurement = [rng.uniform(0, 2), *([rng.uniform(50, 120)] if model.needs_te else [])]
+        signals = []
+        for factor in (0.0, 1.0, 2.0):
+            values[amplitudes[0]] = factor
+            try:
+                signals.append(float(scope["user_function"](*measurement, *values.tolist())))
+            except (ArithmeticError, ValueError):
+                return -1
+        if abs(signals[0]) > 1e-12 or abs(signals[2] - 2 * signals[1]) > 1e-9 * abs(signals[1]):
+            return -1
+    return amplitudes[0]
+
+
 def _printer():
     from sympy.printing.pycode import PythonCodePrinter
 
@@ -238,7 +267,8 @@ def _limit(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) 
     """Where the signal must not turn up, the inner K is K over its share of the bound, 3 / (b_max·D·bound)."""
     return [
         f"room = s[{_TURN_UP}] / ({_outer(at, forms, diffusivity)} * {at('HI', kurtosis)})",
-        "ratio = room if room < 1.0 else 1.0",
+        "limits = (room > 0.0) & (room < 1.0)",
+        "ratio = room if limits else 1.0",
     ]
 
 
@@ -313,7 +343,7 @@ def _chain(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) 
         k, d = kurtosis, diffusivity
         sign = "" if forms[d] == "inverse" else "-"
         lines += _limit(at, forms, k, d)
-        lines.append(f"slope = {sign}{at('X', k)} / {at('X', d)} if room < 1.0 else 0.0")
+        lines.append(f"slope = {sign}{at('X', k)} / {at('X', d)} if limits else 0.0")
         lines.append(f"{at('GT', d)} += slope * {at('GT', k)}")
         lines.append(f"{at.pair('MT', d, d)} += slope * (2.0 * {at.pair('MT', d, k)} + slope * {at.pair('MT', k, k)})")
         lines += [f"{at.pair('MT', d, j)} += slope * {at.pair('MT', k, j)}" for j in range(at.n) if j != d]

@@ -30,7 +30,7 @@ DIFFUSIVITY = -1
 AT: dict = {}
 # END OF CONSTANTS
 
-AT_X = AT["X"]
+AT_X, AT_G = AT["X"], AT["G"]
 AT_Q, AT_T, AT_M, AT_LO, AT_HI, AT_D = AT["Q"], AT["T"], AT["M"], AT["LO"], AT["HI"], AT["D"]
 AT_C, AT_BC, AT_SQ, AT_LAM, AT_IT = AT["C"], AT["BC"], AT["SQ"], AT["LAM"], AT["IT"]
 AT_P1, AT_END, AT_NF2, AT_GB = AT["P1"], AT["END"], AT["NF2"], AT["GB"]
@@ -311,6 +311,10 @@ def begin(w, lane, point):
         value = min(max(point[j], w[AT_LO + j * LANES + lane]), w[AT_HI + j * LANES + lane])
         w[AT_T + j * LANES + lane] = value
         w[AT_Q + j * LANES + lane] = value
+    for j in range(N):  # nothing is left of the lane's last voxel, even where the start has no finite signal
+        w[AT_G + j * LANES + lane] = 0.0
+    for j in range(N_PAIRS):
+        w[AT_M + j * LANES + lane] = 0.0
     w[AT_C + lane] = math.inf
     w[AT_GB + lane] = w[AT_BC + lane]
     w[AT_P1 + lane] = 1.0
@@ -438,7 +442,9 @@ def search(
                     disagree[slot] = False
                 if w[AT_C + lane] < w[AT_BC + lane]:
                     w[AT_BC + lane] = w[AT_C + lane]
-                    converged[slot] = w[AT_END + lane] == 1.0
+                    # In a narrow bent valley the steps stay short; what they promise tells that the end is near.
+                    near = w[AT_LAM + lane] < 0.5 and w[AT_P1 + lane] <= 1e-7 * w[AT_C + lane]
+                    converged[slot] = w[AT_END + lane] == 1.0 or near
                     squares[slot] = w[AT_SQ + lane]
                     for j in range(N):
                         ends[slot, j] = w[AT_Q + j * LANES + lane]
@@ -497,6 +503,7 @@ def finish(
     """Write the results in the units of the model, and NaN for the voxels that were not fitted."""
     w = np.zeros(SIZE)
     none = np.zeros(1, np.int64)
+    limits = np.ones(LANES)
     blank = 0
     for first in range(0, n_slots, LANES):
         n_lanes = min(LANES, n_slots - first)
@@ -507,16 +514,21 @@ def finish(
                 w[AT_Q + j * LANES + lane] = ends[slot, j]
             for j in range(N_PAIRS):
                 w[AT_M + j * LANES + lane] = sums[slot, j]
+            limits[lane] = limit(w, lane, turn_up)
+            if limits[lane] < 1.0 and w[AT_Q + KURTOSIS * LANES + lane] < w[AT_HI + KURTOSIS * LANES + lane]:
+                leave_limit(w, lane, limits[lane])
         find_variances(w, w, w, w, w, none)
         for lane in range(n_lanes):
             slot = first + lane
             i = usable[slot]
+            if math.isnan(squares[slot]):
+                continue  # no start has a finite signal
             while blank < i:
                 leave_out(blank, parameters, errors, cost, status, n_iter, at_low, at_high, doubt, ill)
                 blank += 1
             blank = i + 1
             row = i if pinned.shape[0] > 1 else 0
-            limited = limit(w, lane, turn_up)
+            limited = limits[lane]
             touched = False
             n_spare = n_known[slot]
             for j in range(N):
@@ -532,7 +544,6 @@ def finish(
                     low, high = high, low
                 if j == KURTOSIS:
                     value *= limited
-                    slope *= limited
                 free = math.isnan(pinned[row, j])
                 low, high = low and free, high and free
                 if low or high:
@@ -550,7 +561,7 @@ def finish(
                 d = w[AT_D + j * LANES + lane]
                 # Beyond 1e290 the signal does not depend on the parameter at all.
                 errors[i, j] *= math.sqrt(d * variance) if d < 1e290 else math.inf
-            cost[i] = squares[slot] / (scales[slot] * scales[slot])
+            cost[i] = squares[slot] / scales[slot] / scales[slot]
             status[i] = 2 if not converged[slot] else (1 if touched else 0)
             n_iter[i] = steps[slot]
             doubt[i] = disagree[slot]
@@ -558,6 +569,43 @@ def finish(
     while blank < len(cost):
         leave_out(blank, parameters, errors, cost, status, n_iter, at_low, at_high, doubt, ill)
         blank += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def leave_limit(w, lane, limited):
+    """Turn the sums of the inner K, a share of the limit that moves with D, into those of K itself."""
+    k, d = KURTOSIS, DIFFUSIVITY
+    q = w[AT_Q + d * LANES + lane]
+    bend = w[AT_Q + k * LANES + lane]  # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D
+    if FORMS[d] == "plain":
+        bend = -bend / q
+    elif FORMS[d] == "log":
+        bend = -bend
+    else:
+        bend = bend / q
+    kk, dk = entry(w, lane, k, k), entry(w, lane, d, k)
+    for j in range(N):
+        if j not in (d, k):
+            jk = entry(w, lane, j, k)
+            put(w, lane, d, j, entry(w, lane, d, j) - bend * jk)
+            put(w, lane, j, k, jk / limited)
+    put(w, lane, d, d, entry(w, lane, d, d) - 2.0 * bend * dk + bend * bend * kk)
+    put(w, lane, d, k, (dk - bend * kk) / limited)
+    put(w, lane, k, k, kk / (limited * limited))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def entry(w, lane, i, j):
+    """Read an entry of J'J."""
+    i, j = max(i, j), min(i, j)
+    return w[AT_M + (i * (i + 1) // 2 + j) * LANES + lane]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def put(w, lane, i, j, value):
+    """Write an entry of J'J."""
+    i, j = max(i, j), min(i, j)
+    w[AT_M + (i * (i + 1) // 2 + j) * LANES + lane] = value
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -586,4 +634,4 @@ def limit(w, lane, turn_up):
     elif FORMS[DIFFUSIVITY] == "inverse":
         d = 1.0 / d
     room = turn_up / (d * w[AT_HI + KURTOSIS * LANES + lane])
-    return room if room < 1.0 else 1.0
+    return room if 0.0 < room < 1.0 else 1.0

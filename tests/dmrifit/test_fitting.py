@@ -227,7 +227,8 @@ def test_starts_that_disagree_are_told():
     found = result.parameters[told]
     as_good = np.stack([part.cost <= 1.0101 * result.cost[told] for part in parts], axis=1)
     apart = [(np.abs(part.parameters - found) > 0.1 * np.abs(found) + 0.01).any(axis=1) for part in parts]
-    assert (as_good & np.stack(apart, axis=1)).any(axis=1).all()
+    # Not all, because these fits have a few starts each and may miss the place themselves.
+    assert (as_good & np.stack(apart, axis=1)).any(axis=1).mean() > 0.9
 
 
 def test_parameters_that_cannot_be_told_apart_are_told():
@@ -351,6 +352,9 @@ def test_the_monotonic_bound_keeps_the_signal_falling_and_is_optimal():
     assert held.sum() >= 3
     assert (free["K"][held] > 3 / (b_max * free["D"][held])).all()
     assert result.at_high[held, 2].all()
+    inside = ~held & (result.status == FitStatus.CONVERGED)
+    assert inside.sum() > 5
+    np.testing.assert_allclose(result.standard_errors[inside], free.standard_errors[inside], rtol=1e-3)
     np.testing.assert_allclose(
         result.cost[~held & (result["K"] < limit)], free.cost[~held & (result["K"] < limit)], rtol=1e-6
     )
@@ -532,6 +536,51 @@ def test_no_voxels_give_an_empty_result():
     result = fit_voxels(np.empty((0, 9)), DIFFUSION, "adc")
     assert result.parameters.shape == (0, 2)
     assert len(result) == 0
+    assert len(fit_voxels(np.empty((0, 9)), DIFFUSION, "ivim", method="segmented")) == 0
+
+
+def test_values_fixed_for_each_voxel_are_its_own_whatever_stands_beside():
+    signals, truth, _ = noisy("t2-ivim-kurtosis", 300, seed=837)
+    signals[[5, 90]] = 0.0
+    fixed = {"Dt": truth[:, 4], "S0": truth[:, 0]}
+    result = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", fixed=fixed)
+    fitted = result.status != FitStatus.NOT_FITTED
+    assert (~fitted).sum() == 2
+    for name, values in fixed.items():
+        np.testing.assert_allclose(result[name][fitted], values[fitted], rtol=1e-12)
+    some = np.random.default_rng(838).permutation(300)[:40]
+    again = fit_voxels(
+        signals[some], RELAXATION, "t2-ivim-kurtosis", fixed={name: values[some] for name, values in fixed.items()}
+    )
+    np.testing.assert_array_equal(again.parameters, result.parameters[some])
+    one = fit_voxels(signals[:1], RELAXATION, "t2-ivim-kurtosis", fixed={name: v[:1] for name, v in fixed.items()})
+    np.testing.assert_array_equal(one.parameters, result.parameters[:1])
+
+
+def test_parameters_may_be_negative_where_the_user_says_so():
+    signals, _, _ = noisy("t2-ivim-kurtosis", 40, seed=839)
+    for options in ({"fixed": {"K": -3.0}}, {"bounds": {"K": (-5, -1)}}, {"fixed": {"Dt": -1.0}}):
+        result = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", **options)
+        assert np.isfinite(result.parameters).all()
+        recomputed = sum_of_squares(MODELS["t2-ivim-kurtosis"], result.parameters, RELAXATION, signals)
+        np.testing.assert_allclose(result.cost, recomputed, rtol=1e-9)
+
+
+def test_a_model_that_overflows_everywhere_fits_nothing():
+    signals, _, _ = noisy("t2-ivim-kurtosis", 60, seed=843)
+    fixed = {"Dt": 30.0, "K": 5.0}
+    result = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", fixed=fixed)
+    assert (result.status == FitStatus.NOT_FITTED).all()
+    assert np.isnan(result.parameters).all()
+    assert np.isnan(result.cost).all()
+
+
+@pytest.mark.parametrize("bounds", [{"T2v": (0, np.inf)}, {"T2t": (0, np.inf)}, {"Dv": (0, np.inf)}])
+def test_wider_bounds_never_fit_much_worse(bounds):
+    signals, _, _ = noisy("t2-ivim-kurtosis", 400, seed=844)
+    narrow = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis")
+    wide = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", bounds=bounds)
+    assert (wide.cost <= narrow.cost * (1 + 1e-3)).mean() > 0.97
 
 
 def test_columns_are_found_by_name():
@@ -570,12 +619,17 @@ GOOD = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
         ({"fixed": {"Dt": np.nan}}, "finite"),
         ({"fixed": {"Dv": -1}}, "must be positive"),
         ({"fixed": {"S0": 1, "f": 0.1, "Dv": 10, "Dt": 1}}, "nothing to fit"),
+        ({"fixed": {"K": 1}, "bounds": {"K": (0, "monotonic")}, "model": "kurtosis"}, "K is fixed"),
+        ({"bounds": {"K": (0.5, "monotonic")}, "model": "kurtosis"}, "lower bound of K must be 0"),
+        ({"bounds": {"Dv": (-10, -5)}}, "Dv is positive"),
         ({"sigma": [1, 2]}, "one for each voxel"),
         ({"sigma": -1}, "not negative"),
         ({"sigma": np.nan}, "finite"),
         ({"regularization": -1}, "0 or more"),
         ({"n_starts": 0}, "whole number from 1"),
         ({"n_starts": "many"}, "whole number from 1"),
+        ({"n_starts": np.nan}, "whole number from 1"),
+        ({"n_starts": None}, "whole number from 1"),
         ({"n_threads": 0}, "at least 1"),
     ],
 )
