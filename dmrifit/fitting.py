@@ -27,7 +27,7 @@ __all__ = ["FitResult", "FitStatus", "fit_voxels"]
 _CHUNK = 4096  # voxels that go through the kernel together: their signals stay in the processor's cache
 _TOLERANCE = 1e-10
 _MAX_ITER = 200
-_SEGMENT_B = 150.0  # s/mm²; of 100 … 250, it gives the smallest errors at SNR 30–100 on OSIPI's tissues
+_SEGMENT_B = 150.0  # s/mm²; of 150, 200, 250, the one with the smallest errors on OSIPI's tissues at SNR 30–100
 
 _logger = logging.getLogger("dmrifit")
 
