@@ -304,6 +304,8 @@ def _summarize_repeats(repeated: pd.DataFrame) -> None:
 
 def _summarize_fit(out: Path, sidecar: Path) -> None:
     """Print how a fit went, from the file that describes it."""
+    from dmrifit.derivatives import MONOTONIC
+
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in described["Status"]["Voxels"].items() if n}
     typer.echo(f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items()))
@@ -311,7 +313,8 @@ def _summarize_fit(out: Path, sidecar: Path) -> None:
         for end, share in entry.get("ShareAtBounds", {}).items():
             if share > 0:
                 bound = entry["Bounds"][end == "Upper"]
-                typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}")
+                rule = f" or {MONOTONIC}" if end == "Upper" and "UpperBoundRule" in entry else ""
+                typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}{rule}")
     doubts = [f"{share:.1%} {reason}" for reason, share in described["Doubt"]["Share"].items() if share > 0]
     if doubts:
         typer.echo(f"in doubt: of the fitted voxels {', '.join(doubts)}")

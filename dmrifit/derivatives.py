@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOUBTS",
+    "MONOTONIC",
     "OUTSIDE",
     "FitTally",
     "bits_type",
@@ -42,6 +43,9 @@ __all__ = [
 
 #: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
 OUTSIDE = 255
+
+#: The upper bound of a kurtosis that keeps the signal falling.
+MONOTONIC = "3/(b_max·D)"
 
 #: What a map of doubts says of a fit, by the value that is added for each.
 DOUBTS = {1: "starts disagree", 2: "ill-conditioned"}
@@ -343,6 +347,8 @@ def describe_fit(
     contrasts: Protocol,
     settings: Mapping[str, Any],
     files: Mapping[str, str],
+    *,
+    monotonic: Collection[str] = (),
 ) -> dict[str, Any]:
     """
     Describe a fit for the JSON file that stands beside its maps.
@@ -361,6 +367,8 @@ def describe_fit(
         How the fit was made, as plain values.
     files : mapping
         File name of each map.
+    monotonic : collection of str, default=()
+        Parameters that were kept so small that the signal falls.
 
     Returns
     -------
@@ -377,6 +385,8 @@ def describe_fit(
             "File": files[name],
             "StandardErrorFile": files[f"{name}_se"],
         }
+        if name in monotonic:
+            entry["UpperBoundRule"] = f"also at most {MONOTONIC}"
         if parameter.is_amplitude:
             entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
         if name in fixed:

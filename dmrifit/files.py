@@ -109,7 +109,8 @@ class FileSet:
                 raise ValueError(msg)
         if existing and not overwrite:
             more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-            msg = f"{existing[0]}{more} exist already; choose another folder, or pass overwrite=True (--overwrite)"
+            verb = "exist" if more else "exists"
+            msg = f"{existing[0]}{more} {verb} already; choose another folder, or pass overwrite=True (--overwrite)"
             raise FileExistsError(msg)
         self._hidden: Path | None = None
         self._lock: int | None = None

@@ -121,4 +121,10 @@ def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float
     # dipy reads its mask off the first volume.
     shown = np.concatenate([where[..., None].astype(np.float64), finite], axis=-1)
     by_volume = noise_estimate.estimate_sigma(shown, disable_background_masking=True)[1:]
-    return float(by_volume.min())
+    # In an image or volume that is too small, or all alike, neighbors do not differ.
+    usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
+    if not usable.size:
+        size = " × ".join(map(str, values.shape))
+        msg = f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give sigma as a number"
+        raise ValueError(msg)
+    return float(usable.min())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.derivatives import DOUBTS, OUTSIDE
+from dmrifit.derivatives import DOUBTS, MONOTONIC, OUTSIDE
 from dmrifit.mosaics import MapPanel, Slices, plot_codes, plot_panel, plot_panels
 from dmrifit.pages import html_code, html_figure, html_grid, html_note, html_page, html_table, png_bytes
 
@@ -104,6 +104,8 @@ def _summary(
                 "no bound" if bound is None else f"{100 * share:.3g} % at {bound:g}{unit}"
                 for bound, share in zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True)
             ]
+            if "UpperBoundRule" in entry:
+                ends[1] += f" or {MONOTONIC}"
         error = f"{np.median(errors):.2g}" if len(errors) else "–"
         rows.append([panel.name, panel.unit, quartiles[0], f"{quartiles[1]} – {quartiles[2]}", error, *ends])
     header = ["", "unit", "median", "quartiles", "std. error", "at lower bound", "at upper bound"]

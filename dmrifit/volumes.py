@@ -150,7 +150,7 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If relaxation times are fitted to measurements of one echo time.
+        If relaxation times are fitted to measurements of one echo time, or no voxel could be fitted.
     """
     model = _find_model(model)
     series = Series.open(image)
@@ -198,6 +198,12 @@ def fit_image(
         if not tally.status.any():
             msg = f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
             raise ValueError(msg)
+        if not tally.n_fitted:
+            msg = (
+                f"{series.name}: none of the {tally.status.sum()} voxels could be fitted; each has a negative value, "
+                "the same value in every measurement, or too few values"
+            )
+            warnings.warn(msg, stacklevel=2)
         images = {name: series.map(values, f"dmrifit {model.name} {name}") for name, values in maps.items()}
         if written is not None:
             settings = {
@@ -209,7 +215,9 @@ def fit_image(
                 "Sigma": source,
                 "Region": _describe_region(mask),
             }
-            sidecar = describe_fit(tally, box, fixed or {}, protocol, contrasts, settings, files)
+            sidecar = describe_fit(
+                tally, box, fixed or {}, protocol, contrasts, settings, files, monotonic=_monotonic(bounds)
+            )
             sidecar |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)}
             _save(images, written, files)
             if quicklook:
@@ -426,6 +434,12 @@ def _describe_bounds(bounds: Mapping[str, tuple[float, float | str]] | str | Non
     if bounds is None or isinstance(bounds, str):
         return bounds or "those of the model"
     return ", ".join(f"{name} from {low} to {high}" for name, (low, high) in bounds.items())
+
+
+def _monotonic(bounds: Mapping[str, tuple[float, float | str]] | str | None) -> list[str]:
+    if bounds is None or isinstance(bounds, str):
+        return []
+    return [name for name, (_, high) in bounds.items() if high == "monotonic"]
 
 
 def _describe_region(mask: Image | None) -> str:

@@ -173,6 +173,10 @@ def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["K"].dataobj))
     described = json.loads((tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Bounds"] == "K from 0.0 to monotonic"
+    assert described["Parameters"]["K"]["UpperBoundRule"] == "also at most 3/(b_max·D)"
+    assert "UpperBoundRule" not in described["Parameters"]["D"]
+    page = (tmp_path / "out" / "sub-01_model-kurtosis_quicklook.html").read_text(encoding="utf-8")
+    assert re.search(r"% at 5 or 3/\(b_max·D\)", page)
 
 
 def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
@@ -218,7 +222,7 @@ def test_a_scan_in_several_files_is_fitted_by_its_table(scan, run, tmp_path):
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 import nibabel as nib
 from dmrifit import cli, volumes
 
@@ -227,6 +231,8 @@ def save(image, path):
     print("writing", flush=True)
     time.sleep(60)
 
+# A shell that starts the tests in the background has switched Ctrl-C off.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 volumes.nib.save = save
 cli.main()
 """

@@ -52,6 +52,13 @@ def test_real_blocks_of_tissue_have_no_background(data_dir, name, method, low, h
     assert low < np.median(found.sigma) < high
 
 
+def test_an_image_without_differences_has_no_noise_to_estimate(data_dir):
+    values = np.asarray(nib.load(data_dir / "dipy_small_dwi" / "small_64D.nii").dataobj)
+    for alike in (values[:1, :1, :1], np.full((6, 6, 6, 200), 7.0)):
+        with pytest.raises(ValueError, match="cannot be estimated: neighbors do not differ; give sigma"):
+            estimate_sigma(alike, method="local")
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="method must be"):
         estimate_sigma(np.ones((4, 4, 4, 4)), method="median")

@@ -514,6 +514,12 @@ def test_an_image_without_any_signal_is_refused(signals, refused):
     refused(nib.Nifti1Image(np.zeros_like(signals), AFFINE), "nothing to fit")
 
 
+def test_an_image_of_which_nothing_can_be_fitted_is_told(signals):
+    with pytest.warns(UserWarning, match="none of the 60 voxels could be fitted"):
+        maps = fit_image(nib.Nifti1Image(np.ones_like(signals), AFFINE), PROTOCOL, "adc")
+    assert np.isnan(data(maps["ADC"])).all()
+
+
 def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
