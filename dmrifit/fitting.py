@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FitResult", "FitStatus", "fit_voxels"]
 
 _CHUNK = 4096  # voxels that go through the kernel together: their signals stay in the processor's cache
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-9
 _MAX_ITER = 200
 _SEGMENT_B = 150.0  # s/mm²; of 150, 200, 250, the one with the smallest errors on OSIPI's tissues at SNR 30–100
 

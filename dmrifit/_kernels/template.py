@@ -30,7 +30,7 @@ DIFFUSIVITY = -1
 AT: dict = {}
 # END OF CONSTANTS
 
-AT_X, AT_G = AT["X"], AT["G"]
+AT_X = AT["X"]
 AT_Q, AT_T, AT_M, AT_LO, AT_HI, AT_D = AT["Q"], AT["T"], AT["M"], AT["LO"], AT["HI"], AT["D"]
 AT_C, AT_BC, AT_SQ, AT_LAM, AT_IT = AT["C"], AT["BC"], AT["SQ"], AT["LAM"], AT["IT"]
 AT_P1, AT_END, AT_NF2, AT_GB = AT["P1"], AT["END"], AT["NF2"], AT["GB"]
@@ -311,10 +311,6 @@ def begin(w, lane, point):
         value = min(max(point[j], w[AT_LO + j * LANES + lane]), w[AT_HI + j * LANES + lane])
         w[AT_T + j * LANES + lane] = value
         w[AT_Q + j * LANES + lane] = value
-    for j in range(N):  # nothing is left of the lane's last voxel, even where the start has no finite signal
-        w[AT_G + j * LANES + lane] = 0.0
-    for j in range(N_PAIRS):
-        w[AT_M + j * LANES + lane] = 0.0
     w[AT_C + lane] = math.inf
     w[AT_GB + lane] = w[AT_BC + lane]
     w[AT_P1 + lane] = 1.0
@@ -428,10 +424,12 @@ def search(
     while True:
         for lane in range(LANES):
             slot = slot_of[lane]
-            if slot == -1 or (slot >= 0 and w[AT_END + lane] == 0.0 and w[AT_IT + lane] < max_iter):
+            # A start without a finite signal ends at once: what stands in its lane is of the voxel before.
+            begun = w[AT_C + lane] < math.inf
+            if slot == -1 or (slot >= 0 and begun and w[AT_END + lane] == 0.0 and w[AT_IT + lane] < max_iter):
                 continue
             if slot >= 0:
-                elsewhere = w[AT_END + lane] != 4.0 and ends_elsewhere(w, lane, ends[slot])
+                elsewhere = begun and w[AT_END + lane] != 4.0 and ends_elsewhere(w, lane, ends[slot])
                 if elsewhere and w[AT_END + lane] == 3.0:
                     w[AT_GB + lane] = math.inf  # it is worth knowing where this start really ends
                     continue
