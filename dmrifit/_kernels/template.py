@@ -171,8 +171,8 @@ def screen(signals, n_free, normalize, scales, usable, n_known):
                 count += 1
                 top = max(top, value)
                 bottom = min(bottom, value)
-        # Below 1e-300 nothing can be divided by it.
-        if count < n_free or top < 1e-300 or bottom < 0.0 or top == bottom:
+        # Beyond these limits, amplitudes or their inverses are no numbers any more.
+        if count < n_free or top < 1e-300 or top > 1e290 or bottom < 0.0 or top == bottom:
             continue
         scales[n_slots] = 1.0 / top if normalize else 1.0
         usable[n_slots] = i
