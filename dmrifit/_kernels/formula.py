@@ -374,6 +374,19 @@ def _accept(at: Layout) -> list[str]:
     return body
 
 
+def _factor(n: int, least: float) -> list[str]:
+    """Factor a symmetric matrix a into LDL', unrolled: l, the pivots p, at least `least`, and their inverses o."""
+    lines = []
+    for j in range(n):
+        lines += [f"t{j}_{k} = l{j}_{k} * p{k}" for k in range(j)]
+        lines.append(f"p{j} = a{j}_{j}" + "".join(f" - l{j}_{k} * t{j}_{k}" for k in range(j)))
+        lines.append(f"p{j} = p{j} if p{j} > {least!r} else {least!r}")
+        lines.append(f"o{j} = 1.0 / p{j}")
+        for i in range(j + 1, n):
+            lines.append(f"l{i}_{j} = (a{i}_{j}" + "".join(f" - l{i}_{k} * t{j}_{k}" for k in range(j)) + f") * o{j}")
+    return lines
+
+
 def _solve(n: int, suffix: str) -> list[str]:
     """Solve (M + λ·diag M) d = rhs for the free parameters by LDL', all unrolled."""
     s = suffix
@@ -382,14 +395,7 @@ def _solve(n: int, suffix: str) -> list[str]:
         for j in range(i):
             lines.append(f"a{i}_{j} = m{i}_{j} * (e{s}{i} * e{s}{j})")
         lines.append(f"a{i}_{i} = (m{i}_{i} * (1.0 + lam) + 1e-30) * e{s}{i} + (1.0 - e{s}{i})")
-    for j in range(n):
-        for k in range(j):
-            lines.append(f"t{j}_{k} = l{j}_{k} * p{k}")
-        lines.append(f"p{j} = a{j}_{j}" + "".join(f" - l{j}_{k} * t{j}_{k}" for k in range(j)))
-        lines.append(f"p{j} = p{j} if p{j} > 1e-30 else 1e-30")
-        lines.append(f"o{j} = 1.0 / p{j}")
-        for i in range(j + 1, n):
-            lines.append(f"l{i}_{j} = (a{i}_{j}" + "".join(f" - l{i}_{k} * t{j}_{k}" for k in range(j)) + f") * o{j}")
+    lines += _factor(n, 1e-30)
     for i in range(n):
         lines.append(f"z{i} = rhs{s}{i}" + "".join(f" - l{i}_{k} * z{k}" for k in range(i)))
     for i in reversed(range(n)):
@@ -477,13 +483,8 @@ def _variances(at: Layout) -> list[str]:
     for i in range(n):
         for j in range(i):
             body.append(f"a{i}_{j} = {at.pair('M', i, j)} * (u{i} * u{j})")
-    for j in range(n):
-        for k in range(j):
-            body.append(f"t{j}_{k} = l{j}_{k} * p{k}")
-        body.append(f"p{j} = 1.0" + "".join(f" - l{j}_{k} * t{j}_{k}" for k in range(j)))
-        body.append(f"o{j} = 1.0 / (p{j} if p{j} > 1e-15 else 1e-15)")
-        for i in range(j + 1, n):
-            body.append(f"l{i}_{j} = (a{i}_{j}" + "".join(f" - l{i}_{k} * t{j}_{k}" for k in range(j)) + f") * o{j}")
+        body.append(f"a{i}_{i} = 1.0")
+    body += _factor(n, 1e-15)
     for j in range(n):
         for i in range(j + 1, n):
             inner = "".join(f" - l{i}_{k} * v{k}_{j}" for k in range(j + 1, i))

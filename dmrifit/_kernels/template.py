@@ -2,7 +2,7 @@
 Fit of one signal model to many voxels: the part of a generated kernel that is the same for every model.
 
 This file is not imported. `dmrifit._kernels` copies it, with the constants below set for the model and the
-lines of column arithmetic written out, to a module of its own.
+lines of lane arithmetic written out, to a module of its own.
 """
 
 import math
@@ -206,7 +206,7 @@ def rate(y, atoms, n_first, constants, dots, best):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def rate_incomplete(signal, column, atoms, n_first, best, dots):
+def rate_incomplete(signal, lane, atoms, n_first, best, dots):
     """Rate the atoms for a voxel with missing measurements, which has a Gram matrix of its own; returns it."""
     n_atoms, m = atoms.shape
     n_strata = best.shape[0]
@@ -218,42 +218,42 @@ def rate_incomplete(signal, column, atoms, n_first, best, dots):
                     if math.isfinite(signal[k]):
                         own[i, j] += atoms[i, k] * atoms[j, k]
     for s in range(n_strata):
-        best[s, column] = -math.inf
+        best[s, lane] = -math.inf
     for t in range(n_atoms - n_first):
-        d, tt = dots[n_first + t, column], own[n_first + t, n_first + t]
+        d, tt = dots[n_first + t, lane], own[n_first + t, n_first + t]
         if n_first == 0:
             s = t * n_strata // (n_atoms - n_first)
             gain = (d * d / tt if d > 0.0 and tt > 0.0 else 0.0) if AMPLITUDE >= 0 else 2.0 * d - tt
-            if gain > best[s, column]:
-                best[s, column] = gain
-                best[s, LANES + column] = t
+            if gain > best[s, lane]:
+                best[s, lane] = gain
+                best[s, LANES + lane] = t
         for s in range(n_first):
-            a1, a0 = amplitudes(dots[s, column], d, own[s, s], own[s, n_first + t], tt)
-            gain = a1 * dots[s, column] + a0 * d
-            if gain > best[s, column]:
-                best[s, column] = gain
-                best[s, LANES + column] = t
+            a1, a0 = amplitudes(dots[s, lane], d, own[s, s], own[s, n_first + t], tt)
+            gain = a1 * dots[s, lane] + a0 * d
+            if gain > best[s, lane]:
+                best[s, lane] = gain
+                best[s, LANES + lane] = t
     return own
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def starting_points(column, n_first, atoms_q, own, best, dots, lo, hi, points):
+def starting_points(lane, n_first, atoms_q, own, best, dots, lo, hi, points):
     """Turn the best strata of one lane into starting points in inner coordinates."""
     n_strata = best.shape[0]
     for p in range(points.shape[0]):
         s = 0
         for other in range(1, n_strata):
-            if best[other, column] > best[s, column]:
+            if best[other, lane] > best[s, lane]:
                 s = other
-        t = int(best[s, LANES + column])
-        best[s, column] = -math.inf
+        t = int(best[s, LANES + lane])
+        best[s, lane] = -math.inf
         for i in range(N):
             points[p, i] = atoms_q[n_first + t, i]
             if n_first > 0 and not math.isnan(atoms_q[s, i]):
                 points[p, i] = atoms_q[s, i]
-        d, tt = dots[n_first + t, column], own[n_first + t, n_first + t]
+        d, tt = dots[n_first + t, lane], own[n_first + t, n_first + t]
         if n_first > 0:
-            a1, a0 = amplitudes(dots[s, column], d, own[s, s], own[s, n_first + t], tt)
+            a1, a0 = amplitudes(dots[s, lane], d, own[s, s], own[s, n_first + t], tt)
             total = a1 + a0
             points[p, AMPLITUDE] = total
             share = a1 / total if total > 0.0 else 0.5
@@ -397,7 +397,7 @@ def search(
     """
     Minimize from every starting point of every voxel, and keep the best end of each.
 
-    A column never meets another one, so results do not depend on which voxels are fitted together.
+    A lane never meets another one, so results do not depend on which voxels are fitted together.
     """
     n_starts = points.shape[1]
     w = np.zeros(SIZE)

@@ -14,27 +14,13 @@ import numpy as np
 import pytest
 
 import dmrifit
-from dmrifit import cli, commands
+from dmrifit import commands
 from dmrifit.models import MODELS
 from dmrifit.protocol import Protocol
 from dmrifit.volumes import fit_image
 
 PROTOCOL = Protocol([0, 200, 500, 1000], te=80)
 GRID = (4, 3, 2)
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run the command line in this process; return exit code, standard output and error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dmrifit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capfd.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

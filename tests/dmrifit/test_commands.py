@@ -1,7 +1,6 @@
 """The commands that preprocess, summarize regions, train and predict."""
 
 import json
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -18,20 +17,6 @@ from dmrifit.volumes import fit_image, predict_image
 PROTOCOL = Protocol([0, 200, 500, 1000])
 AFFINE = np.diag([2.0, 2, 4, 1])
 GRID = (4, 3, 2)
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run the command line in this process; return exit code, standard output and error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dmrifit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capfd.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
