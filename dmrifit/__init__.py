@@ -32,6 +32,7 @@ _MODULES = {
     "make_regressor": "algorithms",
     "SignalToSignal": "prediction",
     "MapsToMaps": "prediction",
+    "resynthesize": "resynthesis",
     "save_model": "persistence",
     "load_model": "persistence",
     "fit_image": "volumes",
