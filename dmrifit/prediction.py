@@ -265,10 +265,33 @@ class SignalToSignal(_Strategy):
             If there are no protocols, the model needs echo times that the target lacks, or the
             columns are not those of the source protocol.
         """
+        self._protocols()
+        return self.maps_of(self.predict(X), sigma=sigma)
+
+    def maps_of(self, signals: ArrayLike, *, sigma: ArrayLike | None = None) -> NDArray[np.float64]:
+        """
+        Fit the model to predicted signals, as `predict_maps` does.
+
+        Parameters
+        ----------
+        signals : array_like of shape (n_voxels, n_target)
+            What `predict` answered.
+        sigma : float or array_like of shape (n_voxels,), optional
+            As in `predict_maps`.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_parameters)
+            As in `predict_maps`.
+
+        Raises
+        ------
+        ValueError
+            If there are no protocols, or the model needs echo times that the target lacks.
+        """
         _, target = self._protocols()
         model = _model_for(self.model, target)
-        signals = np.maximum(self.predict(X), 0.0)
-        return fit_voxels(signals, target, model, sigma=sigma).parameters
+        return fit_voxels(np.maximum(signals, 0.0), target, model, sigma=sigma).parameters
 
     def check_parameters(self) -> None:
         """
