@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.participants import read_participants, write_participants
+from dmrifit.patches import neighborhoods
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from dmrifit.scaling import PatientScale
@@ -134,7 +135,9 @@ class Cohort:
             them as they are.
         patch_shape : tuple of 3 odd ints, optional
             Make X the neighborhood of each voxel: ``X.reshape(n_voxels, k, n_source)`` has the k
-            neighbors in the order of ``np.ndindex(patch_shape)``; zeros stand outside the image.
+            neighbors in the order of ``np.ndindex(patch_shape)``, the voxel itself in the middle. It
+            also stands for neighbors outside the image, outside the body or without signal.
+            `resolve_patch_shape` tells what an estimator needs.
         max_voxels : int, optional
             At most so many voxels of each scan, drawn at random; all by default.
         random_state : int, RandomState or None, default=None
@@ -148,7 +151,8 @@ class Cohort:
         Raises
         ------
         ValueError
-            If a scan lacks a contrast, or no patient has a voxel in the mask.
+            If a scan lacks a contrast, no patient has a voxel in the mask, or `patch_shape` is not
+            three odd numbers.
         """
         first = self.scans[0].protocol
         source = _protocol(source, first, first.clinical)
@@ -168,7 +172,8 @@ class Cohort:
             where = np.unravel_index(voxels, region.shape)
             signal = scan.signal
             factor = _scale_of(scan, signal, columns[0], source, rule)
-            inputs = _neighborhoods(signal[..., columns[0]], where, patch_shape)
+            near = None if patch_shape is None else scan.mask
+            inputs = neighborhoods(signal[..., columns[0]], where, patch_shape, region=near)
             parts["X"].append(inputs.astype(float) / factor)
             parts["Y"].append(signal[where][:, columns[1]].astype(float) / factor)
             parts["groups"].append(np.full(len(voxels), scan.patient))
@@ -321,18 +326,3 @@ def _scale_of(
     except ValueError as error:
         msg = f"patient {scan.patient}: {error}"
         raise ValueError(msg) from None
-
-
-def _neighborhoods(
-    volume: NDArray, where: tuple[NDArray[np.intp], ...], patch_shape: tuple[int, int, int] | None
-) -> NDArray:
-    """Take each voxel's measurements, or those of its neighborhood, as one row."""
-    if patch_shape is None:
-        return volume[where]
-    if len(patch_shape) != 3 or any(n < 1 or n % 2 == 0 for n in patch_shape):
-        msg = f"patch_shape must be three odd numbers such as (3, 3, 1), not {patch_shape!r}"
-        raise ValueError(msg)
-    reach = [n // 2 for n in patch_shape]
-    padded = np.pad(volume, [*((r, r) for r in reach), (0, 0)])
-    neighbors = [padded[tuple(w + d for w, d in zip(where, shift, strict=True))] for shift in np.ndindex(*patch_shape)]
-    return np.concatenate(neighbors, axis=1)

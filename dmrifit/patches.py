@@ -1,0 +1,151 @@
+"""Neighborhoods of voxels: their order, and what stands for a neighbor that is not there."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["as_neighbors", "center_of", "check_patch_shape", "neighborhoods", "with_signal"]
+
+
+def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
+    """
+    Check the size of a neighborhood.
+
+    Parameters
+    ----------
+    patch_shape : sequence of 3 ints
+        Numbers of voxels along the axes of the image.
+
+    Returns
+    -------
+    tuple of int
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If it is anything but three odd positive numbers.
+    """
+    sizes = tuple(patch_shape) if isinstance(patch_shape, tuple | list | np.ndarray) else ()
+    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes)
+    if len(sizes) != 3 or not whole or any(n < 1 or n % 2 == 0 for n in sizes):
+        msg = f"patch_shape must be three odd numbers such as (3, 3, 1), not {patch_shape!r}"
+        raise ValueError(msg)
+    x, y, z = map(int, sizes)
+    return x, y, z
+
+
+def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:
+    """
+    Find the voxels that magnitudes were measured in.
+
+    Parameters
+    ----------
+    signals : array_like of shape (..., n_measurements)
+        Magnitudes.
+
+    Returns
+    -------
+    ndarray of bool, shape (...)
+        False where a value is negative, infinite or NaN, or all are zero.
+    """
+    values = np.asarray(signals)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.all((values >= 0) & (values < np.inf), axis=-1) & np.any(values > 0, axis=-1))
+
+
+def neighborhoods(
+    volume: NDArray,
+    where: tuple[NDArray[np.intp], ...],
+    patch_shape: tuple[int, int, int] | None,
+    *,
+    region: NDArray[np.bool_] | None = None,
+) -> NDArray:
+    """
+    Put the neighborhood of each voxel in one row.
+
+    ``rows.reshape(n_voxels, k, n_measurements)`` has the k neighbors in the order of
+    ``np.ndindex(patch_shape)``, so the voxel itself is the middle one. A neighbor outside the image,
+    outside the region or without signal is replaced by the voxel itself: at the rim of an organ or of
+    the body, "as here" is nearer to the truth than the zeros that are usual for images, a row has no
+    gap unless its own voxel has one, and it does not depend on what a scanner leaves in the background.
+
+    Parameters
+    ----------
+    volume : ndarray of shape (x, y, z, n_measurements)
+        Magnitudes.
+    where : tuple of 3 ndarrays of int, shape (n_voxels,)
+        Indices of the voxels, as `numpy.nonzero` gives them.
+    patch_shape : tuple of 3 odd ints or None
+        Numbers of voxels along the axes; None for the voxels alone.
+    region : ndarray of bool, shape (x, y, z), optional
+        Where neighbors may be taken from, such as the body; everywhere by default.
+
+    Returns
+    -------
+    ndarray of shape (n_voxels, k * n_measurements)
+        In the type of the volume.
+
+    Raises
+    ------
+    ValueError
+        If `patch_shape` is not three odd numbers.
+    """
+    if patch_shape is None:
+        return volume[where]
+    sizes = check_patch_shape(patch_shape)
+    there = with_signal(volume)
+    if region is not None:
+        there &= region
+    rows = np.empty((len(where[0]), math.prod(sizes), volume.shape[3]), volume.dtype)
+    for place, shift in enumerate(np.ndindex(*sizes)):
+        asked = [at + step - size // 2 for at, step, size in zip(where, shift, sizes, strict=True)]
+        inside = np.logical_and.reduce([(0 <= i) & (i < n) for i, n in zip(asked, volume.shape[:3], strict=True)])
+        near = tuple(np.where(inside, i, at) for i, at in zip(asked, where, strict=True))
+        found = there[near]
+        rows[:, place] = volume[tuple(np.where(found, i, at) for i, at in zip(near, where, strict=True))]
+    return rows.reshape(len(rows), -1)
+
+
+def as_neighbors(X: NDArray, patch_shape: tuple[int, int, int] | None) -> NDArray:
+    """
+    Take rows of neighborhoods apart.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_voxels, k * n_measurements)
+        As `neighborhoods` gives them.
+    patch_shape : tuple of 3 odd ints or None
+        Numbers of voxels along the axes; None is one voxel.
+
+    Returns
+    -------
+    ndarray of shape (n_voxels, k, n_measurements)
+        A view.
+    """
+    k = 1 if patch_shape is None else math.prod(patch_shape)
+    return X.reshape(len(X), k, X.shape[1] // k)
+
+
+def center_of(X: NDArray, patch_shape: tuple[int, int, int] | None) -> NDArray:
+    """
+    Take the voxels themselves out of rows of neighborhoods.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_voxels, k * n_measurements)
+        As `neighborhoods` gives them.
+    patch_shape : tuple of 3 odd ints or None
+        Numbers of voxels along the axes; None is one voxel.
+
+    Returns
+    -------
+    ndarray of shape (n_voxels, n_measurements)
+        A view.
+    """
+    neighbors = as_neighbors(X, patch_shape)
+    return neighbors[:, neighbors.shape[1] // 2]
