@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,47 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone, is_regressor
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
-from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestRegressor
-from sklearn.linear_model import LinearRegression
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+from sklearn.linear_model import LinearRegression, QuantileRegressor
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, get_tags
 
-__all__ = ["ALGORITHMS", "CONSTANT", "VOXELWISE", "TargetWise", "build_regressor", "make_regressor"]
+from dmrifit._optional import import_optional
+
+__all__ = [
+    "ALGORITHMS",
+    "CONSTANT",
+    "PATCHWISE",
+    "VOXELWISE",
+    "TargetWise",
+    "build_regressor",
+    "default_patch_shape",
+    "make_regressor",
+]
 
 #: The study's algorithms: linear regression, random forest, extra trees, gradient boosting, a network
 #: with one hidden layer, one with several, and the one that works on neighborhoods of voxels.
 ALGORITHMS = ("LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN")
 
-#: Those of them that `make_regressor` makes: they look at one voxel at a time.
+#: Those of them that look at one voxel at a time.
 VOXELWISE = ALGORITHMS[:6]
+
+#: The algorithms that look at a neighborhood of voxels: a convolutional network and a transformer.
+PATCHWISE = ("CNN", "ViT")
 
 #: The control: a predictor that ignores its input and answers with the median of the training targets.
 CONSTANT = "constant"
 
-_FOREST = {"n_estimators": 60, "min_samples_leaf": 3}
-_BOOSTING = {"max_iter": 60, "max_leaf_nodes": 8, "learning_rate": 0.15, "early_stopping": False}
+#: The neighborhood of the patch-wise algorithms where none is asked for: in the slice, because slices are thick.
+_PATCH_SHAPE = (3, 3, 1)
+
+_MEDIAN = ("LR", "RFR", "ETR", "GBR", *PATCHWISE, CONSTANT)
+
+_FOREST = {"n_estimators": 20, "min_samples_leaf": 3}
+_BOOSTING = {"n_estimators": 70, "max_depth": 4, "learning_rate": 0.15, "multi_strategy": "multi_output_tree"}
 _NETWORK = {"learning_rate_init": 3e-3, "max_iter": 2000}
 
 
@@ -91,6 +111,8 @@ class TargetWise(MultiOutputRegressor):
 def make_regressor(
     name: str,
     *,
+    patch_shape: tuple[int, int, int] | None = None,
+    loss: str = "mean",
     random_state: int | np.random.RandomState | None = None,
     n_jobs: int | None = None,
     **params: Any,
@@ -105,57 +127,87 @@ def make_regressor(
     ----------
     name : str
         ``"LR"`` ordinary least squares, ``"RFR"`` random forest, ``"ETR"`` extra trees, ``"GBR"``
-        gradient boosting of histograms, one per target, ``"slNN"`` and ``"mlNN"`` perceptrons with
-        32 and with 48, 48, 24 hidden units, or ``"constant"``, the median of the training targets.
+        gradient boosting (xgboost), ``"slNN"`` and ``"mlNN"`` perceptrons with
+        32 and with 48, 48, 24 hidden units, ``"CNN"`` a convolutional network over the neighborhood of
+        a voxel, ``"ViT"`` a transformer over it, or ``"constant"``, the median of the training targets.
+    patch_shape : tuple of 3 odd ints, optional
+        What a row of X is for the patch-wise algorithms: the neighborhood of a voxel, in the order of
+        ``np.ndindex(patch_shape)`` and then of the measurements. Without it a row is one voxel. The
+        voxel-wise algorithms take the columns as they come.
+    loss : {"mean", "median"}, default="mean"
+        What is predicted of the targets' distribution: its mean, by squared errors, or its median, by
+        absolute errors. The perceptrons have no median.
     random_state : int, RandomState or None, optional
         Seed of the algorithms that draw.
     n_jobs : int, optional
         Trees or targets fitted at the same time; one when not given. Without effect on the others.
     **params : object
-        Parameters of the scikit-learn class behind the name, instead of our defaults.
+        Parameters of the class behind the name, instead of our defaults.
 
     Returns
     -------
     estimator
-        A scikit-learn regressor of one target or many.
+        A regressor of one target or many with scikit-learn's interface.
 
     Raises
     ------
     ValueError
-        If there is no such algorithm, or it is not voxel-wise.
+        If there is no such algorithm, or not with this loss.
     TypeError
         If a parameter is unknown to the class behind the name.
+    ImportError
+        If the algorithm needs a library that is not installed; the message names the command.
 
     Examples
     --------
     >>> make_regressor("RFR", random_state=0, n_estimators=20).regressor[-1].n_estimators
     20
     """
+    _check_loss(name, loss)
     jobs = 1 if n_jobs is None else n_jobs
+    median = loss == "median"
     if name == "LR":
-        inner = LinearRegression(**params)
-    elif name == "RFR":
-        inner = RandomForestRegressor(**{**_FOREST, "n_jobs": jobs, "random_state": random_state, **params})
-    elif name == "ETR":
-        inner = ExtraTreesRegressor(**{**_FOREST, "n_jobs": jobs, "random_state": random_state, **params})
+        if median:
+            inner = TargetWise(QuantileRegressor(**{"alpha": 0.0, **params}), n_jobs=jobs)
+        else:
+            inner = LinearRegression(**params)
+    elif name in ("RFR", "ETR"):
+        forest = RandomForestRegressor if name == "RFR" else ExtraTreesRegressor
+        criterion = "absolute_error" if median else "squared_error"
+        inner = forest(
+            **{**_FOREST, "criterion": criterion, "n_jobs": jobs, "random_state": random_state, **params}
+        )
     elif name == "GBR":
-        one = HistGradientBoostingRegressor(**{**_BOOSTING, "random_state": random_state, **params})
-        inner = TargetWise(one, n_jobs=jobs)
+        xgboost = import_optional("xgboost")
+        objective = "reg:absoluteerror" if median else "reg:squarederror"
+        inner = xgboost.XGBRegressor(
+            **{**_BOOSTING, "objective": objective, "n_jobs": 1, "random_state": random_state, **params}
+        )
     elif name in ("slNN", "mlNN"):
         layers = (32,) if name == "slNN" else (48, 48, 24)
         inner = MLPRegressor(
             **{**_NETWORK, "hidden_layer_sizes": layers, "random_state": random_state, **params}
         )
-    elif name == CONSTANT:
-        return DummyRegressor(**{"strategy": "median", **params})
+    elif name in PATCHWISE:
+        import_optional("torch")
+        import_optional("skorch")
+        from dmrifit import networks
+
+        network = networks.PatchCNN if name == "CNN" else networks.PatchTransformer
+        inner = network(**{"patch_shape": patch_shape, "loss": loss, "random_state": random_state, **params})
     else:
-        raise ValueError(_unknown(name))
+        return DummyRegressor(**{"strategy": "median", **params})
     scaled = Pipeline([("scale", StandardScaler()), ("regress", inner)])
     return TransformedTargetRegressor(scaled, transformer=StandardScaler())
 
 
 def build_regressor(
-    regressor: str | BaseEstimator, *, n_targets: int, random_state: int | np.random.RandomState | None = None
+    regressor: str | BaseEstimator,
+    *,
+    n_targets: int,
+    patch_shape: tuple[int, int, int] | None = None,
+    loss: str = "mean",
+    random_state: int | np.random.RandomState | None = None,
 ) -> RegressorMixin:
     """
     Make the regressor that a strategy fits: one by name, or a copy of a given one.
@@ -168,6 +220,11 @@ def build_regressor(
         target by target when it has no multi-output.
     n_targets : int
         Number of targets.
+    patch_shape : tuple of 3 odd ints, optional
+        The neighborhood that a row of X is; a given patch-wise regressor is told so unless it has a
+        `patch_shape` of its own.
+    loss : {"mean", "median"}, default="mean"
+        As for `make_regressor`. A given regressor has its own.
     random_state : int, RandomState or None, optional
         Seed; of a given regressor it sets every ``random_state`` that is None.
 
@@ -179,23 +236,33 @@ def build_regressor(
     Raises
     ------
     ValueError
-        If there is no algorithm of that name.
+        If there is no algorithm of that name, or not with this loss.
     TypeError
         If it is neither a name nor a regressor.
+    ImportError
+        If the algorithm needs a library that is not installed; the message names the command.
     """
     # A fresh seed is drawn, because copies of a RandomState would repeat themselves.
     seed = None if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
     if isinstance(regressor, str):
-        return make_regressor(regressor, random_state=seed)
+        return make_regressor(regressor, patch_shape=patch_shape, loss=loss, random_state=seed)
     if not (isinstance(regressor, BaseEstimator) and is_regressor(regressor)):
-        offered = ", ".join((*VOXELWISE, CONSTANT))
-        msg = f"regressor must be a name ({offered}) or a scikit-learn regressor, not {regressor!r}"
+        msg = f"regressor must be a name ({_OFFERED}) or a scikit-learn regressor, not {regressor!r}"
         raise TypeError(msg)
+    if loss != "mean":
+        msg = (
+            f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); {type(regressor).__name__} was "
+            "given and has a loss of its own: leave loss='mean' and set its own parameter instead"
+        )
+        raise ValueError(msg)
     inner = clone(regressor)
     if seed is not None:
         params = inner.get_params().items()
         unset = [key for key, value in params if key.split("__")[-1] == "random_state" and value is None]
         inner.set_params(**dict.fromkeys(unset, seed))
+    for part in _patchwise_parts(inner):
+        if part.patch_shape is None:
+            part.set_params(patch_shape=patch_shape)
     if n_targets > 1 and not get_tags(inner).target_tags.multi_output:
         inner = TargetWise(inner)
     if isinstance(inner, TransformedTargetRegressor):
@@ -203,11 +270,47 @@ def build_regressor(
     return TransformedTargetRegressor(inner, transformer=StandardScaler())
 
 
-def _unknown(name: object) -> str:
-    offered = ", ".join((*VOXELWISE, CONSTANT))
-    if name in ALGORITHMS:
-        return (
-            f"{name} is the patch-wise algorithm: it needs a network over neighborhoods of voxels, which "
-            f"this version does not have; choose one of {offered} or give a scikit-learn regressor"
-        )
-    return f"no algorithm {name!r}; choose one of {offered} or give a scikit-learn regressor"
+def default_patch_shape(regressor: str | BaseEstimator) -> tuple[int, int, int] | None:
+    """
+    Give the neighborhood that a regressor looks at when nobody says which.
+
+    Parameters
+    ----------
+    regressor : str or estimator
+        As for `build_regressor`.
+
+    Returns
+    -------
+    tuple of 3 ints or None
+        Voxels along each axis for a patch-wise algorithm, or a regressor made of one; None for the
+        others, which look at one voxel.
+    """
+    if isinstance(regressor, str):
+        return _PATCH_SHAPE if regressor in PATCHWISE else None
+    for part in _patchwise_parts(regressor):
+        return _PATCH_SHAPE if part.patch_shape is None else tuple(part.patch_shape)
+    return None
+
+
+_OFFERED = ", ".join((*ALGORITHMS, PATCHWISE[-1], CONSTANT))
+
+
+def _patchwise_parts(regressor: Any) -> Iterator[Any]:
+    """Find the patch-wise regressors in one, be it in a pipeline or another composition."""
+    if not isinstance(regressor, BaseEstimator):
+        return
+    for part in (regressor, *regressor.get_params().values()):
+        if getattr(type(part), "patchwise", False):
+            yield part
+
+
+def _check_loss(name: object, loss: object) -> None:
+    if name not in (*ALGORITHMS, *PATCHWISE, CONSTANT):
+        msg = f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor"
+        raise ValueError(msg)
+    if loss not in ("mean", "median"):
+        msg = f"loss must be 'mean' or 'median', not {loss!r}"
+        raise ValueError(msg)
+    if loss == "median" and name not in _MEDIAN:
+        msg = f"{name} cannot learn the median; {', '.join(_MEDIAN)} can (or leave loss='mean')"
+        raise ValueError(msg)

@@ -70,7 +70,7 @@ def test_one_target_comes_back_as_it_was_given(name, world):
 def test_parameters_reach_the_class_behind_the_name():
     assert make_regressor("RFR", n_estimators=7, n_jobs=2).regressor[-1].n_estimators == 7
     assert make_regressor("RFR", n_jobs=2).regressor[-1].n_jobs == 2
-    assert make_regressor("GBR", max_iter=5).regressor[-1].estimator.max_iter == 5
+    assert make_regressor("GBR", max_depth=2).regressor[-1].max_depth == 2
     assert make_regressor("mlNN", hidden_layer_sizes=(4, 4)).regressor[-1].hidden_layer_sizes == (4, 4)
     with pytest.raises(TypeError, match="n_trees"):
         make_regressor("RFR", n_trees=7)
@@ -93,11 +93,6 @@ def test_the_constant_is_the_median_of_the_training_targets(world):
 def test_an_unknown_algorithm_is_named_with_the_choice(unknown):
     with pytest.raises(ValueError, match=rf"no algorithm '{unknown}'.*LR, RFR, ETR"):
         make_regressor(unknown)
-
-
-def test_the_patchwise_algorithm_says_what_it_lacks():
-    with pytest.raises(ValueError, match=r"CNN is the patch-wise algorithm.*neighborhoods.*choose one of LR"):
-        make_regressor("CNN")
 
 
 def test_a_given_regressor_is_copied_seeded_and_scaled(world):

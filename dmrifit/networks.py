@@ -1,0 +1,406 @@
+"""Small torch networks over the neighborhood of a voxel, as regressors of scikit-learn."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+import skorch
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+
+__all__ = ["PatchCNN", "PatchTransformer"]
+
+#: Rows that are predicted at once: few enough that what the layers hold of them stays small.
+_ROWS_AT_ONCE = 16384
+
+# The generator of torch belongs to the whole process: it is seeded and restored by one thread at a time.
+_GENERATOR = threading.Lock()
+
+
+class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """What the networks share: rows checked, the net made, seeded, trained and asked."""
+
+    #: Says to `dmrifit.algorithms`, which does not load torch, that a row is a neighborhood.
+    patchwise: ClassVar[bool] = True
+
+    patch_shape: tuple[int, int, int] | None
+    loss: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    device: str
+    random_state: int | np.random.RandomState | None
+    net_: skorch.NeuralNet
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # Training is too short for the few rows of scikit-learn's checks.
+        tags.regressor_tags.poor_score = True
+        return tags
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> _PatchNetwork:
+        """
+        Train the network for its number of epochs.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_neighbors * n_channels)
+            Neighborhoods in the order of ``np.ndindex(patch_shape)``, the channels of a neighbor side by
+            side, scaled to about unit variance; (n_voxels, n_channels) where `patch_shape` is None.
+        y : array_like of shape (n_voxels,) or (n_voxels, n_targets)
+            Targets of the voxel in the middle, scaled likewise.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the number of columns is not possible.
+        """
+        x, targets = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        self._check()
+        self.n_targets_ = 1 if targets.ndim == 1 else targets.shape[1]
+        self._flat = targets.ndim == 1
+        generator = check_random_state(self.random_state)
+        seeds = generator.randint(2**31 - 1, size=2)
+        with _one_thread():
+            self.net_ = self._new_net(int(seeds[0]), int(seeds[1]))
+            self.net_.partial_fit(
+                self._tensor(x), self._tensor(targets.astype(np.float64).reshape(len(x), -1))
+            )
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """
+        Predict the targets of the voxels in the middle.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_neighbors * n_channels)
+            Neighborhoods as in training.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels,) or (n_voxels, n_targets)
+            In the shape of the training targets.
+        """
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        module = self.net_.module_.eval()
+        out = np.empty((len(x), self.n_targets_))
+        with _one_thread(), torch.inference_mode():
+            for first in range(0, len(x), _ROWS_AT_ONCE):
+                rows = slice(first, first + _ROWS_AT_ONCE)
+                out[rows] = module(self._tensor(x[rows])).cpu().numpy()
+        return out[:, 0] if self._flat else out
+
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> nn.Module:
+        raise NotImplementedError
+
+    def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
+        """Make the net of a fitted estimator with the weights that a seed gives."""
+        shape = (1, 1, 1) if self.patch_shape is None else tuple(self.patch_shape)
+        n_channels = self.n_features_in_ // math.prod(shape)
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self._module(n_channels, self.n_targets_, shape).to(self._dtype())
+        net = skorch.NeuralNet(
+            module,
+            criterion=nn.L1Loss if self.loss == "median" else nn.MSELoss,
+            optimizer=torch.optim.AdamW,
+            optimizer__weight_decay=self.weight_decay,
+            lr=self.learning_rate,
+            max_epochs=self.epochs,
+            batch_size=self.batch_size,
+            iterator_train=_Batches,
+            iterator_train__seed=seed_of_batches,
+            train_split=None,
+            callbacks=[("schedule", skorch.callbacks.LRScheduler("CosineAnnealingLR", T_max=self.epochs))],
+            callbacks__epoch_timer=None,
+            callbacks__valid_loss=None,
+            callbacks__print_log=None,
+            predict_nonlinearity=None,
+            device=self.device,
+            verbose=0,
+        )
+        return net.initialize()
+
+    def _dtype(self) -> torch.dtype:
+        # The processors of Apple's graphics know no doubles; everywhere else such small nets are no slower with them.
+        return torch.float32 if torch.device(self.device).type == "mps" else torch.float64
+
+    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
+        return torch.tensor(values, dtype=self._dtype(), device=self.device)
+
+    def _check(self) -> None:
+        """Check the parameters and that the columns are those of a neighborhood."""
+        if self.loss not in ("mean", "median"):
+            msg = f"loss must be 'mean' or 'median', not {self.loss!r}"
+            raise ValueError(msg)
+        if self.patch_shape is None:
+            return
+        n_neighbors = math.prod(self.patch_shape)
+        if self.n_features_in_ % n_neighbors:
+            msg = (
+                f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
+                f"neighbors; patch_shape={self.patch_shape} must be that of X"
+            )
+            raise ValueError(msg)
+
+
+class PatchCNN(_PatchNetwork):
+    """
+    Convolutional network over the neighborhood of a voxel.
+
+    Convolutions without padding, three voxels wide, shrink the neighborhood to the voxel in the middle;
+    layers on that voxel follow. A linear path from the measurements of the middle voxel is added.
+
+    Parameters
+    ----------
+    patch_shape : tuple of 3 odd ints, optional
+        The neighborhood that a row is; by default one voxel.
+    loss : {"mean", "median"}, default="mean"
+        Squared or absolute errors.
+    width : int, default=32
+        Channels of each layer.
+    depth : int, default=1
+        Layers after the convolutions.
+    epochs : int, default=20
+        Passes over the training data.
+    batch_size : int, default=128
+        Voxels per step.
+    learning_rate : float, default=0.01
+        Of the first epoch; it falls to zero as a cosine.
+    weight_decay : float, default=0.0
+        Shrinkage of the weights per step, times the learning rate.
+    device : str, default="cpu"
+        Where torch computes.
+    random_state : int, RandomState or None, default=None
+        Seed of the first weights and of the order of the voxels.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net.
+    n_features_in_ : int
+        Number of columns.
+    n_targets_ : int
+        Number of targets.
+    """
+
+    def __init__(
+        self,
+        patch_shape: tuple[int, int, int] | None = None,
+        *,
+        loss: str = "mean",
+        width: int = 32,
+        depth: int = 1,
+        epochs: int = 20,
+        batch_size: int = 128,
+        learning_rate: float = 0.01,
+        weight_decay: float = 0.0,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.patch_shape = patch_shape
+        self.loss = loss
+        self.width = width
+        self.depth = depth
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.device = device
+        self.random_state = random_state
+
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> nn.Module:
+        return _Convolutions(n_channels, n_targets, shape, self.width, self.depth)
+
+
+class PatchTransformer(_PatchNetwork):
+    """
+    Transformer over the neighborhood of a voxel: each neighbor is a token.
+
+    The tokens get a learned position, attend to each other, and the one in the middle answers. A linear
+    path from the measurements of the middle voxel is added.
+
+    Parameters
+    ----------
+    patch_shape : tuple of 3 odd ints, optional
+        The neighborhood that a row is; by default one voxel.
+    loss : {"mean", "median"}, default="mean"
+        Squared or absolute errors.
+    width : int, default=32
+        Numbers per token.
+    depth : int, default=1
+        Layers.
+    heads : int, default=2
+        Attention heads per layer; the width is a multiple of it.
+    epochs : int, default=20
+        Passes over the training data.
+    batch_size : int, default=128
+        Voxels per step.
+    learning_rate : float, default=0.005
+        Of the first epoch; it falls to zero as a cosine.
+    weight_decay : float, default=0.0
+        Shrinkage of the weights per step, times the learning rate.
+    device : str, default="cpu"
+        Where torch computes.
+    random_state : int, RandomState or None, default=None
+        Seed of the first weights and of the order of the voxels.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net.
+    n_features_in_ : int
+        Number of columns.
+    n_targets_ : int
+        Number of targets.
+    """
+
+    def __init__(
+        self,
+        patch_shape: tuple[int, int, int] | None = None,
+        *,
+        loss: str = "mean",
+        width: int = 32,
+        depth: int = 1,
+        heads: int = 2,
+        epochs: int = 20,
+        batch_size: int = 128,
+        learning_rate: float = 0.005,
+        weight_decay: float = 0.0,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.patch_shape = patch_shape
+        self.loss = loss
+        self.width = width
+        self.depth = depth
+        self.heads = heads
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.device = device
+        self.random_state = random_state
+
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> nn.Module:
+        return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
+
+
+class _Convolutions(nn.Module):
+    """Convolutions written as products of gathered windows: on so small images faster than torch's own."""
+
+    def __init__(
+        self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int
+    ) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.center = math.prod(shape) // 2
+        layers: list[nn.Module] = []
+        channels = n_channels
+        while True:
+            windows, shape = _windows(shape)
+            layers += [_Gather(windows), nn.Linear(channels * windows.shape[1], width), nn.ReLU()]
+            channels = width
+            if shape == (1, 1, 1):
+                break
+        layers.append(nn.Flatten())
+        for _ in range(depth):
+            layers += [nn.Linear(width, width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, n_targets))
+        self.linear = nn.Linear(n_channels, n_targets)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        voxels = rows.unflatten(1, (-1, self.n_channels))
+        return self.layers(voxels) + self.linear(voxels[:, self.center])
+
+
+class _Gather(nn.Module):
+    """Lay the voxels of each window side by side: (n, voxels, channels) to (n, windows, columns)."""
+
+    def __init__(self, windows: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.register_buffer("windows", torch.from_numpy(windows), persistent=False)
+
+    def forward(self, voxels: torch.Tensor) -> torch.Tensor:
+        if len(self.windows) == 1:  # the window is the whole neighborhood
+            return voxels.flatten(1)[:, None]
+        return voxels[:, self.windows].flatten(2)
+
+
+class _Tokens(nn.Module):
+    def __init__(
+        self,
+        n_channels: int,
+        n_targets: int,
+        shape: tuple[int, int, int],
+        width: int,
+        depth: int,
+        heads: int,
+    ) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.center = math.prod(shape) // 2
+        self.embed = nn.Linear(n_channels, width)
+        self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
+        self.layers = nn.Sequential(*(
+            nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(depth)
+        ))
+        self.answer = nn.Linear(width, n_targets)
+        self.linear = nn.Linear(n_channels, n_targets)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        voxels = rows.unflatten(1, (-1, self.n_channels))
+        tokens = self.layers(self.embed(voxels) + self.position)
+        return self.answer(tokens[:, self.center]) + self.linear(voxels[:, self.center])
+
+
+class _Batches:
+    """Shuffled batches of a dataset in memory, without a Python call per voxel; new ones at each pass."""
+
+    def __init__(self, dataset: skorch.dataset.Dataset, batch_size: int, seed: int) -> None:
+        self.X, self.y = dataset.X, dataset.y
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = torch.randperm(len(self.X), generator=self.generator).to(self.X.device)
+        for rows in order.split(self.batch_size):
+            yield self.X[rows], self.y[rows]
+
+
+def _windows(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], tuple[int, int, int]]:
+    """List the voxels of each window of a convolution, and give the shape that it leaves."""
+    kernel = [min(3, n) for n in shape]
+    left = [n - k + 1 for n, k in zip(shape, kernel, strict=True)]
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    views = np.lib.stride_tricks.sliding_window_view(numbers, kernel)
+    return views.reshape(math.prod(left), math.prod(kernel)).copy(), (left[0], left[1], left[2])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, because bits may change with their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
