@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.plotting import new_figure, shared_style
+from dmrifit.look import COLORMAP, add_axes, new_figure, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["MapPanel", "Slices", "plot_codes", "plot_panel", "plot_panels", "robust_limits"]
-
-#: Perceptually uniform, and readable with every form of color blindness.
-COLORMAP = "viridis"
 
 #: For voxels of the mask that have no value. Outside the mask the page shows through.
 NO_VALUE_COLOR = "#b9bec6"
@@ -79,6 +76,8 @@ class Slices:
         From voxel indices to world coordinates in mm.
     n_slices : int, default=6
         How many slices at most; each stands in the middle of an equal part of the mask.
+    fullest : bool, default=False
+        Whether to show the slices with the most voxels of the mask instead.
 
     Attributes
     ----------
@@ -90,7 +89,14 @@ class Slices:
         What is at the left and at the right of each picture, such as ``("R", "L")``.
     """
 
-    def __init__(self, mask: NDArray[np.bool_], affine: NDArray[np.float64], *, n_slices: int = 6) -> None:
+    def __init__(
+        self,
+        mask: NDArray[np.bool_],
+        affine: NDArray[np.float64],
+        *,
+        n_slices: int = 6,
+        fullest: bool = False,
+    ) -> None:
         edges = np.linalg.norm(affine[:3, :3], axis=0)
         # Thick slices are shown face on; of cubes, the axial ones.
         axis = 2 - int(np.argmax(np.round(edges[::-1], 3)))
@@ -102,7 +108,12 @@ class Slices:
         shown = mask.transpose(self._order)
         filled = np.flatnonzero(shown.any(axis=(1, 2)))
         n = min(n_slices, len(filled))
-        self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
+        if fullest:
+            counts = shown.sum(axis=(1, 2))
+            self._indices = sorted(np.argsort(-counts, kind="stable")[:n].tolist())
+            shown = shown[self._indices]
+        else:
+            self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
         self._box = (_extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1))))
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
@@ -187,6 +198,12 @@ class Slices:
         axes.set(xlim=(0, width), ylim=(high - height, high), anchor="NW")
         axes.set_axis_off()
 
+    @property
+    def aspect(self) -> float:
+        """Height of a picture divided by its width."""
+        rows, columns = (part.stop - part.start for part in self._box)
+        return float(rows * self._aspect / columns)
+
     def _sizes(self, n_columns: int, n_lines: int) -> tuple[float, float]:
         """Give width and height of a mosaic, in columns of voxels."""
         rows, columns = (part.stop - part.start for part in self._box)
@@ -237,12 +254,12 @@ def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
     n_columns, width, height = slices.arrange(3.6, 3.2)
     with shared_style(_STYLE):
         figure = new_figure(4.6, height + 2.15)
-        axes = _axes(figure, 0.2, 1.85, width, height)
+        axes = add_axes(figure, 0.2, 1.85, width, height)
         axes.set_title(panel.label)
         scale = _draw_map(axes, slices, panel, n_columns)
-        bar = figure.colorbar(scale, cax=_axes(figure, width + 0.45, 1.95, 0.11, height - 0.1), extend="both")
+        bar = figure.colorbar(scale, cax=add_axes(figure, width + 0.45, 1.95, 0.11, height - 0.1), extend="both")
         _finish_bar(bar, panel)
-        _draw_histogram(_axes(figure, 0.55, 0.45, 3.85, 1.05), slices, panel)
+        _draw_histogram(add_axes(figure, 0.55, 0.45, 3.85, 1.05), slices, panel)
     return figure
 
 
@@ -271,12 +288,12 @@ def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figur
         figure.text(0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold", va="baseline")
         for i, panel in enumerate(panels):
             bottom = line * (len(panels) - 1 - i) + 0.5
-            axes = _axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
+            axes = add_axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
             axes.set_title(panel.label)
             scale = _draw_map(axes, slices, panel, n_columns)
-            bar = figure.colorbar(scale, cax=_axes(figure, width + 0.6, bottom, 0.11, line - 0.75), extend="both")
+            bar = figure.colorbar(scale, cax=add_axes(figure, width + 0.6, bottom, 0.11, line - 0.75), extend="both")
             _finish_bar(bar, panel)
-            _draw_histogram(_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
+            _draw_histogram(add_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
     return figure
 
 
@@ -313,17 +330,11 @@ def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title:
     n_columns, width, height = slices.arrange(4.2, 2.4)
     with shared_style(_STYLE):
         figure = new_figure(4.6, height + 0.85)
-        axes = _axes(figure, 0.2, 0.5, width, height)
+        axes = add_axes(figure, 0.2, 0.5, width, height)
         axes.set_title(title)
         slices.mosaic(axes, pictures, n_columns)
         figure.legend(handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False)
     return figure
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Add axes at a place given in inches."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
 def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> ScalarMappable:

@@ -1,0 +1,281 @@
+"""The look that all figures share: fonts, colors, shapes. They are drawn without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from dmrifit._optional import import_optional
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+__all__ = [
+    "COLORMAP",
+    "CONTROLS",
+    "FAINT",
+    "INK",
+    "PANEL",
+    "add_axes",
+    "by_lines",
+    "color_of",
+    "dash_of",
+    "handle",
+    "head",
+    "is_control",
+    "marker_of",
+    "new_figure",
+    "plain_ticks",
+    "shared_style",
+]
+
+#: Perceptually uniform, and readable with every form of color blindness.
+COLORMAP = "viridis"
+#: Width and height of a panel in inches; on a telephone the letters are still readable.
+PANEL = (4.4, 3.7)
+INK = "#1d2530"
+FAINT = "#4a5563"
+#: What takes part to be beaten or to show the best possible, with its color.
+CONTROLS: Mapping[str, str] = {"constant": "#8a919b", "shuffled": "#b9bec6", "perfect": "#4a5563"}
+
+# Distinct with every form of color blindness (Okabe and Ito); controls are gray.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
+_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
+_DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#e4e8ed",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "legend.frameon": False,
+    "savefig.facecolor": "white",
+}
+
+
+def shared_style(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """
+    Draw with fonts, lines and colors that all figures share.
+
+    Parameters
+    ----------
+    changes : mapping of str to object
+        Settings of matplotlib that differ for this figure.
+
+    Returns
+    -------
+    context manager
+        Inside, matplotlib's settings are these; after it, what they were.
+    """
+    return import_optional("matplotlib").rc_context(_STYLE | dict(changes))
+
+
+def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
+    """
+    Make an empty figure that belongs to the caller: no window is opened and no global state touched.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+    layout : str, optional
+        How matplotlib arranges the parts.
+
+    Returns
+    -------
+    Figure
+        The figure.
+    """
+    return import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
+
+
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """
+    Add axes at a place given in inches.
+
+    Parameters
+    ----------
+    figure : Figure
+        Where to.
+    left, bottom, width, height : float
+        Inches from the lower left corner of the figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+    """
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def head(ax: Axes, title: str, *, lift: float = 0.0) -> None:
+    """
+    Write a heading over axes.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Where.
+    title : str
+        A heading; further lines are written smaller below it.
+    lift : float, default=0
+        Points of room between the axes and the heading.
+    """
+    title, _, note = title.partition("\n")
+    ax.set_title(title, pad=lift + 6 + (11.5 * (note.count("\n") + 1) if note else 0))
+    text = ax.annotate(
+        note, (0, 1), (0, lift + 3), xycoords="axes fraction", textcoords="offset points",
+        fontsize=8.5, color=FAINT, va="bottom", annotation_clip=False,
+    )  # fmt: skip
+    # A long line must not squeeze the axes; the title above it has made room.
+    text.set_in_layout(False)
+
+
+def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
+    """
+    Write 1, 2, 5, 10 … at a logarithmic axis instead of powers.
+
+    Parameters
+    ----------
+    axis : matplotlib.axis.Axis
+        The axis.
+    steps : sequence of int
+        Which multiples of powers of ten.
+    """
+    ticker = import_optional("matplotlib.ticker")
+    axis.set_major_locator(ticker.LogLocator(subs=steps))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def is_control(algorithm: str) -> bool:
+    """
+    Tell whether an algorithm takes part as a control.
+
+    Parameters
+    ----------
+    algorithm : str
+        Its name.
+
+    Returns
+    -------
+    bool
+        Whether it is a constant, learned from shuffled targets, or the perfect prediction.
+    """
+    return any(word in CONTROLS for word in algorithm.lower().split())
+
+
+def color_of(name: str, names: Sequence[str]) -> str:
+    """
+    Choose the color of an algorithm.
+
+    Parameters
+    ----------
+    name : str
+        The algorithm.
+    names : sequence of str
+        All algorithms of the report, in order.
+
+    Returns
+    -------
+    str
+        As ``"#rrggbb"``; controls are gray.
+    """
+    for word in name.lower().split():
+        if word in CONTROLS:
+            return CONTROLS[word]
+    learners = [other for other in names if not is_control(other)]
+    return _COLORS[learners.index(name) % len(_COLORS)]
+
+
+def marker_of(name: str, names: Sequence[str]) -> str:
+    """
+    Choose the shape of a parameter.
+
+    Parameters
+    ----------
+    name : str
+        The parameter.
+    names : sequence of str
+        All parameters of the report, in order.
+
+    Returns
+    -------
+    str
+        As matplotlib calls it.
+    """
+    return _MARKERS[names.index(name) % len(_MARKERS)]
+
+
+def dash_of(name: str, names: Sequence[str]) -> Any:
+    """
+    Choose the dashes of a strategy.
+
+    Parameters
+    ----------
+    name : str
+        The strategy.
+    names : sequence of str
+        All strategies of the report, in order.
+
+    Returns
+    -------
+    object
+        As matplotlib calls them.
+    """
+    return _DASHES[names.index(name) % len(_DASHES)]
+
+
+def handle(label: str, **look: Any) -> Line2D:
+    """
+    Make an entry of a legend.
+
+    Parameters
+    ----------
+    label : str
+        Its text.
+    **look : object
+        Color, marker and line, as ``matplotlib.lines.Line2D`` takes them.
+
+    Returns
+    -------
+    Line2D
+        A line without points.
+    """
+    return import_optional("matplotlib.lines").Line2D([], [], label=label, **look)
+
+
+def by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:
+    """
+    Order entries so that a legend, which fills columns, reads line by line and each group begins a line.
+
+    Parameters
+    ----------
+    groups : sequence of sequence of handles
+        Entries in the order of reading.
+    n_columns : int
+        Columns of the legend.
+
+    Returns
+    -------
+    list of handles
+        With empty ones where a line is not full.
+    """
+    empty = handle(" ", linestyle="")
+    padded = [entry for group in groups for entry in (*group, *[empty] * (-len(group) % n_columns))]
+    return [entry for i in range(n_columns) for entry in padded[i::n_columns]]
