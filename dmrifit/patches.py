@@ -104,7 +104,7 @@ def neighborhoods(
     rows = np.empty((len(where[0]), math.prod(sizes), volume.shape[3]), volume.dtype)
     for place, shift in enumerate(np.ndindex(*sizes)):
         asked = [at + step - size // 2 for at, step, size in zip(where, shift, sizes, strict=True)]
-        inside = np.logical_and.reduce([(0 <= i) & (i < n) for i, n in zip(asked, volume.shape[:3], strict=True)])
+        inside = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(asked, volume.shape[:3], strict=True)])
         near = tuple(np.where(inside, i, at) for i, at in zip(asked, where, strict=True))
         found = there[near]
         rows[:, place] = volume[tuple(np.where(found, i, at) for i, at in zip(near, where, strict=True))]

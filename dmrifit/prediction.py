@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -12,18 +14,57 @@ from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from dmrifit.algorithms import build_regressor
+from dmrifit.algorithms import build_regressor, default_patch_shape
 from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.mapping import ClinicalMetrics, check_columns, resolve_model
-from dmrifit.models import SignalModel
+from dmrifit.models import Parameter, SignalModel
+from dmrifit.patches import as_neighbors, center_of, check_patch_shape
 from dmrifit.protocol import Protocol
 from dmrifit.scaling import reference_columns
 
-__all__ = ["MapsToMaps", "SignalToSignal"]
+__all__ = ["MapsToMaps", "SignalToSignal", "resolve_patch_shape"]
 
 _Array = NDArray[np.float64]
 
+_log = logging.getLogger(__name__)
+
 _FEATURES = ("ADC_fast", "ADC_slow", "F")
+_LOG_FLOOR = 0.01  # of a parameter's range
+
+
+def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
+    """
+    Tell what a row of X has to be for an estimator, fitted or not.
+
+    Parameters
+    ----------
+    estimator : SignalToSignal, MapsToMaps, or something that holds one
+        Such as a pipeline that ends in one, a search over its options, or intervals around it.
+
+    Returns
+    -------
+    tuple of 3 ints or None
+        The neighborhood, for `Cohort.arrays`; None for the voxel alone. It is the estimator's own
+        `patch_shape` or, where that is None, the default of its regressor.
+
+    Raises
+    ------
+    ValueError
+        If the estimator's `patch_shape` is not three odd numbers.
+
+    Examples
+    --------
+    >>> resolve_patch_shape(SignalToSignal("CNN")), resolve_patch_shape(SignalToSignal("LR"))
+    ((3, 3, 1), None)
+    """
+    while not hasattr(estimator, "patch_shape"):
+        inner = estimator.steps[-1][1] if hasattr(estimator, "steps") else getattr(estimator, "estimator", None)
+        if inner is None:
+            return None
+        estimator = inner
+    if estimator.patch_shape is not None:
+        return check_patch_shape(estimator.patch_shape)
+    return default_patch_shape(getattr(estimator, "regressor", None))
 
 
 class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -33,7 +74,7 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     source: Protocol | None
     target: Protocol | None
     model: Any  # a name, a SignalModel or, where no maps are wanted, None
-    patch_shape: tuple[int, ...] | None
+    patch_shape: tuple[int, int, int] | None
     random_state: int | np.random.RandomState | None
     regressor_: RegressorMixin
 
@@ -53,25 +94,34 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         TypeError
             If the regressor is neither a name nor a scikit-learn regressor.
         """
-        build_regressor(self.regressor, n_targets=2)
-        if self.patch_shape is not None:
-            msg = f"patch_shape={self.patch_shape!r} is not supported: voxels are predicted each for itself"
-            raise ValueError(msg)
+        build_regressor(self.regressor, n_targets=2, patch_shape=self.patch_shape_, loss=self._loss)
         if (self.source is None) != (self.target is None):
             missing = "source" if self.source is None else "target"
             msg = f"{missing} is missing: give both protocols, or neither to regress plain arrays"
             raise ValueError(msg)
+
+    @property
+    def patch_shape_(self) -> tuple[int, int, int] | None:
+        """The neighborhood that a row of X is; None for the voxel alone."""
+        if self.source is None and self.patch_shape is None:
+            return None
+        return resolve_patch_shape(self)
+
+    @property
+    def _loss(self) -> str:
+        return "mean"
 
     def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
         """Check the training data against the protocols."""
         self.check_parameters()
         if self.source is None or self.target is None:
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
+            _check_blocks(x, self.patch_shape_)
             return x, y.astype(np.float64, copy=False)
         x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
         y = check_array(Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y")
         check_consistent_length(x, y)
-        check_columns(x, self.source, "X")
+        _check_neighbors(x, self.source, self.patch_shape_)
         check_columns(y, self.target, "Y")
         return x, y
 
@@ -89,15 +139,29 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _regress(self, X: _Array, Y: _Array) -> None:
         """Fit the regressor inside; one BLAS thread, because bits change with their number."""
         n_targets = 1 if Y.ndim == 1 else Y.shape[1]
-        regressor = build_regressor(self.regressor, n_targets=n_targets, random_state=self.random_state)
+        regressor = build_regressor(
+            self.regressor,
+            n_targets=n_targets,
+            patch_shape=self.patch_shape_,
+            loss=self._loss,
+            random_state=self.random_state,
+        )
         with threadpool_limits(1):
             regressor.fit(X, Y)
         self.regressor_ = regressor
 
+    def _drop(self, usable: NDArray[np.bool_], needed: str) -> None:
+        """Count the training voxels that cannot be used."""
+        _refuse_if_empty(usable, needed)
+        self.n_dropped_ = int((~usable).sum())
+        if self.n_dropped_:
+            _log.info("%d of %d training voxels are left out: they have not %s", self.n_dropped_, len(usable), needed)
+
     def _answer(self, X: _Array) -> _Array:
         # A forest in threads adds its trees in the order in which they finish.
         with threadpool_limits(1), parallel_config("sequential"):
-            return self.regressor_.predict(X)
+            # Some libraries answer in single precision.
+            return np.asarray(self.regressor_.predict(X), dtype=np.float64)
 
     def _answer_where(self, usable: NDArray[np.bool_], X: _Array, n_columns: int) -> _Array:
         """Predict the usable rows of X; NaN elsewhere."""
@@ -111,24 +175,26 @@ class SignalToSignal(_Strategy):
     """
     Predict the signals of a target protocol from those of a source protocol, voxel by voxel.
 
-    Maps come from fitting the model to the predicted signals.
+    A voxel is predicted from its own signals or, with a patch-wise regressor, from those of its
+    neighborhood. Maps come from fitting the model to the predicted signals.
 
     Parameters
     ----------
     regressor : str or estimator, default="LR"
         A name that `make_regressor` knows, or a scikit-learn regressor.
     source : Protocol, optional
-        The measurements of X, for example the clinical part of an advanced protocol.
+        The measurements of a voxel of X, for example the clinical part of an advanced protocol.
     target : Protocol, optional
         The measurements of Y. Without both protocols plain arrays are regressed.
     model : str, SignalModel or None, default="t2-ivim-kurtosis"
         What `predict_maps` fits; None for signals alone.
     normalize : {None, "voxel"}, default=None
-        ``"voxel"`` divides the signals of every voxel by its source signal at the lowest b-value and
-        shortest echo time. When the source has one echo time, T2 is known only through the intensity
-        that this removes.
-    patch_shape : None
-        Neighborhoods are not supported; voxels are predicted each for itself.
+        ``"voxel"`` divides the signals of every voxel, and of its neighbors, by its own source signal at
+        the lowest b-value and shortest echo time. When the source has one echo time, T2 is known only
+        through the intensity that this removes.
+    patch_shape : tuple of 3 odd ints, optional
+        Makes a row of X the neighborhood of a voxel, as `Cohort.arrays` gives it. None is the voxel
+        alone, or (3, 3, 1) for the patch-wise algorithms where protocols are given.
     random_state : int, RandomState or None, default=None
         Seed of the regressor.
 
@@ -138,8 +204,10 @@ class SignalToSignal(_Strategy):
         The fitted regressor.
     n_dropped_ : int
         Training voxels left out because a signal was NaN or infinite, or could not be normalized.
+    patch_shape_ : tuple of 3 ints or None
+        The neighborhood that a row of X is.
     n_features_in_ : int
-        Number of source measurements.
+        Number of source measurements, times the neighbors in a row.
     feature_names_in_ : ndarray of str
         Column names of X, when fitted to a data frame.
 
@@ -165,7 +233,7 @@ class SignalToSignal(_Strategy):
         target: Protocol | None = None,
         model: str | SignalModel | None = "t2-ivim-kurtosis",
         normalize: str | None = None,
-        patch_shape: tuple[int, ...] | None = None,
+        patch_shape: tuple[int, int, int] | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.regressor = regressor
@@ -182,8 +250,8 @@ class SignalToSignal(_Strategy):
 
         Parameters
         ----------
-        X : array_like of shape (n_voxels, n_source)
-            Source signals.
+        X : array_like of shape (n_voxels, n_source) or (n_voxels, k * n_source)
+            Source signals, of the voxel or of its k neighbors.
         Y : array_like of shape (n_voxels, n_target)
             Target signals of the same voxels, on the same scale.
 
@@ -199,14 +267,13 @@ class SignalToSignal(_Strategy):
         """
         x, y = self._checked_training(X, Y)
         if self.source is None:
-            usable = np.ones(len(x), bool)
+            self.n_dropped_ = 0
         else:
             scale = self._voxel_scale(x)
             usable = _finite_rows(x) & _finite_rows(y) & (scale > 0)
-            _refuse_if_empty(usable, "a finite signal in every source and target image")
+            self._drop(usable, "a finite signal in every source and target image")
             scale = scale[usable, None]
             x, y = x[usable] / scale, y[usable] / scale
-        self.n_dropped_ = int((~usable).sum())
         self._regress(x, y)
         return self
 
@@ -216,7 +283,7 @@ class SignalToSignal(_Strategy):
 
         Parameters
         ----------
-        X : array_like of shape (n_voxels, n_source)
+        X : array_like of shape (n_voxels, n_source) or (n_voxels, k * n_source)
             Source signals, scaled as in training.
 
         Returns
@@ -248,7 +315,7 @@ class SignalToSignal(_Strategy):
 
         Parameters
         ----------
-        X : array_like of shape (n_voxels, n_source)
+        X : array_like of shape (n_voxels, n_source) or (n_voxels, k * n_source)
             Source signals, scaled as in training.
         sigma : float or array_like of shape (n_voxels,), optional
             Standard deviation of the noise whose floor the predicted signals still have, on the scale
@@ -316,17 +383,18 @@ class SignalToSignal(_Strategy):
         """Return what each voxel is divided by; not positive where it cannot be."""
         if self.normalize is None or self.source is None:
             return np.ones(len(X))
-        columns = reference_columns(self.source)
-        return np.where(np.isfinite(X[:, columns]).all(axis=1), X[:, columns].mean(axis=1), 0.0)
+        own = center_of(X, self.patch_shape_)[:, reference_columns(self.source)]
+        return np.where(np.isfinite(own).all(axis=1), own.mean(axis=1), 0.0)
 
 
 class MapsToMaps(_Strategy):
     """
     Predict the parameters of a model from the metrics of a clinical scan, voxel by voxel.
 
-    The features are ADC_fast, ADC_slow and F of `ClinicalMetrics`; the reference maps are the fit of
-    the model to the target signals. Both have no scale: an amplitude such as S0 is learned relative to
-    the clinical S0 and multiplied by it again.
+    The features are ADC_fast, ADC_slow and F of `ClinicalMetrics`, of the voxel or, with a patch-wise
+    regressor, of every voxel of its neighborhood, where those that cannot be computed are taken from
+    the voxel itself. The reference maps are the fit of the model to the target signals. Both have no
+    scale: an amplitude such as S0 is learned relative to the clinical S0 and multiplied by it again.
 
     Parameters
     ----------
@@ -338,8 +406,17 @@ class MapsToMaps(_Strategy):
         The measurements of Y. Without both protocols plain arrays are regressed.
     model : str or SignalModel, default="t2-ivim-kurtosis"
         Whose parameters are learned.
-    patch_shape : None
-        Neighborhoods are not supported; voxels are predicted each for itself.
+    loss : {"mean", "median"}, default="mean"
+        What is predicted of a parameter's distribution among voxels with the same metrics, as in
+        `make_regressor`.
+    target_scale : {"linear", "log"}, default="linear"
+        ``"log"`` learns the logarithms of the parameters, so that relative errors count and the
+        prediction is a geometric mean. A parameter whose lower bound is 0 is raised to a floor of 1 %
+        of its range before (for the default model f ≥ 0.01, K ≥ 0.05), an amplitude to 1 % of the
+        clinical S0.
+    patch_shape : tuple of 3 odd ints, optional
+        Makes a row of X the neighborhood of a voxel, as `Cohort.arrays` gives it. None is the voxel
+        alone, or (3, 3, 1) for the patch-wise algorithms where protocols are given.
     random_state : int, RandomState or None, default=None
         Seed of the regressor.
 
@@ -349,8 +426,10 @@ class MapsToMaps(_Strategy):
         The fitted regressor.
     n_dropped_ : int
         Training voxels left out because the reference fit or the clinical metrics were not usable.
+    patch_shape_ : tuple of 3 ints or None
+        The neighborhood that a row of X is.
     n_features_in_ : int
-        Number of source measurements.
+        Number of source measurements, times the neighbors in a row.
     feature_names_in_ : ndarray of str
         Column names of X, when fitted to a data frame.
 
@@ -366,13 +445,17 @@ class MapsToMaps(_Strategy):
         source: Protocol | None = None,
         target: Protocol | None = None,
         model: str | SignalModel = "t2-ivim-kurtosis",
-        patch_shape: tuple[int, ...] | None = None,
+        loss: str = "mean",
+        target_scale: str = "linear",
+        patch_shape: tuple[int, int, int] | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.regressor = regressor
         self.source = source
         self.target = target
         self.model = model
+        self.loss = loss
+        self.target_scale = target_scale
         self.patch_shape = patch_shape
         self.random_state = random_state
 
@@ -382,8 +465,8 @@ class MapsToMaps(_Strategy):
 
         Parameters
         ----------
-        X : array_like of shape (n_voxels, n_source)
-            Source signals.
+        X : array_like of shape (n_voxels, n_source) or (n_voxels, k * n_source)
+            Source signals, of the voxel or of its k neighbors.
         Y : array_like of shape (n_voxels, n_target)
             Target signals of the same voxels, on the same scale.
         reference_maps : array_like of shape (n_voxels, n_parameters), optional
@@ -399,23 +482,27 @@ class MapsToMaps(_Strategy):
         ------
         ValueError
             If the columns are not those of the protocols, the source lacks a b-value, the model needs
-            echo times that the target lacks, or no voxel is usable.
+            echo times that the target lacks, an option is unknown or does not go with the regressor
+            or the model, or no voxel is usable.
         """
         x, y = self._checked_training(X, Y)
         if self.source is None or self.target is None:
             if reference_maps is not None:
                 msg = "reference_maps belong to protocols: give source= and target="
                 raise ValueError(msg)
-            features, targets, usable = x, y, np.ones(len(x), bool)
+            features, targets = x, y
+            self.n_dropped_ = 0
         else:
             model = _model_for(self.model, self.target)
-            features, clinical_s0 = _features(x, self.source)
+            floor = self._log_floor(model)
+            features, clinical_s0 = _features(x, self.source, self.patch_shape_)
             maps = _reference(y, self.target, model, reference_maps)
             targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
             usable = _finite_rows(features) & _finite_rows(targets)
-            _refuse_if_empty(usable, "clinical metrics and a reference fit")
+            self._drop(usable, "clinical metrics and a reference fit")
             features, targets = features[usable], targets[usable]
-        self.n_dropped_ = int((~usable).sum())
+            if floor is not None:
+                targets = np.log(np.maximum(targets, floor))
         self._regress(features, targets)
         return self
 
@@ -425,8 +512,8 @@ class MapsToMaps(_Strategy):
 
         Parameters
         ----------
-        X : array_like of shape (n_voxels, n_source)
-            Source signals.
+        X : array_like of shape (n_voxels, n_source) or (n_voxels, k * n_source)
+            Source signals, of the voxel or of its k neighbors.
 
         Returns
         -------
@@ -449,8 +536,8 @@ class MapsToMaps(_Strategy):
 
         Parameters
         ----------
-        X : array_like of shape (n_voxels, n_source)
-            Source signals.
+        X : array_like of shape (n_voxels, n_source) or (n_voxels, k * n_source)
+            Source signals, of the voxel or of its k neighbors.
 
         Returns
         -------
@@ -467,14 +554,88 @@ class MapsToMaps(_Strategy):
         source, _ = self._protocols()
         x = self._checked_input(X)
         model = resolve_model(self.model)
-        features, clinical_s0 = _features(x, source)
+        features, clinical_s0 = _features(x, source, self.patch_shape_)
         answer = self._answer_where(_finite_rows(features), features, len(model.names))
+        if self._log_floor(model) is not None:
+            answer = np.exp(answer)
         maps = _scaled_amplitudes(answer, model, clinical_s0, np.multiply)
-        largest = np.where(np.isfinite(x), x, 0.0).max(axis=1)
+        own = center_of(x, self.patch_shape_)
+        largest = np.where(np.isfinite(own), own, 0.0).max(axis=1)
         for i, parameter in enumerate(model.parameters):
             unit = np.where(largest > 0, largest, np.nan) if parameter.is_amplitude else 1.0
             maps[:, i] = np.clip(maps[:, i], parameter.low * unit, parameter.high * unit)
         return maps
+
+    def check_parameters(self) -> None:
+        """
+        Check the parameters, each and against each other, without data; `fit` does so too.
+
+        Raises
+        ------
+        ValueError
+            If a value is unknown or not supported, or one of two protocols is missing.
+        TypeError
+            If the regressor is neither a name nor a scikit-learn regressor.
+        """
+        super().check_parameters()
+        if self.target_scale not in ("linear", "log"):
+            msg = f"target_scale must be 'linear' or 'log', not {self.target_scale!r}"
+            raise ValueError(msg)
+        if self.source is None and self.target_scale == "log":
+            msg = "target_scale='log' needs to know the parameters: give source= and target="
+            raise ValueError(msg)
+        if self.source is not None:
+            self._log_floor(resolve_model(self.model))
+
+    @property
+    def _loss(self) -> str:
+        return self.loss
+
+    def _log_floor(self, model: SignalModel) -> _Array | None:
+        """Give what each parameter is raised to before its logarithm; None on the linear scale."""
+        if self.target_scale != "log":
+            return None
+        return np.array([_floor(parameter, model.name) for parameter in model.parameters])
+
+
+def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:
+    """Check that rows of plain arrays can be taken apart into neighbors."""
+    k = 1 if patch_shape is None else math.prod(patch_shape)
+    if X.shape[1] % k:
+        msg = (
+            f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: the number of "
+            f"columns must be a multiple of {k}"
+        )
+        raise ValueError(msg)
+
+
+def _check_neighbors(X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None) -> None:
+    """Check that rows have the source's measurements of each neighbor."""
+    if patch_shape is None:
+        check_columns(X, source, "X")
+        return
+    k = math.prod(patch_shape)
+    if X.shape[1] != k * len(source):
+        msg = (
+            f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors (patch_shape="
+            f"{patch_shape}) with {len(source)} measurements each; Cohort.arrays(patch_shape={patch_shape}) gives them"
+        )
+        raise ValueError(msg)
+
+
+def _floor(parameter: Parameter, model: str) -> float:
+    """Give what a parameter is raised to before its logarithm, from its bounds."""
+    if parameter.is_amplitude:
+        return _LOG_FLOOR
+    if parameter.low > 0:
+        return parameter.low
+    if parameter.low < 0 or not math.isfinite(parameter.high):
+        msg = (
+            f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, whose bounds are "
+            f"{parameter.low:g} and {parameter.high:g}; use target_scale='linear'"
+        )
+        raise ValueError(msg)
+    return _LOG_FLOOR * parameter.high
 
 
 def _finite_rows(values: _Array) -> NDArray[np.bool_]:
@@ -501,11 +662,19 @@ def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel
     return resolved
 
 
-def _features(X: _Array, source: Protocol) -> tuple[_Array, _Array]:
-    """Compute the clinical metrics without a scale, and S0, which has one."""
-    metrics = ClinicalMetrics(source).fit_transform(X)
+def _features(
+    X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None
+) -> tuple[_Array, _Array]:
+    """Compute the clinical metrics without a scale, of all neighbors, and the voxel's S0, which has one."""
+    neighbors = as_neighbors(X, patch_shape)
+    n, k, m = neighbors.shape
+    metrics = ClinicalMetrics(source).fit_transform(neighbors.reshape(n * k, m)).reshape(n, k, -1)
     chosen = [ClinicalMetrics.names.index(name) for name in _FEATURES]
-    return metrics[:, chosen], metrics[:, ClinicalMetrics.names.index("S0")]
+    own = metrics[:, k // 2]
+    features = metrics[:, :, chosen]
+    usable = np.isfinite(features).all(axis=2, keepdims=True)
+    features = np.where(usable, features, own[:, None, chosen]).reshape(n, -1)
+    return features, own[:, ClinicalMetrics.names.index("S0")]
 
 
 def _reference(

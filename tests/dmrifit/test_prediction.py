@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut, cross_val_predict
@@ -18,8 +19,8 @@ from dmrifit import prediction
 from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.mapping import ClinicalMetrics
 from dmrifit.metrics import pearson
-from dmrifit.models import MODELS
-from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.models import MODELS, Parameter, SignalModel
+from dmrifit.prediction import MapsToMaps, SignalToSignal, resolve_patch_shape
 from dmrifit.protocol import Protocol
 
 TARGET = Protocol.preset("cohort1")
@@ -342,6 +343,134 @@ def test_signals_are_predicted_without_a_model_for_them():
         estimator.set_params(model=None).predict_maps(Y[:4, :2])
 
 
+# Neighborhoods ----------------------------------------------------------------------------------------
+
+PATCH = (3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def patches(noisy):
+    """Rows of three neighbors; the voxel itself is the middle one."""
+    X = noisy[:, CLINICAL]
+    return np.concatenate([np.roll(X, 1, axis=0), X, np.roll(X, -1, axis=0)], axis=1)
+
+
+def test_what_the_neighbors_say_is_learned(strategy, noisy, patches):
+    """The target is the mean of the neighborhood, which the voxel alone does not tell."""
+    Y = (np.roll(noisy, 1, axis=0) + noisy + np.roll(noisy, -1, axis=0)) / 3
+    alone = strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], Y[:300])
+    near = strategy("LR", **PROTOCOLS, patch_shape=PATCH).fit(patches[:300], Y[:300])
+    assert (near.patch_shape_, near.n_features_in_) == (PATCH, 15)
+    reference = fit_voxels(Y[300:], TARGET, MODEL).parameters
+    dt = [pearson(maps, reference)[4] for maps in (
+        near.predict_maps(patches[300:]), alone.predict_maps(noisy[300:, CLINICAL]))]  # fmt: skip
+    assert dt[0] > 0.8
+    assert dt[1] < dt[0] - 0.15
+
+
+def test_one_voxel_is_a_neighborhood_of_one(strategy, noisy):
+    X = noisy[:, CLINICAL]
+    plain, one = (strategy("LR", **PROTOCOLS, patch_shape=shape).fit(X, noisy) for shape in (None, (1, 1, 1)))
+    np.testing.assert_array_equal(plain.predict_maps(X[:20]), one.predict_maps(X[:20]))
+
+
+def test_maps_to_maps_computes_the_metrics_of_every_neighbor(noisy, patches):
+    """Neighbors without usable metrics have those of the voxel itself."""
+    broken = patches[:300].copy()
+    broken[:, :5] = np.nan
+    estimator = MapsToMaps(RecordingRidge(), **PROTOCOLS, patch_shape=PATCH).fit(broken, noisy[:300])
+    own = ClinicalMetrics(SOURCE).fit_transform(noisy[:301, CLINICAL])[:, 2:]
+    expected = np.concatenate([own[:300], own[:300], own[1:301]], axis=1)
+    np.testing.assert_array_equal(estimator.regressor_.regressor_.seen_, expected)
+    assert estimator.n_dropped_ == 0
+    assert np.isfinite(estimator.predict_maps(broken[:5])).all()
+    broken[:, 5:10] = np.nan
+    with pytest.raises(ValueError, match="none of 300 training voxels"):
+        estimator.fit(broken, noisy[:300])
+
+
+class RecordingRidge(Ridge):
+    """Keeps what it was shown."""
+
+    def fit(self, X, y, sample_weight=None):
+        self.seen_ = X
+        return super().fit(X, y, sample_weight)
+
+
+def test_the_amplitude_of_a_patch_is_that_of_its_own_voxel(noisy, patches):
+    estimator = MapsToMaps("LR", **PROTOCOLS, patch_shape=PATCH).fit(patches[:300], noisy[:300])
+    bright = patches[300:].copy()
+    bright[:, :5] *= 8
+    bright[:, 10:] *= 8
+    np.testing.assert_allclose(estimator.predict_maps(bright), estimator.predict_maps(patches[300:]), rtol=1e-6)
+
+
+def test_a_patch_is_normalized_by_its_own_voxel(noisy, patches):
+    own = patches[:, 5]
+    given = SignalToSignal("LR", **PROTOCOLS, normalize="voxel", patch_shape=PATCH).fit(patches, noisy)
+    plain = SignalToSignal("LR", **PROTOCOLS, patch_shape=PATCH).fit(patches / own[:, None], noisy / own[:, None])
+    by_hand = plain.predict(patches / own[:, None]) * own[:, None]
+    np.testing.assert_allclose(given.predict(patches), by_hand, rtol=1e-10)
+
+
+def test_the_neighborhood_of_an_estimator_is_known_before_it_is_fitted(strategy):
+    assert resolve_patch_shape(strategy("LR")) is None
+    assert resolve_patch_shape(strategy("LR", patch_shape=(3, 3, 3))) == (3, 3, 3)
+    assert resolve_patch_shape(strategy("CNN")) == (3, 3, 1)
+    assert resolve_patch_shape(strategy("CNN", patch_shape=(5, 5, 1))) == (5, 5, 1)
+    assert resolve_patch_shape(GridSearchCV(make_pipeline(FunctionTransformer(), strategy("CNN")), {})) == (3, 3, 1)
+    assert resolve_patch_shape(Ridge()) is None
+    with pytest.raises(ValueError, match="three odd numbers"):
+        resolve_patch_shape(strategy(patch_shape=(2, 2, 2)))
+
+
+@pytest.mark.deep
+def test_the_patchwise_algorithm_looks_at_nine_neighbors_unless_told(strategy, noisy):
+    X = np.tile(noisy[:, CLINICAL], 9)
+    estimator = strategy("CNN", **PROTOCOLS, random_state=0).fit(X[:300], noisy[:300])
+    assert estimator.patch_shape_ == (3, 3, 1)
+    assert pearson(estimator.predict(X[300:]), noisy[300:]).mean() > 0.5
+    again = strategy("CNN", **PROTOCOLS, random_state=0).fit(X[:300], noisy[:300])
+    np.testing.assert_array_equal(again.predict(X[300:]), estimator.predict(X[300:]))
+    with pytest.raises(ValueError, match="45 columns of 9 neighbors"):
+        strategy("CNN", **PROTOCOLS).fit(X[:, :5], noisy)
+
+
+# What is learned of the maps --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def skewed():
+    """Reference maps whose Dv is log-normal given the clinical metrics, and whose K is 0 in part."""
+    rng = np.random.default_rng(11)
+    maps = np.tile([250.0, 0.2, 15.0, 200.0, 1.0, 0.8, 60.0], (400, 1))
+    maps[:, 2] = np.clip(15 * np.exp(0.8 * rng.standard_normal(400)), 4, 100)
+    maps[:, 5] = np.where(rng.random(400) < 0.3, 0.0, 0.8)
+    return maps
+
+
+@pytest.mark.parametrize("name", ["LR", "ETR"])
+def test_the_median_is_learned_on_request(name, clean, skewed):
+    X = clean[:, CLINICAL]
+    medians = MapsToMaps(name, **PROTOCOLS, loss="median", random_state=0).fit(X, clean, reference_maps=skewed)
+    means = MapsToMaps(name, **PROTOCOLS, random_state=0).fit(X, clean, reference_maps=skewed)
+    share_below = [(skewed[:, 2] < estimator.predict_maps(X)[:, 2]).mean() for estimator in (medians, means)]
+    assert abs(share_below[0] - 0.5) < 0.06
+    assert share_below[1] > 0.58
+
+
+def test_logarithms_give_the_geometric_mean_and_have_a_floor(clean, skewed):
+    X = clean[:, CLINICAL]
+    flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale="log").fit(X, clean, reference_maps=skewed)
+    maps = flat.predict_maps(X)
+    np.testing.assert_allclose(maps[:, 2], np.exp(np.log(skewed[:, 2]).mean()), rtol=1e-9)
+    np.testing.assert_allclose(maps[:, 5], np.exp(np.log(np.maximum(skewed[:, 5], 0.05)).mean()), rtol=1e-9)
+    clinical_s0 = ClinicalMetrics(SOURCE).fit_transform(X)[:, 0]
+    ratio = np.exp(np.log(250.0 / clinical_s0).mean())
+    largest = X.max(axis=1)
+    np.testing.assert_allclose(maps[:, 0], np.maximum(ratio * clinical_s0, 0.8 * largest), rtol=1e-9)
+
+
 class TestBadInput:
     X = np.ones((30, 5))
     Y = np.ones((30, 21))
@@ -366,9 +495,31 @@ class TestBadInput:
         with pytest.raises(ValueError, match="source is missing"):
             strategy(target=TARGET).fit(self.X, self.Y)
 
-    def test_patches_are_refused(self, strategy):
-        with pytest.raises(ValueError, match=r"patch_shape=\(3, 3, 1\) is not supported"):
+    def test_rows_without_their_neighbors_are_refused(self, strategy):
+        with pytest.raises(ValueError, match=r"X of shape \(30, 5\).*45 columns of 9 neighbors.*Cohort.arrays"):
             strategy(**PROTOCOLS, patch_shape=(3, 3, 1)).fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="a multiple of 9"):
+            strategy(patch_shape=(3, 3, 1)).fit(self.X, self.Y)
+        with pytest.raises(ValueError, match=r"three odd numbers such as \(3, 3, 1\), not \(2, 3, 1\)"):
+            strategy(**PROTOCOLS, patch_shape=(2, 3, 1)).fit(self.X, self.Y)
+
+    def test_losses_and_scales_of_targets_must_be_known(self):
+        with pytest.raises(ValueError, match="'mean' or 'median', not 'mode'"):
+            MapsToMaps(**PROTOCOLS, loss="mode").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="slNN cannot learn the median"):
+            MapsToMaps("slNN", **PROTOCOLS, loss="median").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="'linear' or 'log', not 'ln'"):
+            MapsToMaps(**PROTOCOLS, target_scale="ln").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="needs to know the parameters: give source="):
+            MapsToMaps(target_scale="log").fit(self.X, self.Y)
+
+    def test_a_parameter_of_either_sign_has_no_logarithm(self):
+        model = SignalModel.from_expression(
+            "S0*exp(-b*D) + c", [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3),
+                                 Parameter("c", "", -1, 1)], name="offset",
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=r"no floor for parameter c of model offset.*-1 and 1"):
+            MapsToMaps(**PROTOCOLS, model=model, target_scale="log").fit(self.X, self.Y)
 
     def test_an_unknown_algorithm_is_named(self, strategy, noisy):
         with pytest.raises(ValueError, match="no algorithm 'XGB'"):

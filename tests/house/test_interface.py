@@ -29,7 +29,10 @@ ClinicalMetrics.transform(self, S)
 make_regressor(name, *, random_state=None, n_jobs=None, **params)
 SignalToSignal(regressor="LR", *, source=None, target=None, model="t2-ivim-kurtosis", normalize=None, \
 patch_shape=None, random_state=None)
-MapsToMaps(regressor="LR", *, source=None, target=None, model="t2-ivim-kurtosis", patch_shape=None, random_state=None)
+MapsToMaps(regressor="LR", *, source=None, target=None, model="t2-ivim-kurtosis", loss="mean", target_scale="linear", \
+patch_shape=None, random_state=None)
+resolve_patch_shape(estimator)
+resynthesize(signals, protocol, wanted, model, *, parameters=None, sigma=None, random_state=None)
 SignalToSignal.predict_maps(self, X)
 MapsToMaps.predict_maps(self, X)
 Scan(patient, signal, protocol, mask, affine, *, lesion=None, cohort="", sigma=None)
