@@ -10,35 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dmrifit.algorithms import ALGORITHMS
+from dmrifit.bank import Bank
 from dmrifit.cohort import Cohort
-from dmrifit.derivatives import versions
+from dmrifit.entrants import Entrant, choose_views, controls_of, named_cohorts, named_estimators
 from dmrifit.files import write_text
-from dmrifit.folds import (
-    VERSIONS,
-    Bank,
-    Cell,
-    Entrant,
-    HeldOut,
-    View,
-    check_settings,
-    choose_views,
-    derived_seed,
-    named_cohorts,
-    named_estimators,
-    plan,
-)
-from dmrifit.models import SignalModel
+from dmrifit.folds import Cell, check_settings, plan, software, views_by_cohort
+from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.predictions import FolderPredictions, PatientPredictions
 from dmrifit.randomness import RandomState, seed_from
 from dmrifit.records import StudyFolder, describe
 from dmrifit.scans import MaskName
+from dmrifit.trials import run_trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Evaluation", "compare"]
+__all__ = ["STRATEGIES", "Evaluation", "compare", "learning_curve", "leave_one_patient_out"]
+
+#: The strategies of the study by name.
+STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
+
+#: Training voxels of each patient on the study's board.
+BOARD_VOXELS = 250
+
+#: Numbers of training patients of the study's learning curve.
+SIZES = (1, 2, 3, 5, 8, 10, 12, 15)
 
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
@@ -53,27 +50,32 @@ class Evaluation:
     ----------
     scores : DataFrame
         One row for each held-out patient, estimator and model parameter: ``cohort``, ``patient``,
-        ``strategy`` (s2s, m2m), ``algorithm``, ``train_on``, ``n_train`` (patients), ``repeat``,
-        ``metric`` (the parameter), ``bias`` (BI) and ``dispersion`` (DI) of the relative error,
-        ``pearson``, ``spearman``, ``n_voxels`` and ``seconds`` (training, shared between the patients
-        that a model was tested on, plus prediction). The reference is the fit to all measured target
-        contrasts, by default the full protocol.
-        Further: ``estimator`` (its name), ``unit``, ``median_abs_error``, ``n_undefined`` (voxels whose
-        reference is zero or was not fitted), ``n_failed`` (voxels without a prediction), ``at_bound`` (share
-        of voxels whose reference sits at a bound), and ``bias_truth``, ``dispersion_truth``,
-        ``pearson_truth``: the same against the truth of a synthetic scan, NaN for others.
+        ``strategy`` (s2s, m2m), ``algorithm`` (with the controls constant, shuffled and perfect),
+        ``train_on``, ``n_train`` (patients), ``repeat``, ``estimator`` (its name), ``metric`` (the
+        parameter), ``bias`` (BI) and ``dispersion`` (DI) of the relative error, ``pearson``, ``spearman``,
+        ``n_voxels`` and ``seconds`` (training, shared between the patients that a model was tested on, plus
+        prediction). The reference is the fit to all measured target contrasts, by default the full
+        protocol. Further: ``unit``, ``median_abs_error`` (MdAPE), ``n_undefined`` (voxels whose reference is
+        zero or was not fitted), ``n_failed`` (voxels without a prediction), ``at_bound`` (share of voxels
+        whose reference sits at a bound), and ``bias_truth``, ``dispersion_truth``,
+        ``median_abs_error_truth``, ``pearson_truth``, ``spearman_truth``: the same against the truth of a
+        synthetic scan, NaN for others.
     signals : DataFrame
         One row for each held-out patient, estimator and unseen contrast: the same keys, then ``contrast``,
         ``b`` (s/mm²), ``te`` (ms), ``relative_error`` (mean of abs(E)), ``median_relative_error`` (median of
-        abs(E)), ``signed_relative_error`` (mean of E), ``pearson``, ``n_voxels``, ``n_undefined``. The
-        reference is the measured signal.
+        abs(E)), ``signed_relative_error`` (mean of E), ``n_voxels``, ``n_undefined``, ``pearson``. The row
+        whose contrast is ``"all unseen"`` pools them. The reference is the measured signal.
     study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
+    predictions : mapping of (str, str) to PatientPredictions, optional
+        By cohort and patient, voxel by voxel: those of the largest number of training patients, the first
+        repeat and the first way of training.
     """
 
     scores: pd.DataFrame
     signals: pd.DataFrame
     study: dict[str, Any] = field(default_factory=dict)
+    predictions: Mapping[tuple[str, str], PatientPredictions] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:
@@ -110,11 +112,11 @@ class Evaluation:
                 # Python's own conversion gives back the bits that were written; pandas's need not.
                 table[column] = table[column].map(int if column in _COUNTS else float)
             tables[name] = table
-        return cls(tables["scores"], tables["signals"], study)
+        return cls(tables["scores"], tables["signals"], study, FolderPredictions(folder))
 
     def write(self, folder: str | Path) -> None:
         """
-        Write the tables as CSV and the settings as JSON.
+        Write the tables as CSV, the settings as JSON and the predictions.
 
         Parameters
         ----------
@@ -124,7 +126,32 @@ class Evaluation:
         folder = Path(folder)
         for name, table in (("signals.csv", self.signals), ("scores.csv", self.scores)):
             write_text(folder / name, table.to_csv(index=False, na_rep="nan"))
+        if not isinstance(self.predictions, FolderPredictions) or self.predictions.folder.parent != folder:
+            FolderPredictions(folder).write(self.predictions)
         StudyFolder(folder).write_study(self.study)
+
+    def statistics(self, **options: Any) -> dict[str, pd.DataFrame]:
+        """
+        Test for differences between algorithms, with the patient as the unit.
+
+        Parameters
+        ----------
+        **options : object
+            As in `dmrifit.statistics.study_statistics`.
+
+        Returns
+        -------
+        dict of str to DataFrame
+            Tables by name, as described there.
+
+        Raises
+        ------
+        ImportError
+            If the extra ``stats`` is not installed; the message names the command.
+        """
+        from dmrifit.statistics import study_statistics
+
+        return study_statistics(self.scores, **options)
 
 
 def compare(
@@ -134,9 +161,12 @@ def compare(
     train_on: str | Sequence[str] = "same",
     train_mask: MaskName = "body",
     score_mask: MaskName = "lesion",
-    n_train: int | None = None,
+    n_train: int | Sequence[int] | None = None,
     n_repeats: int = 1,
     max_voxels: int | None = None,
+    controls: bool = True,
+    resynthesize: bool = False,
+    keep_predictions: bool = True,
     out: str | Path | None = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -153,17 +183,27 @@ def compare(
         At least one. No patient may be in two.
     train_on : {"same", "other", "pooled"} or sequence of these, default="same"
         Train on the other patients of the same cohort, on all patients of the other cohorts, or on both.
-        Crossing cohorts needs one protocol in all of them.
+        Crossing cohorts needs the protocol of the tested one in all of them, or `resynthesize`.
     train_mask : {"body", "lesion"}, default="body"
         Voxels to train on.
     score_mask : {"lesion", "body"}, default="lesion"
         Voxels to score, all of them. Patients without any are left out and named in ``study``.
-    n_train : int, optional
-        Train on so many patients, drawn at random for each held-out one; by default on all there are.
+    n_train : int or sequence of int, optional
+        Train on so many patients, drawn at random for each held-out one; by default on all there are. Of
+        several numbers, the patients of a smaller one are among those of a larger one.
     n_repeats : int, default=1
         Repeat with other draws of patients and voxels and other seeds of the estimators.
     max_voxels : int, optional
         Train on at most so many voxels of each scan, drawn at random.
+    controls : bool, default=True
+        Add rows for a constant predictor, for linear regression of shuffled targets and for the perfect
+        answer to every strategy, with the largest number of training patients.
+    resynthesize : bool, default=False
+        Compute contrasts that patients of another cohort lack through the model fitted to theirs, with
+        the noise of their images where it is known.
+    keep_predictions : bool, default=True
+        Keep the predictions of every scored voxel: 4 bytes for each estimator and each parameter and
+        contrast.
     out : path, optional
         Folder for the tables and for finished work: what was interrupted goes on when run again, and what
         data, estimators or versions have changed is computed again.
@@ -183,15 +223,21 @@ def compare(
     ValueError
         If there are too few patients, one of them is in two cohorts, protocols do not match, or `out`
         holds another study. Raised before anything is trained.
+    ImportError
+        If an estimator needs an extra that is not installed; the message names the command.
     RuntimeError
         If an estimator fails; the message names it and the patient, the cause follows.
     """
     cohorts = named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on)
-    check_settings(regimes, cohorts, n_train, n_repeats, max_voxels, (train_mask, score_mask))
+    sizes = None if n_train is None else (n_train,) if isinstance(n_train, int) else tuple(n_train)
+    check_settings(regimes, len(cohorts), sizes, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
+    kept = folder is not None
     named = named_estimators(estimators)
-    entrants = [Entrant.of(name, estimator, kept=folder is not None) for name, estimator in named.items()]
+    entrants = [Entrant.of(name, estimator, kept=kept) for name, estimator in named.items()]
+    if controls:
+        entrants += controls_of(entrants, kept=kept)
     recorded = {} if folder is None else folder.settings()
     seed = int(recorded["seed"]) if random_state is None and "seed" in recorded else seed_from(random_state)
     settings = {
@@ -199,16 +245,27 @@ def compare(
         "train_on": list(regimes),
         "train_mask": train_mask,
         "score_mask": score_mask,
-        "n_train": n_train,
+        "n_train": None if sizes is None else list(sizes),
         "n_repeats": n_repeats,
         "max_voxels": max_voxels,
+        "resynthesize": resynthesize,
         "seed": seed,
     }
     if folder is not None:
         folder.claim(settings)
-    views = choose_views(entrants, cohorts, regimes)
-    bank = Bank(cohorts, entrants, views, train_mask, score_mask, max_voxels, n_repeats, seed)
-    cells = plan(entrants, cohorts, regimes, views, bank, n_train, n_repeats, seed)
+    views = choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
+    seen, lent = views_by_cohort(views, regimes)
+    bank = Bank(
+        cohorts,
+        seen,
+        lent,
+        train_mask=train_mask,
+        score_mask=score_mask,
+        max_voxels=max_voxels,
+        n_repeats=n_repeats,
+        seed=seed,
+    )
+    cells = plan(entrants, list(cohorts), regimes, views, bank, sizes, n_repeats, seed, keep=keep_predictions)
     started = time.time()
     results, n_reused = _run(cells, bank, folder, n_jobs)
     study = {
@@ -216,16 +273,99 @@ def compare(
         "cohorts": {name: _describe_cohort(cohort, bank.patients[name]) for name, cohort in cohorts.items()},
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
-        "versions": versions(*VERSIONS),
+        "versions": software(),
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": round(time.time() - started, 3),
         "models": {"trained": len(cells) - n_reused, "reused": n_reused},
     }
-    evaluation = _tabulate(results, study)
+    evaluation = _tabulate(results, study, _collect(cells, results, bank))
     if folder is not None:
         evaluation.write(folder.path)
     return evaluation
+
+
+def leave_one_patient_out(
+    cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort,
+    *,
+    strategies: Sequence[str] = ("s2s", "m2m"),
+    algorithms: Sequence[str] = ALGORITHMS,
+    max_voxels: int | None = BOARD_VOXELS,
+    **options: Any,
+) -> Evaluation:
+    """
+    Compare the study's algorithms in the study's strategies, leaving one patient out.
+
+    Parameters
+    ----------
+    cohorts : mapping of str to Cohort, or sequence of Cohort
+        As in `compare`.
+    strategies : sequence of {"s2s", "m2m"}, default=("s2s", "m2m")
+        Signals to signals, maps to maps.
+    algorithms : sequence of str, default=ALGORITHMS
+        Names that `make_regressor` knows.
+    max_voxels : int or None, default=250
+        Training voxels of each scan, drawn at random; None for all.
+    **options : object
+        As in `compare`.
+
+    Returns
+    -------
+    Evaluation
+        The scores; estimators are named "LR s2s" and so on.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, and as in `compare`.
+    ImportError
+        If an algorithm needs an extra that is not installed: it is never left out in silence.
+
+    References
+    ----------
+    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
+    """
+    unknown = [name for name in strategies if name not in STRATEGIES]
+    if unknown or not strategies or not algorithms:
+        msg = (
+            f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, not {strategies!r} "
+            f"and {algorithms!r}"
+        )
+        raise ValueError(msg)
+    estimators = {
+        f"{algorithm} {strategy}": STRATEGIES[strategy](algorithm)
+        for strategy in strategies
+        for algorithm in algorithms
+    }
+    return compare(estimators, cohorts, max_voxels=max_voxels, **options)
+
+
+def learning_curve(
+    cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort, *, sizes: Sequence[int] = SIZES, **options: Any
+) -> Evaluation:
+    """
+    Compare the study's algorithms, trained on more and more patients.
+
+    Parameters
+    ----------
+    cohorts : mapping of str to Cohort, or sequence of Cohort
+        As in `compare`.
+    sizes : sequence of int, default=(1, 2, 3, 5, 8, 10, 12, 15)
+        Numbers of training patients.
+    **options : object
+        As in `leave_one_patient_out`; ``n_repeats`` for more than one draw of patients.
+
+    Returns
+    -------
+    Evaluation
+        The scores of all sizes, in the column ``n_train``; the largest one is the board.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer patients than the largest size and one more, and as in `compare`.
+    """
+    return leave_one_patient_out(cohorts, n_train=tuple(sizes), **options)
 
 
 def _run(
@@ -237,16 +377,16 @@ def _run(
 
     results: dict[int, dict[str, Any]] = {}
     if folder is not None:
-        found = ((i, folder.get(cell.key)) for i, cell in enumerate(cells))
+        found = ((i, folder.get(cell.key, arrays=cell.keep)) for i, cell in enumerate(cells))
         results = {i: content for i, content in found if content is not None}
     waiting = [i for i in range(len(cells)) if i not in results]
     tasks = (
-        delayed(_run_cell)(
+        delayed(_numbered)(
             i,
             cells[i],
             *bank.stacked(cells[i].view, cells[i].repeat),
             bank.rows(cells[i].view, cells[i].repeat, cells[i].train),
-            bank.tests(cells[i]),
+            bank.tests(cells[i].view, cells[i].test),
         )
         for i in waiting
     )
@@ -258,140 +398,68 @@ def _run(
     return [results[i] for i in range(len(cells))], len(cells) - len(waiting)
 
 
-def _run_cell(
-    i: int, cell: Cell, X: NDArray, Y: NDArray, rows: list[slice], tests: list[HeldOut]
-) -> tuple[int, dict[str, Any]]:
-    """Train once, test on every held-out patient."""
-    from sklearn.base import clone
-    from threadpoolctl import threadpool_limits
-
-    # The last bits of a matrix product depend on the number of BLAS threads.
-    with threadpool_limits(1):
-        try:
-            start = time.perf_counter()
-            estimator = clone(cell.entrant.estimator)
-            estimator.set_params(**_completed(estimator, cell))
-            estimator.fit(np.concatenate([X[r] for r in rows]), np.concatenate([Y[r] for r in rows]))
-            training = (time.perf_counter() - start) / len(tests)
-            scores, signals = [], []
-            for test in tests:
-                start = time.perf_counter()
-                predicted, maps = _predict(estimator, cell, test)
-                seconds = training + time.perf_counter() - start
-                keys = {
-                    "cohort": test.cohort,
-                    "patient": test.patient,
-                    "strategy": cell.entrant.strategy,
-                    "algorithm": cell.entrant.algorithm,
-                    "train_on": cell.train_on,
-                    "n_train": len(cell.train),
-                    "repeat": cell.repeat,
-                }
-                scores += [keys | row for row in _score_maps(maps, test, cell.entrant.model, seconds)]
-                signals += [keys | row for row in _score_signals(predicted, test, cell.view)]
-        except Exception as error:
-            who = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
-            msg = (
-                f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
-                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}"
-            )
-            raise RuntimeError(msg) from error
-    for row in (*scores, *signals):
-        row["estimator"] = cell.entrant.name
-    return i, {"scores": scores, "signals": signals}
+def _numbered(i: int, *arguments: Any) -> tuple[int, dict[str, Any]]:
+    return i, run_trial(*arguments)
 
 
-def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
-    """Fill in what the user left open: contrasts, and every seed."""
-    given = estimator.get_params(deep=True)
-    own = {"source": cell.view.source, "target": cell.view.target}
-    missing: dict[str, Any] = {key: value for key, value in own.items() if key in given and given[key] is None}
-    seeded = [key for key in sorted(given) if key.split("__")[-1] == "random_state" and given[key] is None]
-    return missing | {key: derived_seed(cell.seed, key) for key in seeded}
+def _collect(cells: list[Cell], results: list[dict[str, Any]], bank: Bank) -> dict[tuple[str, str], PatientPredictions]:
+    """Put the predictions of all estimators that see the same patient in the same way together."""
+    found: dict[tuple[str, str], PatientPredictions] = {}
+    for cell, content in zip(cells, results, strict=True):
+        for patient, predicted in content.get("predictions", {}).items():
+            key = cell.cohort, patient
+            if key not in found:
+                found[key] = _without_predictions(cell, bank.tests(cell.view, [patient])[0])
+            one = found[key]
+            target = cell.view.target
+            if one.names == cell.entrant.model.names and one.labels == tuple(target.labels):
+                one.maps[cell.entrant.name] = predicted["maps"]
+                one.signals[cell.entrant.name] = predicted["signals"]
+    return found
 
 
-def _predict(estimator: Any, cell: Cell, test: HeldOut) -> tuple[NDArray, NDArray]:
-    """Predict signals and maps; voxels without a usable source signal stay NaN."""
-    usable = np.isfinite(test.X).all(axis=1)
-    signals = np.full((len(test.X), len(cell.view.target)), np.nan)
-    maps = np.full((len(test.X), len(cell.entrant.model.names)), np.nan)
-    if usable.any():
-        signals[usable] = estimator.predict(test.X[usable])
-        maps[usable] = estimator.predict_maps(test.X[usable])
-    return signals, maps
+def _without_predictions(cell: Cell, test: Any) -> PatientPredictions:
+    import numpy as np
+
+    target, model = cell.view.target, cell.entrant.model
+    seen = np.ones(len(target), bool)
+    seen[cell.view.unseen()] = False
+    return PatientPredictions(
+        cohort=test.cohort,
+        patient=test.patient,
+        index=test.index,
+        shape=test.shape,
+        affine=test.affine,
+        names=model.names,
+        units=model.units,
+        labels=tuple(target.labels),
+        b=target.b,
+        te=np.full(len(target), np.nan) if target.te is None else target.te,
+        seen=seen,
+        reference=test.reference.astype(np.float32),
+        truth=None if test.truth is None else test.truth.astype(np.float32),
+        measured=test.Y.astype(np.float32),
+        maps={},
+        signals={},
+    )
 
 
-def _score_maps(maps: NDArray, test: HeldOut, model: SignalModel, seconds: float) -> list[dict[str, Any]]:
-    from dmrifit.metrics import pearson, relative_error_indices, spearman
-
-    rows = []
-    for j, parameter in enumerate(model.parameters):
-        prediction, reference = maps[:, j], test.reference[:, j]
-        indices = relative_error_indices(prediction, reference)
-        row = {
-            "metric": parameter.name,
-            "bias": indices.bias,
-            "dispersion": indices.dispersion,
-            "pearson": float(pearson(prediction, reference)),
-            "spearman": float(spearman(prediction, reference)),
-            "n_voxels": len(reference),
-            "seconds": seconds,
-            "unit": parameter.unit,
-            "median_abs_error": indices.median_abs_error,
-            "n_undefined": indices.n_dropped,
-            "n_failed": indices.n_failed,
-            "at_bound": float(test.at_bound[j]),
-            "bias_truth": float("nan"),
-            "dispersion_truth": float("nan"),
-            "pearson_truth": float("nan"),
-        }
-        if test.truth is not None:
-            known = relative_error_indices(prediction, test.truth[:, j])
-            row["bias_truth"], row["dispersion_truth"] = known.bias, known.dispersion
-            row["pearson_truth"] = float(pearson(prediction, test.truth[:, j]))
-        rows.append(row)
-    return rows
-
-
-def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[str, Any]]:
-    from dmrifit.metrics import pearson
-
-    rows = []
-    te = view.target.te
-    for j in view.unseen():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = (predicted[:, j] - test.Y[:, j]) / test.Y[:, j]
-        usable = np.isfinite(error)
-        error = error[usable] if usable.any() else np.array([np.nan])
-        rows.append(
-            {
-                "contrast": view.target.labels[j],
-                "b": float(view.target.b[j]),
-                "te": float("nan") if te is None else float(te[j]),
-                "relative_error": float(np.mean(np.abs(error))),
-                "median_relative_error": float(np.median(np.abs(error))),
-                "signed_relative_error": float(np.mean(error)),
-                "pearson": float(pearson(predicted[:, j], test.Y[:, j])),
-                "n_voxels": len(usable),
-                "n_undefined": int((~usable).sum()),
-            }
-        )
-    return rows
-
-
-def _tabulate(results: list[dict[str, Any]], study: dict[str, Any]) -> Evaluation:
+def _tabulate(
+    results: list[dict[str, Any]], study: dict[str, Any], predictions: Mapping[tuple[str, str], PatientPredictions]
+) -> Evaluation:
     import pandas as pd
 
     scores, signals = (
         pd.DataFrame([row for result in results for row in result[name]]) for name in ("scores", "signals")
     )
-    return Evaluation(scores, signals, study)
+    return Evaluation(scores, signals, study, predictions)
 
 
 def _describe_cohort(cohort: Cohort, patients: dict[str, dict[str, int]]) -> dict[str, Any]:
     without = {p: "no lesion voxel" for p, counts in patients.items() if not counts["lesion"]}
     return {
         "synthetic": cohort.synthetic,
+        "simulation": getattr(cohort, "simulation", None),
         "patients": patients,
         "protocol": cohort.scans[0].protocol.to_dict(),
         "skipped": {**cohort.skipped, **without},

@@ -1,136 +1,61 @@
-"""Who is trained on whom: the trainings of a comparison, and the voxels that each of them needs."""
+"""Who is trained on whom: the trainings of a comparison and the patients that each is tested on."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dmrifit.cohort import Cohort, VoxelTable
+from dmrifit.bank import Bank
 from dmrifit.derivatives import versions
-from dmrifit.fitting import fit_voxels
-from dmrifit.mapping import resolve_model
-from dmrifit.models import SignalModel
-from dmrifit.prediction import MapsToMaps, SignalToSignal
-from dmrifit.protocol import Protocol
-from dmrifit.randomness import seed_for
-from dmrifit.records import describe, digest
-from dmrifit.scans import MaskName, Scan
+from dmrifit.entrants import Entrant, View
+from dmrifit.randomness import derived_seed, seed_for
+from dmrifit.records import digest
 
-__all__ = [
-    "Bank",
-    "Cell",
-    "Entrant",
-    "HeldOut",
-    "View",
-    "check_settings",
-    "choose_views",
-    "derived_seed",
-    "named_cohorts",
-    "named_estimators",
-    "plan",
-]
+__all__ = ["TRAIN_ON", "Cell", "check_settings", "plan", "software", "views_by_cohort"]
 
 TRAIN_ON = ("same", "other", "pooled")
-DEFAULT_MODEL = "t2-ivim-kurtosis"
 
 #: Distributions whose version may change a number.
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
+_OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
 
 #: Modules of ours that no score depends on.
-_PRESENTATION = ("__main__", "cli", "mosaics", "pages", "plotting", "quicklook", "reporting")
-_STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
-_BOUND_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class Entrant:
-    """An estimator that takes part."""
-
-    name: str
-    strategy: str
-    algorithm: str
-    estimator: Any
-    model: SignalModel
-    description: Any
-
-    @classmethod
-    def of(cls, name: str, estimator: Any, *, kept: bool) -> Entrant:
-        """Check an estimator; results that are kept need a description by which they are found again."""
-        missing = [method for method in ("fit", "predict", "predict_maps") if not hasattr(estimator, method)]
-        if missing or isinstance(estimator, type):
-            msg = (
-                f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
-                "a regressor in SignalToSignal(regressor) or MapsToMaps(regressor)"
-            )
-            raise ValueError(msg)
-        kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
-        strategy = _STRATEGIES.get(kind, type(estimator).__name__)
-        try:
-            if isinstance(estimator, SignalToSignal | MapsToMaps):
-                estimator.check_parameters()
-            model = _model_of(estimator)
-        except (ValueError, TypeError) as error:
-            msg = f"estimator {name!r}: {error}"
-            raise ValueError(msg) from None
-        try:
-            description = describe(estimator)
-        except TypeError as error:
-            if kept:
-                msg = f"estimator {name!r}: {error}"
-                raise ValueError(msg) from None
-            description = repr(estimator)
-        return cls(
-            name,
-            strategy,
-            _algorithm(name, strategy),
-            estimator,
-            model,
-            description,
-        )
-
-
-@dataclass(frozen=True)
-class View:
-    """What an estimator sees of a scan: contrasts and neighborhood."""
-
-    source: Protocol
-    target: Protocol
-    patch_shape: tuple[int, int, int] | None
-
-    def unseen(self) -> list[int]:
-        """Find the target contrasts that are not among the source contrasts."""
-        unseen = []
-        for i in range(len(self.target)):
-            try:
-                self.target.take([i]).indices_in(self.source)
-            except ValueError:
-                unseen.append(i)
-        return unseen
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """A held-out patient, as one estimator sees it."""
-
-    cohort: str
-    patient: str
-    X: NDArray[np.float64]
-    Y: NDArray[np.float64]
-    reference: NDArray[np.float64]
-    at_bound: NDArray[np.float64]
-    truth: NDArray[np.float64] | None
+_PRESENTATION = frozenset({
+    "__main__", "_optional", "claims", "cli", "commands", "look", "mosaics", "options", "pages", "plotting",
+    "precision", "predictions", "quicklook", "reporting", "statistics", "summaries",
+})  # fmt: skip
+_PRESENTATION_FOLDERS = frozenset({"figures", "sections"})
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One training and the patients it is tested on."""
+    """
+    One training and the patients it is tested on.
+
+    Attributes
+    ----------
+    entrant : Entrant
+        Who is trained.
+    view : View
+        How it sees patients.
+    train_on, cohort : str
+        The regime, and the cohort of the patients it is tested on.
+    train, test : tuple of str
+        Patients.
+    repeat : int
+        Which draw.
+    seed : int
+        For the estimator.
+    key : str
+        Digest of all that its results depend on.
+    keep : bool
+        Whether its predictions are kept, voxel by voxel.
+    """
 
     entrant: Entrant
     view: View
@@ -141,292 +66,207 @@ class Cell:
     repeat: int
     seed: int
     key: str
+    keep: bool
 
 
-def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> dict[str, Cohort]:
-    """Name the cohorts, and make sure that no patient is in two of them."""
-    if isinstance(cohorts, Cohort):
-        cohorts = [cohorts]
-    if not isinstance(cohorts, Mapping):
-        names = [cohort.name or f"cohort {i}" for i, cohort in enumerate(cohorts, start=1)]
-        if len(set(names)) != len(names):
-            msg = f"cohorts need different names, not {names}; give a dict of name to cohort"
-            raise ValueError(msg)
-        cohorts = dict(zip(names, cohorts, strict=True))
-    if not cohorts:
-        msg = "no cohort was given"
-        raise ValueError(msg)
-    home: dict[str, str] = {}
-    for name, cohort in cohorts.items():
-        for patient in cohort.patients:
-            if home.setdefault(patient, name) != name:
-                msg = (
-                    f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a patient in "
-                    "both training and test would spoil every score: keep one, or name two persons apart"
-                )
-                raise ValueError(msg)
-    return dict(cohorts)
+def software() -> dict[str, str]:
+    """
+    List the versions that may change a score.
 
-
-def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Make sure that estimators have names."""
-    if not isinstance(estimators, Mapping) or not estimators:
-        msg = "estimators must be a dict of name to estimator, with at least one"
-        raise ValueError(msg)
-    return estimators
+    Returns
+    -------
+    dict of str to str
+        By distribution; of the optional ones those that are installed.
+    """
+    found = []
+    for name in _OPTIONAL_VERSIONS:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            continue
+        found.append(name)
+    return versions(*VERSIONS, *found)
 
 
 def check_settings(
-    regimes: tuple[str, ...],
-    cohorts: dict[str, Cohort],
-    n_train: int | None,
+    regimes: Sequence[str],
+    n_cohorts: int,
+    sizes: Sequence[int] | None,
     n_repeats: int,
     max_voxels: int | None,
-    masks: tuple[str, ...],
+    masks: Sequence[str],
 ) -> None:
-    """Make sure that the settings of a comparison have a meaning."""
+    """
+    Make sure that the settings of a comparison have a meaning.
+
+    Parameters
+    ----------
+    regimes : sequence of str
+        Whom is trained on.
+    n_cohorts : int
+        How many cohorts there are.
+    sizes : sequence of int or None
+        Numbers of patients to train on.
+    n_repeats, max_voxels : int, int or None
+        As in `compare`.
+    masks : sequence of str
+        Names of masks.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting and its value.
+    """
     for regime in regimes:
         if regime not in TRAIN_ON:
             msg = f"train_on must be one of {', '.join(TRAIN_ON)}, not {regime!r}"
             raise ValueError(msg)
     if not regimes or len(set(regimes)) != len(regimes):
-        msg = f"train_on must name each way once, not {regimes}"
+        msg = f"train_on must name each way once, not {tuple(regimes)}"
         raise ValueError(msg)
     for mask in masks:
         if mask not in ("body", "lesion"):
             msg = f"a mask is 'body' or 'lesion', not {mask!r}"
             raise ValueError(msg)
-    for label, value in (("n_train", n_train), ("n_repeats", n_repeats), ("max_voxels", max_voxels)):
+    if sizes is not None and (not sizes or len(set(sizes)) != len(sizes)):
+        msg = f"n_train must name each number of patients once, not {tuple(sizes)}"
+        raise ValueError(msg)
+    for label, value in (
+        *(("n_train", size) for size in sizes or ()),
+        ("n_repeats", n_repeats),
+        ("max_voxels", max_voxels),
+    ):
         if value is not None and value < 1:
             msg = f"{label} must be at least 1, not {value}"
             raise ValueError(msg)
-    if "other" in regimes and len(cohorts) < 2:
+    if "other" in regimes and n_cohorts < 2:
         msg = "train_on='other' needs at least two cohorts"
         raise ValueError(msg)
 
 
-def _model_of(estimator: Any) -> SignalModel:
-    """Find the model whose parameters an estimator predicts; one that has no say predicts the default's."""
-    parameters = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
-    model = parameters.get("model", DEFAULT_MODEL)
-    if model is None:
-        msg = "a comparison scores maps, and without a model there are none; give model="
-        raise ValueError(msg)
-    return resolve_model(model)
+def views_by_cohort(
+    views: Mapping[tuple[str, str], View], regimes: Sequence[str]
+) -> tuple[dict[str, list[View]], dict[str, list[View]]]:
+    """
+    List how the patients of each cohort are looked at.
 
+    Parameters
+    ----------
+    views : mapping of (str, str) to View
+        By entrant and cohort tested on.
+    regimes : sequence of str
+        Whom is trained on.
 
-def _parameter(estimator: Any, name: str) -> Any:
-    return estimator.get_params(deep=False).get(name) if hasattr(estimator, "get_params") else None
-
-
-def _algorithm(name: str, strategy: str) -> str:
-    """Take the strategy out of an estimator's name: "LR s2s" is algorithm LR."""
-    words = [word for word in re.split(r"[\s/_:,()-]+", name) if word and word.lower() != strategy]
-    return " ".join(words) or name
-
-
-def choose_views(
-    entrants: list[Entrant], cohorts: dict[str, Cohort], regimes: tuple[str, ...]
-) -> dict[tuple[str, str], View]:
-    """Choose the contrasts of every estimator in every cohort; check that all scans have them."""
-    crossing = any(regime != "same" for regime in regimes)
-    views = {}
-    for name, cohort in cohorts.items():
-        home = next(iter(cohorts.values())) if crossing else cohort
-        full = home.scans[0].protocol
-        for entrant in entrants:
-            source = _parameter(entrant.estimator, "source")
-            target = _parameter(entrant.estimator, "target")
-            view = View(
-                _clinical(full, home) if source is None else source,
-                full if target is None else target,
-                _parameter(entrant.estimator, "patch_shape"),
-            )
-            for scan in cohort.scans:
-                _check_contrasts(view, scan, name, home.name if crossing else "")
-            views[entrant.name, name] = view
-    return views
-
-
-def _clinical(full: Protocol, cohort: Cohort) -> Protocol:
-    try:
-        return full.take(full.clinical())
-    except ValueError as error:
-        msg = f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target"
-        raise ValueError(msg) from None
-
-
-def _check_contrasts(view: View, scan: Scan, cohort: str, trained_with: str) -> None:
-    for part in (view.source, view.target):
-        try:
-            part.indices_in(scan.protocol)
-        except ValueError as error:
-            msg = f"patient {scan.patient} of cohort {cohort!r}: {error}"
-            if trained_with and trained_with != cohort:
-                msg += (
-                    f". Training in one cohort and testing in another needs the protocol of {trained_with!r} "
-                    "in both: use train_on='same', or give the estimators a source and a target that both have"
-                )
-            raise ValueError(msg) from None
-
-
-class Bank:
-    """All voxels that training and scoring need, each image read once, each reference fitted once."""
-
-    def __init__(
-        self,
-        cohorts: dict[str, Cohort],
-        entrants: list[Entrant],
-        views: dict[tuple[str, str], View],
-        train_mask: MaskName,
-        score_mask: MaskName,
-        max_voxels: int | None,
-        n_repeats: int,
-        seed: int,
-    ) -> None:
-        self.patients: dict[str, dict[str, dict[str, Any]]] = {}
-        self.trainable: dict[str, list[str]] = {}
-        self.testable: dict[str, list[str]] = {}
-        self._tests: dict[tuple[str, View, str], HeldOut] = {}
-        self._digests: dict[tuple[Any, ...], str] = {}
-        self._rows: dict[tuple[View, int], dict[str, slice]] = {}
-        self._pieces: dict[tuple[View, int], list[tuple[NDArray, NDArray]]] = {}
-        self._stacked: dict[tuple[View, int], tuple[NDArray, NDArray]] = {}
-        self._one_draw = max_voxels is None
-        repeats = range(1 if self._one_draw else n_repeats)
-        for name, cohort in cohorts.items():
-            self.patients[name] = {}
-            self.trainable[name], self.testable[name] = [], []
-            seen: dict[View, dict[str, SignalModel]] = {}
-            for entrant in entrants:
-                seen.setdefault(views[entrant.name, name], {})[entrant.model.name] = entrant.model
-            for patient in cohort.patients:
-                own = Cohort([scan.loaded() for scan in cohort.scans if scan.patient == patient], name)
-                counts = {mask: own.count(mask) for mask in ("body", "lesion")}
-                self.patients[name][patient] = counts
-                if counts[train_mask]:
-                    self.trainable[name].append(patient)
-                    for view in seen:
-                        for repeat in repeats:
-                            table = own.arrays(
-                                view.source,
-                                view.target,
-                                mask=train_mask,
-                                patch_shape=view.patch_shape,
-                                max_voxels=max_voxels,
-                                random_state=derived_seed(seed, "voxels", repeat),
-                            )
-                            self._add_training(view, repeat, patient, table)
-                if counts[score_mask]:
-                    self.testable[name].append(patient)
-                    self._add_tests(own, patient, seen, score_mask)
-
-    def _add_training(self, view: View, repeat: int, patient: str, table: VoxelTable) -> None:
-        usable = np.isfinite(table.X).all(axis=1) & np.isfinite(table.Y).all(axis=1)
-        X, Y = table.X[usable], table.Y[usable]
-        pieces = self._pieces.setdefault((view, repeat), [])
-        rows = self._rows.setdefault((view, repeat), {})
-        start = sum(len(piece[0]) for piece in pieces)
-        pieces.append((X, Y))
-        rows[patient] = slice(start, start + len(X))
-        self._digests["train", view, repeat, patient] = digest([X, Y])
-
-    def _add_tests(
-        self,
-        own: Cohort,
-        patient: str,
-        views: Mapping[View, dict[str, SignalModel]],
-        score_mask: MaskName,
-    ) -> None:
-        """Fit the reference to the target contrasts, once for all estimators that share them."""
-        for view in views:
-            table = own.arrays(view.source, view.target, mask=score_mask, patch_shape=view.patch_shape)
-            truth = own.truth_at(table.index)
-            for model in views[view].values():
-                try:
-                    reference = fit_voxels(table.Y, view.target, model).parameters
-                except ValueError as error:
-                    msg = f"the reference of patient {patient} (cohort {own.name!r}) cannot be fitted: {error}"
-                    raise ValueError(msg) from None
-                known = None
-                if truth is not None and set(model.names) <= set(truth):
-                    amplitude = np.array([parameter.is_amplitude for parameter in model.parameters])
-                    unit = np.where(amplitude, table.scale[:, None], 1.0)
-                    known = np.stack([truth[name] for name in model.names], axis=1) / unit
-                at_bound = _share_at_bounds(reference, table.Y, model)
-                test = HeldOut(own.name, patient, table.X, table.Y, reference, at_bound, known)
-                self._tests[model.name, view, patient] = test
-                content = [test.X, test.Y, test.reference, test.truth]
-                self._digests["test", model.name, view, patient] = digest(content)
-
-    def stacked(self, view: View, repeat: int) -> tuple[NDArray, NDArray]:
-        """Return all training voxels of a view, one array each, so that workers share them."""
-        key = view, 0 if self._one_draw else repeat
-        if key not in self._stacked:
-            pieces = self._pieces.pop(key)
-            X, Y = (np.concatenate(part) for part in zip(*pieces, strict=True))
-            self._stacked[key] = X, Y
-        return self._stacked[key]
-
-    def rows(self, view: View, repeat: int, patients: Sequence[str]) -> list[slice]:
-        """Where the training voxels of patients stand in `stacked`."""
-        rows = self._rows[view, 0 if self._one_draw else repeat]
-        return [rows[patient] for patient in patients]
-
-    def tests(self, cell: Cell) -> list[HeldOut]:
-        """Return the held-out patients of a cell."""
-        return [self._tests[cell.entrant.model.name, cell.view, patient] for patient in cell.test]
-
-    def digest(
-        self, entrant: Entrant, view: View, repeat: int, train: Sequence[str], test: Sequence[str]
-    ) -> list[list[str]]:
-        """Return the digests of all data of a cell."""
-        repeat = 0 if self._one_draw else repeat
-        return [
-            [self._digests["train", view, repeat, patient] for patient in train],
-            [self._digests["test", entrant.model.name, view, patient] for patient in test],
-        ]
+    Returns
+    -------
+    seen, lent : dict of str to list of View
+        For patients that are tested on, and trained on.
+    """
+    names = list(dict.fromkeys(name for _, name in views))
+    seen = {name: list(dict.fromkeys(view for (_, own), view in views.items() if own == name)) for name in names}
+    near = any(regime in ("same", "pooled") for regime in regimes)
+    far = any(regime in ("other", "pooled") for regime in regimes)
+    lent = {
+        name: list(dict.fromkeys(view for own in names if (near if own == name else far) for view in seen[own]))
+        for name in names
+    }
+    return seen, lent
 
 
 def plan(
-    entrants: list[Entrant],
-    cohorts: dict[str, Cohort],
-    regimes: tuple[str, ...],
-    views: dict[tuple[str, str], View],
+    entrants: Sequence[Entrant],
+    cohorts: Sequence[str],
+    regimes: Sequence[str],
+    views: Mapping[tuple[str, str], View],
     bank: Bank,
-    n_train: int | None,
+    sizes: Sequence[int] | None,
     n_repeats: int,
     seed: int,
+    *,
+    keep: bool,
 ) -> list[Cell]:
-    """List all trainings; a model that is the same for several patients is trained once."""
-    software = [versions(*VERSIONS), _sources()]
+    """
+    List all trainings; a model that is the same for several patients is trained once.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        Who takes part. Controls are trained on the largest number of patients only.
+    cohorts : sequence of str
+        Names.
+    regimes : sequence of str
+        Whom is trained on.
+    views : mapping of (str, str) to View
+        By entrant and cohort.
+    bank : Bank
+        The voxels.
+    sizes : sequence of int or None
+        Numbers of patients to train on; those of a smaller number are among those of a larger one.
+    n_repeats, seed : int
+        As in `compare`.
+    keep : bool
+        Whether predictions are kept: those of the largest number of patients, the first repeat and the
+        first regime.
+
+    Returns
+    -------
+    list of Cell
+        In the order of the tables.
+
+    Raises
+    ------
+    ValueError
+        If a cohort has no voxel to score, or there are fewer patients than are to be trained on.
+    """
+    made_by = digest([software(), _sources()])
+    described = {
+        view: digest([view.source, view.target, list(view.patch_shape or ()), view.model]) for view in views.values()
+    }
+    known = {entrant.name: digest(entrant.description) for entrant in entrants}
+    largest = None if sizes is None else max(sizes)
     cells = []
     for regime in regimes:
         for name in cohorts:
             if not bank.testable[name]:
                 msg = f"cohort {name!r} has no voxel to score; give lesion masks, or another score_mask"
                 raise ValueError(msg)
-            held_out = [bank.testable[name]] if regime == "other" else [[p] for p in bank.testable[name]]
-            for test in held_out:
-                available = _available(regime, name, test, list(cohorts), bank, n_train or 1)
+            # A model of other cohorts is the same for all patients.
+            for test in [bank.testable[name]] if regime == "other" else [[p] for p in bank.testable[name]]:
+                available = _available(regime, name, test, cohorts, bank, largest or 1)
                 whom = test[0] if len(test) == 1 else "all"
                 for repeat in range(n_repeats):
                     purpose = regime, name, whom, repeat
-                    train = available if n_train is None else _draw(available, n_train, seed, *purpose)
                     own_seed = derived_seed(seed, "estimator", *purpose)
-                    for entrant in entrants:
-                        view = views[entrant.name, name]
-                        key = digest([
-                            entrant.description,
-                            describe([view.source, view.target, list(view.patch_shape or ())]),
-                            describe(entrant.model),
-                            bank.digest(entrant, view, repeat, train, test),
-                            [regime, name, train, test, repeat, own_seed],
-                            software,
-                        ])  # fmt: skip
-                        cells.append(
-                            Cell(entrant, view, regime, name, tuple(train), tuple(test), repeat, own_seed, key)
-                        )
+                    order = np.random.default_rng(seed_for(seed, "patients", *purpose)).permutation(len(available))
+                    for size in sizes or (len(available),):
+                        train = [available[i] for i in sorted(order[:size])]
+                        for entrant in entrants:
+                            if entrant.control and size != (largest or size):
+                                continue
+                            view = views[entrant.name, name]
+                            content = [
+                                known[entrant.name],
+                                described[view],
+                                bank.digest(view, repeat, train, test),
+                                [regime, name, train, test, repeat, own_seed],
+                                made_by,
+                            ]
+                            kept = keep and not entrant.control and repeat == 0
+                            kept = kept and size == (largest or size) and regime == regimes[0]
+                            cells.append(
+                                Cell(
+                                    entrant,
+                                    view,
+                                    regime,
+                                    name,
+                                    tuple(train),
+                                    tuple(test),
+                                    repeat,
+                                    own_seed,
+                                    digest(content),
+                                    kept,
+                                )
+                            )
     return cells
 
 
@@ -446,35 +286,13 @@ def _available(
     return available
 
 
-def _draw(available: Sequence[str], n_train: int, seed: int, *purpose: str | int) -> list[str]:
-    """Draw patients to train on, in their order."""
-    rng = np.random.default_rng(seed_for(seed, "patients", *purpose))
-    return [available[i] for i in sorted(rng.permutation(len(available))[:n_train])]
-
-
-def _share_at_bounds(parameters: NDArray, signals: NDArray, model: SignalModel) -> NDArray[np.float64]:
-    """Share of fitted voxels in which each parameter sits at one of its bounds."""
-    fitted = np.isfinite(parameters).all(axis=1)
-    if not fitted.any():
-        return np.full(len(model.names), np.nan)
-    top = np.where(np.isfinite(signals), signals, -np.inf).max(axis=1)[fitted]
-    shares = []
-    for j, parameter in enumerate(model.parameters):
-        values = parameters[fitted, j] / (top if parameter.is_amplitude else 1.0)
-        bounds = [bound for bound in (parameter.low, parameter.high) if np.isfinite(bound)]
-        near = [np.isclose(values, bound, rtol=_BOUND_TOLERANCE, atol=_BOUND_TOLERANCE) for bound in bounds]
-        shares.append(np.any(near, axis=0).mean() if near else 0.0)
-    return np.array(shares)
-
-
-def derived_seed(seed: int, *purpose: str | int) -> int:
-    """Derive a seed of 32 bits for a purpose."""
-    return int(seed_for(seed, *purpose).generate_state(1)[0])
-
-
 @cache
 def _sources() -> str:
     """Digest of our own source: a version number does not change with every edit."""
     here = Path(__file__).parent
-    found = sorted(path for path in here.rglob("*.py") if path.stem not in _PRESENTATION)
+    found = sorted(
+        path
+        for path in here.rglob("*.py")
+        if path.stem not in _PRESENTATION and not _PRESENTATION_FOLDERS & set(path.relative_to(here).parts)
+    )
     return digest([[path.relative_to(here).as_posix(), path.read_text(encoding="utf-8")] for path in found])

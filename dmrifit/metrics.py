@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -175,9 +174,7 @@ def pearson(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.f
     ValueError
         If the shapes differ or have more than two axes.
     """
-    from scipy.stats import pearsonr
-
-    return _by_column(lambda p, r: _correlation(pearsonr, p, r), prediction, reference)
+    return _correlations(prediction, reference, ranked=False)
 
 
 def spearman(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -200,9 +197,7 @@ def spearman(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.
     ValueError
         If the shapes differ or have more than two axes.
     """
-    from scipy.stats import spearmanr
-
-    return _by_column(lambda p, r: _correlation(spearmanr, p, r), prediction, reference)
+    return _correlations(prediction, reference, ranked=True)
 
 
 def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
@@ -257,11 +252,32 @@ def _by_column(
     raise ValueError(msg)
 
 
-def _correlation(method: Callable, p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
-    usable = np.isfinite(p) & np.isfinite(r)
-    p, r = p[usable], r[usable]
-    if p.size < 2 or np.all(p == p[0]) or np.all(r == r[0]):
-        return float("nan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's remark on a nearly constant side
-        return float(method(p, r).statistic)
+def _correlations(prediction: ArrayLike, reference: ArrayLike, *, ranked: bool) -> float | NDArray[np.float64]:
+    """Correlate columns, all at once where none has a gap."""
+    from scipy.stats import rankdata
+
+    def correlate(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
+        # One contiguous row for each column, so that it is added up as it would be alone.
+        p, r = np.ascontiguousarray(p.T), np.ascontiguousarray(r.T)
+        if ranked:
+            p, r = rankdata(p, axis=1), rankdata(r, axis=1)
+        # A side without deviations is NaN; beyond ±1 there are only rounding errors.
+        return np.clip((_unit_deviations(p) * _unit_deviations(r)).sum(axis=1), -1.0, 1.0)
+
+    def without_gaps(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
+        usable = np.isfinite(p) & np.isfinite(r)
+        return float(correlate(p[usable, None], r[usable, None])[0]) if usable.sum() > 1 else float("nan")
+
+    p, r = _pair(prediction, reference)
+    if p.ndim == 2 and len(p) > 1 and np.isfinite(p).all() and np.isfinite(r).all():
+        return correlate(p, r)
+    return _by_column(without_gaps, p, r)
+
+
+def _unit_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deviations from the mean, of length 1 in every row; NaN where all values are equal."""
+    deviations = values - values.mean(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviations = deviations / np.abs(deviations).max(axis=1, keepdims=True)  # so that no square is lost
+        deviations = deviations / np.sqrt((deviations * deviations).sum(axis=1, keepdims=True))
+    return np.where((values == values[:, :1]).all(axis=1, keepdims=True), np.nan, deviations)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["RandomState", "seed_for", "seed_from"]
+__all__ = ["RandomState", "derived_seed", "seed_for", "seed_from"]
 
 #: What every ``random_state`` of this package accepts.
 RandomState: TypeAlias = int | np.integer | np.random.RandomState | None
@@ -66,3 +66,22 @@ def seed_for(seed: int, *purpose: str | int) -> np.random.SeedSequence:
     """
     words = [zlib.crc32(str(word).encode()) for word in purpose]
     return np.random.SeedSequence([seed, *words])
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """
+    Derive a seed of 32 bits for a purpose.
+
+    Parameters
+    ----------
+    seed : int
+        The number from `seed_from`.
+    *purpose : str or int
+        As in `seed_for`.
+
+    Returns
+    -------
+    int
+        For what takes no `numpy.random.SeedSequence`.
+    """
+    return int(seed_for(seed, *purpose).generate_state(1)[0])

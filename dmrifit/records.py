@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dmrifit.files import write_text
+from dmrifit.files import whole_file, write_text
 from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
 
@@ -19,6 +20,7 @@ __all__ = ["StudyFolder", "describe", "digest"]
 
 _STUDY = "study.json"
 _CELLS = "cells"
+_PREDICTIONS = "predictions"
 
 
 def describe(value: Any) -> Any:
@@ -193,7 +195,7 @@ class StudyFolder:
             raise FileNotFoundError(msg)
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, key: str, *, arrays: bool = False) -> dict[str, Any] | None:
         """
         Read a finished cell.
 
@@ -201,16 +203,27 @@ class StudyFolder:
         ----------
         key : str
             Its digest.
+        arrays : bool, default=False
+            Whether its predictions are needed.
 
         Returns
         -------
         dict or None
-            What `put` got; None if the cell is not finished.
+            What `put` got; None if the cell is not finished, cannot be read, or lacks the predictions.
         """
+        path = self.path / _CELLS / f"{key}.json"
         try:
-            return json.loads((self.path / _CELLS / f"{key}.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not arrays:
+                return content
+            content[_PREDICTIONS] = {}
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+                for name in stored:
+                    kind, _, patient = name.partition("/")
+                    content[_PREDICTIONS].setdefault(patient, {})[kind] = stored[name]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
+        return content
 
     def put(self, key: str, content: Mapping[str, Any]) -> None:
         """
@@ -221,9 +234,19 @@ class StudyFolder:
         key : str
             Its digest.
         content : mapping
-            Plain values.
+            Plain values; ``predictions``, if there, are arrays by patient and kind.
         """
-        write_text(self.path / _CELLS / f"{key}.json", json.dumps(content))
+        path = self.path / _CELLS / f"{key}.json"
+        plain = {name: value for name, value in content.items() if name != _PREDICTIONS}
+        if _PREDICTIONS in content:
+            arrays = {
+                f"{kind}/{patient}": values
+                for patient, kinds in content[_PREDICTIONS].items()
+                for kind, values in kinds.items()
+            }
+            with whole_file(path.with_suffix(".npz")) as part, part.open("wb") as file:
+                np.savez(file, **arrays)
+        write_text(path, json.dumps(plain))
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,312 @@
+"""The voxels of a comparison: each image read once, each reference fitted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.cohort import Cohort
+from dmrifit.entrants import View, missing_contrasts
+from dmrifit.fitting import FitResult, FitStatus, fit_voxels
+from dmrifit.protocol import Protocol
+from dmrifit.randomness import derived_seed
+from dmrifit.records import digest
+from dmrifit.resynthesis import resynthesize
+from dmrifit.scans import MaskName, Scan
+
+__all__ = ["Bank", "HeldOut"]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """
+    A held-out patient, as one estimator sees it.
+
+    Attributes
+    ----------
+    cohort, patient : str
+        Names.
+    X, Y : ndarray
+        Source and target signals, divided by the patient's scale.
+    reference : ndarray of shape (n_voxels, n_parameters)
+        The fit to Y.
+    at_bound : ndarray of shape (n_parameters,)
+        Share of voxels whose reference sits at a bound.
+    truth : ndarray of shape (n_voxels, n_parameters) or None
+        Of a synthetic scan.
+    index : ndarray of int, shape (n_voxels, 3)
+        Which voxels.
+    shape, affine : tuple of 3 ints, ndarray of shape (4, 4)
+        Their grid.
+    """
+
+    cohort: str
+    patient: str
+    X: NDArray[np.float64]
+    Y: NDArray[np.float64]
+    reference: NDArray[np.float64]
+    at_bound: NDArray[np.float64]
+    truth: NDArray[np.float64] | None
+    index: NDArray[np.intp]
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+
+class Bank:
+    """
+    All voxels that training and scoring need.
+
+    Parameters
+    ----------
+    cohorts : mapping of str to Cohort
+        By name.
+    seen : mapping of str to iterable of View
+        How the patients of a cohort are looked at when they are tested on.
+    lent : mapping of str to iterable of View
+        How the patients of a cohort are looked at when they are trained on.
+    train_mask, score_mask : {"body", "lesion"}
+        Voxels to train on and to score.
+    max_voxels : int or None
+        Training voxels of each scan.
+    n_repeats : int
+        Draws of training voxels.
+    seed : int
+        Of the draws.
+    """
+
+    def __init__(
+        self,
+        cohorts: Mapping[str, Cohort],
+        seen: Mapping[str, Iterable[View]],
+        lent: Mapping[str, Iterable[View]],
+        *,
+        train_mask: MaskName,
+        score_mask: MaskName,
+        max_voxels: int | None,
+        n_repeats: int,
+        seed: int,
+    ) -> None:
+        self.patients: dict[str, dict[str, dict[str, int]]] = {}
+        self.trainable: dict[str, list[str]] = {}
+        self.testable: dict[str, list[str]] = {}
+        self._tests: dict[tuple[View, str], HeldOut] = {}
+        self._digests: dict[tuple[Any, ...], str] = {}
+        self._rows: dict[tuple[View, int], dict[str, slice]] = {}
+        self._pieces: dict[tuple[View, int], list[tuple[NDArray, ...]]] = {}
+        self._stacked: dict[tuple[View, int], tuple[NDArray, ...]] = {}
+        self._one_draw = max_voxels is None
+        self._max_voxels = max_voxels
+        self._seed = seed
+        for name, cohort in cohorts.items():
+            self.patients[name] = {}
+            self.trainable[name], self.testable[name] = [], []
+            for patient in cohort.patients:
+                own = Cohort([scan.loaded() for scan in cohort.scans if scan.patient == patient], name)
+                counts = {mask: own.count(mask) for mask in ("body", "lesion")}
+                self.patients[name][patient] = counts
+                if counts[train_mask]:
+                    self.trainable[name].append(patient)
+                    for view in lent[name]:
+                        suited = _suited(own, view, seed)
+                        for repeat in range(1 if self._one_draw else n_repeats):
+                            self._add_training(suited, view, repeat, patient, train_mask)
+                if counts[score_mask]:
+                    self.testable[name].append(patient)
+                    for view in seen[name]:
+                        self._add_test(own, view, patient, score_mask)
+
+    def _add_training(self, own: Cohort, view: View, repeat: int, patient: str, mask: MaskName) -> None:
+        table = own.arrays(
+            view.source,
+            view.target,
+            mask=mask,
+            patch_shape=view.patch_shape,
+            max_voxels=self._max_voxels,
+            random_state=derived_seed(self._seed, "voxels", repeat),
+        )
+        usable = np.isfinite(table.X).all(axis=1) & np.isfinite(table.Y).all(axis=1)
+        X, Y = table.X[usable], table.Y[usable]
+        fit = _reference(Y, view, own.name, patient)
+        maps = np.where((fit.status == FitStatus.NOT_CONVERGED)[:, None], np.nan, fit.parameters)
+        pieces = self._pieces.setdefault((view, repeat), [])
+        rows = self._rows.setdefault((view, repeat), {})
+        start = sum(len(piece[0]) for piece in pieces)
+        pieces.append((X, Y, maps))
+        rows[patient] = slice(start, start + len(X))
+        self._digests["train", view, repeat, patient] = digest([X, Y])
+
+    def _add_test(self, own: Cohort, view: View, patient: str, mask: MaskName) -> None:
+        table = own.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
+        fit = _reference(table.Y, view, own.name, patient)
+        reference = fit.parameters
+        truth = own.truth_at(table.index)
+        names = view.model.names
+        known = None
+        if truth is not None and set(names) <= set(truth):
+            amplitude = np.array([parameter.is_amplitude for parameter in view.model.parameters])
+            unit = np.where(amplitude, table.scale[:, None], 1.0)
+            known = np.stack([truth[name] for name in names], axis=1) / unit
+        self._tests[view, patient] = HeldOut(
+            own.name,
+            patient,
+            table.X,
+            table.Y,
+            reference,
+            _share_at_bounds(fit),
+            known,
+            table.index[:, 1:],
+            own.scans[0].shape,
+            own.scans[0].affine,
+        )
+        self._digests["test", view, patient] = digest([table.X, table.Y, reference, known])
+
+    def stacked(self, view: View, repeat: int) -> tuple[NDArray, NDArray, NDArray]:
+        """
+        Return all training voxels of a view, one array each, so that workers share them.
+
+        Parameters
+        ----------
+        view : View
+            Of the patients that are tested on.
+        repeat : int
+            Which draw.
+
+        Returns
+        -------
+        X, Y, maps : ndarray
+            Source signals, target signals and the fit to these; NaN where the fit did not converge.
+        """
+        key = view, self._draw(repeat)
+        if key not in self._stacked:
+            pieces = self._pieces.pop(key)
+            X, Y, maps = (np.concatenate(part) for part in zip(*pieces, strict=True))
+            self._stacked[key] = X, Y, maps
+        X, Y, maps = self._stacked[key]
+        return X, Y, maps
+
+    def rows(self, view: View, repeat: int, patients: Sequence[str]) -> list[slice]:
+        """
+        Say where the training voxels of patients stand in `stacked`.
+
+        Parameters
+        ----------
+        view : View
+            As in `stacked`.
+        repeat : int
+            As in `stacked`.
+        patients : sequence of str
+            Names.
+
+        Returns
+        -------
+        list of slice
+            One for each patient.
+        """
+        rows = self._rows[view, self._draw(repeat)]
+        return [rows[patient] for patient in patients]
+
+    def tests(self, view: View, patients: Sequence[str]) -> list[HeldOut]:
+        """
+        Return held-out patients.
+
+        Parameters
+        ----------
+        view : View
+            How they are looked at.
+        patients : sequence of str
+            Names.
+
+        Returns
+        -------
+        list of HeldOut
+            One for each patient.
+        """
+        return [self._tests[view, patient] for patient in patients]
+
+    def digest(self, view: View, repeat: int, train: Sequence[str], test: Sequence[str]) -> list[list[str]]:
+        """
+        Return the digests of all data of a training and its tests.
+
+        Parameters
+        ----------
+        view : View
+            How the patients are looked at.
+        repeat : int
+            As in `stacked`.
+        train, test : sequence of str
+            Names of patients.
+
+        Returns
+        -------
+        list of list of str
+            Of the patients trained on, of those tested on.
+        """
+        return [
+            [self._digests["train", view, self._draw(repeat), patient] for patient in train],
+            [self._digests["test", view, patient] for patient in test],
+        ]
+
+    def _draw(self, repeat: int) -> int:
+        return 0 if self._one_draw else repeat
+
+
+def _suited(own: Cohort, view: View, seed: int) -> Cohort:
+    """Give a patient's scans the contrasts of a view, computing those that were not measured."""
+    scans = []
+    for scan in own.scans:
+        lacking = missing_contrasts(view.target, scan.protocol), missing_contrasts(view.source, scan.protocol)
+        if not any(lacking):
+            scans.append(scan)
+            continue
+        extra = missing_contrasts(view.source, view.target)
+        wanted = view.target if not extra else _joined(view.target, view.source.take(extra))
+        region = scan.mask if scan.lesion is None else scan.mask | scan.lesion
+        sigma = scan.sigma
+        signal = np.zeros((*scan.shape, len(wanted)))
+        signal[region] = resynthesize(
+            scan.signal[region],
+            scan.protocol,
+            wanted,
+            view.model,
+            sigma=sigma[region] if isinstance(sigma, np.ndarray) else sigma,
+            random_state=derived_seed(seed, "resynthesis", scan.patient),
+        )
+        scans.append(
+            Scan(
+                scan.patient,
+                signal,
+                wanted,
+                scan.mask,
+                scan.affine,
+                lesion=scan.lesion,
+                cohort=scan.cohort,
+                sigma=sigma,
+                synthetic=scan.synthetic,
+            )
+        )
+    return Cohort(scans, own.name)
+
+
+def _joined(first: Protocol, second: Protocol) -> Protocol:
+    te = None if first.te is None or second.te is None else [*first.te, *second.te]
+    return Protocol([*first.b, *second.b], te)
+
+
+def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
+    try:
+        return fit_voxels(Y, view.target, view.model)
+    except ValueError as error:
+        msg = f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}"
+        raise ValueError(msg) from None
+
+
+def _share_at_bounds(fit: FitResult) -> NDArray[np.float64]:
+    """Share of fitted voxels in which each parameter sits at one of its bounds."""
+    fitted = fit.status != FitStatus.NOT_FITTED
+    if not fitted.any():
+        return np.full(len(fit.names), np.nan)
+    return (fit.at_low | fit.at_high)[fitted].mean(axis=0)

@@ -1,0 +1,219 @@
+"""One training of a comparison, tested and scored on the patients held out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.bank import HeldOut
+from dmrifit.entrants import PERFECT, SHUFFLED, View
+from dmrifit.folds import Cell
+from dmrifit.models import SignalModel
+from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.randomness import derived_seed, seed_for
+from dmrifit.threads import one_thread
+
+__all__ = ["POOLED", "run_trial"]
+
+#: The row of `Evaluation.signals` over all unseen contrasts together.
+POOLED = "all unseen"
+
+_NAN = float("nan")
+
+
+def run_trial(
+    cell: Cell, X: NDArray, Y: NDArray, maps: NDArray, rows: Sequence[slice], tests: Sequence[HeldOut]
+) -> dict[str, Any]:
+    """
+    Train once, test on every held-out patient.
+
+    Parameters
+    ----------
+    cell : Cell
+        What is trained and tested.
+    X, Y, maps : ndarray
+        Training voxels of all patients: source signals, target signals, fits to these.
+    rows : sequence of slice
+        Where those stand that are trained on.
+    tests : sequence of HeldOut
+        The held-out patients.
+
+    Returns
+    -------
+    dict
+        ``scores`` and ``signals``: rows of the tables. ``predictions``, where they are kept: by patient the
+        maps and signals as float32.
+
+    Raises
+    ------
+    RuntimeError
+        If the estimator fails; the message names it and the patient.
+    """
+    content: dict[str, Any] = {"scores": [], "signals": []}
+    if cell.keep:
+        content["predictions"] = {}
+    with one_thread():
+        try:
+            start = time.perf_counter()
+            estimator = None if cell.entrant.control == PERFECT else _trained(cell, X, Y, maps, rows)
+            training = (time.perf_counter() - start) / len(tests)
+            for test in tests:
+                start = time.perf_counter()
+                signals, predicted = _answers(estimator, cell, test)
+                seconds = training + time.perf_counter() - start
+                keys = _keys(cell, test)
+                content["scores"] += [keys | row for row in _score_maps(predicted, test, cell.entrant.model, seconds)]
+                content["signals"] += [keys | row for row in _score_signals(signals, test, cell.view)]
+                if cell.keep:
+                    kept = {"maps": predicted.astype(np.float32), "signals": signals.astype(np.float32)}
+                    content["predictions"][test.patient] = kept
+        except Exception as error:
+            who = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
+            msg = (
+                f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
+                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}"
+            )
+            raise RuntimeError(msg) from error
+    return content
+
+
+def _keys(cell: Cell, test: HeldOut) -> dict[str, Any]:
+    return {
+        "cohort": test.cohort,
+        "patient": test.patient,
+        "strategy": cell.entrant.strategy,
+        "algorithm": cell.entrant.algorithm,
+        "train_on": cell.train_on,
+        "n_train": len(cell.train),
+        "repeat": cell.repeat,
+        "estimator": cell.entrant.name,
+    }
+
+
+def _trained(cell: Cell, X: NDArray, Y: NDArray, maps: NDArray, rows: Sequence[slice]) -> Any:
+    from sklearn.base import clone
+    from sklearn.utils.validation import has_fit_parameter
+
+    estimator = clone(cell.entrant.estimator)
+    estimator.set_params(**_completed(estimator, cell))
+    x, y, reference = (np.concatenate([part[r] for r in rows]) for part in (X, Y, maps))
+    if cell.entrant.control == SHUFFLED:
+        order = np.random.default_rng(seed_for(cell.seed, "shuffle")).permutation(len(x))
+        y, reference = y[order], reference[order]
+    if has_fit_parameter(estimator, "reference_maps"):
+        return estimator.fit(x, y, reference_maps=reference)
+    return estimator.fit(x, y)
+
+
+def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
+    """Fill in what the user left open: contrasts, and every seed."""
+    given = estimator.get_params(deep=True)
+    own = {"source": cell.view.source, "target": cell.view.target}
+    missing: dict[str, Any] = {key: value for key, value in own.items() if key in given and given[key] is None}
+    seeded = [key for key in sorted(given) if key.split("__")[-1] == "random_state" and given[key] is None]
+    return missing | {key: derived_seed(cell.seed, key) for key in seeded}
+
+
+def _answers(estimator: Any, cell: Cell, test: HeldOut) -> tuple[NDArray, NDArray]:
+    """Predict signals and maps; voxels without a usable source signal stay NaN."""
+    model, target = cell.entrant.model, cell.view.target
+    if estimator is None:
+        exact = cell.entrant.strategy == "s2s"
+        return (test.Y if exact else model.signal(test.reference, target)), test.reference
+    usable = np.isfinite(test.X).all(axis=1)
+    signals = np.full((len(test.X), len(target)), np.nan)
+    maps = np.full((len(test.X), len(model.names)), np.nan)
+    if not usable.any():
+        return signals, maps
+    x = test.X[usable]
+    # What one strategy computes on the way to the other answer is computed once.
+    if type(estimator) is SignalToSignal:
+        signals[usable] = estimator.predict(x)
+        maps[usable] = estimator.maps_of(signals[usable])
+    elif type(estimator) is MapsToMaps:
+        maps[usable] = estimator.predict_maps(x)
+        signals[usable] = model.signal(maps[usable], target)
+    else:
+        signals[usable] = estimator.predict(x)
+        maps[usable] = estimator.predict_maps(x)
+    return signals, maps
+
+
+def _score_maps(maps: NDArray, test: HeldOut, model: SignalModel, seconds: float) -> list[dict[str, Any]]:
+    from dmrifit.metrics import pearson, relative_error_indices, spearman
+
+    r, rank_r = np.atleast_1d(pearson(maps, test.reference)), np.atleast_1d(spearman(maps, test.reference))
+    if test.truth is not None:
+        known_r, known_rank_r = np.atleast_1d(pearson(maps, test.truth)), np.atleast_1d(spearman(maps, test.truth))
+    rows = []
+    for j, parameter in enumerate(model.parameters):
+        indices = relative_error_indices(maps[:, j], test.reference[:, j])
+        row = {
+            "metric": parameter.name,
+            "bias": indices.bias,
+            "dispersion": indices.dispersion,
+            "pearson": float(r[j]),
+            "spearman": float(rank_r[j]),
+            "n_voxels": len(maps),
+            "seconds": seconds,
+            "unit": parameter.unit,
+            "median_abs_error": indices.median_abs_error,
+            "n_undefined": indices.n_dropped,
+            "n_failed": indices.n_failed,
+            "at_bound": float(test.at_bound[j]),
+            "bias_truth": _NAN,
+            "dispersion_truth": _NAN,
+            "median_abs_error_truth": _NAN,
+            "pearson_truth": _NAN,
+            "spearman_truth": _NAN,
+        }
+        if test.truth is not None:
+            known = relative_error_indices(maps[:, j], test.truth[:, j])
+            row |= {
+                "bias_truth": known.bias,
+                "dispersion_truth": known.dispersion,
+                "median_abs_error_truth": known.median_abs_error,
+                "pearson_truth": float(known_r[j]),
+                "spearman_truth": float(known_rank_r[j]),
+            }
+        rows.append(row)
+    return rows
+
+
+def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[str, Any]]:
+    """Score every unseen contrast for itself, and all of them together."""
+    from dmrifit.metrics import pearson
+
+    unseen = view.unseen()
+    if not unseen:
+        return []
+    p, y = predicted[:, unseen], test.Y[:, unseen]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        error = (p - y) / y
+    te = view.target.te
+    r = np.atleast_1d(pearson(p, y))
+    rows = []
+    for column, j in enumerate(unseen):
+        place = {"contrast": view.target.labels[j], "b": float(view.target.b[j])}
+        place["te"] = _NAN if te is None else float(te[j])
+        rows.append(place | _signal_errors(error[:, column]) | {"pearson": float(r[column])})
+    pooled = {"contrast": POOLED, "b": _NAN, "te": _NAN}
+    rows.append(pooled | _signal_errors(error.ravel()) | {"pearson": float(pearson(p.ravel(), y.ravel()))})
+    return rows
+
+
+def _signal_errors(error: NDArray) -> dict[str, Any]:
+    usable = np.isfinite(error)
+    values = error[usable] if usable.any() else np.array([_NAN])
+    size = np.abs(values)
+    return {
+        "relative_error": float(np.mean(size)),
+        "median_relative_error": float(np.median(size)),
+        "signed_relative_error": float(np.mean(values)),
+        "n_voxels": len(error),
+        "n_undefined": int((~usable).sum()),
+    }
