@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
 
 from dmrifit.algorithms import build_regressor, default_patch_shape
 from dmrifit.fitting import FitStatus, fit_voxels
@@ -21,6 +20,7 @@ from dmrifit.models import Parameter, SignalModel
 from dmrifit.patches import as_neighbors, center_of, check_patch_shape
 from dmrifit.protocol import Protocol
 from dmrifit.scaling import reference_columns
+from dmrifit.threads import one_thread
 
 __all__ = ["MapsToMaps", "SignalToSignal", "resolve_patch_shape"]
 
@@ -146,7 +146,7 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             loss=self._loss,
             random_state=self.random_state,
         )
-        with threadpool_limits(1):
+        with one_thread():
             regressor.fit(X, Y)
         self.regressor_ = regressor
 
@@ -159,7 +159,7 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _answer(self, X: _Array) -> _Array:
         # A forest in threads adds its trees in the order in which they finish.
-        with threadpool_limits(1), parallel_config("sequential"):
+        with one_thread(), parallel_config("sequential"):
             # Some libraries answer in single precision.
             return np.asarray(self.regressor_.predict(X), dtype=np.float64)
 
