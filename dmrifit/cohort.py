@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,15 @@ class Cohort:
         At least one.
     name : str, default=""
         A label for reports.
+    simulation : mapping, optional
+        How a synthetic cohort was made, as plain values for JSON: difficulty, template, snr, seed and more.
 
     Attributes
     ----------
     scans : tuple of Scan
         In the order given.
+    simulation : dict or None
+        As given; None of real scans.
     skipped : dict of str to str
         Patients that the table of participants lists and that cannot be used, with the reason.
 
@@ -80,9 +84,10 @@ class Cohort:
         If there is no scan.
     """
 
-    def __init__(self, scans: Sequence[Scan], name: str = "") -> None:
+    def __init__(self, scans: Sequence[Scan], name: str = "", *, simulation: Mapping[str, Any] | None = None) -> None:
         self.scans = tuple(scans)
         self.name = str(name)
+        self.simulation = None if simulation is None else dict(simulation)
         self.skipped: dict[str, str] = {}
         if not self.scans:
             msg = f"cohort {name!r} has no scan"

@@ -1,10 +1,14 @@
 """Synthetic patients: known truth, honest noise, streams that do not depend on each other."""
 
+import csv
+import re
+from importlib import resources
+
 import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes
 
-from dmrifit import MODELS, Protocol, simulate_cohort
+from dmrifit import MODELS, Protocol, fit_voxels, simulate_cohort
 from dmrifit.phantoms import simulate_patient, tissue_table
 
 MODEL = MODELS["t2-ivim-kurtosis"]
@@ -23,6 +27,24 @@ def test_a_patient_does_not_depend_on_how_many_others_there_are(cohort):
         assert one.signal.tobytes() == other.signal.tobytes()
 
 
+def test_patients_do_not_depend_on_the_number_of_processes(cohort):
+    parallel = simulate_cohort("cohort1", 3, shape=SMALL, n_jobs=2, random_state=5)
+    assert parallel.simulation == cohort.simulation
+    for one, other in zip(cohort, parallel, strict=True):
+        assert one.signal.tobytes() == other.signal.tobytes()
+        assert one.mask.tobytes() == other.mask.tobytes()
+        assert one.truth["T2t"].tobytes() == other.truth["T2t"].tobytes()
+        assert one.sigma == other.sigma
+
+
+def test_an_ingredient_leaves_what_the_others_drew_as_it_is(cohort):
+    changed = simulate_cohort("cohort1", 1, shape=SMALL, gain_variation=0, artifacts=("shift",), snr=90, random_state=5)
+    one, other = cohort.scans[0], changed.scans[0]
+    np.testing.assert_array_equal(one.mask, other.mask)
+    np.testing.assert_array_equal(one.truth["K"], other.truth["K"])
+    assert not np.array_equal(one.truth["S0"], other.truth["S0"])
+
+
 def test_seeds_and_cohort_names_make_different_patients(cohort):
     other_seed = simulate_cohort("cohort1", 1, shape=SMALL, random_state=6).scans[0]
     other_name = simulate_cohort("cohort1", 1, shape=SMALL, name="elsewhere", random_state=5).scans[0]
@@ -32,13 +54,29 @@ def test_seeds_and_cohort_names_make_different_patients(cohort):
 
 
 def test_noiseless_signals_away_from_edges_are_those_of_the_true_parameters():
-    scan = simulate_patient(Protocol.preset("cohort2"), shape=SMALL, field=3.0, snr=np.inf, seed=1)
+    scan = simulate_patient(Protocol.preset("cohort2"), shape=SMALL, template="abdomen", field=3.0, snr=np.inf, seed=1)
     parameters = np.stack([scan.truth[name][scan.mask] for name in MODEL.names], axis=1)
     expected = MODEL.signal(parameters, scan.protocol)
     error = np.abs(scan.signal[scan.mask] / expected - 1).max(axis=1)
     # Voxels of one tissue agree to single precision; the rest are mixtures, which have no exact parameters.
     assert np.mean(error < 1e-4) > 0.6
     assert np.median(error[error > 1e-4]) < 0.2
+
+
+def test_fits_to_signals_without_noise_give_the_true_parameters_back():
+    scan = simulate_patient(Protocol.preset("cohort1"), shape=(32, 32, 4), template="abdomen", snr=np.inf, seed=11)
+    truth = np.stack([scan.truth[name][scan.mask] for name in MODEL.names], axis=1).astype(float)
+    exact = MODEL.signal(truth, scan.protocol)
+    of_one_tissue = np.abs(scan.signal[scan.mask] / exact - 1).max(axis=1) < 1e-5
+    assert of_one_tissue.sum() > 500
+    # Images are stored in single precision, so the fit is to the signals of the true maps in double precision.
+    truth = truth[of_one_tissue]
+    result = fit_voxels(exact[of_one_tissue], scan.protocol, MODEL, n_threads=1)
+    low, high = np.array(MODEL.bounds).T
+    inside = (truth > low * 1.001) & (truth < high * 0.999) | (np.arange(7) == 0)
+    error = np.abs(result.parameters / truth - 1)[inside.all(axis=1)]
+    assert len(error) > 400
+    assert error.max() < 1e-6
 
 
 def test_true_parameters_lie_inside_the_bounds_of_the_fit_and_before_the_turn_of_the_cumulant(cohort):
@@ -53,9 +91,7 @@ def test_true_parameters_lie_inside_the_bounds_of_the_fit_and_before_the_turn_of
 
 def test_background_noise_is_rayleigh_with_the_sigma_of_the_scan(cohort):
     for scan in cohort:
-        background = np.concatenate(
-            [scan.signal[i, j].ravel() for i in (0, 1, -2, -1) for j in (0, 1, -2, -1)]
-        )
+        background = np.concatenate([scan.signal[i, j].ravel() for i in (0, 1, -2, -1) for j in (0, 1, -2, -1)])
         assert np.median(background) == pytest.approx(scan.sigma * np.sqrt(2 * np.log(2)), rel=0.05)
 
 
@@ -64,9 +100,10 @@ def test_the_noise_follows_the_asked_signal_to_noise_ratio():
     assert loud.scans[0].sigma == pytest.approx(3 * quiet.scans[0].sigma)
 
 
-def test_every_patient_has_a_tumor_inside_the_body_even_in_small_images():
+@pytest.mark.parametrize("template", ["abdomen", "pelvis"])
+def test_every_patient_has_a_tumor_inside_the_body_even_in_small_images(template):
     for shape in ((12, 12, 2), (20, 30, 3)):
-        for scan in simulate_cohort(n_patients=12, shape=shape, random_state=0):
+        for scan in simulate_cohort(n_patients=12, shape=shape, template=template, random_state=0):
             assert scan.lesion.any()
             assert not (scan.lesion & ~scan.mask).any()
             assert scan.shape == shape
@@ -92,7 +129,9 @@ def test_a_stronger_field_shortens_t2_and_leaves_diffusion_alone():
 
 def test_latent_textures_move_parameters_together_only_when_asked():
     def correlation(latent_corr):
-        scan = simulate_patient(Protocol.preset("cohort1"), snr=np.inf, latent_corr=latent_corr, seed=4)
+        scan = simulate_patient(
+            Protocol.preset("cohort1"), template="abdomen", snr=np.inf, latent_corr=latent_corr, seed=4
+        )
         muscle = scan.mask & ~scan.lesion & (scan.truth["f"] < 0.08)
         return np.corrcoef(np.log(scan.truth["Dt"][muscle]), np.log(scan.truth["T2t"][muscle]))[0, 1]
 
@@ -107,7 +146,108 @@ def test_the_easy_preset_has_one_type_of_tumor_and_less_variation_between_patien
     assert spread("easy") < 0.75 * spread("mixed")
 
 
+def test_a_cohort_holds_abdomens_and_pelves_of_men_and_women():
+    cohort = simulate_cohort(n_patients=24, shape=(12, 12, 2), random_state=0)
+    drawn = [one["template"] for one in cohort.simulation["patients"].values()]
+    assert set(drawn) == {"abdomen", "male pelvis", "female pelvis"}
+    assert 6 <= drawn.count("abdomen") <= 18
+    for choice in ("abdomen", "pelvis"):
+        only = simulate_cohort(n_patients=6, shape=(12, 12, 2), template=choice, random_state=0)
+        assert all(choice in one["template"] for one in only.simulation["patients"].values())
+
+
+def test_a_pelvis_has_urine_and_marrow_and_no_liver():
+    scan = simulate_patient(Protocol.preset("cohort1"), template="pelvis", patient_variation=0, seed=1)
+    truth = {name: values[scan.mask] for name, values in scan.truth.items()}
+    assert np.mean((truth["Dt"] > 2) & (truth["T2t"] > 120)) > 0.01  # the bladder
+    assert np.mean((truth["Dt"] < 0.8) & (truth["S0"] < 0.7 * np.median(truth["S0"]))) > 0.01  # marrow
+    assert np.mean(truth["Dv"] > 50) < 0.01
+
+
+def test_the_noise_of_a_pelvis_is_that_of_an_abdomen():
+    def sigma(template):
+        cohort = simulate_cohort(n_patients=30, shape=(16, 16, 2), template=template, gain_variation=0, random_state=1)
+        return np.median([scan.sigma for scan in cohort])
+
+    assert sigma("pelvis") == pytest.approx(sigma("abdomen"), rel=0.1)
+
+
+def test_the_gain_varies_as_asked_and_changes_nothing_else():
+    def gains(variation):
+        cohort = simulate_cohort(
+            n_patients=60, shape=(12, 12, 2), difficulty="easy", gain_variation=variation, random_state=2
+        )
+        return np.array([scan.sigma for scan in cohort])
+
+    none, some = gains(0.0), gains(1.0)
+    assert np.std(np.log(some / none)) == pytest.approx(np.sqrt(np.log(2)), rel=0.2)
+    assert np.std(np.log(none)) < 0.3
+
+
+ARTIFACT_PATIENT = {"shape": (32, 32, 4), "snr": np.inf, "template": "abdomen", "seed": 3}
+
+
+def spoiled(artifacts):
+    protocol = Protocol.preset("cohort1")
+    clean, changed = (simulate_patient(protocol, artifacts=wanted, **ARTIFACT_PATIENT) for wanted in (None, artifacts))
+    np.testing.assert_array_equal(clean.truth["Dt"], changed.truth["Dt"])
+    np.testing.assert_array_equal(clean.lesion, changed.lesion)
+    assert clean.sigma == changed.sigma
+    return clean.signal.astype(float), changed.signal.astype(float)
+
+
+def test_a_shift_moves_every_image_but_the_first_and_keeps_its_signal():
+    clean, moved = spoiled({"shift": 1.0})
+    np.testing.assert_array_equal(clean[..., 0], moved[..., 0])
+    x = np.arange(32)[:, None, None, None]
+    places = [(x * image).sum(axis=(0, 1, 2)) / image.sum(axis=(0, 1, 2)) for image in (clean, moved)]
+    distances = places[1] - places[0]
+    assert np.abs(distances).max() < 1.05
+    assert np.std(distances[1:]) == pytest.approx(1 / np.sqrt(3), rel=0.35)  # uniform between -1 and 1
+    np.testing.assert_allclose(moved.sum(axis=(0, 1, 2)), clean.sum(axis=(0, 1, 2)), rtol=0.02)
+
+
+def test_gibbs_ringing_leaves_out_high_frequencies_and_keeps_the_mean():
+    clean, ringing = spoiled({"gibbs": 0.5})
+    np.testing.assert_allclose(ringing.mean(axis=(0, 1)), clean.mean(axis=(0, 1)), rtol=0.05)  # air rings too
+
+    def outside(image):
+        power = np.abs(np.fft.fft(image[:, :, 2, 0], axis=0)) ** 2
+        return power[9:24].sum() / power.sum()
+
+    assert outside(ringing) < 0.3 * outside(clean)
+    air = clean[:, :, 2, 0] == 0
+    assert ringing[:, :, 2, 0][air].max() > 0.02 * clean[:, :, 2, 0].max()
+
+
+def test_signal_is_lost_at_strong_gradients_in_one_region_only():
+    clean, lost = spoiled(("signal_loss",))
+    b = Protocol.preset("cohort1").b
+    np.testing.assert_allclose(lost[..., b < 400], clean[..., b < 400], rtol=1e-6)
+    body = clean[..., 0] > 0
+    share = 1 - lost[body][:, b >= 400] / clean[body][:, b >= 400]
+    assert share.min() > -1e-6
+    assert 0.3 < share.max() <= 0.5
+    assert np.median(share) < 0.1
+
+
+def test_a_cohort_knows_how_it_was_made():
+    cohort = simulate_cohort(
+        "cohort2", 2, shape=SMALL, snr=np.inf, artifacts=("gibbs",), template="pelvis", random_state=9
+    )
+    made = cohort.simulation
+    expected = {
+        "difficulty": "mixed", "template": "pelvis", "snr": None, "field": 3.0, "latent_corr": 0.6, "seed": 9,
+        "gain_variation": 0.25, "artifacts": {"gibbs": 0.2}, "shape": list(SMALL), "patient_variation": 2.0,
+    }  # fmt: skip
+    assert {key: made[key] for key in expected} == expected
+    assert set(made["patients"]) == set(cohort.patients)
+    assert len(made["tumor_types"]) == 5
+
+
 def test_every_row_of_the_tissue_table_has_its_source():
+    rows = csv.DictReader(resources.files("dmrifit").joinpath("data", "tissues.csv").read_text("utf-8").splitlines())
+    assert all(re.search(r"assumed|\d{4}", row["source"]) for row in rows)
     table = tissue_table()
     assert {"tissue", "tumor_type", "field", "variation", "latent", "limit"} == set(table)
     assert len(table["tumor_type"]) == 5
@@ -124,6 +264,10 @@ def test_every_row_of_the_tissue_table_has_its_source():
         ({"field": 7.0}, "1.5, 3"),
         ({"snr": -1.0}, "positive"),
         ({"latent_corr": 1.5}, "between 0 and 1"),
+        ({"gain_variation": -0.1}, "0 or more"),
+        ({"template": "head"}, "'both', 'abdomen' or 'pelvis'"),
+        ({"artifacts": ("ghost",)}, "shift, gibbs, signal_loss"),
+        ({"artifacts": {"gibbs": 1.0}}, "between 0 and 0.75"),
         ({"protocol": Protocol([0, 100])}, "echo times"),
         ({"protocol": "cohort3"}, "cohort1, cohort2"),
         ({"random_state": -1}, "negative"),
