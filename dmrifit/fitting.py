@@ -217,7 +217,8 @@ def fit_voxels(
     n_starts : int or "auto", default="auto"
         Starting points per voxel; the best end counts.
     n_threads : int, optional
-        Threads; by default one for each processor this process may use.
+        Threads; by default the number in the environment variable ``NUMBA_NUM_THREADS``, which joblib sets in
+        its workers, or else one for each processor this process may use.
 
     Returns
     -------
@@ -517,6 +518,13 @@ def _empty_result(problem: _Problem, n: int, fixed: tuple[str, ...]) -> FitResul
     )
 
 
+def _default_threads() -> int:
+    given = os.environ.get("NUMBA_NUM_THREADS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _run(
     signals: NDArray,
     problem: _Problem,
@@ -526,7 +534,7 @@ def _run(
 ) -> None:
     n = len(signals)
     if n_threads is None:
-        n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        n_threads = _default_threads()
     if n_threads < 1:
         msg = f"n_threads must be at least 1, not {n_threads}"
         raise ValueError(msg)
