@@ -263,7 +263,7 @@ def _suited(own: Cohort, view: View, seed: int) -> Cohort:
             scans.append(scan)
             continue
         extra = missing_contrasts(view.source, view.target)
-        wanted = view.target if not extra else _joined(view.target, view.source.take(extra))
+        wanted = view.target if not extra else _joined(view.target, view.source.take(list(extra)))
         region = scan.mask if scan.lesion is None else scan.mask | scan.lesion
         sigma = scan.sigma
         signal = np.zeros((*scan.shape, len(wanted)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from dmrifit.algorithms import CONSTANT
@@ -141,21 +142,22 @@ class View:
     source: Protocol
     target: Protocol
     patch_shape: tuple[int, int, int] | None
-    model: SignalModel = field(compare=True)
+    model: SignalModel
 
-    def unseen(self) -> list[int]:
+    def unseen(self) -> tuple[int, ...]:
         """
         Find the target contrasts that are not among the source contrasts.
 
         Returns
         -------
-        list of int
+        tuple of int
             Their indices.
         """
         return missing_contrasts(self.target, self.source)
 
 
-def missing_contrasts(wanted: Protocol, protocol: Protocol) -> list[int]:
+@cache
+def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
     """
     Find the contrasts that a protocol does not have.
 
@@ -168,7 +170,7 @@ def missing_contrasts(wanted: Protocol, protocol: Protocol) -> list[int]:
 
     Returns
     -------
-    list of int
+    tuple of int
         Indices into `wanted`.
     """
     missing = []
@@ -177,7 +179,7 @@ def missing_contrasts(wanted: Protocol, protocol: Protocol) -> list[int]:
             wanted.take([i]).indices_in(protocol)
         except ValueError:
             missing.append(i)
-    return missing
+    return tuple(missing)
 
 
 def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> dict[str, Cohort]:

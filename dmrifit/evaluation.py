@@ -423,7 +423,7 @@ def _without_predictions(cell: Cell, test: Any) -> PatientPredictions:
 
     target, model = cell.view.target, cell.entrant.model
     seen = np.ones(len(target), bool)
-    seen[cell.view.unseen()] = False
+    seen[list(cell.view.unseen())] = False
     return PatientPredictions(
         cohort=test.cohort,
         patient=test.patient,

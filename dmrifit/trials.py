@@ -191,7 +191,7 @@ def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[s
     unseen = view.unseen()
     if not unseen:
         return []
-    p, y = predicted[:, unseen], test.Y[:, unseen]
+    p, y = predicted[:, list(unseen)], test.Y[:, list(unseen)]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         error = (p - y) / y
     te = view.target.te
