@@ -231,7 +231,8 @@ def compare(
     cohorts = named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on)
     sizes = None if n_train is None else (n_train,) if isinstance(n_train, int) else tuple(n_train)
-    check_settings(regimes, len(cohorts), sizes, n_repeats, max_voxels, (train_mask, score_mask))
+    patients = {name: cohort.patients for name, cohort in cohorts.items()}
+    check_settings(regimes, patients, sizes, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
     kept = folder is not None
     named = named_estimators(estimators)
@@ -241,7 +242,7 @@ def compare(
     recorded = {} if folder is None else folder.settings()
     seed = int(recorded["seed"]) if random_state is None and "seed" in recorded else seed_from(random_state)
     settings = {
-        "cohorts": {name: list(cohort.patients) for name, cohort in cohorts.items()},
+        "cohorts": {name: list(names) for name, names in patients.items()},
         "train_on": list(regimes),
         "train_mask": train_mask,
         "score_mask": score_mask,

@@ -90,7 +90,7 @@ def software() -> dict[str, str]:
 
 def check_settings(
     regimes: Sequence[str],
-    n_cohorts: int,
+    cohorts: Mapping[str, Sequence[str]],
     sizes: Sequence[int] | None,
     n_repeats: int,
     max_voxels: int | None,
@@ -103,8 +103,8 @@ def check_settings(
     ----------
     regimes : sequence of str
         Whom is trained on.
-    n_cohorts : int
-        How many cohorts there are.
+    cohorts : mapping of str to sequence of str
+        Patients by cohort.
     sizes : sequence of int or None
         Numbers of patients to train on.
     n_repeats, max_voxels : int, int or None
@@ -139,9 +139,20 @@ def check_settings(
         if value is not None and value < 1:
             msg = f"{label} must be at least 1, not {value}"
             raise ValueError(msg)
-    if "other" in regimes and n_cohorts < 2:
+    if "other" in regimes and len(cohorts) < 2:
         msg = "train_on='other' needs at least two cohorts"
         raise ValueError(msg)
+    everyone = sum(map(len, cohorts.values()))
+    for regime in regimes:
+        for name, patients in cohorts.items():
+            near, far = len(patients) - 1, everyone - len(patients)
+            n_available = {"same": near, "other": far, "pooled": near + far}[regime]
+            if max(sizes or (1,)) > n_available:
+                msg = (
+                    f"training for a patient of cohort {name!r} with train_on={regime!r} needs at least "
+                    f"{max(sizes or (1,))} other patient(s); there are {n_available}"
+                )
+                raise ValueError(msg)
 
 
 def views_by_cohort(

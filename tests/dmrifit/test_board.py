@@ -1,0 +1,321 @@
+"""The study's board: controls, learning curves, transfer between protocols, kept predictions, no leaks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit import (
+    MODELS,
+    Cohort,
+    Evaluation,
+    MapsToMaps,
+    Protocol,
+    Scan,
+    SignalToSignal,
+    compare,
+    fit_voxels,
+    learning_curve,
+    leave_one_patient_out,
+    simulate_cohort,
+)
+
+SMALL = (16, 16, 3)
+KEYS = ["cohort", "patient", "estimator", "train_on", "n_train", "repeat"]
+
+
+@pytest.fixture(scope="module")
+def two():
+    """Two synthetic cohorts with one protocol."""
+    return [simulate_cohort("cohort1", 4, name=name, shape=SMALL, random_state=310) for name in "AB"]
+
+
+@pytest.fixture(scope="module")
+def presets():
+    """Two synthetic cohorts whose protocols differ."""
+    return [simulate_cohort(name, 3, shape=SMALL, random_state=311) for name in ("cohort1", "cohort2")]
+
+
+@pytest.fixture(scope="module")
+def curve(two, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curve")
+    options = {"sizes": (1, 2, 3), "algorithms": ("LR",), "max_voxels": 60, "random_state": 5}
+    return learning_curve(two, out=folder, **options), folder, options
+
+
+def finished(folder):
+    return [path for path in (folder / "cells").glob("*.json") if not path.name.startswith(".")]
+
+
+def equal(one, other):
+    for name in ("scores", "signals"):
+        tables = (getattr(e, name).drop(columns="seconds", errors="ignore") for e in (one, other))
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_every_strategy_stands_beside_its_controls(curve):
+    scores = curve[0].scores
+    assert set(scores["estimator"]) == {
+        f"{a} {s}" for a in ("LR", "constant", "shuffled", "perfect") for s in ("s2s", "m2m")
+    }
+    assert scores.groupby("algorithm")["n_train"].unique().map(sorted).to_dict() == {
+        "LR": [1, 2, 3],
+        "constant": [3],
+        "shuffled": [3],
+        "perfect": [3],
+    }
+    perfect = scores[scores["algorithm"] == "perfect"]
+    assert (perfect["bias"].abs().max(), perfect["dispersion"].max()) == (0, 0)
+    assert perfect["pearson"].dropna().min() > 1 - 1e-12
+    # One S0 relative to the clinical S0 is not one S0.
+    assert scores.loc[(scores["algorithm"] == "constant") & (scores["metric"] != "S0"), "pearson"].isna().all()
+
+
+def test_controls_that_are_compared_already_are_not_added_twice(two):
+    estimators = {"constant s2s": SignalToSignal("constant"), "LR s2s": SignalToSignal("LR")}
+    scores = compare(estimators, two[0], max_voxels=10, random_state=0).scores
+    assert scores.groupby("estimator").size().to_dict() == dict.fromkeys(
+        ["LR s2s", "constant s2s", "perfect s2s", "shuffled s2s"], 4 * 7
+    )
+    assert set(compare(estimators, two[0], max_voxels=10, controls=False).scores["estimator"]) == set(estimators)
+
+
+def test_the_perfect_prediction_of_signals_has_no_error(curve):
+    signals = curve[0].signals
+    assert signals.loc[signals["estimator"] == "perfect s2s", "relative_error"].max() == 0
+    # The signals of the reference maps are those of a fit, so they miss the noise.
+    assert signals.loc[signals["estimator"] == "perfect m2m", "relative_error"].min() > 0
+
+
+def test_patients_of_a_small_training_are_among_those_of_a_larger_one(two):
+    table = two[0].arrays(mask="body")
+    owner = {row.tobytes(): group for row, group in zip(table.X, table.groups, strict=True)}
+    trained = {}
+
+    class Spy(SignalToSignal):
+        def fit(self, X, Y):
+            self.owners_ = {str(owner[row.tobytes()]) for row in X}
+            return super().fit(X, Y)
+
+        def predict_maps(self, X, **options):
+            trained.setdefault(str(owner[X[0].tobytes()]), []).append(self.owners_)
+            return super().predict_maps(X, **options)
+
+    scores = compare({"s": Spy()}, two[0], n_train=(1, 2, 3), n_repeats=2, max_voxels=9, random_state=0).scores
+    assert sorted(scores["n_train"].unique()) == [1, 2, 3]
+    assert set(trained) == set(two[0].patients)
+    draws = set()
+    for patient, sets in trained.items():
+        for one, two_, three in (sets[:3], sets[3:]):
+            assert (len(one), len(two_), len(three)) == (1, 2, 3)
+            assert one < two_ < three == set(two[0].patients) - {patient}
+            draws.add((patient, *one, *sorted(two_)))
+    # The two repeats draw on their own.
+    assert len(draws) > len(trained)
+
+
+def test_scores_follow_from_the_predictions_that_are_kept(curve):
+    result = Evaluation.read(curve[1])
+    assert len(result.predictions) == 8
+    scores = result.scores[(result.scores["n_train"] == 3)].set_index(["patient", "estimator", "metric"])
+    signals = result.signals[(result.signals["n_train"] == 3)].set_index(["patient", "estimator", "contrast"])
+    for key in result.predictions:
+        one = result.predictions[key]
+        assert key == (one.cohort, one.patient)
+        assert set(one.maps) == set(one.signals) == {"LR s2s", "LR m2m"}
+        assert one.reference.shape == (len(one.index), 7)
+        assert one.measured.shape == (len(one.index), 21)
+        assert one.labels[0] == "S_b0_TE93"
+        assert one.seen.sum() == 5
+        for name, maps in one.maps.items():
+            reference = one.reference.astype(float)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                error = (maps - reference) / reference
+            for j, metric in enumerate(one.names):
+                row = scores.loc[(one.patient, name, metric)]
+                low, middle, high = np.nanpercentile(error[np.isfinite(error[:, j]), j], [25, 50, 75])
+                np.testing.assert_allclose([row["bias"], row["dispersion"]], [middle, high - low], atol=1e-4)
+            unseen = ~one.seen
+            error = np.abs(one.signals[name][:, unseen] / one.measured[:, unseen] - 1)
+            pooled = signals.loc[(one.patient, name, "all unseen")]
+            np.testing.assert_allclose(pooled["relative_error"], error.mean(), rtol=1e-4)
+            r = np.corrcoef(one.signals[name][:, unseen].ravel(), one.measured[:, unseen].ravel())[0, 1]
+            np.testing.assert_allclose(pooled["pearson"], r, atol=1e-5)
+
+
+def test_kept_predictions_lie_on_the_grid_of_the_scan(curve, two):
+    result = curve[0]
+    scan = two[1].scans[2]
+    one = result.predictions["B", scan.patient]
+    volume = one.volume(one.truth[:, one.names.index("T2t")])
+    np.testing.assert_array_equal(np.isfinite(volume), scan.lesion)
+    np.testing.assert_allclose(volume[scan.lesion], scan.truth["T2t"][scan.lesion], rtol=1e-6)
+    np.testing.assert_array_equal(one.affine, scan.affine)
+
+
+def test_predictions_are_not_kept_when_not_asked_for(two, tmp_path):
+    options = {"algorithms": ("LR",), "max_voxels": 20, "random_state": 0, "out": tmp_path}
+    without = leave_one_patient_out(two, keep_predictions=False, **options)
+    assert not without.predictions
+    assert not list(tmp_path.rglob("*.npz"))
+    with_them = leave_one_patient_out(two, **options)
+    assert len(with_them.predictions) == 8
+    equal(without, with_them)
+
+
+def test_the_table_is_the_same_for_any_number_of_jobs(curve, two):
+    again = learning_curve(two, n_jobs=2, **curve[2])
+    equal(curve[0], again)
+    for key, one in again.predictions.items():
+        for name, maps in one.maps.items():
+            np.testing.assert_array_equal(maps, curve[0].predictions[key].maps[name])
+
+
+def test_finished_work_is_not_repeated(curve, two):
+    again = learning_curve(two, out=curve[1], **curve[2])
+    assert again.study["models"]["trained"] == 0
+    equal(curve[0], again)
+
+
+def test_more_training_patients_than_there_are_is_an_error_that_says_how_many(two):
+    with pytest.raises(ValueError, match=r"needs at least 15 other patient\(s\); there are 3"):
+        learning_curve(two, algorithms=("LR",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategies": ("s2m",)}, "strategies s2s, m2m"),
+        ({"strategies": ()}, "at least one"),
+        ({"algorithms": ("LRR",)}, "no algorithm 'LRR'"),
+        ({"n_train": ()}, "each number of patients once"),
+        ({"n_train": (2, 2)}, "each number of patients once"),
+        ({"n_train": (0, 1)}, "n_train must be at least 1"),
+    ],
+)
+def test_boards_without_meaning_are_refused(two, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        leave_one_patient_out(two, **{"algorithms": ("LR",), **arguments})
+
+
+def test_an_algorithm_whose_extra_is_missing_is_never_left_out_in_silence(two, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    with pytest.raises(ImportError, match=r"pip install .*dmrifit\[boost\]"):
+        leave_one_patient_out(two, algorithms=("LR", "GBR"), max_voxels=10)
+
+
+def test_cohorts_of_other_protocols_train_once_their_signals_are_computed(presets):
+    with pytest.raises(ValueError, match=r"cohort2.*lacks S_b0_TE93.*resynthesize=True"):
+        leave_one_patient_out(presets, algorithms=("LR",), train_on="other", max_voxels=60)
+    options = {"algorithms": ("LR",), "max_voxels": 60, "random_state": 2}
+    result = leave_one_patient_out(presets, train_on=("same", "other", "pooled"), resynthesize=True, **options)
+    scores = result.scores
+    assert scores.groupby("train_on")["n_train"].unique().map(list).to_dict() == {
+        "other": [3],
+        "pooled": [5],
+        "same": [2],
+    }
+    # What was trained on the patient's own cohort does not depend on whether others were computed.
+    alone = leave_one_patient_out(presets, **options)
+    same = scores[scores["train_on"] == "same"].drop(columns="seconds").reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, alone.scores.drop(columns="seconds"), check_exact=True)
+    error = result.signals[(result.signals["algorithm"] == "LR") & (result.signals["strategy"] == "s2s")]
+    assert error.loc[error["contrast"] == "all unseen"].groupby("train_on")["pearson"].min().min() > 0.9
+
+
+def test_resynthesis_of_noiseless_patients_is_as_good_as_their_measurement():
+    """Patients of one world, measured with two protocols: either of them is learned from equally well."""
+    protocols = [Protocol.preset(name) for name in ("cohort1", "cohort2")]
+    model = MODELS["t2-ivim-kurtosis"]
+    cohorts = []
+    for name, protocol in zip("ab", protocols, strict=True):
+        rng = np.random.default_rng(5)
+        scans = []
+        for k in range(3):
+            low, high = np.array([[0.9, 0.1, 8, 160, 0.8, 0.3, 50], [1.1, 0.3, 30, 240, 1.6, 0.9, 110]])
+            parameters = rng.uniform(low, high, (300, 7)) * [100, 1, 1, 1, 1, 1, 1]
+            signal = model.signal(parameters, protocol).reshape(10, 10, 3, -1)
+            everywhere = np.ones((10, 10, 3), bool)
+            scans.append(Scan(f"{name}{k}", signal, protocol, everywhere, np.eye(4), lesion=everywhere))
+        cohorts.append(Cohort(scans, name))
+    options = {"controls": False, "random_state": 0}
+    crossed = compare({"LR": SignalToSignal("LR")}, cohorts, train_on="other", resynthesize=True, **options).signals
+    home = compare({"LR": SignalToSignal("LR")}, cohorts, train_on="same", **options).signals
+    # Patient k is the same person in both cohorts, so crossing may even help; it must not hurt.
+    np.testing.assert_array_less(
+        crossed.groupby("contrast")["relative_error"].mean(),
+        1.05 * home.groupby("contrast")["relative_error"].mean() + 1e-4,
+    )
+
+
+def test_targets_of_the_held_out_patient_do_not_change_its_prediction(two):
+    home = two[0]
+    scan = home.scans[1]
+    signal = scan.signal.astype(float)
+    clinical = scan.protocol.clinical()
+    advanced = np.setdiff1d(np.arange(len(scan.protocol)), clinical)
+    signal[..., advanced] = 1e6
+    spoiled = Scan(scan.patient, signal, scan.protocol, scan.mask, scan.affine, lesion=scan.lesion)
+    changed = Cohort([spoiled if one is scan else one for one in home], home.name)
+    options = {"algorithms": ("LR", "ETR"), "max_voxels": 40, "random_state": 1, "controls": False}
+    before, after = (
+        leave_one_patient_out(cohort, **options).predictions[home.name, scan.patient] for cohort in (home, changed)
+    )
+    for name in before.maps:
+        np.testing.assert_array_equal(before.maps[name], after.maps[name])
+        np.testing.assert_array_equal(before.signals[name], after.signals[name])
+
+
+def test_the_references_handed_to_the_training_are_those_it_would_fit(two):
+    """The same board from an estimator that does not take reference maps."""
+
+    class Plain(MapsToMaps):
+        def fit(self, X, Y):
+            return super().fit(X, Y)
+
+    options = {"max_voxels": 40, "random_state": 1, "controls": False}
+    shared = compare({"LR m2m": MapsToMaps("LR")}, two[0], **options).scores
+    plain = compare({"LR m2m": Plain("LR")}, two[0], **options).scores
+    pd.testing.assert_frame_equal(shared.drop(columns="seconds"), plain.drop(columns="seconds"), check_exact=True)
+
+
+def test_shares_at_bounds_are_those_of_the_reference_fit(curve, two):
+    scan = two[0].scans[0]
+    table = Cohort([scan], "A").arrays(mask="lesion")
+    parameters = fit_voxels(table.Y, scan.protocol, "t2-ivim-kurtosis").parameters
+    t2v = parameters[:, 3]
+    share = np.mean((t2v <= 150 * (1 + 1e-9)) | (t2v >= 250 * (1 - 1e-9)))
+    scores = curve[0].scores
+    found = scores[(scores["patient"] == scan.patient) & (scores["metric"] == "T2v")]["at_bound"]
+    np.testing.assert_allclose(found, share)
+    assert 0.2 < share <= 1
+
+
+_STUDY = """
+from dmrifit import learning_curve, simulate_cohort
+cohorts = [simulate_cohort("cohort1", 4, name=name, shape=(16, 16, 3), random_state=310) for name in "AB"]
+options = {"sizes": (1, 2, 3), "algorithms": ("LR",), "max_voxels": 60, "random_state": 5}
+learning_curve(cohorts, out=r"OUT", **options)
+"""
+
+
+def test_a_study_that_was_killed_goes_on_and_gives_the_same_table(curve, two, tmp_path):
+    out = tmp_path / "study"
+    process = subprocess.Popen([sys.executable, "-c", _STUDY.replace("OUT", str(out))], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(finished(out)) < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    n_finished = len(finished(out))
+    assert n_finished >= 5
+    resumed = learning_curve(two, out=out, **curve[2])
+    # A kill between the predictions of a cell and its scores leaves the cell unfinished.
+    assert resumed.study["models"]["reused"] == n_finished
+    equal(curve[0], resumed)
+    equal(Evaluation.read(out), resumed)
