@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 _FEATURES = ("ADC_fast", "ADC_slow", "F")
 _LOG_FLOOR = 0.01  # of a parameter's range
+_LARGEST_LOG = 50.0  # a straight line goes on for ever, and numbers end
 
 
 def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
@@ -394,7 +395,8 @@ class MapsToMaps(_Strategy):
     The features are ADC_fast, ADC_slow and F of `ClinicalMetrics`, of the voxel or, with a patch-wise
     regressor, of every voxel of its neighborhood, where those that cannot be computed are taken from
     the voxel itself. The reference maps are the fit of the model to the target signals. Both have no
-    scale: an amplitude such as S0 is learned relative to the clinical S0 and multiplied by it again.
+    scale: an amplitude such as S0 is learned as the logarithm of its ratio to the clinical S0, because
+    that ratio, which holds the decay during the echo time, has a long tail.
 
     Parameters
     ----------
@@ -494,15 +496,14 @@ class MapsToMaps(_Strategy):
             self.n_dropped_ = 0
         else:
             model = _model_for(self.model, self.target)
-            floor = self._log_floor(model)
             features, clinical_s0 = _features(x, self.source, self.patch_shape_)
             maps = _reference(y, self.target, model, reference_maps)
             targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
             usable = _finite_rows(features) & _finite_rows(targets)
             self._drop(usable, "clinical metrics and a reference fit")
             features, targets = features[usable], targets[usable]
-            if floor is not None:
-                targets = np.log(np.maximum(targets, floor))
+            logged, floor = self._logarithms(model)
+            targets[:, logged] = np.log(np.maximum(targets[:, logged], floor[logged]))
         self._regress(features, targets)
         return self
 
@@ -556,8 +557,8 @@ class MapsToMaps(_Strategy):
         model = resolve_model(self.model)
         features, clinical_s0 = _features(x, source, self.patch_shape_)
         answer = self._answer_where(_finite_rows(features), features, len(model.names))
-        if self._log_floor(model) is not None:
-            answer = np.exp(answer)
+        logged, _ = self._logarithms(model)
+        answer[:, logged] = np.exp(np.clip(answer[:, logged], -_LARGEST_LOG, _LARGEST_LOG))
         maps = _scaled_amplitudes(answer, model, clinical_s0, np.multiply)
         own = center_of(x, self.patch_shape_)
         largest = np.where(np.isfinite(own), own, 0.0).max(axis=1)
@@ -585,17 +586,18 @@ class MapsToMaps(_Strategy):
             msg = "target_scale='log' needs to know the parameters: give source= and target="
             raise ValueError(msg)
         if self.source is not None:
-            self._log_floor(resolve_model(self.model))
+            self._logarithms(resolve_model(self.model))
 
     @property
     def _loss(self) -> str:
         return self.loss
 
-    def _log_floor(self, model: SignalModel) -> _Array | None:
-        """Give what each parameter is raised to before its logarithm; None on the linear scale."""
-        if self.target_scale != "log":
-            return None
-        return np.array([_floor(parameter, model.name) for parameter in model.parameters])
+    def _logarithms(self, model: SignalModel) -> tuple[NDArray[np.bool_], _Array]:
+        """Tell which parameters are learned as logarithms, and what they are raised to before."""
+        everything = self.target_scale == "log"
+        logged = np.array([everything or parameter.is_amplitude for parameter in model.parameters])
+        chosen = zip(model.parameters, logged, strict=True)
+        return logged, np.array([_floor(one, model.name) if use else 0.0 for one, use in chosen])
 
 
 def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:

@@ -471,6 +471,26 @@ def test_logarithms_give_the_geometric_mean_and_have_a_floor(clean, skewed):
     np.testing.assert_allclose(maps[:, 0], np.maximum(ratio * clinical_s0, 0.8 * largest), rtol=1e-9)
 
 
+def test_an_amplitude_is_learned_as_the_logarithm_of_its_ratio_on_either_scale(clean):
+    """The mean of S0 over the clinical S0 would follow the few voxels of short T2."""
+    X = clean[:, CLINICAL]
+    maps = np.tile([250.0, 0.2, 15.0, 200.0, 1.0, 0.8, 60.0], (400, 1))
+    maps[:, 0] = X.max(axis=1) * np.where(np.arange(400) % 10, 3.0, 90.0)
+    clinical_s0 = ClinicalMetrics(SOURCE).fit_transform(X)[:, 0]
+    ratio = np.exp(np.log(maps[:, 0] / clinical_s0).mean())
+    for scale in ("linear", "log"):
+        flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale=scale).fit(X, clean, reference_maps=maps)
+        np.testing.assert_allclose(flat.predict_maps(X)[:, 0], ratio * clinical_s0, rtol=1e-9)
+
+
+def test_a_line_that_leaves_all_numbers_ends_at_the_bounds(noisy):
+    estimator = MapsToMaps("LR", **PROTOCOLS, target_scale="log").fit(noisy[:300, CLINICAL], noisy[:300])
+    wild = np.array([[1e-9, 1.0, 1e3, 1.0, 1e-9], [1e9, 1.0, 1e-9, 1e-9, 1e-9]])
+    maps = estimator.predict_maps(wild)
+    low, high = np.array(MODEL.bounds).T
+    assert np.all((maps[:, 1:] >= low[1:]) & (maps[:, 1:] <= high[1:]))
+
+
 class TestBadInput:
     X = np.ones((30, 5))
     Y = np.ones((30, 21))
