@@ -1,0 +1,173 @@
+"""Linear regression from sums over patients, so that folds share what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+__all__ = ["LeastSquares", "Moments"]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """
+    What linear regression needs to know of a set of voxels: counts, means, and sums of squares about these.
+
+    Attributes
+    ----------
+    n : int
+        Voxels.
+    mean_x, mean_y : ndarray of shape (n_features,), (n_targets,)
+        Means.
+    xx : ndarray of shape (n_features, n_features)
+        Sum of products of deviations of the features from their means.
+    xy : ndarray of shape (n_features, n_targets)
+        The same of features and targets.
+    """
+
+    n: int
+    mean_x: NDArray[np.float64]
+    mean_y: NDArray[np.float64]
+    xx: NDArray[np.float64]
+    xy: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, X: NDArray[np.float64], Y: NDArray[np.float64]) -> Moments:
+        """
+        Compute the moments of a set of voxels.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_voxels, n_features)
+            Features.
+        Y : ndarray of shape (n_voxels, n_targets)
+            Targets.
+
+        Returns
+        -------
+        Moments
+            Theirs.
+        """
+        mean_x, mean_y = X.mean(axis=0), Y.mean(axis=0)
+        x = X - mean_x
+        return cls(len(X), mean_x, mean_y, x.T @ x, x.T @ (Y - mean_y))
+
+    @classmethod
+    def total(cls, parts: Sequence[Moments]) -> Moments:
+        """
+        Compute the moments of sets taken together from those of each.
+
+        Parameters
+        ----------
+        parts : sequence of Moments
+            At least one.
+
+        Returns
+        -------
+        Moments
+            Equal to those of the joined sets, but for rounding.
+
+        References
+        ----------
+        Chan, Golub and LeVeque, Am Stat 37(3):242–247, 1983.
+        """
+        n = sum(part.n for part in parts)
+        mean_x = sum(part.n * part.mean_x for part in parts) / n
+        mean_y = sum(part.n * part.mean_y for part in parts) / n
+        xx, xy = np.zeros_like(parts[0].xx), np.zeros_like(parts[0].xy)
+        for part in parts:
+            shift = part.mean_x - mean_x
+            xx += part.xx + part.n * np.outer(shift, shift)
+            xy += part.xy + part.n * np.outer(shift, part.mean_y - mean_y)
+        return cls(n, mean_x, mean_y, xx, xy)
+
+
+class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """
+    Ordinary least squares, from data or from their moments.
+
+    Leaving one patient out of n needs the sums of each patient once, not the data of n − 1 patients n
+    times. Features that say nothing new get the coefficients of smallest norm.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_targets, n_features) or (n_features,)
+        Slopes.
+    intercept_ : ndarray of shape (n_targets,) or float
+        Offsets.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    sklearn.linear_model.LinearRegression : The same from data.
+    """
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> LeastSquares:
+        """
+        Fit to data.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+            Features.
+        y : array_like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+
+        Returns
+        -------
+        LeastSquares
+            Itself.
+        """
+        x, targets = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        targets = targets.astype(np.float64, copy=False)
+        self.fit_moments(Moments.of(x, targets.reshape(len(x), -1)))
+        if targets.ndim == 1:
+            self.coef_, self.intercept_ = self.coef_[0], float(self.intercept_[0])
+        return self
+
+    def fit_moments(self, moments: Moments) -> LeastSquares:
+        """
+        Fit to the moments of data.
+
+        Parameters
+        ----------
+        moments : Moments
+            Of all training samples.
+
+        Returns
+        -------
+        LeastSquares
+            Itself.
+        """
+        # On features of equal length, so that what counts as saying nothing new has no unit.
+        length = np.sqrt(np.diag(moments.xx))
+        length = np.where(length > 0, length, 1.0)
+        slopes = np.linalg.lstsq(moments.xx / np.outer(length, length), moments.xy / length[:, None], rcond=None)[0]
+        self.coef_ = (slopes / length[:, None]).T
+        self.intercept_ = moments.mean_y - self.coef_ @ moments.mean_x
+        self.n_features_in_ = len(moments.mean_x)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """
+        Predict.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+            In the shape of the training targets.
+        """
+        check_is_fitted(self)
+        x = validate_data(self, X, reset=False, dtype=np.float64)
+        return x @ self.coef_.T + self.intercept_
