@@ -82,7 +82,7 @@ def draw_means(
     """
     table = tissue_table()
     spread = log_sd(patient_variation * table["variation"]["patient"])
-    tumor_type = tumor_types[rng.integers(len(tumor_types))]
+    tumor_type = tumor_types[int(rng.integers(len(tumor_types)))]
     means = {}
     for tissue, values in table["tissue"].items():
         factor = table["tumor_type"][tumor_type] if tissue == "tumor" else 1.0

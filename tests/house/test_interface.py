@@ -51,6 +51,8 @@ dispersion_index(prediction, reference)
 fit_image(image, protocol, model, *, mask=None, sigma=None, out=None)
 predict_image(estimator, image, *, mask=None, scale="patient", sigma=None, out=None)
 roi_table(maps, labels, *, status=None)
+protocol_precision(protocol, model, parameters, sigma)
+rank_contrasts(protocol, model, parameters, sigma, *, start=None, criterion="A", n=None, prior=None)
 save_model(estimator, path)
 load_model(path)
 """
