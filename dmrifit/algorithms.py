@@ -263,7 +263,7 @@ def build_regressor(
     for part in _patchwise_parts(inner):
         if part.patch_shape is None:
             part.set_params(patch_shape=patch_shape)
-    if n_targets > 1 and not get_tags(inner).target_tags.multi_output:
+    if n_targets > 1 and not _takes_many_targets(inner):
         inner = TargetWise(inner)
     if isinstance(inner, TransformedTargetRegressor):
         return inner
@@ -302,6 +302,13 @@ def _patchwise_parts(regressor: Any) -> Iterator[Any]:
     for part in (regressor, *regressor.get_params().values()):
         if getattr(type(part), "patchwise", False):
             yield part
+
+
+def _takes_many_targets(regressor: BaseEstimator) -> bool:
+    while isinstance(regressor, TransformedTargetRegressor | Pipeline):
+        regressor = regressor.regressor if isinstance(regressor, TransformedTargetRegressor) else regressor[-1]
+    # scikit-learn's perceptron takes many, and does not say so.
+    return isinstance(regressor, MLPRegressor) or get_tags(regressor).target_tags.multi_output
 
 
 def _check_loss(name: object, loss: object) -> None:
