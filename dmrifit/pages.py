@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
@@ -13,7 +14,21 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-__all__ = ["html_code", "html_figure", "html_grid", "html_note", "html_page", "html_table", "png_bytes"]
+__all__ = [
+    "html_card",
+    "html_code",
+    "html_details",
+    "html_figure",
+    "html_grid",
+    "html_heading",
+    "html_join",
+    "html_lines",
+    "html_note",
+    "html_page",
+    "html_paragraph",
+    "html_table",
+    "png_bytes",
+]
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -25,6 +40,9 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .lead { color: #4a5563; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; font-size: .9rem; }
+a { color: #0059a3; }
+summary { cursor: pointer; padding: .25rem 0; }
 .grid { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figure { margin: .6rem 0; }
 figure img { display: block; max-width: 100%; height: auto; }
@@ -34,9 +52,26 @@ table { width: max-content; border-collapse: collapse; font-size: .9rem; font-va
 th, td { max-width: 32rem; padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e4e8ed; }
 th { font-weight: 600; vertical-align: bottom; }
+tr.control td { color: #6a737f; }
+td.words { min-width: 13rem; max-width: 22rem; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; }
+.card { border-left: 4px solid #d5dae1; padding: .1rem 0 .1rem .9rem; margin: 1.1rem 0; max-width: 60rem; }
+.card h3 { margin-top: 0; }
+.badge { padding: .1rem .5rem; border-radius: .3rem; font-size: .875rem; font-weight: 600; background: #e4e8ed; }
+.badge.good { background: #cfe3f3; }
+.badge.bad { background: #f8dcc9; }
+.badge.open { background: #fbeccb; }
+dl { display: grid; grid-template-columns: 5.5rem 1fr; gap: .15rem .6rem; margin: .4rem 0; font-size: .9rem; }
+dt { color: #4a5563; }
+dd { margin: 0; white-space: pre-line; }
+@media (max-width: 40rem) {
+  table { font-size: .8rem; }
+  th, td { padding: .25rem .5rem .25rem 0; }
+  dl { grid-template-columns: 1fr; }
+  dd { margin-bottom: .3rem; }
+}
 @media print { h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 """
 
@@ -51,8 +86,12 @@ _PAGE = """<!DOCTYPE html>
 <body>
 <h1>{{ title }}</h1>
 {% if lead %}<p class="lead">{{ lead }}</p>{% endif %}
+{% if contents %}<nav>{% for heading, _ in sections if heading %}<a href="#s{{ loop.index }}">{{ heading }}</a>
+{% endfor %}</nav>{% endif %}
+{% set number = namespace(value=0) %}
 {% for heading, body in sections %}
-<section>
+{% if heading %}{% set number.value = number.value + 1 %}{% endif %}
+<section{% if heading and contents %} id="s{{ number.value }}"{% endif %}>
 {% if heading %}<h2>{{ heading }}</h2>{% endif %}
 {{ body }}
 </section>
@@ -62,20 +101,24 @@ _PAGE = """<!DOCTYPE html>
 """
 
 _TABLE = """<div class="scroll"><table>
-{% macro line(cells, tag) %}<tr>
+{% macro line(cells, tag, control=false) %}<tr{% if control %} class="control"{% endif %}>
 {%- for cell in cells %}<{{ tag }}{{ classes[loop.index0] }}>{{ cell }}</{{ tag }}>{% endfor -%}
 </tr>{% endmacro %}
 {% if header %}<thead>{{ line(header, "th") }}</thead>{% endif %}
 <tbody>
-{% for row in rows %}{{ line(row, "td") }}
+{% for row in rows %}{{ line(row, "td", loop.index0 in faint) }}
 {% endfor %}</tbody>
 </table></div>"""
+
+_CARD = """<article class="card"><h3>{{ title }}</h3><p><span class="badge {{ kind }}">{{ badge }}</span></p>
+<dl>{% for name, text in terms %}<dt>{{ name }}</dt><dd>{{ text }}</dd>
+{% endfor %}</dl></article>"""
 
 _FIGURE = """<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}" width="{{ width }}">
 {% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>"""
 
 
-def html_page(title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "") -> str:
+def html_page(title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "", contents: bool = False) -> str:
     """
     Put sections into one HTML page.
 
@@ -88,6 +131,8 @@ def html_page(title: str, sections: Iterable[tuple[str, Any]], *, lead: str = ""
         give, or ``markupsafe.Markup``, is taken as it is. An empty heading leaves the heading out.
     lead : str, default=""
         A sentence below the title.
+    contents : bool, default=False
+        Whether links to the sections stand below it.
 
     Returns
     -------
@@ -99,10 +144,17 @@ def html_page(title: str, sections: Iterable[tuple[str, Any]], *, lead: str = ""
     ImportError
         If the extra ``report`` is not installed.
     """
-    return _render(_PAGE, title=title, lead=lead, sections=list(sections), style=_safe(_STYLE))
+    return _render(_PAGE, title=title, lead=lead, sections=list(sections), contents=contents, style=_safe(_STYLE))
 
 
-def html_table(rows: Iterable[Sequence[Any]], header: Sequence[Any] = (), *, numbers: Iterable[int] = ()) -> Markup:
+def html_table(
+    rows: Iterable[Sequence[Any]],
+    header: Sequence[Any] = (),
+    *,
+    numbers: Iterable[int] = (),
+    words: Iterable[int] = (),
+    faint: Iterable[int] = (),
+) -> Markup:
     """
     Make an HTML table.
 
@@ -114,6 +166,10 @@ def html_table(rows: Iterable[Sequence[Any]], header: Sequence[Any] = (), *, num
         Cells of the first row.
     numbers : iterable of int, default=()
         Columns that are aligned to the right.
+    words : iterable of int, default=()
+        Columns of sentences, which keep a width that can be read.
+    faint : iterable of int, default=()
+        Rows in a fainter color.
 
     Returns
     -------
@@ -123,8 +179,10 @@ def html_table(rows: Iterable[Sequence[Any]], header: Sequence[Any] = (), *, num
     rows = [list(row) for row in rows]
     width = max((len(row) for row in [list(header), *rows]), default=0)
     right = set(numbers)
-    classes = [_safe(' class="number"') if i in right else "" for i in range(width)]
-    return _safe(_render(_TABLE, rows=rows, header=header, classes=classes))
+    long = set(words)
+    names = ["number" if i in right else "words" if i in long else "" for i in range(width)]
+    classes = [_safe(f' class="{name}"') if name else "" for name in names]
+    return _safe(_render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint)))
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:
@@ -189,6 +247,118 @@ def html_note(text: str) -> Markup:
     return _safe(_render('<p class="note">{{ text }}</p>', text=text))
 
 
+def html_join(parts: Iterable[Any]) -> Markup:
+    """
+    Put parts of a page one after the other.
+
+    Parameters
+    ----------
+    parts : iterable of str or Markup
+        Plain text is escaped.
+
+    Returns
+    -------
+    Markup
+        All of them.
+    """
+    return _safe("").join(parts)
+
+
+def html_lines(*lines: Any) -> Markup:
+    """
+    Put lines below each other, as in the head of a narrow column.
+
+    Parameters
+    ----------
+    *lines : str or Markup
+        Plain text is escaped.
+
+    Returns
+    -------
+    Markup
+        Lines with breaks between them.
+    """
+    return _safe("<br>").join(lines)
+
+
+def html_paragraph(text: Any) -> Markup:
+    """
+    Write a paragraph.
+
+    Parameters
+    ----------
+    text : str or Markup
+        Plain text is escaped.
+
+    Returns
+    -------
+    Markup
+        The paragraph.
+    """
+    return _safe("<p>{}</p>").format(text)
+
+
+def html_heading(text: str) -> Markup:
+    """
+    Write a heading inside a section.
+
+    Parameters
+    ----------
+    text : str
+        Plain text, which is escaped.
+
+    Returns
+    -------
+    Markup
+        The heading.
+    """
+    return _safe("<h3>{}</h3>").format(text)
+
+
+def html_details(title: str, body: Any, *, opened: bool = False) -> Markup:
+    """
+    Hide a part of a page until its title is clicked.
+
+    Parameters
+    ----------
+    title : str
+        Plain text, which is escaped.
+    body : str or Markup
+        The part.
+    opened : bool, default=False
+        Whether it is shown from the start.
+
+    Returns
+    -------
+    Markup
+        Title and part.
+    """
+    return _safe("<details{}><summary>{}</summary>{}</details>").format(_safe(" open" if opened else ""), title, body)
+
+
+def html_card(title: str, badge: str, terms: Iterable[tuple[str, Any]], *, kind: str = "neutral") -> Markup:
+    """
+    Show a statement with a verdict and what it rests on.
+
+    Parameters
+    ----------
+    title : str
+        The statement.
+    badge : str
+        The verdict, in words.
+    terms : iterable of (str, str or Markup)
+        Names and what stands beside them; line breaks in plain text are kept.
+    kind : {"good", "bad", "open", "neutral"}, default="neutral"
+        Color of the badge, which no meaning rests on.
+
+    Returns
+    -------
+    Markup
+        The card.
+    """
+    return _safe(_render(_CARD, title=title, badge=badge, terms=list(terms), kind=kind))
+
+
 def html_code(text: str) -> Markup:
     """
     Write lines of code.
@@ -228,8 +398,12 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
 
 
 def _render(template: str, **values: Any) -> str:
-    jinja2 = import_optional("jinja2")
-    return jinja2.Environment(autoescape=True).from_string(template).render(**values)
+    return _compiled(template).render(**values)
+
+
+@cache
+def _compiled(template: str) -> Any:
+    return import_optional("jinja2").Environment(autoescape=True).from_string(template)
 
 
 def _safe(html: str) -> Markup:

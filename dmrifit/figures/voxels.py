@@ -143,7 +143,7 @@ def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", l
     counts = {}
     for key, part in voxels.groupby(["cohort", "strategy"], sort=False):
         inside = np.clip(part[["reference", "predicted"]].to_numpy(float), low, high)
-        counts[key] = np.histogram2d(*inside.T, bins=[edges, edges])[0]
+        counts[key] = np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]
     norm = colors.LogNorm(1, max((count.max() for count in counts.values()), default=2) + 1)
     label = f" ({unit})" if unit else ""
     edge, room = 1.42, 0.34
@@ -214,7 +214,7 @@ def _upright(
 def _paint(ax: Axes, slices: Slices, volume: NDArray[np.float64], cmap: str, limits: tuple[float, float]) -> None:
     matplotlib, colors = import_optional("matplotlib"), import_optional("matplotlib.colors")
     (cut,), (inside,) = slices.pictures(volume), slices.pictures(slices.mask)
-    painted = matplotlib.colormaps[cmap](colors.Normalize(*limits)(np.nan_to_num(cut)))
+    painted = matplotlib.colormaps[cmap](colors.Normalize(*limits)(np.clip(np.nan_to_num(cut), *limits)))
     painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
     painted[~inside] = 0
     rows, columns = cut.shape

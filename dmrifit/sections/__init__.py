@@ -1,0 +1,1 @@
+"""Sections of the report of a study: each makes text, tables and figures from a board."""

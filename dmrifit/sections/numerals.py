@@ -1,0 +1,105 @@
+"""How the report writes numbers."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["correlation", "decimals", "p_value", "percent", "plural"]
+
+NOTHING = "–"
+
+
+def decimals(value: float, n: int) -> str:
+    """
+    Write a number with a fixed number of decimals.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    n : int
+        Decimals.
+
+    Returns
+    -------
+    str
+        With a true minus sign, and none before zero; a dash where there is no number.
+    """
+    if not math.isfinite(value):
+        return NOTHING
+    text = f"{value:.{n}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{n}f}"
+
+
+def percent(value: float) -> str:
+    """
+    Write a fraction in percent.
+
+    Parameters
+    ----------
+    value : float
+        The fraction.
+
+    Returns
+    -------
+    str
+        Without the sign; one decimal below ten.
+    """
+    return decimals(100 * value, 1 if abs(100 * value) < 9.95 else 0)
+
+
+def correlation(value: float) -> str:
+    """
+    Write a correlation.
+
+    Parameters
+    ----------
+    value : float
+        From −1 to 1.
+
+    Returns
+    -------
+    str
+        Two decimals.
+    """
+    return decimals(value, 2)
+
+
+def p_value(value: float) -> str:
+    """
+    Write a p-value.
+
+    Parameters
+    ----------
+    value : float
+        From 0 to 1.
+
+    Returns
+    -------
+    str
+        Two significant digits; ``"< .0001"`` below that.
+    """
+    if not math.isfinite(value):
+        return NOTHING
+    if value < 1e-4:
+        return "< .0001"
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def plural(n: int, noun: str) -> str:
+    """
+    Write a number with what it counts.
+
+    Parameters
+    ----------
+    n : int
+        The number.
+    noun : str
+        In the singular.
+
+    Returns
+    -------
+    str
+        Such as ``"1 patient"`` or ``"2 patients"``.
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
