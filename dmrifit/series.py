@@ -302,6 +302,41 @@ class Series:
                         yield slab, inside, voxels
                 bar.update(slab.stop - slab.start)
 
+    def slabs_with_margin(
+        self, region: NDArray[np.bool_] | None, margin: int, *, progress: bool, task: str
+    ) -> Iterator[tuple[slice, slice, NDArray[np.bool_], NDArray[np.float64]]]:
+        """
+        Go through the slices, some at a time, with their neighbors above and below.
+
+        Parameters
+        ----------
+        region, progress, task
+            As for `slabs`.
+        margin : int
+            How many slices to read on either side, as far as there are any.
+
+        Yields
+        ------
+        slab : slice
+            The slices.
+        around : slice
+            They and their neighbors.
+        inside : ndarray of bool, shape (x, y, slices around)
+            The voxels in question.
+        values : ndarray of shape (x, y, slices around, m)
+            Measurements of all voxels.
+        """
+        x, y, z = self.grid
+        thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
+        with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
+            for first in range(0, z, thickness):
+                slab = slice(first, min(first + thickness, z))
+                around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
+                if region is None or region[:, :, slab].any():
+                    values = self.read(around)
+                    yield slab, around, _with_signal(values) if region is None else region[:, :, around], values
+                bar.update(slab.stop - slab.start)
+
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
         """
         Make an image of this grid with the spatial part of the header.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -41,6 +41,7 @@ from dmrifit.images import (
 from dmrifit.masks import binarize
 from dmrifit.models import MODELS, SignalModel
 from dmrifit.noise import estimate_sigma
+from dmrifit.patches import neighborhoods, with_signal
 from dmrifit.protocol import Protocol, average_directions
 from dmrifit.scaling import PatientScale, reference_columns
 from dmrifit.series import Series, read_map
@@ -294,6 +295,8 @@ def predict_image(
     FileNotFoundError, FileExistsError, OSError
         As for `fit_image`.
     """
+    from dmrifit.prediction import resolve_patch_shape
+
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
     series = Series.open(image)
     chosen = _source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
@@ -309,8 +312,9 @@ def predict_image(
         counts = {"InMask": 0, "WithSignal": 0}
         with series.unpacked() as readable:
             unit = _scale(readable, region, chosen, source, scale, progress=progress)
-            for slab, part, voxels in readable.slabs(region, progress=progress, task="predict"):
-                scaled = _usable(chosen(voxels)) / unit
+            patch_shape = resolve_patch_shape(estimator)
+            for slab, part, rows in _rows(readable, region, chosen, patch_shape, progress=progress):
+                scaled = rows / unit
                 here = _noise_of(noise, slab, part)
                 options = {} if here is None else {"sigma": here / unit}
                 columns = estimator.predict_maps(scaled, **options).T if parameters else ()
@@ -318,8 +322,8 @@ def predict_image(
                     maps[parameter.name][:, :, slab][part] = column * (unit if parameter.is_amplitude else 1.0)
                 if signals:
                     maps["signals"][:, :, slab][part] = estimator.predict(scaled) * unit
-                counts["InMask"] += len(voxels)
-                counts["WithSignal"] += int(np.isfinite(scaled).all(axis=1).sum())
+                counts["InMask"] += len(rows)
+                counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
         images = {name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()}
         if written is not None:
             sidecar = describe_prediction(estimator, model, target, unit, files)
@@ -417,9 +421,50 @@ def _noise_of(noise: float | NDArray | None, slab: slice, part: NDArray[np.bool_
 
 def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Empty the voxels without signal: a regression has an answer for any number, and must not invent tissue."""
-    with np.errstate(invalid="ignore"):
-        usable = np.all(voxels >= 0, axis=1) & np.any(voxels > 0, axis=1)
-    return np.where(usable[:, None], voxels, np.nan)
+    return np.where(with_signal(voxels)[..., None], voxels, np.nan)
+
+
+def _rows(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    chosen: Callable[[NDArray], NDArray],
+    patch_shape: tuple[int, int, int] | None,
+    *,
+    progress: bool,
+) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
+    """
+    Give the rows that an estimator predicts from, one slice of the image at a time.
+
+    Libraries of linear algebra may round a row differently among other rows. Slices are the same however the image
+    is cut into slabs, and so are the bits of their predictions.
+    """
+    if patch_shape is None:
+        for slab, part, voxels in series.slabs(region, progress=progress, task="predict"):
+            ends = np.cumsum(part.sum(axis=(0, 1)))
+            # The voxels of a slab are in the order of its axes; those of a slice have to be gathered.
+            order = np.argsort(np.nonzero(part)[2], kind="stable")
+            rows = _usable(chosen(voxels[order]))
+            for k, (first, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+                if end > first:
+                    at = slab.start + k
+                    yield slice(at, at + 1), part[:, :, k : k + 1], rows[first:end]
+        return
+    reach = patch_shape[2] // 2
+    for slab, around, inside, values in series.slabs_with_margin(region, reach, progress=progress, task="predict"):
+        x, y, n_slices, m = values.shape
+        volume = _usable(chosen(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
+        for k in range(slab.start - around.start, slab.stop - around.start):
+            part = inside[:, :, k : k + 1]
+            if part.any():
+                at, first = around.start + k, max(0, k - reach)
+                near = slice(first, k + reach + 1)
+                where = np.nonzero(part)
+                where = (where[0], where[1], where[2] + k - first)
+                yield (
+                    slice(at, at + 1),
+                    part,
+                    neighborhoods(volume[:, :, near], where, patch_shape, region=inside[:, :, near]),
+                )
 
 
 def _is_estimate(sigma: object) -> bool:

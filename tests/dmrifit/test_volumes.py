@@ -16,10 +16,12 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from dmrifit import series, volumes
+from dmrifit.cohort import Cohort
 from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.persistence import load_model, save_model
-from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.phantoms import simulate_cohort
+from dmrifit.prediction import MapsToMaps, SignalToSignal, resolve_patch_shape
 from dmrifit.protocol import Protocol, average_directions
 from dmrifit.scaling import PatientScale
 from dmrifit.volumes import fit_image, predict_image
@@ -674,6 +676,50 @@ def test_a_prediction_in_slabs_has_the_bits_of_the_whole(image, monkeypatch):
     estimator = trained(SignalToSignal)
     whole = predict_image(estimator, image, signals=True)
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
+    same(predict_image(estimator, image, signals=True), whole)
+
+
+@pytest.fixture(scope="module", params=[(3, 3, 1), (3, 1, 5)], ids=str)
+def synthetic(request):
+    """A synthetic patient, a strategy that looks at neighborhoods of another one, and the rows it was shown."""
+    shape = request.param
+    one, other = simulate_cohort("cohort1", 2, shape=(16, 16, 6), random_state=0)
+    table = Cohort([one]).arrays(mask="body", patch_shape=shape)
+    estimator = SignalToSignal("LR", source=table.source, target=table.target, patch_shape=shape)
+    return other, estimator.fit(table.X, table.Y), Cohort([other]).arrays(mask="body", patch_shape=shape)
+
+
+def test_neighborhoods_of_an_image_are_those_of_a_cohort(synthetic):
+    scan, estimator, table = synthetic
+    image = nib.Nifti1Image(scan.signal[..., :5], scan.affine)
+    made = predict_image(estimator, image, mask=nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine))
+    maps = estimator.predict_maps(table.X) * np.where(np.arange(7) == 0, table.scale[:, None], 1)
+    for i, name in enumerate(MODELS["t2-ivim-kurtosis"].names):
+        np.testing.assert_allclose(data(made[name])[tuple(table.index[:, 1:].T)], maps[:, i], rtol=1e-4)
+        assert (data(made[name])[~scan.mask] == 0).all()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_neighborhoods_in_slabs_have_the_bits_of_the_whole(synthetic, masked, monkeypatch):
+    scan, estimator, _ = synthetic
+    signal = np.where(scan.mask[..., None], scan.signal[..., :5], 0)
+    image = nib.Nifti1Image(signal, scan.affine)
+    mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine) if masked else None
+    whole = predict_image(estimator, image, mask=mask, signals=True)
+    for values in (1, 16 * 16 * 5 * 7):
+        monkeypatch.setattr(series, "SLAB_VALUES", values)
+        same(predict_image(estimator, image, mask=mask, signals=True), whole)
+
+
+@pytest.mark.parametrize("name", ["ETR", "slNN", pytest.param("CNN", marks=pytest.mark.deep)])
+def test_any_algorithm_in_slabs_has_the_bits_of_the_whole(name, monkeypatch):
+    one, other = simulate_cohort("cohort1", 2, shape=(16, 16, 6), random_state=1)
+    estimator = SignalToSignal(name, random_state=0)
+    table = Cohort([one]).arrays(mask="body", max_voxels=200, patch_shape=resolve_patch_shape(SignalToSignal(name)))
+    estimator.set_params(source=table.source, target=table.target).fit(table.X, table.Y)
+    image = nib.Nifti1Image(other.signal[..., :5], other.affine)
+    whole = predict_image(estimator, image, signals=True)
+    monkeypatch.setattr(series, "SLAB_VALUES", 16 * 16 * 5 * 3)
     same(predict_image(estimator, image, signals=True), whole)
 
 
