@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from dmrifit.protocol import Protocol
 
-__all__ = ["beside", "bounds_of", "floats", "number_or_path", "pairs", "say", "scan_of", "words"]
+__all__ = ["beside", "bounds_of", "floats", "number_or_path", "pairs", "say", "scan_of", "whole_numbers", "words"]
 
 
 def words(text: str) -> list[str]:
@@ -208,6 +208,40 @@ def floats(option: str, text: str, n: int) -> list[float]:
         numbers = []
     if len(numbers) != n:
         msg = f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed"
+        raise ValueError(msg)
+    return numbers
+
+
+def whole_numbers(option: str, text: str, n: int | None = None) -> tuple[int, ...]:
+    """
+    Part a list of whole numbers.
+
+    Parameters
+    ----------
+    option : str
+        What messages call it.
+    text : str
+        Numbers with commas between them.
+    n : int, optional
+        How many there have to be; any by default, but one at least.
+
+    Returns
+    -------
+    tuple of int
+        The numbers.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer, or a word is no whole number.
+    """
+    try:
+        numbers = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or (n is not None and len(numbers) != n):
+        wanted = "whole numbers" if n is None else f"{n} whole numbers"
+        msg = f"{option} {text}: {wanted} with commas between them are needed"
         raise ValueError(msg)
     return numbers
 

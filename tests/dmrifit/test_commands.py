@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import cli, commands
+from dmrifit import commands, studies
 from dmrifit.models import MODELS
 from dmrifit.persistence import load_model
 from dmrifit.protocol import Protocol
@@ -42,7 +42,7 @@ def test_help_shows_a_worked_line_of_each_command(run):
         code, out, _ = run(command.__name__, "--help")
         assert code == 0
         assert example in out
-    assert cli.TRAIN_EXAMPLE in run("train", "--help")[1]
+    assert studies.EXAMPLES[studies.train] in run("train", "--help")[1]
 
 
 def test_regions_of_many_scans_become_one_table(fitted, run):
