@@ -19,6 +19,11 @@ from dmrifit.scans import MaskName, Scan
 
 __all__ = ["Cohort", "VoxelTable"]
 
+_SAME_B = 1.0  # s/mm²
+_SAME_TE = 0.05  # ms
+_VOXELS_TO_CHECK = 2000
+_RISE = 1.05  # more than what noise at its floor does to a median
+
 
 @dataclass(frozen=True, eq=False)
 class VoxelTable:
@@ -160,7 +165,7 @@ class Cohort:
             three odd numbers.
         """
         first = self.scans[0].protocol
-        source = _protocol(source, first, first.clinical)
+        source = _protocol(source, first, lambda: _clinical(self.scans[0]))
         target = _protocol(target, first, lambda: np.arange(len(first)))
         rule = _scale_rule(scale)
         seed = seed_from(random_state) if max_voxels is not None else 0
@@ -176,8 +181,10 @@ class Cohort:
                 voxels = np.sort(rng.choice(voxels, max_voxels, replace=False))
             where = np.unravel_index(voxels, region.shape)
             signal = scan.signal
-            factor = _scale_of(scan, signal, columns[0], source, rule)
-            near = None if patch_shape is None else scan.mask
+            body = scan.mask
+            _check_order(scan, signal[body])
+            factor = _scale_of(scan, signal[body][:, columns[0]], source, rule)
+            near = None if patch_shape is None else body
             inputs = neighborhoods(signal[..., columns[0]], where, patch_shape, region=near)
             parts["X"].append(inputs.astype(float) / factor)
             parts["Y"].append(signal[where][:, columns[1]].astype(float) / factor)
@@ -187,6 +194,7 @@ class Cohort:
             sigma = scan.sigma
             if sigma is not None:
                 sigma = np.broadcast_to(sigma, region.shape)[where] / factor
+                _check_noise(scan, sigma)
                 parts["sigma"].append(np.asarray(sigma, dtype=float))
         if not parts["X"]:
             msg = f"no patient of cohort {self.name!r} has a voxel in the {mask} mask"
@@ -243,7 +251,9 @@ class Cohort:
         return found
 
     @classmethod
-    def read(cls, table: str | Path) -> dict[str, Cohort]:
+    def read(
+        cls, table: str | Path, *, average: str | None = "geometric", b_tolerance: float | None = None
+    ) -> dict[str, Cohort]:
         """
         Read a table of participants.
 
@@ -253,27 +263,38 @@ class Cohort:
             Tab-separated (``.csv``: comma-separated) with the columns ``patient``, ``cohort``, ``image``,
             ``mask`` and ``bval``, and optionally ``lesion``, ``te`` (ms, a text file or BIDS sidecars),
             ``bvec``, ``sigma`` (a number or a map), ``truth`` and ``synthetic``. Paths are relative to the
-            table; ``n/a`` stands for nothing. BIDS's ``participant_id`` counts as ``patient``.
+            table; ``n/a`` stands for nothing. ``participant_id`` counts as ``patient``, ``body_mask`` as ``mask``,
+            ``lesion_mask`` as ``lesion``.
+        average : {"geometric", "arithmetic"} or None, default="geometric"
+            Average the measurements that share a b-value and an echo time (directions, repeats) whenever signals are
+            asked for, see `average_directions`; the protocols then have one entry for each contrast. Scans that have
+            neither directions nor repeats are left as they are, and all with None.
+        b_tolerance : float, optional
+            b-values within ± b_tolerance (s/mm²) count as one, as `Protocol.rounded` does it: 995 and 1000. By default
+            10 in scans that are averaged, with a warning where this joins b-values that may differ on purpose, and
+            nothing in others.
 
         Returns
         -------
         dict of str to Cohort
             Cohorts by name, in the order of the table. A patient whose lesion mask is empty is left out
-            with a warning and named in ``Cohort.skipped``. Headers are read now, images later.
+            with a warning and named in ``Cohort.skipped``. Headers and masks are read now, signals later. How a
+            synthetic cohort was simulated is read from the table's sidecar (``participants.json``).
 
         Raises
         ------
         ValueError
-            If a column or value is missing, a patient is in two cohorts, or images, masks and protocol
-            of a row do not fit each other; the message names table, row and remedy.
+            If a column or value is missing, a patient is in two cohorts, two patients have one image, a body mask
+            is empty, or images, masks and protocol of a row do not fit each other; the message names table, row and
+            remedy.
         FileNotFoundError
             If a file is missing.
         """
         cohorts = {}
-        scans, skipped = read_participants(Path(table))
-        for name, members in scans.items():
-            cohorts[name] = cls(members, name)
-            cohorts[name].skipped = skipped.get(name, {})
+        found = read_participants(Path(table), average=average, b_tolerance=b_tolerance)
+        for name, members in found.scans.items():
+            cohorts[name] = cls(members, name, simulation=found.simulations.get(name))
+            cohorts[name].skipped = found.skipped.get(name, {})
         return cohorts
 
     def write(self, folder: str | Path) -> Path:
@@ -295,7 +316,7 @@ class Cohort:
         ValueError
             If the table already lists one of the patients, or two patients would have the same files.
         """
-        return write_participants(self.scans, Path(folder), cohort=self.name)
+        return write_participants(self.scans, Path(folder), cohort=self.name, simulation=self.simulation)
 
 
 def _protocol(choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]) -> Protocol:
@@ -321,13 +342,48 @@ def _scale_rule(scale: Any) -> PatientScale | None:
     raise ValueError(msg)
 
 
-def _scale_of(
-    scan: Scan, signal: NDArray, columns: NDArray[np.intp], source: Protocol, rule: PatientScale | None
-) -> float:
+def _scale_of(scan: Scan, body: NDArray, source: Protocol, rule: PatientScale | None) -> float:
     if rule is None:
         return 1.0
     try:
-        return rule.of(signal[scan.mask][:, columns], source)
+        return rule.of(body, source)
     except ValueError as error:
         msg = f"patient {scan.patient}: {error}"
         raise ValueError(msg) from None
+
+
+def _clinical(scan: Scan) -> NDArray[np.intp]:
+    try:
+        return scan.protocol.clinical()
+    except ValueError as error:
+        msg = f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; or name the source contrasts (source=)"
+        raise ValueError(msg) from None
+
+
+def _check_order(scan: Scan, body: NDArray) -> None:
+    """Refuse images whose signal rises where b or TE does: volumes in another order than their protocol."""
+    protocol = scan.protocol
+    voxels = body[:: max(1, len(body) // _VOXELS_TO_CHECK)].astype(float)
+    voxels[~np.isfinite(voxels)] = np.nan
+    b, te = protocol.b, np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    no_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
+    more = no_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
+    if not more.any() or np.isnan(voxels).all(axis=0).any():
+        return
+    level = np.nanmedian(voxels, axis=0)
+    rising = (level > _RISE * level[:, None])[more].mean()
+    if rising > 0.5:
+        msg = (
+            f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of contrasts the signal in "
+            "the body rises with b or TE; check that the order of volumes is that of the b-values and echo times"
+        )
+        raise ValueError(msg)
+
+
+def _check_noise(scan: Scan, sigma: NDArray) -> None:
+    if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
+        msg = (
+            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask that are negative "
+            "or not finite; correct the map, or give one number"
+        )
+        raise ValueError(msg)

@@ -21,6 +21,7 @@ _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2.0  # s, in a sidecar
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
+_B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
 _TE_MATCH = 0.05  # ms
 _MOST_LISTED = 21  # measurements in a message
 
@@ -234,7 +235,7 @@ class Protocol:
         ------
         ValueError
             If there are fewer b-values at the shortest echo time, or one of them was measured more
-            than once (average directions first).
+            than once, exactly or within 2 % (average directions first).
         """
         at = np.arange(len(self)) if self.te is None else np.flatnonzero(self.te <= self.te.min() + _TE_MATCH)
         at = at[np.argsort(self.b[at], kind="stable")]
@@ -246,7 +247,7 @@ class Protocol:
             raise ValueError(msg)
         lowest = at[:n_b]
         ends = self.b[at[: n_b + 1]]
-        if np.any(np.diff(ends) <= _B_MATCH):
+        if np.any(np.diff(ends) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ends[1:])):
             msg = f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions first"
             raise ValueError(msg)
         return lowest
@@ -477,9 +478,7 @@ def read_gradients(
     return b, directions
 
 
-def read_echo_times(
-    te: str | Path | float | Sequence[str | Path], n: int, volumes: str = ""
-) -> NDArray[np.float64]:
+def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volumes: str = "") -> NDArray[np.float64]:
     """
     Read echo times from wherever they are written.
 

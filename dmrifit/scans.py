@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.masks import binarize, check_same_grid
-from dmrifit.protocol import Protocol
+from dmrifit.protocol import Protocol, average_directions
 
 __all__ = ["MaskName", "Scan", "Volume"]
 
 Volume: TypeAlias = str | Path | NDArray
 MaskName: TypeAlias = Literal["body", "lesion"]
+
+_SAME_B = 1.0  # s/mm²
 
 
 class Scan:
@@ -41,7 +43,11 @@ class Scan:
     cohort : str, default=""
         Name of the cohort.
     sigma : float, ndarray of shape (x, y, z) or path, optional
-        Standard deviation of the noise, in the unit of the signal.
+        Standard deviation of the noise of one measurement, in the unit of the signal.
+    average : {"geometric", "arithmetic"}, optional
+        Average the measurements that share a b-value and an echo time, such as directions, whenever signals are
+        asked for (see `average_directions`); `protocol` then has one entry for each contrast. b-values that differ by
+        more than 1 s/mm² are not the same: round them before (`Protocol.rounded`).
     truth : mapping of str to ndarray of shape (x, y, z), optional
         True parameter maps, of a synthetic scan.
     synthetic : bool, default=False
@@ -50,7 +56,7 @@ class Scan:
     Raises
     ------
     ValueError
-        If the shapes of arrays do not fit each other and the protocol.
+        If the shapes of arrays do not fit each other and the protocol, or sigma is not a level of noise.
     """
 
     def __init__(
@@ -64,11 +70,14 @@ class Scan:
         lesion: Volume | None = None,
         cohort: str = "",
         sigma: float | Volume | None = None,
+        average: str | None = None,
         truth: Mapping[str, NDArray] | str | Path | None = None,
         synthetic: bool = False,
     ) -> None:
         self.patient = str(patient)
-        self.protocol = protocol
+        self._measured = protocol
+        self._average = average
+        self.protocol = protocol if average is None else self._averaged(np.ones(len(protocol)))[1]
         self.cohort = str(cohort)
         self.synthetic = bool(synthetic)
         self._signal = signal
@@ -79,6 +88,9 @@ class Scan:
         self._affine = None if affine is None else np.array(affine, dtype=float)
         if self._affine is None and not _is_path(signal):
             msg = f"patient {patient}: signals given as an array need the affine of their grid"
+            raise ValueError(msg)
+        if isinstance(sigma, int | float | np.number) and not (np.isfinite(sigma) and sigma >= 0):
+            msg = f"patient {patient}: sigma (standard deviation of the noise) must be finite, 0 or more, not {sigma}"
             raise ValueError(msg)
         self._check_grids()
 
@@ -100,8 +112,9 @@ class Scan:
 
     @property
     def signal(self) -> NDArray:
-        """Magnitudes, shape (x, y, z, n_measurements); read now if they are in a file."""
-        return _load(self._signal)
+        """Magnitudes, shape (x, y, z, len(protocol)); read, and averaged, now."""
+        signal = _load(self._signal)
+        return signal if self._average is None else self._averaged(signal)[0]
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -186,13 +199,23 @@ class Scan:
             synthetic=self.synthetic,
         )
 
+    def _averaged(self, signal: NDArray) -> tuple[NDArray, Protocol]:
+        assert self._average is not None
+        return average_directions(signal, self._measured, mean=self._average, tolerance=_SAME_B)
+
     def _check_grids(self) -> None:
         shape, affine = _grid(self._signal)[0], self.affine
         image = _describe(self._signal, f"signals of patient {self.patient}")
-        if len(shape) != 4 or shape[3] != len(self.protocol):
-            counts = " × ".join(map(str, shape))
+        counts = " × ".join(map(str, shape))
+        if len(shape) != 4:
             msg = (
-                f"{image}: {counts} values do not make one volume for each of the {len(self.protocol)} "
+                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for each of the "
+                f"{len(self._measured)} measurements: put the volumes together, for example by nibabel.concat_images"
+            )
+            raise ValueError(msg)
+        if shape[3] != len(self._measured):
+            msg = (
+                f"{image}: {counts} values do not make one volume for each of the {len(self._measured)} "
                 "measurements of the protocol; check that b-values and image belong to one scan"
             )
             raise ValueError(msg)

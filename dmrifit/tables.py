@@ -64,6 +64,9 @@ def read_rows(
         msg = f"{path}: not a table of text columns ({error})"
         raise ValueError(msg) from None
     frame = frame.rename(columns=lambda name: (aliases or {}).get(name.strip(), name.strip()))
+    if not frame.columns.is_unique:
+        msg = f"{path}: more than one column {', '.join(frame.columns[frame.columns.duplicated()])}; keep one"
+        raise ValueError(msg)
     missing = [column for column in required if column not in frame]
     unknown = [column for column in frame if strict and column not in (*required, *optional)]
     if missing or unknown:

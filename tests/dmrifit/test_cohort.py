@@ -58,7 +58,7 @@ def test_cohorts_written_to_one_folder_share_its_table(written):
 
 def test_writing_leaves_no_unfinished_file_behind(written):
     names = [path.name for path in written.parent.rglob("*") if path.is_file()]
-    assert len(names) == 2 + 3 * 6
+    assert len(names) == 3 + 3 * 6
     assert not [name for name in names if "part" in name.replace("participants", "")]
 
 
@@ -252,3 +252,268 @@ def test_a_lesion_mask_that_cannot_be_read_is_no_missing_lesion(written):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises((ValueError, OSError), match=path.name):
         Cohort.read(written)
+
+
+# How a synthetic cohort was made
+
+
+def test_a_cohort_on_disk_knows_how_it_was_simulated(tmp_path):
+    options = {"shape": SMALL, "random_state": 1, "template": "pelvis"}
+    easy = simulate_cohort("cohort1", 2, difficulty="easy", snr=np.inf, artifacts=("shift",), **options)
+    mixed = simulate_cohort("cohort2", 2, **options)
+    easy.write(tmp_path)
+    back = Cohort.read(mixed.write(tmp_path))
+    assert back["cohort1"].simulation == easy.simulation
+    assert back["cohort2"].simulation == mixed.simulation
+    assert back["cohort2"].simulation["difficulty"] == "mixed"
+    again = Cohort.read(back["cohort1"].write(tmp_path / "copy"))["cohort1"]
+    assert again.simulation == easy.simulation
+
+
+def test_real_scans_were_not_simulated(cohort, written):
+    rewrite(written, lambda rows: [row.update(synthetic="no") for row in rows])
+    assert Cohort.read(written)["cohort1"].simulation is None
+    assert Cohort(cohort.scans).simulation is None
+    written.with_suffix(".json").unlink()
+    assert Cohort.read(written)["cohort1"].simulation is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cohort": {"Simulation": 3}}', '{"cohort": {"Simulation": {"a": 1}}}'])
+def test_a_broken_sidecar_is_named(written, text):
+    written.with_suffix(".json").write_text(text)
+    with pytest.raises(ValueError, match=r"participants\.json: not a sidecar of participants\.tsv"):
+        Cohort.read(written)
+
+
+def test_sidecars_of_others_are_left_alone(written):
+    written.with_suffix(".json").write_text('{"age": {"Units": "years"}}')
+    assert Cohort.read(written)["cohort1"].simulation is None
+
+
+# Directions and repeats
+
+
+@pytest.fixture
+def directed(tmp_path):
+    """A patient whose b = 1000 was measured along six directions, as a scanner writes it."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "directed"
+    folder.mkdir()
+    b = np.array([0, 995, 1000, 5, 1005, 990, 1000, 1000.0])
+    directions = rng.standard_normal((3, 8)) * (b > 100)
+    signal = (100 * np.exp(-b / 1000) * rng.uniform(0.8, 1.2, (4, 5, 3, 8))).astype(np.float32)
+    affine = np.diag([2.0, 2, 2, 1])
+    nib.save(nib.Nifti1Image(signal, affine), folder / "a.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 3), np.uint8), affine), folder / "mask.nii.gz")
+    np.savetxt(folder / "a.bval", b[None])
+    np.savetxt(folder / "a.bvec", directions)
+    table = folder / "patients.tsv"
+    table.write_text(
+        "patient\tcohort\timage\tbody_mask\tlesion_mask\tbval\tte\tbvec\n"
+        "p1\treal\ta.nii.gz\tmask.nii.gz\tmask.nii.gz\ta.bval\t80\ta.bvec\n"
+    )
+    return table, signal
+
+
+def test_directions_are_averaged_when_signals_are_asked_for(directed):
+    table, signal = directed
+    scan = Cohort.read(table)["real"].scans[0]
+    assert scan.protocol == Protocol([0, 1000], te=80)
+    shell = [1, 2, 4, 5, 6, 7]
+    np.testing.assert_allclose(scan.signal[..., 1], np.exp(np.log(signal[..., shell]).mean(axis=-1)), rtol=1e-6)
+    np.testing.assert_allclose(scan.signal[..., 0] ** 2, signal[..., 0].astype(float) * signal[..., 3], rtol=1e-6)
+    arithmetic = Cohort.read(table, average="arithmetic")["real"].scans[0]
+    np.testing.assert_allclose(arithmetic.signal[..., 1], signal[..., shell].mean(axis=-1), rtol=1e-6)
+    voxels = Cohort([scan]).arrays([0], [0, 1], scale=None)
+    np.testing.assert_allclose(voxels.Y[7], scan.signal.reshape(-1, 2)[7])
+    loaded = scan.loaded()
+    np.testing.assert_array_equal(loaded.signal, scan.signal)
+    assert loaded.protocol == scan.protocol
+
+
+def test_directions_can_be_left_alone(directed):
+    table, signal = directed
+    scan = Cohort.read(table, average=None)["real"].scans[0]
+    assert len(scan.protocol) == 8
+    np.testing.assert_array_equal(scan.signal, signal)
+
+
+def test_averaged_scans_are_written_as_their_contrasts(directed, tmp_path):
+    scan = Cohort.read(directed[0])["real"].scans[0]
+    back = Cohort.read(Cohort([scan], "real").write(tmp_path / "out"))["real"].scans[0]
+    assert back.protocol == scan.protocol
+    np.testing.assert_array_equal(back.signal, scan.signal)
+
+
+def test_repeats_without_directions_are_averaged_too(directed):
+    table, _ = directed
+    rewrite(table, lambda rows: [row.update(bvec="n/a") for row in rows])
+    assert Cohort.read(table)["real"].scans[0].protocol == Protocol([0, 1000], te=80)
+
+
+def test_low_b_values_that_are_joined_are_told_and_kept_apart_on_request(directed):
+    table, _ = directed
+    (table.parent / "a.bval").write_text("0 10 10 20 20 1000 1000 1000")
+    with pytest.warns(UserWarning, match=r"row 2 .*b = 0, 10, 20 s/mm² are averaged as one; give b_tolerance=1"):
+        joined = Cohort.read(table)["real"]
+    assert joined.scans[0].protocol.b.tolist() == [10, 1000]
+    apart = Cohort.read(table, b_tolerance=1)["real"]
+    assert apart.scans[0].protocol.b.tolist() == [0, 10, 20, 1000]
+
+
+def test_scans_without_directions_or_repeats_are_left_as_they_are(cohort, written):
+    scan = Cohort.read(written)["cohort1"].scans[0]
+    assert scan.protocol == cohort.scans[0].protocol
+    assert scan.signal.dtype == np.float32
+
+
+def test_b_values_that_nearly_agree_between_patients_are_one_on_request(written):
+    bval = next(written.parent.glob("sub-cohort1p02/dwi/*.bval"))
+    bval.write_text(bval.read_text().replace("1200", "1195").replace("900", "903"))
+    with pytest.raises(ValueError, match=r"cohort1p02 .*lacks S_b900"):
+        Cohort.read(written)["cohort1"].arrays()
+    assert len(Cohort.read(written, b_tolerance=10)["cohort1"].arrays())
+
+
+def test_real_directions_are_averaged(data_dir, tmp_path):
+    folder = data_dir / "dipy_small_dwi"
+    image = nib.load(folder / "small_64D.nii")
+    nib.save(nib.Nifti1Image(np.ones(image.shape[:3], np.uint8), image.affine), tmp_path / "mask.nii.gz")
+    table = tmp_path / "participants.tsv"
+    row = ["p1", "real", *(str(folder / f"small_64D.{end}") for end in ("nii", "bval", "bvec")), "mask.nii.gz"]
+    table.write_text("\t".join(["patient", "cohort", "image", "bval", "bvec", "mask"]) + "\n" + "\t".join(row) + "\n")
+    scan = Cohort.read(table)["real"].scans[0]
+    assert scan.protocol.b.tolist() == [0, 1000]
+    assert scan.signal.shape == (10, 10, 10, 2)
+
+
+# Bad input
+
+
+def save_like(path, values, affine=None):
+    loaded = nib.load(path)
+    nib.save(nib.Nifti1Image(values, loaded.affine if affine is None else affine), path)
+
+
+def part(written, patient, end):
+    return next(written.parent.glob(f"sub-cohort1p0{patient}/dwi/*{end}"))
+
+
+def test_an_empty_body_mask_is_told_when_the_table_is_read(written):
+    save_like(part(written, 2, "body_mask.nii.gz"), np.zeros(SMALL, np.uint8))
+    with pytest.raises(ValueError, match=r"row 3 \(patient cohort1p02\): .*body_mask.*no voxel is inside"):
+        Cohort.read(written)
+
+
+def test_a_lesion_outside_the_body_is_another_patients(written):
+    outside = np.zeros(SMALL, np.uint8)
+    outside[0, 0, 0] = 1
+    save_like(part(written, 1, "lesion_mask.nii.gz"), outside)
+    with pytest.raises(ValueError, match=r"row 2 .*no voxel of the lesion mask .* is inside the body mask"):
+        Cohort.read(written)
+
+
+def test_an_image_of_three_axes_is_told_what_is_needed(written):
+    path = part(written, 1, "_dwi.nii.gz")
+    save_like(path, nib.load(path).get_fdata(dtype=np.float32)[..., 0])
+    with pytest.raises(ValueError, match=r"row 2 .*dwi\.nii\.gz is 3-D \(16 × 16 × 3\); a 4-D image is needed"):
+        Cohort.read(written)
+
+
+def test_one_image_for_two_patients_is_refused(written):
+    image = part(written, 1, "_dwi.nii.gz").relative_to(written.parent)
+    rewrite(written, change(2, image=f"./{image}"))
+    with pytest.raises(ValueError, match="rows 2 and 4: patients cohort1p01 and cohort1p03 have the same image"):
+        Cohort.read(written)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"synthetic": "perhaps"}, "synthetic must be true or false, not 'perhaps'"),
+        ({"sigma": "-3"}, "sigma .* must be finite, 0 or more, not -3"),
+        ({"sigma": "inf"}, "sigma .* must be finite"),
+        ({"te": "0.093"}, "look like seconds"),
+    ],
+)
+def test_impossible_values_are_refused_with_their_row(written, values, message):
+    rewrite(written, change(1, **values))
+    with pytest.raises(ValueError, match=rf"row 3 \(patient cohort1p02\): .*{message}"):
+        Cohort.read(written)
+
+
+def test_two_columns_for_one_thing_are_refused(written):
+    rewrite(written, lambda rows: [row.update(participant_id="x") for row in rows])
+    with pytest.raises(ValueError, match="more than one column patient; keep one"):
+        Cohort.read(written)
+
+
+def test_unknown_averages_are_refused(written):
+    with pytest.raises(ValueError, match="'geometric', 'arithmetic' or None, not 'median'"):
+        Cohort.read(written, average="median")
+
+
+def test_volumes_in_another_order_than_their_protocol_are_refused(written):
+    path = part(written, 2, "_dwi.nii.gz")
+    save_like(path, nib.load(path).get_fdata(dtype=np.float32)[..., ::-1])
+    cohort = Cohort.read(written)["cohort1"]
+    with pytest.raises(ValueError, match=r"cohort1p02 .*the signal in the body rises with b or TE"):
+        cohort.arrays()
+
+
+def test_a_protocol_without_a_clinical_part_is_told_with_its_patient(cohort):
+    scan = cohort.scans[0]
+    few = scan.protocol.take([0, 1, 7, 8])
+    short = Scan("p9", scan.signal[..., [0, 1, 7, 8]], few, scan.mask, scan.affine, lesion=scan.lesion)
+    with pytest.raises(ValueError, match=r"p9 .*needs 5 b-values.* has 2: .*source="):
+        Cohort([short]).arrays()
+    assert Cohort([short]).arrays([0, 1]).X.shape[1] == 2
+
+
+def test_a_noise_map_with_impossible_values_is_refused(cohort):
+    scan = cohort.scans[0]
+    sigma = np.where(scan.lesion, np.nan, 1.0)
+    broken = Scan("p9", scan.signal, scan.protocol, scan.mask, scan.affine, lesion=scan.lesion, sigma=sigma)
+    with pytest.raises(ValueError, match=r"p9 .*sigma map has voxels"):
+        Cohort([broken]).arrays()
+
+
+def test_scaled_integers_are_read_as_their_values(cohort, written):
+    path = part(written, 1, "_dwi.nii.gz")
+    image = nib.Nifti1Image(cohort.scans[0].signal, nib.load(path).affine)
+    image.set_data_dtype(np.int16)
+    image.to_filename(path)  # nibabel chooses a slope
+    stored = nib.load(path)
+    assert stored.get_data_dtype() == np.int16
+    assert stored.dataobj.slope != 1
+    read = Cohort.read(written)["cohort1"].arrays()
+    np.testing.assert_allclose(read.Y, cohort.arrays().Y, atol=2e-3)
+
+
+def test_left_handed_images_have_the_same_voxels(cohort, written):
+    flip = np.diag([-3.0, 3, 6, 1])
+    flip[0, 3] = 45
+    folder = written.parent / "sub-cohort1p01" / "dwi"
+    for path in folder.glob("*.nii.gz"):
+        save_like(path, np.asarray(nib.load(path).dataobj)[::-1], flip)
+    back = Cohort.read(written)["cohort1"].scans[0]
+    assert np.linalg.det(back.affine) < 0
+    np.testing.assert_array_equal(back.signal, cohort.scans[0].signal[::-1])
+    np.testing.assert_array_equal(
+        np.sort(Cohort([back]).arrays().Y[:, 0]), np.sort(Cohort(cohort.scans[:1]).arrays().Y[:, 0])
+    )
+
+
+def test_a_mask_that_was_not_flipped_with_its_image_is_refused(written):
+    path = part(written, 1, "lesion_mask.nii.gz")
+    save_like(path, np.asarray(nib.load(path).dataobj), np.diag([-3.0, 3, 6, 1]))
+    with pytest.raises(ValueError, match=r"row 2 .*lesion_mask.*corners lie up to"):
+        Cohort.read(written)
+
+
+def test_a_tumor_of_one_voxel_is_a_tumor(cohort):
+    scan = cohort.scans[0]
+    one = np.zeros(SMALL, bool)
+    one[tuple(np.argwhere(scan.lesion)[0])] = True
+    tiny = Scan("p9", scan.signal, scan.protocol, scan.mask, scan.affine, lesion=one)
+    assert len(Cohort([tiny]).arrays()) == 1
