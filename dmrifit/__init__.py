@@ -26,6 +26,7 @@ _MODULES = {
     "Evaluation": "evaluation",
     "compare": "evaluation",
     "learning_curve": "evaluation",
+    "claims_board": "claims",
     "leave_one_patient_out": "evaluation",
     "write_report": "reporting",
     "FitResult": "fitting",

@@ -22,6 +22,7 @@ __all__ = [
     "ICCResult",
     "LimitsOfAgreement",
     "bland_altman",
+    "holm",
     "icc",
     "patient_scores",
     "rank_biserial",
@@ -41,8 +42,11 @@ _NO_TISSUE = ("S0",)
 #: Its reference mostly sits at a bound, so summaries are given without it too.
 _AT_BOUND = "T2v"
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
+_TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric")
 _HIGHER_IS_BETTER = ("pearson", "spearman")
 _SIGNED = ("bias", *_HIGHER_IS_BETTER)
+# What each optional library is needed for.
+_LIBRARIES = {"statsmodels": {"equivalence", "mixed"}, "scikit_posthocs": {"ranks", "nemenyi", "cliques"}}
 _FEW = "{n} patients have all values; {least} are needed"
 
 
@@ -128,7 +132,7 @@ def study_statistics(
     ValueError
         If the index is no column, a parameter or table is unknown, or margin or level are out of range.
     ImportError
-        If statsmodels or scikit-posthocs (extra ``stats``) are not installed.
+        If a table needs statsmodels or scikit-posthocs (extra ``stats``) and they are not installed.
 
     References
     ----------
@@ -138,8 +142,6 @@ def study_statistics(
     """
     import pandas as pd
 
-    for library in ("statsmodels", "scikit_posthocs"):
-        import_optional(library)
     if margin is not None and not margin > 0:
         msg = f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit"
         raise ValueError(msg)
@@ -154,6 +156,9 @@ def study_statistics(
     if unknown:
         msg = f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
         raise ValueError(msg)
+    for library, needing in _LIBRARIES.items():
+        if needing & set(wanted):
+            import_optional(library)
     table = _indexed(scores, index)
     groups = _metric_groups(table, metrics, by_metric)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _COLUMNS}
@@ -555,8 +560,8 @@ def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
         msg = f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of them, not {index!r}"
         raise ValueError(msg)
     value = scores[column].abs() if index.startswith("abs_") else scores[column]
-    table = scores[needed].assign(value=value.astype(float))
-    table = table[~table["algorithm"].isin(CONTROLS) & (table["metric"].astype(str) != "")]
+    table = scores[needed].astype(dict.fromkeys(_TEXT, str)).assign(value=value.astype(float))
+    table = table[~table["algorithm"].isin(CONTROLS) & (table["metric"] != "")]
     return table.sort_values([*needed, "value"], ignore_index=True)
 
 
@@ -665,19 +670,35 @@ def _pairs(
                 test = wilcoxon(x, y)
             row |= {"statistic": float(test.statistic), "p": float(test.pvalue)}
         rows.append(row)
-    for row, p in zip(rows, _holm([row["p"] for row in rows]), strict=True):
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return rows
 
 
-def _holm(p: Sequence[float]) -> list[float]:
-    """Correct p values by Holm's steps; NaN, no test, stays NaN and counts for nothing."""
-    multitest = import_optional("statsmodels.stats.multitest")
+def holm(p: Sequence[float]) -> list[float]:
+    """
+    Correct p values of several tests by Holm's steps.
+
+    Parameters
+    ----------
+    p : sequence of float
+        NaN, no test, stays NaN and counts for nothing.
+
+    Returns
+    -------
+    list of float
+        Corrected values, in the same order.
+
+    References
+    ----------
+    Holm, Scand J Stat 6:65–70, 1979.
+    """
     given = np.asarray(p, dtype=np.float64)
     corrected = np.full(len(given), np.nan)
-    usable = np.isfinite(given)
-    if usable.any():
-        corrected[usable] = multitest.multipletests(given[usable], method="holm")[1]
+    order = np.argsort(given)[: int(np.isfinite(given).sum())]
+    # statsmodels has this too, but collects garbage at every call, which takes longer than all tests.
+    steps = given[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in corrected]
 
 
@@ -712,7 +733,7 @@ def _equivalence(
             row |= {"low": mean - spread, "high": mean + spread, "p": float(p)}
             row |= {"p_lower": float(lower[1]), "p_upper": float(upper[1])}
             row["p_different"] = float(ttest_rel(values[:, i], values[:, j]).pvalue)
-    for row, p in zip(rows, _holm([row["p_different"] for row in rows]), strict=True):
+    for row, p in zip(rows, holm([row["p_different"] for row in rows]), strict=True):
         row["p_different"] = p
         if row["p"] <= alpha:
             row["verdict"] = "equivalent"

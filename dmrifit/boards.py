@@ -1,0 +1,437 @@
+"""Boards of claims: what a study states, checked with figures over repeated runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "BOARD_COLUMNS",
+    "DEPENDS",
+    "FAILS",
+    "FIGURE_COLUMNS",
+    "HOLDS",
+    "OPEN",
+    "Check",
+    "Claim",
+    "MissingEvidence",
+    "Reading",
+    "Relation",
+    "Run",
+    "build_board",
+    "check_claims",
+    "format_number",
+]
+
+Relation = Literal["<", "<=", ">", ">="]
+
+HOLDS = "holds"
+FAILS = "does not hold"
+OPEN = "cannot be told"
+#: What the verdict of a claim starts with whose conditions disagree.
+DEPENDS = "depends on"
+
+BOARD_COLUMNS = ("claim", "statement", "study", "ours", "rule", "verdict", "readings", "reason", "n_runs")
+FIGURE_COLUMNS = (
+    *("claim", "reading", "condition", "run", "where", "quantity", "value", "relation", "limit", "against"),
+    "verdict",
+)
+
+
+class MissingEvidence(Exception):
+    """What a reading needs is not there; the message says what."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    One comparison of a number with a limit.
+
+    Attributes
+    ----------
+    quantity : str
+        What the number is.
+    value : float
+        The number; NaN leaves the check open.
+    relation : {"<", "<=", ">", ">="}
+        What it has to be.
+    limit : float
+        Fixed by the rule, or measured too.
+    where : str
+        What part of the data it is from.
+    against : str
+        What the limit is, if it was measured.
+    fails : bool
+        Whether a number on the wrong side contradicts the claim. False where it only leaves it without
+        evidence, as a test of equivalence does.
+    """
+
+    quantity: str
+    value: float
+    relation: Relation
+    limit: float
+    where: str = ""
+    against: str = ""
+    fails: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """HOLDS, FAILS or OPEN."""
+        if math.isnan(self.value) or math.isnan(self.limit):
+            return OPEN
+        satisfied = {
+            "<": self.value < self.limit,
+            "<=": self.value <= self.limit,
+            ">": self.value > self.limit,
+            ">=": self.value >= self.limit,
+        }[self.relation]
+        if satisfied:
+            return HOLDS
+        return FAILS if self.fails else OPEN
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    One way to read a claim.
+
+    Attributes
+    ----------
+    name : str
+        What distinguishes it.
+    checks : callable
+        Takes the evidence of one run and gives a sequence of `Check`, which must all hold; raises
+        `MissingEvidence` where something is not there.
+    """
+
+    name: str
+    checks: Callable[[Any], Sequence[Check]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """
+    What a study states, and the rule that decides whether it holds here.
+
+    Attributes
+    ----------
+    number : int
+        Its place on the board.
+    statement : str
+        The claim in our words.
+    study : str
+        The figure that the study prints; never one of ours.
+    rule : str
+        The rule in words.
+    readings : tuple of Reading
+        The first decides; the others are listed beside it.
+    explain : callable, optional
+        Takes the evidence of all runs of a condition and says in words with numbers what the outcome comes
+        from.
+    conditions : tuple of str
+        Conditions that must all be there, and hold, for the claim to hold; empty if any will do.
+    """
+
+    number: int
+    statement: str
+    study: str
+    rule: str
+    readings: tuple[Reading, ...]
+    explain: Callable[[Sequence[Any]], str] | None = None
+    conditions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    The evidence of one repetition.
+
+    Attributes
+    ----------
+    condition : str
+        What was varied on purpose.
+    name : str
+        What distinguishes the repetition, such as its seed.
+    evidence : object
+        What the readings of the claims take.
+    """
+
+    condition: str
+    name: str
+    evidence: Any = field(repr=False)
+
+
+def check_claims(claims: Sequence[Claim], runs: Sequence[Run]) -> pd.DataFrame:
+    """
+    Make every check of every reading of every claim in every run.
+
+    Parameters
+    ----------
+    claims : sequence of Claim
+        The claims.
+    runs : sequence of Run
+        The repetitions.
+
+    Returns
+    -------
+    DataFrame
+        One row for each check: ``claim`` (number), ``reading``, ``condition``, ``run``, ``where``,
+        ``quantity``, ``value``, ``relation``, ``limit``, ``against`` and ``verdict``. A reading that lacks
+        something has one row, with what is missing as ``quantity`` and no ``relation``.
+    """
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        for reading in claim.readings:
+            for run in runs:
+                keys = {"claim": claim.number, "reading": reading.name, "condition": run.condition, "run": run.name}
+                try:
+                    checks = list(reading.checks(run.evidence))
+                except MissingEvidence as missing:
+                    nothing = {"where": "", "relation": "", "against": "", "value": math.nan, "limit": math.nan}
+                    rows.append({**keys, **nothing, "quantity": str(missing), "verdict": OPEN})
+                    continue
+                rows += [keys | {name: getattr(check, name) for name in FIGURE_COLUMNS[4:]} for check in checks]
+    return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
+
+
+def build_board(
+    claims: Sequence[Claim],
+    runs: Sequence[Run],
+    *,
+    least_runs: int = 3,
+    run_word: str = "seed",
+    depends: Callable[[Sequence[str], Sequence[str]], str] | None = None,
+    figures: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """
+    Decide claims by their first reading, over all runs and conditions.
+
+    In a condition a check holds, or fails, if it does in every run. A reading holds if all its checks do, and
+    fails if one does; otherwise, where runs disagree or are fewer than `least_runs`, it cannot be told. Over
+    conditions it holds, or fails, if it does in every one.
+
+    Parameters
+    ----------
+    claims : sequence of Claim
+        The claims.
+    runs : sequence of Run
+        The repetitions, of one condition or several.
+    least_runs : int, default=3
+        With fewer runs in a condition nothing is decided there.
+    run_word : str, default="seed"
+        What a run is called.
+    depends : callable, optional
+        Takes the conditions that hold and those that fail, and says in a few words, after "depends on",
+        what the outcome depends on.
+    figures : DataFrame, optional
+        What `check_claims` gave for the same claims and runs, so that it is not computed again.
+
+    Returns
+    -------
+    DataFrame
+        One row for each claim: ``claim`` (number), ``statement``, ``study`` (its figure), ``ours`` (mean ±
+        standard deviation over runs, by condition), ``rule``, ``verdict`` ("holds", "does not hold",
+        "cannot be told", or "depends on …" where conditions disagree), ``readings`` (the verdict of each),
+        ``reason`` and ``n_runs`` (in the condition that has fewest). Lines of a cell are separated by line
+        feeds.
+
+    Raises
+    ------
+    ValueError
+        If there is no run, or two claims have one number.
+    """
+    import pandas as pd
+
+    if not runs:
+        msg = "a board needs at least one run"
+        raise ValueError(msg)
+    numbers = [claim.number for claim in claims]
+    if len(set(numbers)) < len(numbers):
+        msg = f"claims need numbers of their own, not {numbers}"
+        raise ValueError(msg)
+    figures = check_claims(claims, runs) if figures is None else figures
+    conditions = list(dict.fromkeys(run.condition for run in runs))
+    counts = {name: len({run.name for run in runs if run.condition == name}) for name in conditions}
+    rows = []
+    for claim in claims:
+        own = figures[figures["claim"] == claim.number]
+        by_reading = {
+            reading.name: _Outcome.of(own[own["reading"] == reading.name], claim, counts, least_runs, run_word, depends)
+            for reading in claim.readings
+        }
+        first = by_reading[claim.readings[0].name]
+        rows.append(
+            {
+                "claim": claim.number,
+                "statement": claim.statement,
+                "study": claim.study,
+                "ours": first.ours,
+                "rule": claim.rule,
+                "verdict": first.verdict,
+                "readings": "\n".join(f"{name}: {found.verdict}{found.short}" for name, found in by_reading.items()),
+                "reason": "\n".join(_reasons(claim, first, runs)),
+                "n_runs": min(counts.values()),
+            }
+        )
+    return pd.DataFrame(rows, columns=list(BOARD_COLUMNS))
+
+
+def format_number(value: float, spread: float = math.nan) -> str:
+    """
+    Write a number, with its spread, in three digits.
+
+    Parameters
+    ----------
+    value, spread : float
+        A NaN spread is left out.
+
+    Returns
+    -------
+    str
+        For example "0.098 ± 0.005"; a dash for NaN.
+    """
+    value += 0.0  # no negative zero
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    digits = 3 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 3)
+    small = value != 0 and abs(value) < 5e-4
+    text = f"{value:.1e}" if small else f"{value:.{digits}f}"
+    if math.isnan(spread):
+        return text
+    return f"{text} ± {spread:.1e}" if small else f"{text} ± {spread:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a reading."""
+
+    verdict: str
+    short: str
+    ours: str
+    summary: list[str]
+    reasons: dict[str, str]
+    by_condition: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        figures: pd.DataFrame,
+        claim: Claim,
+        counts: Mapping[str, int],
+        least_runs: int,
+        run_word: str,
+        depends: Callable[[Sequence[str], Sequence[str]], str] | None,
+    ) -> _Outcome:
+        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
+        ours = []
+        for condition, part in figures.groupby("condition", sort=False):
+            found[condition], reasons[condition] = _decide(part, counts[condition], least_runs, run_word)
+            text = _figures_in_words(part)
+            ours += [f"{condition}: {text}" if condition else text] if text else []
+        absent = [name for name in claim.conditions if name not in found]
+        holding = [name for name, verdict in found.items() if verdict == HOLDS]
+        failing = [name for name, verdict in found.items() if verdict == FAILS]
+        undecided = [name for name in found if name not in (*holding, *failing)]
+        short, summary = "", []
+        if absent:
+            verdict = OPEN
+            summary = [f"missing: {'; '.join(absent)}"]
+        elif len(holding) == len(found):
+            verdict = HOLDS
+        elif len(failing) == len(found):
+            verdict = FAILS
+        elif holding and failing:
+            verdict = f"{DEPENDS} {depends(holding, failing) if depends else 'the condition'}"
+            short = f" (holds: {'; '.join(holding)})"
+            named = {"holds": holding, "does not hold": failing, "cannot be told": undecided}
+            summary = ["; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names)]
+        else:
+            verdict = OPEN
+        return cls(verdict, short, "\n".join(ours), summary, reasons, found)
+
+
+def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> tuple[str, str]:
+    """Decide a reading in one condition, and say why."""
+    lacking = ", ".join(dict.fromkeys(figures.loc[figures["relation"] == "", "quantity"]))
+    if (figures["relation"] == "").all():
+        return OPEN, f"missing: {lacking}"
+    verdicts = {part_of: _agreed(part["verdict"], n_runs) for part_of, part in _checks(figures)}
+    wrong = _wrong_in_words(figures, word)
+    if n_runs < least_runs:
+        few = f"one {word}" if n_runs == 1 else f"{n_runs} {word}s"
+        return OPEN, "; ".join(part for part in (f"{few}, {least_runs} are needed", wrong) if part)
+    if FAILS in verdicts.values():
+        return FAILS, wrong
+    if set(verdicts.values()) == {HOLDS}:
+        return HOLDS, f"holds in all {n_runs} {word}s"
+    lacks = f"missing in some {word}s: {lacking}" if lacking else ""
+    return OPEN, "; ".join(part for part in (wrong, lacks) if part)
+
+
+def _agreed(verdicts: Sequence[str], n_runs: int) -> str:
+    """Give the verdict of a check that all runs agree on."""
+    found = set(verdicts)
+    return found.pop() if len(found) == 1 and len(verdicts) == n_runs else OPEN
+
+
+def _checks(figures: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
+    usable = figures[figures["relation"] != ""]
+    return usable.groupby(["where", "quantity"], sort=False)
+
+
+def _figures_in_words(figures: pd.DataFrame) -> str:
+    """Write each number as mean ± standard deviation over runs; places together."""
+    parts: dict[str, list[str]] = {}
+    for (where, quantity), part in _checks(figures):
+        against = part["against"].iloc[0]
+        text = f"{where} " * bool(where) + _spread(part["value"])
+        parts.setdefault(quantity, []).append(f"{text} ({against} {_spread(part['limit'])})" if against else text)
+    return "; ".join(f"{quantity}: {', '.join(places)}" for quantity, places in parts.items())
+
+
+def _wrong_in_words(figures: pd.DataFrame, word: str) -> str:
+    """Name the checks that do not hold, and in how many runs."""
+    parts = []
+    for (where, quantity), part in _checks(figures):
+        wrong = part[part["verdict"] != HOLDS]
+        if len(wrong):
+            what = f"{where} " * bool(where) + quantity
+            relation, against = wrong["relation"].iloc[0], wrong["against"].iloc[0]
+            limit = f"{_spread(wrong['limit'])} ({against})" if against else format_number(wrong["limit"].iloc[0])
+            share = f"{len(wrong)} of {len(part)} {word}s" if len(part) > 1 else ""
+            share = f" in all {word}s" if len(wrong) == len(part) > 1 else f" in {share}" * bool(share)
+            parts.append(f"{what} {_spread(wrong['value'])}, not {relation} {limit}{share}")
+    return "; ".join(parts)
+
+
+def _spread(values: pd.Series) -> str:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return format_number(float(values.iloc[0])) if len(values) else "–"
+    return format_number(float(finite.mean()), float(finite.std()) if len(finite) > 1 else math.nan)
+
+
+def _reasons(claim: Claim, outcome: _Outcome, runs: Sequence[Run]) -> list[str]:
+    """Say what each condition gave; explain those in which a claim does not hold, or all where it does."""
+    wanted = [name for name, verdict in outcome.by_condition.items() if verdict != HOLDS] or list(outcome.by_condition)
+    lines = list(outcome.summary)
+    for condition, why in outcome.reasons.items():
+        text = why
+        if claim.explain is not None and condition in wanted:
+            with suppress(MissingEvidence):
+                text = f"{why}. {claim.explain([run.evidence for run in runs if run.condition == condition])}"
+        lines.append(f"{condition}: {text}" if condition else text)
+    return lines
