@@ -53,7 +53,8 @@ th, td { max-width: 32rem; padding: .3rem .7rem .3rem 0; text-align: left; verti
   border-bottom: 1px solid #e4e8ed; }
 th { font-weight: 600; vertical-align: bottom; }
 tr.control td { color: #6a737f; }
-td.words { min-width: 13rem; max-width: 22rem; }
+td.words { min-width: 10rem; max-width: 22rem; white-space: pre-line; }
+details { margin: .5rem 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; }

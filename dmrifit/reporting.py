@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ __all__ = ["summarize", "write_report"]
 
 PAGE = "report.html"
 FIGURES = "figures"
+TABLES = "tables"
 VECTORS = "figures.pdf"
 _TABLES = ("summary.csv", "claims.csv")
 
@@ -53,8 +54,9 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     -------
     Path
         The page, ``report.html``, which needs no other file and no network. Beside it stand ``scores.csv``,
-        ``signals.csv``, ``summary.csv``, ``claims.csv``, ``study.json``, and in the folder ``figures`` every figure
-        as PNG, all of them as vectors (``figures.pdf``) and the tables of all tests as CSV.
+        ``signals.csv``, ``summary.csv``, ``claims.csv``, ``study.json``, in the folder ``figures`` every figure as
+        PNG and all of them as vectors (``figures.pdf``), in the folder ``tables`` all tests and what the claims
+        rest on.
 
     Raises
     ------
@@ -74,18 +76,23 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     page = html_page(_title(board), _sections(board, evaluations, gallery, tables), lead=_lead(board), contents=True)
     evaluations[0].write(folder)
     beside = {"summary.csv": board.summary} | {name: tables.pop(name) for name in _TABLES if name in tables}
-    drawn = folder / FIGURES
-    earlier = sorted(path.name for path in drawn.glob("*") if path.suffix in (".png", ".csv", ".pdf"))
-    files = {name: table.to_csv(index=False).encode() for name, table in tables.items()}
-    files |= gallery.pictures | {VECTORS: gallery.vectors()}
-    with FileSet(drawn, dict.fromkeys([*files, *earlier]), overwrite=True) as written:
-        for name, content in files.items():
-            written.path(name).write_bytes(content)
+    _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
+    _replace(folder / TABLES, {name: table.to_csv(index=False).encode() for name, table in tables.items()})
     with FileSet(folder, [*_TABLES, PAGE], overwrite=True) as written:
         for name, table in beside.items():
             written.path(name).write_text(table.to_csv(index=False), encoding="utf-8")
         written.path(PAGE).write_text(page, encoding="utf-8")
     return folder / PAGE
+
+
+def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put files into a folder of the report, and remove those of an earlier report."""
+    earlier = sorted(path.name for path in folder.glob("*") if path.suffix in (".png", ".csv", ".pdf"))
+    if not (files or earlier):
+        return
+    with FileSet(folder, list(dict.fromkeys([*files, *earlier])), overwrite=True) as written:
+        for name, content in files.items():
+            written.path(name).write_bytes(content)
 
 
 def _title(board: Board) -> str:
@@ -108,9 +115,8 @@ def _sections(
     """Make all sections, in the order in which a reader asks."""
 
     def claims() -> Any:
-        body, table = claims_table(evaluations)
-        if table is not None:
-            tables["claims.csv"] = table
+        body, found = claims_table(evaluations)
+        tables.update({f"{name}.csv": table for name, table in found.items()})
         return body
 
     def tests() -> Any:

@@ -161,7 +161,7 @@ def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", l
                     for axis in (ax.xaxis, ax.yaxis):
                         plain_ticks(axis, _few_steps(low, high))
                 else:
-                    ax.locator_params(nbins=4)
+                    ax.locator_params(nbins=3)
                 ax.plot([low, high], [low, high], color=INK, lw=0.9, zorder=3)
                 if (cohort, strategy) in counts:
                     count = np.where(counts[cohort, strategy] > 0, counts[cohort, strategy], np.nan)

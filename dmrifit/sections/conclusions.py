@@ -31,17 +31,12 @@ __all__ = ["INDICES", "claims_table", "statistics_tables"]
 
 #: Columns that are tested, and how they are written.
 INDICES = {"dispersion": "DI", "abs_bias": "|BI|"}
+ALPHA = 0.05
 #: Fewer comparisons decide no claim.
 LEAST_RUNS = 3
 _FEWEST_RANKS = 3
 _KINDS = {"holds": "good", "does not hold": "bad", "cannot be told": "neutral"}
-_CARD_ROWS = (
-    ("study", "study"),
-    ("ours", "ours"),
-    ("rule", "rule"),
-    ("reason", "reason"),
-    ("readings", "readings"),
-)
+_EVIDENCE = ("study", "ours", "rule", "reason", "readings")
 
 
 def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str, pd.DataFrame]]:
@@ -78,30 +73,39 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
         "equivalent: closer than the margin. A large p alone is no proof of equality."
     )
     parts: list[Any] = [html_paragraph(text)]
-    overview = [row for index in INDICES for row in _overview(tables, index)]
-    header = ["index", "parameters", "cohort", "strategy", "trained on", "patients", "Friedman p", "Kendall's W"]
-    header += ["pairs that differ", "pairs equivalent", "margin (%)", ""]
-    parts.append(html_table(overview, header, numbers=(5, 6, 7, 8, 9, 10), words=(11,)))
     first = board.regimes[0]
-    for index, symbol in INDICES.items():
-        grid = _diagrams(board, gallery, tables, index, symbol)
+    overview: list[list[Any]] = []
+    reasons: dict[str, list[str]] = {}
+    for index in INDICES:
+        for row, reason in _overview(tables, index, first):
+            overview.append(row)
+            if reason:
+                reasons.setdefault(reason, []).append(f"{row[0]} of {row[1]} {row[2]}")
+    header = ["index", "cohort", "strategy", "parameters", "patients", "Friedman p", "Kendall's W"]
+    header += ["pairs that differ", "pairs equivalent", "margin (%)"]
+    parts.append(html_heading(f"Trained on {WHOM.get(first, first)}; {board.conditions(_rows(board, first))}"))
+    parts.append(html_table(overview, header, numbers=(4, 5, 6, 7, 8, 9)))
+    parts += [html_note(f"{reason} ({', '.join(dict.fromkeys(where))}).") for reason, where in reasons.items()]
+    drawn = {symbol: _diagrams(board, gallery, tables, index, symbol) for index, symbol in INDICES.items()}
+    for symbol, grid in drawn.items():
         if grid:
-            parts += [html_heading(f"Average ranks by {symbol}, 1 = smallest"), html_grid(grid)]
-    parts.append(
-        html_note(
-            f"All tissue parameters, trained on {WHOM.get(first, first)}. A bar joins algorithms that Nemenyi's test "
-            "does not tell apart (α = .05)."
-        )
-    )
+            parts += [
+                html_heading(f"Average ranks by {symbol} over all tissue parameters, 1 = smallest"),
+                html_grid(grid),
+            ]
+    if any(drawn.values()):
+        parts.append(html_note(f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."))
     for index, symbol in INDICES.items():
-        parts.append(html_details(f"All pairs, {symbol}", _pair_table(tables, index)))
-        mixed = _mixed_table(tables, index)
+        parts.append(html_details(f"All pairs, {symbol}", _pair_table(tables, index, first)))
+        mixed = _mixed_table(tables, index, first)
         if mixed:
             parts.append(html_details(f"Mixed model of {symbol}, patients as random intercepts", mixed))
+    if len(board.regimes) > 1:
+        parts.append(html_note("The tests of other ways of training are in the folder tables beside this page."))
     return html_join(parts), tables
 
 
-def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, pd.DataFrame | None]:
+def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, dict[str, pd.DataFrame]]:
     """
     Tabulate the claims of the published study beside what these comparisons show.
 
@@ -114,15 +118,15 @@ def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, pd.DataFram
     -------
     html : Markup
         The board.
-    table : DataFrame or None
-        The same as a table, None where nothing can be judged.
+    tables : dict of str to DataFrame
+        The board and the numbers that it rests on; empty where nothing can be judged.
     """
-    from dmrifit.claims import claims_board
+    from dmrifit.claims import claim_figures, claims_board
 
     try:
         table = claims_board(evaluations)
     except ValueError as error:
-        return html_paragraph(f"The claims cannot be judged: {error}."), None
+        return html_paragraph(f"The claims cannot be judged: {error}."), {}
     n_runs = int(table["n_runs"].max()) if len(table) else 0
     text = (
         f"{plural(len(table), 'claim')} of Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025, judged by "
@@ -135,45 +139,51 @@ def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, pd.DataFram
             "training on body and on lesion (and, for synthetic cohorts, both difficulties). Name the folders of all "
             "comparisons: dmrifit report FOLDER FOLDER …"
         )
-    rows = [[row["claim"], row["statement"], row["verdict"]] for row in table.to_dict("records")]
+    columns = ("claim", "statement", "study", "ours", "verdict")
+    rows = [[row[name] for name in columns] for row in table.to_dict("records")]
     cards = [
         html_card(
             f"{row['claim']}. {row['statement']}",
             row["verdict"],
-            [(name, row[key]) for name, key in _CARD_ROWS if str(row.get(key, "")).strip()],
+            [(name, row[name]) for name in _EVIDENCE if str(row.get(name, "")).strip()],
             kind=_KINDS.get(row["verdict"], "open"),
         )
         for row in table.to_dict("records")
     ]
-    overview = html_table(rows, ["", "claim", "verdict"], words=(1, 2))
-    return html_join(
-        [html_paragraph(text), overview, html_details("Each claim with its evidence", html_join(cards))]
-    ), table
+    overview = html_table(rows, ["", "claim", "study", "ours", "verdict"], words=(1, 2, 3, 4))
+    body = html_join([html_paragraph(text), overview, html_details("Each claim with its evidence", html_join(cards))])
+    return body, {"claims": table, "claim_figures": claim_figures(evaluations)}
 
 
-def _overview(tables: dict[str, pd.DataFrame], index: str) -> list[list[Any]]:
-    keys = ["metrics", "cohort", "strategy", "train_on"]
-    pairs = tables[f"statistics_{index}_pairs"]
-    equivalence = tables[f"statistics_{index}_equivalence"]
+def _overview(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> list[tuple[list[Any], str]]:
+    """Make a row for each cohort, strategy and group of parameters, and say why numbers are missing."""
+    keys = ["cohort", "strategy", "metrics"]
+    friedman, pairs, equivalence = (
+        table[table["train_on"] == train_on]
+        for table in (tables[f"statistics_{index}_{name}"] for name in ("friedman", "pairs", "equivalence"))
+    )
     rows = []
-    for row in tables[f"statistics_{index}_friedman"].sort_values(keys, kind="stable").to_dict("records"):
+    for row in friedman.sort_values(keys, kind="stable").to_dict("records"):
         own, same = (
             table[np.logical_and.reduce([table[key] == row[key] for key in keys])] for table in (pairs, equivalence)
         )
         tested = own["p_holm"].notna().sum()
-        margin = same["margin"].iloc[0] if len(same) else np.nan
-        rows.append([
+        cells = [
             INDICES[index],
             *(row[key] for key in keys),
             row["n_patients"],
             p_value(row["p"]),
             decimals(row["kendall_w"], 2),
-            f"{(own['p_holm'] < 0.05).sum()} of {tested}" if tested else "–",
+            f"{(own['p_holm'] < ALPHA).sum()} of {tested}" if tested else "–",
             f"{(same['verdict'] == 'equivalent').sum()} of {len(same)}" if len(same) else "–",
-            percent(margin),
-            row["reason"],
-        ])  # fmt: skip
+            percent(same["margin"].iloc[0] if len(same) else np.nan),
+        ]
+        rows.append((cells, row["reason"]))
     return rows
+
+
+def _rows(board: Board, train_on: str) -> pd.DataFrame:
+    return board.scores[board.scores["train_on"] == train_on]
 
 
 def _diagrams(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], index: str, symbol: str) -> list[Markup]:
@@ -198,10 +208,13 @@ def _diagrams(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], i
     return grid
 
 
-def _pair_table(tables: dict[str, pd.DataFrame], index: str) -> Markup:
-    keys = ["metrics", "cohort", "strategy", "train_on", "a", "b"]
-    pairs = tables[f"statistics_{index}_pairs"]
-    verdicts = tables[f"statistics_{index}_equivalence"].set_index(keys)
+def _pair_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> Markup:
+    keys = ["cohort", "strategy", "metrics", "a", "b"]
+    pairs, verdicts = (
+        table[table["train_on"] == train_on]
+        for table in (tables[f"statistics_{index}_{name}"] for name in ("pairs", "equivalence"))
+    )
+    verdicts = verdicts.set_index(keys)
     rows = []
     for row in pairs.to_dict("records"):
         key = tuple(row[name] for name in keys)
@@ -216,21 +229,19 @@ def _pair_table(tables: dict[str, pd.DataFrame], index: str) -> Markup:
             "–" if same is None else f"{percent(same['low'])} … {percent(same['high'])}",
             "–" if same is None else same["verdict"] or "–",
         ])  # fmt: skip
-    header = ["parameters", "cohort", "strategy", "trained on", "a", "b", "mean a (%)", "mean b (%)"]
+    header = ["cohort", "strategy", "parameters", "a", "b", "mean a (%)", "mean b (%)"]
     header += ["median a − b (%)", "p (Holm)", "rank-biserial (95 % interval)", "mean a − b, 90 % interval (%)", ""]
-    return html_table(rows, header, numbers=range(6, 12))
+    return html_table(rows, header, numbers=range(5, 11))
 
 
-def _mixed_table(tables: dict[str, pd.DataFrame], index: str) -> Markup | None:
-    mixed = tables.get(f"statistics_{index}_mixed")
-    if mixed is None or not len(mixed):
-        return None
-    tests = mixed[mixed["kind"] == "test"]
+def _mixed_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> Markup | None:
+    mixed = tables[f"statistics_{index}_mixed"]
+    tests = mixed[(mixed["kind"] == "test") & (mixed["train_on"] == train_on)]
     if not len(tests):
         return None
     rows = [
         [
-            *(row[key] for key in ("metrics", "cohort", "strategy", "train_on", "term", "scale")),
+            *(row[key] for key in ("cohort", "strategy", "metrics", "term", "scale")),
             decimals(row["statistic"], 1),
             decimals(row["df"], 0),
             p_value(row["p"]),
@@ -238,5 +249,5 @@ def _mixed_table(tables: dict[str, pd.DataFrame], index: str) -> Markup | None:
         ]
         for row in tests.to_dict("records")
     ]
-    header = ["parameters", "cohort", "strategy", "trained on", "term", "scale", "Wald χ²", "df", "p", ""]
-    return html_table(rows, header, numbers=(6, 7, 8), words=(9,))
+    header = ["cohort", "strategy", "parameters", "term", "scale", "Wald χ²", "df", "p", ""]
+    return html_table(rows, header, numbers=(5, 6, 7), words=(8,))

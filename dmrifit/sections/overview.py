@@ -38,7 +38,7 @@ _SIMULATION = {
     "patient_variation": "variation between patients (× table)",
 }
 _CONTROLS = {
-    "constant": "constant answers the mean of the training patients whatever it is shown",
+    "constant": "constant answers the median of the training targets whatever it is shown",
     "shuffled": "shuffled is linear regression trained on targets in random order",
     "perfect": "perfect answers what was measured",
 }
