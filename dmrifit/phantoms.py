@@ -80,7 +80,7 @@ def simulate_cohort(
         `difficulty`, infinite for no noise.
     latent_corr : float, default=0.6
         Correlation, within a tissue, of the parameters that cellularity (Dt, K, T2t) or vascularity
-        (f, Dv) move together, 0 to 1. It is what lets T2t be guessed from diffusion at all.
+        (f, Dv) move together, 0 to 1. It helps to guess T2t from diffusion.
     gain_variation : float, default=0.25
         Coefficient of variation, between patients, of the receiver's gain.
     artifacts : sequence of str or mapping of str to float, optional
