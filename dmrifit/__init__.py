@@ -22,7 +22,7 @@ _MODULES = {
     "simulate_cohort": "phantoms",
     "protocol_precision": "precision",
     "rank_contrasts": "precision",
-    "rank_contrasts_by_prediction": "precision",
+    "rank_contrasts_by_prediction": "contrasts",
     "Evaluation": "evaluation",
     "compare": "evaluation",
     "learning_curve": "evaluation",

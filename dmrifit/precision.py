@@ -1,26 +1,22 @@
-"""What a protocol can tell: bounds on the precision of parameters, and which contrasts matter."""
+"""What a protocol can tell: bounds on the precision of parameters, and the contrasts that lower them most."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.contrasts import Step, order_table, start_of
 from dmrifit.mapping import resolve_model
 from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
-from dmrifit.randomness import RandomState
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dmrifit.cohort import Cohort, VoxelTable
-    from dmrifit.scans import MaskName
-
-__all__ = ["protocol_precision", "rank_contrasts", "rank_contrasts_by_prediction", "signal_jacobian"]
+__all__ = ["protocol_precision", "rank_contrasts", "signal_jacobian"]
 
 #: The rule of `FitResult.ill_conditioned` too: parameters whose variance the others inflate more cannot be told apart.
 _LARGEST_INFLATION = 1e8
@@ -227,163 +223,18 @@ def rank_contrasts(
     # Derivatives by the logarithm of the parameters: variances are then squared coefficients of variation.
     rows = (signal_jacobian(model, values, protocol) * values[:, None, :] / noise[:, None, None])[:, :, free]
     weights = (_prior_rows(model, values, prior, weak=1.0) * np.abs(values))[:, free]
-    taken, left = _start(protocol, start, n)
+    taken, left = start_of(protocol, start, n)
     information = np.einsum("smi,smj->sij", rows[:, taken], rows[:, taken])
     information[:, np.arange(len(names)), np.arange(len(names))] += weights**2
     score, cv = _judge(information[None], criterion)
-    steps = [_Step(-1, score[0], np.nan, cv[0])]
+    steps = [Step(-1, score[0], np.nan, cv[0])]
     for _ in range(n or len(left)):
         each = information + np.einsum("smi,smj->msij", rows[:, left], rows[:, left])
         score, cv = _judge(each, criterion)
         best = int(np.argmin(score))
-        steps.append(_Step(left.pop(best), score[best], steps[-1].score - score[best], cv[best]))
+        steps.append(Step(left.pop(best), score[best], steps[-1].score - score[best], cv[best]))
         information = each[best]
-    return _table(protocol, steps, len(taken), "score", [f"cv_{name}" for name in names])
-
-
-def rank_contrasts_by_prediction(
-    cohort: Cohort,
-    *,
-    start: Protocol | ArrayLike | None = None,
-    target: Protocol | ArrayLike | None = None,
-    n: int | None = None,
-    train_mask: MaskName = "body",
-    score_mask: MaskName = "lesion",
-    max_voxels: int | None = 250,
-    random_state: RandomState = None,
-) -> pd.DataFrame:
-    """
-    Order the contrasts of a cohort by how much measuring them helps to predict the others.
-
-    One contrast after another is taken, each time the one by which linear regression from all contrasts taken predicts
-    the remaining ones of left-out patients best. What a contrast is worth to itself (when measured, it need not be
-    predicted) does not count, so that noisy ones are not taken for their noise.
-
-    Parameters
-    ----------
-    cohort : Cohort
-        Patients, at least two, who have all contrasts.
-    start : Protocol or indices, optional
-        Contrasts of the target that are measured anyway; by default its clinical ones. An empty list: none.
-    target : Protocol or indices, optional
-        The contrasts that can be measured or predicted; by default all of the first scan's protocol.
-    n : int, optional
-        How many contrasts to take; all by default.
-    train_mask, score_mask : {"body", "lesion"}
-        Voxels that are learned from, and voxels of the left-out patient that are predicted.
-    max_voxels : int, default=250
-        At most so many training voxels of each patient; None for all.
-    random_state : int, RandomState or None, default=None
-        Seed of their draw.
-
-    Returns
-    -------
-    DataFrame
-        One row for each contrast in the order taken: ``step`` (from 1), ``index`` (in the target), ``contrast`` (its
-        label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``error`` (mean relative error |prediction − measured| /
-        measured of the contrasts not yet taken, averaged over patients; NaN when none is left), ``gain`` (by how much
-        it fell for those contrasts) and ``helped`` (share of the patients for whom it fell). Before them stands step
-        0: the error with `start` alone.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two patients, a scan lacks a contrast, or nothing is left to take.
-    """
-    table = cohort.arrays(target, target, mask=train_mask, max_voxels=max_voxels, random_state=random_state)
-    held_out = cohort.arrays(table.target, table.target, mask=score_mask)
-    protocol = table.target
-    patients = [patient for patient in dict.fromkeys(held_out.groups) if (table.groups != patient).any()]
-    if len(patients) < 2:
-        msg = (
-            f"leaving one patient out needs two with voxels in the {score_mask} mask; cohort {cohort.name!r} has "
-            f"{len(patients)}"
-        )
-        raise ValueError(msg)
-    folds = [_Fold(table, held_out, patient) for patient in patients]
-    taken, left = _start(protocol, protocol.clinical() if start is None else start, n)
-    errors = np.array([fold.errors([taken])[0] for fold in folds])  # patients × contrasts
-    steps = [_Step(-1, float(errors[:, left].mean()), np.nan, np.array([np.nan]))]
-    for _ in range(n or len(left)):
-        each = np.array([fold.errors([[*taken, one] for one in left]) for fold in folds])  # … × candidates × contrasts
-        # Judged on what remains to be predicted whichever candidate is taken.
-        fall = np.array([np.delete(errors - each[:, i], [*taken, one], axis=1) for i, one in enumerate(left)])
-        gain = fall.mean(axis=(1, 2)) if len(left) > 1 else np.array([np.nan])
-        best = int(np.argmax(gain))
-        errors = each[:, best]
-        taken.append(left.pop(best))
-        score = float(errors[:, left].mean()) if left else np.nan
-        helped = np.mean(fall[best].mean(axis=1) > 0) if left else np.nan
-        steps.append(_Step(taken[-1], score, float(gain[best]), np.array([helped])))
-    return _table(protocol, steps, len(taken) - len(steps) + 1, "error", ["helped"])
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """A contrast that was taken, or what there was before the first."""
-
-    index: int
-    score: float
-    gain: float
-    more: NDArray[np.float64]
-
-
-class _Fold:
-    """Linear regression between contrasts for one left-out patient, from sums over the other patients."""
-
-    def __init__(self, table: VoxelTable, held_out: VoxelTable, patient: str) -> None:
-        train = table.Y[(table.groups != patient) & np.isfinite(table.Y).all(axis=1)]
-        self.mean = train.mean(axis=0)
-        self.covariance = np.cov(train, rowvar=False, bias=True)
-        test = held_out.Y[held_out.groups == patient]
-        self.test = test[np.isfinite(test).all(axis=1) & (test > 0).all(axis=1)]
-
-    def errors(self, choices: list[list[int]]) -> NDArray[np.float64]:
-        """Mean relative error of every contrast (columns) from several choices of measured ones (rows)."""
-        chosen = np.array(choices, dtype=np.intp)
-        among = self.covariance[chosen[:, :, None], chosen[:, None, :]]
-        weights = np.linalg.pinv(among, rcond=1e-13, hermitian=True) @ self.covariance[chosen]
-        centered = (self.test - self.mean)[:, chosen].transpose(1, 0, 2)
-        predicted = self.mean + centered @ weights
-        return np.abs(predicted / self.test - 1).mean(axis=1)
-
-
-def _start(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None) -> tuple[list[int], list[int]]:
-    """Part the contrasts in those that are measured anyway and those that can be taken."""
-    if start is None:
-        taken = []
-    elif isinstance(start, Protocol):
-        taken = start.indices_in(protocol).tolist()
-    else:
-        taken = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist() if np.size(start) else []
-    outside = [index for index in taken if not 0 <= index < len(protocol)]
-    if outside or len(set(taken)) != len(taken):
-        msg = f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}"
-        raise ValueError(msg)
-    left = [index for index in range(len(protocol)) if index not in taken]
-    if not left or (n is not None and not 1 <= n <= len(left)):
-        msg = f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}"
-        raise ValueError(msg)
-    return taken, left
-
-
-def _table(protocol: Protocol, steps: list[_Step], n_start: int, score: str, more: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    indices = [step.index for step in steps]
-    te = np.full(len(protocol), np.nan) if protocol.te is None else protocol.te
-    table = pd.DataFrame(
-        {
-            "step": np.arange(len(steps)),
-            "index": indices,
-            "contrast": [f"start ({n_start})", *(protocol.labels[index] for index in indices[1:])],
-            "b": [np.nan, *protocol.b[indices[1:]]],
-            "te": [np.nan, *te[indices[1:]]],
-            score: [step.score for step in steps],
-            "gain": [step.gain for step in steps],
-        }
-    )
-    return table.join(pd.DataFrame(np.array([step.more for step in steps]), columns=more))
+    return order_table(protocol, steps, len(taken), "score", [f"cv_{name}" for name in names])
 
 
 def _judge(information: NDArray[np.float64], criterion: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
