@@ -72,3 +72,14 @@ def test_a_model_of_ones_own_is_fitted_and_drawn(tmp_path, monkeypatch, capsys):
     error = np.abs(names["result"].parameters / names["truth"] - 1)
     assert (np.median(error, axis=0) < [0.02, 0.06, 0.06]).all()
     assert (tmp_path / "build" / "examples" / "own_model.png").stat().st_size > 10_000
+
+
+def test_a_scan_is_planned_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(EXAMPLES / "plot_plan_scan.py"))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("by precision: S_b")
+    assert second.startswith("by prediction: S_b")
+    assert (np.diff(names["by_precision"]["score"]) < 0).all()
+    assert names["by_prediction"]["gain"].iloc[1] > 0
+    assert (tmp_path / "build" / "examples" / "plan_scan.png").stat().st_size > 10_000
