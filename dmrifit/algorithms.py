@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone, is_regressor
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
-from sklearn.linear_model import LinearRegression, QuantileRegressor
+from sklearn.linear_model import QuantileRegressor
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline
@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, get_tags
 
 from dmrifit._optional import import_optional
+from dmrifit.least_squares import LeastSquares
 
 __all__ = [
     "ALGORITHMS",
@@ -28,6 +29,7 @@ __all__ = [
     "TargetWise",
     "build_regressor",
     "default_patch_shape",
+    "learns_from_moments",
     "make_regressor",
 ]
 
@@ -170,7 +172,7 @@ def make_regressor(
         if median:
             inner = TargetWise(QuantileRegressor(**{"alpha": 0.0, **params}), n_jobs=jobs)
         else:
-            inner = LinearRegression(**params)
+            return LeastSquares(**params)  # has no scale
     elif name in ("RFR", "ETR"):
         forest = RandomForestRegressor if name == "RFR" else ExtraTreesRegressor
         criterion = "absolute_error" if median else "squared_error"
@@ -199,6 +201,25 @@ def make_regressor(
         return DummyRegressor(**{"strategy": "median", **params})
     scaled = Pipeline([("scale", StandardScaler()), ("regress", inner)])
     return TransformedTargetRegressor(scaled, transformer=StandardScaler())
+
+
+def learns_from_moments(name: str, *, loss: str = "mean") -> bool:
+    """
+    Tell whether the moments of the training data are all that an algorithm needs.
+
+    Parameters
+    ----------
+    name : str
+        As for `make_regressor`.
+    loss : {"mean", "median"}, default="mean"
+        As for `make_regressor`.
+
+    Returns
+    -------
+    bool
+        True for least squares, whose ``fit_moments`` then takes the place of ``fit``.
+    """
+    return name == "LR" and loss == "mean"
 
 
 def build_regressor(

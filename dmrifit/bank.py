@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from dmrifit.cohort import Cohort
-from dmrifit.entrants import View, missing_contrasts
+from dmrifit.entrants import Entrant, View, missing_contrasts
 from dmrifit.fitting import FitResult, FitStatus, fit_voxels
+from dmrifit.prediction import Design
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import derived_seed
 from dmrifit.records import digest
 from dmrifit.resynthesis import resynthesize
 from dmrifit.scans import MaskName, Scan
 
-__all__ = ["Bank", "HeldOut"]
+__all__ = ["Bank", "HeldOut", "Stack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,69 @@ class HeldOut:
     index: NDArray[np.intp]
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """
+    Training voxels of all patients, in arrays that workers share.
+
+    Attributes
+    ----------
+    arrays : tuple of ndarray
+        Features and targets of a strategy; of another estimator X and Y.
+    rows : dict of str to slice
+        Where the voxels of a patient stand.
+    designs : dict of str to Design
+        What is known of a patient's voxels beside the arrays: counts and, for regressors that need no more,
+        moments. Empty for an estimator that is no strategy.
+    """
+
+    arrays: tuple[NDArray, NDArray]
+    rows: dict[str, slice]
+    designs: dict[str, Design]
+
+    @classmethod
+    def of(cls, entrant: Entrant, view: View, voxels: Mapping[str, tuple[NDArray, NDArray, NDArray]]) -> Stack:
+        """
+        Prepare the voxels of patients for an estimator.
+
+        Parameters
+        ----------
+        entrant : Entrant
+            Who is trained.
+        view : View
+            How it sees them.
+        voxels : mapping of str to (X, Y, maps)
+            Signals and reference maps by patient.
+
+        Returns
+        -------
+        Stack
+            Of all patients.
+
+        Raises
+        ------
+        ValueError
+            If the estimator refuses a patient's voxels.
+        """
+        parts, designs = {}, {}
+        for patient, (X, Y, maps) in voxels.items():
+            if not entrant.recipe:
+                parts[patient] = X, Y
+                continue
+            estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
+            known = {"reference_maps": maps} if entrant.strategy == "m2m" else {}
+            try:
+                design = estimator.design(X, Y, **known)
+            except ValueError as error:
+                msg = f"estimator {entrant.name!r}, patient {patient}: {error}"
+                raise ValueError(msg) from None
+            parts[patient], designs[patient] = design.arrays(), design.reduced()
+        ends = np.cumsum([len(x) for x, _ in parts.values()])
+        rows = {p: slice(end - len(parts[p][0]), end) for p, end in zip(parts, ends.tolist(), strict=True)}
+        first, second = (np.concatenate(part) for part in zip(*parts.values(), strict=True))
+        return cls((first, second), rows, designs)
 
 
 class Bank:
@@ -95,9 +160,8 @@ class Bank:
         self.testable: dict[str, list[str]] = {}
         self._tests: dict[tuple[View, str], HeldOut] = {}
         self._digests: dict[tuple[Any, ...], str] = {}
-        self._rows: dict[tuple[View, int], dict[str, slice]] = {}
-        self._pieces: dict[tuple[View, int], list[tuple[NDArray, ...]]] = {}
-        self._stacked: dict[tuple[View, int], tuple[NDArray, ...]] = {}
+        self._voxels: dict[tuple[View, int], dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
+        self._stacks: dict[tuple[Any, ...], Stack] = {}
         self._one_draw = max_voxels is None
         self._max_voxels = max_voxels
         self._seed = seed
@@ -132,11 +196,7 @@ class Bank:
         X, Y = table.X[usable], table.Y[usable]
         fit = _reference(Y, view, own.name, patient)
         maps = np.where((fit.status == FitStatus.NOT_CONVERGED)[:, None], np.nan, fit.parameters)
-        pieces = self._pieces.setdefault((view, repeat), [])
-        rows = self._rows.setdefault((view, repeat), {})
-        start = sum(len(piece[0]) for piece in pieces)
-        pieces.append((X, Y, maps))
-        rows[patient] = slice(start, start + len(X))
+        self._voxels.setdefault((view, repeat), {})[patient] = X, Y, maps
         self._digests["train", view, repeat, patient] = digest([X, Y])
 
     def _add_test(self, own: Cohort, view: View, patient: str, mask: MaskName) -> None:
@@ -164,50 +224,34 @@ class Bank:
         )
         self._digests["test", view, patient] = digest([table.X, table.Y, reference, known])
 
-    def stacked(self, view: View, repeat: int) -> tuple[NDArray, NDArray, NDArray]:
+    def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
         """
-        Return all training voxels of a view, one array each, so that workers share them.
+        Return what an estimator is trained on, of all patients, made once for all that share it.
 
         Parameters
         ----------
+        entrant : Entrant
+            Who is trained.
         view : View
             Of the patients that are tested on.
         repeat : int
-            Which draw.
+            Which draw of voxels.
 
         Returns
         -------
-        X, Y, maps : ndarray
-            Source signals, target signals and the fit to these; NaN where the fit did not converge.
-        """
-        key = view, self._draw(repeat)
-        if key not in self._stacked:
-            pieces = self._pieces.pop(key)
-            X, Y, maps = (np.concatenate(part) for part in zip(*pieces, strict=True))
-            self._stacked[key] = X, Y, maps
-        X, Y, maps = self._stacked[key]
-        return X, Y, maps
+        Stack
+            Arrays of all patients and where each of them stands.
 
-    def rows(self, view: View, repeat: int, patients: Sequence[str]) -> list[slice]:
+        Raises
+        ------
+        ValueError
+            If a patient's voxels cannot be prepared; the message names estimator and patient.
         """
-        Say where the training voxels of patients stand in `stacked`.
-
-        Parameters
-        ----------
-        view : View
-            As in `stacked`.
-        repeat : int
-            As in `stacked`.
-        patients : sequence of str
-            Names.
-
-        Returns
-        -------
-        list of slice
-            One for each patient.
-        """
-        rows = self._rows[view, self._draw(repeat)]
-        return [rows[patient] for patient in patients]
+        key = entrant.recipe, view, self._draw(repeat)
+        if key not in self._stacks:
+            voxels = self._voxels[view, self._draw(repeat)]
+            self._stacks[key] = Stack.of(entrant, view, voxels)
+        return self._stacks[key]
 
     def tests(self, view: View, patients: Sequence[str]) -> list[HeldOut]:
         """
@@ -236,7 +280,7 @@ class Bank:
         view : View
             How the patients are looked at.
         repeat : int
-            As in `stacked`.
+            As in `material`.
         train, test : sequence of str
             Names of patients.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from dmrifit.mapping import resolve_model
 from dmrifit.models import SignalModel
 from dmrifit.prediction import MapsToMaps, SignalToSignal, resolve_patch_shape
 from dmrifit.protocol import Protocol
-from dmrifit.records import describe
+from dmrifit.records import describe, digest
 from dmrifit.scans import Scan
 
 __all__ = [
@@ -64,6 +64,8 @@ class Entrant:
         Plain values by which kept results are found again.
     control : str
         One of `CONTROLS`, or empty.
+    recipe : str
+        Same for estimators of a strategy that prepare training voxels in the same way; empty for others.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Entrant:
     model: SignalModel
     description: Any
     control: str = ""
+    recipe: str = ""
 
     @classmethod
     def of(cls, name: str, estimator: Any, *, kept: bool) -> Entrant:
@@ -121,7 +124,9 @@ class Entrant:
                 msg = f"estimator {name!r}: {error}"
                 raise ValueError(msg) from None
             description = repr(estimator)
-        return cls(name, strategy, _algorithm(name, strategy), estimator, model, description)
+        return cls(
+            name, strategy, _algorithm(name, strategy), estimator, model, description, recipe=_recipe(estimator, kind)
+        )
 
 
 @dataclass(frozen=True)
@@ -283,7 +288,7 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool) -> list[Entrant]:
                 changes["loss"] = "mean"
             plain = clone(first.estimator).set_params(**changes)
             one = Entrant.of(f"{control} {strategy}", plain, kept=kept)
-            controls.append(Entrant(one.name, strategy, control, plain, one.model, [control, one.description], control))
+            controls.append(replace(one, algorithm=control, description=[control, one.description], control=control))
     return controls
 
 
@@ -344,6 +349,17 @@ def _model_of(estimator: Any) -> SignalModel:
         msg = "a comparison scores maps, and without a model there are none; give model="
         raise ValueError(msg)
     return resolve_model(model)
+
+
+def _recipe(estimator: Any, kind: str) -> str:
+    """Describe all of a strategy but what learns; an estimator with a fit of its own has no recipe."""
+    if type(estimator) not in (SignalToSignal, MapsToMaps):
+        return ""
+    parameters = estimator.get_params(deep=False)
+    try:
+        return digest([kind, {k: v for k, v in parameters.items() if k not in ("regressor", "random_state")}])
+    except TypeError:  # a parameter that cannot be described
+        return f"{kind} {id(estimator)}"
 
 
 def _parameter(estimator: Any, name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dmrifit.algorithms import ALGORITHMS
 from dmrifit.bank import Bank
 from dmrifit.cohort import Cohort
-from dmrifit.entrants import Entrant, choose_views, controls_of, named_cohorts, named_estimators
+from dmrifit.entrants import SHUFFLED, Entrant, choose_views, controls_of, named_cohorts, named_estimators
 from dmrifit.files import write_text
 from dmrifit.folds import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.prediction import MapsToMaps, SignalToSignal
@@ -381,22 +381,26 @@ def _run(
         found = ((i, folder.get(cell.key, arrays=cell.keep)) for i, cell in enumerate(cells))
         results = {i: content for i, content in found if content is not None}
     waiting = [i for i in range(len(cells)) if i not in results]
-    tasks = (
-        delayed(_numbered)(
-            i,
-            cells[i],
-            *bank.stacked(cells[i].view, cells[i].repeat),
-            bank.rows(cells[i].view, cells[i].repeat, cells[i].train),
-            bank.tests(cells[i].view, cells[i].test),
-        )
-        for i in waiting
-    )
+    # What cannot be prepared is known before anything is trained.
+    for i in waiting:
+        bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
+    tasks = (delayed(_numbered)(i, cells[i], *_material(cells[i], bank)) for i in waiting)
     finished = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks)
     for i, content in tqdm(finished, total=len(waiting), unit="model", desc="compare", disable=None):
         if folder is not None:
             folder.put(cells[i].key, content)
         results[i] = content
     return [results[i] for i in range(len(cells))], len(cells) - len(waiting)
+
+
+def _material(cell: Cell, bank: Bank) -> tuple[Any, ...]:
+    """Give a training what it needs, and no more: workers get copies."""
+    stack = bank.material(cell.entrant, cell.view, cell.repeat)
+    designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
+    shuffled = cell.entrant.control == SHUFFLED
+    reduced = bool(designs) and not shuffled and cell.entrant.estimator.learns_from_moments
+    rows = [stack.rows[patient] for patient in cell.train]
+    return None if reduced else stack.arrays, rows, designs, bank.tests(cell.view, cell.test)
 
 
 def _numbered(i: int, *arguments: Any) -> tuple[int, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,6 +54,7 @@ class Moments:
         Moments
             Theirs.
         """
+        X, Y = np.ascontiguousarray(X), np.ascontiguousarray(Y)  # bits depend on how they lie in memory
         mean_x, mean_y = X.mean(axis=0), Y.mean(axis=0)
         x = X - mean_x
         return cls(len(X), mean_x, mean_y, x.T @ x, x.T @ (Y - mean_y))
@@ -76,15 +78,15 @@ class Moments:
         ----------
         Chan, Golub and LeVeque, Am Stat 37(3):242–247, 1983.
         """
-        n = sum(part.n for part in parts)
-        mean_x = sum(part.n * part.mean_x for part in parts) / n
-        mean_y = sum(part.n * part.mean_y for part in parts) / n
+        counts = [part.n for part in parts]
+        mean_x = np.average([part.mean_x for part in parts], axis=0, weights=counts)
+        mean_y = np.average([part.mean_y for part in parts], axis=0, weights=counts)
         xx, xy = np.zeros_like(parts[0].xx), np.zeros_like(parts[0].xy)
         for part in parts:
             shift = part.mean_x - mean_x
             xx += part.xx + part.n * np.outer(shift, shift)
             xy += part.xy + part.n * np.outer(shift, part.mean_y - mean_y)
-        return cls(n, mean_x, mean_y, xx, xy)
+        return cls(sum(counts), mean_x, mean_y, xx, xy)
 
 
 class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -107,6 +109,9 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
     --------
     sklearn.linear_model.LinearRegression : The same from data.
     """
+
+    coef_: NDArray[np.float64]
+    intercept_: Any
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> LeastSquares:
         """

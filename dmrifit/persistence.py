@@ -48,6 +48,7 @@ _SCALED = _PLAIN | {
     "sklearn.pipeline.Pipeline",
     "sklearn.preprocessing._data.StandardScaler",
 }
+_LEAST_SQUARES = "dmrifit.least_squares.LeastSquares"
 _TREE = "sklearn.tree._tree.Tree"
 _TARGETWISE = "dmrifit.algorithms.TargetWise"
 _PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
@@ -58,7 +59,7 @@ _NETWORK = _SCALED | {
     _ADAM,
 }
 _TYPES: dict[str, frozenset[str]] = {
-    "LR": _SCALED | {"sklearn.linear_model._base.LinearRegression"},
+    "LR": _PLAIN | {_LEAST_SQUARES},
     "RFR": _SCALED | {
         "sklearn.ensemble._forest.RandomForestRegressor",
         "sklearn.tree._classes.DecisionTreeRegressor",
@@ -87,7 +88,7 @@ _TYPES: dict[str, frozenset[str]] = {
 }  # fmt: skip
 # Beyond these, a regressor that was given instead of a name may hold what skops trusts by default: the
 # public estimators of scikit-learn.
-_TRUSTED_BEYOND_SKOPS = (_TREE, _PREDICTOR, _TARGETWISE, _ADAM)
+_TRUSTED_BEYOND_SKOPS = (_LEAST_SQUARES, _TREE, _PREDICTOR, _TARGETWISE, _ADAM)
 # How skops may build them: no functions, methods, partials or reductions.
 _LOADERS = frozenset({
     "CachedNode", "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode", "ObjectNode",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from joblib import parallel_config
@@ -13,8 +15,9 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dmrifit.algorithms import build_regressor, default_patch_shape
+from dmrifit.algorithms import build_regressor, default_patch_shape, learns_from_moments
 from dmrifit.fitting import FitStatus, fit_voxels
+from dmrifit.least_squares import Moments
 from dmrifit.mapping import ClinicalMetrics, check_columns, resolve_model
 from dmrifit.models import Parameter, SignalModel
 from dmrifit.patches import as_neighbors, center_of, check_patch_shape
@@ -22,7 +25,7 @@ from dmrifit.protocol import Protocol
 from dmrifit.scaling import reference_columns
 from dmrifit.threads import one_thread
 
-__all__ = ["MapsToMaps", "SignalToSignal", "resolve_patch_shape"]
+__all__ = ["Design", "MapsToMaps", "SignalToSignal", "resolve_patch_shape"]
 
 _Array = NDArray[np.float64]
 
@@ -68,6 +71,64 @@ def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
     return default_patch_shape(getattr(estimator, "regressor", None))
 
 
+@dataclass(frozen=True, eq=False)
+class Design:
+    """
+    What the regressor of a strategy is trained on.
+
+    Attributes
+    ----------
+    n_voxels : int
+        Usable voxels.
+    n_dropped : int
+        Voxels that are not usable.
+    n_columns : int
+        Of X.
+    features, targets : ndarray of shape (n_voxels, n_features), (n_voxels, n_targets), optional
+        Of the usable voxels; None where the moments are enough.
+    moments : Moments, optional
+        Of features and targets.
+    """
+
+    n_voxels: int
+    n_dropped: int
+    n_columns: int
+    features: NDArray[np.float64] | None = None
+    targets: NDArray[np.float64] | None = None
+    moments: Moments | None = None
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """
+        Give features and targets.
+
+        Returns
+        -------
+        features, targets : ndarray
+            As above.
+
+        Raises
+        ------
+        ValueError
+            If the design has moments alone.
+        """
+        if self.features is None or self.targets is None:
+            msg = "this design has moments alone, and the regressor needs features and targets"
+            raise ValueError(msg)
+        return self.features, self.targets
+
+    def reduced(self) -> Design:
+        """
+        Give the same design with moments alone.
+
+        Returns
+        -------
+        Design
+            Without arrays.
+        """
+        moments = Moments.of(*self.arrays()) if self.n_voxels else None
+        return Design(self.n_voxels, self.n_dropped, self.n_columns, moments=moments)
+
+
 class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """What the strategies share: protocols checked, unusable voxels set aside, one regressor inside."""
 
@@ -78,6 +139,7 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     patch_shape: tuple[int, int, int] | None
     random_state: int | np.random.RandomState | None
     regressor_: RegressorMixin
+    _needed = ""  # of a training voxel
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -137,26 +199,69 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(msg)
         return self.source, self.target
 
-    def _regress(self, X: _Array, Y: _Array) -> None:
-        """Fit the regressor inside; one BLAS thread, because bits change with their number."""
-        n_targets = 1 if Y.ndim == 1 else Y.shape[1]
-        regressor = build_regressor(
+    @property
+    def learns_from_moments(self) -> bool:
+        """Whether the moments of the training voxels are all that the regressor needs."""
+        return isinstance(self.regressor, str) and learns_from_moments(self.regressor, loss=self._loss)
+
+    def fit_designs(self, designs: Sequence[Design]) -> Self:
+        """
+        Fit to what `design` made of the voxels of one patient or several.
+
+        A comparison trains on the same patients again and again, and makes their designs once.
+
+        Parameters
+        ----------
+        designs : sequence of Design
+            Of an estimator with the same parameters, but for the regressor and the seed. Moments are
+            enough where `learns_from_moments`.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If no voxel is usable.
+        """
+        self.n_dropped_ = sum(design.n_dropped for design in designs)
+        self.n_features_in_ = designs[0].n_columns
+        if not any(design.n_voxels for design in designs):
+            msg = f"none of {self.n_dropped_} training voxels has {self._needed}; check images, masks and protocols"
+            raise ValueError(msg)
+        designs = [design for design in designs if design.n_voxels]
+        with one_thread():
+            moments = [design.moments for design in designs if design.moments is not None]
+            if self.learns_from_moments and len(moments) == len(designs):
+                total = Moments.total(moments)
+                self.regressor_ = self._build(len(total.mean_y)).fit_moments(total)
+            else:
+                x, y = (np.concatenate(parts) for parts in zip(*(design.arrays() for design in designs), strict=True))
+                self.regressor_ = self._build(1 if y.ndim == 1 else y.shape[1]).fit(x, y)
+        return self
+
+    def _build(self, n_targets: int) -> Any:
+        return build_regressor(
             self.regressor,
             n_targets=n_targets,
             patch_shape=self.patch_shape_,
             loss=self._loss,
             random_state=self.random_state,
         )
-        with one_thread():
-            regressor.fit(X, Y)
-        self.regressor_ = regressor
 
-    def _drop(self, usable: NDArray[np.bool_], needed: str) -> None:
-        """Count the training voxels that cannot be used."""
-        _refuse_if_empty(usable, needed)
-        self.n_dropped_ = int((~usable).sum())
-        if self.n_dropped_:
-            _log.info("%d of %d training voxels are left out: they have not %s", self.n_dropped_, len(usable), needed)
+    def _design(self, x: _Array, y: _Array, usable: NDArray[np.bool_] | None = None) -> Design:
+        """Keep the usable rows of features and targets, and say how many are not."""
+        if usable is None:
+            usable = np.ones(len(x), bool)
+        n_dropped = int((~usable).sum())
+        if n_dropped:
+            _log.info("%d of %d training voxels are left out: they have not %s", n_dropped, len(usable), self._needed)
+            x, y = x[usable], y[usable]
+        # Bits of a product depend on how its factors lie in memory.
+        x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+        return Design(len(x), n_dropped, self.n_features_in_, x, y)
 
     def _answer(self, X: _Array) -> _Array:
         # A forest in threads adds its trees in the order in which they finish.
@@ -226,6 +331,8 @@ class SignalToSignal(_Strategy):
     (3, 21)
     """
 
+    _needed = "a finite signal in every source and target image"
+
     def __init__(
         self,
         regressor: str | BaseEstimator = "LR",
@@ -266,17 +373,34 @@ class SignalToSignal(_Strategy):
         ValueError
             If the columns are not those of the protocols, no voxel is usable, or an option is unknown.
         """
+        return self.fit_designs([self.design(X, Y)])
+
+    def design(self, X: ArrayLike, Y: ArrayLike) -> Design:
+        """
+        Prepare training voxels for the regressor.
+
+        Parameters
+        ----------
+        X, Y : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        Design
+            For `fit_designs`.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not those of the protocols, or an option is unknown.
+        """
         x, y = self._checked_training(X, Y)
         if self.source is None:
-            self.n_dropped_ = 0
-        else:
-            scale = self._voxel_scale(x)
-            usable = _finite_rows(x) & _finite_rows(y) & (scale > 0)
-            self._drop(usable, "a finite signal in every source and target image")
-            scale = scale[usable, None]
-            x, y = x[usable] / scale, y[usable] / scale
-        self._regress(x, y)
-        return self
+            return self._design(x, y)
+        scale = self._voxel_scale(x)
+        usable = _finite_rows(x) & _finite_rows(y) & (scale > 0)
+        scale = np.where(usable, scale, 1.0)[:, None]
+        return self._design(x / scale, y / scale, usable)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """
@@ -440,6 +564,8 @@ class MapsToMaps(_Strategy):
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
 
+    _needed = "clinical metrics and a reference fit"
+
     def __init__(
         self,
         regressor: str | BaseEstimator = "LR",
@@ -487,25 +613,41 @@ class MapsToMaps(_Strategy):
             echo times that the target lacks, an option is unknown or does not go with the regressor
             or the model, or no voxel is usable.
         """
+        return self.fit_designs([self.design(X, Y, reference_maps=reference_maps)])
+
+    def design(self, X: ArrayLike, Y: ArrayLike, *, reference_maps: ArrayLike | None = None) -> Design:
+        """
+        Prepare training voxels for the regressor.
+
+        Parameters
+        ----------
+        X, Y, reference_maps : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        Design
+            For `fit_designs`.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`, but for voxels that are not usable.
+        """
         x, y = self._checked_training(X, Y)
         if self.source is None or self.target is None:
             if reference_maps is not None:
                 msg = "reference_maps belong to protocols: give source= and target="
                 raise ValueError(msg)
-            features, targets = x, y
-            self.n_dropped_ = 0
-        else:
-            model = _model_for(self.model, self.target)
-            features, clinical_s0 = _features(x, self.source, self.patch_shape_)
-            maps = _reference(y, self.target, model, reference_maps)
-            targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
-            usable = _finite_rows(features) & _finite_rows(targets)
-            self._drop(usable, "clinical metrics and a reference fit")
-            features, targets = features[usable], targets[usable]
-            logged, floor = self._logarithms(model)
-            targets[:, logged] = np.log(np.maximum(targets[:, logged], floor[logged]))
-        self._regress(features, targets)
-        return self
+            return self._design(x, y)
+        model = _model_for(self.model, self.target)
+        features, clinical_s0 = _features(x, self.source, self.patch_shape_)
+        maps = _reference(y, self.target, model, reference_maps)
+        targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
+        logged, floor = self._logarithms(model)
+        targets[:, logged] = np.log(np.maximum(targets[:, logged], floor[logged]))
+        usable = _finite_rows(features) & _finite_rows(targets)
+        return self._design(features, targets, usable)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """
@@ -642,12 +784,6 @@ def _floor(parameter: Parameter, model: str) -> float:
 
 def _finite_rows(values: _Array) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(values).all(axis=1))
-
-
-def _refuse_if_empty(usable: NDArray[np.bool_], needed: str) -> None:
-    if not usable.any():
-        msg = f"none of {len(usable)} training voxels has {needed}; check images, masks and protocols"
-        raise ValueError(msg)
 
 
 def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel:

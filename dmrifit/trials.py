@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from dmrifit.bank import HeldOut
 from dmrifit.entrants import PERFECT, SHUFFLED, View
 from dmrifit.folds import Cell
 from dmrifit.models import SignalModel
-from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.prediction import Design, MapsToMaps, SignalToSignal
 from dmrifit.randomness import derived_seed, seed_for
 from dmrifit.threads import one_thread
 
@@ -26,7 +27,11 @@ _NAN = float("nan")
 
 
 def run_trial(
-    cell: Cell, X: NDArray, Y: NDArray, maps: NDArray, rows: Sequence[slice], tests: Sequence[HeldOut]
+    cell: Cell,
+    arrays: tuple[NDArray, NDArray] | None,
+    rows: Sequence[slice],
+    designs: Sequence[Design],
+    tests: Sequence[HeldOut],
 ) -> dict[str, Any]:
     """
     Train once, test on every held-out patient.
@@ -35,10 +40,12 @@ def run_trial(
     ----------
     cell : Cell
         What is trained and tested.
-    X, Y, maps : ndarray
-        Training voxels of all patients: source signals, target signals, fits to these.
+    arrays : tuple of ndarray, or None
+        Training voxels of all patients, as in `Stack`; None where moments are enough.
     rows : sequence of slice
         Where those stand that are trained on.
+    designs : sequence of Design
+        Of the patients that are trained on; empty for an estimator that is no strategy.
     tests : sequence of HeldOut
         The held-out patients.
 
@@ -59,7 +66,7 @@ def run_trial(
     with one_thread():
         try:
             start = time.perf_counter()
-            estimator = None if cell.entrant.control == PERFECT else _trained(cell, X, Y, maps, rows)
+            estimator = None if cell.entrant.control == PERFECT else _trained(cell, arrays, rows, designs)
             training = (time.perf_counter() - start) / len(tests)
             for test in tests:
                 start = time.perf_counter()
@@ -94,19 +101,20 @@ def _keys(cell: Cell, test: HeldOut) -> dict[str, Any]:
     }
 
 
-def _trained(cell: Cell, X: NDArray, Y: NDArray, maps: NDArray, rows: Sequence[slice]) -> Any:
-    from sklearn.base import clone
-    from sklearn.utils.validation import has_fit_parameter
-
+def _trained(
+    cell: Cell, arrays: tuple[NDArray, NDArray] | None, rows: Sequence[slice], designs: Sequence[Design]
+) -> Any:
     estimator = clone(cell.entrant.estimator)
     estimator.set_params(**_completed(estimator, cell))
-    x, y, reference = (np.concatenate([part[r] for r in rows]) for part in (X, Y, maps))
+    if arrays is None:
+        return estimator.fit_designs(designs)
+    x, y = (np.concatenate([part[r] for r in rows]) for part in arrays)
     if cell.entrant.control == SHUFFLED:
-        order = np.random.default_rng(seed_for(cell.seed, "shuffle")).permutation(len(x))
-        y, reference = y[order], reference[order]
-    if has_fit_parameter(estimator, "reference_maps"):
-        return estimator.fit(x, y, reference_maps=reference)
-    return estimator.fit(x, y)
+        y = y[np.random.default_rng(seed_for(cell.seed, "shuffle")).permutation(len(y))]
+    if not designs:
+        return estimator.fit(x, y)
+    n_dropped = sum(design.n_dropped for design in designs)
+    return estimator.fit_designs([Design(len(x), n_dropped, designs[0].n_columns, x, y)])
 
 
 def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:

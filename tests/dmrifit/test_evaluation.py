@@ -545,7 +545,7 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
         reference = fit_voxels(Y, PROTOCOL, model).parameters
         X.append((np.column_stack([np.ones(len(Y)), fast, slow, 1 - slow0 / s0]), s0, source.max(axis=1)))
         references.append(reference)
-        targets.append(np.column_stack([reference[:, 0] / s0, reference[:, 1:]]))
+        targets.append(np.column_stack([np.log(reference[:, 0] / s0), reference[:, 1:]]))
     for held_out, patient in enumerate(patients.patients):
         train = [i for i in range(3) if i != held_out]
         weights = np.linalg.lstsq(
@@ -553,7 +553,7 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
         )[0]
         features, s0, largest = X[held_out]
         maps = features @ weights
-        maps[:, 0] *= s0
+        maps[:, 0] = np.exp(maps[:, 0]) * s0
         for j, parameter in enumerate(model.parameters):
             unit = largest if j == 0 else 1.0
             predicted = np.clip(maps[:, j], parameter.low * unit, parameter.high * unit)

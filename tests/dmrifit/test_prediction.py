@@ -226,7 +226,7 @@ def test_the_held_out_targets_do_not_reach_the_prediction(strategy, noisy):
 
 
 def test_scaling_is_learned_from_the_training_voxels_alone(noisy):
-    estimator = SignalToSignal("LR", **PROTOCOLS).fit(noisy[:100, CLINICAL], noisy[:100])
+    estimator = SignalToSignal("ETR", **PROTOCOLS).fit(noisy[:100, CLINICAL], noisy[:100])
     scaler = estimator.regressor_.regressor_["scale"]
     np.testing.assert_allclose(scaler.mean_, noisy[:100, CLINICAL].mean(axis=0))
     np.testing.assert_allclose(estimator.regressor_.transformer_.mean_, noisy[:100].mean(axis=0))
