@@ -50,10 +50,11 @@ figcaption, .note { font-size: .875rem; color: #4a5563; }
 .scroll { overflow-x: auto; }
 table { width: max-content; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { max-width: 32rem; padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid #e4e8ed; }
+  border-bottom: 1px solid #e4e8ed; overflow-wrap: break-word; }
 th { font-weight: 600; vertical-align: bottom; }
 tr.control td { color: #6a737f; }
-td.words { min-width: 10rem; max-width: 22rem; white-space: pre-line; }
+table.prose { width: auto; }
+td.words { min-width: 13rem; white-space: pre-line; }
 details { margin: .5rem 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
@@ -101,7 +102,7 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 
-_TABLE = """<div class="scroll"><table>
+_TABLE = """<div class="scroll"><table{% if prose %} class="prose"{% endif %}>
 {% macro line(cells, tag, control=false) %}<tr{% if control %} class="control"{% endif %}>
 {%- for cell in cells %}<{{ tag }}{{ classes[loop.index0] }}>{{ cell }}</{{ tag }}>{% endfor -%}
 </tr>{% endmacro %}
@@ -183,7 +184,7 @@ def html_table(
     long = set(words)
     names = ["number" if i in right else "words" if i in long else "" for i in range(width)]
     classes = [_safe(f' class="{name}"') if name else "" for name in names]
-    return _safe(_render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint)))
+    return _safe(_render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint), prose=bool(long)))
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:

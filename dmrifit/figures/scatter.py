@@ -131,7 +131,8 @@ def _scatter(
             clip_on=False,
             zorder=2 if is_control(row["algorithm"]) else 3,
         )
-    ax.set(xlim=(0, limits[0]), ylim=(0, limits[1]), xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
+    # Points at the limits stand whole inside the figure.
+    ax.set(xlim=(0, 1.03 * limits[0]), ylim=(0, 1.03 * limits[1]), xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
 
 
 def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> tuple[list[Any], list[Any]]:

@@ -146,7 +146,7 @@ def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", l
         counts[key] = np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]
     norm = colors.LogNorm(1, max((count.max() for count in counts.values()), default=2) + 1)
     label = f" ({unit})" if unit else ""
-    edge, room = 1.42, 0.34
+    edge, room, gap = 1.36, 0.34, 0.28
     with shared_style({"font.size": 9}):
         figure = new_figure(PANEL[0], 0.95 + (edge + room) * len(rows) - room + 0.2 * title.count("\n"))
         width, height = figure.get_size_inches()
@@ -154,7 +154,7 @@ def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", l
         for i, cohort in enumerate(rows):
             for j, strategy in enumerate(columns):
                 bottom = 0.5 + (len(rows) - 1 - i) * (edge + room)
-                ax = add_axes(figure, 0.62 + j * (edge + 0.2), bottom, edge, edge)
+                ax = add_axes(figure, 0.62 + j * (edge + gap), bottom, edge, edge)
                 ax.set(xlim=(low, high), ylim=(low, high))
                 if log:
                     ax.set(xscale="log", yscale="log")
@@ -173,7 +173,7 @@ def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", l
                 if j == 0:
                     ax.set_ylabel(f"predicted{label}")
         if mesh is not None:
-            left = 0.62 + len(columns) * (edge + 0.2)
+            left = 0.62 + len(columns) * (edge + gap)
             bar = figure.colorbar(mesh, cax=add_axes(figure, left, 0.5, 0.1, edge))
             bar.ax.set_title("voxels", size=8, weight="normal", loc="left", pad=4)
             bar.outline.set_visible(False)

@@ -139,7 +139,7 @@ def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, dict[str, p
             "training on body and on lesion (and, for synthetic cohorts, both difficulties). Name the folders of all "
             "comparisons: dmrifit report FOLDER FOLDER …"
         )
-    columns = ("claim", "statement", "study", "ours", "verdict")
+    columns = ("claim", "statement", "verdict", "study", "ours")
     rows = [[row[name] for name in columns] for row in table.to_dict("records")]
     cards = [
         html_card(
@@ -150,7 +150,7 @@ def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, dict[str, p
         )
         for row in table.to_dict("records")
     ]
-    overview = html_table(rows, ["", "claim", "study", "ours", "verdict"], words=(1, 2, 3, 4))
+    overview = html_table(rows, ["", "claim", "verdict", "study", "ours"], words=(1, 2, 3, 4))
     body = html_join([html_paragraph(text), overview, html_details("Each claim with its evidence", html_join(cards))])
     return body, {"claims": table, "claim_figures": claim_figures(evaluations)}
 

@@ -77,12 +77,12 @@ def p_value(value: float) -> str:
     Returns
     -------
     str
-        Two significant digits; ``"< .0001"`` below that.
+        Two significant digits; ``"< 0.0001"`` below that.
     """
     if not math.isfinite(value):
         return NOTHING
     if value < 1e-4:
-        return "< .0001"
+        return "< 0.0001"
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 

@@ -50,7 +50,8 @@ def example_patients(board: Board, gallery: Gallery) -> Markup:
     text = (
         f"Of each cohort, the patient whose mean DI is the median one, predicted by {algorithm}, which has the "
         "smallest mean DI over the strategies. Maps show the slice with the most scored voxels; all maps of a "
-        "parameter have the colors of its reference (percentiles 2 to 98), and both errors have the same colors."
+        "parameter have the colors of its reference (percentiles 2 to 98), and both errors have the same colors; where "
+        "the reference is 0, E is undefined and gray."
     )
     parts: list[Any] = [html_paragraph(text)]
     for cohort, patient in found.items():

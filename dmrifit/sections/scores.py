@@ -24,7 +24,7 @@ from dmrifit.plotting import plot_bias_dispersion, plot_legend, plot_signal_erro
 from dmrifit.sections.gallery import Gallery
 from dmrifit.sections.numerals import correlation, decimals, percent
 from dmrifit.sections.overview import TRAINED
-from dmrifit.summaries import KEYS, WHOM, Board, tissue, unique
+from dmrifit.summaries import KEYS, WHOM, Board, largest, tissue, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,11 @@ def scatter_figures(board: Board, gallery: Gallery) -> Markup:
             for regime, title, rows in panels
             if regime == train_on
         ]
-        parts += [html_heading(_capital(TRAINED.get(train_on, train_on))), html_grid(grid)]
+        title = _capital(TRAINED.get(train_on, train_on))
+        if train_on == board.regimes[0]:
+            parts += [html_heading(title), html_grid(grid)]
+        else:
+            parts.append(html_details(title, html_grid(grid)))
     return html_join(parts)
 
 
@@ -139,8 +143,8 @@ def correlation_tables(board: Board) -> Markup:
         One table for each cohort and way of training.
     """
     text = (
-        "Pearson's r / Spearman's ρ over the voxels of a patient, mean over patients. A constant prediction has none "
-        "and counts as 0 in means."
+        "Pearson's r / Spearman's ρ over the voxels of a patient, mean over patients. A constant prediction has none; "
+        "it counts as 0 in the summary."
     )
     if len(board.signals):
         text += (
@@ -155,7 +159,9 @@ def _by_parameter(
     board: Board, values: list[str], write: tuple[Callable[[float], str], ...], *, signals: bool = False
 ) -> list[Markup]:
     parts = []
-    for (train_on, cohort), block in board.scores.groupby(["train_on", "cohort"], sort=False):
+    # As they were found: a constant has no correlation here.
+    scores = board.scores.assign(pearson=largest(board.evaluation.scores)["pearson"])
+    for (train_on, cohort), block in scores.groupby(["train_on", "cohort"], sort=False):
         metrics = unique(block["metric"])
         means = block.groupby(["strategy", "algorithm", "metric"], sort=False)[values].mean()
         header: list[Any] = ["strategy", "algorithm", *metrics]
@@ -346,7 +352,8 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
     header += [html_lines("worst contrast,", "mean |E| (%)")]
     header += [html_lines("pooled,", name) for name in ("mean |E| (%)", "median |E| (%)", "mean E (%)")]
     header += [html_lines("E", "undefined")]
-    n = len(unique(signals["contrast"]))
+    counts = signals.groupby("cohort", sort=False)["contrast"].nunique()
+    unseen = ", ".join(f"{n} in {cohort}" for cohort, n in counts.items())
     grid = []
     first = signals[(signals["train_on"] == board.regimes[0]) & (signals["algorithm"] != _PERFECT)]
     for cohort in unique(first["cohort"]):
@@ -362,7 +369,7 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
             )
         )
     text = (
-        f"Only the {n} contrasts that are not among the inputs count; the reference is the measured signal, noise "
+        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is the measured signal, noise "
         "included. Errors are over the voxels of a patient, then means over patients and contrasts; pooled, over all "
         "unseen contrasts of a patient together."
     )
