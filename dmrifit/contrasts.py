@@ -69,9 +69,10 @@ def rank_contrasts_by_prediction(
     ValueError
         If there are fewer than two patients, a scan lacks a contrast, or nothing is left to take.
     """
-    table = cohort.arrays(target, target, mask=train_mask, max_voxels=max_voxels, random_state=random_state)
-    held_out = cohort.arrays(table.target, table.target, mask=score_mask)
-    protocol = table.target
+    first = cohort.scans[0].protocol
+    protocol = first if target is None else target if isinstance(target, Protocol) else first.take(target)
+    table = cohort.arrays(protocol, protocol, mask=train_mask, max_voxels=max_voxels, random_state=random_state)
+    held_out = cohort.arrays(protocol, protocol, mask=score_mask)
     patients = [patient for patient in dict.fromkeys(held_out.groups) if (table.groups != patient).any()]
     if len(patients) < 2:
         msg = (

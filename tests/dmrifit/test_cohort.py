@@ -5,9 +5,10 @@ import os
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
-from dmrifit import Cohort, PatientScale, Protocol, Scan, simulate_cohort
+from dmrifit import Cohort, PatientScale, Protocol, Scan, rank_contrasts_by_prediction, simulate_cohort
 
 SMALL = (16, 16, 3)
 
@@ -517,3 +518,36 @@ def test_a_tumor_of_one_voxel_is_a_tumor(cohort):
     one[tuple(np.argwhere(scan.lesion)[0])] = True
     tiny = Scan("p9", scan.signal, scan.protocol, scan.mask, scan.affine, lesion=one)
     assert len(Cohort([tiny]).arrays()) == 1
+
+
+@pytest.fixture(scope="module")
+def genu(data_dir):
+    """Six real voxels of white matter, along many directions, as six patients."""
+    table = pd.read_csv(data_dir / "isbi2015_wm_genu" / "genu_table.csv")
+    table = table.assign(te=(1e3 * table.TE_s).round(3), b=table.b_s_per_mm2.round(-1))
+    table = table[table.b <= 3000]
+    protocol = Protocol(table.b, table.te, directions=table[["gx", "gy", "gz"]])
+    one = np.ones((1, 1, 1))
+    scans = [
+        Scan(f"v{i}", table[f"vox{i}"].to_numpy()[None, None, None], protocol, one, np.eye(4), lesion=one,
+             average="arithmetic")
+        for i in range(1, 7)
+    ]  # fmt: skip
+    return Cohort(scans, "genu"), table
+
+
+def test_real_directions_of_many_shells_are_the_mean_of_each_shell(genu):
+    cohort, table = genu
+    expected = table.groupby(["te", "b"])[[f"vox{i}" for i in range(1, 7)]].mean()
+    protocol = cohort.scans[0].protocol
+    np.testing.assert_array_equal(protocol.te, expected.index.get_level_values("te"))
+    np.testing.assert_array_equal(protocol.b, expected.index.get_level_values("b"))
+    voxels = cohort.arrays(target=np.arange(len(protocol)), source=[0], scale=None)
+    np.testing.assert_allclose(voxels.Y, expected.to_numpy().T)
+
+
+def test_contrasts_of_real_voxels_are_ranked(genu):
+    cohort, _ = genu
+    table = rank_contrasts_by_prediction(cohort, start=[0], n=2, train_mask="lesion", max_voxels=None)
+    assert table["gain"].iloc[1] > 0
+    assert table["error"].iloc[1] < table["error"].iloc[0]
