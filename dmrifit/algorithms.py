@@ -53,7 +53,11 @@ _MEDIAN = ("LR", "RFR", "ETR", "GBR", *PATCHWISE, CONSTANT)
 
 _FOREST = {"n_estimators": 20, "min_samples_leaf": 3}
 _BOOSTING = {"n_estimators": 70, "max_depth": 4, "learning_rate": 0.15, "multi_strategy": "multi_output_tree"}
-_NETWORK = {"learning_rate_init": 3e-3, "max_iter": 2000}
+_NETWORK = {"learning_rate_init": 0.01}
+_LAYERS = {"slNN": (64,), "mlNN": (48, 48)}
+_EPOCHS = 30
+# Whoever sets one of these decides when a perceptron stops.
+_STOPPING = {"early_stopping", "max_iter", "n_iter_no_change", "solver", "tol"}
 
 
 class TargetWise(MultiOutputRegressor):
@@ -144,7 +148,9 @@ def make_regressor(
     n_jobs : int, optional
         Trees or targets fitted at the same time; one when not given. Without effect on the others.
     **params : object
-        Parameters of the class behind the name, instead of our defaults.
+        Parameters of the class behind the name, instead of our defaults. The perceptrons know `epochs`
+        too, the passes over the training data after which they stop; with a stopping rule of
+        scikit-learn (`max_iter`, `tol`, `early_stopping` …) that one holds.
 
     Returns
     -------
@@ -186,10 +192,9 @@ def make_regressor(
             **{**_BOOSTING, "objective": objective, "n_jobs": 1, "random_state": random_state, **params}
         )
     elif name in ("slNN", "mlNN"):
-        layers = (32,) if name == "slNN" else (48, 48, 24)
-        inner = MLPRegressor(
-            **{**_NETWORK, "hidden_layer_sizes": layers, "random_state": random_state, **params}
-        )
+        fixed = {} if _STOPPING & params.keys() else _fixed_epochs(params.pop("epochs", _EPOCHS))
+        defaults = {**_NETWORK, **fixed, "hidden_layer_sizes": _LAYERS[name], "random_state": random_state}
+        inner = MLPRegressor(**{**defaults, **params})
     elif name in PATCHWISE:
         import_optional("torch")
         import_optional("skorch")
@@ -323,6 +328,12 @@ def _patchwise_parts(regressor: Any) -> Iterator[Any]:
     for part in (regressor, *regressor.get_params().values()):
         if getattr(type(part), "patchwise", False):
             yield part
+
+
+def _fixed_epochs(epochs: int) -> dict[str, Any]:
+    """Let a perceptron stop after so many epochs by its own rule, without a warning that it did not converge."""
+    # No improvement is ever enough, so it stops when the epochs after the first are one more than n_iter_no_change.
+    return {"tol": 1e12, "n_iter_no_change": epochs - 2, "max_iter": epochs + 1}
 
 
 def _takes_many_targets(regressor: BaseEstimator) -> bool:

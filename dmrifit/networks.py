@@ -37,7 +37,6 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
     epochs: int
     batch_size: int
     learning_rate: float
-    weight_decay: float
     device: str
     random_state: int | np.random.RandomState | None
     net_: skorch.NeuralNet
@@ -77,10 +76,10 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         generator = check_random_state(self.random_state)
         seeds = generator.randint(2**31 - 1, size=2)
         with _one_thread():
+            rows, answers = self._tensor(x), self._tensor(targets.reshape(len(x), -1))
             self.net_ = self._new_net(int(seeds[0]), int(seeds[1]))
-            self.net_.partial_fit(
-                self._tensor(x), self._tensor(targets.astype(np.float64).reshape(len(x), -1))
-            )
+            self.net_.module_.start(rows, answers)
+            self.net_.partial_fit(rows, answers)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -107,12 +106,13 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 out[rows] = module(self._tensor(x[rows])).cpu().numpy()
         return out[:, 0] if self._flat else out
 
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> nn.Module:
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         raise NotImplementedError
 
     def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
         """Make the net of a fitted estimator with the weights that a seed gives."""
-        shape = (1, 1, 1) if self.patch_shape is None else tuple(self.patch_shape)
+        nx, ny, nz = (1, 1, 1) if self.patch_shape is None else self.patch_shape
+        shape = (nx, ny, nz)
         n_channels = self.n_features_in_ // math.prod(shape)
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -120,8 +120,8 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         net = skorch.NeuralNet(
             module,
             criterion=nn.L1Loss if self.loss == "median" else nn.MSELoss,
-            optimizer=torch.optim.AdamW,
-            optimizer__weight_decay=self.weight_decay,
+            optimizer=torch.optim.Adam,
+            optimizer__fused=True,
             lr=self.learning_rate,
             max_epochs=self.epochs,
             batch_size=self.batch_size,
@@ -184,8 +184,6 @@ class PatchCNN(_PatchNetwork):
         Voxels per step.
     learning_rate : float, default=0.01
         Of the first epoch; it falls to zero as a cosine.
-    weight_decay : float, default=0.0
-        Shrinkage of the weights per step, times the learning rate.
     device : str, default="cpu"
         Where torch computes.
     random_state : int, RandomState or None, default=None
@@ -211,7 +209,6 @@ class PatchCNN(_PatchNetwork):
         epochs: int = 20,
         batch_size: int = 128,
         learning_rate: float = 0.01,
-        weight_decay: float = 0.0,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -222,11 +219,10 @@ class PatchCNN(_PatchNetwork):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
         self.device = device
         self.random_state = random_state
 
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> nn.Module:
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         return _Convolutions(n_channels, n_targets, shape, self.width, self.depth)
 
 
@@ -255,8 +251,6 @@ class PatchTransformer(_PatchNetwork):
         Voxels per step.
     learning_rate : float, default=0.005
         Of the first epoch; it falls to zero as a cosine.
-    weight_decay : float, default=0.0
-        Shrinkage of the weights per step, times the learning rate.
     device : str, default="cpu"
         Where torch computes.
     random_state : int, RandomState or None, default=None
@@ -283,7 +277,6 @@ class PatchTransformer(_PatchNetwork):
         epochs: int = 20,
         batch_size: int = 128,
         learning_rate: float = 0.005,
-        weight_decay: float = 0.0,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -295,23 +288,47 @@ class PatchTransformer(_PatchNetwork):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
         self.device = device
         self.random_state = random_state
 
-    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> nn.Module:
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
 
 
-class _Convolutions(nn.Module):
+class _Residual(nn.Module):
+    """A linear path from the middle voxel to the targets, and layers that learn what it leaves."""
+
+    def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.center = math.prod(shape) // 2
+        self.linear = nn.Linear(n_channels, n_targets)
+
+    def correction(self, voxels: torch.Tensor) -> torch.Tensor:
+        """Compute what is added to the linear path, for (n, neighbors, channels)."""
+        raise NotImplementedError
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        voxels = rows.unflatten(1, (-1, self.n_channels))
+        return self.linear(voxels[:, self.center]) + self.correction(voxels)
+
+    def start(self, rows: torch.Tensor, targets: torch.Tensor) -> None:
+        """Let the linear path be ordinary least squares: training then takes few epochs."""
+        middle = rows.unflatten(1, (-1, self.n_channels))[:, self.center].cpu()
+        design = torch.cat([middle, torch.ones_like(middle[:, :1])], dim=1)
+        solution = torch.linalg.lstsq(design, targets.cpu(), driver="gelsd").solution
+        with torch.no_grad():
+            self.linear.weight.copy_(solution[:-1].T)
+            self.linear.bias.copy_(solution[-1])
+
+
+class _Convolutions(_Residual):
     """Convolutions written as products of gathered windows: on so small images faster than torch's own."""
 
     def __init__(
         self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int
     ) -> None:
-        super().__init__()
-        self.n_channels = n_channels
-        self.center = math.prod(shape) // 2
+        super().__init__(n_channels, n_targets, shape)
         layers: list[nn.Module] = []
         channels = n_channels
         while True:
@@ -323,16 +340,17 @@ class _Convolutions(nn.Module):
         layers.append(nn.Flatten())
         for _ in range(depth):
             layers += [nn.Linear(width, width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, n_targets))
-        self.linear = nn.Linear(n_channels, n_targets)
+        self.layers = nn.Sequential(*layers, _silent(width, n_targets))
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        voxels = rows.unflatten(1, (-1, self.n_channels))
-        return self.layers(voxels) + self.linear(voxels[:, self.center])
+    def correction(self, voxels: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.layers(voxels)
+        return answer
 
 
 class _Gather(nn.Module):
     """Lay the voxels of each window side by side: (n, voxels, channels) to (n, windows, columns)."""
+
+    windows: torch.Tensor
 
     def __init__(self, windows: NDArray[np.int64]) -> None:
         super().__init__()
@@ -344,7 +362,7 @@ class _Gather(nn.Module):
         return voxels[:, self.windows].flatten(2)
 
 
-class _Tokens(nn.Module):
+class _Tokens(_Residual):
     def __init__(
         self,
         n_channels: int,
@@ -354,22 +372,27 @@ class _Tokens(nn.Module):
         depth: int,
         heads: int,
     ) -> None:
-        super().__init__()
-        self.n_channels = n_channels
-        self.center = math.prod(shape) // 2
+        super().__init__(n_channels, n_targets, shape)
         self.embed = nn.Linear(n_channels, width)
         self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
         self.layers = nn.Sequential(*(
             nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
             for _ in range(depth)
         ))
-        self.answer = nn.Linear(width, n_targets)
-        self.linear = nn.Linear(n_channels, n_targets)
+        self.answer = _silent(width, n_targets)
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        voxels = rows.unflatten(1, (-1, self.n_channels))
+    def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         tokens = self.layers(self.embed(voxels) + self.position)
-        return self.answer(tokens[:, self.center]) + self.linear(voxels[:, self.center])
+        answer: torch.Tensor = self.answer(tokens[:, self.center])
+        return answer
+
+
+def _silent(width: int, n_targets: int) -> nn.Linear:
+    """Make a last layer that answers zero until it is trained."""
+    layer = nn.Linear(width, n_targets)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class _Batches:
