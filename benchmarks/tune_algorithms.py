@@ -208,7 +208,8 @@ def cost(name: str, patients: Patients, repeats: int) -> dict:
             start = time.process_time()
             estimator.regressor_.predict(asked)
             answers.append(time.process_time() - start)
-        seconds[strategy] = {"rows": len(x), "train_cpu_s": round(min(fits), 4), "predict_400_cpu_s": round(min(answers), 5)}
+        train, predict = round(min(fits), 4), round(min(answers), 5)
+        seconds[strategy] = {"rows": len(x), "train_cpu_s": train, "predict_400_cpu_s": predict}
     return seconds
 
 
@@ -231,10 +232,10 @@ def shown(result: dict) -> str:
         "algorithm", "default", "candidates", "s2s: \\|BI\\| / DI / r", "m2m: \\|BI\\| / DI / r",
         "training s2s / m2m, s", "400 voxels s2s / m2m, ms",
     ]  # fmt: skip
+    seeds = ", ".join(f"{seed} ({preset})" for preset, seed in result["seeds"].items())
     note = (
-        f"Synthetic cohorts of {result['n_patients']} patients, seeds "
-        f"{', '.join(f'{seed} ({preset})' for preset, seed in result['seeds'].items())}; {result['machine']['processor']}, one thread, processor time; {result['date']}, commit "
-        f"{str(result['commit']['commit'])[:10]}."
+        f"Synthetic cohorts of {result['n_patients']} patients, seeds {seeds}; {result['machine']['processor']}, "
+        f"one thread, processor time; {result['date']}, commit {str(result['commit']['commit'])[:10]}."
     )
     return f"{note}\n\n{table(header, rows)}"
 
