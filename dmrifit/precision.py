@@ -25,6 +25,9 @@ _STEP = np.finfo(float).eps ** (1 / 3)  # the best for a central difference
 _SMALLEST = np.finfo(float).tiny
 
 CRITERIA = ("A", "D")
+NOISES = ("gaussian", "rician")
+
+_LARGEST_SNR = 12.0  # from here on, the information in a magnitude is that of its leading terms
 
 
 def signal_jacobian(model: str | SignalModel, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
@@ -73,6 +76,7 @@ def protocol_precision(
     *,
     fixed: Sequence[str] = (),
     prior: Mapping[str, float] | ArrayLike | None = None,
+    noise: str = "gaussian",
 ) -> pd.DataFrame:
     """
     Compute how precisely a protocol can measure the parameters of a model: the Cramér–Rao bound.
@@ -96,6 +100,9 @@ def protocol_precision(
     prior : mapping of str to float or array_like of shape (n_parameters,), optional
         Standard deviation of what is known of parameters before the measurement, in their units; infinite, or left out
         of the mapping, where nothing is known.
+    noise : {"gaussian", "rician"}, default="gaussian"
+        ``"rician"``: of magnitudes, which hold less information than Gaussian signals below three times sigma, and
+        next to none below one.
 
     Returns
     -------
@@ -113,12 +120,13 @@ def protocol_precision(
     Notes
     -----
     With J the derivatives of the signal, the Fisher information is J'J/σ² (plus one over the prior's variance), and
-    the bound is the diagonal of its inverse. Noise is taken as Gaussian, as magnitudes are at three times σ and
-    above; Rician noise holds less information below.
+    the bound is the diagonal of its inverse. Rician noise multiplies the rows of J by what is left of the information
+    at their signal-to-noise ratio.
 
     References
     ----------
-    Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, chapter 3, 1993.
+    Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, chapter 3, 1993; Karlsen, Verhagen, Bovée,
+    Magn Reson Med 41:614–623, 1999 (Rician noise).
 
     Examples
     --------
@@ -130,9 +138,8 @@ def protocol_precision(
 
     model = resolve_model(model)
     values = _parameter_sets(model, parameters)
-    noise = _noise(sigma, len(values))
     free = _free(model, fixed)
-    rows = signal_jacobian(model, values, protocol)[:, :, free] / noise[:, None, None]
+    rows = _information_rows(model, values, protocol, sigma, noise)[:, :, free]
     weights = _prior_rows(model, values, prior, weak=None)[:, free]
     sd = np.zeros_like(values)
     sd[:, free] = _standard_deviations(rows, weights)
@@ -162,6 +169,7 @@ def rank_contrasts(
     n: int | None = None,
     prior: float | Mapping[str, float] | ArrayLike | None = None,
     fixed: Sequence[str] = (),
+    noise: str = "gaussian",
 ) -> pd.DataFrame:
     """
     Order the contrasts of a protocol by what they add to the precision of a model's parameters.
@@ -191,6 +199,8 @@ def rank_contrasts(
         By default 1: weak, and enough to tell contrasts apart while there are fewer than parameters.
     fixed : sequence of str, default=()
         Parameters that are known and not estimated.
+    noise : {"gaussian", "rician"}, default="gaussian"
+        As for `protocol_precision`.
 
     Returns
     -------
@@ -217,11 +227,10 @@ def rank_contrasts(
     if (values == 0).any():
         msg = f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; give a small value"
         raise ValueError(msg)
-    noise = _noise(sigma, len(values))
     free = _free(model, fixed)
     names = [name for name, is_free in zip(model.names, free, strict=True) if is_free]
     # Derivatives by the logarithm of the parameters: variances are then squared coefficients of variation.
-    rows = (signal_jacobian(model, values, protocol) * values[:, None, :] / noise[:, None, None])[:, :, free]
+    rows = (_information_rows(model, values, protocol, sigma, noise) * values[:, None, :])[:, :, free]
     weights = (_prior_rows(model, values, prior, weak=1.0) * np.abs(values))[:, free]
     taken, left = start_of(protocol, start, n)
     information = np.einsum("smi,smj->sij", rows[:, taken], rows[:, taken])
@@ -235,6 +244,33 @@ def rank_contrasts(
         steps.append(Step(left.pop(best), score[best], steps[-1].score - score[best], cv[best]))
         information = each[best]
     return order_table(protocol, steps, len(taken), "score", [f"cv_{name}" for name in names])
+
+
+def _information_rows(
+    model: SignalModel, values: NDArray, protocol: Protocol, sigma: ArrayLike, noise: str
+) -> NDArray[np.float64]:
+    """Give rows R, of shape (n_sets, m, p), such that R'R is the Fisher information."""
+    if noise not in NOISES:
+        msg = f"noise must be 'gaussian' or 'rician', not {noise!r}"
+        raise ValueError(msg)
+    level = _noise(sigma, len(values))[:, None]
+    rows = signal_jacobian(model, values, protocol) / level[:, :, None]
+    if noise == "rician":
+        rows *= np.sqrt(_rician_share(np.abs(model.signal(values, protocol)) / level))[:, :, None]
+    return rows
+
+
+def _rician_share(snr: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give what is left in a magnitude of the information on its amplitude: 0 at no signal, 1 at a strong one."""
+    from scipy.special import i0e, i1e
+
+    at = np.linspace(0, _LARGEST_SNR, 481)[:, None]
+    magnitude = np.maximum(at + np.linspace(-9, 9, 721), 0.0)
+    density = magnitude * np.exp(-0.5 * (magnitude - at) ** 2) * i0e(magnitude * at)
+    score = magnitude * i1e(magnitude * at) / i0e(magnitude * at) - at
+    share = np.trapezoid(density * score**2, magnitude, axis=1)
+    strong = np.maximum(snr, _LARGEST_SNR)
+    return np.where(snr < _LARGEST_SNR, np.interp(snr, at[:, 0], share), 1 - 0.5 / strong**2)
 
 
 def _judge(information: NDArray[np.float64], criterion: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import i0e, i1e
 
 from dmrifit import (
     MODELS,
@@ -147,6 +148,33 @@ def test_what_is_known_helps_and_what_is_fixed_has_no_error():
     assert np.isfinite(known["sd"]).all()
 
 
+def test_magnitudes_near_the_noise_hold_less_information():
+    """The variance of the score of Rician noise, by drawing."""
+    rng = np.random.default_rng(0)
+    one = Protocol([0], te=50)
+    constant = SignalModel.from_expression("S0", [Parameter("S0", "signal", 0, np.inf)], name="constant")
+    for snr in (0.5, 1.0, 2.0, 5.0, 11.9, 12.1, 30.0):
+        magnitude = np.hypot(snr + rng.standard_normal(400_000), rng.standard_normal(400_000))
+        score = magnitude * i1e(magnitude * snr) / i0e(magnitude * snr) - snr
+        sd = protocol_precision(one, constant, [snr], 1.0, noise="rician")["sd"].iloc[0]
+        assert sd == pytest.approx(1 / score.std(), rel=0.01)
+    assert np.isinf(protocol_precision(one, constant, [0.0], 1.0, noise="rician")["sd"].iloc[0])
+
+
+def test_strong_signals_are_gaussian_and_weak_ones_worth_less():
+    def sd(sigma, noise):
+        return protocol_precision(COHORT1, T2IVIMK, TUMOR, sigma, noise=noise)["sd"].to_numpy()
+
+    np.testing.assert_allclose(sd(1e-4, "rician"), sd(1e-4, "gaussian"), rtol=1e-3)
+    share = sd(0.05, "rician") / sd(0.05, "gaussian")
+    assert (share > 1).all()
+    assert share[T2IVIMK.names.index("K")] > 1.05  # it needs the weakest signals
+    liver = T2IVIMK.signal(tissue_table()["tissue"]["liver"], COHORT1)[0, 0]
+    orders = [rank_contrasts(COHORT1, T2IVIMK, TUMOR, liver / 8, noise=noise) for noise in ("gaussian", "rician")]
+    place = [order.set_index("contrast").loc["S_b1600_TE120", "step"] for order in orders]
+    assert place[1] > place[0]
+
+
 def test_a_function_has_the_bound_of_its_formula():
     parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5)]
     formula = SignalModel.from_expression("S0*exp(-b*D)", parameters, name="formula")
@@ -224,6 +252,7 @@ SETS = {"protocol": COHORT1, "model": "t2-ivim-kurtosis", "parameters": TUMOR, "
         ({"prior": {"D": 1.0}}, "prior knows D"),
         ({"prior": {"Dt": 0.0}}, "positive"),
         ({"prior": [1.0, 2.0]}, "7 standard deviations"),
+        ({"noise": "poisson"}, "'gaussian' or 'rician'"),
     ],
 )
 def test_impossible_questions_are_refused(changed, message):
