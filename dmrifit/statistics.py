@@ -407,6 +407,8 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     p = float(f_distribution.sf(statistic, df1, df2)) if error > 0 else 0.0
     if form == "ICC(2,1)":
         low, high = _icc2_interval(between, raters, error, value, n, k, tail)
+        # The degrees of freedom are approximate: where few are left, the interval can miss the estimate.
+        low, high = min(low, value), max(high, value)
     elif error == 0:
         low = high = 1.0
     else:
@@ -432,12 +434,15 @@ def _icc2_interval(
         rest = n * (1 + (k - 1) * value) - k * value
         v = (k - 1) * (n - 1) * (k * value * ratio + rest) ** 2
         v /= (n - 1) * k**2 * value**2 * ratio**2 + rest**2
-    f_low = f_distribution.ppf(1 - tail, n - 1, v)
-    f_high = f_distribution.ppf(1 - tail, v, n - 1)
+    with np.errstate(all="ignore"):
+        # Next to no degrees of freedom leave the quantile without bound; the interval has a limit there.
+        v = max(v, 1e-3)
+        f_low, f_high = f_distribution.ppf(1 - tail, n - 1, v), f_distribution.ppf(1 - tail, v, n - 1)
     spread = k * raters + (k * n - k - n) * error
-    low = n * (between - f_low * error) / (f_low * spread + n * between)
-    high = n * (f_high * between - error) / (spread + n * f_high * between)
-    return low, high
+    low = n * (between / f_low - error) / (spread + n * between / f_low)
+    if not np.isfinite(f_high):
+        return low, 1.0 if between > 0 else low
+    return low, n * (f_high * between - error) / (spread + n * f_high * between)
 
 
 def _no_icc(form: str, n: int, k: int, reason: str) -> ICCResult:
