@@ -161,8 +161,9 @@ class Cohort:
         Raises
         ------
         ValueError
-            If a scan lacks a contrast, no patient has a voxel in the mask, or `patch_shape` is not
-            three odd numbers.
+            If a scan lacks a contrast, its signal rises with b or TE in most pairs of contrasts (volumes in another
+            order than their protocol), a sigma map is negative or not finite in the mask, no patient has a voxel in
+            the mask, or `patch_shape` is not three odd numbers.
         """
         first = self.scans[0].protocol
         source = _protocol(source, first, lambda: _clinical(self.scans[0]))

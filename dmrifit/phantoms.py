@@ -233,11 +233,9 @@ def _simulate(
     options: Mapping[str, Any],
     n_jobs: int | None = None,
 ) -> list[tuple[Scan, dict[str, str]]]:
-    """Check the options, then simulate patients, here or in other processes."""
+    """Check the options, then simulate patients, here or wherever joblib is told to."""
     _check(protocol, **{key: value for key, value in options.items() if key != "cohort"})
     options = {**options, "artifacts": artifact_strengths(options["artifacts"])}
-    if n_jobs is None:
-        return [_scan(protocol, patient, stream, **options) for patient, stream in zip(patients, streams, strict=True)]
     from joblib import Parallel, delayed
 
     each = zip(patients, streams, strict=True)

@@ -237,3 +237,12 @@ def test_echo_times_in_the_wrong_unit_are_refused_by_file(tmp_path):
     (tmp_path / "a.json").write_text('{"EchoTime": 0.08}')
     with pytest.raises(ValueError, match=r"3 echo times for the 2 b-values of .*dwi\.bval"):
         Protocol.read(tmp_path / "dwi.bval", [tmp_path / "a.json"] * 3)
+
+
+def test_b_values_that_nearly_agree_are_repeats_of_a_clinical_contrast():
+    with pytest.raises(ValueError, match=r"repeated .*995.*average_directions"):
+        Protocol([0, 500, 995, 1000, 1005, 2000], te=80).clinical()
+    assert Protocol([0, 5, 10, 20, 50], te=80).clinical().tolist() == [0, 1, 2, 3, 4]
+    scattered = Protocol([0, 5, 50, 100, 395, 400, 900], te=80).rounded()
+    with pytest.raises(ValueError, match="repeated"):
+        scattered.clinical()
