@@ -157,6 +157,15 @@ def test_participant_id_and_commas_are_understood(written):
     assert Cohort.read(table)["cohort1"].patients[0] == "cohort1p01"
 
 
+@pytest.mark.parametrize("space", ["_", " "])
+def test_masks_may_be_named_in_full(written, space):
+    text = written.read_text().replace("\tmask\t", f"\tbody{space}mask\t", 1)
+    written.write_text(text.replace("\tlesion\t", f"\tlesion{space}mask\t", 1))
+    scan = Cohort.read(written)["cohort1"].scans[0]
+    assert scan.lesion.any()
+    assert not (scan.lesion & ~scan.mask).any()
+
+
 def change(row, **values):
     return lambda rows: rows[row].update(values)
 
