@@ -32,16 +32,21 @@ def check_demo(folder):
     assert loaded.target == dmrifit.Protocol.preset("cohort1")
 
 
-def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch):
+def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch, capsys):
     simulate = dmrifit.simulate_cohort
 
     def small(protocol, n_patients, **arguments):
-        return simulate(protocol, min(n_patients, 2), shape=(16, 16, 3), **arguments)
+        return simulate(protocol, min(n_patients, 2), shape=(16, 16, 3), **{**arguments, "n_jobs": None})
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dmrifit, "ALGORITHMS", ("LR", "RFR", "CNN"))
     monkeypatch.setattr(dmrifit, "simulate_cohort", functools.wraps(simulate)(small))
     runpy.run_path(str(EXAMPLES / "plot_compare_algorithms.py"))
     check_demo(tmp_path)
+    printed = capsys.readouterr().out
+    assert "synthetic data: no clinical result" in printed
+    assert "left out: CNN" in printed
+    assert not re.search(r"\bCNN\b.*\d\.\d\d", printed)
 
 
 @pytest.mark.slow
@@ -51,12 +56,12 @@ def test_the_main_job_runs_at_full_size(tmp_path, monkeypatch):
     check_demo(tmp_path)
     summary = pd.read_csv(tmp_path / "build" / "demo" / "study" / "summary.csv")
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    printed = re.findall(r"^\| scanner(.) \| scanner(.) \| (\w+) (\w+) \| ([\d. |]+) \|$", readme, re.MULTILINE)
+    printed = re.findall(r"^\| (cohort.) \| (cohort.) \| (\w+) (\w+) \| ([\d. |]+) \|$", readme, re.MULTILINE)
     assert len(printed) >= 6
     for trained_on, tested_on, algorithm, strategy, numbers in printed:
         row = summary[
             (summary["train_on"] == ("same" if trained_on == tested_on else "other"))
-            & (summary["cohort"] == f"scanner{tested_on}")
+            & (summary["cohort"] == tested_on)
             & (summary["algorithm"] == algorithm)
             & (summary["strategy"] == strategy)
         ].iloc[0]
