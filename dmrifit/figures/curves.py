@@ -62,8 +62,12 @@ def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequenc
     # NaN, for a protocol without echo times, is not equal to itself.
     position = {(_word(row.te), row.b): i for i, row in enumerate(contrasts.itertuples())}
     with shared_style({"axes.grid": True}):
-        figure = new_figure(PANEL[0], PANEL[1] + 0.3, layout="constrained")
-        ax = figure.subplots()
+        colors = [handle(name, color=color_of(name, algorithms), lw=1.6) for name in names]
+        dashes = [handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.6) for name in strategies]
+        handles = by_lines((colors, dashes), _LEGEND_COLUMNS)
+        below = 0.2 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1
+        figure = new_figure(PANEL[0], PANEL[1] + below)
+        ax = add_axes(figure, 0.62, below + 0.72, PANEL[0] - 0.79, PANEL[1] - 1.4)
         for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
             for _, part in rows.groupby("te", dropna=False):
                 x = np.array([position[_word(te), b] for te, b in zip(part["te"], part["b"], strict=True)])
@@ -83,14 +87,7 @@ def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequenc
         ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
         plain_ticks(ax.yaxis, (1, 2, 5))
         head(ax, title, lift=13)
-        colors = [handle(name, color=color_of(name, algorithms), lw=1.6) for name in names]
-        dashes = [handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.6) for name in strategies]
-        figure.legend(
-            handles=by_lines((colors, dashes), _LEGEND_COLUMNS),
-            loc="outside lower left",
-            ncols=_LEGEND_COLUMNS,
-            fontsize=9,
-        )
+        figure.legend(handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, fontsize=9, borderaxespad=0.3)
     return figure
 
 
@@ -187,8 +184,8 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
     strategies = [kind for kind in dict.fromkeys(decays["kind"]) if kind != "measured"]
     echoes = sorted(decays["te"].dropna().unique()) or [np.nan]
     with shared_style({"axes.grid": True}):
-        figure = new_figure(PANEL[0], PANEL[1] + 0.2, layout="constrained")
-        ax = figure.subplots()
+        figure = new_figure(PANEL[0], PANEL[1] + 0.2)
+        ax = add_axes(figure, 0.62, 0.95, PANEL[0] - 0.79, PANEL[1] - 1.25)
         names = [_word(te) for te in echoes]
         for te, name in zip(echoes, names, strict=True):
             color = color_of(name, names)

@@ -10,6 +10,7 @@ import numpy as np
 from dmrifit.look import (
     INK,
     PANEL,
+    add_axes,
     by_lines,
     color_of,
     handle,
@@ -67,17 +68,18 @@ def plot_bias_dispersion(
     columns = 1 if len(panels) == 1 else 2
     lines = -(-len(panels) // columns)
     with shared_style({"axes.grid": True}):
-        figure = new_figure(columns * PANEL[0], lines * PANEL[1] + (0.9 if legend else 0), layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for ax, (title, rows) in zip(axes, panels, strict=False):
+        handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns) if legend else []
+        below = 0.2 * -(-len(handles) // (_LEGEND_COLUMNS * columns)) + 0.1 if legend else 0.0
+        figure = new_figure(columns * PANEL[0], lines * PANEL[1] + below)
+        for i, (title, rows) in enumerate(panels):
+            left, bottom = (i % columns) * PANEL[0] + 0.62, below + (lines - 1 - i // columns) * PANEL[1] + 0.5
+            ax = add_axes(figure, left, bottom, PANEL[0] - 0.79, PANEL[1] - 1.0)
             _scatter(ax, rows, algorithms, metrics, limits)
             head(ax, title)
-            ax.tick_params(labelbottom=True, labelleft=True)
-        for ax in axes[len(panels) :]:
-            ax.set_visible(False)
         if legend:
-            handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns)
-            figure.legend(handles=handles, loc="outside lower left", ncols=_LEGEND_COLUMNS * columns, fontsize=9)
+            figure.legend(
+                handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS * columns, fontsize=9, borderaxespad=0.3
+            )
     return figure
 
 

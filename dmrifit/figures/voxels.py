@@ -75,29 +75,21 @@ def plot_map_comparison(
     with shared_style({"font.size": 9}):
         figure = new_figure(PANEL[0], 2 * height + 1.32)
         top = figure.get_figheight() - 0.72
-        grid = {}
-        for line in range(2):
-            for column in range(len(names)):
-                place = (0.12 + column * (width + gap), top - height - line * (height + 0.3))
-                grid[line, column] = add_axes(figure, *place, width, height)
-                grid[line, column].set_axis_off()
+        # One axes for all pictures, in inches: ten axes take three times as long.
+        sheet = add_axes(figure, 0, 0, PANEL[0], figure.get_figheight())
+        sheet.set_axis_off()
         if errors and len(names) > len(errors):
             words = "E = (prediction\n− reference)\n/ reference"
-            figure.text(
-                0.12 / PANEL[0],
-                (top - 1.5 * height - 0.3) / figure.get_figheight(),
-                words,
-                size=8,
-                color=FAINT,
-                va="center",
-            )
+            sheet.text(0.12, top - 1.5 * height - 0.3, words, size=8, color=FAINT, va="center")
         for column, name in enumerate(names):
-            ax = grid[0, column]
-            ax.set_title(name, size=9, weight="normal", loc="center", pad=3)
-            _paint(ax, slices, volumes[name], COLORMAP, (low, high))
-            if name in errors:
-                _paint(grid[1, column], slices, errors[name], _ERROR_COLORMAP, (-most, most))
-                grid[1, column].set_title(f"E of {name}", size=9, weight="normal", loc="center", pad=3)
+            left = 0.12 + column * (width + gap)
+            pictures = [(name, volumes[name], COLORMAP, (low, high))]
+            pictures += [(f"E of {name}", errors[name], _ERROR_COLORMAP, (-most, most))] if name in errors else []
+            for line, (label, volume, cmap, limits) in enumerate(pictures):
+                upper = top - line * (height + 0.3)
+                _paint(sheet, (left, left + width, upper - height, upper), slices, volume, cmap, limits)
+                sheet.text(left + width / 2, upper + 0.05, label, size=9, ha="center")
+        sheet.set(xlim=(0, PANEL[0]), ylim=(0, figure.get_figheight()), aspect="auto")
         right = 0.12 + len(names) * (width + gap) + 0.02
         _bar(figure, (right, top - height), height, (low, high), COLORMAP, unit)
         if errors:
@@ -211,15 +203,27 @@ def _upright(
     return volumes, origin @ nib.orientations.inv_ornt_aff(turned, shape)
 
 
-def _paint(ax: Axes, slices: Slices, volume: NDArray[np.float64], cmap: str, limits: tuple[float, float]) -> None:
+def _paint(
+    ax: Axes,
+    extent: tuple[float, float, float, float],
+    slices: Slices,
+    volume: NDArray[np.float64],
+    cmap: str,
+    limits: tuple[float, float],
+) -> None:
+    """Draw one slice into a place of the axes, with the proportions of its voxels."""
     matplotlib, colors = import_optional("matplotlib"), import_optional("matplotlib.colors")
     (cut,), (inside,) = slices.pictures(volume), slices.pictures(slices.mask)
     painted = matplotlib.colormaps[cmap](colors.Normalize(*limits)(np.clip(np.nan_to_num(cut), *limits)))
     painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
     painted[~inside] = 0
-    rows, columns = cut.shape
-    aspect = slices.aspect * columns / rows
-    ax.imshow(painted, origin="lower", interpolation="nearest", extent=(0, columns, 0, rows), aspect=aspect)
+    left, right, bottom, top = extent
+    # What is higher or wider than its place is made smaller about the middle.
+    shrink = (right - left) * slices.aspect / (top - bottom)
+    across, up = 0.5 * (right - left) / max(shrink, 1.0), 0.5 * (top - bottom) * min(shrink, 1.0)
+    x, y = (left + right) / 2, (bottom + top) / 2
+    extent = (x - across, x + across, y - up, y + up)
+    ax.imshow(painted, origin="lower", interpolation="nearest", extent=extent, aspect="auto")
 
 
 def _bar(
