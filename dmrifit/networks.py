@@ -12,6 +12,7 @@ import numpy as np
 import skorch
 import torch
 from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import load, save
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -72,7 +73,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         x, targets = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         self._check()
         self.n_targets_ = 1 if targets.ndim == 1 else targets.shape[1]
-        self._flat = targets.ndim == 1
+        self.flat_ = targets.ndim == 1
         generator = check_random_state(self.random_state)
         seeds = generator.randint(2**31 - 1, size=2)
         with _one_thread():
@@ -104,7 +105,51 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
             for first in range(0, len(x), _ROWS_AT_ONCE):
                 rows = slice(first, first + _ROWS_AT_ONCE)
                 out[rows] = module(self._tensor(x[rows])).cpu().numpy()
-        return out[:, 0] if self._flat else out
+        return out[:, 0] if self.flat_ else out
+
+    def weights(self) -> bytes:
+        """
+        Give what the network has learned.
+
+        Returns
+        -------
+        bytes
+            In the format of safetensors.
+        """
+        check_is_fitted(self)
+        state = self.net_.module_.state_dict()
+        return save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+
+    def set_weights(self, weights: bytes) -> None:
+        """
+        Make the net of an estimator that knows its numbers of features and targets, and fill it.
+
+        A device that this machine does not have becomes the processor.
+
+        Parameters
+        ----------
+        weights : bytes
+            What `weights` has given.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of such a net.
+        """
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):
+            self.device = "cpu"
+        self._check()
+        net = self._new_net(0, 0)
+        state = load(weights)
+        expected = net.module_.state_dict()
+        described = [{k: (v.shape, v.dtype) for k, v in one.items()} for one in (state, expected)]
+        if described[0] != described[1]:
+            msg = f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters"
+            raise ValueError(msg)
+        net.module_.load_state_dict(state)
+        self.net_ = net
 
     def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         raise NotImplementedError

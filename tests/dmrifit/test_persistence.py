@@ -14,14 +14,14 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from skops import io as skops_io
 
-from dmrifit.algorithms import CONSTANT, VOXELWISE
+from dmrifit.algorithms import CONSTANT, PATCHWISE, VOXELWISE, make_regressor
 from dmrifit.mapping import ClinicalMetrics, MapFitter
 from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.persistence import load_model, save_model
@@ -33,6 +33,16 @@ TARGET = Protocol.preset("cohort1").take([0, 1, 2, 3, 4, 6, 7, 11, 13, 18, 20])
 CLINICAL = TARGET.clinical()
 PROTOCOLS = {"source": TARGET.take(CLINICAL), "target": TARGET}
 STRATEGIES = [SignalToSignal, MapsToMaps]
+NAMES = [*VOXELWISE, CONSTANT, *(pytest.param(name, marks=pytest.mark.deep) for name in PATCHWISE)]
+PATCH = (3, 3, 1)
+
+
+def source_of(signals, name):
+    """Give the source signals that an algorithm sees: a voxel, or the ones around it, which are just other voxels."""
+    clinical = signals[:, CLINICAL]
+    if name not in PATCHWISE:
+        return clinical
+    return np.concatenate([np.roll(clinical, i - 4, axis=0) for i in range(9)], axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +82,29 @@ def rewrite(path, *, metadata=None, parts=None, seal=True):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", [*VOXELWISE, CONSTANT])
+@pytest.mark.parametrize("name", NAMES)
 def test_predictions_are_the_same_bits_after_loading(strategy, name, signals, tmp_path):
-    train, test = signals[:100], signals[100:, CLINICAL]
-    estimator = strategy(name, **PROTOCOLS, random_state=1).fit(train[:, CLINICAL], train)
+    X = source_of(signals, name)
+    estimator = strategy(name, **PROTOCOLS, random_state=1).fit(X[:100], signals[:100])
     save_model(estimator, tmp_path / "model")
     again = load_model(tmp_path / "model")
     assert type(again) is strategy
     assert again.get_params() == estimator.get_params()
-    assert again.predict(test).tobytes() == estimator.predict(test).tobytes()
-    assert again.predict_maps(test).tobytes() == estimator.predict_maps(test).tobytes()
-    assert (again.n_features_in_, again.n_dropped_) == (5, 0)
+    assert again.predict(X[100:]).tobytes() == estimator.predict(X[100:]).tobytes()
+    assert again.predict_maps(X[100:]).tobytes() == estimator.predict_maps(X[100:]).tobytes()
+    assert (again.n_features_in_, again.n_dropped_) == (X.shape[1], 0)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("name", ["LR", "ETR", "GBR", pytest.param("CNN", marks=pytest.mark.deep)])
+def test_medians_are_the_same_bits_after_loading(name, scale, signals, tmp_path):
+    X = source_of(signals, name)
+    estimator = MapsToMaps(name, **PROTOCOLS, loss="median", target_scale=scale, random_state=1)
+    estimator.fit(X[:100], signals[:100])
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.get_params() == estimator.get_params()
+    assert again.predict_maps(X).tobytes() == estimator.predict_maps(X).tobytes()
 
 
 def test_another_process_predicts_the_same_bits(forest, file, signals, tmp_path):
@@ -97,7 +119,14 @@ def test_another_process_predicts_the_same_bits(forest, file, signals, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "given", [Ridge(0.3), RandomForestRegressor(5), make_pipeline(PolynomialFeatures(2), LinearRegression())]
+    "given",
+    [
+        Ridge(0.3),
+        RandomForestRegressor(5),
+        make_pipeline(PolynomialFeatures(2), LinearRegression()),
+        make_regressor("GBR", multi_strategy="multi_output_tree", n_estimators=5),
+    ],
+    ids=["Ridge", "forest", "pipeline", "boosting"],
 )
 def test_a_regressor_of_scikit_learn_is_stored_with_its_parameters(given, signals, tmp_path):
     estimator = SignalToSignal(given, **PROTOCOLS, random_state=0).fit(signals[:, CLINICAL], signals)
@@ -105,6 +134,45 @@ def test_a_regressor_of_scikit_learn_is_stored_with_its_parameters(given, signal
     again = load_model(tmp_path / "model")
     assert repr(again) == repr(estimator)
     assert again.predict(signals[:, CLINICAL]).tobytes() == estimator.predict(signals[:, CLINICAL]).tobytes()
+
+
+@pytest.mark.deep
+def test_a_given_network_is_stored_with_its_parameters(signals, tmp_path):
+    from dmrifit.networks import PatchCNN
+
+    given = make_pipeline(StandardScaler(), PatchCNN(width=8, epochs=2))
+    X = source_of(signals, "CNN")
+    estimator = SignalToSignal(given, **PROTOCOLS, random_state=0).fit(X, signals)
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.regressor[-1].get_params() == given[-1].get_params()
+    assert again.regressor_.regressor_[-1].patch_shape == PATCH
+    assert again.predict(X).tobytes() == estimator.predict(X).tobytes()
+
+
+@pytest.mark.deep
+def test_a_network_of_a_device_that_is_not_here_answers_on_the_processor(signals, tmp_path):
+    if torch_has_a_device("mtia"):
+        pytest.skip("this machine has the device that the test takes for missing")
+    X = source_of(signals, "CNN")
+    estimator = SignalToSignal("CNN", **PROTOCOLS, random_state=0).fit(X, signals)
+    save_model(estimator, tmp_path / "model")
+
+    def elsewhere(fields):
+        fields["leaves"][1]["parameters"]["device"] = "mtia"
+
+    rewrite(tmp_path / "model", metadata=elsewhere)
+    assert load_model(tmp_path / "model").predict(X).tobytes() == estimator.predict(X).tobytes()
+
+
+def torch_has_a_device(name):
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize("y", [np.arange(40.0), np.arange(80.0).reshape(40, 2)], ids=["one", "two"])
@@ -252,6 +320,10 @@ CODE = {
 }
 
 
+def leaf(cls, weights):
+    return {"class": cls, "parameters": {}, "fitted": {}, "weights": weights}
+
+
 class TestRefusals:
     def refused(self, path, match):
         with pytest.raises(ValueError, match=match) as error:
@@ -305,11 +377,17 @@ class TestRefusals:
             (lambda m: m["parameters"].update(regressor={"$call": "os.system"}), r"unknown key '\$call'"),
             (lambda m: m["parameters"].update(regressor="LR"), "asks for .*RandomForestRegressor"),
             (lambda m: m["parameters"].update(regressor="CNN"), "asks for"),
+            (lambda m: m.update(leaves={}), "leaves are no list"),
+            (lambda m: m.update(leaves=[{"class": "os.system"}]), "key of a leaf"),
+            (lambda m: m.update(leaves=[leaf("os.system", None)]), "asks for os.system"),
+            (lambda m: m.update(leaves=[leaf("xgboost.sklearn.XGBRegressor", "x.pkl")]), "from 'x.pkl'"),
+            (lambda m: m["versions"].pop("numpy"), "does not say with which"),
+            (lambda m: m["versions"].update(pickle="1"), "missing package"),
             (lambda m: m["parameters"].update(model="adc"), "not the one of that name"),
             (lambda m: m["model"]["parameters"][0].__setitem__(2, 0.1), "not the one of that name"),
             (lambda m: m["parameters"]["source"]["$protocol"].update(b=[-1] * 5), "altered"),
             (lambda m: m["parameters"]["source"]["$protocol"].update(file="x"), "key of a protocol"),
-            (lambda m: m["parameters"].update(patch_shape=[3]), r"patch_shape=\[3\] is not supported"),
+            (lambda m: m["parameters"].update(patch_shape=[3]), r"three odd numbers.* not \[3\]"),
             (lambda m: m["parameters"].update(source=None), "source is missing"),
             (lambda m: m["parameters"].update(target=m["parameters"]["source"]), "answers with 11 numbers"),
             (lambda m: m["fitted"].update(n_features_in_=4), "5 inputs, and the estimator has 4"),
@@ -368,15 +446,102 @@ class TestRefusals:
             self.refused(file, "branches that lead nowhere")
 
     def test_a_boosted_tree_whose_branches_lead_out_of_memory_is_refused(self, signals, tmp_path):
-        estimator = SignalToSignal("GBR", random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
+        boosting = HistGradientBoostingRegressor(max_iter=8)
+        estimator = SignalToSignal(boosting, random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
         save_model(estimator, tmp_path / "model")
         with zipfile.ZipFile(tmp_path / "model") as archive:
             inner = archive.read("regressor.skops")
-        nodes = estimator.regressor_.regressor_[-1].estimators_[1]._predictors[7][0].nodes
+        nodes = estimator.regressor_.regressor_.estimators_[1]._predictors[7][0].nodes
         broken = nodes.copy()
         broken["left"][0] = 10**6
         rewrite(tmp_path / "model", parts={"regressor.skops": changed_array(inner, nodes, broken)})
         self.refused(tmp_path / "model", "branches that lead nowhere")
+
+    @pytest.fixture
+    def boosted(self, signals, tmp_path):
+        estimator = SignalToSignal("GBR", random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
+        save_model(estimator, tmp_path / "model")
+        return tmp_path / "model"
+
+    @pytest.mark.parametrize(
+        ("field", "value", "match"),
+        [
+            ("left_children", 10**6, "branches that lead nowhere"),
+            ("right_children", 0, "branches that lead nowhere"),
+            ("split_indices", 50, "branches that lead nowhere"),
+            ("split_type", 1, "leaves that lead nowhere|damaged"),
+        ],
+    )
+    def test_trees_of_xgboost_are_followed_before_it_follows_them(self, field, value, match, boosted):
+        """xgboost itself follows what stands in the file, out of its memory if need be."""
+
+        def broken(model):
+            model["trees"][3][field][0] = value
+
+        change_booster(boosted, broken)
+        self.refused(boosted, match)
+
+    def test_rounds_and_targets_of_xgboost_are_counted(self, boosted):
+        change_booster(boosted, lambda model: model["tree_info"].__setitem__(0, 9))
+        self.refused(boosted, "not in order")
+
+    def test_a_leaf_of_many_numbers_stays_in_its_place(self, signals, tmp_path):
+        given = make_regressor("GBR", multi_strategy="multi_output_tree", n_estimators=3)
+        estimator = SignalToSignal(given, random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
+        save_model(estimator, tmp_path / "model")
+
+        def broken(model):
+            model["trees"][1]["right_children"][-1] = 10**6
+
+        change_booster(tmp_path / "model", broken)
+        self.refused(tmp_path / "model", "leaves that lead nowhere")
+
+    def test_a_pickle_in_place_of_boosted_trees_is_not_read(self, boosted, tmp_path):
+        rewrite(boosted, parts={"leaf1.ubj": pickle.dumps(Trap(tmp_path / "sprung"))})
+        self.refused(boosted, "damaged or was altered")
+        assert not (tmp_path / "sprung").exists()
+
+    def test_a_leaf_of_another_algorithm_is_refused(self, boosted):
+        rewrite(boosted, metadata=lambda m: m["parameters"].update(regressor="CNN"))
+        self.refused(boosted, "asks for xgboost.*which no regressor here is made of")
+
+    def test_a_leaf_that_is_not_there_is_refused(self, boosted):
+        rewrite(boosted, metadata=lambda m: m.update(leaves=[]))
+        self.refused(boosted, "has no part 0")
+
+    @pytest.mark.deep
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda p: p["parameters"].update(width=9), "weights .* do not fit a PatchCNN"),
+            (lambda p: p["parameters"].update(module="os.system"), "parameter of PatchCNN"),
+            (lambda p: p["fitted"].update(n_targets_=4), "do not fit|instead of"),
+            (lambda p: p["fitted"].update(n_targets_=True), "n_targets_ of a network is True"),
+            (lambda p: p["fitted"].update(net_="x"), "fitted attribute of a network"),
+            (lambda p: p.update({"class": "dmrifit.networks.PatchTransformer"}), "no regressor here is made of"),
+        ],
+    )
+    def test_a_network_that_was_altered_is_refused(self, change, match, signals, tmp_path):
+        estimator = SignalToSignal("CNN", **PROTOCOLS, random_state=0)
+        save_model(estimator.fit(source_of(signals, "CNN"), signals), tmp_path / "model")
+        rewrite(tmp_path / "model", metadata=lambda m: change(m["leaves"][1]))
+        self.refused(tmp_path / "model", match)
+
+    def test_a_missing_library_is_named_with_the_command(self, boosted, monkeypatch):
+        monkeypatch.setitem(sys.modules, "xgboost", None)
+        with pytest.raises(ImportError, match=r'pip install "dmrifit\[boost\]"'):
+            load_model(boosted)
+
+
+def change_booster(path, change):
+    """Change the trees of xgboost in a model file."""
+    xgboost = pytest.importorskip("xgboost")
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".ubj"))
+        booster = xgboost.Booster(model_file=bytearray(archive.read(name)))
+    content = json.loads(bytes(booster.save_raw("json")))
+    change(content["learner"]["gradient_booster"]["model"])
+    rewrite(path, parts={name: json.dumps(content).encode()})
 
 
 def changed_schema(data, change):
