@@ -22,7 +22,9 @@ __all__ = ["BOARD_COLUMNS", "CLAIMS", "LEAST_SEEDS", "claim_figures", "claims_bo
 LEAST_SEEDS = 3
 
 
-def claims_board(evaluation: Evaluation | Sequence[Evaluation]) -> pd.DataFrame:
+def claims_board(
+    evaluation: Evaluation | Sequence[Evaluation], *, claims: Sequence[int] | None = None
+) -> pd.DataFrame:
     """
     Check the study's eleven claims.
 
@@ -37,11 +39,13 @@ def claims_board(evaluation: Evaluation | Sequence[Evaluation]) -> pd.DataFrame:
     ----------
     evaluation : Evaluation or sequence of Evaluation
         Those of several seeds, training regions (``train_mask``) and presets together.
+    claims : sequence of int, optional
+        Numbers of the claims to check; by default all.
 
     Returns
     -------
     DataFrame
-        Eleven rows: ``claim`` (number), ``statement``, ``study`` (the figure that the letter prints),
+        A row for each claim: ``claim`` (number), ``statement``, ``study`` (the figure that the letter prints),
         ``ours`` (mean ± standard deviation over seeds, a line for each condition), ``rule`` (that decides),
         ``verdict`` ("holds", "does not hold", "cannot be told", or "depends on the training region, on which
         the letter is silent"), ``readings`` (a line with the verdict of each reading of the letter; the first
@@ -51,17 +55,20 @@ def claims_board(evaluation: Evaluation | Sequence[Evaluation]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If there is no evaluation, or one has no scores of an algorithm trained within its cohort.
+        If there is no evaluation, none has scores of an algorithm trained within its cohort, or a number is
+        that of no claim.
 
     References
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    runs, claims = _runs_and_claims(evaluation)
-    return build_board(claims, runs, least_runs=LEAST_SEEDS, depends=_depends)
+    runs, chosen = _runs_and_claims(evaluation, claims)
+    return build_board(chosen, runs, least_runs=LEAST_SEEDS, depends=_depends)
 
 
-def claim_figures(evaluation: Evaluation | Sequence[Evaluation]) -> pd.DataFrame:
+def claim_figures(
+    evaluation: Evaluation | Sequence[Evaluation], *, claims: Sequence[int] | None = None
+) -> pd.DataFrame:
     """
     List the numbers that the board of claims is made of.
 
@@ -69,6 +76,8 @@ def claim_figures(evaluation: Evaluation | Sequence[Evaluation]) -> pd.DataFrame
     ----------
     evaluation : Evaluation or sequence of Evaluation
         As for `claims_board`.
+    claims : sequence of int, optional
+        Numbers of the claims to check; by default all.
 
     Returns
     -------
@@ -82,11 +91,17 @@ def claim_figures(evaluation: Evaluation | Sequence[Evaluation]) -> pd.DataFrame
     ValueError
         As for `claims_board`.
     """
-    runs, claims = _runs_and_claims(evaluation)
-    return check_claims(claims, runs)
+    runs, chosen = _runs_and_claims(evaluation, claims)
+    return check_claims(chosen, runs)
 
 
-def _runs_and_claims(evaluation: Evaluation | Sequence[Evaluation]) -> tuple[list[Run], list[Claim]]:
+def _runs_and_claims(
+    evaluation: Evaluation | Sequence[Evaluation], numbers: Sequence[int] | None
+) -> tuple[list[Run], list[Claim]]:
+    unknown = sorted(set(numbers or ()) - {claim.number for claim in CLAIMS})
+    if unknown:
+        msg = f"claims are numbered 1 to {len(CLAIMS)}, not {', '.join(map(str, unknown))}"
+        raise ValueError(msg)
     evaluations: list[Any] = [evaluation] if hasattr(evaluation, "scores") else list(evaluation)
     if not evaluations:
         msg = "claims_board needs at least one evaluation"
@@ -97,8 +112,8 @@ def _runs_and_claims(evaluation: Evaluation | Sequence[Evaluation]) -> tuple[lis
     if any(kind in PRESETS for kind in kinds):
         kinds = [*PRESETS, *(kind for kind in kinds if kind not in PRESETS)]
     needed = tuple(condition_name(kind, region) for kind in kinds for region in REGIONS)
-    claims = [replace(claim, conditions=needed) if claim.number in COMPARING else claim for claim in CLAIMS]
-    return runs, claims
+    chosen = [claim for claim in CLAIMS if numbers is None or claim.number in numbers]
+    return runs, [replace(claim, conditions=needed) if claim.number in COMPARING else claim for claim in chosen]
 
 
 def _depends(holding: Sequence[str], failing: Sequence[str]) -> str:

@@ -278,16 +278,18 @@ def rank_biserial(
     if not len(difference):
         return np.nan, np.nan, np.nan
     # Exchanging a and b has to mirror the interval, so resamples are drawn for one of the two orders.
-    if difference.sum() < 0:
-        value, low, high = rank_biserial(
-            b, a, confidence=confidence, n_bootstrap=n_bootstrap, random_state=random_state
-        )
-        return -value, -high, -low
+    mirrored = np.sort(-difference)
+    turned = tuple(difference) < tuple(mirrored)
+    if turned:
+        difference = mirrored
     generator = np.random.default_rng(random_state)
     drawn = difference[generator.integers(0, len(difference), (n_bootstrap, len(difference)))]
     tail = 50 * (1 - confidence)
     low, high = np.percentile(_signed_rank_share(drawn), [tail, 100 - tail])
-    return float(_signed_rank_share(difference[None])[0]), float(low), float(high)
+    if np.array_equal(difference, np.sort(-difference)):
+        low, high = (low - high) / 2, (high - low) / 2
+    value = _signed_rank_share(difference[None])[0]
+    return (float(-value), float(-high), float(-low)) if turned else (float(value), float(low), float(high))
 
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
