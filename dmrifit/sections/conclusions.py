@@ -134,10 +134,13 @@ def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, dict[str, p
         "study's figure, ours, the rule that decides, and the reason found in the numbers."
     )
     if n_runs < LEAST_RUNS:
+        simulated = any(
+            cohort.get("synthetic") for one in evaluations for cohort in one.study.get("cohorts", {}).values()
+        )
         text += (
             f" A verdict needs at least {LEAST_RUNS} seeds that agree, and claims that compare the strategies need "
-            "training on body and on lesion (and, for synthetic cohorts, both difficulties). Name the folders of all "
-            "comparisons: dmrifit report FOLDER FOLDER …"
+            f"training on body and on lesion{', of both difficulties of synthetic cohorts' if simulated else ''}. Name "
+            "the folders of all comparisons: dmrifit report FOLDER FOLDER …"
         )
     columns = ("claim", "statement", "verdict", "study", "ours")
     rows = [[row[name] for name in columns] for row in table.to_dict("records")]

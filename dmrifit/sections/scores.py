@@ -369,9 +369,9 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
             )
         )
     text = (
-        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is the measured signal, noise "
-        "included. Errors are over the voxels of a patient, then means over patients and contrasts; pooled, over all "
-        "unseen contrasts of a patient together."
+        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is the measured signal, "
+        "noise included. Errors are over the voxels of a patient, then means over patients and contrasts; pooled, over "
+        "all unseen contrasts of a patient together."
     )
     table = html_table(cells, header, numbers=range(4, len(header)), faint=faint)
     return html_join([html_paragraph(text), html_grid(grid) if grid else "", html_details("All readings", table)])
