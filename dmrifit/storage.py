@@ -20,6 +20,7 @@ from sklearn.base import BaseEstimator
 from dmrifit._optional import import_optional
 from dmrifit.algorithms import CONSTANT
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.ubjson import read_ubjson
 
 __all__ = ["Leaf", "check_leaves", "dumped", "loaded", "trees", "versions_of"]
 
@@ -194,6 +195,9 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
     parameters = {key: encoded(value, key) for key, value in given.items() if value is not None}
     description: dict[str, Any] = {"class": _class_of(leaf), "parameters": parameters, "fitted": {}, "weights": None}
     if description["class"] == _XGBOOST:
+        if parameters.get("booster") == "gblinear" or parameters.get("enable_categorical"):
+            msg = "a model file carries boosted trees over numbers, neither booster='gblinear' nor categories"
+            raise ValueError(msg)
         trained = leaf.__sklearn_is_fitted__()
         return description, bytes(leaf.get_booster().save_raw("ubj")) if trained else None
     if not hasattr(leaf, "net_"):
@@ -220,6 +224,7 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
         return estimator
     weights = parts[leaf["weights"]]
     if leaf["class"] == _XGBOOST:
+        _check_boosted(weights)
         estimator.load_model(bytearray(weights))
     else:
         refuse_keys(leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True)
@@ -292,9 +297,6 @@ def trees(part: Any) -> Iterator[tuple[Any, ...]]:
         left, right = tree.children_left, tree.children_right
         yield nodes, left, right, (left != -1) | (right != -1), tree.feature, tree.n_features
         return
-    if _class_of(part) == _XGBOOST:
-        yield from _boosted_trees(part)
-        return
     for stage in getattr(part, "_predictors", ()):
         for predictor in stage:
             nodes = predictor.nodes
@@ -308,29 +310,38 @@ def trees(part: Any) -> Iterator[tuple[Any, ...]]:
             yield from trees(deeper)
 
 
-def _boosted_trees(part: Any) -> Iterator[tuple[Any, ...]]:
-    """List the trees of xgboost, which itself follows whatever numbers a file holds."""
-    learner = json.loads(bytes(part.get_booster().save_raw("json")))["learner"]
+def _check_boosted(content: bytes) -> None:
+    """Refuse trees that lead out of memory before xgboost sees them: it follows whatever a file holds."""
+    learner = read_ubjson(content)["learner"]
     n_features = int(learner["learner_model_param"]["num_feature"])
     n_targets = int(learner["learner_model_param"]["num_target"])
     booster = learner["gradient_booster"]
-    if booster["name"] == "gblinear":
-        return
-    model = booster.get("gbtree", booster)["model"]
-    rounds = np.array(model["iteration_indptr"])
+    if booster["name"] not in ("gbtree", "dart"):
+        msg = f"its boosted regressor is made of {booster['name']!r}, not of trees"
+        raise RefusedError(msg)
+    model = booster["gbtree" if booster["name"] == "dart" else "model"]
+    model = model.get("model", model)
+    rounds = np.asarray(model["iteration_indptr"])
     counted = len(model["tree_info"]) == len(model["trees"]) == rounds[-1] and rounds[0] == 0
-    if not (counted and (np.diff(rounds) >= 0).all() and set(model["tree_info"]) <= {*range(n_targets)}):
+    if not (counted and (np.diff(rounds) >= 0).all() and np.isin(model["tree_info"], np.arange(n_targets)).all()):
         msg = "the trees of its regressor are not in order"
         raise RefusedError(msg)
     for tree in model["trees"]:
-        left, right, feature = (np.array(tree[k]) for k in ("left_children", "right_children", "split_indices"))
-        inner = left != -1
+        parts = [np.asarray(tree[k]) for k in ("left_children", "right_children", "split_indices", "split_type")]
+        left, right, feature, kind = parts
+        nodes, inner = np.arange(len(left)), left != -1
+        below = np.stack([left, right])[:, inner]
         # Where a leaf answers with many numbers, its right child is their place.
         answers = right[~inner] if "leaf_weights" in tree else np.zeros(1, int)
         places = len(tree.get("leaf_weights", [0])) // int(tree["tree_param"]["size_leaf_vector"])
-        if len({len(left), len(right), len(feature)}) > 1 or any(tree["split_type"]) or not (
-            ((answers >= 0) & (answers < places)).all()
-        ):
-            msg = "a tree of its regressor has leaves that lead nowhere"
+        sound = (
+            len({part.shape for part in parts}) == 1
+            and int(tree["tree_param"]["num_nodes"]) == len(left)
+            and ((below > nodes[inner]) & (below < len(left))).all()
+            and ((feature[inner] >= 0) & (feature[inner] < n_features)).all()
+            and ((answers >= 0) & (answers < places)).all()
+            and not kind.any()  # no categories
+        )
+        if not sound:
+            msg = "a tree of its regressor has branches that lead nowhere"
             raise RefusedError(msg)
-        yield np.arange(len(left)), left, right, inner, feature, n_features
