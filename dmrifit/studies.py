@@ -148,10 +148,11 @@ def train(
         msg = "--loss and --target-scale are options of --strategy m2m, which learns parameters; s2s learns signals"
         raise ValueError(msg)
     estimator = _strategies()[strategy](algorithm, **options)
-    estimator.check_parameters()
     chosen = _chosen(_cohorts(table), cohorts)
     protocol = next(iter(chosen.values())).scans[0].protocol
     source = protocol.take(protocol.clinical(n_b))
+    estimator.set_params(source=source, target=protocol, random_state=seed)
+    estimator.check_parameters()
     tables = [
         cohort.arrays(
             source,
@@ -163,7 +164,6 @@ def train(
         )
         for cohort in chosen.values()
     ]
-    estimator.set_params(source=source, target=protocol, random_state=seed)
     estimator.fit(np.concatenate([one.X for one in tables]), np.concatenate([one.Y for one in tables]))
     save_model(estimator, out)
     patients = sum(len(cohort.patients) for cohort in chosen.values())
