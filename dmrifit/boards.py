@@ -337,9 +337,10 @@ class _Outcome:
         found: dict[str, str] = {}
         reasons: dict[str, str] = {}
         ours = []
+        decides = set(figures["reading"]) == {claim.readings[0].name}
         for condition, part in figures.groupby("condition", sort=False):
             found[condition], reasons[condition] = _decide(part, counts[condition], least_runs, run_word)
-            text = _figures_in_words(part)
+            text = _figures_in_words(part) if decides else ""
             ours += [f"{condition}: {text}" if condition else text] if text else []
         absent = [name for name in claim.conditions if name not in found]
         holding = [name for name, verdict in found.items() if verdict == HOLDS]

@@ -67,6 +67,17 @@ class Evidence:
         return _largest(self.curve)
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """Training sizes that all cohorts have."""
+        have = [set(part["n_train"]) for _, part in self.curve.groupby("cohort", observed=True)]
+        return sorted(set.intersection(*have))
+
+    @cached_property
+    def curves(self) -> dict[Any, pd.DataFrame]:
+        """Learning curves that were made already."""
+        return {}
+
+    @cached_property
     def unseen(self) -> pd.DataFrame:
         """Signals at the largest training size."""
         return _largest(self.signals) if len(self.signals) else self.signals

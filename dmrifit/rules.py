@@ -173,7 +173,7 @@ def explain_3(runs: Sequence[Evidence]) -> str:
         algorithm = lay_out(mean_over_patients(table, column, "algorithm", "strategy"), "strategy")
         metric = lay_out(mean_over_patients(table, column, "metric", "strategy"), "strategy")
         ahead = int((algorithm["s2s"] < algorithm["m2m"]).sum())
-        against = metric[metric["s2s"] >= metric["m2m"]]
+        against = _most_against(metric)
         text = f"{label} of s2s is lower in {won} of {total} patients (Wilcoxon p {_median_p(p)}), for {ahead} of "
         text += f"{len(algorithm)} algorithms"
         if len(against):
@@ -255,7 +255,7 @@ def explain_11(runs: Sequence[Evidence]) -> str:
     for label, column in (*SIGNED.items(), *DI.items()):
         between = _between_algorithms(table, column)
         spread = lay_out(mean_over_patients(between, column, "metric", "strategy"), "strategy")
-        more = spread[spread["s2s"] >= spread["m2m"]]
+        more = _most_against(spread)
         listed = [f"{name} ({_two(row['s2s'], row['m2m'])})" for name, row in more.iterrows()]
         varies = f"more in s2s for {', '.join(listed)}" if listed else "less in s2s for every metric"
         means = mean_over_patients(table[table["strategy"] == "s2s"], column, "algorithm")
@@ -437,16 +437,18 @@ def explain_6(runs: Sequence[Evidence]) -> str:
 
 def _curve(e: Evidence, column: str, *by: str, without: Sequence[str] = (), sizes: Sequence[int] = ()) -> pd.DataFrame:
     """Give means by training size (rows), at the sizes that all cohorts have."""
-    table = drop_metrics(e.curve, without)
-    have = [set(part["n_train"]) for _, part in table.groupby("cohort", observed=True)]
-    common = sorted(set.intersection(*have))
+    common = e.sizes
     absent = [size for size in sizes if size not in common]
     if absent or len(common) < 2 or max(common) < LONG_CURVE:
         wanted = ", ".join(map(str, absent)) or f"{LONG_CURVE} or more"
         msg = f"a learning curve with {wanted} training patients (sizes: {', '.join(map(str, common))})"
         raise MissingEvidence(msg)
-    means = mean_over_patients(table[table["n_train"].isin(common)], column, "n_train", *by)
-    return lay_out(means, *by)
+    key = column, by, tuple(without)
+    if key not in e.curves:
+        table = drop_metrics(e.curve, without)
+        means = mean_over_patients(table[table["n_train"].isin(common)], column, "n_train", *by)
+        e.curves[key] = lay_out(means, *by)
+    return e.curves[key]
 
 
 def _strategies(e: Evidence, wanted: Sequence[str]) -> None:
@@ -621,6 +623,12 @@ def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         table.assign(patient=[f"{name} (run {i})" for name in table["patient"]]) for i, table in enumerate(tables, 1)
     )
     return pd.concat(named, ignore_index=True)
+
+
+def _most_against(means: pd.DataFrame) -> pd.DataFrame:
+    """Rows in which s2s is not lower, the largest difference first."""
+    against = means[means["s2s"] >= means["m2m"]]
+    return against.loc[(against["m2m"] - against["s2s"]).sort_values(kind="stable").index]
 
 
 def _at(means: pd.Series, cohort: str, strategy: str) -> float:

@@ -1,0 +1,561 @@
+"""The board of claims, from made-up studies in which each claim is known to hold, to fail or to be open."""
+
+import itertools
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dmrifit
+from dmrifit import claims
+from dmrifit.boards import BOARD_COLUMNS, FAILS, HOLDS, OPEN
+from dmrifit.claims import CLAIMS, claim_figures, claims_board
+
+METRICS = ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
+ALGORITHMS = ("LR", "GBR", "mlNN")
+COHORTS = ("c1", "c2")
+STRATEGIES = ("s2s", "m2m")
+SIZES = (1, 2, 5, 8, 12)
+SILENT = "depends on the training region, on which the letter is silent"
+
+# In this study every claim holds. What a factor multiplies is abs(BI); DI is three times, and the median of abs(E)
+# twice as large.
+HOLDING = {
+    "level": {"s2s": 0.10, "m2m": 0.15},
+    "metric": {
+        "s2s": dict(zip(METRICS, (9.0, 1.0, 1.2, 0.9, 0.8, 1.1, 1.0), strict=True)),
+        "m2m": dict(zip(METRICS, (9.0, 1.0, 1.9, 0.6, 0.5, 1.2, 1.3), strict=True)),
+    },
+    "cohort": {"c1": 1.0, "c2": 1.1},
+    "curve": {1: 1.4, 2: 1.2, 5: 1.02, 8: 0.99, 12: 1.0},
+    "mlnn_at_two": 1.05,
+    "fluctuation": {"Dv": {5: 0.06, 8: -0.05, 12: 0.0}},
+    # Algorithms differ by this much of the level, one way in even patients and the other way in odd ones.
+    "disagreement": {"s2s": 0.003, "m2m": 0.02},
+    # And by this much in all of them.
+    "difference": {"s2s": 0.001, "m2m": 0.001},
+    "signal_error": 0.08,
+    "signal_r": 0.9,
+    "metric_r": {"s2s": 0.6, "m2m": 0.3},
+}
+
+
+def amount(world, metric, strategy, cohort, algorithm, size, k):
+    """Give abs(BI) of patient k."""
+    level = world["level"][strategy] * world["metric"][strategy][metric] * world["cohort"][cohort]
+    early = algorithm == "mlNN" and size == 2
+    level *= world["mlnn_at_two"] if early else world["curve"][size]
+    level *= 1 + world["fluctuation"].get(metric, {}).get(size, 0.0)
+    place = ALGORITHMS.index(algorithm) - 1
+    apart = world["disagreement"][strategy] * (-1) ** k + world["difference"][strategy]
+    return level * (1 + 0.01 * k) * (1 + apart * place)
+
+
+def study(seed=0, region="body", difficulty="mixed", *, sizes=SIZES, n=8, cohorts=COHORTS, scored="lesion", **changes):
+    """Make an evaluation up."""
+    world = {**HOLDING, **changes}
+    scores, signals = [], []
+    cells = itertools.product(cohorts, STRATEGIES, (*ALGORITHMS, "constant"), sizes, range(n))
+    for cohort, strategy, algorithm, size, k in cells:
+        control = algorithm == "constant"
+        if control and size != max(sizes):
+            continue
+        keys = {"cohort": cohort, "patient": f"{cohort}p{k}", "strategy": strategy, "algorithm": algorithm}
+        keys |= {"train_on": "same", "n_train": size, "repeat": 0, "estimator": f"{strategy} {algorithm}"}
+        for metric in METRICS:
+            value = 99.0 if control else amount(world, metric, strategy, cohort, algorithm, size, k)
+            value *= 1 + 0.001 * seed
+            scores.append(
+                {
+                    **keys,
+                    "metric": metric,
+                    "bias": value * (-1) ** (k // 2),
+                    "dispersion": 3 * value,
+                    "median_abs_error": 2 * value,
+                    "pearson": 0.0 if control else world["metric_r"][strategy],
+                    "spearman": world["metric_r"][strategy],
+                    "at_bound": 0.7 if metric == "T2v" else 0.0,
+                    "bias_truth": value,
+                    "dispersion_truth": 3 * value,
+                    "median_abs_error_truth": 2 * value,
+                    "pearson_truth": world["metric_r"][strategy],
+                }
+            )
+        for contrast in ("b100_te105", "b1600_te120", "all unseen"):
+            error = 9.0 if control else world["signal_error"] * (1 + 0.01 * k)
+            signals.append(
+                {
+                    **keys,
+                    "contrast": contrast,
+                    "relative_error": error,
+                    "median_relative_error": 0.8 * error,
+                    "signed_relative_error": 0.1 * error,
+                    "pearson": 0.99 if contrast == "all unseen" else world["signal_r"],
+                }
+            )
+    simulation = None if difficulty is None else {"difficulty": difficulty, "seed": seed}
+    return SimpleNamespace(
+        scores=pd.DataFrame(scores),
+        signals=pd.DataFrame(signals),
+        study={
+            "settings": {"seed": seed, "train_mask": region, "score_mask": scored},
+            "cohorts": {name: {"synthetic": difficulty is not None, "simulation": simulation} for name in cohorts},
+        },
+        predictions={},
+    )
+
+
+def studies(seeds=3, regions=("body", "lesion"), difficulties=("easy", "mixed"), changed=lambda r, d: True, **changes):
+    """Make studies of several seeds and conditions; the changes are made where `changed` says."""
+    return [
+        study(seed, region, difficulty, **(changes if changed(region, difficulty) else {}))
+        for seed in range(seeds)
+        for region in regions
+        for difficulty in difficulties
+    ]
+
+
+def verdict_of(number, evaluations):
+    board = claims_board(evaluations, claims=[number])
+    assert board["claim"].tolist() == [number]
+    return board.iloc[0]
+
+
+EQUAL = {"s2s": 0.15, "m2m": 0.15}
+SWAPPED = {"s2s": 0.15, "m2m": 0.10}
+
+FLAT_S2S = {name: 1.0 + 0.001 * i for i, name in enumerate(METRICS)}
+
+# For each claim a study in which it fails, and what the reason must name.
+FAILING = {
+    1: ({"signal_error": 0.2}, ["mean abs(E)", "0.207", "not < 0.120"]),
+    2: ({"signal_r": 0.7}, ["r of signals (mean image) 0.700", "not > 0.800"]),
+    3: ({"level": SWAPPED}, ["|BI| of s2s", "(m2m)", "lower in 0 of"]),
+    4: ({"metric": {"s2s": FLAT_S2S, "m2m": FLAT_S2S}, "difference": {"s2s": 0.3, "m2m": 0.3}}, ["not > 1.00"]),
+    5: ({"cohort": {"c1": 1.1, "c2": 1.0}}, ["|BI| of c1", "(c2)", "Mann–Whitney"]),
+    6: ({"difference": {"s2s": 0.2, "m2m": 0.2}}, ["Friedman", "not >= 0.050", "different", "LR"]),
+    7: ({"curve": {1: 1.4, 2: 1.2, 5: 1.3, 8: 1.2, 12: 1.0}}, ["largest change from N = 5 to 12", "5: "]),
+    8: ({"mlnn_at_two": 1.5}, ["mlNN at N = 2", "number 3 of 3"]),
+    9: ({"fluctuation": {"K": {5: 0.06, 8: -0.05, 12: 0.0}}}, ["share of Dv", "not > 0.500", "K "]),
+    10: ({"metric_r": {"s2s": 0.3, "m2m": 0.6}}, ["K r of s2s 0.300", "T2t"]),
+    11: ({"disagreement": {"s2s": 0.02, "m2m": 0.003}}, ["over algorithms, s2s", "varies more in s2s for"]),
+}
+
+# For each claim an ingredient that is missing, and its name.
+MISSING = {
+    1: ({"signals": False}, "signals predicted by s2s"),
+    2: ({"cohorts": ("c1",)}, "two cohorts (there is one)"),
+    3: ({"strategies": ("s2s",)}, "scores of m2m"),
+    4: ({"algorithms": ("LR", "GBR")}, "three algorithms (there are 2)"),
+    5: ({"cohorts": ("c2",)}, "two cohorts (there is one)"),
+    6: ({"algorithms": ("LR",)}, "three algorithms (there is one)"),
+    7: ({"sizes": (12,)}, "a learning curve with 1, 5 training patients"),
+    8: ({"algorithms": ("LR", "GBR")}, "mlNN in s2s"),
+    9: ({"sizes": (1, 2, 5, 8)}, "a learning curve with 10 or more training patients"),
+    10: ({"metrics": ("f", "Dv", "T2t")}, "metric K"),
+    11: ({"strategies": ("m2m",)}, "scores of s2s"),
+}
+
+
+def without(evaluations, *, signals=True, **kept):
+    """Leave rows of a study out."""
+    names = {"cohorts": "cohort", "strategies": "strategy", "algorithms": "algorithm", "sizes": "n_train"}
+    names["metrics"] = "metric"
+    changed = []
+    for one in evaluations:
+        tables = {}
+        for table in ("scores", "signals"):
+            rows = getattr(one, table)
+            for key, values in kept.items():
+                if names[key] in rows:
+                    rows = rows[rows[names[key]].isin(values)]
+            tables[table] = rows
+        if not signals:
+            tables["signals"] = pd.DataFrame()
+        changed.append(SimpleNamespace(**tables, study=one.study, predictions={}))
+    return changed
+
+
+@pytest.fixture(scope="module")
+def holding():
+    return studies()
+
+
+@pytest.fixture(scope="module")
+def holding_board(holding):
+    return claims_board(holding)
+
+
+# Verdicts -----------------------------------------------------------------------------------------------------------
+
+
+def test_in_a_study_made_for_it_all_eleven_claims_hold(holding_board):
+    assert tuple(holding_board.columns) == BOARD_COLUMNS
+    found = holding_board.set_index("claim")["verdict"].to_dict()
+    assert found == dict.fromkeys(range(1, 12), HOLDS)
+    assert (holding_board["n_runs"] == 3).all()
+    assert (holding_board["reason"].str.count("holds in all 3 seeds") == 4).all()
+
+
+@pytest.mark.parametrize("number", FAILING)
+def test_a_claim_fails_in_a_study_made_for_it(number):
+    changes, words = FAILING[number]
+    row = verdict_of(number, studies(**changes))
+    assert row["verdict"] == FAILS
+    for word in words:
+        assert word in row["reason"], row["reason"]
+
+
+@pytest.mark.parametrize("number", MISSING)
+def test_a_claim_without_what_it_needs_cannot_be_told_and_says_what(number):
+    kept, word = MISSING[number]
+    row = verdict_of(number, without(studies(), **kept))
+    assert row["verdict"] == OPEN
+    assert f"missing: {word}" in row["reason"], row["reason"]
+
+
+def test_nothing_is_told_from_two_seeds():
+    board = claims_board(studies(seeds=2, regions=("body",), difficulties=("mixed",)))
+    assert (board["verdict"] == OPEN).all()
+    assert board["reason"].str.contains("2 seeds, 3 are needed").all()
+    assert (board["ours"] != "").all()
+
+
+def test_one_seed_is_called_one():
+    row = verdict_of(3, studies(seeds=1))
+    assert (row["verdict"], row["n_runs"]) == (OPEN, 1)
+    assert "one seed, 3 are needed" in row["reason"]
+
+
+@pytest.mark.parametrize("number", [3, 4, 10, 11])
+def test_claims_about_strategies_that_depend_on_the_training_region_say_so(number):
+    changes, _ = FAILING[number]
+    row = verdict_of(number, studies(changed=lambda region, difficulty: region == "lesion", **changes))
+    assert row["verdict"] == SILENT
+    first = row["reason"].split("\n")[0]
+    assert first == (
+        "holds: synthetic easy, trained on body, synthetic mixed, trained on body; "
+        "does not hold: synthetic easy, trained on lesion, synthetic mixed, trained on lesion"
+    )
+
+
+def test_one_condition_of_four_is_enough_to_depend():
+    where = lambda region, difficulty: (region, difficulty) == ("lesion", "easy")  # noqa: E731
+    assert verdict_of(3, studies(changed=where, level=SWAPPED))["verdict"] == SILENT
+
+
+def test_a_claim_that_depends_on_the_preset_alone_does_not_blame_the_region():
+    row = verdict_of(3, studies(changed=lambda region, difficulty: difficulty == "easy", level=SWAPPED))
+    assert row["verdict"] == "depends on the preset of the cohorts"
+
+
+@pytest.mark.parametrize("number", [3, 11])
+@pytest.mark.parametrize(
+    ("parts", "missing"),
+    [
+        ({"regions": ("body",)}, "synthetic easy, trained on lesion; synthetic mixed, trained on lesion"),
+        ({"difficulties": ("mixed",)}, "synthetic easy, trained on body; synthetic easy, trained on lesion"),
+    ],
+)
+def test_claims_about_strategies_need_both_regions_and_both_presets(number, parts, missing):
+    row = verdict_of(number, studies(**parts))
+    assert row["verdict"] == OPEN
+    assert row["reason"].split("\n")[0] == f"missing: {missing}"
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 6, 7, 8, 9])
+def test_other_claims_can_be_told_in_one_condition(number):
+    row = verdict_of(number, studies(regions=("body",), difficulties=("mixed",)))
+    assert row["verdict"] == HOLDS
+
+
+def test_scans_of_patients_have_no_preset():
+    measured = studies(difficulties=(None,))
+    row = verdict_of(3, measured)
+    assert row["verdict"] == HOLDS
+    assert "synthetic" not in row["ours"]
+    assert "measured, trained on body" in row["ours"]
+    half = verdict_of(3, studies(regions=("body",), difficulties=(None,)))
+    assert "missing: measured, trained on lesion" in half["reason"]
+
+
+def test_seeds_that_disagree_leave_a_claim_open():
+    evaluations = studies(seeds=2) + [
+        study(2, region, difficulty, level=SWAPPED) for region in ("body", "lesion") for difficulty in ("easy", "mixed")
+    ]
+    row = verdict_of(3, evaluations)
+    assert row["verdict"] == OPEN
+    assert "in 1 of 3 seeds" in row["reason"]
+
+
+# Readings -----------------------------------------------------------------------------------------------------------
+
+
+def readings_of(row):
+    return dict(line.split(": ", 1) for line in row["readings"].split("\n"))
+
+
+def test_readings_of_signal_errors_are_told_apart():
+    found = readings_of(verdict_of(1, studies(signal_error=0.14)))
+    assert found["absolute error, lesion"] == FAILS
+    assert found["signed error, lesion"] == HOLDS
+    assert found["median absolute error"] == HOLDS
+    assert found["absolute error, body"] == OPEN
+    assert readings_of(verdict_of(1, studies(signal_error=0.116)))["worst patient"] == FAILS
+
+
+def test_scores_of_the_whole_body_are_another_reading():
+    both = studies() + [
+        study(seed, region, difficulty, scored="body", signal_error=0.5)
+        for seed, region, difficulty in itertools.product(range(3), ("body", "lesion"), ("easy", "mixed"))
+    ]
+    row = verdict_of(1, both)
+    assert row["verdict"] == HOLDS
+    assert readings_of(row)["absolute error, body"] == FAILS
+    assert readings_of(row)["absolute error, lesion"] == HOLDS
+
+
+def test_readings_of_signal_correlations_are_told_apart():
+    found = readings_of(verdict_of(2, studies(signal_r=0.75)))
+    assert found["mean over images"] == FAILS
+    assert found["worst image"] == FAILS
+    assert found["pooled over images"] == HOLDS
+
+
+def test_t2v_alone_can_decide_and_the_share_at_its_bound_is_told():
+    metric = {**HOLDING["metric"], "s2s": {**HOLDING["metric"]["s2s"], "T2v": 9.0}}
+    row = verdict_of(3, studies(metric=metric))
+    assert row["verdict"] == FAILS
+    assert readings_of(row)["|BI| and DI without T2v"] == HOLDS
+    assert "not lower for T2v" in row["reason"]
+    assert "T2v sits at a bound in 70% of the voxels" in row["reason"]
+
+
+def test_s0_is_no_property_of_the_tissue_and_left_out(holding):
+    metric = {name: {**values, "S0": 1e6} for name, values in HOLDING["metric"].items()}
+    pd.testing.assert_frame_equal(claim_figures(study(metric=metric)), claim_figures(study()))
+
+
+def test_signed_and_absolute_bias_are_two_readings():
+    evaluations = studies(level=SWAPPED)
+    for one in evaluations:
+        one.scores["bias"] = -one.scores["bias"].abs()
+    found = readings_of(verdict_of(3, evaluations))
+    assert found["|BI|"] == FAILS
+    assert found["signed BI"] == HOLDS
+
+
+def test_a_difference_without_significance_is_no_equivalence():
+    row = verdict_of(6, studies(disagreement={"s2s": 0.5, "m2m": 0.5}, difference={"s2s": 0.0, "m2m": 0.0}))
+    assert row["verdict"] == OPEN
+    assert "share of pairs equivalent" in row["reason"]
+    assert readings_of(row)["tests alone"] == HOLDS
+
+
+def test_a_flat_curve_does_not_fall():
+    flat = dict.fromkeys(SIZES, 1.0)
+    row = verdict_of(7, studies(curve=flat, fluctuation={}, mlnn_at_two=1.0))
+    assert row["verdict"] == FAILS
+    assert "at N = 5" in row["reason"]
+
+
+def test_without_fluctuation_nothing_fluctuates_mainly():
+    still = {1: 1.4, 2: 1.2, 5: 1.0, 8: 1.0, 12: 1.0}
+    assert verdict_of(9, studies(curve=still, fluctuation={}))["verdict"] == OPEN
+
+
+def test_maps_that_were_kept_are_compared_voxel_by_voxel():
+    def kept(spread):
+        evaluations = studies()
+        generator = np.random.default_rng(0)
+        for one in evaluations:
+            reference = np.ones((20, 7))
+            maps = {
+                f"{strategy} {algorithm}": reference + generator.normal(0, spread[strategy], (20, 7))
+                for strategy in STRATEGIES
+                for algorithm in ALGORITHMS
+            }
+            one.predictions = {
+                (cohort, f"{cohort}p0"): SimpleNamespace(
+                    cohort=cohort, patient=f"{cohort}p0", names=METRICS, reference=reference, maps=maps
+                )
+                for cohort in COHORTS
+            }
+        return readings_of(verdict_of(11, evaluations))["maps voxel by voxel"]
+
+    assert kept({"s2s": 0.1, "m2m": 0.3}) == HOLDS
+    assert kept({"s2s": 0.3, "m2m": 0.1}) == FAILS
+
+
+# Evidence -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_controls_and_other_ways_of_training_change_nothing(holding):
+    plain = []
+    for one in holding[:1]:
+        other = one.scores.assign(train_on="other", bias=50.0, dispersion=50.0)
+        scores = pd.concat([one.scores[one.scores["algorithm"] != "constant"], other])
+        signals = one.signals[one.signals["algorithm"] != "constant"]
+        plain.append(SimpleNamespace(scores=scores, signals=signals, study=one.study, predictions={}))
+    pd.testing.assert_frame_equal(claim_figures(plain), claim_figures(holding[:1]))
+
+
+def test_the_same_evaluation_twice_is_one_seed(holding):
+    twice = claims_board([*holding[:4], *holding[:4], *holding[:4]], claims=[3])
+    assert twice["n_runs"].tolist() == [1]
+    pd.testing.assert_frame_equal(twice, claims_board(holding[:4], claims=[3]))
+
+
+def test_other_cohorts_are_another_seed_even_if_the_study_has_the_same():
+    evaluations = studies()
+    for one in evaluations:
+        one.study["settings"]["seed"] = 0
+    assert verdict_of(1, evaluations)["n_runs"] == 3
+
+
+def test_a_board_and_a_learning_curve_of_one_seed_are_put_together(holding):
+    board = without(holding[::4], sizes=(12,))
+    curve = without(holding[::4], sizes=SIZES[:-1])
+    parts = claims_board([*board, *curve], claims=[3, 7])
+    whole = claims_board(holding[::4], claims=[3, 7])
+    pd.testing.assert_frame_equal(parts, whole)
+
+
+def test_one_evaluation_need_not_be_in_a_list(holding):
+    pd.testing.assert_frame_equal(
+        claims_board(holding[0], claims=[1, 3]), claims_board([holding[0]], claims=[1, 3])
+    )
+
+
+def test_both_presets_can_be_cohorts_of_one_evaluation():
+    merged = []
+    for seed, region in itertools.product(range(3), ("body", "lesion")):
+        easy, mixed = study(seed, region, "easy"), study(seed, region, "mixed")
+        renamed = {"c1": "e1", "c2": "e2"}
+        tables = {
+            name: pd.concat([getattr(mixed, name), getattr(easy, name).replace({"cohort": renamed})])
+            for name in ("scores", "signals")
+        }
+        cohorts = mixed.study["cohorts"] | {renamed[k]: v for k, v in easy.study["cohorts"].items()}
+        settings_of = mixed.study["settings"]
+        merged.append(SimpleNamespace(**tables, study={"settings": settings_of, "cohorts": cohorts}, predictions={}))
+    board = claims_board(merged, claims=[3, 5])
+    assert board["verdict"].tolist() == [HOLDS, HOLDS]
+
+
+def test_a_failed_prediction_counts_for_none(holding):
+    evaluations = studies()
+    for one in evaluations:
+        failed = (one.scores["patient"] == "c1p0") & (one.scores["metric"] == "K")
+        one.scores.loc[failed, ["bias", "dispersion", "median_abs_error"]] = np.nan
+    board = claims_board(evaluations, claims=[1, 3, 5, 10])
+    assert board["verdict"].tolist() == [HOLDS] * 4
+
+
+def test_figures_can_be_computed_again_in_a_line():
+    one = study(1)
+    figures = claim_figures(one)
+    rows = one.scores.query("algorithm != 'constant' and metric != 'S0' and n_train == 12")
+
+    def value(claim, reading, where, quantity, column="value"):
+        found = figures.query("claim == @claim and reading == @reading and where == @where and quantity == @quantity")
+        assert len(found) == 1
+        return found[column].iloc[0]
+
+    s2s = rows.query("cohort == 'c1' and strategy == 's2s'")
+    m2m = rows.query("cohort == 'c1' and strategy == 'm2m'")
+    assert value(3, "|BI| and DI", "c1", "DI of s2s") == pytest.approx(s2s["dispersion"].mean())
+    assert value(3, "|BI| and DI", "c1", "DI of s2s", "limit") == pytest.approx(m2m["dispersion"].mean())
+    assert value(3, "|BI|", "c1", "|BI| of s2s") == pytest.approx(s2s["bias"].abs().mean())
+    no_t2v = s2s.query("metric != 'T2v'")["dispersion"].mean()
+    assert value(3, "|BI| and DI without T2v", "c1", "DI of s2s") == pytest.approx(no_t2v)
+    ratio = s2s.groupby("metric")["dispersion"].mean().std() / s2s.groupby("algorithm")["dispersion"].mean().std()
+    assert value(4, "DI", "c1 s2s", "sd over metrics / over algorithms of DI") == pytest.approx(ratio)
+    signals = one.signals.query("algorithm != 'constant' and strategy == 's2s' and n_train == 12 and cohort == 'c2'")
+    seen = signals.query("contrast != 'all unseen'")["relative_error"].mean()
+    assert value(1, "absolute error, lesion", "c2", "mean abs(E)") == pytest.approx(seen)
+    curve = one.scores.query("algorithm != 'constant' and metric != 'S0' and strategy == 's2s'")
+    by_size = curve.groupby("n_train")["dispersion"].mean()
+    assert value(7, "DI", "s2s", "DI at N = 5") == pytest.approx(by_size[5])
+    away = (by_size[[5, 8, 12]] / by_size[12] - 1).abs().max()
+    assert value(7, "DI", "s2s", "DI largest change from N = 5 to 12") == pytest.approx(away)
+    variance = curve.query("n_train >= 5").groupby(["metric", "n_train"])["dispersion"].mean().groupby("metric").var()
+    assert value(9, "s2s", "s2s", "share of Dv in the variance of DI") == pytest.approx(variance["Dv"] / variance.sum())
+    spread = s2s.groupby(["patient", "metric"])["bias"].std().mean()
+    assert value(11, "BI", "c1", "sd of BI (signed) over algorithms, s2s") == pytest.approx(spread)
+    k = s2s.query("metric == 'K'")["median_abs_error"].mean()
+    assert value(10, "median abs(E)", "c1", "K median abs(E) of s2s") == pytest.approx(k)
+
+
+# What the board says ------------------------------------------------------------------------------------------------
+
+
+def test_the_figures_of_the_study_are_those_it_prints():
+    printed = {claim.number: re.findall(r"[0-9.]+", re.sub("s2s|m2m|cohort 1", "", claim.study)) for claim in CLAIMS}
+    assert {number: found for number, found in printed.items() if found} == {1: ["12"], 2: ["0.8"], 7: ["5"], 8: ["2"]}
+
+
+def test_synthetic_cohorts_are_called_so(holding_board):
+    for text in holding_board["ours"]:
+        assert all(line.startswith("synthetic ") for line in text.split("\n"))
+
+
+def test_every_rule_and_reason_is_said(holding_board):
+    for column in ("statement", "study", "ours", "rule", "readings", "reason"):
+        assert (holding_board[column].str.len() >= 5).all()
+
+
+def test_without_the_library_of_its_tests_claim_six_says_what_to_install(monkeypatch):
+    from dmrifit import statistics
+
+    def absent(name):
+        msg = f'{name} is not installed; to install it: pip install "dmrifit[stats]"'
+        raise ImportError(msg)
+
+    monkeypatch.setattr(statistics, "import_optional", absent)
+    row = verdict_of(6, studies(regions=("body",), difficulties=("mixed",)))
+    assert row["verdict"] == OPEN
+    assert 'pip install "dmrifit[stats]"' in row["reason"]
+
+
+def test_the_board_is_a_public_name():
+    assert dmrifit.claims_board is claims.claims_board
+
+
+def test_what_makes_no_board_is_refused():
+    with pytest.raises(ValueError, match="at least one evaluation"):
+        claims_board([])
+    empty = study()
+    empty.scores = empty.scores.assign(train_on="other")
+    with pytest.raises(ValueError, match="trained within its cohort"):
+        claims_board(empty)
+    with pytest.raises(ValueError, match="numbered 1 to 11, not 12"):
+        claims_board(study(), claims=[12])
+
+
+# Properties ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=2)
+@given(st.randoms(use_true_random=False))
+def test_order_of_rows_and_names_of_patients_change_nothing(random):
+    evaluations = [study(n=3)]
+    board, figures = claims_board(evaluations), claim_figures(evaluations)
+    names = sorted(set(evaluations[0].scores["patient"]))
+    other = [f"q{i}" for i in range(len(names))]
+    random.shuffle(other)
+    renamed, shuffled = [], []
+    for one in evaluations:
+        order = {name: np.random.default_rng(random.randrange(10**6)) for name in ("scores", "signals")}
+        mixed = {name: getattr(one, name).iloc[rng.permutation(len(getattr(one, name)))] for name, rng in order.items()}
+        shuffled.append(SimpleNamespace(**mixed, study=one.study, predictions={}))
+        turned = dict(zip(names, other, strict=True))
+        new = {name: table.assign(patient=table["patient"].map(turned)) for name, table in mixed.items()}
+        renamed.append(SimpleNamespace(**new, study=one.study, predictions={}))
+    pd.testing.assert_frame_equal(claims_board(shuffled), board)
+    pd.testing.assert_frame_equal(claim_figures(renamed), figures)
+    assert claims_board(renamed)["verdict"].tolist() == board["verdict"].tolist()
