@@ -31,6 +31,8 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
+            # What joblib remarks after Ctrl-C.
+            warnings.filterwarnings("ignore", message=r"\d+ tasks which were still being processed")
             warnings.showwarning = lambda message, *_, **__: say(str(message))
             app()
     except (ValueError, OSError, ImportError) as error:

@@ -4,7 +4,20 @@ import pytest
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from dmrifit.pages import html_figure, html_grid, html_note, html_page, html_table, png_bytes
+from dmrifit.pages import (
+    html_card,
+    html_details,
+    html_figure,
+    html_grid,
+    html_heading,
+    html_join,
+    html_lines,
+    html_note,
+    html_page,
+    html_paragraph,
+    html_table,
+    png_bytes,
+)
 
 
 def test_text_is_escaped_and_markup_is_not():
@@ -22,6 +35,38 @@ def test_tables_escape_their_cells_and_align_numbers():
     assert '<td class="number">1.5</td>' in table
     assert '<th class="number">value</th>' in table
     assert "<thead>" not in html_table([["a"]])
+
+
+def test_rows_of_controls_are_faint_and_sentences_keep_a_width():
+    table = html_table([["a", "long text"], ["b", "more"]], ["name", "text"], words=[1], faint=[1])
+    assert table.count('<tr class="control">') == 1
+    assert '<tr class="control"><td>b</td>' in table
+    assert '<td class="words">long text</td>' in table
+    assert 'class="prose"' in table
+    assert 'class="prose"' not in html_table([["a"]])
+
+
+def test_contents_link_to_the_sections_that_have_a_heading():
+    page = html_page("title", [("", "lead"), ("First", "1"), ("", "between"), ("Second <b>", "2")], contents=True)
+    assert '<a href="#s1">First</a>' in page
+    assert '<a href="#s2">Second &lt;b&gt;</a>' in page
+    assert page.index('id="s1"') < page.index("<h2>First") < page.index('id="s2"') < page.index("<h2>Second")
+    assert "<nav>" not in html_page("title", [("First", "1")])
+
+
+def test_parts_of_a_page_are_escaped():
+    assert html_paragraph("a < b") == "<p>a &lt; b</p>"
+    assert html_heading("a < b") == "<h3>a &lt; b</h3>"
+    assert html_lines("a <", "b") == "a &lt;<br>b"
+    assert html_join([html_heading("x"), "<i>"]) == "<h3>x</h3>&lt;i&gt;"
+    assert html_details("a <", html_paragraph("b"), opened=True) == (
+        "<details open><summary>a &lt;</summary><p>b</p></details>"
+    )
+    assert html_details("a", "b") == "<details><summary>a</summary>b</details>"
+    card = html_card("claim <", "holds", [("ours", "1 < 2")], kind="good")
+    assert "claim &lt;" in card
+    assert '<span class="badge good">holds</span>' in card
+    assert "<dt>ours</dt><dd>1 &lt; 2</dd>" in card
 
 
 def test_figures_stand_in_the_page_at_half_their_pixels():
