@@ -14,17 +14,20 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load, save
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
+
+from dmrifit.patches import check_patch_shape
 
 __all__ = ["PatchCNN", "PatchTransformer"]
 
 #: Rows that are predicted at once: few enough that what the layers hold of them stays small.
 _ROWS_AT_ONCE = 16384
 
-# The generator of torch belongs to the whole process: it is seeded and restored by one thread at a time.
-_GENERATOR = threading.Lock()
+# Generator and number of threads of torch belong to the whole process: they are set and restored by one at a time.
+# So small networks hardly leave Python, and would not run side by side in any case.
+_TORCH = threading.RLock()
 
 
 class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -32,6 +35,8 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     #: Says to `dmrifit.algorithms`, which does not load torch, that a row is a neighborhood.
     patchwise: ClassVar[bool] = True
+
+    _least: ClassVar[dict[str, int]] = {"width": 1, "depth": 0, "epochs": 1, "batch_size": 1}
 
     patch_shape: tuple[int, int, int] | None
     loss: str
@@ -41,12 +46,6 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
     device: str
     random_state: int | np.random.RandomState | None
     net_: skorch.NeuralNet
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        # Training is too short for the few rows of scikit-learn's checks.
-        tags.regressor_tags.poor_score = True
-        return tags
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> _PatchNetwork:
         """
@@ -156,10 +155,9 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
         """Make the net of a fitted estimator with the weights that a seed gives."""
-        nx, ny, nz = (1, 1, 1) if self.patch_shape is None else self.patch_shape
-        shape = (nx, ny, nz)
+        shape = (1, 1, 1) if self.patch_shape is None else check_patch_shape(self.patch_shape)
         n_channels = self.n_features_in_ // math.prod(shape)
-        with _GENERATOR, torch.random.fork_rng(devices=[]):
+        with _TORCH, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = self._module(n_channels, self.n_targets_, shape).to(self._dtype())
         net = skorch.NeuralNet(
@@ -195,9 +193,18 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if self.loss not in ("mean", "median"):
             msg = f"loss must be 'mean' or 'median', not {self.loss!r}"
             raise ValueError(msg)
+        for name, least in self._least.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or value < least:
+                msg = f"{name} must be a whole number of at least {least}, not {value!r}"
+                raise ValueError(msg)
+        if not 0 <= self.learning_rate < math.inf:
+            msg = f"learning_rate must be a number of at least 0, not {self.learning_rate!r}"
+            raise ValueError(msg)
         if self.patch_shape is None:
             return
-        n_neighbors = math.prod(self.patch_shape)
+        n_neighbors = math.prod(check_patch_shape(self.patch_shape))
         if self.n_features_in_ % n_neighbors:
             msg = (
                 f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
@@ -211,7 +218,8 @@ class PatchCNN(_PatchNetwork):
     Convolutional network over the neighborhood of a voxel.
 
     Convolutions without padding, three voxels wide, shrink the neighborhood to the voxel in the middle;
-    layers on that voxel follow. A linear path from the measurements of the middle voxel is added.
+    layers on that voxel follow. They are added to a linear path from the measurements of the middle voxel,
+    which starts as the solution of least squares, so that few epochs are enough.
 
     Parameters
     ----------
@@ -219,13 +227,13 @@ class PatchCNN(_PatchNetwork):
         The neighborhood that a row is; by default one voxel.
     loss : {"mean", "median"}, default="mean"
         Squared or absolute errors.
-    width : int, default=32
+    width : int, default=64
         Channels of each layer.
     depth : int, default=1
         Layers after the convolutions.
-    epochs : int, default=20
+    epochs : int, default=5
         Passes over the training data.
-    batch_size : int, default=128
+    batch_size : int, default=256
         Voxels per step.
     learning_rate : float, default=0.01
         Of the first epoch; it falls to zero as a cosine.
@@ -249,10 +257,10 @@ class PatchCNN(_PatchNetwork):
         patch_shape: tuple[int, int, int] | None = None,
         *,
         loss: str = "mean",
-        width: int = 32,
+        width: int = 64,
         depth: int = 1,
-        epochs: int = 20,
-        batch_size: int = 128,
+        epochs: int = 5,
+        batch_size: int = 256,
         learning_rate: float = 0.01,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
@@ -275,8 +283,9 @@ class PatchTransformer(_PatchNetwork):
     """
     Transformer over the neighborhood of a voxel: each neighbor is a token.
 
-    The tokens get a learned position, attend to each other, and the one in the middle answers. A linear
-    path from the measurements of the middle voxel is added.
+    The tokens get a learned position, attend to each other, and the one in the middle answers. This is
+    added to a linear path from the measurements of the middle voxel, which starts as the solution of least
+    squares, so that few epochs are enough.
 
     Parameters
     ----------
@@ -284,15 +293,15 @@ class PatchTransformer(_PatchNetwork):
         The neighborhood that a row is; by default one voxel.
     loss : {"mean", "median"}, default="mean"
         Squared or absolute errors.
-    width : int, default=32
+    width : int, default=16
         Numbers per token.
     depth : int, default=1
         Layers.
     heads : int, default=2
         Attention heads per layer; the width is a multiple of it.
-    epochs : int, default=20
+    epochs : int, default=4
         Passes over the training data.
-    batch_size : int, default=128
+    batch_size : int, default=256
         Voxels per step.
     learning_rate : float, default=0.005
         Of the first epoch; it falls to zero as a cosine.
@@ -316,11 +325,11 @@ class PatchTransformer(_PatchNetwork):
         patch_shape: tuple[int, int, int] | None = None,
         *,
         loss: str = "mean",
-        width: int = 32,
+        width: int = 16,
         depth: int = 1,
         heads: int = 2,
-        epochs: int = 20,
-        batch_size: int = 128,
+        epochs: int = 4,
+        batch_size: int = 256,
         learning_rate: float = 0.005,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
@@ -335,6 +344,12 @@ class PatchTransformer(_PatchNetwork):
         self.learning_rate = learning_rate
         self.device = device
         self.random_state = random_state
+
+    def _check(self) -> None:
+        super()._check()
+        if self.heads < 1 or self.width % self.heads:
+            msg = f"width={self.width} must be a multiple of heads={self.heads}"
+            raise ValueError(msg)
 
     def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
@@ -466,9 +481,10 @@ def _windows(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], tuple[int,
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let torch compute with one thread, because bits may change with their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _TORCH:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

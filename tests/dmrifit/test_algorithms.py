@@ -1,5 +1,8 @@
 """The study's regressors by their names."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -11,7 +14,16 @@ from sklearn.preprocessing import PolynomialFeatures
 from sklearn.svm import SVR
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from dmrifit.algorithms import ALGORITHMS, CONSTANT, VOXELWISE, TargetWise, build_regressor, make_regressor
+from dmrifit.algorithms import (
+    ALGORITHMS,
+    CONSTANT,
+    PATCHWISE,
+    VOXELWISE,
+    TargetWise,
+    build_regressor,
+    default_patch_shape,
+    make_regressor,
+)
 
 
 @parametrize_with_checks([TargetWise(Ridge())])
@@ -28,16 +40,21 @@ def world():
     return X, Y * [1.0, 1e3, 1e-3]
 
 
-@pytest.fixture(params=VOXELWISE)
+@pytest.fixture(params=[*VOXELWISE, *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE)])
 def name(request):
     return request.param
 
 
+MEDIAN = ["LR", "RFR", "ETR", "GBR", *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE), CONSTANT]
+
+
 def test_the_seven_names_are_those_of_the_study():
     assert ALGORITHMS == ("LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN")
+    assert ALGORITHMS[:6] == VOXELWISE
+    assert set(ALGORITHMS) - set(VOXELWISE) < set(PATCHWISE)
 
 
-def test_every_voxelwise_algorithm_learns_targets_of_any_unit(name, world):
+def test_every_algorithm_learns_targets_of_any_unit(name, world):
     X, Y = world
     prediction = make_regressor(name, random_state=0).fit(X, Y).predict(X)
     residual = ((prediction - Y) ** 2).sum(axis=0) / ((Y - Y.mean(axis=0)) ** 2).sum(axis=0)
@@ -57,7 +74,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(name, world
     first, second = (make_regressor(name, random_state=3).fit(X, Y).predict(X) for _ in range(2))
     assert first.tobytes() == second.tobytes()
     other = make_regressor(name, random_state=4).fit(X, Y).predict(X)
-    draws = name in ("RFR", "ETR", "slNN", "mlNN")
+    draws = name not in ("LR", "GBR")
     assert (first.tobytes() != other.tobytes()) == draws
 
 
@@ -72,8 +89,95 @@ def test_parameters_reach_the_class_behind_the_name():
     assert make_regressor("RFR", n_jobs=2).regressor[-1].n_jobs == 2
     assert make_regressor("GBR", max_depth=2).regressor[-1].max_depth == 2
     assert make_regressor("mlNN", hidden_layer_sizes=(4, 4)).regressor[-1].hidden_layer_sizes == (4, 4)
-    with pytest.raises(TypeError, match="n_trees"):
-        make_regressor("RFR", n_trees=7)
+    for name in ("RFR", "GBR", "slNN"):
+        with pytest.raises(TypeError, match="n_trees"):
+            make_regressor(name, n_trees=7)
+
+
+def test_boosting_keeps_to_one_thread_because_bits_depend_on_their_number():
+    assert make_regressor("GBR", n_jobs=2).regressor[-1].n_jobs == 1
+
+
+@pytest.mark.parametrize("epochs", [3, 12])
+def test_perceptrons_stop_after_their_epochs_without_a_warning(epochs, world):
+    fitted = make_regressor("slNN", epochs=epochs, random_state=0).fit(*world)
+    assert fitted.regressor_[-1].n_iter_ == epochs
+
+
+def test_a_stopping_rule_of_scikit_learn_replaces_the_epochs(world):
+    fitted = make_regressor("slNN", tol=0.05, n_iter_no_change=2, random_state=0).fit(*world).regressor_[-1]
+    assert fitted.max_iter == 200
+    assert 2 < fitted.n_iter_ < 100
+
+
+@pytest.mark.parametrize("name", MEDIAN)
+def test_the_median_is_learned_where_it_can_be(name):
+    """Skewed noise that the inputs do not explain: mean 3.1, median 1."""
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(1500, 2))
+    Y = np.exp(1.5 * rng.normal(size=(1500, 2))) * [1.0, 100.0]
+    params = {"min_samples_leaf": 300} if name in ("RFR", "ETR") else {}
+    prediction = make_regressor(name, loss="median", random_state=0, **params).fit(X, Y).predict(X)
+    np.testing.assert_allclose(np.median(prediction, axis=0), [1, 100], rtol=0.25)
+    built = build_regressor(name, n_targets=2, loss="median", random_state=0)
+    assert built.fit(X, Y).predict(X).shape == Y.shape
+
+
+@pytest.mark.parametrize("name", ["slNN", "mlNN"])
+def test_who_has_no_median_names_those_that_have(name):
+    with pytest.raises(ValueError, match=rf"{name} cannot learn the median; LR, RFR, ETR, GBR, CNN, ViT"):
+        build_regressor(name, n_targets=2, loss="median")
+
+
+def test_losses_are_named():
+    with pytest.raises(ValueError, match="'mean' or 'median', not 'mode'"):
+        make_regressor("LR", loss="mode")
+    with pytest.raises(ValueError, match=r"loss='median' is for regressors by name .*Ridge was given"):
+        build_regressor(Ridge(), n_targets=2, loss="median")
+
+
+def test_neighborhoods_are_those_of_the_patchwise_algorithms():
+    assert {name: default_patch_shape(name) for name in (*ALGORITHMS, *PATCHWISE, CONSTANT)} == {
+        **dict.fromkeys((*VOXELWISE, CONSTANT)), **dict.fromkeys(PATCHWISE, (3, 3, 1))
+    }  # fmt: skip
+    assert default_patch_shape(Ridge()) is None
+
+
+@pytest.mark.deep
+def test_a_given_network_is_told_its_neighborhood_unless_it_has_one():
+    from dmrifit.networks import PatchCNN
+
+    for given in (PatchCNN(), make_pipeline(PolynomialFeatures(1), PatchCNN()), make_regressor("CNN")):
+        assert default_patch_shape(given) == (3, 3, 1)
+        built = build_regressor(given, n_targets=2, patch_shape=(5, 3, 1))
+        assert default_patch_shape(built) == (5, 3, 1)
+    own = PatchCNN((3, 3, 3))
+    assert default_patch_shape(own) == (3, 3, 3)
+    assert build_regressor(own, n_targets=2, patch_shape=(5, 3, 1)).regressor.patch_shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [("GBR", "xgboost", "boost"), ("CNN", "torch", "deep"), ("ViT", "skorch", "deep")],
+)
+def test_a_missing_library_is_named_with_the_command(name, library, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch", sys))
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf'{library} is not installed; .*pip install "dmrifit\[{extra}\]"'):
+        build_regressor(name, n_targets=2)
+
+
+def test_the_module_loads_no_library_of_an_extra():
+    code = (
+        "import sys, dmrifit.algorithms as a; a.default_patch_shape('CNN'); a.make_regressor('LR'); "
+        "assert not {'torch', 'skorch', 'xgboost'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["LR", "slNN"])
+def test_a_given_algorithm_is_fitted_to_all_targets_at_once(name):
+    assert not isinstance(build_regressor(make_regressor(name), n_targets=3).regressor, TargetWise)
 
 
 def test_linear_regression_is_ordinary_least_squares(world):
