@@ -21,19 +21,12 @@ protocol = dmrifit.Protocol.preset("cohort1")
 clinical = protocol.take(protocol.clinical())
 dmrifit.simulate_cohort(clinical, 1, name="new", random_state=0).write("build/demo/new")
 
-# Every algorithm of the study but the convolutional network, which needs torch: pip install "dmrifit[deep]".
+# Every algorithm of the study but the convolutional network, which needs torch: pip install "dmrifit[deep]". Protocols
+# differ, so training images of the other scanner are computed for the tested one (resynthesize).
 cohorts = dmrifit.Cohort.read("build/demo/data/participants.tsv")
-algorithms = [name for name in dmrifit.ALGORITHMS if name != "CNN"]
-most = min(len(cohort) for cohort in cohorts.values()) - 1
-evaluation = dmrifit.learning_curve(
-    cohorts,
-    sizes=sorted({min(size, most) for size in (1, 2, 4, 7)}),
-    algorithms=algorithms,
-    train_on=("same", "other"),
-    resynthesize=True,
-    n_jobs=-1,
-    random_state=0,
-)
+names = [name for name in dmrifit.ALGORITHMS if name != "CNN"]
+options = {"resynthesize": True, "n_jobs": -1, "random_state": 0}
+evaluation = dmrifit.learning_curve(cohorts, sizes=(1, 3, 7), algorithms=names, train_on=("same", "other"), **options)
 page = dmrifit.write_report(evaluation, "build/demo/study")
 
 # Train on one scanner, save the model, predict the maps of a new patient from the clinical images.

@@ -33,13 +33,16 @@ def check_demo(folder):
 
 
 def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch, capsys):
-    simulate = dmrifit.simulate_cohort
+    simulate, learning_curve = dmrifit.simulate_cohort, dmrifit.learning_curve
 
     def small(protocol, n_patients, **arguments):
         return simulate(protocol, min(n_patients, 2), shape=(16, 16, 3), **{**arguments, "n_jobs": None})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dmrifit, "ALGORITHMS", ("LR", "RFR", "CNN"))
+    monkeypatch.setattr(dmrifit, "learning_curve", lambda cohorts, **options: learning_curve(
+        cohorts, **{**options, "sizes": (1,), "n_jobs": None}
+    ))  # fmt: skip
     monkeypatch.setattr(dmrifit, "simulate_cohort", functools.wraps(simulate)(small))
     runpy.run_path(str(EXAMPLES / "plot_compare_algorithms.py"))
     check_demo(tmp_path)

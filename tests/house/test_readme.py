@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dmrifit import Protocol, cli, fit_voxels
+from dmrifit import Protocol, cli, commands, fit_voxels, studies
 from dmrifit.manifest import COLUMNS as manifest_columns
 from dmrifit.participants import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 
@@ -34,8 +34,7 @@ def statements(text):
 
 def worked_lines(root):
     readme = (root / "README.md").read_text(encoding="utf-8")
-    examples = [getattr(cli, name) for name in dir(cli) if name.endswith("_EXAMPLE")]
-    return [*SHELL.findall(readme), *examples]
+    return [*SHELL.findall(readme), *commands.EXAMPLES.values(), *studies.EXAMPLES.values()]
 
 
 def test_the_script_under_the_demo_has_twelve_lines_and_runs_in_the_example(root, script):
@@ -47,23 +46,23 @@ def test_the_script_under_the_demo_has_twelve_lines_and_runs_in_the_example(root
 
 def test_the_script_reads_compares_reports_saves_and_predicts(script):
     called = {node.func.attr for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)}
-    assert called == {"read", "SignalToSignal", "MapsToMaps", "compare", "write_report", "arrays", "fit",
-                      "save_model", "predict_image"}  # fmt: skip
+    assert called == {"read", "learning_curve", "write_report", "arrays", "SignalToSignal", "fit", "save_model",
+                      "predict_image"}  # fmt: skip
     assert 'train_on=("same", "other")' in script
 
 
 def test_the_next_command_is_the_same_on_own_data(readme, script):
-    commands = SHELL.findall(readme[readme.index(script) :])
-    assert commands[0] == "dmrifit benchmark participants.tsv --out study"
+    lines = SHELL.findall(readme[readme.index(script) :])
+    assert lines[0] == "dmrifit benchmark participants.tsv --out study"
 
 
 def test_worked_lines_are_understood_by_the_commands_they_name(root):
     lines = worked_lines(root)
     assert len(lines) >= 12
-    commands = typer.main.get_command(cli.app).commands
+    known = typer.main.get_command(cli.app).commands
     for line in lines:
         _, name, *arguments = shlex.split(line)
-        commands[name].make_context(name, arguments)
+        known[name].make_context(name, arguments)
         used = [word for word in arguments if word.startswith("--")]
         shown = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"}).output
         assert all(option in shown for option in used), line
