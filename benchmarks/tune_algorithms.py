@@ -233,9 +233,10 @@ def shown(result: dict) -> str:
         "training s2s / m2m, s", "400 voxels s2s / m2m, ms",
     ]  # fmt: skip
     seeds = ", ".join(f"{seed} ({preset})" for preset, seed in result["seeds"].items())
+    made = result["times"]
     note = (
         f"Synthetic cohorts of {result['n_patients']} patients, seeds {seeds}; {result['machine']['processor']}, "
-        f"one thread, processor time; {result['date']}, commit {str(result['commit']['commit'])[:10]}."
+        f"one thread, processor time; {made['date']}, commit {str(made['commit']['commit'])[:10]}."
     )
     return f"{note}\n\n{table(header, rows)}"
 
@@ -267,10 +268,17 @@ def main() -> None:
                 "cost": cost(name, cohorts["cohort1"], 2 if options.quick else 5)
             }
             print(f"{time.process_time() - start:7.1f} s  {name}: {found[name]['chosen']}", flush=True)
+    run = {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "cpu_s": round(time.process_time() - start, 1),
+        "commit": commit("dmrifit", "benchmarks/tune_algorithms.py"),
+        "date": date.today().isoformat(),
+    }
     result = {
         "question": "default hyper-parameters of the algorithms, and their cost",
         "synthetic": True,
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "choice": before["choice"] if options.cost_only else run,
+        "times": run,
         "seeds": SEEDS,
         "n_patients": n_patients,
         "voxels_per_patient": VOXELS,
@@ -284,11 +292,8 @@ def main() -> None:
         "training_cpu_s_of_six_both_strategies": round(
             sum(found[n]["cost"][s]["train_cpu_s"] for n in ALGORITHMS[1:] if n in found for s in STRATEGIES), 3
         ),
-        "cpu_s": round(time.process_time() - start, 1),
         "machine": machine(),
         "versions": versions("numpy", "scikit-learn", "xgboost-cpu", "torch", "skorch"),
-        "commit": commit("dmrifit", "benchmarks/tune_algorithms.py"),
-        "date": date.today().isoformat(),
     }
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
