@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmrifit.algorithms import ALGORITHMS
+from dmrifit.algorithms import ALGORITHMS, make_regressor
 from dmrifit.bank import Bank
 from dmrifit.cohort import Cohort
 from dmrifit.entrants import SHUFFLED, Entrant, choose_views, controls_of, named_cohorts, named_estimators
@@ -384,7 +384,9 @@ def _run(
     # What cannot be prepared is known before anything is trained.
     for i in waiting:
         bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
-    tasks = (delayed(_numbered)(i, cells[i], *_material(cells[i], bank)) for i in waiting)
+    strategies = [cells[i].entrant.estimator for i in waiting if cells[i].entrant.recipe]
+    algorithms = sorted({one.regressor for one in strategies if isinstance(one.regressor, str)})
+    tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank)) for i in waiting)
     finished = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks)
     for i, content in tqdm(finished, total=len(waiting), unit="model", desc="compare", disable=None):
         if folder is not None:
@@ -403,7 +405,10 @@ def _material(cell: Cell, bank: Bank) -> tuple[Any, ...]:
     return None if reduced else stack.arrays, rows, designs, bank.tests(cell.view, cell.test)
 
 
-def _numbered(i: int, *arguments: Any) -> tuple[int, dict[str, Any]]:
+def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, dict[str, Any]]:
+    # A worker that grows by a library after its first task looks as if it leaked, and joblib replaces it.
+    for algorithm in algorithms:
+        make_regressor(algorithm)
     return i, run_trial(*arguments)
 
 
