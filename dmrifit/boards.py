@@ -242,8 +242,8 @@ def build_board(
         One row for each claim: ``claim`` (number), ``statement``, ``study`` (its figure), ``ours`` (mean ±
         standard deviation over runs, by condition), ``rule``, ``verdict`` ("holds", "does not hold",
         "cannot be told", or "depends on …" where conditions disagree), ``readings`` (the verdict of each),
-        ``reason`` and ``n_runs`` (in the condition that has fewest). Lines of a cell are separated by line
-        feeds.
+        ``reason`` (what each condition gave, and after a bar what that comes from) and ``n_runs`` (in the
+        condition that has fewest). Lines of a cell are separated by line feeds.
 
     Raises
     ------
@@ -346,7 +346,9 @@ class _Outcome:
         holding = [name for name, verdict in found.items() if verdict == HOLDS]
         failing = [name for name, verdict in found.items() if verdict == FAILS]
         undecided = [name for name in found if name not in (*holding, *failing)]
-        short, summary = "", []
+        named = {HOLDS: holding, FAILS: failing, OPEN: undecided}
+        short = ""
+        summary = ["; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names)]
         if absent:
             verdict = OPEN
             summary = [f"missing: {'; '.join(absent)}"]
@@ -357,10 +359,10 @@ class _Outcome:
         elif holding and failing:
             verdict = f"{DEPENDS} {depends(holding, failing) if depends else 'the condition'}"
             short = f" (holds: {'; '.join(holding)})"
-            named = {"holds": holding, "does not hold": failing, "cannot be told": undecided}
-            summary = ["; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names)]
         else:
             verdict = OPEN
+        if not absent and len(set(found.values())) == 1:
+            summary = []
         return cls(verdict, short, "\n".join(ours), summary, reasons, found)
 
 
@@ -433,6 +435,6 @@ def _reasons(claim: Claim, outcome: _Outcome, runs: Sequence[Run]) -> list[str]:
         text = why
         if claim.explain is not None and condition in wanted:
             with suppress(MissingEvidence):
-                text = f"{why}. {claim.explain([run.evidence for run in runs if run.condition == condition])}"
+                text = f"{why} | {claim.explain([run.evidence for run in runs if run.condition == condition])}"
         lines.append(f"{condition}: {text}" if condition else text)
     return lines

@@ -51,13 +51,35 @@ def condition_name(kind: str, region: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Tables of one seed and condition: algorithms only, trained within the cohort, without S0."""
+    """
+    Tables of one seed and condition: algorithms only, trained within the cohort, without S0.
+
+    Attributes
+    ----------
+    kind : str
+        What the cohorts are: a synthetic preset, synthetic otherwise, or measured.
+    cohorts : tuple of str
+        Their names, in order.
+    curve : DataFrame
+        Scores at all training sizes, with ``abs_bias``.
+    signals : DataFrame
+        Scores of signals at all training sizes; empty without any.
+    region : str
+        The region that was scored.
+    seed : str
+        Name of the run.
+    predictions : tuple of mapping
+        Predicted maps by cohort and patient, where they were kept.
+    elsewhere : mapping of str to Evidence
+        The same with other regions scored.
+    """
 
     kind: str
     cohorts: tuple[str, ...]
     curve: pd.DataFrame
     signals: pd.DataFrame
     region: str
+    seed: str = ""
     predictions: tuple[Mapping[Any, Any], ...] = ()
     elsewhere: Mapping[str, Evidence] = field(default_factory=dict)
 
@@ -206,7 +228,7 @@ def study_runs(evaluations: Sequence[Evaluation]) -> list[Run]:
         raise ValueError(msg)
     runs = []
     for (kind, train_mask, seed), by_region in regions.items():
-        found = {region: _evidence(kind, region, parts) for region, parts in by_region.items()}
+        found = {region: _evidence(kind, region, seed, parts) for region, parts in by_region.items()}
         # The study scores tumors; other regions are readings of two claims.
         first = "lesion" if "lesion" in found else next(iter(found))
         evidence = _with_elsewhere(found.pop(first), found)
@@ -244,7 +266,7 @@ def _own_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["train_on"] == "same") & ~table["algorithm"].isin(CONTROLS)]
 
 
-def _evidence(kind: str, region: str, parts: Sequence[tuple[Evaluation, list[str]]]) -> Evidence:
+def _evidence(kind: str, region: str, seed: str, parts: Sequence[tuple[Evaluation, list[str]]]) -> Evidence:
     import pandas as pd
 
     cohorts = sorted({name for _, names in parts for name in names}, key=_natural)
@@ -258,6 +280,7 @@ def _evidence(kind: str, region: str, parts: Sequence[tuple[Evaluation, list[str
         curve=_tidy(scores[scores["metric"] != "S0"], "metric"),
         signals=pd.DataFrame() if signals is None else _tidy(signals, "contrast"),
         region=region,
+        seed=seed,
         predictions=tuple(getattr(e, "predictions", None) or {} for e, _ in parts),
     )
 

@@ -80,7 +80,7 @@ def signal_error(
 
 def explain_1(runs: Sequence[Evidence]) -> str:
     """Name what has the largest error."""
-    table = _join([_single(_signals_of(e)) for e in runs])
+    table = _join(runs, lambda e: _single(_signals_of(e)))
     parts = []
     for what in ("algorithm", "contrast", "patient"):
         means = mean_over_patients(table, "relative_error", "cohort", what)
@@ -120,10 +120,10 @@ def signal_correlation(kind: str, each_metric: bool = True, region: str | None =
 
 def explain_2(runs: Sequence[Evidence]) -> str:
     """Name the worst image, the best and the worst metric."""
-    signals = _join([_single(_signals_of(e)) for e in runs])
+    signals = _join(runs, lambda e: _single(_signals_of(e)))
     contrast = signals.groupby(["cohort", "contrast"], observed=True)["pearson"].median()
     (cohort, name), low = contrast.idxmin(), float(contrast.min())
-    scores = _join([e.scores for e in runs])
+    scores = _join(runs, lambda e: e.scores)
     metric = scores.groupby(["strategy", "metric"], observed=True)["pearson"].median()
     best, worst = metric.idxmax(), metric.idxmin()
     return (
@@ -169,7 +169,7 @@ def explain_3(runs: Sequence[Evidence]) -> str:
         won = sum(int((t["s2s"] < t["m2m"]).sum()) for t in patient)
         total = sum(len(t) for t in patient)
         p = [_wilcoxon(t["s2s"] - t["m2m"]) for t in patient]
-        table = _join([e.paired for e in runs])
+        table = _join(runs, lambda e: e.paired)
         algorithm = lay_out(mean_over_patients(table, column, "algorithm", "strategy"), "strategy")
         metric = lay_out(mean_over_patients(table, column, "metric", "strategy"), "strategy")
         ahead = int((algorithm["s2s"] < algorithm["m2m"]).sum())
@@ -187,7 +187,7 @@ def explain_3(runs: Sequence[Evidence]) -> str:
 
 def explain_10(runs: Sequence[Evidence]) -> str:
     """List what K and T2t are like in both strategies."""
-    table = _join([e.paired for e in runs])
+    table = _join(runs, lambda e: e.paired)
     parts = []
     for name in ("K", "T2t"):
         part = table[table["metric"] == name]
@@ -250,7 +250,7 @@ def maps_vary_less(e: Evidence) -> list[Check]:
 
 def explain_11(runs: Sequence[Evidence]) -> str:
     """Name the metrics where s2s varies more, and the algorithm farthest from the others."""
-    table = _join([e.paired for e in runs])
+    table = _join(runs, lambda e: e.paired)
     parts = []
     for label, column in (*SIGNED.items(), *DI.items()):
         between = _between_algorithms(table, column)
@@ -260,7 +260,8 @@ def explain_11(runs: Sequence[Evidence]) -> str:
         varies = f"more in s2s for {', '.join(listed)}" if listed else "less in s2s for every metric"
         means = mean_over_patients(table[table["strategy"] == "s2s"], column, "algorithm")
         far = (means - means.median()).abs().idxmax()
-        parts.append(f"{label} varies {varies}; farthest from the other algorithms in s2s: {far} ({_n(means[far])})")
+        farthest = f"{far} ({_n(means[far])}, median {_n(means.median())})"
+        parts.append(f"{label} varies {varies}; farthest from the other algorithms in s2s: {farthest}")
     return "; ".join(parts)
 
 
@@ -310,7 +311,7 @@ def _spreads(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def explain_4(runs: Sequence[Evidence]) -> str:
     """Name the highest and lowest metrics, and both standard deviations."""
-    table = _join([e.paired for e in runs])
+    table = _join(runs, lambda e: e.paired)
     parts = []
     for label, column in BOTH.items():
         spreads = _spreads(table, column)
@@ -361,7 +362,7 @@ def explain_5(runs: Sequence[Evidence]) -> str:
             a, b = (own[name].dropna().to_numpy() for name in e.two_cohorts())
             if len(a) and len(b) and len({*a, *b}) > 1:
                 p.append(float(mannwhitneyu(a, b).pvalue))
-        table = _join([e.scores for e in runs])
+        table = _join(runs, lambda e: e.scores)
         means = lay_out(mean_over_patients(table[table["strategy"] == strategy], column, "metric", "cohort"), "cohort")
         worse = [str(name) for name, row in means.iterrows() if not row[one] < row[two]]
         where = f"{one} not lower for {', '.join(worse)}" if worse else f"{one} lower for every metric"
@@ -613,15 +614,16 @@ def explain_9(runs: Sequence[Evidence]) -> str:
 # Words --------------------------------------------------------------------------------------------------------------
 
 
-def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _join(runs: Sequence[Evidence], table: Callable[[Evidence], pd.DataFrame]) -> pd.DataFrame:
     """Put the tables of several seeds together; patients of two seeds are two patients."""
     import pandas as pd
 
-    if len(tables) == 1:
-        return tables[0]
-    named = (
-        table.assign(patient=[f"{name} (run {i})" for name in table["patient"]]) for i, table in enumerate(tables, 1)
-    )
+    if len(runs) == 1:
+        return table(runs[0])
+    named = []
+    for e in runs:
+        own = table(e)
+        named.append(own.assign(patient=[f"{name} (seed {e.seed})" for name in own["patient"]]))
     return pd.concat(named, ignore_index=True)
 
 

@@ -124,7 +124,9 @@ def test_conditions_that_disagree_are_named():
 )
 def test_all_conditions_must_hold(other, verdict):
     runs = runs_of(0.1, 0.2, 0.3, condition="easy") + runs_of(*other, condition="hard")
-    assert row_of(claim_of(), runs)["verdict"] == verdict
+    row = row_of(claim_of(), runs)
+    assert row["verdict"] == verdict
+    assert row["reason"].startswith("holds: easy; cannot be told: hard") == (verdict == OPEN)
 
 
 def test_conditions_that_are_needed_and_missing_are_named():
@@ -151,7 +153,7 @@ def test_explanations_are_given_where_a_claim_does_not_hold_or_everywhere_if_it_
     lines = row_of(claim, runs)["reason"].split("\n")
     assert lines[1] == "easy: holds in all 3 seeds"
     assert lines[2].startswith("hard: ")
-    assert lines[2].endswith(". mean 1.2")
+    assert lines[2].endswith(" | mean 1.2")
     assert row_of(claim, runs[:3])["reason"].endswith("mean 0.2")
 
 
