@@ -39,6 +39,8 @@ _MODULES = {
     "SignalToSignal": "prediction",
     "MapsToMaps": "prediction",
     "resolve_patch_shape": "prediction",
+    "ConformalIntervals": "conformal",
+    "coverage_table": "conformal",
     "resynthesize": "resynthesis",
     "save_model": "persistence",
     "load_model": "persistence",

@@ -25,7 +25,7 @@ from dmrifit.protocol import Protocol
 from dmrifit.scaling import reference_columns
 from dmrifit.threads import one_thread
 
-__all__ = ["Design", "MapsToMaps", "SignalToSignal", "resolve_patch_shape"]
+__all__ = ["Design", "MapsToMaps", "SignalToSignal", "reference_parameters", "resolve_patch_shape"]
 
 _Array = NDArray[np.float64]
 
@@ -69,6 +69,47 @@ def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
     if estimator.patch_shape is not None:
         return check_patch_shape(estimator.patch_shape)
     return default_patch_shape(getattr(estimator, "regressor", None))
+
+
+def reference_parameters(
+    Y: NDArray[np.float64], target: Protocol, model: SignalModel, maps: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """
+    Fit a model to the target signals, or check the maps that someone has fitted.
+
+    Parameters
+    ----------
+    Y : ndarray of shape (n_voxels, n_target)
+        Target signals.
+    target : Protocol
+        Their measurements.
+    model : SignalModel
+        The model.
+    maps : array_like of shape (n_voxels, n_parameters), optional
+        Parameters that are known already.
+
+    Returns
+    -------
+    ndarray of shape (n_voxels, n_parameters)
+        Parameters; NaN where a fit made here did not converge.
+
+    Raises
+    ------
+    ValueError
+        If the shape of the maps is not that of the voxels and parameters.
+    """
+    if maps is None:
+        result = fit_voxels(Y, target, model)
+        lost = (result.status == FitStatus.NOT_CONVERGED)[:, None]
+        return np.where(lost, np.nan, result.parameters)
+    known = np.asarray(maps, dtype=np.float64)
+    if known.shape != (len(Y), len(model.names)):
+        msg = (
+            f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
+            f"columns {', '.join(model.names)}; not {known.shape}"
+        )
+        raise ValueError(msg)
+    return known
 
 
 @dataclass(frozen=True, eq=False)
@@ -642,7 +683,7 @@ class MapsToMaps(_Strategy):
             return self._design(x, y)
         model = _model_for(self.model, self.target)
         features, clinical_s0 = _features(x, self.source, self.patch_shape_)
-        maps = _reference(y, self.target, model, reference_maps)
+        maps = reference_parameters(y, self.target, model, reference_maps)
         targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
         logged, floor = self._logarithms(model)
         targets[:, logged] = np.log(np.maximum(targets[:, logged], floor[logged]))
@@ -813,24 +854,6 @@ def _features(
     usable = np.isfinite(features).all(axis=2, keepdims=True)
     features = np.where(usable, features, own[:, None, chosen]).reshape(n, -1)
     return features, own[:, ClinicalMetrics.names.index("S0")]
-
-
-def _reference(
-    Y: _Array, target: Protocol, model: SignalModel, maps: ArrayLike | None
-) -> _Array:
-    """Fit the model to the target signals, or check the maps that someone has fitted."""
-    if maps is None:
-        result = fit_voxels(Y, target, model)
-        lost = (result.status == FitStatus.NOT_CONVERGED)[:, None]
-        return np.where(lost, np.nan, result.parameters)
-    maps = np.asarray(maps, dtype=np.float64)
-    if maps.shape != (len(Y), len(model.names)):
-        msg = (
-            f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
-            f"columns {', '.join(model.names)}; not {maps.shape}"
-        )
-        raise ValueError(msg)
-    return maps
 
 
 def _scaled_amplitudes(
