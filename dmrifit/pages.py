@@ -54,7 +54,8 @@ th, td { max-width: 32rem; padding: .3rem .7rem .3rem 0; text-align: left; verti
 th { font-weight: 600; vertical-align: bottom; }
 tr.control td { color: #6a737f; }
 table.prose { width: auto; }
-td.words { min-width: 13rem; white-space: pre-line; }
+td.words { min-width: 9rem; white-space: pre-line; }
+td.long { min-width: 26rem; white-space: pre-line; }
 details { margin: .5rem 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
@@ -155,6 +156,7 @@ def html_table(
     *,
     numbers: Iterable[int] = (),
     words: Iterable[int] = (),
+    long: Iterable[int] = (),
     faint: Iterable[int] = (),
 ) -> Markup:
     """
@@ -169,7 +171,9 @@ def html_table(
     numbers : iterable of int, default=()
         Columns that are aligned to the right.
     words : iterable of int, default=()
-        Columns of sentences, which keep a width that can be read.
+        Columns of a few words, which keep a width that can be read.
+    long : iterable of int, default=()
+        Columns of sentences, which keep a larger one.
     faint : iterable of int, default=()
         Rows in a fainter color.
 
@@ -180,11 +184,11 @@ def html_table(
     """
     rows = [list(row) for row in rows]
     width = max((len(row) for row in [list(header), *rows]), default=0)
-    right = set(numbers)
-    long = set(words)
-    names = ["number" if i in right else "words" if i in long else "" for i in range(width)]
+    kinds = dict.fromkeys(numbers, "number") | dict.fromkeys(words, "words") | dict.fromkeys(long, "long")
+    names = [kinds.get(i, "") for i in range(width)]
     classes = [_safe(f' class="{name}"') if name else "" for name in names]
-    return _safe(_render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint), prose=bool(long)))
+    prose = "words" in names or "long" in names
+    return _safe(_render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint), prose=prose))
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:

@@ -153,7 +153,7 @@ def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, dict[str, p
         )
         for row in table.to_dict("records")
     ]
-    overview = html_table(rows, ["", "claim", "verdict", "study", "ours"], words=(1, 2, 3, 4))
+    overview = html_table(rows, ["", "claim", "verdict", "study", "ours"], words=(1, 2, 3), long=(4,))
     body = html_join([html_paragraph(text), overview, html_details("Each claim with its evidence", html_join(cards))])
     return body, {"claims": table, "claim_figures": claim_figures(evaluations)}
 
