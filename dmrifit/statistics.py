@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit.agreement import ICC_FORMS, ICCResult, LimitsOfAgreement, bland_altman, finite_pairs, icc
+from dmrifit.mixed import mixed_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,6 @@ __all__ = [
 
 #: Rows of a comparison that are no algorithms; no test between algorithms sees them.
 CONTROLS = ("constant", "shuffled", "perfect")
-
-ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
 #: The share of an index's typical size that counts as no difference; see `study_statistics`.
 MARGIN_SHARE = 0.1
@@ -186,7 +185,8 @@ def study_statistics(
             ):
                 rows[name] += [keys | row for row in found]
         if "mixed" in wanted:
-            rows["mixed"] += [keys | row for row in _mixed(frame, not index.startswith(_SIGNED), alpha)]
+            order, positive = _ordered(set(frame["algorithm"])), not index.startswith(_SIGNED)
+            rows["mixed"] += [keys | row for row in mixed_model(frame, order, positive=positive, alpha=alpha)]
     return {name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]]) for name in wanted}
 
 
@@ -273,7 +273,7 @@ def rank_biserial(
     ----------
     Kerby, Compr Psychol 3:11.IT.3.1, 2014.
     """
-    a, b = _paired(a, b)
+    a, b = finite_pairs(a, b)
     difference = np.sort(a - b)
     if not len(difference):
         return np.nan, np.nan, np.nan
@@ -301,254 +301,6 @@ def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
     ranks = np.where(difference == 0, 0.0, rankdata(np.abs(difference), axis=1) - zeros)
     total = ranks.sum(axis=1)
     return (ranks * np.sign(difference)).sum(axis=1) / np.where(total > 0, total, 1.0)
-
-
-# Agreement ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ICCResult:
-    """
-    An intraclass correlation with its interval.
-
-    Attributes
-    ----------
-    form : str
-        One of `ICC_FORMS`.
-    value : float
-        The correlation.
-    low, high : float
-        Confidence interval.
-    statistic, df1, df2, p : float
-        F test of no correlation.
-    n_targets, n_raters : int
-        What it was computed from.
-    reason : str
-        Why numbers are NaN; empty otherwise.
-    """
-
-    form: str
-    value: float
-    low: float
-    high: float
-    statistic: float
-    df1: float
-    df2: float
-    p: float
-    n_targets: int
-    n_raters: int
-    reason: str = ""
-
-
-def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95) -> ICCResult:
-    """
-    Compute an intraclass correlation of single ratings.
-
-    Parameters
-    ----------
-    ratings : array_like of shape (n_targets, n_raters)
-        One row for each target; rows with a NaN are left out.
-    form : {"ICC(1,1)", "ICC(2,1)", "ICC(3,1)"}, default="ICC(2,1)"
-        (1,1): each target has raters of its own. (2,1): the raters, drawn from many, rate all targets, and
-        differences between raters count as disagreement. (3,1): these raters only; their mean
-        differences do not count (consistency).
-    confidence : float, default=0.95
-        Coverage of the interval, which follows from the F distribution.
-
-    Returns
-    -------
-    ICCResult
-        NaN, with a reason, for fewer than two targets or raters or if nothing varies.
-
-    Raises
-    ------
-    ValueError
-        If the form is unknown, the ratings are no table, or one of them is infinite.
-
-    References
-    ----------
-    Shrout and Fleiss, Psychol Bull 86:420–428, 1979.
-    """
-    from scipy.stats import f as f_distribution
-
-    if form not in ICC_FORMS:
-        msg = f"form must be one of {', '.join(ICC_FORMS)}, not {form!r}"
-        raise ValueError(msg)
-    _check_confidence(confidence)
-    x = np.asarray(ratings, dtype=np.float64)
-    if x.ndim != 2:
-        msg = f"ratings need one row per target and one column per rater, not shape {x.shape}"
-        raise ValueError(msg)
-    if np.isinf(x).any():
-        msg = "ratings must be finite or NaN; one of them is infinite"
-        raise ValueError(msg)
-    x = x[~np.isnan(x).any(axis=1)]
-    n, k = x.shape
-    if n < 2 or k < 2:
-        return _no_icc(form, n, k, f"{n} complete targets and {k} raters; two of each are needed")
-    scale = np.abs(x).max()
-    # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
-    if np.ptp(x) <= 1e-12 * scale or scale == 0:
-        return _no_icc(form, n, k, "all ratings are equal")
-    x = (x - x.mean()) / scale
-    between = k * x.mean(axis=1).var(ddof=1)
-    within = x.var(axis=1, ddof=1).mean()
-    raters = n * x.mean(axis=0).var(ddof=1)
-    residual = ((x - x.mean(axis=1, keepdims=True) - x.mean(axis=0)) ** 2).sum() / ((n - 1) * (k - 1))
-    within, residual = (v if v > 1e-24 else 0.0 for v in (within, residual))
-    error, df2 = (within, n * (k - 1)) if form == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
-    df1 = n - 1
-    tail = (1 - confidence) / 2
-    if form == "ICC(2,1)":
-        value = (between - error) / (between + (k - 1) * error + k * (raters - error) / n)
-    elif between + (k - 1) * error == 0:
-        return _no_icc(form, n, k, "targets do not vary")
-    else:
-        value = (between - error) / (between + (k - 1) * error)
-    statistic = between / error if error > 0 else np.inf
-    p = float(f_distribution.sf(statistic, df1, df2)) if error > 0 else 0.0
-    if form == "ICC(2,1)":
-        low, high = _icc2_interval(between, raters, error, value, n, k, tail)
-        # The degrees of freedom are approximate: where few are left, the interval can miss the estimate.
-        low, high = min(low, value), max(high, value)
-    elif error == 0:
-        low = high = 1.0
-    else:
-        lower = statistic / f_distribution.ppf(1 - tail, df1, df2)
-        upper = statistic * f_distribution.ppf(1 - tail, df2, df1)
-        low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
-    return ICCResult(form, float(value), float(low), float(high), float(statistic), float(df1), float(df2), p, n, k)
-
-
-def _icc2_interval(
-    between: float, raters: float, error: float, value: float, n: int, k: int, tail: float
-) -> tuple[float, float]:
-    """Interval of ICC(2,1) by Satterthwaite's degrees of freedom."""
-    from scipy.stats import f as f_distribution
-
-    if error == 0 and raters == 0:
-        return 1.0, 1.0
-    if error == 0:
-        # Only raters differ: the degrees of freedom are theirs.
-        v = float(k - 1)
-    else:
-        ratio = raters / error
-        rest = n * (1 + (k - 1) * value) - k * value
-        v = (k - 1) * (n - 1) * (k * value * ratio + rest) ** 2
-        v /= (n - 1) * k**2 * value**2 * ratio**2 + rest**2
-    with np.errstate(all="ignore"):
-        # Next to no degrees of freedom leave the quantile without bound; the interval has a limit there.
-        v = max(v, 1e-3)
-        f_low, f_high = f_distribution.ppf(1 - tail, n - 1, v), f_distribution.ppf(1 - tail, v, n - 1)
-    spread = k * raters + (k * n - k - n) * error
-    low = n * (between / f_low - error) / (spread + n * between / f_low)
-    if not np.isfinite(f_high):
-        return low, 1.0 if between > 0 else low
-    return low, n * (f_high * between - error) / (spread + n * f_high * between)
-
-
-def _no_icc(form: str, n: int, k: int, reason: str) -> ICCResult:
-    nan = float("nan")
-    return ICCResult(form, nan, nan, nan, nan, nan, nan, nan, n, k, reason)
-
-
-@dataclass(frozen=True)
-class LimitsOfAgreement:
-    """
-    Bland and Altman's bias and limits of agreement, in the unit of the measurements.
-
-    Attributes
-    ----------
-    bias : float
-        Mean difference.
-    sd : float
-        Standard deviation of the differences.
-    lower, upper : float
-        Limits of agreement.
-    bias_interval, lower_interval, upper_interval : tuple of float
-        Confidence intervals of the three.
-    n : int
-        Pairs.
-    reason : str
-        Why numbers are NaN; empty otherwise.
-    """
-
-    bias: float
-    sd: float
-    lower: float
-    upper: float
-    bias_interval: tuple[float, float]
-    lower_interval: tuple[float, float]
-    upper_interval: tuple[float, float]
-    n: int
-    reason: str = ""
-
-
-def bland_altman(a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confidence: float = 0.95) -> LimitsOfAgreement:
-    """
-    Compute how far two measurements of the same targets lie apart.
-
-    Parameters
-    ----------
-    a, b : array_like of shape (n,)
-        Paired measurements in one unit; pairs with a NaN are left out.
-    agreement : float, default=1.96
-        Standard deviations from the bias to a limit.
-    confidence : float, default=0.95
-        Coverage of the intervals (t distribution; the variance of a limit is that of the bias plus
-        ``agreement² sd² / (2 (n − 1))``).
-
-    Returns
-    -------
-    LimitsOfAgreement
-        Of a − b.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ or a measurement is infinite.
-
-    References
-    ----------
-    Bland and Altman, Lancet 327:307–310, 1986; Stat Methods Med Res 8:135–160, 1999.
-    """
-    from scipy.stats import t as t_distribution
-
-    _check_confidence(confidence)
-    a, b = _paired(a, b)
-    n, nan = len(a), float("nan")
-    if n < 2:
-        bias = float(np.mean(a - b)) if n else nan
-        none = (nan, nan)
-        return LimitsOfAgreement(bias, nan, nan, nan, none, none, none, n, f"{n} pairs; two are needed")
-    difference = a - b
-    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    t = t_distribution.ppf((1 + confidence) / 2, n - 1)
-    own = t * sd / np.sqrt(n)
-    limit = t * sd * np.sqrt(1 / n + agreement**2 / (2 * (n - 1)))
-    lower, upper = bias - agreement * sd, bias + agreement * sd
-    around, lowest, highest = (
-        (float(x - w), float(x + w)) for x, w in ((bias, own), (lower, limit), (upper, limit))
-    )
-    return LimitsOfAgreement(bias, sd, float(lower), float(upper), around, lowest, highest, n)
-
-
-def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
-        msg = f"paired values need one length, not shapes {a.shape} and {b.shape}"
-        raise ValueError(msg)
-    if np.isinf(a).any() or np.isinf(b).any():
-        msg = "paired values must be finite or NaN; one of them is infinite"
-        raise ValueError(msg)
-    usable = ~(np.isnan(a) | np.isnan(b))
-    return a[usable], b[usable]
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        msg = f"confidence must lie between 0 and 1, not {confidence}"
-        raise ValueError(msg)
 
 
 # What the tests are made of -----------------------------------------------------------------------------------------
@@ -614,7 +366,7 @@ def _complete(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return wide, frame["patient"].nunique() - len(wide)
 
 
-def _ordered(names: Sequence[str]) -> list[str]:
+def _ordered(names: Iterable[str]) -> list[str]:
     """Order algorithms: those of the study as the study names them, then others by name."""
     from dmrifit.algorithms import ALGORITHMS
 
@@ -799,163 +551,6 @@ def _nemenyi(
         for number, (low, high) in enumerate(spans, start=1)
     ]
     return ranks, pairs, cliques
-
-
-def _mixed(frame: pd.DataFrame, positive: bool, alpha: float) -> list[dict[str, Any]]:
-    """Fit value ~ algorithm * metric with a random intercept of the patient."""
-    scale = "log" if positive else "raw"
-    empty = {"kind": "test", "term": "", "scale": scale, "n": 0, "converged": False}
-    usable = frame[np.isfinite(frame["value"])]
-    if positive:
-        usable = usable[usable["value"] > 0]
-    notes = [f"{len(frame) - len(usable)} values without a logarithm or missing left out"] * (len(usable) < len(frame))
-    algorithms, metrics = _ordered(usable["algorithm"].unique()), sorted(usable["metric"].unique())
-    n_patients = usable["patient"].nunique()
-    if n_patients < 3:
-        return [empty | {"reason": "; ".join([*notes, _FEW.format(n=n_patients, least=3)])}]
-    if len(algorithms) < 2:
-        return [empty | {"reason": "; ".join([*notes, f"{len(algorithms)} algorithm"])}]
-    cells = usable.groupby(["algorithm", "metric"]).ngroups
-    if cells < len(algorithms) * len(metrics):
-        return [empty | {"reason": "; ".join([*notes, "an algorithm has no values of one of the parameters"])}]
-    value = np.log(usable["value"].to_numpy()) if positive else usable["value"].to_numpy()
-    if np.ptp(value) <= 1e-12 * max(1.0, float(np.abs(value).max())):
-        return [empty | {"reason": "; ".join([*notes, "all values are equal"])}]
-    terms, X = _design(usable, algorithms, metrics)
-    fitted, trouble = _fit_mixed(value, X, usable["patient"].to_numpy())
-    notes += trouble
-    if fitted is None:
-        return [empty | {"n": len(value), "reason": "; ".join(notes)}]
-    beta, covariance, between, residual, converged = fitted
-    shared = {"scale": scale, "n": len(value), "converged": converged, "reason": "; ".join(notes)}
-    return [
-        *(_wald(name, beta[columns], covariance[columns, columns]) | shared for name, columns, _ in terms),
-        *(
-            row | shared
-            for name, columns, levels in terms
-            for row in _effects(name, levels, beta[columns], covariance[columns, columns], alpha)
-        ),
-        {"kind": "variance", "term": "patient", "estimate": between} | shared,
-        {"kind": "variance", "term": "residual", "estimate": residual} | shared,
-    ]
-
-
-_Term = tuple[str, slice, list[tuple[str, NDArray[np.float64]]]]
-
-
-def _design(frame: pd.DataFrame, algorithms: list[str], metrics: list[str]) -> tuple[list[_Term], NDArray[np.float64]]:
-    """
-    Code the factors so that coefficients are deviations from the grand mean.
-
-    A term is its name, its columns and, for each level, the contrast of the columns that is its effect.
-    """
-    coded = {}
-    for name, levels in (("algorithm", algorithms), ("metric", metrics)):
-        coding = np.vstack([np.eye(len(levels) - 1), -np.ones((1, len(levels) - 1))])
-        position = {level: i for i, level in enumerate(levels)}
-        coded[name] = (coding, coding[[position[level] for level in frame[name]]])
-    a, m = coded["algorithm"], coded["metric"]
-    both = (a[1][:, :, None] * m[1][:, None, :]).reshape(len(frame), -1)
-    blocks = [np.ones((len(frame), 1)), a[1], m[1], both]
-    edges = np.cumsum([0, *(block.shape[1] for block in blocks)])
-    crossed = [
-        (f"{x}:{y}", np.outer(a[0][i], m[0][j]).ravel())
-        for i, x in enumerate(algorithms)
-        for j, y in enumerate(metrics)
-    ]
-    effects = [list(zip(algorithms, a[0], strict=True)), list(zip(metrics, m[0], strict=True)), crossed]
-    names = ("algorithm", "metric", "algorithm:metric")
-    terms = [
-        (name, slice(edges[i], edges[i + 1]), levels)
-        for i, (name, levels) in enumerate(zip(names, effects, strict=True), start=1)
-        if edges[i + 1] > edges[i]
-    ]
-    return terms, np.concatenate(blocks, axis=1)
-
-
-_Fitted = tuple[NDArray[np.float64], NDArray[np.float64], float, float, bool]
-
-
-def _fit_mixed(value: NDArray, X: NDArray, patients: NDArray) -> tuple[_Fitted | None, list[str]]:
-    """Fit by restricted likelihood; give coefficients, covariance, the variances, and what went wrong."""
-    mixed = import_optional("statsmodels.regression.mixed_linear_model")
-    plain = _fit_plain(value, X, patients)
-    if plain is not None:
-        return plain, ["the variance between patients is zero, so this is the least-squares fit"]
-    k = X.shape[1]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            result = mixed.MixedLM(value, X, groups=patients).fit(reml=True, method=["lbfgs", "powell"])
-            beta, covariance = np.asarray(result.fe_params), np.asarray(result.cov_params())[:k, :k]
-            between, residual = float(np.asarray(result.cov_re)[0, 0]), float(result.scale)
-            converged = bool(result.converged)
-        except (np.linalg.LinAlgError, ValueError, FloatingPointError, ZeroDivisionError) as error:
-            return None, [f"the fit failed: {error}"]
-    said = list(dict.fromkeys(str(one.message).split("\n")[0] for one in caught))
-    if not (np.isfinite(beta).all() and np.isfinite(covariance).all() and np.isfinite(residual)):
-        return None, [*said, "the fit gave no finite numbers"]
-    if not (converged or said):
-        said = ["the fit did not converge"]
-    return (beta, covariance, between, residual, converged), said
-
-
-def _fit_plain(value: NDArray, X: NDArray, patients: NDArray) -> _Fitted | None:
-    """
-    Fit by least squares if the variance between patients is estimated as zero; None otherwise.
-
-    There the restricted likelihood has its maximum at the edge of the parameter space, where the mixed
-    model's own search ends in a singular matrix: in a balanced design when patients vary no more than
-    the residual.
-    """
-    names, group = np.unique(patients, return_inverse=True)
-    counts = np.bincount(group)
-    df = len(value) - X.shape[1] - (len(names) - 1)
-    if len(set(counts)) > 1 or df < 1:
-        return None
-    beta, *_ = np.linalg.lstsq(X, value, rcond=None)
-    rest = value - X @ beta
-    means = np.bincount(group, rest) / counts
-    between = counts[0] * float((means**2).sum()) / (len(names) - 1)
-    within = float(((rest - means[group]) ** 2).sum()) / df
-    if between > within:
-        return None
-    residual = float(rest @ rest) / (len(value) - X.shape[1])
-    return beta, residual * np.linalg.inv(X.T @ X), 0.0, residual, True
-
-
-def _wald(name: str, beta: NDArray, covariance: NDArray) -> dict[str, Any]:
-    from scipy.stats import chi2
-
-    statistic = float(beta @ np.linalg.pinv(covariance) @ beta)
-    return {
-        "kind": "test",
-        "term": name,
-        "statistic": statistic,
-        "df": len(beta),
-        "p": float(chi2.sf(statistic, len(beta))),
-    }
-
-
-def _effects(
-    name: str, levels: list[tuple[str, NDArray]], beta: NDArray, covariance: NDArray, alpha: float
-) -> Iterator[dict[str, Any]]:
-    from scipy.stats import norm
-
-    width = norm.ppf(1 - alpha / 2)
-    for level, contrast in levels:
-        estimate = float(contrast @ beta)
-        error = float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
-        p = float(2 * norm.sf(abs(estimate) / error)) if error > 0 else np.nan
-        yield {
-            "kind": "effect",
-            "term": f"{name}[{level}]",
-            "estimate": estimate,
-            "standard_error": error,
-            "low": estimate - width * error,
-            "high": estimate + width * error,
-            "p": p,
-        }
 
 
 def _mean(values: NDArray[np.float64]) -> float:
