@@ -3,6 +3,7 @@
 import functools
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -91,3 +92,25 @@ def test_a_scan_is_planned_and_drawn(tmp_path, monkeypatch, capsys):
     assert (np.diff(names["by_precision"]["score"]) < 0).all()
     assert names["by_prediction"]["gain"].iloc[1] > 0
     assert (tmp_path / "build" / "examples" / "plan_scan.png").stat().st_size > 10_000
+
+
+def test_two_shells_predict_the_others_as_well_as_a_measurement(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    error = runpy.run_path(str(EXAMPLES / "plot_predict_shells.py"))["error"]
+    assert "b = 500, 1500, 2500, 3000" in capsys.readouterr().out
+    regression, kurtosis, measured = error.values()
+    assert (regression < 1.1 * measured).all()
+    assert (regression[2:] < 0.7 * kurtosis[2:]).all()
+    assert (tmp_path / "build" / "examples" / "predict_shells.png").stat().st_size > 10_000
+
+
+def test_real_voxels_go_through_the_comparison(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot", str(data_dir / "isbi2015_wm_genu" / "genu_table.csv")])
+    names = runpy.run_path(str(EXAMPLES / "plot_real_voxels.py"))
+    assert "no clinical result" in capsys.readouterr().out
+    assert len(names["error"]) == 31
+    assert (names["error"] < 0.2).all(axis=None)
+    assert set(names["result"].scores["patient"]) == {f"voxel {i}" for i in range(1, 7)}
+    assert not names["result"].study["cohorts"]["six voxels"]["synthetic"]
+    assert (tmp_path / "build" / "examples" / "real_voxels.png").stat().st_size > 10_000
