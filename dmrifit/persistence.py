@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -10,12 +11,13 @@ import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from dmrifit.conformal import ConformalIntervals
 from dmrifit.encoding import RefusedError, decoded, encoded, encoded_model, refuse_keys
 from dmrifit.files import whole_file
 from dmrifit.mapping import ClinicalMetrics, MapFitter, resolve_model
@@ -29,8 +31,9 @@ _FORMAT = 1
 _METADATA = "model.json"
 _REGRESSOR = "regressor.skops"
 _GIVEN = "given.skops"
+_ESTIMATOR = "estimator.dmrifit"
 _CLASSES: dict[str, type[BaseEstimator]] = {
-    cls.__name__: cls for cls in (SignalToSignal, MapsToMaps, MapFitter, ClinicalMetrics)
+    cls.__name__: cls for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
 _LEAF_FILE = re.compile(r"leaf\d{1,3}\.(ubj|safetensors)")
 _KEYS = {"format", "class", "parameters", "fitted", "model", "scale", "leaves", "versions", "sha256"}
@@ -48,12 +51,13 @@ def save_model(
 
     The file is a zip archive of ``model.json`` (class, parameters, protocols, model, rule of the
     patient's scale, versions) and, for a strategy, the fitted regressor as skops stores it, with boosted
-    trees as UBJSON and weights of networks as safetensors beside it. It appears under its name only when
+    trees as UBJSON and weights of networks as safetensors beside it; for intervals, the model file of their
+    estimator. It appears under its name only when
     it is complete, and replaces a file of that name.
 
     Parameters
     ----------
-    estimator : SignalToSignal, MapsToMaps, MapFitter or ClinicalMetrics
+    estimator : SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter or ClinicalMetrics
         Fitted.
     path : path
         The file, by custom with the ending ``.dmrifit``.
@@ -75,36 +79,9 @@ def save_model(
     --------
     load_model : Read the file.
     """
-    path = Path(path)
-    name = type(estimator).__name__
-    if _CLASSES.get(name) is not type(estimator):
-        msg = f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have"
-        raise TypeError(msg)
-    check_is_fitted(estimator)
-    parts: dict[str, bytes] = {}
-    leaves: list[dict[str, Any]] = []
-    parameters = {}
-    for key, value in estimator.get_params(deep=False).items():
-        if isinstance(value, BaseEstimator):
-            parts[_GIVEN] = dumped(value, None, parts, leaves)
-            parameters[key] = {"$estimator": _GIVEN}
-        else:
-            parameters[key] = encoded(value, key)
-    if hasattr(estimator, "regressor_"):
-        parts[_REGRESSOR] = dumped(estimator.regressor_, estimator.regressor, parts, leaves)
-    metadata = {
-        "format": _FORMAT,
-        "class": name,
-        "parameters": parameters,
-        "fitted": _fitted(estimator),
-        "model": _definition(estimator),
-        "scale": _encoded_scale(estimator, scale),
-        "leaves": leaves,
-        "versions": {package: version(package) for package in _PACKAGES} | versions_of(leaves),
-        "sha256": {part: hashlib.sha256(content).hexdigest() for part, content in parts.items()},
-    }
-    parts[_METADATA] = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False).encode()
-    _write_whole(path, parts)
+    parts = _contents(estimator, scale)
+    with whole_file(Path(path)) as part:
+        _write_archive(part, parts)
 
 
 def load_model(path: str | Path) -> BaseEstimator:
@@ -143,8 +120,8 @@ def load_model(path: str | Path) -> BaseEstimator:
         msg = f"{path}: no such model file"
         raise FileNotFoundError(msg)
     try:
-        metadata, parts = _read_parts(path)
-        return _rebuilt(metadata, parts)
+        with path.open("rb") as file:
+            return _rebuilt(*_read_parts(file))
     except (OSError, MemoryError, ImportError):
         raise
     except RefusedError as error:
@@ -155,12 +132,55 @@ def load_model(path: str | Path) -> BaseEstimator:
         raise ValueError(msg) from error
 
 
+def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, bytes]:
+    """Give the parts of a model file."""
+    name = type(estimator).__name__
+    if _CLASSES.get(name) is not type(estimator):
+        msg = f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have"
+        raise TypeError(msg)
+    check_is_fitted(estimator)
+    parts: dict[str, bytes] = {}
+    leaves: list[dict[str, Any]] = []
+    parameters = {}
+    for key, value in estimator.get_params(deep=False).items():
+        if isinstance(estimator, ConformalIntervals) and key == "estimator":
+            buffer = io.BytesIO()
+            _write_archive(buffer, _contents(estimator.estimator_, scale))
+            parts[_ESTIMATOR] = buffer.getvalue()
+            parameters[key] = {"$estimator": _ESTIMATOR}
+        elif isinstance(value, BaseEstimator):
+            parts[_GIVEN] = dumped(value, None, parts, leaves)
+            parameters[key] = {"$estimator": _GIVEN}
+        else:
+            parameters[key] = encoded(value, key)
+    if isinstance(estimator, ConformalIntervals):
+        parts[_REGRESSOR] = dumped(estimator._forest, "RFR", parts, leaves)
+    elif hasattr(estimator, "regressor_"):
+        parts[_REGRESSOR] = dumped(estimator.regressor_, estimator.regressor, parts, leaves)
+    metadata = {
+        "format": _FORMAT,
+        "class": name,
+        "parameters": parameters,
+        "fitted": _fitted(estimator),
+        "model": _definition(estimator),
+        "scale": _encoded_scale(estimator, scale),
+        "leaves": leaves,
+        "versions": {package: version(package) for package in _PACKAGES} | versions_of(leaves),
+        "sha256": {part: hashlib.sha256(content).hexdigest() for part, content in parts.items()},
+    }
+    parts[_METADATA] = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    return parts
+
+
 def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEstimator:
     cls = _CLASSES[metadata["class"]]
     parameters = {}
     for key, value in metadata["parameters"].items():
         if value == {"$estimator": _GIVEN}:
             parameters[key] = loaded(parts[_GIVEN], None, metadata["leaves"], parts)
+        elif value == {"$estimator": _ESTIMATOR}:
+            inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR])))
+            parameters[key] = clone(inside)
         else:
             parameters[key] = decoded(value)
     estimator = cls(**parameters)
@@ -177,6 +197,9 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
         estimator.regressor_ = loaded(parts[_REGRESSOR], estimator.regressor, metadata["leaves"], parts)
         estimator.check_parameters()
         _check_regressor(estimator)
+    if isinstance(estimator, ConformalIntervals):
+        forest = loaded(parts[_REGRESSOR], "RFR", [], {})
+        _restore_intervals(estimator, inside, metadata["fitted"]["intervals"], forest)
     scale = metadata["scale"]
     estimator.patient_scale_ = None if scale is None else PatientScale.from_dict(scale)
     return estimator
@@ -197,13 +220,7 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
         columns = f"{len(estimator.source)} measurements of {n_neighbors} voxels"
         msg = f"its source protocol has {columns}, not {estimator.n_features_in_} columns"
         raise RefusedError(msg)
-    for parent, left, right, inner, feature, n_features in trees(regressor):
-        reachable = (np.minimum(left, right)[inner] > parent[inner]).all()
-        inside = (np.maximum(left, right)[inner] < len(parent)).all()
-        seen = (feature[inner] >= 0).all() and (feature[inner] < n_features).all()
-        if not (reachable and inside and seen and n_features <= n_inputs):
-            msg = "a tree of its regressor has branches that lead nowhere"
-            raise RefusedError(msg)
+    _check_trees(regressor, n_inputs)
     if estimator.target is not None:
         names = estimator.target if isinstance(estimator, SignalToSignal) else resolve_model(estimator.model).names
         answer = np.shape(regressor.predict(np.ones((1, n_inputs))))
@@ -212,29 +229,37 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
             raise RefusedError(msg)
 
 
+def _check_trees(regressor: Any, n_inputs: int) -> None:
+    for parent, left, right, inner, feature, n_features in trees(regressor):
+        reachable = (np.minimum(left, right)[inner] > parent[inner]).all()
+        inside = (np.maximum(left, right)[inner] < len(parent)).all()
+        seen = (feature[inner] >= 0).all() and (feature[inner] < n_features).all()
+        if not (reachable and inside and seen and n_features <= n_inputs):
+            msg = "a tree of its regressor has branches that lead nowhere"
+            raise RefusedError(msg)
+
+
 # The archive ------------------------------------------------------------------------------------------
 
 
-def _write_whole(path: Path, parts: Mapping[str, bytes]) -> None:
-    """Write an archive under a temporary name beside the file, then give it its name."""
-    with whole_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(parts):
             archive.writestr(name, parts[name])
 
 
-def _read_parts(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_parts(file: BinaryIO) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read the archive and check everything that can be checked before an object is made."""
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            msg = "it is not an archive that save_model wrote (pickles are never read)"
+    if not zipfile.is_zipfile(file):
+        msg = "it is not an archive that save_model wrote (pickles are never read)"
+        raise RefusedError(msg)
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        known = {_METADATA, _REGRESSOR, _GIVEN, _ESTIMATOR, *filter(_LEAF_FILE.fullmatch, names)}
+        if len(set(names)) != len(names) or not {_METADATA} <= set(names) <= known:
+            msg = f"it holds {', '.join(sorted(names))} instead of the parts of a model"
             raise RefusedError(msg)
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            known = {_METADATA, _REGRESSOR, _GIVEN, *filter(_LEAF_FILE.fullmatch, names)}
-            if len(set(names)) != len(names) or not {_METADATA} <= set(names) <= known:
-                msg = f"it holds {', '.join(sorted(names))} instead of the parts of a model"
-                raise RefusedError(msg)
-            parts = {name: archive.read(name) for name in names}
+        parts = {name: archive.read(name) for name in names}
     metadata = json.loads(parts.pop(_METADATA))
     _check_metadata(metadata)
     if set(metadata["sha256"]) != set(parts):
@@ -258,7 +283,8 @@ def _check_metadata(metadata: Any) -> None:
         raise RefusedError(msg)
     cls = _CLASSES[metadata["class"]]
     refuse_keys(metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}")
-    refuse_keys(metadata["fitted"], set(_FITTED), "fitted attribute")
+    own = {"intervals"} if cls is ConformalIntervals else set()
+    refuse_keys(metadata["fitted"], {*_FITTED, *own}, "fitted attribute")
     refuse_keys(metadata["versions"], {*_PACKAGES, *_OF_LEAVES}, "package")
     if not set(_PACKAGES) <= set(metadata["versions"]):
         msg = f"it does not say with which {', '.join(_PACKAGES)} it was written"
@@ -274,7 +300,7 @@ def _check_metadata(metadata: Any) -> None:
             raise RefusedError(msg)
     fitted = metadata["fitted"]
     names = fitted.get("feature_names_in_", [])
-    counts = [value for key, value in fitted.items() if key != "feature_names_in_"]
+    counts = [value for key, value in fitted.items() if key not in ("feature_names_in_", *own)]
     sound = all(type(count) is int and count >= 0 for count in counts)
     if not sound or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         msg = f"its fitted attributes are not counts and names: {fitted}"
@@ -283,7 +309,46 @@ def _check_metadata(metadata: Any) -> None:
 
 def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
     found = {name: getattr(estimator, name) for name in _FITTED if hasattr(estimator, name)}
-    return {k: [str(v) for v in x] if isinstance(x, np.ndarray) else int(x) for k, x in found.items()}
+    fitted = {k: [str(v) for v in x] if isinstance(x, np.ndarray) else int(x) for k, x in found.items()}
+    return fitted | ({"intervals": _intervals(estimator)} if isinstance(estimator, ConformalIntervals) else {})
+
+
+def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
+    """Give what intervals have learned beside their forest."""
+    state = {
+        "quantiles": estimator.quantiles_.tolist(),
+        "unit": estimator._unit.tolist(),
+        "smallest": estimator._smallest.tolist(),
+        "calibration": estimator.calibration_.to_dict("list"),
+    }
+    return {key: encoded(value, key) for key, value in state.items()}
+
+
+def _restore_intervals(
+    estimator: ConformalIntervals, inside: BaseEstimator, state: Mapping[str, Any], forest: Any
+) -> None:
+    """Give intervals what they have learned, and check that it belongs together."""
+    import pandas as pd
+
+    refuse_keys(state, {"quantiles", "unit", "smallest", "calibration"}, "part of intervals", complete=True)
+    quantiles, unit, smallest = (np.array(decoded(state[key]), float) for key in ("quantiles", "unit", "smallest"))
+    n = len(unit)
+    estimator._set_outputs(estimator._model(), n)
+    if not (quantiles.shape == (n, 2) and unit.shape == smallest.shape == (n,) and len(estimator.names_) == n):
+        msg = f"its intervals are those of {len(estimator.names_)} outputs, and it holds quantiles of {len(quantiles)}"
+        raise RefusedError(msg)
+    estimator.estimator_ = inside
+    estimator.quantiles_, estimator._unit, estimator._smallest = quantiles, unit, smallest
+    estimator.calibration_ = pd.DataFrame(decoded(state["calibration"]))
+    estimator._forest = forest
+    n_features = estimator.n_features_in_
+    if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
+        msg = f"its forest takes {forest.n_features_in_} inputs instead of {n_features} and {n} predictions"
+        raise RefusedError(msg)
+    _check_trees(forest, n_features + n)
+    if np.shape(forest.predict(np.ones((1, n_features + n)))) not in ((1, n), (1,) * (n == 1)):
+        msg = f"its forest does not answer with {n} numbers"
+        raise RefusedError(msg)
 
 
 def _definition(estimator: BaseEstimator) -> Any:

@@ -22,6 +22,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from skops import io as skops_io
 
 from dmrifit.algorithms import CONSTANT, PATCHWISE, VOXELWISE, make_regressor
+from dmrifit.conformal import ConformalIntervals
 from dmrifit.mapping import ClinicalMetrics, MapFitter
 from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.persistence import load_model, save_model
@@ -173,6 +174,30 @@ def torch_has_a_device(name):
     except (RuntimeError, AssertionError):
         return False
     return True
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_intervals_are_the_same_bits_after_loading(strategy, signals, tmp_path):
+    X, patients = signals[:, CLINICAL], np.arange(len(signals)) // 20
+    estimator = ConformalIntervals(strategy("GBR", **PROTOCOLS, random_state=3), coverage=0.8, random_state=0)
+    estimator.fit(X, signals, patients)
+    save_model(estimator, tmp_path / "model", scale=PatientScale(percentile=90))
+    again = load_model(tmp_path / "model")
+    assert repr(again) == repr(estimator)
+    assert again.predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
+    assert again.predict_maps(X).tobytes() == estimator.predict_maps(X).tobytes()
+    assert again.names_ == estimator.names_
+    assert again.patient_scale_ == PatientScale(percentile=90)
+    pd.testing.assert_frame_equal(again.calibration_, estimator.calibration_)
+    save_model(again, tmp_path / "second")
+    assert load_model(tmp_path / "second").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
+
+
+def test_intervals_of_plain_arrays_are_stored(tmp_path):
+    X = np.random.default_rng(1).normal(size=(80, 3))
+    estimator = ConformalIntervals(SignalToSignal("LR"), random_state=0).fit(X, X[:, 0])
+    save_model(estimator, tmp_path / "model")
+    assert load_model(tmp_path / "model").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
 
 
 @pytest.mark.parametrize("y", [np.arange(40.0), np.arange(80.0).reshape(40, 2)], ids=["one", "two"])
@@ -456,6 +481,27 @@ class TestRefusals:
         broken["left"][0] = 10**6
         rewrite(tmp_path / "model", parts={"regressor.skops": changed_array(inner, nodes, broken)})
         self.refused(tmp_path / "model", "branches that lead nowhere")
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda m: m["fitted"]["intervals"].update(unit=[1.0]), "those of 7 outputs"),
+            (lambda m: m["fitted"]["intervals"].update(forest=1), "part of intervals"),
+            (lambda m: m["fitted"].update(n_features_in_=3), "instead of 3 and"),
+            (lambda m: m["parameters"].update(estimator="LR"), "damaged or was altered"),
+        ],
+    )
+    def test_intervals_that_were_altered_are_refused(self, change, match, signals, tmp_path):
+        estimator = ConformalIntervals(SignalToSignal("LR", **PROTOCOLS), random_state=0)
+        save_model(estimator.fit(signals[:, CLINICAL], signals, np.arange(len(signals)) // 20), tmp_path / "model")
+        rewrite(tmp_path / "model", metadata=change)
+        self.refused(tmp_path / "model", match)
+
+    def test_a_regressor_without_a_strategy_has_no_file_in_intervals_either(self, tmp_path):
+        X = np.random.default_rng(1).normal(size=(80, 3))
+        estimator = ConformalIntervals(Ridge(), random_state=0).fit(X, X[:, 0])
+        with pytest.raises(TypeError, match="Ridge has no model file"):
+            save_model(estimator, tmp_path / "model")
 
     @pytest.fixture
     def boosted(self, signals, tmp_path):
