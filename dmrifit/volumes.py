@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -245,8 +245,10 @@ def predict_image(
     """
     Predict the maps of an advanced protocol from the images of a clinical one.
 
-    The image is read and predicted slab by slab; maps have its grid, affine and header, and are written as by
-    `fit_image`, with ``desc-predicted`` in their names.
+    The image is read slab by slab and predicted slice by slice; maps have its grid, affine and header, and are
+    written as by `fit_image`, with ``desc-predicted`` in their names. Neighborhoods, where the estimator looks at them,
+    are made as by `Cohort.arrays`. A signal that is predicted to be negative is fitted as zero and written as it is;
+    the JSON file counts the voxels that have one (``NegativeSignal``).
 
     Parameters
     ----------
@@ -309,7 +311,7 @@ def predict_image(
         maps: dict[str, NDArray] = {one.name: np.zeros(series.grid, np.float32) for one in parameters}
         if signals:
             maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
-        counts = {"InMask": 0, "WithSignal": 0}
+        counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
         with series.unpacked() as readable:
             unit = _scale(readable, region, chosen, source, scale, progress=progress)
             patch_shape = resolve_patch_shape(estimator)
@@ -317,11 +319,18 @@ def predict_image(
                 scaled = rows / unit
                 here = _noise_of(noise, slab, part)
                 options = {} if here is None else {"sigma": here / unit}
-                columns = estimator.predict_maps(scaled, **options).T if parameters else ()
+                predicted = estimator.predict(scaled) if signals or hasattr(estimator, "maps_of") else None
+                columns: Iterable[NDArray] = ()
+                if parameters and predicted is not None and hasattr(estimator, "maps_of"):
+                    columns = estimator.maps_of(predicted, **options).T
+                elif parameters:
+                    columns = estimator.predict_maps(scaled, **options).T
                 for parameter, column in zip(parameters, columns, strict=True):
                     maps[parameter.name][:, :, slab][part] = column * (unit if parameter.is_amplitude else 1.0)
-                if signals:
-                    maps["signals"][:, :, slab][part] = estimator.predict(scaled) * unit
+                if predicted is not None:
+                    counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
+                    if signals:
+                        maps["signals"][:, :, slab][part] = predicted * unit
                 counts["InMask"] += len(rows)
                 counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
         images = {name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()}

@@ -4,6 +4,7 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import config_context
 from sklearn.base import clone
@@ -16,6 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit import prediction
+from dmrifit.algorithms import ALGORITHMS, PATCHWISE, VOXELWISE
 from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.mapping import ClinicalMetrics
 from dmrifit.metrics import pearson
@@ -39,14 +41,22 @@ def test_strategies_keep_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
 
+# No check is left out, but the one of array API, which scikit-learn skips itself unless it is switched on.
 @pytest.mark.slow
-@parametrize_with_checks([
-    strategy(name, random_state=0)
-    for strategy in STRATEGIES
-    for name in ("RFR", "ETR", "GBR", "slNN", "mlNN")
-])  # fmt: skip
+@parametrize_with_checks([strategy(name, random_state=0) for strategy in STRATEGIES for name in VOXELWISE])
 def test_every_algorithm_keeps_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.deep
+@parametrize_with_checks([strategy(name, random_state=0) for strategy in STRATEGIES for name in PATCHWISE])
+def test_networks_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_the_checks_cover_every_algorithm():
+    assert {*VOXELWISE, *PATCHWISE} >= set(ALGORITHMS)
 
 
 @pytest.fixture(params=STRATEGIES, ids=lambda strategy: strategy.__name__)
@@ -320,6 +330,20 @@ def test_a_strategy_ends_a_pipeline(strategy, noisy):
     pipeline = make_pipeline(FunctionTransformer(), strategy("LR", **PROTOCOLS))
     prediction = pipeline.fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
     assert prediction.shape == (100, 21)
+
+
+def test_names_of_columns_come_through_a_pipeline(strategy, noisy):
+    names = [f"S_{label}" for label in SOURCE.labels]
+    pipeline = make_pipeline(FunctionTransformer(feature_names_out="one-to-one"), strategy("LR", **PROTOCOLS))
+    pipeline.set_output(transform="pandas")
+    frame = pd.DataFrame(noisy[:, CLINICAL], columns=names)
+    prediction = pipeline.fit(frame[:300], noisy[:300]).predict(frame[300:])
+    assert pipeline[-1].feature_names_in_.tolist() == names
+    np.testing.assert_array_equal(
+        prediction, strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
+    )
+    with pytest.raises(ValueError, match="feature names"):
+        pipeline[-1].predict(frame[names[::-1]])
 
 
 def test_another_model_and_a_protocol_without_echo_times_will_do():

@@ -799,9 +799,23 @@ def test_predictions_are_written_under_their_own_names(scan, tmp_path):
     described = json.loads((out / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8"))
     assert described["Estimator"]["Class"] == "SignalToSignal"
     assert described["Scale"] == pytest.approx(PatientScale().of(data(nib.load(scan)).reshape(-1, 4), SOURCE))
-    assert described["Voxels"] == {"InMask": 60, "WithSignal": 60}
+    n_negative = int((data(made["signals"]) < 0).any(axis=-1).sum())
+    assert described["Voxels"] == {"InMask": 60, "WithSignal": 60, "NegativeSignal": n_negative}
     with pytest.raises(FileExistsError):
         predict_image(trained(SignalToSignal), scan, out=out)
+
+
+def test_negative_predictions_are_counted_and_kept(scan, tmp_path):
+    rng = np.random.default_rng(0)
+    parameters = np.column_stack([rng.uniform(0.5, 1.5, 300), rng.uniform(0.3, 3, 300)])
+    taught = ADC.signal(parameters, TARGET)
+    taught[:, 5] -= 0.2
+    estimator = SignalToSignal("LR", source=SOURCE, target=TARGET, model="adc").fit(taught[:, :4], taught)
+    made = predict_image(estimator, scan, signals=True, out=tmp_path)
+    described = json.loads((tmp_path / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8"))
+    negative = (data(made["signals"]) < 0).any(axis=-1)
+    assert 0 < negative.sum() == described["Voxels"]["NegativeSignal"]
+    assert np.isfinite(data(made["ADC"])).all()
 
 
 def test_without_a_model_signals_alone_are_predicted(scan, tmp_path):
