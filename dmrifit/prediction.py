@@ -338,7 +338,7 @@ class SignalToSignal(_Strategy):
     normalize : {None, "voxel"}, default=None
         ``"voxel"`` divides the signals of every voxel, and of its neighbors, by its own source signal at
         the lowest b-value and shortest echo time. When the source has one echo time, T2 is known only
-        through the intensity that this removes.
+        through the intensity that this removes: see the notes.
     patch_shape : tuple of 3 odd ints, optional
         Makes a row of X the neighborhood of a voxel, as `Cohort.arrays` gives it. None is the voxel
         alone, or (3, 3, 1) for the patch-wise algorithms where protocols are given.
@@ -357,6 +357,14 @@ class SignalToSignal(_Strategy):
         Number of source measurements, times the neighbors in a row.
     feature_names_in_ : ndarray of str
         Column names of X, when fitted to a data frame.
+
+    Notes
+    -----
+    What dividing by the voxel's own signal costs, measured with linear regression on simulated mixed
+    cohorts (both presets, seeds 7001 to 7003, four patients held out of each, trained on 250 voxels of
+    the body a patient, scored in tumors): the correlation of T2t with its reference falls from 0.71 to
+    0.34, its absolute bias rises from 0.12 to 0.27, and the median relative error of S0 rises from 0.14
+    to 0.57. The other parameters but f (0.22 to 0.35) change by 0.04 or less.
 
     References
     ----------
@@ -599,6 +607,23 @@ class MapsToMaps(_Strategy):
         Number of source measurements, times the neighbors in a row.
     feature_names_in_ : ndarray of str
         Column names of X, when fitted to a data frame.
+
+    Notes
+    -----
+    Dv has a long tail, which the mean follows. Both options cure that, and each has a price; the median
+    relative errors of linear regression, in the cohorts that the notes of `SignalToSignal` describe:
+
+    ========================  ====  ====  ====  ====
+    ..                        f     Dv    K     T2t
+    ========================  ====  ====  ====  ====
+    as they are               0.34  0.63  0.33  0.27
+    ``loss="median"``         0.39  0.40  0.36  0.31
+    ``target_scale="log"``    0.49  0.42  0.61  0.30
+    ========================  ====  ====  ====  ====
+
+    K and f are 0 in many voxels, and logarithms make much of it: the absolute bias of K rises from 0.21
+    to 0.59. The median of LR takes some 250 times the time of its mean, and its T2t follows the
+    reference no longer (correlation 0.55 to 0.06).
 
     References
     ----------
