@@ -17,7 +17,7 @@ endif
 export PYTHON ASKED PIP_ARGS
 
 help:
-	@echo "make demo        fit a real diffusion scan and compare two strategies; build/demo holds the results"
+	@echo "make demo        fit a real diffusion scan and compare strategies and algorithms; build/demo holds the results"
 	@echo "make test        all tests except the slow ones, with lint, types and docstrings"
 	@echo "make test-slow   the slow tests"
 	@echo "make clean       remove what the commands above made, except .venv"
@@ -38,7 +38,7 @@ test-slow: environment-test
 	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 environment-demo:
-	@sh -c "$$ENVIRONMENT" make demo ".[report,preprocess]"
+	@sh -c "$$ENVIRONMENT" make demo ".[report,preprocess,boost,stats]"
 
 environment-test:
 	@sh -c "$$ENVIRONMENT" make test ".[all,test]"
