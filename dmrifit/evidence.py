@@ -100,6 +100,25 @@ class Evidence:
         return {}
 
     @cached_property
+    def _means(self) -> dict[Any, pd.Series]:
+        return {}
+
+    def means(
+        self, column: str, *by: str, paired: bool = True, without: Sequence[str] = (), only: Sequence[str] = ()
+    ) -> pd.Series:
+        """Average scores at the largest training size as `mean_over_patients` does; each average is made once."""
+        key = column, by, paired, tuple(without), tuple(only)
+        if key not in self._means:
+            table = drop_metrics(self.paired if paired else self.scores, without)
+            for name in only:
+                if name not in self.metrics:
+                    msg = f"metric {name}"
+                    raise MissingEvidence(msg)
+            table = table[table["metric"].isin(only)] if only else table
+            self._means[key] = mean_over_patients(table, column, *by)
+        return self._means[key]
+
+    @cached_property
     def unseen(self) -> pd.DataFrame:
         """Signals at the largest training size."""
         return _largest(self.signals) if len(self.signals) else self.signals
@@ -205,7 +224,7 @@ def lay_out(means: pd.Series, *columns: str) -> pd.DataFrame:
 
 def drop_metrics(table: pd.DataFrame, without: Sequence[str]) -> pd.DataFrame:
     """Leave metrics out; nothing left is missing evidence."""
-    rest = table[~table["metric"].isin(without)]
+    rest = table[~table["metric"].isin(without)] if without else table
     if not len(rest):
         msg = f"a metric other than {', '.join(without)}"
         raise MissingEvidence(msg)
@@ -287,8 +306,6 @@ def _evidence(kind: str, region: str, seed: str, parts: Sequence[tuple[Evaluatio
 
 def _tidy(table: pd.DataFrame, what: str) -> pd.DataFrame:
     """Order rows, so that sums have the same bits in any order; a row that came twice counts once."""
-    import pandas as pd
-
     keys = [*_KEYS, what]
     table = table.drop_duplicates(keys).sort_values(keys, ignore_index=True)
     # A constant prediction has no correlation: it counts as none.
@@ -298,5 +315,5 @@ def _tidy(table: pd.DataFrame, what: str) -> pd.DataFrame:
             if name in table:
                 filled[f"abs_{name}"] = table[name].abs()
     # Groups of categories are found several times faster than groups of text.
-    text = {name: pd.Categorical(table[name], sorted(set(table[name]))) for name in _TEXT if name in table}
+    text = {name: table[name].astype("category") for name in _TEXT if name in table}
     return table.assign(**filled, **text)

@@ -139,22 +139,16 @@ def lower_in_s2s(
     columns: Mapping[str, str], *, without: Sequence[str] = (), only: Sequence[str] = (), higher: Sequence[str] = ()
 ) -> Rule:
     """Give the rule that indices are lower, or higher, in s2s than in m2m."""
+
     def checks(e: Evidence) -> list[Check]:
-        table = drop_metrics(e.paired, without)
-        groups: list[tuple[str, pd.DataFrame]] = [("", table)]
-        if only:
-            absent = [name for name in only if name not in e.metrics]
-            if absent:
-                msg = f"metric {', '.join(absent)}"
-                raise MissingEvidence(msg)
-            groups = [(f"{name} ", table[table["metric"] == name]) for name in only]
         found = []
-        for (prefix, part), (label, column) in itertools.product(groups, columns.items()):
-            means = mean_over_patients(part, column, "cohort", "strategy")
+        for metric, (label, column) in itertools.product(only or ("",), columns.items()):
+            means = e.means(column, "cohort", "strategy", without=without, only=[metric] if metric else [])
             relation: Relation = ">" if label in higher else "<"
             for cohort in e.cohorts:
                 s2s, m2m = _at(means, cohort, "s2s"), _at(means, cohort, "m2m")
-                found.append(Check(f"{prefix}{label} of s2s", s2s, relation, m2m, cohort, "m2m"))
+                what = f"{metric} {label} of s2s".strip()
+                found.append(Check(what, s2s, relation, m2m, cohort, "m2m"))
         return found
 
     return checks
@@ -287,8 +281,8 @@ def metrics_vary_more(
             raise MissingEvidence(msg)
         found = []
         for (label, column), cohort in itertools.product(columns.items(), e.cohorts):
-            ratio = _spreads(table[table["cohort"] == cohort], column)["ratio"]
-            s2s, m2m = float(ratio["s2s"]), float(ratio["m2m"])
+            ratio = _ratios(e, column, without)
+            s2s, m2m = _at(ratio, cohort, "s2s"), _at(ratio, cohort, "m2m")
             what = f"sd over metrics / over algorithms of {label}"
             found += [Check(what, value, ">", 1.0, f"{cohort} {s}") for s, value in (("s2s", s2s), ("m2m", m2m))]
             if more_in_m2m:
@@ -298,15 +292,14 @@ def metrics_vary_more(
     return checks
 
 
-def _spreads(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Compute standard deviations over metrics and over algorithms, by strategy."""
-    import pandas as pd
-
-    metrics = mean_over_patients(table, column, "strategy", "metric").groupby("strategy", observed=True).std()
-    algorithms = mean_over_patients(table, column, "strategy", "algorithm").groupby("strategy", observed=True).std()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = pd.Series(np.divide(metrics.to_numpy(), algorithms.to_numpy()), metrics.index)
-    return pd.DataFrame({"metrics": metrics, "algorithms": algorithms, "ratio": ratio})
+def _ratios(e: Evidence, column: str, without: Sequence[str]) -> pd.Series:
+    """Divide the standard deviation over metrics by that over algorithms, for each cohort and strategy."""
+    by = ["cohort", "strategy"]
+    metrics, algorithms = (
+        e.means(column, *by, what, without=without).groupby(by, observed=True).std() for what in ("metric", "algorithm")
+    )
+    # Without any difference between algorithms the ratio has no bound.
+    return metrics / algorithms
 
 
 def explain_4(runs: Sequence[Evidence]) -> str:
@@ -314,13 +307,13 @@ def explain_4(runs: Sequence[Evidence]) -> str:
     table = _join(runs, lambda e: e.paired)
     parts = []
     for label, column in BOTH.items():
-        spreads = _spreads(table, column)
         for strategy in ("s2s", "m2m"):
-            row = spreads.loc[strategy]
-            means = mean_over_patients(table[table["strategy"] == strategy], column, "metric")
+            own = table[table["strategy"] == strategy]
+            means = mean_over_patients(own, column, "metric")
+            over_algorithms = mean_over_patients(own, column, "algorithm").std()
             parts.append(
-                f"{label} in {strategy}: sd {format_number(row['metrics'])} over metrics ({means.idxmax()} highest, "
-                f"{means.idxmin()} lowest), {format_number(row['algorithms'])} over algorithms"
+                f"{label} in {strategy}: sd {_n(means.std())} over metrics ({means.idxmax()} highest, "
+                f"{means.idxmin()} lowest), {_n(over_algorithms)} over algorithms"
             )
     return "; ".join(parts)
 
@@ -334,10 +327,9 @@ def first_better(
     """Give the rule that indices are lower in the first cohort."""
     def checks(e: Evidence) -> list[Check]:
         one, two = e.two_cohorts()
-        table = drop_metrics(e.scores, without)
         found = []
         for (label, column), strategy in itertools.product(columns.items(), strategies):
-            means = mean_over_patients(table, column, "strategy", "cohort")
+            means = e.means(column, "strategy", "cohort", paired=False, without=without)
             if (strategy, one) not in means.index or (strategy, two) not in means.index:
                 msg = f"scores of {strategy} in both cohorts"
                 raise MissingEvidence(msg)

@@ -119,6 +119,11 @@ def studies(seeds=3, regions=("body", "lesion"), difficulties=("easy", "mixed"),
     ]
 
 
+def measured(**changes):
+    """Make studies of scans of patients, which have no preset: two conditions instead of four."""
+    return studies(difficulties=(None,), **changes)
+
+
 def verdict_of(number, evaluations):
     board = claims_board(evaluations, claims=[number])
     assert board["claim"].tolist() == [number]
@@ -204,7 +209,7 @@ def test_in_a_study_made_for_it_all_eleven_claims_hold(holding_board):
 @pytest.mark.parametrize("number", FAILING)
 def test_a_claim_fails_in_a_study_made_for_it(number):
     changes, words = FAILING[number]
-    row = verdict_of(number, studies(**changes))
+    row = verdict_of(number, measured(**changes))
     assert row["verdict"] == FAILS
     for word in words:
         assert word in row["reason"], row["reason"]
@@ -213,7 +218,7 @@ def test_a_claim_fails_in_a_study_made_for_it(number):
 @pytest.mark.parametrize("number", MISSING)
 def test_a_claim_without_what_it_needs_cannot_be_told_and_says_what(number):
     kept, word = MISSING[number]
-    row = verdict_of(number, without(studies(), **kept))
+    row = verdict_of(number, without(measured(), **kept))
     assert row["verdict"] == OPEN
     assert f"missing: {word}" in row["reason"], row["reason"]
 
@@ -226,7 +231,7 @@ def test_nothing_is_told_from_two_seeds():
 
 
 def test_one_seed_is_called_one():
-    row = verdict_of(3, studies(seeds=1))
+    row = verdict_of(3, measured(seeds=1))
     assert (row["verdict"], row["n_runs"]) == (OPEN, 1)
     assert "one seed, 3 are needed" in row["reason"]
 
@@ -253,7 +258,7 @@ def test_a_claim_that_depends_on_the_preset_alone_does_not_blame_the_region():
     assert row["verdict"] == "depends on the preset of the cohorts"
 
 
-@pytest.mark.parametrize("number", [3, 11])
+@pytest.mark.parametrize("number", [4, 11])
 @pytest.mark.parametrize(
     ("parts", "missing"),
     [
@@ -267,26 +272,23 @@ def test_claims_about_strategies_need_both_regions_and_both_presets(number, part
     assert row["reason"].split("\n")[0] == f"missing: {missing}"
 
 
-@pytest.mark.parametrize("number", [1, 2, 5, 6, 7, 8, 9])
-def test_other_claims_can_be_told_in_one_condition(number):
-    row = verdict_of(number, studies(regions=("body",), difficulties=("mixed",)))
-    assert row["verdict"] == HOLDS
+def test_other_claims_can_be_told_in_one_condition():
+    others = [1, 2, 5, 6, 7, 8, 9]
+    board = claims_board(studies(regions=("body",), difficulties=("mixed",)), claims=others)
+    assert board["verdict"].tolist() == [HOLDS] * len(others)
 
 
 def test_scans_of_patients_have_no_preset():
-    measured = studies(difficulties=(None,))
-    row = verdict_of(3, measured)
+    row = verdict_of(3, measured())
     assert row["verdict"] == HOLDS
     assert "synthetic" not in row["ours"]
     assert "measured, trained on body" in row["ours"]
-    half = verdict_of(3, studies(regions=("body",), difficulties=(None,)))
+    half = verdict_of(3, measured(regions=("body",)))
     assert "missing: measured, trained on lesion" in half["reason"]
 
 
 def test_seeds_that_disagree_leave_a_claim_open():
-    evaluations = studies(seeds=2) + [
-        study(2, region, difficulty, level=SWAPPED) for region in ("body", "lesion") for difficulty in ("easy", "mixed")
-    ]
+    evaluations = measured(seeds=2) + [study(2, region, None, level=SWAPPED) for region in ("body", "lesion")]
     row = verdict_of(3, evaluations)
     assert row["verdict"] == OPEN
     assert "in 1 of 3 seeds" in row["reason"]
@@ -300,18 +302,17 @@ def readings_of(row):
 
 
 def test_readings_of_signal_errors_are_told_apart():
-    found = readings_of(verdict_of(1, studies(signal_error=0.14)))
+    found = readings_of(verdict_of(1, measured(signal_error=0.14)))
     assert found["absolute error, lesion"] == FAILS
     assert found["signed error, lesion"] == HOLDS
     assert found["median absolute error"] == HOLDS
     assert found["absolute error, body"] == OPEN
-    assert readings_of(verdict_of(1, studies(signal_error=0.116)))["worst patient"] == FAILS
+    assert readings_of(verdict_of(1, measured(signal_error=0.116)))["worst patient"] == FAILS
 
 
 def test_scores_of_the_whole_body_are_another_reading():
-    both = studies() + [
-        study(seed, region, difficulty, scored="body", signal_error=0.5)
-        for seed, region, difficulty in itertools.product(range(3), ("body", "lesion"), ("easy", "mixed"))
+    both = studies(regions=("body",), difficulties=("mixed",)) + [
+        study(seed, scored="body", signal_error=0.5) for seed in range(3)
     ]
     row = verdict_of(1, both)
     assert row["verdict"] == HOLDS
@@ -320,7 +321,7 @@ def test_scores_of_the_whole_body_are_another_reading():
 
 
 def test_readings_of_signal_correlations_are_told_apart():
-    found = readings_of(verdict_of(2, studies(signal_r=0.75)))
+    found = readings_of(verdict_of(2, measured(signal_r=0.75)))
     assert found["mean over images"] == FAILS
     assert found["worst image"] == FAILS
     assert found["pooled over images"] == HOLDS
@@ -328,7 +329,7 @@ def test_readings_of_signal_correlations_are_told_apart():
 
 def test_t2v_alone_can_decide_and_the_share_at_its_bound_is_told():
     metric = {**HOLDING["metric"], "s2s": {**HOLDING["metric"]["s2s"], "T2v": 9.0}}
-    row = verdict_of(3, studies(metric=metric))
+    row = verdict_of(3, measured(metric=metric))
     assert row["verdict"] == FAILS
     assert readings_of(row)["|BI| and DI without T2v"] == HOLDS
     assert "not lower for T2v" in row["reason"]
@@ -341,7 +342,7 @@ def test_s0_is_no_property_of_the_tissue_and_left_out(holding):
 
 
 def test_signed_and_absolute_bias_are_two_readings():
-    evaluations = studies(level=SWAPPED)
+    evaluations = measured(level=SWAPPED)
     for one in evaluations:
         one.scores["bias"] = -one.scores["bias"].abs()
     found = readings_of(verdict_of(3, evaluations))
@@ -350,7 +351,8 @@ def test_signed_and_absolute_bias_are_two_readings():
 
 
 def test_a_difference_without_significance_is_no_equivalence():
-    row = verdict_of(6, studies(disagreement={"s2s": 0.5, "m2m": 0.5}, difference={"s2s": 0.0, "m2m": 0.0}))
+    apart, equal = dict.fromkeys(STRATEGIES, 0.5), dict.fromkeys(STRATEGIES, 0.0)
+    row = verdict_of(6, measured(regions=("body",), disagreement=apart, difference=equal))
     assert row["verdict"] == OPEN
     assert "share of pairs equivalent" in row["reason"]
     assert readings_of(row)["tests alone"] == HOLDS
@@ -358,19 +360,19 @@ def test_a_difference_without_significance_is_no_equivalence():
 
 def test_a_flat_curve_does_not_fall():
     flat = dict.fromkeys(SIZES, 1.0)
-    row = verdict_of(7, studies(curve=flat, fluctuation={}, mlnn_at_two=1.0))
+    row = verdict_of(7, measured(curve=flat, fluctuation={}, mlnn_at_two=1.0))
     assert row["verdict"] == FAILS
     assert "at N = 5" in row["reason"]
 
 
 def test_without_fluctuation_nothing_fluctuates_mainly():
     still = {1: 1.4, 2: 1.2, 5: 1.0, 8: 1.0, 12: 1.0}
-    assert verdict_of(9, studies(curve=still, fluctuation={}))["verdict"] == OPEN
+    assert verdict_of(9, measured(curve=still, fluctuation={}))["verdict"] == OPEN
 
 
 def test_maps_that_were_kept_are_compared_voxel_by_voxel():
     def kept(spread):
-        evaluations = studies()
+        evaluations = measured()
         generator = np.random.default_rng(0)
         for one in evaluations:
             reference = np.ones((20, 7))
@@ -411,7 +413,7 @@ def test_the_same_evaluation_twice_is_one_seed(holding):
 
 
 def test_other_cohorts_are_another_seed_even_if_the_study_has_the_same():
-    evaluations = studies()
+    evaluations = studies(regions=("body",), difficulties=("mixed",))
     for one in evaluations:
         one.study["settings"]["seed"] = 0
     assert verdict_of(1, evaluations)["n_runs"] == 3
@@ -448,12 +450,12 @@ def test_both_presets_can_be_cohorts_of_one_evaluation():
 
 
 def test_a_failed_prediction_counts_for_none(holding):
-    evaluations = studies()
+    evaluations = measured()
     for one in evaluations:
         failed = (one.scores["patient"] == "c1p0") & (one.scores["metric"] == "K")
         one.scores.loc[failed, ["bias", "dispersion", "median_abs_error"]] = np.nan
-    board = claims_board(evaluations, claims=[1, 3, 5, 10])
-    assert board["verdict"].tolist() == [HOLDS] * 4
+    board = claims_board(evaluations, claims=[3, 10])
+    assert board["verdict"].tolist() == [HOLDS] * 2
 
 
 def test_figures_can_be_computed_again_in_a_line():
@@ -543,19 +545,23 @@ def test_what_makes_no_board_is_refused():
 @settings(max_examples=2)
 @given(st.randoms(use_true_random=False))
 def test_order_of_rows_and_names_of_patients_change_nothing(random):
-    evaluations = [study(n=3)]
-    board, figures = claims_board(evaluations), claim_figures(evaluations)
-    names = sorted(set(evaluations[0].scores["patient"]))
+    one = study(n=3)
+    names = sorted(set(one.scores["patient"]))
     other = [f"q{i}" for i in range(len(names))]
     random.shuffle(other)
-    renamed, shuffled = [], []
-    for one in evaluations:
-        order = {name: np.random.default_rng(random.randrange(10**6)) for name in ("scores", "signals")}
-        mixed = {name: getattr(one, name).iloc[rng.permutation(len(getattr(one, name)))] for name, rng in order.items()}
-        shuffled.append(SimpleNamespace(**mixed, study=one.study, predictions={}))
-        turned = dict(zip(names, other, strict=True))
-        new = {name: table.assign(patient=table["patient"].map(turned)) for name, table in mixed.items()}
-        renamed.append(SimpleNamespace(**new, study=one.study, predictions={}))
-    pd.testing.assert_frame_equal(claims_board(shuffled), board)
-    pd.testing.assert_frame_equal(claim_figures(renamed), figures)
-    assert claims_board(renamed)["verdict"].tolist() == board["verdict"].tolist()
+    turned = dict(zip(names, other, strict=True))
+    tables = {}
+    for name in ("scores", "signals"):
+        table = getattr(one, name)
+        order = np.random.default_rng(random.randrange(10**6)).permutation(len(table))
+        tables[name] = table.assign(patient=table["patient"].map(turned)).iloc[order]
+    changed = SimpleNamespace(**tables, study=one.study, predictions={})
+    pd.testing.assert_frame_equal(claim_figures(changed), claim_figures(one))
+
+
+def test_the_board_is_the_same_for_rows_in_another_order():
+    one = study(n=3)
+    turned = SimpleNamespace(
+        scores=one.scores.iloc[::-1], signals=one.signals.iloc[::-1], study=one.study, predictions={}
+    )
+    pd.testing.assert_frame_equal(claims_board(turned), claims_board(one))
