@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from sklearn.base import clone
+
 from dmrifit.algorithms import CONSTANT
 from dmrifit.cohort import Cohort
 from dmrifit.mapping import resolve_model
@@ -78,7 +80,7 @@ class Entrant:
     recipe: str = ""
 
     @classmethod
-    def of(cls, name: str, estimator: Any, *, kept: bool) -> Entrant:
+    def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
         """
         Check an estimator.
 
@@ -90,6 +92,8 @@ class Entrant:
             With ``fit``, ``predict`` and ``predict_maps``.
         kept : bool
             Whether results are kept; they need a description by which they are found again.
+        example : Protocol
+            Stands for the protocols that are not given yet.
 
         Returns
         -------
@@ -112,7 +116,11 @@ class Entrant:
         strategy = _STRATEGIES.get(kind, type(estimator).__name__)
         try:
             if isinstance(estimator, SignalToSignal | MapsToMaps):
-                estimator.check_parameters()
+                open_ = [key for key in ("source", "target") if getattr(estimator, key) is None]
+                filled = clone(estimator)
+                if len(open_) == 2:
+                    filled.set_params(source=example, target=example)
+                filled.check_parameters()
             model = _model_of(estimator)
         except (ValueError, TypeError) as error:
             msg = f"estimator {name!r}: {error}"
@@ -254,7 +262,7 @@ def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
     return estimators
 
 
-def controls_of(entrants: Sequence[Entrant], *, kept: bool) -> list[Entrant]:
+def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -> list[Entrant]:
     """
     Make the controls of every strategy that takes part.
 
@@ -262,7 +270,7 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool) -> list[Entrant]:
     ----------
     entrants : sequence of Entrant
         Those who take part.
-    kept : bool
+    kept, example : bool, Protocol
         As in `Entrant.of`.
 
     Returns
@@ -272,8 +280,6 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool) -> list[Entrant]:
         itself, unless an estimator of that name takes part already. They are copies of the strategy's
         first estimator with another regressor, voxel by voxel.
     """
-    from sklearn.base import clone
-
     controls = []
     taken = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
     for strategy in dict.fromkeys(entrant.strategy for entrant in entrants):
@@ -287,7 +293,7 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool) -> list[Entrant]:
             if strategy == "m2m":
                 changes["loss"] = "mean"
             plain = clone(first.estimator).set_params(**changes)
-            one = Entrant.of(f"{control} {strategy}", plain, kept=kept)
+            one = Entrant.of(f"{control} {strategy}", plain, kept=kept, example=example)
             controls.append(replace(one, algorithm=control, description=[control, one.description], control=control))
     return controls
 

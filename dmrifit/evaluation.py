@@ -236,9 +236,10 @@ def compare(
     folder = None if out is None else StudyFolder(out)
     kept = folder is not None
     named = named_estimators(estimators)
-    entrants = [Entrant.of(name, estimator, kept=kept) for name, estimator in named.items()]
+    example = next(iter(cohorts.values())).scans[0].protocol
+    entrants = [Entrant.of(name, estimator, kept=kept, example=example) for name, estimator in named.items()]
     if controls:
-        entrants += controls_of(entrants, kept=kept)
+        entrants += controls_of(entrants, kept=kept, example=example)
     recorded = {} if folder is None else folder.settings()
     seed = int(recorded["seed"]) if random_state is None and "seed" in recorded else seed_from(random_state)
     settings = {

@@ -320,3 +320,15 @@ def test_a_study_that_was_killed_goes_on_and_gives_the_same_table(curve, two, tm
     assert resumed.study["models"]["reused"] == n_finished
     equal(curve[0], resumed)
     equal(Evaluation.read(out), resumed)
+
+
+def test_options_that_need_protocols_wait_for_those_of_the_cohort(two):
+    estimators = {
+        "voxel s2s": SignalToSignal("LR", normalize="voxel"),
+        "log m2m": MapsToMaps("LR", target_scale="log"),
+        "plain m2m": MapsToMaps("LR"),
+    }
+    scores = compare(estimators, two[0], max_voxels=60, controls=False, random_state=0).scores
+    means = scores[scores["metric"] == "Dv"].groupby("algorithm")["bias"].mean()
+    assert set(means.index) == {"voxel", "log", "plain"}
+    assert means["log"] != means["plain"]
