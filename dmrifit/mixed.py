@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["mixed_model"]
 
+# lbfgs, the library's first choice, steps out of the parameter space on most of our tables.
+_METHODS = ("bfgs", "powell", "nm")
 _FEW = "{n} patients have all values; {least} are needed"
 
 
@@ -121,22 +123,31 @@ def _fit_mixed(value: NDArray, X: NDArray, patients: NDArray) -> tuple[_Fitted |
     plain = _fit_plain(value, X, patients)
     if plain is not None:
         return plain, ["the variance between patients is zero, so this is the least-squares fit"]
-    k = X.shape[1]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            result = mixed.MixedLM(value, X, groups=patients).fit(reml=True, method=["lbfgs", "powell"])
-            beta, covariance = np.asarray(result.fe_params), np.asarray(result.cov_params())[:k, :k]
-            between, residual = float(np.asarray(result.cov_re)[0, 0]), float(result.scale)
-            converged = bool(result.converged)
-        except (np.linalg.LinAlgError, ValueError, FloatingPointError, ZeroDivisionError) as error:
-            return None, [f"the fit failed: {error}"]
-    said = list(dict.fromkeys(str(one.message).split("\n")[0] for one in caught))
+    trouble: list[str] = []
+    fitted = None
+    for method in _METHODS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                found = mixed.MixedLM(value, X, groups=patients).fit(reml=True, method=method)
+                fitted = _numbers(found, X.shape[1])
+            except (np.linalg.LinAlgError, ValueError, FloatingPointError, ZeroDivisionError) as error:
+                trouble.append(f"{method} failed: {error}")
+                continue
+        said = [str(one.message).split("\n")[0] for one in caught]
+        if fitted is not None and fitted[-1] and not said:
+            return fitted, []
+        trouble += said or [f"{method} did not converge"]
+    return fitted, list(dict.fromkeys(trouble))
+
+
+def _numbers(found: Any, k: int) -> _Fitted | None:
+    """Take coefficients, their covariance, the variances of patients and residual out of a result."""
+    beta, covariance = np.asarray(found.fe_params), np.asarray(found.cov_params())[:k, :k]
+    between, residual = float(np.asarray(found.cov_re)[0, 0]), float(found.scale)
     if not (np.isfinite(beta).all() and np.isfinite(covariance).all() and np.isfinite(residual)):
-        return None, [*said, "the fit gave no finite numbers"]
-    if not (converged or said):
-        said = ["the fit did not converge"]
-    return (beta, covariance, between, residual, converged), said
+        return None
+    return beta, covariance, between, residual, bool(found.converged)
 
 
 def _fit_plain(value: NDArray, X: NDArray, patients: NDArray) -> _Fitted | None:

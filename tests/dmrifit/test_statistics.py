@@ -329,6 +329,40 @@ def test_the_mixed_model_is_that_of_a_formula():
     assert mixed.loc["patient", "estimate"] == pytest.approx(float(reference.cov_re.iloc[0, 0]), rel=1e-2)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [5, 16])
+def test_the_mixed_model_has_the_variances_of_an_analysis_of_variance(seed, n):
+    generator = np.random.default_rng(seed)
+    log = generator.normal(0, 0.3, (n, 1, 1)) + generator.normal(0, 0.3, (n, 3, 6)) + generator.normal(0, 0.5, 6)
+    table = table_of(np.exp(log), "ABC", metrics=METRICS[1:])
+    mixed = study_statistics(table, tables=["mixed"], metrics=METRICS[1:])["mixed"].set_index("term")
+    assert mixed["converged"].all()
+    assert (mixed["reason"] == "").all()
+    # In a balanced design the restricted likelihood has its maximum there, if it is inside.
+    rest = log - log.mean(axis=0)
+    patients = rest.mean(axis=(1, 2))
+    residual = ((rest - patients[:, None, None]) ** 2).sum() / ((18 - 1) * (n - 1))
+    between = 18 * (patients**2).sum() / (n - 1)
+    assert mixed.loc["residual", "estimate"] == pytest.approx(residual, rel=1e-3)
+    assert mixed.loc["patient", "estimate"] == pytest.approx((between - residual) / 18, rel=1e-2)
+    assert mixed.loc["metric[f]", "estimate"] == pytest.approx(log[:, :, 0].mean() - log.mean(), abs=1e-9)
+
+
+def test_a_mixed_model_that_cannot_be_fitted_is_a_row(monkeypatch):
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    def fails(self, **options):
+        msg = "Singular matrix"
+        raise np.linalg.LinAlgError(msg)
+
+    monkeypatch.setattr(MixedLM, "fit", fails)
+    log = np.random.default_rng(0).normal(0, 1, (6, 1, 1)) + np.random.default_rng(1).normal(0, 0.1, (6, 3, 2))
+    table = table_of(np.exp(log), "ABC", metrics=("f", "K"))
+    mixed = study_statistics(table, tables=["mixed"])["mixed"]
+    assert mixed["converged"].tolist() == [False]
+    assert "Singular matrix" in mixed["reason"].iloc[0]
+
+
 def test_without_variance_between_patients_the_mixed_model_is_least_squares_and_says_so():
     generator = np.random.default_rng(7)
     log = generator.normal(0, 0.2, (10, 3, 2))
