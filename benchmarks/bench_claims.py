@@ -1,0 +1,120 @@
+"""
+Which of the study's claims hold on synthetic cohorts?
+
+    .venv/bin/python benchmarks/bench_claims.py [--seeds 1 2 3] [--work FOLDER] [--quick --out FILE]
+    .venv/bin/python benchmarks/bench_claims.py --table benchmarks/README.md
+
+Runs the study's board with its learning curve for both presets of synthetic cohorts, both training regions
+and several seeds, and writes the board of claims. What is finished is kept in the folder FOLDER
+(default build/claims) and not repeated. Nothing here decides what the outcome should be.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import time
+from datetime import date
+from pathlib import Path
+
+import _measure as measure
+
+from dmrifit import ALGORITHMS, Evaluation, claims_board, learning_curve, simulate_cohort, write_report
+from dmrifit.evaluation import SIZES
+
+RESULT = Path(__file__).parent / "results" / "claims.json"
+MARKER = "claims board"
+SEEDS = (20261123, 20261124, 20261125)
+CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("body", "lesion")]
+
+
+def run_boards(seeds: list[int], work: Path, *, quick: bool) -> list[Evaluation]:
+    """Run every board that is not finished."""
+    n_patients, sizes = (4, (1, 2, 3)) if quick else (16, SIZES)
+    shape = (24, 24, 6) if quick else (48, 48, 8)
+    algorithms = ("LR", "ETR") if quick else ALGORITHMS
+    boards = []
+    for seed in seeds:
+        for preset, region in CONDITIONS:
+            cohorts = {
+                name: simulate_cohort(name, n_patients, difficulty=preset, shape=shape, random_state=seed)
+                for name in ("cohort1", "cohort2")
+            }
+            start = time.perf_counter()
+            board = learning_curve(
+                cohorts,
+                sizes=sizes,
+                algorithms=algorithms,
+                train_mask=region,
+                out=work / f"{preset}-{region}-{seed}",
+                keep_predictions=preset == "mixed" and seed == seeds[0],
+                n_jobs=2,
+                random_state=seed,
+            )
+            print(f"{preset}, trained on {region}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+            boards.append(board)
+    return boards
+
+
+def run(seeds: list[int], work: Path, *, quick: bool) -> dict[str, object]:
+    """Run the boards and check the claims."""
+    boards = run_boards(seeds, work, quick=quick)
+    claims = claims_board(boards)
+    write_report(boards, work / "report")
+    words = ["python", "benchmarks/bench_claims.py", "--seeds", *map(str, seeds), *(["--quick"] if quick else [])]
+    return {
+        "question": "which claims of the study hold on synthetic cohorts",
+        "synthetic": True,
+        **measure.commit("dmrifit"),
+        "command": shlex.join(words),
+        "quick": quick,
+        "date": date.today().isoformat(),
+        "machine": measure.machine(),
+        "versions": boards[0].study["versions"],
+        "seeds": seeds,
+        "conditions": [f"{preset} cohorts, trained on {region}" for preset, region in CONDITIONS],
+        "seconds": {"per_board": [board.study["seconds"] for board in boards]},
+        "claims": json.loads(claims.to_json(orient="records")),
+    }
+
+
+def markdown(result: dict[str, object]) -> str:
+    """Write the board as a table."""
+    rows = [
+        [str(row["claim"]), row["statement"], row["study"], row["verdict"], " ".join(str(row["reason"]).split())]
+        for row in result["claims"]
+    ]
+    head = (
+        f"Synthetic cohorts, 2 × 16 patients, seeds {', '.join(map(str, result['seeds']))}; {result['date']}, "
+        f"commit {str(result['commit'])[:10]}."
+    )
+    return head + "\n\n" + measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Check the study's claims on synthetic cohorts.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/claims"), help="folder for finished boards and the report"
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as a table into FILE")
+    chosen = parser.parse_args(arguments)
+    out = chosen.out or RESULT
+    if chosen.table is not None:
+        block = markdown(json.loads(out.read_text(encoding="utf-8")))
+        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, block)
+        chosen.table.write_text(text, encoding="utf-8")
+        return
+    if chosen.quick and chosen.out is None:
+        parser.error("--quick shows nothing worth keeping: name a file with --out")
+    result = run(chosen.seeds, chosen.work, quick=chosen.quick)
+    temporary = out.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(out)
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
