@@ -96,6 +96,23 @@ def test_the_model_of_ones_own_is_that_of_the_example_and_fits(root, readme):
     np.testing.assert_allclose(fit_voxels(model.signal(truth, protocol), protocol, model).parameters, truth, rtol=1e-4)
 
 
+def test_the_comparison_in_python_runs(readme, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(FENCE.findall(readme)[3], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("LR", "RFR", "constant", "shuffled", "perfect"))
+    assert "(3, 7, 2)" in printed
+    assert (tmp_path / "study" / "report.html").is_file()
+
+
+def test_algorithms_of_the_readme_are_those_there_are(readme):
+    from dmrifit import ALGORITHMS
+
+    table = readme[readme.index("| name | algorithm |") :].partition("\n\n")[0]
+    first = "\n".join(line.split("|")[1] for line in table.splitlines())
+    assert re.findall(r"`(\w+)`", first) == [*ALGORITHMS, "ViT"]
+
+
 def test_columns_of_other_tables_are_those_that_are_read(readme):
     section = readme[readme.index("## From the scanner to a table") :]
     manifest = section[section.index("`scan.tsv`") : section.index("The\ntolerance")]
