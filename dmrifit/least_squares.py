@@ -94,7 +94,9 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Ordinary least squares, from data or from their moments.
 
     Leaving one patient out of n needs the sums of each patient once, not the data of n − 1 patients n
-    times. Features that say nothing new get the coefficients of smallest norm.
+    times. Constant features get no coefficient. Where others depend on each other, up to about 1e-6 of their
+    spread (sums of squares know no better), their coefficients are those of smallest norm for features of
+    equal spread.
 
     Attributes
     ----------
@@ -150,10 +152,16 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         LeastSquares
             Itself.
         """
+        eps = np.finfo(float).eps
+        squares = np.diag(moments.xx)
+        # A constant feature deviates from its mean by rounding errors, which are not to be learned from.
+        constant = squares <= moments.n * (moments.n * eps * moments.mean_x) ** 2
         # On features of equal length, so that what counts as saying nothing new has no unit.
-        length = np.sqrt(np.diag(moments.xx))
-        length = np.where(length > 0, length, 1.0)
-        slopes = np.linalg.lstsq(moments.xx / np.outer(length, length), moments.xy / length[:, None], rcond=None)[0]
+        length = np.sqrt(np.where(constant, 1.0, squares))
+        gram = np.where(constant[:, None] | constant, 0.0, moments.xx / np.outer(length, length))
+        right = np.where(constant[:, None], 0.0, moments.xy / length[:, None])
+        # Sums of n products are this accurate, and no direction is known better.
+        slopes = np.linalg.lstsq(gram, right, rcond=64 * eps * np.sqrt(moments.n))[0]
         self.coef_ = (slopes / length[:, None]).T
         self.intercept_ = moments.mean_y - self.coef_ @ moments.mean_x
         self.n_features_in_ = len(moments.mean_x)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import threadpoolctl
 from threadpoolctl import ThreadpoolController
 
 __all__ = ["one_thread"]
 
-_known: tuple[int, ThreadpoolController] | None = None
+_lock = threading.Lock()
+_own = threading.local()
+_depth = 0
+_known: tuple[int, dict[str, ThreadpoolController]] | None = None
+_blas: Any = None
 
 
 @contextmanager
@@ -19,16 +26,55 @@ def one_thread() -> Iterator[None]:
     Run a block with one thread in every BLAS and OpenMP library of the process.
 
     The libraries are looked up again only after modules were imported, because a look takes longer than
-    the training of a linear regression.
+    the training of a linear regression. Blocks may nest and run in several threads of Python: the limit of
+    BLAS is that of the process, set by the first block and lifted after the last; that of OpenMP is set in
+    every thread.
 
     Yields
     ------
     None
         With the limit set; what was set before comes back afterwards.
     """
-    global _known
+    with _lock:
+        openmp = _enter()
+    _own.depth = getattr(_own, "depth", 0) + 1
+    if _own.depth == 1:
+        _own.openmp = openmp.limit(limits=1)
+    try:
+        yield
+    finally:
+        _own.depth -= 1
+        if _own.depth == 0:
+            _own.openmp.restore_original_limits()
+        with _lock:
+            _leave()
+
+
+def _enter() -> ThreadpoolController:
+    global _depth, _known, _blas
     n_modules = len(sys.modules)
     if _known is None or _known[0] != n_modules:
-        _known = n_modules, ThreadpoolController()
-    with _known[1].limit(limits=1):
-        yield
+        found = ThreadpoolController()
+        _known = n_modules, {kind: found.select(user_api=kind) for kind in ("blas", "openmp")}
+    if _depth == 0:
+        _take_control()
+        _blas = _known[1]["blas"].limit(limits=1)
+    _depth += 1
+    return _known[1]["openmp"]
+
+
+def _leave() -> None:
+    global _depth, _blas
+    _depth -= 1
+    if _depth == 0:
+        _take_control()
+        _blas.restore_original_limits()
+        _blas = None
+        _take_control()
+
+
+def _take_control() -> None:
+    """Newer versions of threadpoolctl let only the thread that came first set OpenBLAS; here all count."""
+    clear = getattr(getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)

@@ -55,3 +55,35 @@ def test_one_target_may_be_a_vector():
     assert flat.predict(X).shape == (50,)
     np.testing.assert_array_equal(flat.predict(X), LeastSquares().fit(X, Y[:, :1]).predict(X)[:, 0])
     assert flat.intercept_ == pytest.approx(LinearRegression().fit(X, Y[:, 0]).intercept_)
+
+
+@pytest.mark.parametrize("constant", [0.093, 0.1, 93.0, 300.7, 0.0])
+def test_a_constant_feature_gets_no_coefficient(constant):
+    rng = np.random.default_rng(11)
+    X = rng.uniform(50, 100, (777, 4))
+    X[:, 2] = constant
+    Y = 2 * X[:, [0]] + rng.normal(0, 1, (777, 1))
+    elsewhere = X[:5].copy()
+    elsewhere[:, 2] += 0.3
+    reference = LinearRegression().fit(X, Y)
+    np.testing.assert_allclose(LeastSquares().fit(X, Y).predict(elsewhere), reference.predict(elsewhere), rtol=1e-10)
+    parts = Moments.total([Moments.of(x, y) for x, y in zip(np.split(X, [300]), np.split(Y, [300]), strict=True)])
+    assert abs(LeastSquares().fit_moments(parts).coef_[0, 2]) == 0
+
+
+def test_features_that_depend_on_each_other_share_their_coefficient():
+    rng = np.random.default_rng(12)
+    X = rng.uniform(50, 100, (777, 3))
+    Y = 2 * X[:, [0]] + rng.normal(0, 1, (777, 1))
+    dependent = np.column_stack([X, X[:, 0] + X[:, 1], X[:, 2]])
+    fitted, reference = LeastSquares().fit(dependent, Y), LinearRegression().fit(X, Y)
+    np.testing.assert_allclose(fitted.predict(dependent), reference.predict(X), rtol=1e-9)
+    np.testing.assert_allclose(fitted.coef_[0, 2], fitted.coef_[0, 4], rtol=1e-6)
+    assert np.abs(fitted.coef_).max() < 3
+
+
+def test_features_that_differ_by_little_are_told_apart():
+    rng = np.random.default_rng(13)
+    first = rng.uniform(50, 100, (777, 1))
+    X = np.column_stack([first, first + 1e-3 * rng.normal(size=first.shape)])
+    np.testing.assert_allclose(LeastSquares().fit(X, 3 * X[:, [0]] - X[:, [1]]).coef_, [[3, -1]], rtol=1e-4)
