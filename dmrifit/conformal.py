@@ -40,10 +40,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     not trained on, and every patient counts the same, however many voxels it has. The patients are
     split into parts; each part is predicted by the estimator trained on the others (cross-conformal
     prediction). A forest learns from these errors how large they are at which signals and predictions,
-    and the interval is the prediction plus the quantiles of the errors relative to that. Where this is
-    wider in the mean than what a constant needs, the interval is that of the constant: the quantiles of
-    the references, the same for every voxel (`informative_`). The final estimator is trained on all
-    patients.
+    and the interval is the prediction plus the quantiles of the errors relative to that. The final
+    estimator is trained on all patients.
 
     The intervals hold for voxels like those that `fit` was given: of other patients of the same kind,
     and of the same region. Intervals calibrated in the body need not hold in tumors; `calibrate` says
@@ -70,11 +68,10 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         Of the errors relative to the expected ones.
     names_ : tuple of str
         The outputs: parameters of the model, or "0", "1", ….
-    informative_ : ndarray of bool, shape (n_outputs,)
-        Whether the interval of an output goes around its prediction.
     calibration_ : DataFrame
         As `coverage_table`, for the patients of `fit`, each by the quantiles of the others, with the
-        width of the interval of a constant prediction in ``constant_width``.
+        width of the interval of a constant prediction, the median of the others, in
+        ``constant_width``.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of str
@@ -252,8 +249,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         usable = np.isfinite(center).all(axis=1)
         if usable.any():
             spread = self._spread(self._forest, x[usable], center[usable])
-            around = self._interval(center[usable], spread, self.quantiles_)
-            out[usable] = np.where(self.informative_[:, None], around, self._constant)
+            out[usable] = self._interval(center[usable], spread, self.quantiles_)
         return out
 
     def _check_options(self) -> None:
@@ -310,7 +306,6 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         relative = errors / spread
         ends = (1 - self.coverage) / 2, (1 + self.coverage) / 2
         self.quantiles_ = _weighted_quantiles(relative, weight, ends)
-        self._constant = _weighted_quantiles(targets, weight, ends)
         self.calibration_ = self._calibration(predicted, spread, relative, targets, patients, ends)
 
     def _calibration(
@@ -331,13 +326,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             quantiles = _weighted_quantiles(relative[~own], weight, ends)
             intervals[own] = self._interval(predicted[own], spread[own], quantiles)
             constant[own] = _weighted_quantiles(targets[~own], weight, ends)
-        around, without = (
-            coverage_table(ends_of, targets, patients, names=self.names_) for ends_of in (intervals, constant)
-        )
-        mean = (table.groupby("parameter")["width"].mean()[list(self.names_)] for table in (around, without))
-        self.informative_ = np.less_equal(*(widths.to_numpy() for widths in mean))
-        used = np.where(self.informative_[:, None], intervals, constant)
-        return coverage_table(used, targets, patients, names=self.names_).assign(constant_width=without["width"])
+        table = coverage_table(intervals, targets, patients, names=self.names_)
+        table["constant_width"] = coverage_table(constant, targets, patients, names=self.names_)["width"]
+        return table
 
     def _spread(self, forest: RandomForestRegressor, X: _Array, predicted: _Array) -> _Array:
         """Give the size of the errors that is expected."""

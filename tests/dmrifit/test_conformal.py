@@ -106,26 +106,6 @@ def test_a_patient_with_many_voxels_counts_as_one(world):
     assert more.loc[more["patient"] == "p03", "coverage"].item() < 0.1
 
 
-def test_a_prediction_that_says_less_than_a_constant_is_left_out_of_the_interval(world):
-    """The second output is predicted from what has nothing to do with it, and with a wild slope."""
-    X, y, patients = world
-    rng = np.random.default_rng(1)
-    both = np.column_stack([y, rng.normal(size=len(y))])
-
-    class Wild(Ridge):
-        def predict(self, X):
-            return super().predict(X) + [0.0, 9.0] * np.sin(40 * X[:, :1])
-
-    fitted = ConformalIntervals(Wild(), random_state=0).fit(X, both, patients)
-    assert fitted.informative_.tolist() == [True, False]
-    intervals = fitted.predict_interval(X)
-    assert np.ptp(intervals[:, 1], axis=0).tolist() == [0.0, 0.0]
-    covered = np.mean((intervals[:, 1, 0] <= both[:, 1]) & (both[:, 1] <= intervals[:, 1, 1]))
-    assert abs(covered - 0.9) < 0.03
-    table = fitted.calibration_[fitted.calibration_["parameter"] == "1"]
-    np.testing.assert_array_equal(table["width"], table["constant_width"])
-
-
 def test_voxels_that_do_not_calibrate_are_trained_on(world):
     """Errors count where they are asked for: among the voxels of large noise."""
     X, y, patients = world
