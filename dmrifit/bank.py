@@ -40,10 +40,10 @@ class HeldOut:
         Share of voxels whose reference sits at a bound.
     truth : ndarray of shape (n_voxels, n_parameters) or None
         Of a synthetic scan.
-    index : ndarray of int, shape (n_voxels, 3)
-        Which voxels.
+    index : ndarray of int, shape (n_voxels, 4)
+        Which voxels: the number of the patient's scan, then the indices.
     shape, affine : tuple of 3 ints, ndarray of shape (4, 4)
-        Their grid.
+        The grid of the scan that is shown.
     """
 
     cohort: str
@@ -56,6 +56,11 @@ class HeldOut:
     index: NDArray[np.intp]
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Voxels of the first scan that has any, whose images are kept."""
+        return np.asarray(self.index[:, 0] == self.index[0, 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,17 +178,20 @@ class Bank:
                 counts = {mask: own.count(mask) for mask in ("body", "lesion")}
                 self.patients[name][patient] = counts
                 if counts[train_mask]:
-                    self.trainable[name].append(patient)
+                    usable = True
                     for view in lent[name]:
                         suited = _suited(own, view, seed)
                         for repeat in range(1 if self._one_draw else n_repeats):
-                            self._add_training(suited, view, repeat, patient, train_mask)
+                            usable &= self._add_training(suited, view, repeat, patient, train_mask)
+                    if usable:
+                        self.trainable[name].append(patient)
                 if counts[score_mask]:
                     self.testable[name].append(patient)
                     for view in seen[name]:
                         self._add_test(own, view, patient, score_mask)
 
-    def _add_training(self, own: Cohort, view: View, repeat: int, patient: str, mask: MaskName) -> None:
+    def _add_training(self, own: Cohort, view: View, repeat: int, patient: str, mask: MaskName) -> bool:
+        """Add the usable voxels of a patient, and say whether there are any."""
         table = own.arrays(
             view.source,
             view.target,
@@ -193,11 +201,14 @@ class Bank:
             random_state=derived_seed(self._seed, "voxels", repeat),
         )
         usable = np.isfinite(table.X).all(axis=1) & np.isfinite(table.Y).all(axis=1)
+        if not usable.any():
+            return False
         X, Y = table.X[usable], table.Y[usable]
         fit = _reference(Y, view, own.name, patient)
         maps = np.where((fit.status == FitStatus.NOT_CONVERGED)[:, None], np.nan, fit.parameters)
         self._voxels.setdefault((view, repeat), {})[patient] = X, Y, maps
         self._digests["train", view, repeat, patient] = digest([X, Y])
+        return True
 
     def _add_test(self, own: Cohort, view: View, patient: str, mask: MaskName) -> None:
         table = own.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
@@ -206,7 +217,7 @@ class Bank:
         truth = own.truth_at(table.index)
         names = view.model.names
         known = None
-        if truth is not None and set(names) <= set(truth):
+        if truth is not None and set(names) == set(truth):  # else its symbols mean something else
             amplitude = np.array([parameter.is_amplitude for parameter in view.model.parameters])
             unit = np.where(amplitude, table.scale[:, None], 1.0)
             known = np.stack([truth[name] for name in names], axis=1) / unit
@@ -218,9 +229,9 @@ class Bank:
             reference,
             _share_at_bounds(fit),
             known,
-            table.index[:, 1:],
-            own.scans[0].shape,
-            own.scans[0].affine,
+            table.index,
+            own.scans[table.index[0, 0]].shape,
+            own.scans[table.index[0, 0]].affine,
         )
         self._digests["test", view, patient] = digest([table.X, table.Y, reference, known])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,11 +27,13 @@ __all__ = [
     "SHUFFLED",
     "Entrant",
     "View",
+    "check_distinct",
     "choose_views",
     "controls_of",
     "missing_contrasts",
     "named_cohorts",
     "named_estimators",
+    "without_controls",
 ]
 
 DEFAULT_MODEL = "t2-ivim-kurtosis"
@@ -68,6 +72,8 @@ class Entrant:
         One of `CONTROLS`, or empty.
     recipe : str
         Same for estimators of a strategy that prepare training voxels in the same way; empty for others.
+    code : str
+        Digest of the code of classes that no version tells.
     """
 
     name: str
@@ -78,6 +84,7 @@ class Entrant:
     description: Any
     control: str = ""
     recipe: str = ""
+    code: str = ""
 
     @classmethod
     def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
@@ -105,22 +112,22 @@ class Entrant:
         ValueError
             If it is no such estimator, its parameters are wrong, or it cannot be described.
         """
-        missing = [method for method in ("fit", "predict", "predict_maps") if not hasattr(estimator, method)]
+        missing = [
+            method for method in ("fit", "predict", "predict_maps", "get_params") if not hasattr(estimator, method)
+        ]
         if missing or isinstance(estimator, type):
             msg = (
                 f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
-                "a regressor in SignalToSignal(regressor) or MapsToMaps(regressor)"
+                "a regressor in SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your own "
+                "from sklearn.base.BaseEstimator"
             )
             raise ValueError(msg)
         kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
         strategy = _STRATEGIES.get(kind, type(estimator).__name__)
         try:
             if isinstance(estimator, SignalToSignal | MapsToMaps):
-                open_ = [key for key in ("source", "target") if getattr(estimator, key) is None]
-                filled = clone(estimator)
-                if len(open_) == 2:
-                    filled.set_params(source=example, target=example)
-                filled.check_parameters()
+                missing = [key for key in ("source", "target") if getattr(estimator, key) is None]
+                clone(estimator).set_params(**dict.fromkeys(missing, example)).check_parameters()
             model = _model_of(estimator)
         except (ValueError, TypeError) as error:
             msg = f"estimator {name!r}: {error}"
@@ -133,7 +140,14 @@ class Entrant:
                 raise ValueError(msg) from None
             description = repr(estimator)
         return cls(
-            name, strategy, _algorithm(name, strategy), estimator, model, description, recipe=_recipe(estimator, kind)
+            name,
+            strategy,
+            _algorithm(name, strategy),
+            estimator,
+            model,
+            description,
+            recipe=_recipe(estimator, kind),
+            code=_code(estimator),
         )
 
 
@@ -225,6 +239,7 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
     if not cohorts:
         msg = "no cohort was given"
         raise ValueError(msg)
+    _check_names(cohorts, "cohort")
     home: dict[str, str] = {}
     for name, cohort in cohorts.items():
         for patient in cohort.patients:
@@ -259,6 +274,7 @@ def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(estimators, Mapping) or not estimators:
         msg = "estimators must be a dict of name to estimator, with at least one"
         raise ValueError(msg)
+    _check_names(estimators, "estimator")
     return estimators
 
 
@@ -282,10 +298,7 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -
     """
     controls = []
     taken = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
-    for strategy in dict.fromkeys(entrant.strategy for entrant in entrants):
-        first = next(entrant for entrant in entrants if entrant.strategy == strategy)
-        if type(first.estimator) not in (SignalToSignal, MapsToMaps):
-            continue
+    for strategy, first in _first_of_strategies(entrants).items():
         for control in CONTROLS:
             if (strategy, control) in taken:
                 continue
@@ -296,6 +309,33 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -
             one = Entrant.of(f"{control} {strategy}", plain, kept=kept, example=example)
             controls.append(replace(one, algorithm=control, description=[control, one.description], control=control))
     return controls
+
+
+def without_controls(entrants: Sequence[Entrant]) -> list[str]:
+    """
+    Name the estimators that have no controls of their strategy and model beside them.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        Those who take part, controls included.
+
+    Returns
+    -------
+    list of str
+        Names.
+    """
+    covered = {(entrant.strategy, entrant.model) for entrant in entrants if entrant.control}
+    return [entrant.name for entrant in entrants if (entrant.strategy, entrant.model) not in covered]
+
+
+def _first_of_strategies(entrants: Sequence[Entrant]) -> dict[str, Entrant]:
+    """Find the first plain estimator of every strategy."""
+    found: dict[str, Entrant] = {}
+    for entrant in entrants:
+        if type(entrant.estimator) in (SignalToSignal, MapsToMaps):
+            found.setdefault(entrant.strategy, entrant)
+    return found
 
 
 def choose_views(
@@ -345,6 +385,55 @@ def choose_views(
                 for scan in home.scans:
                     _check_contrasts(view, scan, other, tested=name)
     return views
+
+
+def check_distinct(entrants: Sequence[Entrant]) -> None:
+    """
+    Make sure that no two estimators have one strategy and algorithm, which would be one row of the tables.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        Those who take part.
+
+    Raises
+    ------
+    ValueError
+        Naming two that do.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    for entrant in entrants:
+        key = entrant.strategy, entrant.algorithm
+        if key in seen:
+            msg = (
+                f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm {entrant.algorithm!r} of strategy "
+                f"{entrant.strategy}; give them names of which more than signs and the strategy differ"
+            )
+            raise ValueError(msg)
+        seen[key] = entrant.name
+
+
+def _check_names(named: Mapping[Any, Any], what: str) -> None:
+    for name in named:
+        if not isinstance(name, str) or not name.strip():
+            msg = f"the name of a {what} must be a text, not {name!r}"
+            raise ValueError(msg)
+
+
+def _code(estimator: Any) -> str:
+    """Digest the code of classes that no version tells: those of the user."""
+    found: dict[str, str] = {}
+    for one in (estimator, *(estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ())):
+        for cls in type(one).__mro__:
+            package = cls.__module__.partition(".")[0]
+            if package in ("builtins", "dmrifit", "numpy", "sklearn", "abc", "typing"):
+                continue
+            try:
+                source = inspect.getsource(cls)
+            except (OSError, TypeError):  # typed in, or compiled
+                source = str(getattr(sys.modules.get(package), "__version__", ""))
+            found[f"{cls.__module__}.{cls.__qualname__}"] = source
+    return digest(found) if found else ""
 
 
 def _model_of(estimator: Any) -> SignalModel:

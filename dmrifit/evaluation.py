@@ -7,21 +7,32 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dmrifit.algorithms import ALGORITHMS, make_regressor
 from dmrifit.bank import Bank
 from dmrifit.cohort import Cohort
-from dmrifit.entrants import SHUFFLED, Entrant, choose_views, controls_of, named_cohorts, named_estimators
-from dmrifit.files import write_text
+from dmrifit.entrants import (
+    SHUFFLED,
+    Entrant,
+    check_distinct,
+    choose_views,
+    controls_of,
+    named_cohorts,
+    named_estimators,
+    without_controls,
+)
 from dmrifit.folds import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.predictions import FolderPredictions, PatientPredictions
 from dmrifit.randomness import RandomState, seed_from
 from dmrifit.records import StudyFolder, describe
 from dmrifit.scans import MaskName
-from dmrifit.trials import run_trial
+from dmrifit.trials import SIGNAL_COLUMNS, run_trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +49,7 @@ BOARD_VOXELS = 250
 SIZES = (1, 2, 3, 5, 8, 10, 12, 15)
 
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
+_TABLES = ("scores", "signals")
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 
 
@@ -69,7 +81,8 @@ class Evaluation:
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     predictions : mapping of (str, str) to PatientPredictions, optional
         By cohort and patient, voxel by voxel: those of the largest number of training patients, the first
-        repeat and the first way of training.
+        repeat and the first way of training, of a patient's first scan. Estimators with another model or
+        target than the first one are not in it, nor are controls.
     """
 
     scores: pd.DataFrame
@@ -96,18 +109,15 @@ class Evaluation:
         ------
         FileNotFoundError
             If the folder has no finished comparison.
+        ValueError
+            If a file is damaged or was changed.
         """
         import pandas as pd
 
-        folder = Path(folder)
-        study = StudyFolder(folder).read_study()
+        study, texts = StudyFolder(folder).read_study()
         tables = {}
-        for name in ("scores", "signals"):
-            path = folder / f"{name}.csv"
-            if not path.is_file():
-                msg = f"{path} does not exist: the comparison in {folder} was not finished; run it again"
-                raise FileNotFoundError(msg)
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        for name in _TABLES:
+            table = pd.read_csv(StringIO(texts[f"{name}.csv"]), dtype=str, keep_default_na=False)
             for column in table.columns.difference(_TEXT):
                 # Python's own conversion gives back the bits that were written; pandas's need not.
                 table[column] = table[column].map(int if column in _COUNTS else float)
@@ -118,17 +128,18 @@ class Evaluation:
         """
         Write the tables as CSV, the settings as JSON and the predictions.
 
+        Until all is written, the folder counts as unfinished.
+
         Parameters
         ----------
         folder : path
             Made if needed.
         """
         folder = Path(folder)
-        for name, table in (("signals.csv", self.signals), ("scores.csv", self.scores)):
-            write_text(folder / name, table.to_csv(index=False, na_rep="nan"))
         if not isinstance(self.predictions, FolderPredictions) or self.predictions.folder.parent != folder:
             FolderPredictions(folder).write(self.predictions)
-        StudyFolder(folder).write_study(self.study)
+        tables = {f"{name}.csv": getattr(self, name).to_csv(index=False, na_rep="nan") for name in _TABLES}
+        StudyFolder(folder).write_study(self.study, tables)
 
     def statistics(self, **options: Any) -> dict[str, pd.DataFrame]:
         """
@@ -177,7 +188,7 @@ def compare(
     Parameters
     ----------
     estimators : mapping of str to estimator
-        `SignalToSignal`, `MapsToMaps` or anything with ``fit(X, Y)``, ``predict(X)`` and
+        `SignalToSignal`, `MapsToMaps` or any scikit-learn estimator with ``fit(X, Y)``, ``predict(X)`` and
         ``predict_maps(X)``. Their ``source`` and ``target`` are set from the cohort where they are None.
     cohorts : mapping of str to Cohort, or sequence of Cohort
         At least one. No patient may be in two.
@@ -197,7 +208,8 @@ def compare(
         Train on at most so many voxels of each scan, drawn at random.
     controls : bool, default=True
         Add rows for a constant predictor, for linear regression of shuffled targets and for the perfect
-        answer to every strategy, with the largest number of training patients.
+        answer to every strategy, with the largest number of training patients and the model of the
+        strategy's first estimator.
     resynthesize : bool, default=False
         Compute contrasts that patients of another cohort lack through the model fitted to theirs, with
         the noise of their images where it is known.
@@ -229,8 +241,8 @@ def compare(
         If an estimator fails; the message names it and the patient, the cause follows.
     """
     cohorts = named_cohorts(cohorts)
-    regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on)
-    sizes = None if n_train is None else (n_train,) if isinstance(n_train, int) else tuple(n_train)
+    regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
+    sizes = None if n_train is None else (int(n_train),) if isinstance(n_train, int | np.integer) else tuple(n_train)
     patients = {name: cohort.patients for name, cohort in cohorts.items()}
     check_settings(regimes, patients, sizes, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
@@ -238,6 +250,7 @@ def compare(
     named = named_estimators(estimators)
     example = next(iter(cohorts.values())).scans[0].protocol
     entrants = [Entrant.of(name, estimator, kept=kept, example=example) for name, estimator in named.items()]
+    check_distinct(entrants)
     if controls:
         entrants += controls_of(entrants, kept=kept, example=example)
     recorded = {} if folder is None else folder.settings()
@@ -254,7 +267,7 @@ def compare(
         "seed": seed,
     }
     if folder is not None:
-        folder.claim(settings)
+        folder.check(settings)
     views = choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
     seen, lent = views_by_cohort(views, regimes)
     bank = Bank(
@@ -268,13 +281,20 @@ def compare(
         seed=seed,
     )
     cells = plan(entrants, list(cohorts), regimes, views, bank, sizes, n_repeats, seed, keep=keep_predictions)
+    described = {
+        name: _describe_cohort(cohort, bank, name, {"train": train_mask, "score": score_mask})
+        for name, cohort in cohorts.items()
+    }
+    if folder is not None:
+        folder.claim(settings)
     started = time.time()
     results, n_reused = _run(cells, bank, folder, n_jobs)
     study = {
         "settings": describe(settings),
-        "cohorts": {name: _describe_cohort(cohort, bank.patients[name]) for name, cohort in cohorts.items()},
+        "cohorts": described,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
+        "without_controls": without_controls(entrants) if controls else [entrant.name for entrant in entrants],
         "versions": software(),
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -327,6 +347,8 @@ def leave_one_patient_out(
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
+    strategies = (strategies,) if isinstance(strategies, str) else strategies
+    algorithms = (algorithms,) if isinstance(algorithms, str) else algorithms
     unknown = [name for name in strategies if name not in STRATEGIES]
     if unknown or not strategies or not algorithms:
         msg = (
@@ -430,15 +452,14 @@ def _collect(cells: list[Cell], results: list[dict[str, Any]], bank: Bank) -> di
 
 
 def _without_predictions(cell: Cell, test: Any) -> PatientPredictions:
-    import numpy as np
-
     target, model = cell.view.target, cell.entrant.model
     seen = np.ones(len(target), bool)
     seen[list(cell.view.unseen())] = False
+    shown = test.shown
     return PatientPredictions(
         cohort=test.cohort,
         patient=test.patient,
-        index=test.index,
+        index=test.index[shown, 1:],
         shape=test.shape,
         affine=test.affine,
         names=model.names,
@@ -447,9 +468,9 @@ def _without_predictions(cell: Cell, test: Any) -> PatientPredictions:
         b=target.b,
         te=np.full(len(target), np.nan) if target.te is None else target.te,
         seen=seen,
-        reference=test.reference.astype(np.float32),
-        truth=None if test.truth is None else test.truth.astype(np.float32),
-        measured=test.Y.astype(np.float32),
+        reference=test.reference[shown].astype(np.float32),
+        truth=None if test.truth is None else test.truth[shown].astype(np.float32),
+        measured=test.Y[shown].astype(np.float32),
         maps={},
         signals={},
     )
@@ -460,20 +481,23 @@ def _tabulate(
 ) -> Evaluation:
     import pandas as pd
 
-    scores, signals = (
-        pd.DataFrame([row for result in results for row in result[name]]) for name in ("scores", "signals")
-    )
-    return Evaluation(scores, signals, study, predictions)
+    rows = {name: [row for result in results for row in result[name]] for name in _TABLES}
+    # Where every contrast is seen, there is none to score.
+    signals = pd.DataFrame(rows["signals"], columns=None if rows["signals"] else SIGNAL_COLUMNS)
+    return Evaluation(pd.DataFrame(rows["scores"]), signals, study, predictions)
 
 
-def _describe_cohort(cohort: Cohort, patients: dict[str, dict[str, int]]) -> dict[str, Any]:
-    without = {p: "no lesion voxel" for p, counts in patients.items() if not counts["lesion"]}
+def _describe_cohort(cohort: Cohort, bank: Bank, name: str, masks: Mapping[str, str]) -> dict[str, Any]:
+    tested = {p: f"no {masks['score']} voxel" for p in bank.patients[name] if p not in bank.testable[name]}
+    trained = {
+        p: f"no usable {masks['train']} voxel to train on" for p in bank.patients[name] if p not in bank.trainable[name]
+    }
     return {
         "synthetic": cohort.synthetic,
-        "simulation": getattr(cohort, "simulation", None),
-        "patients": patients,
+        "simulation": describe(getattr(cohort, "simulation", None)),
+        "patients": bank.patients[name],
         "protocol": cohort.scans[0].protocol.to_dict(),
-        "skipped": {**cohort.skipped, **without},
+        "skipped": {**cohort.skipped, **trained, **tested},
     }
 
 

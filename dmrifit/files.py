@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ __all__ = ["FileSet", "whole_file", "write_text"]
 
 _HIDDEN = ".dmrifit-"
 _LOCK = ".lock"
+_PART = ".part-"
+_ABANDONED = 600.0  # seconds
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f"{_PART}{os.getpid()}-{path.name}")
     try:
         yield part
         with part.open("rb") as written:
@@ -61,6 +64,26 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def remove_abandoned_parts(folder: str | Path) -> None:
+    """
+    Remove what killed processes have left of files that never got their names.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where `whole_file` wrote. Parts of living processes and those younger than ten minutes, which another
+        machine may be writing, stay.
+    """
+    for part in Path(folder).glob(f"{_PART}*"):
+        pid = part.name.removeprefix(_PART).partition("-")[0]
+        try:
+            old = time.time() - part.stat().st_mtime > _ABANDONED
+            if old and pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+                part.unlink(missing_ok=True)
+        except OSError:  # gone already
+            continue
 
 
 class FileSet:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,12 +133,14 @@ def check_settings(
     if sizes is not None and (not sizes or len(set(sizes)) != len(sizes)):
         msg = f"n_train must name each number of patients once, not {tuple(sizes)}"
         raise ValueError(msg)
-    for label, value in (
-        *(("n_train", size) for size in sizes or ()),
-        ("n_repeats", n_repeats),
-        ("max_voxels", max_voxels),
-    ):
-        if value is not None and value < 1:
+    counts: list[tuple[str, Any]] = [("n_train", size) for size in sizes or ()]
+    for label, value in (*counts, ("n_repeats", n_repeats), ("max_voxels", max_voxels)):
+        if value is None:
+            continue
+        if not isinstance(value, int | np.integer):
+            msg = f"{label} must be a whole number, not {value!r}"
+            raise ValueError(msg)
+        if value < 1:
             msg = f"{label} must be at least 1, not {value}"
             raise ValueError(msg)
     if "other" in regimes and len(cohorts) < 2:
@@ -234,7 +237,7 @@ def plan(
     described = {
         view: digest([view.source, view.target, list(view.patch_shape or ()), view.model]) for view in views.values()
     }
-    known = {entrant.name: digest(entrant.description) for entrant in entrants}
+    known = {entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants}
     largest = None if sizes is None else max(sizes)
     cells = []
     for regime in regimes:

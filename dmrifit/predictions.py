@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.files import whole_file
+from dmrifit.files import remove_abandoned_parts, whole_file
 
 __all__ = ["FolderPredictions", "PatientPredictions"]
 
 _FOLDER = "predictions"
+_BETWEEN = "@"
 _MAPS, _SIGNALS = "maps/", "signals/"
 
 
@@ -108,12 +111,16 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
         return _read(path)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        for path in sorted(self.folder.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as content:
-                yield str(content["cohort"]), str(content["patient"])
+        for path in self._files():
+            cohort, _, patient = path.stem.partition(_BETWEEN)
+            yield unquote(cohort), unquote(patient)
 
     def __len__(self) -> int:
-        return len(list(self.folder.glob("*.npz")))
+        return len(self._files())
+
+    def _files(self) -> list[Path]:
+        """List the files that are whole; a hidden one is being written."""
+        return sorted(path for path in self.folder.glob("*.npz") if not path.name.startswith("."))
 
     def write(self, predictions: Mapping[tuple[str, str], PatientPredictions]) -> None:
         """
@@ -125,9 +132,10 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
             By cohort and patient.
         """
         wanted = {_file(*key) for key in predictions}
-        for path in self.folder.glob("*.npz"):
+        remove_abandoned_parts(self.folder)
+        for path in self._files():
             if path.name not in wanted:
-                path.unlink()
+                path.unlink(missing_ok=True)
         for key, one in predictions.items():
             arrays: dict[str, Any] = {field.name: getattr(one, field.name) for field in fields(one)}
             for prefix, name in ((_MAPS, "maps"), (_SIGNALS, "signals")):
@@ -137,14 +145,18 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
 
 
 def _file(cohort: str, patient: str) -> str:
-    from urllib.parse import quote
-
-    return f"{quote(cohort, safe=' ')}--{quote(patient, safe=' ')}.npz"
+    # A name that begins with a dot would be hidden; the character between is always quoted in names.
+    words = (quote(name, safe=" ").replace(".", "%2E") for name in (cohort, patient))
+    return f"{_BETWEEN.join(words)}.npz"
 
 
 def _read(path: Path) -> PatientPredictions:
-    with np.load(path, allow_pickle=False) as content:
-        arrays = dict(content)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = dict(content)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        msg = f"{path} is damaged ({error}); run the comparison again to restore it"
+        raise ValueError(msg) from None
     predicted: dict[str, dict[str, NDArray]] = {}
     for prefix in (_MAPS, _SIGNALS):
         found = [name for name in arrays if name.startswith(prefix)]

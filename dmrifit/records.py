@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dmrifit.files import whole_file, write_text
+from dmrifit.files import remove_abandoned_parts, whole_file, write_text
 from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
 
@@ -21,6 +21,7 @@ __all__ = ["StudyFolder", "describe", "digest"]
 _STUDY = "study.json"
 _CELLS = "cells"
 _PREDICTIONS = "predictions"
+_FINISHED = "finished"
 
 
 def describe(value: Any) -> Any:
@@ -68,6 +69,8 @@ def describe(value: Any) -> Any:
     if is_dataclass(value):
         content = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
         return {"class": describe(type(value)), "fields": content}
+    if type(value).__module__.startswith("sklearn.model_selection."):  # a way of splitting
+        return {"class": describe(type(value)), "fields": describe(vars(value))}
     if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, np.random.RandomState):
@@ -99,7 +102,7 @@ def digest(value: Any) -> str:
 
 class StudyFolder:
     """
-    A folder with the finished cells of one study.
+    The results of one study: finished cells, tables, a description.
 
     Parameters
     ----------
@@ -137,9 +140,9 @@ class StudyFolder:
             msg = f"{path} does not describe a study ({error!r}); choose another folder, or remove this one"
             raise ValueError(msg) from None
 
-    def claim(self, settings: Mapping[str, Any]) -> None:
+    def check(self, settings: Mapping[str, Any]) -> None:
         """
-        Make sure that the folder belongs to a study.
+        Make sure that the folder holds no other study.
 
         Parameters
         ----------
@@ -149,10 +152,9 @@ class StudyFolder:
         Raises
         ------
         ValueError
-            If the folder holds another study; the message names the difference.
+            If it does; the message names the difference.
         """
-        wanted = describe(settings)
-        there = self.settings()
+        wanted, there = describe(settings), self.settings()
         different = [key for key in wanted if there and there.get(key) != wanted[key]]
         if different:
             key = different[0]
@@ -161,39 +163,84 @@ class StudyFolder:
                 f"and is {_short(wanted[key])} now; choose another folder, or remove that one"
             )
             raise ValueError(msg)
-        if not there:
-            self.write_study({"settings": wanted})
 
-    def write_study(self, content: Mapping[str, Any]) -> None:
+    def claim(self, settings: Mapping[str, Any]) -> None:
         """
-        Write the description of the study.
+        Begin the study, or take it up again: until it is written whole, its tables count as unfinished.
+
+        Parameters
+        ----------
+        settings : mapping
+            As for `check`.
+
+        Raises
+        ------
+        ValueError
+            As for `check`.
+        """
+        self.check(settings)
+        write_text(self.path / _STUDY, _json({"settings": describe(settings)}))
+        for folder in (self.path, self.path / _CELLS):
+            remove_abandoned_parts(folder)
+
+    def write_study(self, content: Mapping[str, Any], tables: Mapping[str, str]) -> None:
+        """
+        Write tables, then the description of the study, which names their digests: so they belong together.
 
         Parameters
         ----------
         content : mapping
-            Plain values; ``settings`` is what `claim` compares.
+            Plain values; ``settings`` is what `check` compares.
+        tables : mapping of str to str
+            Names of files and their texts.
         """
-        write_text(self.path / _STUDY, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        settings = content.get("settings", {})
+        write_text(self.path / _STUDY, _json({"settings": settings}))
+        for name, text in tables.items():
+            write_text(self.path / name, text)
+        finished = {name: _sha256(text) for name, text in tables.items()}
+        write_text(self.path / _STUDY, _json({"settings": settings, **content, _FINISHED: finished}))
 
-    def read_study(self) -> dict[str, Any]:
+    def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
         """
-        Read the description of the study.
+        Read the description of the study and its tables.
 
         Returns
         -------
-        dict
-            As `write_study` wrote it.
+        content : dict
+            As `write_study` got it.
+        tables : dict of str to str
+            Texts of the files by name.
 
         Raises
         ------
         FileNotFoundError
-            If there is none.
+            If there is no study, or it is not finished.
+        ValueError
+            If a file is damaged or was changed.
         """
         path = self.path / _STUDY
         if not path.is_file():
             msg = f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made"
             raise FileNotFoundError(msg)
-        return json.loads(path.read_text(encoding="utf-8"))
+        self.settings()  # says so if it is no description
+        content = json.loads(path.read_text(encoding="utf-8"))
+        finished = content.pop(_FINISHED, None)
+        if finished is None:
+            msg = f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped"
+            raise FileNotFoundError(msg)
+        tables = {}
+        for name, expected in finished.items():
+            table = self.path / name
+            if not table.is_file():
+                msg = f"{table} does not exist, which belongs to the comparison there; run it again"
+                raise FileNotFoundError(msg)
+            text = table.read_bytes().decode("utf-8", errors="replace")
+            if _sha256(text) != expected:
+                msg = f"{table} was changed or damaged after it was written; run the comparison again to restore it"
+                raise ValueError(msg)
+            tables[name] = text
+        return content, tables
 
     def get(self, key: str, *, arrays: bool = False) -> dict[str, Any] | None:
         """
@@ -214,16 +261,15 @@ class StudyFolder:
         path = self.path / _CELLS / f"{key}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if not arrays:
-                return content
-            content[_PREDICTIONS] = {}
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-                for name in stored:
-                    kind, _, patient = name.partition("/")
-                    content[_PREDICTIONS].setdefault(patient, {})[kind] = stored[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            if arrays:
+                content[_PREDICTIONS] = {}
+                with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    for name in stored:
+                        kind, _, patient = name.partition("/")
+                        content[_PREDICTIONS].setdefault(patient, {})[kind] = stored[name]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
             return None
-        return content
+        return content if isinstance(content, dict) and {"scores", "signals"} <= content.keys() else None
 
     def put(self, key: str, content: Mapping[str, Any]) -> None:
         """
@@ -247,6 +293,14 @@ class StudyFolder:
             with whole_file(path.with_suffix(".npz")) as part, part.open("wb") as file:
                 np.savez(file, **arrays)
         write_text(path, json.dumps(plain))
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

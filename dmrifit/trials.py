@@ -18,10 +18,16 @@ from dmrifit.prediction import Design, MapsToMaps, SignalToSignal
 from dmrifit.randomness import derived_seed, seed_for
 from dmrifit.threads import one_thread
 
-__all__ = ["POOLED", "run_trial"]
+__all__ = ["POOLED", "SIGNAL_COLUMNS", "run_trial"]
 
 #: The row of `Evaluation.signals` over all unseen contrasts together.
 POOLED = "all unseen"
+
+#: Columns of `Evaluation.signals`.
+SIGNAL_COLUMNS = (
+    "cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "estimator", "contrast", "b", "te",
+    "relative_error", "median_relative_error", "signed_relative_error", "n_voxels", "n_undefined", "pearson",
+)  # fmt: skip
 
 _NAN = float("nan")
 
@@ -76,7 +82,8 @@ def run_trial(
                 content["scores"] += [keys | row for row in _score_maps(predicted, test, cell.entrant.model, seconds)]
                 content["signals"] += [keys | row for row in _score_signals(signals, test, cell.view)]
                 if cell.keep:
-                    kept = {"maps": predicted.astype(np.float32), "signals": signals.astype(np.float32)}
+                    shown = {"maps": predicted[test.shown], "signals": signals[test.shown]}
+                    kept = {kind: values.astype(np.float32) for kind, values in shown.items()}
                     content["predictions"][test.patient] = kept
         except Exception as error:
             who = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"

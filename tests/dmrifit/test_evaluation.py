@@ -347,6 +347,7 @@ def test_a_damaged_cell_is_computed_again(two, record, tmp_path):
 def test_the_study_says_how_it_was_made(two, tmp_path):
     result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], max_voxels=20, out=tmp_path, random_state=11)
     study = json.loads((tmp_path / "study.json").read_text())
+    assert study.pop("finished").keys() == {"scores.csv", "signals.csv"}
     assert study == result.study
     assert study["settings"]["seed"] == 11
     assert study["cohorts"]["A"]["synthetic"]
@@ -573,7 +574,7 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
         (SignalToSignal(model="mono"), "'x': no model 'mono'; choose one of adc"),
         (SignalToSignal(model=None), "'x': .*without a model there are none; give model="),
         (SignalToSignal(normalize="scan"), "'x': normalize must be None or 'voxel'"),
-        (SignalToSignal(source=PROTOCOL), "'x': target is missing"),
+        (MapsToMaps(target_scale="square"), "'x': target_scale must be 'linear' or 'log'"),
     ],
 )
 def test_estimators_that_cannot_work_are_refused_before_images_are_read(estimator, message):

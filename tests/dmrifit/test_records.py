@@ -73,10 +73,10 @@ def test_a_folder_remembers_its_study_and_its_cells(tmp_path):
     assert folder.settings() == {}
     assert folder.get("key") is None
     folder.claim({"seed": 1, "cohorts": {"A": ["p1"]}})
-    folder.put("key", {"scores": [1.5]})
+    folder.put("key", {"scores": [1.5], "signals": []})
     again = StudyFolder(tmp_path / "study")
     again.claim({"seed": 1, "cohorts": {"A": ["p1"]}})
-    assert again.get("key") == {"scores": [1.5]}
+    assert again.get("key") == {"scores": [1.5], "signals": []}
     with pytest.raises(ValueError, match="seed was 1 there and is 2 now"):
         again.claim({"seed": 2, "cohorts": {"A": ["p1"]}})
 
