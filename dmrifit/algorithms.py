@@ -12,6 +12,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 from sklearn.linear_model import QuantileRegressor
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline
@@ -346,8 +347,11 @@ def _fixed_epochs(epochs: int) -> dict[str, Any]:
 
 
 def _takes_many_targets(regressor: BaseEstimator) -> bool:
-    while isinstance(regressor, TransformedTargetRegressor | Pipeline):
-        regressor = regressor.regressor if isinstance(regressor, TransformedTargetRegressor) else regressor[-1]
+    while isinstance(regressor, TransformedTargetRegressor | Pipeline | BaseSearchCV):
+        if isinstance(regressor, Pipeline):
+            regressor = regressor[-1]
+        else:
+            regressor = getattr(regressor, "estimator", None) or regressor.regressor
     # scikit-learn's perceptron takes many, and does not say so.
     return isinstance(regressor, MLPRegressor) or get_tags(regressor).target_tags.multi_output
 

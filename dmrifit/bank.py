@@ -115,7 +115,7 @@ class Stack:
             estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
             known = {"reference_maps": maps} if entrant.strategy == "m2m" else {}
             try:
-                design = estimator.design(X, Y, **known)
+                design = estimator.design(X, Y, groups=np.full(len(X), patient), **known)
             except ValueError as error:
                 msg = f"estimator {entrant.name!r}, patient {patient}: {error}"
                 raise ValueError(msg) from None

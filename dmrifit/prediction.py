@@ -12,6 +12,16 @@ import numpy as np
 from joblib import parallel_config
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.model_selection import (
+    GroupKFold,
+    GroupShuffleSplit,
+    LeaveOneGroupOut,
+    LeavePGroupsOut,
+    PredefinedSplit,
+    StratifiedGroupKFold,
+)
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -32,6 +42,9 @@ _Array = NDArray[np.float64]
 _log = logging.getLogger(__name__)
 
 _FEATURES = ("ADC_fast", "ADC_slow", "F")
+_BY_GROUP = (
+    GroupKFold, GroupShuffleSplit, LeaveOneGroupOut, LeavePGroupsOut, PredefinedSplit, StratifiedGroupKFold, list
+)  # fmt: skip
 _LOG_FLOOR = 0.01  # of a parameter's range
 _LARGEST_LOG = 50.0  # a straight line goes on for ever, and numbers end
 
@@ -129,6 +142,8 @@ class Design:
         Of the usable voxels; None where the moments are enough.
     moments : Moments, optional
         Of features and targets.
+    groups : ndarray of shape (n_voxels,), optional
+        Patients, for a regressor that is tuned by leaving patients out.
     """
 
     n_voxels: int
@@ -137,6 +152,7 @@ class Design:
     features: NDArray[np.float64] | None = None
     targets: NDArray[np.float64] | None = None
     moments: Moments | None = None
+    groups: NDArray | None = None
 
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """
@@ -202,6 +218,13 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if (self.source is None) != (self.target is None):
             missing = "source" if self.source is None else "target"
             msg = f"{missing} is missing: give both protocols, or neither to regress plain arrays"
+            raise ValueError(msg)
+        search = _search(self.regressor)
+        if self.source is not None and search is not None and not isinstance(search.cv, _BY_GROUP):
+            msg = (
+                f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts voxels of one patient "
+                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups"
+            )
             raise ValueError(msg)
 
     @property
@@ -280,8 +303,20 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 self.regressor_ = self._build(len(total.mean_y)).fit_moments(total)
             else:
                 x, y = (np.concatenate(parts) for parts in zip(*(design.arrays() for design in designs), strict=True))
-                self.regressor_ = self._build(1 if y.ndim == 1 else y.shape[1]).fit(x, y)
+                regressor = self._build(1 if y.ndim == 1 else y.shape[1])
+                self.regressor_ = regressor.fit(x, y, **self._groups(designs))
         return self
+
+    def _groups(self, designs: Sequence[Design]) -> dict[str, NDArray]:
+        """Give the patients to a regressor that is tuned inside."""
+        if _search(self.regressor) is None or self.source is None:
+            return {}
+        groups = [design.groups for design in designs if design.groups is not None]
+        if len(groups) != len(designs):
+            name = type(self.regressor).__name__
+            msg = f"regressor {name} is tuned by leaving patients out: fit needs groups=patients"
+            raise ValueError(msg)
+        return {"groups": np.concatenate(groups)}
 
     def _build(self, n_targets: int) -> Any:
         return build_regressor(
@@ -292,17 +327,23 @@ class _Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             random_state=self.random_state,
         )
 
-    def _design(self, x: _Array, y: _Array, usable: NDArray[np.bool_] | None = None) -> Design:
+    def _design(
+        self, x: _Array, y: _Array, groups: ArrayLike | None, usable: NDArray[np.bool_] | None = None
+    ) -> Design:
         """Keep the usable rows of features and targets, and say how many are not."""
+        owners = None if groups is None else check_array(groups, ensure_2d=False, dtype=None, input_name="groups")
+        if owners is not None:
+            check_consistent_length(x, owners)
         if usable is None:
             usable = np.ones(len(x), bool)
         n_dropped = int((~usable).sum())
         if n_dropped:
             _log.info("%d of %d training voxels are left out: they have not %s", n_dropped, len(usable), self._needed)
             x, y = x[usable], y[usable]
+            owners = None if owners is None else owners[usable]
         # Bits of a product depend on how its factors lie in memory.
         x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
-        return Design(len(x), n_dropped, self.n_features_in_, x, y)
+        return Design(len(x), n_dropped, self.n_features_in_, x, y, groups=owners)
 
     def _answer(self, X: _Array) -> _Array:
         # A forest in threads adds its trees in the order in which they finish.
@@ -380,6 +421,7 @@ class SignalToSignal(_Strategy):
     (3, 21)
     """
 
+    __metadata_request__fit = {"groups": True}  # noqa: RUF012  (read by scikit-learn)
     _needed = "a finite signal in every source and target image"
 
     def __init__(
@@ -401,7 +443,7 @@ class SignalToSignal(_Strategy):
         self.patch_shape = patch_shape
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, Y: ArrayLike) -> SignalToSignal:
+    def fit(self, X: ArrayLike, Y: ArrayLike, *, groups: ArrayLike | None = None) -> SignalToSignal:
         """
         Learn the target signals from the source signals.
 
@@ -411,6 +453,9 @@ class SignalToSignal(_Strategy):
             Source signals, of the voxel or of its k neighbors.
         Y : array_like of shape (n_voxels, n_target)
             Target signals of the same voxels, on the same scale.
+        groups : array_like of shape (n_voxels,), optional
+            The patient of each voxel, for a regressor that is tuned inside (`GridSearchCV` with a
+            splitter such as `GroupKFold`); without effect on others.
 
         Returns
         -------
@@ -422,15 +467,15 @@ class SignalToSignal(_Strategy):
         ValueError
             If the columns are not those of the protocols, no voxel is usable, or an option is unknown.
         """
-        return self.fit_designs([self.design(X, Y)])
+        return self.fit_designs([self.design(X, Y, groups=groups)])
 
-    def design(self, X: ArrayLike, Y: ArrayLike) -> Design:
+    def design(self, X: ArrayLike, Y: ArrayLike, *, groups: ArrayLike | None = None) -> Design:
         """
         Prepare training voxels for the regressor.
 
         Parameters
         ----------
-        X, Y : array_like
+        X, Y, groups : array_like
             As in `fit`.
 
         Returns
@@ -445,11 +490,11 @@ class SignalToSignal(_Strategy):
         """
         x, y = self._checked_training(X, Y)
         if self.source is None:
-            return self._design(x, y)
+            return self._design(x, y, groups)
         scale = self._voxel_scale(x)
         usable = _finite_rows(x) & _finite_rows(y) & (scale > 0)
         scale = np.where(usable, scale, 1.0)[:, None]
-        return self._design(x / scale, y / scale, usable)
+        return self._design(x / scale, y / scale, groups, usable)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """
@@ -630,6 +675,7 @@ class MapsToMaps(_Strategy):
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
 
+    __metadata_request__fit = {"groups": True}  # noqa: RUF012
     _needed = "clinical metrics and a reference fit"
 
     def __init__(
@@ -653,7 +699,14 @@ class MapsToMaps(_Strategy):
         self.patch_shape = patch_shape
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, Y: ArrayLike, *, reference_maps: ArrayLike | None = None) -> MapsToMaps:
+    def fit(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        *,
+        reference_maps: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> MapsToMaps:
         """
         Learn the parameters of the fit to the target signals from the clinical metrics.
 
@@ -666,6 +719,9 @@ class MapsToMaps(_Strategy):
         reference_maps : array_like of shape (n_voxels, n_parameters), optional
             The parameters fitted to Y, when they are known already; a row with NaN is not usable.
             Otherwise the model is fitted here, and fits that did not converge are not usable.
+        groups : array_like of shape (n_voxels,), optional
+            The patient of each voxel, for a regressor that is tuned inside (`GridSearchCV` with a
+            splitter such as `GroupKFold`); without effect on others.
 
         Returns
         -------
@@ -679,15 +735,22 @@ class MapsToMaps(_Strategy):
             echo times that the target lacks, an option is unknown or does not go with the regressor
             or the model, or no voxel is usable.
         """
-        return self.fit_designs([self.design(X, Y, reference_maps=reference_maps)])
+        return self.fit_designs([self.design(X, Y, reference_maps=reference_maps, groups=groups)])
 
-    def design(self, X: ArrayLike, Y: ArrayLike, *, reference_maps: ArrayLike | None = None) -> Design:
+    def design(
+        self,
+        X: ArrayLike,
+        Y: ArrayLike,
+        *,
+        reference_maps: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Design:
         """
         Prepare training voxels for the regressor.
 
         Parameters
         ----------
-        X, Y, reference_maps : array_like
+        X, Y, reference_maps, groups : array_like
             As in `fit`.
 
         Returns
@@ -705,7 +768,7 @@ class MapsToMaps(_Strategy):
             if reference_maps is not None:
                 msg = "reference_maps belong to protocols: give source= and target="
                 raise ValueError(msg)
-            return self._design(x, y)
+            return self._design(x, y, groups)
         model = _model_for(self.model, self.target)
         features, clinical_s0 = _features(x, self.source, self.patch_shape_)
         maps = reference_parameters(y, self.target, model, reference_maps)
@@ -713,7 +776,7 @@ class MapsToMaps(_Strategy):
         logged, floor = self._logarithms(model)
         targets[:, logged] = np.log(np.maximum(targets[:, logged], floor[logged]))
         usable = _finite_rows(features) & _finite_rows(targets)
-        return self._design(features, targets, usable)
+        return self._design(features, targets, groups, usable)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """
@@ -806,6 +869,13 @@ class MapsToMaps(_Strategy):
         logged = np.array([everything or parameter.is_amplitude for parameter in model.parameters])
         chosen = zip(model.parameters, logged, strict=True)
         return logged, np.array([_floor(one, model.name) if use else 0.0 for one, use in chosen])
+
+
+def _search(regressor: Any) -> BaseSearchCV | None:
+    """Find the search by which a given regressor is tuned."""
+    if isinstance(regressor, TransformedTargetRegressor):
+        regressor = regressor.regressor
+    return regressor if isinstance(regressor, BaseSearchCV) else None
 
 
 def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:

@@ -121,7 +121,8 @@ def _trained(
     if not designs:
         return estimator.fit(x, y)
     n_dropped = sum(design.n_dropped for design in designs)
-    return estimator.fit_designs([Design(len(x), n_dropped, designs[0].n_columns, x, y)])
+    groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
+    return estimator.fit_designs([Design(len(x), n_dropped, designs[0].n_columns, x, y, groups=groups)])
 
 
 def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:

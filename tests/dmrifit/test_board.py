@@ -332,3 +332,17 @@ def test_options_that_need_protocols_wait_for_those_of_the_cohort(two):
     means = scores[scores["metric"] == "Dv"].groupby("algorithm")["bias"].mean()
     assert set(means.index) == {"voxel", "log", "plain"}
     assert means["log"] != means["plain"]
+
+
+def test_a_regressor_that_is_tuned_by_patients_can_be_compared_and_kept(two, tmp_path):
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
+
+    search = GridSearchCV(Ridge(), {"alpha": [1e-6, 10.0]}, cv=LeaveOneGroupOut())
+    estimators = {"tuned s2s": SignalToSignal(search), "LR s2s": SignalToSignal("LR"), "tuned m2m": MapsToMaps(search)}
+    scores = compare(estimators, two[0], max_voxels=60, controls=False, out=tmp_path, random_state=0).scores
+    means = scores[scores["strategy"] == "s2s"].groupby("algorithm")["dispersion"].mean()
+    assert means["tuned"] == pytest.approx(means["LR"], rel=0.2)
+    voxelwise = {"leaky s2s": SignalToSignal(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=3))}
+    with pytest.raises(ValueError, match=r"'leaky s2s': .*voxels of one patient on both sides"):
+        compare(voxelwise, two[0], max_voxels=60)

@@ -608,3 +608,30 @@ def test_maps_are_not_learned_from_fits_that_did_not_converge(noisy, monkeypatch
     assert found.n_dropped_ == expected.n_dropped_ + 3
     X = noisy[:20, CLINICAL]
     np.testing.assert_allclose(found.predict_maps(X), expected.predict_maps(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("strategy", [SignalToSignal, MapsToMaps])
+def test_a_regressor_is_tuned_inside_by_leaving_patients_out(strategy, noisy):
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, GroupKFold, LeaveOneGroupOut
+
+    Y, groups = noisy[:240], np.repeat(list("abcd"), 60)
+    seen = []
+
+    class Watched(Ridge):
+        def fit(self, X, y):
+            seen.append(len(X))
+            return super().fit(X, y)
+
+    search = GridSearchCV(Watched(), {"alpha": [1e-3, 1.0]}, cv=LeaveOneGroupOut())
+    estimator = strategy(search, **PROTOCOLS).fit(Y[:, CLINICAL], Y, groups=groups)
+    assert estimator.predict(Y[:3, CLINICAL]).shape == (3, 21)
+    assert seen[:8] == [180] * 8  # each patient left out, for two candidates
+    with pytest.raises(ValueError, match=r"tuned by leaving patients out: fit needs groups=patients"):
+        strategy(search, **PROTOCOLS).fit(Y[:, CLINICAL], Y)
+    with pytest.raises(ValueError, match=r"cv=5, which puts voxels of one patient on both sides.*GroupKFold"):
+        strategy(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=5), **PROTOCOLS).fit(Y[:, CLINICAL], Y, groups=groups)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        strategy(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=GroupKFold(2)), **PROTOCOLS).fit(
+            Y[:, CLINICAL], Y, groups=groups[:-1]
+        )
