@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.participants import read_participants, write_participants
+from dmrifit.datasets import write_participants
+from dmrifit.participants import read_participants
 from dmrifit.patches import neighborhoods
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
+from dmrifit.records import describe
 from dmrifit.scaling import PatientScale
 from dmrifit.scans import MaskName, Scan
 
@@ -79,7 +81,7 @@ class Cohort:
     scans : tuple of Scan
         In the order given.
     simulation : dict or None
-        As given; None of real scans.
+        As given, in plain JSON types; None of real scans.
     skipped : dict of str to str
         Patients that the table of participants lists and that cannot be used, with the reason.
 
@@ -92,7 +94,7 @@ class Cohort:
     def __init__(self, scans: Sequence[Scan], name: str = "", *, simulation: Mapping[str, Any] | None = None) -> None:
         self.scans = tuple(scans)
         self.name = str(name)
-        self.simulation = None if simulation is None else dict(simulation)
+        self.simulation: dict[str, Any] | None = None if simulation is None else describe(dict(simulation))
         self.skipped: dict[str, str] = {}
         if not self.scans:
             msg = f"cohort {name!r} has no scan"
@@ -278,9 +280,9 @@ class Cohort:
         Returns
         -------
         dict of str to Cohort
-            Cohorts by name, in the order of the table. A patient whose lesion mask is empty is left out
-            with a warning and named in ``Cohort.skipped``. Headers and masks are read now, signals later. How a
-            synthetic cohort was simulated is read from the table's sidecar (``participants.json``).
+            Cohorts by name, in the order of the table. A scan whose lesion mask is empty is left out with a warning;
+            a patient without any other scan is named in ``Cohort.skipped``. Headers and masks are read now, signals
+            later. How a synthetic cohort was simulated is read from the table's sidecar (``participants.json``).
 
         Raises
         ------
@@ -305,7 +307,8 @@ class Cohort:
         Parameters
         ----------
         folder : path
-            Made if needed. Cohorts written to one folder share its table.
+            Made if needed. Cohorts written to one folder share its table: rows, columns, the table's sidecar and a
+            dataset_description.json that are there stay, and rows are added.
 
         Returns
         -------
@@ -315,7 +318,9 @@ class Cohort:
         Raises
         ------
         ValueError
-            If the table already lists one of the patients, or two patients would have the same files.
+            If a patient or cohort has no name that a table can hold, the table already lists one of the patients, two
+            patients would have the same files, files of others would be replaced, or a truth is not that of
+            T2-IVIM-Kurtosis. Nothing has been written then.
         """
         return write_participants(self.scans, Path(folder), cohort=self.name, simulation=self.simulation)
 

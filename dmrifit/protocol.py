@@ -22,6 +22,8 @@ _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2.0  # s, in a sidecar
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
+_B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
+_B_NEAR_RELATIVE = 0.02
 _TE_MATCH = 0.05  # ms
 _MOST_LISTED = 21  # measurements in a message
 
@@ -343,6 +345,10 @@ class Protocol:
             missing = ", ".join(np.array(self.labels)[found == 0])
             more = f", … ({len(other)} in all)" if len(other) > _MOST_LISTED else ""
             msg = f"the other protocol lacks {missing}; it has {', '.join(other.labels[:_MOST_LISTED])}{more}"
+            apart = np.abs(self.b[found == 0][:, None] - other.b).min(axis=1)
+            limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * self.b[found == 0])
+            if ((apart > b_tolerance) & (apart <= limit)).all():
+                msg += f"; if b-values were meant to be the same, read them with b_tolerance={np.ceil(apart.max()):g}"
             raise ValueError(msg)
         if np.any(found > 1):
             twice = ", ".join(np.array(self.labels)[found > 1])

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit.masks import binarize, check_same_grid
 from dmrifit.protocol import Protocol, average_directions
 
-__all__ = ["MaskName", "Scan", "Volume"]
+__all__ = ["MaskName", "Scan", "Volume", "truth_names"]
 
 Volume: TypeAlias = str | Path | NDArray
 MaskName: TypeAlias = Literal["body", "lesion"]
@@ -48,15 +48,16 @@ class Scan:
         Average the measurements that share a b-value and an echo time, such as directions, whenever signals are
         asked for (see `average_directions`); `protocol` then has one entry for each contrast. b-values that differ by
         more than 1 s/mm² are not the same: round them before (`Protocol.rounded`).
-    truth : mapping of str to ndarray of shape (x, y, z), optional
-        True parameter maps, of a synthetic scan.
+    truth : mapping of str to ndarray of shape (x, y, z) or path, optional
+        True parameter maps, of a synthetic scan. A file has those of T2-IVIM-Kurtosis, in the order of that model.
     synthetic : bool, default=False
         Whether the scan was simulated.
 
     Raises
     ------
     ValueError
-        If the shapes of arrays do not fit each other and the protocol, or sigma is not a level of noise.
+        If the shapes of arrays do not fit each other and the protocol, true maps in a file are not those of
+        T2-IVIM-Kurtosis, or sigma is not a level of noise.
     """
 
     def __init__(
@@ -146,11 +147,8 @@ class Scan:
         if self._truth is None:
             return None
         if isinstance(self._truth, str | Path):
-            from dmrifit.models import MODELS
-
             maps = _load(self._truth)
-            names = MODELS["t2-ivim-kurtosis"].names
-            return {name: maps[..., i] for i, name in enumerate(names)}
+            return {name: maps[..., i] for i, name in enumerate(truth_names())}
         return dict(self._truth)
 
     def region(self, name: MaskName) -> NDArray[np.bool_] | None:
@@ -219,15 +217,20 @@ class Scan:
                 "measurements of the protocol; check that b-values and image belong to one scan"
             )
             raise ValueError(msg)
-        for label, volume in (
-            ("body mask", self._mask),
-            ("lesion mask", self._lesion),
-            ("sigma map", self._sigma),
-        ):
+        truth: dict[str, Volume] = {}
+        if isinstance(self._truth, str | Path):
+            truth = {"truth": self._truth}
+            self._check_truth(self._truth)
+        elif self._truth is not None:
+            truth = {f"true map of {name}": volume for name, volume in self._truth.items()}
+        maps = {"body mask": self._mask, "lesion mask": self._lesion, "sigma map": self._sigma, **truth}
+        for label, volume in maps.items():
             if volume is None or isinstance(volume, int | float | np.number):
                 continue
             other_shape, other_affine = _grid(volume)
-            other_shape = other_shape[:3] if set(other_shape[3:]) <= {1} else other_shape
+            # A map may have a fourth axis of length one; only a file of true maps has one for its maps.
+            if (set(other_shape[3:]) <= {1} and label not in truth) or label == "truth":
+                other_shape = other_shape[:3]
             check_same_grid(
                 other_shape,
                 affine if other_affine is None else other_affine,
@@ -236,6 +239,30 @@ class Scan:
                 name=_describe(volume, f"{label} of patient {self.patient}"),
                 reference_name=image,
             )
+
+    @staticmethod
+    def _check_truth(path: str | Path) -> None:
+        shape, names = _grid(path)[0], truth_names()
+        if len(shape) != 4 or shape[3] != len(names):
+            msg = (
+                f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} volumes of a 4-D image, "
+                f"in the order {', '.join(names)}"
+            )
+            raise ValueError(msg)
+
+
+def truth_names() -> tuple[str, ...]:
+    """
+    Name the true maps that a file holds, in their order.
+
+    Returns
+    -------
+    tuple of str
+        The parameters of T2-IVIM-Kurtosis.
+    """
+    from dmrifit.models import MODELS
+
+    return MODELS["t2-ivim-kurtosis"].names
 
 
 def _is_path(volume: object) -> bool:

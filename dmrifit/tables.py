@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["read_rows"]
+__all__ = ["NOTHING", "read_rows", "table_with"]
 
-_NOTHING = ("", "n/a", "N/A", "nan")
+#: What stands for nothing in a cell.
+NOTHING = ("", "n/a", "N/A", "nan")
 
 
 def read_rows(
@@ -76,7 +79,7 @@ def read_rows(
         raise ValueError(msg)
     rows = []
     for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {name: "" if text.strip() in _NOTHING else text.strip() for name, text in record.items()}
+        row = {name: "" if text.strip() in NOTHING else text.strip() for name, text in record.items()}
         empty = [column for column in required if not row[column]]
         if empty:
             msg = f"{path}, row {line}: no {empty[0]}"
@@ -88,5 +91,59 @@ def read_rows(
     return rows
 
 
+def table_with(
+    path: str | Path, rows: Sequence[Mapping[str, str]], *, columns: Sequence[str], aliases: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """
+    Make the text of a tab-separated table with further rows; the lines that are there stay as they are.
+
+    Parameters
+    ----------
+    path : path
+        The table, which `read_rows` accepts, or a place without one.
+    rows : sequence of mapping of str to str
+        Values by column; ``n/a`` is written for those that are empty or missing.
+    columns : sequence of str
+        The columns of `rows`. In a table that is there, those that it lacks and that hold a value come last.
+    aliases : mapping of str to str
+        Other names of columns, with the names that they stand for; a table keeps the names that it has.
+
+    Returns
+    -------
+    text : str
+        The whole table.
+    names : dict of str to str
+        What the table calls each of `columns` that it has.
+    """
+    path = Path(path)
+    text = path.read_bytes().decode("utf-8") if path.exists() else _line(columns)
+    physical = list(io.StringIO(text, newline=""))
+    records = csv.reader(physical, delimiter="\t")
+    header = [name.strip("\ufeff ") for name in next(records)]
+    column_of = {name: aliases.get(name, name) for name in header}
+    added = [name for name in columns if name not in column_of.values() and any(row.get(name) for row in rows)]
+    lines = ["\t".join([_ended(physical[: records.line_num]), *added])]
+    first = records.line_num
+    for record in records:
+        missing = len(header) + len(added) - len(record) if record else 0
+        lines.append("\t".join([_ended(physical[first : records.line_num]), *["n/a"] * missing]))
+        first = records.line_num
+    column_of |= {name: name for name in added}
+    lines += [_ended([_line([row.get(column) or "n/a" for column in column_of.values()])]) for row in rows]
+    end = "\r\n" if physical[0].endswith("\r\n") else "\n"
+    return end.join(lines) + end, {column: name for name, column in column_of.items() if column in columns}
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:119]}…"
+
+
+def _line(values: Sequence[str]) -> str:
+    """Write one line of a table; values with a quotation mark are quoted, so that it comes back."""
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def _ended(lines: Sequence[str]) -> str:
+    return "".join(lines).rstrip("\r\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dmrifit.tables import read_rows
+from dmrifit.tables import read_rows, table_with
 
 
 def test_rows_come_with_their_lines(tmp_path):
@@ -51,3 +51,19 @@ def test_a_file_of_numbers_in_place_of_a_table_does_not_fill_the_screen(data_dir
     with pytest.raises(ValueError, match="no column name in ") as error:
         read_rows(data_dir / "dipy_small_dwi" / "small_64D.bval", required=["name"])
     assert len(str(error.value)) < 400
+
+
+def test_a_table_with_further_rows_keeps_its_lines(tmp_path):
+    path = tmp_path / "a.tsv"
+    options = {"columns": ["name", "value", "more", "never"], "aliases": {"id": "name"}}
+    path.write_text('id\tnote\na\t"two\nlines"\nb\n\n')
+    text, names = table_with(path, [{"name": '"c"', "value": "3"}], **options)
+    assert text == 'id\tnote\tvalue\na\t"two\nlines"\tn/a\nb\tn/a\tn/a\n\n"""c"""\tn/a\t3\n'
+    assert names == {"name": "id", "value": "value"}
+    path.write_text(text)
+    rows = [row for _, row in read_rows(path, required=["name"], aliases=options["aliases"])]
+    assert [(row["name"], row["note"], row["value"]) for row in rows] == [
+        ("a", "two\nlines", ""), ("b", "", ""), ('"c"', "", "3")
+    ]  # fmt: skip
+    text, names = table_with(tmp_path / "new.tsv", [{"name": "a"}], **options)
+    assert text == "name\tvalue\tmore\tnever\na\tn/a\tn/a\tn/a\n"
