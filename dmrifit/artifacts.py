@@ -56,7 +56,7 @@ def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) ->
         msg = f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}"
         raise ValueError(msg)
     for name, strength in artifacts.items():
-        if not 0 <= strength <= _LARGEST[name]:
+        if not isinstance(strength, int | float | np.number) or not 0 <= strength <= _LARGEST[name]:
             msg = f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not {strength!r}"
             raise ValueError(msg)
     return {name: float(artifacts[name]) for name in ARTIFACTS if artifacts.get(name)}

@@ -58,9 +58,9 @@ def simulate_cohort(
     Parameters
     ----------
     protocol : str or Protocol, default="cohort1"
-        A preset (which also sets the field strength) or any protocol with echo times.
+        A preset (which also sets the field strength), by name or as a protocol, or any protocol with echo times.
     n_patients : int, default=16
-        Number of patients. Patient k is the same whatever this number is.
+        Number of patients. Patient k is the same whatever this number is, its name (``…p01``, ``…p100``) too.
     difficulty : {"mixed", "easy"}, default="mixed"
         ``"mixed"``: five types of tumor, large variation between patients, SNR 30. ``"easy"``: one
         type, half that variation, SNR 60.
@@ -112,13 +112,16 @@ def simulate_cohort(
     liver, at the lowest b and shortest TE, over `snr`; where no liver is seen it is that of the patient's liver at the
     median gain inside the body. Artifacts change signals and leave true maps as they are.
     """
-    field = _PRESET_FIELD.get(protocol, 1.5) if field is None and isinstance(protocol, str) else field or 1.5
     if isinstance(protocol, str):
         protocol = Protocol.preset(protocol)
+    _check_protocol(protocol)
+    if field is None:
+        field = next((tesla for preset, tesla in _PRESET_FIELD.items() if protocol == Protocol.preset(preset)), 1.5)
     name = name or protocol.name or "synthetic"
     if difficulty not in _DIFFICULTIES:
         msg = f"difficulty must be one of {', '.join(_DIFFICULTIES)}, not {difficulty!r}"
         raise ValueError(msg)
+    _check_number("n_patients", n_patients, integer=True)
     if n_patients < 1:
         msg = f"a cohort needs at least one patient, not {n_patients}"
         raise ValueError(msg)
@@ -135,8 +138,7 @@ def simulate_cohort(
     }
     seed = seed_from(random_state)
     streams = seed_for(seed, "cohort", name).spawn(n_patients)
-    width = max(2, len(str(n_patients)))
-    patients = [f"{name}p{k:0{width}d}" for k in range(1, n_patients + 1)]
+    patients = [f"{name}p{k:02d}" for k in range(1, n_patients + 1)]
     scans = _simulate(protocol, patients, streams, {**options, "cohort": name}, n_jobs)
     simulation = {
         "difficulty": difficulty,
@@ -356,9 +358,15 @@ def _check(
     artifacts: Sequence[str] | Mapping[str, float] | None,
 ) -> None:
     table = tissue_table()
-    if protocol.te is None:
-        msg = "synthetic patients need a protocol with echo times; give it te (ms)"
+    _check_protocol(protocol)
+    if np.ndim(shape) != 1:
+        msg = f"shape must be three numbers of voxels, such as (48, 48, 8), not {shape!r}"
         raise ValueError(msg)
+    for n in shape:
+        _check_number("shape", n, integer=True)
+    numbers = {"snr": snr, "latent_corr": latent_corr, "gain_variation": gain_variation, "field": field}
+    for name, value in (numbers | {"patient_variation": patient_variation}).items():
+        _check_number(name, value)
     if len(shape) != 3 or any(n < least for n, least in zip(shape, _SMALLEST_SHAPE, strict=True)):
         msg = f"shape must be three numbers of at least {_SMALLEST_SHAPE}, not {shape}"
         raise ValueError(msg)
@@ -381,3 +389,19 @@ def _check(
             raise ValueError(msg)
     draw_template(template, np.random.default_rng(0))
     artifact_strengths(artifacts)
+
+
+def _check_protocol(protocol: object) -> None:
+    if not isinstance(protocol, Protocol):
+        msg = f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}"
+        raise TypeError(msg)
+    if protocol.te is None:
+        msg = "synthetic patients need a protocol with echo times; give it te (ms)"
+        raise ValueError(msg)
+
+
+def _check_number(name: str, value: object, *, integer: bool = False) -> None:
+    kinds = int | np.integer if integer else int | float | np.integer | np.floating
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        msg = f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} ({type(value).__name__})"
+        raise TypeError(msg)

@@ -1,6 +1,7 @@
 """Synthetic patients: known truth, honest noise, streams that do not depend on each other."""
 
 import csv
+import json
 import re
 from importlib import resources
 
@@ -25,6 +26,31 @@ def test_a_patient_does_not_depend_on_how_many_others_there_are(cohort):
     for one, other in zip(cohort, more, strict=False):
         assert one.patient == other.patient
         assert one.signal.tobytes() == other.signal.tobytes()
+
+
+def test_a_patient_keeps_its_name_and_drawn_voxels_in_a_cohort_of_hundreds():
+    options = {"shape": (12, 12, 2), "random_state": 0}
+    few, many = simulate_cohort("cohort1", 2, **options), simulate_cohort("cohort1", 101, **options)
+    assert many.patients[:2] == few.patients
+    assert many.patients[98:] == ("cohort1p99", "cohort1p100", "cohort1p101")
+    drawn = [cohort.arrays(mask="body", max_voxels=3, random_state=0).X[:6] for cohort in (few, many)]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_preset_is_the_same_by_name_and_as_a_protocol():
+    preset = Protocol.preset("cohort2")
+    by_name, as_protocol = (simulate_cohort(one, 1, shape=SMALL, random_state=0) for one in ("cohort2", preset))
+    assert as_protocol.simulation == by_name.simulation
+    np.testing.assert_array_equal(as_protocol.scans[0].signal, by_name.scans[0].signal)
+    unnamed = simulate_cohort(Protocol(preset.b, preset.te), 1, shape=SMALL, random_state=0)
+    assert unnamed.simulation["field"] == 3.0
+    assert simulate_cohort(preset, 1, shape=SMALL, field=1.5).simulation["field"] == 1.5
+    assert simulate_cohort(preset.take(range(20)), 1, shape=SMALL).simulation["field"] == 1.5
+
+
+def test_numbers_of_numpy_are_told_as_plain_ones():
+    cohort = simulate_cohort("cohort1", 1, shape=SMALL, gain_variation=np.float32(0.25), field=np.int64(3))
+    assert json.loads(json.dumps(cohort.simulation)) == cohort.simulation
 
 
 def test_patients_do_not_depend_on_the_number_of_processes(cohort):
@@ -271,8 +297,16 @@ def test_every_row_of_the_tissue_table_has_its_source():
         ({"protocol": Protocol([0, 100])}, "echo times"),
         ({"protocol": "cohort3"}, "cohort1, cohort2"),
         ({"random_state": -1}, "negative"),
+        ({"field": 0}, "1.5, 3 T, not 0"),
+        ({"field": "3"}, "field must be a number, not '3'"),
+        ({"snr": "30"}, "snr must be a number"),
+        ({"shape": 16}, "three numbers of voxels"),
+        ({"shape": (16.0, 16.0, 3.0)}, "whole number"),
+        ({"n_patients": 2.0}, "n_patients must be a whole number"),
+        ({"protocol": None}, "cohort1, cohort2, not None"),
+        ({"artifacts": {"shift": "a"}}, "between 0 and 4"),
     ],
 )
 def test_impossible_cohorts_are_refused_with_the_remedy(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         simulate_cohort(**{"n_patients": 1, "shape": SMALL, **arguments})
