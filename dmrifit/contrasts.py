@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,19 +68,30 @@ def rank_contrasts_by_prediction(
     Raises
     ------
     ValueError
-        If there are fewer than two patients, a scan lacks a contrast, or nothing is left to take.
+        If there are fewer than two patients with a voxel whose signals can be divided by (finite and positive in every
+        contrast), a scan lacks a contrast, or nothing is left to take. Patients without such a voxel are left out with
+        a warning.
     """
     first = cohort.scans[0].protocol
     protocol = first if target is None else target if isinstance(target, Protocol) else first.take(target)
     table = cohort.arrays(protocol, protocol, mask=train_mask, max_voxels=max_voxels, random_state=random_state)
     held_out = cohort.arrays(protocol, protocol, mask=score_mask)
-    patients = [patient for patient in dict.fromkeys(held_out.groups) if (table.groups != patient).any()]
+    usable = np.isfinite(held_out.Y).all(axis=1) & (held_out.Y > 0).all(axis=1)
+    others = table.groups[np.isfinite(table.Y).all(axis=1)]
+    patients = [patient for patient in dict.fromkeys(held_out.groups[usable]) if (others != patient).any()]
     if len(patients) < 2:
         msg = (
-            f"leaving one patient out needs two with voxels in the {score_mask} mask; cohort {cohort.name!r} has "
-            f"{len(patients)}"
+            f"leaving one patient out needs two with voxels in the {score_mask} mask whose signals are finite and "
+            f"positive; cohort {cohort.name!r} has {len(patients)}"
         )
         raise ValueError(msg)
+    left_out = [str(patient) for patient in dict.fromkeys(held_out.groups) if patient not in patients]
+    if left_out:
+        warnings.warn(
+            f"cohort {cohort.name!r}: {', '.join(left_out)} left out of the errors: no voxel of the {score_mask} mask "
+            "has finite and positive signals in every contrast",
+            stacklevel=2,
+        )
     folds = [_Fold(table, held_out, patient) for patient in patients]
     taken, left = start_of(protocol, protocol.clinical() if start is None else start, n)
     errors = np.array([fold.errors([taken])[0] for fold in folds])  # patients × contrasts

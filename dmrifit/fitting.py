@@ -329,6 +329,25 @@ def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel
     if not (np.issubdtype(signals.dtype, np.floating) or np.issubdtype(signals.dtype, np.integer)):
         msg = f"signals must be real numbers (magnitudes), not {signals.dtype}"
         raise ValueError(msg)
+    check_echo_times(protocol, model)
+
+
+def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
+    """
+    Refuse a protocol whose echo times a model cannot explain.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The measurements.
+    model : SignalModel
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If the model needs echo times and there are none, or knows no relaxation and there are several.
+    """
     if model.needs_te and protocol.te is None:
         msg = f"model {model.name} needs echo times, and the protocol has none; give te in ms"
         raise ValueError(msg)

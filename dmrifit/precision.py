@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.contrasts import Step, order_table, start_of
+from dmrifit.fitting import check_echo_times
 from dmrifit.mapping import resolve_model
 from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
@@ -115,7 +116,8 @@ def protocol_precision(
     Raises
     ------
     ValueError
-        If shapes, names or units do not fit together, or sigma is not positive.
+        If shapes, names or units do not fit together, sigma is not positive, the echo times are not such that the
+        model can be fitted, or its signal has no finite derivative.
 
     Notes
     -----
@@ -196,7 +198,8 @@ def rank_contrasts(
         How many contrasts to take; all by default.
     prior : float, mapping of str to float or array_like of shape (n_parameters,), optional
         What is known before: one number, as a share of each parameter's value, or standard deviations in their units.
-        By default 1: weak, and enough to tell contrasts apart while there are fewer than parameters.
+        By default 1: weak, and enough to tell contrasts apart while there are fewer than parameters. With a much
+        weaker one (a hundred times), `start` has to determine the parameters.
     fixed : sequence of str, default=()
         Parameters that are known and not estimated.
     noise : {"gaussian", "rician"}, default="gaussian"
@@ -213,7 +216,9 @@ def rank_contrasts(
     Raises
     ------
     ValueError
-        If shapes, names or units do not fit together, the criterion is unknown, or nothing is left to take.
+        If shapes, names or units do not fit together, the criterion is unknown, nothing is left to take, the echo
+        times are not such that the model can be fitted, its signal has no finite derivative, or the prior is so weak
+        that some choice of contrasts does not determine the parameters.
 
     References
     ----------
@@ -235,11 +240,11 @@ def rank_contrasts(
     taken, left = start_of(protocol, start, n)
     information = np.einsum("smi,smj->sij", rows[:, taken], rows[:, taken])
     information[:, np.arange(len(names)), np.arange(len(names))] += weights**2
-    score, cv = _judge(information[None], criterion)
+    score, cv = _judge(information[None], criterion, names)
     steps = [Step(-1, score[0], np.nan, cv[0])]
     for _ in range(n or len(left)):
         each = information + np.einsum("smi,smj->msij", rows[:, left], rows[:, left])
-        score, cv = _judge(each, criterion)
+        score, cv = _judge(each, criterion, names)
         best = int(np.argmin(score))
         steps.append(Step(left.pop(best), score[best], steps[-1].score - score[best], cv[best]))
         information = each[best]
@@ -253,8 +258,17 @@ def _information_rows(
     if noise not in NOISES:
         msg = f"noise must be 'gaussian' or 'rician', not {noise!r}"
         raise ValueError(msg)
+    check_echo_times(protocol, model)
     level = _noise(sigma, len(values))[:, None]
-    rows = signal_jacobian(model, values, protocol) / level[:, :, None]
+    with np.errstate(all="ignore"):
+        rows = signal_jacobian(model, values, protocol) / level[:, :, None]
+    if not np.isfinite(rows).all():
+        at, _, column = np.argwhere(~np.isfinite(rows))[0]
+        msg = (
+            f"the signal of model {model.name} has no finite derivative by {model.names[column]} in set {at}, where "
+            f"it is {values[at, column]:g}; give a value inside its bounds, away from 0"
+        )
+        raise ValueError(msg)
     if noise == "rician":
         rows *= np.sqrt(_rician_share(np.abs(model.signal(values, protocol)) / level))[:, :, None]
     return rows
@@ -273,8 +287,23 @@ def _rician_share(snr: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(snr < _LARGEST_SNR, np.interp(snr, at[:, 0], share), 1 - 0.5 / strong**2)
 
 
-def _judge(information: NDArray[np.float64], criterion: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _judge(
+    information: NDArray[np.float64], criterion: str, names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Score candidates (first axis) by the information on each set (second): score, and root mean square CVs."""
+    known = np.diagonal(information, axis1=-2, axis2=-1)
+    length = np.sqrt(np.where(known > _SMALLEST, known, 1.0))
+    values, axes = np.linalg.eigh(information / (length[..., :, None] * length[..., None, :]))
+    inflation = (axes**2 / np.maximum(values, _SMALLEST)[..., None, :]).sum(axis=-1)
+    unknown = (known <= _SMALLEST) | ~(inflation <= _LARGEST_INFLATION)
+    if unknown.any():
+        which = [name for name, one in zip(names, unknown.any(axis=(0, 1)), strict=True) if one]
+        msg = (
+            f"some choice of contrasts does not determine {', '.join(which)} with so weak a prior; give a stronger one "
+            "(prior=1, the default, is the size of each parameter), contrasts that determine them (start=), or values "
+            "that are known (fixed=)"
+        )
+        raise ValueError(msg)
     covariance = np.linalg.inv(information)
     variances = np.diagonal(covariance, axis1=-2, axis2=-1)
     cv = np.sqrt(variances.mean(axis=1))

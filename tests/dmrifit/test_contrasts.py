@@ -1,6 +1,7 @@
 """Orders of contrasts by prediction: the errors are those of a regression written plainly."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
@@ -63,3 +64,25 @@ def test_a_contrast_that_holds_the_others_is_taken_first():
 def test_a_single_patient_cannot_be_left_out(cohort):
     with pytest.raises(ValueError, match="needs two"):
         rank_contrasts_by_prediction(Cohort(cohort.scans[:1], "one"))
+
+
+def with_one_voxel_of_tumor(scan, value):
+    """Leave a tumor of one voxel, with one signal that no relative error can be made of."""
+    lesion, signal = np.zeros(scan.shape, bool), scan.signal.copy()
+    voxel = tuple(np.argwhere(scan.lesion)[0])
+    lesion[voxel], signal[(*voxel, 20)] = True, value
+    return type(scan)(scan.patient, signal, scan.protocol, scan.mask, scan.affine, lesion=lesion)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_patient_without_a_usable_voxel_is_named_and_left_out_of_the_errors(cohort, value):
+    first, *others = cohort.scans
+    spoiled = with_one_voxel_of_tumor(first, value)
+    with pytest.warns(UserWarning, match="cohort1p01 left out of the errors"):
+        table = rank_contrasts_by_prediction(Cohort([spoiled, *others], "c"), n=2, random_state=0)
+    without = type(first)(first.patient, spoiled.signal, first.protocol, first.mask, first.affine)
+    expected = rank_contrasts_by_prediction(Cohort([without, *others], "c"), n=2, random_state=0)
+    pd.testing.assert_frame_equal(table, expected)
+    assert np.isfinite(table["error"]).all()
+    with pytest.raises(ValueError, match=r"needs two .* finite and positive; cohort 'c' has 1"):
+        rank_contrasts_by_prediction(Cohort([spoiled, others[0]], "c"), n=2, random_state=0)

@@ -277,3 +277,31 @@ def test_impossible_questions_are_refused(changed, message):
 def test_impossible_rankings_are_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         rank_contrasts(**{**SETS, **changed})
+
+
+@pytest.mark.parametrize(
+    ("prior", "which"), [(np.inf, "S0, f"), (1e9, "S0, f"), ({"T2t": np.inf}, "T2t with"), ([np.inf] * 7, "S0, f")]
+)
+@pytest.mark.parametrize("criterion", ["A", "D"])
+def test_too_weak_a_prior_is_told_what_to_do(prior, which, criterion):
+    with pytest.raises(ValueError, match=rf"does not determine {which}.*prior=1, .*start=.*fixed="):
+        rank_contrasts(**SETS, prior=prior, criterion=criterion)
+
+
+def test_no_prior_is_needed_where_the_start_determines_the_parameters():
+    start = [i for i in range(21) if i not in (6, 20)]
+    table = rank_contrasts(**SETS, prior=np.inf, start=start)
+    bound = protocol_precision(**SETS)
+    np.testing.assert_allclose(table.filter(like="cv_").iloc[-1], bound["cv"], rtol=1e-6)
+
+
+def test_a_point_without_derivatives_is_named():
+    with pytest.raises(ValueError, match="no finite derivative by T2t in set 1, where it is 0"):
+        protocol_precision(**{**SETS, "parameters": np.array([TUMOR, [*TUMOR[:-1], 0.0]])})
+
+
+def test_protocols_that_a_model_cannot_be_fitted_to_have_no_bound():
+    for function in (protocol_precision, rank_contrasts):
+        with pytest.raises(ValueError, match=r"adc knows no relaxation.*93, 105, 120 ms; take the measurements"):
+            function(COHORT1, "adc", [1.0, 1.0], 0.02)
+    assert protocol_precision(COHORT1.take(range(7)), "adc", [1.0, 1.0], 0.02)["cv"].max() < 0.1
