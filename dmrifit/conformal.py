@@ -77,6 +77,22 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     feature_names_in_ : ndarray of str
         Column names of X, when fitted to a data frame.
 
+    Notes
+    -----
+    Measured with linear regression on simulated mixed cohorts of 16 patients (both presets, seeds 7001
+    to 7003), each patient held out in turn, calibrated and tested in the body or in tumors: the mean
+    coverage of each parameter in each cohort is 0.86 to 0.93. The worst patient of all has 0.69 in the
+    body and 0.10 in tumors (S0, a tumor unlike the other fifteen). Widths relative to the interval of a
+    constant, mean over the six parameters but S0, are 0.71 (tumors) and 0.78 (body) for signals to
+    signals, 0.78 and 0.79 for maps to maps; Dt 0.52 to 0.57, T2v 0.95 to 0.98, because its reference lies
+    at a bound in most voxels. The interval of S0 is wider than a constant's, but for signals to signals
+    in tumors: 1.0 to 1.4.
+
+    Tried and left: errors that do not depend on the voxel (as well covered, T2v always covers
+    everything, wider for f and Dv), a forest for errors of either sign (0.92 covered in tumors, wider),
+    logarithms of S0 (much wider), the interval of the constant where it is narrower (S0 covered in 0.84
+    of tumors), and quantiles raised by one patient in the number of patients (0.96 covered).
+
     References
     ----------
     Vovk, Ann Math Artif Intell 74:9–28, 2015 (cross-conformal prediction); Lei et al., J Am Stat Assoc

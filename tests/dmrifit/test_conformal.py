@@ -213,8 +213,11 @@ def test_held_out_patients_of_a_mixed_cohort_are_covered(strategy, seed):
         estimator = strategy("LR", source=voxels.source, target=voxels.target)
         fitted = ConformalIntervals(estimator, random_state=0)
         fitted.fit(voxels.X[train], voxels.Y[train], voxels.groups[train], reference_maps=maps[train])
-        low, high = np.moveaxis(fitted.predict_interval(voxels.X[test]), 2, 0)
+        intervals = fitted.predict_interval(voxels.X[test])
+        low, high = np.moveaxis(intervals, 2, 0)
         covered.append(np.mean((low <= maps[test]) & (maps[test] <= high), axis=0))
+        found = coverage_table(intervals, maps[test], voxels.groups[test], names=NAMES)
+        np.testing.assert_allclose(found["coverage"], covered[-1])
         width.append(np.mean(high - low, axis=0))
         _, member, count = np.unique(voxels.groups[train], return_inverse=True, return_counts=True)
         ends = np.quantile(
@@ -224,7 +227,6 @@ def test_held_out_patients_of_a_mixed_cohort_are_covered(strategy, seed):
     assert np.all(np.abs(np.mean(covered, axis=0) - 0.9) < 0.05)
     ratio = np.mean(width, axis=0) / np.mean(constant, axis=0)
     assert ratio.mean() < 0.9
-    assert np.min(covered) > 0.2
 
 
 class TestBadInput:
