@@ -1,0 +1,527 @@
+"""What a voxel is placed in: the tumor, where it lies, and what to stay away from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.images import Image, describe_sources, image_name, load_image, values_of
+from dmrifit.masks import MASK_THRESHOLD, check_same_grid
+from placement.voxel import MM3_PER_ML, Voxel
+
+__all__ = ["Labels", "Scene"]
+
+Labels: TypeAlias = int | Sequence[int]
+
+#: Files that scale labels give them back with an error of single precision.
+LABEL_TOLERANCE = 1e-4
+
+#: Above this ratio of the longest to the shortest edge of an image voxel, an affine is more likely wrong than true.
+LARGEST_EDGE_RATIO = 10.0
+
+
+class Scene:
+    """
+    A tumor on the grid of an image, with regions to stay away from.
+
+    Parameters
+    ----------
+    tumor : array_like of shape (x, y, z)
+        A mask of two values (False and True, or 0 and one number), probabilities from 0 to 1, or whole numbers as
+        labels of which `include` names those to measure. A last dimension of length 1 is dropped.
+    affine : array_like of shape (4, 4)
+        From voxel indices to mm, RAS+ as in NIfTI. Oblique, flipped, sheared and anisotropic ones are fine.
+    include : int or sequence of int, default=None
+        Labels that count as tumor, such as ``(3, 4)`` for the solid part in BraTS. Needed where `tumor` has several.
+    exclude : int, sequence of int, array_like, sequence of array_like or mapping, default=None
+        What no voxel may touch: labels of `tumor`, such as necrosis; masks on the grid of `tumor` (True, or above
+        0.5), such as ventricles; or a mapping from names to either.
+    exclude_margin : float or mapping of str to float, default=0.0
+        How far the voxel's faces must stay away from what is excluded, in mm; by name, where regions differ.
+    image : array_like of shape (x, y, z, ...), default=None
+        The image that the tumor was drawn on, for figures and for networks.
+    name : str, default=""
+        What messages and tables call the case.
+
+    Attributes
+    ----------
+    affine : ndarray of shape (4, 4)
+        As given.
+    shape : tuple of 3 int
+        Numbers of voxels of the image.
+    origin : tuple of 3 int
+        Index of the first voxel of `occupancy` in the image.
+    occupancy : ndarray of float32, shape (a, b, c)
+        How much of each image voxel is tumor, cropped to where there is any.
+    image, name
+        As given.
+
+    Raises
+    ------
+    ValueError
+        If there is no tumor or all of it is excluded, labels are not named or not there, a value is not finite or
+        neither a label nor a probability, the affine places no voxels, a mask is on another grid, or a margin is
+        negative.
+
+    Warns
+    -----
+    UserWarning
+        If edges of image voxels differ more than tenfold.
+    """
+
+    def __init__(
+        self,
+        tumor: ArrayLike,
+        affine: ArrayLike,
+        *,
+        include: Labels | None = None,
+        exclude: Any = None,
+        exclude_margin: float | Mapping[str, float] = 0.0,
+        image: ArrayLike | None = None,
+        name: str = "",
+    ) -> None:
+        self.name = name
+        self.affine = _checked_affine(affine, self._title)
+        values = _volume(tumor, f"the tumor of {self._title}")
+        self.shape: tuple[int, int, int] = values.shape
+        self.image = self._checked_image(image)
+        low, crop = _cropped(values)
+        wanted, labels, values_named = _read_values(crop, include, self._title)
+        names = _named(exclude)
+        self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
+        for key, region in names.items():
+            self._forbidden[key] = self._region(key, region, low, crop, labels, values_named)
+        self.margins = _margins(exclude_margin, list(names))
+        inner, occupancy = _cropped(wanted)
+        self.origin = _shifted(inner, low)
+        self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
+        self.occupancy.flags.writeable = False
+        if not self.occupancy.any():
+            msg = f"{self._title}: no voxel is tumor; check the mask{'' if include is None else f' and {include=}'}"
+            raise ValueError(msg)
+        if self._forbidden and not (self.occupancy * ~self.forbidden_in(self.origin, self.occupancy.shape)).any():
+            msg = f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
+            raise ValueError(msg)
+        self.sources: dict[str, dict[str, str]] = {}
+
+    def __repr__(self) -> str:
+        return f"Scene({self.name!r}, shape={self.shape}, tumor_volume={self.tumor_volume:.3g} mL)"
+
+    @classmethod
+    def read(
+        cls,
+        tumor: Image,
+        exclude: Any = None,
+        image: Image | None = None,
+        *,
+        include: Labels | None = None,
+        exclude_margin: float | Mapping[str, float] = 0.0,
+        name: str | None = None,
+    ) -> Scene:
+        """
+        Read a scene from NIfTI files.
+
+        Parameters
+        ----------
+        tumor : path or Nifti1Image
+            The mask, probabilities or labels.
+        exclude : path, Nifti1Image, int, sequence of int, sequence or mapping of these, default=None
+            As for the constructor, with files in place of arrays.
+        image : path or Nifti1Image, default=None
+            The image that the tumor was drawn on.
+        include : int or sequence of int, default=None
+            As for the constructor.
+        exclude_margin : float or mapping of str to float, default=0.0
+            In mm, as for the constructor.
+        name : str, default=None
+            What messages call the case; by default, the name of the file of the tumor.
+
+        Returns
+        -------
+        Scene
+            With the digests of its files in ``sources``.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If a file is no NIfTI image or damaged, grids differ, or as for the constructor.
+
+        Warns
+        -----
+        UserWarning
+            If the two affines that a NIfTI header can hold differ; its sform is used then.
+        """
+        loaded = load_image(tumor)
+        title = image_name(tumor)
+        _warn_of_two_affines(loaded, title)
+
+        def values(one: Any) -> NDArray:
+            other = load_image(one)
+            check_same_grid(
+                other.shape[:3],
+                other.affine,
+                loaded.shape[:3],
+                loaded.affine,
+                name=image_name(one),
+                reference_name=title,
+            )
+            return values_of(other, image_name(one))
+
+        regions = {
+            key: region if _are_labels(region) else values(region) for key, region in _named(exclude).items()
+        } or None
+        scene = cls(
+            values_of(loaded, title),
+            loaded.affine,
+            include=include,
+            exclude=regions,
+            exclude_margin=exclude_margin,
+            image=None if image is None else values(image),
+            name=title if name is None else name,
+        )
+        files = [one for one in _named(exclude).values() if not _are_labels(one)]
+        scene.sources = describe_sources(Tumor=tumor, Exclude=files, Image=image)
+        return scene
+
+    @property
+    def _title(self) -> str:
+        return self.name or "the scene"
+
+    @property
+    def tumor(self) -> NDArray[np.float32]:
+        """How much of each image voxel is tumor, on the whole grid: shape (x, y, z), made anew at each call."""
+        whole = np.zeros(self.shape, dtype=np.float32)
+        whole[_window(self.origin, self.occupancy.shape)] = self.occupancy
+        return whole
+
+    @property
+    def forbidden(self) -> dict[str, NDArray[np.bool_]]:
+        """Masks of what is excluded, by name, without margins, on the whole grid; made anew at each call."""
+        return {key: self._whole(key) for key in self._forbidden}
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of an image voxel in mL."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / MM3_PER_ML
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """Lengths of the edges of an image voxel in mm: shape (3,)."""
+        return np.sqrt(np.sum(self.affine[:3, :3] ** 2, axis=0))
+
+    @property
+    def tumor_volume(self) -> float:
+        """Volume of the tumor in mL; probabilities count as parts."""
+        return float(self.occupancy.sum(dtype=np.float64)) * self.voxel_volume
+
+    @cached_property
+    def centroid(self) -> NDArray[np.float64]:
+        """Center of mass of the tumor in mm, RAS+: shape (3,)."""
+        weights = self.occupancy.astype(np.float64)
+        total = weights.sum()
+        index = []
+        for axis in range(3):
+            others = tuple(a for a in range(3) if a != axis)
+            index.append(weights.sum(axis=others) @ np.arange(weights.shape[axis]) / total)
+        return self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3]
+
+    @property
+    def touches_border(self) -> bool:
+        """Whether the tumor reaches the border of the image, so that some of it may be missing."""
+        ends = np.add(self.origin, self.occupancy.shape)
+        return bool((np.array(self.origin) == 0).any() or (ends == self.shape).any())
+
+    @cached_property
+    def _components(self) -> tuple[NDArray[np.int32], int]:
+        from scipy.ndimage import label
+
+        inside = self.occupancy > MASK_THRESHOLD
+        labels, n = label(inside if inside.any() else self.occupancy > 0, structure=np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
+        rank = np.zeros(n + 1, dtype=np.int32)
+        rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, n + 1)
+        return rank[labels], n
+
+    @property
+    def component_volumes(self) -> NDArray[np.float64]:
+        """Volumes of the tumor's connected parts in mL, largest first: voxels that share a corner are connected."""
+        labels, n = self._components
+        weights = np.bincount(labels.ravel(), self.occupancy.ravel().astype(np.float64), minlength=n + 1)
+        return weights[1:] * self.voxel_volume
+
+    def component(self, voxel: Voxel) -> int:
+        """
+        Find the part of the tumor that a voxel holds most of.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+
+        Returns
+        -------
+        int
+            Number of the part in the order of `component_volumes`, counted from 0; -1 if it holds none.
+        """
+        labels, n = self._components
+        shift = self.affine.copy()
+        shift[:3, 3] += self.affine[:3, :3] @ np.array(self.origin, dtype=np.float64)
+        found = np.bincount(labels[voxel.mask(labels.shape, shift)], minlength=n + 1)[1:]
+        return int(found.argmax()) if found.any() else -1
+
+    def holds(self, voxel: Voxel) -> bool:
+        """
+        Tell whether a voxel lies within the image.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+
+        Returns
+        -------
+        bool
+            Whether all its corners do, up to the outer faces of the outermost image voxels.
+        """
+        inverse = np.linalg.inv(self.affine)
+        index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        return bool((index >= -0.5 - 1e-9).all() and (index <= np.array(self.shape) - 0.5 + 1e-9).all())
+
+    def forbidden_in(
+        self, origin: Sequence[int], shape: Sequence[int], *, margin: float | None = None
+    ) -> NDArray[np.bool_]:
+        """
+        Give what is excluded within a part of the grid, without margins.
+
+        Parameters
+        ----------
+        origin : sequence of 3 int
+            Index of its first voxel; may lie outside the image.
+        shape : sequence of 3 int
+            Numbers of voxels.
+        margin : float, default=None
+            Only regions of this margin; all by default.
+
+        Returns
+        -------
+        ndarray of bool, of the shape given
+            Union of the regions.
+        """
+        out = np.zeros(tuple(shape), dtype=bool)
+        for key, (low, region) in self._forbidden.items():
+            if margin is not None and self.margins[key] != margin:
+                continue
+            first = np.maximum(np.array(low), origin)
+            last = np.minimum(np.add(low, region.shape), np.add(origin, shape))
+            if (last > first).all():
+                to = _window(first - np.array(origin), last - first)
+                out[to] |= region[_window(first - np.array(low), last - first)]
+        return out
+
+    def _whole(self, key: str) -> NDArray[np.bool_]:
+        low, region = self._forbidden[key]
+        whole = np.zeros(self.shape, dtype=bool)
+        whole[_window(low, region.shape)] = region
+        return whole
+
+    def _checked_image(self, image: ArrayLike | None) -> NDArray | None:
+        if image is None:
+            return None
+        array = np.asarray(image)
+        if array.shape[:3] != self.shape:
+            msg = (
+                f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; resample one to the "
+                "grid of the other"
+            )
+            raise ValueError(msg)
+        return array
+
+    def _region(
+        self,
+        key: str,
+        region: Any,
+        low: tuple[int, int, int],
+        crop: NDArray,
+        included: tuple[int, ...],
+        present: tuple[int, ...],
+    ) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+        """Find the voxels of a region to stay away from, cropped to where there are any."""
+        if _are_labels(region):
+            labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
+            if set(labels) & set(included):
+                msg = f"{self._title}: labels {sorted(set(labels) & set(included))} are included and excluded at once"
+                raise ValueError(msg)
+            if not present:
+                msg = f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask"
+                raise ValueError(msg)
+            inner, found = _cropped(np.isin(np.rint(crop), labels))
+            return _shifted(inner, low), found
+        values = _volume(region, f"{key} of {self._title}")
+        if values.shape != self.shape:
+            msg = f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; resample one to the other"
+            raise ValueError(msg)
+        inner, found = _cropped(values)
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            msg = f"{self._title}: {key} holds values that are not finite; set them to 0 or 1"
+            raise ValueError(msg)
+        return inner, np.ascontiguousarray(found > MASK_THRESHOLD if found.dtype != bool else found)
+
+
+def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
+    matrix = np.array(affine, dtype=np.float64)
+    sound = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.allclose(matrix[3], (0, 0, 0, 1))
+    if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(np.linalg.norm(matrix[:3, :3], axis=0)):
+        msg = (
+            f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, of shape (4, 4), with "
+            "three independent axes and the last row 0 0 0 1"
+        )
+        raise ValueError(msg)
+    edges = np.linalg.norm(matrix[:3, :3], axis=0)
+    if edges.min() == 0:
+        msg = f"{title} has an affine with an axis of length 0: {matrix.tolist()}"
+        raise ValueError(msg)
+    if edges.max() > LARGEST_EDGE_RATIO * edges.min():
+        warnings.warn(
+            f"{title} has image voxels of {edges.round(3).tolist()} mm; check the affine", UserWarning, stacklevel=3
+        )
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _volume(values: ArrayLike, what: str) -> NDArray:
+    array = np.asarray(values)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or array.dtype.kind not in "biuf":
+        msg = f"{what} must be a volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}"
+        raise ValueError(msg)
+    return array
+
+
+def _window(low: Any, shape: Any) -> tuple[slice, ...]:
+    return tuple(slice(int(a), int(a) + int(n)) for a, n in zip(low, shape, strict=True))
+
+
+def _shifted(low: tuple[int, int, int], by: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (low[0] + by[0], low[1] + by[1], low[2] + by[2])
+
+
+def _cropped(values: NDArray) -> tuple[tuple[int, int, int], NDArray]:
+    """Cut out the bounding box of what is not 0, slab by slab, so that no copy of a large volume is made."""
+    sides = [np.zeros(n, dtype=bool) for n in values.shape]
+    for i, plane in enumerate(values):
+        inside = plane != 0
+        if inside.any():
+            sides[0][i] = True
+            sides[1] |= inside.any(axis=1)
+            sides[2] |= inside.any(axis=0)
+    if not sides[0].any():
+        return (0, 0, 0), values[:1, :1, :1] != 0
+    ends = [np.flatnonzero(side)[[0, -1]] for side in sides]
+    low = (int(ends[0][0]), int(ends[1][0]), int(ends[2][0]))
+    return low, values[tuple(slice(int(a), int(b) + 1) for a, b in ends)]
+
+
+def _read_values(crop: NDArray, include: Labels | None, title: str) -> tuple[NDArray, tuple[int, ...], tuple[int, ...]]:
+    """Turn values into parts of tumor; with them, the labels that count as tumor and all labels that are there."""
+    if crop.dtype == bool:
+        if include is not None:
+            msg = f"{title}: the tumor is a mask of True and False, which has no labels to include ({include=})"
+            raise ValueError(msg)
+        return crop, (), ()
+    if not np.isfinite(crop).all():
+        msg = f"{title}: the tumor holds values that are not finite; set them to 0"
+        raise ValueError(msg)
+    whole = np.rint(crop)
+    if crop.dtype.kind == "f" and (np.abs(crop - whole) > LABEL_TOLERANCE).any():
+        if include is not None or crop.min() < 0 or crop.max() > 1 + LABEL_TOLERANCE:
+            msg = (
+                f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of them fractions; "
+                "give probabilities from 0 to 1, or labels as whole numbers"
+            )
+            raise ValueError(msg)
+        return np.minimum(crop, 1), (), ()
+    present = tuple(int(label) for label in np.unique(whole) if label != 0)
+    if include is None:
+        if len(present) > 1:
+            msg = f"{title}: the tumor has the labels {list(present)}; name those to measure: include={present[-1]}"
+            raise ValueError(msg)
+        return whole != 0, present, present
+    labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
+    wanted = np.isin(whole, labels)
+    if not wanted.any():
+        msg = f"{title}: none of the labels {list(labels)} is there; the tumor has {list(present) or 'no label'}"
+        raise ValueError(msg)
+    return wanted, labels, present
+
+
+def _are_labels(region: Any) -> bool:
+    """Tell labels from masks and files."""
+    if isinstance(region, bool | str) or hasattr(region, "affine"):
+        return False
+    if isinstance(region, int | np.integer):
+        return True
+    if isinstance(region, np.ndarray):
+        return region.ndim <= 1 and region.dtype.kind in "iu"
+    return isinstance(region, Sequence) and all(
+        isinstance(one, int | np.integer) and not isinstance(one, bool) for one in region
+    )
+
+
+def _named(exclude: Any) -> dict[str, Any]:
+    """Give each region to stay away from a name."""
+    if exclude is None:
+        return {}
+    if isinstance(exclude, Mapping):
+        return {str(key): region for key, region in exclude.items() if region is not None}
+    if _are_labels(exclude):
+        return {f"label {label}": int(label) for label in np.atleast_1d(np.asarray(exclude))}
+    if isinstance(exclude, list | tuple) and not _is_nested_volume(exclude):
+        return {f"region {n}": region for n, region in enumerate(exclude, start=1)}
+    return {"exclude": exclude}
+
+
+def _is_nested_volume(values: Any) -> bool:
+    return not any(isinstance(one, np.ndarray | str) or hasattr(one, "affine") for one in values) and all(
+        isinstance(one, list | tuple) for one in values
+    )
+
+
+def _margins(margin: float | Mapping[str, float], names: list[str]) -> dict[str, float]:
+    if isinstance(margin, Mapping):
+        unknown = sorted(set(margin) - set(names))
+        if unknown:
+            msg = f"exclude_margin names {unknown}, which are not among the excluded regions {names}"
+            raise ValueError(msg)
+        margins = {name: float(margin.get(name, 0.0)) for name in names}
+        values: Iterator[float] = iter(margins.values())
+    else:
+        margins = dict.fromkeys(names, float(margin))
+        values = iter([float(margin)])
+    for value in values:
+        if not (np.isfinite(value) and value >= 0):
+            msg = f"a margin must be 0 or more mm, got {value}"
+            raise ValueError(msg)
+    return margins
+
+
+def _warn_of_two_affines(loaded: Any, title: str) -> None:
+    sform, code_s = loaded.header.get_sform(coded=True)
+    qform, code_q = loaded.header.get_qform(coded=True)
+    if not (code_s and code_q):
+        return
+    ends = np.array([0, 0, 0, 1.0]), np.array([*(np.array(loaded.shape[:3]) - 1), 1.0])
+    apart = max(float(np.linalg.norm((sform - qform) @ end)) for end in ends)
+    if apart > 0.5:
+        warnings.warn(
+            f"{title}: its sform and qform place voxels up to {apart:.3g} mm apart; the sform is used",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,198 @@
+import nibabel as nib
+import numpy as np
+import pytest
+
+from placement import Scene, Voxel
+
+
+def ball(shape=(30, 32, 28), center=(15, 16, 14), radius=8):
+    return np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - center, axis=-1) <= radius
+
+
+def test_a_scene_keeps_the_tumor_where_it_is():
+    affine = np.array([[-1.0, 0, 0, 20], [0, 2, 0, -30], [0, 0.5, 3, 5], [0, 0, 0, 1]])
+    tumor = ball()
+    scene = Scene(tumor, affine, name="case 7")
+    np.testing.assert_array_equal(scene.tumor, tumor)
+    assert scene.occupancy.shape == (17, 17, 17)
+    assert scene.origin == (7, 8, 6)
+    assert scene.tumor_volume == pytest.approx(tumor.sum() * 6 / 1000)
+    np.testing.assert_allclose(scene.centroid, affine[:3, :3] @ (15, 16, 14) + affine[:3, 3])
+    np.testing.assert_allclose(scene.spacing, [1, np.hypot(2, 0.5), 3])
+    assert "case 7" in repr(scene)
+    assert not scene.touches_border
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("value", [1, 255])
+def test_two_values_are_a_mask_of_any_type(dtype, value):
+    tumor = (ball() * value).astype(np.int32).astype(dtype)
+    np.testing.assert_array_equal(Scene(tumor, np.eye(4)).tumor, ball())
+
+
+def test_probabilities_count_as_parts():
+    tumor = ball() * 0.25
+    scene = Scene(tumor, np.eye(4))
+    assert scene.tumor_volume == pytest.approx(ball().sum() * 0.25 / 1000)
+    np.testing.assert_allclose(scene.tumor, tumor)
+
+
+@pytest.mark.parametrize("scale", [1, 0.9999999])
+def test_included_labels_are_tumor_and_excluded_ones_are_forbidden(scale):
+    labels = ball().astype(np.float32) * 2
+    labels[ball(radius=4)] = 4
+    labels[ball(radius=2)] = 1
+    labels = labels * np.float32(scale)
+    scene = Scene(labels, np.eye(4), include=[4, 2], exclude=1, exclude_margin=2)
+    np.testing.assert_array_equal(scene.tumor, ball() & ~ball(radius=2))
+    np.testing.assert_array_equal(scene.forbidden["label 1"], ball(radius=2))
+    assert scene.margins == {"label 1": 2.0}
+    np.testing.assert_array_equal(Scene(labels, np.eye(4), include=1).tumor, ball(radius=2))
+
+
+def test_masks_to_stay_away_from_have_names_and_margins():
+    wall = np.zeros(ball().shape)
+    wall[:10] = 1
+    corner = np.zeros(ball().shape, bool)
+    corner[20:, 20:, 20:] = True
+    regions = {"skull": wall, "vessel": corner}
+    scene = Scene(ball(), np.eye(4), exclude=regions, exclude_margin={"skull": 3})
+    assert scene.margins == {"skull": 3.0, "vessel": 0.0}
+    np.testing.assert_array_equal(scene.forbidden["skull"], wall > 0)
+    np.testing.assert_array_equal(scene.forbidden["vessel"], corner)
+    union = scene.forbidden_in((-2, 5, 5), (30, 30, 30))
+    np.testing.assert_array_equal(union[2:, :27, :23], ((wall > 0) | corner)[:28, 5:, 5:])
+    assert not union[:2].any()
+    np.testing.assert_array_equal(scene.forbidden_in((0, 0, 0), ball().shape, margin=3.0), wall > 0)
+    assert set(Scene(ball(), np.eye(4), exclude=[wall, corner]).forbidden) == {"region 1", "region 2"}
+    assert set(Scene(ball(), np.eye(4), exclude=wall).forbidden) == {"exclude"}
+
+
+def test_parts_of_a_tumor_are_ordered_by_volume():
+    tumor = ball(radius=3, center=(6, 6, 6)) | ball(radius=6, center=(20, 20, 18))
+    scene = Scene(tumor, np.eye(4))
+    np.testing.assert_allclose(
+        scene.component_volumes, [ball(radius=6).sum() / 1000, ball(radius=3, center=(6, 6, 6)).sum() / 1000]
+    )
+    assert scene.component(Voxel((20, 20, 18), (5, 5, 5))) == 0
+    assert scene.component(Voxel((6, 6, 6), (5, 5, 5))) == 1
+    assert scene.component(Voxel((13, 6, 18), (3, 3, 3))) == -1
+
+
+def test_a_voxel_is_held_up_to_the_faces_of_the_image():
+    scene = Scene(ball(), np.diag([2.0, 1, 1, 1]))
+    assert not scene.holds(Voxel((29, 15.5, 13.5), (60.1, 32, 28)))
+    assert scene.holds(Voxel((29, 15.5, 13.5), (60, 32, 28)))
+
+
+def test_a_tumor_at_the_border_is_told():
+    tumor = np.zeros((20, 20, 20), bool)
+    tumor[:5, 5:9, 5:9] = True
+    assert Scene(tumor, np.eye(4)).touches_border
+
+
+def test_a_last_dimension_of_one_is_dropped():
+    np.testing.assert_array_equal(Scene(ball()[..., None], np.eye(4)).tumor, ball())
+
+
+def test_a_large_grid_is_cropped_before_anything_is_copied():
+    tracemalloc = pytest.importorskip("tracemalloc")
+    tumor = np.zeros((256, 256, 256), np.uint8)
+    tumor[100:120, 100:120, 100:120] = 1
+    tracemalloc.start()
+    scene = Scene(tumor, np.eye(4))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert scene.occupancy.shape == (20, 20, 20)
+    assert peak < 2**20
+
+
+def nan_in(tumor):
+    values = tumor.astype(float)
+    values[0, 0, 0] = np.nan
+    return values
+
+
+SHEET = np.zeros(ball().shape)
+
+
+@pytest.mark.parametrize(
+    ("tumor", "affine", "options", "words"),
+    [
+        (np.zeros((5, 5, 5)), np.eye(4), {}, "no voxel is tumor"),
+        (ball() * 2 + ball(radius=3), np.eye(4), {}, r"labels \[2, 3\]"),
+        (ball() * 2, np.eye(4), {"include": 7}, r"\[7\] is there"),
+        (ball(), np.eye(4), {"include": 1}, "no labels"),
+        (nan_in(ball()), np.eye(4), {}, "not finite"),
+        (ball() * 1.5, np.eye(4), {}, "probabilities"),
+        (ball() * 0.5, np.eye(4), {"include": 1}, "probabilities"),
+        (ball() * -0.5, np.eye(4), {}, "probabilities"),
+        (ball(), np.diag([1, 1, 0, 1]), {}, "affine"),
+        (ball(), np.diag([1, np.nan, 1, 1]), {}, "affine"),
+        (ball(), np.eye(3), {}, "affine"),
+        (np.ones((5, 5)), np.eye(4), {}, "volume"),
+        (np.ones((5, 5, 5, 2)), np.eye(4), {}, "volume"),
+        (ball(), np.eye(4), {"exclude": ball()}, "all of the tumor is excluded"),
+        (ball(), np.eye(4), {"exclude": np.ones((4, 4, 4))}, "resample"),
+        (ball(), np.eye(4), {"exclude": nan_in(ball())}, "not finite"),
+        (ball(), np.eye(4), {"exclude": 3}, "without labels"),
+        (ball() * 3, np.eye(4), {"include": 3, "exclude": [3]}, "at once"),
+        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": -1}, "margin"),
+        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": {"skull": 1}}, "skull"),
+        (ball(), np.eye(4), {"image": np.zeros((3, 3, 3))}, "image"),
+    ],
+)
+def test_what_cannot_be_placed_in_is_refused(tumor, affine, options, words):
+    with pytest.raises(ValueError, match=words) as error:
+        Scene(tumor, affine, name="patient 3", **options)
+    assert "patient 3" in str(error.value) or "margin" in words or words == "skull"
+
+
+def test_unlikely_edges_are_warned_of():
+    with pytest.warns(UserWarning, match="check the affine"):
+        Scene(ball(), np.diag([1.0, 1, 12, 1]))
+
+
+def save(values, path, affine=None):
+    nib.save(nib.Nifti1Image(values, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def test_scenes_are_read_from_files(tmp_path):
+    affine = np.diag([1.0, 1, 3, 1])
+    tumor = save((ball() * 2 + ball(radius=3)).astype(np.uint8), tmp_path / "tumor.nii.gz", affine)
+    csf = np.zeros(ball().shape, np.uint8)
+    csf[:9] = 1
+    csf = save(csf, tmp_path / "csf.nii.gz", affine)
+    image = save(np.random.default_rng(0).random(ball().shape).astype(np.float32), tmp_path / "t1.nii.gz", affine)
+    scene = Scene.read(tumor, {"csf": csf, "core": 3}, image, include=2, exclude_margin=1)
+    np.testing.assert_array_equal(scene.tumor, ball() & ~ball(radius=3))
+    np.testing.assert_array_equal(scene.forbidden["core"], ball(radius=3))
+    assert scene.forbidden["csf"][:9].all()
+    assert scene.image.shape == ball().shape
+    assert scene.name == str(tumor)
+    assert set(scene.sources) == {"Tumor", "Exclude", "Image"}
+    assert Scene.read(nib.load(tumor), include=2, name="x").name == "x"
+
+
+def test_files_on_other_grids_are_refused(tmp_path):
+    tumor = save(ball().astype(np.uint8), tmp_path / "tumor.nii.gz")
+    other = save(ball().astype(np.uint8), tmp_path / "other.nii.gz", np.diag([1.0, 1, 1.1, 1]))
+    with pytest.raises(ValueError, match="apart"):
+        Scene.read(tumor, other)
+    with pytest.raises(ValueError, match="apart"):
+        Scene.read(tumor, image=other)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        Scene.read(tmp_path / "missing.nii.gz")
+
+
+def test_two_affines_in_a_header_are_warned_of(tmp_path):
+    image = nib.Nifti1Image(ball().astype(np.uint8), np.eye(4))
+    image.set_qform(np.eye(4), 1)
+    shifted = np.eye(4)
+    shifted[0, 3] = 5
+    image.set_sform(shifted, 1)
+    nib.save(image, tmp_path / "tumor.nii")
+    with pytest.warns(UserWarning, match="sform"):
+        scene = Scene.read(tmp_path / "tumor.nii")
+    assert scene.affine[0, 3] == 5
