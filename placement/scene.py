@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.images import Image, describe_sources, image_name, load_image, values_of
 from dmrifit.masks import MASK_THRESHOLD, check_same_grid
+from placement.rows import Rows
 from placement.voxel import MM3_PER_ML, Voxel
 
 __all__ = ["Labels", "Scene"]
@@ -214,7 +215,8 @@ class Scene:
     @property
     def spacing(self) -> NDArray[np.float64]:
         """Lengths of the edges of an image voxel in mm: shape (3,)."""
-        return np.sqrt(np.sum(self.affine[:3, :3] ** 2, axis=0))
+        edges: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return edges
 
     @property
     def tumor_volume(self) -> float:
@@ -237,6 +239,14 @@ class Scene:
         """Whether the tumor reaches the border of the image, so that some of it may be missing."""
         ends = np.add(self.origin, self.occupancy.shape)
         return bool((np.array(self.origin) == 0).any() or (ends == self.shape).any())
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The tumor as rows that a box can be laid over."""
+        return Rows.of(self.occupancy, self.affine, self.origin)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("rows", "_components")}
 
     @cached_property
     def _components(self) -> tuple[NDArray[np.int32], int]:
