@@ -42,6 +42,7 @@ _MODULES = {
     "ConformalIntervals": "conformal",
     "coverage_table": "conformal",
     "resynthesize": "resynthesis",
+    "VolumeEstimator": "nets",
     "save_model": "persistence",
     "load_model": "persistence",
     "fit_image": "volumes",

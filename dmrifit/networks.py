@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
@@ -19,15 +17,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from dmrifit.patches import check_patch_shape
+from dmrifit.training import forked_generator, one_torch_thread
 
 __all__ = ["PatchCNN", "PatchTransformer"]
 
 #: Rows that are predicted at once: few enough that what the layers hold of them stays small.
 _ROWS_AT_ONCE = 16384
-
-# Generator and number of threads of torch belong to the whole process: they are set and restored by one at a time.
-# So small networks hardly leave Python, and would not run side by side in any case.
-_TORCH = threading.RLock()
 
 
 class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -75,7 +70,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.flat_ = targets.ndim == 1
         generator = check_random_state(self.random_state)
         seeds = generator.randint(2**31 - 1, size=2)
-        with _one_thread():
+        with one_torch_thread():
             rows, answers = self._tensor(x), self._tensor(targets.reshape(len(x), -1))
             self.net_ = self._new_net(int(seeds[0]), int(seeds[1]))
             self.net_.module_.start(rows, answers)
@@ -100,7 +95,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         x = validate_data(self, X, dtype=np.float64, reset=False)
         module = self.net_.module_.eval()
         out = np.empty((len(x), self.n_targets_))
-        with _one_thread(), torch.inference_mode():
+        with one_torch_thread(), torch.inference_mode():
             for first in range(0, len(x), _ROWS_AT_ONCE):
                 rows = slice(first, first + _ROWS_AT_ONCE)
                 out[rows] = module(self._tensor(x[rows])).cpu().numpy()
@@ -157,8 +152,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Make the net of a fitted estimator with the weights that a seed gives."""
         shape = (1, 1, 1) if self.patch_shape is None else check_patch_shape(self.patch_shape)
         n_channels = self.n_features_in_ // math.prod(shape)
-        with _TORCH, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with forked_generator(seed):
             module = self._module(n_channels, self.n_targets_, shape).to(self._dtype())
         net = skorch.NeuralNet(
             module,
@@ -476,15 +470,3 @@ def _windows(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], tuple[int,
     numbers = np.arange(math.prod(shape)).reshape(shape)
     views = np.lib.stride_tricks.sliding_window_view(numbers, kernel)
     return views.reshape(math.prod(left), math.prod(kernel)).copy(), (left[0], left[1], left[2])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute with one thread, because bits may change with their number."""
-    with _TORCH:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)

@@ -22,6 +22,7 @@ from dmrifit.encoding import RefusedError, decoded, encoded, encoded_model, refu
 from dmrifit.files import whole_file
 from dmrifit.mapping import ClinicalMetrics, MapFitter, resolve_model
 from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.registry import registered
 from dmrifit.scaling import PatientScale
 from dmrifit.storage import check_leaves, dumped, loaded, trees, versions_of
 
@@ -36,6 +37,9 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
 _LEAF_FILE = re.compile(r"leaf\d{1,3}\.(ubj|safetensors)")
+# Of a class that has registered itself.
+_OWN = "own-"
+_OWN_FILE = re.compile(r"own-[a-z]+\.(json|safetensors|skops|ubj)")
 _KEYS = {"format", "class", "parameters", "fitted", "model", "scale", "leaves", "versions", "sha256"}
 _FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
@@ -52,13 +56,14 @@ def save_model(
     The file is a zip archive of ``model.json`` (class, parameters, protocols, model, rule of the
     patient's scale, versions) and, for a strategy, the fitted regressor as skops stores it, with boosted
     trees as UBJSON and weights of networks as safetensors beside it; for intervals, the model file of their
-    estimator. It appears under its name only when
-    it is complete, and replaces a file of that name.
+    estimator; for an estimator of volumes, the weights of its network as safetensors. It appears under its
+    name only when it is complete, and replaces a file of that name.
 
     Parameters
     ----------
     estimator : SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter or ClinicalMetrics
-        Fitted.
+        Fitted; or of a class that is registered, such as those derived from `VolumeEstimator`
+        (`dmrifit.registry.register`).
     path : path
         The file, by custom with the ending ``.dmrifit``.
     scale : PatientScale, "patient" or None, default="patient"
@@ -135,6 +140,8 @@ def load_model(path: str | Path) -> BaseEstimator:
 def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, bytes]:
     """Give the parts of a model file."""
     name = type(estimator).__name__
+    if _own(name) is type(estimator):
+        return _own_contents(estimator)
     if _CLASSES.get(name) is not type(estimator):
         msg = f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have"
         raise TypeError(msg)
@@ -172,7 +179,42 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
     return parts
 
 
+def _own(name: Any) -> type[BaseEstimator] | None:
+    """Find a class of another package; none can take the place of one from here."""
+    return None if name in _CLASSES else registered(name)
+
+
+def _own_contents(estimator: BaseEstimator) -> dict[str, bytes]:
+    """Give the parts of the model file of a registered class."""
+    check_is_fitted(estimator)
+    parameters, fitted, files = estimator.stored()
+    parts = {f"{_OWN}{name}": content for name, content in files.items()}
+    for part in parts:
+        if not _OWN_FILE.fullmatch(part):
+            msg = f"a part of a model file cannot be called {part[len(_OWN) :]!r}"
+            raise ValueError(msg)
+    learned_by = {"torch": version("torch")} if any(part.endswith(".safetensors") for part in parts) else {}
+    metadata = {
+        "format": _FORMAT,
+        "class": type(estimator).__name__,
+        "parameters": parameters,
+        "fitted": fitted,
+        "model": None,
+        "scale": None,
+        "leaves": [],
+        "versions": {package: version(package) for package in _PACKAGES} | learned_by,
+        "sha256": {part: hashlib.sha256(content).hexdigest() for part, content in parts.items()},
+    }
+    parts[_METADATA] = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    return parts
+
+
 def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEstimator:
+    own = _own(metadata["class"])
+    if own is not None:
+        estimator = own(**{key: decoded(value) for key, value in metadata["parameters"].items()})
+        estimator.restore(metadata["fitted"], {name.removeprefix(_OWN): part for name, part in parts.items()})
+        return estimator
     cls = _CLASSES[metadata["class"]]
     parameters = {}
     for key, value in metadata["parameters"].items():
@@ -255,7 +297,8 @@ def _read_parts(file: BinaryIO) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise RefusedError(msg)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        known = {_METADATA, _REGRESSOR, _GIVEN, _ESTIMATOR, *filter(_LEAF_FILE.fullmatch, names)}
+        known = {_METADATA, _REGRESSOR, _GIVEN, _ESTIMATOR}
+        known |= {name for name in names if _LEAF_FILE.fullmatch(name) or _OWN_FILE.fullmatch(name)}
         if len(set(names)) != len(names) or not {_METADATA} <= set(names) <= known:
             msg = f"it holds {', '.join(sorted(names))} instead of the parts of a model"
             raise RefusedError(msg)
@@ -278,13 +321,18 @@ def _check_metadata(metadata: Any) -> None:
         msg = f"its format is {found!r}, and this version reads {_FORMAT}"
         raise RefusedError(msg)
     refuse_keys(metadata, _KEYS, "key", complete=True)
-    if metadata["class"] not in _CLASSES:
-        msg = f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}"
+    own = _own(metadata["class"])
+    cls = _CLASSES.get(metadata["class"]) if own is None else own
+    if cls is None:
+        msg = (
+            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an installed or "
+            "imported package has registered; import the package that has it"
+        )
         raise RefusedError(msg)
-    cls = _CLASSES[metadata["class"]]
     refuse_keys(metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}")
-    own = {"intervals"} if cls is ConformalIntervals else set()
-    refuse_keys(metadata["fitted"], {*_FITTED, *own}, "fitted attribute")
+    intervals = {"intervals"} if cls is ConformalIntervals else set()
+    if own is None:
+        refuse_keys(metadata["fitted"], {*_FITTED, *intervals}, "fitted attribute")
     refuse_keys(metadata["versions"], {*_PACKAGES, *_OF_LEAVES}, "package")
     if not set(_PACKAGES) <= set(metadata["versions"]):
         msg = f"it does not say with which {', '.join(_PACKAGES)} it was written"
@@ -298,9 +346,11 @@ def _check_metadata(metadata: Any) -> None:
                 f"{written} to read it, or train the model again"
             )
             raise RefusedError(msg)
+    if own is not None:  # which checks what is its own
+        return
     fitted = metadata["fitted"]
     names = fitted.get("feature_names_in_", [])
-    counts = [value for key, value in fitted.items() if key not in ("feature_names_in_", *own)]
+    counts = [value for key, value in fitted.items() if key not in ("feature_names_in_", *intervals)]
     sound = all(type(count) is int and count >= 0 for count in counts)
     if not sound or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         msg = f"its fitted attributes are not counts and names: {fitted}"

@@ -58,6 +58,9 @@ predict_image(estimator, image, *, mask=None, scale="patient", sigma=None, out=N
 roi_table(maps, labels, *, status=None)
 protocol_precision(protocol, model, parameters, sigma)
 rank_contrasts(protocol, model, parameters, sigma, *, start=None, criterion="A", n=None, prior=None)
+VolumeEstimator.fit(self, X, y=None, *, groups=None)
+VolumeEstimator.predict(self, X)
+VolumeEstimator.score(self, X, y)
 save_model(estimator, path)
 load_model(path)
 """

@@ -1,0 +1,107 @@
+"""Classes of other packages that have model files: they name themselves, and only those are ever built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar
+
+from sklearn.base import BaseEstimator
+
+__all__ = ["Storable", "register", "registered"]
+
+#: Entry points of this group are packages' names of their registered classes, asked for when a file needs one.
+GROUP = "dmrifit.models"
+
+_CLASSES: dict[str, type[BaseEstimator]] = {}
+
+_Class = TypeVar("_Class", bound=type[BaseEstimator])
+
+
+class Storable(Protocol):
+    """What a registered class has beside the methods of an estimator."""
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """
+        Give parameters, what is fitted, both as JSON knows them, and files by name.
+
+        Returns
+        -------
+        parameters : dict
+            Of the constructor; those that do not belong to a model may be left out.
+        fitted : dict
+            Numbers, names, lists and dicts of them.
+        files : dict of bytes
+            Contents by name.
+        """
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Take what `stored` has given, with every key and shape checked.
+
+        Parameters
+        ----------
+        fitted : mapping
+            As given by `stored`.
+        files : mapping
+            As given by `stored`.
+        """
+
+
+def register(cls: _Class) -> _Class:
+    """
+    Let a class have model files; a decorator.
+
+    The class has the two methods of `Storable`. A package that wants its files read without being imported first lists
+    the class among its entry points in the group ``dmrifit.models``.
+
+    Parameters
+    ----------
+    cls : class
+        An estimator.
+
+    Returns
+    -------
+    class
+        The same.
+
+    Raises
+    ------
+    TypeError
+        If it lacks one of the methods.
+    ValueError
+        If another class has this name.
+    """
+    missing = [name for name in ("stored", "restore", "get_params") if not hasattr(cls, name)]
+    if missing:
+        msg = f"{cls.__name__} cannot have model files without {', '.join(missing)}"
+        raise TypeError(msg)
+    known = _CLASSES.get(cls.__name__)
+    # A module that is loaded again makes its classes again.
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        msg = f"{known.__module__} has registered a {cls.__name__} already; choose another name"
+        raise ValueError(msg)
+    _CLASSES[cls.__name__] = cls
+    return cls
+
+
+def registered(name: Any) -> type[BaseEstimator] | None:
+    """
+    Find a registered class by its name, in packages that are not loaded yet too.
+
+    Parameters
+    ----------
+    name : str
+        What a model file says.
+
+    Returns
+    -------
+    class or None
+        None where no installed package has such a class.
+    """
+    if not isinstance(name, str):
+        return None
+    if name not in _CLASSES:
+        for entry in entry_points(group=GROUP, name=name):
+            entry.load()
+    return _CLASSES.get(name)
