@@ -13,12 +13,12 @@ from sklearn.base import clone
 from dmrifit.cohort import Cohort
 from dmrifit.entrants import Entrant, View, missing_contrasts
 from dmrifit.fitting import FitResult, FitStatus, fit_voxels
-from dmrifit.prediction import Design
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import derived_seed
 from dmrifit.records import digest
 from dmrifit.resynthesis import resynthesize
 from dmrifit.scans import MaskName, Scan
+from dmrifit.strategies import Design
 
 __all__ = ["Bank", "HeldOut", "Stack"]
 

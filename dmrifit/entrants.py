@@ -16,10 +16,11 @@ from dmrifit.algorithms import CONSTANT
 from dmrifit.cohort import Cohort
 from dmrifit.mapping import resolve_model
 from dmrifit.models import SignalModel
-from dmrifit.prediction import MapsToMaps, SignalToSignal, resolve_patch_shape
+from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol
 from dmrifit.records import describe, digest
 from dmrifit.scans import Scan
+from dmrifit.strategies import resolve_patch_shape
 
 __all__ = [
     "CONTROLS",

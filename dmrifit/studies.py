@@ -129,7 +129,7 @@ def train(
     import numpy as np
 
     from dmrifit.persistence import save_model
-    from dmrifit.prediction import resolve_patch_shape
+    from dmrifit.strategies import resolve_patch_shape
 
     if out.exists() and not overwrite:
         msg = f"{out} exists already; choose another name, or --overwrite"

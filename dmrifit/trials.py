@@ -14,8 +14,9 @@ from dmrifit.bank import HeldOut
 from dmrifit.entrants import PERFECT, SHUFFLED, View
 from dmrifit.folds import Cell
 from dmrifit.models import SignalModel
-from dmrifit.prediction import Design, MapsToMaps, SignalToSignal
+from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.randomness import derived_seed, seed_for
+from dmrifit.strategies import Design
 from dmrifit.threads import one_thread
 
 __all__ = ["POOLED", "SIGNAL_COLUMNS", "run_trial"]

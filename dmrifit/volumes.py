@@ -297,7 +297,7 @@ def predict_image(
     FileNotFoundError, FileExistsError, OSError
         As for `fit_image`.
     """
-    from dmrifit.prediction import resolve_patch_shape
+    from dmrifit.strategies import resolve_patch_shape
 
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
     series = Series.open(image)

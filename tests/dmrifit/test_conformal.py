@@ -16,8 +16,9 @@ from dmrifit.conformal import ConformalIntervals, coverage_table
 from dmrifit.fitting import fit_voxels
 from dmrifit.models import MODELS
 from dmrifit.phantoms import simulate_cohort
-from dmrifit.prediction import MapsToMaps, SignalToSignal, reference_parameters, resolve_patch_shape
+from dmrifit.prediction import MapsToMaps, SignalToSignal, reference_parameters
 from dmrifit.protocol import Protocol
+from dmrifit.strategies import resolve_patch_shape
 
 MODEL = MODELS["t2-ivim-kurtosis"]
 NAMES = MODEL.names

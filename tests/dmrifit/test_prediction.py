@@ -22,8 +22,9 @@ from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.mapping import ClinicalMetrics
 from dmrifit.metrics import pearson
 from dmrifit.models import MODELS, Parameter, SignalModel
-from dmrifit.prediction import MapsToMaps, SignalToSignal, resolve_patch_shape
+from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol
+from dmrifit.strategies import resolve_patch_shape
 
 TARGET = Protocol.preset("cohort1")
 CLINICAL = TARGET.clinical()

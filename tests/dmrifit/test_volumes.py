@@ -21,9 +21,10 @@ from dmrifit.fitting import FitStatus, fit_voxels
 from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.persistence import load_model, save_model
 from dmrifit.phantoms import simulate_cohort
-from dmrifit.prediction import MapsToMaps, SignalToSignal, resolve_patch_shape
+from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol, average_directions
 from dmrifit.scaling import PatientScale
+from dmrifit.strategies import resolve_patch_shape
 from dmrifit.volumes import fit_image, predict_image
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
