@@ -1,0 +1,218 @@
+"""Placements are compared with experts' by known truth, an independent reference, and with fair peers."""
+
+import numpy as np
+import pytest
+from scipy.stats import f_oneway, friedmanchisquare
+
+from placement.claims import CLAIMS, placement_board
+from placement.evaluation import (
+    case_folds,
+    control_placements,
+    cross_validate_placements,
+    evaluate_placements,
+    format_summary,
+)
+from placement.phantoms import simulate_gliomas
+from placement.scene import Scene
+from placement.voxel import Voxel
+
+N = 10
+
+
+@pytest.fixture(scope="module")
+def study():
+    return simulate_gliomas(N, spacing=4, random_state=1)
+
+
+@pytest.fixture(scope="module")
+def tables(study):
+    scenes, experts = study
+    network = experts.mean(axis=1)
+    objective = experts[:, 0].copy()
+    objective[:, :3] += 12
+    objective[:, 3:6] = 23 + np.arange(N)[:, None] % 2
+    return evaluate_placements(
+        scenes,
+        experts,
+        {"network": network, "objective": objective},
+        folds=case_folds(N),
+        seconds={"network": 0.01, "objective": np.full(N, 0.02)},
+    )
+
+
+def cell(tables, method, measure, case):
+    cases = tables["cases"]
+    return cases[(cases["method"] == method) & (cases["case"] == case)][measure].item()
+
+
+def test_measures_of_a_case_are_those_of_its_boxes():
+    scene = Scene(np.ones((40, 40, 40), bool), np.diag([2.0, 2, 2, 1]))
+    one, two = Voxel((40, 40, 40), (20, 20, 20)), Voxel((50, 40, 40), (20, 20, 20))
+    far = Voxel((0, 40, 40), (20, 20, 20), (0, 0, 10))
+    found = evaluate_placements(
+        [scene], [[one.as_array(), two.as_array()]], {"a": [one], "b": [far]}, controls=False
+    )
+    assert cell(found, "experts", "dice_mean", 0) == pytest.approx(0.5)
+    assert cell(found, "a", "dice_closest", 0) == pytest.approx(1)
+    assert cell(found, "a", "dice_mean", 0) == pytest.approx(0.75)
+    assert cell(found, "a", "f_tumor", 0) == pytest.approx(1)
+    assert cell(found, "a", "volume", 0) == pytest.approx(8)
+    assert cell(found, "a", "difference", 0) == pytest.approx(0)
+    assert cell(found, "b", "rotated_axes", 0) == cell(found, "b", "rotated_angles", 0) == 1
+    assert 0.4 < cell(found, "b", "f_tumor", 0) < 0.6
+
+
+def test_the_closest_of_two_is_never_compared_with_the_only_other():
+    rng = np.random.default_rng(0)
+    scene = Scene(np.ones((40, 40, 40), bool), np.diag([2.0, 2, 2, 1]))
+    boxes = np.concatenate([40 + rng.normal(0, 4, (400, 3, 3)), np.full((400, 3, 3), 22.0), np.zeros((400, 3, 3))], 2)
+    found = evaluate_placements([scene] * 400, boxes[:, :2], {"third": boxes[:, 2]}, controls=False)
+    mean = found["cases"].groupby("method")[["dice_closest", "dice_fair"]].mean()
+    # The method is one more expert: the closest of two flatters it, the fair Dice does not.
+    assert mean.loc["third", "dice_closest"] > mean.loc["experts", "dice_closest"] + 0.05
+    assert mean.loc["third", "dice_fair"] == pytest.approx(mean.loc["experts", "dice_fair"], abs=0.02)
+
+
+def test_the_one_way_test_is_scipys_and_repeated_measures_take_cases_out(tables):
+    cases = tables["cases"].pivot(index="case", columns="method", values="dice_mean")
+    values = cases[["experts", "network", "objective"]].to_numpy()
+    rows = tables["anova"].query("measure == 'dice_mean'").set_index("test")
+    expected = f_oneway(*values.T)
+    assert rows.loc["one-way ANOVA", "statistic"] == pytest.approx(expected[0], rel=1e-10)
+    assert rows.loc["one-way ANOVA", "p"] == pytest.approx(expected[1], rel=1e-8)
+    assert rows.loc["Friedman", "statistic"] == pytest.approx(friedmanchisquare(*values.T)[0])
+    # By hand: sums of squares of methods, and of what neither cases nor methods explain.
+    centered = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+    between = N * ((values.mean(0) - values.mean()) ** 2).sum() / 2
+    by_hand = between / ((centered**2).sum() / (2 * (N - 1)))
+    assert rows.loc["repeated-measures ANOVA", "statistic"] == pytest.approx(by_hand)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the reference
+def test_repeated_measures_agree_with_pingouin(tables):
+    pingouin = pytest.importorskip("pingouin")
+    long = tables["cases"][tables["cases"]["method"].isin(["experts", "network", "objective"])]
+    expected = pingouin.rm_anova(long, dv="f_tumor", within="method", subject="case")
+    rows = tables["anova"].query("measure == 'f_tumor' and test == 'repeated-measures ANOVA'")
+    assert rows["statistic"].item() == pytest.approx(expected["F"].item(), rel=1e-6)
+
+
+def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
+    forms = tables["icc"].groupby(["method", "against"]).size()
+    assert (forms == 3).all()
+    assert ("expert 1", "expert 2") in forms.index
+    assert ("network", "expert 2") in forms.index
+    assert (tables["icc"]["low"] <= tables["icc"]["high"]).all()
+    pair = tables["bland_altman"].query("method == 'expert 1' and against == 'expert 2'")
+    means = tables["cases"].query("method == 'experts'")["difference"]
+    assert pair["bias"].item() == pytest.approx(means.mean())
+    assert pair["upper"].item() == pytest.approx(means.mean() + 1.96 * means.std())
+
+
+def test_fold_one_is_summarized_apart(tables):
+    summary = tables["summary"].query("method == 'network' and measure == 'volume'").set_index("part")
+    assert summary.loc["all", "n"] == N == summary.loc["fold 1", "n"] + summary.loc["other folds", "n"]
+    assert "±" in format_summary(tables, part="other folds").loc["experts", "f_tumor"]
+    with pytest.raises(ValueError, match="fold 1"):
+        format_summary(tables, part="fold 9")
+
+
+def test_controls_are_repeatable_and_made_from_other_cases(study):
+    scenes, experts = study
+    first, again = (control_placements(scenes, experts, random_state=2) for _ in range(2))
+    for name, boxes in first.items():
+        np.testing.assert_array_equal(boxes, again[name])
+    np.testing.assert_allclose(first["centroid box"][:, :3], [scene.centroid for scene in scenes])
+    volumes = experts[..., 3:6].prod(-1).mean(1)
+    assert first["centroid box"][0, 3:6].prod() == pytest.approx(volumes[1:].mean())
+    sides = experts[..., 3:6].reshape(N, -1, 3)
+    for i, box in enumerate(first["random box"]):
+        assert (np.delete(sides, i, axis=0) == box[3:6]).all(-1).any()
+
+
+def test_a_missing_expert_or_placement_leaves_the_rest(study):
+    scenes, experts = study
+    gaps = experts.copy()
+    gaps[0, 1] = np.nan
+    placed = experts[:, 0].copy()
+    placed[3] = np.nan
+    found = evaluate_placements(scenes, gaps, {"a": placed}, controls=False)
+    assert np.isnan(cell(found, "experts", "dice_mean", 0))
+    assert cell(found, "a", "dice_closest", 0) == pytest.approx(1)
+    assert np.isnan(cell(found, "a", "f_tumor", 3))
+    assert (found["paired"].query("measure == 'f_tumor'")["n"] == N - 1).all()
+
+
+def test_folds_are_even_repeatable_and_keep_patients_together():
+    folds = case_folds(12, n_folds=5, random_state=0)
+    assert sorted(np.bincount(folds)[1:]) == [2, 2, 2, 3, 3]
+    np.testing.assert_array_equal(folds, case_folds(12, n_folds=5, random_state=0))
+    patients = np.repeat(np.arange(6), 2)
+    together = case_folds(12, n_folds=3, groups=patients)
+    assert all(len(set(together[patients == p])) == 1 for p in range(6))
+    with pytest.raises(ValueError, match="3 patients cannot be dealt"):
+        case_folds(3)
+
+
+class Mean:
+    """Place the mean of what was seen, and remember of what."""
+
+    def fit(self, scenes, voxels):
+        self.seen_ = np.array(voxels)
+        return self
+
+    def get_params(self, deep=True):
+        return {}
+
+    def place(self, scene):
+        return Voxel.from_array(self.seen_[..., :9].reshape(-1, 9).mean(0))
+
+
+def test_cases_are_placed_by_methods_that_never_saw_them(study):
+    scenes, experts = study
+    folds = case_folds(N)
+    placed, seconds = cross_validate_placements({"mean": Mean()}, scenes, experts, folds=folds)
+    for i in range(N):
+        np.testing.assert_allclose(placed["mean"][i], experts[folds != folds[i]].reshape(-1, 9).mean(0))
+    assert (seconds["mean"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"experts": np.ones((2, 9))}, "n_experts, 9"),
+        ({"placements": {}}, "none at all"),
+        ({"placements": {"experts": np.ones((N, 9))}}, "names of their own"),
+        ({"placements": {"a": np.ones((2, 9))}}, "2 boxes for 10 scenes"),
+        ({"placements": {"a": -np.ones((N, 9))}}, "a, case 0: the sides"),
+        ({"folds": np.ones(3, int)}, "one whole number for each"),
+        ({"seconds": {"b": 1}}, "not among the placements"),
+    ],
+)
+def test_bad_input_is_named(study, change, words):
+    scenes, experts = study
+    given = {"experts": experts, "placements": {"a": experts[:, 0]}} | change
+    with pytest.raises(ValueError, match=words):
+        evaluate_placements(scenes, **given)
+
+
+def test_the_board_tells_what_holds_from_what_does_not(tables):
+    board = placement_board({str(seed): tables for seed in range(3)}).set_index("claim")
+    assert len(board) == len(CLAIMS) == 7
+    # The network is the mean of the experts, the objective is moved away and has volumes of its own.
+    assert board.loc[[1, 2, 3], "verdict"].tolist() == ["holds"] * 3
+    assert board.loc[7, "verdict"] == "does not hold"
+    swapped = {
+        name: table.replace({"network": "objective", "objective": "network"}) for name, table in tables.items()
+    }
+    board = placement_board({str(seed): swapped for seed in range(3)}).set_index("claim")
+    assert board.loc[1, "verdict"] == board.loc[3, "verdict"] == "does not hold"
+    assert (placement_board({"0": tables})["verdict"] == "cannot be told").all()
+
+
+def test_the_board_says_what_is_missing(study):
+    scenes, experts = study
+    found = evaluate_placements(scenes, experts, {"network": experts[:, 0]}, controls=False)
+    board = placement_board({str(seed): found for seed in range(3)}).set_index("claim")
+    assert board.loc[1, "verdict"] == "cannot be told"
+    assert "objective" in board.loc[1, "reason"]
