@@ -215,8 +215,7 @@ class Scene:
     @property
     def spacing(self) -> NDArray[np.float64]:
         """Lengths of the edges of an image voxel in mm: shape (3,)."""
-        edges: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return edges
+        return np.array([np.linalg.norm(edge) for edge in self.affine[:3, :3].T])
 
     @property
     def tumor_volume(self) -> float:
@@ -232,7 +231,7 @@ class Scene:
         for axis in range(3):
             others = tuple(a for a in range(3) if a != axis)
             index.append(weights.sum(axis=others) @ np.arange(weights.shape[axis]) / total)
-        return self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3]
+        return np.asarray(self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3], dtype=np.float64)
 
     @property
     def touches_border(self) -> bool:
@@ -245,8 +244,17 @@ class Scene:
         """The tumor as rows that a box can be laid over."""
         return Rows.of(self.occupancy, self.affine, self.origin)
 
+    @cached_property
+    def forbidden_rows(self) -> dict[str, Rows | None]:
+        """What is excluded as rows, by name, without margins; None where a region is empty."""
+        return {
+            key: Rows.of(region, self.affine, low) if region.any() else None
+            for key, (low, region) in self._forbidden.items()
+        }
+
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("rows", "_components")}
+        left_out = ("rows", "forbidden_rows", "_components")
+        return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
     @cached_property
     def _components(self) -> tuple[NDArray[np.int32], int]:
