@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.files import write_text
+from dmrifit.files import remove_abandoned_parts, write_text
 from dmrifit.randomness import RandomState, derived_seed, seed_from
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class VolumeEstimator(BaseEstimator):
 
     #: Fitted attributes that prediction needs, beside the network.
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_",)
-    #: Whether what `_inputs` gives is held in memory, or made again for each epoch.
+    #: Whether what `_inputs` and `_target` give is held in memory, or made again each time, of one case at a time.
     _keep_inputs: ClassVar[bool] = True
     #: Whether predictions are volumes, whose shapes differ between cases.
     _predicts_volumes: ClassVar[bool] = False
@@ -332,29 +332,33 @@ class VolumeEstimator(BaseEstimator):
             _same_length(cases, targets, "targets")
         if hasattr(self, "net_"):
             del self.net_
+        seed = seed_from(self.random_state)
+        if groups is not None:
+            groups = _listed(groups, "groups")
+            _same_length(cases, groups, "groups")
         inputs = _Inputs(self, cases)
+        wanted = _Targets(self, targets, inputs)
         digest = hashlib.blake2b(digest_size=16)
-        made = []
         for i, case in enumerate(inputs):
             if i == 0:
                 self._learn(inputs, targets)
             with _naming(i):
                 self._check_inputs(case)
-                made.append(self._target(None if targets is None else targets[i], case))
-            _hash(digest, case)
-            _hash(digest, made[-1])
-        seed = seed_from(self.random_state)
+            for part in (case, wanted[i]):
+                _hash(digest, part)
         folder = self._run_folder(digest, groups)
         state = None
         if folder is not None and (folder / _STATE).exists():
+            remove_abandoned_parts(folder)
             state = training.read_state(folder / _STATE)
             seed = self._resumed_seed(state[0], folder)
         learned, kept = self._split(len(cases), groups, derived_seed(seed, "split"))
         with training.one_torch_thread():
             net = self._new_net(device, seed)
             best = None if state is None else training.restore_state(net, *state)
+            stream = _Stream(self, inputs, wanted, learned)
             epochs = training.Epochs(
-                training.Batches(_Stream(self, inputs, made, learned), self.batch_size, derived_seed(seed, "samples")),
+                training.Batches(stream, self.batch_size, derived_seed(seed, "samples")),
                 self._learning_rate,
                 self.epochs,
                 derived_seed(seed, "epochs"),
@@ -400,11 +404,6 @@ class VolumeEstimator(BaseEstimator):
     def _split(self, n_cases: int, groups: Any, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Divide the cases by their groups into those to learn from and those to validate with."""
         everyone = np.arange(n_cases)
-        if groups is not None:
-            groups = _listed(groups, "groups")
-            if len(groups) != n_cases:
-                msg = f"{len(groups)} groups for {n_cases} cases; give the patient of each case"
-                raise ValueError(msg)
         if not self.validation_fraction:
             return everyone, everyone[:0]
         names = everyone if groups is None else np.asarray([str(group) for group in groups])
@@ -442,7 +441,7 @@ class VolumeEstimator(BaseEstimator):
         def infer(batch: Any) -> Any:
             return training.as_arrays(net.infer(training.collated(batch)))
 
-        with training.one_torch_thread(), torch.inference_mode(), training.repeatable_kernels(torch.device(net.device)):
+        with training.one_torch_thread(), torch.inference_mode(), training.repeatable_kernels():
             net.module_.eval()
             return self._predict_case(infer, inputs, case)
 
@@ -455,8 +454,10 @@ class VolumeEstimator(BaseEstimator):
         parameters = {k: encoded(v, k) for k, v in self.get_params(deep=False).items() if k not in _NOT_OF_RUN}
         seeded = self.random_state if isinstance(self.random_state, int | np.integer) else None
         names = None if groups is None else [str(group) for group in groups]
+        optimizer, options = self._optimizer()
+        run = [parameters, None if seeded is None else int(seeded), names, optimizer.__name__, repr(options)]
         digest = digest.copy()
-        digest.update(json.dumps([parameters, None if seeded is None else int(seeded), names], sort_keys=True).encode())
+        digest.update(json.dumps(run, sort_keys=True).encode())
         return Path(self.checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
 
     def _header(self, seed: int) -> dict[str, Any]:
@@ -610,13 +611,27 @@ class _Inputs(Sequence[Any]):
     def __getitem__(self, i: Any) -> Any:
         if not 0 <= i < len(self.cases):
             raise IndexError(i)
-        if i in self.made:
-            return self.made[i]
-        with _naming(i):
-            inputs = self.estimator._inputs(self.cases[i])
-        if self.estimator._keep_inputs:
-            self.made[i] = inputs
-        return inputs
+        if i not in self.made:
+            if not self.estimator._keep_inputs:
+                self.made.clear()
+            with _naming(i):
+                self.made[i] = self._make(i)
+        return self.made[i]
+
+    def _make(self, i: int) -> Any:
+        return self.estimator._inputs(self.cases[i])
+
+
+class _Targets(_Inputs):
+    """What the loss sees of each target."""
+
+    def __init__(self, estimator: VolumeEstimator, targets: Sequence[Any] | None, inputs: _Inputs) -> None:
+        super().__init__(estimator, inputs.cases)
+        self.targets = targets
+        self.inputs = inputs
+
+    def _make(self, i: int) -> Any:
+        return self.estimator._target(None if self.targets is None else self.targets[i], self.inputs[i])
 
 
 class _Chosen(Sequence[Any]):
@@ -675,10 +690,10 @@ class _Save:
     def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         self.folder = folder
         self.header = header
+        # Before the first epoch: a folder that cannot be written to is an error now.
+        write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
 
     def __call__(self, net: skorch.NeuralNet, best: dict[str, torch.Tensor] | None) -> None:
-        if not (self.folder / "run.json").exists():
-            write_text(self.folder / "run.json", json.dumps(self.header, indent=1, ensure_ascii=False) + "\n")
         _training().write_state(self.folder / _STATE, net, best, self.header)
 
 

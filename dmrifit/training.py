@@ -6,7 +6,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,19 @@ __all__ = [
     "Batches",
     "Epochs",
     "Net",
+    "StoppedError",
     "WithMargin",
+    "as_arrays",
+    "collated",
     "forked_generator",
+    "history_rows",
+    "load_weights",
     "one_torch_thread",
     "read_state",
+    "repeatable_kernels",
     "resolve_device",
+    "restore_state",
+    "set_history",
     "write_state",
 ]
 
@@ -138,11 +146,24 @@ def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
     return torch.device("cuda", number)
 
 
-def repeatable_kernels(device: torch.device) -> AbstractContextManager[Any]:
-    """Let cuDNN take the kernels that give the same bits again, where there are such."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+@contextmanager
+def repeatable_kernels() -> Iterator[None]:
+    """
+    Let cuDNN take the kernels that give the same bits again, where there are such; on a GPU that matters.
+
+    Yields
+    ------
+    None
+        With the flags set; what was set before comes back afterwards.
+    """
+    cudnn = torch.backends.cudnn
+    with _TORCH:
+        before = cudnn.benchmark, cudnn.deterministic
+        cudnn.benchmark, cudnn.deterministic = False, True
+        try:
+            yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before
 
 
 # The net ----------------------------------------------------------------------------------------------
@@ -365,7 +386,7 @@ def collated(samples: Sequence[Any]) -> Any:
     if isinstance(first, tuple | list):
         return tuple(collated(part) for part in zip(*samples, strict=True))
     stacked = np.stack([np.asarray(sample) for sample in samples])
-    return torch.from_numpy(stacked.astype(np.float32) if stacked.dtype.kind == "f" else stacked)
+    return torch.from_numpy(stacked.astype(np.float32, copy=False) if stacked.dtype.kind == "f" else stacked)
 
 
 # Epochs -----------------------------------------------------------------------------------------------
@@ -443,7 +464,7 @@ class Epochs(skorch.callbacks.Callback):
         net.callbacks_ += [("epochs", self)]
         bar = tqdm(total=self.epochs, initial=done, unit="epoch", desc="train", disable=not self.verbose)
         try:
-            with forked_generator(self.seed, device), repeatable_kernels(device), bar:
+            with forked_generator(self.seed, device), repeatable_kernels(), bar:
                 self._bar = bar
                 if not self._enough(net):
                     net.fit_loop(self.batches, epochs=self.epochs - done)
@@ -559,7 +580,7 @@ def write_state(
     content = {
         **header,
         "history": history_rows(net),
-        "optimizer": {"groups": state["param_groups"], "numbers": numbers},
+        "optimizer": numbers,
     }
     packed = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
     with whole_file(path) as part:
@@ -625,12 +646,13 @@ def restore_state(
         parts[kind][rest] = value
     load_weights(net.module_, parts["weights"])
     state: dict[int, dict[str, Any]] = {
-        int(index): dict(numbers) for index, numbers in header["optimizer"]["numbers"].items()
+        int(index): dict(numbers) for index, numbers in header["optimizer"].items()
     }
     for key, value in parts["optimizer"].items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    net.optimizer_.load_state_dict({"state": state, "param_groups": header["optimizer"]["groups"]})
+    # Its options are those of the estimator; only what it has gathered comes from the file.
+    net.optimizer_.load_state_dict({**net.optimizer_.state_dict(), "state": state})
     set_history(net, header["history"])
     return {key: value.to(net.device) for key, value in parts["best"].items()} or None
 
