@@ -1,0 +1,176 @@
+"""Figures of voxels over the images that they were placed in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.look import FAINT, handle, new_figure, shared_style
+from placement.scene import Scene
+from placement.voxel import Voxel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["box_outline", "plot_overlay"]
+
+#: Planes by name: the axis they are perpendicular to, and the world axes across and up.
+PLANES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
+
+_ENDS = (("R", "L"), ("A", "P"), ("S", "I"))  # at the high and at the low end of each axis
+_COLORS = ("#ffb000", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
+_TUMOR, _REGION = "#ff5d5d", "#b9a3ff"
+_STEP = 0.5  # mm
+_AROUND = 20.0  # mm
+_EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if bin(a ^ b).count("1") == 1]
+
+
+def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]:
+    """
+    Cut a box with a plane perpendicular to a scanner axis.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box.
+    axis : {0, 1, 2}
+        The axis: right–left, front–back or up–down.
+    position : float
+        Where the plane lies on it, in mm.
+
+    Returns
+    -------
+    ndarray of shape (n_corners, 3)
+        Corners of the cut in order around it, in mm RAS+; three to six, none where the plane misses the box.
+    """
+    corners = voxel.corners
+    height = corners[:, axis] - position
+    points = [corners[k] for k in range(8) if abs(height[k]) < 1e-9]
+    for a, b in _EDGES:
+        if height[a] * height[b] < 0 and min(abs(height[a]), abs(height[b])) >= 1e-9:
+            share = height[a] / (height[a] - height[b])
+            points.append(corners[a] + share * (corners[b] - corners[a]))
+    if len(points) < 3:
+        return np.empty((0, 3))
+    found = np.array(points)
+    found[:, axis] = position
+    flat = np.delete(found - found.mean(axis=0), axis, axis=1)
+    return found[np.argsort(np.arctan2(flat[:, 1], flat[:, 0]))]
+
+
+def plot_overlay(
+    voxels: Voxel | Mapping[str, Voxel], scene: Scene, *, title: str = "", center: Sequence[float] | None = None
+) -> Figure:
+    """
+    Draw boxes in three planes through a center, with their exact outlines.
+
+    Parameters
+    ----------
+    voxels : Voxel or mapping of str to Voxel
+        One box, or boxes by what the legend calls them; at most five.
+    scene : Scene
+        The tumor; its image is the background where it has one.
+    title : str, default=""
+        Heading.
+    center : sequence of 3 floats, default=None
+        In mm; by default the center of the first box.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Sagittal, coronal and axial planes of the scanner, in the radiological way: the patient's right is at the left.
+
+    Raises
+    ------
+    ValueError
+        If there is no box, or more than five.
+    """
+    named = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
+    if not 1 <= len(named) <= len(_COLORS):
+        msg = f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(named)}"
+        raise ValueError(msg)
+    middle = np.array(next(iter(named.values())).center if center is None else center, dtype=np.float64)
+    low, high = _field(list(named.values()), scene)
+    inverse = np.linalg.inv(scene.affine)
+    volumes = {"tumor": scene.tumor, **scene.forbidden}
+    with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
+        figure = new_figure(11.0, 4.4)
+        for column, (plane, (normal, across, up)) in enumerate(PLANES.items()):
+            ax = figure.add_axes((0.03 + column * 0.325, 0.13, 0.29, 0.72))
+            x, y = (np.arange(low[k], high[k] + _STEP, _STEP) for k in (across, up))
+            points = np.empty((len(y), len(x), 3))
+            points[..., normal] = middle[normal]
+            points[..., across], points[..., up] = x[None], y[:, None]
+            index = points @ inverse[:3, :3].T + inverse[:3, 3]
+            _draw_background(ax, scene, index, (x, y))
+            for name, volume in volumes.items():
+                shares = _sample(volume, index)
+                if shares.max() > 0.5 > shares.min():
+                    color = _TUMOR if name == "tumor" else _REGION
+                    ax.contour(x, y, shares, [0.5], colors=[color], linewidths=1.1 if name == "tumor" else 0.8)
+            for color, voxel in zip(_COLORS, named.values(), strict=False):
+                outline = box_outline(voxel, normal, float(middle[normal]))
+                if len(outline):
+                    closed = np.vstack([outline, outline[:1]])
+                    ax.plot(closed[:, across], closed[:, up], color=color, linewidth=1.8)
+            ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
+            if plane != "sagittal":
+                ax.invert_xaxis()
+            ax.set_title(f"{plane}, {'xyz'[normal]} = {middle[normal]:.1f} mm", fontsize=9.5, color=FAINT)
+            _name_ends(ax, across, up, flipped=plane != "sagittal")
+        entries = [handle("tumor", color=_TUMOR, linewidth=1.5)]
+        entries += [handle("excluded", color=_REGION, linewidth=1.5)] if len(volumes) > 1 else []
+        entries += [handle(name, color=c, linewidth=2) for c, name in zip(_COLORS, named, strict=False)]
+        figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.025, 0.0), ncol=len(entries), fontsize=9)
+        figure.text(0.97, 0.035, "Not for clinical use", ha="right", fontsize=9, color=FAINT)
+        figure.text(0.03, 0.95, title or scene.name, fontsize=11, fontweight="bold", va="center")
+    return figure
+
+
+def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the part of space to show: tumor and boxes with some tissue around them."""
+    ends = np.array(list(itertools.product(*zip([0, 0, 0], np.array(scene.occupancy.shape) - 1, strict=True))))
+    tumor = (ends + np.array(scene.origin)) @ scene.affine[:3, :3].T + scene.affine[:3, 3]
+    points = np.vstack([tumor, *(voxel.corners for voxel in voxels)])
+    low, high = points.min(axis=0) - _AROUND, points.max(axis=0) + _AROUND
+    middle, half = (low + high) / 2, np.full(3, (high - low).max() / 2)
+    return middle - half, middle + half
+
+
+def _sample(volume: NDArray[Any], index: NDArray[np.float64], order: int = 1) -> NDArray[np.float64]:
+    from scipy.ndimage import map_coordinates
+
+    # Only the voxels that the plane passes are turned into numbers.
+    flat = index.reshape(-1, 3)
+    low = np.clip(np.floor(flat.min(axis=0)).astype(int) - 1, 0, np.array(volume.shape) - 1)
+    high = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 2, low + 1, volume.shape)
+    part = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float64)
+    return map_coordinates(part, (flat - low).T, order=order, mode="constant").reshape(index.shape[:-1])
+
+
+def _draw_background(
+    ax: Any, scene: Scene, index: NDArray[np.float64], axes: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> None:
+    image = scene.image if scene.image is not None else scene.tumor
+    image = image.reshape(*image.shape[:3], -1)[..., 0]
+    values = _sample(np.nan_to_num(np.asarray(image)), index)
+    inside = (index > -0.5).all(-1) & (index < np.array(scene.shape) - 0.5).all(-1)
+    low, high = np.percentile(values[inside], [1, 99.5]) if inside.any() else (0.0, 1.0)
+    values = np.where(inside, values, low)
+    if scene.image is None:
+        low, high = -0.2, 2.0
+    x, y = axes
+    extent = (x[0] - _STEP / 2, x[-1] + _STEP / 2, y[0] - _STEP / 2, y[-1] + _STEP / 2)
+    ax.imshow(values, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower", extent=extent)
+
+
+def _name_ends(ax: Any, across: int, up: int, *, flipped: bool) -> None:
+    high, low = _ENDS[across]
+    left, right = (high, low) if flipped else (low, high)
+    top, bottom = _ENDS[up]
+    for text, x, y in ((left, 0.03, 0.5), (right, 0.97, 0.5), (top, 0.5, 0.96), (bottom, 0.5, 0.04)):
+        ax.text(x, y, text, transform=ax.transAxes, color="white", ha="center", va="center", fontsize=9)
