@@ -236,6 +236,20 @@ def test_generators_and_threads_of_the_process_stay_as_they_were(cohort):
     assert found[0] == found[1] == found[2]
 
 
+def test_a_seed_sets_the_first_weights_and_the_order_of_every_epoch(cohort):
+    class Orders(LesionVolume):
+        def _stream(self, inputs, targets, rng, epoch):
+            samples = list(super()._stream(inputs, targets, rng, epoch))
+            self.orders_ = [*getattr(self, "orders_", []), [float(y) for _, y in samples]]
+            return iter(samples)
+
+    models = [Orders(epochs=3, learning_rate=0.0, random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
+    first = [model.net_.module_.answer.weight.tolist() for model in models]
+    assert first[0] != first[1]
+    orders = [tuple(order) for model in models for order in model.orders_]
+    assert len(set(orders)) == len(orders) == 6
+
+
 def test_two_searches_side_by_side_find_the_same_as_one(cohort):
     cases, masks, groups = cohort
     found = [
@@ -745,12 +759,22 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, 
     assert bits(pickle.loads(pickle.dumps(model)).predict(cohort[0])) == bits(model.predict(cohort[0]))
 
 
+class Product(nn.Module):
+    """A loss that would be computed in bfloat16 if it were let."""
+
+    def forward(self, answers, targets):
+        return (answers.T @ answers).sum()
+
+
 def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
     net = training.Net(
         nn.Linear(3, 1), criterion=training.WithMargin(nn.BCEWithLogitsLoss()), train_split=None, mixed=True, verbose=0,
     ).initialize()  # fmt: skip
     answer = net.infer(torch.randn(4, 3))
     assert answer.dtype == torch.bfloat16
+    net.criterion_.criterion = Product()
+    assert net.get_loss(answer, torch.zeros(4, 1)).dtype == torch.float32
+    net.criterion_.criterion = nn.BCEWithLogitsLoss()
     # At logit 9 a probability in bfloat16 is one, and the loss of a wrong answer infinite.
     loss = net.get_loss(torch.full((4, 1), 9.0, dtype=torch.bfloat16), torch.zeros(4, 1))
     assert loss.dtype == torch.float32
