@@ -14,6 +14,9 @@ _MODULES = {
     "tumor_volume_inside": "objective",
     "PlacementObjective": "objective",
     "VoxelOptimizer": "optimizer",
+    "simulate_gliomas": "phantoms",
+    "evaluate_placements": "evaluation",
+    "write_prescription": "prescription",
 }
 
 __all__ = sorted(_MODULES)
