@@ -147,7 +147,7 @@ def running_sums(volume):
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def integrate(prefix, rows, row_widths, columns, column_widths, step, start, half):
     """
     Integrate a volume over a box along the last index.
@@ -184,19 +184,49 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
     filled = 0.0
     total = 0.0
     top = float(c - 1)
+    n_columns = len(columns)
+    last_cell = np.int64(c - 2)
+    one_more = np.uint64(1)
+    s0 = -step[0, 1] * inverse[0]
+    s1 = -step[1, 1] * inverse[1]
+    s2 = -step[2, 1] * inverse[2]
     for n in range(len(rows)):
-        i = int(np.floor(rows[n] + 0.5))
-        inside = 0 <= i < a
+        inside = -0.5 <= rows[n] < a - 0.5
+        i = np.uint64(rows[n] + 0.5) if inside else np.uint64(0)
         b0 = -(start[0] + step[0, 0] * rows[n]) * inverse[0] + 0.5
         b1 = -(start[1] + step[1, 0] * rows[n]) * inverse[1] + 0.5
         b2 = -(start[2] + step[2, 0] * rows[n]) * inverse[2] + 0.5
-        s0 = -step[0, 1] * inverse[0]
-        s1 = -step[1, 1] * inverse[1]
-        s2 = -step[2, 1] * inverse[2]
+        # Three intervals on a line have a common part if each two have: that bounds the columns which meet the box.
+        first = -1e300
+        last = 1e300
+        for pair in range(3):
+            if pair == 0:
+                gap, slope, sum_ = b0 - b1, s0 - s1, reach[0] + reach[1]
+            elif pair == 1:
+                gap, slope, sum_ = b0 - b2, s0 - s2, reach[0] + reach[2]
+            else:
+                gap, slope, sum_ = b1 - b2, s1 - s2, reach[1] + reach[2]
+            if abs(slope) > 1e-12:
+                one = (-sum_ - gap) / slope
+                two = (sum_ - gap) / slope
+                first = max(first, min(one, two))
+                last = min(last, max(one, two))
+            elif abs(gap) >= sum_:
+                last = -1e300
+        m = 0
+        far = n_columns
+        while m < far:
+            middle = (m + far) // 2
+            if columns[middle] < first:
+                m = middle + 1
+            else:
+                far = middle
         row_filled = 0.0
         row_total = 0.0
-        for m in range(len(columns)):
+        while m < n_columns and columns[m] <= last:
             v = columns[m]
+            width = column_widths[m]
+            m += 1
             m0 = b0 + s0 * v
             m1 = b1 + s1 * v
             m2 = b2 + s2 * v
@@ -204,17 +234,20 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
             high = min(m0 + reach[0], min(m1 + reach[1], m2 + reach[2]))
             if high <= low:
                 continue
-            row_total += column_widths[m] * (high - low)
-            j = int(np.floor(v + 0.5))
-            if not inside or j < 0 or j >= b:
+            row_total += width * (high - low)
+            if not inside or v < -0.5 or v >= b - 0.5:
                 continue
+            # Unsigned, so that numba does not look for indices which count from the end.
+            j = np.uint64(v + 0.5)
             low = min(max(low, 0.0), top)
             high = min(max(high, 0.0), top)
-            k = min(int(low), c - 2)
-            one = prefix[i, j, k] + (low - k) * (prefix[i, j, k + 1] - prefix[i, j, k])
-            k = min(int(high), c - 2)
-            two = prefix[i, j, k] + (high - k) * (prefix[i, j, k + 1] - prefix[i, j, k])
-            row_filled += column_widths[m] * (two - one)
+            whole = min(np.int64(low), last_cell)
+            k = np.uint64(whole)
+            one = prefix[i, j, k] + (low - whole) * (prefix[i, j, k + one_more] - prefix[i, j, k])
+            whole = min(np.int64(high), last_cell)
+            k = np.uint64(whole)
+            two = prefix[i, j, k] + (high - whole) * (prefix[i, j, k + one_more] - prefix[i, j, k])
+            row_filled += width * (two - one)
         filled += row_widths[n] * row_filled
         total += row_widths[n] * row_total
     return filled, total
@@ -407,7 +440,7 @@ def _cost(x, kind, base, origin, grid, forbidden, margins, low, high, limits, pa
     if beyond > 0.0:
         cost += limits[12] * (0.1 + beyond)
     if len(margins) > 0:
-        sums, place = forbidden
+        sums, place, matrix, inverse = forbidden
         for m in range(len(margins)):
             for a in range(3):
                 half[a] = 0.5 * size[a] + margins[m]
@@ -435,7 +468,8 @@ def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limi
     grid : tuple of ndarray
         As in `fraction`.
     forbidden : tuple of ndarray
-        Running sums of shape (m, a, b, c + 1) of what is excluded, and the place of their index 0.
+        Running sums of shape (m, a, b, c + 1) of what is excluded, the place of their index 0, the matrix from
+        their indices to mm, its inverse.
     margins : ndarray of shape (m,)
         How far to stay away, in mm.
     low, high : ndarray of shape (3,)
@@ -661,15 +695,21 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
     for x in range(3):
         first[x] = max(1, int(np.ceil(np.exp(limits[6]) / edges[x] - 0.5)))
         last[x] = max(first[x], int(min(np.exp(limits[9]), largest) / edges[x] + 0.5))
-    for i in range(first[0], last[0] + 1):
-        for j in range(first[1], last[1] + 1):
-            for k in range(first[2], last[2] + 1):
+    i = first[0]
+    while i <= last[0]:
+        j = first[1]
+        while j <= last[1]:
+            k = first[2]
+            while k <= last[2]:
                 volume = i * j * k * volume_element
                 if least <= volume <= most and n_shapes < 4096:
                     shapes[n_shapes, 0] = i
                     shapes[n_shapes, 1] = j
                     shapes[n_shapes, 2] = k
                     n_shapes += 1
+                k += max(1, k // 4)
+            j += max(1, j // 4)
+        i += max(1, i // 4)
     size = ((a + stride - 1) // stride) * ((b + stride - 1) // stride) * ((layers + stride - 1) // stride)
     places = np.empty((size, 3))
     sides = np.empty((size, 3))

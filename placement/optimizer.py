@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,9 @@ __all__ = ["CONSOLE", "Placement", "VoxelOptimizer"]
 #: Steps of center (mm), sides (mm) and angles (degrees) that scanners' consoles take.
 CONSOLE = (0.1, 1.0, 0.1)
 
-#: Edge of the blocks of rows that the first search averages over, in mm.
-BLOCK_MM = 3.0
+#: Edges of the blocks of rows that searches average over, in mm: the first, the second, the last.
+BLOCK_MM = (3.0, 2.0, 0.0)
+COARSE, MIDDLE, FINE = range(3)
 
 #: Boxes whose centers are nearer than this are one start, or one candidate, in mm.
 APART_MM = 8.0
@@ -61,10 +62,10 @@ class Placement:
         Tumor in it, in mL.
     best_objective : float
         The best objective that the search found, which a simpler voxel may miss by the optimizer's ``tie_break``.
-    component : int
-        Number of the part of the tumor it lies in, see `Scene.component`.
     flags : tuple of str
         Constraints that are broken, or why none could be kept; empty if all is well.
+    scene : Scene
+        Where it was placed.
     """
 
     voxel: Voxel
@@ -72,8 +73,13 @@ class Placement:
     tumor_fraction: float
     tumor_volume: float
     best_objective: float
-    component: int
     flags: tuple[str, ...]
+    scene: Scene = field(repr=False)
+
+    @property
+    def component(self) -> int:
+        """Number of the part of the tumor that the voxel holds most of, see `Scene.component`."""
+        return self.scene.component(self.voxel)
 
     @property
     def feasible(self) -> bool:
@@ -353,8 +359,8 @@ class VoxelOptimizer(BaseEstimator):
             tumor_fraction=part,
             tumor_volume=part * voxel.volume,
             best_objective=value if best_objective is None else best_objective,
-            component=scene.component(voxel),
             flags=case.flags(voxel),
+            scene=scene,
         )
 
     @property
@@ -423,22 +429,26 @@ class _Case:
         """Average rows for the quick searches, and gather what is excluded near the tumor."""
         rows = self.rows
         edges = np.linalg.norm(rows.matrix, axis=0)
-        self.block = np.maximum(1, np.rint(BLOCK_MM / edges)).astype(int)
-        self.fine = rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset
-        # A block's middle lies half a block from its first voxel's outer face.
-        wide = rows.matrix * [self.block[0], self.block[1], 1]
-        shift = rows.matrix @ [(self.block[0] - 1) / 2, (self.block[1] - 1) / 2, 0]
-        averaged = _overlap.average_rows(rows.prefix, int(self.block[0]), int(self.block[1]))
-        self.coarse = averaged, wide, np.linalg.inv(wide), rows.offset + shift
         axes = list(rows.axes)
-        if self.optimizer.inside_image:
-            low = -0.5 - np.array(self.scene.origin, dtype=np.float64)[axes]
-            high = low + np.array(self.scene.shape)[axes]
-        else:
-            low, high = np.full(3, -np.inf), np.full(3, np.inf)
-        self.ends = {True: (low, high)}
-        scale, move = np.array([*self.block[:2], 1.0]), np.array([*(self.block[:2] - 1) / 2, 0.0])
-        self.ends[False] = (low - move) / scale, (high - move) / scale
+        low = -0.5 - np.array(self.scene.origin, dtype=np.float64)[axes]
+        high = low + np.array(self.scene.shape)[axes]
+        if not self.optimizer.inside_image:
+            low, high = np.full(3, -1e9), np.full(3, 1e9)
+        self.grids, self.ends = [], []
+        # Boxes in small tumors are small, and need finer blocks to be told apart.
+        largest = 0.12 * np.cbrt(self.scene.tumor_volume * MM3_PER_ML)
+        for size in BLOCK_MM:
+            block = np.maximum(1, np.rint(min(size, largest) / edges)).astype(int)
+            # A block's middle lies half a block from its first voxel's outer face.
+            scale, move = np.array([*block[:2], 1.0]), np.array([*(block[:2] - 1) / 2, 0.0])
+            averaged = rows.prefix
+            if block[:2].max() > 1:
+                averaged = _overlap.average_rows(rows.prefix, int(block[0]), int(block[1]))
+            wide = rows.matrix * scale
+            self.grids.append((averaged, wide, np.linalg.inv(wide), rows.offset + rows.matrix @ move))
+            self.ends.append(((low - move) / scale, (high - move) / scale))
+            if len(self.grids) == 1:
+                self.block = block
         self.forbid()
 
     def forbid(self) -> None:
@@ -455,14 +465,14 @@ class _Case:
             ]
             stacked, place = np.stack([one.prefix for one in found]), found[0].offset
         self.margins = np.asarray(margins, dtype=np.float64)
-        self.forbidden = {True: (stacked, place), False: (stacked, place)}
+        self.forbidden = stacked, place, self.rows.matrix, np.linalg.inv(self.rows.matrix)
 
     def starts(self, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scan boxes along the image's axes: centers in mm and sides, of at most `n` that lie apart."""
         rows = self.rows
         edges = np.linalg.norm(rows.matrix, axis=0) * self.block
         volume = abs(np.linalg.det(rows.matrix)) * np.prod(self.block)
-        averaged = self.coarse[0]
+        averaged = self.grids[COARSE][0]
         n_blocks = averaged.shape[0] * averaged.shape[1] * np.ceil((averaged.shape[2] - 1) / self.block[2])
         stride = max(1, int(np.ceil(np.cbrt(n_blocks / (N_PLACES * (3 if self.optimizer.thorough else 1))))))
         limits = self.limits()
@@ -487,23 +497,21 @@ class _Case:
         sizes[:, which] = (sides[kept] * edges)[:, axis]
         return centers[kept], sizes
 
-    def descend(
-        self, start: _Search, steps: Sequence[float], n_evals: int, *, fine: bool, weight: float = 3
-    ) -> _Search:
+    def descend(self, start: _Search, steps: Sequence[float], n_evals: int, level: int, weight: float = 3.0) -> _Search:
         """Run the simplex searches."""
         x, costs, boxes = _overlap.descend(
             np.ascontiguousarray(start.x),
             np.ascontiguousarray(start.kinds),
             np.ascontiguousarray(start.bases),
             np.ascontiguousarray(start.origins),
-            self.fine if fine else self.coarse,
-            self.forbidden[fine],
+            self.grids[level],
+            self.forbidden,
             self.margins,
-            *self.ends[fine],
+            *self.ends[level],
             self.limits(weight),
             np.array(steps, dtype=np.float64),
             n_evals,
-            1e-5 if fine else 1e-3,
+            1e-3 if level == COARSE else 1e-5,
             1,
         )
         return _Search(x, start.kinds, start.bases, start.origins, costs, boxes)
@@ -531,28 +539,28 @@ class _Case:
         self.centers, self.sides = self.starts(n_starts)
         turns = np.concatenate([np.eye(3)[None], self.turns(2 if thorough else 1)])
         quick = self.spread(self.centers, self.sides, FAMILIES[most], turns, 0.3)
-        quick = self.descend(quick, (4.0, 0.15, 0.35), 220, fine=False)
+        quick = self.descend(quick, (4.0, 0.15, 0.35), 110, COARSE)
+        quick = quick.take(np.argsort(quick.costs, kind="stable")[: max(n_starts if every else 8, 2 * n_fine)])
+        quick = self.descend(quick, (2.0, 0.08, 0.2), 160, COARSE)
         fine = self.refined(quick, n_fine)
+        self.straight = quick
         if most > 0 and self.optimizer.tie_break > 0 and not every:
             straight = self.spread(self.centers, self.sides, (0,), turns, 0.0)
-            straight = self.descend(straight, (4.0, 0.15, 0.35), 120, fine=False)
-            fine = _join(fine, self.refined(straight, 3))
+            self.straight = self.descend(straight, (4.0, 0.15, 0.35), 90, COARSE)
+            fine = _join(fine, self.refined(self.straight, 3))
         return fine
 
     def refined(self, quick: _Search, n: int) -> _Search:
         """Make the best distinct ones exact."""
-        kept: list[int] = []
-        for index in np.argsort(quick.costs, kind="stable"):
-            box = quick.boxes[index]
-            if all(np.abs(box[:2] - quick.boxes[k][:2]).max() > 2.0 for k in kept):
-                kept.append(int(index))
-                if len(kept) == n:
-                    break
-        fine = self.descend(quick.take(kept), (1.5, 0.06, 0.12), 350, fine=True)
+        fine = self.descend(quick.take(_distinct(quick, n)), (1.5, 0.06, 0.12), 170, MIDDLE)
+        half = np.argsort(fine.costs, kind="stable")
+        half, rest = half[: (n + 1) // 2], half[(n + 1) // 2 :]
+        better = self.descend(fine.take(half), (0.8, 0.03, 0.06), 100, FINE)
         if self.optimizer.thorough:
-            fine = self.descend(fine, (3.0, 0.1, 0.2), 450, fine=True)
+            better = self.descend(better, (3.0, 0.1, 0.2), 450, FINE)
+        fine = _join(better, fine.take(rest))
         if len(self.margins):
-            fine = self.descend(fine, (1.0, 0.05, 0.05), 250, fine=True, weight=1e4)
+            fine = self.descend(fine, (1.0, 0.05, 0.05), 250, FINE, weight=1e4)
         return fine
 
     def turns(self, n: int) -> NDArray[np.float64]:
@@ -598,11 +606,10 @@ class _Case:
 
     def turned(self, count: int) -> list[Voxel]:
         """Search voxels with one or two rotated axes."""
-        few = slice(0, 4)
-        starts = [
-            self.spread(self.centers[few], self.sides[few], FAMILIES[count], np.eye(3)[None], a) for a in (0.4, -0.4)
-        ]
-        quick = self.descend(_join(*starts), (4.0, 0.15, 0.35), 150, fine=False)
+        few = self.straight.boxes[_distinct(self.straight, 2)]
+        centers, sides = few[:, 0], few[:, 1]
+        starts = [self.spread(centers, sides, FAMILIES[count], np.eye(3)[None], angle) for angle in (0.35, -0.35)]
+        quick = self.descend(_join(*starts), (3.0, 0.1, 0.3), 120, COARSE)
         return [self.voxel(box) for box in self.refined(quick, 2).boxes]
 
     def flags(self, voxel: Voxel, *, own: bool = False) -> tuple[str, ...]:
@@ -654,6 +661,18 @@ def _rotation(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     x, y, z = vector / angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _distinct(search: _Search, n: int) -> list[int]:
+    """List the best boxes that differ in center or sides, by number."""
+    kept: list[int] = []
+    for index in np.argsort(search.costs, kind="stable"):
+        box = search.boxes[index, :2]
+        if all(np.abs(box - search.boxes[k, :2]).max() > 2.0 for k in kept):
+            kept.append(int(index))
+            if len(kept) == n:
+                break
+    return kept
 
 
 def _join(*searches: _Search) -> _Search:

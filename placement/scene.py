@@ -272,7 +272,7 @@ class Scene:
         """Volumes of the tumor's connected parts in mL, largest first: voxels that share a corner are connected."""
         labels, n = self._components
         weights = np.bincount(labels.ravel(), self.occupancy.ravel().astype(np.float64), minlength=n + 1)
-        return weights[1:] * self.voxel_volume
+        return np.asarray(weights[1:] * self.voxel_volume, dtype=np.float64)
 
     def component(self, voxel: Voxel) -> int:
         """
