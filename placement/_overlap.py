@@ -776,3 +776,32 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                 places[n, 2] = k - shapes[chosen, 2] // 2 + 0.5 * shapes[chosen, 2]
                 n += 1
     return places[:n], sides[:n], costs[:n]
+
+
+@njit(cache=True, nogil=True)
+def costs_of(x, origin, grid, forbidden, margins, low, high, limits, parts):
+    """
+    Evaluate what `descend` minimizes, for freely turned boxes.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, 9)
+        Shifts in mm, logarithms of sides in mm, rotation vectors in radians.
+    origin : ndarray of shape (3,)
+        Center to start from, in mm.
+    grid, forbidden, margins, low, high, limits, parts
+        As in `descend`.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Minus the logarithms of the objective, and penalties.
+    """
+    nodes = np.empty((4, 4096))
+    box = np.empty((6, 3))
+    work = np.empty((2, 3, 3))
+    base = np.eye(3)
+    out = np.empty(len(x))
+    for n in range(len(x)):
+        out[n] = _cost(x[n], 7, base, origin, grid, forbidden, margins, low, high, limits, parts, nodes, box, work)
+    return out

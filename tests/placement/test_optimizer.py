@@ -1,3 +1,5 @@
+import csv
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -250,3 +252,25 @@ def test_parameters_are_cloned_and_set():
     again = clone(optimizer)
     assert again.get_params() == optimizer.get_params()
     assert again.set_params(min_volume=3).min_volume == 3
+
+
+REGIONS = {"whole": (1, 2, 3, 4), "core_1_3_4": (1, 3, 4), "solid_3_4_no_necrosis": (3, 4), "enhancing_4": (4,)}
+
+
+def test_real_tumors_are_covered_as_well_as_by_the_best_cube(data_dir):
+    table = data_dir / "placement_reference" / "placement_reference.csv"
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13
+    for row in rows:
+        file = data_dir / row["file"].removeprefix("shared/data/")
+        multiple = "brats2013" in row["file"]
+        scene = Scene.read(file, include=REGIONS[row["region"]] if multiple else None)
+        assert scene.tumor_volume == pytest.approx(float(row["volume_ml"]), rel=1e-3)
+        for side in (15, 20, 25):
+            # Only coverage counts, at the volume of the cube or more.
+            purest = PlacementObjective(side**3 / 1000, 1e4, 1.0, 0.05, one_sided=True)
+            optimizer = VoxelOptimizer(purest, min_volume=side**3 / 1000, tie_break=0, random_state=0)
+            found = optimizer.placement(scene)
+            assert found.voxel.volume >= side**3 / 1000 * (1 - 1e-9)
+            assert found.tumor_fraction >= float(row[f"cube{side}_best_tumour_fraction"]) - 0.01
