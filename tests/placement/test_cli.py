@@ -1,0 +1,123 @@
+"""The commands run after each other, go on where they stopped, and name what is wrong in one line."""
+
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from placement.cli import main
+from placement.voxel import Voxel
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["dmrifit-placement", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def ball(tmp_path):
+    grid = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), -1) * 2.0
+    path = tmp_path / "ball.nii.gz"
+    nib.save(nib.Nifti1Image((np.linalg.norm(grid - 40, axis=-1) < 18).astype(np.uint8), np.diag([2.0, 2, 2, 1])), path)
+    return path
+
+
+def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
+    cases, placed, tables = (tmp_path / name for name in ("cases", "placed", "tables"))
+    assert run("simulate", 3, "--out", cases, "--spacing", 4)[0] == 0
+    code, _, error = run("place", cases / "cases.tsv", "--out", placed)
+    assert code == 0, error
+    found = pd.read_csv(placed / "placements.tsv", sep="\t")
+    assert list(found["name"]) == ["synthetic-001", "synthetic-002", "synthetic-003"]
+    assert "Not for clinical use" in (placed / "index.html").read_text()
+    code, out, error = run(
+        *("evaluate", cases / "cases.tsv", cases / "experts.tsv"),
+        *("--placements", f"objective={placed / 'placements.tsv'}", "--out", tables),
+    )
+    assert code == 0, error
+    assert "objective" in out
+    measured = pd.read_csv(tables / "cases.csv").query("method == 'objective'")
+    np.testing.assert_allclose(measured["volume"], found["volume_ml"])
+    np.testing.assert_allclose(measured["f_tumor"], found["tumor_fraction"])
+
+
+def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(run, tmp_path, ball):
+    table = tmp_path / "cases.tsv"
+    table.write_text("name\ttumor\none\tball.nii.gz\ntwo\tball.nii.gz\n")
+    out = tmp_path / "placed"
+    assert run("place", table, "--out", out, "--no-figure")[0] == 0
+    first = (out / "placements.tsv").read_text()
+    (out / "two" / "voxel.json").unlink()
+    before = (out / "one" / "voxel.json").stat().st_mtime_ns
+    assert run("place", table, "--out", out, "--no-figure")[0] == 0
+    assert (out / "one" / "voxel.json").stat().st_mtime_ns == before
+    assert (out / "placements.tsv").read_text() == first
+    image = nib.load(ball)
+    changed = np.roll(np.asarray(image.dataobj), 2, axis=0)
+    nib.save(nib.Nifti1Image(changed, image.affine), ball)
+    assert run("place", table, "--out", out, "--no-figure")[0] == 0
+    assert pd.read_csv(out / "placements.tsv", sep="\t")["x"].mean() == pytest.approx(44, abs=2.5)
+    code, _, error = run("place", table, "--out", out, "--min-volume", 4)
+    assert code == 2
+    assert "other options (optimizer)" in error
+
+
+def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
+    matrix = np.eye(4)
+    matrix[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    matrix[:3, 3] = [80, 0, 0]
+    np.savetxt(tmp_path / "move.txt", matrix)
+    code, out, _ = run(
+        *("prescribe", ball, "--center", "40,40,40", "--size", "10,20,20", "--out", tmp_path / "voxel"),
+        *("--matrix", tmp_path / "move.txt", "--ppm=-1,1", "--percent-per-ppm", 3, "--no-figure"),
+    )
+    assert code == 0
+    assert "4.00 mL" in out
+    assert "volume below min_volume" in out
+    content = json.loads((tmp_path / "voxel" / "voxel.json").read_text())
+    box = Voxel(content["ras"]["center_mm"], content["size_mm"], content["ras"]["angles_deg"])
+    assert box.dice(Voxel((40, 40, 40), (20, 10, 20))) == pytest.approx(1)
+    assert content["displacement"]["percent_per_ppm"] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("place", "nothing.nii.gz", "--out", "x"), "no such file"),
+        (("place", "BALL", "--out", "x", "--sides", "10"), "--sides needs 2 numbers"),
+        (("place", "BALL", "--out", "x", "--include", "solid"), "--include needs whole numbers"),
+        (("place", "BALL", "--out", "x", "--ppm", "0,1"), "both --ppm"),
+        (("prescribe", "BALL", "--center", "1,2", "--size", "1,2,3", "--out", "x"), "--center needs 3 numbers"),
+        (("simulate", "1", "--experts", "real", "--out", "x"), "preference"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, monkeypatch, ball, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(*(str(ball) if word == "BALL" else word for word in words))
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_names_that_would_leave_the_folder_are_refused(run, tmp_path, ball):
+    table = tmp_path / "cases.tsv"
+    table.write_text("name\ttumor\n../one\tball.nii.gz\n")
+    code, _, error = run("place", table, "--out", tmp_path / "placed")
+    assert code == 2
+    assert "../one" in error
+
+
+def test_help_shows_a_worked_line(run):
+    assert "dmrifit-placement place" in " ".join(run("--help")[1].split())
+    for command in ("simulate", "place", "prescribe", "evaluate"):
+        assert f"dmrifit-placement {command}" in " ".join(run(command, "--help")[1].split())
