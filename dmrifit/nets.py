@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
+from dmrifit.cases import Chosen, Inputs, Targets, add_to_digest, check_length, listed, naming, volume_inputs
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.files import remove_abandoned_parts, write_text
 from dmrifit.randomness import RandomState, derived_seed, seed_from
@@ -225,8 +226,8 @@ class VolumeEstimator(BaseEstimator):
         float
             The mean.
         """
-        cases, targets = _listed(X, "cases"), _listed(y, "targets")
-        _same_length(cases, targets, "targets")
+        cases, targets = listed(X, "cases"), listed(y, "targets")
+        check_length(cases, targets, "targets")
         predictions = self._predictions(cases)
         return float(np.mean([self._case_score(p, t) for p, t in zip(predictions, targets, strict=True)]))
 
@@ -296,7 +297,7 @@ class VolumeEstimator(BaseEstimator):
 
     def _predict_case(self, infer: Callable[[Any], Any], inputs: Any, case: Any) -> Any:
         """Give the prediction of a case; `infer` runs the network on a batch of inputs."""
-        return infer(_batch_of_one(inputs))[0]
+        return infer([inputs])[0]
 
     def _check(self) -> None:
         """Check the parameters."""
@@ -321,41 +322,43 @@ class VolumeEstimator(BaseEstimator):
     def _train(self, X: Any, y: Any, groups: Any) -> Any:
         """Train on cases, targets (or None) and groups (or None); what `fit` of a derived class may call."""
         self._check()
-        training = _training()
-        device = training.resolve_device(self.device)
-        cases = _listed(X, "cases")
-        targets = None if y is None else _listed(y, "targets")
+        _require_torch()
+        from dmrifit import checkpoints, devices, training
+
+        device = devices.resolve_device(self.device)
+        cases = listed(X, "cases")
+        targets = None if y is None else listed(y, "targets")
         if targets is None and self._needs_targets:
             msg = f"{type(self).__name__} needs a target for each case; give y"
             raise ValueError(msg)
         if targets is not None:
-            _same_length(cases, targets, "targets")
+            check_length(cases, targets, "targets")
         if hasattr(self, "net_"):
             del self.net_
         seed = seed_from(self.random_state)
         if groups is not None:
-            groups = _listed(groups, "groups")
-            _same_length(cases, groups, "groups")
-        inputs = _Inputs(self, cases)
-        wanted = _Targets(self, targets, inputs)
+            groups = listed(groups, "groups")
+            check_length(cases, groups, "groups")
+        inputs = Inputs(self, cases)
+        wanted = Targets(self, targets, inputs)
         digest = hashlib.blake2b(digest_size=16)
         for i, case in enumerate(inputs):
             if i == 0:
                 self._learn(inputs, targets)
-            with _naming(i):
+            with naming(i):
                 self._check_inputs(case)
             for part in (case, wanted[i]):
-                _hash(digest, part)
+                add_to_digest(digest, part)
         folder = self._run_folder(digest, groups)
         state = None
         if folder is not None and (folder / _STATE).exists():
             remove_abandoned_parts(folder)
-            state = training.read_state(folder / _STATE)
+            state = checkpoints.read_state(folder / _STATE)
             seed = self._resumed_seed(state[0], folder)
         learned, kept = self._split(len(cases), groups, derived_seed(seed, "split"))
-        with training.one_torch_thread():
+        with devices.one_torch_thread():
             net = self._new_net(device, seed)
-            best = None if state is None else training.restore_state(net, *state)
+            best = None if state is None else checkpoints.restore_state(net, *state)
             stream = _Stream(self, inputs, wanted, learned)
             epochs = training.Epochs(
                 training.Batches(stream, self.batch_size, derived_seed(seed, "samples")),
@@ -369,16 +372,17 @@ class VolumeEstimator(BaseEstimator):
                 verbose=self.verbose,
             )
             epochs.run(net)
-        self.history_ = training.history_rows(net)
+        self.history_ = checkpoints.history_rows(net)
         self.net_ = net
         return self
 
     def _new_net(self, device: torch.device, seed: int) -> skorch.NeuralNet:
         """Make the net with the first weights of a seed."""
-        training = _training()
+        from dmrifit import devices, training
+
         gpu = device.type == "cuda"
         optimizer, options = self._optimizer()
-        with training.forked_generator(derived_seed(seed, "weights"), device):
+        with devices.forked_generator(derived_seed(seed, "weights"), device):
             module = self._module()
             net = training.Net(
                 module,
@@ -426,22 +430,23 @@ class VolumeEstimator(BaseEstimator):
         check_is_fitted(self)
         from tqdm import tqdm
 
-        cases = _listed(X, "cases")
+        cases = listed(X, "cases")
         for i, case in enumerate(tqdm(cases, unit="case", desc="predict", disable=not self.verbose)):
-            with _naming(i):
+            with naming(i):
                 inputs = self._inputs(case)
                 self._check_inputs(inputs)
                 yield self._answer(self.net_, inputs, case)
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> Any:
         """Predict a case with a net; training goes on afterwards as if nothing had been asked."""
-        training = _training()
+        from dmrifit import devices, training
+
         torch = import_optional("torch")
 
         def infer(batch: Any) -> Any:
             return training.as_arrays(net.infer(training.collated(batch)))
 
-        with training.one_torch_thread(), torch.inference_mode(), training.repeatable_kernels():
+        with devices.one_torch_thread(), torch.inference_mode(), devices.repeatable_kernels():
             net.module_.eval()
             return self._predict_case(infer, inputs, case)
 
@@ -514,16 +519,15 @@ class VolumeEstimator(BaseEstimator):
         files : dict of bytes
             The weights in the format of safetensors.
         """
-        import_optional("torch")
-        from safetensors.torch import save
-
         check_is_fitted(self)
+        _require_torch()
+        from dmrifit.checkpoints import packed
+
         parameters = {k: encoded(v, k) for k, v in self._plain().items() if k != "checkpoint"}
         names = (*self._fitted_names, "history_")
         fitted = {name: encoded(getattr(self, name), name) for name in names}
         state = self.net_.module_.state_dict()
-        weights = save({key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()})
-        return parameters, fitted, {_WEIGHTS: weights}
+        return parameters, fitted, {_WEIGHTS: packed(state)}
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
@@ -541,8 +545,10 @@ class VolumeEstimator(BaseEstimator):
         RefusedError
             If something is missing or unknown, or does not fit.
         """
-        training = _training()
+        _require_torch()
         from safetensors.torch import load
+
+        from dmrifit import checkpoints, devices
 
         refuse_keys(fitted, {*self._fitted_names, "history_"}, "fitted attribute", complete=True)
         refuse_keys(files, {_WEIGHTS}, "file", complete=True)
@@ -552,100 +558,19 @@ class VolumeEstimator(BaseEstimator):
         if "n_channels_" in fitted and not (type(self.n_channels_) is int and self.n_channels_ > 0):
             msg = f"n_channels_ is {self.n_channels_!r}"
             raise RefusedError(msg)
-        device = training.resolve_device(self.device, fallback=True)
+        device = devices.resolve_device(self.device, fallback=True)
         if self.device != "auto" and device.type == "cpu":
             self.device = "cpu"
         net = self._new_net(device, 0)
         try:
-            training.load_weights(net.module_, load(files[_WEIGHTS]))
+            checkpoints.load_weights(net.module_, load(files[_WEIGHTS]))
         except ValueError as error:
             raise RefusedError(str(error)) from None
-        training.set_history(net, self.history_)
+        checkpoints.set_history(net, self.history_)
         self.net_ = net
 
 
-def volume_inputs(case: Any) -> NDArray[np.float32]:
-    """
-    Give a volume as a network sees it.
-
-    Parameters
-    ----------
-    case : array_like of shape (x, y, z) or (x, y, z, channels)
-        Finite numbers; an array on the disk is read, not changed.
-
-    Returns
-    -------
-    ndarray of shape (channels, x, y, z)
-        In single precision.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes, no voxel, or values that are not finite.
-    """
-    volume = np.asarray(case)
-    if volume.ndim not in (3, 4) or volume.size == 0 or volume.dtype.kind not in "fiub":
-        msg = f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or (x, y, z, channels)"
-        raise ValueError(msg)
-    if not np.isfinite(volume).all():
-        msg = f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite"
-        raise ValueError(msg)
-    channels = volume[None] if volume.ndim == 3 else np.moveaxis(volume, -1, 0)
-    return np.array(channels, dtype=np.float32, order="C")
-
-
 # Helpers of a training: classes rather than closures, so that a net can be pickled in between ---------
-
-
-class _Inputs(Sequence[Any]):
-    """What the network sees of each case, held in memory or made anew."""
-
-    def __init__(self, estimator: VolumeEstimator, cases: Sequence[Any]) -> None:
-        self.estimator = estimator
-        self.cases = cases
-        self.made: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self.cases):
-            raise IndexError(i)
-        if i not in self.made:
-            if not self.estimator._keep_inputs:
-                self.made.clear()
-            with _naming(i):
-                self.made[i] = self._make(i)
-        return self.made[i]
-
-    def _make(self, i: int) -> Any:
-        return self.estimator._inputs(self.cases[i])
-
-
-class _Targets(_Inputs):
-    """What the loss sees of each target."""
-
-    def __init__(self, estimator: VolumeEstimator, targets: Sequence[Any] | None, inputs: _Inputs) -> None:
-        super().__init__(estimator, inputs.cases)
-        self.targets = targets
-        self.inputs = inputs
-
-    def _make(self, i: int) -> Any:
-        return self.estimator._target(None if self.targets is None else self.targets[i], self.inputs[i])
-
-
-class _Chosen(Sequence[Any]):
-    """Some of a sequence, in the order of their numbers."""
-
-    def __init__(self, everything: Sequence[Any], numbers: NDArray[np.int64]) -> None:
-        self.everything = everything
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.everything[int(self.numbers[i])]
 
 
 class _Stream:
@@ -655,7 +580,7 @@ class _Stream:
         self, estimator: VolumeEstimator, inputs: Sequence[Any], targets: Sequence[Any], numbers: NDArray[np.int64]
     ) -> None:
         self.estimator = estimator
-        self.inputs, self.targets = _Chosen(inputs, numbers), _Chosen(targets, numbers)
+        self.inputs, self.targets = Chosen(inputs, numbers), Chosen(targets, numbers)
 
     def __call__(self, rng: np.random.Generator, epoch: int) -> Iterator[tuple[Any, Any]]:
         return self.estimator._stream(self.inputs, self.targets, rng, epoch)
@@ -694,54 +619,9 @@ class _Save:
         write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
 
     def __call__(self, net: skorch.NeuralNet, best: dict[str, torch.Tensor] | None) -> None:
-        _training().write_state(self.folder / _STATE, net, best, self.header)
+        from dmrifit import checkpoints
 
-
-def _training() -> Any:
-    """Load what needs torch, or say how to install it."""
-    import_optional("torch")
-    import_optional("skorch")
-    from dmrifit import training
-
-    return training
-
-
-class _naming:
-    """Name the case in errors about it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if kind is ValueError and not str(error).startswith("case "):
-            msg = f"case {self.number}: {error}"
-            raise ValueError(msg) from error
-
-
-def _listed(values: Any, what: str) -> Sequence[Any]:
-    """Give a sequence of cases or targets, which may be an array whose first axis are cases."""
-    if hasattr(values, "iloc"):  # a table's own index counts otherwise
-        values = values.to_numpy()
-    if isinstance(values, np.ndarray):
-        found: Sequence[Any] = values if values.ndim else []  # type: ignore[assignment]
-    elif hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | Mapping):
-        found = values
-    else:
-        msg = f"{what} must be a list or an array with one of them per case, not {type(values).__name__}"
-        raise ValueError(msg)
-    if not len(found):
-        msg = f"there are no {what}"
-        raise ValueError(msg)
-    return found
-
-
-def _same_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> None:
-    if len(targets) != len(cases):
-        msg = f"{len(targets)} {what} for {len(cases)} cases; give one for each"
-        raise ValueError(msg)
+        checkpoints.write_state(self.folder / _STATE, net, best, self.header)
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
@@ -750,20 +630,7 @@ def _check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(msg)
 
 
-def _batch_of_one(inputs: Any) -> list[Any]:
-    return [inputs]
-
-
-def _hash(digest: Any, part: Any) -> None:
-    """Add arrays to a digest."""
-    if isinstance(part, Mapping):
-        for key, value in part.items():
-            digest.update(str(key).encode())
-            _hash(digest, value)
-    elif isinstance(part, tuple | list):
-        for value in part:
-            _hash(digest, value)
-    else:
-        array = np.ascontiguousarray(part)
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+def _require_torch() -> None:
+    """Say how to install what training and prediction need, if it is missing."""
+    import_optional("torch")
+    import_optional("skorch")

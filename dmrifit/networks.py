@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
+from dmrifit.devices import forked_generator, one_torch_thread
 from dmrifit.patches import check_patch_shape
-from dmrifit.training import forked_generator, one_torch_thread
 
 __all__ = ["PatchCNN", "PatchTransformer"]
 

@@ -1,169 +1,22 @@
-"""What makes a torch training repeat and resume: threads, generators, batches, epochs, states in files."""
+"""Training by skorch: the net, its loss, batches of samples of different shapes, and what happens around an epoch."""
 
 from __future__ import annotations
 
-import json
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import skorch
 import torch
 from skorch.utils import to_tensor
 from torch import nn
 from tqdm import tqdm
 
-from dmrifit.files import whole_file
+from dmrifit.devices import forked_generator, repeatable_kernels, seed_generators
 from dmrifit.randomness import derived_seed, seed_for
 
-__all__ = [
-    "Batches",
-    "Epochs",
-    "Net",
-    "StoppedError",
-    "WithMargin",
-    "as_arrays",
-    "collated",
-    "forked_generator",
-    "history_rows",
-    "load_weights",
-    "one_torch_thread",
-    "read_state",
-    "repeatable_kernels",
-    "resolve_device",
-    "restore_state",
-    "set_history",
-    "write_state",
-]
-
-# Generator and number of threads of torch belong to the whole process: they are set and restored by one at a time.
-_TORCH = threading.RLock()
-
-_HEADER = "dmrifit"
-
-
-# The process ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """
-    Let torch compute with one thread, because bits may change with their number.
-
-    Networks that train in several threads of Python wait for each other, because number of threads and generator of
-    torch belong to the process.
-
-    Yields
-    ------
-    None
-        With the number set; what was set before comes back afterwards.
-    """
-    with _TORCH:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-@contextmanager
-def forked_generator(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """
-    Seed the generators that a computation draws from, and give them back as they were.
-
-    Parameters
-    ----------
-    seed : int
-        The seed.
-    device : torch.device or str, default="cpu"
-        Where the computation runs; the generators of other devices are not touched.
-
-    Yields
-    ------
-    None
-        With the generators seeded.
-    """
-    device = torch.device(device)
-    with _TORCH, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _seed(seed, device)
-        yield
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    # torch.manual_seed would seed every GPU of the machine.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
-def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
-    """
-    Find the device that a name stands for.
-
-    Parameters
-    ----------
-    device : str
-        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    fallback : bool, default=False
-        Whether a GPU that is not there becomes the processor.
-
-    Returns
-    -------
-    torch.device
-        The device; a GPU with its number.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device.
-    """
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        device = "cuda" if there else "cpu"
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
-        msg = f"device must be 'auto', 'cpu', 'cuda' or 'cuda:0', not {device!r}"
-        raise ValueError(msg)
-    if found.type == "cpu":
-        return torch.device("cpu")
-    number = found.index or 0
-    if number >= there:
-        if fallback:
-            return torch.device("cpu")
-        msg = f"device={device!r}, and this machine has {there} GPUs that torch can use; take device='auto' or 'cpu'"
-        raise ValueError(msg)
-    return torch.device("cuda", number)
-
-
-@contextmanager
-def repeatable_kernels() -> Iterator[None]:
-    """
-    Let cuDNN take the kernels that give the same bits again, where there are such; on a GPU that matters.
-
-    Yields
-    ------
-    None
-        With the flags set; what was set before comes back afterwards.
-    """
-    cudnn = torch.backends.cudnn
-    with _TORCH:
-        before = cudnn.benchmark, cudnn.deterministic
-        cudnn.benchmark, cudnn.deterministic = False, True
-        try:
-            yield
-        finally:
-            cudnn.benchmark, cudnn.deterministic = before
+__all__ = ["Batches", "Epochs", "Net", "StoppedError", "WithMargin", "as_arrays", "collated"]
 
 
 # The net ----------------------------------------------------------------------------------------------
@@ -389,6 +242,27 @@ def collated(samples: Sequence[Any]) -> Any:
     return torch.from_numpy(stacked.astype(np.float32, copy=False) if stacked.dtype.kind == "f" else stacked)
 
 
+def as_arrays(part: Any) -> Any:
+    """
+    Give tensors as arrays.
+
+    Parameters
+    ----------
+    part : tensor or dict or tuple of tensors
+        What a network has answered.
+
+    Returns
+    -------
+    ndarray or dict or tuple of ndarray
+        In single precision at least.
+    """
+    if isinstance(part, torch.Tensor):
+        return _single(part).cpu().numpy()
+    if isinstance(part, Mapping):
+        return {key: as_arrays(value) for key, value in part.items()}
+    return tuple(as_arrays(value) for value in part)
+
+
 # Epochs -----------------------------------------------------------------------------------------------
 
 
@@ -493,7 +367,7 @@ class Epochs(skorch.callbacks.Callback):
             group["lr"] = rate
         net.history.record("learning_rate", rate)
         # From its number, not from what came before: an epoch does not ask who drew in between.
-        _seed(derived_seed(self.seed, "epoch", epoch), torch.device(net.device))
+        seed_generators(derived_seed(self.seed, "epoch", epoch), torch.device(net.device))
 
     def on_epoch_end(self, net: skorch.NeuralNet, **kwargs: Any) -> None:
         """
@@ -545,193 +419,3 @@ def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
     """Find the first of the best epochs; a score that is no number is the worst."""
     scores = [row["valid_score"] for row in history]
     return int(np.argmax([-np.inf if np.isnan(score) else score for score in scores]))
-
-
-# States in files --------------------------------------------------------------------------------------
-
-
-def write_state(
-    path: Path, net: skorch.NeuralNet, best: Mapping[str, torch.Tensor] | None, header: Mapping[str, Any]
-) -> None:
-    """
-    Write weights, optimizer and history of a net to one file, which is whole or not there.
-
-    Parameters
-    ----------
-    path : Path
-        The file, in the format of safetensors, with all that is no tensor as JSON in its header.
-    net : NeuralNet
-        The net.
-    best : dict of tensors, optional
-        Weights of the best epoch.
-    header : mapping
-        More plain values.
-    """
-    tensors = {f"weights.{key}": value for key, value in net.module_.state_dict().items()}
-    tensors |= {f"best.{key}": value for key, value in (best or {}).items()}
-    state = net.optimizer_.state_dict()
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, parts in state["state"].items():
-        for key, value in parts.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value
-            else:
-                numbers.setdefault(str(index), {})[key] = value
-    content = {
-        **header,
-        "history": history_rows(net),
-        "optimizer": numbers,
-    }
-    packed = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
-    with whole_file(path) as part:
-        part.write_bytes(safetensors.torch.save(packed, {_HEADER: json.dumps(content)}))
-
-
-def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """
-    Read what `write_state` has written.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    header : dict
-        What is no tensor.
-    tensors : dict of tensors
-        The others.
-
-    Raises
-    ------
-    ValueError
-        If it is no such file or damaged.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()[_HEADER])
-            return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        msg = f"{path} is not a whole checkpoint ({error}); remove it to train from the beginning"
-        raise ValueError(msg) from error
-
-
-def restore_state(
-    net: skorch.NeuralNet, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor] | None:
-    """
-    Put a state into an initialized net.
-
-    Parameters
-    ----------
-    net : NeuralNet
-        The net.
-    header, tensors : dict
-        What `read_state` has given.
-
-    Returns
-    -------
-    dict of tensors or None
-        The best weights, on the device of the net.
-
-    Raises
-    ------
-    ValueError
-        If the state is that of another network or optimizer.
-    """
-    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        parts[kind][rest] = value
-    load_weights(net.module_, parts["weights"])
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(numbers) for index, numbers in header["optimizer"].items()
-    }
-    for key, value in parts["optimizer"].items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    # Its options are those of the estimator; only what it has gathered comes from the file.
-    net.optimizer_.load_state_dict({**net.optimizer_.state_dict(), "state": state})
-    set_history(net, header["history"])
-    return {key: value.to(net.device) for key, value in parts["best"].items()} or None
-
-
-def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """
-    Fill a network with weights that must be its own.
-
-    Parameters
-    ----------
-    module : Module
-        The network.
-    weights : dict of tensors
-        By name.
-
-    Raises
-    ------
-    ValueError
-        If a name, a shape or a type is another one.
-    """
-    found, expected = ({k: (tuple(v.shape), v.dtype) for k, v in one.items()} for one in (weights, module.state_dict()))
-    if found != expected:
-        wrong = sorted({key for key, _ in found.items() ^ expected.items()})
-        msg = f"the weights do not fit this network: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ"
-        raise ValueError(msg)
-    module.load_state_dict(dict(weights))
-
-
-def history_rows(net: skorch.NeuralNet) -> list[dict[str, Any]]:
-    """
-    Give what is known of each epoch.
-
-    Parameters
-    ----------
-    net : NeuralNet
-        The net.
-
-    Returns
-    -------
-    list of dict
-        ``epoch``, ``learning_rate``, ``train_loss`` and, with validation cases, ``valid_score``.
-    """
-    keys = ("epoch", "learning_rate", "train_loss", "valid_score")
-    return [{key: row[key] for key in keys if key in row} for row in net.history]
-
-
-def set_history(net: skorch.NeuralNet, rows: Sequence[Mapping[str, Any]]) -> None:
-    """
-    Give a net the history of epochs that are done.
-
-    Parameters
-    ----------
-    net : NeuralNet
-        The net.
-    rows : list of dict
-        What `history_rows` has given.
-    """
-    net.history.clear()
-    for row in rows:
-        net.history.new_epoch()
-        net.history[-1].update(row)
-
-
-def as_arrays(part: Any) -> Any:
-    """
-    Give tensors as arrays.
-
-    Parameters
-    ----------
-    part : tensor or dict or tuple of tensors
-        What a network has answered.
-
-    Returns
-    -------
-    ndarray or dict or tuple of ndarray
-        In single precision at least.
-    """
-    if isinstance(part, torch.Tensor):
-        return _single(part).cpu().numpy()
-    if isinstance(part, Mapping):
-        return {key: as_arrays(value) for key, value in part.items()}
-    return tuple(as_arrays(value) for value in part)

@@ -26,7 +26,7 @@ pytest.importorskip("skorch")
 
 from torch import nn  # noqa: E402
 
-from dmrifit import registry, training  # noqa: E402
+from dmrifit import checkpoints, devices, registry, training  # noqa: E402
 from dmrifit.nets import VolumeEstimator  # noqa: E402
 from dmrifit.persistence import load_model, save_model  # noqa: E402
 
@@ -549,7 +549,7 @@ def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    header, _ = training.read_state(states(tmp_path)[0])
+    header, _ = checkpoints.read_state(states(tmp_path)[0])
     done = len(header["history"])
     model = LesionVolume(epochs=done + 2, dropout=0.5, random_state=0)
     made = []
@@ -751,8 +751,8 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, 
         def __str__(self):
             return "cpu"
 
-    monkeypatch.setattr(training, "resolve_device", lambda device, fallback=False: Gpu())
-    monkeypatch.setattr(training, "forked_generator", lambda seed, device: torch.random.fork_rng(devices=[]))
+    monkeypatch.setattr(devices, "resolve_device", lambda device, fallback=False: Gpu())
+    monkeypatch.setattr(devices, "forked_generator", lambda seed, device: torch.random.fork_rng(devices=[]))
     model = LesionVolume(epochs=1, compile=True, checkpoint=tmp_path, random_state=0).fit(cohort[0], sizes(cohort[1]))
     assert compiled == [model.net_.module_]
     assert set(model.net_.module_.state_dict()) == set(Counter(1, 4, 0).state_dict())
@@ -784,12 +784,12 @@ def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
 def test_the_first_gpu_is_taken_automatically(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert str(training.resolve_device("auto")) == "cuda:0"
-    assert str(training.resolve_device("cuda:1")) == "cuda:1"
+    assert str(devices.resolve_device("auto")) == "cuda:0"
+    assert str(devices.resolve_device("cuda:1")) == "cuda:1"
     with pytest.raises(ValueError, match="has 2 GPUs"):
-        training.resolve_device("cuda:2")
+        devices.resolve_device("cuda:2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert str(training.resolve_device("auto")) == "cpu"
+    assert str(devices.resolve_device("auto")) == "cpu"
 
 
 def test_inputs_and_targets_may_have_several_parts(cohort):

@@ -1,0 +1,139 @@
+"""What torch keeps for the whole process: threads, generators, devices; set for a while and given back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["forked_generator", "one_torch_thread", "repeatable_kernels", "resolve_device", "seed_generators"]
+
+# Generator and number of threads of torch belong to the whole process: they are set and restored by one at a time.
+_TORCH = threading.RLock()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """
+    Let torch compute with one thread, because bits may change with their number.
+
+    Networks that train in several threads of Python wait for each other, because number of threads and generator of
+    torch belong to the process.
+
+    Yields
+    ------
+    None
+        With the number set; what was set before comes back afterwards.
+    """
+    with _TORCH:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def forked_generator(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """
+    Seed the generators that a computation draws from, and give them back as they were.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    device : torch.device or str, default="cpu"
+        Where the computation runs; the generators of other devices are not touched.
+
+    Yields
+    ------
+    None
+        With the generators seeded.
+    """
+    device = torch.device(device)
+    with _TORCH, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_generators(seed, device)
+        yield
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """
+    Seed the generator of the processor and that of the device.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    device : torch.device
+        Where a computation runs.
+    """
+    # torch.manual_seed would seed every GPU of the machine.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
+    """
+    Find the device that a name stands for.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    fallback : bool, default=False
+        Whether a GPU that is not there becomes the processor.
+
+    Returns
+    -------
+    torch.device
+        The device; a GPU with its number.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        device = "cuda" if there else "cpu"
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        msg = f"device must be 'auto', 'cpu', 'cuda' or 'cuda:0', not {device!r}"
+        raise ValueError(msg)
+    if found.type == "cpu":
+        return torch.device("cpu")
+    number = found.index or 0
+    if number >= there:
+        if fallback:
+            return torch.device("cpu")
+        msg = f"device={device!r}, and this machine has {there} GPUs that torch can use; take device='auto' or 'cpu'"
+        raise ValueError(msg)
+    return torch.device("cuda", number)
+
+
+@contextmanager
+def repeatable_kernels() -> Iterator[None]:
+    """
+    Let cuDNN take the kernels that give the same bits again, where there are such; on a GPU that matters.
+
+    Yields
+    ------
+    None
+        With the flags set; what was set before comes back afterwards.
+    """
+    cudnn = torch.backends.cudnn
+    with _TORCH:
+        before = cudnn.benchmark, cudnn.deterministic
+        cudnn.benchmark, cudnn.deterministic = False, True
+        try:
+            yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before
