@@ -38,6 +38,9 @@ N_PLACES = 700
 #: Search kinds: along the scanner's axes, turned about one, about two, freely (see `placement._overlap`).
 FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 6), 3: (7,)}
 
+#: Refining lowers minus the logarithm of the objective by no more than about this.
+NEAR_ENOUGH = 0.15
+
 #: A box touches what is excluded where it shares more than this part of its volume.
 TOUCH = 1e-9
 
@@ -547,7 +550,8 @@ class _Case:
         if most > 0 and self.optimizer.tie_break > 0 and not every:
             straight = self.spread(self.centers, self.sides, (0,), turns, 0.0)
             self.straight = self.descend(straight, (4.0, 0.15, 0.35), 90, COARSE)
-            fine = _join(fine, self.refined(self.straight, 3))
+            if _promising(self.straight, float(np.exp(-fine.costs.min())) * (1 - self.optimizer.tie_break)):
+                fine = _join(fine, self.refined(self.straight, 2))
         return fine
 
     def refined(self, quick: _Search, n: int) -> _Search:
@@ -599,18 +603,18 @@ class _Case:
         for count in range(free.rotated_axes + 1):
             pool = [v for v, s in zip(voxels, scores, strict=True) if s >= enough and v.rotated_axes <= count]
             if not pool and 0 < count < free.rotated_axes:
-                pool = [v for v in self.turned(count) if self.score(v) >= enough]
+                pool = [v for v in self.turned(count, enough) if self.score(v) >= enough]
             if pool:
                 return max(pool, key=self.bulk)
         return free
 
-    def turned(self, count: int) -> list[Voxel]:
-        """Search voxels with one or two rotated axes."""
+    def turned(self, count: int, enough: float) -> list[Voxel]:
+        """Search voxels with one or two rotated axes; none if no quick search comes near an objective."""
         few = self.straight.boxes[_distinct(self.straight, 2)]
         centers, sides = few[:, 0], few[:, 1]
         starts = [self.spread(centers, sides, FAMILIES[count], np.eye(3)[None], angle) for angle in (0.35, -0.35)]
-        quick = self.descend(_join(*starts), (3.0, 0.1, 0.3), 120, COARSE)
-        return [self.voxel(box) for box in self.refined(quick, 2).boxes]
+        quick = self.descend(_join(*starts), (3.0, 0.1, 0.3), 80, COARSE)
+        return [self.voxel(box) for box in self.refined(quick, 2).boxes] if _promising(quick, enough) else []
 
     def flags(self, voxel: Voxel, *, own: bool = False) -> tuple[str, ...]:
         """List the constraints that a voxel breaks; `own` leaves out what no voxel could keep."""
@@ -661,6 +665,11 @@ def _rotation(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     x, y, z = vector / angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _promising(search: _Search, objective: float) -> bool:
+    """Tell whether a quick search is near enough to an objective that refining may reach it."""
+    return bool(search.costs.min() <= NEAR_ENOUGH - np.log(max(objective, 1e-300)))
 
 
 def _distinct(search: _Search, n: int) -> list[int]:
