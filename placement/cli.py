@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -53,7 +54,7 @@ PpmOption: TypeAlias = Annotated[
 RateOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="PERCENT", help="Displacement in percent of the side per ppm: one or three.")
 ]
-FigureOption: TypeAlias = Annotated[bool, typer.Option(help="Draw overlays (matplotlib).")]
+FigureOption: TypeAlias = Annotated[bool, typer.Option(help="Draw figures (matplotlib).")]
 
 
 def main() -> None:
@@ -227,7 +228,7 @@ def prescribe(
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Evaluate a voxel that was placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
+    """Evaluate a voxel placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
     import numpy as np
 
     from placement.prescription import write_prescription
@@ -255,10 +256,11 @@ def evaluate(
     ],
     out: OutOption,
     include: IncludeOption = None,
+    figure: FigureOption = True,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the random box.")] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Compare placements with experts': tables of the study as CSV files."""
+    """Compare placements with experts': tables of the study as CSV files, and a figure."""
     import numpy as np
 
     from dmrifit.files import FileSet
@@ -280,11 +282,16 @@ def evaluate(
             raise ValueError(msg)
         found[name] = _in_order(_read_boxes(Path(path), names), names)
     kinds = ("cases", "icc", "bland_altman", "anova", "paired", "correlations", "summary")
-    with FileSet(out, [f"{kind}.csv" for kind in kinds], overwrite=overwrite) as files:
+    drawing = figure and find_spec("matplotlib") is not None
+    with FileSet(out, ["evaluation.png", *(f"{kind}.csv" for kind in kinds)], overwrite=overwrite) as files:
         scenes = [_scene(row, include, 0.0) for row in _progress(table.itertuples(), len(table))]
         tables = evaluate_placements(scenes, by_expert, found, random_state=seed)
         for kind in kinds:
             tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
+        if drawing:
+            from placement.plotting import plot_evaluation
+
+            plot_evaluation(tables).savefig(files.path("evaluation.png"), dpi=120)
     typer.echo(format_summary(tables).to_string())
 
 
@@ -418,8 +425,6 @@ def _progress(rows: Iterable[Any], total: int) -> Iterable[Any]:
 
 def _write_batch(out: Path, contents: dict[str, dict[str, Any]], *, figure: bool) -> None:
     """Write the table of all cases, and the page with their overlays."""
-    from importlib.util import find_spec
-
     import pandas as pd
 
     from dmrifit.files import write_text

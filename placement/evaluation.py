@@ -167,17 +167,17 @@ def control_placements(
     Returns
     -------
     dict of str to ndarray of shape (n_cases, 9)
-        ``"centroid box"``: an unturned cube at the centroid of the tumor, of the mean volume that experts chose in the
-        other cases. ``"random box"``: sides and angles of an expert's box in another case, around a random place
-        in the tumor.
+        ``"centroid box"``: an unturned cube at the centroid of the tumor, of the mean volume that experts chose, the
+        same in all cases (without its own case, the mean would be small where experts took much). ``"random box"``:
+        sides and angles of an expert's box in another case, around a random place in the tumor.
     """
     boxes = experts if isinstance(experts, list) else _expert_boxes(experts, len(scenes))
     seed = seed_from(random_state)
+    side = (np.mean([box.volume for pair in boxes for box in pair if box is not None]) * MM3_PER_ML) ** (1 / 3)
     centered, scattered = np.empty((len(scenes), 9)), np.empty((len(scenes), 9))
     for i, scene in enumerate(scenes):
         others = [box for j, pair in enumerate(boxes) for box in pair if box is not None and j != i]
         others = others or [box for box in boxes[i] if box is not None]
-        side = (np.mean([box.volume for box in others]) * MM3_PER_ML) ** (1 / 3)
         centered[i] = [*scene.centroid, side, side, side, 0, 0, 0]
         rng = np.random.default_rng(seed_for(seed, "random box", i))
         like = others[rng.integers(len(others))]
