@@ -65,7 +65,8 @@ class VolumeEstimator(BaseEstimator):
 
     With a folder in `checkpoint`, the state of the training is written after each epoch, and the same training, begun
     again after an interrupt, goes on where it was: same class, parameters, cases, targets and groups. A training that
-    was finished gives its result at once. The number of epochs may be raised where the schedule does not depend on it.
+    was finished gives its result at once, and without a number in `random_state` the first seed is kept. The number of
+    epochs may be raised where the schedule does not depend on it.
 
     Parameters
     ----------

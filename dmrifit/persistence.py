@@ -103,8 +103,8 @@ def load_model(path: str | Path) -> BaseEstimator:
     Returns
     -------
     estimator
-        Fitted. Its attribute ``patient_scale_`` holds the `PatientScale` that its signals were divided
-        by in training, or None.
+        Fitted. One of signals has an attribute ``patient_scale_``: the `PatientScale` that its signals were
+        divided by in training, or None.
 
     Raises
     ------
