@@ -13,6 +13,7 @@ from sklearn.base import clone
 from dmrifit.cohort import Cohort
 from dmrifit.entrants import Entrant, View, missing_contrasts
 from dmrifit.fitting import FitResult, FitStatus, fit_voxels
+from dmrifit.prediction import Clinical, MapsToMaps
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import derived_seed
 from dmrifit.records import digest
@@ -167,6 +168,7 @@ class Bank:
         self._digests: dict[tuple[Any, ...], str] = {}
         self._voxels: dict[tuple[View, int], dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
         self._stacks: dict[tuple[Any, ...], Stack] = {}
+        self._clinical: dict[tuple[str, View, str], Clinical] = {}
         self._one_draw = max_voxels is None
         self._max_voxels = max_voxels
         self._seed = seed
@@ -281,6 +283,32 @@ class Bank:
             One for each patient.
         """
         return [self._tests[view, patient] for patient in patients]
+
+    def clinical(self, entrant: Entrant, view: View, patient: str) -> Clinical | None:
+        """
+        Return the clinical metrics of a held-out patient, made once for all estimators that share them.
+
+        Parameters
+        ----------
+        entrant : Entrant
+            Who is tested.
+        view : View
+            How it sees the patient.
+        patient : str
+            Name.
+
+        Returns
+        -------
+        Clinical or None
+            None for an estimator that needs none.
+        """
+        if type(entrant.estimator) is not MapsToMaps:
+            return None
+        key = entrant.recipe, view, patient
+        if key not in self._clinical:
+            estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
+            self._clinical[key] = estimator.clinical(self._tests[view, patient].X)
+        return self._clinical[key]
 
     def digest(self, view: View, repeat: int, train: Sequence[str], test: Sequence[str]) -> list[list[str]]:
         """

@@ -49,6 +49,7 @@ BOARD_VOXELS = 250
 SIZES = (1, 2, 3, 5, 8, 10, 12, 15)
 
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
+_SHARED_BYTES = 100_000  # arrays from this size on are written once and mapped by all workers
 _TABLES = ("scores", "signals")
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 
@@ -410,7 +411,7 @@ def _run(
     strategies = [cells[i].entrant.estimator for i in waiting if cells[i].entrant.recipe]
     algorithms = sorted({one.regressor for one in strategies if isinstance(one.regressor, str)})
     tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank)) for i in waiting)
-    finished = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks)
+    finished = Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks)
     for i, content in tqdm(finished, total=len(waiting), unit="model", desc="compare", disable=None):
         if folder is not None:
             folder.put(cells[i].key, content)
@@ -425,7 +426,9 @@ def _material(cell: Cell, bank: Bank) -> tuple[Any, ...]:
     shuffled = cell.entrant.control == SHUFFLED
     reduced = bool(designs) and not shuffled and cell.entrant.estimator.learns_from_moments
     rows = [stack.rows[patient] for patient in cell.train]
-    return None if reduced else stack.arrays, rows, designs, bank.tests(cell.view, cell.test)
+    tests = bank.tests(cell.view, cell.test)
+    clinical = [bank.clinical(cell.entrant, cell.view, patient) for patient in cell.test]
+    return None if reduced else stack.arrays, rows, designs, tests, clinical
 
 
 def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, dict[str, Any]]:

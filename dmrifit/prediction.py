@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,13 +17,32 @@ from dmrifit.protocol import Protocol
 from dmrifit.scaling import reference_columns
 from dmrifit.strategies import Design, Strategy
 
-__all__ = ["MapsToMaps", "SignalToSignal", "reference_parameters"]
+__all__ = ["Clinical", "MapsToMaps", "SignalToSignal", "reference_parameters"]
 
 _Array = NDArray[np.float64]
 
 _FEATURES = ("ADC_fast", "ADC_slow", "F")
 _LOG_FLOOR = 0.01  # of a parameter's range
 _LARGEST_LOG = 50.0  # a straight line goes on for ever, and numbers end
+
+
+class Clinical(NamedTuple):
+    """
+    What maps are predicted from.
+
+    Attributes
+    ----------
+    features : ndarray of shape (n_voxels, n_features)
+        ADC_fast, ADC_slow and F, of the voxel or of its neighbors.
+    s0 : ndarray of shape (n_voxels,)
+        The clinical S0.
+    largest : ndarray of shape (n_voxels,)
+        The largest source signal.
+    """
+
+    features: NDArray[np.float64]
+    s0: NDArray[np.float64]
+    largest: NDArray[np.float64]
 
 
 def reference_parameters(
@@ -531,18 +550,54 @@ class MapsToMaps(Strategy):
         ValueError
             If there are no protocols, or the columns are not those of the source protocol.
         """
+        self._protocols()
+        return self.maps_from(self.clinical(self._checked_input(X)))
+
+    def clinical(self, X: NDArray[np.float64]) -> Clinical:
+        """
+        Compute what the parameters are predicted from; it needs no training.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_voxels, n_source) or (n_voxels, k * n_source)
+            Source signals, of the voxel or of its k neighbors.
+
+        Returns
+        -------
+        Clinical
+            For `maps_from`.
+
+        Raises
+        ------
+        ValueError
+            If there are no protocols.
+        """
         source, _ = self._protocols()
-        x = self._checked_input(X)
+        features, s0 = _features(X, source, self.patch_shape_)
+        own = center_of(X, self.patch_shape_)
+        return Clinical(features, s0, np.where(np.isfinite(own), own, 0.0).max(axis=1))
+
+    def maps_from(self, clinical: Clinical) -> NDArray[np.float64]:
+        """
+        Predict the parameters of the model from clinical metrics, as `predict_maps` does.
+
+        Parameters
+        ----------
+        clinical : Clinical
+            Of the voxels.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_parameters)
+            As in `predict_maps`.
+        """
         model = resolve_model(self.model)
-        features, clinical_s0 = _features(x, source, self.patch_shape_)
-        answer = self._answer_where(_finite_rows(features), features, len(model.names))
+        answer = self._answer_where(_finite_rows(clinical.features), clinical.features, len(model.names))
         logged, _ = self._logarithms(model)
         answer[:, logged] = np.exp(np.clip(answer[:, logged], -_LARGEST_LOG, _LARGEST_LOG))
-        maps = _scaled_amplitudes(answer, model, clinical_s0, np.multiply)
-        own = center_of(x, self.patch_shape_)
-        largest = np.where(np.isfinite(own), own, 0.0).max(axis=1)
+        maps = _scaled_amplitudes(answer, model, clinical.s0, np.multiply)
         for i, parameter in enumerate(model.parameters):
-            unit = np.where(largest > 0, largest, np.nan) if parameter.is_amplitude else 1.0
+            unit = np.where(clinical.largest > 0, clinical.largest, np.nan) if parameter.is_amplitude else 1.0
             maps[:, i] = np.clip(maps[:, i], parameter.low * unit, parameter.high * unit)
         return maps
 

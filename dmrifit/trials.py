@@ -14,7 +14,7 @@ from dmrifit.bank import HeldOut
 from dmrifit.entrants import PERFECT, SHUFFLED, View
 from dmrifit.folds import Cell
 from dmrifit.models import SignalModel
-from dmrifit.prediction import MapsToMaps, SignalToSignal
+from dmrifit.prediction import Clinical, SignalToSignal
 from dmrifit.randomness import derived_seed, seed_for
 from dmrifit.strategies import Design
 from dmrifit.threads import one_thread
@@ -39,6 +39,7 @@ def run_trial(
     rows: Sequence[slice],
     designs: Sequence[Design],
     tests: Sequence[HeldOut],
+    clinical: Sequence[Clinical | None],
 ) -> dict[str, Any]:
     """
     Train once, test on every held-out patient.
@@ -55,6 +56,8 @@ def run_trial(
         Of the patients that are trained on; empty for an estimator that is no strategy.
     tests : sequence of HeldOut
         The held-out patients.
+    clinical : sequence of Clinical or None
+        Their clinical metrics, for an estimator that predicts from these.
 
     Returns
     -------
@@ -75,9 +78,9 @@ def run_trial(
             start = time.perf_counter()
             estimator = None if cell.entrant.control == PERFECT else _trained(cell, arrays, rows, designs)
             training = (time.perf_counter() - start) / len(tests)
-            for test in tests:
+            for test, metrics in zip(tests, clinical, strict=True):
                 start = time.perf_counter()
-                signals, predicted = _answers(estimator, cell, test)
+                signals, predicted = _answers(estimator, cell, test, metrics)
                 seconds = training + time.perf_counter() - start
                 keys = _keys(cell, test)
                 content["scores"] += [keys | row for row in _score_maps(predicted, test, cell.entrant.model, seconds)]
@@ -135,12 +138,15 @@ def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
     return missing | {key: derived_seed(cell.seed, key) for key in seeded}
 
 
-def _answers(estimator: Any, cell: Cell, test: HeldOut) -> tuple[NDArray, NDArray]:
+def _answers(estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | None) -> tuple[NDArray, NDArray]:
     """Predict signals and maps; voxels without a usable source signal stay NaN."""
     model, target = cell.entrant.model, cell.view.target
     if estimator is None:
         exact = cell.entrant.strategy == "s2s"
         return (test.Y if exact else model.signal(test.reference, target)), test.reference
+    if clinical is not None:
+        predicted = estimator.maps_from(clinical)
+        return model.signal(predicted, target), predicted
     usable = np.isfinite(test.X).all(axis=1)
     signals = np.full((len(test.X), len(target)), np.nan)
     maps = np.full((len(test.X), len(model.names)), np.nan)
@@ -151,9 +157,6 @@ def _answers(estimator: Any, cell: Cell, test: HeldOut) -> tuple[NDArray, NDArra
     if type(estimator) is SignalToSignal:
         signals[usable] = estimator.predict(x)
         maps[usable] = estimator.maps_of(signals[usable])
-    elif type(estimator) is MapsToMaps:
-        maps[usable] = estimator.predict_maps(x)
-        signals[usable] = model.signal(maps[usable], target)
     else:
         signals[usable] = estimator.predict(x)
         maps[usable] = estimator.predict_maps(x)
