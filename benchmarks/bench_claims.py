@@ -20,10 +20,10 @@ from pathlib import Path
 import _measure as measure
 
 from dmrifit import ALGORITHMS, Evaluation, claims_board, learning_curve, simulate_cohort, write_report
-from dmrifit.evaluation import SIZES
 
 RESULT = Path(__file__).parent / "results" / "claims.json"
 MARKER = "claims board"
+SIZES = (1, 2, 5, 10, 15)
 SEEDS = (20261123, 20261124, 20261125)
 CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("body", "lesion")]
 
@@ -72,6 +72,7 @@ def run(seeds: list[int], work: Path, *, quick: bool) -> dict[str, object]:
         "machine": measure.machine(),
         "versions": boards[0].study["versions"],
         "seeds": seeds,
+        "sizes": list(SIZES),
         "conditions": [f"{preset} cohorts, trained on {region}" for preset, region in CONDITIONS],
         "seconds": {"per_board": [board.study["seconds"] for board in boards]},
         "claims": json.loads(claims.to_json(orient="records")),
