@@ -688,7 +688,7 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                 sums[i + 1, j + 1, k] = here + sums[i, j + 1, k] + sums[i + 1, j, k] - sums[i, j, k]
     shapes = np.empty((4096, 3), dtype=np.int64)
     n_shapes = 0
-    least = max(limits[5], 0.2 * limits[0]) * 0.8
+    least = max(limits[5], 0.08 * limits[0]) * 0.8
     most = max(2.0 * limits[0], 1.4 * limits[5])
     first = np.empty(3, dtype=np.int64)
     last = np.empty(3, dtype=np.int64)
