@@ -1,0 +1,52 @@
+"""Names and parameters that scripts call voxels, scenes and placers by."""
+
+import inspect
+
+import pytest
+
+import placement
+
+SIGNATURES = """
+Voxel(center, size, angles=(0.0, 0.0, 0.0))
+Voxel.contains(self, points)
+Voxel.mask(self, shape, affine)
+Voxel.dice(self, other)
+Voxel.as_array(self)
+Voxel.from_array(a)
+Voxel.to_json(self)
+Voxel.from_json(text)
+Scene(tumor, affine, *, include=None, exclude=None, exclude_margin=0.0, image=None, name="")
+Scene.read(tumor, exclude=None, image=None)
+tumor_fraction(voxel, scene)
+tumor_volume_inside(voxel, scene)
+PlacementObjective(mean_volume=12.9, sd_volume=8.7, mean_fraction=0.95, sd_fraction=0.05, *, one_sided=False)
+VoxelOptimizer(objective=None, *, size_range=(10, 60), min_volume=6.0, max_rotations=3, thorough=False, \
+random_state=None)
+VoxelOptimizer.fit(self, scenes=None, voxels=None)
+VoxelOptimizer.predict(self, scenes)
+VoxelOptimizer.place(self, scene)
+VoxelOptimizer.candidates(self, scene, n)
+"""
+
+
+@pytest.mark.parametrize("line", SIGNATURES.strip().split("\n"))
+def test_names_and_parameters_are_kept(line):
+    name, _, rest = line.partition("(")
+    scope = {}
+    exec(f"def definition({rest}: pass", scope)
+    found = placement
+    for part in name.split("."):
+        found = getattr(found, part)
+    parameters = inspect.signature(found).parameters
+    expected = inspect.signature(scope["definition"]).parameters
+    for key, one in expected.items():
+        assert parameters[key].kind is one.kind
+        assert parameters[key].default == one.default
+    new = [one for key, one in parameters.items() if key not in expected]
+    assert all(one.kind is one.KEYWORD_ONLY and one.default is not one.empty for one in new)
+    assert [key for key in parameters if key in expected] == list(expected)
+
+
+def test_properties_are_there():
+    voxel = placement.Voxel((0, 0, 0), (20, 20, 20))
+    assert (voxel.volume, voxel.corners.shape, voxel.rotated_axes) == (8.0, (8, 3), 0)
