@@ -16,8 +16,8 @@ def tumor_fraction(voxel: Voxel, scene: Scene) -> float:
     """
     Compute which part of a voxel is tumor.
 
-    Integrated along rows of the image, not counted at the centers of image voxels, which is wrong by up to 0.13 on
-    thick slices.
+    Integrated along rows of the image, not counted at the centers of image voxels, whose error grows with the
+    thickness of slices.
 
     Parameters
     ----------
