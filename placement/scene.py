@@ -41,7 +41,8 @@ class Scene:
         Labels that count as tumor, such as ``(3, 4)`` for the solid part in BraTS. Needed where `tumor` has several.
     exclude : int, sequence of int, array_like, sequence of array_like or mapping, default=None
         What no voxel may touch: labels of `tumor`, such as necrosis; masks on the grid of `tumor` (True, or above
-        0.5), such as ventricles; or a mapping from names to either.
+        0.5), such as ventricles; or a mapping from names to either. This is strict: where single voxels of necrosis lie
+        all over a tumor, leaving them out of `include` is the better choice.
     exclude_margin : float or mapping of str to float, default=0.0
         How far the voxel's faces must stay away from what is excluded, in mm; by name, where regions differ.
     image : array_like of shape (x, y, z, ...), default=None
