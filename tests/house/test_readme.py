@@ -121,11 +121,12 @@ def test_columns_of_other_tables_are_those_that_are_read(readme):
     assert set(re.findall(r"`(\w+)`", visits)) == {"maps", "labels", "subject", "visit"}
 
 
-def test_all_modules_are_listed_once(root):
+@pytest.mark.parametrize("package", ["dmrifit", "placement"])
+def test_all_modules_are_listed_once(root, package):
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    table = text[text.index("| of `dmrifit/`") : text.index("## Versions")]
+    table = text[text.index(f"| of `{package}/`") :].partition("\n\n")[0]
     listed = re.findall(r"`(\w+)`", table)
-    modules = [path.stem for path in (root / "dmrifit").glob("[!_]*.py")]
+    modules = [path.stem for path in (root / package).glob("[!_]*.py")]
     assert sorted(listed) == sorted(modules)
 
 
