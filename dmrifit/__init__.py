@@ -38,7 +38,7 @@ _MODULES = {
     "make_regressor": "algorithms",
     "SignalToSignal": "prediction",
     "MapsToMaps": "prediction",
-    "resolve_patch_shape": "prediction",
+    "resolve_patch_shape": "strategies",
     "ConformalIntervals": "conformal",
     "coverage_table": "conformal",
     "resynthesize": "resynthesis",
