@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shlex
+import textwrap
 import time
 from datetime import date
 from pathlib import Path
@@ -82,14 +83,21 @@ def run(seeds: list[int], work: Path, *, quick: bool) -> dict[str, object]:
 def markdown(result: dict[str, object]) -> str:
     """Write the board as a table."""
     rows = [
-        [str(row["claim"]), row["statement"], row["study"], row["verdict"], " ".join(str(row["reason"]).split())]
+        [str(row["claim"]), row["statement"], row["study"], row["verdict"], _short(row["reason"])]
         for row in result["claims"]
     ]
     head = (
         f"Synthetic cohorts, 2 × 16 patients, seeds {', '.join(map(str, result['seeds']))}; {result['date']}, "
         f"commit {str(result['commit'])[:10]}."
     )
+    head += f" Training on {', '.join(map(str, result['sizes']))} patients. All readings and reasons are in the JSON."
     return head + "\n\n" + measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
+
+
+def _short(reason: str) -> str:
+    """Give the beginning of the reason; all of it is in the JSON."""
+    text = textwrap.shorten(reason.splitlines()[0], 330, placeholder=" …")
+    return text.replace("|", "\\|")
 
 
 def main(arguments: list[str] | None = None) -> None:
