@@ -20,11 +20,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, get_tags
 
 from dmrifit._optional import import_optional
+from dmrifit.controls import CONSTANT
 from dmrifit.least_squares import LeastSquares
 
 __all__ = [
     "ALGORITHMS",
-    "CONSTANT",
     "PATCHWISE",
     "VOXELWISE",
     "TargetWise",
@@ -43,9 +43,6 @@ VOXELWISE = ALGORITHMS[:6]
 
 #: The algorithms that look at a neighborhood of voxels: a convolutional network and a transformer.
 PATCHWISE = ("CNN", "ViT")
-
-#: The control: a predictor that ignores its input and answers with the median of the training targets.
-CONSTANT = "constant"
 
 #: The neighborhood of the patch-wise algorithms where none is asked for: in the slice, because slices are thick.
 _PATCH_SHAPE = (3, 3, 1)

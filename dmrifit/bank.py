@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from dmrifit.cohort import Cohort
-from dmrifit.entrants import Entrant, View, missing_contrasts
+from dmrifit.entrants import Entrant, View
 from dmrifit.fitting import FitResult, FitStatus, fit_voxels
 from dmrifit.prediction import Clinical, MapsToMaps
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import derived_seed
 from dmrifit.records import digest
-from dmrifit.resynthesis import resynthesize
+from dmrifit.resynthesis import missing_contrasts, resynthesize
 from dmrifit.scans import MaskName, Scan
 from dmrifit.strategies import Design
 

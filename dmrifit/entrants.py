@@ -7,47 +7,33 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from sklearn.base import clone
 
-from dmrifit.algorithms import CONSTANT
 from dmrifit.cohort import Cohort
+from dmrifit.controls import CONSTANT, CONTROLS
 from dmrifit.mapping import resolve_model
 from dmrifit.models import SignalModel
 from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.protocol import Protocol
 from dmrifit.records import describe, digest
+from dmrifit.resynthesis import missing_contrasts
 from dmrifit.scans import Scan
 from dmrifit.strategies import resolve_patch_shape
 
 __all__ = [
-    "CONTROLS",
-    "PERFECT",
-    "SHUFFLED",
     "Entrant",
     "View",
     "check_distinct",
     "choose_views",
     "controls_of",
-    "missing_contrasts",
     "named_cohorts",
     "named_estimators",
     "without_controls",
 ]
 
 DEFAULT_MODEL = "t2-ivim-kurtosis"
-
-#: The control that is trained on targets of other voxels.
-SHUFFLED = "shuffled"
-
-#: The control that knows the answer.
-PERFECT = "perfect"
-
-#: What stands beside the algorithms of every strategy: bias and dispersion alone are blind to a useless
-#: predictor.
-CONTROLS = (CONSTANT, SHUFFLED, PERFECT)
 
 _STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
 
@@ -182,32 +168,6 @@ class View:
             Their indices.
         """
         return missing_contrasts(self.target, self.source)
-
-
-@cache
-def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
-    """
-    Find the contrasts that a protocol does not have.
-
-    Parameters
-    ----------
-    wanted : Protocol
-        Contrasts to look for.
-    protocol : Protocol
-        Where.
-
-    Returns
-    -------
-    tuple of int
-        Indices into `wanted`.
-    """
-    missing = []
-    for i in range(len(wanted)):
-        try:
-            wanted.take([i]).indices_in(protocol)
-        except ValueError:
-            missing.append(i)
-    return tuple(missing)
 
 
 def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> dict[str, Cohort]:

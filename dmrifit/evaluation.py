@@ -16,8 +16,8 @@ import numpy as np
 from dmrifit.algorithms import ALGORITHMS, make_regressor
 from dmrifit.bank import Bank
 from dmrifit.cohort import Cohort
+from dmrifit.controls import SHUFFLED
 from dmrifit.entrants import (
-    SHUFFLED,
     Entrant,
     check_distinct,
     choose_views,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.boards import MissingEvidence, Run
-from dmrifit.statistics import CONTROLS, study_statistics
+from dmrifit.controls import CONTROLS
+from dmrifit.statistics import study_statistics
 
 if TYPE_CHECKING:
     import pandas as pd

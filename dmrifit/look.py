@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
+from dmrifit.controls import CONSTANT, PERFECT, SHUFFLED, is_control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLORMAP",
-    "CONTROLS",
     "FAINT",
     "INK",
     "PANEL",
@@ -26,7 +26,6 @@ __all__ = [
     "dash_of",
     "handle",
     "head",
-    "is_control",
     "marker_of",
     "new_figure",
     "plain_ticks",
@@ -39,8 +38,7 @@ COLORMAP = "viridis"
 PANEL = (4.4, 3.7)
 INK = "#1d2530"
 FAINT = "#4a5563"
-#: What takes part to be beaten or to show the best possible, with its color.
-CONTROLS: Mapping[str, str] = {"constant": "#8a919b", "shuffled": "#b9bec6", "perfect": "#4a5563"}
+_GRAYS = {CONSTANT: "#8a919b", SHUFFLED: "#b9bec6", PERFECT: "#4a5563"}
 
 # Distinct with every form of color blindness (Okabe and Ito); controls are gray.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
@@ -163,23 +161,6 @@ def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def is_control(algorithm: str) -> bool:
-    """
-    Tell whether an algorithm takes part as a control.
-
-    Parameters
-    ----------
-    algorithm : str
-        Its name.
-
-    Returns
-    -------
-    bool
-        Whether it is a constant, learned from shuffled targets, or the perfect prediction.
-    """
-    return any(word in CONTROLS for word in algorithm.lower().split())
-
-
 def color_of(name: str, names: Sequence[str]) -> str:
     """
     Choose the color of an algorithm.
@@ -197,8 +178,8 @@ def color_of(name: str, names: Sequence[str]) -> str:
         As ``"#rrggbb"``; controls are gray.
     """
     for word in name.lower().split():
-        if word in CONTROLS:
-            return CONTROLS[word]
+        if word in _GRAYS:
+            return _GRAYS[word]
     learners = [other for other in names if not is_control(other)]
     return _COLORS[learners.index(name) % len(_COLORS)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +38,7 @@ _FORMAT = 1
 _NOT_OF_RUN = frozenset({"checkpoint", "device", "epochs", "random_state", "verbose"})
 
 
-class VolumeEstimator(BaseEstimator):
+class VolumeEstimator(BaseEstimator, ABC):
     """
     Estimator that trains a network on volumes, one case after the other; the base of such estimators.
 
@@ -245,14 +246,17 @@ class VolumeEstimator(BaseEstimator):
 
     # What derived classes say ---------------------------------------------------------------------
 
+    @abstractmethod
     def _module(self) -> torch.nn.Module:
-        raise NotImplementedError
+        """Make the network."""
 
+    @abstractmethod
     def _criterion(self) -> torch.nn.Module:
-        raise NotImplementedError
+        """Make the loss."""
 
+    @abstractmethod
     def _case_score(self, prediction: Any, target: Any) -> float:
-        raise NotImplementedError
+        """Score the prediction of a case; larger is better."""
 
     def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         return import_optional("torch.optim").Adam, {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ __all__ = ["PatchCNN", "PatchTransformer"]
 _ROWS_AT_ONCE = 16384
 
 
-class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     """What the networks share: rows checked, the net made, seeded, trained and asked."""
 
     #: Says to `dmrifit.algorithms`, which does not load torch, that a row is a neighborhood.
@@ -145,8 +146,9 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator):
         net.module_.load_state_dict(state)
         self.net_ = net
 
+    @abstractmethod
     def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
-        raise NotImplementedError
+        """Make the network."""
 
     def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
         """Make the net of a fitted estimator with the weights that a seed gives."""
@@ -349,7 +351,7 @@ class PatchTransformer(_PatchNetwork):
         return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
 
 
-class _Residual(nn.Module):
+class _Residual(nn.Module, ABC):
     """A linear path from the middle voxel to the targets, and layers that learn what it leaves."""
 
     def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> None:
@@ -358,9 +360,9 @@ class _Residual(nn.Module):
         self.center = math.prod(shape) // 2
         self.linear = nn.Linear(n_channels, n_targets)
 
+    @abstractmethod
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         """Compute what is added to the linear path, for (n, neighbors, channels)."""
-        raise NotImplementedError
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         voxels = rows.unflatten(1, (-1, self.n_channels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -11,7 +13,7 @@ from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
 
-__all__ = ["resynthesize"]
+__all__ = ["missing_contrasts", "resynthesize"]
 
 
 def resynthesize(
@@ -74,14 +76,16 @@ def resynthesize(
     model = resolve_model(model)
     measured = np.asarray(signals, dtype=np.float64)
     check_columns(measured, protocol, "signals")
-    found = _where_measured(wanted, protocol)
+    _check_protocols(wanted, protocol)
     if model.needs_te and wanted.te is None:
         msg = f"model {model.name} needs echo times, and the protocols have none; give them (te in ms)"
         raise ValueError(msg)
     noise = None if sigma is None else _checked_noise(sigma, len(measured))
     out = np.empty((len(measured), len(wanted)))
-    kept = found >= 0
-    out[:, kept] = measured[:, found[kept]]
+    kept = np.ones(len(wanted), bool)
+    kept[list(missing_contrasts(wanted, protocol))] = False
+    if kept.any():
+        out[:, kept] = measured[:, wanted.take(np.flatnonzero(kept)).indices_in(protocol)]
     if kept.all():
         return out
     if parameters is None:
@@ -102,19 +106,37 @@ def resynthesize(
     return out
 
 
-def _where_measured(wanted: Protocol, protocol: Protocol) -> NDArray[np.intp]:
-    """Find the wanted contrasts among those measured; −1 where one was not."""
+@cache
+def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
+    """
+    Find the contrasts that a protocol does not have.
+
+    Parameters
+    ----------
+    wanted : Protocol
+        Contrasts to look for.
+    protocol : Protocol
+        Where.
+
+    Returns
+    -------
+    tuple of int
+        Indices into `wanted`.
+    """
+    missing = []
+    for i in range(len(wanted)):
+        try:
+            wanted.take([i]).indices_in(protocol)
+        except ValueError:
+            missing.append(i)
+    return tuple(missing)
+
+
+def _check_protocols(wanted: Protocol, protocol: Protocol) -> None:
     if (wanted.te is None) != (protocol.te is None):
         msg = "only one of the two protocols has echo times; give both or none"
         raise ValueError(msg)
     protocol.indices_in(protocol)  # names contrasts that stand there twice
-    found = np.full(len(wanted), -1)
-    for i in range(len(wanted)):
-        try:
-            found[i] = wanted.take([i]).indices_in(protocol)[0]
-        except ValueError:  # not measured
-            continue
-    return found
 
 
 def _checked_noise(sigma: ArrayLike, n_voxels: int) -> NDArray[np.float64]:

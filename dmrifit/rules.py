@@ -12,6 +12,7 @@ import numpy as np
 from dmrifit.boards import Check, MissingEvidence, Relation, format_number
 from dmrifit.evidence import ALPHA, Evidence, drop_metrics, lay_out, mean_over_patients
 from dmrifit.statistics import MARGIN_SHARE, holm
+from dmrifit.trials import POOLED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,6 @@ Rule = Callable[[Evidence], list[Check]]
 
 # 1, 2: signals ------------------------------------------------------------------------------------------------------
 
-_ALL_UNSEEN = "all unseen"
 
 
 def _signals_of(e: Evidence, region: str | None = None) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def _signals_of(e: Evidence, region: str | None = None) -> pd.DataFrame:
 
 
 def _pooled(table: pd.DataFrame) -> pd.DataFrame:
-    rows = table[table["contrast"] == _ALL_UNSEEN]
+    rows = table[table["contrast"] == POOLED]
     if not len(rows):
         msg = "signals pooled over unseen contrasts"
         raise MissingEvidence(msg)
@@ -62,7 +62,7 @@ def _pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _single(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["contrast"] != _ALL_UNSEEN]
+    return table[table["contrast"] != POOLED]
 
 
 def signal_error(

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.agreement import ICC_FORMS, ICCResult, LimitsOfAgreement, bland_altman, finite_pairs, icc
+from dmrifit.controls import CONTROLS
 from dmrifit.mixed import mixed_model
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "CONTROLS",
     "ICC_FORMS",
     "ICCResult",
     "LimitsOfAgreement",
@@ -29,9 +29,6 @@ __all__ = [
     "rank_biserial",
     "study_statistics",
 ]
-
-#: Rows of a comparison that are no algorithms; no test between algorithms sees them.
-CONTROLS = ("constant", "shuffled", "perfect")
 
 #: The share of an index's typical size that counts as no difference; see `study_statistics`.
 MARGIN_SHARE = 0.1

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from dmrifit._optional import import_optional
-from dmrifit.algorithms import CONSTANT
+from dmrifit.controls import CONSTANT
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.ubjson import read_ubjson
 

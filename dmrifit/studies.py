@@ -333,7 +333,8 @@ def _strategies() -> dict[str, Any]:
 
 def _check_names(algorithms: list[str], strategies: list[str]) -> None:
     """Refuse names that do not exist, before anything is read."""
-    from dmrifit.algorithms import ALGORITHMS, CONSTANT, PATCHWISE
+    from dmrifit.algorithms import ALGORITHMS, PATCHWISE
+    from dmrifit.controls import CONSTANT
 
     known = tuple(dict.fromkeys([*ALGORITHMS, *PATCHWISE, CONSTANT]))
     for word, allowed, what in (
@@ -381,7 +382,7 @@ def _chosen(cohorts: dict[str, Cohort], names: str | None) -> dict[str, Cohort]:
 
 def _ways_to_train(cohorts: Mapping[str, Cohort], *, resynthesize: bool) -> list[str]:
     """Cross cohorts where their protocols agree, and say where they do not."""
-    from dmrifit.entrants import missing_contrasts
+    from dmrifit.resynthesis import missing_contrasts
 
     protocols = {name: cohort.scans[0].protocol for name, cohort in cohorts.items()}
     if len(protocols) < 2:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.controls import is_control
 from dmrifit.evaluation import Evaluation
-from dmrifit.look import is_control
 from dmrifit.trials import POOLED
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from dmrifit.bank import HeldOut
-from dmrifit.entrants import PERFECT, SHUFFLED, View
+from dmrifit.controls import PERFECT, SHUFFLED
+from dmrifit.entrants import View
 from dmrifit.folds import Cell
 from dmrifit.models import SignalModel
 from dmrifit.prediction import Clinical, SignalToSignal

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.controls import is_control
 from dmrifit.look import (
     INK,
     PANEL,
@@ -15,7 +16,6 @@ from dmrifit.look import (
     color_of,
     handle,
     head,
-    is_control,
     marker_of,
     new_figure,
     shared_style,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.controls import CONSTANT, CONTROLS, PERFECT, SHUFFLED, is_control
 from dmrifit.evaluation import Evaluation
-from dmrifit.look import CONTROLS, is_control
 from dmrifit.pages import html_details, html_heading, html_join, html_lines, html_note, html_paragraph, html_table
 from dmrifit.sections.numerals import correlation, percent, plural
 from dmrifit.summaries import WHOM, Board
@@ -38,9 +38,9 @@ _SIMULATION = {
     "patient_variation": "variation between patients (× table)",
 }
 _CONTROLS = {
-    "constant": "constant answers the median of the training targets whatever it is shown",
-    "shuffled": "shuffled is linear regression trained on targets in random order",
-    "perfect": "perfect answers what was measured",
+    CONSTANT: "constant answers the median of the training targets whatever it is shown",
+    SHUFFLED: "shuffled is linear regression trained on targets in random order",
+    PERFECT: "perfect answers what was measured",
 }
 
 
@@ -286,7 +286,7 @@ def _capital(text: str) -> str:
 def _findings(board: Board) -> Markup:
     """Say for each cohort which predictor has the smallest dispersion, and which of the constants."""
     control = board.summary["algorithm"].map(is_control)
-    constant = board.summary["algorithm"].str.contains("constant", case=False)
+    constant = board.summary["algorithm"].str.contains(CONSTANT, case=False)
     cells = []
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
         learners = _smallest_dispersion(rows[~control[rows.index]], with_correlation=True)

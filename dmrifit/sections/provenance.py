@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dmrifit.controls import is_control
 from dmrifit.evaluation import Evaluation
-from dmrifit.look import is_control
 from dmrifit.pages import html_code, html_details, html_heading, html_join, html_paragraph, html_table
 from dmrifit.summaries import KEYS, Board, largest
 

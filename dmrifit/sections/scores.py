@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.look import is_control
+from dmrifit.controls import CONSTANT, PERFECT, is_control
 from dmrifit.pages import (
     html_details,
     html_figure,
@@ -50,8 +50,6 @@ _MEANING = {
     "K": "tissue kurtosis",
     "T2t": "tissue T2",
 }
-#: At the origin by definition, so that no figure needs it.
-_PERFECT = "perfect"
 
 
 def scatter_figures(board: Board, gallery: Gallery) -> Markup:
@@ -71,7 +69,7 @@ def scatter_figures(board: Board, gallery: Gallery) -> Markup:
         Explanation, legend and panels.
     """
     scores = tissue(board.scores)
-    scores = scores[scores["algorithm"] != _PERFECT]
+    scores = scores[scores["algorithm"] != PERFECT]
     if not len(scores):
         return html_paragraph("Only the perfect prediction was scored.")
     scores = scores.assign(bias=scores["bias"].abs())
@@ -246,7 +244,7 @@ def _truth_by_parameter(board: Board) -> Markup:
     """Tabulate each parameter for the mean over learners of a strategy, and for the reference itself."""
     scores = board.scores[(board.scores["train_on"] == board.regimes[0]) & board.scores["bias_truth"].notna()]
     learners = scores[~scores["algorithm"].map(is_control)]
-    perfect = scores[(scores["algorithm"] == _PERFECT) & (scores["strategy"] == board.strategies[0])]
+    perfect = scores[(scores["algorithm"] == PERFECT) & (scores["strategy"] == board.strategies[0])]
     rows = []
     for cohort in board.cohorts:
         for name, block in (
@@ -355,10 +353,10 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
     counts = signals.groupby("cohort", sort=False)["contrast"].nunique()
     unseen = ", ".join(f"{n} in {cohort}" for cohort, n in counts.items())
     grid = []
-    first = signals[(signals["train_on"] == board.regimes[0]) & (signals["algorithm"] != _PERFECT)]
+    first = signals[(signals["train_on"] == board.regimes[0]) & (signals["algorithm"] != PERFECT)]
     for cohort in unique(first["cohort"]):
         own = first[first["cohort"] == cohort]
-        shown = own[~own["algorithm"].map(is_control) | (own["algorithm"] == "constant")]
+        shown = own[~own["algorithm"].map(is_control) | (own["algorithm"] == CONSTANT)]
         if not np.isfinite(shown["relative_error"]).any():
             continue
         title = f"{cohort}\ntrained on {WHOM.get(board.regimes[0], board.regimes[0])}; {board.conditions(shown)}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.look import is_control
+from dmrifit.controls import is_control
 from dmrifit.pages import (
     html_details,
     html_grid,

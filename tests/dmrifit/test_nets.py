@@ -837,9 +837,21 @@ def test_the_estimator_is_there_without_torch_and_says_what_to_install():
         "from dmrifit import VolumeEstimator\n"
         "class One(VolumeEstimator):\n"
         "    def __init__(self, *, epochs=2): super().__init__(epochs=epochs)\n"
+        "    def _module(self): pass\n"
+        "    def _criterion(self): pass\n"
+        "    def _case_score(self, prediction, target): pass\n"
         "assert One(epochs=3).get_params() == {'epochs': 3}\n"
         "One().fit([[[[1.0]]]], [1.0])\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert result.returncode == 1
     assert 'pip install "dmrifit[deep]"' in result.stderr
+
+
+def test_a_class_that_lacks_a_hook_is_refused_by_its_name():
+    class Half(VolumeEstimator):
+        def _module(self):
+            pass
+
+    with pytest.raises(TypeError, match=r"abstract class Half .*_case_score.*_criterion"):
+        Half()

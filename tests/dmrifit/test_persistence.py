@@ -21,8 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from skops import io as skops_io
 
-from dmrifit.algorithms import CONSTANT, PATCHWISE, VOXELWISE, make_regressor
+from dmrifit.algorithms import PATCHWISE, VOXELWISE, make_regressor
 from dmrifit.conformal import ConformalIntervals
+from dmrifit.controls import CONSTANT
 from dmrifit.mapping import ClinicalMetrics, MapFitter
 from dmrifit.models import MODELS, Parameter, SignalModel
 from dmrifit.persistence import load_model, save_model

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from dmrifit.look import color_of, is_control
+from dmrifit.controls import is_control
+from dmrifit.look import color_of
 from dmrifit.mosaics import NO_VALUE_COLOR
 from dmrifit.plotting import (
     plot_bias_dispersion,

@@ -19,7 +19,7 @@ from dmrifit import (
     simulate_cohort,
     write_report,
 )
-from dmrifit.look import is_control
+from dmrifit.controls import is_control
 from dmrifit.reporting import summarize
 from dmrifit.sections.gallery import Gallery
 from dmrifit.summaries import Board, largest

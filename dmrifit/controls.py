@@ -1,0 +1,35 @@
+"""What takes part in a comparison to be beaten, or to show the best possible, by the names in its tables."""
+
+from __future__ import annotations
+
+__all__ = ["CONSTANT", "CONTROLS", "PERFECT", "SHUFFLED", "is_control"]
+
+#: A predictor that ignores its input and answers with the median of the training targets.
+CONSTANT = "constant"
+
+#: Linear regression that is trained on targets of other voxels.
+SHUFFLED = "shuffled"
+
+#: The answer itself.
+PERFECT = "perfect"
+
+#: What stands beside the algorithms of every strategy: bias and dispersion alone are blind to a useless
+#: predictor.
+CONTROLS = (CONSTANT, SHUFFLED, PERFECT)
+
+
+def is_control(algorithm: str) -> bool:
+    """
+    Tell whether an algorithm takes part as a control.
+
+    Parameters
+    ----------
+    algorithm : str
+        Its name.
+
+    Returns
+    -------
+    bool
+        Whether it is a constant, learned from shuffled targets, or the perfect prediction.
+    """
+    return any(word in CONTROLS for word in algorithm.lower().split())
