@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CONVENTION", "Voxel", "angles_of", "rotation_of"]
+__all__ = ["CONVENTION", "Voxel", "angles_of", "expert_voxels", "rotation_of"]
 
 #: How three angles make a rotation, in words that other programs understand.
 CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+ axes"
@@ -489,6 +489,60 @@ class Voxel:
                 msg = f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first"
                 raise ValueError(msg)
         return cls(values["center_mm"], values["size_mm"], values["angles_deg"])
+
+
+def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float64]:
+    """
+    Check experts' voxels against the scenes that they were placed in.
+
+    Parameters
+    ----------
+    voxels : array_like of shape (n, 9) or (n, n_experts, 9)
+        Center in mm, sides in mm and angles in degrees, as `Voxel.as_array` gives them; rows of NaN where an expert
+        placed none.
+    scenes : sequence of n Scene
+        The tumors.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n_experts, 9)
+        A copy.
+
+    Raises
+    ------
+    ValueError
+        If a scene is none, numbers of scenes and voxels differ, a row is neither a box nor all NaN, or a scene has no
+        voxel of any expert.
+    """
+    strangers = [i for i, scene in enumerate(scenes) if not hasattr(type(scene), "tumor_volume")]
+    if strangers or not len(scenes):
+        what = f"case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}" if strangers else "there is none"
+        msg = f"placers learn from a sequence of Scene; {what}"
+        raise ValueError(msg)
+    try:
+        array = np.array(voxels, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})"
+        raise ValueError(msg) from error
+    if array.ndim not in (2, 3) or array.shape[0] != len(scenes) or array.shape[-1] != 9 or not array.size:
+        n = len(scenes)
+        msg = f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}"
+        raise ValueError(msg)
+    array = array.reshape(len(scenes), -1, 9)
+    missing: NDArray[np.bool_] = np.isnan(array).all(axis=2)
+    for i, j in np.argwhere(~missing):
+        row = array[i, j]
+        if not np.isfinite(row).all() or (row[3:6] <= 0).any():
+            msg = (
+                f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or all NaN where there "
+                f"is none, not {row.tolist()}"
+            )
+            raise ValueError(msg)
+    alone = np.flatnonzero(missing.all(axis=1))
+    if len(alone):
+        msg = f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it"
+        raise ValueError(msg)
+    return array
 
 
 def rotated_axes(rotation: NDArray[np.float64], tolerance: float = PARALLEL_DEGREES) -> int:

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from placement import Voxel
-from placement.voxel import TURNS, angles_of, rotation_of
+from placement import Scene, Voxel
+from placement.voxel import TURNS, angles_of, expert_voxels, rotation_of
 
 
 def random_rotation(rng):
@@ -263,3 +263,44 @@ def test_the_affine_of_a_voxel_places_its_corners():
     voxel = Voxel((1, 2, 3), (10, 20, 30), (30, -40, 50))
     ends = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
     np.testing.assert_allclose(ends @ voxel.affine[:3, :3].T + voxel.affine[:3, 3], voxel.corners)
+
+
+def ball():
+    grid = np.indices((12, 12, 12)) - 6
+    return Scene((grid**2).sum(axis=0) < 16, np.diag([2.0, 2, 2, 1]))
+
+
+def test_boxes_of_one_expert_or_several_are_copied_into_one_form():
+    scenes, box = [ball(), ball()], [0, 0, 0, 20, 20, 20, 0, 0, 0]
+    assert expert_voxels([box, box], scenes).shape == (2, 1, 9)
+    given = np.array([[box, [np.nan] * 9], [box, box]], dtype=np.float32)
+    found = expert_voxels(given, scenes)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, given)
+    found[:] = 0
+    assert given[0, 0, 3] == 20
+
+
+BOX = [0.0, 0, 0, 20, 20, 20, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v, s: (v[:1], s), r"2 scenes need the shape \(2, 9\).*not \(1, 2, 9\)"),
+        (lambda v, s: (v[..., :8], s), r"not \(2, 2, 8\)"),
+        (lambda v, s: (v[:, :0], s), r"not \(2, 0, 9\)"),
+        (lambda v, s: (v, [s[0], s[0].tumor]), "case 1 is a ndarray"),
+        (lambda v, s: (v[:0], []), "there is none"),
+        (lambda v, s: ("boxes", s), "array of numbers"),
+        (lambda v, s: ([[BOX, BOX], [BOX]], s), "array of numbers"),
+        (lambda v, s: (np.where(np.arange(9) == 4, np.nan, v), s), "case 0, expert 1.*nan"),
+        (lambda v, s: (np.where(np.arange(9) == 0, np.inf, v), s), "case 0, expert 1.*inf"),
+        (lambda v, s: (np.where(np.arange(18).reshape(2, 9) == 12, -20, v), s), "case 0, expert 2.*-20"),
+        (lambda v, s: (np.where(np.arange(2)[:, None, None] == 1, np.nan, v), s), "case 1 has no voxel of any expert"),
+    ],
+)
+def test_boxes_that_no_placer_can_learn_from_are_refused(change, words):
+    voxels, scenes = change(np.array([[BOX, BOX], [BOX, BOX]]), [ball(), ball()])
+    with pytest.raises(ValueError, match=words):
+        expert_voxels(voxels, scenes)
