@@ -529,7 +529,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
         msg = f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}"
         raise ValueError(msg)
     array = array.reshape(len(scenes), -1, 9)
-    missing: NDArray[np.bool_] = np.isnan(array).all(axis=2)
+    missing = np.asarray(np.isnan(array).all(axis=2))
     for i, j in np.argwhere(~missing):
         row = array[i, j]
         if not np.isfinite(row).all() or (row[3:6] <= 0).any():
@@ -538,7 +538,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
                 f"is none, not {row.tolist()}"
             )
             raise ValueError(msg)
-    alone = np.flatnonzero(missing.all(axis=1))
+    alone = np.flatnonzero(np.all(missing, axis=1))
     if len(alone):
         msg = f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it"
         raise ValueError(msg)
