@@ -51,6 +51,7 @@ def simulate_gliomas(
     spacing: float | Sequence[float] = 2.0,
     exclude: Sequence[str] = (),
     image: bool = False,
+    skip: int = 0,
     random_state: RandomState = None,
 ) -> tuple[list[Scene], NDArray[np.float64]]:
     """
@@ -81,6 +82,8 @@ def simulate_gliomas(
         without: as in the study, a placer is told of nothing but the tumor unless it is wished.
     image : bool, default=False
         Whether scenes get an image like a T1 after gadolinium: bright solid tumor, dark necrosis and ventricles.
+    skip : int, default=0
+        Cases to pass over: those that are made are the ones after them, the same as if all were made at once.
     random_state : int, RandomState or None, default=None
         Seed. A case depends on it and on its number, not on how many there are.
 
@@ -123,9 +126,12 @@ def simulate_gliomas(
     if not (np.isfinite(steps).all() and (steps > 0).all() and (steps <= 10).all()):
         msg = f"spacing must lie between 0 and 10 mm, not {spacing}"
         raise ValueError(msg)
+    if isinstance(skip, bool) or not isinstance(skip, int | np.integer) or skip < 0:
+        msg = f"skip must be a whole number of at least 0, not {skip!r}"
+        raise ValueError(msg)
     seed = seed_from(random_state)
     scenes, voxels = [], np.empty((n, n_experts, 9))
-    for i in range(n):
+    for i in range(skip, skip + n):
         head = _draw_head(steps, np.random.default_rng(seed_for(seed, "head", i)))
         regions = {"necrosis": head.necrosis, "ventricles": head.ventricles, "outside": ~head.brain}
         options: dict[str, Any] = {"name": f"synthetic-{i + 1:03d}"}
@@ -133,7 +139,7 @@ def simulate_gliomas(
         if image:
             options["image"] = _draw_image(head, np.random.default_rng(seed_for(seed, "image", i)))
         scenes.append(Scene(head.tumor, head.affine, **options))
-        voxels[i] = place_boxes(
+        voxels[i - skip] = place_boxes(
             head.tumor,
             head.necrosis,
             head.affine,

@@ -88,6 +88,13 @@ def test_simulated_experts_have_about_the_published_moments(kind):
     assert np.corrcoef(volumes.mean(1), tumors)[0, 1] == pytest.approx(0.5, abs=0.2)
 
 
+def test_cases_made_later_are_the_same(cases):
+    scenes, voxels = simulate_gliomas(2, exclude=("necrosis",), skip=4, random_state=3)
+    assert [scene.name for scene in scenes] == ["synthetic-005", "synthetic-006"]
+    np.testing.assert_array_equal(scenes[1].tumor, cases[0][5].tumor)
+    np.testing.assert_array_equal(voxels, cases[1][4:])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -95,6 +102,7 @@ def test_simulated_experts_have_about_the_published_moments(kind):
         ({"n_experts": 1.5}, "n_experts must be a whole number"),
         ({"experts": "real"}, "preference"),
         ({"spacing": 0}, "spacing must lie"),
+        ({"skip": -1}, "skip must be"),
         ({"exclude": "necrosis"}, "sequence of names"),
         ({"exclude": ("skull",)}, "ventricles"),
     ],
