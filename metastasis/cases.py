@@ -1,0 +1,369 @@
+"""Cases: a brain scan with what is known about it, in memory, and read from and written to a table of files."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.files import FileSet
+from dmrifit.images import image_name, load_image, save_image, values_of
+from dmrifit.masks import MASK_THRESHOLD, check_same_grid
+from dmrifit.participants import WORDS
+from dmrifit.tables import NOTHING, read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TABLE", "Case", "read_cases", "write_cases"]
+
+#: Name of the table that `write_cases` makes.
+TABLE = "cases.tsv"
+
+_REQUIRED = ("patient", "image")
+_MAPS = ("label", "prior", "brain", "prior_label", "mimics")
+_OPTIONAL = ("name", *_MAPS, "lesions", "classes", "synthetic")
+_ALIASES = {"participant_id": "patient"}
+
+_COLUMNS = {
+    "patient": "Patient; cases of one patient are never split between training and test",
+    "image": "Contrast-enhanced T1 image",
+    "name": "Name of the case",
+    "label": "Metastases: 1 inside, 0 outside",
+    "prior": "Earlier image of the patient, aligned to the grid of the image",
+    "brain": "The brain",
+    "prior_label": "Metastases as they were in the prior image (synthetic cases)",
+    "mimics": "Bright structures that are no metastases (synthetic cases)",
+    "lesions": "Table of the metastases: number in the label's connected parts, diameter, status, volume",
+    "classes": "Which numbers of the label image are metastases, separated by commas; all above 0 by default",
+    "synthetic": "Whether the case was simulated; no person was scanned then",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """
+    A brain scan of a patient with what is known about it.
+
+    Parameters
+    ----------
+    patient : str
+        Identifier. Cases of one patient are never split between training and test.
+    image : ndarray of shape (x, y, z)
+        Contrast-enhanced T1 image in any unit, finite; kept in single precision.
+    label : ndarray of shape (x, y, z), optional
+        Metastases: 1 inside and 0 outside; kept as ``uint8``.
+    prior : ndarray of shape (x, y, z), optional
+        An earlier image of the patient, aligned to the grid of `image`; None if there is none.
+    affine : ndarray of shape (4, 4), optional
+        From voxel indices to RAS+ coordinates in mm; by default voxels of 1 mm.
+    brain : ndarray of shape (x, y, z), optional
+        The brain; kept as ``bool``.
+    synthetic : bool, default=False
+        Whether the case was simulated.
+    name : str, default=""
+        Name of the case; that of the patient by default.
+    prior_label, mimics : ndarray of shape (x, y, z), optional
+        Of a synthetic case: metastases in the prior image, and bright structures that are no metastases. 0 and 1.
+    lesions : DataFrame, optional
+        Of a synthetic case: a row for each metastasis, with `number` (in the order in which `scipy.ndimage.label`
+        finds the parts of `label`, voxels that share a corner connected), `diameter_mm`, `status` (``"new"``,
+        ``"grown"`` or ``"stable"``) and `volume_mL`.
+
+    Raises
+    ------
+    ValueError
+        If an array has no voxel, another number of axes or another shape than the image, values that are not finite
+        or a mask other values than 0 and 1, or the affine places no voxels.
+    """
+
+    patient: str
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None = None
+    prior: NDArray[np.float32] | None = None
+    affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    brain: NDArray[np.bool_] | None = None
+    synthetic: bool = False
+    name: str = ""
+    prior_label: NDArray[np.uint8] | None = None
+    mimics: NDArray[np.uint8] | None = None
+    lesions: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        patient = str(self.patient)
+        checked: dict[str, Any] = {"patient": patient, "name": str(self.name or patient)}
+        who = f"case {checked['name']}"
+        image = np.asarray(self.image)
+        if image.ndim != 3 or not image.size:
+            msg = f"{who}: the image must be a volume (x, y, z), not an array of shape {image.shape}"
+            raise ValueError(msg)
+        for key, values in (("image", image), ("prior", self.prior)):
+            if values is not None:
+                checked[key] = _picture(np.asarray(values), image.shape, f"{who}: the {key}")
+        for key in ("label", "brain", "prior_label", "mimics"):
+            if (mask := getattr(self, key)) is not None:
+                found = _mask(np.asarray(mask), image.shape, f"{who}: the {key.replace('_', ' ')}")
+                checked[key] = found if key == "brain" else found.astype(np.uint8)
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+            msg = f"{who}: the affine places no voxels: {affine.tolist()}; give a (4, 4) matrix of three axes in mm"
+            raise ValueError(msg)
+        checked["affine"] = affine
+        checked["synthetic"] = bool(self.synthetic)
+        for key, value in checked.items():
+            object.__setattr__(self, key, value)
+
+    def __repr__(self) -> str:
+        kind = "synthetic case" if self.synthetic else "case"
+        size = " × ".join(map(str, self.shape))
+        return f"<{kind} {self.name!r} of patient {self.patient!r}, {size} voxels>"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        x, y, z = self.image.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Lengths of the edges of a voxel in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+def read_cases(table: str | Path) -> list[Case]:
+    """
+    Read cases from a table of files.
+
+    Parameters
+    ----------
+    table : path
+        Tab-separated (``.csv``: comma-separated). Needed are the columns ``patient`` and ``image``; ``label``,
+        ``prior``, ``brain``, ``name`` and ``synthetic`` (true or false) may follow, and what `write_cases` adds for
+        synthetic cases (``prior_label``, ``mimics``, ``lesions``). Paths are relative to the table, ``n/a`` stands for
+        nothing. All images of a case are NIfTI on one grid. Where labels have classes, ``classes`` says which ones
+        are metastases, such as ``1,3,4``; by default all above 0 are. A mask is what is above 0.5.
+
+    Returns
+    -------
+    list of Case
+        In the order of the table, all in memory.
+
+    Raises
+    ------
+    ValueError
+        If the table or a row is wrong, or two cases have one name; the message names the row.
+    FileNotFoundError
+        If a file is missing.
+
+    Examples
+    --------
+    A table of scans with several classes of labels::
+
+        patient  image        label        classes  prior             brain
+        p01      p01_T1c.nii  p01_seg.nii  1,3,4    p01_T1c_2024.nii  p01_brain.nii
+        p02      p02_T1c.nii  p02_seg.nii  1,3,4    n/a               p02_brain.nii
+    """
+    table = Path(table)
+    rows = read_rows(table, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
+    cases: list[Case] = []
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        where = f"{table}, row {line} (patient {row['patient']})"
+        name = row.get("name") or row["patient"]
+        if (other := lines.setdefault(name, line)) != line:
+            msg = f"{where}: row {other} has a case of the name {name!r} too; add a column 'name' that tells them apart"
+            raise ValueError(msg)
+        try:
+            cases.append(_read_case(row, table.parent))
+        except FileNotFoundError as error:
+            msg = f"{where}: {error}; paths are relative to {table.parent.resolve()}"
+            raise FileNotFoundError(msg) from None
+        except ValueError as error:
+            msg = f"{where}: {error}"
+            raise ValueError(msg) from None
+    return cases
+
+
+def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
+    """
+    Write cases as NIfTI files and a table, which `read_cases` reads.
+
+    All files appear together, or none. Images are written as they are in memory, so they come back as they were.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        What to write; their names differ.
+    folder : path
+        Where to; made if missing.
+    overwrite : bool, default=False
+        Whether files of the same names may be replaced.
+
+    Returns
+    -------
+    Path
+        The table, ``cases.tsv``.
+
+    Raises
+    ------
+    ValueError
+        If there is no case, or names cannot be kept in a table or as files.
+    FileExistsError
+        If a file exists and `overwrite` is false.
+    OSError
+        If the folder cannot be written to.
+    """
+    if not len(cases):
+        msg = "there are no cases to write"
+        raise ValueError(msg)
+    stems = [_stem(case) for case in cases]
+    folded = [stem.casefold() for stem in stems]
+    twice = sorted({case.name for case, stem in zip(cases, folded, strict=True) if folded.count(stem) > 1})
+    if twice:
+        msg = f"several cases would have the same files: {', '.join(twice)}; give them names of their own"
+        raise ValueError(msg)
+    rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
+    columns = [key for key in _COLUMNS if any(key in row for row in rows)]
+    files = [row[key] for row in rows for key in ("image", *_MAPS, "lesions") if key in row]
+    with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
+        for case, row in zip(cases, rows, strict=True):
+            for key in ("image", *_MAPS):
+                if key in row:
+                    values = getattr(case, key)
+                    _save(values if values.dtype != bool else values.astype(np.uint8), case, file_set.path(row[key]))
+            if case.lesions is not None:
+                case.lesions.to_csv(file_set.path(row["lesions"]), sep="\t", index=False, na_rep="n/a")
+        with file_set.path(TABLE).open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+            writer.writerows([columns, *([row.get(column, "n/a") for column in columns] for row in rows)])
+        described = {column: {"Description": _COLUMNS[column]} for column in columns}
+        file_set.write_json("cases.json", described)
+    return Path(folder) / TABLE
+
+
+def _read_case(row: dict[str, str], folder: Path) -> Case:
+    """Make the case of one row."""
+    image = load_image(folder / row["image"])
+
+    def values(column: str) -> NDArray | None:
+        if not row.get(column):
+            return None
+        path = folder / row[column]
+        loaded = load_image(path)
+        found = _three_axes(values_of(loaded, image_name(path)), path)
+        try:
+            check_same_grid(
+                found.shape, loaded.affine, image.shape[:3], image.affine, name=str(path), reference_name=row["image"]
+            )
+        except ValueError as error:
+            msg = f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")
+            raise ValueError(msg) from None
+        return found
+
+    word = row.get("synthetic", "").lower()
+    if word not in WORDS:
+        msg = f"synthetic must be true or false, not {row['synthetic']!r}"
+        raise ValueError(msg)
+    masks: dict[str, Any] = {}
+    for column in ("label", "brain", "prior_label", "mimics"):
+        found = values(column)
+        if found is not None:
+            masks[column] = _chosen(found, row.get("classes", "") if column == "label" else "")
+    return Case(
+        row["patient"],
+        _three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"]),
+        prior=values("prior"),
+        affine=image.affine,
+        synthetic=WORDS[word],
+        name=row.get("name", ""),
+        lesions=_read_lesions(folder / row["lesions"]) if row.get("lesions") else None,
+        **masks,
+    )
+
+
+def _chosen(values: NDArray, classes: str) -> NDArray[np.bool_]:
+    """Find the voxels of a mask, or those of some classes of labels."""
+    # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
+    if not classes:
+        return values > MASK_THRESHOLD
+    try:
+        wanted = [int(word) for word in classes.split(",")]
+    except ValueError:
+        msg = f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
+        raise ValueError(msg) from None
+    return np.isin(np.rint(values), wanted)
+
+
+def _read_lesions(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        msg = f"{path}: no such table"
+        raise FileNotFoundError(msg)
+    return pd.read_csv(path, sep="\t")
+
+
+def _three_axes(values: NDArray, path: Path) -> NDArray:
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        msg = f"{path} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
+        raise ValueError(msg)
+    return values
+
+
+def _picture(values: NDArray, shape: tuple[int, ...], what: str) -> NDArray[np.float32]:
+    _check_shape(values, shape, what)
+    if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        n = np.count_nonzero(~np.isfinite(values)) if values.dtype.kind in "fiub" else values.size
+        msg = f"{what} has {n} values that are no finite numbers ({values.dtype}); set voxels without a value to 0"
+        raise ValueError(msg)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _mask(values: NDArray, shape: tuple[int, ...], what: str) -> NDArray[np.bool_]:
+    _check_shape(values, shape, what)
+    if values.dtype != bool:
+        others = np.setdiff1d(np.unique(values), (0, 1))
+        if others.size:
+            msg = (
+                f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1"
+            )
+            raise ValueError(msg)
+    return np.ascontiguousarray(values != 0)
+
+
+def _check_shape(values: NDArray, shape: tuple[int, ...], what: str) -> None:
+    if values.shape != shape:
+        msg = f"{what} has shape {values.shape} and the image {shape}; bring both to one grid (prepare_brain does)"
+        raise ValueError(msg)
+
+
+def _stem(case: Case) -> str:
+    """Make a name for the files of a case."""
+    for kind, name in (("patient", case.patient), ("case", case.name)):
+        if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
+            msg = f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
+            raise ValueError(msg)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", case.name).lstrip(".-") or "case"
+
+
+def _row(case: Case, stem: str) -> dict[str, str]:
+    row = {"patient": case.patient, "name": case.name, "synthetic": "true" if case.synthetic else "false"}
+    row |= {key: f"{stem}_{key}.nii.gz" for key in ("image", *_MAPS) if getattr(case, key) is not None}
+    return row | ({} if case.lesions is None else {"lesions": f"{stem}_lesions.tsv"})
+
+
+def _save(values: NDArray, case: Case, path: Path) -> None:
+    import nibabel as nib
+
+    image = nib.Nifti1Image(values, case.affine)
+    image.header.set_xyzt_units("mm")
+    save_image(image, path)
