@@ -1,4 +1,4 @@
-"""The command line: make synthetic cases, place voxels in many, evaluate them, prescribe one by hand."""
+"""The command line: make synthetic cases, train placers, place voxels in many, evaluate them, prescribe one by hand."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 import typer
 
 import dmrifit
-from dmrifit.options import words
+import placement
+from dmrifit.options import floats, pairs, whole_numbers, words
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from placement.optimizer import VoxelOptimizer
     from placement.scene import Scene
+    from placement.voxel import Voxel
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+_public: Any = placement  # its names load when they are asked for
 _EXAMPLE = "\b\nExample:\n  dmrifit-placement "
 _INTERRUPTED = 130  # exit code after Ctrl-C
-#: Columns of a box in tables: center in mm RAS+, sides in mm, angles in degrees.
-_NUMBERS = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
+_MODELS = ("ranker", "network")
 
 OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
 OutOption: TypeAlias = Annotated[Path, typer.Option(help="Folder for the results; made if missing.")]
@@ -51,6 +54,17 @@ MarginOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Distance to
 PpmOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="LOW,HIGH", help="Chemical shifts of interest, relative to the pulses, in ppm.")
 ]
+ExpertsArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="EXPERTS",
+        help="Table (.tsv) of boxes with the columns name, expert, x, y, z (center in mm RAS+), size_x, size_y, size_z "
+        "(mm), angle_x, angle_y, angle_z (degrees), as simulate writes it.",
+    ),
+]
+LeastVolumeOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Least volume in mL.")]
+RotationsOption: TypeAlias = Annotated[int, typer.Option(min=0, max=3, help="How many axes may be rotated.")]
+SidesOption: TypeAlias = Annotated[str, typer.Option(metavar="LOW,HIGH", help="Least and largest side in mm.")]
 RateOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="PERCENT", help="Displacement in percent of the side per ppm: one or three.")
 ]
@@ -106,61 +120,165 @@ def simulate(
     experts: Annotated[str, typer.Option(help="preference or objective: what the simulated experts aim at.")] = (
         "preference"
     ),
-    spacing: Annotated[float, typer.Option(help="Grid in mm.")] = 2.0,
+    exclude: Annotated[
+        bool, typer.Option("--exclude", help="Name the necrosis in the column exclude of the table.")
+    ] = False,
+    spacing: Annotated[float, typer.Option(min=0.5, max=10, help="Grid in mm.")] = 2.0,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
     Write synthetic gliomas and the boxes of two simulated experts, who are no clinical experts.
 
-    Writes for each case tumor, necrosis and image as NIfTI files, a table cases.tsv of the files and a table
-    experts.tsv of the boxes.
+    Writes for each case tumor, necrosis and image as NIfTI files, a table experts.tsv of the boxes and a table
+    cases.tsv of the files. A run that was interrupted goes on where it stopped if it is started again.
     """
     import numpy as np
     import pandas as pd
 
-    from dmrifit.files import FileSet
+    from dmrifit.files import FileSet, write_text
     from dmrifit.images import write_volume
-    from placement.phantoms import simulate_gliomas
+    from placement.phantoms import ExpertKind, simulate_gliomas
+    from placement.tables import box_columns
 
-    kinds = ("tumor", "necrosis", "image")
-    names = [f"synthetic-{i + 1:03d}_{kind}.nii.gz" for i in range(n) for kind in kinds]
-    with FileSet(out, [*names, "experts.tsv", "cases.tsv"], overwrite=overwrite) as files:
-        scenes, voxels = simulate_gliomas(
-            n,
-            experts=experts,  # type: ignore[arg-type]
-            spacing=spacing,
-            exclude=("necrosis",),
-            image=True,
-            random_state=seed,
-        )
-        rows, boxes = [], []
-        for scene, pair in zip(scenes, voxels, strict=True):
+    settings = {"command": "simulate", "experts": experts, "spacing": spacing, "seed": seed}
+    options: dict[str, Any] = {"experts": experts, "spacing": spacing, "exclude": ("necrosis",), "image": True}
+    if experts not in get_args(ExpertKind):
+        msg = f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
+        raise ValueError(msg)
+    _begin(out, settings, overwrite, results=("experts.tsv", "cases.tsv"))
+    boxes = pd.DataFrame()
+    if (out / "experts.tsv").exists() and not overwrite:
+        boxes = pd.read_csv(out / "experts.tsv", sep="\t", dtype=str)  # numbers stay as they are written
+    rows = []
+    for i in _progress(range(n), n):
+        name = f"synthetic-{i + 1:03d}"
+        files = {kind: f"{name}_{kind}.nii.gz" for kind in ("tumor", "necrosis", "image")}
+        row = {"name": name, "tumor": files["tumor"], "image": files["image"], "synthetic": "true"}
+        rows.append(row | ({"exclude": files["necrosis"]} if exclude else {}))
+        whole = all((out / file).exists() for file in files.values())
+        if whole and len(boxes) and name in set(boxes["name"]):
+            continue
+        scenes, voxels = simulate_gliomas(1, skip=i, **options, random_state=seed)
+        scene = scenes[0]
+        with FileSet(out, files.values(), overwrite=True) as written:
             parts = {"tumor": scene.tumor > 0, "necrosis": scene.forbidden["necrosis"]}
             for kind, values in parts.items():
-                write_volume(values.astype(np.uint8), scene.affine, files.path(f"{scene.name}_{kind}.nii.gz"))
-            write_volume(np.asarray(scene.image), scene.affine, files.path(f"{scene.name}_image.nii.gz"))
-            rows.append({"name": scene.name, **{kind: f"{scene.name}_{kind}.nii.gz" for kind in ("tumor", "image")}})
-            boxes += [
-                {"name": scene.name, "expert": j + 1, **dict(zip(_NUMBERS, box, strict=True))}
-                for j, box in enumerate(pair)
-            ]
-        pd.DataFrame(boxes).to_csv(files.path("experts.tsv"), sep="\t", index=False)
-        pd.DataFrame(rows).to_csv(files.path("cases.tsv"), sep="\t", index=False)
+                write_volume(values.astype(np.uint8), scene.affine, written.path(files[kind]))
+            write_volume(np.asarray(scene.image), scene.affine, written.path(files["image"]))
+        pair = [{"name": name, "expert": j + 1, **box_columns(box)} for j, box in enumerate(voxels[0])]
+        boxes = pd.concat([boxes, pd.DataFrame(pair).astype(str)], ignore_index=True)
+        write_text(out / "experts.tsv", boxes.to_csv(sep="\t", index=False))
+    write_text(out / "cases.tsv", pd.DataFrame(rows).to_csv(sep="\t", index=False))
+
+
+@app.command(epilog=_EXAMPLE + "train cases/cases.tsv cases/experts.tsv --model ranker --out ranker.dmrifit")
+def train(
+    cases: CasesArgument,
+    experts: ExpertsArgument,
+    out: Annotated[Path, typer.Option(help="Model file to write, by custom with the ending .dmrifit.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="ranker|network",
+            help="ranker: chooses among places that the optimizer finds. network: looks at the mask (needs torch).",
+        ),
+    ] = "ranker",
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="What the network sees: tumor, distance, exclude, image; tumor,distance by default.",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the cases (network).")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="A smaller network that answers faster.")] = False,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Polish the network's boxes by a local search of the objective.")
+    ] = False,
+    groups: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of CASES with the patient, whose cases are kept together."),
+    ] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    margin: MarginOption = 0.0,
+    min_volume: LeastVolumeOption = 6.0,
+    max_rotations: RotationsOption = 3,
+    sides: SidesOption = "10,60",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for states of the network's training, which goes on from there; by default one beside the "
+            "model file, removed when that is written."
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes of the ranker; −1 for one on each core.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Train a placer on experts' boxes, and write a model file for place. Not for clinical use.
+
+    The training of a network that was interrupted goes on after its last epoch if it is started again.
+    """
+    import shutil
+
+    from dmrifit.persistence import save_model
+    from placement.tables import read_cases, read_experts, read_scene
+
+    _check_output(out, overwrite)
+    if model not in _MODELS:
+        msg = f"--model must be one of {', '.join(_MODELS)}, not {model!r}"
+        raise ValueError(msg)
+    given = {"--channels": channels, "--epochs": epochs, "--fast": fast, "--refine": refine, "--checkpoint": checkpoint}
+    wrong = [name for name, value in given.items() if value and model != "network"]
+    if wrong:
+        msg = f"{', '.join(wrong)}: for --model network only"
+        raise ValueError(msg)
+    table = read_cases(cases, exclude=exclude)
+    if groups is not None and groups not in table:
+        msg = f"{cases} has no column {groups}; it has {', '.join(table.columns)}"
+        raise ValueError(msg)
+    constraints = _constraints(sides, min_volume, max_rotations)
+    placer: Any
+    own: Path | None = None
+    if model == "network":
+        placer, own = _network(table, out, channels, epochs, checkpoint, fast, refine, seed)
+    else:
+        optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
+        placer = _public.VoxelRanker(optimizer, n_jobs=jobs, random_state=seed)
+    boxes = read_experts(experts, list(table["name"]))
+    image = "image" in getattr(placer, "channels", ())
+    labels = _labels(include)
+    scenes = [
+        read_scene(row, include=labels, margin=margin, image=image)
+        for row in _progress(table.itertuples(), len(table), "read")
+    ]
+    placer.fit(scenes, boxes, **({} if groups is None else {"groups": list(table[groups])}))
+    save_model(placer, out)
+    if own is not None:
+        shutil.rmtree(own, ignore_errors=True)
+    typer.echo(f"trained on {len(scenes)} cases with {(boxes[..., 0] == boxes[..., 0]).sum()} boxes: {out}")
+    if "synthetic" in table and (table["synthetic"] == "true").any():
+        typer.echo("trained on synthetic cases and simulated experts, who are no clinical experts")
 
 
 @app.command(epilog=_EXAMPLE + "place cases/cases.tsv --out placed")
 def place(
     cases: CasesArgument,
     out: OutOption,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model file that train wrote; the optimizer by default.")
+    ] = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     margin: MarginOption = 0.0,
     image: ImageOption = None,
-    min_volume: Annotated[float, typer.Option(min=0, help="Least volume in mL.")] = 6.0,
-    max_rotations: Annotated[int, typer.Option(min=0, max=3, help="How many axes may be rotated.")] = 3,
-    sides: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Least and largest side in mm.")] = "10,60",
-    thorough: Annotated[bool, typer.Option("--thorough", help="Search from more places.")] = False,
+    min_volume: LeastVolumeOption = 6.0,
+    max_rotations: RotationsOption = 3,
+    sides: SidesOption = "10,60",
+    thorough: Annotated[bool, typer.Option("--thorough", help="Search from more places (optimizer).")] = False,
     rounding: Annotated[bool, typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees.")] = True,
     ppm: PpmOption = None,
     percent_per_ppm: RateOption = None,
@@ -169,41 +287,50 @@ def place(
     overwrite: OverwriteOption = False,
 ) -> None:
     """
-    Place a voxel in every case where the objective is largest, and write prescriptions. Not for clinical use.
+    Place a voxel in every case, and write prescriptions. Not for clinical use.
 
-    A run that was interrupted goes on where it stopped if it is started again with the same options. Writes a folder
-    for each case, a table placements.tsv and a page with all overlays.
+    The optimizer takes the place where the objective is largest and keeps the constraints; a model takes the place
+    that it has learned, and constraints that this breaks become flags. A run that was interrupted goes on where it
+    stopped if it is started again with the same options. Writes a folder for each case, a table placements.tsv and a
+    page with all overlays.
     """
-    from dmrifit.images import describe_sources
+    from dmrifit.images import file_record
     from placement.optimizer import CONSOLE, VoxelOptimizer
     from placement.prescription import write_prescription
+    from placement.tables import read_cases, read_scene, source_digests
 
-    low, high = _numbers(sides, 2, "--sides")
+    if model is not None and thorough:
+        msg = "--thorough is for the optimizer; leave out --thorough or --model"
+        raise ValueError(msg)
     optimizer = VoxelOptimizer(
-        size_range=(low, high),
-        min_volume=min_volume,
-        max_rotations=max_rotations,
+        **_constraints(sides, min_volume, max_rotations),
         thorough=thorough,
         rounding=CONSOLE if rounding else None,
         random_state=seed,
     )
-    table = _case_table(cases, image, exclude)
+    table = read_cases(cases, image=image, exclude=exclude)
+    labels = _labels(include)
     shift = _shift_options(ppm, percent_per_ppm)
-    settings = {"optimizer": repr(optimizer), "include": include, "exclude": exclude, "margin": margin} | shift
-    _begin(out, json.loads(json.dumps(settings)), overwrite)
+    placer = optimizer if model is None else _trained(model, table)
+    settings = {"command": "place", "optimizer": repr(optimizer), "include": include, "exclude": exclude}
+    settings |= {"margin": margin, "model": None if model is None else file_record(model)["SHA256"]} | shift
+    _begin(out, json.loads(json.dumps(settings)), overwrite, results=("placements.tsv",))
     contents = {}
     for row in _progress(table.itertuples(), len(table)):
         folder = out / row.name
         done = folder / "voxel.json"
         if done.exists() and not overwrite:
             before = json.loads(done.read_text(encoding="utf-8"))
-            # A mask that was drawn anew is placed anew.
-            if before["sources"].get("Tumor") == describe_sources(Tumor=row.tumor)["Tumor"]:
+            # A case whose files have changed is placed anew.
+            if before["sources"] == source_digests(row):
                 contents[row.name] = before
                 continue
-        scene = _scene(row, include, margin)
+        scene = read_scene(row, include=labels, margin=margin)
+        voxel = placer.place(scene)
+        if model is not None and rounding:
+            voxel = _rounded(voxel, scene, optimizer)
         contents[row.name] = write_prescription(
-            optimizer.place(scene), scene, folder, optimizer=optimizer, figure=figure, overwrite=True, **shift
+            voxel, scene, folder, optimizer=optimizer, figure=figure, overwrite=True, **shift
         )
     _write_batch(out, contents, figure=figure)
 
@@ -232,13 +359,14 @@ def prescribe(
     import numpy as np
 
     from placement.prescription import write_prescription
+    from placement.tables import read_cases, read_scene
     from placement.voxel import Voxel
 
-    voxel = Voxel(_numbers(center, 3, "--center"), _numbers(size, 3, "--size"), _numbers(angles, 3, "--angles"))
+    voxel = Voxel(floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3))
     if matrix is not None:
         voxel = voxel.transform(np.loadtxt(matrix))
-    row = next(_case_table(tumor, image, exclude).itertuples())
-    scene = _scene(row, include, margin)
+    row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
+    scene = read_scene(row, include=_labels(include), margin=margin)
     content = write_prescription(
         voxel, scene, out, figure=figure, overwrite=overwrite, **_shift_options(ppm, percent_per_ppm)
     )
@@ -250,7 +378,7 @@ def prescribe(
 @app.command(epilog=_EXAMPLE + "evaluate cases.tsv experts.tsv --placements objective=placements.tsv --out tables")
 def evaluate(
     cases: CasesArgument,
-    experts: Annotated[Path, typer.Argument(metavar="EXPERTS", help="Table of experts' boxes, as simulate writes it.")],
+    experts: ExpertsArgument,
     placements: Annotated[
         list[str], typer.Option(metavar="NAME=FILE", help="Table of boxes, as place writes it; repeatable.")
     ],
@@ -261,30 +389,20 @@ def evaluate(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Compare placements with experts': tables of the study as CSV files, and a figure."""
-    import numpy as np
-
     from dmrifit.files import FileSet
     from placement.evaluation import evaluate_placements, format_summary
+    from placement.tables import read_boxes, read_cases, read_experts, read_scene
 
-    table = _case_table(cases, None, None)
+    table = read_cases(cases)
     names = list(table["name"])
-    boxes = _read_boxes(experts, names)
-    raters = sorted(boxes["expert"].unique()) if "expert" in boxes else []
-    if not raters:
-        msg = f"{experts} has no column expert; it needs a row for each case and expert"
-        raise ValueError(msg)
-    by_expert = np.stack([_in_order(boxes[boxes["expert"] == one], names) for one in raters], axis=1)
-    found = {}
-    for text in placements:
-        name, _, path = text.partition("=")
-        if not name or not path:
-            msg = f"--placements needs NAME=FILE, not {text!r}"
-            raise ValueError(msg)
-        found[name] = _in_order(_read_boxes(Path(path), names), names)
+    by_expert = read_experts(experts, names)
+    found = {name: read_boxes(path, names) for name, path in pairs("--placements", placements)}
+    labels = _labels(include)
     kinds = ("cases", "icc", "bland_altman", "anova", "paired", "correlations", "summary")
     drawing = figure and find_spec("matplotlib") is not None
     with FileSet(out, ["evaluation.png", *(f"{kind}.csv" for kind in kinds)], overwrite=overwrite) as files:
-        scenes = [_scene(row, include, 0.0) for row in _progress(table.itertuples(), len(table))]
+        rows = _progress(table.itertuples(), len(table))
+        scenes = [read_scene(row, include=labels, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, found, random_state=seed)
         for kind in kinds:
             tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
@@ -298,116 +416,104 @@ def evaluate(
 # What words on the command line stand for ----------------------------------------------------------------------------
 
 
-def _numbers(text: str, n: int, option: str) -> list[float]:
-    try:
-        values = [float(word) for word in words(text)]
-    except ValueError:
-        values = []
-    if len(values) != n:
-        msg = f"{option} needs {n} numbers with commas between them, not {text!r}"
-        raise ValueError(msg)
-    return values
-
-
 def _shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:
     if ppm is None and percent is None:
         return {}
     if ppm is None or percent is None:
         msg = "chemical-shift displacement needs both --ppm and --percent-per-ppm"
         raise ValueError(msg)
-    rate = _numbers(percent, len(words(percent)) if len(words(percent)) == 1 else 3, "--percent-per-ppm")
-    low, high = _numbers(ppm, 2, "--ppm")
+    rate = floats("--percent-per-ppm", percent, 1 if len(words(percent)) == 1 else 3)
+    low, high = floats("--ppm", ppm, 2)
     return {"ppm_range": (low, high), "percent_per_ppm": rate if len(rate) == 3 else rate[0]}
 
 
-def _labels(text: str | None, option: str) -> list[int] | None:
-    if text is None:
-        return None
-    if not all(word.isdecimal() for word in words(text)) or not words(text):
-        msg = f"{option} needs whole numbers with commas between them, not {text!r}"
+def _labels(text: str | None) -> list[int] | None:
+    return None if text is None else list(whole_numbers("--include", text))
+
+
+def _constraints(sides: str, min_volume: float, max_rotations: int) -> dict[str, Any]:
+    low, high = floats("--sides", sides, 2)
+    return {"size_range": (low, high), "min_volume": min_volume, "max_rotations": max_rotations}
+
+
+# Placers that learn --------------------------------------------------------------------------------------------------
+
+
+def _network(
+    table: pd.DataFrame,
+    out: Path,
+    channels: str | None,
+    epochs: int | None,
+    checkpoint: Path | None,
+    fast: bool,
+    refine: bool,
+    seed: int,
+) -> tuple[Any, Path | None]:
+    """Make an untrained network, and name the folder of states that is to be removed in the end."""
+    from dmrifit._optional import import_optional
+
+    for library in ("torch", "skorch"):
+        import_optional(library)
+    options: dict[str, Any] = {"fast": fast, "refine": refine, "verbose": True, "random_state": seed}
+    if epochs is not None:
+        options["epochs"] = epochs
+    if channels is not None:
+        options["channels"] = tuple(words(channels))
+    own = None if checkpoint is not None else out.with_name(f".{out.name}.training")
+    network = _public.VoxelRegressor(**options, checkpoint=str(own if checkpoint is None else checkpoint))
+    _check_channels(network, table)
+    return network, own
+
+
+def _trained(path: Path, table: pd.DataFrame) -> Any:
+    """Read a model file, and check that the cases have what the model looks at."""
+    from dmrifit.persistence import load_model
+
+    placer = load_model(path)
+    if not hasattr(placer, "place"):
+        msg = f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement train makes placers"
         raise ValueError(msg)
-    return [int(word) for word in words(text)]
+    _check_channels(placer, table)
+    return placer
 
 
-def _case_table(cases: Path, image: Path | None, exclude: str | None) -> pd.DataFrame:
-    """Read the table of cases, or make one of a single file."""
-    import pandas as pd
+def _check_channels(placer: Any, table: pd.DataFrame) -> None:
+    for column in ("image", "exclude"):
+        lacking = table.loc[table[column] == "", "name"]
+        if column in getattr(placer, "channels", ()) and len(lacking):
+            first = ", ".join(lacking[:5])
+            msg = f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES"
+            raise ValueError(msg)
 
-    from dmrifit.derivatives import stem
 
-    if not cases.is_file():
-        msg = f"{cases}: no such file"
+def _rounded(voxel: Voxel, scene: Scene, optimizer: VoxelOptimizer) -> Voxel:
+    """Round what a model says as the optimizer rounds its own."""
+    from placement.optimizer import _Case
+
+    return _Case(optimizer, scene).rounded(voxel.canonical())
+
+
+# Files of a run ------------------------------------------------------------------------------------------------------
+
+
+def _check_output(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        msg = f"{out} exists already; choose another name, or --overwrite"
+        raise FileExistsError(msg)
+    if not out.parent.is_dir():
+        msg = f"{out} cannot be written: there is no folder {out.parent}"
         raise FileNotFoundError(msg)
-    if cases.suffix != ".tsv":
-        row = {"name": stem(cases), "tumor": str(cases), "image": str(image or ""), "exclude": exclude or ""}
-        return pd.DataFrame([row])
-    if image is not None:
-        msg = "--image is for a single case; name images in a column of the table"
-        raise ValueError(msg)
-    table = pd.read_csv(cases, sep="\t", dtype=str).fillna("")
-    missing = [name for name in ("name", "tumor") if name not in table]
-    if missing or not len(table):
-        msg = f"{cases} needs the columns name and tumor and a row for each case; no {', '.join(missing) or 'rows'}"
-        raise ValueError(msg)
-    unsafe = [name for name in table["name"] if not name or Path(name).name != name or name.startswith(".")]
-    if unsafe or table["name"].duplicated().any():
-        what = f"not {unsafe}" if unsafe else "one is there twice"
-        msg = f"{cases}: names of cases become names of folders and must differ, such as 'case-01'; {what}"
-        raise ValueError(msg)
-    for column in ("tumor", "image", "exclude"):
-        given = table[column] if column in table else pd.Series([""] * len(table))
-        # Labels are no files; files are relative to the table.
-        table[column] = [
-            ",".join(one if one.isdecimal() else str(cases.parent / one) for one in words(text)) for text in given
-        ]
-    if exclude is not None:
-        table["exclude"] = exclude
-    return table
 
 
-def _scene(row: Any, include: str | None, margin: float) -> Scene:
-    from placement.scene import Scene
-
-    excluded = words(row.exclude)
-    labels = bool(excluded) and all(word.isdecimal() for word in excluded)
-    regions: Any = [int(word) for word in excluded] if labels else {Path(word).name: word for word in excluded}
-    return Scene.read(
-        row.tumor,
-        regions or None,
-        row.image or None,
-        include=_labels(include, "--include"),
-        exclude_margin=margin if excluded else 0.0,
-        name=row.name,
-    )
-
-
-def _read_boxes(path: Path, names: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    table = pd.read_csv(path, sep="\t", dtype={"name": str})
-    missing = [name for name in ("name", *_NUMBERS) if name not in table]
-    if missing:
-        msg = f"{path} lacks the columns {', '.join(missing)}"
-        raise ValueError(msg)
-    absent = sorted(set(names) - set(table["name"]))
-    if absent:
-        msg = f"{path} has no box for {', '.join(absent[:5])}"
-        raise ValueError(msg)
-    return table
-
-
-def _in_order(boxes: pd.DataFrame, names: list[str]) -> Any:
-    if boxes["name"].duplicated().any():
-        msg = f"more than one box for {boxes['name'][boxes['name'].duplicated()].iloc[0]}"
-        raise ValueError(msg)
-    return boxes.set_index("name").reindex(names)[list(_NUMBERS)].to_numpy(dtype=float)
-
-
-def _begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def _begin(out: Path, settings: dict[str, Any], overwrite: bool, *, results: tuple[str, ...]) -> None:
     """Remember what a run was started with, so that another one does not go on with it."""
     from dmrifit.files import write_text
 
     path = out / "settings.json"
+    strangers = [name for name in results if (out / name).exists() and not path.exists()]
+    if strangers and not overwrite:
+        msg = f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite"
+        raise FileExistsError(msg)
     if path.exists() and not overwrite:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
@@ -417,10 +523,10 @@ def _begin(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     write_text(path, json.dumps(settings, indent=2) + "\n")
 
 
-def _progress(rows: Iterable[Any], total: int) -> Iterable[Any]:
+def _progress(rows: Iterable[Any], total: int, what: str | None = None) -> Iterable[Any]:
     from tqdm import tqdm
 
-    return tqdm(rows, total=total, unit="case", disable=None)
+    return tqdm(rows, total=total, unit="case", desc=what, disable=None)
 
 
 def _write_batch(out: Path, contents: dict[str, dict[str, Any]], *, figure: bool) -> None:
@@ -428,13 +534,14 @@ def _write_batch(out: Path, contents: dict[str, dict[str, Any]], *, figure: bool
     import pandas as pd
 
     from dmrifit.files import write_text
+    from placement.tables import box_columns
 
     rows = []
     for name, content in contents.items():
         pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
         numbers = {key: content["scores"][key] for key in ("objective", "tumor_fraction", "tumor_volume_ml")}
         flags = "; ".join(content["flags"])
-        row = {"name": name, **dict(zip(_NUMBERS, pose, strict=True)), "volume_ml": content["volume_ml"], **numbers}
+        row = {"name": name, **box_columns(pose), "volume_ml": content["volume_ml"], **numbers}
         rows.append(row | {"rotated_axes": content["rotated_axes"], "flags": flags})
     table = pd.DataFrame(rows)
     write_text(out / "placements.tsv", table.to_csv(sep="\t", index=False))

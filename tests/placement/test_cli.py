@@ -51,6 +51,30 @@ def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
     np.testing.assert_allclose(measured["f_tumor"], found["tumor_fraction"])
 
 
+def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run("simulate", 3, "--out", whole, "--spacing", 4, "--exclude")[0] == 0
+    assert run("simulate", 2, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
+    first = (stopped / "synthetic-001_image.nii.gz").stat().st_mtime_ns
+    (stopped / "synthetic-002_tumor.nii.gz").unlink()
+    boxes = pd.read_csv(stopped / "experts.tsv", sep="\t").query("expert == 1 or name == 'synthetic-001'")
+    boxes[boxes["name"] == "synthetic-001"].to_csv(stopped / "experts.tsv", sep="\t", index=False)
+    assert run("simulate", 3, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
+    assert (stopped / "synthetic-001_image.nii.gz").stat().st_mtime_ns == first
+    for name in ("experts.tsv", "cases.tsv"):
+        assert (stopped / name).read_text() == (whole / name).read_text()
+    names = {path.name for path in whole.iterdir()}
+    assert {path.name for path in stopped.iterdir()} == names
+    for name in names - {"experts.tsv", "cases.tsv", "settings.json"}:
+        images = [nib.load(folder / name) for folder in (whole, stopped)]
+        np.testing.assert_array_equal(*(np.asarray(image.dataobj) for image in images))
+    table = pd.read_csv(whole / "cases.tsv", sep="\t")
+    assert list(table["exclude"]) == [f"synthetic-00{i}_necrosis.nii.gz" for i in (1, 2, 3)]
+    code, _, error = run("simulate", 3, "--out", whole, "--spacing", 4, "--seed", 1)
+    assert code == 2
+    assert "other options (seed)" in error
+
+
 def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(run, tmp_path, ball):
     table = tmp_path / "cases.tsv"
     table.write_text("name\ttumor\none\tball.nii.gz\ntwo\tball.nii.gz\n")
@@ -94,10 +118,10 @@ def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
     ("words", "said"),
     [
         (("place", "nothing.nii.gz", "--out", "x"), "no such file"),
-        (("place", "BALL", "--out", "x", "--sides", "10"), "--sides needs 2 numbers"),
-        (("place", "BALL", "--out", "x", "--include", "solid"), "--include needs whole numbers"),
+        (("place", "BALL", "--out", "x", "--sides", "10"), "--sides 10: 2 numbers"),
+        (("place", "BALL", "--out", "x", "--include", "solid"), "--include solid: whole numbers"),
         (("place", "BALL", "--out", "x", "--ppm", "0,1"), "both --ppm"),
-        (("prescribe", "BALL", "--center", "1,2", "--size", "1,2,3", "--out", "x"), "--center needs 3 numbers"),
+        (("prescribe", "BALL", "--center", "1,2", "--size", "1,2,3", "--out", "x"), "--center 1,2: 3 numbers"),
         (("simulate", "1", "--experts", "real", "--out", "x"), "preference"),
     ],
 )

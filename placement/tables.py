@@ -1,0 +1,264 @@
+"""Tables of cases and of boxes, as files with tabs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.derivatives import stem
+from dmrifit.images import describe_sources
+from dmrifit.options import words
+from placement.scene import Scene
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["BOX", "box_columns", "read_boxes", "read_cases", "read_experts", "read_scene", "source_digests"]
+
+#: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
+BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
+
+_SHOWN = 5  # names in a message
+
+
+def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: str | None = None) -> pd.DataFrame:
+    """
+    Read a table of cases, or make one of a single mask.
+
+    Parameters
+    ----------
+    path : path
+        A table (.tsv) with the columns ``name`` and ``tumor``, and if wanted ``image``, ``exclude`` (labels of the
+        tumor file, or masks, with commas between them) and others; or the mask of a tumor. Files are relative to the
+        table.
+    image : path, default=None
+        The image of a single mask.
+    exclude : str, default=None
+        What is excluded in every case, in place of the column.
+
+    Returns
+    -------
+    DataFrame
+        A row for each case; ``tumor``, ``image`` and ``exclude`` hold paths from here (or labels), or nothing.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table, or a file that it names, is not there.
+    ValueError
+        If a column or all rows are missing, or names cannot be names of folders or are there twice.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    _check_files([path])
+    if path.suffix != ".tsv":
+        row = {"name": stem(path), "tumor": str(path), "image": str(image or ""), "exclude": exclude or ""}
+        _check_files(_files([row["image"], row["exclude"]]))
+        return pd.DataFrame([row])
+    if image is not None:
+        msg = "--image is for a single case; name images in a column of the table"
+        raise ValueError(msg)
+    table = pd.read_csv(path, sep="\t", dtype=str).fillna("")
+    missing = [name for name in ("name", "tumor") if name not in table]
+    if missing or not len(table):
+        msg = f"{path} needs the columns name and tumor and a row for each case; no {', '.join(missing) or 'rows'}"
+        raise ValueError(msg)
+    unsafe = [name for name in table["name"] if not name or Path(name).name != name or name.startswith(".")]
+    if unsafe or table["name"].duplicated().any():
+        what = f"not {unsafe}" if unsafe else "one is there twice"
+        msg = f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}"
+        raise ValueError(msg)
+    without = table.loc[table["tumor"] == "", "name"]
+    if len(without):
+        msg = f"{path}: no tumor is named for {', '.join(without[:_SHOWN])}; leave out such rows"
+        raise ValueError(msg)
+    for column in ("tumor", "image", "exclude"):
+        given = table[column] if column in table else pd.Series([""] * len(table))
+        # Labels are no files; files are relative to the table.
+        table[column] = [
+            ",".join(one if one.isdecimal() else str(path.parent / one) for one in words(text)) for text in given
+        ]
+    if exclude is not None:
+        table["exclude"] = exclude
+    _check_files(itertools.chain.from_iterable(_files(table[name]) for name in ("tumor", "image", "exclude")))
+    return table
+
+
+def read_scene(row: Any, *, include: Sequence[int] | None = None, margin: float = 0.0, image: bool = True) -> Scene:
+    """
+    Read the files of a case.
+
+    Parameters
+    ----------
+    row : named tuple
+        A row of what `read_cases` gave.
+    include : sequence of int, default=None
+        Labels that count as tumor.
+    margin : float, default=0.0
+        Distance to what is excluded, in mm.
+    image : bool, default=True
+        Whether the image is read, too.
+
+    Returns
+    -------
+    Scene
+        Named as the case.
+
+    Raises
+    ------
+    ValueError
+        As for `Scene.read`.
+    """
+    excluded = words(row.exclude)
+    labels = bool(excluded) and all(word.isdecimal() for word in excluded)
+    regions: Any = [int(word) for word in excluded] if labels else {Path(word).name: word for word in excluded}
+    return Scene.read(
+        row.tumor,
+        regions or None,
+        (row.image or None) if image else None,
+        include=include,
+        exclude_margin=margin if excluded else 0.0,
+        name=row.name,
+    )
+
+
+def source_digests(row: Any) -> dict[str, dict[str, str]]:
+    """
+    Describe the files of a case as its scene does, without reading images.
+
+    Parameters
+    ----------
+    row : named tuple
+        A row of what `read_cases` gave.
+
+    Returns
+    -------
+    dict of str to dict
+        What `read_scene` leaves in ``sources``.
+    """
+    excluded = [Path(word) for word in words(row.exclude) if not word.isdecimal()]
+    return describe_sources(Tumor=row.tumor, Exclude=excluded, Image=row.image or None)
+
+
+def box_columns(box: Iterable[float]) -> dict[str, float]:
+    """
+    Name the nine numbers of a box.
+
+    Parameters
+    ----------
+    box : iterable of 9 floats
+        As `Voxel.as_array` gives them.
+
+    Returns
+    -------
+    dict of str to float
+        By the columns of `BOX`.
+    """
+    return dict(zip(BOX, box, strict=True))
+
+
+def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
+    """
+    Read a box for each case.
+
+    Parameters
+    ----------
+    path : path
+        Table with the columns ``name`` and those of `BOX`; other cases and columns may be there, too.
+    names : sequence of str
+        The cases, in order.
+
+    Returns
+    -------
+    ndarray of shape (n_cases, 9)
+        The boxes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column or a case is missing, or a case is there twice.
+    """
+    return _in_order(_box_table(Path(path), names), names, str(path))
+
+
+def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
+    """
+    Read the boxes of experts.
+
+    Parameters
+    ----------
+    path : path
+        As for `read_boxes`, with a row for each case and expert and the column ``expert``, unless there is one expert.
+    names : sequence of str
+        The cases, in order.
+
+    Returns
+    -------
+    ndarray of shape (n_cases, n_experts, 9)
+        The boxes; experts in the order of their names, NaN where one has placed none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column is missing, no expert has placed a box in a case, or one has placed two.
+    """
+    boxes = _box_table(Path(path), names)
+    if "expert" not in boxes:
+        return _in_order(boxes, names, str(path))[:, None]
+    raters = sorted(boxes["expert"].unique())
+    return np.stack(
+        [_in_order(boxes[boxes["expert"] == one], names, f"{path}, expert {one}") for one in raters], axis=1
+    )
+
+
+def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    _check_files([path])
+    table = pd.read_csv(path, sep="\t", dtype={"name": str})
+    missing = [name for name in ("name", *BOX) if name not in table]
+    if missing:
+        msg = f"{path} lacks the columns {', '.join(missing)}"
+        raise ValueError(msg)
+    absent = [name for name in names if name not in set(table["name"])]
+    if absent:
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        msg = f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases"
+        raise ValueError(msg)
+    for name in BOX:
+        table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
+    broken = table[table[list(BOX)].isna().any(axis=1) | (table[list(BOX[3:6])] <= 0).any(axis=1)]
+    if len(broken):
+        row = broken.iloc[0]
+        msg = f"{path}: the box of {row['name']} needs nine numbers and sides above 0, not {row[list(BOX)].tolist()}"
+        raise ValueError(msg)
+    return table
+
+
+def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[np.float64]:
+    twice = boxes["name"][boxes["name"].duplicated()]
+    if len(twice):
+        msg = f"{title}: more than one box for {twice.iloc[0]}"
+        raise ValueError(msg)
+    return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
+
+
+def _files(texts: Iterable[str]) -> list[Path]:
+    return [Path(one) for text in texts for one in words(text) if not one.isdecimal()]
+
+
+def _check_files(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            msg = f"{path}: no such file"
+            raise FileNotFoundError(msg)
