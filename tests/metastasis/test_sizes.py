@@ -1,0 +1,45 @@
+"""The arithmetic of sizes against the published ones, and against itself."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metastasis.sizes import low_resolution_cells, low_resolution_input, output_size, required_input
+
+
+def test_published_sizes():
+    assert (output_size(37), output_size(45)) == (19, 27)
+    assert [low_resolution_input(19, f) for f in (3, 5)] == [25, 22]
+    assert [low_resolution_input(27, f) for f in (3, 5)] == [27, 24]
+    assert required_input(1) == 19
+    assert output_size(37, dense_kernel=3) == 17
+    assert required_input(1, dense_kernel=3) == 21
+
+
+@given(st.integers(1, 400), st.integers(0, 20), st.sampled_from([1, 3, 5]))
+def test_input_and_output_are_inverse(size, n_layers, kernel):
+    whole = required_input(size, n_layers, dense_kernel=kernel)
+    assert output_size(whole, n_layers, dense_kernel=kernel) == size
+    assert whole - size == sum(2 for _ in range(n_layers)) + kernel - 1
+
+
+@given(st.integers(1, 100), st.integers(1, 9), st.data())
+def test_cells_cover_the_output_and_none_is_too_many(size, factor, data):
+    phase = data.draw(st.integers(0, factor - 1))
+    cells = low_resolution_cells(size, factor, phase)
+    covered = {(phase + i) // factor for i in range(size)}
+    assert covered == set(range(cells))
+    assert low_resolution_input(size, factor, 4, phase=phase) == cells + 8
+
+
+def test_what_is_not_possible_is_refused():
+    with pytest.raises(ValueError, match="leave nothing of 18 voxels; give at least 19"):
+        output_size(18)
+    with pytest.raises(ValueError, match="factor must be a whole number of at least 1, not 0"):
+        low_resolution_cells(19, 0)
+    with pytest.raises(ValueError, match="phases from 0 to 2, not 3"):
+        low_resolution_cells(19, 3, 3)
+    with pytest.raises(ValueError, match=r"size must be a whole number of at least 1, not 2.5"):
+        required_input(2.5)
+    with pytest.raises(ValueError, match="no middle"):
+        output_size(37, dense_kernel=2)
