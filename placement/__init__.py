@@ -14,6 +14,7 @@ _MODULES = {
     "tumor_volume_inside": "objective",
     "PlacementObjective": "objective",
     "VoxelOptimizer": "optimizer",
+    "VoxelRegressor": "regressor",
     "simulate_gliomas": "phantoms",
     "evaluate_placements": "evaluation",
     "write_prescription": "prescription",

@@ -1,0 +1,201 @@
+"""Compiled code that lays a tumor on a small grid; it calls nothing compiled elsewhere, so that its cache is sound."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = ["block_means", "mass_center", "resample", "signed_distance"]
+
+#: Squared distance, in grid steps, where there is nothing to be distant from.
+_NOWHERE = np.float32(1e6)
+
+
+@njit(cache=True, nogil=True)
+def block_means(volume, blocks):
+    """
+    Average a volume over blocks of voxels; the last ones are filled up with zeros.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (a, b, c)
+        The values.
+    blocks : ndarray of int, shape (3,)
+        Voxels to a block along each axis.
+
+    Returns
+    -------
+    ndarray of float32
+        One value for each block.
+    """
+    p, q, r = blocks
+    a, b, c = volume.shape
+    out = np.zeros(((a + p - 1) // p, (b + q - 1) // q, (c + r - 1) // r), dtype=np.float32)
+    for i in range(a):
+        for j in range(b):
+            for k in range(c):
+                out[i // p, j // q, k // r] += volume[i, j, k]
+    out *= np.float32(1.0 / (p * q * r))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def mass_center(volume):
+    """
+    Find the center of mass, in indices.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (a, b, c)
+        Values of at least 0, of which one is larger.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        The center.
+    """
+    out = np.zeros(3)
+    total = 0.0
+    for i in range(volume.shape[0]):
+        for j in range(volume.shape[1]):
+            row = 0.0
+            moment = 0.0
+            for k in range(volume.shape[2]):
+                row += volume[i, j, k]
+                moment += k * volume[i, j, k]
+            total += row
+            out[0] += i * row
+            out[1] += j * row
+            out[2] += moment
+    return out / total
+
+
+@njit(cache=True, nogil=True)
+def resample(volume, matrix, offset, n):
+    """
+    Lay a volume on a cubic grid by trilinear interpolation; what lies outside is 0.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (a, b, c)
+        The values.
+    matrix : ndarray of shape (3, 3)
+        From indices of the grid to indices of the volume.
+    offset : ndarray of shape (3,)
+        Where index 0, 0, 0 of the grid lies in the volume.
+    n : int
+        Points of the grid along each axis.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n, n)
+        The values on the grid.
+    """
+    a, b, c = volume.shape
+    out = np.zeros((n, n, n), dtype=np.float32)
+    for i in range(n):
+        for j in range(n):
+            x0 = matrix[0, 0] * i + matrix[0, 1] * j + offset[0]
+            y0 = matrix[1, 0] * i + matrix[1, 1] * j + offset[1]
+            z0 = matrix[2, 0] * i + matrix[2, 1] * j + offset[2]
+            for k in range(n):
+                x = x0 + matrix[0, 2] * k
+                y = y0 + matrix[1, 2] * k
+                z = z0 + matrix[2, 2] * k
+                if x <= -1.0 or y <= -1.0 or z <= -1.0 or x >= a or y >= b or z >= c:
+                    continue
+                u, v, w = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+                f, g, h = x - u, y - v, z - w
+                total = 0.0
+                for p in range(2):
+                    if u + p < 0 or u + p >= a:
+                        continue
+                    weight_p = f if p else 1.0 - f
+                    for q in range(2):
+                        if v + q < 0 or v + q >= b:
+                            continue
+                        weight = weight_p * (g if q else 1.0 - g)
+                        if w >= 0:
+                            total += weight * (1.0 - h) * volume[u + p, v + q, w]
+                        if w + 1 < c:
+                            total += weight * h * volume[u + p, v + q, w + 1]
+                out[i, j, k] = total
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _squared_distance(of):
+    """Squared distance in grid steps to the nearest point of a set; exact, axis after axis."""
+    n = of.shape[0]
+    one = np.empty((n, n, n), dtype=np.float32)
+    two = np.empty((n, n, n), dtype=np.float32)
+    rows = np.zeros((n, n), dtype=np.bool_)
+    planes = np.zeros(n, dtype=np.bool_)
+    for i in range(n):
+        for j in range(n):
+            gap = n + n
+            any_here = False
+            for k in range(n):
+                gap = 0 if of[i, j, k] else gap + 1
+                any_here = any_here or gap == 0
+                one[i, j, k] = gap
+            if not any_here:
+                one[i, j, :] = _NOWHERE
+                continue
+            rows[i, j] = True
+            planes[i] = True
+            gap = n + n
+            for k in range(n - 1, -1, -1):
+                gap = 0 if of[i, j, k] else gap + 1
+                nearest = min(one[i, j, k], np.float32(gap))
+                one[i, j, k] = nearest * nearest
+    for i in range(n):
+        for j in range(n):
+            row = two[i, j]
+            row[:] = _NOWHERE
+            for m in range(n):
+                if rows[i, m]:
+                    apart = np.float32((j - m) * (j - m))
+                    other = one[i, m]
+                    for k in range(n):
+                        row[k] = min(row[k], other[k] + apart)
+    flat = two.reshape(n, n * n)
+    out = one.reshape(n, n * n)
+    for i in range(n):
+        row = out[i]
+        row[:] = _NOWHERE
+        for m in range(n):
+            if planes[m]:
+                apart = np.float32((i - m) * (i - m))
+                other = flat[m]
+                for k in range(n * n):
+                    row[k] = min(row[k], other[k] + apart)
+    return one
+
+
+@njit(cache=True, nogil=True)
+def signed_distance(inside):
+    """
+    Compute how far each point lies from the border of a region; exact between points, a border half a step off each.
+
+    Parameters
+    ----------
+    inside : ndarray of bool, shape (n, n, n)
+        The region.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n, n)
+        In grid steps: positive inside, negative outside.
+    """
+    n = inside.shape[0]
+    outer = _squared_distance(inside)
+    inner = _squared_distance(~inside)
+    for i in range(n):
+        for j in range(n):
+            for k in range(n):
+                if inside[i, j, k]:
+                    outer[i, j, k] = np.sqrt(inner[i, j, k]) - np.float32(0.5)
+                else:
+                    outer[i, j, k] = np.float32(0.5) - np.sqrt(outer[i, j, k])
+    return outer
