@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _measure import commit, machine, replace_block, table, versions
 
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer, _overlap
-from placement.optimizer import FINE, _Case
+from placement.search import FINE, Search
 
 N_MASKS = 24
 SHAPE = (110, 110, 110)
@@ -64,10 +64,10 @@ def mask(number: int) -> np.ndarray:
 
 def evolution(scene: Scene, least: float, seed: int) -> float:
     """Search by differential evolution on the evaluator of the optimizer; its objective."""
-    case = _Case(VoxelOptimizer(min_volume=least, random_state=0), scene)
+    case = Search(VoxelOptimizer(min_volume=least, random_state=0)._wishes(), scene)
     case.prepare()
     center = scene.centroid
-    arguments = (center, case.grids[FINE], case.forbidden, case.margins, *case.ends[FINE], case.limits(), 1)
+    arguments = (center, case.grids[FINE], case.forbidden, case.margins, *case.ends[FINE], case.limits())
     reach = 0.6 * np.array(scene.occupancy.shape) * scene.spacing
     bounds = [*((-r, r) for r in reach), *[(np.log(10), np.log(60))] * 3, *[(-1.1, 1.1)] * 3]
     size = 15 * 9
@@ -87,14 +87,12 @@ def evolution(scene: Scene, least: float, seed: int) -> float:
         np.array([7]),
         np.eye(3)[None],
         center[None],
-        *arguments[1:6],
-        case.limits(),
+        *arguments[1:],
         np.array([1e-9] * 3),
-        1,
+        np.array([[1, 1]]),
         1e-3,
-        1,
     )[2]
-    return case.objective(case.voxel(boxes[0]), scene)
+    return case.wishes.objective(case.voxel(boxes[0]), scene)
 
 
 def plain(scene: Scene, tumor: np.ndarray) -> float:

@@ -123,7 +123,7 @@ def box_intersection(center_a, size_a, rotation_a, center_b, size_b, rotation_b)
 @njit(cache=True, nogil=True)
 def running_sums(volume):
     """
-    Sum a volume along its last axis.
+    Sum a volume along its last axis, with empty rows around it.
 
     Parameters
     ----------
@@ -132,18 +132,17 @@ def running_sums(volume):
 
     Returns
     -------
-    ndarray of float32, shape (a, b, c + 1)
-        Sums of the first 0 to c values of each row.
+    ndarray of float32, shape (a + 2, b + 2, c + 1)
+        Sums of the first 0 to c values of each row; the outermost rows are 0, and stand for all that is farther out.
     """
     a, b, c = volume.shape
-    out = np.empty((a, b, c + 1), dtype=np.float32)
+    out = np.zeros((a + 2, b + 2, c + 1), dtype=np.float32)
     for i in range(a):
         for j in range(b):
             total = 0.0
-            out[i, j, 0] = 0.0
             for k in range(c):
                 total += volume[i, j, k]
-                out[i, j, k + 1] = total
+                out[i + 1, j + 1, k + 1] = total
     return out
 
 
@@ -154,7 +153,7 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
 
     Parameters
     ----------
-    prefix : ndarray of float32, shape (a, b, c + 1)
+    prefix : ndarray of float32, shape (a, b, c)
         As `running_sums` gives it.
     rows, row_widths : ndarray of shape (n,)
         Middles and widths of strips along the first index, which cover the box and do not cross borders of voxels.
@@ -173,81 +172,68 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
         Volume within the box and volume of the box by the same sum, in units of voxels.
     """
     a, b, c = prefix.shape
-    inverse = np.empty(3)
-    reach = np.empty(3)
-    for x in range(3):
-        slope = step[x, 2]
-        if abs(slope) < 1e-12:
-            slope = 1e-12
-        inverse[x] = 1.0 / slope
-        reach[x] = abs(half[x] * inverse[x])
+    # A slope of 0 is given a direction, so that a face which a row runs along is met far away.
+    f0 = -1.0 / (step[0, 2] if abs(step[0, 2]) > 1e-12 else 1e-12)
+    f1 = -1.0 / (step[1, 2] if abs(step[1, 2]) > 1e-12 else 1e-12)
+    f2 = -1.0 / (step[2, 2] if abs(step[2, 2]) > 1e-12 else 1e-12)
+    r0 = abs(half[0] * f0)
+    r1 = abs(half[1] * f1)
+    r2 = abs(half[2] * f2)
+    s0 = step[0, 1] * f0
+    s1 = step[1, 1] * f1
+    s2 = step[2, 1] * f2
+    # Three intervals on a line have a common part if each two have: that bounds the columns which meet the box.
+    far01 = 1.0 / (s0 - s1) if abs(s0 - s1) > 1e-12 else 1e12
+    far02 = 1.0 / (s0 - s2) if abs(s0 - s2) > 1e-12 else 1e12
+    far12 = 1.0 / (s1 - s2) if abs(s1 - s2) > 1e-12 else 1e12
     filled = 0.0
     total = 0.0
-    top = float(c - 1)
+    top = c - 1.0
+    last_cell = c - 2.0
+    last_column = b - 0.5
     n_columns = len(columns)
-    last_cell = np.int64(c - 2)
+    values = prefix.ravel()
     one_more = np.uint64(1)
-    s0 = -step[0, 1] * inverse[0]
-    s1 = -step[1, 1] * inverse[1]
-    s2 = -step[2, 1] * inverse[2]
     for n in range(len(rows)):
-        inside = -0.5 <= rows[n] < a - 0.5
-        i = np.uint64(rows[n] + 0.5) if inside else np.uint64(0)
-        b0 = -(start[0] + step[0, 0] * rows[n]) * inverse[0] + 0.5
-        b1 = -(start[1] + step[1, 0] * rows[n]) * inverse[1] + 0.5
-        b2 = -(start[2] + step[2, 0] * rows[n]) * inverse[2] + 0.5
-        # Three intervals on a line have a common part if each two have: that bounds the columns which meet the box.
-        first = -1e300
-        last = 1e300
-        for pair in range(3):
-            if pair == 0:
-                gap, slope, sum_ = b0 - b1, s0 - s1, reach[0] + reach[1]
-            elif pair == 1:
-                gap, slope, sum_ = b0 - b2, s0 - s2, reach[0] + reach[2]
-            else:
-                gap, slope, sum_ = b1 - b2, s1 - s2, reach[1] + reach[2]
-            if abs(slope) > 1e-12:
-                one = (-sum_ - gap) / slope
-                two = (sum_ - gap) / slope
-                first = max(first, min(one, two))
-                last = min(last, max(one, two))
-            elif abs(gap) >= sum_:
-                last = -1e300
+        b0 = (start[0] + step[0, 0] * rows[n]) * f0 + 0.5
+        b1 = (start[1] + step[1, 0] * rows[n]) * f1 + 0.5
+        b2 = (start[2] + step[2, 0] * rows[n]) * f2 + 0.5
+        m01 = (b1 - b0) * far01
+        m02 = (b2 - b0) * far02
+        m12 = (b2 - b1) * far12
+        w01 = abs((r0 + r1) * far01)
+        w02 = abs((r0 + r2) * far02)
+        w12 = abs((r1 + r2) * far12)
+        first = max(m01 - w01, max(m02 - w02, m12 - w12))
+        last = min(m01 + w01, min(m02 + w02, m12 + w12))
         m = 0
-        far = n_columns
-        while m < far:
-            middle = (m + far) // 2
-            if columns[middle] < first:
-                m = middle + 1
-            else:
-                far = middle
+        while m < n_columns and columns[m] < first:
+            m += 1
+        end = n_columns
+        while end > m and columns[end - 1] > last:
+            end -= 1
+        i = np.int64(min(max(rows[n] + 0.5, 0.0), a - 0.5)) * b
         row_filled = 0.0
         row_total = 0.0
-        while m < n_columns and columns[m] <= last:
-            v = columns[m]
-            width = column_widths[m]
-            m += 1
+        # No branches and unsigned indices, so that several columns are done at once.
+        for q in range(m, end):
+            v = columns[q]
             m0 = b0 + s0 * v
             m1 = b1 + s1 * v
             m2 = b2 + s2 * v
-            low = max(m0 - reach[0], max(m1 - reach[1], m2 - reach[2]))
-            high = min(m0 + reach[0], min(m1 + reach[1], m2 + reach[2]))
-            if high <= low:
-                continue
-            row_total += width * (high - low)
-            if not inside or v < -0.5 or v >= b - 0.5:
-                continue
-            # Unsigned, so that numba does not look for indices which count from the end.
-            j = np.uint64(v + 0.5)
+            low = max(m0 - r0, max(m1 - r1, m2 - r2))
+            high = max(low, min(m0 + r0, min(m1 + r1, m2 + r2)))
+            row_total += column_widths[q] * (high - low)
             low = min(max(low, 0.0), top)
             high = min(max(high, 0.0), top)
-            whole = min(np.int64(low), last_cell)
-            k = np.uint64(whole)
-            one = prefix[i, j, k] + (low - whole) * (prefix[i, j, k + one_more] - prefix[i, j, k])
-            whole = min(np.int64(high), last_cell)
-            k = np.uint64(whole)
-            two = prefix[i, j, k] + (high - whole) * (prefix[i, j, k + one_more] - prefix[i, j, k])
-            row_filled += width * (two - one)
+            at = (i + np.int64(min(max(v + 0.5, 0.0), last_column))) * c
+            whole = np.int64(min(low, last_cell))
+            k = np.uint64(at + whole)
+            one = values[k] + (low - whole) * (values[k + one_more] - values[k])
+            whole = np.int64(min(high, last_cell))
+            k = np.uint64(at + whole)
+            two = values[k] + (high - whole) * (values[k + one_more] - values[k])
+            row_filled += column_widths[q] * (two - one)
         filled += row_widths[n] * row_filled
         total += row_widths[n] * row_total
     return filled, total
@@ -274,19 +260,15 @@ def _strips(middle, reach, parts, nodes, widths):
 
 
 @njit(cache=True, nogil=True)
-def _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, nodes):
-    """Part of a box that a volume fills, with `parts` rows to a voxel; NaN where the box is thinner than a number."""
-    step = np.empty((3, 3))
-    start = np.empty(3)
+def _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, nodes, step, start):
+    """Part of a box that a volume fills, with `parts` rows to a voxel; the last three arguments are for work."""
     for x in range(3):
         start[x] = 0.0
         for y in range(3):
             start[x] += rotation[y, x] * (offset[y] - center[y])
-            total = 0.0
-            for z in range(3):
-                total += rotation[z, x] * matrix[z, y]
-            step[x, y] = total
-    counts = np.empty(2, dtype=np.int64)
+            step[x, y] = rotation[0, x] * matrix[0, y] + rotation[1, x] * matrix[1, y] + rotation[2, x] * matrix[2, y]
+    n = 0
+    m = 0
     for a in range(2):
         middle = 0.0
         reach = 0.0
@@ -296,8 +278,7 @@ def _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, no
             for z in range(3):
                 direction += inverse[a, z] * rotation[z, y]
             reach += abs(direction) * half[y]
-        counts[a] = _strips(middle, reach, parts, nodes[2 * a], nodes[2 * a + 1])
-    n, m = counts
+        n, m = m, _strips(middle, reach, parts, nodes[2 * a], nodes[2 * a + 1])
     filled, total = integrate(prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], step, start, half)
     return filled / total if total > 0.0 else 0.0
 
@@ -325,7 +306,9 @@ def fraction(grid, center, rotation, half, parts):
     """
     prefix, matrix, inverse, offset = grid
     nodes = np.empty((4, 4096))
-    return _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, nodes)
+    return _fraction(
+        prefix, matrix, inverse, offset, center, rotation, half, parts, nodes, np.empty((3, 3)), np.empty(3)
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -403,12 +386,19 @@ def _outside(grid, center, rotation, half, low, high):
     """How far a box reaches beyond an image, in mm, summed over its faces."""
     _, matrix, inverse, offset = grid
     total = 0.0
+    radius = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
     for a in range(3):
         middle = 0.0
+        length = 0.0
+        for y in range(3):
+            middle += inverse[a, y] * (center[y] - offset[y])
+            length += inverse[a, y] * inverse[a, y]
+        near = min(middle - low[a], high[a] - middle)
+        if near > 0.0 and near * near > length * radius:
+            continue
         reach = 0.0
         edge = 0.0
         for y in range(3):
-            middle += inverse[a, y] * (center[y] - offset[y])
             edge += matrix[y, a] ** 2
             direction = 0.0
             for z in range(3):
@@ -419,18 +409,20 @@ def _outside(grid, center, rotation, half, low, high):
 
 
 @njit(cache=True, nogil=True)
-def _cost(x, kind, base, origin, grid, forbidden, margins, low, high, limits, parts, nodes, box, work):
+def _cost(x, frame, grid, forbidden, margins, low, high, limits, work):
     """Minus the logarithm of the objective, and penalties for constraints that are broken."""
+    kind, base, origin = frame
+    nodes, box, turns = work
     center = box[0]
     size = box[1]
     half = box[2]
     rotation = box[3:6]
-    excess = _pose(x, kind, base, origin, limits, center, size, rotation, work)
+    excess = _pose(x, kind, base, origin, limits, center, size, rotation, turns)
     volume = size[0] * size[1] * size[2]
     for a in range(3):
         half[a] = 0.5 * size[a]
     prefix, matrix, inverse, offset = grid
-    part = _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, nodes)
+    part = _fraction(prefix, matrix, inverse, offset, center, rotation, half, 1, nodes, turns[0], box[6])
     above = (part - limits[2]) / limits[3]
     if limits[4] > 0.0 and above > 0.0:
         above = 0.0
@@ -443,15 +435,79 @@ def _cost(x, kind, base, origin, grid, forbidden, margins, low, high, limits, pa
         sums, place, matrix, inverse = forbidden
         for m in range(len(margins)):
             for a in range(3):
-                half[a] = 0.5 * size[a] + margins[m]
-            touched = _fraction(sums[m], matrix, inverse, place, center, rotation, half, parts, nodes)
-            if touched > 0.0:
-                cost += limits[12] * (0.1 + 100.0 * touched)
+                half[a] = 0.5 * size[a] + margins[m, 0]
+            touched = _fraction(sums[m], matrix, inverse, place, center, rotation, half, 1, nodes, turns[0], box[6])
+            if touched > margins[m, 1]:
+                cost += limits[12] * (0.1 + 100.0 * (touched - margins[m, 1]))
     return cost
 
 
 @njit(cache=True, nogil=True)
-def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limits, steps, n_evals, tolerance, parts):
+def _improve(simplex, values, d, used, until, tolerance, frame, grid, forbidden, margins, low, high, limits, work):
+    """Move a simplex until so many evaluations are used; gives that number, or -1 where it has converged."""
+    points = work[3]
+    middle = points[0]
+    trial = points[1]
+    second = points[2]
+    grow = 1.0 + 2.0 / d
+    shrink = 0.75 - 0.5 / d
+    all_shrink = 1.0 - 1.0 / d
+    cost_work = work[:3]
+    trial[:] = simplex[0]
+    second[:] = simplex[0]
+    while used < until:
+        best = 0
+        worst = 0
+        for v in range(1, d + 1):
+            if values[v] < values[best]:
+                best = v
+            if values[v] >= values[worst]:
+                worst = v
+        if values[worst] - values[best] < tolerance or values[best] < 1e-6:
+            return -1
+        next_worst = best
+        for v in range(d + 1):
+            if v != worst and values[v] > values[next_worst]:
+                next_worst = v
+        for p in range(d):
+            total = 0.0
+            for v in range(d + 1):
+                if v != worst:
+                    total += simplex[v, p]
+            middle[p] = total / d
+            trial[p] = 2.0 * middle[p] - simplex[worst, p]
+        value = _cost(trial, frame, grid, forbidden, margins, low, high, limits, cost_work)
+        used += 1
+        if values[best] <= value < values[next_worst]:
+            simplex[worst] = trial
+            values[worst] = value
+            continue
+        # Farther where this way is the best so far, nearer where it is bad.
+        better = value < values[best]
+        outside = value < values[worst]
+        for p in range(d):
+            toward = trial[p] if outside else simplex[worst, p]
+            second[p] = middle[p] + (grow if better else shrink) * (toward - middle[p])
+        other = _cost(second, frame, grid, forbidden, margins, low, high, limits, cost_work)
+        used += 1
+        if better and value <= other:
+            simplex[worst] = trial
+            values[worst] = value
+        elif better or other < min(value, values[worst]):
+            simplex[worst] = second
+            values[worst] = other
+        else:
+            for v in range(d + 1):
+                if v != best:
+                    for p in range(d):
+                        simplex[v, p] = simplex[best, p] + all_shrink * (simplex[v, p] - simplex[best, p])
+                    values[v] = _cost(simplex[v], frame, grid, forbidden, margins, low, high, limits, cost_work)
+                    used += 1
+    return used
+
+
+@njit(cache=True, nogil=True)
+def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limits, steps, rounds, tolerance):
     """
     Improve boxes by the simplex method of Nelder and Mead, with coefficients that depend on the dimension.
 
@@ -468,10 +524,10 @@ def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limi
     grid : tuple of ndarray
         As in `fraction`.
     forbidden : tuple of ndarray
-        Running sums of shape (m, a, b, c + 1) of what is excluded, the place of their index 0, the matrix from
+        Running sums of shape (m, a, b, c) of what is excluded, the place of their index 0, the matrix from
         their indices to mm, its inverse.
-    margins : ndarray of shape (m,)
-        How far to stay away, in mm.
+    margins : ndarray of shape (m, 2)
+        How far to stay away, in mm, and which part of a box grown by this may be excluded.
     low, high : ndarray of shape (3,)
         Ends of the image in indices of the grid.
     limits : ndarray of shape (13,)
@@ -479,12 +535,10 @@ def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limi
         logarithms of the least and the largest sides, weight of broken constraints.
     steps : ndarray of shape (3,)
         Size of the first simplex: mm, logarithm, radians.
-    n_evals : int
-        Largest number of evaluations for each.
+    rounds : ndarray of int, shape (r, 2)
+        How many of the best boxes go into each round, and how many evaluations each has used at its end.
     tolerance : float
         Ends when costs of the simplex differ by less.
-    parts : int
-        Rows to a voxel along each of two axes.
 
     Returns
     -------
@@ -500,114 +554,49 @@ def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limi
     Gao and Han, Computational Optimization and Applications 51:259–277, 2012.
     """
     n = len(x0)
-    found = x0.copy()
-    costs = np.empty(n)
+    found = np.empty((n, 9))
+    costs = np.zeros(n)
     boxes = np.empty((n, 5, 3))
-    nodes = np.empty((4, 4096))
-    box = np.empty((6, 3))
-    work = np.empty((2, 3, 3))
-    simplex = np.empty((10, 9))
-    values = np.empty(10)
-    middle = np.empty(9)
-    trial = np.empty(9)
-    second = np.empty(9)
-    for s in range(n):
-        kind = kinds[s]
-        d = 6 if kind == 0 else (7 if kind <= 3 else (8 if kind <= 6 else 9))
-        base = bases[s]
-        origin = origins[s]
-        grow = 1.0 + 2.0 / d
-        shrink = 0.75 - 0.5 / d
-        all_shrink = 1.0 - 1.0 / d
-        for v in range(d + 1):
-            simplex[v] = x0[s]
-            if v > 0:
-                simplex[v, v - 1] += steps[(v - 1) // 3]
-            values[v] = _cost(
-                simplex[v], kind, base, origin, grid, forbidden, margins, low, high, limits, parts, nodes, box, work
-            )
-        used = d + 1
-        while True:
-            best = 0
-            worst = 0
-            for v in range(1, d + 1):
-                if values[v] < values[best]:
-                    best = v
-                if values[v] >= values[worst]:
-                    worst = v
-            if used >= n_evals or values[worst] - values[best] < tolerance or values[best] < 1e-6:
-                break
-            next_worst = best
-            for v in range(d + 1):
-                if v != worst and values[v] > values[next_worst]:
-                    next_worst = v
-            for p in range(d):
-                total = 0.0
+    box = np.empty((7, 3))
+    work = np.empty((4, 4096)), box, np.empty((2, 3, 3)), np.empty((3, 9))
+    simplices = np.empty((n, 10, 9))
+    values = np.full((n, 10), 1e300)
+    used = np.zeros(n, dtype=np.int64)
+    for r in range(len(rounds)):
+        order = np.argsort(costs, kind="mergesort")
+        for s in order[: rounds[r, 0]]:
+            if used[s] < 0:
+                continue
+            kind = kinds[s]
+            d = 6 if kind == 0 else (7 if kind <= 3 else (8 if kind <= 6 else 9))
+            frame = kind, bases[s], origins[s]
+            if r == 0:
                 for v in range(d + 1):
-                    if v != worst:
-                        total += simplex[v, p]
-                middle[p] = total / d
-            for p in range(9):
-                trial[p] = 2.0 * middle[p] - simplex[worst, p] if p < d else x0[s, p]
-                second[p] = x0[s, p]
-            value = _cost(
-                trial, kind, base, origin, grid, forbidden, margins, low, high, limits, parts, nodes, box, work
+                    simplices[s, v] = x0[s]
+                    if v > 0:
+                        simplices[s, v, v - 1] += steps[(v - 1) // 3]
+                    values[s, v] = _cost(simplices[s, v], frame, grid, forbidden, margins, low, high, limits, work[:3])
+                used[s] = d + 1
+            used[s] = _improve(
+                simplices[s],
+                values[s],
+                d,
+                used[s],
+                rounds[r, 1],
+                tolerance,
+                frame,
+                grid,
+                forbidden,
+                margins,
+                low,
+                high,
+                limits,
+                work,
             )
-            used += 1
-            if value < values[best]:
-                for p in range(d):
-                    second[p] = middle[p] + grow * (trial[p] - middle[p])
-                farther = _cost(
-                    second, kind, base, origin, grid, forbidden, margins, low, high, limits, parts, nodes, box, work
-                )
-                used += 1
-                if farther < value:
-                    simplex[worst] = second
-                    values[worst] = farther
-                else:
-                    simplex[worst] = trial
-                    values[worst] = value
-                continue
-            if value < values[next_worst]:
-                simplex[worst] = trial
-                values[worst] = value
-                continue
-            outside = value < values[worst]
-            for p in range(d):
-                toward = trial[p] if outside else simplex[worst, p]
-                second[p] = middle[p] + shrink * (toward - middle[p])
-            nearer = _cost(
-                second, kind, base, origin, grid, forbidden, margins, low, high, limits, parts, nodes, box, work
-            )
-            used += 1
-            if nearer < (value if outside else values[worst]):
-                simplex[worst] = second
-                values[worst] = nearer
-                continue
-            for v in range(d + 1):
-                if v != best:
-                    for p in range(d):
-                        simplex[v, p] = simplex[best, p] + all_shrink * (simplex[v, p] - simplex[best, p])
-                    values[v] = _cost(
-                        simplex[v],
-                        kind,
-                        base,
-                        origin,
-                        grid,
-                        forbidden,
-                        margins,
-                        low,
-                        high,
-                        limits,
-                        parts,
-                        nodes,
-                        box,
-                        work,
-                    )
-                    used += 1
-        found[s] = simplex[best]
-        costs[s] = values[best]
-        _pose(found[s], kind, base, origin, limits, box[0], box[1], box[3:6], work)
+            costs[s] = values[s].min()
+    for s in range(n):
+        found[s] = simplices[s, values[s].argmin()]
+        _pose(found[s], kinds[s], bases[s], origins[s], limits, box[0], box[1], box[3:6], work[2])
         boxes[s, 0] = box[0]
         boxes[s, 1] = box[1]
         boxes[s, 2:5] = box[3:6]
@@ -621,73 +610,33 @@ def average_rows(prefix, rows, columns):
 
     Parameters
     ----------
-    prefix : ndarray of float32, shape (a, b, c + 1)
+    prefix : ndarray of float32, shape (a + 2, b + 2, c + 1)
         As `running_sums` gives it.
     rows, columns : int
         How many to average along the first and the second axis; what is missing at the end counts as empty.
 
     Returns
     -------
-    ndarray of float32, shape (ceil(a / rows), ceil(b / columns), c + 1)
-        The averages.
+    ndarray of float32, shape (ceil(a / rows) + 2, ceil(b / columns) + 2, c + 1)
+        The averages, with empty rows around them.
     """
     a, b, c = prefix.shape
-    out = np.zeros(((a + rows - 1) // rows, (b + columns - 1) // columns, c), dtype=np.float32)
+    out = np.zeros(((a - 3) // rows + 3, (b - 3) // columns + 3, c), dtype=np.float32)
     weight = np.float32(1.0 / (rows * columns))
-    for i in range(a):
-        for j in range(b):
-            target = out[i // rows, j // columns]
+    for i in range(1, a - 1):
+        for j in range(1, b - 1):
+            target = out[(i - 1) // rows + 1, (j - 1) // columns + 1]
             source = prefix[i, j]
             for k in range(c):
-                target[k] += source[k]
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            for k in range(c):
-                out[i, j, k] *= weight
+                target[k] += weight * source[k]
     return out
 
 
 @njit(cache=True, nogil=True)
-def scan(prefix, depth, edges, volume_element, limits, stride, largest):
-    """
-    Score boxes along the image's axes at every block: the best sides for each place.
-
-    Parameters
-    ----------
-    prefix : ndarray of float32, shape (a, b, c + 1)
-        Running sums of blocks of rows.
-    depth : int
-        How many voxels along the last axis make a block.
-    edges : ndarray of shape (3,)
-        Edges of a block in mm.
-    volume_element : float
-        Volume of a block in mm³.
-    limits : ndarray of shape (13,)
-        As in `descend`.
-    stride : int
-        Only every so many blocks.
-    largest : float
-        Longest side that is tried, in mm.
-
-    Returns
-    -------
-    places : ndarray of shape (n, 3)
-        Middles of boxes in units of blocks, the first block from 0 to 1.
-    sides : ndarray of shape (n, 3)
-        In blocks.
-    costs : ndarray of shape (n,)
-        Minus the logarithm of the objective; boxes deep in the tumor a little less.
-    """
-    a, b, c = prefix.shape
-    layers = (c - 1 + depth - 1) // depth
-    sums = np.zeros((a + 1, b + 1, layers + 1))
-    for i in range(a):
-        for j in range(b):
-            for k in range(1, layers + 1):
-                here = prefix[i, j, min(k * depth, c - 1)] / depth
-                sums[i + 1, j + 1, k] = here + sums[i, j + 1, k] + sums[i + 1, j, k] - sums[i, j, k]
+def _shapes(edges, volume_element, limits, largest):
+    """List the sides in blocks, of boxes whose volumes may do; the list is at most 4096 long."""
     shapes = np.empty((4096, 3), dtype=np.int64)
-    n_shapes = 0
+    n = 0
     least = max(limits[5], 0.08 * limits[0]) * 0.8
     most = max(2.0 * limits[0], 1.4 * limits[5])
     first = np.empty(3, dtype=np.int64)
@@ -702,84 +651,256 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
             k = first[2]
             while k <= last[2]:
                 volume = i * j * k * volume_element
-                if least <= volume <= most and n_shapes < 4096:
-                    shapes[n_shapes, 0] = i
-                    shapes[n_shapes, 1] = j
-                    shapes[n_shapes, 2] = k
-                    n_shapes += 1
+                if least <= volume <= most and n < 4096:
+                    shapes[n, 0] = i
+                    shapes[n, 1] = j
+                    shapes[n, 2] = k
+                    n += 1
                 k += max(1, k // 4)
             j += max(1, j // 4)
         i += max(1, i // 4)
-    size = ((a + stride - 1) // stride) * ((b + stride - 1) // stride) * ((layers + stride - 1) // stride)
-    places = np.empty((size, 3))
-    sides = np.empty((size, 3))
-    costs = np.empty(size)
+    return shapes[:n]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def scan(prefix, depth, edges, volume_element, limits, stride, largest):
+    """
+    Score boxes along the image's axes at every block: the best sides for each place.
+
+    Parameters
+    ----------
+    prefix : ndarray of float32, shape (a + 2, b + 2, c + 1)
+        Running sums of blocks of rows.
+    depth : int
+        How many voxels along the last axis make a block.
+    edges : ndarray of shape (3,)
+        Edges of a block in mm.
+    volume_element : float
+        Volume of a block in mm³.
+    limits : ndarray of shape (13,)
+        As in `descend`.
+    stride : int
+        Only every so many blocks along the first two axes.
+    largest : float
+        Longest side that is tried, in mm.
+
+    Returns
+    -------
+    places : ndarray of shape (n, 3)
+        Middles of boxes in units of blocks, the first block from 0 to 1.
+    sides : ndarray of shape (n, 3)
+        In blocks.
+    costs : ndarray of shape (n,)
+        Minus the logarithm of the objective; boxes deep in the tumor a little less.
+    """
+    a = prefix.shape[0] - 2
+    b = prefix.shape[1] - 2
+    c = prefix.shape[2]
+    layers = (c - 1 + depth - 1) // depth
+    shapes = _shapes(edges, volume_element, limits, largest)
+    # Beyond the ends the sums stay as they are, so that boxes need no clipping along the last axis.
+    pad = 3
+    for s in range(len(shapes)):
+        pad = max(pad, shapes[s, 2] + 3)
+    sums = np.zeros((a + 1, b + 1, layers + 1 + 2 * pad), dtype=np.float32)
+    for i in range(a):
+        for j in range(b):
+            for k in range(1, layers + 1):
+                here = prefix[i + 1, j + 1, min(k * depth, c - 1)] / np.float32(depth)
+                sums[i + 1, j + 1, pad + k] = (
+                    here + sums[i, j + 1, pad + k] + sums[i + 1, j, pad + k] - sums[i, j, pad + k]
+                )
+            sums[i + 1, j + 1, pad + layers + 1 :] = sums[i + 1, j + 1, pad + layers]
+    n_rows = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
+    places = np.empty((n_rows * layers, 3))
+    sides = np.empty((n_rows * layers, 3))
+    costs = np.empty(n_rows * layers)
+    row = np.empty(layers, dtype=np.float32)
+    best = np.empty(layers, dtype=np.float32)
+    chosen = np.empty(layers, dtype=np.int32)
+    line = sums.shape[2]
+    values = sums.ravel()
+    wanted_part = np.float32(limits[2] / limits[3])
+    wanted_volume = np.float32(limits[0] / limits[1])
+    to_volume = np.float32(volume_element / limits[1])
+    highest = np.float32(0.0 if limits[4] > 0.0 else 1e30)
     n = 0
     for i in range(stride // 2, a, stride):
         for j in range(stride // 2, b, stride):
-            for k in range(stride // 2, layers, stride):
-                best = 1e300
-                chosen = -1
-                for s in range(n_shapes):
-                    i0 = i - shapes[s, 0] // 2
-                    j0 = j - shapes[s, 1] // 2
-                    k0 = k - shapes[s, 2] // 2
-                    i1 = min(i0 + shapes[s, 0], a)
-                    j1 = min(j0 + shapes[s, 1], b)
-                    k1 = min(k0 + shapes[s, 2], layers)
-                    i0 = max(i0, 0)
-                    j0 = max(j0, 0)
-                    k0 = max(k0, 0)
+            best[:] = np.float32(1e30)
+            for s in range(len(shapes)):
+                i0 = max(i - shapes[s, 0] // 2, 0)
+                j0 = max(j - shapes[s, 1] // 2, 0)
+                i1 = min(i - shapes[s, 0] // 2 + shapes[s, 0], a)
+                j1 = min(j - shapes[s, 1] // 2 + shapes[s, 1], b)
+                k0 = pad - shapes[s, 2] // 2
+                across = shapes[s, 2]
+                v00 = np.uint64((i0 * (b + 1) + j0) * line + k0)
+                v01 = np.uint64((i0 * (b + 1) + j1) * line + k0)
+                v10 = np.uint64((i1 * (b + 1) + j0) * line + k0)
+                v11 = np.uint64((i1 * (b + 1) + j1) * line + k0)
+                far = np.uint64(across)
+                to_part = np.float32(1.0 / (limits[3] * shapes[s, 0] * shapes[s, 1] * across))
+                for k in range(layers):
+                    q = np.uint64(k)
                     held = (
-                        sums[i1, j1, k1]
-                        - sums[i0, j1, k1]
-                        - sums[i1, j0, k1]
-                        - sums[i1, j1, k0]
-                        + sums[i0, j0, k1]
-                        + sums[i0, j1, k0]
-                        + sums[i1, j0, k0]
-                        - sums[i0, j0, k0]
+                        (values[v11 + far + q] - values[v01 + far + q])
+                        - (values[v10 + far + q] - values[v00 + far + q])
+                        - (values[v11 + q] - values[v01 + q])
+                        + (values[v10 + q] - values[v00 + q])
                     )
-                    total = shapes[s, 0] * shapes[s, 1] * shapes[s, 2]
-                    above = (held / total - limits[2]) / limits[3]
-                    if limits[4] > 0.0 and above > 0.0:
-                        above = 0.0
-                    missing = (held * volume_element - limits[0]) / limits[1]
-                    cost = 0.5 * (above * above + missing * missing)
-                    if cost < best:
-                        best = cost
-                        chosen = s
-                if chosen < 0:
+                    above = min(held * to_part - wanted_part, highest)
+                    missing = held * to_volume - wanted_volume
+                    cost = above * above + missing * missing
+                    row[k] = cost
+                for k in range(layers):
+                    if row[k] < best[k]:
+                        best[k] = row[k]
+                        chosen[k] = s
+            for k in range(layers):
+                if best[k] > 1e29:
                     continue
-                i0 = max(i - shapes[chosen, 0] // 2 - 2, 0)
-                j0 = max(j - shapes[chosen, 1] // 2 - 2, 0)
-                k0 = max(k - shapes[chosen, 2] // 2 - 2, 0)
-                i1 = min(i - shapes[chosen, 0] // 2 + shapes[chosen, 0] + 2, a)
-                j1 = min(j - shapes[chosen, 1] // 2 + shapes[chosen, 1] + 2, b)
-                k1 = min(k - shapes[chosen, 2] // 2 + shapes[chosen, 2] + 2, layers)
+                s = chosen[k]
+                low_i = i - shapes[s, 0] // 2
+                low_j = j - shapes[s, 1] // 2
+                low_k = k - shapes[s, 2] // 2
+                i0 = max(low_i - 2, 0)
+                j0 = max(low_j - 2, 0)
+                i1 = min(low_i + shapes[s, 0] + 2, a)
+                j1 = min(low_j + shapes[s, 1] + 2, b)
+                k0 = pad + low_k - 2
+                k1 = pad + low_k + shapes[s, 2] + 2
                 held = (
-                    sums[i1, j1, k1]
-                    - sums[i0, j1, k1]
-                    - sums[i1, j0, k1]
-                    - sums[i1, j1, k0]
-                    + sums[i0, j0, k1]
-                    + sums[i0, j1, k0]
-                    + sums[i1, j0, k0]
-                    - sums[i0, j0, k0]
+                    (sums[i1, j1, k1] - sums[i0, j1, k1])
+                    - (sums[i1, j0, k1] - sums[i0, j0, k1])
+                    - (sums[i1, j1, k0] - sums[i0, j1, k0])
+                    + (sums[i1, j0, k0] - sums[i0, j0, k0])
                 )
-                total = (shapes[chosen, 0] + 4) * (shapes[chosen, 1] + 4) * (shapes[chosen, 2] + 4)
-                costs[n] = best - 0.05 * held / total
+                total = (shapes[s, 0] + 4) * (shapes[s, 1] + 4) * (shapes[s, 2] + 4)
+                costs[n] = 0.5 * best[k] - 0.05 * held / total
+                places[n, 0] = low_i + 0.5 * shapes[s, 0]
+                places[n, 1] = low_j + 0.5 * shapes[s, 1]
+                places[n, 2] = low_k + 0.5 * shapes[s, 2]
                 for x in range(3):
-                    sides[n, x] = shapes[chosen, x]
-                places[n, 0] = i - shapes[chosen, 0] // 2 + 0.5 * shapes[chosen, 0]
-                places[n, 1] = j - shapes[chosen, 1] // 2 + 0.5 * shapes[chosen, 1]
-                places[n, 2] = k - shapes[chosen, 2] // 2 + 0.5 * shapes[chosen, 2]
+                    sides[n, x] = shapes[s, x]
                 n += 1
     return places[:n], sides[:n], costs[:n]
 
 
 @njit(cache=True, nogil=True)
-def costs_of(x, origin, grid, forbidden, margins, low, high, limits, parts):
+def apart(points, order, n, distance):
+    """
+    Choose points that lie apart.
+
+    Parameters
+    ----------
+    points : ndarray of shape (m, d)
+        The points.
+    order : ndarray of int, shape (m,)
+        Numbers of the points, best first.
+    n : int
+        How many to choose at most.
+    distance : float
+        Any two differ by more than this, in mm.
+
+    Returns
+    -------
+    ndarray of int
+        Numbers of those chosen, best first.
+    """
+    kept = np.empty(n, dtype=np.int64)
+    m = 0
+    for index in order:
+        free = True
+        for k in range(m):
+            total = 0.0
+            for x in range(points.shape[1]):
+                total += (points[index, x] - points[kept[k], x]) ** 2
+            if total <= distance * distance:
+                free = False
+                break
+        if free:
+            kept[m] = index
+            m += 1
+            if m == n:
+                break
+    return kept[:m]
+
+
+@njit(cache=True, nogil=True)
+def distinct(boxes, order, n, difference):
+    """
+    Choose boxes that differ in center or sides.
+
+    Parameters
+    ----------
+    boxes : ndarray of shape (m, 5, 3)
+        As `descend` gives them.
+    order : ndarray of int, shape (m,)
+        Their numbers, best first.
+    n : int
+        How many to choose at most.
+    difference : float
+        At least one of the six numbers differs by more than this, in mm.
+
+    Returns
+    -------
+    ndarray of int
+        Numbers of those chosen, best first.
+    """
+    kept = np.empty(n, dtype=np.int64)
+    m = 0
+    for index in order:
+        free = True
+        for k in range(m):
+            if np.abs(boxes[index, :2] - boxes[kept[k], :2]).max() <= difference:
+                free = False
+                break
+        if free:
+            kept[m] = index
+            m += 1
+            if m == n:
+                break
+    return kept[:m]
+
+
+@njit(cache=True, nogil=True)
+def fractions(boxes, grid, grow, parts):
+    """
+    Compute which parts of boxes a volume fills.
+
+    Parameters
+    ----------
+    boxes : ndarray of shape (n, 5, 3)
+        As `descend` gives them.
+    grid : tuple of ndarray
+        As in `fraction`.
+    grow : float
+        By how much to move the faces out, in mm.
+    parts : int
+        Rows to a voxel along each of two axes.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        From 0 to 1.
+    """
+    prefix, matrix, inverse, offset = grid
+    nodes = np.empty((4, 4096))
+    work = np.empty((5, 3))
+    out = np.empty(len(boxes))
+    for n in range(len(boxes)):
+        center = boxes[n, 0]
+        for x in range(3):
+            work[4, x] = 0.5 * boxes[n, 1, x] + grow
+        out[n] = _fraction(
+            prefix, matrix, inverse, offset, center, boxes[n, 2:5], work[4], parts, nodes, work[:3], work[3]
+        )
+    return out
+
+
+@njit(cache=True, nogil=True)
+def costs_of(x, origin, grid, forbidden, margins, low, high, limits):
     """
     Evaluate what `descend` minimizes, for freely turned boxes.
 
@@ -789,7 +910,7 @@ def costs_of(x, origin, grid, forbidden, margins, low, high, limits, parts):
         Shifts in mm, logarithms of sides in mm, rotation vectors in radians.
     origin : ndarray of shape (3,)
         Center to start from, in mm.
-    grid, forbidden, margins, low, high, limits, parts
+    grid, forbidden, margins, low, high, limits
         As in `descend`.
 
     Returns
@@ -797,11 +918,9 @@ def costs_of(x, origin, grid, forbidden, margins, low, high, limits, parts):
     ndarray of shape (n,)
         Minus the logarithms of the objective, and penalties.
     """
-    nodes = np.empty((4, 4096))
-    box = np.empty((6, 3))
-    work = np.empty((2, 3, 3))
-    base = np.eye(3)
+    work = np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3))
+    frame = 7, np.eye(3), origin
     out = np.empty(len(x))
     for n in range(len(x)):
-        out[n] = _cost(x[n], 7, base, origin, grid, forbidden, margins, low, high, limits, parts, nodes, box, work)
+        out[n] = _cost(x[n], frame, grid, forbidden, margins, low, high, limits, work)
     return out

@@ -27,12 +27,12 @@ class Rows(NamedTuple):
 
     Attributes
     ----------
-    prefix : ndarray of float32, shape (a, b, c + 1)
-        Running sums along the last axis.
+    prefix : ndarray of float32, shape (a + 2, b + 2, c + 1)
+        Running sums along the last axis, with empty rows around them.
     matrix : ndarray of shape (3, 3)
         From indices, in the order of the axes of `prefix`, to mm.
     offset : ndarray of shape (3,)
-        Where index 0, 0, 0 lies, in mm RAS+.
+        Where index 0, 0, 0 of `prefix` lies, in mm RAS+.
     axes : tuple of 3 int
         Which axis of the image each axis of `prefix` is.
     """
@@ -66,8 +66,9 @@ class Rows(NamedTuple):
         last = 2 - thick
         axes = (*[axis for axis in range(3) if axis != last], last)
         prefix = _overlap.running_sums(np.ascontiguousarray(occupancy.transpose(axes), dtype=np.float32))
-        offset = matrix @ np.asarray(origin, dtype=np.float64) + affine[:3, 3]
-        return cls(prefix, np.ascontiguousarray(matrix[:, list(axes)]), offset, axes)
+        matrix = np.ascontiguousarray(matrix[:, list(axes)])
+        first = np.asarray(origin, dtype=np.float64)[list(axes)] - (1, 1, 0)
+        return cls(prefix, matrix, matrix @ first + affine[:3, 3], axes)
 
     def fraction(self, voxel: Voxel, *, row_mm: float = ROW_MM) -> float:
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -41,10 +41,13 @@ class Scene:
         Labels that count as tumor, such as ``(3, 4)`` for the solid part in BraTS. Needed where `tumor` has several.
     exclude : int, sequence of int, array_like, sequence of array_like or mapping, default=None
         What no voxel may touch: labels of `tumor`, such as necrosis; masks on the grid of `tumor` (True, or above
-        0.5), such as ventricles; or a mapping from names to either. This is strict: where single voxels of necrosis lie
-        all over a tumor, leaving them out of `include` is the better choice.
+        0.5), such as ventricles; or a mapping from names to either.
     exclude_margin : float or mapping of str to float, default=0.0
         How far the voxel's faces must stay away from what is excluded, in mm; by name, where regions differ.
+    exclude_tolerance : float or mapping of str to float, default=0.0
+        Which part of the voxel, grown by the margin, may be excluded; by name, where regions differ. 0 is strict, as
+        for skull and ventricles. Where single voxels of a label such as necrosis lie all over a tumor, no strict box is
+        large: tolerate a few percent of it, such as ``{"label 1": 0.05}``, or only leave it out of `include`.
     image : array_like of shape (x, y, z, ...), default=None
         The image that the tumor was drawn on, for figures and for networks.
     name : str, default=""
@@ -60,6 +63,8 @@ class Scene:
         Index of the first voxel of `occupancy` in the image.
     occupancy : ndarray of float32, shape (a, b, c)
         How much of each image voxel is tumor, cropped to where there is any.
+    margins, tolerances : dict of str to float
+        The margin in mm and the tolerated part of each excluded region.
     image, name
         As given.
 
@@ -67,8 +72,8 @@ class Scene:
     ------
     ValueError
         If there is no tumor or all of it is excluded, labels are not named or not there, a value is not finite or
-        neither a label nor a probability, the affine places no voxels, a mask is on another grid, or a margin is
-        negative.
+        neither a label nor a probability, the affine places no voxels, a mask is on another grid, or a margin
+        or tolerance is out of range.
 
     Warns
     -----
@@ -84,6 +89,7 @@ class Scene:
         include: Labels | None = None,
         exclude: Any = None,
         exclude_margin: float | Mapping[str, float] = 0.0,
+        exclude_tolerance: float | Mapping[str, float] = 0.0,
         image: ArrayLike | None = None,
         name: str = "",
     ) -> None:
@@ -98,7 +104,8 @@ class Scene:
         self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
         for key, region in names.items():
             self._forbidden[key] = self._region(key, region, low, crop, labels, values_named)
-        self.margins = _margins(exclude_margin, list(names))
+        self.margins = _by_name(exclude_margin, list(names), "exclude_margin")
+        self.tolerances = _by_name(exclude_tolerance, list(names), "exclude_tolerance", 1.0)
         inner, occupancy = _cropped(wanted)
         self.origin = _shifted(inner, low)
         self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
@@ -123,6 +130,7 @@ class Scene:
         *,
         include: Labels | None = None,
         exclude_margin: float | Mapping[str, float] = 0.0,
+        exclude_tolerance: float | Mapping[str, float] = 0.0,
         name: str | None = None,
     ) -> Scene:
         """
@@ -140,6 +148,8 @@ class Scene:
             As for the constructor.
         exclude_margin : float or mapping of str to float, default=0.0
             In mm, as for the constructor.
+        exclude_tolerance : float or mapping of str to float, default=0.0
+            Parts of the voxel, as for the constructor.
         name : str, default=None
             What messages call the case; by default, the name of the file of the tumor.
 
@@ -185,6 +195,7 @@ class Scene:
             include=include,
             exclude=regions,
             exclude_margin=exclude_margin,
+            exclude_tolerance=exclude_tolerance,
             image=None if image is None else values(image),
             name=title if name is None else name,
         )
@@ -314,7 +325,7 @@ class Scene:
         return bool((index >= -0.5 - 1e-9).all() and (index <= np.array(self.shape) - 0.5 + 1e-9).all())
 
     def forbidden_in(
-        self, origin: Sequence[int], shape: Sequence[int], *, margin: float | None = None
+        self, origin: Sequence[int], shape: Sequence[int], *, names: Sequence[str] | None = None
     ) -> NDArray[np.bool_]:
         """
         Give what is excluded within a part of the grid, without margins.
@@ -325,8 +336,8 @@ class Scene:
             Index of its first voxel; may lie outside the image.
         shape : sequence of 3 int
             Numbers of voxels.
-        margin : float, default=None
-            Only regions of this margin; all by default.
+        names : sequence of str, default=None
+            Only these regions; all by default.
 
         Returns
         -------
@@ -335,7 +346,7 @@ class Scene:
         """
         out = np.zeros(tuple(shape), dtype=bool)
         for key, (low, region) in self._forbidden.items():
-            if margin is not None and self.margins[key] != margin:
+            if names is not None and key not in names:
                 continue
             first = np.maximum(np.array(low), origin)
             last = np.minimum(np.add(low, region.shape), np.add(origin, shape))
@@ -513,22 +524,22 @@ def _is_nested_volume(values: Any) -> bool:
     )
 
 
-def _margins(margin: float | Mapping[str, float], names: list[str]) -> dict[str, float]:
-    if isinstance(margin, Mapping):
-        unknown = sorted(set(margin) - set(names))
+def _by_name(given: float | Mapping[str, float], names: list[str], what: str, most: float = np.inf) -> dict[str, float]:
+    """Give each excluded region its margin or tolerance."""
+    if isinstance(given, Mapping):
+        unknown = sorted(set(given) - set(names))
         if unknown:
-            msg = f"exclude_margin names {unknown}, which are not among the excluded regions {names}"
+            msg = f"{what} names {unknown}, which are not among the excluded regions {names}"
             raise ValueError(msg)
-        margins = {name: float(margin.get(name, 0.0)) for name in names}
-        values: Iterator[float] = iter(margins.values())
+        found = {name: float(given.get(name, 0.0)) for name in names}
     else:
-        margins = dict.fromkeys(names, float(margin))
-        values = iter([float(margin)])
-    for value in values:
-        if not (np.isfinite(value) and value >= 0):
-            msg = f"a margin must be 0 or more mm, got {value}"
+        found = dict.fromkeys(names, float(given))
+    for value in [*found.values(), *([] if isinstance(given, Mapping) else [float(given)])]:
+        if not (0 <= value <= most and np.isfinite(value)):
+            unit = "mm, 0 or more" if most == np.inf else "a part of the voxel, from 0 (strict) to 1"
+            msg = f"{what} is in {unit}, got {value}"
             raise ValueError(msg)
-    return margins
+    return found
 
 
 def _warn_of_two_affines(loaded: Any, title: str) -> None:

@@ -11,7 +11,7 @@ RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, kernel
-print(kernel.running_sums(np.ones((1, 1, 3), np.float32))[0, 0].tolist(), len(kernel.running_sums.stats.cache_hits))
+print(kernel.running_sums(np.ones((1, 1, 3), np.float32))[1, 1].tolist(), len(kernel.running_sums.stats.cache_hits))
 """
 
 
@@ -48,7 +48,7 @@ def test_averaged_rows_keep_the_sum():
     rng = np.random.default_rng(1)
     sums = _overlap.running_sums(rng.random((7, 8, 5)).astype(np.float32))
     averaged = _overlap.average_rows(sums, 3, 2)
-    assert averaged.shape == (3, 4, 6)
+    assert averaged.shape == (5, 6, 6)
     np.testing.assert_allclose(averaged.sum(axis=(0, 1)) * 6, sums.sum(axis=(0, 1)), rtol=1e-5)
 
 
@@ -58,17 +58,16 @@ def test_the_simplex_ends_below_where_it_starts():
     rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
     inverse = np.linalg.inv(rows.matrix)
     grid = rows.prefix, rows.matrix, inverse, rows.offset
-    forbidden = np.zeros((0, 1, 1, 2), np.float32), rows.offset, rows.matrix, inverse
+    forbidden = np.zeros((0, 2, 2, 2), np.float32), rows.offset, rows.matrix, inverse
     ends = np.full(3, -0.5), np.full(3, 39.5)
     limits = np.array([8000, 2000, 0.95, 0.05, 0, 6000, *np.log([10] * 3), *np.log([60] * 3), 3.0])
     x = np.zeros((1, 9))
     x[0, 3:6] = np.log(18)
     origin = np.array([[16.0, 20, 21]])
-    before = _overlap.costs_of(x, origin[0], grid, forbidden, np.zeros(0), *ends, limits, 1)
-    steps = np.array([3.0, 0.1, 0.2])
-    found, costs, boxes = _overlap.descend(
-        x, np.array([7]), np.eye(3)[None], origin, grid, forbidden, np.zeros(0), *ends, limits, steps, 500, 1e-6, 1
-    )
-    after = _overlap.costs_of(found, origin[0], grid, forbidden, np.zeros(0), *ends, limits, 1)
+    common = grid, forbidden, np.zeros((0, 2)), *ends, limits
+    before = _overlap.costs_of(x, origin[0], *common)
+    steps, rounds = np.array([3.0, 0.1, 0.2]), np.array([[1, 500]])
+    found, costs, boxes = _overlap.descend(x, np.array([7]), np.eye(3)[None], origin, *common, steps, rounds, 1e-6)
+    after = _overlap.costs_of(found, origin[0], *common)
     assert costs[0] == after[0] < 1e-3 < before[0]
     np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)

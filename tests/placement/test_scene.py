@@ -58,12 +58,14 @@ def test_masks_to_stay_away_from_have_names_and_margins():
     regions = {"skull": wall, "vessel": corner}
     scene = Scene(ball(), np.eye(4), exclude=regions, exclude_margin={"skull": 3})
     assert scene.margins == {"skull": 3.0, "vessel": 0.0}
+    assert scene.tolerances == {"skull": 0.0, "vessel": 0.0}
+    assert Scene(ball(), np.eye(4), exclude=regions, exclude_tolerance=0.1).tolerances == {"skull": 0.1, "vessel": 0.1}
     np.testing.assert_array_equal(scene.forbidden["skull"], wall > 0)
     np.testing.assert_array_equal(scene.forbidden["vessel"], corner)
     union = scene.forbidden_in((-2, 5, 5), (30, 30, 30))
     np.testing.assert_array_equal(union[2:, :27, :23], ((wall > 0) | corner)[:28, 5:, 5:])
     assert not union[:2].any()
-    np.testing.assert_array_equal(scene.forbidden_in((0, 0, 0), ball().shape, margin=3.0), wall > 0)
+    np.testing.assert_array_equal(scene.forbidden_in((0, 0, 0), ball().shape, names=["skull"]), wall > 0)
     assert set(Scene(ball(), np.eye(4), exclude=[wall, corner]).forbidden) == {"region 1", "region 2"}
     assert set(Scene(ball(), np.eye(4), exclude=wall).forbidden) == {"exclude"}
 
@@ -137,15 +139,17 @@ SHEET = np.zeros(ball().shape)
         (ball(), np.eye(4), {"exclude": nan_in(ball())}, "not finite"),
         (ball(), np.eye(4), {"exclude": 3}, "without labels"),
         (ball() * 3, np.eye(4), {"include": 3, "exclude": [3]}, "at once"),
-        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": -1}, "margin"),
+        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": -1}, "exclude_margin .* got -1"),
         (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": {"skull": 1}}, "skull"),
+        (ball(), np.eye(4), {"exclude": SHEET, "exclude_tolerance": 1.5}, "exclude_tolerance .* got 1.5"),
+        (ball(), np.eye(4), {"exclude": SHEET, "exclude_tolerance": {"skull": 0.1}}, "skull"),
         (ball(), np.eye(4), {"image": np.zeros((3, 3, 3))}, "image"),
     ],
 )
 def test_what_cannot_be_placed_in_is_refused(tumor, affine, options, words):
     with pytest.raises(ValueError, match=words) as error:
         Scene(tumor, affine, name="patient 3", **options)
-    assert "patient 3" in str(error.value) or "margin" in words or words == "skull"
+    assert "patient 3" in str(error.value) or "exclude_" in str(error.value)
 
 
 def test_unlikely_edges_are_warned_of():
