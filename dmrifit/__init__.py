@@ -52,6 +52,8 @@ _MODULES = {
     "predict_image": "volumes",
     "preprocess_image": "preprocessing",
     "estimate_sigma": "noise",
+    "lesion_scores": "lesions",
+    "lesion_table": "lesions",
     "bias_index": "metrics",
     "dispersion_index": "metrics",
 }

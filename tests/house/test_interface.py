@@ -58,6 +58,8 @@ predict_image(estimator, image, *, mask=None, scale="patient", sigma=None, out=N
 roi_table(maps, labels, *, status=None)
 protocol_precision(protocol, model, parameters, sigma)
 rank_contrasts(protocol, model, parameters, sigma, *, start=None, criterion="A", n=None, prior=None)
+lesion_table(reference, prediction, affine=None, *, connectivity=26, min_overlap=1)
+lesion_scores(tables)
 VolumeEstimator.fit(self, X, y=None, *, groups=None)
 VolumeEstimator.predict(self, X)
 VolumeEstimator.score(self, X, y)
