@@ -114,3 +114,19 @@ def test_real_voxels_go_through_the_comparison(data_dir, tmp_path, monkeypatch, 
     assert set(names["result"].scores["patient"]) == {f"voxel {i}" for i in range(1, 7)}
     assert not names["result"].study["cohorts"]["six voxels"]["synthetic"]
     assert (tmp_path / "build" / "examples" / "real_voxels.png").stat().st_size > 10_000
+
+
+def test_a_voxel_is_placed_compared_and_prescribed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(EXAMPLES / "plot_place_voxel.py"))
+    assert "simulated" in names["__doc__"]
+    cases = names["tables"]["cases"].groupby("method")[["f_tumor", "dice_closest"]].mean()
+    assert cases.loc["optimizer", "f_tumor"] == pytest.approx(0.95, abs=0.01)
+    assert (cases["dice_closest"] > cases.loc["random box", "dice_closest"]).drop("random box").all()
+    core = names["told"][names["case"]].forbidden_rows["necrosis"]
+    inside = {name: core.fraction(box, row_mm=1.0) for name, box in names["boxes"].items()}
+    assert inside["out of the core"] < 0.01 < 0.1 < inside["optimizer"]
+    folder = tmp_path / "build" / "examples"
+    assert (folder / "place_voxel.png").stat().st_size > 10_000
+    assert (folder / "voxel" / "voxel_geometry.nii.gz").is_file()
+    assert "under chemical-shift displacement" in capsys.readouterr().out
