@@ -9,8 +9,16 @@ from importlib import import_module
 # Public name -> module of this package that defines it.
 _MODULES = {
     "Case": "cases",
+    "DeepMedicSegmenter": "segmenter",
+    "JVSSLoss": "losses",
+    "SSELoss": "losses",
+    "VSSLoss": "losses",
+    "jvss_loss": "losses",
+    "sse_loss": "losses",
+    "vss_loss": "losses",
     "read_cases": "cases",
     "write_cases": "cases",
+    "simulate_metastases": "phantoms",
 }
 
 __all__ = sorted(_MODULES)
