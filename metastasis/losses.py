@@ -15,7 +15,7 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = ["JVSSLoss", "SSELoss", "VSSLoss", "jvss_loss", "sse_loss", "vss_loss"]
+__all__ = ["JVSSLoss", "SSELoss", "VSSLoss", "VoxelLoss", "jvss_loss", "sse_loss", "vss_loss"]
 
 _REDUCTIONS = ("paper", "code")
 #: The ε of the paper, which keeps a batch without positive (or negative) segments from dividing by zero.
@@ -302,3 +302,26 @@ class SSELoss(_Weighed):
             One number.
         """
         return sse_loss(logits, target, self.alpha, reduction=self.reduction)
+
+
+class VoxelLoss(nn.Module):
+    """Mean binary cross-entropy of voxels, in single precision from logits."""
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """
+        Compute the loss of a batch.
+
+        Parameters
+        ----------
+        logits : tensor of shape (n_segments, ...)
+            Before the sigmoid.
+        target : tensor of the same shape
+            0 or 1.
+
+        Returns
+        -------
+        tensor
+            One number.
+        """
+        logits, target = _checked(logits, target, 0.0, "paper")
+        return functional.binary_cross_entropy_with_logits(logits, target)

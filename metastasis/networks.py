@@ -1,0 +1,377 @@
+"""DeepMedic with low-resolution paths and a path for the prior scan, and a 3-D U-Net, in torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from dmrifit._optional import import_optional
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+else:
+    torch = import_optional("torch")
+    nn = torch.nn
+    functional = nn.functional
+
+__all__ = ["DeepMedic", "Path", "UNet", "repeated"]
+
+#: Slope of the rectifier below zero.
+SLOPE = 0.01
+#: Logit of the last layer before training: a probability of about 0.05.
+FIRST_LOGIT = -3.0
+#: With residual connections, the layers that the input of the layer before is added to, from 1 on.
+_RESIDUAL_LAYERS = (4, 6, 8)
+
+
+class Path(nn.Module):
+    """
+    Convolutions of 3³ without padding, one after the other.
+
+    Parameters
+    ----------
+    n_channels : int
+        Of its input.
+    widths : sequence of int
+        Channels of each layer.
+    residual : bool, default=False
+        Whether the input of the layer before is added to the output of layers 4, 6 and 8, cropped to it, with zeros
+        for channels that it lacks.
+    normalization : {"batch", None}, default="batch"
+        What follows each convolution.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        widths: Sequence[int],
+        *,
+        residual: bool = False,
+        normalization: str | None = "batch",
+    ) -> None:
+        super().__init__()
+        before = [n_channels, *widths[:-1]]
+        self.convolutions = nn.ModuleList(
+            nn.Conv3d(a, b, 3, bias=normalization is None) for a, b in zip(before, widths, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm3d(b) if normalization else nn.Identity() for b in widths)
+        self.joins = frozenset(_RESIDUAL_LAYERS if residual else ())
+        for layer in self.convolutions:
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Give the features of the voxels inside.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, n_channels, x, y, z)
+            The input.
+
+        Returns
+        -------
+        tensor of shape (n, widths[-1], x − 2 n_layers, ...)
+            The features.
+        """
+        before = x
+        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True), start=1):
+            y = norm(convolution(x))
+            if number in self.joins:
+                y = added(y, before[:, :, 2:-2, 2:-2, 2:-2])
+            before, x = x, functional.leaky_relu_(y, SLOPE)
+        return x
+
+    def folded(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """
+        Give weight and bias of each layer with its normalization, as in prediction, inside of them.
+
+        Returns
+        -------
+        list of pairs of tensors
+            One for each layer.
+        """
+        pairs = zip(self.convolutions, self.norms, strict=True)
+        return [folded(convolution.weight, convolution.bias, norm) for convolution, norm in pairs]  # type: ignore[arg-type]
+
+
+def folded(
+    weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Put a normalization with its running moments into the convolution before it.
+
+    Parameters
+    ----------
+    weight, bias : tensor
+        Of the convolution; the bias may be None.
+    norm : BatchNorm3d or Identity
+        The normalization.
+
+    Returns
+    -------
+    weight, bias : tensor
+        Of one convolution that does both.
+    """
+    if not isinstance(norm, nn.BatchNorm3d):
+        return weight, bias
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    offset = norm.bias - mean * scale
+    if bias is not None:
+        offset = offset + bias * scale
+    return weight * scale[:, None, None, None, None], offset
+
+
+def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """
+    Add a tensor that may have fewer channels.
+
+    Parameters
+    ----------
+    y : tensor of shape (n, c, x, y, z)
+        What is added to.
+    x : tensor of shape (n, d, x, y, z)
+        What is added: to the first channels, or its first channels where it has more.
+
+    Returns
+    -------
+    tensor of shape (n, c, x, y, z)
+        The sum.
+    """
+    common = min(y.shape[1], x.shape[1])
+    return torch.cat([y[:, :common] + x[:, :common], y[:, common:]], dim=1)
+
+
+def repeated(
+    x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[int] = (0, 0, 0)
+) -> torch.Tensor:
+    """
+    Give each voxel of an output the value of the low-resolution cell that it lies in.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, c, cells x, cells y, cells z)
+        Values of cells.
+    factor : int
+        Voxels of a cell along each axis.
+    size : sequence of 3 ints
+        Voxels of the output.
+    phase : sequence of 3 ints, default=(0, 0, 0)
+        Voxels of the first cell before the output begins.
+
+    Returns
+    -------
+    tensor of shape (n, c, x, y, z)
+        Values of voxels.
+    """
+    first = [slice(p, p + n) for p, n in zip(phase, size, strict=True)]
+    n, c, *cells = x.shape
+    wide = x[:, :, :, None, :, None, :, None].expand(n, c, cells[0], factor, cells[1], factor, cells[2], factor)
+    return wide.reshape(n, c, *(k * factor for k in cells))[:, :, first[0], first[1], first[2]]
+
+
+class DeepMedic(nn.Module):
+    """
+    DeepMedic: paths at several resolutions without padding, joined by dense layers, with one for a prior scan.
+
+    The path at full resolution loses one voxel on either side with each layer. A low-resolution path sees cells of
+    f³ voxels, the first of which begins `n_layers` cells before the output does; each voxel of the output takes the
+    features of the cell that it lies in. Features of the prior scan's path are multiplied by whether there is a
+    prior, so that a missing one adds nothing, and that flag is a feature of its own (``validity``). The first dense
+    layer acts on each path alone before they are added, which equals one layer on all of them and lets low-resolution
+    features be repeated after it.
+
+    Parameters
+    ----------
+    n_channels : int, default=1
+        Of the image.
+    widths : sequence of int, default=(30, 40, 50, 60, 70, 80, 90, 100, 110)
+        Channels of the layers of each path; those of the paper.
+    low_resolution : sequence of int, default=(3, 5)
+        Factors of the low-resolution paths.
+    dense : sequence of int, default=(300, 300)
+        Channels of the dense layers.
+    extra_channels : int, default=0
+        Channels that the path at full resolution has beside those of the image: a prior scan and its validity.
+    prior_path : bool, default=False
+        Whether there is a path for a prior scan.
+    validity : bool, default=True
+        Whether the network knows if there is a prior; without it, a missing one is a scan of zeros, as published.
+    residual : bool, default=False
+        Residual connections in the paths.
+    normalization : {"batch", None}, default="batch"
+        What follows each convolution of the paths and the dense layers.
+    dropout : float, default=0.0
+        Share of the features of dense layers that are left out in training.
+
+    References
+    ----------
+    Kamnitsas et al., Medical Image Analysis 36:61–78, 2017; Huang et al., Medical Physics 49:5773–5786, 2022.
+    """
+
+    def __init__(
+        self,
+        n_channels: int = 1,
+        widths: Sequence[int] = (30, 40, 50, 60, 70, 80, 90, 100, 110),
+        low_resolution: Sequence[int] = (3, 5),
+        dense: Sequence[int] = (300, 300),
+        *,
+        extra_channels: int = 0,
+        prior_path: bool = False,
+        validity: bool = True,
+        residual: bool = False,
+        normalization: str | None = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_layers = len(widths)
+        self.low_resolution = tuple(low_resolution)
+        self.prior_path = prior_path
+        self.validity = validity and prior_path
+        inputs = {"normal": n_channels + extra_channels} | {f"low_{f}": n_channels for f in low_resolution}
+        if prior_path:
+            inputs["prior"] = 1
+        self.paths = nn.ModuleDict(
+            {name: Path(n, widths, residual=residual, normalization=normalization) for name, n in inputs.items()}
+        )
+        # The first dense layer, in parts; only one has its bias.
+        plain = normalization is None
+        self.merges = nn.ModuleDict(
+            {name: nn.Conv3d(widths[-1], dense[0], 1, bias=plain and name == "normal") for name in inputs}
+        )
+        for layer in self.merges.values():
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / (len(inputs) * widths[-1])))  # type: ignore[arg-type]
+        if plain:
+            nn.init.zeros_(self.merges["normal"].bias)  # type: ignore[arg-type]
+        if self.validity:
+            self.valid_weight = nn.Parameter(torch.zeros(dense[0]))
+        self.dense = nn.ModuleList(
+            nn.Conv3d(a, b, 1, bias=plain) for a, b in pairwise(dense)
+        )
+        for layer in self.dense:
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
+            if plain:
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.norms = nn.ModuleList(nn.Identity() if plain else nn.BatchNorm3d(n) for n in dense)
+        self.dropout = nn.Dropout(dropout)
+        self.answer = nn.Conv3d(dense[-1], 1, 1)
+        nn.init.normal_(self.answer.weight, std=math.sqrt(1 / dense[-1]) / 10)
+        nn.init.constant_(self.answer.bias, FIRST_LOGIT)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        prior: torch.Tensor | None = None,
+        valid: torch.Tensor | None = None,
+        *,
+        phases: Mapping[int, Sequence[int]] | None = None,
+        **low: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Give the logits of the voxels inside of segments.
+
+        Parameters
+        ----------
+        image : tensor of shape (n, n_channels + extra_channels, x, y, z)
+            Segments.
+        prior : tensor of shape (n, 1, x, y, z), optional
+            Their prior scan, zeros where there is none.
+        valid : tensor of shape (n,), optional
+            1 where there is a prior, 0 where there is none; 1 by default.
+        phases : mapping of sequences of 3 ints, optional
+            By factor, the voxels of the first cell before the output begins; 0 by default.
+        **low : tensor of shape (n, n_channels, cells x, cells y, cells z)
+            Low-resolution inputs, called ``low_3`` for factor 3.
+
+        Returns
+        -------
+        tensor of shape (n, 1, x − 2 n_layers, ...)
+            Logits.
+        """
+        merged = self.merges["normal"](self.paths["normal"](image))
+        size = merged.shape[2:]
+        for factor in self.low_resolution:
+            features = self.merges[f"low_{factor}"](self.paths[f"low_{factor}"](low[f"low_{factor}"]))
+            merged = merged + repeated(features, factor, size, (phases or {}).get(factor, (0, 0, 0)))
+        if self.prior_path:
+            features = self.merges["prior"](self.paths["prior"](prior))
+            if self.validity:
+                there = merged.new_ones(len(merged)) if valid is None else valid
+                features = (features + self.valid_weight[:, None, None, None]) * there[:, None, None, None, None]
+            merged = merged + features
+        return self.decide(merged)
+
+    def decide(self, merged: torch.Tensor) -> torch.Tensor:
+        """
+        Give logits from the sums of the first dense layer.
+
+        Parameters
+        ----------
+        merged : tensor of shape (n, dense[0], x, y, z)
+            Before normalization and rectifier; it is used up.
+
+        Returns
+        -------
+        tensor of shape (n, 1, x, y, z)
+            Logits.
+        """
+        x = self.dropout(functional.leaky_relu_(self.norms[0](merged), SLOPE))
+        for layer, norm in zip(self.dense, self.norms[1:], strict=True):
+            x = self.dropout(functional.leaky_relu_(norm(layer(x)), SLOPE))
+        logits: torch.Tensor = self.answer(x)
+        return logits
+
+
+class UNet(nn.Module):
+    """
+    The residual 3-D U-Net of MONAI, whose output is as large as its input.
+
+    Parameters
+    ----------
+    n_channels : int, default=1
+        Of image and, after it, prior scan and its validity.
+    widths : sequence of int, default=(16, 32, 64, 128)
+        Channels of its levels; each but the first has half the resolution of the one before.
+    dropout : float, default=0.0
+        Share of features left out in training.
+    """
+
+    def __init__(self, n_channels: int = 1, widths: Sequence[int] = (16, 32, 64, 128), *, dropout: float = 0.0) -> None:
+        super().__init__()
+        networks = import_optional("monai.networks.nets")
+        self.net = networks.UNet(
+            spatial_dims=3,
+            in_channels=n_channels,
+            out_channels=1,
+            channels=tuple(widths),
+            strides=(2,) * (len(widths) - 1),
+            num_res_units=1,
+            norm="batch",
+            dropout=dropout,
+        )
+        self.offset = nn.Parameter(torch.tensor(FIRST_LOGIT))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """
+        Give the logits of all voxels.
+
+        Parameters
+        ----------
+        image : tensor of shape (n, n_channels, x, y, z)
+            Segments, along each axis a multiple of 2 to the number of levels less one.
+
+        Returns
+        -------
+        tensor of shape (n, 1, x, y, z)
+            Logits.
+        """
+        logits: torch.Tensor = self.net(image) + self.offset
+        return logits
