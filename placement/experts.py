@@ -25,7 +25,7 @@ class _Habits:
     """What a kind of expert does; each number was chosen to meet the published moments."""
 
     log_volume: float  # mean of log mL at a lesion of 42 mL
-    growth: float  # power of the lesion's volume
+    growth: float  # power of the lesion's volume; that small lesions hold small boxes only comes on top
     between_cases: float  # sd of log volume that both experts of a case share
     between_experts: float  # sd of log volume of each placement
     rotated: tuple[float, float, float, float]  # chance of 0 … 3 rotated axes
@@ -36,8 +36,8 @@ class _Habits:
 
 
 _HABITS = {
-    "preference": _Habits(2.62, 0.08, 0.0, 0.72, (0.36, 0.27, 0.26, 0.11), 4.5, 0.2, 0.5, 0.03),
-    "objective": _Habits(2.57, 0.08, 0.0, 0.68, (0.36, 0.27, 0.26, 0.11), 3.2, 0.18, 0.5, 0.03),
+    "preference": _Habits(2.66, -0.05, 0.0, 0.72, (0.36, 0.27, 0.26, 0.11), 4.5, 0.28, 0.5, 0.03),
+    "objective": _Habits(2.57, -0.05, 0.0, 0.68, (0.36, 0.27, 0.26, 0.11), 3.2, 0.28, 0.5, 0.03),
 }
 
 
@@ -90,7 +90,7 @@ def place_boxes(
     boxes = np.empty((n_experts, 9))
     for j, rng in enumerate(rngs):
         log_volume = common + habits.between_experts * rng.standard_normal()
-        wanted = float(np.clip(np.exp(log_volume), _MIN_VOLUME, max(0.5 * volume, _MIN_VOLUME)))
+        wanted = float(np.clip(np.exp(log_volume), _MIN_VOLUME, max(0.55 * volume, _MIN_VOLUME)))
         turned = np.zeros(3, dtype=bool)
         turned[rng.permutation(3)[: rng.choice(4, p=habits.rotated)]] = True
         own = places[_draw((deep / deep.max()) ** 2, rng)]
@@ -151,8 +151,8 @@ def _search(
         if kind == "preference":
             off = np.linalg.norm(boxes[:, :3] - at, axis=1)
             long = np.ptp(np.log(boxes[:, 3:6]), axis=1)
-            value = -0.5 * ((1 - inside) / 0.04) ** 2 - 0.5 * (np.log(whole / volume) / 0.15) ** 2
-            value -= 0.5 * (off / 7.0) ** 2 + 0.5 * (long / 0.5) ** 2
+            value = -0.5 * ((1 - inside) / 0.022) ** 2 - 0.5 * (np.log(whole / volume) / 0.12) ** 2
+            value -= 0.5 * (off / 9.0) ** 2 + 0.5 * (long / 0.5) ** 2
         else:
             value = -0.5 * ((inside - 0.97) / 0.04) ** 2 - 0.5 * ((inside * whole - volume) / (0.2 * volume)) ** 2
         value -= 50 * np.maximum(_MIN_VOLUME - whole, 0)
