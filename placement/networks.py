@@ -23,6 +23,9 @@ WEIGHTS = (2.0, 3.0, 3.0)
 #: Positions, and in the published loss sides, are compared in units of so many mm.
 LENGTH_MM = 10.0
 
+#: Likelihoods of centers are made of features times this, so that few steps of training can point somewhere.
+SHARPNESS = 4.0
+
 #: The part of tumor in a box is sampled at so many points along each side.
 POINTS = 6
 
@@ -88,20 +91,18 @@ class PlacementNetwork(nn.Module):
         size_range: tuple[float, float],
         size: Sequence[float],
         angles: bool = False,
+        heat: bool = True,
         hidden: int = 128,
     ) -> None:
         super().__init__()
-        stages: list[nn.Module] = []
+        stages = []
         before, side = n_channels, n
         for width in widths:
-            stages += [
-                nn.Conv3d(before, width, 3, stride=2, padding=1, bias=False),
-                _norm(width),
-                nn.ReLU(inplace=True),
-                _Residual(width),
-            ]
+            first = nn.Conv3d(before, width, 3, stride=2, padding=1, bias=False)
+            stages.append(nn.Sequential(first, _norm(width), nn.ReLU(inplace=True), _Residual(width)))
             before, side = width, (side + 1) // 2
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.ModuleList(stages)
+        self.heat = nn.ModuleList([nn.Conv3d(width, 1, 1, bias=False) for width in widths[:3]] if heat else [])
         self.features = nn.Linear(before * side**3 + 1, hidden)
         self.center = nn.Linear(hidden, 3)
         self.size = nn.Linear(hidden, 3)
@@ -116,6 +117,8 @@ class PlacementNetwork(nn.Module):
             for head in (self.center, self.size, self.turn):
                 head.weight.mul_(0.1)
                 head.bias.zero_()
+            for map_head in self.heat:
+                map_head.weight.mul_(0.1)  # type: ignore[operator]
             self.size.bias.copy_(torch.from_numpy(np.log(start / (1 - start))))
             if not angles:
                 self.turn.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
@@ -138,11 +141,17 @@ class PlacementNetwork(nn.Module):
             ``angles`` (n, 3) in radians where orientation is by angles.
         """
         step = frame[:, 3:]
-        x = self.stages(volume).flatten(1)
+        maps = []
+        x = volume
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        expected = self._expected(maps) * step if len(self.heat) else 0.0
+        x = x.flatten(1)
         x = functional.relu(self.features(torch.cat([x, torch.log(step / self.step)], dim=1)))
         turn = self.turn(x).float()
         answer = {
-            "center": torch.tanh(self.center(x).float()) * self.reach * step,
+            "center": expected + torch.tanh(self.center(x).float()) * self.reach * step,
             "log_size": self.low + self.span * torch.sigmoid(self.size(x).float()),
         }
         if self.angles:
@@ -151,6 +160,19 @@ class PlacementNetwork(nn.Module):
         else:
             answer["rotation"] = rotation_from_six(turn)
         return answer
+
+    def _expected(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Average places by how likely each is the center, in steps from the middle: shape (n, 3)."""
+        side = maps[0].shape[-1]
+        parts = [
+            functional.interpolate(head(one).float(), size=(side,) * 3)
+            for head, one in zip(self.heat, maps, strict=False)
+        ]
+        heat = torch.stack(parts).sum(0)
+        likely = torch.softmax(SHARPNESS * heat.flatten(1), dim=1).reshape(-1, side, side, side)
+        # A convolution of stride 2 answers at every other point, from the first on.
+        line = 2.0 * torch.arange(side, device=heat.device) - self.reach + 0.5
+        return torch.stack([likely.sum(other) @ line for other in ((2, 3), (1, 3), (1, 2))], dim=1)
 
 
 def rotation_from_six(six: torch.Tensor) -> torch.Tensor:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit.nets import VolumeEstimator
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
+from placement.objective import PlacementObjective, tumor_fraction
 from placement.scene import Scene
 from placement.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
 from placement.voxel import MM3_PER_ML, Voxel, angles_of, expert_voxels
@@ -24,9 +26,20 @@ __all__ = ["VoxelRegressor"]
 
 _LOSSES = ("symmetric", "euler", "moment")
 _EXPERT_LOSSES = ("min", "mean", "each")
+_HEADS = ("heat", "linear")
 
 #: Points of a view along each axis and their distance in mm, for the usual and for the fast form.
 _GRIDS = {False: (32, 3.0), True: (24, 4.0)}
+
+
+#: Center, sides and rotation.
+_Box: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+#: Boxes that share more than this part (Dice) are one answer.
+_ALIKE = 0.8
+
+#: First steps of the polish: mm, logarithm of sides, radians; and how often it tries at most.
+_POLISH_STEPS, _POLISH_TRIES = (2.0, 0.05, 0.1), 250
 
 
 @register
@@ -47,8 +60,14 @@ class VoxelRegressor(VolumeEstimator):
     expert_loss : {"min", "mean", "each"}, default="min"
         Where several experts placed a voxel in a case: learn from the nearest, from all at once, or from each as a
         sample of its own. The mean of two distant voxels lies between them.
+    head : {"heat", "linear"}, default="heat"
+        Whether the center is an average of places, weighted by how likely a linear head finds each, and a shift by
+        another, or the latter alone, as in the study. With a hundred cases the first learns faster.
     fast : bool, default=False
         A network on a coarser grid (4 mm in place of 3 mm), for a third of the time.
+    refine : bool, default=False
+        Polish each answer by the optimizer's search from there, with the answer's own volume as the wanted one. It
+        changes only where it comes to hold no smaller part of tumor.
     size_range : pair of float, default=(10, 60)
         Least and largest side in mm.
     min_volume : float, default=6.0
@@ -104,7 +123,9 @@ class VoxelRegressor(VolumeEstimator):
         *,
         loss: str = "symmetric",
         expert_loss: str = "min",
+        head: str = "heat",
         fast: bool = False,
+        refine: bool = False,
         size_range: tuple[float, float] = (10.0, 60.0),
         min_volume: float = 6.0,
         width: int = 8,
@@ -140,7 +161,9 @@ class VoxelRegressor(VolumeEstimator):
         self.channels = channels
         self.loss = loss
         self.expert_loss = expert_loss
+        self.head = head
         self.fast = fast
+        self.refine = refine
         self.size_range = size_range
         self.min_volume = min_volume
         self.width = width
@@ -198,7 +221,9 @@ class VoxelRegressor(VolumeEstimator):
         ndarray of shape (n, 9)
             Centers in mm, sides in mm, angles in degrees, of canonical poses.
         """
-        return super().predict(list(scenes))
+        listed = list(scenes)
+        check_is_fitted(self)
+        return super().predict(listed) if listed else np.empty((0, 9))
 
     def place(self, scene: Scene) -> Voxel:
         """
@@ -216,6 +241,52 @@ class VoxelRegressor(VolumeEstimator):
         """
         return Voxel.from_array(self.predict([scene])[0])
 
+    def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
+        """
+        Give distinct places: the answers to the scene in all 48 ways of turning and mirroring it.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+        n : int
+            How many at most.
+
+        Returns
+        -------
+        list of (Voxel, float)
+            Voxels and how well the answers agree with them (mean Dice with all), best first; no two share more than
+            80 % (Dice).
+
+        Raises
+        ------
+        ValueError
+            If `n` is below 1, or as for `predict`.
+        """
+        check_is_fitted(self)
+        if n < 1:
+            msg = f"the number of candidates must be 1 or more, got {n}"
+            raise ValueError(msg)
+        inputs = self._inputs(scene)
+        self._check_inputs(inputs)
+        torch = import_optional("torch")
+        from dmrifit import devices, training
+
+        def infer(batch: Any) -> Any:
+            return training.as_arrays(self.net_.infer(training.collated(batch)))
+
+        with devices.one_torch_thread(), torch.inference_mode(), devices.repeatable_kernels():
+            self.net_.module_.eval()
+            found = self._boxes(infer, inputs, FLIPS)
+        boxes = [self._voxel(box, inputs["frame"]) for box in found]
+        shared = np.array([[one.dice(other) for other in boxes] for one in boxes])
+        scores = shared.mean(axis=1)
+        kept: list[int] = []
+        for i in np.argsort(-scores, kind="stable"):
+            if len(kept) < n and (shared[i, kept] <= _ALIKE).all():
+                kept.append(int(i))
+        return [(self._finished(boxes[i], scene), float(scores[i])) for i in kept]
+
     # What the base asks for -----------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -225,10 +296,25 @@ class VoxelRegressor(VolumeEstimator):
         if not known or "tumor" not in channels or len(set(channels)) < len(channels):
             msg = f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}"
             raise ValueError(msg)
-        for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES)):
+        for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES), ("head", _HEADS)):
             if getattr(self, name) not in values:
                 msg = f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}"
                 raise ValueError(msg)
+        sides = np.asarray(self.size_range, dtype=np.float64)
+        if sides.shape != (2,) or not 0 < sides[0] < sides[1] < np.inf:
+            msg = f"size_range must be the least and the largest side in mm, not {self.size_range!r}"
+            raise ValueError(msg)
+        if not 0 <= self.min_volume <= sides[1] ** 3 / MM3_PER_ML:
+            msg = f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
+            raise ValueError(msg)
+        for name, least in (("width", 1), ("augment", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                msg = f"{name} must be a whole number of at least {least}, not {value!r}"
+                raise ValueError(msg)
+        if not 0 <= self.weight_decay < 1:
+            msg = f"weight_decay must be a number of at least 0 and below 1, not {self.weight_decay!r}"
+            raise ValueError(msg)
 
     @property
     def _grid(self) -> tuple[int, float]:
@@ -254,6 +340,7 @@ class VoxelRegressor(VolumeEstimator):
             # A model file brings weights of its own.
             size=getattr(self, "_usual_size", (20.0, 20.0, 20.0)),
             angles=self.loss == "euler",
+            heat=self.head == "heat",
         )
 
     def _criterion(self) -> torch.nn.Module:
@@ -325,17 +412,44 @@ class VoxelRegressor(VolumeEstimator):
         return {"volume": turned_view(inputs["volume"], flip), "frame": inputs["frame"]}, turned
 
     def _predict_case(self, infer: Callable[[Any], Any], inputs: Any, case: Any) -> NDArray[np.float64]:
-        answer = infer([inputs])
-        return self._voxel(answer, 0, inputs["frame"], case).as_array()
+        (box,) = self._boxes(infer, inputs, FLIPS[:1])
+        return self._finished(self._voxel(box, inputs["frame"]), case).as_array()
 
-    def _voxel(self, answer: Any, i: int, frame: NDArray[np.float64], scene: Scene) -> Voxel:
-        size = np.exp(answer["log_size"][i].astype(np.float64))
-        size *= max(1.0, np.cbrt(self.min_volume * MM3_PER_ML / size.prod()))
-        angles = angles_of(answer["rotation"][i])
-        return Voxel(frame[:3] + answer["center"][i], size, angles).canonical()
+    def _boxes(self, infer: Callable[[Any], Any], inputs: Any, flips: NDArray[np.float64]) -> list[_Box]:
+        """Let the network answer to a view that is turned and mirrored, and turn the answers back."""
+        views = [{"volume": turned_view(inputs["volume"], f), "frame": inputs["frame"]} for f in flips]
+        answer = infer(views)
+        sizes = np.exp(answer["log_size"].astype(np.float64))
+        return [
+            turned_pose(answer["center"][i].astype(np.float64), sizes[i], answer["rotation"][i], flip.T)
+            for i, flip in enumerate(flips)
+        ]
+
+    def _voxel(self, box: _Box, frame: NDArray[np.float64]) -> Voxel:
+        """Give a voxel in its canonical pose; if it is too small, enlarge it."""
+        center, size, rotation = box
+        enlarged = size * max(1.0, float(np.cbrt(self.min_volume * MM3_PER_ML / size.prod())))
+        return Voxel(frame[:3] + center, enlarged, angles_of(rotation)).canonical()
+
+    def _finished(self, voxel: Voxel, scene: Scene) -> Voxel:
+        return _polished(voxel, scene, self.size_range, self.min_volume) if self.refine else voxel
 
     def _case_score(self, prediction: Any, target: Any) -> float:
         """Dice with the closest expert."""
         voxel = Voxel.from_array(prediction)
         rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)
         return max(voxel.dice(Voxel.from_array(row)) for row in rows if not np.isnan(row).any())
+
+
+def _polished(voxel: Voxel, scene: Scene, size_range: tuple[float, float], min_volume: float) -> Voxel:
+    """Search for a better box from this one, of about its volume; take it if it holds no smaller part of tumor."""
+    from placement.optimizer import VoxelOptimizer
+    from placement.search import FINE, Search
+
+    wanted = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
+    optimizer = VoxelOptimizer(wanted, size_range=size_range, min_volume=min_volume)
+    search = Search(optimizer._wishes(), scene)
+    search.prepare()
+    start = search.spread(voxel.center[None], voxel.size[None], (7,), voxel.rotation[None])
+    found = search.voxel(search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE).boxes[0])
+    return found if tumor_fraction(found, scene) >= tumor_fraction(voxel, scene) else voxel

@@ -1,0 +1,338 @@
+"""The network that places a box, and its losses."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from placement import _sampling
+from placement.scene import Scene
+from placement.views import CHANNELS, DISTANCE_MM, FLIPS, turned_pose, turned_view, view_of
+from placement.voxel import TURNS, Voxel, rotation_of
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("skorch")
+
+from placement.networks import (  # noqa: E402
+    PlacementLoss,
+    PlacementNetwork,
+    center_outside,
+    rotation_from_angles,
+    rotation_from_six,
+    sampled_fraction,
+)
+
+pytestmark = pytest.mark.deep
+
+KINDS = ("symmetric", "euler", "moment")
+
+
+def random_boxes(rng, n):
+    """Canonical boxes: centers, sides, angles in degrees, rotations."""
+    boxes = [Voxel(rng.normal(0, 6, 3), rng.uniform(12, 40, 3), rng.uniform(-30, 30, 3)).canonical() for _ in range(n)]
+    return [np.array([getattr(box, name) for box in boxes]) for name in ("center", "size", "angles", "rotation")]
+
+
+def as_answers(center, size, angles, rotation):
+    found = {"center": center, "log_size": np.log(size), "angles": np.radians(angles), "rotation": rotation}
+    return {key: torch.tensor(value, dtype=torch.float64) for key, value in found.items()}
+
+
+def as_targets(tumor, step, experts, present=None):
+    """Targets of cases; experts: a list of boxes' arrays, one for each expert."""
+    n = len(experts[0][0])
+    names = ("center", "size", "angles", "rotation")
+    found = {name: np.stack([one[i] for one in experts], axis=1) for i, name in enumerate(names)}
+    found["angles"] = np.radians(found["angles"])
+    found["present"] = np.ones((n, len(experts))) if present is None else present
+    found["tumor"] = np.broadcast_to(tumor, (n, 1, *tumor.shape))
+    found["step"] = np.full(n, step)
+    return {key: torch.tensor(np.array(value), dtype=torch.float64) for key, value in found.items()}
+
+
+def double(loss):
+    loss.turns = loss.turns.double()
+    return loss
+
+
+def ball(n=24, step=4.0, radius=25.0):
+    line = (np.arange(n) - 0.5 * (n - 1)) * step
+    grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1)
+    return (np.linalg.norm(grid, axis=-1) < radius).astype(float)
+
+
+# Losses ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_is_what_numpy_computes_by_hand(kind):
+    rng = np.random.default_rng(0)
+    mine, theirs = random_boxes(rng, 4), random_boxes(rng, 4)
+    tumor = np.ones((24, 24, 24))
+    found = double(PlacementLoss(kind)).terms(as_answers(*mine), as_targets(tumor, 4.0, [theirs]))
+    for i in range(4):
+        (c, d, a, r), (c2, d2, a2, r2) = ([part[i] for part in boxes] for boxes in (mine, theirs))
+        wanted = 2 * np.sum(((c - c2) / 10) ** 2)
+        if kind == "euler":
+            wanted += 3 * np.sum(((d - d2) / 10) ** 2) + 3 * np.sum(np.radians(a - a2) ** 2)
+        elif kind == "moment":
+            values, vectors = np.linalg.eigh(r @ np.diag(d**2 / 12) @ r.T)
+            values2, vectors2 = np.linalg.eigh(r2 @ np.diag(d2**2 / 12) @ r2.T)
+            logs = vectors @ np.diag(np.log(values)) @ vectors.T - vectors2 @ np.diag(np.log(values2)) @ vectors2.T
+            wanted += 3 * np.sum(logs**2) / 4
+        else:
+            wanted += min(
+                3 * np.sum((np.log(d) - np.log(np.abs(p).T @ d2)) ** 2) + 3 * np.sum((r - r2 @ p) ** 2) / 8
+                for p in TURNS
+            )
+        assert float(found["experts"][i]) == pytest.approx(wanted, rel=1e-6)
+    np.testing.assert_allclose(found["outside"], 0, atol=1e-12)
+    np.testing.assert_allclose(found["center"], 0, atol=1e-12)
+
+
+def test_a_loss_is_zero_at_the_expert_inside_the_tumor():
+    boxes = random_boxes(np.random.default_rng(1), 3)
+    targets = as_targets(np.ones((24, 24, 24)), 4.0, [boxes])
+    for kind in KINDS:
+        assert float(double(PlacementLoss(kind))(as_answers(*boxes), targets)) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "moment"])
+def test_the_24_names_of_a_box_cost_the_same(kind):
+    rng = np.random.default_rng(2)
+    center, size, angles, rotation = random_boxes(rng, 1)
+    theirs = random_boxes(rng, 1)
+    loss = double(PlacementLoss(kind))
+    targets = as_targets(ball(), 4.0, [theirs])
+    costs = [float(loss(as_answers(center, size @ np.abs(turn), angles, rotation @ turn), targets)) for turn in TURNS]
+    np.testing.assert_allclose(costs, costs[0], rtol=1e-9)
+    apart = float(loss(as_answers(center, size[:, ::-1], angles, rotation), targets))
+    assert apart != pytest.approx(costs[0], rel=1e-3)
+
+
+def test_the_published_loss_depends_on_the_name_of_a_box():
+    boxes = random_boxes(np.random.default_rng(3), 1)
+    targets = as_targets(ball(), 4.0, [boxes])
+    center, size, _, rotation = boxes
+    other = Voxel.from_rotation(center[0], size[0] @ np.abs(TURNS[5]), rotation[0] @ TURNS[5])
+    same = as_answers(center, other.size[None], other.angles[None], other.rotation[None])
+    loss = double(PlacementLoss("euler"))
+    assert float(loss(same, targets)) > float(loss(as_answers(*boxes), targets)) + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_finite_differences(kind):
+    rng = np.random.default_rng(4)
+    theirs = random_boxes(rng, 2)
+    targets = as_targets(ball() * 0.9, 4.0, [theirs])
+    loss = double(PlacementLoss(kind))
+    turn = torch.tensor(rng.normal(0, 0.3, (2, 3 if kind == "euler" else 6)))
+    turn = turn if kind == "euler" else turn + torch.tensor([1.0, 0, 0, 0, 1, 0])
+    where, logs = torch.tensor(rng.normal(0, 6, (2, 3))), torch.tensor(rng.normal(3, 0.2, (2, 3)))
+
+    def cost(center, log_size, turn):
+        angles = {"angles": turn} if kind == "euler" else {}
+        rotation = rotation_from_angles(turn) if kind == "euler" else rotation_from_six(turn)
+        return loss({"center": center, "log_size": log_size, "rotation": rotation, **angles}, targets)
+
+    inputs = [one.clone().requires_grad_() for one in (where, logs, turn)]
+    assert torch.autograd.gradcheck(cost, inputs, eps=1e-7, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_finite_at_the_identity_of_cubes(kind):
+    cube = [np.zeros((1, 3)), np.full((1, 3), 20.0), np.zeros((1, 3)), np.eye(3)[None]]
+    targets = as_targets(ball(), 4.0, [cube])
+    answers = {key: value.requires_grad_() for key, value in as_answers(*cube).items()}
+    double(PlacementLoss(kind))(answers, targets).backward()
+    for name, value in answers.items():
+        assert value.grad is None or torch.isfinite(value.grad).all(), name
+
+
+def test_the_nearest_expert_or_their_mean_counts():
+    rng = np.random.default_rng(5)
+    mine, one, two = (random_boxes(rng, 3) for _ in range(3))
+    tumor = ball()
+
+    def costs(how, experts, present=None):
+        return (
+            PlacementLoss("symmetric", how).double().terms(as_answers(*mine), as_targets(tumor, 4.0, experts, present))
+        )
+
+    first, second = (np.asarray(costs("min", [one_])["experts"]) for one_ in (one, two))
+    np.testing.assert_allclose(costs("min", [one, two])["experts"], np.minimum(first, second))
+    np.testing.assert_allclose(costs("mean", [one, two])["experts"], (first + second) / 2)
+    alone = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    wanted = [first[0], second[1], min(first[2], second[2])]
+    np.testing.assert_allclose(costs("min", [one, two], alone)["experts"], wanted)
+    np.testing.assert_allclose(costs("mean", [one, two], alone)["experts"], [*wanted[:2], (first[2] + second[2]) / 2])
+
+
+def test_the_sampled_part_of_tumor_is_near_the_exact_one():
+    n, step = 32, 3.0
+    tumor = ball(n, step, 26.0)
+    line = np.eye(4) * step
+    line[:3, 3], line[3, 3] = -0.5 * (n - 1) * step, 1
+    scene = Scene(tumor, line)
+    center, size, angles, rotation = random_boxes(np.random.default_rng(6), 20)
+    exact = [scene.rows.fraction(Voxel(*box)) for box in zip(center, size, angles, strict=True)]
+    arrays = [torch.tensor(one) for one in (np.tile(tumor, (20, 1, 1, 1, 1)), center, size, rotation)]
+    found = sampled_fraction(*arrays, torch.full((20,), step, dtype=torch.float64))
+    assert np.ptp(exact) > 0.1
+    np.testing.assert_allclose(found, exact, atol=0.05)
+
+
+def test_the_step_says_whether_a_center_is_in_the_tumor():
+    boxes = random_boxes(np.random.default_rng(7), 2)
+    boxes[0] = np.array([[0.0, 0, 0], [30.0, 0, 0]])
+    targets = as_targets(ball(), 4.0, [boxes])
+    assert center_outside(as_answers(*boxes), targets).tolist() == [0, 1]
+
+
+# Rotations and the network -----------------------------------------------------------------------------
+
+
+def test_six_numbers_make_every_rotation():
+    rng = np.random.default_rng(8)
+    six = torch.tensor(rng.normal(size=(50, 6)))
+    made = rotation_from_six(six)
+    np.testing.assert_allclose(made @ made.transpose(1, 2), np.broadcast_to(np.eye(3), (50, 3, 3)), atol=1e-12)
+    np.testing.assert_allclose(torch.linalg.det(made), 1)
+    wanted = np.array([rotation_of(rng.uniform(-180, 180, 3)) for _ in range(20)])
+    again = rotation_from_six(torch.tensor(np.concatenate([wanted[:, :, 0], wanted[:, :, 1]], axis=1)))
+    np.testing.assert_allclose(again, wanted, atol=1e-12)
+
+
+def test_angles_make_the_rotations_of_voxels():
+    angles = np.random.default_rng(9).uniform(-60, 60, (10, 3))
+    found = rotation_from_angles(torch.tensor(np.radians(angles)))
+    np.testing.assert_allclose(found, [rotation_of(one) for one in angles], atol=1e-12)
+
+
+@pytest.mark.parametrize("angles", [False, True])
+@pytest.mark.parametrize("n", [24, 32])
+def test_a_new_network_answers_the_usual_box_near_the_middle(n, angles):
+    net = PlacementNetwork(2, (4, 8, 8, 8), n, 96 / n, size_range=(10, 60), size=(20, 25, 30), angles=angles).eval()
+    frame = torch.tensor([[5.0, 6.0, 7.0, 96 / n]]).repeat(3, 1)
+    with torch.no_grad():
+        answer = net(torch.rand(3, 2, n, n, n), frame)
+    assert answer["center"].abs().max() < 20
+    np.testing.assert_allclose(answer["log_size"].exp(), np.tile([20, 25, 30], (3, 1)), rtol=0.2)
+    np.testing.assert_allclose(answer["rotation"], np.tile(np.eye(3), (3, 1, 1)), atol=0.3)
+
+
+def test_answers_stay_within_the_range_of_sides_and_the_view():
+    net = PlacementNetwork(1, (4, 4, 4, 4), 24, 4.0, size_range=(10, 60), size=(20, 20, 20)).eval()
+    with torch.no_grad():
+        for head in (net.center, net.size, net.turn):
+            head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0)) * 100)
+        answer = net(torch.randn(20, 1, 24, 24, 24), torch.tensor([[0.0, 0, 0, 4]]).repeat(20, 1))
+    sides = answer["log_size"].exp()
+    assert 10 - 1e-3 <= sides.min() < sides.max() <= 60 + 1e-3
+    assert answer["center"].abs().max() <= 96
+
+
+# Views -------------------------------------------------------------------------------------------------
+
+
+def world_scene(affine, shape, **options):
+    """A lesion that is the same in the world, on any grid: an ellipsoid with a smooth border."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
+    points = index @ affine[:3, :3].T + affine[:3, 3]
+    radius = np.linalg.norm((points - [10.0, -5.0, 20.0]) / [24.0, 18.0, 15.0], axis=-1)
+    return Scene(np.clip((1 - radius) * 8 + 0.5, 0, 1), affine, **options)
+
+
+def affine_of(axes, middle, shape):
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes
+    matrix[:3, 3] = np.array(middle) - axes @ ((np.array(shape) - 1) / 2)
+    return matrix
+
+
+AXES = {
+    "fine": np.diag([1.0, 1.0, 1.0]),
+    "anisotropic": np.diag([1.0, 1.0, 3.0]),
+    "flipped": np.diag([-2.0, -2.0, 2.0]),
+    "permuted": np.array([[0, 2.0, 0], [0, 0, 2.0], [2.0, 0, 0]]),
+    "oblique": rotation_of([20, -15, 30]) * 1.5,
+    "sheared": np.array([[2.0, 0, 0], [0, 2.0, 0.6], [0, 0, 2.0]]),
+}
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_the_same_lesion_on_another_grid_looks_the_same(name):
+    axes = AXES[name]
+    shape = tuple(np.ceil(90 / np.linalg.norm(axes, axis=0)).astype(int))
+    plain = world_scene(affine_of(np.eye(3) * 2, (10, -5, 20), (45, 45, 45)), (45, 45, 45))
+    other = world_scene(affine_of(axes, (10, -5, 20), shape), shape)
+    (one, frame), (two, frame_two) = (view_of(scene, ("tumor", "distance"), 32, 3.0) for scene in (plain, other))
+    np.testing.assert_allclose(frame_two, frame, atol=0.25)
+    assert np.abs(one[0] - two[0]).mean() < 0.004
+    assert np.abs(one[1] - two[1]).max() * DISTANCE_MM < 4.0
+    np.testing.assert_allclose(one[0].sum() * 0.027, plain.tumor_volume, rtol=0.02)
+
+
+def test_distances_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.5, 0.98):
+        inside = rng.random((17, 17, 17)) < share
+        wanted = np.where(inside, distance_transform_edt(inside) - 0.5, 0.5 - distance_transform_edt(~inside))
+        np.testing.assert_allclose(_sampling.signed_distance(inside), wanted, atol=1e-5)
+
+
+def test_a_lesion_that_is_too_large_is_seen_on_a_coarser_grid():
+    tumor = np.zeros((90, 40, 40), bool)
+    tumor[5:85, 5:35, 5:35] = True
+    volume, frame = view_of(Scene(tumor, np.diag([2.0, 2, 2, 1])), ("tumor",), 32, 3.0)
+    assert frame[3] > 5
+    assert volume[0].sum() * frame[3] ** 3 / 1000 == pytest.approx(tumor.sum() * 0.008, rel=0.15)
+    assert volume[0][[0, -1]].max() == 0
+
+
+def test_excluded_parts_and_images_are_channels():
+    tumor, necrosis = np.zeros((2, 50, 50, 50), bool)
+    tumor[10:40, 10:40, 10:40] = True
+    necrosis[10:22, 10:40, 10:40] = True
+    image = np.where(necrosis, 1.0, np.where(tumor, 5.0, 3.0))
+    affine = np.diag([2.0, 2, 2, 1])
+    with_both = Scene(tumor, affine, exclude={"necrosis": necrosis}, image=image)
+    volume, _ = view_of(with_both, CHANNELS, 32, 3.0)
+    plain, _ = view_of(Scene(tumor, affine), ("tumor", "distance", "exclude"), 32, 3.0)
+    np.testing.assert_array_equal(volume[0], plain[0])
+    assert plain[2].max() == 0
+    assert volume[2].sum() * 0.027 == pytest.approx(necrosis.sum() * 0.008, rel=0.02)
+    # In the middle of the necrosis it is outside, in that of what is left deep inside.
+    assert plain[1][6 + 3, 16, 16] > 0 > volume[1][6 + 3, 16, 16]
+    dead, solid = volume[2] > 0.9, (volume[0] > 0.9) & (volume[2] < 0.1)
+    assert volume[3][dead].max() < -0.5 < 0.5 < volume[3][solid].min()
+    seen = volume[3][volume[3] != 0]
+    assert abs(seen.mean()) < 0.1
+    assert 0.5 < seen.std() < 1.5
+
+
+def test_an_image_that_is_asked_for_must_be_there():
+    tumor = np.ones((4, 4, 4), bool)
+    with pytest.raises(ValueError, match="one has no image"):
+        view_of(Scene(tumor, np.eye(4), name="one"), ("tumor", "image"), 24, 4.0)
+    with pytest.raises(ValueError, match="an image of shape"):
+        view_of(Scene(tumor, np.eye(4), image=np.ones((4, 4, 4, 2))), ("tumor", "image"), 24, 4.0)
+    with pytest.raises(ValueError, match="not finite"):
+        view_of(Scene(tumor, np.eye(4), image=np.full((4, 4, 4), np.nan)), ("tumor", "image"), 24, 4.0)
+
+
+def test_boxes_move_with_what_is_seen():
+    rng = np.random.default_rng(3)
+    n, step = 32, 3.0
+    box = Voxel((6, -4, 9), (18, 30, 24), (12, -20, 8))
+    line = np.diag([step, step, step, 1])
+    line[:3, 3] = -0.5 * (n - 1) * step
+    drawn = box.mask((n, n, n), line, partial=True)[None]
+    for flip in FLIPS[rng.permutation(48)[:12]]:
+        center, size, rotation = turned_pose(box.center, box.size, box.rotation, flip)
+        moved = Voxel.from_rotation(center, size, rotation)
+        np.testing.assert_allclose(moved.mask((n, n, n), line, partial=True), turned_view(drawn, flip)[0], atol=0.02)
+        assert moved.canonical().dice(moved) == pytest.approx(1)
+        np.testing.assert_allclose(moved.canonical().size, moved.size)
+        back = turned_pose(center, size, rotation, flip.T)
+        np.testing.assert_allclose(back[0], box.center, atol=1e-12)
+    assert len({flip.tobytes() for flip in FLIPS}) == 48
