@@ -244,7 +244,15 @@ def train(
     placer: Any
     own: Path | None = None
     if model == "network":
-        placer, own = _network(table, out, channels, epochs, checkpoint, fast, refine, seed)
+        if max_rotations != 3:
+            msg = "--max-rotations: a network turns boxes as it has learned; place flags those that are turned too much"
+            raise ValueError(msg)
+        del constraints["max_rotations"]
+        own = out.with_name(f".{out.name}.training") if checkpoint is None else None
+        options = {"fast": fast, "refine": refine, **constraints, "checkpoint": str(checkpoint or own), "verbose": True}
+        options |= {} if epochs is None else {"epochs": epochs}
+        options |= {} if channels is None else {"channels": tuple(words(channels))}
+        placer = _network(options | {"random_state": seed}, table)
     else:
         optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
         placer = _public.VoxelRanker(optimizer, n_jobs=jobs, random_state=seed)
@@ -439,30 +447,16 @@ def _constraints(sides: str, min_volume: float, max_rotations: int) -> dict[str,
 # Placers that learn --------------------------------------------------------------------------------------------------
 
 
-def _network(
-    table: pd.DataFrame,
-    out: Path,
-    channels: str | None,
-    epochs: int | None,
-    checkpoint: Path | None,
-    fast: bool,
-    refine: bool,
-    seed: int,
-) -> tuple[Any, Path | None]:
-    """Make an untrained network, and name the folder of states that is to be removed in the end."""
+def _network(options: dict[str, Any], table: pd.DataFrame) -> Any:
+    """Make an untrained network, and check all that can be checked before cases are read."""
     from dmrifit._optional import import_optional
 
     for library in ("torch", "skorch"):
         import_optional(library)
-    options: dict[str, Any] = {"fast": fast, "refine": refine, "verbose": True, "random_state": seed}
-    if epochs is not None:
-        options["epochs"] = epochs
-    if channels is not None:
-        options["channels"] = tuple(words(channels))
-    own = None if checkpoint is not None else out.with_name(f".{out.name}.training")
-    network = _public.VoxelRegressor(**options, checkpoint=str(own if checkpoint is None else checkpoint))
+    network = _public.VoxelRegressor(**options)
+    network._check()
     _check_channels(network, table)
-    return network, own
+    return network
 
 
 def _trained(path: Path, table: pd.DataFrame) -> Any:
@@ -488,9 +482,7 @@ def _check_channels(placer: Any, table: pd.DataFrame) -> None:
 
 def _rounded(voxel: Voxel, scene: Scene, optimizer: VoxelOptimizer) -> Voxel:
     """Round what a model says as the optimizer rounds its own."""
-    from placement.optimizer import _Case
-
-    return _Case(optimizer, scene).rounded(voxel.canonical())
+    return optimizer.rounded(voxel, scene)
 
 
 # Files of a run ------------------------------------------------------------------------------------------------------
@@ -544,7 +536,7 @@ def _write_batch(out: Path, contents: dict[str, dict[str, Any]], *, figure: bool
         row = {"name": name, **box_columns(pose), "volume_ml": content["volume_ml"], **numbers}
         rows.append(row | {"rotated_axes": content["rotated_axes"], "flags": flags})
     table = pd.DataFrame(rows)
-    write_text(out / "placements.tsv", table.to_csv(sep="\t", index=False))
+    write_text(out / "placements.tsv", table.to_csv(sep="\t", index=False, float_format="%.12g"))
     if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
         return
     from dmrifit.pages import html_figure, html_join, html_page, html_table

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmrifit import MapFitter, Protocol, save_model
 from placement.cli import main
+from placement.scene import Scene
 from placement.voxel import Voxel
 
 
@@ -114,6 +116,116 @@ def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
     assert content["displacement"]["percent_per_ppm"] == [3, 3, 3]
 
 
+@pytest.fixture
+def cases(run, tmp_path):
+    folder = tmp_path / "cases"
+    code, _, error = run("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
+    assert code == 0, error
+    return folder
+
+
+def place_with(run, model, cases, out):
+    """Place by a model file twice; the second time nothing is done."""
+    words = ("place", cases / "cases.tsv", "--model", model, "--out", out, "--no-figure")
+    code, _, error = run(*words)
+    assert code == 0, error
+    found = pd.read_csv(out / "placements.tsv", sep="\t")
+    before = (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns
+    assert run(*words)[0] == 0
+    assert (out / "synthetic-001" / "voxel.json").stat().st_mtime_ns == before
+    sides = found[["size_x", "size_y", "size_z"]].to_numpy()
+    np.testing.assert_array_equal(sides, sides.round())
+    return found
+
+
+def test_a_ranker_is_trained_and_places(run, tmp_path, cases):
+    pytest.importorskip("placement.ranker")
+    model = tmp_path / "ranker.dmrifit"
+    words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model)
+    code, out, error = run(*words, "--min-volume", 4)
+    assert code == 0, error
+    assert "4 cases with 8 boxes" in out
+    assert "no clinical experts" in out
+    found = place_with(run, model, cases, tmp_path / "placed")
+    assert (found["volume_ml"] > 3.5).all()
+    code, _, error = run(*words)
+    assert code == 2
+    assert "exists already" in error
+
+
+@pytest.mark.deep
+def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypatch):
+    from placement import VoxelRegressor
+
+    model = tmp_path / "network.dmrifit"
+    words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model, "--model", "network", "--epochs", 2)
+    words = (*words, "--channels", "tumor,distance,exclude", "--fast")
+    rate = VoxelRegressor._learning_rate
+
+    def interrupted(self, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return rate(self, epoch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VoxelRegressor, "_learning_rate", interrupted)
+        assert run(*words)[0] == 130
+    assert not model.exists()
+    states = tmp_path / ".network.dmrifit.training"
+    assert len(list(states.glob("*/state.safetensors"))) == 1
+    epochs = []
+    monkeypatch.setattr(VoxelRegressor, "_stream", counting(VoxelRegressor._stream, epochs))
+    code, out, error = run(*words)
+    assert code == 0, error
+    assert "4 cases with 8 boxes" in out
+    assert epochs == [1]
+    assert not states.exists()
+    assert len(place_with(run, model, cases, tmp_path / "placed")) == 4
+    table = pd.read_csv(cases / "cases.tsv", sep="\t").drop(columns="exclude")
+    table.to_csv(cases / "cases.tsv", sep="\t", index=False)
+    code, _, error = run("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
+    assert code == 2
+    assert "looks at the channel exclude" in error
+
+
+def counting(stream, epochs):
+    def counted(self, inputs, targets, rng, epoch):
+        epochs.append(epoch)
+        return stream(self, inputs, targets, rng, epoch)
+
+    return counted
+
+
+def test_a_model_of_something_else_is_refused(run, tmp_path, cases):
+    model = tmp_path / "maps.dmrifit"
+    b = np.array([0.0, 500, 1000])
+    save_model(MapFitter("adc", Protocol(b)).fit(np.exp(-b * np.array([[1e-3], [2e-3]]))), model)
+    code, _, error = run("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "x")
+    assert code == 2
+    assert "holds a MapFitter, which places no voxels" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "forest"), "ranker, network"),
+        (("--epochs", "3"), "--epochs: for --model network only"),
+        (("--groups", "patient"), "no column patient"),
+        (("--sides", "1"), "--sides 1: 2 numbers"),
+        (("--model", "network", "--channels", "tumor,sound"), "sound"),
+        (("--model", "network", "--channels", "tumor,exclude", "--exclude", ""), "looks at the channel exclude"),
+    ],
+)
+def test_training_is_checked_before_anything_is_read(run, tmp_path, cases, monkeypatch, words, said):
+    if "network" in words:
+        pytest.importorskip("torch")
+    monkeypatch.setattr(Scene, "read", None)
+    code, _, error = run("train", cases / "cases.tsv", cases / "experts.tsv", "--out", tmp_path / "x.dmrifit", *words)
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -121,6 +233,8 @@ def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
         (("place", "BALL", "--out", "x", "--sides", "10"), "--sides 10: 2 numbers"),
         (("place", "BALL", "--out", "x", "--include", "solid"), "--include solid: whole numbers"),
         (("place", "BALL", "--out", "x", "--ppm", "0,1"), "both --ppm"),
+        (("place", "BALL", "--out", "x", "--model", "x.dmrifit"), "no such model file"),
+        (("place", "BALL", "--out", "x", "--model", "x.dmrifit", "--thorough"), "leave out --thorough"),
         (("prescribe", "BALL", "--center", "1,2", "--size", "1,2,3", "--out", "x"), "--center 1,2: 3 numbers"),
         (("simulate", "1", "--experts", "real", "--out", "x"), "preference"),
     ],
@@ -143,5 +257,5 @@ def test_names_that_would_leave_the_folder_are_refused(run, tmp_path, ball):
 
 def test_help_shows_a_worked_line(run):
     assert "dmrifit-placement place" in " ".join(run("--help")[1].split())
-    for command in ("simulate", "place", "prescribe", "evaluate"):
+    for command in ("simulate", "train", "place", "prescribe", "evaluate"):
         assert f"dmrifit-placement {command}" in " ".join(run(command, "--help")[1].split())
