@@ -1,0 +1,388 @@
+"""
+Which placer agrees best with simulated experts, at what cost, and which of the study's claims hold there?
+
+    .venv/bin/python benchmarks/bench_placers.py [--seeds 1 2 3] [--kinds preference objective] [--work FOLDER]
+    .venv/bin/python benchmarks/bench_placers.py --quick --out FILE
+    .venv/bin/python benchmarks/bench_placers.py --table benchmarks/README.md --short README.md
+
+For each seed and kind of simulated experts 125 synthetic gliomas are made; placers learn from 100 and place in 25. The
+experts are rules with noise, no clinical experts. What is finished is kept in the folder FOLDER (default build/placers)
+and not repeated as long as the code is the same; a training that was interrupted goes on. Everything runs on one
+thread, and times are of the processor.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import _measure as measure
+import numpy as np
+import pandas as pd
+
+import dmrifit
+import placement
+from dmrifit.files import whole_file, write_text
+from placement import Scene, Voxel, VoxelOptimizer, VoxelRanker, VoxelRegressor, evaluate_placements, simulate_gliomas
+from placement.claims import placement_board
+from placement.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
+
+RESULT = Path(__file__).parent / "results" / "placers.json"
+MARKER, SHORT = "placers benchmark", "placers benchmark in short"
+SEEDS = (20261121, 20261122, 20261123, 20261124, 20261125)
+KINDS = ("preference", "objective")
+ORACLE = "best of 40 candidates"
+N_CASES, N_FOLDS = 125, 5
+EXCLUDING = ("tumor", "distance", "exclude")
+MEASURES = ("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_axes", "necrosis")
+#: Differences of the mean Dice with the closest expert, and what they are to reach on experts with a preference.
+DIFFERENCES = (
+    ("network", "objective", 0.05),
+    ("network refined", "objective", 0.05),
+    ("network fast", "objective", None),
+    ("ranker", "objective", 0.10),
+    ("optimizer", "objective", None),
+    ("network", "centroid box", None),
+    ("network refined", "network", None),
+    ("network fast", "network", None),
+    ("network, exclude channel", "network", None),
+    ("optimizer, excluding", "optimizer", None),
+    ("ranker", "network", None),
+)
+
+
+class Case:
+    """The synthetic cases of one seed and kind, divided."""
+
+    def __init__(self, kind: str, seed: int, n: int) -> None:
+        scenes, self.voxels = simulate_gliomas(n, experts=kind, exclude=("necrosis",), random_state=seed)
+        self.excluding = scenes
+        self.plain = [Scene(one.tumor, one.affine, name=one.name) for one in scenes]
+        held_out = case_folds(n, n_folds=N_FOLDS, random_state=seed) == 1
+        self.train, self.test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def learned(self, excluding: bool = False) -> tuple[list[Scene], np.ndarray]:
+        scenes = self.excluding if excluding else self.plain
+        return [scenes[int(i)] for i in self.train], self.voxels[self.train]
+
+    def placed(self, excluding: bool = False) -> list[Scene]:
+        scenes = self.excluding if excluding else self.plain
+        return [scenes[int(i)] for i in self.test]
+
+
+def entrants(
+    case: Case, kind: str, seed: int, training: Path, quick: bool
+) -> Iterator[tuple[str, bool, Callable[[], Any]]]:
+    """Name placers, say whether they see what is excluded, and how to train them."""
+    learning: dict[str, Any] = {"checkpoint": str(training), "device": "cpu", "random_state": seed}
+    learning |= {"epochs": 4} if quick else {}
+    network: list[Any] = []
+
+    def trained(excluding: bool = False, **options: Any) -> Any:
+        return VoxelRegressor(**options, **learning).fit(*case.learned(excluding))
+
+    def plain_network() -> Any:
+        if not network:
+            network.append(trained())
+        return network[0]
+
+    def refined() -> Any:
+        return plain_network().set_params(refine=True)
+
+    yield "objective", False, lambda: VoxelOptimizer(tie_break=0.0, random_state=seed)
+    yield (
+        "objective of experts' moments",
+        False,
+        lambda: VoxelOptimizer(tie_break=0.0, random_state=seed).fit(*case.learned()),
+    )
+    yield "optimizer", False, lambda: VoxelOptimizer(random_state=seed)
+    yield (
+        "ranker",
+        False,
+        lambda: VoxelRanker(**({"n_candidates": 10} if quick else {}), random_state=seed).fit(*case.learned()),
+    )
+    yield "network", False, plain_network
+    yield "network refined", False, refined
+    yield "network fast", False, lambda: trained(fast=True)
+    if kind == "preference":  # the others do not know of necrosis
+        yield "optimizer, excluding", True, lambda: VoxelOptimizer(random_state=seed)
+        yield "network, exclude channel", True, lambda: trained(True, channels=EXCLUDING)
+
+
+def code_digest() -> str:
+    """Digest of the code that the boxes depend on."""
+    digest = hashlib.sha256()
+    for package in (placement, dmrifit):
+        for path in sorted(Path(package.__file__).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]:
+    """Train and place for one seed, whatever is not done yet."""
+    folder = work / f"{kind}-{seed}{'-quick' if quick else ''}"
+    code, case, kept = code_digest(), None, {}
+    path = folder / "placed.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        kept = before["placed"] if before["code"] == code else {}
+        if not kept:
+            print(f"{kind} {seed}: the code has changed since {path} was written; everything is done again", flush=True)
+    names = [name for name, *_ in entrants(None, kind, seed, folder, quick)] + [ORACLE]  # type: ignore[arg-type]
+    if all(name in kept for name in names):
+        return json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    case = Case(kind, seed, 40 if quick else N_CASES)
+    warm_up(case)
+    for name, excluding, train in entrants(case, kind, seed, folder / "training", quick):
+        if name in kept:
+            continue
+        start = time.process_time()
+        placer = train()
+        seconds = time.process_time() - start
+        boxes, times = [], []
+        scenes = case.placed(excluding)
+        placer.place(scenes[0])
+        for scene in map(fresh, scenes):
+            start = time.process_time()
+            boxes.append(placer.place(scene).as_array().tolist())
+            times.append(time.process_time() - start)
+        kept[name] = {"boxes": boxes, "seconds": times, "training_s": seconds}
+        write_text(path, json.dumps({"code": code, "placed": kept}))
+        print(f"{kind} {seed}: {name}, {seconds:.0f} s of training", flush=True)
+    if ORACLE not in kept:
+        kept[ORACLE] = {"boxes": oracle(case, seed), "seconds": None, "training_s": None}
+    measured = evaluated(case, kept, seed)
+    write_text(folder / "measured.json", json.dumps(measured))
+    write_text(path, json.dumps({"code": code, "placed": kept}))
+    return measured
+
+
+def fresh(scene: Scene) -> Scene:
+    """Make a scene anew, so that nothing that it keeps from an earlier placement makes the next one faster."""
+    return Scene(np.asarray(scene.tumor), scene.affine, exclude=dict(scene.forbidden) or None, name=scene.name)
+
+
+def warm_up(case: Case) -> None:
+    """Let everything be compiled before it is timed."""
+    for scenes in (case.plain, case.excluding):
+        VoxelOptimizer(random_state=0).place(scenes[0])
+        VoxelOptimizer(random_state=0).candidates(scenes[0], 3)
+
+
+def oracle(case: Case, seed: int) -> list[list[float]]:
+    """Of 40 candidates, take the one nearest to an expert's box: no method can know it, none that chooses is better."""
+    found = []
+    for scene, pair in zip(case.placed(), case.voxels[case.test], strict=True):
+        experts = [Voxel.from_array(box) for box in pair]
+        candidates = [voxel for voxel, _ in VoxelOptimizer(random_state=seed).candidates(scene, 40)]
+        found.append(max(candidates, key=lambda voxel: max(voxel.dice(e) for e in experts)).as_array().tolist())
+    return found
+
+
+def evaluated(case: Case, kept: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Give the tables of the evaluation, and what lies in necrosis."""
+    scenes, experts = case.placed(), case.voxels[case.test]
+    placements = {name: np.array(one["boxes"]) for name, one in kept.items()}
+    seconds = {name: one["seconds"] for name, one in kept.items() if one["seconds"] is not None}
+    tables = evaluate_placements(scenes, experts, placements, seconds=seconds, random_state=seed)
+    cases = tables["cases"]
+    controls = control_placements(scenes, experts, random_state=seed)
+    boxes: dict[str, Any] = {name: value[:, None] for name, value in (placements | controls).items()}
+    boxes[EXPERTS] = experts
+    lying = {
+        (name, i): np.mean([in_necrosis(Voxel.from_array(box), scene) for box in own[i]])
+        for name, own in boxes.items()
+        for i, scene in enumerate(case.placed(True))
+    }
+    cases["necrosis"] = [lying.get((one.method, one.case), np.nan) for one in cases.itertuples()]
+    return {
+        "tables": {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()},
+        "training_s": {name: one["training_s"] for name, one in kept.items()},
+    }
+
+
+def in_necrosis(box: Voxel, scene: Scene) -> float:
+    """Give the part of a box that is necrosis."""
+    rows = scene.forbidden_rows["necrosis"]
+    return 0.0 if rows is None else float(rows.fraction(box, row_mm=1.0))
+
+
+def spread(values: Any) -> dict[str, float]:
+    """Mean and standard error over seeds."""
+    found = np.array(values, dtype=float)
+    error = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else float("nan")
+    return {"mean": round(float(found.mean()), 5), "se": None if np.isnan(error) else round(float(error), 5)}
+
+
+def summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Average over cases, then over seeds; differences are taken within each seed."""
+    by_seed = {}
+    for seed, run in runs.items():
+        cases = pd.DataFrame(run["tables"]["cases"])
+        by_seed[seed] = cases.groupby("method", sort=False)[[*MEASURES, "seconds"]].mean()
+    methods = list(next(iter(by_seed.values())).index)
+    rows = []
+    for name in methods:
+        row: dict[str, Any] = {"method": name}
+        for key in MEASURES:
+            row[key] = spread([one.loc[name, key] for one in by_seed.values()])
+        times = [one.loc[name, "seconds"] for one in by_seed.values()]
+        row["cpu_ms"] = None if np.isnan(times).any() else spread([1e3 * t for t in times])
+        training = [run["training_s"].get(name) for run in runs.values()]
+        row["training_s"] = spread(training) if all(t is not None and t > 0.5 for t in training) else None
+        rows.append(row)
+    differences = []
+    for one, other, goal in DIFFERENCES:
+        if one not in methods:
+            continue
+        each = [float(table.loc[one, "dice_closest"] - table.loc[other, "dice_closest"]) for table in by_seed.values()]
+        differences.append(
+            {"what": f"{one} − {other}", "goal": goal, "by_seed": np.round(each, 4).tolist(), **spread(each)}
+        )
+    return {"methods": rows, "differences": differences}
+
+
+def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[str, Any]:
+    """Run everything, and check the claims."""
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        runs = {seed: run_seed(kind, seed, work, quick=quick) for seed in seeds}
+        tables = {
+            str(seed): {name: pd.DataFrame(rows) for name, rows in one["tables"].items()} for seed, one in runs.items()
+        }
+        board = placement_board(tables, least_runs=min(3, len(seeds)) if quick else 3)
+        found[kind] = summary(runs) | {"claims": json.loads(board.to_json(orient="records"))}
+    words = ["python", "benchmarks/bench_placers.py", "--seeds", *map(str, seeds), "--kinds", *kinds]
+    return {
+        "question": __doc__.strip().splitlines()[0],
+        "synthetic": True,
+        "data": f"{N_CASES} synthetic gliomas a seed, {N_CASES * (N_FOLDS - 1) // N_FOLDS} to learn from; no patients, "
+        "no clinical experts",
+        **measure.commit("dmrifit", "placement", "benchmarks/bench_placers.py"),
+        "command": shlex.join([*words, *(["--quick"] if quick else [])]),
+        "quick": quick,
+        "date": date.today().isoformat(),
+        "machine": measure.machine(),
+        "versions": measure.versions("numpy", "scikit-learn", "torch", "numba"),
+        "seeds": seeds,
+        "kinds": found,
+    }
+
+
+# The block of the README ---------------------------------------------------------------------------------------------
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables."""
+    head = (
+        f"Synthetic gliomas and simulated experts, seeds {', '.join(map(str, result['seeds']))}; "
+        f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}."
+    )
+    parts = [head]
+    for kind, found in result["kinds"].items():
+        title = {"preference": "Experts with a preference", "objective": "Experts who follow the objective"}[kind]
+        parts.append(f"**{title}** (means over cases, then over seeds; in brackets the standard error over seeds):")
+        parts.append(measure.table(*methods_table(found["methods"])))
+        rows = [
+            [one["what"], signed(one), reached(one) if kind == "preference" else ""] for one in found["differences"]
+        ]
+        parts.append(measure.table(["Dice with the closest expert", "difference", "goal"], rows))
+    boards = {kind: found["claims"] for kind, found in result["kinds"].items()}
+    first = next(iter(boards.values()))
+    rows = [
+        [
+            str(one["claim"]),
+            one["statement"],
+            one["study"],
+            *(f"{board[i]['verdict']}: {cell(board[i]['ours'])}" for board in boards.values()),
+        ]
+        for i, one in enumerate(first)
+    ]
+    parts.append("**The study's claims** (Lee et al., MICCAI 2024), mean ± standard deviation over seeds:")
+    parts.append(measure.table(["", "claim", "the study", *(f"experts: {kind}" for kind in boards)], rows))
+    return "\n\n".join(parts)
+
+
+def in_short(result: dict[str, Any]) -> str:
+    """Write what a first look needs: the experts with a preference."""
+    header, rows = methods_table(result["kinds"]["preference"]["methods"])
+    shown = [0, header.index("Dice, closest"), header.index("tumor in box"), header.index("CPU ms per case")]
+    wanted = ("objective", "optimizer", "ranker", "network", "network refined", "network fast", CONTROLS[0])
+    chosen = [[row[i] for i in shown] for row in rows if row[0] in wanted]
+    head = (
+        f"{len(result['seeds'])} × 25 synthetic gliomas, learned from 100 each; {result['machine']['processor']}, one "
+        f"thread; {result['date']}, commit {str(result['commit'])[:10]}."
+    )
+    return f"{head}\n\n{measure.table([header[i] for i in shown], chosen)}"
+
+
+def methods_table(methods: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = ["placer", "tumor in box", "volume, mL", "Dice, closest", "Dice, both", "Dice, fair", "rotated axes"]
+    header += ["necrosis in box", "CPU ms per case", "CPU s of training"]
+    digits = {"f_tumor": 3, "volume": 1, "rotated_axes": 2}
+    rows = []
+    for one in methods:
+        own = one["method"] in (EXPERTS, *CONTROLS, ORACLE)
+        cells = [number(one[key], digits.get(key, 3)) for key in MEASURES]
+        if one["method"] == EXPERTS:
+            cells[2] = "–"  # of two experts the closest is the other one
+        time_ = "–" if own or one["cpu_ms"] is None else number(one["cpu_ms"], 1)
+        training = "–" if own or one["training_s"] is None else number(one["training_s"], 0)
+        rows.append([one["method"], *cells, time_, training])
+    return header, rows
+
+
+def number(value: dict[str, Any], digits: int) -> str:
+    if value["mean"] is None or np.isnan(value["mean"]):
+        return "–"
+    text = f"{value['mean']:.{digits}f}"
+    return text if value["se"] is None else f"{text} ({value['se']:.{digits}f})"
+
+
+def signed(one: dict[str, Any]) -> str:
+    error = "" if one["se"] is None else f" ± {one['se']:.3f}"
+    return f"{one['mean']:+.3f}{error}; {', '.join(f'{value:+.3f}' for value in one['by_seed'])}"
+
+
+def reached(one: dict[str, Any]) -> str:
+    return "" if one["goal"] is None else f"≥ +{one['goal']:.2f}: {'yes' if one['mean'] >= one['goal'] else 'no'}"
+
+
+def cell(text: str) -> str:
+    return textwrap.shorten(text.replace("\n", "; "), 300, placeholder=" …").replace("|", "\\|")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compare placers on synthetic gliomas with simulated experts.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what simulated experts aim at")
+    parser.add_argument("--work", type=Path, default=Path("build/placers"), help="folder for what is finished")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
+    parser.add_argument("--short", type=Path, metavar="FILE", help="only write the most important of it into FILE")
+    chosen = parser.parse_args(arguments)
+    out = chosen.out or RESULT
+    if chosen.table is not None or chosen.short is not None:
+        result = json.loads(out.read_text(encoding="utf-8"))
+        for path, marker, write in ((chosen.table, MARKER, markdown), (chosen.short, SHORT, in_short)):
+            if path is not None:
+                text = measure.replace_block(path.read_text(encoding="utf-8"), marker, write(result))
+                path.write_text(text, encoding="utf-8")
+        return
+    if chosen.quick and chosen.out is None:
+        parser.error("--quick shows nothing worth keeping: name a file with --out")
+    result = run(chosen.seeds, chosen.kinds, chosen.work, quick=chosen.quick)
+    with whole_file(out) as part:
+        part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The comparison of placers runs, goes on where it stopped, and its tables stand in the READMEs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "bench_placers.py"
+RESULT = ROOT / "benchmarks" / "results" / "placers.json"
+
+
+def run(*words):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(not RESULT.exists(), reason="nothing was measured yet")
+@pytest.mark.deep
+def test_the_tables_are_those_of_the_result(tmp_path):
+    pytest.importorskip("skorch")
+    pages = {"--table": ROOT / "benchmarks" / "README.md", "--short": ROOT / "README.md"}
+    words = []
+    for option, page in pages.items():
+        copy = tmp_path / option / page.name
+        copy.parent.mkdir()
+        copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+        words += [option, copy]
+    run(*words)
+    for option, page in pages.items():
+        assert (tmp_path / option / page.name).read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+    stored = json.loads(RESULT.read_text(encoding="utf-8"))
+    assert not stored["quick"]
+    assert not stored["changed"]
+    assert len(stored["seeds"]) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.deep
+def test_a_small_comparison_runs_and_is_not_repeated(tmp_path):
+    pytest.importorskip("skorch")
+    words = ("--quick", "--seeds", 1, "--kinds", "preference", "--work", tmp_path / "work", "--out")
+    shown = run(*words, tmp_path / "first.json")
+    assert "| ranker |" in shown
+    start = time.monotonic()
+    run(*words, tmp_path / "second.json")
+    assert time.monotonic() - start < 60
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
+    assert first["kinds"] == second["kinds"]
+    methods = {one["method"]: one for one in first["kinds"]["preference"]["methods"]}
+    best = methods["best of 40 candidates"]["dice_closest"]["mean"]
+    assert best >= max(methods[name]["dice_closest"]["mean"] for name in ("ranker", "optimizer", "random box"))
+    assert len(first["kinds"]["preference"]["claims"]) == 7
