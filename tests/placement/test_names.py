@@ -26,6 +26,15 @@ VoxelOptimizer.fit(self, scenes=None, voxels=None)
 VoxelOptimizer.predict(self, scenes)
 VoxelOptimizer.place(self, scene)
 VoxelOptimizer.candidates(self, scene, n)
+VoxelRegressor(channels=("tumor", "distance"), *, loss="symmetric", expert_loss="min", fast=False, refine=False, \
+device="auto", random_state=None)
+VoxelRegressor.fit(self, scenes, voxels, *, groups=None)
+VoxelRegressor.predict(self, scenes)
+VoxelRegressor.place(self, scene)
+VoxelRegressor.candidates(self, scene, n)
+evaluate_placements(scenes, experts, placements)
+simulate_gliomas(n, *, n_experts=2, experts="preference", random_state=None)
+write_prescription(voxel, scene, folder)
 """
 
 
