@@ -18,7 +18,16 @@ from placement.scene import Scene
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BOX", "box_columns", "read_boxes", "read_cases", "read_experts", "read_scene", "source_digests"]
+__all__ = [
+    "BOX",
+    "box_columns",
+    "check_channels",
+    "read_boxes",
+    "read_cases",
+    "read_experts",
+    "read_scene",
+    "source_digests",
+]
 
 #: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
 BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
@@ -144,6 +153,30 @@ def source_digests(row: Any) -> dict[str, dict[str, str]]:
     """
     excluded = [Path(word) for word in words(row.exclude) if not word.isdecimal()]
     return describe_sources(Tumor=row.tumor, Exclude=excluded, Image=row.image or None)
+
+
+def check_channels(placer: Any, table: pd.DataFrame) -> None:
+    """
+    Check that cases have what a network looks at.
+
+    Parameters
+    ----------
+    placer : placer
+        A network with its ``channels``, or another placer, which needs none.
+    table : DataFrame
+        What `read_cases` gave.
+
+    Raises
+    ------
+    ValueError
+        If images, or what is excluded, are missing.
+    """
+    for column in ("image", "exclude"):
+        lacking = table.loc[table[column] == "", "name"]
+        if column in getattr(placer, "channels", ()) and len(lacking):
+            first = ", ".join(lacking[:5])
+            msg = f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES"
+            raise ValueError(msg)
 
 
 def box_columns(box: Iterable[float]) -> dict[str, float]:

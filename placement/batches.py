@@ -1,0 +1,119 @@
+"""Runs over many cases: what they were started with, how far they are, their table and page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+__all__ = ["begin_run", "progress", "write_batch"]
+
+
+def begin_run(out: Path, settings: dict[str, Any], overwrite: bool, *, results: tuple[str, ...]) -> None:
+    """
+    Remember what a run was started with, so that another one does not go on with it.
+
+    Parameters
+    ----------
+    out : Path
+        Its folder.
+    settings : dict
+        Plain values by name.
+    overwrite : bool
+        Whether an earlier run may be replaced.
+    results : tuple of str
+        Files that are only there after a run.
+
+    Raises
+    ------
+    FileExistsError
+        If there are results and nothing says what they are of.
+    ValueError
+        If an earlier run in the folder had other settings.
+    """
+    from dmrifit.files import write_text
+
+    path = out / "settings.json"
+    strangers = [name for name in results if (out / name).exists() and not path.exists()]
+    if strangers and not overwrite:
+        msg = f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite"
+        raise FileExistsError(msg)
+    if path.exists() and not overwrite:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
+        if changed:
+            msg = f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite"
+            raise ValueError(msg)
+    write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def progress(rows: Iterable[Any], total: int, what: str | None = None) -> Iterable[Any]:
+    """
+    Go through cases with a bar that shows how many are left, where somebody looks.
+
+    Parameters
+    ----------
+    rows : iterable
+        The cases.
+    total : int
+        How many there are.
+    what : str, default=None
+        What is being done.
+
+    Returns
+    -------
+    iterable
+        The same.
+    """
+    from tqdm import tqdm
+
+    return tqdm(rows, total=total, unit="case", desc=what, disable=None)
+
+
+def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
+    """
+    Write the table of all cases, and the page with their overlays.
+
+    Parameters
+    ----------
+    out : Path
+        Folder; each case has one of its own in it.
+    contents : mapping of str to dict
+        What `write_prescription` gave, by the name of the case.
+    figure : bool
+        Whether the page is wanted; without matplotlib and Jinja2 there is none.
+    """
+    import pandas as pd
+
+    from dmrifit.files import write_text
+    from placement.tables import box_columns
+
+    rows = []
+    for name, content in contents.items():
+        pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
+        numbers = {key: content["scores"][key] for key in ("objective", "tumor_fraction", "tumor_volume_ml")}
+        flags = "; ".join(content["flags"])
+        row = {"name": name, **box_columns(pose), "volume_ml": content["volume_ml"], **numbers}
+        rows.append(row | {"rotated_axes": content["rotated_axes"], "flags": flags})
+    table = pd.DataFrame(rows)
+    write_text(out / "placements.tsv", table.to_csv(sep="\t", index=False, float_format="%.12g"))
+    if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
+        return
+    from dmrifit.pages import html_figure, html_join, html_page, html_table
+    from placement.prescription import NOTICE
+
+    shown = ("volume_ml", "tumor_fraction", "objective")
+    lines = [
+        [one["name"], *(f"{one[key]:.3f}" for key in shown), one["rotated_axes"], one["flags"] or "none"]
+        for one in rows
+    ]
+    header = ("case", "volume, mL", "part that is tumor", "objective", "rotated axes", "flags")
+    sections = [("All cases", html_table(lines, header, numbers=(1, 2, 3, 4)))]
+    for name in contents:
+        path = out / name / "voxel_overlay.png"
+        if path.exists():
+            picture = html_figure(path.read_bytes(), f"Voxel of {name} in three planes", width=1000)
+            sections.append((name, html_join([picture])))
+    write_text(out / "index.html", html_page("Voxels", sections, lead=f"{NOTICE}. The patient's right is at the left."))
