@@ -105,8 +105,11 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     error, df2 = (within, n * (k - 1)) if form == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
     df1 = n - 1
     tail = (1 - confidence) / 2
+    whole = between + (k - 1) * error + k * (raters - error) / n
     if form == "ICC(2,1)":
-        value = (between - error) / (between + (k - 1) * error + k * (raters - error) / n)
+        if whole <= 1e-12 * error:
+            return _no_icc(form, n, k, "neither targets nor raters vary on average")
+        value = (between - error) / whole
     elif between + (k - 1) * error == 0:
         return _no_icc(form, n, k, "targets do not vary")
     else:

@@ -43,6 +43,9 @@ MEASURES = (
     *("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_axes", "rotated_angles", "difference"),
 )
 
+#: Values that differ by less than this part of them are equal but for rounding.
+LEVEL = 1e-12
+
 _TESTED = ("dice_mean", "volume", "f_tumor")
 
 
@@ -101,7 +104,7 @@ def evaluate_placements(
     Raises
     ------
     ValueError
-        If numbers of cases differ, a box is none, or there is no method.
+        If numbers of cases differ, a box is none, no expert placed any, a fold is below 1, or there is no method.
 
     References
     ----------
@@ -111,6 +114,9 @@ def evaluate_placements(
     import pandas as pd
 
     boxes = _expert_boxes(experts, len(scenes))
+    if not any(box is not None for pair in boxes for box in pair):
+        msg = f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes"
+        raise ValueError(msg)
     named = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
     taken = [name for name in named if name in (EXPERTS, *(CONTROLS if controls else ()))]
     if not named or taken:
@@ -242,7 +248,7 @@ def cross_validate_placements(
     scenes : sequence of Scene
         The cases.
     experts : array_like of shape (n_cases, n_experts, 9)
-        Experts' boxes.
+        Experts' boxes; a case in which none placed any is placed, but not learned from.
     folds : array_like of int, shape (n_cases,)
         What `case_folds` gave.
 
@@ -262,6 +268,7 @@ def cross_validate_placements(
 
     boxes = np.asarray(experts, dtype=np.float64)
     held_out = _fold_numbers(folds, len(scenes))
+    without = np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim))) if len(boxes) else np.empty(0, dtype=bool)
     if len(boxes) != len(scenes) or len(np.unique(held_out)) < 2:
         n_folds = len(np.unique(held_out))
         msg = f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got {n_folds})"
@@ -269,7 +276,7 @@ def cross_validate_placements(
     placements = {name: np.empty((len(scenes), 9)) for name in placers}
     seconds = {name: np.empty(len(scenes)) for name in placers}
     for fold in np.unique(held_out):
-        train, test = np.flatnonzero(held_out != fold), np.flatnonzero(held_out == fold)
+        train, test = np.flatnonzero((held_out != fold) & ~without), np.flatnonzero(held_out == fold)
         for name, placer in placers.items():
             fitted = clone(placer).fit([scenes[int(i)] for i in train], boxes[train])
             for i in map(int, test):
@@ -305,7 +312,10 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     if not len(chosen):
         msg = f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
         raise ValueError(msg)
-    numbers = zip(chosen["mean"], chosen["sd"], chosen["n"], strict=True)
+    # What rounding leaves of a spread or a mean of zero is not shown.
+    sizes = chosen[["mean", "sd"]].abs().max(axis=1)
+    shown = chosen[["mean", "sd"]].where(chosen[["mean", "sd"]].abs().gt(LEVEL * sizes.clip(lower=1), axis=0), 0.0)
+    numbers = zip(shown["mean"], shown["sd"].where(chosen["sd"].notna()), chosen["n"], strict=True)
     text = chosen.assign(text=[f"{mean:.3g} ± {sd:.2g}" if n else "–" for mean, sd, n in numbers])
     wide = text.pivot_table(index="method", columns="measure", values="text", aggfunc="first", sort=False)
     return wide[[name for name in (*MEASURES, "seconds") if name in wide.columns]]
@@ -452,7 +462,9 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
         wide = _wide(cases, measure, groups)
         n, k = wide.shape
         values = wide.to_numpy().T
-        few = n < 3 or np.ptp(values) == 0
+        few = n < 3 or bool(_is_level(values).all())
+        # Groups that are alike in every case leave nothing to tests of differences within cases.
+        alike = not few and bool(_is_level(values, axis=0).all())
         keys = {"measure": measure, "groups": ", ".join(groups), "n": n}
         nothing = {"statistic": np.nan, "df1": np.nan, "df2": np.nan, "p": np.nan}
         reason = f"{n} cases have all values and differ; three are needed" if few else ""
@@ -460,18 +472,25 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
         if not few:
             found = f_oneway(*values)
             one_way |= {"statistic": float(found[0]), "df1": k - 1.0, "df2": float(n * k - k), "p": float(found[1])}
-            if find_spec("statsmodels") is None:
+            if alike:
+                repeated["reason"] = ranks["reason"] = "the groups are alike in every case"
+            elif find_spec("statsmodels") is None:
                 repeated["reason"] = 'needs statsmodels: pip install "dmrifit[stats]"'
             else:
                 repeated |= _repeated_measures(wide)
-            if k > 2:
+            if k > 2 and not alike:
                 found = friedmanchisquare(*values)
                 ranks |= {"statistic": float(found[0]), "df1": k - 1.0, "p": float(found[1])}
-            else:
+            elif k <= 2:
                 ranks["reason"] = "two groups; see the paired tests"
         tests = {"one-way ANOVA": one_way, "repeated-measures ANOVA": repeated, "Friedman": ranks}
         rows += [{**keys, "test": test, **row} for test, row in tests.items()]
     return pd.DataFrame(rows)
+
+
+def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.bool_]:
+    """Tell where values differ by no more than rounding errors."""
+    return np.asarray(np.ptp(values, axis=axis) <= LEVEL * np.abs(values).max(axis=axis))
 
 
 def _repeated_measures(wide: pd.DataFrame) -> dict[str, float]:
@@ -573,6 +592,9 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
     if folds is None:
         return np.zeros(n, dtype=np.intp)
     numbers = np.asarray(folds)
+    if numbers.shape == (n,) and numbers.dtype.kind in "iu" and (numbers < 1).any():
+        msg = f"folds count from 1, for the first is reported apart; the smallest is {numbers.min()}"
+        raise ValueError(msg)
     if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
         msg = f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of shape {numbers.shape}"
         raise ValueError(msg)

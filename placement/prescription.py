@@ -72,7 +72,7 @@ def write_prescription(
     ppm_range : pair of float, default=None
         See `displacement`; with `percent_per_ppm`, it becomes part of the JSON file.
     percent_per_ppm : float or sequence of 3 floats, default=None
-        See `displacement`.
+        See `displacement`; sides in the order of the canonical pose, nearest to right–left, front–back and up–down.
     figure : bool, default=True
         Whether to draw the overlay, for which matplotlib is needed.
     overwrite : bool, default=False
@@ -152,7 +152,7 @@ def describe_placement(
     ppm_range : pair of float, default=None
         See `displacement`.
     percent_per_ppm : float or sequence of 3 floats, default=None
-        See `displacement`.
+        See `displacement`; sides in the order of the canonical pose.
 
     Returns
     -------
@@ -220,11 +220,14 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
     Returns
     -------
     Nifti1Image
-        Shape (1, 1, 1), value 1, sform and qform alike (scanner coordinates), pixdim the sides in mm.
+        Shape (1, 1, 1), value 1, sform and qform alike (scanner coordinates), pixdim the sides in mm; of the 24 poses
+        of the box, the canonical one.
     """
-    image = nib.Nifti1Image(np.ones((1, 1, 1), dtype=np.float32), voxel.affine)
-    image.set_sform(voxel.affine, code="scanner")
-    image.set_qform(voxel.affine, code="scanner")
+    # Headers hold quaternions in single precision, which are poor near half a turn; the canonical pose is far from it.
+    box = voxel.canonical()
+    image = nib.Nifti1Image(np.ones((1, 1, 1), dtype=np.float32), box.affine)
+    image.set_qform(box.affine, code="scanner")
+    image.set_sform(box.affine, code="scanner")
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = NOTICE.encode()
     return image
@@ -311,7 +314,8 @@ def displacement(
     ppm_range : pair of float
         Lowest and highest chemical shift of interest, relative to the frequency of the pulses, in ppm.
     percent_per_ppm : float or sequence of 3 floats
-        Displacement along each side in percent of its length for a ppm: 100 · (Hz per ppm) / (bandwidth of the pulse
+        Displacement along each side of `voxel` in percent of its length for a ppm:
+        100 · (Hz per ppm) / (bandwidth of the pulse
         in Hz).
 
     Returns

@@ -116,6 +116,13 @@ def test_intraclass_correlations_without_a_number_say_why(form):
     assert "equal" in equal.reason
 
 
+def test_two_raters_who_swap_two_targets_have_no_absolute_agreement_to_measure():
+    # Means of targets and of raters are all alike: the denominator of the formula is zero.
+    found = icc([[1.0, 2.0], [2.0, 1.0]], "ICC(2,1)")
+    assert np.isnan(found.value)
+    assert "on average" in found.reason
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -155,6 +155,34 @@ def test_a_missing_expert_or_placement_leaves_the_rest(study):
     assert (found["paired"].query("measure == 'f_tumor'")["n"] == N - 1).all()
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_cases_give_tables_with_reasons_and_no_warnings(study, n):
+    scenes, experts = (one[:n] for one in study)
+    tables = evaluate_placements(scenes, experts, {"a": experts[:, 0], "b": experts[:, 1] + 0.5})
+    assert (tables["cases"]["method"] == "a").sum() == n
+    for name in ("icc", "anova", "paired"):
+        value = tables[name]["value" if name == "icc" else "statistic" if name == "anova" else "t"]
+        assert (tables[name].loc[value.isna(), "reason"] != "").all()
+
+
+def test_groups_that_are_alike_in_every_case_have_no_test_within_cases(study):
+    scenes, experts = study
+    same = np.repeat(experts[:, :1], 2, axis=1)
+    tables = evaluate_placements(scenes, same, {"a": same[:, 0], "b": same[:, 0]}, controls=False)
+    table = tables["anova"].set_index(["measure", "test"]).loc["f_tumor"]
+    assert table.loc["one-way ANOVA", "statistic"] == pytest.approx(0, abs=1e-9)
+    for test in ("repeated-measures ANOVA", "Friedman"):
+        assert np.isnan(table.loc[test, "statistic"])
+        assert table.loc[test, "reason"] == "the groups are alike in every case"
+
+
+def test_what_rounding_leaves_of_a_spread_is_not_printed(study):
+    scenes, experts = study
+    text = format_summary(evaluate_placements(scenes, experts, {"a": experts[:, 0]}))
+    assert text.loc["centroid box", "volume"].endswith("± 0")
+    assert not text.stack().str.contains("e-").any()
+
+
 def test_folds_are_even_repeatable_and_keep_patients_together():
     folds = case_folds(12, n_folds=5, random_state=0)
     assert sorted(np.bincount(folds)[1:]) == [2, 2, 2, 3, 3]
@@ -189,6 +217,16 @@ def test_cases_are_placed_by_methods_that_never_saw_them(study):
     assert (seconds["mean"] > 0).all()
 
 
+def test_a_case_without_experts_is_placed_but_not_learned_from(study):
+    scenes, experts = study
+    folds, experts = case_folds(N), experts.copy()
+    experts[0] = np.nan
+    placed, _ = cross_validate_placements({"mean": Mean()}, scenes, experts, folds=folds)
+    for i in range(N):
+        own = (folds != folds[i]) & (np.arange(N) > 0)
+        np.testing.assert_allclose(placed["mean"][i], experts[own].reshape(-1, 9).mean(0))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -198,6 +236,8 @@ def test_cases_are_placed_by_methods_that_never_saw_them(study):
         ({"placements": {"a": np.ones((2, 9))}}, "2 boxes for 10 scenes"),
         ({"placements": {"a": -np.ones((N, 9))}}, "a, case 0: the sides"),
         ({"folds": np.ones(3, int)}, "one whole number for each"),
+        ({"folds": np.arange(N) % 5}, "count from 1.*smallest is 0"),
+        ({"experts": np.full((N, 2, 9), np.nan)}, "no expert placed a box in the 10 scenes"),
         ({"seconds": {"b": 1}}, "not among the placements"),
     ],
 )
