@@ -118,9 +118,17 @@ def train(
     refine: Annotated[
         bool, typer.Option("--refine", help="Polish the network's boxes by a local search of the objective.")
     ] = False,
+    validation_fraction: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the patients that the network is scored with, not trained on."),
+    ] = 0.0,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="End after so many epochs without a better score, and take the best (network)."),
+    ] = None,
     groups: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Column of CASES with the patient, whose cases are kept together."),
+        typer.Option(metavar="COLUMN", help="Column of CASES with the patient, whose cases stay together (network)."),
     ] = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
@@ -154,6 +162,7 @@ def train(
         msg = f"--model must be one of {', '.join(_MODELS)}, not {model!r}"
         raise ValueError(msg)
     given = {"--channels": channels, "--epochs": epochs, "--fast": fast, "--refine": refine, "--checkpoint": checkpoint}
+    given |= {"--validation-fraction": validation_fraction, "--patience": patience, "--groups": groups}
     wrong = [name for name, value in given.items() if value and model != "network"]
     if wrong:
         msg = f"{', '.join(wrong)}: for --model network only"
@@ -174,10 +183,11 @@ def train(
         options = {"fast": fast, "refine": refine, **constraints, "checkpoint": str(checkpoint or own), "verbose": True}
         options |= {} if epochs is None else {"epochs": epochs}
         options |= {} if channels is None else {"channels": tuple(words(channels))}
+        options |= {"validation_fraction": validation_fraction, "patience": patience}
         placer = _network(options | {"random_state": seed}, table)
     else:
         optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
-        placer = _public.VoxelRanker(optimizer, n_jobs=jobs, random_state=seed)
+        placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, random_state=seed)
     boxes = read_experts(experts, list(table["name"]))
     image = "image" in getattr(placer, "channels", ())
     labels = labels_of(include)

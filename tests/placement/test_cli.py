@@ -159,7 +159,16 @@ def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypat
 
     model = tmp_path / "network.dmrifit"
     words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model, "--model", "network", "--epochs", 2)
-    words = (*words, "--channels", "tumor,distance,exclude", "--fast")
+    words = (
+        *words,
+        "--channels",
+        "tumor,distance,exclude",
+        "--fast",
+        "--validation-fraction",
+        0.25,
+        "--groups",
+        "name",
+    )
     rate = VoxelRegressor._learning_rate
 
     def interrupted(self, epoch):
@@ -210,7 +219,10 @@ def test_a_model_of_something_else_is_refused(run, tmp_path, cases):
     [
         (("--model", "forest"), "ranker, network"),
         (("--epochs", "3"), "--epochs: for --model network only"),
-        (("--groups", "patient"), "no column patient"),
+        (("--groups", "patient"), "--groups: for --model network only"),
+        (("--model", "network", "--groups", "patient"), "no column patient"),
+        (("--model", "network", "--patience", "2"), "needs validation cases"),
+        (("--model", "network", "--max-rotations", "1"), "as it has learned"),
         (("--sides", "1"), "--sides 1: 2 numbers"),
         (("--model", "network", "--channels", "tumor,sound"), "sound"),
         (("--model", "network", "--channels", "tumor,exclude", "--exclude", ""), "looks at the channel exclude"),
