@@ -50,6 +50,7 @@ _MODULES = {
     "repeatability": "regions",
     "roi_table": "regions",
     "predict_image": "volumes",
+    "prepare_brain": "brains",
     "preprocess_image": "preprocessing",
     "estimate_sigma": "noise",
     "lesion_scores": "lesions",

@@ -5,6 +5,7 @@ from types import ModuleType
 
 # Import name of each optional library -> the extra of setup.cfg that installs it.
 EXTRAS = {
+    "SimpleITK": "preprocess",
     "dipy": "preprocess",
     "jinja2": "report",
     "matplotlib": "report",

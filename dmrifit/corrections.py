@@ -12,7 +12,15 @@ from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
 
-__all__ = ["checked_signals", "correct_motion", "denoise", "patches_are_large", "remove_gibbs", "rotate_directions"]
+__all__ = [
+    "checked_signals",
+    "correct_motion",
+    "denoise",
+    "patches_are_large",
+    "quiet_dipy",
+    "remove_gibbs",
+    "rotate_directions",
+]
 
 _SMALLEST_RADIUS = 2
 _SAMPLES_PER_VOLUME = 1.5  # voxels of a patch for each volume that the spectrum of its noise needs
@@ -190,7 +198,7 @@ def correct_motion(
         if i != reference:
             finite = np.isfinite(original[..., i])
             volume = np.where(finite, original[..., i], 0).astype(np.float64)
-            with threadpool_limits(1), _quiet():
+            with threadpool_limits(1), quiet_dipy():
                 resampled, transforms[i] = align.affine_registration(
                     volume,
                     fixed,
@@ -268,6 +276,18 @@ def patches_are_large(shape: tuple[int, ...]) -> bool:
     return bool(np.prod(2 * _patch_radius(shape, None) + 1) >= _SAMPLES_PER_VOLUME * shape[3])
 
 
+@contextmanager
+def quiet_dipy() -> Iterator[None]:
+    """Keep dipy from telling each step of each volume."""
+    logger = logging.getLogger("dipy")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
     """
     Make sure that signals are those of an image.
@@ -292,18 +312,6 @@ def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
         msg = f"signals must have shape (x, y, z, n_measurements), not {values.shape}"
         raise ValueError(msg)
     return np.ascontiguousarray(values, dtype=np.float32)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep dipy from telling each step of each volume."""
-    logger = logging.getLogger("dipy")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _patch_radius(shape: tuple[int, ...], wanted: int | None) -> NDArray[np.intp]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dmrifit._optional import import_optional
+from dmrifit.brains import PreparedBrain, prepare_brain
 from dmrifit.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
 from dmrifit.derivatives import derivative_name, versions
 from dmrifit.files import FileSet
@@ -28,7 +29,7 @@ from dmrifit.series import Series, read_map
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["STEPS", "Preprocessed", "preprocess_image"]
+__all__ = ["STEPS", "PreparedBrain", "Preprocessed", "prepare_brain", "preprocess_image"]
 
 #: Steps of preprocessing, in the order in which they are right: denoising needs noise that is independent from voxel
 #: to voxel, Gibbs removal needs the grid of the scanner, and interpolation of moved volumes takes both away.
