@@ -15,6 +15,7 @@ _MODULES = {
     "PlacementObjective": "objective",
     "VoxelOptimizer": "optimizer",
     "VoxelRegressor": "regressor",
+    "VoxelRanker": "ranker",
     "simulate_gliomas": "phantoms",
     "evaluate_placements": "evaluation",
     "write_prescription": "prescription",
