@@ -18,6 +18,7 @@ __all__ = [
     "OVERSIZED",
     "SMALL_ML",
     "Matching",
+    "check_affine",
     "label_components",
     "lesion_counts",
     "lesion_scores",
@@ -108,7 +109,7 @@ def lesion_table(
     import pandas as pd
 
     matched = match_components(reference, prediction, connectivity=connectivity, min_overlap=min_overlap)
-    matrix = _checked_affine(affine)
+    matrix = check_affine(affine)
     voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
     extra = np.flatnonzero(matched.false_positive)
     n, n_extra = len(matched.lesion_voxels), len(extra)
@@ -257,7 +258,7 @@ def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
     scores = {key: value for key, value in c.items() if key.startswith("n_") and not key.startswith("n_found_")}
     scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])
     scores["false_positives_per_scan"] = _ratio(c["n_false_positives"], c["n_scans"])
-    scores["mDSC"] = _ratio(c["dice"], c["n_found"])
+    scores["mDSC"] = _ratio(c["dice_sum"], c["n_found"])
     strict = _rates(c["n_distinct"], c["n_lesions"], c["n_false_positives"] + c["n_flagged"])
     scores |= {f"strict_{key}": value for key, value in strict.items()}
     scores["specificity"] = _ratio(c["clean"], c["n_lesion_free"])
@@ -394,6 +395,32 @@ def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.i
     return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
 
 
+def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
+    """
+    Check a matrix that places voxels.
+
+    Parameters
+    ----------
+    affine : array_like of shape (4, 4) or None
+        From voxel indices to mm; None stands for voxels of 1 mm.
+
+    Returns
+    -------
+    ndarray of shape (4, 4)
+        The matrix.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or places all voxels in a plane.
+    """
+    matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
+        msg = f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
+        raise ValueError(msg)
+    return matrix
+
+
 # Counting ----------------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +443,7 @@ def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, f
         "n_lesion_free": int(free),
         "clean": int(free and not len(others)),
         "lesion_free_false_positives": len(others) if free else 0,
-        "dice": float(own["dice"].to_numpy()[found].sum()),
+        "dice_sum": float(own["dice"].to_numpy()[found].sum()),
         "lesion_dice": dice,
         "lesion_f1": f1,
         "n_small": int(is_small.sum()),
@@ -541,11 +568,3 @@ def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
         msg = f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first"
         raise ValueError(msg)
     return inside
-
-
-def _checked_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
-    matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
-        msg = f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
-        raise ValueError(msg)
-    return matrix

@@ -19,6 +19,14 @@ _MODULES = {
     "read_cases": "cases",
     "write_cases": "cases",
     "simulate_metastases": "phantoms",
+    "evaluate_segmentations": "evaluation",
+    "segment_scores": "evaluation",
+    "lesion_table": "evaluation",
+    "lesion_scores": "evaluation",
+    "operating_point": "curves",
+    "SensitivitySpecificityEnsemble": "ensemble",
+    "reader_table": "followup",
+    "follow_up": "followup",
 }
 
 __all__ = sorted(_MODULES)
