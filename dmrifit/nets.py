@@ -178,7 +178,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         ValueError
             If a parameter, a case or a target is not possible; before the training starts.
         FloatingPointError
-            If the loss becomes infinite or no number.
+            If the loss or a weight becomes infinite or no number.
         ImportError
             If torch or skorch is not installed.
         """

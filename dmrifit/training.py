@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -160,7 +161,13 @@ class WithMargin(nn.Module):
                     f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} voxels on either side"
                 )
                 raise ValueError(msg)
-        loss: torch.Tensor = self.criterion(answers, targets)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Using a target size", UserWarning)
+            try:
+                loss: torch.Tensor = self.criterion(answers, targets)
+            except UserWarning as error:
+                msg = f"answers and targets have different shapes, which torch would repeat: {error}"
+                raise ValueError(msg) from error
         return loss
 
 
@@ -331,7 +338,7 @@ class Epochs(skorch.callbacks.Callback):
         Raises
         ------
         FloatingPointError
-            If the loss is no number any more.
+            If the loss or a weight is no number any more.
         """
         done = len(net.history)
         device = torch.device(net.device)
@@ -383,7 +390,7 @@ class Epochs(skorch.callbacks.Callback):
         Raises
         ------
         FloatingPointError
-            If the loss is no number any more.
+            If the loss or a weight is no number any more.
         StoppedError
             If the last epochs have not become better.
         """
@@ -392,6 +399,14 @@ class Epochs(skorch.callbacks.Callback):
             msg = (
                 f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning rate of "
                 f"{row['learning_rate']:g}; lower learning_rate"
+            )
+            raise FloatingPointError(msg)
+        # A loss can be finite whose gradient is not: the last step of an epoch would go unnoticed, and be saved.
+        broken = [name for name, value in net.module_.named_parameters() if not torch.isfinite(value).all()]
+        if broken:
+            msg = (
+                f"weights became infinite or no number in epoch {row['epoch']} ({', '.join(broken[:3])}), though the "
+                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0"
             )
             raise FloatingPointError(msg)
         row["batches"] = []

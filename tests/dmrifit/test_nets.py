@@ -709,6 +709,32 @@ def test_a_loss_that_explodes_is_an_error(cohort):
         LesionVolume(epochs=60, learning_rate=1e30, random_state=0).fit(cohort[0], sizes(cohort[1]))
 
 
+class Rooted(LesionVolume):
+    def _criterion(self):
+        return RootOfZero()
+
+
+class RootOfZero(nn.Module):
+    def forward(self, answers, targets):
+        return torch.sqrt(((answers - answers) ** 2).sum())  # 0, with a gradient of 0 times infinity
+
+
+def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, tmp_path):
+    masks = cohort[1]
+    estimator = Rooted(epochs=1, batch_size=8, checkpoint=tmp_path, random_state=0)
+    alike = [np.full((6, 6, 6), k, np.float32) for k in range(4)]
+    with pytest.raises(FloatingPointError, match=r"weights became.*epoch 1 .*though the loss did not"):
+        estimator.fit(alike, sizes(masks[:4]))
+    assert not hasattr(estimator, "net_")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_targets_that_torch_would_repeat_are_an_error(cohort):
+    cases, masks, _ = cohort
+    with pytest.raises(ValueError, match="different shapes"):
+        LesionVolume(epochs=1, random_state=0).fit(cases, [[v, v] for v in sizes(masks)])
+
+
 def test_a_stream_without_samples_is_an_error(cohort):
     class Empty(LesionVolume):
         def _stream(self, inputs, targets, rng, epoch):
