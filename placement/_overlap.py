@@ -900,17 +900,13 @@ def fractions(boxes, grid, grow, parts):
 
 
 @njit(cache=True, nogil=True)
-def costs_of(x, origin, grid, forbidden, margins, low, high, limits):
+def costs_of(x, kinds, bases, origins, grid, forbidden, margins, low, high, limits):
     """
-    Evaluate what `descend` minimizes, for freely turned boxes.
+    Evaluate what `descend` minimizes.
 
     Parameters
     ----------
-    x : ndarray of shape (n, 9)
-        Shifts in mm, logarithms of sides in mm, rotation vectors in radians.
-    origin : ndarray of shape (3,)
-        Center to start from, in mm.
-    grid, forbidden, margins, low, high, limits
+    x, kinds, bases, origins, grid, forbidden, margins, low, high, limits
         As in `descend`.
 
     Returns
@@ -919,8 +915,8 @@ def costs_of(x, origin, grid, forbidden, margins, low, high, limits):
         Minus the logarithms of the objective, and penalties.
     """
     work = np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3))
-    frame = 7, np.eye(3), origin
     out = np.empty(len(x))
     for n in range(len(x)):
+        frame = kinds[n], bases[n], origins[n]
         out[n] = _cost(x[n], frame, grid, forbidden, margins, low, high, limits, work)
     return out

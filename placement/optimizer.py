@@ -22,6 +22,10 @@ __all__ = ["CONSOLE", "Placement", "VoxelOptimizer"]
 CONSOLE = (0.1, 1.0, 0.1)
 
 
+#: A voxel with less tumor than this part is told of: exclusion or the least volume asks for too much then.
+MOSTLY = 0.5
+
+
 @dataclass(frozen=True)
 class Placement:
     """
@@ -247,7 +251,7 @@ class VoxelOptimizer(BaseEstimator):
         chosen, best = search.chosen(search.run(16, 5))
         if self.rounding is not None:
             chosen = search.rounded(chosen)
-        return self.assess(chosen, scene, best_objective=best)
+        return _assessed(chosen, search, best)
 
     def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
         """
@@ -322,19 +326,7 @@ class VoxelOptimizer(BaseEstimator):
             ``too many rotations``, ``outside the image``, ``touches NAME`` (more of it than is tolerated), ``less than
             half tumor``.
         """
-        search = Search(self._wishes(), scene)
-        voxel = voxel.canonical()
-        part = tumor_fraction(voxel, scene)
-        value = search.wishes.objective.value(part, part * voxel.volume)
-        return Placement(
-            voxel=voxel,
-            objective=value,
-            tumor_fraction=part,
-            tumor_volume=part * voxel.volume,
-            best_objective=value if best_objective is None else best_objective,
-            flags=search.flags(voxel),
-            scene=scene,
-        )
+        return _assessed(voxel.canonical(), Search(self._wishes(), scene), best_objective)
 
     @property
     def _objective(self) -> PlacementObjective:
@@ -379,3 +371,18 @@ class VoxelOptimizer(BaseEstimator):
             inside_image=self.inside_image,
             random_state=self.random_state,
         )
+
+
+def _assessed(voxel: Voxel, search: Search, best_objective: float | None) -> Placement:
+    """Say how good a canonical voxel is and which constraints it breaks."""
+    part = tumor_fraction(voxel, search.scene)
+    value = search.wishes.objective.value(part, part * voxel.volume)
+    return Placement(
+        voxel=voxel,
+        objective=value,
+        tumor_fraction=part,
+        tumor_volume=part * voxel.volume,
+        best_objective=value if best_objective is None else best_objective,
+        flags=(*search.flags(voxel), *(["less than half tumor"] if part < MOSTLY else [])),
+        scene=search.scene,
+    )

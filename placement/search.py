@@ -34,7 +34,7 @@ N_PLACES = 100
 #: Boxes along the image's axes hold less of a tilted lesion than turned ones will, so the scan asks for less purity.
 LENIENCY = 3.0
 
-#: Free searches start along the scanner's axes, and turned by this from them, in radians.
+#: By how much boxes are turned before free searches start from them, in radians.
 FIRST_TURN = 0.8
 
 #: Search kinds: along the scanner's axes, turned about one, about two, freely (see `placement._overlap`).
@@ -46,17 +46,20 @@ NEAR_ENOUGH = 0.15
 #: A box touches what is excluded where it shares more than this part of its volume beyond what is tolerated.
 TOUCH = 1e-9
 
-#: A voxel with less tumor than this part is told of: exclusion or the least volume asks for too much then.
-MOSTLY = 0.5
-
 #: The part of a box, grown by this on each side, that is tumor tells how deep it lies, in mm.
 BULK_MM = 10.0
 
-#: Rounds of the quick searches: how many of the best go on, and how many evaluations each has used then.
-FIRST = ((0, 80),)
-SECOND = ((0, 120),)
-STRAIGHT = ((0, 90),)
-TURNED = ((0, 80),)
+#: Ways to turn the boxes of the scan; free searches start from the best of them at each place.
+N_TURNS = 24
+
+#: Rounds of searches: which part of the boxes, the best, goes on, and how many evaluations each has used at the end.
+QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))
+THOROUGH = ((1.0, 60), (0.5, 200))
+ALL = ((1.0, 130),)
+STRAIGHT = ((1.0, 30), (0.5, 90))
+TURNED = ((1.0, 25), (0.25, 70))
+MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
+FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
 #: Rows to an image voxel along each of two axes where boxes are compared.
 PARTS = 3
@@ -155,7 +158,7 @@ class Search:
             if block[:2].max() > 1:
                 averaged = _overlap.average_rows(rows.prefix, int(block[0]), int(block[1]))
             wide = rows.matrix * scale
-            self.grids.append((averaged, wide, np.linalg.inv(wide), rows.offset + rows.matrix @ move))
+            self.grids.append((averaged, wide, self.whole[2] / scale[:, None], rows.offset + rows.matrix @ move))
             self.ends.append(((low - move) / scale, (high - move) / scale))
             if len(self.grids) == 1:
                 self.block = block
@@ -208,21 +211,17 @@ class Search:
         return centers[kept], sizes
 
     def descend(
-        self, start: Boxes, steps: Sequence[float], rounds: Sequence[tuple[int, int]], level: int, weight: float = 3.0
+        self, start: Boxes, steps: Sequence[float], rounds: Sequence[tuple[float, int]], level: int, weight: float = 3.0
     ) -> Boxes:
-        """Run the simplex searches: in each round so many of the best, until each has used so many evaluations."""
+        """Run the simplex searches: in each round a part of them, the best, until each has used so many evaluations."""
         x, costs, boxes = _overlap.descend(
             start.x,
             start.kinds,
             start.bases,
             start.origins,
-            self.grids[level],
-            self.forbidden,
-            self.margins,
-            *self.ends[level],
-            self.limits(weight),
+            *self.common(level, weight),
             np.array(steps, dtype=np.float64),
-            np.array([(len(start.x), rounds[0][1]), *rounds[1:]], dtype=np.int64),
+            np.array([(max(1, round(part * len(start.x))), n_evals) for part, n_evals in rounds], dtype=np.int64),
             1e-3 if level == COARSE else 1e-5,
         )
         return Boxes(x, start.kinds, start.bases, start.origins, costs, boxes)
@@ -254,17 +253,16 @@ class Search:
         if wishes.thorough:
             n_starts, n_fine = (3 * n_starts) // 2, 2 * n_fine
         centers, sides = self.starts(n_starts)
-        one, turns = np.eye(3)[None], np.eye(3)[None]
+        one = np.eye(3)[None]
+        quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], one, (0.3,))
         if wishes.max_rotations == 3:
-            turns = np.concatenate([one, self.turns(2 if wishes.thorough else 1)])
-        quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], turns, (0.3,))
-        quick = self.descend(quick, (4.0, 0.15, 0.35), FIRST, COARSE)
-        quick = quick.take(np.argsort(quick.costs, kind="stable")[: max(n_starts if every else 14, 2 * n_fine)])
-        quick = self.descend(quick, (2.0, 0.08, 0.2), SECOND, COARSE)
+            quick = _join(quick, self.best_turned(centers, sides, 2 if wishes.thorough else 1))
+        rounds = ALL if every else THOROUGH if wishes.thorough else QUICK
+        quick = self.descend(quick, (4.0, 0.15, 0.35), rounds, COARSE)
         fine = self.refined(quick, n_fine)
         self.straight = quick
         if wishes.max_rotations > 0 and wishes.tie_break > 0 and not every:
-            straight = self.spread(centers[:10], sides[:10], (0,), one)
+            straight = self.spread(centers[:8], sides[:8], (0,), one)
             self.straight = self.descend(straight, (4.0, 0.15, 0.35), STRAIGHT, COARSE)
             if self.straight.promising(float(np.exp(-fine.costs.min())) * (1 - wishes.tie_break)):
                 fine = _join(fine, self.refined(self.straight, 2))
@@ -272,22 +270,38 @@ class Search:
 
     def refined(self, quick: Boxes, n: int) -> Boxes:
         """Make the best distinct ones exact."""
-        fine = self.descend(quick.distinct(n), (1.5, 0.06, 0.12), [(n, 170)], MIDDLE)
+        fine = self.descend(quick.distinct(n), (1.5, 0.06, 0.12), MIDDLE_ROUNDS, MIDDLE)
         order = np.argsort(fine.costs, kind="stable")
         half = (n + 1) // 2
-        better = self.descend(fine.take(order[:half]), (0.8, 0.03, 0.06), [(n, 100)], FINE)
+        better = self.descend(fine.take(order[:half]), (0.8, 0.03, 0.06), FINE_ROUNDS, FINE)
         if self.wishes.thorough:
-            better = self.descend(better, (3.0, 0.1, 0.2), [(n, 450)], FINE)
+            better = self.descend(better, (3.0, 0.1, 0.2), ((1.0, 450),), FINE)
         fine = _join(better, fine.take(order[half:]))
         if len(self.margins):
-            fine = self.descend(fine, (1.0, 0.05, 0.05), [(n, 250)], FINE, weight=1e4)
+            fine = self.descend(fine, (1.0, 0.05, 0.05), ((1.0, 250),), FINE, weight=1e4)
         return fine
+
+    def best_turned(self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int) -> Boxes:
+        """Turn boxes in many ways and take, for each place, the `n` ways that are best before any search."""
+        turned = self.spread(centers, sides, FAMILIES[3], self.turns(N_TURNS))
+        costs = _overlap.costs_of(*turned[:4], *self.common(COARSE)).reshape(N_TURNS, -1)
+        best = np.argsort(costs, axis=0, kind="stable")[:n]
+        return turned.take((best * len(centers) + np.arange(len(centers))).ravel())
+
+    def common(self, level: int, weight: float = 3.0) -> tuple[Any, ...]:
+        """Give the arguments that all compiled searches share."""
+        return self.grids[level], self.forbidden, self.margins, *self.ends[level], self.limits(weight)
 
     def turns(self, n: int) -> NDArray[np.float64]:
         """Draw rotations to start from, the same for the same seed."""
         rng = np.random.default_rng(seed_for(seed_from(self.wishes.random_state), "turns"))
         axes = rng.normal(size=(n, 3))
-        return np.array([_rotation(axis / np.linalg.norm(axis) * FIRST_TURN) for axis in axes])
+        x, y, z = (axes / np.sqrt((axes**2).sum(axis=1, keepdims=True))).T
+        cross = np.zeros((n, 3, 3))
+        cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -z, y, -x
+        cross -= cross.transpose(0, 2, 1)
+        # Rodrigues
+        return np.asarray(np.eye(3) + np.sin(FIRST_TURN) * cross + (1 - np.cos(FIRST_TURN)) * cross @ cross)
 
     def values(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the objectives of boxes."""
@@ -342,7 +356,7 @@ class Search:
         quick = self.descend(quick, (3.0, 0.1, 0.3), TURNED, COARSE)
         if not quick.promising(enough):
             return few[:0]
-        found = self.refined(quick, 2).boxes
+        found = self.refined(quick, 1).boxes
         return found[self.values(found) >= enough]
 
     def voxel(self, box: NDArray[np.float64]) -> Voxel:
@@ -370,8 +384,6 @@ class Search:
         if self.wishes.inside_image and not self.scene.holds(voxel):
             found.append("outside the image")
         found += [f"touches {name}" for name in self.touched(voxel)]
-        if not own and self.scene.rows.fraction(voxel, row_mm=1.0) < MOSTLY:
-            found.append("less than half tumor")
         return tuple(found)
 
     def touched(self, voxel: Voxel) -> list[str]:
@@ -410,14 +422,6 @@ class Search:
                 if not self.flags(options[index], own=True):
                     return options[index]
         return voxel if nearest is None else nearest
-
-
-def _rotation(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn an axis, as long as the angle in radians, into a matrix (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 def _join(*searches: Boxes) -> Boxes:

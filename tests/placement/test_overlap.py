@@ -64,10 +64,11 @@ def test_the_simplex_ends_below_where_it_starts():
     x = np.zeros((1, 9))
     x[0, 3:6] = np.log(18)
     origin = np.array([[16.0, 20, 21]])
-    common = grid, forbidden, np.zeros((0, 2)), *ends, limits
-    before = _overlap.costs_of(x, origin[0], *common)
+    frame = np.array([7]), np.eye(3)[None], origin
+    common = *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits
+    before = _overlap.costs_of(x, *common)
     steps, rounds = np.array([3.0, 0.1, 0.2]), np.array([[1, 500]])
-    found, costs, boxes = _overlap.descend(x, np.array([7]), np.eye(3)[None], origin, *common, steps, rounds, 1e-6)
-    after = _overlap.costs_of(found, origin[0], *common)
+    found, costs, boxes = _overlap.descend(x, *common, steps, rounds, 1e-6)
+    after = _overlap.costs_of(found, *common)
     assert costs[0] == after[0] < 1e-3 < before[0]
     np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
