@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from metastasis.networks import SLOPE, DeepMedic, Path, UNet, added, folded, repeated
+from metastasis.networks import SLOPE, DeepMedic, Path, UNet, added, folded
 from metastasis.sampling import take_cells, take_window
 from metastasis.sizes import low_resolution_cells, low_resolution_input, output_size
 
@@ -69,7 +69,7 @@ def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUM
                 return take_cells(case[name], factor, (begin + factor * a, begin, begin), count)
 
             stream = _features(network.paths[name], cells, size, slab_numbers, device, head.width)  # type: ignore[arg-type]
-            low[factor] = torch.cat([head.merge(name, features) for features in stream], dim=2)
+            low[factor] = torch.cat([head.merge(name, features) for features in stream])
         windows = [("normal", "image")]
         if network.prior_path and (case["valid"] or not network.validity):
             windows.append(("prior", "prior"))
@@ -88,12 +88,12 @@ def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUM
                 merged += head.merge("prior", slab[1])
                 if head.valid is not None:
                     merged += head.valid
-            planes = merged.shape[2]
+            planes = len(merged)
             for factor, features in low.items():
                 first, phase = divmod(at, factor)
                 last = -(-(at + planes) // factor)
-                merged += repeated(features[:, :, first:last], factor, merged.shape[2:], (phase, 0, 0))
-            logits[at : at + planes] = head.decide(merged)[0, 0].cpu().numpy()
+                merged += _repeated(features[first:last], factor, merged.shape[:3], phase)
+            logits[at : at + planes] = head.decide(merged)[..., 0].cpu().numpy()
             at += planes
     return logits
 
@@ -222,7 +222,8 @@ def _features(
         # The first slab brings the margin, so that it gives as many planes as the others.
         count = min(planes + (2 * n_layers if at == 0 else 0), total - at)
         part = torch.from_numpy(np.ascontiguousarray(window(at, count)))[None].to(device)
-        yield stream.push(part)
+        features = stream.push(part.contiguous(memory_format=torch.channels_last_3d))
+        yield features[0].permute(1, 2, 3, 0)
         at += count
 
 
@@ -230,7 +231,10 @@ class _Stream:
     """A path that takes a volume slab by slab; each layer keeps what the next slab needs of its input."""
 
     def __init__(self, path: Path) -> None:
-        self.layers = path.folded()
+        # Channels last: the convolutions need not lay their inputs out anew.
+        self.layers = [
+            (weight.contiguous(memory_format=torch.channels_last_3d), bias) for weight, bias in path.folded()
+        ]
         self.joins = path.joins
         self.kept: list[torch.Tensor | None] = [None] * len(self.layers)
         self.waiting: dict[int, torch.Tensor] = {}
@@ -246,7 +250,7 @@ class _Stream:
             kept = self.kept[number - 1]
             if kept is not None:
                 x = torch.cat([kept, x], dim=2)
-            self.kept[number - 1] = x[:, :, -2:].clone()
+            self.kept[number - 1] = x[:, :, -2:].contiguous(memory_format=torch.channels_last_3d).clone()
             x = functional.conv3d(x, weight, bias)
             if number in self.joins:
                 planes = x.shape[2]
@@ -257,7 +261,7 @@ class _Stream:
 
 
 class _Head:
-    """The dense layers with their normalization inside of them, as products of matrices."""
+    """The dense layers with their normalization inside of them, as products of matrices; channels come last."""
 
     def __init__(self, network: DeepMedic) -> None:
         self.merges = {}
@@ -269,8 +273,7 @@ class _Head:
             self.merges[name] = (weight.flatten(1), bias if name == "normal" else None)
             self.width = len(weight)
         if network.validity:
-            one = network.valid_weight[:, None, None, None, None]
-            self.valid = folded(one, None, norm)[0].reshape(1, -1, 1, 1, 1)
+            self.valid = folded(network.valid_weight[:, None, None, None, None], None, norm)[0].flatten()
         self.layers = []
         for layer, after in zip(network.dense, network.norms[1:], strict=True):
             weight, bias = folded(layer.weight, layer.bias, after)  # type: ignore[arg-type]
@@ -279,18 +282,19 @@ class _Head:
 
     def merge(self, name: str, features: torch.Tensor) -> torch.Tensor:
         """Give the part of a path in the first dense layer."""
-        return _product(*self.merges[name], features)
+        return functional.linear(features, *self.merges[name])
 
     def decide(self, merged: torch.Tensor) -> torch.Tensor:
         """Give logits from the sum of all parts, which is used up."""
         x = functional.leaky_relu_(merged, SLOPE)
         for weight, bias in self.layers:
-            x = functional.leaky_relu_(_product(weight, bias, x), SLOPE)
-        return _product(*self.answer, x)
+            x = functional.leaky_relu_(functional.linear(x, weight, bias), SLOPE)
+        return functional.linear(x, *self.answer)
 
 
-def _product(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    """Apply a layer of one voxel."""
-    flat = x.reshape(x.shape[1], -1)
-    found = weight @ flat if bias is None else torch.addmm(bias[:, None], weight, flat)
-    return found.reshape(1, len(weight), *x.shape[2:])
+def _repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int) -> torch.Tensor:
+    """Give voxels the values of their cells, where channels come last; the first cell begins `phase` voxels before."""
+    *cells, channels = x.shape
+    wide = x[:, None, :, None, :, None].expand(cells[0], factor, cells[1], factor, cells[2], factor, channels)
+    whole = wide.reshape(*(n * factor for n in cells), channels)
+    return whole[phase : phase + size[0], : size[1], : size[2]]

@@ -79,6 +79,9 @@ class Path(nn.Module):
         tensor of shape (n, widths[-1], x − 2 n_layers, ...)
             The features.
         """
+        if x.device.type == "cpu":
+            # The convolutions there need not lay their inputs out anew then.
+            x = x.contiguous(memory_format=torch.channels_last_3d)
         before = x
         for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True), start=1):
             y = norm(convolution(x))

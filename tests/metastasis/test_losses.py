@@ -11,6 +11,16 @@ from metastasis.losses import JVSSLoss, SSELoss, VSSLoss, jvss_loss, sse_loss, v
 
 pytestmark = pytest.mark.deep
 
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Compute as the estimator does; threads that wait for a busy core take long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 LOSSES = (vss_loss, jvss_loss, sse_loss)
 MODULES = {vss_loss: VSSLoss, jvss_loss: JVSSLoss, sse_loss: SSELoss}
 MIXED = [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
