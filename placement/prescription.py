@@ -315,8 +315,7 @@ def displacement(
         Lowest and highest chemical shift of interest, relative to the frequency of the pulses, in ppm.
     percent_per_ppm : float or sequence of 3 floats
         Displacement along each side of `voxel` in percent of its length for a ppm:
-        100 · (Hz per ppm) / (bandwidth of the pulse
-        in Hz).
+        100 · (Hz per ppm) / (bandwidth of the pulse in Hz).
 
     Returns
     -------
