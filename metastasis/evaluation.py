@@ -61,6 +61,7 @@ __all__ = [
 CONFIRMED = ", confirmed"
 
 _PARTS = ("all", "with prior", "without prior")
+_CONFIRMABLE = ("sensitivity", "precision", "strict_sensitivity", "strict_precision")
 _INTERVALS = (*HEADLINES, "sensitivity", "precision", "f1", "false_positives_per_scan", "specificity", "lesion_f1")
 
 
@@ -125,13 +126,14 @@ def evaluate_segmentations(
         ``"intervals"``: ``part``, ``method``, ``measure``, ``value``, ``low``, ``high``: percentiles 2.5 and 97.5 of
         bootstrap samples of patients.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
-        ``"ensemble"``: what `candidate_scores` gives, by ``method``.
-        ``"curves"``: ``method`` and what `threshold_curve` gives. ``"calibration"``: ``method``, what
-        `calibration_curve` gives, and ``error``. ``"families"``: the points of each family. ``"areas"``: ``name``,
-        ``kind`` ("thresholds" or "family"), ``n_points``, ``low`` and ``high`` (sensitivities that the curve covers),
-        ``area`` (see `precision_recall_area`) and ``area_common`` (over the range that all of its kind cover), of
-        strict figures, ``area_plain``, as published, and ``froc`` (see `froc_score`; thresholds only). Areas over
-        thresholds and over settings are different quantities.
+        ``"ensemble"``: what `candidate_scores` gives, by ``method``; controls confirm all that they have.
+        ``"curves"``: ``method`` and what `threshold_curve` gives; controls are single points at .5.
+        ``"calibration"``: ``method``, what `calibration_curve` gives, and ``error``.
+        ``"families"``: the points of each family, see `family_table`.
+        ``"areas"``: ``name``, ``kind`` ("thresholds", "family" or "control"), ``n_points``, ``low`` and ``high``
+        (sensitivities that the curve covers), ``area`` (see `precision_recall_area`) and ``area_common`` (over the
+        range that all of its kind cover), of strict figures, ``area_plain``, as published, and ``froc`` (see
+        `froc_score`; not of families). Areas over thresholds and over settings are different quantities.
 
     Raises
     ------
@@ -151,8 +153,8 @@ def evaluate_segmentations(
     for name, method in named.items():
         if method.confirmed is not None:
             masks[name + CONFIRMED] = method.confirmed
-    if controls:
-        masks |= control_segmentations(cases, random_state=random_state)
+    blind = control_segmentations(cases, random_state=random_state) if controls else {}
+    masks |= blind
     options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
     scans, lesions = [], []
     for i, case in enumerate(cases):
@@ -172,6 +174,7 @@ def evaluate_segmentations(
     curves = {
         name: threshold_curve(truths, values, thresholds=thresholds, **options) for name, values in graded.items()
     }
+    points = {name: threshold_curve(truths, values, thresholds=[0.5], **options) for name, values in blind.items()}
     brains = [case.brain for case in cases]
     calibrations = []
     for name, values in graded.items():
@@ -185,11 +188,11 @@ def evaluate_segmentations(
         "summary": summary,
         "intervals": _intervals(by_scan, n_bootstrap, seed_from(random_state)),
         "status": _status_table(lesions),
-        "ensemble": _ensemble_table(named, cases, truths, options),
-        "curves": _joined([curve.assign(method=name) for name, curve in curves.items()], ["method"]),
+        "ensemble": _ensemble_table(named, blind, cases, truths, options),
+        "curves": _joined([one.assign(method=name) for name, one in (curves | points).items()], ["method"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
-        "areas": _areas(curves, members),
+        "areas": _areas(curves, points, members),
     }
 
 
@@ -220,9 +223,9 @@ def candidate_scores(
     Returns
     -------
     dict of str to float
-        ``sensitivity`` and ``precision`` of the union, ``confirmed_sensitivity`` and ``confirmed_precision`` of what
-        is confirmed; ``further_true`` (lesions found only by candidates) and ``false_candidates`` (candidates that hit
-        none), each also ``…_per_scan`` and ``…_per_patient``.
+        ``sensitivity``, ``precision``, ``strict_sensitivity`` and ``strict_precision`` of the union, each as
+        ``confirmed_…`` of what is confirmed; ``further_true`` (lesions found only by candidates) and
+        ``false_candidates`` (candidates that hit none), each also ``…_per_scan`` and ``…_per_patient``.
     """
     options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
     found = [np.asarray(one) for one in predictions]
@@ -234,10 +237,8 @@ def candidate_scores(
     wrong = lesion_scores(review)["n_false_positives"]
     n_patients = len(labels if patients is None else set(patients))
     return {
-        "sensitivity": both["sensitivity"],
-        "precision": both["precision"],
-        "confirmed_sensitivity": confirmed["sensitivity"],
-        "confirmed_precision": confirmed["precision"],
+        **{key: both[key] for key in _CONFIRMABLE},
+        **{f"confirmed_{key}": confirmed[key] for key in _CONFIRMABLE},
         "further_true": further,
         "further_true_per_scan": further / len(labels),
         "further_true_per_patient": further / n_patients,
@@ -436,23 +437,30 @@ def _status_table(lesions: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _ensemble_table(
     named: Mapping[str, _Method],
+    blind: Mapping[str, Sequence[NDArray[np.bool_]]],
     cases: Sequence[Case],
     truths: Sequence[NDArray[np.bool_]],
     options: Mapping[str, Any],
 ) -> pd.DataFrame:
     import pandas as pd
 
+    labels = {name: method.labels for name, method in named.items() if method.labels is not None}
+    if labels:
+        labels |= {name: [2 * mask.astype(np.uint8) for mask in masks] for name, masks in blind.items()}
     patients = [case.patient for case in cases]
     rows = [
-        {"method": name} | candidate_scores(truths, method.labels, patients=patients, **options)
-        for name, method in named.items()
-        if method.labels is not None
+        {"method": name, "control": name in blind} | candidate_scores(truths, found, patients=patients, **options)
+        for name, found in labels.items()
     ]
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["method"])
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["method", "control"])
 
 
-def _areas(curves: Mapping[str, pd.DataFrame], members: pd.DataFrame) -> pd.DataFrame:
-    tables = [area_table(curves, "thresholds").assign(froc=[froc_score(curve) for curve in curves.values()])]
+def _areas(
+    curves: Mapping[str, pd.DataFrame], points: Mapping[str, pd.DataFrame], members: pd.DataFrame
+) -> pd.DataFrame:
     families = {str(name): own for name, own in members.groupby("family", sort=False)}
-    tables.append(area_table(families, "family").assign(froc=np.nan))
-    return _joined([table for table in tables if len(table)], list(tables[0].columns))
+    tables = []
+    for kind, some in (("thresholds", curves), ("family", families), ("control", points)):
+        froc = [np.nan if kind == "family" else froc_score(curve) for curve in some.values()]
+        tables.append(area_table(some, kind).assign(froc=froc))
+    return _joined([table for table in tables if len(table)] or tables[:1], list(tables[0].columns))

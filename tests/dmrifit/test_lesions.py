@@ -111,10 +111,12 @@ def random_pair(seed):
     return reference, prediction
 
 
-@pytest.mark.parametrize(("connectivity", "min_overlap"), [(26, 1), (18, 1), (6, 2)])
-def test_tables_are_those_of_a_plain_search(connectivity, min_overlap):
+@pytest.mark.parametrize(
+    ("connectivity", "min_overlap", "start"), [(26, 1, 0), (26, 2, 80), (18, 1, 160), (6, 2, 240)]
+)
+def test_tables_are_those_of_a_plain_search(connectivity, min_overlap, start):
     bridged = split = empty = 0
-    for seed in range(100):
+    for seed in range(start, start + 80):
         reference, prediction = random_pair(seed)
         table = lesion_table(reference, prediction, connectivity=connectivity, min_overlap=min_overlap)
         expected = oracle(reference, prediction, connectivity, min_overlap)
@@ -123,7 +125,7 @@ def test_tables_are_those_of_a_plain_search(connectivity, min_overlap):
             assert {key: found[key] for key in row} == pytest.approx(row, abs=1e-12), seed
         bridged, split = bridged + table["bridged"].any(), split + table["split"].any()
         empty += not reference.any() or not prediction.any()
-    assert min(bridged, split, empty) >= 15
+    assert min(bridged, split, empty) >= 5
 
 
 def test_numbers_are_those_that_scipy_counts():

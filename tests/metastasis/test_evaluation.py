@@ -196,10 +196,17 @@ def test_intervals_hold_their_value_and_shrink_with_patients(cases, tables):
 def test_status_curves_calibration_and_areas_are_there(tables):
     status = tables["status"].query("method == 'sure'").set_index("status")["n"]
     assert dict(status) == {"new": 12, "grown": 6}
-    assert set(tables["curves"]["method"]) == {"sure", "loose"}
+    assert set(tables["curves"]["method"]) == {"sure", "loose", *CONTROLS}
     assert set(tables["calibration"]["method"]) == {"sure", "loose"}
     assert tables["calibration"]["error"].between(0, 1).all()
     areas = tables["areas"].set_index("name")
+    # Plainly, everything is nearly perfect; strictly it is nothing.
+    assert areas.loc["all positive", "area_plain"] > 0.85
+    assert areas.loc[list(CONTROLS), ["area", "froc"]].max().max() < 0.1 < areas.loc["loose", "area"]
+    ensembles = tables["ensemble"].set_index("method")
+    assert ensembles.loc["all positive", "confirmed_sensitivity"] == 1
+    assert ensembles.loc["all positive", "confirmed_strict_precision"] == 0
+    assert ensembles.loc["both", "confirmed_strict_precision"] == 1
     assert areas.loc["sure", "area"] > areas.loc["loose", "area"]
     assert areas.loc["line", "kind"] == "family"
     assert areas.loc["sure", "froc"] > areas.loc["loose", "froc"]
