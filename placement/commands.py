@@ -148,6 +148,7 @@ def prescribe(
 def _trained(path: Path, table: pd.DataFrame) -> Any:
     """Read a model file, and check that the cases have what the model looks at."""
     from dmrifit.persistence import load_model
+    from placement import ranker, regressor  # noqa: F401  their classes name themselves to load_model
     from placement.tables import check_channels
 
     placer = load_model(path)
