@@ -71,7 +71,7 @@ def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUM
             stream = _features(network.paths[name], cells, size, slab_numbers, device, head.width)  # type: ignore[arg-type]
             low[factor] = torch.cat([head.merge(name, features) for features in stream])
         windows = [("normal", "image")]
-        if network.prior_path and (case["valid"] or not network.validity):
+        if network.prior_path and (not network.validity or case["valid"]):
             windows.append(("prior", "prior"))
         streams = []
         for path, name in windows:

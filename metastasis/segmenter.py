@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit.cases import check_length, listed, naming, volume_inputs
+from dmrifit.encoding import RefusedError
 from dmrifit.nets import VolumeEstimator
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
@@ -803,6 +804,33 @@ class DeepMedicSegmenter(VolumeEstimator):
             )
             raise ValueError(msg)
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Take what `stored` has given.
+
+        Parameters
+        ----------
+        fitted : mapping
+            Fitted attributes.
+        files : mapping of bytes
+            The weights.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
+        for name, high in (("threshold_", 1), ("false_positives_", np.inf)):
+            value = fitted.get(name)
+            sound = _is_number(value) and 0 <= float(value) <= high  # type: ignore[arg-type]
+            if not sound and not (value is None and name == "false_positives_"):
+                msg = f"{name} is {value!r}"
+                raise RefusedError(msg)
+        if fitted.get("prior_") not in (self.prior, None):
+            msg = f"prior_ is {fitted.get('prior_')!r} where prior is {self.prior!r}"
+            raise RefusedError(msg)
+        super().restore(fitted, files)
 
     def _plain(self) -> dict[str, Any]:
         found = super()._plain()
