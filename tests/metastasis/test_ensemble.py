@@ -6,6 +6,9 @@ from sklearn.base import BaseEstimator, clone
 
 from dmrifit.lesions import label_components, lesion_scores, lesion_table
 from metastasis.ensemble import SensitivitySpecificityEnsemble, merge_segmentations, segment_by
+from metastasis.followup import CHANGES, follow_up
+from metastasis.phantoms import simulate_metastases
+from metastasis.segmenter import DeepMedicSegmenter
 
 
 class Stub(BaseEstimator):
@@ -115,6 +118,33 @@ def test_its_parameters_are_those_given():
     ensemble = clone(SensitivitySpecificityEnsemble(Stub(), Stub(0.5), connectivity=6))
     assert ensemble.get_params()["connectivity"] == 6
     assert ensemble.get_params()["specific__factor"] == 0.5
+
+
+@pytest.mark.deep
+def test_what_a_sensitive_network_marks_is_never_lost():
+    cases = simulate_metastases(2, prior=1.0, shape=(30, 30, 30), spacing=3.0, random_state=3)
+    sizes = {"widths": (2,) * 9, "low_resolution": (), "segment_size": 25, "dense": (4,)}
+    volumes, priors = [case.image for case in cases], [case.prior for case in cases]
+    labels, brains = [case.label for case in cases], [case.brain for case in cases]
+    models = [
+        DeepMedicSegmenter(**sizes, alpha=alpha, epochs=1, segments_per_epoch=8, batch_size=4, random_state=0).fit(
+            volumes, labels, priors=priors, masks=brains
+        )
+        for alpha in (0.995, 0.5)
+    ]
+    seen = {"volumes": volumes[:1], "priors": priors[:1], "masks": brains[:1]}
+    marked = []
+    for model, share in zip(models, (0.99, 0.998), strict=True):
+        (found,) = model.predict_proba(**seen)
+        model.threshold_ = float(np.quantile(found, share))
+        marked.append(found >= model.threshold_)
+    (label,) = SensitivitySpecificityEnsemble(*models).predict(**seen)
+    np.testing.assert_array_equal(label > 0, marked[0] | marked[1])
+    assert (label[marked[1]] == 2).all()
+    assert (label == 1).any()
+    table = follow_up(SensitivitySpecificityEnsemble(*models), cases[:1])
+    assert set(table["finding"]) >= {"confirmed", "candidate"}
+    assert set(table["change"]) <= set(CHANGES)
 
 
 def test_what_cannot_be_joined_is_refused(volume):
