@@ -24,6 +24,10 @@ PARALLEL_DEGREES = 0.5
 #: Two equivalent poses whose rotation matrices have traces within this are equally near to the scanner's axes.
 NEAR_TIE = 1e-9
 
+#: A matrix is a rotation that was rounded in a file where its columns' products are this near to those of a rotation,
+#: and one that needs no correction where they are as near as the second.
+ROUNDED_TURN, EXACT_TURN = 3e-4, 1e-9
+
 
 def _turns() -> NDArray[np.float64]:
     """List the 24 rotations that map a box onto a box: signed permutations with determinant 1, identity first."""
@@ -135,9 +139,12 @@ class Voxel:
 
     def __init__(self, center: ArrayLike, size: ArrayLike, angles: ArrayLike = (0.0, 0.0, 0.0)) -> None:
         for name, value in (("center", center), ("size", size), ("angles", angles)):
-            array = np.array(value, dtype=np.float64)
+            try:
+                array = np.array(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                array = np.empty(0)
             if array.shape != (3,) or not np.isfinite(array).all():
-                msg = f"the {name} of a voxel is three finite numbers, not {np.asarray(value).tolist()}"
+                msg = f"the {name} of a voxel is three finite numbers, not {value!r}"
                 raise ValueError(msg)
             object.__setattr__(self, name, array)
         if not (self.size > 0).all():
@@ -176,7 +183,8 @@ class Voxel:
         size : array_like of shape (3,)
             In mm.
         rotation : array_like of shape (3, 3)
-            Its columns are the directions of the sides.
+            Its columns are the directions of the sides. Of a matrix that was rounded to four digits, the nearest
+            rotation is taken.
 
         Returns
         -------
@@ -189,10 +197,13 @@ class Voxel:
             If `rotation` is not a rotation, or as for the constructor.
         """
         r = np.asarray(rotation, dtype=np.float64)
-        proper = r.shape == (3, 3) and np.allclose(r.T @ r, np.eye(3), atol=1e-6) and np.linalg.det(r) > 0
-        if not proper:
+        off = np.abs(r.T @ r - np.eye(3)).max() if r.shape == (3, 3) else np.inf
+        if not (off <= ROUNDED_TURN and np.linalg.det(r) > 0):
             msg = f"the matrix of a voxel must be a rotation (orthogonal, determinant 1), got {r.tolist()}"
             raise ValueError(msg)
+        if off > EXACT_TURN:
+            left, _, right = np.linalg.svd(r)
+            r = left @ right
         return cls(center, size, angles_of(r))
 
     @property
@@ -378,7 +389,7 @@ class Voxel:
         Parameters
         ----------
         matrix : array_like of shape (4, 4)
-            Rigid, from mm RAS+ of this scan to mm RAS+ of the other.
+            Rigid, from mm RAS+ of this scan to mm RAS+ of the other; four digits are enough.
 
         Returns
         -------

@@ -204,6 +204,25 @@ def test_moving_a_box_moves_its_corners():
         voxel.transform(np.eye(3))
 
 
+@pytest.mark.parametrize("digits", [4, 6])
+def test_a_rigid_matrix_from_a_text_file_is_as_good_as_its_digits(digits):
+    voxel = Voxel((10, 20, 30), (15, 20, 40), (10, 20, 30))
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation_of((-40, 15, 5)), (5, 6, 7)
+    moved = voxel.transform(np.round(matrix, digits))
+    np.testing.assert_allclose(moved.corners, voxel.transform(matrix).corners, atol=200 * 10.0**-digits)
+    np.testing.assert_allclose(moved.rotation.T @ moved.rotation, np.eye(3), atol=1e-12)
+    matrix[:3, :3] *= 1.001
+    with pytest.raises(ValueError, match="must be a rotation"):
+        voxel.transform(matrix)
+
+
+@pytest.mark.parametrize("value", [{}, None, [1, "a", 2], "abc"])
+def test_values_that_are_no_numbers_name_what_they_are_for(value):
+    with pytest.raises(ValueError, match="the center of a voxel is three finite numbers"):
+        Voxel.from_json({"center_mm": value, "size_mm": [1, 1, 1], "angles_deg": [0, 0, 0]})
+
+
 def test_numbers_json_and_pickle_give_the_same_voxel():
     voxel = Voxel((0.1, 2, 3), (10, 20, 30), (1 / 3, -4, 5))
     for again in (
