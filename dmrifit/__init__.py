@@ -50,7 +50,7 @@ _MODULES = {
     "repeatability": "regions",
     "roi_table": "regions",
     "predict_image": "volumes",
-    "prepare_brain": "brains",
+    "prepare_brain": "preparation",
     "preprocess_image": "preprocessing",
     "estimate_sigma": "noise",
     "lesion_scores": "lesions",

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dmrifit._optional import import_optional
-from dmrifit.brains import PreparedBrain, prepare_brain
 from dmrifit.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
 from dmrifit.derivatives import derivative_name, versions
 from dmrifit.files import FileSet
 from dmrifit.images import Image, Images, describe_sources, file_paths, image_name, save_image
 from dmrifit.masks import binarize
 from dmrifit.noise import NoiseLevel, estimate_sigma
+from dmrifit.preparation import PreparedBrain, prepare_brain
 from dmrifit.protocol import Protocol
 from dmrifit.scaling import reference_columns
 from dmrifit.series import Series, read_map
