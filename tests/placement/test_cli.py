@@ -139,7 +139,6 @@ def place_with(run, model, cases, out):
 
 
 def test_a_ranker_is_trained_and_places(run, tmp_path, cases):
-    pytest.importorskip("placement.ranker")
     model = tmp_path / "ranker.dmrifit"
     words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model)
     code, out, error = run(*words, "--min-volume", 4)
