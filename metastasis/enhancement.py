@@ -30,9 +30,10 @@ _SINUS_RADIUS = 2.0  # mm
 _SINUS_CONTRAST = 0.8
 _FINE = 3  # points along each edge of a voxel, for the share of a nodule in it
 _NODULE_DIAMETERS = (2.5, 5.5)  # mm, of what looks like a metastasis
-_CONTRASTS = (0.3, 0.85)  # of white matter's signal, above it
+_CONTRASTS = (0.45, 1.0)  # of white matter's signal, above it
+_VESSEL_CONTRASTS = (0.25, 0.65)
 _KINDS = ("vascular", "nodule", "dural")
-_KIND_SHARES = (0.5, 0.35, 0.15)
+_KIND_SHARES = (0.45, 0.40, 0.15)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,14 @@ class Nodule:
     edema: float = 0.0
 
 
-def draw_nodule(center: NDArray[np.float64], diameter: float, rng: np.random.Generator, *, ring: float = 0.0) -> Nodule:
+def draw_nodule(
+    center: NDArray[np.float64],
+    diameter: float,
+    rng: np.random.Generator,
+    *,
+    ring: float = 0.0,
+    contrasts: tuple[float, float] = _CONTRASTS,
+) -> Nodule:
     """
     Draw a bright thing.
 
@@ -81,6 +89,8 @@ def draw_nodule(center: NDArray[np.float64], diameter: float, rng: np.random.Gen
         Stream; the same numbers are drawn whatever the size is.
     ring : float, default=0
         Chance of a dark core.
+    contrasts : tuple of 2 floats
+        Smallest and largest signal above white matter, of white matter's.
 
     Returns
     -------
@@ -91,7 +101,7 @@ def draw_nodule(center: NDArray[np.float64], diameter: float, rng: np.random.Gen
     stretch = rng.uniform(0.85, 1.15, 3)
     stretch /= stretch.prod() ** (1 / 3)
     lobes = rng.normal(0, 1.6, (4, 3))
-    contrast = rng.uniform(*_CONTRASTS)
+    contrast = rng.uniform(*contrasts)
     has_core, has_edema = rng.random(2) < (ring, 0.6)
     core, edema = rng.uniform(0.5, 0.7), rng.uniform(1.5, 2.3)
     return Nodule(
@@ -298,7 +308,7 @@ def draw_vessels(
     way[deep] = -place[deep] / np.linalg.norm(place[deep], axis=1, keepdims=True)
     way /= np.linalg.norm(way, axis=1, keepdims=True)
     radius = rng.uniform(*_VESSEL_RADII, n) * np.where(deep, 0.7, 1.0)
-    strength = rng.uniform(0.35, 0.9, n) * np.where(deep, 0.7, 1.0)
+    strength = rng.uniform(*_VESSEL_CONTRASTS, n) * np.where(deep, 0.7, 1.0)
     length = np.where(deep, rng.integers(20, 40, n), rng.integers(35, _N_STEPS, n))
     path = np.empty((_N_STEPS, n, 3))
     limit = np.array(head.depth.shape) - 1
@@ -437,6 +447,7 @@ def draw_mimics(
             continue
         (place,) = draw_places(maps[kind], [diameter / 2], there, head, rng, gap=4.0)
         if place is not None:
-            mimics.append(draw_nodule(place, diameter, rng))
+            contrasts = _CONTRASTS if kind == "nodule" else _VESSEL_CONTRASTS
+            mimics.append(draw_nodule(place, diameter, rng, contrasts=contrasts))
             there.append((place, diameter / 2))
     return mimics
