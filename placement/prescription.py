@@ -329,14 +329,16 @@ def displacement(
     ValueError
         If numbers are not finite, the range is empty or a displacement negative.
     """
-    low, high = (float(one) for one in ppm_range)
-    rate = np.broadcast_to(np.asarray(percent_per_ppm, dtype=np.float64), (3,))
-    if not (np.isfinite([low, high]).all() and low <= high):
-        msg = f"ppm_range must go from a finite number up, got {ppm_range}"
+    ends = np.asarray(ppm_range, dtype=np.float64)
+    rate = np.asarray(percent_per_ppm, dtype=np.float64)
+    if not (ends.shape == (2,) and np.isfinite(ends).all() and ends[0] <= ends[1]):
+        msg = f"ppm_range must be a finite number and one that is not below it, got {ppm_range}"
         raise ValueError(msg)
-    if not (np.isfinite(rate).all() and (rate >= 0).all()):
-        msg = f"percent_per_ppm must be 0 or more, got {percent_per_ppm}"
+    if not (rate.shape in ((), (3,)) and np.isfinite(rate).all() and (rate >= 0).all()):
+        msg = f"percent_per_ppm must be one number of 0 or more, or one for each of three sides, got {percent_per_ppm}"
         raise ValueError(msg)
+    low, high = ends.tolist()
+    rate = np.broadcast_to(rate, (3,))
     worst: dict[str, Any] = {}
     nearest: dict[str, float | None] = dict.fromkeys(scene.margins)
     near = {name: _region(scene, name) for name in scene.margins}

@@ -177,8 +177,10 @@ def test_nothing_is_replaced_unasked(written, scene):
     [
         ({"name": "a/b"}, "plain file name"),
         ({"ppm_range": (0, 1)}, "both ppm_range"),
-        ({"ppm_range": (1, 0), "percent_per_ppm": 1}, "from a finite number up"),
+        ({"ppm_range": (1, 0), "percent_per_ppm": 1}, "one that is not below it, got"),
         ({"ppm_range": (0, 1), "percent_per_ppm": -1}, "0 or more"),
+        ({"ppm_range": (0, 1), "percent_per_ppm": (1, 2)}, "one for each of three sides"),
+        ({"ppm_range": 3, "percent_per_ppm": 1}, "ppm_range must be"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(scene, tmp_path, change, words):
