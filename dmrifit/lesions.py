@@ -24,6 +24,7 @@ __all__ = [
     "lesion_scores",
     "lesion_table",
     "match_components",
+    "match_to_lesions",
     "scores_from_counts",
 ]
 
@@ -351,18 +352,50 @@ def match_components(
     ValueError
         If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not possible.
     """
+    lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
+    return match_to_lesions(lesions, prediction, connectivity=connectivity, min_overlap=min_overlap)
+
+
+def match_to_lesions(
+    lesions: NDArray[np.int32], prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1
+) -> Matching:
+    """
+    Find the components of a mask that match lesions that are numbered already.
+
+    Parameters
+    ----------
+    lesions : ndarray of int, shape (x, y, z)
+        What `label_components` gave.
+    prediction : array_like of shape (x, y, z)
+        1 where lesions are predicted and 0 elsewhere.
+    connectivity : {26, 18, 6}, default=26
+        Of the components.
+    min_overlap : int, default=1
+        As for `lesion_table`.
+
+    Returns
+    -------
+    Matching
+        The components and the pairs.
+
+    Raises
+    ------
+    ValueError
+        As `match_components`.
+    """
     if isinstance(min_overlap, bool) or not isinstance(min_overlap, int | np.integer) or min_overlap < 1:
         msg = f"min_overlap must be a whole number of voxels from 1, not {min_overlap!r}"
         raise ValueError(msg)
-    masks = _mask(reference, "the reference"), _mask(prediction, "the prediction")
-    if masks[0].shape != masks[1].shape:
-        msg = f"a reference of shape {masks[0].shape} and a prediction of shape {masks[1].shape} are on different grids"
+    found = _mask(prediction, "the prediction")
+    if found.shape != lesions.shape:
+        msg = f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
         raise ValueError(msg)
-    lesions, components = (label_components(mask, connectivity=connectivity) for mask in masks)
-    sizes = [np.bincount(one[mask], minlength=1)[1:] for one, mask in zip((lesions, components), masks, strict=True)]
-    lesion, component, overlap = _pairs(lesions, components, masks[0], len(sizes[1]))
+    components = label_components(found, connectivity=connectivity)
+    inside = lesions > 0
+    sizes = np.bincount(lesions[inside], minlength=1)[1:], np.bincount(components[found], minlength=1)[1:]
+    lesion, component, overlap = _pairs(lesions, components, inside, len(sizes[1]))
     enough = overlap >= min_overlap
-    return Matching(lesions, components, lesion[enough], component[enough], overlap[enough], sizes[0], sizes[1])
+    return Matching(lesions, components, lesion[enough], component[enough], overlap[enough], *sizes)
 
 
 def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.int32]:

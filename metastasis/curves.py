@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.lesions import match_components
+from dmrifit.lesions import label_components, match_components, match_to_lesions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,8 +85,9 @@ def threshold_curve(
     keys = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
     counts = np.zeros((len(steps), len(keys)))
     for label, probability in pairs:
+        lesions = label_components(label, connectivity=connectivity)
         for row, step in zip(counts, steps.tolist(), strict=True):
-            found = match_components(label, probability >= step, connectivity=connectivity, min_overlap=min_overlap)
+            found = match_to_lesions(lesions, probability >= step, connectivity=connectivity, min_overlap=min_overlap)
             row += [
                 *(len(found.lesion_voxels), found.found.sum(), found.distinct.sum()),
                 *(found.false_positive.sum(), found.flagged.sum()),
@@ -463,6 +464,9 @@ def _pairs(labels: Sequence[ArrayLike], probabilities: Sequence[ArrayLike]) -> l
         values, truth = np.asarray(probability), np.asarray(label)
         if truth.shape != values.shape:
             msg = f"scan {i}: a label of shape {truth.shape} and a prediction of shape {values.shape}"
+            raise ValueError(msg)
+        if not np.isin(truth, (0, 1)).all():
+            msg = f"scan {i}: a label holds values from {truth.min():g} to {truth.max():g} where 0 and 1 may stand"
             raise ValueError(msg)
         if values.dtype.kind not in "fb" or not ((values >= 0) & (values <= 1)).all():
             msg = f"scan {i}: values from {values.min():g} to {values.max():g} ({values.dtype}) are no probabilities"

@@ -193,6 +193,7 @@ def test_calibration_of_components_counts_those_that_hit(scans):
         ([np.zeros((3, 3, 3))], [], {}, "0 predictions"),
         ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 4))], {}, "scan 0.*shape"),
         ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), 1.5)], {}, "1.5 .*no probabilities"),
+        ([np.full((3, 3, 3), 4)], [np.zeros((3, 3, 3))], {}, "scan 0: a label"),
         ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), np.nan)], {}, "no probabilities"),
         ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": [2]}, "thresholds"),
     ],
