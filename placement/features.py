@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -29,6 +30,12 @@ ROW_MM = 1.0
 #: Volume of the cube at the thickest place that boxes are compared with, in mL.
 CUBE_ML = 11.0
 
+#: Middles of the tumor weigh its points by their depth to these powers: from its center of mass to its thickest place.
+DEPTH_POWERS = (0, 2, 5, 12)
+
+#: Boxes count by the part of them that is tumor, to this power, where a box is compared with all of a case.
+PURITY_POWER = 4
+
 #: Names of the columns of `describe_boxes`.
 FEATURES = (
     "objective",
@@ -55,6 +62,7 @@ FEATURES = (
     "to_thickest_share",
     "dice_cube",
     "dice_others",
+    "dice_pure",
     "part_share",
     "excluded",
     "excluded_grown",
@@ -159,6 +167,20 @@ class Surroundings:
             points = points[((points - points[0]) ** 2).sum(axis=1) > apart**2]
         return np.array(kept)
 
+    def middles(self) -> NDArray[np.float64]:
+        """
+        Find the middle of the tumor, weighted more and more by depth.
+
+        Returns
+        -------
+        ndarray of shape (4, 3)
+            In mm RAS+; one for each of `DEPTH_POWERS`. That of a bent tumor may lie outside.
+        """
+        index = np.flatnonzero(self.depth.ravel() > 0)
+        points = np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
+        share = self.depth.ravel()[index].astype(np.float64) / float(self.depth.max())
+        return np.array([share**power @ points / (share**power).sum() for power in DEPTH_POWERS])
+
     @cached_property
     def thickest(self) -> NDArray[np.float64]:
         """Where the tumor is thickest, in mm RAS+: shape (3,)."""
@@ -224,6 +246,9 @@ def describe_boxes(
     of_part = shares[labels[tuple(_grid_index(surroundings, centers).T)]]
     grown = [[Voxel(one.center, one.size + 2 * by, one.angles) for one in voxels] for by in GROWN_MM]
     n = len(voxels)
+    shared = np.eye(n)
+    for i, j in itertools.combinations(range(n), 2):
+        shared[i, j] = shared[j, i] = voxels[i].dice(voxels[j])
     columns = {
         "objective": objectives,
         "objective_share": objectives / max(float(objectives.max()), 1e-300),
@@ -247,6 +272,7 @@ def describe_boxes(
         "to_thickest_share": to_thickest / radius,
         "dice_cube": np.array([voxel.dice(cube) for voxel in voxels]),
         "dice_others": np.array([np.mean([voxel.dice(other) for other in others]) for voxel in voxels]),
+        "dice_pure": shared @ fractions**PURITY_POWER / n,
         "part_share": of_part,
         "excluded": _excluded(scene, voxels),
         "excluded_grown": _excluded(scene, grown[-1]),

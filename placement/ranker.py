@@ -26,11 +26,11 @@ from placement.voxel import MM3_PER_ML, Voxel, expert_voxels
 
 __all__ = ["VoxelRanker"]
 
-#: Cubes are tried at the thickest places, which are at least this far apart, in mm.
+#: Cubes are tried at thickest places that are at least this far apart, in mm.
 PLACES_APART_MM = 6.0
 
 #: Cubes are tried in these quantiles of experts' volumes.
-VOLUME_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
 
 #: Two boxes that share more than this (Dice) are one candidate.
 SAME_DICE = 0.8
@@ -47,9 +47,10 @@ class VoxelRanker(BaseEstimator):
     Choose among many boxes the one that experts would have chosen.
 
     The objective function has many maxima that are nearly equal, and its boxes all hold about the same volume. Here
-    the boxes that `VoxelOptimizer.candidates` finds are joined by cubes at the thickest places, in volumes that
-    experts chose; a forest of extremely randomized trees learns from experts' boxes which Dice coefficient to expect
-    of each, from its depth, size, purity, rotation and its place among the others.
+    the boxes that `VoxelOptimizer.candidates` finds are joined by cubes in the middle of the tumor, weighted more and
+    more by depth, and at its thickest places, in volumes that experts chose. A forest of extremely randomized trees
+    learns from experts' boxes which Dice coefficient to expect of each, from its depth, size, purity, rotation and
+    its place among the others.
 
     Parameters
     ----------
@@ -57,13 +58,14 @@ class VoxelRanker(BaseEstimator):
         Finds candidates, and says which boxes are allowed. By its parameters: what it has fitted is not used.
     n_candidates : int, default=40
         Boxes of the optimizer at most.
-    n_places : int, default=6
-        Thickest places that cubes are tried at; 0 for none.
+    n_places : int, default=1
+        Thickest places that cubes are tried at, beside four middles; 0 for none. More candidates are not always
+        better: the best-looking of many is more often a mistake.
     target : {"mean", "closest"}, default="mean"
         Whether the mean of the Dice coefficients with a case's experts is learned, or the largest.
     n_estimators : int, default=100
         Trees.
-    min_samples_leaf : int, default=50
+    min_samples_leaf : int, default=100
         Boxes in a leaf at least. Those of one case have much in common, so that leaves must hold several cases.
     verbose : bool, default=False
         Whether to show progress.
@@ -78,7 +80,7 @@ class VoxelRanker(BaseEstimator):
         What finds candidates.
     forest_ : ExtraTreesRegressor
         What ranks them, by the features of `placement.features.FEATURES`.
-    volumes_ : ndarray of shape (5,)
+    volumes_ : ndarray of shape (4,)
         Volumes of the cubes in mL, quantiles of the experts' volumes.
     feature_importances_ : ndarray of shape (n_features,)
         How much each feature serves the forest; they add up to 1.
@@ -101,10 +103,10 @@ class VoxelRanker(BaseEstimator):
         optimizer: VoxelOptimizer | None = None,
         *,
         n_candidates: int = 40,
-        n_places: int = 6,
+        n_places: int = 1,
         target: str = "mean",
         n_estimators: int = 100,
-        min_samples_leaf: int = 50,
+        min_samples_leaf: int = 100,
         verbose: bool = False,
         n_jobs: int | None = None,
         random_state: RandomState = None,
@@ -382,8 +384,9 @@ def _boxes(
     """Find boxes and describe them."""
     found = [voxel for voxel, _ in optimizer.candidates(scene, n_candidates)]
     surroundings = Surroundings(scene)
+    places = [*surroundings.middles(), *surroundings.thick_places(n_places, PLACES_APART_MM)]
     cubes = []
-    for place in surroundings.thick_places(n_places, PLACES_APART_MM):
+    for place in places:
         cubes += [Voxel(place, _sides(volume, optimizer)) for volume in volumes]
     if optimizer.rounding is not None:
         cubes = [optimizer.rounded(voxel, scene) for voxel in cubes]

@@ -161,7 +161,7 @@ def test_model_files_give_the_same_answers_without_a_pickle(tmp_path, cases):
     [
         {"features": ["objective"]},
         {"volumes": [1.0]},
-        {"volumes": [1.0, 2.0, 3.0, 4.0, -5.0]},
+        {"volumes": [1.0, 2.0, 3.0, -5.0]},
         {"optimizer": {"verbose": True}},
         {"objective": {"mean_volume": 3.0}},
         {"more": 1},
@@ -245,6 +245,16 @@ def test_depths_of_a_ball_are_those_of_the_ball_on_any_grid():
         np.testing.assert_array_equal(found.at(points[3:]), 0)
 
 
+def test_middles_go_from_the_center_of_mass_to_the_thickest_place():
+    scene, thick = sausage(3)
+    found = Surroundings(scene)
+    middles = found.middles()
+    np.testing.assert_allclose(middles[0], scene.centroid, atol=1)
+    towards = np.sign(thick[0] - scene.centroid[0])
+    assert (np.diff(towards * middles[:, 0]) > 0).all()
+    np.testing.assert_allclose(middles[:, 1:], 36, atol=1)
+
+
 def test_features_of_known_boxes_are_right():
     tumor = np.zeros((40, 40, 40), bool)
     tumor[5:25, 5:25, 5:25] = True
@@ -264,6 +274,8 @@ def test_features_of_known_boxes_are_right():
     np.testing.assert_allclose(found["rank"], [0, 0.5])
     np.testing.assert_array_equal(found["n_parts"], 2)
     np.testing.assert_allclose(found["dice_others"], [1, boxes[0].dice(boxes[1])])
+    shared = boxes[0].dice(boxes[1])
+    np.testing.assert_allclose(found["dice_pure"], [(1 + shared * 0.9**4) / 2, (shared + 0.9**4) / 2])
     np.testing.assert_allclose(found["excluded"], [0, 15 / 40], atol=1e-6)
     np.testing.assert_allclose(found["excluded_grown"][0], 8 / 36, atol=1e-6)
     assert (found["part_share"] > 0.9).all()
