@@ -6,19 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit.cases import check_length, listed, naming, volume_inputs
+from dmrifit.cases import naming, volume_inputs
 from dmrifit.encoding import RefusedError
+from dmrifit.lesions import lesion_scores, lesion_table
 from dmrifit.nets import VolumeEstimator
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
+from metastasis.curves import operating_point
 from metastasis.sampling import SegmentSampler, lesion_voxels, low_resolution, normalized
+from metastasis.scans import as_seen, binary_label, label_as_seen, labelled, on_own_grid, together, values_of
 from metastasis.sizes import output_size
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ _CHOICES = {
     "optimizer": ("rmsprop", "adamw"),
     "normalization": ("batch", None),
 }
-#: Lesions whose voxels touch, be it by a corner, are one.
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
-#: Thresholds that an operating point is looked for at: those of logits from -12 to 12.
-_THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-12, 12, 193)))
 _DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
 _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
 
@@ -329,9 +326,9 @@ class DeepMedicSegmenter(VolumeEstimator):
             If torch, skorch or, for the U-Net, monai is not installed.
         """
         self._check()
-        cases = self._cases(volumes, priors, masks)
-        paired = None if labels is None else self._labelled(cases, labels)
-        given = any(case[1] is not None and np.any(_values(case[1])) for case in cases)
+        cases = together(volumes, priors, masks)
+        paired = None if labels is None else labelled(cases, labels)
+        given = any(case[1] is not None and np.any(values_of(case[1])) for case in cases)
         self.prior_ = self.prior if given else None
         if self.network == "unet" and self.prior_ == "path":
             msg = "the U-Net has no path for a prior scan; give prior='channel', or None to do without"
@@ -375,7 +372,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             that was trained without any.
         """
         check_is_fitted(self)
-        return _Volumes(self._predictions(self._cases(volumes, priors, masks)))
+        return _Volumes(self._predictions(together(volumes, priors, masks)))
 
     def predict(  # type: ignore[override]
         self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
@@ -417,8 +414,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         """
         Give the mean over cases of the lesion-wise Dice coefficient at a probability of `threshold`.
 
-        Of each lesion that of its predicted parts together; 0 for one that is missed and for a predicted part that
-        touches none. A case without lesions has 1 where none is predicted, 0 otherwise.
+        It is ``lesion_dice`` of `lesion_scores`: 0 for a lesion that is missed and for each false positive.
 
         Parameters
         ----------
@@ -437,8 +433,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             The mean.
         """
         check_is_fitted(self)
-        cases = self._cases(volumes, priors, masks)
-        pairs = zip(self._predictions(cases), self._labelled(cases, labels), strict=True)
+        cases = together(volumes, priors, masks)
+        pairs = zip(self._predictions(cases), labelled(cases, labels), strict=True)
         return float(np.mean([self._case_score(found, label) for found, label in pairs]))
 
     def set_operating_point(
@@ -453,9 +449,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         """
         Choose ``threshold_`` for a number of false positives per scan, on cases that were not learned from.
 
-        It is the lowest of a fixed series of thresholds at which, and at all higher ones, the mean number of
-        predicted parts that touch no lesion is not larger: far lower ones would join all parts to one that touches
-        a lesion. It is saved with the model.
+        It is that of `operating_point`, and it is saved with the model.
 
         Parameters
         ----------
@@ -478,26 +472,18 @@ class DeepMedicSegmenter(VolumeEstimator):
         Raises
         ------
         ValueError
-            If `false_positives` is negative, or a case is not possible.
+            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
         """
         check_is_fitted(self)
         _check_number("false_positives", false_positives, 0, np.inf)
-        cases = self._cases(volumes, priors, masks)
-        counts = np.zeros(len(_THRESHOLDS))
-        for found, (label, _) in zip(self._predictions(cases), self._labelled(cases, labels), strict=True):
-            truth = _binary(label, found.shape)
-            counts += [_false_positives(found >= threshold, truth) for threshold in _THRESHOLDS]
-        allowed = counts / len(cases) <= false_positives
-        # At the highest threshold a sound network marks nothing.
-        refused = np.flatnonzero(~allowed)
-        first = refused[-1] + 1 if len(refused) else 0
-        if first == len(_THRESHOLDS):
-            msg = (
-                f"more than {false_positives:g} false positives per scan at every threshold up to "
-                f"{_THRESHOLDS[-1]:.6f}; accept more of them, or train the network further"
-            )
-            raise ValueError(msg)
-        self.threshold_ = float(_THRESHOLDS[first])
+        cases = together(volumes, priors, masks)
+        pairs = labelled(cases, labels)
+        truths = []
+        for number, (label, volume) in enumerate(pairs):
+            with naming(number):
+                truths.append(binary_label(label, volume))
+        found = operating_point(truths, list(self._predictions(cases)), false_positives=false_positives)
+        self.threshold_ = found.threshold
         self.false_positives_ = float(false_positives)
         return self
 
@@ -575,7 +561,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         return NesterovRMSprop, {"l1": self.l1, "l2": self.l2}
 
     def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
-        volume, prior, mask = self._resampled(case)
+        volume, prior, mask = as_seen(case, self.spacing)
         channels = volume_inputs(volume)
         shape = channels.shape[1:]
         if mask is not None and (np.shape(mask) != shape or not np.any(mask)):
@@ -606,13 +592,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         super()._check_inputs(inputs["image"])
 
     def _target(self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        label, volume = target
-        shape = inputs["image"].shape[1:]
-        if self.spacing is not None and isinstance(volume, nib.Nifti1Image):
-            found = _binary(label, volume.shape[:3]).astype(np.float32)
-            image = self._on_spacing(nib.Nifti1Image(found, volume.affine))
-            label = (np.asarray(image.dataobj) >= 0.5).astype(np.uint8)
-        binary = _binary(label, shape)
+        binary = label_as_seen(*target, self.spacing)
         voxels, ends = lesion_voxels(binary)
         return {"label": binary, "voxels": voxels, "ends": ends}
 
@@ -631,7 +611,7 @@ class DeepMedicSegmenter(VolumeEstimator):
                 raise ValueError(msg)
             label, volume = targets[number]
             with naming(number):
-                binary = _binary(label, np.shape(_values(volume))[:3])
+                binary = binary_label(label, volume)
             marked += int(np.count_nonzero(binary))
             total += binary.size
         if not marked or marked == total:
@@ -685,10 +665,10 @@ class DeepMedicSegmenter(VolumeEstimator):
         with devices.one_torch_thread(), torch.inference_mode(), devices.repeatable_kernels():
             module.eval()
             found = inference.averaged_over_flips(probabilities, inputs) if self.flips else probabilities(inputs)
-        return self._on_own_grid(found, case[0])
+        return on_own_grid(found, case[0], self.spacing)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
-        return _lesionwise_dice(prediction >= self.threshold, _binary(target[0], prediction.shape))
+        return lesion_scores(lesion_table(binary_label(*target), prediction >= self.threshold))["lesion_dice"]
 
     def _check(self) -> None:
         super()._check()
@@ -725,68 +705,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         if self.spacing is not None and not (_is_number(self.spacing) and 0 < self.spacing < np.inf):
             msg = f"spacing must be a length in mm or None, not {self.spacing!r}"
             raise ValueError(msg)
-
-    # Cases ----------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _cases(volumes: Any, priors: Any, masks: Any) -> list[tuple[Any, Any, Any]]:
-        """Lay volumes, priors and masks together."""
-        volumes = listed(volumes, "cases")
-        parts = []
-        for name, given in (("priors", priors), ("masks", masks)):
-            one = [None] * len(volumes) if given is None else listed(given, name)
-            check_length(volumes, one, name)
-            parts.append(one)
-        cases = [(volumes[i], parts[0][i], parts[1][i]) for i in range(len(volumes))]
-        for number, (volume, *others) in enumerate(cases):
-            for name, other in zip(("prior", "mask"), others, strict=True):
-                with naming(number):
-                    _check_same_grid(volume, other, name)
-        return cases
-
-    @staticmethod
-    def _labelled(cases: Sequence[tuple[Any, Any, Any]], labels: Any) -> list[tuple[Any, Any]]:
-        """Lay labels and volumes together."""
-        labels = listed(labels, "targets")
-        check_length(cases, labels, "targets")
-        pairs = [(label, case[0]) for label, case in zip(labels, cases, strict=True)]
-        for number, (label, volume) in enumerate(pairs):
-            with naming(number):
-                _check_same_grid(volume, label, "label")
-        return pairs
-
-    def _resampled(self, case: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        """Give arrays, resampled to the voxels that the network sees where that is asked for."""
-        volume, prior, mask = case
-        if self.spacing is None or not isinstance(volume, nib.Nifti1Image):
-            return _values(volume), None if prior is None else _values(prior), None if mask is None else _values(mask)
-        found = []
-        for part in (volume, prior, mask):
-            values = None if part is None else np.asarray(_values(part), dtype=np.float32)
-            if values is not None and not np.isfinite(values).all():
-                msg = f"{np.count_nonzero(~np.isfinite(values))} values that are not finite"
-                raise ValueError(msg)
-            channels = [] if values is None else [values] if values.ndim == 3 else list(np.moveaxis(values, -1, 0))
-            images = [self._on_spacing(nib.Nifti1Image(one, volume.affine)) for one in channels]
-            arrays = [np.asarray(image.dataobj, dtype=np.float32) for image in images]
-            found.append(None if values is None else arrays[0] if values.ndim == 3 else np.stack(arrays, axis=-1))
-        return found[0], found[1], None if found[2] is None else found[2] >= 0.5
-
-    def _on_spacing(self, image: nib.Nifti1Image) -> nib.Nifti1Image:
-        from nibabel.processing import resample_to_output
-
-        return resample_to_output(image, self.spacing, order=1, mode="nearest")
-
-    def _on_own_grid(self, found: NDArray[np.float32], volume: Any) -> NDArray[np.float32]:
-        """Give probabilities on the grid of a volume."""
-        if self.spacing is None or not isinstance(volume, nib.Nifti1Image):
-            return found
-        from nibabel.processing import resample_from_to
-
-        grid = self._on_spacing(nib.Nifti1Image(np.zeros(volume.shape[:3], np.uint8), volume.affine))
-        image = nib.Nifti1Image(found, grid.affine)
-        back = resample_from_to(image, (volume.shape[:3], volume.affine), order=1, mode="nearest")
-        return np.clip(np.asarray(back.dataobj, dtype=np.float32), 0, 1)
 
     # Model files ----------------------------------------------------------------------------------
 
@@ -837,59 +755,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         # A path belongs to one machine.
         found["warm_start_from"] = None
         return found
-
-
-# Labels and their parts -------------------------------------------------------------------------------
-
-
-def _values(part: Any) -> Any:
-    return np.asanyarray(part.dataobj) if isinstance(part, nib.Nifti1Image) else part
-
-
-def _binary(label: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Give a label as 0 and 1, if it is one."""
-    found = np.asarray(_values(label))
-    if found.shape != tuple(shape):
-        msg = f"a label of shape {found.shape} for a volume of shape {tuple(shape)}"
-        raise ValueError(msg)
-    if found.dtype.kind not in "fiub" or not np.isin(found, (0, 1)).all():
-        other = np.unique(found[~np.isin(found, (0, 1))])[:3] if found.dtype.kind in "fiu" else found.dtype
-        msg = f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for example label > 0"
-        raise ValueError(msg)
-    return np.ascontiguousarray(found, dtype=np.uint8)
-
-
-def _check_same_grid(volume: Any, other: Any, name: str) -> None:
-    """Refuse an image on another grid than the volume's."""
-    if not (isinstance(volume, nib.Nifti1Image) and isinstance(other, nib.Nifti1Image)):
-        return
-    if other.shape[:3] != volume.shape[:3] or not np.allclose(other.affine, volume.affine, atol=1e-3):
-        msg = (
-            f"its {name} lies on another grid than the volume ({other.shape[:3]} voxels instead of "
-            f"{volume.shape[:3]}, or another affine); resample it onto that of the volume"
-        )
-        raise ValueError(msg)
-
-
-def _false_positives(found: NDArray[np.bool_], truth: NDArray[np.uint8]) -> int:
-    """Count predicted parts that touch no lesion."""
-    numbers, n = ndimage.label(found, structure=_TOUCHING)
-    hits = np.unique(numbers[truth > 0])
-    return int(n - np.count_nonzero(hits))
-
-
-def _lesionwise_dice(found: NDArray[np.bool_], truth: NDArray[np.uint8]) -> float:
-    """Average the Dice coefficient over lesions and over predicted parts that touch none."""
-    lesions, n_lesions = ndimage.label(truth, structure=_TOUCHING)
-    parts, n_parts = ndimage.label(found, structure=_TOUCHING)
-    if not n_lesions + n_parts:
-        return 1.0
-    joint = np.zeros((n_lesions + 1, n_parts + 1), dtype=np.int64)
-    np.add.at(joint, (lesions.reshape(-1), parts.reshape(-1)), 1)
-    common, sizes = joint[1:, 1:], joint.sum(axis=0)[1:]
-    dice = [2 * row.sum() / (total + sizes[row > 0].sum()) for row, total in zip(common, joint[1:].sum(1), strict=True)]
-    n_alarms = int(np.count_nonzero(common.sum(axis=0) == 0))
-    return float(np.sum(dice) / (n_lesions + n_alarms))
 
 
 def _is_number(value: Any) -> bool:

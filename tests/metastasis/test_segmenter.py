@@ -8,11 +8,11 @@ from volume_contract import VolumeContract, bits
 torch = pytest.importorskip("torch")
 pytest.importorskip("skorch")
 
+from dmrifit.lesions import lesion_scores, lesion_table  # noqa: E402
 from dmrifit.nets import VolumeEstimator  # noqa: E402
 from dmrifit.persistence import load_model, save_model  # noqa: E402
 from dmrifit.registry import register  # noqa: E402
 from metastasis import DeepMedicSegmenter  # noqa: E402
-from metastasis.segmenter import _false_positives, _lesionwise_dice  # noqa: E402
 
 pytestmark = pytest.mark.deep
 
@@ -276,24 +276,12 @@ def test_images_of_another_spacing_are_resampled_and_back(cohort):
 # Scores and the operating point -----------------------------------------------------------------------
 
 
-def test_the_score_of_a_case_is_the_lesionwise_dice():
-    truth = np.zeros((20, 5, 5), dtype=np.uint8)
-    truth[2:4, 2, 2] = truth[8:12, 2, 2] = 1
-    found = truth.astype(bool)
-    assert _lesionwise_dice(found, truth) == 1
-    half = found.copy()
-    half[10:12] = False
-    assert _lesionwise_dice(half, truth) == pytest.approx((1 + 2 * 2 / (4 + 2)) / 2)
-    alarm = half.copy()
-    alarm[18, 4, 4] = True
-    assert _lesionwise_dice(alarm, truth) == pytest.approx((1 + 2 / 3) / 3)
-    missed = found.copy()
-    missed[:5] = False
-    assert _lesionwise_dice(missed, truth) == 0.5
-    assert _lesionwise_dice(np.ones_like(found), truth) < 0.03
-    assert _lesionwise_dice(np.zeros_like(found), np.zeros_like(truth)) == 1
-    assert _lesionwise_dice(found, np.zeros_like(truth)) == 0
-    assert [_false_positives(one, truth) for one in (found, alarm, np.ones_like(found))] == [0, 1, 0]
+def test_the_score_is_the_lesionwise_dice_of_lesion_scores(fitted, cohort):
+    volumes, labels, priors = cohort
+    tables = [lesion_table(y, f) for y, f in zip(labels, fitted.predict(volumes, priors=priors), strict=True)]
+    expected = lesion_scores(tables)["lesion_dice"]
+    assert 0 < expected < 1
+    assert fitted.score(volumes, labels, priors=priors) == pytest.approx(expected)
 
 
 def test_an_operating_point_keeps_its_number_of_false_positives(cohort, tmp_path):
@@ -307,8 +295,8 @@ def test_an_operating_point_keeps_its_number_of_false_positives(cohort, tmp_path
         assert model.set_operating_point(volumes, labels, priors=priors, false_positives=wanted) is model
         kept[wanted] = model.threshold_
         found = model.predict(volumes, priors=priors)
-        counts = [_false_positives(f > 0, y) for f, y in zip(found, labels, strict=True)]
-        assert np.mean(counts) <= wanted
+        scores = lesion_scores([lesion_table(y, f) for f, y in zip(found, labels, strict=True)])
+        assert scores["false_positives_per_scan"] <= wanted
         assert model.false_positives_ == wanted
     assert kept[0.0] >= kept[1.0] >= kept[3.0]
     save_model(model, tmp_path / "model.dmrifit")
