@@ -40,7 +40,20 @@ KINDS = ("preference", "objective")
 ORACLE = "best of 40 candidates"
 N_CASES, N_FOLDS = 125, 5
 EXCLUDING = ("tumor", "distance", "exclude")
+TRAINED = ("network", "network fast", "network, exclude channel")
 MEASURES = ("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_axes", "necrosis")
+#: Modules that no box depends on, and those that only one kind of placer does: of placement and of dmrifit.
+WITHOUT_BOXES = {
+    *("__init__", "batches", "claims", "cli", "commands", "evaluation", "options", "plotting", "prescription"),
+    *("studies", "tables"),
+}
+OF_KIND = {
+    "ranker": (("features", "ranker"), ()),
+    "network": (
+        ("_sampling", "networks", "regressor", "views"),
+        ("cases", "checkpoints", "devices", "nets", "training"),
+    ),
+}
 #: Differences of the mean Dice with the closest expert, and what they are to reach on experts with a preference.
 DIFFERENCES = (
     ("network", "objective", 0.05),
@@ -115,33 +128,38 @@ def entrants(
         yield "network, exclude channel", True, lambda: trained(True, channels=EXCLUDING)
 
 
-def code_digest() -> str:
-    """Digest of the code that the boxes depend on."""
-    digest = hashlib.sha256()
-    for package in (placement, dmrifit):
-        for path in sorted(Path(package.__file__).parent.rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+def code_digest(name: str) -> str:
+    """Digest of the code that the boxes of a placer depend on, so that work on another one does not count."""
+    folder, library = (Path(package.__file__).parent for package in (placement, dmrifit))
+    modules = {path for path in folder.glob("*.py") if path.stem not in WITHOUT_BOXES}
+    modules |= {library / f"{stem}.py" for stem in ("randomness", "threads")}
+    for kind, (own, lower) in OF_KIND.items():
+        if name.startswith(kind):
+            modules |= {library / f"{stem}.py" for stem in lower}
+        else:
+            modules -= {folder / f"{stem}.py" for stem in own}
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(modules))).hexdigest()
 
 
 def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]:
     """Train and place for one seed, whatever is not done yet."""
     folder = work / f"{kind}-{seed}{'-quick' if quick else ''}"
-    code, case, kept = code_digest(), None, {}
     path = folder / "placed.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        kept = before["placed"] if before["code"] == code else {}
-        if not kept:
-            print(f"{kind} {seed}: the code has changed since {path} was written; everything is done again", flush=True)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     names = [name for name, *_ in entrants(None, kind, seed, folder, quick)] + [ORACLE]  # type: ignore[arg-type]
-    if all(name in kept for name in names):
-        return json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    code = {name: code_digest(name) for name in names}
+    kept = {name: before[name] for name in names if before.get(name, {}).get("code") == code[name]}
+    changed = sorted({*before} - {*kept})
+    if changed:
+        print(f"{kind} {seed}: done again, because the code has changed: {', '.join(changed)}", flush=True)
     case = Case(kind, seed, 40 if quick else N_CASES)
     warm_up(case)
-    for name, excluding, train in entrants(case, kind, seed, folder / "training", quick):
+    # A training is gone on with by the code that began it.
+    training = folder / f"training-{code['network'][:12]}"
+    for name, excluding, train in entrants(case, kind, seed, training, quick):
         if name in kept:
             continue
+        begun = {*training.glob("*/state.safetensors")}
         start = time.process_time()
         placer = train()
         seconds = time.process_time() - start
@@ -152,15 +170,18 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
             start = time.process_time()
             boxes.append(placer.place(scene).as_array().tolist())
             times.append(time.process_time() - start)
-        kept[name] = {"boxes": boxes, "seconds": times, "training_s": seconds}
-        write_text(path, json.dumps({"code": code, "placed": kept}))
+        # Of a training that was begun in an earlier run the time is not known.
+        known = name in ("ranker", *TRAINED) and len({*training.glob("*/state.safetensors")} - begun) == (
+            name in TRAINED
+        )
+        measured = seconds if known else None
+        kept[name] = {"code": code[name], "boxes": boxes, "seconds": times, "training_s": measured}
+        write_text(path, json.dumps(kept))
         print(f"{kind} {seed}: {name}, {seconds:.0f} s of training", flush=True)
     if ORACLE not in kept:
-        kept[ORACLE] = {"boxes": oracle(case, seed), "seconds": None, "training_s": None}
-    measured = evaluated(case, kept, seed)
-    write_text(folder / "measured.json", json.dumps(measured))
-    write_text(path, json.dumps({"code": code, "placed": kept}))
-    return measured
+        kept[ORACLE] = {"code": code[ORACLE], "boxes": oracle(case, seed), "seconds": None, "training_s": None}
+        write_text(path, json.dumps(kept))
+    return evaluated(case, {name: kept[name] for name in names}, seed)
 
 
 def fresh(scene: Scene) -> Scene:
@@ -235,7 +256,8 @@ def summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
         times = [one.loc[name, "seconds"] for one in by_seed.values()]
         row["cpu_ms"] = None if np.isnan(times).any() else spread([1e3 * t for t in times])
         training = [run["training_s"].get(name) for run in runs.values()]
-        row["training_s"] = spread(training) if all(t is not None and t > 0.5 for t in training) else None
+        known = [t for t in training if t is not None]
+        row["training_s"] = spread(known) if known else None
         rows.append(row)
     differences = []
     for one, other, goal in DIFFERENCES:
