@@ -23,7 +23,7 @@ CONSOLE = (0.1, 1.0, 0.1)
 
 
 #: A voxel with less tumor than this part is told of: exclusion or the least volume asks for too much then.
-MOSTLY = 0.5
+MOSTLY = 0.7
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ class VoxelOptimizer(BaseEstimator):
         Placement
             Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``, ``side out of range``,
             ``too many rotations``, ``outside the image``, ``touches NAME`` (more of it than is tolerated), ``less than
-            half tumor``.
+            70 % tumor``.
         """
         return _assessed(voxel.canonical(), Search(self._wishes(), scene), best_objective)
 
@@ -357,7 +357,7 @@ class VoxelOptimizer(BaseEstimator):
         if not 0 <= self.tie_break < 1:
             msg = f"tie_break must be at least 0 and below 1, got {self.tie_break}"
             raise ValueError(msg)
-        if self.rounding is not None and (len(self.rounding) != 3 or min(self.rounding) <= 0):
+        if self.rounding is not None and (np.shape(self.rounding) != (3,) or not min(self.rounding) > 0):
             msg = f"rounding must be three positive steps (mm, mm, degrees), got {self.rounding}"
             raise ValueError(msg)
         return Wishes(
@@ -383,6 +383,6 @@ def _assessed(voxel: Voxel, search: Search, best_objective: float | None) -> Pla
         tumor_fraction=part,
         tumor_volume=part * voxel.volume,
         best_objective=value if best_objective is None else best_objective,
-        flags=(*search.flags(voxel), *(["less than half tumor"] if part < MOSTLY else [])),
+        flags=(*search.flags(voxel), *(["less than 70 % tumor"] if part < MOSTLY else [])),
         scene=search.scene,
     )

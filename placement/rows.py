@@ -65,7 +65,7 @@ class Rows(NamedTuple):
         thick = int(np.argmax(np.linalg.norm(matrix, axis=0).round(6)[::-1]))
         last = 2 - thick
         axes = (*[axis for axis in range(3) if axis != last], last)
-        prefix = _overlap.running_sums(np.ascontiguousarray(occupancy.transpose(axes), dtype=np.float32))
+        prefix = _overlap.running_sums(occupancy.transpose(axes).astype(np.float32, copy=False))
         matrix = np.ascontiguousarray(matrix[:, list(axes)])
         first = np.asarray(origin, dtype=np.float64)[list(axes)] - (1, 1, 0)
         return cls(prefix, matrix, matrix @ first + affine[:3, 3], axes)

@@ -415,7 +415,7 @@ def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
         raise ValueError(msg)
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
     if edges.min() == 0:
-        msg = f"{title} has an affine with an axis of length 0: {matrix.tolist()}"
+        msg = f"{title} has an affine with an axis of length 0: {matrix.tolist()}; three independent axes are needed"
         raise ValueError(msg)
     if edges.max() > LARGEST_EDGE_RATIO * edges.min():
         warnings.warn(
@@ -536,8 +536,8 @@ def _by_name(given: float | Mapping[str, float], names: list[str], what: str, mo
         found = dict.fromkeys(names, float(given))
     for value in [*found.values(), *([] if isinstance(given, Mapping) else [float(given)])]:
         if not (0 <= value <= most and np.isfinite(value)):
-            unit = "mm, 0 or more" if most == np.inf else "a part of the voxel, from 0 (strict) to 1"
-            msg = f"{what} is in {unit}, got {value}"
+            unit = "in mm, 0 or more" if most == np.inf else "a part of the voxel, from 0 (strict) to 1"
+            msg = f"{what} is {unit}, got {value}"
             raise ValueError(msg)
     return found
 

@@ -113,9 +113,18 @@ class Search:
         What is asked.
     scene : Scene
         The tumor.
+
+    Raises
+    ------
+    TypeError
+        If the scene is something else.
     """
 
     def __init__(self, wishes: Wishes, scene: Scene) -> None:
+        given: Any = scene
+        if not isinstance(given, Scene):
+            msg = f"a voxel is placed in a Scene, got {type(given).__name__}; make one of the tumor and its affine"
+            raise TypeError(msg)
         self.wishes = wishes
         self.scene = scene
         self.rows: Rows = scene.rows
@@ -288,9 +297,10 @@ class Search:
         best = np.argsort(costs, axis=0, kind="stable")[:n]
         return turned.take((best * len(centers) + np.arange(len(centers))).ravel())
 
-    def common(self, level: int, weight: float = 3.0) -> tuple[Any, ...]:
+    def common(self, level: int, weight: float = 3.0) -> tuple[Any, Any, Any, Any, Any, Any]:
         """Give the arguments that all compiled searches share."""
-        return self.grids[level], self.forbidden, self.margins, *self.ends[level], self.limits(weight)
+        low, high = self.ends[level]
+        return self.grids[level], self.forbidden, self.margins, low, high, self.limits(weight)
 
     def turns(self, n: int) -> NDArray[np.float64]:
         """Draw rotations to start from, the same for the same seed."""
