@@ -338,8 +338,9 @@ def in_short(result: dict[str, Any]) -> str:
     wanted = ("objective", "optimizer", "ranker", "network", "network refined", "network fast", CONTROLS[0])
     chosen = [[row[i] for i in shown] for row in rows if row[0] in wanted]
     head = (
-        f"{len(result['seeds'])} × 25 synthetic gliomas, learned from 100 each; {result['machine']['processor']}, one "
-        f"thread; {result['date']}, commit {str(result['commit'])[:10]}."
+        f"Simulated experts with a preference, Dice with the closest of two: {len(result['seeds'])} × 25 synthetic "
+        f"gliomas, learned from 100 each, in brackets the standard error over seeds. What people would do is not known. "
+        f"{result['machine']['processor']}, one thread; {result['date']}, commit {str(result['commit'])[:10]}."
     )
     return f"{head}\n\n{measure.table([header[i] for i in shown], chosen)}"
 
