@@ -339,7 +339,7 @@ def in_short(result: dict[str, Any]) -> str:
     chosen = [[row[i] for i in shown] for row in rows if row[0] in wanted]
     head = (
         f"Simulated experts with a preference, Dice with the closest of two: {len(result['seeds'])} × 25 synthetic "
-        f"gliomas, learned from 100 each, in brackets the standard error over seeds. What people would do is not known. "
+        "gliomas, learned from 100 each, in brackets the standard error over seeds. What people would do is unknown. "
         f"{result['machine']['processor']}, one thread; {result['date']}, commit {str(result['commit'])[:10]}."
     )
     return f"{head}\n\n{measure.table([header[i] for i in shown], chosen)}"
