@@ -161,7 +161,13 @@ def train(
     if model not in _MODELS:
         msg = f"--model must be one of {', '.join(_MODELS)}, not {model!r}"
         raise ValueError(msg)
-    given = {"--channels": channels, "--epochs": epochs, "--fast": fast, "--refine": refine, "--checkpoint": checkpoint}
+    given: dict[str, Any] = {
+        "--channels": channels,
+        "--epochs": epochs,
+        "--fast": fast,
+        "--refine": refine,
+        "--checkpoint": checkpoint,
+    }
     given |= {"--validation-fraction": validation_fraction, "--patience": patience, "--groups": groups}
     wrong = [name for name, value in given.items() if value and model != "network"]
     if wrong:
