@@ -53,11 +53,11 @@ BULK_MM = 10.0
 N_TURNS = 24
 
 #: Rounds of searches: which part of the boxes, the best, goes on, and how many evaluations each has used at the end.
-QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))
-THOROUGH = ((1.0, 60), (0.5, 200))
-ALL = ((1.0, 130),)
-STRAIGHT = ((1.0, 30), (0.5, 90))
-TURNED = ((1.0, 25), (0.25, 70))
+QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows
+THOROUGH = ((1.0, 60), (0.5, 200))  # in place of it, where time does not matter
+ALL = ((1.0, 130),)  # in place of it, for candidates, of which none is to be left behind
+STRAIGHT = ((1.0, 30), (0.5, 90))  # along the scanner's axes, to break ties
+TURNED = ((1.0, 25), (0.25, 70))  # with one or two rotated axes, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 

@@ -1,4 +1,6 @@
 import csv
+import importlib.util
+import json
 import tracemalloc
 
 import numpy as np
@@ -312,6 +314,24 @@ def test_parameters_are_cloned_and_set():
     again = clone(optimizer)
     assert again.get_params() == optimizer.get_params()
     assert again.set_params(min_volume=3).min_volume == 3
+
+
+@pytest.mark.slow
+def test_the_search_stays_near_the_best_known_objectives(pytestconfig, monkeypatch):
+    root = pytestconfig.rootpath
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    found = importlib.util.spec_from_file_location("bench_placement", root / "benchmarks" / "bench_placement.py")
+    bench = importlib.util.module_from_spec(found)
+    found.loader.exec_module(bench)
+    known = json.loads((root / "benchmarks" / "results" / "placement.json").read_text())["best_known_tuned on"]
+    numbers = range(1, 24, 5)
+    scenes = [Scene(bench.mask(n), np.eye(4)) for n in numbers]
+    for least, values in known.items():
+        for options, most in (({}, 0.01), ({"thorough": True}, 0.007)):
+            optimizer = VoxelOptimizer(min_volume=float(least), tie_break=0, random_state=0, **options)
+            gaps = [values[n] - optimizer.placement(s).objective for n, s in zip(numbers, scenes, strict=True)]
+            assert np.mean(gaps) <= most
+            assert max(gaps) < 0.05
 
 
 REGIONS = {"whole": (1, 2, 3, 4), "core_1_3_4": (1, 3, 4), "solid_3_4_no_necrosis": (3, 4), "enhancing_4": (4,)}
