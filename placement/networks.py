@@ -12,7 +12,15 @@ from torch.nn import functional
 
 from placement.voxel import TURNS
 
-__all__ = ["LOSSES", "PlacementLoss", "PlacementNetwork", "center_outside", "rotation_from_six", "sampled_fraction"]
+__all__ = [
+    "LOSSES",
+    "PlacementLoss",
+    "PlacementNetwork",
+    "center_outside",
+    "rotation_from_six",
+    "sampled_dice",
+    "sampled_fraction",
+]
 
 LOSSES = ("symmetric", "euler", "moment")
 EXPERT_LOSSES = ("min", "mean", "each")
@@ -20,11 +28,17 @@ EXPERT_LOSSES = ("min", "mean", "each")
 #: Weights of position, sides and orientation, as published.
 WEIGHTS = (2.0, 3.0, 3.0)
 
+#: Weight of one less the Dice coefficient.
+OVERLAP_WEIGHT = 6.0
+
 #: Positions, and in the published loss sides, are compared in units of so many mm.
 LENGTH_MM = 10.0
 
 #: Likelihoods of centers are made of features times this, so that few steps of training can point somewhere.
 SHARPNESS = 4.0
+
+#: Weight of the channel of distances in them before training, so that a network starts with the deepest places.
+DEPTH = 2.5
 
 #: The part of tumor in a box is sampled at so many points along each side.
 POINTS = 6
@@ -92,6 +106,7 @@ class PlacementNetwork(nn.Module):
         size: Sequence[float],
         angles: bool = False,
         heat: bool = True,
+        depth: int | None = None,
         hidden: int = 128,
     ) -> None:
         super().__init__()
@@ -102,7 +117,8 @@ class PlacementNetwork(nn.Module):
             stages.append(nn.Sequential(first, _norm(width), nn.ReLU(inplace=True), _Residual(width)))
             before, side = width, (side + 1) // 2
         self.stages = nn.ModuleList(stages)
-        self.heat = nn.ModuleList([nn.Conv3d(width, 1, 1, bias=False) for width in widths[:3]] if heat else [])
+        heads = [nn.Linear(width, 1, bias=False) for width in (n_channels, *widths[:3])]
+        self.heat = nn.ModuleList(heads if heat else [])
         self.features = nn.Linear(before * side**3 + 1, hidden)
         self.center = nn.Linear(hidden, 3)
         self.size = nn.Linear(hidden, 3)
@@ -117,8 +133,10 @@ class PlacementNetwork(nn.Module):
             for head in (self.center, self.size, self.turn):
                 head.weight.mul_(0.1)
                 head.bias.zero_()
-            for map_head in self.heat:
-                map_head.weight.mul_(0.1)  # type: ignore[operator]
+            for head in heads:
+                head.weight.zero_()
+            if depth is not None:
+                heads[0].weight[0, depth] = DEPTH
             self.size.bias.copy_(torch.from_numpy(np.log(start / (1 - start))))
             if not angles:
                 self.turn.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
@@ -141,7 +159,7 @@ class PlacementNetwork(nn.Module):
             ``angles`` (n, 3) in radians where orientation is by angles.
         """
         step = frame[:, 3:]
-        maps = []
+        maps = [volume]
         x = volume
         for stage in self.stages:
             x = stage(x)
@@ -163,15 +181,15 @@ class PlacementNetwork(nn.Module):
 
     def _expected(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average places by how likely each is the center, in steps from the middle: shape (n, 3)."""
-        side = maps[0].shape[-1]
-        parts = [
-            functional.interpolate(head(one).float(), size=(side,) * 3)
-            for head, one in zip(self.heat, maps, strict=False)
-        ]
-        heat = torch.stack(parts).sum(0)
+        heat = torch.zeros((), device=maps[0].device)
+        for head, one in reversed(list(zip(self.heat, maps, strict=False))):
+            weight: torch.Tensor = head.weight  # type: ignore[assignment]
+            found = (weight @ one.flatten(2)).float().reshape(-1, 1, *one.shape[2:])
+            coarse = functional.interpolate(heat, size=one.shape[2:]) if heat.ndim else heat
+            heat = found + coarse
+        side = heat.shape[-1]
         likely = torch.softmax(SHARPNESS * heat.flatten(1), dim=1).reshape(-1, side, side, side)
-        # A convolution of stride 2 answers at every other point, from the first on.
-        line = 2.0 * torch.arange(side, device=heat.device) - self.reach + 0.5
+        line = torch.arange(side, device=heat.device) - self.reach + 0.5
         return torch.stack([likely.sum(other) @ line for other in ((2, 3), (1, 3), (1, 2))], dim=1)
 
 
@@ -240,10 +258,38 @@ def sampled_fraction(
     tensor of shape (n,)
         Means over `POINTS`³ places in each box, interpolated trilinearly; nothing is tumor outside the grid.
     """
+    return _sampled(tumor, _points(center, size, rotation), step).mean(1)
+
+
+def _points(center: torch.Tensor, size: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Spread `POINTS`³ places in each box: shape (n, points, 3)."""
     line = (torch.arange(POINTS, dtype=center.dtype, device=center.device) + 0.5) / POINTS - 0.5
     unit = torch.cartesian_prod(line, line, line)
-    points = (unit * size[:, None]) @ rotation.transpose(1, 2) + center[:, None]
-    return _sampled(tumor, points, step).mean(1)
+    return (unit * size[:, None]) @ rotation.transpose(1, 2) + center[:, None]
+
+
+def sampled_dice(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """
+    Estimate the Dice coefficients of boxes with those of experts, with gradients where they overlap.
+
+    Parameters
+    ----------
+    answers, targets : mapping of tensors
+        As in `PlacementLoss`.
+
+    Returns
+    -------
+    tensor of shape (n, n_experts)
+        From the part of `POINTS`³ places in each box that the expert's holds. Faces are ramps as wide as places are
+        apart, so that a box shares all with itself, and boxes turned alike share what they do.
+    """
+    size = answers["log_size"].exp()
+    points = _points(answers["center"], size, answers["rotation"])
+    local = (points[:, None] - targets["center"][:, :, None]) @ targets["rotation"]
+    theirs = targets["size"][:, :, None]
+    inside = torch.clamp((0.5 * theirs - local.abs()) * (POINTS / theirs) + 0.5, 0, 1).prod(-1).mean(-1)
+    mine, other = size.prod(-1)[:, None], targets["size"].prod(-1)
+    return 2 * inside * mine / (mine + other)
 
 
 def _sampled(tumor: torch.Tensor, points: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
@@ -279,18 +325,20 @@ class PlacementLoss(nn.Module):
     """
     How far boxes are from those of experts, and how much of them is not tumor.
 
-    With weights λ = 2, 3, 3 it is λ₁ |Δcenter|² + λ₂ (sides) + λ₃ (orientation) + (1 − f) + c, where f is the part of
-    the box that is tumor, sampled. Centers are compared in units of 10 mm.
+    With weights λ = 2, 3, 3 it is λ₁ (center) + λ₂ (sides) + λ₃ (orientation) + (1 − f) + c, where f is the part of the
+    box that is tumor, sampled. Centers are compared in units of 10 mm.
 
     Parameters
     ----------
     kind : {"symmetric", "euler", "moment"}
         ``"euler"``: the study's sums of squares; sides in units of 10 mm, Euler angles of the canonical pose in
         radians. The study's step for a center outside the tumor has no gradient; it is left to `center_outside`, and
-        c = 0. ``"symmetric"``: the least over the 24 names of a box of the squared logarithms of the ratios of sides
-        and |R − R*|² / 8. ``"moment"``: |log S − log S*|² / 4 for both together, with the second moments
-        S = R diag(d² / 12) Rᵀ, the same for all names of a box; without gradient for the orientation of a cube. With
-        either, c is 1 less what is tumor at the center, interpolated.
+        c = 0. ``"moment"``: |Δcenter|², and |log S − log S*|² / 4 for sides and orientation together, with the second
+        moments S = R diag(d² / 12) Rᵀ, the same for all names of a box; without gradient for the orientation of a
+        cube. ``"symmetric"``: the least over the 24 names of a box of the squared logarithms of the ratios of sides and
+        |R − R*|² / 8; for centers √(1 + |Δcenter|²) − 1, which experts who chose another place do not pull far; and
+        `OVERLAP_WEIGHT` times one less the Dice coefficient, sampled. With the last two, c is 1 less what is tumor at
+        the center, interpolated.
     expert_loss : {"min", "mean", "each"}
         Whether the nearest expert counts, or the mean over experts. "each" is a mean; samples then hold one expert.
 
@@ -345,7 +393,12 @@ class PlacementLoss(nn.Module):
             ``center``: c.
         """
         position = ((answers["center"][:, None] - targets["center"]) / LENGTH_MM).square().sum(-1)
-        apart = WEIGHTS[0] * position + self._shapes(answers, targets)
+        apart = self._shapes(answers, targets)
+        if self.kind == "symmetric":
+            apart = apart + WEIGHTS[0] * (torch.sqrt(1 + position) - 1)
+            apart = apart + OVERLAP_WEIGHT * (1 - sampled_dice(answers, targets))
+        else:
+            apart = apart + WEIGHTS[0] * position
         present = targets["present"]
         if self.expert_loss == "min":
             distance = torch.where(present > 0, apart, torch.inf).amin(1)

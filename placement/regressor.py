@@ -74,12 +74,12 @@ class VoxelRegressor(VolumeEstimator):
         Smaller answers are enlarged to this volume in mL; 0 for none.
     width : int, default=8
         Channels after the first convolution; each of the next three has twice as many.
-    augment : int, default=4
-        In how many of 48 ways, drawn anew, each case is turned and mirrored in an epoch; 0 shows it once, as it is.
+    augment : bool, default=True
+        Whether each case is turned and mirrored, in one of 48 ways that is drawn anew in each epoch.
     weight_decay : float, default=0.01
         Of AdamW.
     epochs : int, default=60
-        Passes over the cases, each in `augment` ways.
+        Passes over the cases.
     batch_size : int, default=10
         Samples in a step.
     learning_rate : float, default=0.003
@@ -129,7 +129,7 @@ class VoxelRegressor(VolumeEstimator):
         size_range: tuple[float, float] = (10.0, 60.0),
         min_volume: float = 6.0,
         width: int = 8,
-        augment: int = 4,
+        augment: bool = True,
         weight_decay: float = 0.01,
         epochs: int = 60,
         batch_size: int = 10,
@@ -307,11 +307,9 @@ class VoxelRegressor(VolumeEstimator):
         if not 0 <= self.min_volume <= sides[1] ** 3 / MM3_PER_ML:
             msg = f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
             raise ValueError(msg)
-        for name, least in (("width", 1), ("augment", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                msg = f"{name} must be a whole number of at least {least}, not {value!r}"
-                raise ValueError(msg)
+        if isinstance(self.width, bool) or not isinstance(self.width, int | np.integer) or self.width < 1:
+            msg = f"width must be a whole number of at least 1, not {self.width!r}"
+            raise ValueError(msg)
         if not 0 <= self.weight_decay < 1:
             msg = f"weight_decay must be a number of at least 0 and below 1, not {self.weight_decay!r}"
             raise ValueError(msg)
@@ -341,6 +339,7 @@ class VoxelRegressor(VolumeEstimator):
             size=getattr(self, "_usual_size", (20.0, 20.0, 20.0)),
             angles=self.loss == "euler",
             heat=self.head == "heat",
+            depth=list(self.channels).index("distance") if "distance" in self.channels else None,
         )
 
     def _criterion(self) -> torch.nn.Module:
@@ -385,13 +384,12 @@ class VoxelRegressor(VolumeEstimator):
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
-        for _ in range(max(1, self.augment)):
-            for i in rng.permutation(len(inputs)):
-                flip = FLIPS[rng.integers(len(FLIPS)) if self.augment else 0]
-                target = targets[i]
-                alone = np.flatnonzero(target["present"]) if self.expert_loss == "each" else [None]
-                for expert in alone:
-                    yield self._turned(inputs[i], target, flip, expert)
+        for i in rng.permutation(len(inputs)):
+            flip = FLIPS[rng.integers(len(FLIPS)) if self.augment else 0]
+            target = targets[i]
+            alone = np.flatnonzero(target["present"]) if self.expert_loss == "each" else [None]
+            for expert in alone:
+                yield self._turned(inputs[i], target, flip, expert)
 
     def _turned(self, inputs: Any, target: Any, flip: NDArray[np.float64], expert: Any) -> tuple[Any, Any]:
         """Turn a sample; of its experts, all or one is there."""

@@ -18,6 +18,7 @@ from placement.networks import (  # noqa: E402
     center_outside,
     rotation_from_angles,
     rotation_from_six,
+    sampled_dice,
     sampled_fraction,
 )
 
@@ -49,6 +50,16 @@ def as_targets(tumor, step, experts, present=None):
     return {key: torch.tensor(np.array(value), dtype=torch.float64) for key, value in found.items()}
 
 
+def dice_by_hand(mine, theirs):
+    """Share of 6³ places in a box that another holds, whose faces are ramps as wide as a sixth of its sides."""
+    (c, d, r), (c2, d2, r2) = mine, theirs
+    held = 0.0
+    for place in np.ndindex(6, 6, 6):
+        local = r2.T @ (c + r @ (((np.array(place) + 0.5) / 6 - 0.5) * d) - c2)
+        held += np.prod(np.clip((d2 / 2 - np.abs(local)) / (d2 / 6) + 0.5, 0, 1)) / 6**3
+    return 2 * held * d.prod() / (d.prod() + d2.prod())
+
+
 def double(loss):
     loss.turns = loss.turns.double()
     return loss
@@ -72,6 +83,8 @@ def test_a_loss_is_what_numpy_computes_by_hand(kind):
     for i in range(4):
         (c, d, a, r), (c2, d2, a2, r2) = ([part[i] for part in boxes] for boxes in (mine, theirs))
         wanted = 2 * np.sum(((c - c2) / 10) ** 2)
+        if kind == "symmetric":
+            wanted = 2 * (np.sqrt(1 + wanted / 2) - 1) + 6 * (1 - dice_by_hand((c, d, r), (c2, d2, r2)))
         if kind == "euler":
             wanted += 3 * np.sum(((d - d2) / 10) ** 2) + 3 * np.sum(np.radians(a - a2) ** 2)
         elif kind == "moment":
@@ -167,6 +180,17 @@ def test_the_nearest_expert_or_their_mean_counts():
     np.testing.assert_allclose(costs("mean", [one, two], alone)["experts"], [*wanted[:2], (first[2] + second[2]) / 2])
 
 
+def test_the_sampled_dice_is_near_the_exact_one():
+    rng = np.random.default_rng(11)
+    mine, theirs = random_boxes(rng, 30), random_boxes(rng, 30)
+    found = sampled_dice(as_answers(*mine), as_targets(ball(), 4.0, [theirs, mine]))
+    pairs = zip(zip(*mine[:3], strict=True), zip(*theirs[:3], strict=True), strict=True)
+    exact = [Voxel(*one).dice(Voxel(*other)) for one, other in pairs]
+    assert np.ptp(exact) > 0.3
+    np.testing.assert_allclose(found[:, 0], exact, atol=0.05)
+    np.testing.assert_allclose(found[:, 1], 1)
+
+
 def test_the_sampled_part_of_tumor_is_near_the_exact_one():
     n, step = 32, 3.0
     tumor = ball(n, step, 26.0)
@@ -215,7 +239,7 @@ def test_a_new_network_answers_the_usual_box_near_the_middle(n, angles):
     frame = torch.tensor([[5.0, 6.0, 7.0, 96 / n]]).repeat(3, 1)
     with torch.no_grad():
         answer = net(torch.rand(3, 2, n, n, n), frame)
-    assert answer["center"].abs().max() < 20
+    assert answer["center"].abs().max() < 10
     np.testing.assert_allclose(answer["log_size"].exp(), np.tile([20, 25, 30], (3, 1)), rtol=0.2)
     np.testing.assert_allclose(answer["rotation"], np.tile(np.eye(3), (3, 1, 1)), atol=0.3)
 
@@ -229,6 +253,21 @@ def test_answers_stay_within_the_range_of_sides_and_the_view():
     sides = answer["log_size"].exp()
     assert 10 - 1e-3 <= sides.min() < sides.max() <= 60 + 1e-3
     assert answer["center"].abs().max() <= 96
+
+
+@pytest.mark.parametrize("n", [24, 32])
+def test_a_new_network_that_sees_distances_starts_with_the_deepest_place(n):
+    step = 96 / n
+    line = (np.arange(n) - 0.5 * (n - 1)) * step
+    grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1)
+    deepest = np.array([12.0, -20.0, 7.0])
+    depth = 2.0 - np.linalg.norm(grid - deepest, axis=-1) / 12
+    volume = torch.tensor(np.stack([depth > 0, depth])[None], dtype=torch.float32)
+    net = PlacementNetwork(2, (4, 4, 4, 4), n, step, size_range=(10, 60), size=(20, 20, 20), depth=1).eval()
+    with torch.no_grad():
+        net.center.weight.zero_()
+        found = net(volume, torch.tensor([[0.0, 0, 0, step]]))["center"][0]
+    np.testing.assert_allclose(found, deepest, atol=2.0)
 
 
 # Views -------------------------------------------------------------------------------------------------
