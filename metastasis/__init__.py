@@ -12,6 +12,7 @@ _MODULES = {
     "DeepMedicSegmenter": "segmenter",
     "JVSSLoss": "losses",
     "SSELoss": "losses",
+    "segment_image": "images",
     "VSSLoss": "losses",
     "jvss_loss": "losses",
     "sse_loss": "losses",
