@@ -1,4 +1,4 @@
-"""Lesions: connected components of masks, which of them match, and the scores that follow."""
+"""Lesions of scans and predictions: which of them match, as tables, and the scores that follow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.components import (
+    CONNECTIVITIES,
+    OVERSIZED,
+    Matching,
+    check_affine,
+    label_components,
+    match_components,
+    match_to_lesions,
+    meeting_pairs,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +39,6 @@ __all__ = [
     "scores_from_counts",
 ]
 
-#: Voxels that share a face; a face or an edge; a face, an edge or a corner.
-CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
-#: A component larger than so many times the lesion that it hits is flagged.
-OVERSIZED = 10
 #: Lesions below this volume in mL are small: a ball of 5.8 mm.
 SMALL_ML = 0.1
 #: Scores that a prediction cannot win by covering everything. Plain sensitivity, precision and false positives it can:
@@ -272,188 +279,6 @@ def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
     return scores
 
 
-@dataclass(frozen=True, eq=False)
-class Matching:
-    """
-    Which components of a prediction match which lesions.
-
-    Attributes
-    ----------
-    reference, prediction : ndarray of int, shape (x, y, z)
-        Numbers of lesions and of components, from 1; 0 elsewhere.
-    lesion, component : ndarray of int, shape (n_pairs,)
-        The pairs that match, by their numbers less 1.
-    overlap : ndarray of int, shape (n_pairs,)
-        Voxels that they share.
-    lesion_voxels : ndarray of int, shape (n_lesions,)
-        Size of each lesion.
-    component_voxels : ndarray of int, shape (n_components,)
-        Size of each component.
-    """
-
-    reference: NDArray[np.int32]
-    prediction: NDArray[np.int32]
-    lesion: NDArray[np.intp]
-    component: NDArray[np.intp]
-    overlap: NDArray[np.intp]
-    lesion_voxels: NDArray[np.intp]
-    component_voxels: NDArray[np.intp]
-
-    @property
-    def found(self) -> NDArray[np.bool_]:
-        """Whether a component matches: shape (n_lesions,)."""
-        return np.bincount(self.lesion, minlength=len(self.lesion_voxels)) > 0
-
-    @property
-    def false_positive(self) -> NDArray[np.bool_]:
-        """Whether no lesion matches: shape (n_components,)."""
-        return np.bincount(self.component, minlength=len(self.component_voxels)) == 0
-
-    @property
-    def flagged(self) -> NDArray[np.bool_]:
-        """Whether a component matches two lesions or is ten times larger than its one: shape (n_components,)."""
-        n = len(self.component_voxels)
-        flagged = np.bincount(self.component, minlength=n) > 1
-        oversized = self.component_voxels[self.component] > OVERSIZED * self.lesion_voxels[self.lesion]
-        flagged[self.component[oversized]] = True
-        return flagged
-
-    @property
-    def distinct(self) -> NDArray[np.bool_]:
-        """Whether a component matches that is not flagged: shape (n_lesions,)."""
-        good = ~self.flagged[self.component]
-        return np.bincount(self.lesion[good], minlength=len(self.lesion_voxels)) > 0
-
-
-def match_components(
-    reference: ArrayLike, prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1
-) -> Matching:
-    """
-    Find the components of two masks that match, by the rule of `lesion_table`.
-
-    Parameters
-    ----------
-    reference : array_like of shape (x, y, z)
-        1 in lesions and 0 elsewhere.
-    prediction : array_like of shape (x, y, z)
-        1 where lesions are predicted and 0 elsewhere.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
-        As for `lesion_table`.
-
-    Returns
-    -------
-    Matching
-        The components and the pairs.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not possible.
-    """
-    lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
-    return match_to_lesions(lesions, prediction, connectivity=connectivity, min_overlap=min_overlap)
-
-
-def match_to_lesions(
-    lesions: NDArray[np.int32], prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1
-) -> Matching:
-    """
-    Find the components of a mask that match lesions that are numbered already.
-
-    Parameters
-    ----------
-    lesions : ndarray of int, shape (x, y, z)
-        What `label_components` gave.
-    prediction : array_like of shape (x, y, z)
-        1 where lesions are predicted and 0 elsewhere.
-    connectivity : {26, 18, 6}, default=26
-        Of the components.
-    min_overlap : int, default=1
-        As for `lesion_table`.
-
-    Returns
-    -------
-    Matching
-        The components and the pairs.
-
-    Raises
-    ------
-    ValueError
-        As `match_components`.
-    """
-    if isinstance(min_overlap, bool) or not isinstance(min_overlap, int | np.integer) or min_overlap < 1:
-        msg = f"min_overlap must be a whole number of voxels from 1, not {min_overlap!r}"
-        raise ValueError(msg)
-    found = _mask(prediction, "the prediction")
-    if found.shape != lesions.shape:
-        msg = f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
-        raise ValueError(msg)
-    components = label_components(found, connectivity=connectivity)
-    inside = lesions > 0
-    sizes = np.bincount(lesions[inside], minlength=1)[1:], np.bincount(components[found], minlength=1)[1:]
-    lesion, component, overlap = _pairs(lesions, components, inside, len(sizes[1]))
-    enough = overlap >= min_overlap
-    return Matching(lesions, components, lesion[enough], component[enough], overlap[enough], *sizes)
-
-
-def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.int32]:
-    """
-    Find the connected components of a mask and number them.
-
-    Parameters
-    ----------
-    mask : array_like of shape (x, y, z)
-        Any type; what is not 0 is inside.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-
-    Returns
-    -------
-    ndarray of int, shape (x, y, z)
-        Numbers from 1, as `scipy.ndimage.label` counts; 0 outside.
-
-    Raises
-    ------
-    ValueError
-        If there is no such connectivity.
-    """
-    from scipy import ndimage
-
-    if connectivity not in CONNECTIVITIES:
-        msg = f"connectivity must be one of {', '.join(map(str, CONNECTIVITIES))}, not {connectivity!r}"
-        raise ValueError(msg)
-    structure = ndimage.generate_binary_structure(3, CONNECTIVITIES[connectivity])
-    return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
-
-
-def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
-    """
-    Check a matrix that places voxels.
-
-    Parameters
-    ----------
-    affine : array_like of shape (4, 4) or None
-        From voxel indices to mm; None stands for voxels of 1 mm.
-
-    Returns
-    -------
-    ndarray of shape (4, 4)
-        The matrix.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or places all voxels in a plane.
-    """
-    matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
-        msg = f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
-        raise ValueError(msg)
-    return matrix
-
-
 # Counting ----------------------------------------------------------------------------------------------------------
 
 
@@ -518,16 +343,6 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 # Components --------------------------------------------------------------------------------------------------------
 
 
-def _pairs(
-    a: NDArray[np.int32], b: NDArray[np.int32], inside: NDArray[np.bool_], n_b: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Give pairs of numbers, less 1, that meet inside a mask, and in how many voxels, ordered."""
-    first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
-    both = second > 0
-    keys, voxels = np.unique((first[both] - 1) * max(n_b, 1) + second[both] - 1, return_counts=True)
-    return keys // max(n_b, 1), keys % max(n_b, 1), voxels
-
-
 def _centers(
     labels: NDArray[np.int32], numbers: NDArray[np.intp], affine: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
@@ -569,8 +384,8 @@ def _clusters(matched: Matching) -> _Clusters:
     labels = ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0] if n else matched.reference
     cluster = labels[tuple(corner.T)].astype(np.intp) - 1
     n_clusters = int(cluster.max(initial=-1)) + 1
-    near, component, _ = _pairs(labels, matched.prediction, grown, n_components)
-    lesion, _, overlap = _pairs(matched.reference, matched.prediction, matched.reference > 0, n_components)
+    near, component, _ = meeting_pairs(labels, matched.prediction, grown, n_components)
+    lesion, _, overlap = meeting_pairs(matched.reference, matched.prediction, matched.reference > 0, n_components)
     voxels = np.bincount(cluster, matched.lesion_voxels, n_clusters)
     predicted = np.bincount(near, matched.component_voxels[component], n_clusters)
     shared = np.bincount(cluster[lesion], overlap, n_clusters)
@@ -583,21 +398,3 @@ def _clusters(matched: Matching) -> _Clusters:
         "near": (predicted > 0)[cluster],
     }
     return _Clusters(columns, touched)
-
-
-# What is given -----------------------------------------------------------------------------------------------------
-
-
-def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
-    array = np.asarray(values)
-    if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
-        msg = f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape {array.shape}"
-        raise ValueError(msg)
-    if array.dtype == bool:
-        return array
-    inside = array == 1
-    if not (inside | (array == 0)).all():
-        other = array[~(inside | (array == 0))].flat[0]
-        msg = f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first"
-        raise ValueError(msg)
-    return inside
