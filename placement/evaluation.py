@@ -104,7 +104,8 @@ def evaluate_placements(
     Raises
     ------
     ValueError
-        If numbers of cases differ, a box is none, no expert placed any, a fold is below 1, or there is no method.
+        If a scene is none, numbers of cases differ, a box is none, no expert placed any, a fold is below 1, or there is
+        no method.
 
     References
     ----------
@@ -113,6 +114,10 @@ def evaluate_placements(
     """
     import pandas as pd
 
+    strangers = [i for i, scene in enumerate(scenes) if not isinstance(scene, Scene)]
+    if strangers:
+        msg = f"scenes must be a sequence of Scene; case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}"
+        raise ValueError(msg)
     boxes = _expert_boxes(experts, len(scenes))
     if not any(box is not None for pair in boxes for box in pair):
         msg = f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes"

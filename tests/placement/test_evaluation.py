@@ -246,6 +246,8 @@ def test_bad_input_is_named(study, change, words):
     given = {"experts": experts, "placements": {"a": experts[:, 0]}} | change
     with pytest.raises(ValueError, match=words):
         evaluate_placements(scenes, **given)
+    with pytest.raises(ValueError, match="case 9 is a ndarray"):
+        evaluate_placements([*scenes[:-1], scenes[-1].tumor], **given)
 
 
 def test_the_board_tells_what_holds_from_what_does_not(tables):
