@@ -1,0 +1,52 @@
+"""Names and parameters that scripts call losses, segmenters and tables by."""
+
+import inspect
+
+import pytest
+
+import metastasis
+
+SIGNATURES = """
+vss_loss(logits, target, alpha, *, reduction="paper")
+jvss_loss(logits, target, alpha, *, reduction="paper")
+sse_loss(logits, target, alpha, *, reduction="paper")
+VSSLoss(alpha)
+JVSSLoss(alpha)
+SSELoss(alpha)
+DeepMedicSegmenter(loss="jvss", alpha=0.995, prior="path", low_resolution=(3, 5), segment_size=37, *, \
+network="deepmedic", widths=None, missing_prior="validity", sampling="lesion", low_resolution_input="average", \
+residual=False, reduction="paper", optimizer="rmsprop", threshold=0.5, warm_start_from=None, device="auto", \
+random_state=None)
+DeepMedicSegmenter.fit(self, volumes, labels=None, *, priors=None, groups=None)
+DeepMedicSegmenter.predict_proba(self, volumes, *, priors=None)
+DeepMedicSegmenter.predict(self, volumes, *, priors=None)
+segment_image(segmenter, image, *, prior=None, mask=None, out=None)
+SensitivitySpecificityEnsemble(sensitive, specific)
+lesion_table(reference, prediction, affine=None, *, connectivity=26, min_overlap=1)
+lesion_scores(tables)
+simulate_metastases(n_patients, *, prior=0.75, random_state=None)
+"""
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("line", SIGNATURES.strip().split("\n"))
+def test_names_and_parameters_are_kept(line):
+    pytest.importorskip("torch")
+    name, _, rest = line.partition("(")
+    scope = {}
+    exec(f"def definition({rest}: pass", scope)
+    found = metastasis
+    for part in name.split("."):
+        found = getattr(found, part)
+    parameters = inspect.signature(found).parameters
+    expected = inspect.signature(scope["definition"]).parameters
+    for key, one in expected.items():
+        assert parameters[key].kind is one.kind
+        assert parameters[key].default == one.default
+    new = [one for key, one in parameters.items() if key not in expected]
+    assert all(one.kind is one.KEYWORD_ONLY and one.default is not one.empty for one in new)
+    assert [key for key in parameters if key in expected] == list(expected)
+
+
+def test_estimators_end_their_parameters_alike():
+    assert list(inspect.signature(metastasis.DeepMedicSegmenter).parameters)[-2:] == ["device", "random_state"]
