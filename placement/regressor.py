@@ -64,7 +64,7 @@ class VoxelRegressor(VolumeEstimator):
         Whether the center is an average of places, weighted by how likely a linear head finds each, and a shift by
         another, or the latter alone, as in the study. With a hundred cases the first learns faster.
     fast : bool, default=False
-        A network on a coarser grid (4 mm in place of 3 mm), for a third of the time.
+        A smaller network on a coarser grid (4 mm in place of 3 mm), for about half the time.
     refine : bool, default=False
         Polish each answer by the optimizer's search from there, with the answer's own volume as the wanted one. It
         changes only where it comes to hold no smaller part of tumor.
