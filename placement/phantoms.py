@@ -72,7 +72,7 @@ def simulate_gliomas(
     n_experts : int, default=2
         Boxes for each case.
     experts : {"preference", "objective"}, default="preference"
-        ``"preference"``: experts who go to the thickest solid part, keep off necrosis and take larger boxes in larger
+        ``"preference"``: experts who go to the thickest solid part, keep off necrosis and take no large boxes in small
         lesions. ``"objective"``: experts who climb the objective function, with a volume of their own in mind, to one
         of its many local maxima; necrosis is nothing to them.
     spacing : float or sequence of 3 floats, default=2
@@ -98,6 +98,12 @@ def simulate_gliomas(
     ------
     ValueError
         If a number is not positive or the kind of experts unknown.
+
+    Notes
+    -----
+    Over 375 cases of three seeds, boxes of the two kinds ("preference", "objective") had 11.2 ± 6.1 and 12.2 ± 6.3 mL,
+    tumor fractions of .90 ± .10 and .91 ± .09, 1.1 rotated axes, Dice of .48 and .49 between experts, ICC of volumes
+    of .35 and .29, and correlations of volume with tumor volume of .50 and .49. In 125 cases, an ICC varies by .1.
 
     References
     ----------
