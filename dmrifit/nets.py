@@ -35,7 +35,7 @@ _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"
 _FORMAT = 1
 #: What does not change what is learned in an epoch, and what may change when a training is resumed.
-_NOT_OF_RUN = frozenset({"checkpoint", "device", "epochs", "random_state", "verbose"})
+_NOT_OF_RUN = frozenset({"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"})
 
 
 class VolumeEstimator(BaseEstimator, ABC):

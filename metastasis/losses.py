@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
 
@@ -180,9 +181,9 @@ def _checked(
     return logits, target.to(logits.dtype)
 
 
-def check_alpha(alpha: float) -> None:
+def check_alpha(alpha: Any) -> None:
     """Refuse a weight that is not from 0 to 1."""
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
         msg = f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}"
         raise ValueError(msg)
 

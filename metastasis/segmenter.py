@@ -723,6 +723,15 @@ class DeepMedicSegmenter(VolumeEstimator):
             raise ValueError(msg)
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
 
+    def _run_folder(self, digest: Any, groups: Any) -> Path | None:
+        if hasattr(self, "_start"):
+            # Not where the first weights lie, but which they are, makes another training.
+            digest = digest.copy()
+            for key, value in sorted(self._start.items()):
+                digest.update(key.encode())
+                digest.update(value.numpy().tobytes())
+        return super()._run_folder(digest, groups)
+
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
         Take what `stored` has given.

@@ -152,6 +152,19 @@ def test_training_begins_with_the_weights_of_a_model(cohort, fitted, tmp_path):
         same.fit(volumes, labels, priors=priors)
 
 
+def test_another_start_is_another_training_in_the_folder_of_checkpoints(cohort, fitted, tmp_path):
+    volumes, labels, priors = cohort
+    start, folder = tmp_path / "start.dmrifit", tmp_path / "states"
+    save_model(fitted, start)
+    found = []
+    for _ in range(2):
+        model = small(epochs=1, random_state=1, warm_start_from=start, checkpoint=folder)
+        found.append(bits(model.fit(volumes, labels, priors=priors).predict_proba(volumes)))
+        save_model(model, start)  # other weights under the same name
+    assert found[0] != found[1]
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_training_cannot_begin_with_another_network_or_class(cohort, fitted, tmp_path):
     volumes, labels, priors = cohort
     save_model(fitted, tmp_path / "start.dmrifit")
