@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dmrifit._optional import import_optional
 
@@ -183,7 +184,7 @@ def _checked(
 
 def check_alpha(alpha: Any) -> None:
     """Refuse a weight that is not from 0 to 1."""
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0 <= alpha <= 1:
         msg = f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}"
         raise ValueError(msg)
 
