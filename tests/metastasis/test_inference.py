@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from metastasis import inference  # noqa: E402
 from metastasis.inference import averaged_over_flips, dense_logits, tiled_logits, unet_logits  # noqa: E402
 from metastasis.networks import DeepMedic, UNet  # noqa: E402
 from metastasis.sampling import low_resolution  # noqa: E402
@@ -81,6 +82,30 @@ def test_every_kind_of_network_is_computed_alike(more):
         margin = 2 * model.n_layers
         assert np.abs(dense - tiled_logits(model, one, tile=margin + 8)).max() < 1e-5
         assert np.abs(dense - dense_logits(model, one, slab_numbers=1)).max() < 1e-5
+
+
+def test_each_layer_is_computed_once_and_holds_no_more_than_a_slab(monkeypatch):
+    model = network(prior_path=True, factors=(3,))
+    one = case((50, 12, 9), (3,), prior=1)
+    convolve, made = inference.functional.conv3d, []
+
+    def watched(x, weight, bias):
+        found = convolve(x, weight, bias)
+        made.append((weight.data_ptr(), x.numel(), found.shape[2], found[0, 0, 0].numel()))
+        return found
+
+    monkeypatch.setattr(inference.functional, "conv3d", watched)
+    limit = 3 * (12 + 8) * (9 + 8) * 9
+    dense_logits(model, one, slab_numbers=limit)
+    # Three planes of the widest layer; a layer has the two planes before them beside them, the first slab the margin.
+    assert max(numbers for _, numbers, _, _ in made) <= (3 + 8 + 2) * limit // 3
+    planes = {}
+    for layer, _, n, area in made:
+        total, _ = planes.get(layer, (0, area))
+        planes[layer] = total + n, area
+    full = [(50 + 8 - 2 * i, (12 + 8 - 2 * i) * (9 + 8 - 2 * i)) for i in range(1, 5)]
+    low = [(17 + 8 - 2 * i, (4 + 8 - 2 * i) * (3 + 8 - 2 * i)) for i in range(1, 5)]
+    assert sorted(planes.values()) == sorted(2 * full + low)
 
 
 def test_the_middle_of_a_volume_is_what_a_segment_there_answers():
