@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["low_resolution_cells", "low_resolution_input", "output_size", "required_input"]
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+__all__ = ["dense_products", "low_resolution_cells", "low_resolution_input", "output_size", "required_input"]
 
 
 def output_size(size: int, n_layers: int = 9, *, dense_kernel: int = 1) -> int:
@@ -124,6 +128,49 @@ def low_resolution_input(size: int, factor: int, n_layers: int = 9, *, phase: in
     """
     _check(n_layers=n_layers)
     return low_resolution_cells(size, factor, phase) + 2 * n_layers
+
+
+def dense_products(
+    shape: Sequence[int],
+    widths: Sequence[int],
+    low_resolution: Sequence[int],
+    dense: Sequence[int],
+    *,
+    n_channels: int = 1,
+    prior_path: bool = False,
+) -> int:
+    """
+    Count the multiplications of DeepMedic over a whole volume, each layer computed once, margins included.
+
+    Parameters
+    ----------
+    shape : sequence of 3 ints
+        Voxels of the volume.
+    widths : sequence of int
+        Channels of the layers of each path.
+    low_resolution : sequence of int
+        Factors of the low-resolution paths.
+    dense : sequence of int
+        Channels of the dense layers.
+    n_channels : int, default=1
+        Of the image.
+    prior_path : bool, default=False
+        Whether there is a path for a prior scan.
+
+    Returns
+    -------
+    int
+        Multiplications, each with an addition.
+    """
+    n_layers = len(widths)
+    paths = [(1, n_channels), *((factor, n_channels) for factor in low_resolution), *([(1, 1)] if prior_path else [])]
+    total = 0
+    for factor, channels in paths:
+        cells = [low_resolution_cells(n, factor) for n in shape]
+        for number, (before, after) in enumerate(pairwise((channels, *widths)), start=1):
+            total += 27 * before * after * math.prod(n + 2 * (n_layers - number) for n in cells)
+        total += widths[-1] * dense[0] * math.prod(cells)
+    return total + sum(a * b for a, b in pairwise((*dense, 1))) * math.prod(shape)
 
 
 def _lost(n_layers: int, dense_kernel: int) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastasis.sizes import low_resolution_cells, low_resolution_input, output_size, required_input
+from metastasis.sizes import dense_products, low_resolution_cells, low_resolution_input, output_size, required_input
 
 
 def test_published_sizes():
@@ -30,6 +30,22 @@ def test_cells_cover_the_output_and_none_is_too_many(size, factor, data):
     covered = {(phase + i) // factor for i in range(size)}
     assert covered == set(range(cells))
     assert low_resolution_input(size, factor, 4, phase=phase) == cells + 8
+
+
+def test_products_of_a_volume_are_those_of_the_published_network():
+    widths = (30, 40, 50, 60, 70, 80, 90, 100, 110)
+    per_voxel = 27 * (30 + 1200 + 2000 + 3000 + 4200 + 5600 + 7200 + 9000 + 11000) + 110 * 300
+    # A volume so large that margins do not count.
+    n = 60_000
+    found = dense_products((n, n, n), widths, (3, 5), (300, 300)) / n**3
+    assert found == pytest.approx(per_voxel * (1 + 1 / 27 + 1 / 125) + 300 * 300 + 300, rel=1e-3)
+    # The published program repeats low-resolution features before the first dense layer, not after it.
+    later = 110 * 300 * (2 - 1 / 27 - 1 / 125)
+    assert found + later == pytest.approx(1.41e6, rel=0.01)
+    with_prior = dense_products((n, n, n), widths, (3, 5), (300, 300), prior_path=True) / n**3
+    assert with_prior + later == pytest.approx(2.61e6, rel=0.01)
+    # One voxel, two layers: 3³ voxels of the first, one of the second.
+    assert dense_products((1, 1, 1), (2, 3), (), (4,), n_channels=5) == 27 * (5 * 2 * 27 + 2 * 3) + 3 * 4 + 4
 
 
 def test_what_is_not_possible_is_refused():
