@@ -26,8 +26,10 @@ _FIELD_ITERATIONS = (50, 50, 30)
 _STRIPPED_SHARE = 0.15  # of voxels with one and the same value, from which on it is a background that somebody set
 _LARGEST_BRAIN = 2200.0  # mL
 _SMALLEST_BRAIN = 20.0  # mL
-_NECK = 5.0  # mm, half the width of what still joins the brain to the scalp
-_FOLDS = 8.0  # mm, half the width of folds that belong to the brain
+_MIDDLE = 40.0  # mm around the middle of a head, which is brain
+_TISSUE = (0.7, 1.4)  # of the signal there; fat and what enhances is brighter, fluid and bone is darker
+_NECKS = (5.0, 7.0, 9.0)  # mm, half the width of what may still join the brain to the scalp, tried in turn
+_DENT = 16.0  # mm, half the width of folds and dents that belong to the brain
 _NOT_POSITIVE = 0.05  # of the brain
 _LARGE_SHIFT, _LARGE_TURN = 30.0, 20.0  # mm, degrees
 _MM3_PER_ML = 1000.0
@@ -38,8 +40,8 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     Find the brain in a T1 image of a head.
 
     Where somebody has set everything but the brain to one value, the brain is the rest. Elsewhere ``median_otsu`` of
-    dipy parts bright from dark, what joins brain and scalp is cut, the largest part taken and its folds filled: a
-    rough mask, which keeps some of the membranes around the brain.
+    dipy finds the head; what has about the signal of its middle, and is joined to the middle by more than a neck, is
+    brain, with folds and dents up to 32 mm wide filled: a rough mask, which keeps some of what surrounds the brain.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     ImportError
         If the extra ``preprocess`` is not installed.
     """
-    from scipy.ndimage import binary_closing, binary_fill_holes, binary_opening, distance_transform_edt, label
+    from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
 
     scan = read_scan(image)
     values = array_of(scan)
@@ -81,24 +83,44 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     with threadpool_limits(1), quiet_dipy():
         _, bright = mask_tools.median_otsu(picture, median_radius=1, numpass=1)
     steps = np.linalg.norm(coarse.affine[:3, :3], axis=0)
-    core = distance_transform_edt(bright, sampling=steps) > _NECK
-    if not core.any():
-        msg = f"{name}: no brain was found; give a mask (brain_mask=…), or leave this step out (brain_mask=False)"
-        raise ValueError(msg)
-    parts, _ = label(core)
-    sizes = np.bincount(parts.ravel())[1:]
-    core = parts == 1 + sizes.argmax()
-    grown = (distance_transform_edt(~core, sampling=steps) <= _NECK + 1) & bright
-    pad = int(np.ceil(_FOLDS / steps.min())) + 1
-    padded = np.pad(grown, pad)
-    closed = distance_transform_edt(~padded, sampling=steps) <= _FOLDS
-    closed = distance_transform_edt(closed, sampling=steps) > _FOLDS
-    brain = binary_fill_holes(binary_closing(closed | padded))[pad:-pad, pad:-pad, pad:-pad]
-    if brain.sum() * _COARSE**3 / _MM3_PER_ML < _SMALLEST_BRAIN:
-        volume = brain.sum() * _COARSE**3 / _MM3_PER_ML
-        msg = f"{name}: what was found is {volume:.3g} mL, no brain; give a mask (brain_mask=…)"
-        raise ValueError(msg)
-    return array_of(onto(scan_of(brain.astype(np.float32), coarse.affine), scan, np.eye(4))) > MASK_THRESHOLD
+    middle = _ball(bright, steps)
+    level = float(np.median(picture[middle & bright])) if (middle & bright).any() else np.inf
+    tissue = (picture > _TISSUE[0] * level) & (picture < _TISSUE[1] * level)
+    depth = distance_transform_edt(tissue, sampling=steps)
+    for neck in _NECKS:
+        parts, _ = label(depth > neck)
+        sizes = np.bincount(parts[middle])
+        if not sizes[1:].any():
+            break
+        core = parts == 1 + sizes[1:].argmax()
+        brain = _filled((distance_transform_edt(~core, sampling=steps) <= neck + 1) & tissue, steps)
+        volume = brain.sum() * float(np.prod(steps)) / _MM3_PER_ML
+        if _SMALLEST_BRAIN < volume < _LARGEST_BRAIN:
+            return array_of(onto(scan_of(brain.astype(np.float32), coarse.affine), scan, np.eye(4))) > MASK_THRESHOLD
+    msg = (
+        f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask of a tool for it "
+        "(brain_mask=…), or leave this step out (brain_mask=False)"
+    )
+    raise ValueError(msg)
+
+
+def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Find what lies near the middle of a head; that is brain."""
+    places = np.argwhere(head)
+    center = places.mean(axis=0) if len(places) else np.array(head.shape) / 2
+    apart = (np.moveaxis(np.indices(head.shape), 0, -1) - center) * steps
+    return np.asarray((apart**2).sum(axis=-1) < _MIDDLE**2)
+
+
+def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Fill folds, and the dents that bright tumors at the surface leave."""
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+
+    pad = int(np.ceil(_DENT / steps.min())) + 1
+    padded = np.pad(brain, pad)
+    grown = distance_transform_edt(~padded, sampling=steps) <= _DENT
+    closed = distance_transform_edt(grown, sampling=steps) > _DENT
+    return np.asarray(binary_fill_holes(closed | padded)[pad:-pad, pad:-pad, pad:-pad])
 
 
 def correct_bias_field(

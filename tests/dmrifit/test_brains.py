@@ -86,10 +86,20 @@ def test_a_brain_without_a_skull_is_what_is_not_background():
         assert dice(find_brain(image), brain) > 0.99
 
 
-def test_a_brain_inside_a_skull_is_found():
+def test_a_brain_inside_a_skull_is_found_with_a_bright_tumor_at_its_surface():
     picture, brain, affine = made((76, 82, 70), skull=True)
-    found = find_brain(nib.Nifti1Image(picture.astype(np.float32), affine))
+    places = (np.indices(picture.shape) - (np.array(picture.shape)[:, None, None, None] - 1) / 2) * SPACING
+    tumor = (np.linalg.norm(places - np.array([36, 5, 0])[:, None, None, None], axis=0) < 12) & brain
+    found = find_brain(nib.Nifti1Image(np.where(tumor, 220, picture).astype(np.float32), affine))
     assert dice(found, brain) > 0.95
+    assert found[tumor].mean() > 0.95
+
+
+def test_a_head_without_a_brain_is_refused():
+    _, brain, affine = made((76, 82, 70), skull=True)
+    noise = np.random.default_rng(0).uniform(0, 100, brain.shape).astype(np.float32)
+    with pytest.raises(ValueError, match=r"no brain of 20 to 2200 mL.*brain_mask=False"):
+        find_brain(nib.Nifti1Image(noise, affine))
 
 
 def test_a_known_shift_and_turn_are_found():
@@ -256,3 +266,11 @@ def test_real_brains_without_skulls_are_found(data_dir):
         found = find_brain(path / "T1c_subtrMeanDivStd.nii.gz")
         mask = nib.as_closest_canonical(nib.load(path / "brainmask.nii.gz"))
         assert dice(found, np.asarray(mask.dataobj) > 0.5) > 0.97
+
+
+def test_a_real_brain_with_a_skull_is_found_with_its_tumor(data_dir):
+    folder = data_dir / "brain_tumour_thick_slice_1"
+    found = find_brain(folder / "image.nii.gz")
+    tumor = np.asarray(nib.as_closest_canonical(nib.load(folder / "label.nii.gz")).dataobj) > 0
+    assert 1300 < found.sum() * 0.78125**2 * 6.5 / 1000 < 1900
+    assert found[tumor].mean() > 0.98
