@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from dmrifit.console import OverwriteOption
 from dmrifit.options import bounds_of, floats, number_or_path, pairs, say, scan_of, words
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ ToleranceOption: TypeAlias = Annotated[
     float | None,
     typer.Option(metavar="S/MM2", help="Take b-values that lie so close for one (0.5 for 0, 995 for 1000)."),
 ]
-OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
 
 
 def fit(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dmrifit.console import ModelFileOption
 from dmrifit.options import floats, say, whole_numbers, words
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def simulate(
 
 def train(
     table: Annotated[Path, typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated.")],
-    out: Annotated[Path, typer.Option(help="Model file to write, by custom with the ending .dmrifit.")],
+    out: ModelFileOption,
     algorithm: Annotated[str, typer.Option(help="LR, RFR, ETR, GBR, slNN, mlNN, CNN or ViT.")] = "LR",
     strategy: Annotated[str, typer.Option(metavar="s2s|m2m", help="Signals to signals, or maps to maps.")] = "s2s",
     loss: Annotated[

@@ -1,75 +1,13 @@
-"""Runs over many cases: what they were started with, how far they are, their table and page."""
+"""Runs over many cases: their table and page."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["begin_run", "progress", "write_batch"]
-
-
-def begin_run(out: Path, settings: dict[str, Any], overwrite: bool, *, results: tuple[str, ...]) -> None:
-    """
-    Remember what a run was started with, so that another one does not go on with it.
-
-    Parameters
-    ----------
-    out : Path
-        Its folder.
-    settings : dict
-        Plain values by name.
-    overwrite : bool
-        Whether an earlier run may be replaced.
-    results : tuple of str
-        Files that are only there after a run.
-
-    Raises
-    ------
-    FileExistsError
-        If there are results and nothing says what they are of.
-    ValueError
-        If an earlier run in the folder had other settings.
-    """
-    from dmrifit.files import write_text
-
-    path = out / "settings.json"
-    strangers = [name for name in results if (out / name).exists() and not path.exists()]
-    if strangers and not overwrite:
-        msg = f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite"
-        raise FileExistsError(msg)
-    if path.exists() and not overwrite:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
-        if changed:
-            msg = f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite"
-            raise ValueError(msg)
-    write_text(path, json.dumps(settings, indent=2) + "\n")
-
-
-def progress(rows: Iterable[Any], total: int, what: str | None = None) -> Iterable[Any]:
-    """
-    Go through cases with a bar that shows how many are left, where somebody looks.
-
-    Parameters
-    ----------
-    rows : iterable
-        The cases.
-    total : int
-        How many there are.
-    what : str, default=None
-        What is being done.
-
-    Returns
-    -------
-    iterable
-        The same.
-    """
-    from tqdm import tqdm
-
-    return tqdm(rows, total=total, unit="case", desc=what, disable=None)
+__all__ = ["write_batch"]
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dmrifit.console import FigureOption, OutOption, OverwriteOption, begin_run, progress
 from dmrifit.options import floats
-from placement.batches import begin_run, progress, write_batch
+from placement.batches import write_batch
 from placement.options import (
     CasesArgument,
     ExcludeOption,
-    FigureOption,
     ImageOption,
     IncludeOption,
     LeastVolumeOption,
     MarginOption,
-    OutOption,
-    OverwriteOption,
     PpmOption,
     RateOption,
     RotationsOption,
@@ -85,7 +83,7 @@ def place(
     placer = optimizer if model is None else _trained(model, table)
     settings = {"command": "place", "optimizer": repr(optimizer), "include": include, "exclude": exclude}
     settings |= {"margin": margin, "model": None if model is None else file_record(model)["SHA256"]} | shift
-    begin_run(out, json.loads(json.dumps(settings)), overwrite, results=("placements.tsv",))
+    begin_run(out, settings, overwrite, results=("placements.tsv",))
     contents = {}
     for row in progress(table.itertuples(), len(table)):
         folder = out / row.name

@@ -11,8 +11,6 @@ from dmrifit.options import floats, whole_numbers, words
 
 __all__ = ["constraints_of", "labels_of", "shift_options"]
 
-OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
-OutOption: TypeAlias = Annotated[Path, typer.Option(help="Folder for the results; made if missing.")]
 CasesArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
@@ -47,7 +45,6 @@ SidesOption: TypeAlias = Annotated[str, typer.Option(metavar="LOW,HIGH", help="L
 RateOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="PERCENT", help="Displacement in percent of the side per ppm: one or three.")
 ]
-FigureOption: TypeAlias = Annotated[bool, typer.Option(help="Draw figures (matplotlib).")]
 
 
 def shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:

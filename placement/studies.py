@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 import placement
+from dmrifit.console import (
+    FigureOption,
+    ModelFileOption,
+    OutOption,
+    OverwriteOption,
+    begin_run,
+    check_output,
+    progress,
+)
 from dmrifit.options import pairs, words
-from placement.batches import begin_run, progress
 from placement.options import (
     CasesArgument,
     ExcludeOption,
     ExpertsArgument,
-    FigureOption,
     IncludeOption,
     LeastVolumeOption,
     MarginOption,
-    OutOption,
-    OverwriteOption,
     RotationsOption,
     SidesOption,
     constraints_of,
@@ -98,7 +103,7 @@ def simulate(
 def train(
     cases: CasesArgument,
     experts: ExpertsArgument,
-    out: Annotated[Path, typer.Option(help="Model file to write, by custom with the ending .dmrifit.")],
+    out: ModelFileOption,
     model: Annotated[
         str,
         typer.Option(
@@ -157,7 +162,7 @@ def train(
     from dmrifit.persistence import save_model
     from placement.tables import read_cases, read_experts, read_scene
 
-    _check_output(out, overwrite)
+    check_output(out, overwrite)
     if model not in _MODELS:
         msg = f"--model must be one of {', '.join(_MODELS)}, not {model!r}"
         raise ValueError(msg)
@@ -258,15 +263,6 @@ def _network(options: dict[str, Any], table: pd.DataFrame) -> Any:
     network._check()
     check_channels(network, table)
     return network
-
-
-def _check_output(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        msg = f"{out} exists already; choose another name, or --overwrite"
-        raise FileExistsError(msg)
-    if not out.parent.is_dir():
-        msg = f"{out} cannot be written: there is no folder {out.parent}"
-        raise FileNotFoundError(msg)
 
 
 #: Commands, with the line that their help shows.
