@@ -88,7 +88,7 @@ class VoxelOptimizer(BaseEstimator):
     max_rotations : int, default=3
         How many rotated axes are allowed (`Voxel.rotated_axes`).
     thorough : bool, default=False
-        Whether to start from more places, for about three times the time.
+        Whether to start from more places and turns, for about five times the time.
     tie_break : float, default=0.05
         Part of the best objective that may be given up for fewer rotated axes and a deeper place; 0 to take the
         best as it is.

@@ -54,7 +54,7 @@ N_TURNS = 24
 
 #: Rounds of searches: which part of the boxes, the best, goes on, and how many evaluations each has used at the end.
 QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows
-THOROUGH = ((1.0, 60), (0.5, 200))  # in place of it, where time does not matter
+THOROUGH = ((1.0, 60), (0.6, 200))  # in place of it, where time does not matter
 ALL = ((1.0, 130),)  # in place of it, for candidates, of which none is to be left behind
 STRAIGHT = ((1.0, 30), (0.5, 90))  # along the scanner's axes, to break ties
 TURNED = ((1.0, 25), (0.25, 70))  # with one or two rotated axes, to break ties
@@ -265,7 +265,7 @@ class Search:
         one = np.eye(3)[None]
         quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], one, (0.3,))
         if wishes.max_rotations == 3:
-            quick = _join(quick, self.best_turned(centers, sides, 2 if wishes.thorough else 1))
+            quick = _join(quick, self.best_turned(centers, sides, 4 if wishes.thorough else 1))
         rounds = ALL if every else THOROUGH if wishes.thorough else QUICK
         quick = self.descend(quick, (4.0, 0.15, 0.35), rounds, COARSE)
         fine = self.refined(quick, n_fine)
