@@ -64,6 +64,9 @@ class DeepMedicSegmenter(VolumeEstimator):
     labels alone, not on the loss. A whole volume is predicted at once, by `metastasis.inference.dense_logits`; beyond
     its border it goes on with its outermost voxels.
 
+    What the network sees of the cases is held in memory: for each voxel four bytes for every channel, as many for
+    every factor of `low_resolution` and four for the prior.
+
     Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
 
     Parameters
@@ -584,8 +587,14 @@ class DeepMedicSegmenter(VolumeEstimator):
             msg = "a prior scan for a network that was trained without any; train it with priors, or give none"
             raise ValueError(msg)
         if self.prior_ is not None:
-            inputs["prior"] = normalized(earlier, mask) if there else np.zeros((1, *shape), np.float32)  # type: ignore[arg-type]
+            inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
             inputs["valid"] = np.array(there, dtype=np.float32)
+        if self.prior_ is not None and earlier is not None and there:
+            try:
+                inputs["prior"] = normalized(earlier, mask)
+            except ValueError as error:
+                msg = f"its prior: {error}"
+                raise ValueError(msg) from None
         return inputs
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
