@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.look import FAINT, handle, new_figure, shared_style
+from dmrifit.planes import draw_planes
 from placement.evaluation import CONTROLS
 from placement.scene import Scene
 from placement.voxel import Voxel
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["box_outline", "plot_evaluation", "plot_overlay"]
 
-#: Planes by name: the axis they are perpendicular to, and the world axes across and up.
-PLANES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
-
-_ENDS = (("R", "L"), ("A", "P"), ("S", "I"))  # at the high and at the low end of each axis
 _COLORS = ("#ffb000", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
 _METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
 _PALE = "#a3aab3"  # controls
 _TUMOR, _REGION = "#ff5d5d", "#b9a3ff"
-_STEP = 0.5  # mm
 _AROUND = 20.0  # mm
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if bin(a ^ b).count("1") == 1]
 
@@ -98,34 +94,21 @@ def plot_overlay(
         msg = f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(named)}"
         raise ValueError(msg)
     middle = np.array(next(iter(named.values())).center if center is None else center, dtype=np.float64)
-    low, high = _field(list(named.values()), scene)
-    inverse = np.linalg.inv(scene.affine)
     volumes = {"tumor": scene.tumor, **scene.forbidden}
+    image = scene.tumor if scene.image is None else scene.image.reshape(*scene.image.shape[:3], -1)[..., 0]
+    window = (-0.2, 2.0) if scene.image is None else None
     with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
         figure = new_figure(11.0, 4.4)
-        for column, (plane, (normal, across, up)) in enumerate(PLANES.items()):
-            ax = figure.add_axes((0.03 + column * 0.325, 0.13, 0.29, 0.72))
-            x, y = (np.arange(low[k], high[k] + _STEP, _STEP) for k in (across, up))
-            points = np.empty((len(y), len(x), 3))
-            points[..., normal] = middle[normal]
-            points[..., across], points[..., up] = x[None], y[:, None]
-            index = points @ inverse[:3, :3].T + inverse[:3, 3]
-            _draw_background(ax, scene, index, (x, y))
+        field = _field(list(named.values()), scene)
+        for plane in draw_planes(figure, image, scene.affine, middle, field, window=window):
             for name, volume in volumes.items():
-                shares = _sample(volume, index)
-                if shares.max() > 0.5 > shares.min():
-                    color = _TUMOR if name == "tumor" else _REGION
-                    ax.contour(x, y, shares, [0.5], colors=[color], linewidths=1.1 if name == "tumor" else 0.8)
+                color, width = (_TUMOR, 1.1) if name == "tumor" else (_REGION, 0.8)
+                plane.outline(volume, colors=[color], linewidths=width)
             for color, voxel in zip(_COLORS, named.values(), strict=False):
-                outline = box_outline(voxel, normal, float(middle[normal]))
+                outline = box_outline(voxel, plane.normal, float(middle[plane.normal]))
                 if len(outline):
                     closed = np.vstack([outline, outline[:1]])
-                    ax.plot(closed[:, across], closed[:, up], color=color, linewidth=1.8)
-            ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
-            if plane != "sagittal":
-                ax.invert_xaxis()
-            ax.set_title(f"{plane}, {'xyz'[normal]} = {middle[normal]:.1f} mm", fontsize=9.5, color=FAINT)
-            _name_ends(ax, across, up, flipped=plane != "sagittal")
+                    plane.ax.plot(closed[:, plane.across], closed[:, plane.up], color=color, linewidth=1.8)
         entries = [handle("tumor", color=_TUMOR, linewidth=1.5)]
         entries += [handle("excluded", color=_REGION, linewidth=1.5)] if len(volumes) > 1 else []
         entries += [handle(name, color=c, linewidth=2) for c, name in zip(_COLORS, named, strict=False)]
@@ -208,38 +191,3 @@ def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDAr
     low, high = points.min(axis=0) - _AROUND, points.max(axis=0) + _AROUND
     middle, half = (low + high) / 2, np.full(3, (high - low).max() / 2)
     return middle - half, middle + half
-
-
-def _sample(volume: NDArray[Any], index: NDArray[np.float64], order: int = 1) -> NDArray[np.float64]:
-    from scipy.ndimage import map_coordinates
-
-    # Only the voxels that the plane passes are turned into numbers.
-    flat = index.reshape(-1, 3)
-    low = np.clip(np.floor(flat.min(axis=0)).astype(int) - 1, 0, np.array(volume.shape) - 1)
-    high = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 2, low + 1, volume.shape)
-    part = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float64)
-    return map_coordinates(part, (flat - low).T, order=order, mode="constant").reshape(index.shape[:-1])
-
-
-def _draw_background(
-    ax: Any, scene: Scene, index: NDArray[np.float64], axes: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> None:
-    image = scene.image if scene.image is not None else scene.tumor
-    image = image.reshape(*image.shape[:3], -1)[..., 0]
-    values = _sample(np.nan_to_num(np.asarray(image)), index)
-    inside = (index > -0.5).all(-1) & (index < np.array(scene.shape) - 0.5).all(-1)
-    low, high = np.percentile(values[inside], [1, 99.5]) if inside.any() else (0.0, 1.0)
-    values = np.where(inside, values, low)
-    if scene.image is None:
-        low, high = -0.2, 2.0
-    x, y = axes
-    extent = (x[0] - _STEP / 2, x[-1] + _STEP / 2, y[0] - _STEP / 2, y[-1] + _STEP / 2)
-    ax.imshow(values, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower", extent=extent)
-
-
-def _name_ends(ax: Any, across: int, up: int, *, flipped: bool) -> None:
-    high, low = _ENDS[across]
-    left, right = (high, low) if flipped else (low, high)
-    top, bottom = _ENDS[up]
-    for text, x, y in ((left, 0.03, 0.5), (right, 0.97, 0.5), (top, 0.5, 0.96), (bottom, 0.5, 0.04)):
-        ax.text(x, y, text, transform=ax.transAxes, color="white", ha="center", va="center", fontsize=9)
