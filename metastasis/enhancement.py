@@ -26,12 +26,12 @@ _STEP = 0.7  # mm between points of a vessel
 _N_STEPS = 90
 _VESSELS, _VESSEL_BRAIN = (10, 18), 300.0  # fewest and one more than most in a brain of so many mL
 _VESSEL_RADII = (0.55, 1.15)  # mm, standard deviation of the profile
-_SINUS_RADIUS = 2.0  # mm
-_SINUS_CONTRAST = 0.8
+_SINUS_RADIUS = 1.6  # mm
+_SINUS_CONTRAST = 0.3
 _FINE = 3  # points along each edge of a voxel, for the share of a nodule in it
 _NODULE_DIAMETERS = (2.5, 5.5)  # mm, of what looks like a metastasis
-_CONTRASTS = (0.45, 1.0)  # of white matter's signal, above it
-_VESSEL_CONTRASTS = (0.25, 0.65)
+_CONTRASTS = (0.5, 1.1)  # of white matter's signal, above it
+_VESSEL_CONTRASTS = (0.2, 0.5)
 _KINDS = ("vascular", "nodule", "dural")
 _KIND_SHARES = (0.45, 0.40, 0.15)
 
