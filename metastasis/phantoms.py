@@ -78,7 +78,7 @@ def simulate_metastases(
     shape: Sequence[int] = (66, 66, 66),
     spacing: float | Sequence[float] = 1.5,
     metastases: tuple[int, int] = (1, 7),
-    mimics: tuple[int, int] = (2, 6),
+    mimics: tuple[int, int] = (1, 5),
     misregistration: float = 1.0,
     tissues: Sequence[Image] | None = None,
     skip: int = 0,
@@ -113,7 +113,7 @@ def simulate_metastases(
     metastases : tuple of 2 int, default=(1, 7)
         Fewest and most metastases of a patient; ``(0, 0)`` for patients without any. One that finds no place, 3 mm
         from the others, is left out.
-    mimics : tuple of 2 int, default=(2, 6)
+    mimics : tuple of 2 int, default=(1, 5)
         Fewest and most mimics of a patient: 45 % on vessels, 40 % alone, 15 % under the dura.
     misregistration : float, default=1.0
         How badly priors lie on images: at 1 they are shifted by up to 1 mm along each axis, turned by up to 1.5
