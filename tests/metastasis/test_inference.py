@@ -87,10 +87,11 @@ def test_every_kind_of_network_is_computed_alike(more):
 def test_each_layer_is_computed_once_and_holds_no_more_than_a_slab(monkeypatch):
     model = network(prior_path=True, factors=(3,))
     one = case((50, 12, 9), (3,), prior=1)
-    convolve, made = inference.functional.conv3d, []
+    convolve, made, weights = inference.functional.conv3d, [], []
 
     def watched(x, weight, bias):
         found = convolve(x, weight, bias)
+        weights.append(weight)  # as long as it lives, no other has its place in memory
         made.append((weight.data_ptr(), x.numel(), found.shape[2], found[0, 0, 0].numel()))
         return found
 
