@@ -132,7 +132,25 @@ class PlacementObjective:
         float
             exp(−½((volume − µV)/σV)²) · exp(−½((fraction − µf)/σf)²).
         """
+        return float(np.exp(-self.cost(fraction, volume)))
+
+    def cost(self, fraction: float, volume: float) -> float:
+        """
+        Give minus the logarithm of the score, which tells boxes apart whose scores are too small for numbers.
+
+        Parameters
+        ----------
+        fraction : float
+            Part of the voxel that is tumor.
+        volume : float
+            Tumor in the voxel, in mL.
+
+        Returns
+        -------
+        float
+            ½((volume − µV)/σV)² + ½((fraction − µf)/σf)².
+        """
         above = (fraction - self.mean_fraction) / self.sd_fraction
         if self.one_sided:
             above = min(above, 0.0)
-        return float(np.exp(-0.5 * ((volume - self.mean_volume) / self.sd_volume) ** 2 - 0.5 * above**2))
+        return float(0.5 * ((volume - self.mean_volume) / self.sd_volume) ** 2 + 0.5 * above**2)

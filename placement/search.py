@@ -61,6 +61,20 @@ TURNED = ((1.0, 25), (0.25, 70))  # with one or two rotated axes, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
+#: Where something is excluded: how many places in what is left start searches of their own, and within which reach of
+#: them, in mm, its directions are taken; what a block of the scan loses for what is excluded in it, in parts of tumor.
+N_LEFT, LEFT_MM, LOSS = 8, 14.0, 4.0
+
+#: Rounds of moving boxes off what is excluded: the weight of touching it, and how far to stay off beyond the margin, in
+#: mm, because searches look at one row for each image voxel and may miss a corner.
+CLEARING = ((30.0, 0.2), (300.0, 0.4))
+FARTHER_MM = (0.8, 1.3)
+
+#: A second search follows where no box that touches nothing holds this part of tumor: how many boxes, and their rounds.
+ENOUGH = 0.8
+N_SQUEEZED = 40
+SQUEEZED = ((1.0, 100), (0.5, 250))
+
 #: Rows to an image voxel along each of two axes where boxes are compared.
 PARTS = 3
 
@@ -198,7 +212,7 @@ class Search:
         rows = self.rows
         edges = np.linalg.norm(rows.matrix, axis=0) * self.block
         volume = abs(np.linalg.det(rows.matrix)) * np.prod(self.block)
-        averaged = self.grids[COARSE][0]
+        averaged = self.left()
         n_blocks = (averaged.shape[0] - 2) * (averaged.shape[1] - 2)
         stride = max(1, int(np.ceil(np.sqrt(n_blocks / (N_PLACES * (3 if self.wishes.thorough else 1))))))
         limits = self.limits()
@@ -219,8 +233,70 @@ class Search:
         sizes[:, which] = (sides[kept] * edges)[:, axis]
         return centers[kept], sizes
 
+    def left(self) -> NDArray[np.float32]:
+        """Give running sums of blocks of rows of the tumor, less what is excluded in it and within its margins."""
+        scene, averaged = self.scene, self.grids[COARSE][0]
+        strict = {name: margin for name, margin in scene.margins.items() if not scene.tolerances[name]}
+        if not strict:
+            return averaged
+        from scipy.ndimage import distance_transform_edt
+
+        shape = scene.occupancy.shape
+        lost = np.zeros(shape, dtype=bool)
+        for name, margin in strict.items():
+            reach = np.ceil(margin / scene.spacing).astype(int)
+            region = scene.forbidden_in(np.array(scene.origin) - reach, np.array(shape) + 2 * reach, names=[name])
+            if margin > 0 and region.any():
+                region = distance_transform_edt(~region, sampling=scene.spacing) <= margin
+            lost |= region[tuple(slice(r, r + n) for r, n in zip(reach, shape, strict=True))]
+        if not lost.any():
+            return averaged
+        rows = Rows.of(scene.occupancy - np.float32(LOSS) * lost, scene.affine, scene.origin)
+        return _overlap.average_rows(rows.prefix, int(self.block[0]), int(self.block[1]))
+
+    def inner(self) -> Boxes:
+        """Lay boxes of the least volume along the thick places of what of the tumor is not excluded."""
+        from scipy.ndimage import distance_transform_edt
+
+        depth = int(self.block[2])
+        sums = self.left()[1:-1, 1:-1]
+        sums = np.concatenate([sums[:, :, :-1:depth], sums[:, :, -1:]], axis=2)
+        inside = np.pad(np.diff(sums, axis=2) / depth > 0.5, 1)
+        edges = np.linalg.norm(self.rows.matrix, axis=0) * self.block
+        index = np.argwhere(inside)
+        if not len(index):
+            return self.spread(np.empty((0, 3)), np.empty((0, 3)), (0,), np.eye(3)[None])
+        thick = distance_transform_edt(inside, sampling=edges)[tuple(index.T)]
+        points = ((index - 0.5) * self.block + (0.5, 0.5, -0.5)) @ self.rows.matrix.T + self.rows.offset
+        kept = _overlap.apart(points, np.argsort(-thick, kind="stable"), N_LEFT, APART_MM)
+        low, high = np.log(self.wishes.sizes.T)
+        least = max(self.wishes.min_volume, 0.3 * self.wishes.objective.mean_volume) * MM3_PER_ML
+        found = []
+        for place in points[kept]:
+            near = points[((points - place) ** 2).sum(axis=1) <= LEFT_MM**2]
+            middle = near.mean(axis=0)
+            spread, turn = np.linalg.eigh((near - middle).T @ (near - middle) / len(near))
+            turn *= np.linalg.det(turn)
+            sides = np.log(np.sqrt(np.maximum(spread, 1.0)))
+            if self.wishes.max_rotations == 3:
+                box = Voxel.from_rotation(place, np.exp(sides), turn).canonical()
+                base, sides = box.rotation, np.log(box.size)
+            else:
+                base, sides = np.eye(3), np.zeros(3)
+            for _ in range(3):
+                sides = np.clip(sides + (np.log(least) - sides.sum()) / 3, low, high)
+            kind = (7,) if self.wishes.max_rotations == 3 else FAMILIES[self.wishes.max_rotations]
+            found.append(self.spread(np.stack([place, middle]), np.exp(sides)[None], kind, base[None], (0.3,)))
+        return _join(*found)
+
     def descend(
-        self, start: Boxes, steps: Sequence[float], rounds: Sequence[tuple[float, int]], level: int, weight: float = 3.0
+        self,
+        start: Boxes,
+        steps: Sequence[float],
+        rounds: Sequence[tuple[float, int]],
+        level: int,
+        weight: float = 3.0,
+        away: float = 0.0,
     ) -> Boxes:
         """Run the simplex searches: in each round a part of them, the best, until each has used so many evaluations."""
         x, costs, boxes = _overlap.descend(
@@ -228,7 +304,7 @@ class Search:
             start.kinds,
             start.bases,
             start.origins,
-            *self.common(level, weight),
+            *self.common(level, weight, away),
             np.array(steps, dtype=np.float64),
             np.array([(max(1, round(part * len(start.x))), n_evals) for part, n_evals in rounds], dtype=np.int64),
             1e-3 if level == COARSE else 1e-5,
@@ -266,9 +342,13 @@ class Search:
         quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], one, (0.3,))
         if wishes.max_rotations == 3:
             quick = _join(quick, self.best_turned(centers, sides, 4 if wishes.thorough else 1))
+        if len(self.margins):
+            quick, n_fine = _join(quick, self.inner()), n_fine + 3
         rounds = ALL if every else THOROUGH if wishes.thorough else QUICK
         quick = self.descend(quick, (4.0, 0.15, 0.35), rounds, COARSE)
         fine = self.refined(quick, n_fine)
+        if len(self.margins) and not self.satisfied(fine):
+            fine = _join(fine, self.squeezed(centers))
         self.straight = quick
         if wishes.max_rotations > 0 and wishes.tie_break > 0 and not every:
             straight = self.spread(centers[:8], sides[:8], (0,), one)
@@ -286,9 +366,44 @@ class Search:
         if self.wishes.thorough:
             better = self.descend(better, (3.0, 0.1, 0.2), ((1.0, 450),), FINE)
         fine = _join(better, fine.take(order[half:]))
-        if len(self.margins):
-            fine = self.descend(fine, (1.0, 0.05, 0.05), ((1.0, 250),), FINE, weight=1e4)
-        return fine
+        return self.cleared(fine) if len(self.margins) else fine
+
+    def cleared(self, boxes: Boxes) -> Boxes:
+        """Move boxes off what is excluded."""
+        for weight, away in CLEARING:
+            boxes = self.descend(boxes, (1.0, 0.05, 0.05), ((1.0, 150),), FINE, weight, away)
+        for away in FARTHER_MM:
+            touching = np.array([bool(self.touched(self.voxel(box))) for box in boxes.boxes])
+            if not touching.any():
+                break
+            moved = self.descend(boxes.take(touching), (1.0, 0.05, 0.05), ((1.0, 150),), FINE, CLEARING[-1][0], away)
+            boxes = _join(boxes.take(~touching), moved)
+        return boxes
+
+    def satisfied(self, boxes: Boxes) -> bool:
+        """Tell whether a box that touches nothing is mostly tumor."""
+        parts = _overlap.fractions(boxes.boxes, self.whole, 0.0, 1)
+        return any(
+            part >= ENOUGH and not self.touched(self.voxel(b)) for part, b in zip(parts, boxes.boxes, strict=True)
+        )
+
+    def squeezed(self, centers: NDArray[np.float64]) -> Boxes:
+        """Search longer, from the least boxes turned in all ways, and hardly let them touch what is excluded."""
+        start = self.inner()
+        if not len(start.x):
+            return start
+        places = np.concatenate([start.origins, centers])
+        sizes = np.exp(np.concatenate([start.x[:, 3:6], np.tile(start.x[:1, 3:6], (len(centers), 1))]))
+        family = FAMILIES[self.wishes.max_rotations]
+        if family == (7,):
+            turned = _join(start, self.spread(places, sizes, family, self.turns(N_TURNS)))
+        else:
+            turned = self.spread(places, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
+        costs = _overlap.costs_of(*turned[:4], *self.common(COARSE, *CLEARING[0]))
+        turned = turned.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
+        found = self.descend(turned, (4.0, 0.15, 0.35), SQUEEZED, COARSE, *CLEARING[0])
+        found = self.descend(found.distinct(6), (1.5, 0.06, 0.12), ((1.0, 250),), MIDDLE, *CLEARING[0])
+        return self.cleared(found)
 
     def best_turned(self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int) -> Boxes:
         """Turn boxes in many ways and take, for each place, the `n` ways that are best before any search."""
@@ -297,10 +412,13 @@ class Search:
         best = np.argsort(costs, axis=0, kind="stable")[:n]
         return turned.take((best * len(centers) + np.arange(len(centers))).ravel())
 
-    def common(self, level: int, weight: float = 3.0) -> tuple[Any, Any, Any, Any, Any, Any]:
-        """Give the arguments that all compiled searches share."""
+    def common(self, level: int, weight: float = 3.0, away: float = 0.0) -> tuple[Any, Any, Any, Any, Any, Any]:
+        """Give the arguments that all compiled searches share; margins of what is strict grow by `away`, in mm."""
         low, high = self.ends[level]
-        return self.grids[level], self.forbidden, self.margins, low, high, self.limits(weight)
+        margins = self.margins
+        if away:
+            margins = margins + np.outer(margins[:, 1] == 0, (away, 0.0))
+        return self.grids[level], self.forbidden, margins, low, high, self.limits(weight)
 
     def turns(self, n: int) -> NDArray[np.float64]:
         """Draw rotations to start from, the same for the same seed."""
@@ -313,23 +431,27 @@ class Search:
         # Rodrigues
         return np.asarray(np.eye(3) + np.sin(FIRST_TURN) * cross + (1 - np.cos(FIRST_TURN)) * cross @ cross)
 
-    def values(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the objectives of boxes."""
+    def costs(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give minus the logarithms of the objectives of boxes, which tell them apart where objectives are 0."""
         parts = _overlap.fractions(boxes, self.whole, 0.0, PARTS)
         volumes = boxes[:, 1].prod(axis=1) / MM3_PER_ML
-        return np.array([self.wishes.objective.value(f, f * v) for f, v in zip(parts, volumes, strict=True)])
+        return np.array([self.wishes.objective.cost(f, f * v) for f, v in zip(parts, volumes, strict=True)])
+
+    def values(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the objectives of boxes."""
+        return np.exp(-self.costs(boxes))
 
     def chosen(self, found: Boxes) -> tuple[Voxel, float]:
         """Take the best voxel, or a simpler one that is nearly as good; with it, the objective of the best."""
-        values = self.values(found.boxes)
-        order = np.argsort(-values, kind="stable")
+        costs = self.costs(found.boxes)
+        values = np.exp(-costs)
+        order = np.argsort(costs, kind="stable")
         best, free = self.first_sound(found.boxes[order])
         if free is None:
             # What breaks fewest constraints, if all break some.
-            voxels = [self.voxel(box) for box in found.boxes]
-            worth = [value - len(self.flags(v, own=True)) for v, value in zip(voxels, values, strict=True)]
-            best = int(np.argmax(worth))
-            return voxels[best], float(values[best])
+            voxels = [self.voxel(box) for box in found.boxes[order]]
+            best = int(np.argmin([len(self.flags(voxel, own=True)) for voxel in voxels]))
+            return voxels[best], float(values[order[best]])
         value = float(values[order[best]])
         if self.wishes.tie_break == 0:
             return free, value

@@ -156,3 +156,11 @@ def test_a_voxel_is_scored_in_its_scene():
 def test_numbers_that_make_no_objective_are_refused(values):
     with pytest.raises(ValueError, match="PlacementObjective"):
         PlacementObjective(*values)
+
+
+def test_the_cost_tells_boxes_apart_whose_scores_are_too_small():
+    objective = PlacementObjective()
+    assert objective.value(-5.0, 0.0) == objective.value(-6.0, 0.0) == 0
+    assert objective.cost(-6.0, 0.0) > objective.cost(-5.0, 0.0)
+    assert np.exp(-objective.cost(0.9, 11.0)) == objective.value(0.9, 11.0)
+    assert PlacementObjective(one_sided=True).cost(1.0, 12.9) == 0

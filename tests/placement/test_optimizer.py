@@ -8,7 +8,15 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.base import clone
 
-from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer, tumor_fraction, tumor_volume_inside
+from placement import (
+    PlacementObjective,
+    Scene,
+    Voxel,
+    VoxelOptimizer,
+    simulate_gliomas,
+    tumor_fraction,
+    tumor_volume_inside,
+)
 from placement.optimizer import CONSOLE
 from placement.voxel import rotation_of
 
@@ -125,6 +133,39 @@ def test_what_is_excluded_is_not_touched(cube, margin):
     assert placement.flags == ()
     assert placement.voxel.corners[:, 0].min() >= 27.5 + margin - 1e-6
     assert placement.objective > 0.7
+
+
+def necrotic(n, seed, skip=0):
+    return simulate_gliomas(n, exclude=("necrosis",), skip=skip, random_state=seed)[0]
+
+
+def test_a_bent_lesion_with_excluded_cores_gets_a_box_between_them():
+    (scene,) = necrotic(1, 8, skip=2)
+    rng = np.random.default_rng(0)
+    for options in ({}, {"tie_break": 0}, {"rounding": CONSOLE}):
+        optimizer = VoxelOptimizer(random_state=0, **options)
+        placement = optimizer.placement(scene)
+        assert not [flag for flag in placement.flags if flag.startswith("touches")]
+        assert 6 * (1 - 1e-9) <= placement.voxel.volume < 10
+        assert placement.tumor_fraction > 0.65
+    found = placement.voxel
+    for _ in range(200):
+        sides = np.clip(found.size * np.exp(rng.normal(0, 0.1, 3)), 10, 60)
+        sides *= max(1, np.cbrt(6000 / sides.prod()))
+        other = optimizer.assess(
+            Voxel(found.center + rng.normal(0, 2, 3), sides, found.angles + rng.normal(0, 5, 3)), scene
+        )
+        assert other.tumor_fraction < placement.tumor_fraction + 0.05 or "touches necrosis" in other.flags
+
+
+@pytest.mark.parametrize(("n", "seed"), [(6, 8), pytest.param(24, 1, marks=pytest.mark.slow)])
+def test_excluded_cores_are_avoided_in_tumors_of_all_shapes(n, seed):
+    placements = [VoxelOptimizer(random_state=0).placement(scene) for scene in necrotic(n, seed)]
+    for placement in placements:
+        assert set(placement.flags) <= {"tumor smaller than min_volume", "less than 70 % tumor"}
+        assert placement.tumor_fraction > 0.05
+    large = [one.objective for one in placements if one.scene.tumor_volume > 40]
+    assert np.mean(large) > 0.5
 
 
 def wires():
