@@ -51,7 +51,8 @@ def test_lesions_are_numbered_as_the_parts_of_the_label(cases):
 
 
 def test_sizes_and_courses_have_the_stated_shares():
-    made = simulate_metastases(40, **SMALL, prior=1, mimics=(0, 0), metastases=(6, 8), random_state=1)
+    grid = {"shape": (28, 28, 28), "spacing": 3.5}
+    made = simulate_metastases(36, **grid, prior=1, mimics=(0, 0), metastases=(6, 8), random_state=1)
     table = pd.concat([case.lesions for case in made])
     n = len(table)
     assert n > 200
