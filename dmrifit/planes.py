@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +24,8 @@ _ENDS = (("R", "L"), ("A", "P"), ("S", "I"))  # at the high and at the low end o
 _STEP = 0.5  # mm
 
 
-class Plane(NamedTuple):
+@dataclass(frozen=True)
+class Plane:
     """
     A plane that is drawn.
 

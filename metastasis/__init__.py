@@ -17,6 +17,7 @@ _MODULES = {
     "jvss_loss": "losses",
     "sse_loss": "losses",
     "vss_loss": "losses",
+    "read_case": "cases",
     "read_cases": "cases",
     "write_cases": "cases",
     "simulate_metastases": "phantoms",
@@ -28,6 +29,7 @@ _MODULES = {
     "SensitivitySpecificityEnsemble": "ensemble",
     "reader_table": "followup",
     "follow_up": "followup",
+    "write_evaluation": "report",
 }
 
 __all__ = sorted(_MODULES)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.derivatives import stem
 from dmrifit.files import FileSet
 from dmrifit.images import image_name, load_image, save_image, values_of
 from dmrifit.masks import MASK_THRESHOLD, check_same_grid
@@ -21,7 +22,7 @@ from dmrifit.tables import NOTHING, read_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE", "Case", "read_cases", "write_cases"]
+__all__ = ["TABLE", "Case", "file_stem", "read_case", "read_cases", "write_cases"]
 
 #: Name of the table that `write_cases` makes.
 TABLE = "cases.tsv"
@@ -191,6 +192,36 @@ def read_cases(table: str | Path) -> list[Case]:
     return cases
 
 
+def read_case(image: str | Path, *, prior: str | Path | None = None, brain: str | Path | None = None) -> Case:
+    """
+    Read a case without a table.
+
+    Parameters
+    ----------
+    image : path
+        Contrast-enhanced T1 image.
+    prior : path, optional
+        Earlier image of the patient on its grid.
+    brain : path, optional
+        The brain on its grid.
+
+    Returns
+    -------
+    Case
+        Named after the file.
+
+    Raises
+    ------
+    ValueError
+        If an image is damaged or lies on another grid.
+    FileNotFoundError
+        If a file is missing.
+    """
+    row = {"patient": stem(image), "image": str(image)}
+    row |= {key: str(path) for key, path in (("prior", prior), ("brain", brain)) if path is not None}
+    return _read_case(row, Path())
+
+
 def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
     """
     Write cases as NIfTI files and a table, which `read_cases` reads.
@@ -223,7 +254,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     if not len(cases):
         msg = "there are no cases to write"
         raise ValueError(msg)
-    stems = [_stem(case) for case in cases]
+    stems = [file_stem(case) for case in cases]
     folded = [stem.casefold() for stem in stems]
     twice = sorted({case.name for case, stem in zip(cases, folded, strict=True) if folded.count(stem) > 1})
     if twice:
@@ -246,6 +277,32 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
         described = {column: {"Description": _COLUMNS[column]} for column in columns}
         file_set.write_json("cases.json", described)
     return Path(folder) / TABLE
+
+
+def file_stem(case: Case) -> str:
+    """
+    Make a name for the files of a case.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+
+    Returns
+    -------
+    str
+        Its name, with ``-`` in place of what file names had better not have.
+
+    Raises
+    ------
+    ValueError
+        If its name or its patient's cannot stand in a table.
+    """
+    for kind, name in (("patient", case.patient), ("case", case.name)):
+        if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
+            msg = f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
+            raise ValueError(msg)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", case.name).lstrip(".-") or "case"
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:
@@ -344,15 +401,6 @@ def _check_shape(values: NDArray, shape: tuple[int, ...], what: str) -> None:
     if values.shape != shape:
         msg = f"{what} has shape {values.shape} and the image {shape}; bring both to one grid (prepare_brain does)"
         raise ValueError(msg)
-
-
-def _stem(case: Case) -> str:
-    """Make a name for the files of a case."""
-    for kind, name in (("patient", case.patient), ("case", case.name)):
-        if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
-            msg = f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
-            raise ValueError(msg)
-    return re.sub(r"[^A-Za-z0-9._-]", "-", case.name).lstrip(".-") or "case"
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:

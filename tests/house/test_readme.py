@@ -121,7 +121,7 @@ def test_columns_of_other_tables_are_those_that_are_read(readme):
     assert set(re.findall(r"`(\w+)`", visits)) == {"maps", "labels", "subject", "visit"}
 
 
-@pytest.mark.parametrize("package", ["dmrifit", "placement"])
+@pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis"])
 def test_all_modules_are_listed_once(root, package):
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text[text.index(f"| of `{package}/`") :].partition("\n\n")[0]

@@ -1,0 +1,277 @@
+"""Runs over many scans: what they write for each, their table and page, and reading it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.console import progress
+from metastasis.cases import Case, file_stem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RESULTS", "read_segmentations", "scans_of", "segment_cases", "write_batch"]
+
+#: Files that are only there after a run.
+RESULTS = ("segmentations.tsv", "lesions.tsv", "index.html")
+
+_PROBABILITY, _LABEL, _LESIONS, _OVERLAY = "probability.nii.gz", "label.nii.gz", "lesions.tsv", "overlay.png"
+_DESCRIPTION = "segmentation.json"
+_OF_SINGLE_MODELS = (
+    *("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability"),
+)  # a single model confirms nothing, and segments no prior scan
+
+
+def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
+    """
+    Give cases as the segmenter takes them: images that know their grid.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        The cases.
+
+    Returns
+    -------
+    dict of str to list
+        ``"volumes"``, ``"priors"`` and ``"masks"``; None for what a case has not.
+    """
+    parts = {"volumes": "image", "priors": "prior", "masks": "brain"}
+    return {key: [_image(getattr(case, name), case) for case in cases] for key, name in parts.items()}
+
+
+def segment_cases(
+    segmenter: Any, cases: Sequence[Case], out: Path, *, figure: bool, overwrite: bool
+) -> list[dict[str, Any]]:
+    """
+    Segment cases, each into a folder of its own; those that an earlier run has finished are not done again.
+
+    Parameters
+    ----------
+    segmenter : estimator
+        Fitted; of an ensemble the prior scans are segmented, too, and what has changed is told.
+    cases : sequence of Case
+        Scans of different names.
+    out : Path
+        Folder.
+    figure : bool
+        Whether overlays are wanted; without matplotlib there are none.
+    overwrite : bool
+        Whether finished ones are done again.
+
+    Returns
+    -------
+    list of dict
+        What ``segmentation.json`` holds, for each case.
+
+    Raises
+    ------
+    ValueError
+        If two cases would have one folder.
+    """
+    stems = [file_stem(case) for case in cases]
+    folded = [stem.casefold() for stem in stems]
+    if twice := sorted({stem for stem, key in zip(stems, folded, strict=True) if folded.count(key) > 1}):
+        msg = f"several cases would be written to one folder: {', '.join(twice)}; give them names of their own"
+        raise ValueError(msg)
+    figure = figure and find_spec("matplotlib") is not None
+    contents = []
+    for case, stem in progress(list(zip(cases, stems, strict=True)), len(cases)):
+        done = out / stem / _DESCRIPTION
+        digest = _digest(case)
+        if done.exists() and not overwrite:
+            before = json.loads(done.read_text(encoding="utf-8"))
+            # A case whose files have changed is segmented anew.
+            if before["sources"] == digest:
+                contents.append(before)
+                continue
+        contents.append(_segment_case(segmenter, case, out / stem, digest, figure=figure))
+    return contents
+
+
+def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool, heading: str) -> None:
+    """
+    Write the tables of all cases, and the page with their overlays.
+
+    Parameters
+    ----------
+    out : Path
+        Folder; each case has one of its own in it.
+    contents : sequence of dict
+        What `segment_cases` gave.
+    figure : bool
+        Whether the page is wanted; without Jinja2 there is none.
+    heading : str
+        Of the page.
+    """
+    import pandas as pd
+
+    from dmrifit.files import write_text
+
+    keys = ("name", "patient", "threshold", "n_lesions", "n_confirmed", "volume_mL", "synthetic")
+    rows, lesions = [], []
+    for content in contents:
+        files = {key: f"{content['folder']}/{file}" for key, file in (("probability", _PROBABILITY), ("label", _LABEL))}
+        rows.append({key: content[key] for key in keys[:2]} | files | {key: content[key] for key in keys[2:]})
+        table = _read_lesions(out / content["folder"] / _LESIONS)
+        table.insert(0, "name", content["name"])
+        table.insert(1, "patient", content["patient"])
+        lesions.append(table)
+    table = pd.DataFrame(rows)
+    for key in ("threshold", "n_confirmed"):
+        table[key] = table[key].astype(object)
+    table["synthetic"] = table["synthetic"].map({True: "true", False: "false"})
+    filled = [one for one in lesions if len(one)] or lesions[:1]
+    found = pd.concat(filled, ignore_index=True)
+    write_text(out / "lesions.tsv", _as_text(found))
+    write_text(out / "segmentations.tsv", _as_text(table))
+    if figure and find_spec("jinja2") is not None:
+        from metastasis.report import batch_page
+
+        pictures = {
+            content["name"]: path.read_bytes()
+            for content in contents
+            if (path := out / content["folder"] / _OVERLAY).exists()
+        }
+        write_text(out / "index.html", batch_page(heading, contents, found, pictures))
+
+
+def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray[Any]], float]:
+    """
+    Read what a run has written about cases.
+
+    Parameters
+    ----------
+    table : Path
+        ``segmentations.tsv``.
+    cases : sequence of Case
+        The cases, by name.
+
+    Returns
+    -------
+    predictions : list of ndarray of shape (x, y, z)
+        For each case probabilities, or an ensemble's labels.
+    threshold : float
+        Probability from which a voxel is lesion; .5 of an ensemble, whose labels need none.
+
+    Raises
+    ------
+    ValueError
+        If a case is missing, lies on another grid, or the cases were segmented in different ways.
+    FileNotFoundError
+        If a file is missing.
+    """
+    from dmrifit.images import load_image, values_of
+    from dmrifit.masks import check_same_grid
+    from dmrifit.tables import read_rows
+
+    rows = {row["name"]: row for _, row in read_rows(table, required=("name",), optional=_COLUMNS)}
+    if missing := [case.name for case in cases if case.name not in rows]:
+        msg = f"{table} has no segmentation of {', '.join(missing[:5])}; segment these cases, or leave them out"
+        raise ValueError(msg)
+    limits = {rows[case.name].get("threshold", "") for case in cases}
+    if len(limits) > 1:
+        msg = f"{table}: the cases were segmented at different thresholds ({', '.join(sorted(limits))})"
+        raise ValueError(msg)
+    limit = limits.pop()
+    predictions = []
+    for case in cases:
+        name = rows[case.name].get("probability" if limit else "label", "")
+        path = table.parent / name
+        if not name:
+            msg = (
+                f"{table}: {case.name} has no {'probability' if limit else 'label'}; give the table that segment wrote"
+            )
+            raise ValueError(msg)
+        image = load_image(path)
+        values = values_of(image, str(path))
+        check_same_grid(
+            values.shape, image.affine, case.shape, case.affine, name=str(path), reference_name=f"the case {case.name}"
+        )
+        predictions.append(values.astype(np.float32) if limit else np.rint(values).astype(np.uint8))
+    try:
+        return predictions, float(limit or 0.5)
+    except ValueError:
+        msg = f"{table}: the threshold {limit!r} is no number"
+        raise ValueError(msg) from None
+
+
+_COLUMNS = ("patient", "probability", "label", "threshold", "n_lesions", "n_confirmed", "volume_mL", "synthetic")
+
+
+def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool) -> dict[str, Any]:
+    from dmrifit.files import FileSet
+    from dmrifit.images import save_image
+    from metastasis.ensemble import SensitivitySpecificityEnsemble, segment_by
+    from metastasis.followup import reader_table
+
+    ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
+    scan = scans_of([case])
+    labels, probability = next(iter(segment_by(segmenter, **scan)))
+    earlier = None
+    if ensemble and case.prior is not None:
+        past = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
+        earlier = next(iter(segment_by(segmenter, **past)))[0]
+    table = reader_table(labels, case.affine, probability=probability, prior=earlier)
+    if not ensemble:
+        table = table[list(_OF_SINGLE_MODELS)]
+    now = table if not ensemble else table[table["finding"] != "prior only"]
+    content = {
+        "name": case.name,
+        "patient": case.patient,
+        "folder": folder.name,
+        "synthetic": case.synthetic,
+        "threshold": None if ensemble else float(getattr(segmenter, "threshold_", 0.5)),
+        "n_lesions": len(now),
+        "n_confirmed": int((now["finding"] == "confirmed").sum()) if ensemble else None,
+        "volume_mL": float(now["volume_mL"].sum()),
+        "sources": digest,
+        "notice": "Research software; not for clinical use.",
+    }
+    with FileSet(folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _DESCRIPTION], overwrite=True) as files:
+        for name, values in ((_PROBABILITY, probability), (_LABEL, labels)):
+            save_image(_on_grid(values, case), files.path(name))
+        files.path(_LESIONS).write_text(_as_text(table), encoding="utf-8")
+        if figure:
+            from metastasis.plotting import plot_overlay
+
+            plot_overlay(case, labels, confirmable=ensemble).savefig(files.path(_OVERLAY), dpi=120)
+        files.write_json(_DESCRIPTION, content)
+    return content
+
+
+def _image(values: NDArray[Any] | None, case: Case) -> nib.Nifti1Image | None:
+    return None if values is None else _on_grid(values, case)
+
+
+def _on_grid(values: NDArray[Any], case: Case) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(values.astype(np.uint8) if values.dtype == bool else values, case.affine)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def _digest(case: Case) -> str:
+    """Tell whether a case is still what was segmented."""
+    digest = hashlib.sha256()
+    for part in (case.image, case.prior, case.brain, case.label, case.affine):
+        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+def _as_text(table: pd.DataFrame) -> str:
+    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g")
+
+
+def _read_lesions(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)

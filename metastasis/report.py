@@ -1,0 +1,385 @@
+"""Pages about segmentations: of a run over many scans, and of a comparison with reference lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmrifit.derivatives import versions
+from dmrifit.files import FileSet
+from dmrifit.pages import (
+    html_details,
+    html_figure,
+    html_join,
+    html_note,
+    html_page,
+    html_paragraph,
+    html_table,
+)
+from dmrifit.sections.gallery import Gallery
+from metastasis.controls import CONTROLS
+from metastasis.evaluation import evaluate_segmentations, format_summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+    from metastasis.cases import Case
+
+__all__ = ["FEW", "KINDS", "PAGE", "batch_page", "write_evaluation"]
+
+#: Patients below which a table is no performance.
+FEW = 20
+#: Tables of a comparison.
+KINDS = (
+    *("summary", "intervals", "scans", "lesions", "status", "ensemble"),
+    *("curves", "calibration", "areas"),
+)
+PAGE = "report.html"
+
+_NOTICE = "Research software; not for clinical use."
+_FIGURES = ("curves.png", "calibration.png")
+_HEADINGS = {
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "n_false_positives": "false positives",
+    "mDSC": "mDSC",
+    "strict_sensitivity": "strict sensitivity",
+    "strict_precision": "strict precision",
+    "strict_f1": "strict F1",
+    "lesion_dice": "lesion-wise Dice",
+    "lesion_f1": "lesion-wise F1",
+}
+_EXPLAINED = (
+    "A lesion is found when a predicted component shares a voxel with it; a component that touches none is a false "
+    "positive; mDSC is the mean Dice coefficient of lesions that were found. By this published rule one component over "
+    "the whole brain is perfect. Strict figures do not count a component that covers several lesions or more than ten "
+    "times the volume of one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for each lesion "
+    "that is missed and each false positive. Gray rows are segmentations made without looking."
+)
+
+
+def write_evaluation(
+    cases: Sequence[Case],
+    predictions: Mapping[str, Sequence[ArrayLike]],
+    folder: str | Path,
+    *,
+    threshold: float | Mapping[str, float] = 0.5,
+    figures: int = 6,
+    overwrite: bool = False,
+    command: str = "",
+    **options: Any,
+) -> dict[str, pd.DataFrame]:
+    """
+    Compare segmentations with reference lesions, and write tables and a page.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Scans with a label.
+    predictions : mapping of str to sequence of array_like of shape (x, y, z)
+        For each method and each case, as `evaluate_segmentations` takes them.
+    folder : path
+        Made if missing. All files appear together: tables as CSV files, figures as PNG files and ``report.html``,
+        which needs no other file and no network.
+    threshold : float or mapping of str to float, default=0.5
+        As for `evaluate_segmentations`.
+    figures : int, default=6
+        How many scans are shown, those with the most errors of the first method first.
+    overwrite : bool, default=False
+        Whether files of an earlier comparison may be replaced.
+    command : str, default=""
+        What made it, for the page.
+    **options
+        Of `evaluate_segmentations`.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        What `evaluate_segmentations` gave.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate_segmentations`.
+    FileExistsError
+        If a file would be replaced.
+    ImportError
+        If the extra ``report`` is not installed.
+    """
+    from metastasis.plotting import plot_overlay  # noqa: F401  says before long work what is not installed
+
+    html_note("")
+    names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
+    with FileSet(folder, names, overwrite=overwrite) as files:
+        tables = evaluate_segmentations(cases, predictions, threshold=threshold, **options)
+        gallery = Gallery()
+        sections = _sections(cases, predictions, tables, gallery, threshold, figures, command)
+        page = html_page("Segmentations compared with reference lesions", sections, lead=_lead(cases), contents=True)
+        for kind in KINDS:
+            tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
+        for name in _FIGURES:
+            if name in gallery.pictures:
+                files.path(name).write_bytes(gallery.pictures[name])
+        files.path(PAGE).write_text(page, encoding="utf-8")
+    return tables
+
+
+def batch_page(
+    heading: str, contents: Sequence[Mapping[str, Any]], lesions: pd.DataFrame, pictures: Mapping[str, bytes]
+) -> str:
+    """
+    Make the page of a run over scans.
+
+    Parameters
+    ----------
+    heading : str
+        Of the page.
+    contents : sequence of dict
+        What `metastasis.batches.segment_cases` gave.
+    lesions : DataFrame
+        A row for each lesion, with the column ``name``.
+    pictures : mapping of str to bytes
+        Overlays as PNG files, by the name of the case.
+
+    Returns
+    -------
+    str
+        The page.
+    """
+    n_synthetic = sum(content["synthetic"] for content in contents)
+    lead = _NOTICE + _synthetic_note(n_synthetic, len(contents))
+    ensemble = any(content["n_confirmed"] is not None for content in contents)
+    header = ["scan", "patient", "lesions", *["confirmed"] * ensemble, "volume, mL", "synthetic"]
+    rows = []
+    for content in contents:
+        counts = [content["n_lesions"], *[content["n_confirmed"]] * ensemble]
+        kind = "synthetic" if content["synthetic"] else "no"
+        rows.append([content["name"], content["patient"], *counts, f"{content['volume_mL']:.2f}", kind])
+    sections: list[tuple[str, Any]] = [("All scans", html_table(rows, header, numbers=range(2, len(header) - 1)))]
+    for content in contents:
+        parts = []
+        if picture := pictures.get(content["name"]):
+            parts.append(html_figure(picture, f"Lesions of {content['name']} in three planes", width=1000))
+        own = lesions[lesions["name"] == content["name"]]
+        parts.append(_lesion_lines(own) if len(own) else html_paragraph("Nothing was found."))
+        sections.append((content["name"] + (" (synthetic)" if content["synthetic"] else ""), html_join(parts)))
+    where = html_note("Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the left.")
+    return html_page(heading, [*sections, ("", where)], lead=lead)
+
+
+def _lesion_lines(lesions: pd.DataFrame) -> Markup:
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "finding": ("finding", str),
+        "change": ("since the prior scan", lambda text: text if isinstance(text, str) and text else "–"),
+        "volume_mL": ("volume, mL", _number(3)),
+        "diameter_mm": ("diameter, mm", _number(1)),
+        **{axis: (axis, _number(1)) for axis in "xyz"},
+        "probability": ("probability", _number(2)),
+        "prior_volume_mL": ("then, mL", _number(3)),
+    }
+    shown = {key: value for key, value in columns.items() if key in lesions}
+    rows = [[str(i + 1)] + [write(row[key]) for key, (_, write) in shown.items()]
+            for i, row in enumerate(lesions.to_dict("records"))]  # fmt: skip
+    numbers = [0, *(i for i, key in enumerate(shown, start=1) if key not in ("finding", "change"))]
+    return html_table(rows, ["", *(name for name, _ in shown.values())], numbers=numbers)
+
+
+def _lead(cases: Sequence[Case]) -> str:
+    return _NOTICE + _synthetic_note(sum(case.synthetic for case in cases), len(cases))
+
+
+def _synthetic_note(n_synthetic: int, n: int) -> str:
+    if not n_synthetic:
+        return ""
+    which = "All scans" if n_synthetic == n else f"{n_synthetic} of {n} scans"
+    return f" Synthetic data: {which} were simulated; no person was scanned, and no number here is a clinical result."
+
+
+def _sections(
+    cases: Sequence[Case],
+    predictions: Mapping[str, Sequence[ArrayLike]],
+    tables: Mapping[str, pd.DataFrame],
+    gallery: Gallery,
+    threshold: float | Mapping[str, float],
+    figures: int,
+    command: str,
+) -> list[tuple[str, Any]]:
+    made: list[tuple[str, Callable[[], Any]]] = [
+        ("", partial(_introduction, cases)),
+        ("Lesions found", partial(_summaries, tables)),
+        ("By size and by change", partial(_kinds_of_lesions, tables)),
+        *([("Confirmed and candidates", partial(_ensembles, tables))] if len(tables["ensemble"]) else []),
+        ("Over thresholds", partial(_curves, tables, gallery)),
+        *([("Probabilities", partial(_calibration, tables, gallery))] if len(tables["calibration"]) else []),
+        ("Scans", partial(_overlays, cases, predictions, tables, gallery, threshold, figures)),
+        ("How this was made", partial(_origin, threshold, predictions, command)),
+    ]
+    return [(heading, make()) for heading, make in made]
+
+
+def _introduction(cases: Sequence[Case]) -> Markup:
+    from dmrifit.lesions import label_components
+
+    patients = len({case.patient for case in cases})
+    lesions = sum(int(label_components(case.label).max(initial=0)) for case in cases if case.label is not None)
+    priors = sum(case.prior is not None for case in cases)
+    kind = "synthetic " if all(case.synthetic for case in cases) else ""
+    parts = [
+        html_paragraph(
+            f"{_counted(len(cases), kind + 'scan')} of {_counted(patients, kind + 'patient')} with "
+            f"{_counted(lesions, 'reference lesion')}; {priors or 'none'} of the scans with a prior scan."
+        )
+    ]
+    if patients < FEW:
+        text = f"With {_counted(patients, 'patient')} these numbers describe these scans; they are no performance."
+        parts.append(html_paragraph(text))
+    return html_join(parts)
+
+
+def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    parts: list[Any] = [html_paragraph(_EXPLAINED)]
+    for part in dict.fromkeys(tables["summary"]["part"]):
+        table = format_summary(tables, part=part)
+        n = int(tables["summary"].query("part == @part")["n_scans"].iloc[0])
+        header = ["all scans" if part == "all" else f"scans {part}", *(_HEADINGS[key] for key in table.columns)]
+        body = _method_table(table.reset_index().to_numpy().tolist(), header)
+        parts.append(body if part == "all" else html_details(f"{_counted(n, 'scan')} {part}", body, opened=False))
+    intervals = tables["intervals"]
+    rows = [
+        [row["part"], row["method"], row["measure"], *(_number(3)(row[key]) for key in ("value", "low", "high"))]
+        for row in intervals.to_dict("records")
+        if row["method"] not in CONTROLS
+    ]
+    if rows:
+        table = html_table(rows, ["part", "method", "measure", "value", "2.5 %", "97.5 %"], numbers=(3, 4, 5))
+        parts.append(html_details("Intervals: bootstrap samples of patients", table))
+    return html_join(parts)
+
+
+def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    whole = tables["summary"].query("part == 'all'")
+    keys = ("n_small", "sensitivity_small", "precision_small", "n_large", "sensitivity_large", "precision_large")
+    rows = [
+        [row["method"], *(f"{row[key]:.0f}" if key.startswith("n_") else _number(3)(row[key]) for key in keys)]
+        for row in whole.to_dict("records")
+    ]
+    header = ["method", "below 0.1 mL", "sensitivity", "precision", "0.1 mL and above", "sensitivity", "precision"]
+    parts = [_method_table(rows, header)]
+    status = tables["status"]
+    if len(status):
+        kinds = list(dict.fromkeys(status["status"]))
+        by_method = status.set_index(["method", "status"])["sensitivity"]
+        counts = status.drop_duplicates("status").set_index("status")["n"]
+        rows = [
+            [method, *(_number(3)(by_method.get((method, kind), np.nan)) for kind in kinds)]
+            for method in dict.fromkeys(status["method"])
+        ]
+        header = ["sensitivity to lesions that are", *(f"{kind} ({counts[kind]})" for kind in kinds)]
+        parts.append(_method_table(rows, header))
+    return html_join(parts)
+
+
+def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    keys = {
+        "strict_sensitivity": "strict sensitivity, all",
+        "strict_precision": "strict precision, all",
+        "confirmed_strict_sensitivity": "strict sensitivity, confirmed",
+        "confirmed_strict_precision": "strict precision, confirmed",
+        "further_true_per_scan": "true candidates per scan",
+        "false_candidates_per_scan": "false candidates per scan",
+    }
+    rows = [[row["method"], *(_number(3)(row[key]) for key in keys)] for row in tables["ensemble"].to_dict("records")]
+    return _method_table(rows, ["method", *keys.values()])
+
+
+def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+    from metastasis.plotting import plot_curves
+
+    text = (
+        "Strict figures. A mark is the threshold in use; lines go over thresholds from .01 to .99. Methods that give "
+        "no probabilities are marks alone, controls are gray."
+    )
+    figure = gallery.show("curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text)
+    keys = ("n_points", "low", "high", "area", "area_common", "froc")
+    rows = [
+        [row["name"], row["kind"], f"{row['n_points']:.0f}", *(_number(3)(row[key]) for key in keys[1:])]
+        for row in tables["areas"].to_dict("records")
+    ]
+    header = ["method", "over", "points", "from sensitivity", "to", "area", "area, common range", "FROC score"]
+    return html_join([figure, html_details("Areas under precision over sensitivity", _method_table(rows, header, 2))])
+
+
+def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+    from metastasis.plotting import plot_calibration
+
+    text = "Voxels of the brain, and components by their mean probability; a mark for each tenth that holds any."
+    figure = gallery.show("calibration", plot_calibration(tables), "How often probabilities come true", text)
+    errors = tables["calibration"].drop_duplicates(["method", "level"])
+    rows = [[row["method"], row["level"], _number(3)(row["error"])] for row in errors.to_dict("records")]
+    return html_join([figure, html_table(rows, ["method", "level", "expected calibration error"], numbers=(2,))])
+
+
+def _overlays(
+    cases: Sequence[Case],
+    predictions: Mapping[str, Sequence[ArrayLike]],
+    tables: Mapping[str, pd.DataFrame],
+    gallery: Gallery,
+    threshold: float | Mapping[str, float],
+    figures: int,
+) -> Markup:
+    from metastasis.plotting import plot_overlay
+
+    first = next(iter(predictions))
+    own = tables["scans"][tables["scans"]["method"] == first].set_index("case")
+    errors = own["n_lesions"] - own["n_distinct"] + own["n_false_positives"] + own["n_flagged"]
+    order = errors.sort_values(ascending=False, kind="stable").index[:figures]
+    text = (
+        f"Of {len(cases)} scans those {len(order)} in which {first} has the most errors, the worst first; each at the "
+        "largest lesion that is missed, or else at the largest false positive. The patient's right is at the left."
+    )
+    parts = [html_paragraph(text)]
+    for i in order:
+        case = cases[i]
+        for name, values in predictions.items():
+            array = np.asarray(values[i])
+            limit = threshold.get(name, 0.5) if isinstance(threshold, Mapping) else threshold
+            labels = (array >= limit).astype(np.uint8) if array.dtype.kind == "f" else array.astype(np.uint8)
+            ensemble = any(np.max(one) == 2 for one in values) if array.dtype.kind != "f" else False
+            title = f"{case.name} by {name}"
+            figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
+            kind = "Synthetic scan" if case.synthetic else "Scan"
+            parts.append(gallery.show(f"overlay-{i}", figure, f"{kind} {title} in three planes"))
+    return html_join(parts)
+
+
+def _origin(
+    threshold: float | Mapping[str, float], predictions: Mapping[str, Sequence[ArrayLike]], command: str
+) -> Markup:
+    rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
+    rows += [["command", command]] if command else []
+    for name, values in predictions.items():
+        limit = threshold.get(name, 0.5) if isinstance(threshold, Mapping) else threshold
+        graded = np.asarray(values[0]).dtype.kind == "f"
+        rows.append([name, f"probability of {limit:.4g} and above" if graded else "labels as given"])
+    rows += [[f"version of {name}", text] for name, text in versions("dmrifit", "numpy", "scipy").items()]
+    return html_table(rows)
+
+
+def _method_table(rows: Sequence[Sequence[Any]], header: Sequence[str], n_words: int = 1) -> Markup:
+    faint = [i for i, row in enumerate(rows) if row[0] in CONTROLS]
+    return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
+
+
+def _number(digits: int) -> Callable[[Any], str]:
+    return lambda value: f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"

@@ -1,0 +1,78 @@
+"""What programs share: a frame with help, errors in a line, runs that do not mix."""
+
+import sys
+import warnings
+
+import pytest
+
+from dmrifit.console import begin_run, check_output, new_program, progress, run_program
+
+
+def greet(name: str) -> None:
+    """Greet somebody."""
+    if name == "nobody":
+        msg = "nobody cannot be greeted; name a person"
+        raise ValueError(msg)
+    if name == "doubt":
+        warnings.warn("this may be wrong", UserWarning, stacklevel=1)
+    if name == "stop":
+        raise KeyboardInterrupt
+    print(f"hello {name}")
+
+
+def leave() -> None:
+    """Say goodbye."""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    app = new_program("greeter", "Greets.", {greet: "greeter greet Ann", leave: "greeter leave"}, first="greeter leave")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["greeter", *words])
+        with pytest.raises(SystemExit) as stopped:
+            run_program(app, "greeter")
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return call
+
+
+def test_help_shows_a_worked_line_of_the_program_and_of_each_command(run):
+    assert "Greets." in run("--help")[1]
+    assert "Example:\n    greeter leave" in run("--help")[1]
+    assert "Example:\n    greeter greet Ann" in run("greet", "--help")[1]
+    assert run("--version")[1].startswith("greeter 0.")
+
+
+def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):
+    assert run("greet", "Ann") == (0, "hello Ann\n", "")
+    assert run("greet", "nobody") == (2, "", "greeter: error: nobody cannot be greeted; name a person\n")
+    assert run("greet", "doubt") == (0, "hello doubt\n", "greeter: this may be wrong\n")
+    code, _, error = run("greet", "stop")
+    assert code == 130
+    assert "greeter: interrupted" in error
+
+
+def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
+    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
+    (tmp_path / "table.tsv").touch()
+    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
+    with pytest.raises(ValueError, match=r"other options \(seed\)"):
+        begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
+    begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=True, results=("table.tsv",))
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(FileExistsError, match=r"table.tsv exists already and is of no run"):
+        begin_run(tmp_path, {"seed": 2}, overwrite=False, results=("table.tsv",))
+
+
+def test_a_file_that_cannot_be_written_is_told_before_work(tmp_path):
+    check_output(tmp_path / "new", overwrite=False)
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        check_output(tmp_path, overwrite=False)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        check_output(tmp_path / "no" / "model", overwrite=True)
+
+
+def test_a_bar_passes_on_what_it_counts():
+    assert list(progress([1, 2, 3], 3)) == [1, 2, 3]
