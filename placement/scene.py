@@ -78,7 +78,7 @@ class Scene:
     Warns
     -----
     UserWarning
-        If edges of image voxels differ more than tenfold.
+        If edges of image voxels differ more than tenfold, or the tumor reaches the border of the image.
     """
 
     def __init__(
@@ -117,6 +117,12 @@ class Scene:
             msg = f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
             raise ValueError(msg)
         self.sources: dict[str, dict[str, str]] = {}
+        if self.touches_border:
+            warnings.warn(
+                f"{self._title}: the tumor reaches the border of the image; what lies beyond counts as no tumor",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         return f"Scene({self.name!r}, shape={self.shape}, tumor_volume={self.tumor_volume:.3g} mL)"
@@ -323,6 +329,30 @@ class Scene:
         inverse = np.linalg.inv(self.affine)
         index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
         return bool((index >= -0.5 - 1e-9).all() and (index <= np.array(self.shape) - 0.5 + 1e-9).all())
+
+    def moved_inside(self, voxel: Voxel) -> Voxel:
+        """
+        Shift a voxel that reaches beyond the image into it.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+
+        Returns
+        -------
+        Voxel
+            The box, shifted along the image's axes as little as it takes; as it is if it lies within, or along an axis
+            that is too short for it.
+        """
+        if self.holds(voxel):
+            return voxel
+        inverse = np.linalg.inv(self.affine)
+        index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        below = -0.5 - index.min(axis=0)
+        above = np.array(self.shape) - 0.5 - index.max(axis=0)
+        shift = np.where(above >= below, np.clip(0.0, below, np.maximum(above, below)), 0.0)
+        return Voxel(voxel.center + self.affine[:3, :3] @ shift, voxel.size, voxel.angles)
 
     def forbidden_in(
         self, origin: Sequence[int], shape: Sequence[int], *, names: Sequence[str] | None = None

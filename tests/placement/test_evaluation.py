@@ -46,6 +46,7 @@ def cell(tables, method, measure, case):
     return cases[(cases["method"] == method) & (cases["case"] == case)][measure].item()
 
 
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_measures_of_a_case_are_those_of_its_boxes():
     scene = Scene(np.ones((40, 40, 40), bool), np.diag([2.0, 2, 2, 1]))
     one, two = Voxel((40, 40, 40), (20, 20, 20)), Voxel((50, 40, 40), (20, 20, 20))
@@ -63,6 +64,7 @@ def test_measures_of_a_case_are_those_of_its_boxes():
     assert 0.4 < cell(found, "b", "f_tumor", 0) < 0.6
 
 
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_the_closest_of_two_is_never_compared_with_the_only_other():
     rng = np.random.default_rng(0)
     scene = Scene(np.ones((40, 40, 40), bool), np.diag([2.0, 2, 2, 1]))

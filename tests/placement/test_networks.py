@@ -349,6 +349,7 @@ def test_excluded_parts_and_images_are_channels():
     assert 0.5 < seen.std() < 1.5
 
 
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_an_image_that_is_asked_for_must_be_there():
     tumor = np.ones((4, 4, 4), bool)
     with pytest.raises(ValueError, match="one has no image"):

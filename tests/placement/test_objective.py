@@ -45,6 +45,7 @@ def sampled(voxel, tumor, affine, n=60):
 
 
 @pytest.mark.parametrize("axis", range(3))
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_half_a_box_lies_on_each_side_of_a_plane_through_its_center(axis):
     tumor = np.zeros((60, 60, 60), bool)
     tumor[tuple(slice(0, 30) if a == axis else slice(None) for a in range(3))] = True
@@ -57,6 +58,7 @@ def test_half_a_box_lies_on_each_side_of_a_plane_through_its_center(axis):
         assert abs(tumor_fraction(voxel, scene) - 0.5) < 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_a_box_within_the_tumor_is_full_and_one_beside_it_empty():
     scene = Scene(np.ones((50, 50, 50), bool), np.eye(4))
     rng = np.random.default_rng(0)
@@ -140,6 +142,7 @@ def test_published_values_of_the_objective():
     assert PlacementObjective(10, 2, 0.9, 0.1).value(0.8, 12) == pytest.approx(np.exp(-1), abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_a_voxel_is_scored_in_its_scene():
     scene = Scene(np.ones((50, 50, 50), bool), np.eye(4))
     side = 12900 ** (1 / 3)

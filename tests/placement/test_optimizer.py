@@ -198,6 +198,7 @@ def test_a_voxel_that_is_mostly_no_tumor_is_told(cube):
     assert VoxelOptimizer().assess(Voxel((8, 30, 30), (14, 20, 25)), cube).flags == ("less than 70 % tumor",)
 
 
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_a_voxel_stays_within_the_image():
     tumor = np.zeros((40, 40, 40), bool)
     tumor[:14, :30, :30] = True

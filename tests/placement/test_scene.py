@@ -90,7 +90,27 @@ def test_a_voxel_is_held_up_to_the_faces_of_the_image():
 def test_a_tumor_at_the_border_is_told():
     tumor = np.zeros((20, 20, 20), bool)
     tumor[:5, 5:9, 5:9] = True
-    assert Scene(tumor, np.eye(4)).touches_border
+    with pytest.warns(UserWarning, match="glioma: the tumor reaches the border"):
+        scene = Scene(tumor, np.eye(4), name="glioma")
+    assert scene.touches_border
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.array([[0, 0, 2.0, 3], [-1, 0, 0, 4], [0, 1, 0.5, 5], [0, 0, 0, 1]])])
+def test_boxes_beyond_the_image_are_shifted_into_it(affine):
+    shape = (40, 50, 60)
+    tumor = np.zeros(shape, bool)
+    tumor[10:20, 10:20, 10:20] = True
+    scene = Scene(tumor, affine)
+    for index in ((-3, 25, 30), (45, -9, 61), (20, 25, 30)):
+        voxel = Voxel(affine[:3, :3] @ index + affine[:3, 3], (12, 10, 14), (10, 20, 30))
+        moved = scene.moved_inside(voxel)
+        assert scene.holds(moved)
+        assert (moved.size == voxel.size).all()
+        assert (moved.angles == voxel.angles).all()
+        if scene.holds(voxel):
+            assert moved == voxel
+    long = Voxel(scene.centroid, (200, 200, 200))
+    assert scene.moved_inside(long) == long
 
 
 def test_a_last_dimension_of_one_is_dropped():
