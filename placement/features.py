@@ -108,7 +108,8 @@ class Surroundings:
         counts = np.ceil((high - low) / self.step).astype(int) + 1
         self.origin = 0.5 * (low + high) - 0.5 * (counts - 1) * self.step
         grid = np.indices(counts).reshape(3, -1) * self.step + self.origin[:, None]
-        index = np.linalg.solve(scene.affine[:3, :3], grid - shift[:, None])
+        # Sums of BLAS may differ in their last bits with the number of threads, and ties would then be broken anew.
+        index = np.einsum("ij,jn->in", np.linalg.inv(scene.affine[:3, :3]), grid - shift[:, None])
         values = map_coordinates(crop, index, order=1, mode="constant", cval=0.0)
         if scene.margins:
             excluded = scene.forbidden_in(scene.origin, crop.shape).astype(np.uint8)
@@ -179,7 +180,8 @@ class Surroundings:
         index = np.flatnonzero(self.depth.ravel() > 0)
         points = np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
         share = self.depth.ravel()[index].astype(np.float64) / float(self.depth.max())
-        return np.array([share**power @ points / (share**power).sum() for power in DEPTH_POWERS])
+        weights = [share**power / (share**power).sum() for power in DEPTH_POWERS]
+        return np.array([(weight[:, None] * points).sum(axis=0) for weight in weights])
 
     @cached_property
     def thickest(self) -> NDArray[np.float64]:
@@ -272,7 +274,7 @@ def describe_boxes(
         "to_thickest_share": to_thickest / radius,
         "dice_cube": np.array([voxel.dice(cube) for voxel in voxels]),
         "dice_others": np.array([np.mean([voxel.dice(other) for other in others]) for voxel in voxels]),
-        "dice_pure": shared @ fractions**PURITY_POWER / n,
+        "dice_pure": (shared * fractions**PURITY_POWER).sum(axis=1) / n,
         "part_share": of_part,
         "excluded": _excluded(scene, voxels),
         "excluded_grown": _excluded(scene, grown[-1]),

@@ -22,7 +22,7 @@ from placement.features import FEATURES, Surroundings, describe_boxes
 from placement.objective import PlacementObjective
 from placement.optimizer import VoxelOptimizer
 from placement.scene import Scene
-from placement.voxel import MM3_PER_ML, Voxel, expert_voxels
+from placement.voxel import MM3_PER_ML, Voxel, allowed_sides, expert_voxels
 
 __all__ = ["VoxelRanker"]
 
@@ -31,6 +31,9 @@ PLACES_APART_MM = 6.0
 
 #: Cubes are tried in these quantiles of experts' volumes.
 VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
+
+#: Expected Dice coefficients that agree in so many decimals are tied; the first found goes first.
+SCORE_DIGITS = 9
 
 #: Two boxes that share more than this (Dice) are one candidate.
 SAME_DICE = 0.8
@@ -350,8 +353,7 @@ class VoxelRanker(BaseEstimator):
         from tqdm import tqdm
 
         work = (
-            delayed(_boxes)(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places)
-            for scene in scenes
+            delayed(_boxes)(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places) for scene in scenes
         )
         found = Parallel(n_jobs=self.n_jobs, return_as="generator")(work)
         yield from tqdm(found, total=len(scenes), unit="case", desc=task, disable=not self.verbose)
@@ -360,7 +362,7 @@ class VoxelRanker(BaseEstimator):
         """Sort boxes by constraints, then by the forest; keep what is distinct."""
         scores = self.forest_.predict(boxes.features)
         kept: list[tuple[Voxel, float]] = []
-        for index in np.lexsort([-scores, boxes.n_flags]):
+        for index in np.lexsort([-scores.round(SCORE_DIGITS), boxes.n_flags]):
             voxel = boxes.voxels[index]
             if all(voxel.dice(other) <= SAME_DICE for other, _ in kept):
                 kept.append((voxel, float(scores[index])))
@@ -400,12 +402,8 @@ def _boxes(
 
 def _sides(volume: float, optimizer: VoxelOptimizer) -> NDArray[np.float64]:
     """Give the sides of a cube, or of what is nearest to one that is allowed, in mm."""
-    ranges = np.broadcast_to(np.asarray(optimizer.size_range, dtype=np.float64), (3, 2))
-    wanted = max(volume, optimizer.min_volume) * MM3_PER_ML
-    sides = np.clip(np.full(3, np.cbrt(wanted)), ranges[:, 0], ranges[:, 1])
-    for _ in range(3):  # what one side cannot give, the others do
-        sides = np.clip(sides * np.cbrt(wanted / sides.prod()), ranges[:, 0], ranges[:, 1])
-    return sides
+    wanted = max(volume, optimizer.min_volume)
+    return allowed_sides(np.full(3, np.cbrt(wanted * MM3_PER_ML)), optimizer.size_range, wanted)
 
 
 def _checked_forest(forest: Any) -> ExtraTreesRegressor:

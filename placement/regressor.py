@@ -17,7 +17,7 @@ from dmrifit.registry import register
 from placement.objective import PlacementObjective, tumor_fraction
 from placement.scene import Scene
 from placement.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
-from placement.voxel import MM3_PER_ML, Voxel, angles_of, expert_voxels
+from placement.voxel import MM3_PER_ML, Voxel, allowed_sides, angles_of, expert_voxels
 
 if TYPE_CHECKING:
     import torch
@@ -66,12 +66,13 @@ class VoxelRegressor(VolumeEstimator):
     fast : bool, default=False
         A smaller network on a coarser grid (4 mm in place of 3 mm), for about half the time.
     refine : bool, default=False
-        Polish each answer by the optimizer's search from there, with the answer's own volume as the wanted one. It
-        changes only where it comes to hold no smaller part of tumor.
+        Polish each answer by the optimizer's search from there, with the answer's own volume as the wanted one, and
+        move it off what is excluded. It changes only where it comes to break fewer constraints, or no more and to hold
+        no smaller part of tumor.
     size_range : pair of float, default=(10, 60)
         Least and largest side in mm.
     min_volume : float, default=6.0
-        Smaller answers are enlarged to this volume in mL; 0 for none.
+        Smaller answers are enlarged to this volume in mL, as far as `size_range` allows; 0 for none.
     width : int, default=8
         Channels after the first convolution; each of the next three has twice as many.
     augment : bool, default=True
@@ -426,10 +427,11 @@ class VoxelRegressor(VolumeEstimator):
     def _voxel(self, box: _Box, frame: NDArray[np.float64]) -> Voxel:
         """Give a voxel in its canonical pose; if it is too small, enlarge it."""
         center, size, rotation = box
-        enlarged = size * max(1.0, float(np.cbrt(self.min_volume * MM3_PER_ML / size.prod())))
+        enlarged = allowed_sides(size, self.size_range, self.min_volume)
         return Voxel(frame[:3] + center, enlarged, angles_of(rotation)).canonical()
 
     def _finished(self, voxel: Voxel, scene: Scene) -> Voxel:
+        voxel = scene.moved_inside(voxel)
         return _polished(voxel, scene, self.size_range, self.min_volume) if self.refine else voxel
 
     def _case_score(self, prediction: Any, target: Any) -> float:
@@ -449,5 +451,9 @@ def _polished(voxel: Voxel, scene: Scene, size_range: tuple[float, float], min_v
     search = Search(optimizer._wishes(), scene)
     search.prepare()
     start = search.spread(voxel.center[None], voxel.size[None], (7,), voxel.rotation[None])
-    found = search.voxel(search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE).boxes[0])
-    return found if tumor_fraction(found, scene) >= tumor_fraction(voxel, scene) else voxel
+    polished = search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE)
+    if scene.margins:
+        polished = search.cleared(polished)
+    found = search.voxel(polished.boxes[0])
+    worth = [(-len(search.flags(one, own=True)), tumor_fraction(one, scene)) for one in (found, voxel)]
+    return found if worth[0] >= worth[1] else voxel

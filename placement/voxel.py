@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CONVENTION", "Voxel", "angles_of", "expert_voxels", "rotation_of"]
+__all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels", "rotation_of"]
 
 #: How three angles make a rotation, in words that other programs understand.
 CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+ axes"
@@ -500,6 +500,36 @@ class Voxel:
                 msg = f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first"
                 raise ValueError(msg)
         return cls(values["center_mm"], values["size_mm"], values["angles_deg"])
+
+
+def allowed_sides(sizes: ArrayLike, size_range: ArrayLike, min_volume: float) -> NDArray[np.float64]:
+    """
+    Bring the sides of a box into their range and, in proportion, up to a least volume.
+
+    Parameters
+    ----------
+    sizes : array_like of shape (3,)
+        Sides in mm.
+    size_range : array_like of shape (2,) or (3, 2)
+        Least and largest side in mm, for all or for each.
+    min_volume : float
+        In mL.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        Sides in mm; where one side is at its limit, the others give what is missing, as far as they can.
+    """
+    low, high = np.broadcast_to(np.asarray(size_range, dtype=np.float64), (3, 2)).T
+    sides = np.clip(np.asarray(sizes, dtype=np.float64), low, high)
+    for _ in range(3):
+        free = sides < high
+        needed = min_volume * MM3_PER_ML / sides.prod()
+        if needed <= 1 or not free.any():
+            break
+        # What sides at their limit cannot give is shared by the others.
+        sides = np.where(free, np.minimum(sides * needed ** (1 / free.sum()), high), sides)
+    return sides
 
 
 def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float64]:

@@ -254,6 +254,35 @@ def test_refining_moves_a_box_into_the_tumor_nearby():
     assert better.volume == pytest.approx(off.volume, rel=0.2)
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_refining_moves_a_box_off_what_is_excluded(fresh):
+    tumor = np.zeros((60, 60, 60), bool)
+    tumor[10:50, 15:45, 15:45] = True
+    core = np.zeros((60, 60, 60), bool)
+    core[24:36] = True
+    scene = Scene(tumor, np.eye(4), exclude={"necrosis": core})
+    if not fresh:
+        VoxelOptimizer().place(scene)
+    near = Voxel((39, 30, 30), (14, 23, 22), (3, -2, 4))
+    assert VoxelOptimizer().assess(near, scene).flags == ("touches necrosis",)
+    moved = _polished(near, scene, (10.0, 60.0), 6.0)
+    assert VoxelOptimizer().assess(moved, scene).flags == ()
+    assert tumor_fraction(moved, scene) > 0.8
+
+
+def test_answers_keep_the_range_of_sides_the_least_volume_and_the_image(lesions):
+    scenes, voxels = lesions
+    options = {"size_range": (10.0, 15.0), "min_volume": 3.3, "random_state": 0}
+    rows = small(**options).fit(scenes, voxels).predict(scenes)
+    assert (rows[:, 3:6] <= 15 + 1e-9).all()
+    assert (rows[:, 3:6].prod(1) >= 3300 * (1 - 1e-9)).all()
+    model = small(random_state=0).fit(scenes, voxels)
+    tumor = np.zeros((16, 60, 60), bool)
+    tumor[1:4, 20:40, 20:40] = True
+    edge = Scene(tumor, np.diag([2.0, 1, 1, 1]))
+    assert edge.holds(model.place(edge))
+
+
 # Figures -----------------------------------------------------------------------------------------------
 
 

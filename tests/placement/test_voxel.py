@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from placement import Scene, Voxel
-from placement.voxel import TURNS, angles_of, expert_voxels, rotation_of
+from placement.voxel import TURNS, allowed_sides, angles_of, expert_voxels, rotation_of
 
 
 def random_rotation(rng):
@@ -323,3 +323,10 @@ def test_boxes_that_no_placer_can_learn_from_are_refused(change, words):
     voxels, scenes = change(np.array([[BOX, BOX], [BOX, BOX]]), [ball(), ball()])
     with pytest.raises(ValueError, match=words):
         expert_voxels(voxels, scenes)
+
+
+def test_sides_are_brought_into_their_range_and_up_to_a_volume():
+    np.testing.assert_allclose(allowed_sides((10, 10, 10), (10, 60), 8), (20, 20, 20))
+    np.testing.assert_allclose(allowed_sides((5, 18, 70), (10, 60), 0), (10, 18, 60))
+    np.testing.assert_allclose(allowed_sides((10, 10, 10), ((10, 12), (10, 60), (10, 60)), 12), (12, 10**1.5, 10**1.5))
+    np.testing.assert_allclose(allowed_sides((10, 10, 10), (10, 20), 12), (20, 20, 20))
