@@ -161,8 +161,8 @@ def describe_placement(
         ``rotated_axes``, ``rotated_angles``; ``ras`` and ``lps``, each with ``center_mm``, ``rotation`` (columns are
         the sides), ``angles_deg`` and ``quaternion_wxyz``; ``convention``; ``scores`` (``objective``,
         ``tumor_fraction``, ``tumor_volume_ml``), ``objective``, ``component``, ``feasible``, ``flags``; ``regions``
-        by name with ``distance_mm``, ``margin_mm`` and ``overlap_ml``; ``displacement``; ``tumor`` and ``sources``
-        with digests.
+        by name with ``distance_mm``, ``margin_mm``, ``tolerance`` and ``overlap_ml``; ``displacement``; ``tumor`` and
+        ``sources`` with digests.
         Of the 24 poses of the box, the canonical one.
 
     Raises
@@ -282,14 +282,15 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
     -------
     dict of str to dict
         By region: ``distance_mm`` from the box to the region, 0 where they touch, None for an empty region, measured to
-        points an eighth or less of an image voxel's diagonal apart; ``margin_mm``, which was asked for;
-        ``overlap_ml``.
+        points an eighth or less of an image voxel's diagonal apart; ``margin_mm`` and ``tolerance``, which were asked
+        for; ``overlap_ml``.
     """
     part = voxel.mask(scene.shape, scene.affine, partial=True)
     return {
         name: {
             "distance_mm": _region(scene, name)(voxel),
             "margin_mm": scene.margins[name],
+            "tolerance": scene.tolerances[name],
             "overlap_ml": float(part[region].sum(dtype=np.float64)) * scene.voxel_volume,
         }
         for name, region in scene.forbidden.items()
@@ -416,6 +417,6 @@ def _digest(scene: Scene) -> str:
     digest.update(repr((scene.shape, scene.origin)).encode())
     digest.update(scene.occupancy.tobytes())
     for name, region in scene.forbidden.items():
-        digest.update(f"{name} {scene.margins[name]}".encode())
+        digest.update(f"{name} {scene.margins[name]} {scene.tolerances[name]}".encode())
         digest.update(np.packbits(region).tobytes())
     return digest.hexdigest()

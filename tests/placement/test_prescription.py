@@ -135,6 +135,11 @@ def test_digests_tell_scenes_apart(scene):
     assert one == describe_placement(Voxel((0, 0, 0), (10, 10, 10)), scene)["tumor"]["sha256"]
     other = Scene(scene.tumor, scene.affine)
     assert one != describe_placement(VOXEL, other)["tumor"]["sha256"]
+    region = scene.forbidden
+    strict, lenient = (Scene(scene.tumor, AFFINE, exclude=region, exclude_tolerance=part) for part in (0, 0.1))
+    told = [describe_placement(VOXEL, tolerating) for tolerating in (strict, lenient)]
+    assert told[0]["tumor"]["sha256"] == one != told[1]["tumor"]["sha256"]
+    assert [found["regions"]["wall"]["tolerance"] for found in told] == [0, 0.1]
 
 
 def test_distances_to_regions_are_those_of_a_wall(scene):
