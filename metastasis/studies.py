@@ -195,7 +195,7 @@ def train(
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
     n_lesions = sum(_n_lesions(case) for case in learned)
-    typer.echo(f"trained on {len(learned)} scans with {n_lesions} metastases: {out}")
+    typer.echo(f"trained on {len(learned)} scan{'s' * (len(learned) != 1)} with {n_lesions} lesions: {out}")
     if any(case.synthetic for case in learned):
         typer.echo("trained on synthetic scans: what it finds in people is unknown")
     if kept:

@@ -1,0 +1,157 @@
+"""The commands run after each other, go on where they stopped, and name what is wrong in one line."""
+
+import json
+import sys
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit import MapFitter, Protocol, load_model, save_model
+from metastasis import read_cases, write_cases
+from metastasis.cli import main
+
+TINY = ("--widths", "2,2", "--epochs", 1, "--segments-per-epoch", 4, "--batch-size", 2, "--device", "cpu")
+SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["dmrifit-metastasis", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def table(synthetic_cases, tmp_path):
+    return write_cases(synthetic_cases, tmp_path / "cases")
+
+
+def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    code, out, error = run("simulate", 3, "--out", whole, *SMALL, "--skip", 2)
+    assert code == 0, error
+    assert "3 synthetic patients" in out
+    assert run("simulate", 2, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
+    first = (stopped / "synthetic-003" / "cases.tsv").stat().st_mtime_ns
+    (stopped / "synthetic-004" / "cases.tsv").unlink()
+    assert run("simulate", 3, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
+    assert (stopped / "synthetic-003" / "cases.tsv").stat().st_mtime_ns == first
+    assert (stopped / "cases.tsv").read_text() == (whole / "cases.tsv").read_text()
+    for one, other in zip(read_cases(stopped / "cases.tsv"), read_cases(whole / "cases.tsv"), strict=True):
+        assert one.synthetic
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.image, other.image)
+    code, _, error = run("simulate", 3, "--out", whole, *SMALL, "--seed", 1)
+    assert code == 2
+    assert "other options (random_state, skip)" in error
+    assert "--shape 3,4: 3 whole numbers" in run("simulate", 1, "--out", whole, "--shape", "3,4")[2]
+
+
+@pytest.mark.deep
+def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_cases, tmp_path):
+    pytest.importorskip("torch")
+    others = [replace(case, patient=f"other {case.patient}") for case in synthetic_cases]
+    validation = write_cases(others, tmp_path / "validation")
+    models = [tmp_path / "sensitive.dmrifit", tmp_path / "specific.dmrifit"]
+    code, out, error = run("train", table, "--out", models[0], *TINY)
+    assert code == 0, error
+    assert "trained on 3 scans" in out
+    assert "synthetic" in out
+    words = ("--false-positives", 1000, "--validation", validation, "--warm-start", models[0])
+    code, out, error = run("train", table, "--out", models[1], "--alpha", 0.5, *TINY, *words)
+    assert code == 0, error
+    assert "for 1000 false positives per scan, chosen on 3 scans of other patients" in out
+    assert load_model(models[1]).false_positives_ == 1000
+    assert not list(tmp_path.glob(".*training"))
+
+    segmented, joined, compared = (tmp_path / name for name in ("segmented", "joined", "compared"))
+    code, out, error = run("segment", models[1], table, "--out", segmented, "--no-figure")
+    assert code == 0, error
+    written = segmented / synthetic_cases[0].name / "label.nii.gz"
+    before = written.stat().st_mtime_ns
+    assert run("segment", models[1], table, "--out", segmented, "--no-figure")[0] == 0
+    assert written.stat().st_mtime_ns == before
+    code, _, error = run("segment", models[1], table, "--out", segmented, "--threshold", 0.4)
+    assert code == 2
+    assert "other options (figure, threshold)" in error
+    model, case = load_model(models[1]), synthetic_cases[0]
+    expected = model.predict_proba([case.image], priors=[case.prior], masks=[case.brain])[0]
+    probability = nib.load(segmented / case.name / "probability.nii.gz")
+    np.testing.assert_allclose(np.asarray(probability.dataobj), expected, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), expected >= model.threshold_)
+
+    code, out, error = run("ensemble", *models, table, "--out", joined, "--thresholds", "0.4,0.6", "--no-figure")
+    assert code == 0, error
+    assert "confirmed" in out
+    assert "synthetic scans: no clinical result" in out
+    pytest.importorskip("matplotlib")
+    names = [f"one={segmented / 'segmentations.tsv'}", f"both={joined / 'segmentations.tsv'}"]
+    words = ("--segmentations", names[0], "--segmentations", names[1], "--out", compared, "--figures", 1)
+    code, out, error = run("evaluate", table, *words)
+    assert code == 0, error
+    assert "all positive" in out
+    assert "no performance" in out
+    assert (compared / "report.html").is_file()
+    assert set(pd.read_csv(compared / "summary.csv")["method"]) > {"one", "both", "empty"}
+    code, _, error = run("evaluate", table, *words)
+    assert code == 2
+    assert "--overwrite" in error
+
+
+@pytest.mark.deep
+def test_a_single_image_is_segmented(run, table, synthetic_cases, tmp_path):
+    pytest.importorskip("torch")
+    model, case = tmp_path / "model.dmrifit", synthetic_cases[0]
+    assert run("train", table, "--out", model, *TINY, "--prior", "none")[0] == 0
+    image = tmp_path / "cases" / f"{case.name}_image.nii.gz"
+    brain = tmp_path / "cases" / f"{case.name}_brain.nii.gz"
+    code, out, error = run("segment", model, image, "--mask", brain, "--out", tmp_path / "out", "--no-figure")
+    assert code == 0, error
+    assert "1 scan," in out
+    content = json.loads((tmp_path / "out" / f"{case.name}_image" / "segmentation.json").read_text())
+    assert content["notice"] == "Research software; not for clinical use."
+    words = ("segment", model, image, "--prior", image, "--out", tmp_path / "prior", "--no-figure")
+    code, _, error = run(*words)
+    assert code == 0, error
+    assert "trained without prior scans" in error
+
+
+@pytest.mark.deep
+def test_what_is_wrong_is_one_line_before_long_work(run, table, synthetic_cases, tmp_path):
+    pytest.importorskip("torch")
+    out = tmp_path / "model.dmrifit"
+
+    def error_of(*words):
+        code, _, error = run(*words)
+        assert code == 2
+        assert error.count("\n") == 1
+        return error
+
+    train = ("train", table, "--out", out, *TINY)
+    assert "no folder" in error_of("train", table, "--out", tmp_path / "no" / "model")
+    assert "loss" in error_of(*train, "--loss", "dice")
+    assert "both --false-positives and --validation" in error_of(*train, "--false-positives", 1)
+    assert "patients that" in error_of(*train, "--false-positives", 1, "--validation", table)
+    assert "--widths 2,x" in error_of("train", table, "--out", out, "--widths", "2,x")
+    bare = write_cases([replace(case, label=None) for case in synthetic_cases], tmp_path / "bare")
+    assert "no label of synthetic-001" in error_of("train", bare, "--out", out, *TINY)
+    assert not out.exists()
+
+    fitter = tmp_path / "fitter.dmrifit"
+    save_model(MapFitter("adc", Protocol([0, 500, 1000])).fit(np.array([[1.0, 0.6, 0.4]])), fitter)
+    assert "MapFitter, which segments nothing" in error_of("segment", fitter, table, "--out", tmp_path / "a")
+    assert "no such model file" in error_of("segment", out, table, "--out", tmp_path / "a")
+    compare = ("evaluate", table, "--out", tmp_path / "b", "--segmentations")
+    assert "write NAME=VALUE" in error_of(*compare, "x")
+    assert "x twice" in error_of(*compare, "x=a", "--segmentations", "x=b")
+    assert "nothing.tsv" in error_of(*compare, f"x={tmp_path / 'nothing.tsv'}")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
