@@ -130,3 +130,19 @@ def test_a_voxel_is_placed_compared_and_prescribed(tmp_path, monkeypatch, capsys
     assert (folder / "place_voxel.png").stat().st_size > 10_000
     assert (folder / "voxel" / "voxel_geometry.nii.gz").is_file()
     assert "under chemical-shift displacement" in capsys.readouterr().out
+
+
+@pytest.mark.deep
+def test_metastases_are_found_confirmed_and_followed(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(EXAMPLES / "plot_find_metastases.py"))
+    assert "synthetic" in names["__doc__"]
+    summary = names["tables"]["summary"].query("part == 'all'").set_index("method")
+    assert summary.loc["sensitive", "sensitivity"] >= summary.loc["specific", "sensitivity"]
+    assert summary.loc["specific", "strict_precision"] > summary.loc["sensitive", "strict_precision"]
+    assert summary.loc["both", "sensitivity"] >= summary.loc["sensitive", "sensitivity"]
+    assert (summary["lesion_dice"][:5] > summary["lesion_dice"][5:].max()).sum() >= 4
+    assert set(names["reader"]["finding"]) >= {"confirmed", "candidate"}
+    assert "confirmed of" in capsys.readouterr().out
+    assert (tmp_path / "build" / "examples" / "find_metastases.png").stat().st_size > 10_000

@@ -53,8 +53,8 @@ def test_curves_and_calibration_are_those_of_the_tables(synthetic_cases):
     line = next(line for line in figure.axes[1].lines if len(line.get_xdata()) > 1)
     curve = tables["curves"].query("method == 'good'")
     np.testing.assert_array_equal(line.get_ydata(), curve["strict_precision"])
-    assert [text.get_text() for text in figure.legends[0].get_texts()][0] == "good"
-    diagonal, drawn = plot_calibration(tables).axes[0].lines
+    assert next(iter(figure.legends[0].get_texts())).get_text() == "good"
+    _, drawn = plot_calibration(tables).axes[0].lines
     np.testing.assert_allclose(drawn.get_ydata(), [0, 1])
     np.testing.assert_allclose(drawn.get_xdata(), [0.05, 0.65], rtol=1e-5)
     masks = evaluate_segmentations(synthetic_cases, {"mask": [case.label for case in synthetic_cases]}, n_bootstrap=0)

@@ -15,7 +15,6 @@ from metastasis.batches import scans_of, segment_cases, write_batch
 from metastasis.evaluation import CONTROLS
 from metastasis.report import KINDS
 
-
 EVIL = "<script>alert(1)</script>"
 
 
