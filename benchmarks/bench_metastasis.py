@@ -1,0 +1,495 @@
+"""
+Which of the study's claims about metastases hold on synthetic patients, and how fast are whole volumes predicted?
+
+    .venv/bin/python benchmarks/bench_metastasis.py [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
+    .venv/bin/python benchmarks/bench_metastasis.py --size smoke --seeds 1 --out FILE
+    .venv/bin/python benchmarks/bench_metastasis.py --inference
+    .venv/bin/python benchmarks/bench_metastasis.py --table benchmarks/README.md
+
+For each seed 64 synthetic patients are made; networks learn from 40 and segment 24. For each way to take the prior scan
+one network is trained with cross-entropy, and every loss goes on from its weights for a short while, all on the same
+segments. What is finished is kept in the folder FOLDER (default build/metastasis) and not repeated as long as the code
+is the same. Each process computes on one thread. `--inference` measures the time of whole volumes and adds it to the
+stored result.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import textwrap
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import _measure as measure
+import joblib
+import numpy as np
+import pandas as pd
+
+import dmrifit
+import metastasis
+from dmrifit import load_model, save_model
+from dmrifit.boards import check_claims
+from dmrifit.files import whole_file, write_text
+from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
+from metastasis.claims import ALPHAS, CLAIMS, metastasis_board, method_name
+from metastasis.ensemble import merge_segmentations
+
+RESULT = Path(__file__).parent / "results" / "metastasis.json"
+MARKER = "metastasis benchmark"
+SEEDS = (20261121, 20261122, 20261123)
+SSE_ALPHAS = (0.995, 0.99, 0.95, 0.9, 0.5)
+#: How a prior scan is taken -> parameters.
+FORMS: dict[str, dict[str, Any]] = {
+    "": {"prior": None},
+    "prior": {"prior": "path"},
+    "prior as zeros": {"prior": "path", "missing_prior": "zeros"},
+    "prior as channel": {"prior": "channel"},
+    "U-Net": {"prior": None, "network": "unet"},
+}
+#: What goes on from the first network of a form.
+LOSSES: dict[str, list[tuple[str, float | None]]] = {
+    "": [
+        ("bce", None),
+        *(("jvss", alpha) for alpha in ALPHAS),
+        *(("sse", alpha) for alpha in SSE_ALPHAS),
+        ("vss", 0.95),
+    ],
+    "prior": [("jvss", 0.995), ("jvss", 0.5)],
+    "prior as zeros": [("jvss", 0.995)],
+    "prior as channel": [("jvss", 0.995)],
+    "U-Net": [("bce", None), ("jvss", 0.995), ("jvss", 0.9), ("jvss", 0.5)],
+}
+FIRST = "start"
+MOVED = 2.0  # times the misregistration of prior scans in training
+#: Modules that segmentations do not depend on.
+WITHOUT_VOXELS = {
+    *("__init__", "claims", "cli", "commands", "controls", "curves", "ensemble", "evaluation", "followup", "images"),
+    *("plotting", "report", "segments", "studies"),
+}
+LOWER = ("cases", "checkpoints", "devices", "nets", "randomness", "training")
+#: Below this a probability is kept as zero; the lowest threshold is higher.
+SMALLEST = 0.005
+THRESHOLDS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+MEASURES = (
+    *("sensitivity", "precision", "false_positives_per_scan", "mDSC", "strict_sensitivity", "strict_precision"),
+    *("lesion_dice", "segment_sensitivity", "segment_specificity", "sensitivity_small"),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a board learns from, and for how long."""
+
+    n_train: int = 40
+    n_test: int = 24
+    shape: tuple[int, int, int] = (66, 66, 66)
+    forms: tuple[str, ...] = tuple(FORMS)
+    widths: tuple[int, ...] = (8, 8, 8, 16, 16, 16)
+    unet_widths: tuple[int, ...] = (8, 16, 32)
+    segments_per_epoch: int = 240
+    start_epochs: int = 8
+    epochs: int = 2
+
+
+SIZES = {
+    "full": Size(),
+    "small": Size(10, 8, start_epochs=3, epochs=1),
+    "smoke": Size(3, 2, (40, 40, 40), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
+}
+COMMON: dict[str, Any] = {"segment_size": 27, "low_resolution": (3,), "dense": (32,), "batch_size": 12, "device": "cpu"}
+START: dict[str, Any] = {"loss": "bce", "optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"}
+TUNE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.001, "schedule": "constant"}
+
+
+def name_of(form: str, loss: str, alpha: float | None) -> str:
+    return method_name(loss.upper(), alpha, form)
+
+
+def settings(size: Size, form: str, seed: int) -> dict[str, Any]:
+    """Give what all networks of a form share."""
+    widths = size.unet_widths if form == "U-Net" else size.widths
+    own = {"widths": widths, "segments_per_epoch": size.segments_per_epoch, "random_state": seed}
+    return COMMON | own | FORMS[form]
+
+
+def code_digest() -> str:
+    """Digest of the code that segmentations depend on."""
+    folder, library = (Path(package.__file__).parent for package in (metastasis, dmrifit))
+    modules = [path for path in sorted(folder.glob("*.py")) if path.stem not in WITHOUT_VOXELS]
+    modules += [library / f"{stem}.py" for stem in LOWER]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+
+
+class Store:
+    """What is finished of a seed, in a folder that is named by what it depends on."""
+
+    def __init__(self, work: Path, size: Size, seed: int) -> None:
+        shared = json.dumps([asdict(size), COMMON, START, TUNE, MOVED, code_digest()])
+        self.size, self.seed = size, seed
+        self.folder = work / f"{seed}-{hashlib.sha256(shared.encode()).hexdigest()[:10]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str, ending: str) -> Path:
+        return self.folder / f"{name.replace(', ', '_').replace(' ', '-')}.{ending}"
+
+    def cases(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """Give cases to learn from, cases to segment, and these with prior scans that lie worse on the images."""
+        path = self.path("cases", "pickle")
+        if not path.exists():
+            n, held = self.size.n_train, self.size.n_test
+            common = {"shape": self.size.shape, "random_state": self.seed, "n_jobs": 1}
+            every = simulate_metastases(n + held, **common)
+            moved = simulate_metastases(held, skip=n, misregistration=MOVED, **common)
+            with whole_file(path) as part:
+                joblib.dump((every[:n], every[n:], moved), part, compress=1)
+        return joblib.load(path)
+
+    def keep(self, name: str, probabilities: Sequence[np.ndarray], seconds: dict[str, float]) -> None:
+        kept = [np.where(p < SMALLEST, np.float32(0), p) for p in probabilities]
+        with whole_file(self.path(name, "npz")) as part, part.open("wb") as file:
+            np.savez_compressed(file, *kept)
+        write_text(self.path(name, "json"), json.dumps(seconds))
+
+    def done(self, name: str) -> bool:
+        return self.path(name, "json").exists() and self.path(name, "npz").exists()
+
+    def probabilities(self, name: str) -> list[np.ndarray]:
+        with np.load(self.path(name, "npz")) as kept:
+            return [kept[key] for key in kept.files]
+
+    def seconds(self, name: str) -> dict[str, float]:
+        return json.loads(self.path(name, "json").read_text(encoding="utf-8"))
+
+
+def scans_of(cases: Sequence[Any], model: Any = None) -> dict[str, Any]:
+    priors = [case.prior for case in cases]
+    return {} if model is not None and model.prior_ is None else {"priors": priors}
+
+
+def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
+    begun = time.process_time()
+    found = function(*arguments, **options)
+    return found, round(time.process_time() - begun, 2)
+
+
+def run_form(work: Path, size: Size, seed: int, form: str) -> None:
+    """Train the networks of one form, whatever is not done yet, and segment."""
+    store = Store(work, size, seed)
+    train, test, moved = store.cases()
+    images, labels = [case.image for case in train], [case.label for case in train]
+
+    def segment(name: str, model: Any, training_s: float) -> None:
+        for ending, cases in [("", test), *([(", moved", moved)] if form in ("prior", "prior as channel") else [])]:
+            found, seconds = timed(model.predict_proba, [case.image for case in cases], **scans_of(cases, model))
+            store.keep(name + ending, found, {"training_s": training_s, "prediction_s": seconds})
+        print(f"{seed}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction", flush=True)
+
+    start = store.path(f"{FIRST} {form}", "dmrifit")
+    common = settings(size, form, seed)
+    name = method_name("BCE", form=f"{form} {FIRST}".strip())
+    if not (start.exists() and store.done(name)):
+        model, seconds = timed(
+            DeepMedicSegmenter(**common, **START, epochs=size.start_epochs).fit, images, labels, **scans_of(train)
+        )
+        save_model(model, start)
+        segment(name, load_model(start), seconds)
+    for loss, alpha in LOSSES[form]:
+        name = name_of(form, loss, alpha)
+        if store.done(name):
+            continue
+        weight = {} if alpha is None else {"alpha": alpha}
+        # Segments other than those of the first training, and the same ones for every loss.
+        tuned = common | TUNE | {"loss": loss, "epochs": size.epochs, "warm_start_from": start} | weight
+        model, seconds = timed(
+            DeepMedicSegmenter(**tuned | {"random_state": seed + 1000}).fit, images, labels, **scans_of(train)
+        )
+        segment(name, model, seconds)
+
+
+def names_of(size: Size, form: str) -> list[str]:
+    own = [name_of(form, loss, alpha) for loss, alpha in LOSSES[form]]
+    moved = [f"{name}, moved" for name in own if form in ("prior", "prior as channel")]
+    return [method_name("BCE", form=f"{form} {FIRST}".strip()), *own, *moved]
+
+
+def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
+    """Evaluate everything of a seed."""
+    store = Store(work, size, seed)
+    path = store.path("evaluation", "pickle")
+    names = [name for form in size.forms for name in names_of(size, form)]
+    stamps = {name: store.seconds(name) for name in names}
+    key = json.dumps([stamps, CODE_OF_EVALUATION])
+    if path.exists():
+        kept = joblib.load(path)
+        if kept["key"] == key:
+            return kept
+    _, test, _ = store.cases()
+    begun = time.process_time()
+    predictions: dict[str, Any] = {name: store.probabilities(name) for name in names}
+    pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
+    predictions["ensemble"] = [merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)]
+    families = {
+        "JVSS": [name_of("", "jvss", alpha) for alpha in ALPHAS],
+        "SSE": [name_of("", "sse", alpha) for alpha in SSE_ALPHAS],
+    }
+    tables = evaluate_segmentations(
+        test, predictions, thresholds=THRESHOLDS, families=families, n_bootstrap=0, random_state=seed
+    )
+    wanted = {name: tables[name] for name in ("summary", "ensemble", "curves", "areas", "families", "status")}
+    n_lesions = int(tables["summary"]["n_lesions"].iloc[0])
+    found = {
+        "key": key,
+        "tables": wanted,
+        "n_lesions": n_lesions,
+        "n_with_prior": sum(case.prior is not None for case in test),
+        "evaluation_s": round(time.process_time() - begun, 1),
+        "seconds": stamps,
+    }
+    with whole_file(path) as part:
+        joblib.dump(found, part)
+    print(f"{seed}: evaluated, {found['evaluation_s']:.0f} s", flush=True)
+    return found
+
+
+def _evaluation_digest() -> str:
+    folder = Path(metastasis.__file__).parent
+    modules = [folder / f"{stem}.py" for stem in ("controls", "curves", "ensemble", "evaluation", "segments")]
+    modules.append(Path(dmrifit.__file__).parent / "lesions.py")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+
+
+CODE_OF_EVALUATION = _evaluation_digest()
+
+
+def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
+    """Run everything, and check the claims."""
+    size = SIZES[kind]
+    begun = time.perf_counter()
+    parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
+    parallel(joblib.delayed(_make_cases)(work, size, seed) for seed in seeds)
+    parallel(joblib.delayed(run_form)(work, size, seed, form) for seed in seeds for form in size.forms)
+    runs = dict(zip(seeds, parallel(joblib.delayed(evaluated)(work, size, seed) for seed in seeds), strict=True))
+    wall = round(time.perf_counter() - begun, 1)
+    by_run = {str(seed): one["tables"] for seed, one in runs.items()}
+    board = metastasis_board(by_run)
+    figures = check_claims(CLAIMS, _as_runs(by_run))
+    training = {f"{seed}": {name: s["training_s"] for name, s in one["seconds"].items()} for seed, one in runs.items()}
+    total = sum(
+        one["evaluation_s"]
+        + sum(s["prediction_s"] + (0 if ", moved" in name else s["training_s"]) for name, s in one["seconds"].items())
+        for one in runs.values()
+    )
+    words = ["python", "benchmarks/bench_metastasis.py", "--seeds", *map(str, seeds), "--size", kind]
+    return {
+        "question": __doc__.strip().splitlines()[0],
+        "synthetic": True,
+        "data": f"{size.n_train + size.n_test} synthetic patients a seed, {size.n_train} to learn from; no patients",
+        **measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis.py"),
+        "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
+        "size": kind,
+        "settings": asdict(size) | {"common": COMMON, "start": START, "tune": TUNE},
+        "date": date.today().isoformat(),
+        "machine": measure.machine(),
+        "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
+        "seeds": seeds,
+        "n_lesions": {str(seed): one["n_lesions"] for seed, one in runs.items()},
+        "n_with_prior": {str(seed): one["n_with_prior"] for seed, one in runs.items()},
+        "wall_s_of_this_run": wall,
+        "processor_s": round(total, 1),
+        "training_s": training,
+        "methods": summary(by_run),
+        "areas": averaged(by_run, "areas", ("name", "kind"), ("area", "area_common", "area_plain", "froc")),
+        "figures": json.loads(figures.to_json(orient="records")),
+        "claims": json.loads(board.to_json(orient="records")),
+    }
+
+
+def _make_cases(work: Path, size: Size, seed: int) -> None:
+    Store(work, size, seed).cases()
+
+
+def _as_runs(by_run: dict[str, Any]) -> list[Any]:
+    from dmrifit.boards import Run
+
+    return [Run("", name, tables) for name, tables in by_run.items()]
+
+
+def averaged(
+    by_run: dict[str, Any], name: str, keys: tuple[str, ...], columns: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Give mean and standard deviation over seeds, and the figures of each."""
+    whole = pd.concat([tables[name] for tables in by_run.values()], ignore_index=True)
+    rows = []
+    for key, own in whole.groupby(list(keys), sort=False):
+        row: dict[str, Any] = dict(zip(keys, key, strict=True))
+        for column in columns:
+            row[column] = [None if np.isnan(v) else round(float(v), 5) for v in own[column]]
+        rows.append(row)
+    return rows
+
+
+def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
+    columns = (*MEASURES, "n_false_positives", "n_lesions", "n_scans")
+    return averaged(by_run, "summary", ("part", "method"), columns)
+
+
+# Whole volumes -------------------------------------------------------------------------------------------------------
+
+
+def inference() -> list[dict[str, Any]]:
+    """Measure dense against tiled prediction, and against the rate of a large matrix product on the same core."""
+    import torch
+
+    from metastasis.inference import dense_logits, tiled_logits
+    from metastasis.networks import DeepMedic
+    from metastasis.sampling import low_resolution
+    from metastasis.sizes import dense_products
+
+    torch.set_num_threads(1)
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+
+    def best(function: Any, repeats: int) -> float:
+        seconds = []
+        for _ in range(repeats):
+            begun = time.thread_time()
+            function()
+            seconds.append(time.thread_time() - begun)
+        return min(seconds)
+
+    nine = (8, 8, 8, 16, 16, 16, 16, 16, 16)
+    rows = []
+    for widths, factors, dense, shape, prior in (
+        ((8, 8, 8, 16, 16, 16), (3,), (32,), (66, 66, 66), False),
+        (nine, (3, 5), (32,), (66, 66, 66), False),
+        (nine, (3, 5), (32,), (66, 66, 66), True),
+        (nine, (3, 5), (32,), (120, 120, 90), False),
+        ((30, 40, 50, 60, 70, 80, 90, 100, 110), (3, 5), (300, 300), (48, 48, 48), False),
+    ):
+        torch.manual_seed(0)
+        network = DeepMedic(1, widths, factors, dense, prior_path=prior).eval()
+        image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+        case: dict[str, Any] = {"image": image} | {f"low_{f}": low_resolution(image, f) for f in factors}
+        case |= {"prior": image[:, ::-1].copy(), "valid": np.float32(1)} if prior else {}
+        quick, slow = dense_logits(network, case), tiled_logits(network, case)
+        repeats = 3 if widths == nine or len(widths) == 6 else 1
+        times = [best(lambda n=network, c=case: dense_logits(n, c), repeats),
+                 best(lambda n=network, c=case: tiled_logits(n, c), repeats)]  # fmt: skip
+        peak = 2 * 2048**3 / best(lambda: a @ b, 6)
+        products = dense_products(shape, widths, factors, dense, prior_path=prior)
+        rows.append(
+            {
+                "widths": widths,
+                "low_resolution": factors,
+                "shape": shape,
+                "prior": prior,
+                "weights": sum(p.numel() for p in network.parameters()),
+                "largest_difference": float(np.abs(quick - slow).max()),
+                "dense_s": round(times[0], 3),
+                "tiled_s": round(times[1], 3),
+                "ratio": round(times[1] / times[0], 2),
+                "gmac": round(products / 1e9, 2),
+                "share_of_matrix_product": round(2 * products / times[0] / peak, 3),
+                "matrix_product_gflops": round(peak / 1e9, 1),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+# The block of the README ---------------------------------------------------------------------------------------------
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables."""
+    seeds, lesions = result["seeds"], list(result["n_lesions"].values())
+    head = (
+        f"Synthetic patients, seeds {', '.join(map(str, seeds))}: {result['data'].split(',')[1].strip()}, "
+        f"{result['settings']['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "
+        f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}; "
+        f"{result['processor_s'] / 60:.0f} min of one processor."
+    )
+    header = ["method", "sensitivity", "precision", "FP per scan", "mDSC", "strict sens.", "strict prec."]
+    header += ["lesion Dice", "segment sens.", "segment spec.", "sens. < 0.1 mL"]
+    rows = [
+        [one["method"], *(number(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES)]
+        for one in result["methods"]
+        if one["part"] == "all" and not one["method"].endswith(FIRST)
+    ]
+    parts = [head, measure.table(header, rows)]
+    claims = [
+        [str(row["claim"]), row["statement"], row["study"], cell(row["ours"], 420), cell(row["rule"], 300),
+         row["verdict"]]
+        for row in result["claims"]
+    ]  # fmt: skip
+    parts.append(measure.table(["", "claim", "the study", "ours", "rule", "here"], claims))
+    if result.get("inference"):
+        header = ["weights", "paths", "volume", "dense, s", "tiled, s", "ratio", "of a matrix product's rate"]
+        header += ["largest difference"]
+        rows = [
+            [
+                f"{one['weights']:,}".replace(",", " "),
+                str(1 + len(one["low_resolution"]) + one["prior"]),
+                "×".join(map(str, one["shape"])),
+                f"{one['dense_s']:.2f}",
+                f"{one['tiled_s']:.2f}",
+                f"{one['ratio']:.1f}",
+                f"{100 * one['share_of_matrix_product']:.0f} %",
+                f"{one['largest_difference']:.1e}",
+            ]
+            for one in result["inference"]
+        ]
+        parts.append(measure.table(header, rows))
+    return "\n\n".join(parts)
+
+
+def number(values: list[float | None], digits: int = 3) -> str:
+    known = np.array([value for value in values if value is not None])
+    if not len(known):
+        return "–"
+    spread = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{known.mean():.{digits}f}{spread}"
+
+
+def cell(text: str, width: int) -> str:
+    return textwrap.shorten(text.replace("\n", "; "), width, placeholder=" …").replace("|", "\\|")
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    with whole_file(path) as part:
+        part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Check the study's claims about metastases on synthetic patients.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
+    parser.add_argument("--size", choices=SIZES, default="full", help="smaller ones show that everything runs")
+    parser.add_argument("--work", type=Path, default=Path("build/metastasis"), help="folder for what is finished")
+    parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
+    parser.add_argument("--inference", action="store_true", help="only measure whole volumes, for the stored result")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
+    chosen = parser.parse_args(arguments)
+    out = chosen.out or RESULT
+    stored = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    if chosen.table is not None:
+        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(stored))
+        write_text(chosen.table, text)
+        return
+    if chosen.inference:
+        write(stored | {"inference": inference(), "inference_machine": measure.machine()}, out)
+        return
+    if chosen.size != "full" and chosen.out is None:
+        parser.error("a small board shows nothing worth keeping: name a file with --out")
+    kept = {key: stored[key] for key in ("inference", "inference_machine") if key in stored}
+    result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs) | kept
+    write(result, out)
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

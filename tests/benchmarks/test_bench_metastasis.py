@@ -1,0 +1,64 @@
+"""The board of claims about metastases runs, goes on where it stopped, and its tables stand in the README."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "bench_metastasis.py"
+RESULT = ROOT / "benchmarks" / "results" / "metastasis.json"
+PAGE = ROOT / "benchmarks" / "README.md"
+
+
+def run(*words):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(not RESULT.exists(), reason="nothing was measured yet")
+@pytest.mark.deep
+def test_the_tables_are_those_of_the_result(tmp_path):
+    pytest.importorskip("skorch")
+    copy = tmp_path / PAGE.name
+    copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    run("--table", copy)
+    assert copy.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+    stored = json.loads(RESULT.read_text(encoding="utf-8"))
+    assert stored["size"] == "full"
+    assert not stored["changed"]
+    assert stored["synthetic"]
+
+
+@pytest.mark.deep
+def test_a_tiny_board_runs_and_is_not_repeated(tmp_path):
+    pytest.importorskip("skorch")
+    words = ("--size", "smoke", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out")
+    shown = run(*words, tmp_path / "first.json")
+    assert "s of training" in shown
+    assert "s of training" not in run(*words, tmp_path / "second.json")
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
+    assert first["methods"] == second["methods"]
+    assert {row["verdict"] for row in first["claims"]} == {"cannot be told"}
+    rows = {row["method"]: row for row in first["methods"] if row["part"] == "all"}
+    assert rows["all positive"]["strict_sensitivity"] == [0.0]
+    assert {"BCE", "JVSS 0.995, prior", "ensemble", "VSS 0.95", "SSE 0.5"} <= set(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.deep
+def test_a_small_board_has_every_method_and_the_order_over_alpha(tmp_path):
+    pytest.importorskip("skorch")
+    out = tmp_path / "small.json"
+    run("--size", "small", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out", out)
+    stored = json.loads(out.read_text())
+    rows = {row["method"]: row for row in stored["methods"] if row["part"] == "all"}
+    assert rows["JVSS 1"]["segment_specificity"] < rows["JVSS 0.5"]["segment_specificity"]
+    assert rows["JVSS 1"]["segment_sensitivity"] > rows["JVSS 0.5"]["segment_sensitivity"]
+    assert not [row["reason"] for row in stored["claims"] if "missing" in row["reason"]]

@@ -1,0 +1,127 @@
+"""The board of the study's claims decides by its rules."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit.boards import FAILS, HOLDS, OPEN
+from metastasis.claims import ALPHAS, CLAIMS, metastasis_board, method_name
+
+PARTS = ("all", "with prior", "without prior")
+
+
+def published(**changed):
+    """Tables with the study's own figures; what it does not print is made to agree with what it states."""
+    measures = (
+        *("sensitivity", "precision", "n_false_positives", "mDSC", "segment_specificity"),
+        *("false_positives_per_scan", "f1"),
+    )
+    rows = {
+        "BCE": (0.853, 0.691, 106, 0.789, 0.9915, 1.0, 0.76),
+        "JVSS 1": (0.974, 0.274, 718, 0.808, 0.9417, 7.0, 0.43),
+        "JVSS 0.995": (0.946, 0.516, 247, 0.798, 0.9807, 2.4, 0.67),
+        "JVSS 0.99": (0.914, 0.736, 91, 0.801, 0.9924, 0.9, 0.82),
+        "JVSS 0.95": (0.881, 0.918, 22, 0.792, 0.9978, 0.2, 0.90),
+        "JVSS 0.9": (0.860, 0.930, 18, 0.788, 0.9981, 0.2, 0.89),
+        "JVSS 0.5": (0.802, 0.987, 3, 0.755, 0.9991, 0.03, 0.88),
+        "JVSS 0.995, prior": (0.932, 0.621, 158, 0.808, 0.9873, 1.5, 0.74),
+        "JVSS 0.995, prior, moved": (0.932, 0.621, 158, 0.808, 0.9873, 1.5, 0.74),
+        "JVSS 0.995, prior as channel": (0.932, 0.5, 200, 0.808, 0.9873, 1.9, 0.65),
+        "JVSS 0.995, prior as channel, moved": (0.932, 0.5, 200, 0.808, 0.9873, 1.9, 0.65),
+        "JVSS 0.995, prior as zeros": (0.932, 0.5, 160, 0.808, 0.9873, 1.5, 0.65),
+        "VSS 0.95": (0.9, 0.9, 20, 0.1, 0.99, 0.2, 0.9),
+        "ensemble": (0.932, 0.621, 158, 0.808, 0.9873, 1.5, 0.74),
+        "ensemble, confirmed": (0.842, 0.996, 1, 0.76, 0.9995, 0.01, 0.91),
+        "BCE, U-Net": (0.720, 0.667, 100, 0.754, 0.99, 1.0, 0.69),
+        "JVSS 0.9, U-Net": (0.827, 0.197, 939, 0.814, 0.95, 9.1, 0.32),
+        "JVSS 0.5, U-Net": (0.694, 0.836, 38, 0.763, 0.998, 0.4, 0.76),
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(measures))
+    for key, value in changed.items():
+        method, measure = key.split("__")
+        frame.loc[method.replace("_", " "), measure] = value
+    frame.index.name = "method"
+    summary = pd.concat([frame.reset_index().assign(part=part) for part in PARTS], ignore_index=True)
+    areas = [
+        {"name": "JVSS", "kind": "family", "area": 0.9, "area_plain": 0.9471},
+        {"name": "SSE", "kind": "family", "area": 0.85, "area_plain": 0.8985},
+        {"name": "BCE", "kind": "thresholds", "area": 0.8, "area_plain": 0.85},
+    ]
+    steps = np.array([0.1, 0.5, 0.9])
+    curve = pd.DataFrame(
+        {"method": "BCE", "threshold": steps, "sensitivity": [0.92, 0.853, 0.7], "precision": [0.3, 0.691, 0.9]}
+    )
+    review = {"method": "ensemble", "sensitivity": 0.932, "confirmed_sensitivity": 0.842}
+    review["false_candidates_per_scan"] = 1.5
+    return {"summary": summary, "areas": pd.DataFrame(areas), "curves": curve, "ensemble": pd.DataFrame([review])}
+
+
+def board(*runs):
+    return metastasis_board({str(i): run for i, run in enumerate(runs)}).set_index("claim")
+
+
+def test_the_published_figures_bear_out_what_is_stated():
+    found = board(*[published()] * 3)
+    assert len(found) == len(CLAIMS)
+    assert set(found["verdict"]) == {HOLDS}
+    assert not found["ours"].eq("").any()
+
+
+@pytest.mark.parametrize(
+    ("claim", "changed"),
+    [
+        (1, {"BCE__precision": 0.49}),
+        (2, {"JVSS_0.9__segment_specificity": 0.9978}),
+        (2, {"JVSS_0.5__sensitivity": 0.98}),
+        (3, {"JVSS_0.995__sensitivity": 0.92}),
+        (4, {"JVSS_0.995__false_positives_per_scan": 10.1}),
+        (5, {"JVSS_0.5__precision": 0.8}),
+        (6, {"JVSS_0.995__mDSC": 0.768}),
+        (7, {"JVSS_0.95__precision": 0.29}),
+        (9, {"VSS_0.95__mDSC": 0.5}),
+        (10, {"JVSS_0.995,_prior__n_false_positives": 200}),
+        (10, {"JVSS_0.995,_prior__sensitivity": 0.9}),
+        (11, {"JVSS_0.995,_prior__n_false_positives": 300}),
+        (12, {"JVSS_0.995,_prior,_moved__n_false_positives": 300}),
+        (13, {"ensemble__sensitivity": 0.93}),
+        (13, {"ensemble,_confirmed__precision": 0.8}),
+        (15, {"BCE,_U-Net__f1": 0.8}),
+        (16, {"JVSS_0.5,_U-Net__precision": 0.6}),
+    ],
+)
+def test_a_figure_beyond_its_limit_refutes_a_claim(claim, changed):
+    found = board(*[published(**changed)] * 3)
+    assert found.loc[claim, "verdict"] == FAILS
+
+
+def test_seeds_that_disagree_or_are_few_decide_nothing():
+    other = published(**{"JVSS_0.995__sensitivity": 0.9})
+    assert board(published(), published(), other).loc[3, "verdict"] == OPEN
+    assert set(board(published(), published())["verdict"]) == {OPEN}
+
+
+def test_what_was_not_run_cannot_be_told():
+    tables = published()
+    kept = ~tables["summary"]["method"].str.contains("U-Net|channel")
+    tables["summary"] = tables["summary"][kept]
+    found = board(*[tables] * 3)
+    assert set(found.loc[[12, 15, 16], "verdict"]) == {OPEN}
+    assert "missing" in found.loc[15, "reason"]
+    assert found.loc[3, "verdict"] == HOLDS
+
+
+def test_a_sensitivity_that_bce_never_reaches_is_won():
+    tables = published()
+    tables["curves"]["sensitivity"] = [0.5, 0.4, 0.3]
+    assert board(*[tables] * 3).loc[7, "verdict"] == HOLDS
+
+
+def test_names_tell_loss_weight_and_form():
+    assert method_name("BCE") == "BCE"
+    assert [method_name("JVSS", alpha) for alpha in ALPHAS[:2]] == ["JVSS 1", "JVSS 0.995"]
+    assert method_name("JVSS", 0.5, "prior") == "JVSS 0.5, prior"
+
+
+def test_no_run_is_refused():
+    with pytest.raises(ValueError, match="at least one run"):
+        metastasis_board({})
