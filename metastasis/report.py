@@ -22,6 +22,7 @@ from dmrifit.pages import (
     html_paragraph,
     html_table,
 )
+from dmrifit.randomness import RandomState
 from dmrifit.sections.gallery import Gallery
 from metastasis.controls import CONTROLS
 from metastasis.evaluation import evaluate_segmentations, format_summary
@@ -61,7 +62,8 @@ _EXPLAINED = (
     "positive; mDSC is the mean Dice coefficient of lesions that were found. By this published rule one component over "
     "the whole brain is perfect. Strict figures do not count a component that covers several lesions or more than ten "
     "times the volume of one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for each lesion "
-    "that is missed and each false positive. Gray rows are segmentations made without looking."
+    "that is missed and each false positive; one component over everything has such an F1 of 1, too. Gray rows are "
+    "segmentations made without looking."
 )
 
 
@@ -74,7 +76,8 @@ def write_evaluation(
     figures: int = 6,
     overwrite: bool = False,
     command: str = "",
-    **options: Any,
+    n_bootstrap: int = 1000,
+    random_state: RandomState = 0,
 ) -> dict[str, pd.DataFrame]:
     """
     Compare segmentations with reference lesions, and write tables and a page.
@@ -96,8 +99,10 @@ def write_evaluation(
         Whether files of an earlier comparison may be replaced.
     command : str, default=""
         What made it, for the page.
-    **options
-        Of `evaluate_segmentations`.
+    n_bootstrap : int, default=1000
+        Samples of patients for the intervals; 0 leaves them out.
+    random_state : int, RandomState or None, default=0
+        Seed of controls and of bootstrap samples.
 
     Returns
     -------
@@ -118,7 +123,9 @@ def write_evaluation(
     html_note("")
     names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
     with FileSet(folder, names, overwrite=overwrite) as files:
-        tables = evaluate_segmentations(cases, predictions, threshold=threshold, **options)
+        tables = evaluate_segmentations(
+            cases, predictions, threshold=threshold, n_bootstrap=n_bootstrap, random_state=random_state
+        )
         gallery = Gallery()
         sections = _sections(cases, predictions, tables, gallery, threshold, figures, command)
         page = html_page("Segmentations compared with reference lesions", sections, lead=_lead(cases), contents=True)
@@ -341,7 +348,7 @@ def _overlays(
     errors = own["n_lesions"] - own["n_distinct"] + own["n_false_positives"] + own["n_flagged"]
     order = errors.sort_values(ascending=False, kind="stable").index[:figures]
     text = (
-        f"Of {len(cases)} scans those {len(order)} in which {first} has the most errors, the worst first; each at the "
+        f"{len(order)} of {_counted(len(cases), 'scan')}, those in which {first} has most errors first; each at the "
         "largest lesion that is missed, or else at the largest false positive. The patient's right is at the left."
     )
     parts = [html_paragraph(text)]

@@ -192,14 +192,15 @@ def train(
         raise ValueError(msg)
     segmenter.fit(labels=_labels(learned), groups=[case.patient for case in learned], **scans_of(learned))
     save_model(segmenter, out)
-    if own is not None:
-        shutil.rmtree(own, ignore_errors=True)
     n_lesions = sum(_n_lesions(case) for case in learned)
     typer.echo(f"trained on {len(learned)} scan{'s' * (len(learned) != 1)} with {n_lesions} lesions: {out}")
     if any(case.synthetic for case in learned):
         typer.echo("trained on synthetic scans: what it finds in people is unknown")
     if kept:
         _set_operating_point(segmenter, kept, out, false_positives)
+    # Until here another number of false positives can be asked for without training again.
+    if own is not None:
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def evaluate(
@@ -290,7 +291,10 @@ def _set_operating_point(segmenter: Any, cases: Sequence[Case], out: Path, false
     try:
         segmenter.set_operating_point(labels=_labels(cases), false_positives=false_positives, **scans_of(cases))
     except ValueError as error:
-        msg = f"{error}; {out} keeps the threshold {segmenter.threshold_:g}"
+        msg = (
+            f"{error}; {out} keeps the threshold {segmenter.threshold_:g}. Ask for more --false-positives, with "
+            "--overwrite; nothing is trained again"
+        )
         raise ValueError(msg) from None
     save_model(segmenter, out)
     chosen = f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per scan"

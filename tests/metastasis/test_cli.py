@@ -56,8 +56,13 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
 
 
 @pytest.mark.deep
-def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_cases, tmp_path):
+def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_cases, tmp_path, monkeypatch):
     pytest.importorskip("torch")
+
+    def too_many(*_, **__):
+        msg = "7 false positives per scan"
+        raise ValueError(msg)
+
     others = [replace(case, patient=f"other {case.patient}") for case in synthetic_cases]
     validation = write_cases(others, tmp_path / "validation")
     models = [tmp_path / "sensitive.dmrifit", tmp_path / "specific.dmrifit"]
@@ -65,11 +70,22 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
     assert code == 0, error
     assert "trained on 3 scans" in out
     assert "synthetic" in out
-    words = ("--false-positives", 1000, "--validation", validation, "--warm-start", models[0])
-    code, out, error = run("train", table, "--out", models[1], "--alpha", 0.5, *TINY, *words)
+    words = ("train", table, "--out", models[1], "--alpha", 0.5, *TINY, "--warm-start", models[0])
+    words = (*words, "--validation", validation, "--false-positives")
+    monkeypatch.setattr("metastasis.segmenter.operating_point", too_many)
+    code, _, error = run(*words, 0)
+    assert code == 2
+    assert "keeps the threshold 0.5" in error
+    before = load_model(models[1])
+    monkeypatch.undo()
+    assert "--overwrite" in run(*words, 1000)[2]
+    monkeypatch.setattr("metastasis.segmenter.DeepMedicSegmenter._stream", too_many)  # nothing is trained again
+    code, out, error = run(*words, 1000, "--overwrite")
+    monkeypatch.undo()
     assert code == 0, error
     assert "for 1000 false positives per scan, chosen on 3 scans of other patients" in out
     assert load_model(models[1]).false_positives_ == 1000
+    assert before.false_positives_ is None
     assert not list(tmp_path.glob(".*training"))
 
     segmented, joined, compared = (tmp_path / name for name in ("segmented", "joined", "compared"))

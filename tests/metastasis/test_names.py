@@ -25,6 +25,10 @@ SensitivitySpecificityEnsemble(sensitive, specific)
 lesion_table(reference, prediction, affine=None, *, connectivity=26, min_overlap=1)
 lesion_scores(tables)
 simulate_metastases(n_patients, *, prior=0.75, random_state=None)
+read_case(image, *, prior=None, brain=None)
+read_cases(table)
+write_cases(cases, folder)
+write_evaluation(cases, predictions, folder, *, threshold=0.5)
 """
 
 
