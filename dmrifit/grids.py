@@ -160,7 +160,8 @@ def onto(scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.flo
     """
     Take the values of a scan at the places of another grid.
 
-    Interpolation is linear, after smoothing where the other grid's voxels are larger.
+    Interpolation is linear, after smoothing where the other grid's voxels are larger. Half of an outermost voxel lies
+    beyond its middle: the values there are those of the middle.
 
     Parameters
     ----------
@@ -182,12 +183,11 @@ def onto(scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.flo
     values = array_of(scan).astype(np.float32)
     if target.shape == scan.shape and np.allclose(matrix, np.eye(4), atol=1e-6):
         return scan_of(values, target.affine)
-    # A larger voxel is a mean of smaller ones: smoothing that turns one's width into the other's.
-    ratio = np.maximum(np.linalg.norm(target.affine[:3, :3], axis=0) / np.linalg.norm(scan.affine[:3, :3], axis=0), 1)
-    values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
-    moved = affine_transform(
-        values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=1, mode="grid-constant"
-    )
+    # A larger voxel is a mean of smaller ones: smoothing that turns one's width, along an axis of the scan, into the
+    # other's.
+    ratio = np.maximum(np.linalg.norm(matrix[:3, :3], axis=1), 1)
+    values = np.pad(gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest"), 1, mode="edge")
+    moved = affine_transform(values, matrix[:3, :3], matrix[:3, 3] + 1, output_shape=target.shape, order=1)
     return scan_of(moved, target.affine)
 
 

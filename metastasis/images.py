@@ -82,4 +82,6 @@ def _read(image: Image) -> nib.Nifti1Image:
     """Give an image with its values in memory."""
     loaded = load_image(image)
     values = values_of(loaded, str(image) if isinstance(image, str | Path) else "the image")
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
     return nib.Nifti1Image(np.asarray(values, dtype=np.float32), loaded.affine)

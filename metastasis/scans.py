@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.cases import check_length, listed, naming
+from dmrifit.grids import array_of, onto, resampled, scan_of
+from dmrifit.masks import MASK_THRESHOLD, binarize, check_same_grid
 
 __all__ = [
     "Scan",
@@ -24,8 +26,6 @@ __all__ = [
 
 #: A volume, its prior or None, its mask or None.
 Scan: TypeAlias = tuple[Any, Any, Any]
-
-_SAME_GRID = 1e-3  # mm
 
 
 def together(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
@@ -157,18 +157,19 @@ def as_seen(case: Scan, spacing: float | None) -> Scan:
     Returns
     -------
     tuple
-        Volume, prior and mask as arrays.
+        Volume and prior as arrays, in RAS order where they were resampled; of the mask, as bool, what is above 0.5.
 
     Raises
     ------
     ValueError
-        If values that are to be resampled are not finite.
+        If a mask is empty, or values that are to be resampled are not finite.
     """
     volume = case[0]
+    mask = None if case[2] is None else binarize(values_of(case[2]), name="its mask")
     if not _resampled(volume, spacing):
-        return values_of(volume), *(None if part is None else values_of(part) for part in case[1:])
+        return values_of(volume), None if case[1] is None else values_of(case[1]), mask
     found: list[Any] = []
-    for part in case:
+    for part in (*case[:2], mask):
         if part is None:
             found.append(None)
             continue
@@ -180,9 +181,9 @@ def as_seen(case: Scan, spacing: float | None) -> Scan:
             msg = f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
             raise ValueError(msg)
         channels = [values] if values.ndim == 3 else list(np.moveaxis(values, -1, 0))
-        arrays = [_on_spacing(one, volume.affine, spacing).get_fdata(dtype=np.float32) for one in channels]
+        arrays = [array_of(_on_spacing(one, volume.affine, spacing)) for one in channels]
         found.append(arrays[0] if values.ndim == 3 else np.stack(arrays, axis=-1))
-    return found[0], found[1], None if found[2] is None else found[2] >= 0.5
+    return found[0], found[1], None if mask is None else found[2] > MASK_THRESHOLD
 
 
 def label_as_seen(label: Any, volume: Any, spacing: float | None) -> NDArray[np.uint8]:
@@ -201,7 +202,7 @@ def label_as_seen(label: Any, volume: Any, spacing: float | None) -> NDArray[np.
     Returns
     -------
     ndarray of shape (x, y, z)
-        0 and 1; after resampling, 1 in voxels at least half of which are lesion.
+        0 and 1; after resampling, 1 in voxels more than half of which are lesion. What is smaller vanishes.
 
     Raises
     ------
@@ -211,8 +212,8 @@ def label_as_seen(label: Any, volume: Any, spacing: float | None) -> NDArray[np.
     found = binary_label(label, volume)
     if not _resampled(volume, spacing):
         return found
-    share = _on_spacing(found.astype(np.float32), volume.affine, spacing).get_fdata(dtype=np.float32)
-    return (share >= 0.5).astype(np.uint8)
+    share = array_of(_on_spacing(found.astype(np.float32), volume.affine, spacing))
+    return (share > MASK_THRESHOLD).astype(np.uint8)
 
 
 def on_own_grid(found: NDArray[np.float32], volume: Any, spacing: float | None) -> NDArray[np.float32]:
@@ -231,35 +232,29 @@ def on_own_grid(found: NDArray[np.float32], volume: Any, spacing: float | None) 
     Returns
     -------
     ndarray of shape (x, y, z)
-        Probabilities, interpolated linearly.
+        Probabilities, by `dmrifit.grids.onto`.
     """
     if not _resampled(volume, spacing):
         return found
-    from nibabel.processing import resample_from_to
-
-    shape = volume.shape[:3]
-    grid = _on_spacing(np.zeros(shape, np.float32), volume.affine, spacing)
-    back = resample_from_to(nib.Nifti1Image(found, grid.affine), (shape, volume.affine), order=1, mode="nearest")
-    return np.clip(back.get_fdata(dtype=np.float32), 0, 1)
+    own = np.zeros(volume.shape[:3], np.uint8)
+    grid = _on_spacing(own, volume.affine, spacing)
+    back = onto(scan_of(found, grid.affine), scan_of(own, volume.affine), np.eye(4))
+    return np.clip(array_of(back), 0, 1)
 
 
 def _resampled(volume: Any, spacing: float | None) -> bool:
     return spacing is not None and isinstance(volume, nib.Nifti1Image)
 
 
-def _on_spacing(values: NDArray[np.float32], affine: NDArray[np.float64], spacing: float | None) -> nib.Nifti1Image:
-    from nibabel.processing import resample_to_output
-
-    return resample_to_output(nib.Nifti1Image(values, affine), spacing, order=1, mode="nearest")
+def _on_spacing(values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None) -> nib.Nifti1Pair:
+    """Bring values to cubic voxels, their axes in RAS order, as `prepare_brain` does."""
+    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
+    return resampled(scan_of(np.asarray(ordered.dataobj), ordered.affine), spacing)
 
 
 def _check_same_grid(volume: Any, other: Any, name: str) -> None:
     """Refuse an image on another grid than the volume's."""
     if not (isinstance(volume, nib.Nifti1Image) and isinstance(other, nib.Nifti1Image)):
         return
-    if other.shape[:3] != volume.shape[:3] or not np.allclose(other.affine, volume.affine, atol=_SAME_GRID):
-        msg = (
-            f"its {name} lies on another grid than the volume ({other.shape[:3]} voxels instead of "
-            f"{volume.shape[:3]}, or another affine); resample it onto that of the volume"
-        )
-        raise ValueError(msg)
+    parts = (other.shape[:3], other.affine, volume.shape[:3], volume.affine)
+    check_same_grid(*parts, name=f"its {name}", reference_name="the volume")

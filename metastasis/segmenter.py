@@ -119,7 +119,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     flips : bool, default=False
         Whether probabilities are averaged over the eight mirror images of a volume.
     spacing : float, optional
-        Edge in mm of the voxels that the network sees. Images are resampled to it, answers come on their own grids.
+        Edge in mm of the voxels that the network sees. Images are resampled to it (as by `prepare_brain`), answers come on their own grids.
         Arrays, which have no spacing, are taken as they are; so are images by default.
     warm_start_from : path, optional
         Model file of such a segmenter with a network of the same sizes: training begins with its weights.
@@ -309,7 +309,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         priors : sequence of n_cases, optional
             For each the prior scan on the same grid, of shape (x, y, z), or None. One of zeros is missing too.
         masks : sequence of n_cases, optional
-            For each the brain, of shape (x, y, z), or None for the voxels that are not zero.
+            For each the brain, of shape (x, y, z), above 0.5 inside, or None for the voxels that are not zero.
         groups : sequence of n_cases, optional
             The patient of each case: those of one patient are all learned from or all kept for validation.
 
@@ -567,11 +567,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         volume, prior, mask = as_seen(case, self.spacing)
         channels = volume_inputs(volume)
         shape = channels.shape[1:]
-        if mask is not None and (np.shape(mask) != shape or not np.any(mask)):
-            msg = f"a mask of shape {np.shape(mask)} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}"
+        if mask is not None and (mask.shape != shape or not mask.any()):
+            msg = f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}"
             raise ValueError(msg)
         image = normalized(channels, mask)
-        inside = np.any(channels != 0, axis=0) if mask is None else np.asarray(mask, dtype=bool)
+        inside = np.any(channels != 0, axis=0) if mask is None else mask
         inputs = {"image": image, "brain": inside}
         for factor in self._factors:
             inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
@@ -706,10 +706,13 @@ class DeepMedicSegmenter(VolumeEstimator):
                 msg = f"{name} must be a whole number of at least 1, not {value!r}"
                 raise ValueError(msg)
         output_size(self._size, self._n_layers)
-        for name, high in (("alpha", 1), ("threshold", 1), ("prior_dropout", 1), ("l1", np.inf), ("l2", np.inf)):
+        for name, high in (("alpha", 1), ("prior_dropout", 1), ("l1", np.inf), ("l2", np.inf)):
             _check_number(name, getattr(self, name), 0, high)
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             msg = f"dropout must be a number from 0 to below 1, not {self.dropout!r}"
+            raise ValueError(msg)
+        if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
+            msg = f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}"
             raise ValueError(msg)
         if self.spacing is not None and not (_is_number(self.spacing) and 0 < self.spacing < np.inf):
             msg = f"spacing must be a length in mm or None, not {self.spacing!r}"

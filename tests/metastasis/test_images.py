@@ -77,5 +77,11 @@ def test_a_prior_on_another_grid_is_refused(scan):
     found = segment_image(model, scan, prior=scan)
     assert found["label"].shape == scan.shape
     moved = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine + np.eye(4)[:, :1] * [[0, 0, 0, 1]])
-    with pytest.raises(ValueError, match="case 0: its prior lies on another grid than the volume"):
+    with pytest.raises(ValueError, match=r"case 0: its prior and the volume both have .* 1 mm apart"):
         segment_image(model, scan, prior=moved)
+
+
+def test_a_prior_with_a_fourth_axis_of_length_one_is_a_volume(scan):
+    values = np.asarray(scan.dataobj)[..., None]
+    found = segment_image(Bright(), scan, prior=nib.Nifti1Image(values, scan.affine))
+    assert found["label"].shape == scan.shape

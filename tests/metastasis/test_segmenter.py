@@ -380,7 +380,8 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
     fit("5 priors for 6 cases", priors=priors[1:])
     image = nib.Nifti1Image(volumes[0], np.eye(4))
     moved = nib.Nifti1Image(volumes[0], np.diag([1.0, 1.0, 1.2, 1.0]))
-    fit("case 0: its prior lies on another grid", volumes=[image, *volumes[1:]], priors=[moved, *priors[1:]])
+    apart = {"volumes": [image, *volumes[1:]], "priors": [moved, *priors[1:]]}
+    fit("case 0: its prior and the volume both have .* 2\\.6 mm apart", **apart)
     fit("U-Net has no path for a prior scan; give prior='channel'", model=small(network="unet"))
 
 
@@ -399,7 +400,7 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
         ({"segment_size": 4}, "leave nothing of 4 voxels; give at least 5"),
         ({"segment_size": 11.0}, "segment_size must be a whole number"),
         ({"segments_per_epoch": 0}, "segments_per_epoch must be a whole number of at least 1"),
-        ({"threshold": -0.1}, "threshold must be a number from 0 to 1"),
+        ({"threshold": 0.0}, "threshold must be a probability above 0"),
         ({"dropout": 1.0}, "dropout must be a number from 0 to below 1"),
         ({"l2": np.inf}, "l2 must be a number"),
         ({"spacing": 0}, "spacing must be a length in mm"),
