@@ -171,3 +171,36 @@ def test_what_is_wrong_is_one_line_before_long_work(run, table, synthetic_cases,
     assert "nothing.tsv" in error_of(*compare, f"x={tmp_path / 'nothing.tsv'}")
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.deep
+@pytest.mark.slow
+def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    folder = data_dir / "brats2013_deepmedic"
+    rows = [
+        [name[-6:-2], f"{folder / name}/T1c_subtrMeanDivStd.nii.gz", f"{folder / name}/OTMultiClass.nii.gz", "1,3,4",
+         f"{folder / name}/brainmask.nii.gz"]
+        for name in sorted(path.name for path in folder.iterdir() if path.is_dir())
+    ]  # fmt: skip
+    for file, some in (("learned.tsv", rows[:2]), ("new.tsv", rows[2:])):
+        lines = ["\t".join(line) for line in (["patient", "image", "label", "classes", "brain"], *some)]
+        (tmp_path / file).write_text("\n".join(lines) + "\n")
+    model, out, compared = tmp_path / "model.dmrifit", tmp_path / "out", tmp_path / "compared"
+    code, said, error = run("train", tmp_path / "learned.tsv", "--out", model, *TINY, "--spacing", 4)
+    assert code == 0, error
+    assert "synthetic" not in said
+    assert run("segment", model, tmp_path / "new.tsv", "--out", out)[0] == 0
+    scan = nib.load(rows[2][1])
+    for name in ("probability", "label"):
+        image = nib.load(out / rows[2][0] / f"{name}.nii.gz")
+        assert image.shape == scan.shape
+        np.testing.assert_allclose(image.affine, scan.affine)
+    words = ("--segmentations", f"tiny={out / 'segmentations.tsv'}", "--out", compared)
+    code, said, error = run("evaluate", tmp_path / "new.tsv", *words)
+    assert code == 0, error
+    assert "1 patient: numbers about these scans, no performance" in said
+    page = (compared / "report.html").read_text(encoding="utf-8")
+    assert "they are no performance" in page
+    assert "ynthetic" not in page
