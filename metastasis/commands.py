@@ -174,7 +174,14 @@ def _trained(path: Path, flips: bool, device: str | None) -> Any:
             f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis train makes segmenters"
         )
         raise ValueError(msg)
-    model.set_params(**({"flips": True} if flips else {}), **({} if device is None else {"device": device}))
+    if flips:
+        model.set_params(flips=True)
+    if device is not None:
+        from dmrifit.devices import resolve_device
+
+        # The weights were put where the file says.
+        model.net_.module_.to(resolve_device(device))
+        model.set_params(device=device)
     return model
 
 

@@ -415,7 +415,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         masks: Sequence[Any] | None = None,
     ) -> float:
         """
-        Give the mean over cases of the lesion-wise Dice coefficient at a probability of `threshold`.
+        Give the mean over cases of the lesion-wise Dice coefficient of what `predict` marks.
 
         It is ``lesion_dice`` of `lesion_scores`: 0 for a lesion that is missed and for each false positive.
 
@@ -677,7 +677,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         return on_own_grid(found, case[0], self.spacing)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
-        return lesion_scores(lesion_table(binary_label(*target), prediction >= self.threshold))["lesion_dice"]
+        threshold = getattr(self, "threshold_", self.threshold)  # while it is trained, there is no operating point
+        return lesion_scores(lesion_table(binary_label(*target), prediction >= threshold))["lesion_dice"]
 
     def _check(self) -> None:
         super()._check()

@@ -40,7 +40,7 @@ def simulate(
     shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of a scan.")] = "66,66,66",
     spacing: Annotated[float, typer.Option(min=0.2, max=4, help="Grid in mm.")] = 1.5,
     metastases: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Fewest and most of a patient.")] = "1,7",
-    mimics: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Fewest and most things that look like one.")] = "2,6",
+    mimics: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Fewest and most things that look like one.")] = "1,5",
     misregistration: Annotated[
         float, typer.Option(min=0, max=10, help="How badly priors lie on scans: 1 for up to 1 mm, 1.5°, 1 %.")
     ] = 1.0,

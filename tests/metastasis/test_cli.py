@@ -1,5 +1,6 @@
 """The commands run after each other, go on where they stopped, and name what is wrong in one line."""
 
+import inspect
 import json
 import sys
 from dataclasses import replace
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 
 from dmrifit import MapFitter, Protocol, load_model, save_model
-from metastasis import read_cases, write_cases
+from metastasis import DeepMedicSegmenter, read_cases, simulate_metastases, write_cases
 from metastasis.cli import main
+from metastasis.studies import simulate
 
 TINY = ("--widths", "2,2", "--epochs", 1, "--segments-per-epoch", 4, "--batch-size", 2, "--device", "cpu")
 SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
@@ -32,6 +34,14 @@ def run(monkeypatch, capsys):
 @pytest.fixture
 def table(synthetic_cases, tmp_path):
     return write_cases(synthetic_cases, tmp_path / "cases")
+
+
+def test_a_simulation_without_options_is_that_of_the_function():
+    named, known = (inspect.signature(one).parameters for one in (simulate, simulate_metastases))
+    for key in ("prior", "shape", "spacing", "metastases", "mimics", "misregistration", "skip"):
+        default = known[key].default
+        given = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        assert named[key].default == given, key
 
 
 def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
@@ -165,6 +175,13 @@ def test_what_is_wrong_is_one_line_before_long_work(run, table, synthetic_cases,
     save_model(MapFitter("adc", Protocol([0, 500, 1000])).fit(np.array([[1.0, 0.6, 0.4]])), fitter)
     assert "MapFitter, which segments nothing" in error_of("segment", fitter, table, "--out", tmp_path / "a")
     assert "no such model file" in error_of("segment", out, table, "--out", tmp_path / "a")
+    labels = [case.label for case in synthetic_cases]
+    sizes = {"segment_size": 5, "low_resolution": (), "widths": (2,), "dense": (2,)}
+    tiny = DeepMedicSegmenter(**sizes, epochs=1, segments_per_epoch=2, device="cpu")
+    save_model(tiny.fit([case.image for case in synthetic_cases], labels), tmp_path / "tiny.dmrifit")
+    segment = ("segment", tmp_path / "tiny.dmrifit", table, "--out", tmp_path / "a", "--device")
+    assert "device must be 'auto'" in error_of(*segment, "gpu")
+    assert "take device='auto' or 'cpu'" in error_of(*segment, "cuda:63")
     compare = ("evaluate", table, "--out", tmp_path / "b", "--segmentations")
     assert "write NAME=VALUE" in error_of(*compare, "x")
     assert "x twice" in error_of(*compare, "x=a", "--segmentations", "x=b")

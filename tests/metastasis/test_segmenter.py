@@ -312,6 +312,8 @@ def test_an_operating_point_keeps_its_number_of_false_positives(cohort, tmp_path
         assert scores["false_positives_per_scan"] <= wanted
         assert model.false_positives_ == wanted
     assert kept[0.0] >= kept[1.0] >= kept[3.0]
+    # The score is that of what is marked now.
+    assert model.score(volumes, labels, priors=priors) == pytest.approx(scores["lesion_dice"])
     save_model(model, tmp_path / "model.dmrifit")
     again = load_model(tmp_path / "model.dmrifit")
     assert (again.threshold_, again.false_positives_) == (kept[3.0], 3.0)
