@@ -36,7 +36,7 @@ from placement.evaluation import CONTROLS, EXPERTS, case_folds, control_placemen
 
 RESULT = Path(__file__).parent / "results" / "placers.json"
 MARKER, SHORT = "placers benchmark", "placers benchmark in short"
-SEEDS = (20261121, 20261122, 20261123, 20261124, 20261125)
+SEEDS = (20261126, 20261127, 20261128, 20261129, 20261130)
 KINDS = ("preference", "objective")
 ORACLE = "best of 40 candidates"
 N_CASES, N_FOLDS = 125, 5
@@ -59,14 +59,17 @@ OF_KIND = {
 DIFFERENCES = (
     ("network", "objective", 0.05),
     ("network refined", "objective", 0.05),
-    ("network fast", "objective", None),
+    ("network fast", "objective", 0.05),
+    ("network, exclude channel", "objective", 0.05),
     ("ranker", "objective", 0.10),
+    ("ranker, excluding", "objective", 0.10),
     ("optimizer", "objective", None),
     ("network", "centroid box", None),
     ("network refined", "network", None),
     ("network fast", "network", None),
     ("network, exclude channel", "network", None),
     ("optimizer, excluding", "optimizer", None),
+    ("ranker, excluding", "ranker", None),
     ("ranker", "network", None),
 )
 
@@ -126,6 +129,7 @@ def entrants(
     yield "network fast", False, lambda: trained(fast=True)
     if kind == "preference":  # the others do not know of necrosis
         yield "optimizer, excluding", True, lambda: VoxelOptimizer(random_state=seed)
+        yield "ranker, excluding", True, lambda: VoxelRanker(random_state=seed).fit(*case.learned(True))
         yield "network, exclude channel", True, lambda: trained(True, channels=EXCLUDING)
 
 

@@ -40,6 +40,9 @@ SHARPNESS = 4.0
 #: Weight of the channel of distances in them before training, so that a network starts with the deepest places.
 DEPTH = 2.5
 
+#: Slope of activations below zero, so that no channel dies.
+SLOPE = 0.1
+
 #: The part of tumor in a box is sampled at so many points along each side.
 POINTS = 6
 
@@ -58,8 +61,8 @@ class _Residual(nn.Module):
         self.norm_two = _norm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = functional.relu(self.norm_one(self.one(x)), inplace=True)
-        out: torch.Tensor = functional.relu(x + self.norm_two(self.two(inner)))
+        inner = functional.leaky_relu(self.norm_one(self.one(x)), SLOPE, inplace=True)
+        out: torch.Tensor = functional.leaky_relu(x + self.norm_two(self.two(inner)), SLOPE)
         return out
 
 
@@ -114,12 +117,14 @@ class PlacementNetwork(nn.Module):
         before, side = n_channels, n
         for width in widths:
             first = nn.Conv3d(before, width, 3, stride=2, padding=1, bias=False)
-            stages.append(nn.Sequential(first, _norm(width), nn.ReLU(inplace=True), _Residual(width)))
+            stages.append(nn.Sequential(first, _norm(width), nn.LeakyReLU(SLOPE, inplace=True), _Residual(width)))
             before, side = width, (side + 1) // 2
         self.stages = nn.ModuleList(stages)
         heads = [nn.Linear(width, 1, bias=False) for width in (n_channels, *widths[:3])]
         self.heat = nn.ModuleList(heads if heat else [])
         self.features = nn.Linear(before * side**3 + 1, hidden)
+        # Without it a few large steps leave all features dead, and all boxes with the same sides.
+        self.norm = nn.LayerNorm(hidden)
         self.center = nn.Linear(hidden, 3)
         self.size = nn.Linear(hidden, 3)
         self.turn = nn.Linear(hidden, 3 if angles else 6)
@@ -166,7 +171,7 @@ class PlacementNetwork(nn.Module):
             maps.append(x)
         expected = self._expected(maps) * step if len(self.heat) else 0.0
         x = x.flatten(1)
-        x = functional.relu(self.features(torch.cat([x, torch.log(step / self.step)], dim=1)))
+        x = functional.silu(self.norm(self.features(torch.cat([x, torch.log(step / self.step)], dim=1))))
         turn = self.turn(x).float()
         answer = {
             "center": expected + torch.tanh(self.center(x).float()) * self.reach * step,

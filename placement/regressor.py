@@ -64,7 +64,7 @@ class VoxelRegressor(VolumeEstimator):
         Whether the center is an average of places, weighted by how likely a linear head finds each, and a shift by
         another, or the latter alone, as in the study. With a hundred cases the first learns faster.
     fast : bool, default=False
-        A smaller network on a coarser grid (4 mm in place of 3 mm), for about half the time.
+        A network of half the width on a coarser grid (4 mm in place of 3 mm), for less than half the time.
     refine : bool, default=False
         Polish each answer by the optimizer's search from there, with the answer's own volume as the wanted one, and
         move it off what is excluded. It changes only where it comes to break fewer constraints, or no more and to hold
@@ -74,7 +74,7 @@ class VoxelRegressor(VolumeEstimator):
     min_volume : float, default=6.0
         Smaller answers are enlarged to this volume in mL, as far as `size_range` allows; 0 for none.
     width : int, default=8
-        Channels after the first convolution; each of the next three has twice as many.
+        Channels after the first convolution (half of it where `fast`); each of the next three has twice as many.
     augment : bool, default=True
         Whether each case is turned and mirrored, in one of 48 ways that is drawn anew in each epoch.
     weight_decay : float, default=0.01
@@ -83,7 +83,7 @@ class VoxelRegressor(VolumeEstimator):
         Passes over the cases.
     batch_size : int, default=10
         Samples in a step.
-    learning_rate : float, default=0.003
+    learning_rate : float, default=0.001
         Of the first epoch.
     schedule : {"cosine", "constant"}, default="cosine"
         Whether the learning rate falls to zero over the epochs, or stays.
@@ -134,7 +134,7 @@ class VoxelRegressor(VolumeEstimator):
         weight_decay: float = 0.01,
         epochs: int = 60,
         batch_size: int = 10,
-        learning_rate: float = 0.003,
+        learning_rate: float = 0.001,
         schedule: str = "cosine",
         validation_fraction: float = 0.0,
         patience: int | None = None,
@@ -329,7 +329,8 @@ class VoxelRegressor(VolumeEstimator):
         from placement.networks import PlacementNetwork
 
         n, step = self._grid
-        widths = [self.width * k for k in ((1, 2, 4, 4) if self.fast else (1, 2, 4, 8))]
+        width = max(1, self.width // 2) if self.fast else self.width
+        widths = [width * k for k in ((1, 2, 4, 4) if self.fast else (1, 2, 4, 8))]
         return PlacementNetwork(
             self.n_channels_,
             widths,

@@ -16,13 +16,13 @@ from placement.regressor import _polished  # noqa: E402
 pytestmark = pytest.mark.deep
 
 
-def lesion(rng, name):
+def lesion(rng, name, radii=None):
     """An ellipsoid on a grid of its own, and two boxes in it, of two experts."""
     shape = rng.integers(30, 36, 3)
     spacing = rng.uniform(1.8, 2.4, 3)
     middle = rng.uniform(-20, 20, 3)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1) - (shape - 1) / 2
-    radii = rng.uniform(14, 22, 3)
+    radii = rng.uniform(14, 22, 3) if radii is None else radii
     affine = np.diag([*spacing, 1])
     affine[:3, 3] = middle - (shape - 1) / 2 * spacing
     tumor = (((grid * spacing) / radii) ** 2).sum(-1) < 1
@@ -126,6 +126,17 @@ def test_every_loss_goes_down(lesions, loss, expert_loss):
     model = small(loss=loss, expert_loss=expert_loss, epochs=4, learning_rate=0.01, random_state=0).fit(*lesions)
     losses = [row["train_loss"] for row in model.history_]
     assert losses[-1] < losses[0]
+
+
+def test_sides_follow_what_experts_made_of_each_lesion():
+    rng = np.random.default_rng(5)
+    found = [lesion(rng, f"synthetic {i}", np.full(3, rng.uniform(9, 26))) for i in range(40)]
+    scenes, voxels = [scene for scene, _ in found], np.array([boxes for _, boxes in found])
+    model = VoxelRegressor(fast=True, epochs=40, device="cpu", random_state=0).fit(scenes[:30], voxels[:30])
+    wanted = np.log(voxels[30:, :, 3:6]).mean(axis=(1, 2))
+    answered = np.log(model.predict(scenes[30:])[:, 3:6]).mean(axis=1)
+    assert np.corrcoef(wanted, answered)[0, 1] > 0.9
+    assert answered.std() > 0.5 * wanted.std()
 
 
 def test_a_missing_expert_teaches_nothing(lesions):
