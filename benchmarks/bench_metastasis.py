@@ -20,7 +20,7 @@ import shlex
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ LOSSES: dict[str, list[tuple[str, float | None]]] = {
     "U-Net": [("bce", None), ("jvss", 0.995), ("jvss", 0.9), ("jvss", 0.5)],
 }
 FIRST = "start"
+PLAIN = "plain"  # what the form without a prior scan is called on the command line
 MOVED = 2.0  # times the misregistration of prior scans in training
 #: Modules that segmentations do not depend on.
 WITHOUT_VOXELS = {
@@ -88,22 +89,24 @@ class Size:
     n_train: int = 40
     n_test: int = 24
     shape: tuple[int, int, int] = (66, 66, 66)
+    spacing: float = 1.0
+    mimics: tuple[int, int] = (0, 2)
     forms: tuple[str, ...] = tuple(FORMS)
     widths: tuple[int, ...] = (8, 8, 8, 16, 16, 16)
     unet_widths: tuple[int, ...] = (8, 16, 32)
     segments_per_epoch: int = 240
-    start_epochs: int = 8
-    epochs: int = 2
+    start_epochs: int = 10
+    epochs: int = 3
 
 
 SIZES = {
     "full": Size(),
     "small": Size(10, 8, start_epochs=3, epochs=1),
-    "smoke": Size(3, 2, (40, 40, 40), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
+    "smoke": Size(3, 2, (40, 40, 40), 1.5, (0, 2), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
 }
 COMMON: dict[str, Any] = {"segment_size": 27, "low_resolution": (3,), "dense": (32,), "batch_size": 12, "device": "cpu"}
 START: dict[str, Any] = {"loss": "bce", "optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"}
-TUNE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.001, "schedule": "constant"}
+TUNE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0005, "schedule": "cosine"}
 
 
 def name_of(form: str, loss: str, alpha: float | None) -> str:
@@ -129,7 +132,7 @@ class Store:
     """What is finished of a seed, in a folder that is named by what it depends on."""
 
     def __init__(self, work: Path, size: Size, seed: int) -> None:
-        shared = json.dumps([asdict(size), COMMON, START, TUNE, MOVED, code_digest()])
+        shared = json.dumps([asdict(replace(size, forms=())), COMMON, START, TUNE, MOVED, code_digest()])
         self.size, self.seed = size, seed
         self.folder = work / f"{seed}-{hashlib.sha256(shared.encode()).hexdigest()[:10]}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +145,8 @@ class Store:
         path = self.path("cases", "pickle")
         if not path.exists():
             n, held = self.size.n_train, self.size.n_test
-            common = {"shape": self.size.shape, "random_state": self.seed, "n_jobs": 1}
+            common: dict[str, Any] = {key: getattr(self.size, key) for key in ("shape", "spacing", "mimics")}
+            common |= {"random_state": self.seed, "n_jobs": 1}
             every = simulate_metastases(n + held, **common)
             moved = simulate_metastases(held, skip=n, misregistration=MOVED, **common)
             with whole_file(path) as part:
@@ -205,6 +209,8 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
         weight = {} if alpha is None else {"alpha": alpha}
         # Segments other than those of the first training, and the same ones for every loss.
         tuned = common | TUNE | {"loss": loss, "epochs": size.epochs, "warm_start_from": start} | weight
+        if loss == "vss":  # from a network that segments already it would not be seen that it does not learn to
+            tuned = common | START | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
         model, seconds = timed(
             DeepMedicSegmenter(**tuned | {"random_state": seed + 1000}).fit, images, labels, **scans_of(train)
         )
@@ -231,12 +237,13 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
     _, test, _ = store.cases()
     begun = time.process_time()
     predictions: dict[str, Any] = {name: store.probabilities(name) for name in names}
-    pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
-    predictions["ensemble"] = [merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)]
-    families = {
-        "JVSS": [name_of("", "jvss", alpha) for alpha in ALPHAS],
-        "SSE": [name_of("", "sse", alpha) for alpha in SSE_ALPHAS],
-    }
+    families = {}
+    if "prior" in size.forms:
+        pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
+        predictions["ensemble"] = [merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)]
+    if "" in size.forms:
+        families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
+        families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
     tables = evaluate_segmentations(
         test, predictions, thresholds=THRESHOLDS, families=families, n_bootstrap=0, random_state=seed
     )
@@ -266,13 +273,13 @@ def _evaluation_digest() -> str:
 CODE_OF_EVALUATION = _evaluation_digest()
 
 
-def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
+def run(seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: int) -> dict[str, Any]:
     """Run everything, and check the claims."""
-    size = SIZES[kind]
+    size = replace(SIZES[kind], forms=tuple(forms))
     begun = time.perf_counter()
     parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
     parallel(joblib.delayed(_make_cases)(work, size, seed) for seed in seeds)
-    parallel(joblib.delayed(run_form)(work, size, seed, form) for seed in seeds for form in size.forms)
+    parallel(joblib.delayed(run_form)(work, size, seed, form) for form in size.forms for seed in seeds)
     runs = dict(zip(seeds, parallel(joblib.delayed(evaluated)(work, size, seed) for seed in seeds), strict=True))
     wall = round(time.perf_counter() - begun, 1)
     by_run = {str(seed): one["tables"] for seed, one in runs.items()}
@@ -285,6 +292,7 @@ def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
         for one in runs.values()
     )
     words = ["python", "benchmarks/bench_metastasis.py", "--seeds", *map(str, seeds), "--size", kind]
+    words += [] if size.forms == SIZES[kind].forms else ["--forms", *(form or PLAIN for form in size.forms)]
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
@@ -468,6 +476,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Check the study's claims about metastases on synthetic patients.")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
     parser.add_argument("--size", choices=SIZES, default="full", help="smaller ones show that everything runs")
+    parser.add_argument("--forms", nargs="+", choices=[form or PLAIN for form in FORMS], help="by default all")
     parser.add_argument("--work", type=Path, default=Path("build/metastasis"), help="folder for what is finished")
     parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
@@ -486,7 +495,8 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.size != "full" and chosen.out is None:
         parser.error("a small board shows nothing worth keeping: name a file with --out")
     kept = {key: stored[key] for key in ("inference", "inference_machine") if key in stored}
-    result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs) | kept
+    forms = [form.replace(PLAIN, "") for form in chosen.forms] if chosen.forms else SIZES[chosen.size].forms
+    result = run(chosen.seeds, chosen.size, forms, chosen.work, chosen.n_jobs) | kept
     write(result, out)
     print(markdown(result))
 
