@@ -41,8 +41,8 @@ __all__ = [
 
 #: Lesions below this volume in mL are small: a ball of 5.8 mm.
 SMALL_ML = 0.1
-#: Scores that a prediction cannot win by covering everything. Plain sensitivity, precision and false positives it can:
-#: one component over the whole brain hits every lesion.
+#: Scores that a prediction cannot win by covering everything, unless a lesion fills a tenth of that. Plain sensitivity,
+#: precision and false positives it can: one component over the whole brain hits every lesion.
 HEADLINES = ("strict_sensitivity", "strict_precision", "strict_f1", "mDSC", "lesion_dice")
 
 _MM3_PER_ML = 1000.0
@@ -201,8 +201,8 @@ def lesion_scores(
 
         By size: ``n_small``, ``sensitivity_small``, ``precision_small``, and the same for ``large``.
 
-        What there is nothing to compute from is NaN. A prediction of everything has the best of some of these, never
-        of those in `HEADLINES`.
+        What there is nothing to compute from is NaN. A prediction of everything has the best of some of these, but not
+        of those in `HEADLINES`, unless all that it covers is less than ten times a scan's only lesion.
 
     Raises
     ------

@@ -152,23 +152,31 @@ def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[st
     """
     Read a curve where it has a sensitivity.
 
+    Between two thresholds figures change in a straight line with sensitivity. (At the next threshold that finds more,
+    precision is lower than it has to be, the more so the fewer thresholds there are.)
+
     Parameters
     ----------
     curve : DataFrame
         What `threshold_curve` gave.
     sensitivity : float
-        The least that is wanted.
+        What is wanted. Below that of the highest threshold, figures are those of the highest threshold.
 
     Returns
     -------
     dict of str to float
-        The row of the highest threshold with this sensitivity or more; NaN if none has.
+        Under the names of the columns; NaN if no threshold finds as many.
     """
     columns = list(curve.select_dtypes("number").columns)
     enough = curve[curve["sensitivity"] >= sensitivity - 1e-12]
     if not len(enough):
         return dict.fromkeys(columns, float("nan"))
     row = enough.loc[enough["threshold"].idxmax(), columns]
+    fewer = curve[curve["threshold"] > row["threshold"]].dropna(subset=["precision"])
+    if len(fewer):
+        after = fewer.loc[fewer["threshold"].idxmin(), columns]
+        share = (row["sensitivity"] - sensitivity) / (row["sensitivity"] - after["sensitivity"])
+        row = row + np.clip(share, 0, 1) * (after - row)
     return {str(key): float(value) for key, value in row.items()}
 
 

@@ -151,13 +151,21 @@ def test_froc_is_the_mean_sensitivity_within_rates():
     assert froc_score(curve, rates=(0.05, 0.5, 1, 4)) == pytest.approx((0 + 0.4 + 0.6 + 0.9) / 4)
 
 
-def test_a_curve_is_read_at_the_highest_threshold_that_is_sensitive_enough(curve):
+def test_a_curve_is_read_where_it_has_a_sensitivity(curve):
+    steps = pd.DataFrame({"threshold": [0.1, 0.5, 0.9, 0.99], "sensitivity": [0.9, 0.8, 0.4, 0.0]})
+    steps["precision"] = [0.2, 0.6, 0.8, np.nan]
+    # At .1, the next threshold that finds .85, the precision of .2 says little about what .85 costs.
+    between = precision_at_sensitivity(steps, 0.85)
+    assert between == pytest.approx({"threshold": 0.3, "sensitivity": 0.85, "precision": 0.4})
+    for i in range(3):
+        row = steps.iloc[i].to_dict()
+        assert precision_at_sensitivity(steps, row["sensitivity"]) == pytest.approx(row)
+    assert precision_at_sensitivity(steps, 0.1)["precision"] == 0.8  # where there is no prediction, there is none
+    assert np.isnan(precision_at_sensitivity(steps, 0.95)["threshold"])
     for wanted in (0.3, 0.6, 0.85):
         row = precision_at_sensitivity(curve, wanted)
-        assert row["sensitivity"] >= wanted
-        higher = curve[curve["threshold"] > row["threshold"]]
-        assert (higher["sensitivity"] < wanted).all()
-    assert np.isnan(precision_at_sensitivity(curve.iloc[-1:], 1.0)["threshold"])
+        assert row["sensitivity"] == pytest.approx(max(wanted, curve["sensitivity"].min()))
+        assert curve["precision"].min() <= row["precision"] <= curve["precision"].max()
 
 
 def test_calibration_of_voxels_is_that_of_scikit_learn(scans):
