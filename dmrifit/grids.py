@@ -186,9 +186,15 @@ def onto(scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.flo
     # A larger voxel is a mean of smaller ones: smoothing that turns one's width, along an axis of the scan, into the
     # other's.
     ratio = np.maximum(np.linalg.norm(matrix[:3, :3], axis=1), 1)
-    values = np.pad(gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest"), 1, mode="edge")
-    moved = affine_transform(values, matrix[:3, :3], matrix[:3, 3] + 1, output_shape=target.shape, order=1)
-    return scan_of(moved, target.affine)
+    values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
+    moved = affine_transform(
+        values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=1, mode="nearest"
+    )
+    covered = affine_transform(
+        np.ones(scan.shape, np.uint8), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0,
+        mode="grid-constant",
+    )  # fmt: skip
+    return scan_of(np.where(covered, moved, 0), target.affine)
 
 
 def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pair:

@@ -169,6 +169,16 @@ def test_a_scan_is_not_darker_at_its_border_on_another_grid(edges):
     np.testing.assert_allclose(values, 5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("shift", "n"), [(5.0, 5), (5.4, 5), (5.6, 4), (20.0, 0), (-3.0, 7)])
+def test_there_is_nothing_where_a_scan_does_not_reach(shift, n):
+    scan = nib.Nifti1Image(np.full((10, 9, 8), 7, dtype=np.float32), np.eye(4))
+    moved = np.eye(4)
+    moved[0, 3] = shift
+    values = np.asarray(onto(scan, scan, moved).dataobj)
+    expected = np.where(np.arange(10) < n if shift > 0 else np.arange(10) >= 10 - n, 7, 0)
+    np.testing.assert_array_equal(values, np.broadcast_to(expected[:, None, None], values.shape))
+
+
 def test_a_scan_is_smoothed_along_the_axes_on_which_voxels_become_larger():
     rng = np.random.default_rng(0)
     values = rng.standard_normal((80, 40, 40)).astype(np.float32)
