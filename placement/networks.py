@@ -123,8 +123,8 @@ class PlacementNetwork(nn.Module):
         heads = [nn.Linear(width, 1, bias=False) for width in (n_channels, *widths[:3])]
         self.heat = nn.ModuleList(heads if heat else [])
         self.features = nn.Linear(before * side**3 + 1, hidden)
-        # Without it a few large steps leave all features dead, and all boxes with the same sides.
-        self.norm = nn.LayerNorm(hidden)
+        # Without it the first steps move all features alike, and all boxes come to have the same sides.
+        self.norm = nn.BatchNorm1d(hidden)
         self.center = nn.Linear(hidden, 3)
         self.size = nn.Linear(hidden, 3)
         self.turn = nn.Linear(hidden, 3 if angles else 6)
@@ -171,7 +171,7 @@ class PlacementNetwork(nn.Module):
             maps.append(x)
         expected = self._expected(maps) * step if len(self.heat) else 0.0
         x = x.flatten(1)
-        x = functional.silu(self.norm(self.features(torch.cat([x, torch.log(step / self.step)], dim=1))))
+        x = functional.silu(self._centered(self.features(torch.cat([x, torch.log(step / self.step)], dim=1))))
         turn = self.turn(x).float()
         answer = {
             "center": expected + torch.tanh(self.center(x).float()) * self.reach * step,
@@ -183,6 +183,13 @@ class PlacementNetwork(nn.Module):
         else:
             answer["rotation"] = rotation_from_six(turn)
         return answer
+
+    def _centered(self, features: torch.Tensor) -> torch.Tensor:
+        """Normalize features over the batch; one sample alone as in prediction."""
+        if len(features) > 1:
+            return self.norm(features)
+        norm = self.norm
+        return functional.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias)
 
     def _expected(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average places by how likely each is the center, in steps from the middle: shape (n, 3)."""

@@ -41,7 +41,7 @@ def lesions():
 
 
 def small(**options):
-    return VoxelRegressor(**{"fast": True, "width": 4, "epochs": 2, "batch_size": 4, "device": "cpu", **options})
+    return VoxelRegressor(**{"fast": True, "width": 8, "epochs": 2, "batch_size": 4, "device": "cpu", **options})
 
 
 class TestContract(VolumeContract):
@@ -123,7 +123,8 @@ def test_an_image_that_the_network_needs_is_asked_for_by_name(lesions):
 @pytest.mark.parametrize("loss", ["symmetric", "euler", "moment"])
 @pytest.mark.parametrize("expert_loss", ["min", "mean", "each"])
 def test_every_loss_goes_down(lesions, loss, expert_loss):
-    model = small(loss=loss, expert_loss=expert_loss, epochs=4, learning_rate=0.01, random_state=0).fit(*lesions)
+    options = {"epochs": 8, "augment": False, "learning_rate": 0.002, "schedule": "constant", "random_state": 0}
+    model = small(loss=loss, expert_loss=expert_loss, **options).fit(*lesions)
     losses = [row["train_loss"] for row in model.history_]
     assert losses[-1] < losses[0]
 
