@@ -53,12 +53,17 @@ def segment_image(
     Raises
     ------
     ValueError
-        If an image is damaged, holds values that are not finite or lies on another grid than the scan.
+        If an image is damaged, holds values that are not finite or lies on another grid than the scan, or a prior scan
+        is given where none is looked at.
     FileNotFoundError
         If there is no such file.
     FileExistsError
         If a file would be replaced.
     """
+    models = [getattr(segmenter, name) for name in ("sensitive", "specific") if hasattr(segmenter, name)]
+    if prior is not None and all(getattr(model, "prior_", "unknown") is None for model in models or [segmenter]):
+        msg = "the prior scan would not be looked at: training was without any; leave it out, or train with priors"
+        raise ValueError(msg)
     scans = {"image": image, "prior": prior, "mask": mask}
     files = None
     if out is not None:

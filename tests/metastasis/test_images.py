@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from metastasis.ensemble import SensitivitySpecificityEnsemble
 from metastasis.images import segment_image
 
 
@@ -85,3 +86,14 @@ def test_a_prior_with_a_fourth_axis_of_length_one_is_a_volume(scan):
     values = np.asarray(scan.dataobj)[..., None]
     found = segment_image(Bright(), scan, prior=nib.Nifti1Image(values, scan.affine))
     assert found["label"].shape == scan.shape
+
+
+def test_a_prior_that_nobody_looks_at_is_refused(scan):
+    blind = Bright()
+    blind.prior_ = None
+    for segmenter in (blind, SensitivitySpecificityEnsemble(blind, blind)):
+        assert segment_image(segmenter, scan)["label"].shape == scan.shape
+        with pytest.raises(ValueError, match="the prior scan would not be looked at"):
+            segment_image(segmenter, scan, prior=scan)
+    mixed = SensitivitySpecificityEnsemble(Bright(), blind)
+    assert segment_image(mixed, scan, prior=scan)["label"].shape == scan.shape
