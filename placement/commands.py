@@ -23,6 +23,7 @@ from placement.options import (
     RateOption,
     RotationsOption,
     SidesOption,
+    ToleranceOption,
     constraints_of,
     labels_of,
     shift_options,
@@ -43,6 +44,7 @@ def place(
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     margin: MarginOption = 0.0,
+    tolerance: ToleranceOption = 0.0,
     image: ImageOption = None,
     min_volume: LeastVolumeOption = 6.0,
     max_rotations: RotationsOption = 3,
@@ -82,7 +84,11 @@ def place(
     shift = shift_options(ppm, percent_per_ppm)
     placer = optimizer if model is None else _trained(model, table)
     settings = {"command": "place", "optimizer": repr(optimizer), "include": include, "exclude": exclude}
-    settings |= {"margin": margin, "model": None if model is None else file_record(model)["SHA256"]} | shift
+    settings |= {
+        "margin": margin,
+        "tolerance": tolerance,
+        "model": None if model is None else file_record(model)["SHA256"],
+    } | shift
     begin_run(out, settings, overwrite, results=("placements.tsv",))
     contents = {}
     for row in progress(table.itertuples(), len(table)):
@@ -94,7 +100,7 @@ def place(
             if before["sources"] == source_digests(row):
                 contents[row.name] = before
                 continue
-        scene = read_scene(row, include=labels, margin=margin)
+        scene = read_scene(row, include=labels, margin=margin, tolerance=tolerance)
         voxel = placer.place(scene)
         if model is not None and rounding:
             voxel = optimizer.rounded(voxel, scene)
@@ -117,6 +123,7 @@ def prescribe(
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     margin: MarginOption = 0.0,
+    tolerance: ToleranceOption = 0.0,
     image: ImageOption = None,
     ppm: PpmOption = None,
     percent_per_ppm: RateOption = None,
@@ -134,7 +141,7 @@ def prescribe(
     if matrix is not None:
         voxel = voxel.transform(np.loadtxt(matrix))
     row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
-    scene = read_scene(row, include=labels_of(include), margin=margin)
+    scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
     content = write_prescription(
         voxel, scene, out, figure=figure, overwrite=overwrite, **shift_options(ppm, percent_per_ppm)
     )

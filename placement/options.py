@@ -28,6 +28,12 @@ ExcludeOption: TypeAlias = Annotated[
 ]
 ImageOption: TypeAlias = Annotated[Path | None, typer.Option(help="Image for the figures (a single case).")]
 MarginOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Distance to what is excluded, in mm.")]
+ToleranceOption: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        min=0, max=0.99, help="Part of the voxel that may be excluded all the same, where labels are scattered: 0.05."
+    ),
+]
 PpmOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="LOW,HIGH", help="Chemical shifts of interest, relative to the pulses, in ppm.")
 ]

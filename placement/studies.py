@@ -29,6 +29,7 @@ from placement.options import (
     MarginOption,
     RotationsOption,
     SidesOption,
+    ToleranceOption,
     constraints_of,
     labels_of,
 )
@@ -138,6 +139,7 @@ def train(
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
     margin: MarginOption = 0.0,
+    tolerance: ToleranceOption = 0.0,
     min_volume: LeastVolumeOption = 6.0,
     max_rotations: RotationsOption = 3,
     sides: SidesOption = "10,60",
@@ -203,7 +205,7 @@ def train(
     image = "image" in getattr(placer, "channels", ())
     labels = labels_of(include)
     scenes = [
-        read_scene(row, include=labels, margin=margin, image=image)
+        read_scene(row, include=labels, margin=margin, tolerance=tolerance, image=image)
         for row in progress(table.itertuples(), len(table), "read")
     ]
     placer.fit(scenes, boxes, **({} if groups is None else {"groups": list(table[groups])}))

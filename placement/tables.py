@@ -99,7 +99,14 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
     return table
 
 
-def read_scene(row: Any, *, include: Sequence[int] | None = None, margin: float = 0.0, image: bool = True) -> Scene:
+def read_scene(
+    row: Any,
+    *,
+    include: Sequence[int] | None = None,
+    margin: float = 0.0,
+    tolerance: float = 0.0,
+    image: bool = True,
+) -> Scene:
     """
     Read the files of a case.
 
@@ -111,6 +118,8 @@ def read_scene(row: Any, *, include: Sequence[int] | None = None, margin: float 
         Labels that count as tumor.
     margin : float, default=0.0
         Distance to what is excluded, in mm.
+    tolerance : float, default=0.0
+        Part of the voxel that may be excluded all the same.
     image : bool, default=True
         Whether the image is read, too.
 
@@ -133,6 +142,7 @@ def read_scene(row: Any, *, include: Sequence[int] | None = None, margin: float 
         (row.image or None) if image else None,
         include=include,
         exclude_margin=margin if excluded else 0.0,
+        exclude_tolerance=tolerance if excluded else 0.0,
         name=row.name,
     )
 

@@ -53,6 +53,22 @@ def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
     np.testing.assert_allclose(measured["f_tumor"], found["tumor_fraction"])
 
 
+def test_scattered_labels_may_be_tolerated(run, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[8:32, 8:32, 8:32] = np.where(rng.random((24, 24, 24)) < 0.01, 1, 3)
+    path = tmp_path / "labels.nii.gz"
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), path)
+    words = ("place", path, "--include", "3", "--exclude", "1", "--no-figure", "--out")
+    flags = {}
+    for name, more in (("strict", ()), ("tolerant", ("--tolerance", 0.05))):
+        code, _, error = run(*words, tmp_path / name, *more)
+        assert code == 0, error
+        flags[name] = json.loads(next((tmp_path / name).glob("*/voxel.json")).read_text())["flags"]
+    assert flags["tolerant"] == []
+    assert flags["strict"]
+
+
 def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run("simulate", 3, "--out", whole, "--spacing", 4, "--exclude")[0] == 0
