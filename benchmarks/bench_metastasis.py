@@ -467,6 +467,10 @@ def cell(text: str, width: int) -> str:
     return textwrap.shorten(text.replace("\n", "; "), width, placeholder=" …").replace("|", "\\|")
 
 
+def stored(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def write(result: dict[str, Any], path: Path) -> None:
     with whole_file(path) as part:
         part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -484,19 +488,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
-    stored = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     if chosen.table is not None:
-        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(stored))
+        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(stored(out)))
         write_text(chosen.table, text)
         return
     if chosen.inference:
-        write(stored | {"inference": inference(), "inference_machine": measure.machine()}, out)
+        rows = {"inference": inference(), "inference_machine": measure.machine()}
+        write(stored(out) | rows, out)
         return
     if chosen.size != "full" and chosen.out is None:
         parser.error("a small board shows nothing worth keeping: name a file with --out")
-    kept = {key: stored[key] for key in ("inference", "inference_machine") if key in stored}
     forms = [form.replace(PLAIN, "") for form in chosen.forms] if chosen.forms else SIZES[chosen.size].forms
-    result = run(chosen.seeds, chosen.size, forms, chosen.work, chosen.n_jobs) | kept
+    result = run(chosen.seeds, chosen.size, forms, chosen.work, chosen.n_jobs)
+    result |= {key: value for key, value in stored(out).items() if key.startswith("inference")}
     write(result, out)
     print(markdown(result))
 
