@@ -17,6 +17,7 @@ __all__ = [
     "Scan",
     "as_seen",
     "binary_label",
+    "edge_of",
     "label_as_seen",
     "labelled",
     "on_own_grid",
@@ -108,6 +109,25 @@ def values_of(part: Any) -> Any:
         The values.
     """
     return np.asanyarray(part.dataobj) if isinstance(part, nib.Nifti1Image) else part
+
+
+def edge_of(volume: Any) -> float | None:
+    """
+    Give the edge of a cube as large as a voxel.
+
+    Parameters
+    ----------
+    volume : array_like or Nifti1Image
+        A volume.
+
+    Returns
+    -------
+    float or None
+        In mm; None of an array, which has no spacing.
+    """
+    if not isinstance(volume, nib.Nifti1Image):
+        return None
+    return float(np.cbrt(abs(np.linalg.det(volume.affine[:3, :3]))))
 
 
 def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:

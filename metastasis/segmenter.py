@@ -19,7 +19,7 @@ from dmrifit.randomness import RandomState
 from dmrifit.registry import register
 from metastasis.curves import operating_point
 from metastasis.sampling import SegmentSampler, lesion_voxels, low_resolution, normalized
-from metastasis.scans import as_seen, binary_label, label_as_seen, labelled, on_own_grid, together, values_of
+from metastasis.scans import as_seen, binary_label, edge_of, label_as_seen, labelled, on_own_grid, together, values_of
 from metastasis.sizes import output_size
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ _CHOICES = {
     "normalization": ("batch", None),
 }
 _DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
+#: Voxels of scans may be so much larger or smaller than those that were learned from.
+_SAME_EDGE = 1.25
 _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
 
 
@@ -162,6 +164,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         What is known of each epoch.
     n_channels_ : int
         Channels of a volume.
+    edge_ : float or None
+        Edge in mm of the voxels that were learned from, the median of all images; None of arrays.
 
     References
     ----------
@@ -169,8 +173,9 @@ class DeepMedicSegmenter(VolumeEstimator):
     """
 
     _predicts_volumes = True
-    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "prior_", "threshold_", "false_positives_")
+    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "edge_", "prior_", "threshold_", "false_positives_")
 
+    edge_: float | None
     prior_: str | None
     threshold_: float
     false_positives_: float | None
@@ -337,6 +342,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             msg = "the U-Net has no path for a prior scan; give prior='channel', or None to do without"
             raise ValueError(msg)
         self.__dict__.pop("threshold_", None)
+        edges = [edge for case in cases if (edge := edge_of(case[0])) is not None]
+        self.edge_ = self.spacing if self.spacing is not None else float(np.median(edges)) if edges else None
         start = self._first_weights()
         try:
             if start is not None:
@@ -371,8 +378,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         Raises
         ------
         ValueError
-            If a case has another number of channels than those in training, or prior scans are given to a network
-            that was trained without any.
+            If a case has another number of channels than those in training, an image has voxels larger or smaller
+            by a quarter, or prior scans are given to a network that was trained without any.
         """
         check_is_fitted(self)
         return _Volumes(self._predictions(together(volumes, priors, masks)))
@@ -564,6 +571,14 @@ class DeepMedicSegmenter(VolumeEstimator):
         return NesterovRMSprop, {"l1": self.l1, "l2": self.l2}
 
     def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
+        edge = edge_of(case[0])
+        ratio = 1.0 if self.spacing is not None or edge is None or self.edge_ is None else edge / self.edge_
+        if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
+            msg = (
+                f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; resample the scan "
+                f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing"
+            )
+            raise ValueError(msg)
         volume, prior, mask = as_seen(case, self.spacing)
         channels = volume_inputs(volume)
         shape = channels.shape[1:]
@@ -761,10 +776,10 @@ class DeepMedicSegmenter(VolumeEstimator):
         RefusedError
             If something is missing or unknown, or does not fit.
         """
-        for name, high in (("threshold_", 1), ("false_positives_", np.inf)):
+        for name, high in (("threshold_", 1), ("false_positives_", np.inf), ("edge_", np.inf)):
             value = fitted.get(name)
             sound = _is_number(value) and 0 <= float(value) <= high  # type: ignore[arg-type]
-            if not sound and not (value is None and name == "false_positives_"):
+            if not sound and not (value is None and name != "threshold_"):
                 msg = f"{name} is {value!r}"
                 raise RefusedError(msg)
         if fitted.get("prior_") not in (self.prior, None):

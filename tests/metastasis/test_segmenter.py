@@ -286,6 +286,23 @@ def test_images_of_another_spacing_are_resampled_and_back(cohort):
     np.testing.assert_allclose(plain, found[1], atol=1e-3)
 
 
+def test_images_with_other_voxels_than_those_learned_from_are_refused(cohort, tmp_path):
+    volumes, labels, priors = cohort
+    images = [nib.Nifti1Image(volume, np.diag([1.5, -1.5, 1.5, 1.0])) for volume in volumes]
+    model = small(epochs=1, random_state=0).fit(images, labels, priors=priors)
+    assert model.edge_ == pytest.approx(1.5)
+    save_model(model, tmp_path / "model.dmrifit")
+    again = load_model(tmp_path / "model.dmrifit")
+    other = nib.Nifti1Image(volumes[0], np.diag([0.9, 0.9, 0.9, 1.0]))
+    near = nib.Nifti1Image(volumes[0], np.diag([1.3, 1.5, 1.6, 1.0]))
+    with pytest.raises(ValueError, match=r"case 1: voxels of 0\.9 mm for a network of voxels of 1\.5 mm"):
+        again.predict([images[0], other])
+    assert len(again.predict([near, volumes[1]])) == 2  # an array has no spacing
+    assert small(epochs=1).fit(volumes, labels).edge_ is None
+    with pytest.raises(ValueError, match=r"case 0: voxels of 0\.9 mm"):
+        small(epochs=1).fit([other, *images[1:]], labels)
+
+
 # Scores and the operating point -----------------------------------------------------------------------
 
 
