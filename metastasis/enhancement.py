@@ -302,7 +302,8 @@ def draw_vessels(
     origin = head.grid[0, 0, 0].astype(np.float64)
     deep = rng.random(n) < 0.3
     wanted = np.where(deep, 0.0, rng.uniform(0.8, 6.0, n))
-    surface = np.argwhere((head.depth > 0.5) & (head.depth < 4))
+    # Depth is at least a voxel's edge.
+    surface = np.argwhere((head.depth > 0.5) & ((head.depth < 4) | (head.depth <= steps.min())))
     place = head.grid[tuple(surface[rng.integers(len(surface), size=n)].T)].astype(np.float64)
     way = rng.standard_normal((n, 3))
     way[deep] = -place[deep] / np.linalg.norm(place[deep], axis=1, keepdims=True)

@@ -50,6 +50,7 @@ _TIMING = (0.85, 1.15)  # enhancement of the prior image, of that of the image
 _SHIFT, _TURN, _SCALE = 1.0, 1.5, 0.01  # of a prior at misregistration 1: mm along each axis, degrees, share
 _EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}  # irrational steps that leave no gaps
 _SMALLEST, _LARGEST = 24, 512  # voxels along an axis
+_LEAST_FIELD = 40.0  # mm along an axis
 _FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -108,8 +109,9 @@ def simulate_metastases(
     shape : sequence of 3 int, default=(66, 66, 66)
         Voxels of the image, 24 to 512 along each axis.
     spacing : float or sequence of 3 floats, default=1.5
-        Edges of a voxel in mm, up to 4. The brain fills the field of view up to a person's size: by default, of 99 mm,
-        it is smaller than a person's, while folds, vessels and metastases keep their sizes in mm.
+        Edges of a voxel in mm, up to 4; at least 40 mm along each axis are needed. The brain fills the field of view
+        up to a person's size: by default, of 99 mm, it is smaller than a person's, while folds, vessels and metastases
+        keep their sizes in mm.
     metastases : tuple of 2 int, default=(1, 7)
         Fewest and most metastases of a patient; ``(0, 0)`` for patients without any. One that finds no place, 3 mm
         from the others, is left out.
@@ -133,7 +135,8 @@ def simulate_metastases(
     list of Case
         Synthetic cases, named "synthetic-001" and so on, with image, label, prior (or None), brain, `prior_label`,
         `mimics` and `lesions`. A label holds the voxels that lie more than half inside a metastasis, at least one for
-        each; ``lesions["status"]`` is ``"unknown"`` for patients without a prior.
+        each; ``lesions["status"]`` is ``"unknown"`` for patients without a prior. Metastases that touch in the label
+        (one patient in a hundred, with large voxels) share a number and a volume.
 
     Raises
     ------
@@ -165,6 +168,13 @@ def simulate_metastases(
         _checked_tissues(tissues),
         seed_from(random_state),
     )
+    field = np.array(settings.shape) * settings.spacing
+    if field.min() < _LEAST_FIELD:
+        msg = (
+            f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along an axis; a brain with "
+            f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels"
+        )
+        raise ValueError(msg)
     from joblib import Parallel, delayed
 
     numbers = range(skip, skip + n_patients)

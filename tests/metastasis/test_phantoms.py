@@ -148,6 +148,13 @@ def test_patients_without_metastases_can_be_made():
     assert label(case.mimics, FULL)[1] == 2
 
 
+def test_the_largest_voxels_and_the_smallest_fields_make_brains():
+    for grid in ({"shape": (24, 24, 24), "spacing": 4.0}, {"shape": (40, 24, 26), "spacing": (1.0, 1.7, 1.6)}):
+        for case in simulate_metastases(2, **grid, metastases=(1, 3), random_state=0):
+            assert 0.1 < case.brain.mean() < 0.5
+            assert len(case.lesions) == label(case.label, structure=FULL)[1] > 0
+
+
 def test_cases_come_back_from_files(tmp_path):
     made = simulate_metastases(2, **SMALL, prior=0.5, random_state=1)
     back = read_cases(write_cases(made, tmp_path))
@@ -206,6 +213,7 @@ def test_real_maps_of_tissue_are_accepted(data_dir):
         ({"shape": (66, 66, 12)}, "at least 24, not 12"),
         ({"spacing": (1, 2)}, "spacing"),
         ({"spacing": 0}, "spacing"),
+        ({"spacing": 0.5, "shape": (24, 66, 66)}, "see 12 mm along an axis; .* needs 40 mm"),
         ({"metastases": (3, 1)}, "smaller one first"),
         ({"mimics": 3}, "two whole numbers"),
         ({"tissues": ["gray.nii"]}, "two images"),
