@@ -570,7 +570,25 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         return NesterovRMSprop, {"l1": self.l1, "l2": self.l2}
 
-    def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
+    def _predictions(self, X: Any) -> Iterator[Any]:
+        # What is wrong with the last scan is said before the first one is segmented.
+        for number, case in enumerate(X):
+            with naming(number):
+                self._check_seen(case)
+                shape = np.shape(case[0])
+                if len(shape) in (3, 4):
+                    self._check_channels(shape[3] if len(shape) == 4 else 1)
+        yield from super()._predictions(X)
+
+    def _check_seen(self, case: tuple[Any, Any, Any]) -> None:
+        """Refuse what shapes and affines tell already."""
+        shape, prior = np.shape(case[0])[:3], case[1]
+        if prior is not None and np.shape(prior) != shape:
+            msg = (
+                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
+                "volume, or give None for it"
+            )
+            raise ValueError(msg)
         edge = edge_of(case[0])
         ratio = 1.0 if self.spacing is not None or edge is None or self.edge_ is None else edge / self.edge_
         if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
@@ -579,6 +597,9 @@ class DeepMedicSegmenter(VolumeEstimator):
                 f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing"
             )
             raise ValueError(msg)
+
+    def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
+        self._check_seen(case)
         volume, prior, mask = as_seen(case, self.spacing)
         channels = volume_inputs(volume)
         shape = channels.shape[1:]
@@ -590,12 +611,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         inputs = {"image": image, "brain": inside}
         for factor in self._factors:
             inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
-        if prior is not None and np.shape(prior) != shape:
-            msg = (
-                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
-                "volume, or give None for it"
-            )
-            raise ValueError(msg)
         earlier = None if prior is None else volume_inputs(prior)
         there = earlier is not None and bool(np.any(earlier))
         if self.prior is not None and self.prior_ is None and there:
@@ -613,7 +628,12 @@ class DeepMedicSegmenter(VolumeEstimator):
         return inputs
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        super()._check_inputs(inputs["image"])
+        self._check_channels(len(inputs["image"]))
+
+    def _check_channels(self, n: int) -> None:
+        if n != self.n_channels_:
+            msg = f"{n} channels where the first case in training has {self.n_channels_}"
+            raise ValueError(msg)
 
     def _target(self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         binary = label_as_seen(*target, self.spacing)

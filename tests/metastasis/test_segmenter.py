@@ -286,6 +286,19 @@ def test_images_of_another_spacing_are_resampled_and_back(cohort):
     np.testing.assert_allclose(plain, found[1], atol=1e-3)
 
 
+def test_a_wrong_last_scan_is_refused_before_the_first_is_segmented(fitted, cohort, monkeypatch):
+    monkeypatch.setattr(DeepMedicSegmenter, "_answer", no_training)
+    volumes, labels, _ = cohort
+    colored, moved = np.stack([volumes[1]] * 2, axis=-1), [None, volumes[1][1:]]
+    for ask in (fitted.predict, fitted.predict_proba):
+        with pytest.raises(ValueError, match="case 1: 2 channels where the first case in training has 1"):
+            ask([volumes[0], colored])
+        with pytest.raises(ValueError, match="case 1: a prior of shape"):
+            ask(volumes[:2], priors=moved)
+    with pytest.raises(ValueError, match="case 1: a prior of shape"):
+        fitted.set_operating_point(volumes[:2], labels[:2], priors=moved)
+
+
 def test_images_with_other_voxels_than_those_learned_from_are_refused(cohort, tmp_path):
     volumes, labels, priors = cohort
     images = [nib.Nifti1Image(volume, np.diag([1.5, -1.5, 1.5, 1.0])) for volume in volumes]
