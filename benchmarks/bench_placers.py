@@ -352,7 +352,8 @@ def in_short(result: dict[str, Any]) -> str:
     """Write what a first look needs: the experts with a preference."""
     header, rows = methods_table(result["kinds"]["preference"]["methods"])
     shown = [0, header.index("Dice, closest"), header.index("tumor in box"), header.index("CPU ms per case")]
-    wanted = ("objective", "optimizer", "ranker", "network", "network refined", "network fast", CONTROLS[0])
+    wanted = ("objective", "optimizer", "ranker", "network", "network refined", "network fast", "ranker, excluding")
+    wanted += ("network, exclude channel", CONTROLS[0])
     chosen = [[row[i] for i in shown] for row in rows if row[0] in wanted]
     head = (
         f"Simulated experts with a preference, Dice with the closest of two: {len(result['seeds'])} × 25 synthetic "
