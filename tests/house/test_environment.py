@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -26,7 +27,15 @@ fi
 
 
 @pytest.fixture
-def project(root, tmp_path):
+def interrupts():
+    """Take interrupts, which are ignored by all that runs in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def project(root, tmp_path, interrupts):
     """Give a function that runs make in a folder with a space in its name, without any network."""
     folder = tmp_path / "with space"
     folder.mkdir()
