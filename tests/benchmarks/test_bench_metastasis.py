@@ -60,5 +60,5 @@ def test_a_small_board_has_every_method_and_the_order_over_alpha(tmp_path):
     stored = json.loads(out.read_text())
     rows = {row["method"]: row for row in stored["methods"] if row["part"] == "all"}
     assert rows["JVSS 1"]["segment_specificity"] < rows["JVSS 0.5"]["segment_specificity"]
-    assert rows["JVSS 1"]["segment_sensitivity"] > rows["JVSS 0.5"]["segment_sensitivity"]
+    assert rows["JVSS 1"]["sensitivity"] > rows["JVSS 0.5"]["sensitivity"]
     assert not [row["reason"] for row in stored["claims"] if "missing" in row["reason"]]
