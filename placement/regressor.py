@@ -86,7 +86,8 @@ class VoxelRegressor(VolumeEstimator):
     learning_rate : float, default=0.001
         Of the first epoch.
     schedule : {"cosine", "constant"}, default="cosine"
-        Whether the learning rate falls to zero over the epochs, or stays.
+        Whether the learning rate falls to zero over the epochs, or stays. Where it stays, the running averages that
+        prediction needs lag behind the weights, and answers are far worse than the loss says.
     validation_fraction : float, default=0.0
         Share of the groups that are scored after each epoch, by Dice with the closest expert, and not learned from.
     patience : int, optional

@@ -307,7 +307,6 @@ def test_eight_cases_are_learned_by_heart():
         batch_size=8,
         augment=False,
         learning_rate=0.002,
-        schedule="constant",
         device="cpu",
         random_state=0,
     ).fit(scenes, voxels)
