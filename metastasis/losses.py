@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,9 +25,7 @@ _REDUCTIONS = ("paper", "code")
 EPSILON = 1e-7
 
 
-def vss_loss(
-    logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
-) -> torch.Tensor:
+def vss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
     """
     Compute the volume-level sensitivity-specificity loss of a batch of segments.
 
@@ -82,9 +81,7 @@ def vss_loss(
     return 1 - (alpha * sensitivity + (1 - alpha) * specificity)
 
 
-def jvss_loss(
-    logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
-) -> torch.Tensor:
+def jvss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
     """
     Compute the joint loss of a batch of segments: VSS plus the binary cross-entropy of its voxels, one to one.
 
@@ -118,9 +115,7 @@ def jvss_loss(
     return vss_loss(logits, target, alpha, reduction=reduction) + entropy
 
 
-def sse_loss(
-    logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
-) -> torch.Tensor:
+def sse_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
     """
     Compute the voxel-level sensitivity-specificity error, the loss that VSS is compared with.
 
@@ -192,6 +187,9 @@ def check_alpha(alpha: Any) -> None:
 class _Weighed(nn.Module):
     """What the modules share: they are called with logits and targets."""
 
+    #: The loss as a function.
+    _loss: ClassVar[Callable[..., torch.Tensor]]
+
     def __init__(self, alpha: float, *, reduction: str = "paper") -> None:
         super().__init__()
         check_alpha(alpha)
@@ -212,19 +210,6 @@ class _Weighed(nn.Module):
         """
         return f"alpha={self.alpha}, reduction={self.reduction!r}"
 
-
-class VSSLoss(_Weighed):
-    """
-    `vss_loss` as a module.
-
-    Parameters
-    ----------
-    alpha : float
-        Weight of sensitivity, from 0 to 1.
-    reduction : {"paper", "code"}, default="paper"
-        The denominators.
-    """
-
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """
         Compute the loss of a batch.
@@ -241,7 +226,22 @@ class VSSLoss(_Weighed):
         tensor
             One number.
         """
-        return vss_loss(logits, target, self.alpha, reduction=self.reduction)
+        return self._loss(logits, target, self.alpha, reduction=self.reduction)
+
+
+class VSSLoss(_Weighed):
+    """
+    `vss_loss` as a module.
+
+    Parameters
+    ----------
+    alpha : float
+        Weight of sensitivity, from 0 to 1.
+    reduction : {"paper", "code"}, default="paper"
+        The denominators.
+    """
+
+    _loss = staticmethod(vss_loss)
 
 
 class JVSSLoss(_Weighed):
@@ -256,23 +256,7 @@ class JVSSLoss(_Weighed):
         The denominators.
     """
 
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """
-        Compute the loss of a batch.
-
-        Parameters
-        ----------
-        logits : tensor of shape (n_segments, ...)
-            Before the sigmoid.
-        target : tensor of the same shape
-            0 or 1.
-
-        Returns
-        -------
-        tensor
-            One number.
-        """
-        return jvss_loss(logits, target, self.alpha, reduction=self.reduction)
+    _loss = staticmethod(jvss_loss)
 
 
 class SSELoss(_Weighed):
@@ -287,23 +271,7 @@ class SSELoss(_Weighed):
         The denominators.
     """
 
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """
-        Compute the loss of a batch.
-
-        Parameters
-        ----------
-        logits : tensor of shape (n_segments, ...)
-            Before the sigmoid.
-        target : tensor of the same shape
-            0 or 1.
-
-        Returns
-        -------
-        tensor
-            One number.
-        """
-        return sse_loss(logits, target, self.alpha, reduction=self.reduction)
+    _loss = staticmethod(sse_loss)
 
 
 class VoxelLoss(nn.Module):
