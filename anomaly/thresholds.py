@@ -1,0 +1,540 @@
+"""From scores to decisions: rules that choose a threshold for anomaly maps, and the opening that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+__all__ = [
+    "RULES",
+    "SCOPES",
+    "STUDY_SPACING",
+    "BestDiceThreshold",
+    "FixedThreshold",
+    "HealthyRateThreshold",
+    "MeanPoolThreshold",
+    "OtsuThreshold",
+    "ThresholdRule",
+    "YoudenThreshold",
+    "open_map",
+]
+
+#: A threshold is one number for all maps, or one for each.
+SCOPES = ("dataset", "image")
+#: Edge in mm of the voxels of the study.
+STUDY_SPACING = 2.4
+
+Scope = Literal["dataset", "image"]
+Volumes = Sequence[ArrayLike] | NDArray[Any]
+
+
+class ThresholdRule(BaseEstimator):
+    """
+    What rules have in common; voxels are anomalous whose score is *above* the threshold.
+
+    So a map whose scores are all the same has no anomaly under the rules of this module, and a voxel with the score 0
+    is a voxel like any other: what counts is told by masks alone.
+
+    Attributes
+    ----------
+    needs_truth : bool
+        Whether `fit` needs lesion masks. Such a rule says how good a map could be, not how good it is.
+    needs_healthy : bool
+        Whether `fit` needs maps of healthy scans.
+    threshold_ : float
+        The threshold; NaN where each map has its own.
+    """
+
+    needs_truth = False
+    needs_healthy = False
+
+    threshold_: float
+
+    def fit(self, maps: Volumes, masks: Volumes | None = None, truths: Volumes | None = None) -> Self:
+        """
+        Choose the threshold.
+
+        Parameters
+        ----------
+        maps : array_like of shape (n, x, y, z), or sequence of array_like of shape (x, y, z)
+            Scores, larger where more anomalous.
+        masks : as `maps`, optional
+            Voxels that count; by default all.
+        truths : as `maps`, optional
+            Lesions, for rules that need them; others do not look at them.
+
+        Returns
+        -------
+        self
+            The fitted rule.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not possible, numbers or shapes differ, a map has values that are not finite, a mask is
+            empty, or lesions are needed and there are none.
+        """
+        self._check_parameters()
+        volumes = _volumes(maps, "map")
+        inside = _masks(masks, volumes)
+        lesions = None
+        if self.needs_truth:
+            if truths is None:
+                msg = f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without labels do not"
+                raise ValueError(msg)
+            lesions = _binary(truths, volumes, "truth")
+        self._choose(_Scans(volumes, inside, lesions))
+        return self
+
+    def apply(self, maps: Volumes, masks: Volumes | None = None) -> Any:
+        """
+        Find the voxels above the threshold.
+
+        Parameters
+        ----------
+        maps : array_like of shape (n, x, y, z), or sequence of array_like of shape (x, y, z)
+            Scores.
+        masks : as `maps`, optional
+            Voxels that count; others are never anomalous.
+
+        Returns
+        -------
+        ndarray of bool, shape (n, x, y, z), or list of ndarray of bool, shape (x, y, z)
+            An array where `maps` is one.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            As for `fit`; or if a rule with a threshold for each map, chosen by its lesions, is given another number
+            of maps.
+        """
+        check_is_fitted(self, "threshold_")
+        volumes = _volumes(maps, "map")
+        scans = _Scans(volumes, _masks(masks, volumes), None)
+        limits = self._limits(scans)
+        # A 64-bit limit: a Python float would be rounded to the precision of the maps first.
+        found = [
+            (volume > np.float64(limit)) & mask
+            for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True)
+        ]
+        return np.stack(found) if isinstance(maps, np.ndarray) else found
+
+    def _check_parameters(self) -> None:
+        scope = getattr(self, "scope", SCOPES[0])
+        if scope not in SCOPES:
+            msg = f"scope must be one of {', '.join(SCOPES)}, not {scope!r}"
+            raise ValueError(msg)
+
+    def _choose(self, scans: _Scans) -> None:
+        raise NotImplementedError
+
+    def _limits(self, scans: _Scans) -> list[float]:
+        return [self.threshold_] * len(scans.volumes)
+
+
+class _OwnThreshold(ThresholdRule):
+    """A rule that reads a threshold off the scores of one map, or off those of all."""
+
+    def _choose(self, scans: _Scans) -> None:
+        self.threshold_ = self._of_all(scans) if self._is_common() else float("nan")
+
+    def _limits(self, scans: _Scans) -> list[float]:
+        return super()._limits(scans) if self._is_common() else [self._of_all(one) for one in scans.singly()]
+
+    def _is_common(self) -> bool:
+        return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
+
+    def _of_all(self, scans: _Scans) -> float:
+        raise NotImplementedError
+
+
+class _TruthThreshold(ThresholdRule):
+    """A rule that chooses, by the lesions, what is best over all thresholds."""
+
+    needs_truth = True
+    scope: Scope
+
+    def _choose(self, scans: _Scans) -> None:
+        scored = [
+            _graded(values, lesion) for values, lesion in zip(scans.inside(), scans.lesions_inside(), strict=True)
+        ]
+        if not any(n_lesion for _, _, _, n_lesion in scored):
+            msg = f"{type(self).__name__} needs lesions inside the masks; there is no voxel in {len(scored)} scan(s)"
+            raise ValueError(msg)
+        self.thresholds_ = [float("nan")] * len(scored)
+        if self.scope == SCOPES[0]:
+            self.threshold_ = self._best([one for one in scored if one[3]])
+            return
+        self.threshold_ = float("nan")
+        # Without a lesion the best that a map can do is to stay empty.
+        self.thresholds_ = [self._best([one]) if one[3] else float(one[0][0]) for one in scored]
+
+    def _limits(self, scans: _Scans) -> list[float]:
+        if self.scope == SCOPES[0]:
+            return super()._limits(scans)
+        if len(scans.volumes) != len(self.thresholds_):
+            msg = (
+                f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} map(s) with their lesions "
+                f"and is applied to {len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'"
+            )
+            raise ValueError(msg)
+        return self.thresholds_
+
+    def _best(self, scored: list[_Graded]) -> float:
+        """Find the threshold with the largest mean over scans: a sum of steps, one at each score of each scan."""
+        scores, steps = [], []
+        for values, n_true, n_all, n_lesion in scored:
+            quality = self._quality(n_true, n_all, n_lesion, int(n_all[-1]))
+            # At and above a scan's largest score nothing is found, and the quality of nothing is 0.
+            steps.append(np.diff(quality, prepend=0.0))
+            scores.append(values)
+        order = np.argsort(-np.concatenate(scores), kind="stable")
+        ranked = np.concatenate(scores)[order]
+        total = np.cumsum(np.concatenate(steps)[order])
+        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        best = last[int(np.argmax(total[last]))]
+        following = (
+            ranked[best + 1] if best + 1 < len(ranked) else np.nextafter(ranked[best], -np.inf, dtype=ranked.dtype)
+        )
+        return float(following)
+
+    def _quality(self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+
+class FixedThreshold(_OwnThreshold):
+    """
+    A threshold that was chosen before.
+
+    Parameters
+    ----------
+    value : float
+        The threshold. The study's .3 for autoencoders means something only for maps that are scaled by their own
+        largest values (``scale="image"``), its .5 for discriminators for probabilities.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def _check_parameters(self) -> None:
+        if not np.isfinite(self.value):
+            msg = f"the threshold must be a finite number, not {self.value!r}"
+            raise ValueError(msg)
+
+    def _of_all(self, scans: _Scans) -> float:
+        return float(self.value)
+
+
+class OtsuThreshold(_OwnThreshold):
+    """
+    The threshold that separates scores into two groups as well as one can, by Otsu's criterion.
+
+    The variance between groups is computed for every threshold, so there are no bins to choose.
+
+    Parameters
+    ----------
+    scope : {"dataset", "image"}, default="dataset"
+        One threshold for all maps that `fit` saw, or one for each map, computed by `apply`. With the latter every map
+        that is not constant has anomalies, those of healthy scans, too.
+
+    References
+    ----------
+    Otsu, IEEE Trans Syst Man Cybern 9:62–66, 1979.
+    """
+
+    def __init__(self, *, scope: Scope = "dataset") -> None:
+        self.scope = scope
+
+    def _of_all(self, scans: _Scans) -> float:
+        return _otsu(np.concatenate(scans.inside()))
+
+
+class MeanPoolThreshold(_OwnThreshold):
+    """
+    The largest mean of a map over windows, 16³ voxels of 2.4 mm in the study.
+
+    Windows lie at every voxel, as the paper has it (a convolution; the published code uses tiles), inside the volume;
+    where this is shorter than a window, the window is cut. Outside the mask a map counts as 0.
+
+    Parameters
+    ----------
+    size_mm : float, default=38.4
+        Edge of a window in mm.
+    spacing : float or tuple of float of length 3, optional
+        Edges of a voxel in mm; by default `STUDY_SPACING`. `evaluate_detectors` fills in that of the cases.
+    scope : {"dataset", "image"}, default="dataset"
+        The mean over all maps that `fit` saw of their largest means, or the own one of each map, computed by `apply`.
+
+    References
+    ----------
+    Weninger et al., Sci Rep, 2023.
+    """
+
+    def __init__(
+        self,
+        size_mm: float = 38.4,
+        *,
+        spacing: float | tuple[float, float, float] | None = None,
+        scope: Scope = "dataset",
+    ) -> None:
+        self.size_mm = size_mm
+        self.spacing = spacing
+        self.scope = scope
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        for name, value in (("size_mm", self.size_mm), ("spacing", self._edges())):
+            if not (np.isfinite(value).all() and (np.asarray(value) > 0).all()):
+                msg = f"{name} must be positive lengths in mm, not {getattr(self, name)!r}"
+                raise ValueError(msg)
+
+    def _edges(self) -> NDArray[np.float64]:
+        edges = np.asarray(STUDY_SPACING if self.spacing is None else self.spacing, dtype=np.float64)
+        if edges.shape not in ((), (3,)):
+            msg = f"spacing must be one length in mm or three, not {self.spacing!r}"
+            raise ValueError(msg)
+        return np.broadcast_to(edges, 3)
+
+    def _of_all(self, scans: _Scans) -> float:
+        edges = np.maximum(np.rint(self.size_mm / self._edges()), 1).astype(int)
+        means = [
+            _largest_mean(np.where(mask, volume, 0), edges)
+            for volume, mask in zip(scans.volumes, scans.masks, strict=True)
+        ]
+        return float(np.mean(means))
+
+
+class YoudenThreshold(_TruthThreshold):
+    """
+    The threshold with the largest sum of sensitivity and specificity; for comparison only.
+
+    Parameters
+    ----------
+    scope : {"dataset", "image"}, default="dataset"
+        One threshold, the best for the mean over scans with lesions, or one for each scan that `fit` saw.
+
+    References
+    ----------
+    Youden, Cancer 3:32–35, 1950.
+    """
+
+    def __init__(self, *, scope: Scope = "dataset") -> None:
+        self.scope = scope
+
+    def _quality(self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int) -> NDArray[np.float64]:
+        # All of a scan may be lesion: then nothing can be wrong.
+        return n_true / n_lesion - (n_all - n_true) / max(n - n_lesion, 1)
+
+
+class BestDiceThreshold(_TruthThreshold):
+    """
+    The threshold with the largest Dice; for comparison only.
+
+    Parameters
+    ----------
+    scope : {"dataset", "image"}, default="dataset"
+        One threshold, the best for the mean over scans with lesions, or one for each scan that `fit` saw.
+    """
+
+    def __init__(self, *, scope: Scope = "dataset") -> None:
+        self.scope = scope
+
+    def _quality(self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int) -> NDArray[np.float64]:
+        return 2 * n_true / (n_all + n_lesion)
+
+
+class HealthyRateThreshold(_OwnThreshold):
+    """
+    The lowest threshold at which healthy scans have no more false positives than a chosen share of voxels.
+
+    Parameters
+    ----------
+    rate : float, default=0.01
+        Share of voxels above the threshold, as a mean over the scans that `fit` sees: healthy ones that were not
+        trained on.
+    """
+
+    needs_healthy = True
+
+    def __init__(self, rate: float = 0.01) -> None:
+        self.rate = rate
+
+    def _check_parameters(self) -> None:
+        if not 0 <= self.rate < 1:
+            msg = f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
+            raise ValueError(msg)
+
+    def _of_all(self, scans: _Scans) -> float:
+        inside = scans.inside()
+        values = np.concatenate(inside)
+        shares = np.repeat([1 / (len(inside) * len(one)) for one in inside], [len(one) for one in inside])
+        order = np.argsort(-values, kind="stable")
+        ranked, above = values[order], np.cumsum(shares[order])
+        # The first score down from the largest that may not be included any more; sums of shares are rounded.
+        allowed = int(np.searchsorted(above, self.rate * (1 + 1e-9), side="right"))
+        return float(ranked[min(allowed, len(ranked) - 1)])
+
+
+#: The rules by the names that tables give them, with the parameters of the study.
+RULES: dict[str, ThresholdRule] = {
+    "Otsu": OtsuThreshold(),
+    "mean pool": MeanPoolThreshold(),
+    "healthy rate": HealthyRateThreshold(),
+    "Youden": YoudenThreshold(),
+    "best Dice": BestDiceThreshold(),
+}
+
+
+def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
+    """
+    Remove what is smaller than a cube (binary opening).
+
+    Parameters
+    ----------
+    binary : array_like of shape (x, y, z) or (n, x, y, z)
+        Anomalous voxels; each volume is opened by itself.
+    size : int, default=3
+        Edge of the cube in voxels.
+
+    Returns
+    -------
+    ndarray of bool
+        Of the same shape: the union of all cubes of anomalous voxels, each wholly inside the volume.
+
+    Raises
+    ------
+    ValueError
+        If there are not three or four axes, values are not 0 and 1, or the size is below 1.
+    """
+    from scipy import ndimage
+
+    found = np.asarray(binary)
+    if found.ndim not in (3, 4):
+        msg = f"a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the shape {found.shape}"
+        raise ValueError(msg)
+    if found.dtype != bool:
+        found = _only_binary(found, "map")
+    if isinstance(size, bool) or int(size) != size or size < 1:
+        msg = f"size must be a whole number of voxels of 1 or more, not {size!r}"
+        raise ValueError(msg)
+    return ndimage.binary_opening(found, np.ones((1,) * (found.ndim - 3) + (int(size),) * 3))
+
+
+# Scores of scans ---------------------------------------------------------------------------------------------------
+
+#: Distinct scores of a scan from the largest, voxels of lesions and all voxels that reach each, voxels of lesions.
+_Graded = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scans:
+    """Maps with the voxels that count, and with lesions where they are known."""
+
+    volumes: list[NDArray[Any]]
+    masks: list[NDArray[np.bool_]]
+    lesions: list[NDArray[np.bool_]] | None
+
+    def inside(self) -> list[NDArray[Any]]:
+        return [volume[mask] for volume, mask in zip(self.volumes, self.masks, strict=True)]
+
+    def lesions_inside(self) -> list[NDArray[np.bool_]]:
+        return [lesion[mask] for lesion, mask in zip(self.lesions or (), self.masks, strict=True)]
+
+    def singly(self) -> Iterable[_Scans]:
+        for volume, mask in zip(self.volumes, self.masks, strict=True):
+            yield _Scans([volume], [mask], None)
+
+
+def _volumes(maps: Volumes, what: str) -> list[NDArray[Any]]:
+    volumes = [np.asarray(one) for one in maps]
+    if not volumes:
+        msg = f"there is no {what}; give one for each scan"
+        raise ValueError(msg)
+    for i, volume in enumerate(volumes):
+        if volume.ndim != 3:
+            msg = f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
+            raise ValueError(msg)
+        if volume.dtype.kind not in "fiub" or not np.isfinite(volume).all():
+            n = np.count_nonzero(~np.isfinite(volume)) if volume.dtype.kind in "fiub" else volume.size
+            msg = f"{what} {i} has {n} values that are no finite numbers ({volume.dtype}); set voxels without one to 0"
+            raise ValueError(msg)
+    return [volume.astype(np.float32) if volume.dtype.kind in "iub" else volume for volume in volumes]
+
+
+def _masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
+    if masks is None:
+        return [np.ones(volume.shape, dtype=bool) for volume in volumes]
+    found = _binary(masks, volumes, "mask")
+    for i, mask in enumerate(found):
+        if not mask.any():
+            msg = f"mask {i} is empty; leave the scan out or mark the voxels that count"
+            raise ValueError(msg)
+    return found
+
+
+def _binary(values: Volumes, volumes: list[NDArray[Any]], what: str) -> list[NDArray[np.bool_]]:
+    found = [np.asarray(one) for one in values]
+    if len(found) != len(volumes):
+        msg = f"{len(found)} {what}(s) for {len(volumes)} map(s); give one for each"
+        raise ValueError(msg)
+    for i, (one, volume) in enumerate(zip(found, volumes, strict=True)):
+        if one.shape != volume.shape:
+            msg = f"{what} {i} has shape {one.shape} and its map {volume.shape}; bring both to one grid"
+            raise ValueError(msg)
+    return [one if one.dtype == bool else _only_binary(one, f"{what} {i}") for i, one in enumerate(found)]
+
+
+def _only_binary(values: NDArray[Any], what: str) -> NDArray[np.bool_]:
+    positive = values == 1
+    if not (positive | (values == 0)).all():
+        others = np.setdiff1d(np.unique(values), (0, 1))[:5].tolist()
+        msg = f"a {what} holds 0 and 1 only, not {others}; choose its classes, for example values == 1"
+        raise ValueError(msg)
+    return positive
+
+
+# Choosing ----------------------------------------------------------------------------------------------------------
+
+
+def _otsu(values: NDArray[Any]) -> float:
+    """Give the largest score of the lower group; that of constant scores is all there is, and nothing is above it."""
+    ranked = np.sort(values)
+    cuts = np.flatnonzero(ranked[1:] > ranked[:-1])
+    if not len(cuts):
+        return float(ranked[-1])
+    # Sums of scores less their mean lose no digits where scores are large and alike.
+    below = np.cumsum(ranked - ranked.mean(dtype=np.float64), dtype=np.float64)
+    n_below = cuts + 1.0
+    # Variance between groups, times the number of voxels squared: that of sums, as both of them add up to 0.
+    between = below[cuts] ** 2 / (n_below * (len(ranked) - n_below))
+    return float(ranked[cuts[int(np.argmax(between))]])
+
+
+def _largest_mean(volume: NDArray[Any], edges: NDArray[Any]) -> float:
+    """Compute the largest mean over boxes inside a volume, by sums from a corner."""
+    sums = volume.astype(np.float64)
+    n = 1
+    for axis, edge in enumerate(edges.tolist()):
+        edge = min(edge, sums.shape[axis])
+        sums = np.moveaxis(np.cumsum(sums, axis=axis), axis, 0)
+        first = sums[edge - 1 : edge]
+        sums = np.moveaxis(np.concatenate([first, sums[edge:] - sums[:-edge]]), 0, axis)
+        n *= edge
+    return float(sums.max() / n)
+
+
+def _graded(values: NDArray[Any], lesion: NDArray[np.bool_]) -> _Graded:
+    """Count what reaches each distinct score, from the largest score down."""
+    order = np.argsort(-values, kind="stable")
+    ranked = values[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    n_true = np.cumsum(lesion[order])[last]
+    return ranked[last], n_true, last + 1, int(n_true[-1])
