@@ -13,8 +13,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.casefiles import file_stem
 from dmrifit.console import progress
-from metastasis.cases import Case, file_stem
+from metastasis.cases import Case
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def segment_cases(
     ValueError
         If two cases would have one folder.
     """
-    stems = [file_stem(case) for case in cases]
+    stems = [file_stem(case.patient, case.name) for case in cases]
     folded = [stem.casefold() for stem in stems]
     if twice := sorted({stem for stem, key in zip(stems, folded, strict=True) if folded.count(key) > 1}):
         msg = f"several cases would be written to one folder: {', '.join(twice)}; give them names of their own"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,21 +10,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.casefiles import (
+    checked_affine,
+    checked_mask,
+    checked_values,
+    file_stems,
+    read_on_grid,
+    save_values,
+    three_axes,
+    write_table,
+)
 from dmrifit.derivatives import stem
 from dmrifit.files import FileSet
-from dmrifit.images import image_name, load_image, save_image, values_of
-from dmrifit.masks import MASK_THRESHOLD, check_same_grid
+from dmrifit.images import image_name, load_image, values_of
+from dmrifit.masks import MASK_THRESHOLD
 from dmrifit.participants import WORDS
-from dmrifit.tables import NOTHING, read_rows
+from dmrifit.tables import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE", "Case", "file_stem", "read_case", "read_cases", "write_cases"]
+__all__ = ["TABLE", "Case", "read_case", "read_cases", "write_cases"]
 
 #: Name of the table that `write_cases` makes.
 TABLE = "cases.tsv"
 
+_REMEDY = "bring both to one grid (prepare_brain does)"
 _REQUIRED = ("patient", "image")
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
 _OPTIONAL = ("name", *_MAPS, "lesions", "classes", "synthetic")
@@ -106,16 +115,12 @@ class Case:
             raise ValueError(msg)
         for key, values in (("image", image), ("prior", self.prior)):
             if values is not None:
-                checked[key] = _picture(np.asarray(values), image.shape, f"{who}: the {key}")
+                checked[key] = checked_values(values, image.shape, f"{who}: the {key}", remedy=_REMEDY)
         for key in ("label", "brain", "prior_label", "mimics"):
             if (mask := getattr(self, key)) is not None:
-                found = _mask(np.asarray(mask), image.shape, f"{who}: the {key.replace('_', ' ')}")
+                found = checked_mask(mask, image.shape, f"{who}: the {key.replace('_', ' ')}", remedy=_REMEDY)
                 checked[key] = found if key == "brain" else found.astype(np.uint8)
-        affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-            msg = f"{who}: the affine places no voxels: {affine.tolist()}; give a (4, 4) matrix of three axes in mm"
-            raise ValueError(msg)
-        checked["affine"] = affine
+        checked["affine"] = checked_affine(self.affine, who)
         checked["synthetic"] = bool(self.synthetic)
         for key, value in checked.items():
             object.__setattr__(self, key, value)
@@ -251,58 +256,19 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     OSError
         If the folder cannot be written to.
     """
-    if not len(cases):
-        msg = "there are no cases to write"
-        raise ValueError(msg)
-    stems = [file_stem(case) for case in cases]
-    folded = [stem.casefold() for stem in stems]
-    twice = sorted({case.name for case, stem in zip(cases, folded, strict=True) if folded.count(stem) > 1})
-    if twice:
-        msg = f"several cases would have the same files: {', '.join(twice)}; give them names of their own"
-        raise ValueError(msg)
+    stems = file_stems((case.patient, case.name) for case in cases)
     rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
-    columns = [key for key in _COLUMNS if any(key in row for row in rows)]
     files = [row[key] for row in rows for key in ("image", *_MAPS, "lesions") if key in row]
     with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
         for case, row in zip(cases, rows, strict=True):
             for key in ("image", *_MAPS):
                 if key in row:
                     values = getattr(case, key)
-                    _save(values if values.dtype != bool else values.astype(np.uint8), case, file_set.path(row[key]))
+                    save_values(values, case.affine, file_set.path(row[key]))
             if case.lesions is not None:
                 case.lesions.to_csv(file_set.path(row["lesions"]), sep="\t", index=False, na_rep="n/a")
-        with file_set.path(TABLE).open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-            writer.writerows([columns, *([row.get(column, "n/a") for column in columns] for row in rows)])
-        described = {column: {"Description": _COLUMNS[column]} for column in columns}
-        file_set.write_json("cases.json", described)
+        write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
     return Path(folder) / TABLE
-
-
-def file_stem(case: Case) -> str:
-    """
-    Make a name for the files of a case.
-
-    Parameters
-    ----------
-    case : Case
-        The case.
-
-    Returns
-    -------
-    str
-        Its name, with ``-`` in place of what file names had better not have.
-
-    Raises
-    ------
-    ValueError
-        If its name or its patient's cannot stand in a table.
-    """
-    for kind, name in (("patient", case.patient), ("case", case.name)):
-        if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
-            msg = f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
-            raise ValueError(msg)
-    return re.sub(r"[^A-Za-z0-9._-]", "-", case.name).lstrip(".-") or "case"
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:
@@ -313,16 +279,11 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         if not row.get(column):
             return None
         path = folder / row[column]
-        loaded = load_image(path)
-        found = _three_axes(values_of(loaded, image_name(path)), path)
         try:
-            check_same_grid(
-                found.shape, loaded.affine, image.shape[:3], image.affine, name=str(path), reference_name=row["image"]
-            )
+            return read_on_grid(path, image.shape[:3], image.affine, row["image"])
         except ValueError as error:
             msg = f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")
             raise ValueError(msg) from None
-        return found
 
     word = row.get("synthetic", "").lower()
     if word not in WORDS:
@@ -335,7 +296,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
             masks[column] = _chosen(found, row.get("classes", "") if column == "label" else "")
     return Case(
         row["patient"],
-        _three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"]),
+        three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"]),
         prior=values("prior"),
         affine=image.affine,
         synthetic=WORDS[word],
@@ -367,51 +328,7 @@ def _read_lesions(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t")
 
 
-def _three_axes(values: NDArray, path: Path) -> NDArray:
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        msg = f"{path} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
-        raise ValueError(msg)
-    return values
-
-
-def _picture(values: NDArray, shape: tuple[int, ...], what: str) -> NDArray[np.float32]:
-    _check_shape(values, shape, what)
-    if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-        n = np.count_nonzero(~np.isfinite(values)) if values.dtype.kind in "fiub" else values.size
-        msg = f"{what} has {n} values that are no finite numbers ({values.dtype}); set voxels without a value to 0"
-        raise ValueError(msg)
-    return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def _mask(values: NDArray, shape: tuple[int, ...], what: str) -> NDArray[np.bool_]:
-    _check_shape(values, shape, what)
-    if values.dtype != bool:
-        others = np.setdiff1d(np.unique(values), (0, 1))
-        if others.size:
-            msg = (
-                f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1"
-            )
-            raise ValueError(msg)
-    return np.ascontiguousarray(values != 0)
-
-
-def _check_shape(values: NDArray, shape: tuple[int, ...], what: str) -> None:
-    if values.shape != shape:
-        msg = f"{what} has shape {values.shape} and the image {shape}; bring both to one grid (prepare_brain does)"
-        raise ValueError(msg)
-
-
 def _row(case: Case, stem: str) -> dict[str, str]:
     row = {"patient": case.patient, "name": case.name, "synthetic": "true" if case.synthetic else "false"}
     row |= {key: f"{stem}_{key}.nii.gz" for key in ("image", *_MAPS) if getattr(case, key) is not None}
     return row | ({} if case.lesions is None else {"lesions": f"{stem}_lesions.tsv"})
-
-
-def _save(values: NDArray, case: Case, path: Path) -> None:
-    import nibabel as nib
-
-    image = nib.Nifti1Image(values, case.affine)
-    image.header.set_xyzt_units("mm")
-    save_image(image, path)
