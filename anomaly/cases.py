@@ -180,7 +180,7 @@ class Case:
     def __repr__(self) -> str:
         kind = "synthetic case" if self.synthetic else "case"
         size = " × ".join(map(str, self.shape))
-        what = "healthy" if self.healthy else f"lesion of {np.count_nonzero(self.lesion)} voxels"
+        what = "healthy" if self.healthy else f"lesion of {0 if self.lesion is None else self.lesion.sum()} voxels"
         return f"<{kind} {self.name!r}, {size} voxels, {self.signal.shape[3]} directions, {what}>"
 
     @property
@@ -372,6 +372,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         with np.errstate(invalid="ignore"):
             found["brain"] = (series[..., ~weighted] > 0).all(axis=-1)
     signal, b0 = normalized(series, b, found["brain"])
+    found |= {key: row.get(key, "") for key in _WORDS}
     for key, words in (("age", None), ("synthetic", WORDS)):
         word = row.get(key, "").lower()
         try:
@@ -387,7 +388,6 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         b0=b0 if (b0[found["brain"]] > 0).all() else None,
         b=float(np.round(b[weighted].mean())),
         directions=None if vectors is None else vectors[weighted],
-        **{key: row.get(key, "") for key in _WORDS},
         **found,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from metastasis.anatomy import Head, texture_field
+from dmrifit.heads import Head, texture_field
 
 __all__ = [
     "Nodule",

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, label
 
+from dmrifit.heads import Head, TissueMaps, centered_grid, draw_head, read_tissues, slow_field, texture_field
 from dmrifit.images import Image
 from dmrifit.randomness import RandomState, seed_for, seed_from
-from metastasis.anatomy import Head, TissueMaps, centered_grid, draw_head, read_tissues, slow_field, texture_field
 from metastasis.cases import Case
 from metastasis.enhancement import (
     Nodule,

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy.ndimage import binary_dilation, label
 
+from dmrifit.heads import draw_head, read_tissues
 from metastasis import read_cases, simulate_metastases, write_cases
-from metastasis.anatomy import draw_head, read_tissues
 from metastasis.enhancement import draw_nodule, moved, shares
 from metastasis.phantoms import DIAMETERS, STATUSES
 

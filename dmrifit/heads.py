@@ -13,7 +13,16 @@ from dmrifit.images import Image, image_name, load_image, values_of
 from dmrifit.masks import check_same_grid
 from dmrifit.tissues import smooth_field
 
-__all__ = ["Head", "TissueMaps", "centered_grid", "draw_head", "read_tissues", "slow_field", "texture_field"]
+__all__ = [
+    "Head",
+    "TissueMaps",
+    "centered_grid",
+    "draw_head",
+    "made_tissues",
+    "read_tissues",
+    "slow_field",
+    "texture_field",
+]
 
 _BRAIN = np.array([68.0, 85.0, 64.0])  # half axes of a person's brain in mm
 _STRETCH = 1.25  # how much an axis may exceed the others' scale, to fill a field of view of another shape
@@ -121,6 +130,31 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
     low, high = corners.min(axis=0), corners.max(axis=0)
     affine[:3, 3] -= (low + high) / 2
     return TissueMaps(maps[0], maps[1], brain.astype(np.float32), affine, (high - low) / 2)
+
+
+def made_tissues(spacing: float, seed: int = 0) -> TissueMaps:
+    """
+    Make maps of one brain of a person's size from formulas.
+
+    Parameters
+    ----------
+    spacing : float
+        Edge of a voxel in mm.
+    seed : int, default=0
+        Of the field that makes folds, and of how large ventricles are.
+
+    Returns
+    -------
+    TissueMaps
+        The maps.
+    """
+    steps = np.full(3, float(spacing))
+    x, y, z = (int(n) for n in np.ceil(2 * (_BRAIN + _RIM) / steps))
+    affine = centered_grid((x, y, z), steps.tolist())
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in (x, y, z)), indexing="ij"), axis=-1) * steps + affine[:3, 3]
+    gray, white, _, brain = _made(grid / _BRAIN, _BRAIN, steps, np.random.default_rng(seed))
+    gray, white = ((share * brain).astype(np.float32) for share in (gray, white))
+    return TissueMaps(gray, white, brain.astype(np.float32), affine, _BRAIN.copy())
 
 
 def centered_grid(shape: Sequence[int], spacing: Sequence[float]) -> NDArray[np.float64]:
