@@ -9,6 +9,9 @@ from importlib import import_module
 # Public name -> module of this package that defines it.
 _MODULES = {
     "Case": "cases",
+    "DenoisingAutoencoder": "autoencoder",
+    "RecDiscNet": "recdisc",
+    "corrupt": "corruptions",
     "read_cases": "cases",
     "write_cases": "cases",
     "BestDiceThreshold": "thresholds",

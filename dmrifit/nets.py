@@ -461,7 +461,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         """Name the folder of this training: another one for other parameters or cases."""
         if self.checkpoint is None:
             return None
-        parameters = {k: encoded(v, k) for k, v in self.get_params(deep=False).items() if k not in _NOT_OF_RUN}
+        parameters = {k: encoded(v, k) for k, v in self._plain().items() if k not in _NOT_OF_RUN}
         seeded = self.random_state if isinstance(self.random_state, int | np.integer) else None
         names = None if groups is None else [str(group) for group in groups]
         optimizer, options = self._optimizer()

@@ -1,0 +1,355 @@
+"""A convolutional variational autoencoder, and a network that reconstructs and discriminates, in torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from dmrifit._optional import import_optional
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+else:
+    torch = import_optional("torch")
+    nn = torch.nn
+    functional = nn.functional
+
+__all__ = ["ReconstructionDiscrimination", "UShaped", "VariationalAutoencoder", "padded_shape", "padding"]
+
+#: Slope of the autoencoder's rectifier below zero.
+SLOPE = 0.01
+OUTPUTS = ("sigmoid", "linear")
+#: Between them exp(log σ² / 2) stays a number in single precision.
+_LOG_VARIANCES = (-30.0, 20.0)
+
+
+def padded_shape(shape: Sequence[int], step: int) -> tuple[int, int, int]:
+    """
+    Give the next larger shape that can be halved as often as a network halves it.
+
+    Parameters
+    ----------
+    shape : sequence of 3 ints
+        Voxels along each axis.
+    step : int
+        What each axis is to be a multiple of: 2 to the number of halvings.
+
+    Returns
+    -------
+    tuple of 3 ints
+        At least `step` along each axis.
+    """
+    x, y, z = (max(1, -(-n // step)) * step for n in shape)
+    return x, y, z
+
+
+def padding(shape: Sequence[int], larger: Sequence[int]) -> list[tuple[int, int]]:
+    """
+    Say how many voxels of zero go before and after a volume: as many on either side, an odd one after it.
+
+    Parameters
+    ----------
+    shape, larger : sequence of 3 ints
+        Voxels of the volume and of what it is to be.
+
+    Returns
+    -------
+    list of 3 pairs of ints
+        Before and after, along each axis.
+    """
+    return [((b - a) // 2, (b - a) - (b - a) // 2) for a, b in zip(shape, larger, strict=True)]
+
+
+class _Padded(nn.Module):
+    """Networks that halve volumes: they pad them with zeros, and cut their answers to the size of the input."""
+
+    def _pad(self, x: torch.Tensor, larger: Sequence[int]) -> torch.Tensor:
+        sides = padding(x.shape[2:], larger)
+        if any(a or b for a, b in sides):
+            x = functional.pad(x, [n for pair in reversed(sides) for n in pair])
+        # The convolutions need not lay their inputs out anew then.
+        return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+
+    def _cut(self, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        inner = [slice(a, a + n) for (a, _), n in zip(padding(shape, x.shape[2:]), shape, strict=True)]
+        return x[:, :, inner[0], inner[1], inner[2]]
+
+
+class VariationalAutoencoder(_Padded):
+    """
+    A convolutional variational autoencoder with a linear latent vector.
+
+    Each width is a convolution of 3³ with stride 2, batch normalization and a leaky rectifier. A linear layer (of
+    `dense` numbers, without a rectifier) leads to mean and logarithm of the variance of the latent numbers; the
+    decoder mirrors the encoder, and ends with as many channels as the first width at full resolution and a convolution
+    of 1³. In training the latent numbers are drawn from their distribution, elsewhere they are its mean, so that a
+    volume has one answer.
+
+    A shape that cannot be halved as often as there are widths is padded with zeros, as many on either side and an odd
+    one at the end, and the answer is cut again.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of a volume, one for each direction.
+    shape : sequence of 3 ints
+        Voxels of a volume.
+    widths : sequence of int, default=(64, 128, 256, 512)
+        Channels of the levels of the encoder; those of the paper.
+    latent_dim : int, default=512
+        Latent numbers.
+    output : {"sigmoid", "linear"}, default="sigmoid"
+        What the last layer ends with.
+    dense : int or None, default=512
+        Numbers of the linear layer next to the latent ones on either side; without it, the latent numbers come from
+        the features themselves.
+
+    References
+    ----------
+    Weninger et al., Scientific Reports 13:20366, 2023.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        shape: Sequence[int],
+        widths: Sequence[int] = (64, 128, 256, 512),
+        latent_dim: int = 512,
+        *,
+        output: str = "sigmoid",
+        dense: int | None = 512,
+    ) -> None:
+        super().__init__()
+        # A copy: the order of what was given stays.
+        widths = tuple(widths)
+        self.output = output
+        self.shape = tuple(shape)
+        self.larger = padded_shape(shape, 2 ** len(widths))
+        self.smallest = tuple(n // 2 ** len(widths) for n in self.larger)
+        self.encoder = nn.Sequential(*(_level(a, b) for a, b in pairwise((n_channels, *widths))))
+        n_features = widths[-1] * math.prod(self.smallest)
+        self.to_dense = nn.Linear(n_features, dense) if dense else nn.Identity()
+        self.to_mean = nn.Linear(dense or n_features, latent_dim)
+        self.to_log_variance = nn.Linear(dense or n_features, latent_dim)
+        back: list[nn.Module] = [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)] if dense else []
+        self.from_latent = nn.Sequential(*(back or [nn.Linear(latent_dim, n_features)]))
+        reverse = (*widths[::-1], widths[0])
+        self.decoder = nn.Sequential(*(_raise(a, b) for a, b in pairwise(reverse)))
+        self.answer = nn.Conv3d(widths[0], n_channels, 1)
+
+    def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Give mean and logarithm of the variance of the latent numbers.
+
+        Parameters
+        ----------
+        volume : tensor of shape (n, n_channels, x, y, z)
+            Volumes.
+
+        Returns
+        -------
+        mean, log_variance : tensor of shape (n, latent_dim)
+            Of their distribution.
+
+        Raises
+        ------
+        ValueError
+            If the volumes have another shape than the network was made for.
+        """
+        if tuple(volume.shape[2:]) != self.shape:
+            msg = f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}"
+            raise ValueError(msg)
+        features = self.to_dense(self.encoder(self._pad(volume, self.larger)).flatten(1))
+        return self.to_mean(features), self.to_log_variance(features).clamp(*_LOG_VARIANCES)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """
+        Give the volumes that belong to latent numbers.
+
+        Parameters
+        ----------
+        latent : tensor of shape (n, latent_dim)
+            Latent numbers.
+
+        Returns
+        -------
+        tensor of shape (n, n_channels, x, y, z)
+            Volumes.
+        """
+        features = self.from_latent(latent).reshape(len(latent), -1, *self.smallest)
+        volume: torch.Tensor = self._cut(self.answer(self.decoder(features)), self.shape)
+        return volume.sigmoid() if self.output == "sigmoid" else volume
+
+    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Reconstruct volumes.
+
+        Parameters
+        ----------
+        volume : tensor of shape (n, n_channels, x, y, z)
+            Volumes.
+
+        Returns
+        -------
+        reconstruction : tensor of the shape of the volumes
+            From the mean of the latent numbers, or in training from numbers that are drawn.
+        mean, log_variance : tensor of shape (n, latent_dim)
+            Of the latent numbers.
+        """
+        mean, log_variance = self.encode(volume)
+        latent = mean
+        if self.training:
+            latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        return self.decode(latent), mean, log_variance
+
+
+def _level(before: int, after: int) -> nn.Module:
+    convolution = nn.Conv3d(before, after, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm3d(after), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+def _raise(before: int, after: int) -> nn.Module:
+    convolution = nn.ConvTranspose3d(before, after, 3, stride=2, padding=1, output_padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm3d(after), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+class UShaped(nn.Module):
+    """
+    A U-shaped network, with or without skip connections.
+
+    Each level has two convolutions of 3³, each with instance normalization and a rectifier; between levels volumes
+    are halved by the stride of the first convolution, and doubled by a transposed convolution of 2³.
+
+    Parameters
+    ----------
+    n_channels : int
+        Of its input.
+    n_answers : int
+        Channels of its output, which ends with a convolution of 1³.
+    width : int
+        Channels of the first level; each further level has twice as many.
+    levels : int, default=3
+        Resolutions.
+    skips : bool, default=True
+        Whether each level of the decoder sees that of the encoder.
+    """
+
+    def __init__(self, n_channels: int, n_answers: int, width: int, levels: int = 3, *, skips: bool = True) -> None:
+        super().__init__()
+        self.skips = skips
+        widths = [width * 2**level for level in range(levels)]
+        before = [n_channels, *widths[:-1]]
+        self.down = nn.ModuleList(
+            _double(a, b, stride=2 if level else 1) for level, (a, b) in enumerate(zip(before, widths, strict=True))
+        )
+        self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths))
+        self.after = nn.ModuleList(_double(2 * a if skips else a, a) for a in widths[:-1])
+        self.answer = nn.Conv3d(width, n_answers, 1)
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """
+        Compute the answer.
+
+        Parameters
+        ----------
+        volume : tensor of shape (n, n_channels, x, y, z)
+            Along each axis a multiple of 2 to the number of levels less one.
+
+        Returns
+        -------
+        tensor of shape (n, n_answers, x, y, z)
+            The answer.
+        """
+        seen = []
+        for level in self.down:
+            volume = level(volume)
+            if self.skips:
+                seen.append(volume)
+        for number in reversed(range(len(self.up))):
+            volume = self.up[number](volume)
+            if self.skips:
+                volume = torch.cat([volume, seen[number]], dim=1)
+            volume = self.after[number](volume)
+        answer: torch.Tensor = self.answer(volume)
+        return answer
+
+
+def _double(before: int, after: int, *, stride: int = 1) -> nn.Module:
+    layers: list[nn.Module] = []
+    for a, b, step in ((before, after, stride), (after, after, 1)):
+        # Affine: otherwise the normalization takes away every contrast between scans.
+        norm = nn.InstanceNorm3d(b, affine=True)
+        layers += [nn.Conv3d(a, b, 3, stride=step, padding=1, bias=False), norm, nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class ReconstructionDiscrimination(_Padded):
+    """
+    A network that reconstructs a volume as if it were healthy, and one that compares the two.
+
+    The first is U-shaped without skip connections, so that anomalies have to pass its narrowest level; the second has
+    them, and sees reconstruction and input side by side.
+
+    A shape that cannot be halved as often as there are levels less one is padded with zeros, as many on either side
+    and an odd one at the end, and the answers are cut again.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of a volume, one for each direction.
+    reconstruction_width : int, default=128
+        Channels of the first level of the reconstruction; that of the paper.
+    discrimination_width : int, default=16
+        Channels of the first level of the discriminator.
+    levels : int, default=3
+        Resolutions of both.
+    output : {"sigmoid", "linear"}, default="linear"
+        What the reconstruction ends with.
+
+    References
+    ----------
+    Weninger et al., Scientific Reports 13:20366, 2023.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        reconstruction_width: int = 128,
+        discrimination_width: int = 16,
+        levels: int = 3,
+        *,
+        output: str = "linear",
+    ) -> None:
+        super().__init__()
+        self.output = output
+        self.step = 2 ** (levels - 1)
+        self.reconstruct = UShaped(n_channels, n_channels, reconstruction_width, levels, skips=False)
+        self.discriminate = UShaped(2 * n_channels, 1, discrimination_width, levels, skips=True)
+
+    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Reconstruct volumes, and say where they are not healthy.
+
+        Parameters
+        ----------
+        volume : tensor of shape (n, n_channels, x, y, z)
+            Volumes of any shape.
+
+        Returns
+        -------
+        reconstruction : tensor of the shape of the volumes
+            Without anomalies, as far as it could be learned.
+        logits : tensor of shape (n, 1, x, y, z)
+            Of an anomaly.
+        """
+        shape = volume.shape[2:]
+        padded = self._pad(volume, padded_shape(shape, self.step))
+        reconstruction = self.reconstruct(padded)
+        if self.output == "sigmoid":
+            reconstruction = reconstruction.sigmoid()
+        logits = self.discriminate(torch.cat([reconstruction, padded], dim=1))
+        return self._cut(reconstruction, shape), self._cut(logits, shape)

@@ -1,0 +1,331 @@
+"""Anomalies as what a network finds that has learned to tell synthetic ones from healthy tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from anomaly.corruptions import COUNTS, RADII, TissueMoments, check_corruption, corrupt_in_place
+from anomaly.detectors import Scans
+from anomaly.reconstructors import RESIDUALS, Reconstructor, check_number, check_words, residual_map
+from dmrifit.randomness import RandomState, seed_for
+from dmrifit.registry import register
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RecDiscNet"]
+
+_CHOICES = {"output": ("linear", "sigmoid"), "residual": RESIDUALS}
+
+
+@register
+class RecDiscNet(Reconstructor):
+    """
+    Find anomalies by a network that has learned to find synthetic ones in healthy scans.
+
+    Scans are corrupted as by `corrupt`. One network reconstructs what they were before, without skip connections, and
+    another one, with them, sees scan and reconstruction side by side and says where the anomaly is. A voxel's score is
+    the probability that it gives. How far the reconstruction differs is another score, given by `residual_map`.
+
+    A scan whose size cannot be halved as often as the levels ask for is padded with zeros, as many on either side and
+    an odd one at the end; maps have the size of the scan. Scans need not have the size of those that were learned from.
+
+    Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
+
+    Parameters
+    ----------
+    noise : str, default="mix"
+        What ellipsoids are filled with, as of `corrupt`.
+    mean : {"half", "full"}, default="half"
+        Mean of the noise: half of that of brain tissue, or all of it.
+    mse_weight : float, default=5
+        Weight of the mean squared error of the reconstruction in the loss. The paper has 1.
+    bce_weight : float, default=1
+        Weight of the cross-entropy of the discriminator. The paper has ω and does not say its value; that of the
+        published code is 0.2 with a weight of 1 for the squared error.
+    positive_weight : float, default=20
+        Weight of voxels of anomalies in the cross-entropy.
+    reconstruction_width, discrimination_width : int, default=8, 8
+        Channels of the first levels of the two networks.
+    levels : int, default=3
+        Resolutions of both.
+    output : {"linear", "sigmoid"}, default="linear"
+        What the reconstruction ends with.
+    residual : {"mean", "mean-of-abs"}, default="mean"
+        How residuals are averaged over the channels by `residual_map`.
+    repeats : int, default=4
+        How often each scan is learned from in an epoch, with an anomaly of its own each time.
+    fresh : bool, default=True
+        Whether anomalies are new in every epoch, or four (`repeats`) of each scan are drawn once, as published.
+    counts : sequence of 3 floats, default=(0.2, 0.6, 0.2)
+        How often there are no, one and two ellipsoids.
+    radii : sequence of 2 floats, default=(0.174, 0.382)
+        Least and largest radius, times that of a ball as large as the brain.
+    scale : {None, "image"}, default=None
+        With ``"image"`` a map is divided by its own 99.9 % quantile and cut off at 1. Probabilities need no scale.
+    threshold : threshold rule, optional
+        What makes a map binary, fitted to scans that were not learned from; by default `HealthyRateThreshold(0.01)`.
+    calibration : float, int or None, default=0.25
+        The healthy scans for the threshold: a share of the subjects that is not learned from; a number of folds, each
+        of which is one more training; or None, to do without.
+    decay : float, default=1.0
+        What the learning rate is multiplied by after each epoch.
+    epochs : int, default=10
+        Passes over the scans, `repeats` times each.
+    batch_size : int, default=4
+        Scans in a step.
+    learning_rate : float, default=0.001
+        Of the first epoch, of Adam.
+    schedule : {"constant", "cosine"}, default="constant"
+        Whether the learning rate stays, but for `decay`, or falls to zero over the epochs too.
+    validation_fraction : float, default=0.0
+        Share of the subjects whose loss is computed after each epoch, with anomalies that stay the same, and that are
+        not learned from.
+    patience : int, optional
+        End the training after so many epochs without a smaller loss, and take the best weights.
+    mixed_precision, compile : bool, default=False
+        On a GPU only.
+    checkpoint : path, optional
+        Folder for the states of trainings.
+    verbose : bool, default=False
+        Whether to show the time left.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split, order of scans and anomalies.
+
+    Attributes
+    ----------
+    moments_ : dict
+        ``mean`` and ``sd`` of the signals of brain tissue in the scans that were learned from.
+    threshold_ : threshold rule or None
+        Fitted to the scans that were held back.
+    net_ : skorch.NeuralNet
+        The trained net.
+    history_ : list of dict
+        What is known of each epoch.
+    shape_ : tuple of int
+        Numbers of voxels of the scans.
+    n_channels_ : int
+        Number of directions of the scans.
+
+    References
+    ----------
+    Weninger et al., Scientific Reports 13:20366, 2023.
+    """
+
+    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "moments_")
+    _one_size: ClassVar[bool] = False
+
+    moments_: dict[str, float]
+
+    def __init__(
+        self,
+        noise: str = "mix",
+        mean: str = "half",
+        mse_weight: float = 5.0,
+        bce_weight: float = 1.0,
+        positive_weight: float = 20.0,
+        *,
+        reconstruction_width: int = 8,
+        discrimination_width: int = 8,
+        levels: int = 3,
+        output: str = "linear",
+        residual: str = "mean",
+        repeats: int = 4,
+        fresh: bool = True,
+        counts: Sequence[float] = COUNTS,
+        radii: Sequence[float] = RADII,
+        scale: str | None = None,
+        threshold: Any = None,
+        calibration: float | int | None = 0.25,
+        decay: float = 1.0,
+        epochs: int = 10,
+        batch_size: int = 4,
+        learning_rate: float = 0.001,
+        schedule: str = "constant",
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        mixed_precision: bool = False,
+        compile: bool = False,
+        checkpoint: str | Path | None = None,
+        verbose: bool = False,
+        device: str = "auto",
+        random_state: RandomState = None,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            mixed_precision=mixed_precision,
+            compile=compile,
+            checkpoint=checkpoint,
+            verbose=verbose,
+            device=device,
+            random_state=random_state,
+        )
+        self.noise = noise
+        self.mean = mean
+        self.mse_weight = mse_weight
+        self.bce_weight = bce_weight
+        self.positive_weight = positive_weight
+        self.reconstruction_width = reconstruction_width
+        self.discrimination_width = discrimination_width
+        self.levels = levels
+        self.output = output
+        self.residual = residual
+        self.repeats = repeats
+        self.fresh = fresh
+        self.counts = counts
+        self.radii = radii
+        self.scale = scale
+        self.threshold = threshold
+        self.calibration = calibration
+        self.decay = decay
+
+    @classmethod
+    def published(cls, **parameters: Any) -> RecDiscNet:
+        """
+        Give an estimator with the sizes and the training of the publication; a GPU is needed to train it.
+
+        A reconstruction of 128 channels at its first level and a discriminator of 16, each scan with the same four
+        anomalies in all 500 epochs. Weights as in the published code; for those of the paper give ``mse_weight=1`` and
+        a ``bce_weight`` of your own (in the code 0.2, relative to the squared error).
+
+        Parameters
+        ----------
+        **parameters : dict
+            Parameters that are to differ.
+
+        Returns
+        -------
+        RecDiscNet
+            Not fitted.
+        """
+        sizes: dict[str, Any] = {
+            "reconstruction_width": 128,
+            "discrimination_width": 16,
+            "fresh": False,
+            "decay": 0.95,
+            "epochs": 500,
+        }
+        return cls(**(sizes | parameters))
+
+    def residual_map(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
+        """
+        Score every voxel of scans by how far its reconstruction differs, instead of by the discriminator.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
+            Scans, which may have lesions.
+        masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+            The brain; by default where any channel is above 0.
+
+        Returns
+        -------
+        ndarray of shape (n_scans, x, y, z)
+            In units of the signal at b = 0; 0 outside the mask.
+
+        Raises
+        ------
+        ValueError
+            As `anomaly_map`.
+        """
+        check_is_fitted(self)
+        scans = self._like_learned(Scans(X, masks))
+        maps = np.zeros((len(scans), *scans.shape[:3]), dtype=np.float32)
+        for i in range(len(scans)):
+            answer = self._ask(scans, i)
+            found = residual_map(answer["scan"], answer["reconstruction"], residual=self.residual)
+            maps[i] = np.where(scans.mask(i), found, 0)
+        return maps
+
+    # What the bases ask for -----------------------------------------------------------------------
+
+    def _check(self) -> None:
+        super()._check()
+        check_words(self, _CHOICES)
+        check_corruption(self.noise, self.mean, self.counts, self.radii)
+        for name in ("mse_weight", "bce_weight", "positive_weight"):
+            check_number(name, getattr(self, name))
+        for name in ("reconstruction_width", "discrimination_width", "levels", "repeats"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+        if not self.mse_weight and not self.bce_weight:
+            msg = "mse_weight and bce_weight are both 0, so that nothing would be learned; give one of them"
+            raise ValueError(msg)
+
+    def _learn(self, inputs: Any, targets: Any) -> None:
+        super()._learn(inputs, targets)
+        volumes = (np.moveaxis(one, 0, -1) for one in inputs)
+        found = TissueMoments.measured(volumes, targets)
+        self.moments_ = {"mean": found.mean, "sd": found.sd}
+
+    def _module(self) -> torch.nn.Module:
+        from anomaly.networks import ReconstructionDiscrimination
+
+        return ReconstructionDiscrimination(
+            self.n_channels_, self.reconstruction_width, self.discrimination_width, self.levels, output=self.output
+        )
+
+    def _criterion(self) -> torch.nn.Module:
+        from anomaly.losses import DiscriminationLoss
+
+        return DiscriminationLoss(self.mse_weight, self.bce_weight, self.positive_weight)
+
+    def _target(self, target: Any, inputs: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return np.asarray(target, dtype=bool)
+
+    def _corrupted(
+        self, scan: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Give a scan with anomalies, channels first, and where they are as one more volume of a channel."""
+        changed = scan.copy()
+        anomaly = corrupt_in_place(
+            np.moveaxis(changed, 0, -1),
+            mask,
+            rng,
+            TissueMoments(**self.moments_),
+            noise=self.noise,
+            mean=self.mean,
+            counts=self.counts,
+            radii=self.radii,
+        )
+        return changed, anomaly[None].astype(np.float32)
+
+    def _stream(
+        self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
+    ) -> Iterator[tuple[Any, Any]]:
+        fixed = int(self.random_state) if isinstance(self.random_state, int | np.integer) else 0
+        for draw in rng.permutation(self.repeats * len(inputs)):
+            i = int(draw) // self.repeats
+            own = rng if self.fresh else np.random.default_rng(seed_for(fixed, "anomaly", int(draw)))
+            changed, anomaly = self._corrupted(inputs[i], targets[i], own)
+            yield changed, {"volume": inputs[i], "anomaly": anomaly}
+
+    def _predict_case(self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any) -> dict[str, Any]:
+        if case.number is None:
+            reconstruction, logits = (part[0] for part in infer([inputs]))
+            return {"reconstruction": reconstruction, "scan": inputs, "logits": logits[0]}
+        # The same anomalies after each epoch, so that losses can be compared.
+        rng = np.random.default_rng(seed_for(0, "validation", case.number))
+        changed, anomaly = self._corrupted(inputs, case.mask, rng)
+        reconstruction, logits = (part[0].astype(np.float64) for part in infer([changed]))
+        error = np.square(reconstruction - inputs).mean()
+        weight = np.where(anomaly > 0, self.positive_weight, 1.0)
+        entropy = (weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits))).mean()
+        return {"loss": float(self.mse_weight * error + self.bce_weight * entropy)}
+
+    def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
+        logits = self._ask(scans, i)["logits"]
+        # 1 / (1 + exp(−logit)) without an overflow.
+        return np.exp(-np.logaddexp(np.float32(0), -logits)).astype(np.float32)
