@@ -8,6 +8,11 @@ from importlib import import_module
 
 # Public name -> module of this package that defines it.
 _MODULES = {
+    "IsolationForestDetector": "isolation",
+    "PCADetector": "subspace",
+    "OneMinusMean": "gaussian",
+    "VoxelwiseGaussian": "gaussian",
+    "AnomalyDetector": "detectors",
     "Case": "cases",
     "DenoisingAutoencoder": "autoencoder",
     "RecDiscNet": "recdisc",
@@ -21,6 +26,10 @@ _MODULES = {
     "OtsuThreshold": "thresholds",
     "YoudenThreshold": "thresholds",
     "open_map": "thresholds",
+    "PreparedScan": "preparation",
+    "estimate_tissue": "tissue",
+    "prepare_scan": "preparation",
+    "resample_directions": "directions",
 }
 
 __all__ = sorted(_MODULES)
