@@ -282,6 +282,10 @@ class AnomalyDetector(BaseEstimator):
     def _check_parameters(self) -> None:
         """Refuse parameters, before any work."""
 
+    def _part(self) -> Any:
+        """Give an unfitted detector that learns from some folds."""
+        return clone(self)
+
     # What is shared -------------------------------------------------------------------------------
 
     def _fit(self, scans: Scans, groups: Any) -> Any:
@@ -299,7 +303,7 @@ class AnomalyDetector(BaseEstimator):
         else:
             maps = [np.zeros(0, dtype=np.float32)] * len(scans)
             for held in folds:
-                part = clone(self)
+                part = self._part()
                 part._remember(scans)
                 part._fit_scans(scans.take(np.setdiff1d(np.arange(len(scans)), held)))
                 for i in held:

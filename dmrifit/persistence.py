@@ -193,7 +193,8 @@ def _own_contents(estimator: BaseEstimator) -> dict[str, bytes]:
         if not _OWN_FILE.fullmatch(part):
             msg = f"a part of a model file cannot be called {part[len(_OWN) :]!r}"
             raise ValueError(msg)
-    learned_by = {"torch": version("torch")} if any(part.endswith(".safetensors") for part in parts) else {}
+    # Arrays can be safetensors without any network.
+    learned_by = {"torch": version("torch")} if f"{_OWN}net.safetensors" in parts else {}
     metadata = {
         "format": _FORMAT,
         "class": type(estimator).__name__,

@@ -1,0 +1,202 @@
+"""Scores from places: against closed forms, scipy and scikit-learn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.linear_model import LinearRegression
+
+from anomaly import OneMinusMean, VoxelwiseGaussian
+from dmrifit import load_model, save_model
+
+PLAIN = {"smoothing": 0.0, "template_smoothing": 0.0, "map_smoothing": 0.0, "prior_scans": 0.0, "calibration": None}
+
+
+def scans(n, *, seed=0, shape=(6, 5, 4), n_channels=3):
+    return np.random.default_rng(seed).uniform(0.1, 0.9, (n, *shape, n_channels)).astype(np.float32)
+
+
+def test_plain_scores_are_those_of_a_prediction_interval():
+    X, new = scans(12), scans(2, seed=1)
+    means, own = X.mean(axis=-1), new.mean(axis=-1)
+    expected = (own - means.mean(axis=0)) / (means.std(axis=0, ddof=1) * np.sqrt(1 + 1 / 12))
+    for side, sign in (("high", 1), ("low", -1)):
+        found = VoxelwiseGaussian(side=side, **PLAIN).fit(X).anomaly_map(new)
+        np.testing.assert_allclose(found, sign * expected, rtol=2e-4, atol=1e-5)
+    both = VoxelwiseGaussian(side="both", **PLAIN).fit(X).anomaly_map(new)
+    np.testing.assert_allclose(both, np.abs(expected), rtol=2e-4, atol=1e-5)
+
+
+def test_scores_of_new_scans_follow_the_t_distribution():
+    rng = np.random.default_rng(2)
+    X, new = (0.5 + 0.05 * rng.standard_normal((n, 20, 20, 10, 1)) for n in (10, 1))
+    z = VoxelwiseGaussian(side="high", **PLAIN).fit(X).anomaly_map(new)
+    assert stats.kstest(z.ravel(), stats.t(9).cdf).pvalue > 0.01
+
+
+def test_channels_are_scored_one_by_one_and_averaged():
+    X, new = scans(12), scans(2, seed=1)
+    z = (new - X.mean(axis=0)) / (X.std(axis=0, ddof=1) * np.sqrt(1 + 1 / 12))
+    found = VoxelwiseGaussian("channels", side="high", **PLAIN).fit(X).anomaly_map(new)
+    np.testing.assert_allclose(found, z.mean(axis=-1), rtol=2e-4, atol=1e-5)
+
+
+def test_a_mahalanobis_distance_is_that_of_the_pooled_correlations():
+    rng = np.random.default_rng(3)
+    factor = np.array([[1, 0, 0], [0.8, 0.6, 0], [0, 0, 1]])
+    X = 0.5 + 0.05 * rng.standard_normal((40, 8, 8, 6, 3)) @ factor.T
+    detector = VoxelwiseGaussian("channels", distance="mahalanobis", **PLAIN).fit(X)
+    expected = 0.95 * factor @ factor.T + 0.05 * np.eye(3)
+    np.testing.assert_allclose(detector.correlation_, expected, atol=0.02)
+    new = X[:1]
+    z = (new - X.mean(axis=0)) / (X.std(axis=0, ddof=1) * np.sqrt(1 + 1 / 40))
+    squared = np.einsum("...i,ij,...j->...", z, np.linalg.inv(detector.correlation_), z) / 3
+    np.testing.assert_allclose(detector.anomaly_map(new), np.sqrt(squared), rtol=2e-3)
+
+
+def test_a_mahalanobis_distance_sees_what_no_single_feature_shows():
+    rng = np.random.default_rng(4)
+    shared = rng.standard_normal((30, 8, 8, 6, 1))
+    X = 0.5 + 0.05 * (shared + 0.1 * rng.standard_normal((30, 8, 8, 6, 2)))
+    ill = X[:1].copy()
+    ill[0, 3:5, 3:5, 3:5] += [0.04, -0.04]
+    lesion = np.zeros((8, 8, 6), dtype=bool)
+    lesion[3:5, 3:5, 3:5] = True
+    found = VoxelwiseGaussian("channels", distance="mahalanobis", **PLAIN).fit(X[1:]).anomaly_map(ill)[0]
+    plain = VoxelwiseGaussian("channels", **PLAIN).fit(X[1:]).anomaly_map(ill)[0]
+    assert found[lesion].min() > found[~lesion].max()
+    assert plain[lesion].max() < plain[~lesion].max()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+def test_covariates_are_regressed_out_as_by_scikit_learn(smoothing):
+    rng = np.random.default_rng(5)
+    n, shape = 24, (5, 5, 4)
+    table = pd.DataFrame({
+        "age": rng.uniform(20, 80, n), "sex": rng.choice(["f", "m"], n), "site": rng.choice(["a", "b", "c"], n),
+        "scanner": "same",
+    })  # fmt: skip
+    effect = 0.004 * (table.age - 50) + 0.1 * (table.sex == "m") - 0.05 * (table.site == "c")
+    X = 0.5 + effect.to_numpy().reshape(n, 1, 1, 1, 1) + 0.01 * rng.standard_normal((n, *shape, 2))
+    detector = VoxelwiseGaussian(side="high", **PLAIN).fit(X[:20], covariates=table[:20])
+    columns = pd.get_dummies(table.drop(columns="scanner"), drop_first=True).astype(float)
+    model = LinearRegression().fit(columns[:20], X[:20].mean(axis=-1).reshape(20, -1))
+    rest = X[:20].mean(axis=-1).reshape(20, -1) - model.predict(columns[:20])
+    variance = (rest**2).sum(axis=0) / (20 - 5)
+    z = (X[20:].mean(axis=-1).reshape(4, -1) - model.predict(columns[20:])) / np.sqrt(variance * (1 + 1 / 20))
+    found = detector.anomaly_map(X[20:], covariates=table[20:])
+    np.testing.assert_allclose(found.reshape(4, -1), z, rtol=0.01, atol=0.01)
+    assert np.abs(z).mean() < 2 < np.abs(VoxelwiseGaussian(**PLAIN).fit(X[:20]).coefficients_).max() * 100
+
+
+def test_covariates_count_where_masks_differ():
+    rng = np.random.default_rng(6)
+    n = 16
+    age = rng.uniform(20, 80, n)
+    X = 0.5 + 0.004 * (age - 50).reshape(n, 1, 1, 1, 1) + 0.01 * rng.standard_normal((n, 4, 4, 4, 1))
+    masks = rng.random((n, 4, 4, 4)) < 0.8
+    masks[:, 0, 0, 0] = True
+    X[~masks] = 7.0
+    detector = VoxelwiseGaussian(side="high", **PLAIN).fit(X, masks, covariates={"age": age})
+    at = (1, 2, 3)
+    seen = masks[(slice(None), *at)]
+    standard = (age - age.mean()) / age.std()
+    slope, intercept, *_ = stats.linregress(standard[seen], X[(slice(None), *at)][seen, 0])
+    np.testing.assert_allclose(detector.coefficients_[(0, slice(None), *at)], [intercept, slope], rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(detector.counts_, masks.sum(axis=0))
+
+
+def test_values_outside_masks_are_not_looked_at():
+    X, masks = scans(10), np.ones((10, 6, 5, 4), dtype=bool)
+    masks[:, 0] = False
+    masks[3, 2] = False
+    spoiled = X.copy()
+    spoiled[~masks] = 100.0
+    kept = {"calibration": None, "smoothing": 1.0, "template_smoothing": 1.0, "map_smoothing": 1.0}
+    one, two = (VoxelwiseGaussian(**kept).fit(x, masks).anomaly_map(x, masks) for x in (X, spoiled))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_places_that_no_healthy_scan_has_are_scored_by_the_nearest_one():
+    X, masks = scans(10), np.ones((10, 6, 5, 4), dtype=bool)
+    masks[:, 0] = False
+    detector = VoxelwiseGaussian(**PLAIN).fit(X, masks)
+    np.testing.assert_array_equal(detector.coefficients_[0, 0, 0], detector.coefficients_[0, 0, 1])
+    assert np.isfinite(detector.anomaly_map(X)).all()
+
+
+def test_variances_are_drawn_towards_their_median():
+    X = scans(5)
+    own, drawn, flat = (VoxelwiseGaussian(**(PLAIN | {"prior_scans": k})).fit(X).variance_ for k in (0.0, 4.0, 1e9))
+    assert np.ptp(flat) < 1e-6 < np.ptp(drawn) < np.ptp(own)
+    np.testing.assert_allclose(flat, np.median(own), rtol=1e-4)
+    np.testing.assert_allclose(drawn, (own + np.median(own)) / 2, rtol=1e-4)
+
+
+def test_equal_scans_give_finite_scores():
+    X = np.full((4, 5, 5, 5, 2), 0.5)
+    new = X[:1].copy()
+    new[0, 2, 2, 2] = 0.4
+    found = VoxelwiseGaussian(**PLAIN).fit(X).anomaly_map(new)
+    assert np.isfinite(found).all()
+    assert found[0].argmax() == np.ravel_multi_index((2, 2, 2), (5, 5, 5))
+
+
+def test_one_minus_the_mean_is_what_it_says():
+    X, masks = scans(3), np.ones((3, 6, 5, 4), dtype=bool)
+    masks[:, 0] = False
+    found = OneMinusMean().fit(X, masks).anomaly_map(X, masks)
+    np.testing.assert_allclose(found[masks], 1 - X.mean(axis=-1)[masks], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"features": "median"}, "features must be"),
+        ({"features": ()}, "features must be"),
+        ({"side": "left"}, "side must be"),
+        ({"distance": "cosine"}, "distance must be"),
+        ({"distance": "mahalanobis", "side": "low"}, "has no side"),
+        ({"smoothing": -1.0}, "smoothing must be"),
+        ({"prior_scans": np.nan}, "prior_scans must be"),
+    ],
+)
+def test_bad_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        VoxelwiseGaussian(**parameters).fit(scans(4))
+
+
+@pytest.mark.parametrize(
+    ("learned", "asked", "message"),
+    [
+        ({"age": [30, 40, 50, 60, 70]}, None, r"\[\], and the model was fitted with \['age'\]"),
+        ({"age": [30, 40, 50, 60, np.nan]}, None, "age is missing for 1 of 5"),
+        ({"age": [30, 40]}, None, "age has 2 values for 5 scans"),
+        ({"sex": ["f", "m", "f", "m", "f"]}, {"sex": ["d"]}, "sex is d, and the healthy subjects have f, m"),
+        ({"age": [30, 40, 50, 60, 70]}, {"age": ["old"]}, "age was a number"),
+        ({"a": [1, 2, 3, 4, 5], "b": [1, 4, 9, 2, 3], "c": [1, 3, 2, 5, 7], "d": [2, 1, 5, 0, 1]}, None, "too few"),
+        ([30, 40, 50, 60, 70], None, "covariates must be a table"),
+    ],
+)
+def test_bad_covariates_are_refused(learned, asked, message):
+    X = scans(5)
+    with pytest.raises(ValueError, match=message):
+        VoxelwiseGaussian(calibration=None).fit(X, covariates=learned).anomaly_map(X[:1], covariates=asked)
+
+
+def test_a_level_that_one_fold_alone_has_is_no_error():
+    X = scans(9)
+    table = pd.DataFrame({"site": ["a"] * 8 + ["b"]})
+    detector = VoxelwiseGaussian(calibration=3).fit(X, covariates=table)
+    assert np.isfinite(detector.threshold_.threshold_)
+
+
+def test_a_model_file_keeps_the_covariates(tmp_path):
+    X = scans(9)
+    table = pd.DataFrame({"age": np.linspace(20, 80, 9), "site": list("abcabcabc")})
+    detector = VoxelwiseGaussian(calibration=3).fit(X, covariates=table)
+    save_model(detector, tmp_path / "model.dmrifit")
+    loaded = load_model(tmp_path / "model.dmrifit")
+    np.testing.assert_array_equal(loaded.anomaly_map(X, covariates=table), detector.anomaly_map(X, covariates=table))
+    with pytest.raises(ValueError, match="site is d"):
+        loaded.predict(X[:1], covariates={"age": [30], "site": ["d"]})
