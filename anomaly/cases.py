@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly.directions import turned_as_stored
 from dmrifit.casefiles import (
     check_names,
     check_shape,
@@ -49,7 +50,7 @@ _COLUMNS = {
     "patient": "Patient; cases of one patient are never split between training and test",
     "image": "Diffusion series: volumes without and with diffusion weighting",
     "bval": "b-values of its volumes in s/mm²",
-    "bvec": "Gradient directions of its volumes, along the axes of the image",
+    "bvec": "Gradient directions of its volumes, in the frame of FSL's files",
     "name": "Name of the case",
     "brain": "The brain",
     "tissue": "Tissues: 1 white matter, 2 gray matter, 3 fluid, 4 deep gray matter, 0 outside",
@@ -342,7 +343,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
             b = [0.0, *([case.b] * case.signal.shape[3])]
             file_set.path(row["bval"]).write_text(" ".join(f"{value:g}" for value in b) + "\n", encoding="utf-8")
             if case.directions is not None:
-                axes = np.vstack([np.zeros(3), case.directions]).T
+                axes = np.vstack([np.zeros(3), turned_as_stored(case.directions, case.affine)]).T
                 lines = (" ".join(repr(float(value)) for value in axis) for axis in axes)
                 file_set.path(row["bvec"]).write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
@@ -387,7 +388,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         name=row.get("name", ""),
         b0=b0 if (b0[found["brain"]] > 0).all() else None,
         b=float(np.round(b[weighted].mean())),
-        directions=None if vectors is None else vectors[weighted],
+        directions=None if vectors is None else turned_as_stored(vectors[weighted], image.affine),
         **found,
     )
 

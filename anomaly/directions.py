@@ -7,7 +7,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 
-__all__ = ["directions_in_file", "directions_on_grid", "harmonic_order", "matching_directions", "resample_directions"]
+__all__ = [
+    "directions_in_file",
+    "directions_on_grid",
+    "harmonic_order",
+    "matching_directions",
+    "resample_directions",
+    "turned_as_stored",
+]
 
 _LARGEST_ORDER = 8
 _PER_COEFFICIENT = 1.5  # directions for each spherical harmonic
@@ -15,6 +22,32 @@ _FEWEST = 6
 _SMOOTHING = 0.006
 _FULL_SMOOTHING = 30  # directions
 _WORST_CONDITION = 100.0  # of the matrix of harmonics; directions spread over the sphere have 2 to 10
+
+
+def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
+    """
+    Go between directions along the axes of a stored image and those of FSL's files, either way.
+
+    Parameters
+    ----------
+    directions : array_like of shape (n, 3)
+        The one or the other.
+    affine : array_like of shape (4, 4)
+        Of the stored image, from voxel indices to RAS+ coordinates in mm.
+
+    Returns
+    -------
+    ndarray of shape (n, 3)
+        The other: with the first component turned round where the determinant is positive.
+
+    References
+    ----------
+    Jenkinson et al., NeuroImage 62:782–790, 2012 (FSL, whose convention of b-vectors it is).
+    """
+    found = np.array(directions, dtype=np.float64).reshape(-1, 3)
+    if np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]) > 0:
+        found[:, 0] *= -1
+    return found + 0.0
 
 
 def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
@@ -42,9 +75,7 @@ def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
     import nibabel as nib
 
     affine = np.asarray(affine, dtype=np.float64)
-    stored = np.array(directions, dtype=np.float64).reshape(-1, 3)
-    if np.linalg.det(affine[:3, :3]) > 0:
-        stored[:, 0] *= -1
+    stored = turned_as_stored(directions, affine)
     on_grid = np.empty_like(stored)
     for i, (axis, sign) in enumerate(nib.io_orientation(affine)):
         on_grid[:, int(axis)] = sign * stored[:, i]
@@ -74,9 +105,7 @@ def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
     stored = np.empty_like(on_grid)
     for i, (axis, sign) in enumerate(nib.io_orientation(affine)):
         stored[:, i] = sign * on_grid[:, int(axis)]
-    if np.linalg.det(affine[:3, :3]) > 0:
-        stored[:, 0] *= -1
-    return stored + 0.0
+    return turned_as_stored(stored, affine)
 
 
 def matching_directions(directions: ArrayLike, wanted: ArrayLike, *, max_angle: float = 5.0) -> NDArray[np.intp] | None:
