@@ -228,8 +228,8 @@ class AnomalyDetector(BaseEstimator):
 
         Parameters
         ----------
-        X, masks
-            As in `fit`; the scans may have lesions.
+        X, masks : as in `fit`
+            The scans may have lesions.
 
         Returns
         -------
@@ -251,8 +251,8 @@ class AnomalyDetector(BaseEstimator):
 
         Parameters
         ----------
-        X, masks
-            As in `anomaly_map`.
+        X, masks : as in `fit`
+            What is scored.
 
         Returns
         -------

@@ -168,8 +168,8 @@ class VoxelwiseGaussian(ArrayDetector):
 
         Parameters
         ----------
-        X, masks
-            As in `fit`; the scans may have lesions.
+        X, masks : as in `fit`
+            The scans may have lesions.
         covariates : DataFrame with n_scans rows, or mapping of sequences, optional
             Those of `fit`, if there were any.
 
@@ -193,8 +193,8 @@ class VoxelwiseGaussian(ArrayDetector):
 
         Parameters
         ----------
-        X, masks, covariates
-            As in `anomaly_map`.
+        X, masks, covariates : as in `anomaly_map`
+            What is scored.
 
         Returns
         -------

@@ -87,8 +87,8 @@ class PCADetector(ArrayDetector):
 
         Parameters
         ----------
-        X, masks
-            As in `fit`; the scans may have lesions.
+        X, masks : as in `fit`
+            The scans may have lesions.
 
         Returns
         -------
