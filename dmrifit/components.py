@@ -78,7 +78,7 @@ class Matching:
 
 
 def match_components(
-    reference: ArrayLike, prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1
+    reference: ArrayLike, prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1, min_voxels: int = 1
 ) -> Matching:
     """
     Find the components of two masks that match, by the rule of `lesion_table`.
@@ -93,6 +93,8 @@ def match_components(
         As for `lesion_table`.
     min_overlap : int, default=1
         As for `lesion_table`.
+    min_voxels : int, default=1
+        As for `lesion_table`.
 
     Returns
     -------
@@ -105,11 +107,18 @@ def match_components(
         If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not possible.
     """
     lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
-    return match_to_lesions(lesions, prediction, connectivity=connectivity, min_overlap=min_overlap)
+    return match_to_lesions(
+        lesions, prediction, connectivity=connectivity, min_overlap=min_overlap, min_voxels=min_voxels
+    )
 
 
 def match_to_lesions(
-    lesions: NDArray[np.int32], prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1
+    lesions: NDArray[np.int32],
+    prediction: ArrayLike,
+    *,
+    connectivity: int = 26,
+    min_overlap: int = 1,
+    min_voxels: int = 1,
 ) -> Matching:
     """
     Find the components of a mask that match lesions that are numbered already.
@@ -123,6 +132,8 @@ def match_to_lesions(
     connectivity : {26, 18, 6}, default=26
         Of the components.
     min_overlap : int, default=1
+        As for `lesion_table`.
+    min_voxels : int, default=1
         As for `lesion_table`.
 
     Returns
@@ -142,6 +153,7 @@ def match_to_lesions(
     if found.shape != lesions.shape:
         msg = f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
         raise ValueError(msg)
+    found = drop_small(found, min_voxels, connectivity=connectivity)
     components = label_components(found, connectivity=connectivity)
     inside = lesions > 0
     sizes = np.bincount(lesions[inside], minlength=1)[1:], np.bincount(components[found], minlength=1)[1:]
@@ -178,6 +190,58 @@ def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.i
         raise ValueError(msg)
     structure = ndimage.generate_binary_structure(3, CONNECTIVITIES[connectivity])
     return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
+
+
+def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> NDArray[np.bool_]:
+    """
+    Leave out components that are too small to be a finding.
+
+    Parameters
+    ----------
+    mask : array_like of shape (x, y, z)
+        Any type; what is not 0 is inside.
+    min_voxels : int
+        Components of fewer voxels are left out; 1 keeps all.
+    connectivity : {26, 18, 6}, default=26
+        As for `lesion_table`.
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+        What is left.
+
+    Raises
+    ------
+    ValueError
+        If the number is none of voxels, or there is no such connectivity.
+    """
+    check_min_voxels(min_voxels)
+    inside = np.asarray(mask) != 0
+    if min_voxels == 1:
+        return inside
+    components = label_components(inside, connectivity=connectivity)
+    large = np.bincount(components.ravel()) >= min_voxels
+    large[0] = False
+    return large[components]
+
+
+def check_min_voxels(value: object) -> None:
+    """
+    Check the number of voxels of the smallest finding.
+
+    Parameters
+    ----------
+    value : int
+        The number.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number from 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        msg = f"min_voxels must be a whole number of voxels from 1, not {value!r}"
+        raise ValueError(msg)
 
 
 def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:

@@ -61,6 +61,7 @@ def lesion_table(
     *,
     connectivity: int = 26,
     min_overlap: int = 1,
+    min_voxels: int = 1,
 ) -> pd.DataFrame:
     """
     Compare the lesions of a scan with those of a prediction.
@@ -82,6 +83,9 @@ def lesion_table(
         Voxels are connected that share a corner, an edge or a face; an edge or a face; a face.
     min_overlap : int, default=1
         Voxels that a component and a lesion must share to match.
+    min_voxels : int, default=1
+        Components of the prediction with fewer voxels are left out, as by `dmrifit.components.drop_small`; lesions of
+        the reference are not.
 
     Returns
     -------
@@ -101,8 +105,8 @@ def lesion_table(
         ``cluster_dice`` (between them and all components that touch the grown cluster) and ``near`` (whether a
         component touches the grown cluster; of a false positive, whether it touches one).
 
-        ``attrs`` holds ``n_reference`` and ``n_predicted`` (components), ``connectivity``, ``min_overlap`` and
-        ``voxel_mL``.
+        ``attrs`` holds ``n_reference`` and ``n_predicted`` (components), ``connectivity``, ``min_overlap``,
+        ``min_voxels`` and ``voxel_mL``.
 
     Raises
     ------
@@ -116,7 +120,8 @@ def lesion_table(
     """
     import pandas as pd
 
-    matched = match_components(reference, prediction, connectivity=connectivity, min_overlap=min_overlap)
+    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
+    matched = match_components(reference, prediction, **options)
     matrix = check_affine(affine)
     voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
     extra = np.flatnonzero(matched.false_positive)
@@ -160,7 +165,7 @@ def lesion_table(
     }
     table = pd.DataFrame({key: np.concatenate([own[key], others[key]]) for key in _COLUMNS})
     table.attrs |= {"n_reference": n, "n_predicted": len(matched.component_voxels), "voxel_mL": voxel}
-    table.attrs |= {"connectivity": connectivity, "min_overlap": min_overlap}
+    table.attrs |= options
     return table
 
 

@@ -45,6 +45,7 @@ def threshold_curve(
     thresholds: ArrayLike = THRESHOLDS,
     connectivity: int = 26,
     min_overlap: int = 1,
+    min_voxels: int = 1,
 ) -> pd.DataFrame:
     """
     Trace sensitivity, precision and false positives over thresholds.
@@ -60,6 +61,8 @@ def threshold_curve(
     connectivity : {26, 18, 6}, default=26
         As for `lesion_table`.
     min_overlap : int, default=1
+        As for `lesion_table`.
+    min_voxels : int, default=1
         As for `lesion_table`.
 
     Returns
@@ -78,6 +81,7 @@ def threshold_curve(
     import pandas as pd
 
     pairs = _pairs(labels, probabilities)
+    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     steps = np.unique(np.asarray(thresholds, dtype=np.float64))
     if steps.ndim != 1 or not len(steps) or not ((steps >= 0) & (steps <= 1)).all():
         msg = f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
@@ -87,7 +91,7 @@ def threshold_curve(
     for label, probability in pairs:
         lesions = label_components(label, connectivity=connectivity)
         for row, step in zip(counts, steps.tolist(), strict=True):
-            found = match_to_lesions(lesions, probability >= step, connectivity=connectivity, min_overlap=min_overlap)
+            found = match_to_lesions(lesions, probability >= step, **options)
             row += [
                 *(len(found.lesion_voxels), found.found.sum(), found.distinct.sum()),
                 *(found.false_positive.sum(), found.flagged.sum()),
@@ -241,6 +245,7 @@ def operating_point(
     thresholds: ArrayLike | None = None,
     connectivity: int = 26,
     min_overlap: int = 1,
+    min_voxels: int = 1,
 ) -> OperatingPoint:
     """
     Choose the threshold that gives a number of false positives per scan.
@@ -260,6 +265,8 @@ def operating_point(
         As for `lesion_table`.
     min_overlap : int, default=1
         As for `lesion_table`.
+    min_voxels : int, default=1
+        As for `lesion_table`.
 
     Returns
     -------
@@ -276,7 +283,8 @@ def operating_point(
         msg = f"false positives per scan must be 0 or more, not {false_positives!r}"
         raise ValueError(msg)
     steps = 1 / (1 + np.exp(-_LOGITS)) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
-    curve = threshold_curve(labels, probabilities, thresholds=steps, connectivity=connectivity, min_overlap=min_overlap)
+    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
+    curve = threshold_curve(labels, probabilities, thresholds=steps, **options)
     n_scans = len(labels)
     wrong = (curve["false_positives_per_scan"] + curve["flagged_per_scan"]).to_numpy()
     highest_above = np.maximum.accumulate(wrong[::-1])[::-1]
@@ -305,6 +313,7 @@ def calibration_curve(
     threshold: float = 0.5,
     connectivity: int = 26,
     min_overlap: int = 1,
+    min_voxels: int = 1,
 ) -> pd.DataFrame:
     """
     Compare predicted probabilities with how often they come true.
@@ -325,6 +334,8 @@ def calibration_curve(
         Of components.
     min_overlap : int, default=1
         Voxels of a lesion that a component must cover to be true.
+    min_voxels : int, default=1
+        As for `lesion_table`.
 
     Returns
     -------
@@ -350,12 +361,13 @@ def calibration_curve(
         msg = f"n_bins must be 1 or more, not {n_bins}"
         raise ValueError(msg)
     pairs = _pairs(labels, probabilities)
+    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
     for i, (label, probability) in enumerate(pairs):
         chosen = None if masks is None else masks[i]
         inside = np.ones(label.shape, bool) if chosen is None else np.asarray(chosen) > 0
         _add(sums["voxel"], probability[inside], label[inside] > 0)
-        found = match_components(label, probability >= threshold, connectivity=connectivity, min_overlap=min_overlap)
+        found = match_components(label, probability >= threshold, **options)
         numbers = np.arange(1, len(found.component_voxels) + 1)
         means = ndimage.mean(probability, found.prediction, numbers) if len(numbers) else np.empty(0)
         _add(sums["component"], np.asarray(means), ~found.false_positive)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
+from dmrifit.components import drop_small
 from dmrifit.lesions import CONNECTIVITIES, label_components
 
 __all__ = ["CANDIDATE", "CONFIRMED_LABEL", "SensitivitySpecificityEnsemble", "merge_segmentations", "segment_by"]
@@ -37,7 +38,8 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         Fitted, such as one trained with α = .5.
     thresholds : tuple of 2 float, optional
         Probability from which a voxel is lesion, of the sensitive and of the specific model; by default their own
-        operating points (``threshold_``), or .5 where they have none.
+        operating points (``threshold_``), or .5 where they have none. Components smaller than a model's own
+        ``min_voxels`` are left out.
     connectivity : {26, 18, 6}, default=26
         Of components, as for `lesion_table`.
 
@@ -135,7 +137,10 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         for i in range(len(volumes)):
             answers = [_answer(model, volumes, given, i) for model in (self.sensitive, self.specific)]
-            masks = [answer >= limit for answer, limit in zip(answers, limits, strict=True)]
+            masks = [
+                drop_small(answer >= limit, getattr(model, "min_voxels", 1), connectivity=self.connectivity)
+                for model, answer, limit in zip((self.sensitive, self.specific), answers, limits, strict=True)
+            ]
             yield merge_segmentations(*masks, connectivity=self.connectivity), np.maximum(*answers)
 
     def _limits(self) -> tuple[float, float]:
@@ -198,7 +203,7 @@ def segment_by(
     ----------
     segmenter : estimator
         A `SensitivitySpecificityEnsemble`, or anything with ``predict_proba``; its voxels at ``threshold_`` (or .5)
-        and above are labeled 1.
+        and above are labeled 1, but for components smaller than its ``min_voxels``.
     volumes : sequence of n_cases
         As it takes them.
     priors : sequence of n_cases, optional
@@ -218,7 +223,8 @@ def segment_by(
     def segmented() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         for i in range(len(volumes)):
             answer = _answer(segmenter, volumes, given, i)
-            yield (answer >= _threshold(segmenter)).astype(np.uint8), answer
+            kept = drop_small(answer >= _threshold(segmenter), getattr(segmenter, "min_voxels", 1))
+            yield kept.astype(np.uint8), answer
 
     return segmented()
 

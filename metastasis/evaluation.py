@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.components import check_min_voxels, drop_small
 from dmrifit.lesions import (
     HEADLINES,
     SMALL_ML,
@@ -75,6 +76,7 @@ def evaluate_segmentations(
     segment: int = 19,
     connectivity: int = 26,
     min_overlap: int = 1,
+    min_voxels: int = 1,
     small: float = SMALL_ML,
     controls: bool = True,
     n_bootstrap: int = 1000,
@@ -102,6 +104,8 @@ def evaluate_segmentations(
     connectivity : {26, 18, 6}, default=26
         As for `lesion_table`.
     min_overlap : int, default=1
+        As for `lesion_table`.
+    min_voxels : int, default=1
         As for `lesion_table`.
     small : float, default=0.1
         Volume in mL below which a lesion is small.
@@ -146,6 +150,7 @@ def evaluate_segmentations(
     """
     import pandas as pd
 
+    check_min_voxels(min_voxels)
     truths = reference_masks(cases)
     named = {name: _Method(name, values, cases, _threshold_of(threshold, name)) for name, values in predictions.items()}
     _check_names(named, threshold, controls)
@@ -155,16 +160,17 @@ def evaluate_segmentations(
             masks[name + CONFIRMED] = method.confirmed
     blind = control_segmentations(cases, random_state=random_state) if controls else {}
     masks |= blind
-    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
+    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     scans, lesions = [], []
     for i, case in enumerate(cases):
         keys = {"case": i, "name": case.name, "patient": case.patient, "prior": case.prior is not None}
         statuses = _statuses(case, connectivity)
         for name, found in masks.items():
-            table = lesion_table(truths[i], found[i], case.affine, **options)
+            kept = drop_small(found[i], min_voxels, connectivity=connectivity)
+            table = lesion_table(truths[i], kept, case.affine, **options)
             row = {**keys, "method": name} | lesion_counts(table, small=small).to_dict("records")[0]
-            row["voxel_dice"] = _voxel_dice(truths[i], found[i])
-            scans.append(row | segment_counts(truths[i], found[i], segment, case.brain))
+            row["voxel_dice"] = _voxel_dice(truths[i], kept)
+            scans.append(row | segment_counts(truths[i], kept, segment, case.brain))
             is_lesion = table["kind"] == "lesion"
             status = [statuses.get(n, "") if own else "" for n, own in zip(table["number"], is_lesion, strict=True)]
             lesions.append(table.assign(**keys, method=name, status=np.array(status, dtype=object)))
@@ -203,6 +209,7 @@ def candidate_scores(
     patients: Sequence[Any] | None = None,
     connectivity: int = 26,
     min_overlap: int = 1,
+    min_voxels: int = 1,
 ) -> dict[str, float]:
     """
     Score what an ensemble confirms, and what it leaves to review.
@@ -219,6 +226,8 @@ def candidate_scores(
         As for `lesion_table`.
     min_overlap : int, default=1
         As for `lesion_table`.
+    min_voxels : int, default=1
+        As for `lesion_table`.
 
     Returns
     -------
@@ -227,7 +236,7 @@ def candidate_scores(
         ``confirmed_…`` of what is confirmed; ``further_true`` (lesions found only by candidates) and
         ``false_candidates`` (candidates that hit none), each also ``…_per_scan`` and ``…_per_patient``.
     """
-    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
+    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     found = [np.asarray(one) for one in predictions]
     union = [lesion_table(label, one > 0, **options) for label, one in zip(labels, found, strict=True)]
     sure = [lesion_table(label, one == 2, **options) for label, one in zip(labels, found, strict=True)]

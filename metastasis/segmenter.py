@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit.cases import naming, volume_inputs
+from dmrifit.components import check_min_voxels, drop_small
 from dmrifit.encoding import RefusedError
 from dmrifit.lesions import lesion_scores, lesion_table
 from dmrifit.nets import VolumeEstimator
@@ -118,6 +119,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         Weights of the penalties Σ|w| and Σw².
     threshold : float, default=0.5
         Probability from which a voxel is lesion, as long as no operating point is set.
+    min_voxels : int, default=1
+        Components of fewer voxels are left out of what `predict` marks; probabilities keep them. A sphere of 2 mm, as
+        small as metastases are outlined, has 4 voxels of 1 mm.
     flips : bool, default=False
         Whether probabilities are averaged over the eight mirror images of a volume.
     spacing : float, optional
@@ -204,6 +208,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         l1: float = 1e-6,
         l2: float = 1e-4,
         threshold: float = 0.5,
+        min_voxels: int = 1,
         flips: bool = False,
         spacing: float | None = None,
         warm_start_from: str | Path | None = None,
@@ -256,6 +261,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.l1 = l1
         self.l2 = l2
         self.threshold = threshold
+        self.min_voxels = min_voxels
         self.flips = flips
         self.spacing = spacing
         self.warm_start_from = warm_start_from
@@ -411,7 +417,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             that was trained without any.
         """
         probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
-        return _Volumes((one >= self.threshold_).astype(np.uint8) for one in probabilities)
+        return _Volumes(drop_small(one >= self.threshold_, self.min_voxels).astype(np.uint8) for one in probabilities)
 
     def score(
         self,
@@ -492,7 +498,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         for number, (label, volume) in enumerate(pairs):
             with naming(number):
                 truths.append(binary_label(label, volume))
-        found = operating_point(truths, list(self._predictions(cases)), false_positives=false_positives)
+        found = operating_point(
+            truths, list(self._predictions(cases)), false_positives=false_positives, min_voxels=self.min_voxels
+        )
         self.threshold_ = found.threshold
         self.false_positives_ = float(false_positives)
         return self
@@ -713,7 +721,8 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
         threshold = getattr(self, "threshold_", self.threshold)  # while it is trained, there is no operating point
-        return lesion_scores(lesion_table(binary_label(*target), prediction >= threshold))["lesion_dice"]
+        table = lesion_table(binary_label(*target), prediction >= threshold, min_voxels=self.min_voxels)
+        return lesion_scores(table)["lesion_dice"]
 
     def _check(self) -> None:
         super()._check()
@@ -750,6 +759,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
             msg = f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}"
             raise ValueError(msg)
+        check_min_voxels(self.min_voxels)
         if self.spacing is not None and not (_is_number(self.spacing) and 0 < self.spacing < np.inf):
             msg = f"spacing must be a length in mm or None, not {self.spacing!r}"
             raise ValueError(msg)

@@ -128,6 +128,9 @@ def train(
     validation: Annotated[
         Path | None, typer.Option(metavar="CASES", help="Table of further patients, to choose the threshold with.")
     ] = None,
+    min_voxels: Annotated[
+        int, typer.Option(min=1, help="Findings of fewer voxels are left out; 4 of 1 mm are a sphere of 2 mm.")
+    ] = 1,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -166,6 +169,7 @@ def train(
         "prior": None if prior == "none" else prior,
         "network": network,
         "spacing": spacing,
+        "min_voxels": min_voxels,
         "warm_start_from": None if warm_start is None else str(warm_start),
         "validation_fraction": validation_fraction,
         "patience": patience,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dmrifit import lesion_scores, lesion_table
+from dmrifit.components import drop_small
 from dmrifit.lesions import HEADLINES, label_components, lesion_counts, match_components, scores_from_counts
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,24 @@ def test_tables_are_those_of_a_plain_search(connectivity, min_overlap, start):
         bridged, split = bridged + table["bridged"].any(), split + table["split"].any()
         empty += not reference.any() or not prediction.any()
     assert min(bridged, split, empty) >= 5
+
+
+@pytest.mark.parametrize(("connectivity", "min_voxels"), [(26, 2), (6, 3), (18, 5)])
+def test_components_that_are_too_small_are_as_if_they_were_not_there(connectivity, min_voxels):
+    less = 0
+    for seed in range(400, 440):
+        reference, prediction = random_pair(seed)
+        kept = np.zeros_like(prediction)
+        for part in components([tuple(map(int, v)) for v in np.argwhere(prediction)], connectivity):
+            for voxel in part if len(part) >= min_voxels else ():
+                kept[voxel] = True
+        table = lesion_table(reference, prediction, connectivity=connectivity, min_voxels=min_voxels)
+        expected = lesion_table(reference, kept, connectivity=connectivity)
+        assert table.equals(expected), seed
+        assert table.attrs == expected.attrs | {"min_voxels": min_voxels}
+        np.testing.assert_array_equal(drop_small(prediction, min_voxels, connectivity=connectivity), kept)
+        less += kept.sum() < prediction.sum()
+    assert less >= 20
 
 
 def test_numbers_are_those_that_scipy_counts():
@@ -346,6 +365,7 @@ def test_scores_of_all_scans_are_those_of_summed_counts(study):
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"connectivity": 8}, "26, not 8"),
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_overlap": 0}, "not 0"),
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_overlap": 0.5}, "not 0.5"),
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_voxels": 0}, "min_voxels must be a whole number.*not 0"),
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"affine": np.zeros((4, 4))}, "affine"),
     ],
 )

@@ -108,6 +108,18 @@ def test_priors_go_case_by_case_to_models_that_take_them(volume):
     assert trained_without.seen == [None]
 
 
+def test_a_models_smallest_finding_is_kept_to(volume):
+    model = Plain()
+    ((labels, _),) = segment_by(model, [volume])
+    assert labels.sum() == 1
+    model.min_voxels = 2
+    ((labels, _),) = segment_by(model, [volume])
+    assert not labels.any()
+    labels = SensitivitySpecificityEnsemble(Plain(), model).predict([volume])[0]
+    assert (labels == 1).sum() == 1
+    assert not (labels == 2).any()
+
+
 def test_a_single_model_gives_candidates(volume):
     ((labels, probability),) = segment_by(Plain(), [volume])
     assert labels.sum() == 1

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import metastasis
+from dmrifit.components import drop_small
 from dmrifit.lesions import HEADLINES, label_components, lesion_scores, lesion_table
 from metastasis.cases import Case
 from metastasis.controls import CONTROLS, control_segmentations
@@ -222,6 +223,25 @@ def test_thresholds_are_those_of_each_method(cases, predictions):
     assert not len(high["intervals"])
     assert not len(high["ensemble"])
     assert set(high["summary"]["method"]) == {"sure", "loose"}
+
+
+def test_small_findings_are_left_out_of_all_tables(cases, predictions):
+    options = {"segment": 9, "n_bootstrap": 0, "controls": False, "thresholds": [0.5, 0.8]}
+    graded = {key: predictions[key] for key in ("loose", "both", "mask")}
+    # Balls of radius 1 have 7 voxels.
+    found = evaluate_segmentations(cases, graded, min_voxels=8, **options)
+    masks = {"loose": [drop_small(one >= 0.5, 8) for one in graded["loose"]]}
+    masks["both"] = [one * drop_small(one, 8) for one in graded["both"]]
+    masks["mask"] = [drop_small(one, 8) for one in graded["mask"]]
+    expected = evaluate_segmentations(cases, masks, **options)
+    for name in ("scans", "lesions", "summary", "status", "ensemble"):
+        pd.testing.assert_frame_equal(found[name], expected[name])
+    every = evaluate_segmentations(cases, graded, **options)
+    assert row(found, "loose")["n_false_positives"] < row(every, "loose")["n_false_positives"]
+    at = found["curves"].query("method == 'loose' and threshold == .5").iloc[0]
+    assert at["n_false_positives"] == row(found, "loose")["n_false_positives"]
+    with pytest.raises(ValueError, match="min_voxels must be a whole number"):
+        evaluate_segmentations(cases, graded, min_voxels=0.5, **options)
 
 
 def test_the_summary_is_written_for_each_part(tables):

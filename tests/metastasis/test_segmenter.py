@@ -1,8 +1,11 @@
 """The segmenter: what it learns, what priors do, its files, its operating point, and what it refuses."""
 
+import copy
+
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from volume_contract import VolumeContract, bits
 
 torch = pytest.importorskip("torch")
@@ -327,6 +330,20 @@ def test_the_score_is_the_lesionwise_dice_of_lesion_scores(fitted, cohort):
     assert fitted.score(volumes, labels, priors=priors) == pytest.approx(expected)
 
 
+def test_findings_of_few_voxels_are_not_marked(fitted, cohort):
+    volumes, labels, priors = cohort
+    model = copy.copy(fitted).set_params(min_voxels=12)
+    every, kept = (one.predict(volumes, priors=priors) for one in (fitted, model))
+    sizes = [np.bincount(ndimage.label(one, np.ones((3, 3, 3)))[0].ravel())[1:] for one in every]
+    assert any((one < 12).any() for one in sizes)
+    assert any((one >= 12).any() for one in sizes)
+    for before, after, size in zip(every, kept, sizes, strict=True):
+        assert after.sum() == size[size >= 12].sum()
+        assert not (after & ~before).any()
+    tables = [lesion_table(y, f) for y, f in zip(labels, kept, strict=True)]
+    assert model.score(volumes, labels, priors=priors) == pytest.approx(lesion_scores(tables)["lesion_dice"])
+
+
 def test_an_operating_point_keeps_its_number_of_false_positives(cohort, tmp_path):
     volumes, labels, priors = cohort
     # Hardly trained, so that there are false positives to choose from.
@@ -433,6 +450,7 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
         ({"segment_size": 11.0}, "segment_size must be a whole number"),
         ({"segments_per_epoch": 0}, "segments_per_epoch must be a whole number of at least 1"),
         ({"threshold": 0.0}, "threshold must be a probability above 0"),
+        ({"min_voxels": 0}, "min_voxels must be a whole number of voxels from 1, not 0"),
         ({"dropout": 1.0}, "dropout must be a number from 0 to below 1"),
         ({"l2": np.inf}, "l2 must be a number"),
         ({"spacing": 0}, "spacing must be a length in mm"),
