@@ -30,6 +30,9 @@ _MODULES = {
     "estimate_tissue": "tissue",
     "prepare_scan": "preparation",
     "resample_directions": "directions",
+    "evaluate_detectors": "evaluation",
+    "overlap_with_followup": "evaluation",
+    "healthy_folds": "evaluation",
 }
 
 __all__ = sorted(_MODULES)

@@ -23,6 +23,7 @@ __all__ = [
     "ThresholdRule",
     "YoudenThreshold",
     "open_map",
+    "rate_limits",
 ]
 
 #: A threshold is one number for all maps, or one for each.
@@ -117,15 +118,39 @@ class ThresholdRule(BaseEstimator):
             of maps.
         """
         check_is_fitted(self, "threshold_")
-        volumes = _volumes(maps, "map")
-        scans = _Scans(volumes, _masks(masks, volumes), None)
-        limits = self._limits(scans)
-        # A 64-bit limit: a Python float would be rounded to the precision of the maps first.
+        scans, limits = self._applied(maps, masks)
         found = [
-            (volume > np.float64(limit)) & mask
-            for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True)
+            (volume > limit) & mask for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True)
         ]
         return np.stack(found) if isinstance(maps, np.ndarray) else found
+
+    def limits(self, maps: Volumes, masks: Volumes | None = None) -> list[float]:
+        """
+        Tell the threshold of each map.
+
+        Parameters
+        ----------
+        maps, masks
+            As for `apply`.
+
+        Returns
+        -------
+        list of float
+            The same for all, or each map's own.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            As for `apply`.
+        """
+        return [float(limit) for limit in self._applied(maps, masks)[1]]
+
+    def _applied(self, maps: Volumes, masks: Volumes | None) -> tuple[_Scans, list[np.float64]]:
+        check_is_fitted(self, "threshold_")
+        volumes = _volumes(maps, "map")
+        scans = _Scans(volumes, _masks(masks, volumes), None)
+        # In 64 bits: a Python float would be rounded to the precision of the maps when they are compared.
+        return scans, [np.float64(limit) for limit in self._limits(scans)]
 
     def _check_parameters(self) -> None:
         scope = getattr(self, "scope", SCOPES[0])
@@ -373,24 +398,50 @@ class HealthyRateThreshold(_OwnThreshold):
             raise ValueError(msg)
 
     def _of_all(self, scans: _Scans) -> float:
-        inside = scans.inside()
-        values = np.concatenate(inside)
-        shares = np.repeat([1 / (len(inside) * len(one)) for one in inside], [len(one) for one in inside])
-        order = np.argsort(-values, kind="stable")
-        ranked, above = values[order], np.cumsum(shares[order])
-        # The first score down from the largest that may not be included any more; sums of shares are rounded.
-        allowed = int(np.searchsorted(above, self.rate * (1 + 1e-9), side="right"))
-        return float(ranked[min(allowed, len(ranked) - 1)])
+        limits, _ = rate_limits(scans.inside(), [self.rate])
+        return float(limits[0])
 
 
-#: The rules by the names that tables give them, with the parameters of the study.
+#: The rules by the names that tables give them, with the study's parameters; its code has a threshold for each scan.
 RULES: dict[str, ThresholdRule] = {
     "Otsu": OtsuThreshold(),
+    "Otsu, each scan": OtsuThreshold(scope="image"),
     "mean pool": MeanPoolThreshold(),
+    "mean pool, each scan": MeanPoolThreshold(scope="image"),
     "healthy rate": HealthyRateThreshold(),
     "Youden": YoudenThreshold(),
     "best Dice": BestDiceThreshold(),
 }
+
+
+def rate_limits(healthy: Sequence[NDArray[Any]], rates: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """
+    Find the lowest scores with no more than a share of the voxels of healthy scans above them.
+
+    Parameters
+    ----------
+    healthy : sequence of ndarray of shape (n_voxels,)
+        Scores of each scan.
+    rates : array_like of shape (n,)
+        Shares, as a mean over scans.
+
+    Returns
+    -------
+    limits : ndarray of shape (n,)
+        Scores of healthy voxels.
+    realized : ndarray of shape (n,)
+        The shares above them: smaller than what is asked for where scores are tied.
+    """
+    values = np.concatenate(healthy)
+    shares = np.concatenate([np.full(len(one), 1 / (len(healthy) * len(one))) for one in healthy])
+    order = np.argsort(-values, kind="stable")
+    ranked, reached = values[order], np.cumsum(shares[order])
+    # The first score down from the largest that may not be included any more; sums of shares are rounded.
+    asked = np.asarray(rates, dtype=np.float64) * (1 + 1e-9)
+    position = np.minimum(np.searchsorted(reached, asked, side="right"), len(ranked) - 1)
+    limits = ranked[position]
+    n_above = np.searchsorted(-ranked, -limits, side="left")
+    return limits.astype(np.float64), np.where(n_above > 0, reached[np.maximum(n_above, 1) - 1], 0.0)
 
 
 def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
