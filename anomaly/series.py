@@ -1,0 +1,608 @@
+"""Detectors of users' series: files in, maps on the grid of the file out, prepared as those that were learned from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
+
+from anomaly.detectors import AnomalyDetector
+from anomaly.preparation import PreparedScan, prepare_scan
+from anomaly.thresholds import open_map
+from dmrifit.components import label_components
+from dmrifit.derivatives import stem
+from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.participants import WORDS
+from dmrifit.protocol import Protocol
+from dmrifit.registry import register, registered
+from dmrifit.tables import read_rows
+
+if TYPE_CHECKING:
+    import nibabel as nib
+    import pandas as pd
+
+__all__ = ["Detection", "SeriesDetector", "SeriesFiles", "lesions_of", "read_series"]
+
+#: Columns of the table of lesions that were found.
+LESION_COLUMNS = ("number", "n_voxels", "volume_mL", "diameter_mm", "x", "y", "z", "score", "mean_score")
+#: What the expectation of a detector may depend on.
+COVARIATES = ("age", "sex", "site")
+
+_FILES = ("image", "bval", "bvec", "brain", "tissue", "lesion", "followup")
+_KNOWN = ("age", "sex", "site", "grade", "kind", "synthetic")
+_ALIASES = {"participant_id": "patient"}
+_MM3_PER_ML = 1000.0
+_SAME_EDGE = 0.01  # of a voxel's edge
+_APART = 1.0  # voxels, from which on two fields of view are not on each other
+_KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
+_OF_DETECTOR = {"class", "parameters", "fitted"}
+
+
+@dataclass(frozen=True)
+class SeriesFiles:
+    """
+    The files of one scan, and what is known of the patient.
+
+    Parameters
+    ----------
+    image : Path
+        Diffusion series.
+    patient, name : str, default=""
+        By default what the file is called.
+    bval, bvec : Path, optional
+        b-values and directions; by default the files beside the image.
+    brain, tissue, lesion, followup : Path, optional
+        Images on the grid of the series.
+    known : dict
+        age, sex, site, grade, kind and synthetic, as `Case` takes them.
+    """
+
+    image: Path
+    patient: str = ""
+    name: str = ""
+    bval: Path | None = None
+    bvec: Path | None = None
+    brain: Path | None = None
+    tissue: Path | None = None
+    lesion: Path | None = None
+    followup: Path | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What messages and folders call the scan."""
+        return self.name or self.patient or stem(self.image)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files that exist, by their role; b-values and directions are looked for beside the image."""
+        found = {role: getattr(self, role) for role in _FILES if getattr(self, role) is not None}
+        for role in ("bval", "bvec"):
+            beside = self.image.with_name(f"{stem(self.image)}.{role}")
+            if role not in found and beside.is_file():
+                found[role] = beside
+        return found
+
+    def prepare(self, **options: Any) -> PreparedScan:
+        """
+        Bring the scan to the array that a detector takes.
+
+        Parameters
+        ----------
+        **options
+            Of `prepare_scan`; the files of the scan stand before them.
+
+        Returns
+        -------
+        PreparedScan
+            The scan.
+        """
+        own = {"mask": self.brain, "tissue": self.tissue, "lesion": self.lesion, "followup": self.followup}
+        given = {key: path for key, path in own.items() if path is not None}
+        return prepare_scan(
+            self.image,
+            bval=self.bval,
+            bvec=self.bvec,
+            patient=self.patient or stem(self.image),
+            name=self.label,
+            **(options | given | dict(self.known)),
+        )
+
+
+def read_series(table: str | Path) -> list[SeriesFiles]:
+    """
+    Read a table of series, without reading the images.
+
+    Parameters
+    ----------
+    table : path
+        Tab-separated (``.csv``: comma-separated), as for `read_cases`: ``patient`` and ``image`` are needed; ``bval``
+        and ``bvec`` (by default the files beside the image), ``name``, ``brain``, ``tissue``, ``lesion``,
+        ``followup``, ``age``, ``sex``, ``site``, ``grade``, ``kind`` and ``synthetic`` may follow. Paths are relative
+        to the table.
+
+    Returns
+    -------
+    list of SeriesFiles
+        In the order of the table.
+
+    Raises
+    ------
+    ValueError
+        If the table or a row is wrong, or two rows have one name; the message names the row.
+    FileNotFoundError
+        If a file is missing.
+    """
+    table = Path(table)
+    optional = ("name", *_FILES[1:], *_KNOWN)
+    found: list[SeriesFiles] = []
+    lines: dict[str, int] = {}
+    for line, row in read_rows(table, required=("patient", "image"), optional=optional, aliases=_ALIASES):
+        where = f"{table}, row {line} (patient {row['patient']})"
+        name = row.get("name") or row["patient"]
+        if (other := lines.setdefault(name, line)) != line:
+            msg = f"{where}: row {other} has a scan of the name {name!r} too; add a column 'name' that tells them apart"
+            raise ValueError(msg)
+        files = {key: table.parent / row[key] for key in _FILES if row.get(key)}
+        for key, path in files.items():
+            if not path.is_file():
+                msg = f"{where}: {key} {row[key]!r} does not exist; paths are relative to {table.parent.resolve()}"
+                raise FileNotFoundError(msg)
+        found.append(SeriesFiles(patient=row["patient"], name=name, known=_known(row, where), **files))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """
+    What a detector found in a scan.
+
+    Parameters
+    ----------
+    scan : PreparedScan
+        The scan, and the way back to the grid of its file.
+    map : ndarray of shape (x, y, z)
+        Scores on the grid of the detector, higher where less like healthy scans; 0 outside the brain.
+    found : ndarray of bool, shape (x, y, z)
+        Where the map is above the threshold, inside the brain; without fluid where tissues are known.
+    opened : ndarray of bool, shape (x, y, z)
+        The same after opening.
+    lesions : DataFrame
+        A row for each connected part of `opened`, the largest first: ``number``, ``n_voxels``, ``volume_mL``,
+        ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+), ``score`` (the largest
+        in it) and ``mean_score``.
+    threshold : float
+        Score above which a voxel is anomalous; NaN where each scan has its own.
+    """
+
+    scan: PreparedScan
+    map: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    opened: NDArray[np.bool_]
+    lesions: pd.DataFrame
+    threshold: float
+
+    def images(self) -> dict[str, nib.Nifti1Image]:
+        """
+        Give the maps on the grid of the file.
+
+        Returns
+        -------
+        dict of str to Nifti1Image
+            ``"map"`` (single precision), ``"binary"`` and ``"opened"`` (0 and 1).
+        """
+        parts = {"map": self.map, "binary": self.found, "opened": self.opened}
+        return {name: self.scan.image(values) for name, values in parts.items()}
+
+
+@register
+class SeriesDetector(BaseEstimator):
+    """
+    A detector together with the way its scans were prepared, so that those of users are prepared alike.
+
+    Its model file holds the detector with its threshold, and the measurements and the grid that it was fitted to.
+
+    Parameters
+    ----------
+    detector : AnomalyDetector
+        Unfitted.
+    spacing : float, optional
+        Edge of the voxels that scans are resampled to, in mm; by default they are taken as they are.
+    shape : tuple of 3 int, optional
+        Numbers of voxels that scans are cropped or padded to; by default those of the first scan.
+    center : {"grid", "brain"}, default="grid"
+        As for `prepare_scan`.
+    b : float, optional
+        Shell to take, in s/mm².
+    directions : {"acquired", "resampled"}, default="acquired"
+        Whether scans have to have the directions of the first one, or are resampled onto them.
+    covariates : tuple of str, default=()
+        Which of age, sex and site the detector takes into account, if it can (`VoxelwiseGaussian`).
+
+    Attributes
+    ----------
+    detector_ : AnomalyDetector
+        Fitted.
+    protocol_ : Protocol
+        The measurements that it was fitted to, with directions along the axes of the grid.
+    shape_ : tuple of 3 int
+        Numbers of voxels.
+    edges_ : tuple of 3 float
+        Edges of its voxels in mm.
+    origin_ : tuple of 3 float
+        Center of the first scan's first voxel in mm.
+    n_scans_ : int
+        How many scans were given.
+    synthetic_ : bool
+        Whether a scan was simulated.
+    """
+
+    def __init__(
+        self,
+        detector: AnomalyDetector | None = None,
+        *,
+        spacing: float | None = None,
+        shape: tuple[int, int, int] | None = None,
+        center: str = "grid",
+        b: float | None = None,
+        directions: str = "acquired",
+        covariates: tuple[str, ...] = (),
+    ) -> None:
+        self.detector = detector
+        self.spacing = spacing
+        self.shape = shape
+        self.center = center
+        self.b = b
+        self.directions = directions
+        self.covariates = covariates
+
+    def fit(self, series: Sequence[SeriesFiles]) -> SeriesDetector:
+        """
+        Prepare the scans of healthy subjects and learn from them.
+
+        Parameters
+        ----------
+        series : sequence of SeriesFiles
+            One scan or more of each subject, without lesions.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no scan, one has a lesion, or they differ in size, voxels, or measurements; or as
+            `prepare_scan` and the detector. The message names the scan.
+
+        Warns
+        -----
+        UserWarning
+            If fields of view do not lie on each other.
+        """
+        if not isinstance(self.detector, AnomalyDetector):
+            msg = f"detector must be a detector of anomalies, not {self.detector!r}"
+            raise ValueError(msg)
+        self._check_covariates()
+        sick = [one.label for one in series if one.lesion is not None]
+        if not len(series) or sick:
+            n = f"{', '.join(sick[:5])} have a lesion" if sick else "there are no scans"
+            msg = f"{n}; detectors learn from healthy scans: leave others out of the table"
+            raise ValueError(msg)
+        scans: list[PreparedScan] = []
+        for one in series:
+            first = scans[0] if scans else None
+            with _naming(one):
+                scan = one.prepare(
+                    fitted=None if first is None else first.protocol,
+                    b=self.b if first is None else None,
+                    spacing=self.spacing,
+                    shape=self.shape,
+                    center=self.center,
+                    directions="acquired" if first is None else self.directions,
+                )
+                _check_like(scan, first)
+            scans.append(scan)
+        reference = scans[0].case
+        self._warn_of_fields(scans)
+        options = {"covariates": self._covariates_of(scans)} if self.covariates else {}
+        learned = clone(self.detector)
+        learned.fit(
+            [scan.case.signal for scan in scans],
+            [scan.case.brain for scan in scans],
+            groups=[scan.case.patient for scan in scans],
+            **options,
+        )
+        self.protocol_ = scans[0].protocol
+        self.shape_, self.edges_ = reference.shape, reference.spacing
+        x, y, z = reference.affine[:3, 3].tolist()
+        self.origin_ = (x, y, z)
+        self.n_scans_ = len(scans)
+        self.synthetic_ = any(scan.case.synthetic for scan in scans)
+        self.detector_ = learned
+        return self
+
+    def prepare(self, series: SeriesFiles, **options: Any) -> PreparedScan:
+        """
+        Prepare a scan as those that were learned from.
+
+        Parameters
+        ----------
+        series : SeriesFiles
+            The scan.
+        **options
+            Further ones of `prepare_scan`, such as ``tissue=True`` or ``directions="resampled"``.
+
+        Returns
+        -------
+        PreparedScan
+            The scan; resampled to the voxels that were learned from, where it has others.
+
+        Raises
+        ------
+        ValueError
+            As `prepare_scan`, or if its voxels are others than those that were learned from and those are no cubes.
+        """
+        from dmrifit.images import read_grid
+
+        check_is_fitted(self, "detector_")
+        spacing = self.spacing
+        if spacing is None:
+            _, affine = read_grid(series.image)
+            edges = np.sort(np.linalg.norm(affine[:3, :3], axis=0))
+            if not np.allclose(edges, np.sort(self.edges_), rtol=_SAME_EDGE):
+                if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
+                    msg = (
+                        f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
+                        "train it with a spacing, so that scans are resampled, or resample the scan"
+                    )
+                    raise ValueError(msg)
+                spacing = float(np.mean(self.edges_))
+        given = {"spacing": spacing, "center": self.center, "directions": self.directions} | options
+        scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **given)
+        if self.center == "grid":
+            apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
+            if apart > _APART * max(self.edges_):
+                msg = (
+                    f"the field of view of {series.label} lies {apart:.0f} mm from that of the scans that were learned "
+                    "from: scores that belong to a place need scans that lie on each other"
+                )
+                warnings.warn(msg, stacklevel=2)
+        return scan
+
+    def detect(self, series: SeriesFiles | PreparedScan, *, opening: int = 3, **options: Any) -> Detection:
+        """
+        Find anomalies in a scan.
+
+        Parameters
+        ----------
+        series : SeriesFiles or PreparedScan
+            The scan, or what `prepare` made of it.
+        opening : int, default=3
+            Edge in voxels of the cube that what was found is opened with.
+        **options
+            As for `prepare`.
+
+        Returns
+        -------
+        Detection
+            Map, masks and lesions.
+
+        Raises
+        ------
+        ValueError
+            As `prepare`, or if the detector has no threshold.
+        """
+        check_is_fitted(self, "detector_")
+        scan = series if isinstance(series, PreparedScan) else self.prepare(series, **options)
+        case, detector = scan.case, self.detector_
+        if detector.threshold_ is None:
+            msg = "the model has no threshold: train it with calibration, or use its maps and a rule of your own"
+            raise ValueError(msg)
+        known = {"covariates": self._covariates_of([scan])} if self.covariates else {}
+        maps = detector.anomaly_map([case.signal], [case.brain], **known)
+        found = np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool) & case.scored
+        opened = open_map(found, opening)
+        limit = float(getattr(detector.threshold_, "threshold_", np.nan))
+        return Detection(scan, maps[0], found, opened, lesions_of(opened, maps[0], case.affine), limit)
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """
+        Give what a model file holds.
+
+        Returns
+        -------
+        parameters : dict
+            Of the constructor, but for the detector.
+        fitted : dict
+            The fitted detector, and what its scans were like.
+        files : dict of bytes
+            Those of the detector.
+        """
+        check_is_fitted(self, "detector_")
+        parameters, fitted, files = self.detector_.stored()
+        own = self.get_params(deep=False)
+        return (
+            {key: encoded(value, key) for key, value in own.items() if key != "detector"},
+            {
+                "detector": {"class": type(self.detector_).__name__, "parameters": parameters, "fitted": fitted},
+                "protocol": self.protocol_.to_dict(),
+                "shape": list(self.shape_),
+                "edges": list(self.edges_),
+                "origin": list(self.origin_),
+                "n_scans": self.n_scans_,
+                "synthetic": self.synthetic_,
+            },
+            files,
+        )
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Take what `stored` has given.
+
+        Parameters
+        ----------
+        fitted : mapping
+            As given by `stored`.
+        files : mapping of bytes
+            As given by `stored`.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
+        refuse_keys(fitted, _KEYS, "part of a detector of series", complete=True)
+        inner = fitted["detector"]
+        refuse_keys(inner, _OF_DETECTOR, "part of a detector", complete=True)
+        cls = registered(inner["class"])
+        if cls is None or not issubclass(cls, AnomalyDetector):
+            msg = f"its detector is a {inner['class']!r}, which finds no anomalies"
+            raise RefusedError(msg)
+        refuse_keys(inner["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}")
+        detector = cls(**{key: decoded(value) for key, value in inner["parameters"].items()})
+        detector.restore(inner["fitted"], files)
+        try:
+            self.protocol_ = Protocol.from_dict(fitted["protocol"])
+            (i, j, k), edges, (x, y, z) = fitted["shape"], fitted["edges"], fitted["origin"]
+            self.shape_, self.origin_ = (int(i), int(j), int(k)), (float(x), float(y), float(z))
+            self.edges_ = (float(edges[0]), float(edges[1]), float(edges[2]))
+            self.n_scans_, self.synthetic_ = int(fitted["n_scans"]), bool(fitted["synthetic"])
+            self._check_covariates()
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            msg = f"what it says of its scans is not sound ({error})"
+            raise RefusedError(msg) from None
+        if self.shape_ != detector.shape_ or len(self.protocol_) != detector.n_channels_:
+            msg = f"its detector takes {detector.shape_} voxels, and its scans have {self.shape_}"
+            raise RefusedError(msg)
+        self.detector = clone(detector)
+        self.detector_ = detector
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "detector_")
+
+    def _check_covariates(self) -> None:
+        strange = [name for name in self.covariates if name not in COVARIATES]
+        if strange:
+            msg = f"covariates can be {', '.join(COVARIATES)}, not {strange[0]!r}"
+            raise ValueError(msg)
+
+    def _covariates_of(self, scans: Sequence[PreparedScan]) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({name: [getattr(scan.case, name) for scan in scans] for name in self.covariates})
+
+    def _warn_of_fields(self, scans: Sequence[PreparedScan]) -> None:
+        if self.center != "grid":
+            return
+        origins = np.array([scan.case.affine[:3, 3] for scan in scans])
+        apart = float(np.linalg.norm(origins - origins[0], axis=1).max())
+        if apart > _APART * max(scans[0].case.spacing):
+            msg = (
+                f"the fields of view of the scans lie up to {apart:.0f} mm from each other: scores that belong to a "
+                "place need scans that lie on each other; register them, or choose center='brain'"
+            )
+            warnings.warn(msg, stacklevel=3)
+
+
+def lesions_of(found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]) -> pd.DataFrame:
+    """
+    List the connected parts of what was found.
+
+    Parameters
+    ----------
+    found : ndarray of bool, shape (x, y, z)
+        What was found; voxels that share a corner are connected.
+    scores : ndarray of shape (x, y, z)
+        The map.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to world coordinates in mm.
+
+    Returns
+    -------
+    DataFrame
+        As the lesions of a `Detection`; the numbers are those of `dmrifit.components.label_components`.
+    """
+    import pandas as pd
+    from scipy import ndimage
+
+    parts = label_components(found)
+    numbers = np.arange(1, int(parts.max(initial=0)) + 1)
+    rows: dict[str, Any] = {name: [] for name in LESION_COLUMNS}
+    if len(numbers):
+        counts = np.bincount(parts.ravel())[1:]
+        volumes = counts * abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML
+        centers = np.array(ndimage.center_of_mass(parts > 0, parts, numbers)) @ affine[:3, :3].T + affine[:3, 3]
+        rows = {
+            "number": numbers,
+            "n_voxels": counts,
+            "volume_mL": volumes,
+            "diameter_mm": np.cbrt(6 * volumes * _MM3_PER_ML / np.pi),
+            "x": centers[:, 0],
+            "y": centers[:, 1],
+            "z": centers[:, 2],
+            "score": ndimage.maximum(scores, parts, numbers),
+            "mean_score": ndimage.mean(scores, parts, numbers),
+        }
+    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS)).astype({"number": int, "n_voxels": int})
+    return table.sort_values("volume_mL", ascending=False, kind="stable", ignore_index=True)
+
+
+def _known(row: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Read what a row says of the patient."""
+    found: dict[str, Any] = {key: row[key] for key in _KNOWN if row.get(key)}
+    try:
+        if "age" in found:
+            found["age"] = float(found["age"])
+        if "synthetic" in found:
+            found["synthetic"] = WORDS[found["synthetic"].lower()]
+    except (KeyError, ValueError):
+        msg = f"{where}: age must be a number of years, and synthetic true or false"
+        raise ValueError(msg) from None
+    return found
+
+
+@contextmanager
+def _naming(series: SeriesFiles) -> Iterator[None]:
+    """Name the scan in errors about it."""
+    try:
+        yield
+    except ValueError as error:
+        msg = f"{series.label}: {error}"
+        raise ValueError(msg) from None
+
+
+def _check_like(scan: PreparedScan, first: PreparedScan | None) -> None:
+    """Refuse a scan whose grid is not that of the first one."""
+    if first is None:
+        return
+    own, other = scan.case, first.case
+    if own.shape != other.shape:
+        msg = (
+            f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape, which all scans "
+            "are cropped or padded to"
+        )
+        raise ValueError(msg)
+    if not np.allclose(own.spacing, other.spacing, rtol=_SAME_EDGE):
+        msg = (
+            f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing, which all "
+            "scans are resampled to"
+        )
+        raise ValueError(msg)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _mm(edges: Any) -> str:
+    return " × ".join(f"{edge:.3g}" for edge in edges) + " mm"

@@ -1,0 +1,227 @@
+"""Detectors of users' series."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from anomaly.cases import write_cases
+from anomaly.gaussian import VoxelwiseGaussian
+from anomaly.phantoms import simulate_dmri
+from anomaly.series import SeriesDetector, SeriesFiles, lesions_of, read_series
+from dmrifit.persistence import load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Synthetic series as users have them: healthy ones and gliomas."""
+    made = tmp_path_factory.mktemp("series")
+    healthy, lesions = simulate_dmri(8, 2, n_directions=8, shape=(24, 28, 20), spacing=6.5, random_state=3)
+    write_cases(healthy, made / "healthy")
+    write_cases(lesions, made / "lesions")
+    return made
+
+
+@pytest.fixture(scope="module")
+def healthy(folder):
+    return read_series(folder / "healthy" / "cases.tsv")
+
+
+@pytest.fixture(scope="module")
+def sick(folder):
+    return read_series(folder / "lesions" / "cases.tsv")
+
+
+@pytest.fixture(scope="module")
+def model(healthy):
+    return SeriesDetector(VoxelwiseGaussian(side="low", calibration=2)).fit(healthy)
+
+
+def test_a_series_of_files_comes_back_as_maps_on_its_own_grid(model, sick):
+    detection = model.detect(sick[0])
+    images = detection.images()
+    grid = nib.load(sick[0].image)
+    for image in images.values():
+        assert image.shape == grid.shape[:3]
+        np.testing.assert_allclose(image.affine, grid.affine)
+    expected = model.detector_.anomaly_map([detection.scan.case.signal], [detection.scan.case.brain])[0]
+    np.testing.assert_array_equal(np.asarray(images["map"].dataobj), expected)
+    assert detection.threshold == model.detector_.threshold_.threshold_
+    assert not (detection.found & ~detection.scan.case.scored).any()
+    assert not (detection.opened & ~detection.found).any()
+    np.testing.assert_array_equal(detection.found, (expected > detection.threshold) & detection.scan.case.scored)
+
+
+def test_what_is_anomalous_is_scored_above_what_is_not(model, sick):
+    from sklearn.metrics import roc_auc_score
+
+    case = model.detect(sick[0])
+    truth = case.scan.case.lesion[case.scan.case.scored]
+    assert roc_auc_score(truth, case.map[case.scan.case.scored]) > 0.8
+
+
+def test_a_model_file_prepares_and_finds_the_same(tmp_path, model, sick):
+    save_model(model, tmp_path / "model.dmrifit")
+    again = load_model(tmp_path / "model.dmrifit")
+    for one in sick:
+        before, now = model.detect(one), again.detect(one)
+        np.testing.assert_array_equal(before.map, now.map)
+        np.testing.assert_array_equal(before.found, now.found)
+    np.testing.assert_array_equal(again.protocol_.b, model.protocol_.b)
+    np.testing.assert_allclose(again.protocol_.directions, model.protocol_.directions, atol=1e-15)
+    assert (again.shape_, again.edges_, again.synthetic_) == (model.shape_, model.edges_, True)
+    assert again.get_params(deep=False).keys() == model.get_params(deep=False).keys()
+
+
+def test_a_series_stored_in_another_orientation_is_found_the_same_in(tmp_path, model, sick):
+    from nibabel.orientations import axcodes2ornt, ornt_transform
+
+    from anomaly.directions import directions_in_file, directions_on_grid
+    from dmrifit.protocol import Protocol
+
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt("PLS"))
+    image = nib.load(sick[0].image)
+    files = {}
+    for role in ("image", "brain", "tissue"):
+        turned = nib.load(getattr(sick[0], role)).as_reoriented(turn)
+        files[role] = tmp_path / f"{role}.nii.gz"
+        nib.save(turned, files[role])
+    protocol = Protocol.read(sick[0].bval, bvec=sick[0].bvec)
+    along = directions_in_file(directions_on_grid(protocol.directions, image.affine), turned.affine)
+    np.savetxt(tmp_path / "image.bval", protocol.b[None])
+    np.savetxt(tmp_path / "image.bvec", along.T)
+    found = model.detect(SeriesFiles(**files))
+    expected = model.detect(sick[0])
+    np.testing.assert_array_equal(found.map, expected.map)
+    assert nib.aff2axcodes(found.images()["map"].affine) == ("P", "L", "S")
+    np.testing.assert_allclose(found.lesions[["x", "y", "z"]], expected.lesions[["x", "y", "z"]])
+
+
+def test_other_voxels_are_resampled_to_those_that_were_learned_from(tmp_path, model, sick):
+    from dmrifit.grids import resampled, scan_of
+
+    image = nib.load(sick[0].image)
+    values = np.asarray(image.dataobj)
+    parts = [resampled(scan_of(values[..., i], image.affine), 4.0) for i in range(values.shape[3])]
+    nib.save(nib.Nifti1Image(np.stack([p.get_fdata() for p in parts], -1), parts[0].affine), tmp_path / "fine.nii.gz")
+    brain = resampled(scan_of(nib.load(sick[0].brain).get_fdata().astype(np.float32), image.affine), 4.0)
+    mask = nib.Nifti1Image((brain.get_fdata() > 0.5).astype(np.uint8), brain.affine)
+    nib.save(mask, tmp_path / "mask.nii.gz")
+    fine = SeriesFiles(tmp_path / "fine.nii.gz", bval=sick[0].bval, bvec=sick[0].bvec, brain=tmp_path / "mask.nii.gz")
+    found = model.detect(fine)
+    assert found.images()["map"].shape == mask.shape
+    inner = found.scan.case.brain & model.detect(sick[0]).scan.case.brain
+    assert np.corrcoef(found.map[inner], model.detect(sick[0]).map[inner])[0, 1] > 0.8
+
+
+def test_scans_that_were_learned_from_are_alike(tmp_path, healthy, sick):
+    with pytest.raises(ValueError, match="synthetic-glioma-001 have a lesion; detectors learn from healthy scans"):
+        SeriesDetector(VoxelwiseGaussian()).fit([*healthy, sick[0]])
+    with pytest.raises(ValueError, match="there are no scans"):
+        SeriesDetector(VoxelwiseGaussian()).fit([])
+    with pytest.raises(ValueError, match="one subject"):
+        SeriesDetector(VoxelwiseGaussian(calibration=2)).fit([healthy[0], healthy[0]])
+    others, _ = simulate_dmri(1, 0, n_directions=8, shape=(26, 28, 20), spacing=6.5, random_state=4)
+    write_cases(others, tmp_path / "size")
+    with pytest.raises(ValueError, match="26 × 28 × 20 voxels, where synthetic-healthy-001 has 24 × 28 × 20; give a"):
+        SeriesDetector(VoxelwiseGaussian()).fit([*healthy[:2], *_renamed(read_series(tmp_path / "size" / "cases.tsv"))])
+    more, _ = simulate_dmri(1, 0, n_directions=12, shape=(24, 28, 20), spacing=6.5, random_state=4)
+    write_cases(more, tmp_path / "directions")
+    odd = _renamed(read_series(tmp_path / "directions" / "cases.tsv"))
+    with pytest.raises(ValueError, match=r"other: .* has 12 directions, and the detector was fitted to 8"):
+        SeriesDetector(VoxelwiseGaussian()).fit([*healthy[:2], *odd])
+    resampled = SeriesDetector(VoxelwiseGaussian(calibration=None), directions="resampled").fit([*healthy[:2], *odd])
+    assert len(resampled.protocol_) == 8
+    coarse, _ = simulate_dmri(1, 0, n_directions=8, shape=(24, 28, 20), spacing=7, random_state=4)
+    write_cases(coarse, tmp_path / "coarse")
+    with pytest.raises(ValueError, match=r"voxels of 7 × 7 × 7 mm, where .* give a spacing"):
+        SeriesDetector(VoxelwiseGaussian()).fit([*healthy[:2], *_renamed(read_series(tmp_path / "coarse/cases.tsv"))])
+
+
+def test_covariates_are_taken_from_the_table(healthy, sick):
+    plain = SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(healthy)
+    aged = SeriesDetector(VoxelwiseGaussian(calibration=None), covariates=("age", "sex")).fit(healthy)
+    assert aged.detector_.coefficients_.shape[1] > plain.detector_.coefficients_.shape[1] == 1
+    with pytest.raises(ValueError, match="no threshold"):
+        aged.detect(sick[0])
+    with pytest.raises(ValueError, match="covariates can be age, sex, site, not 'weight'"):
+        SeriesDetector(VoxelwiseGaussian(), covariates=("weight",)).fit(healthy)
+
+
+def test_fields_of_view_that_do_not_lie_on_each_other_are_told(tmp_path, model, healthy):
+    image = nib.load(healthy[0].image)
+    affine = image.affine.copy()
+    affine[2, 3] += 30
+    for role in ("image", "brain"):
+        one = nib.load(getattr(healthy[0], role))
+        nib.save(nib.Nifti1Image(np.asarray(one.dataobj), affine), tmp_path / f"{role}.nii.gz")
+    moved = SeriesFiles(
+        tmp_path / "image.nii.gz",
+        patient="moved",
+        bval=healthy[0].bval,
+        bvec=healthy[0].bvec,
+        brain=tmp_path / "brain.nii.gz",
+    )
+    with pytest.warns(UserWarning, match="field of view of moved lies 30 mm from that of the scans"):
+        model.detect(moved)
+    with pytest.warns(UserWarning, match="lie up to 30 mm from each other"):
+        SeriesDetector(VoxelwiseGaussian(calibration=None)).fit([*healthy[:3], moved])
+
+
+def test_a_table_names_its_rows_in_errors(tmp_path, folder):
+    table = tmp_path / "table.tsv"
+    image = next((folder / "healthy").glob("*dwi.nii.gz"))
+    table.write_text(f"patient\timage\nA\t{image}\nA\t{image}\n")
+    with pytest.raises(ValueError, match=r"row 3 \(patient A\): row 2 has a scan of the name 'A' too"):
+        read_series(table)
+    table.write_text(f"patient\timage\tage\nA\t{image}\told\n")
+    with pytest.raises(ValueError, match=r"row 2 .*age must be a number of years"):
+        read_series(table)
+    table.write_text("patient\timage\nA\tnone.nii.gz\n")
+    with pytest.raises(FileNotFoundError, match=r"row 2 .*image 'none.nii.gz' does not exist"):
+        read_series(table)
+
+
+def test_files_that_are_no_model_are_refused(tmp_path, model):
+    import json
+    import zipfile
+
+    save_model(model, tmp_path / "model.dmrifit")
+    with zipfile.ZipFile(tmp_path / "model.dmrifit") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    content = json.loads(parts["model.json"])
+    for change, message in (
+        ({"detector": content["fitted"]["detector"] | {"class": "SignalToSignal"}}, "finds no anomalies"),
+        ({"shape": [1, 2, 3]}, "takes .* voxels"),
+        ({"edges": [1]}, "not sound"),
+        ({"more": 1}, "unknown or missing"),
+    ):
+        altered = content | {"fitted": content["fitted"] | change}
+        with zipfile.ZipFile(tmp_path / "altered.dmrifit", "w") as archive:
+            for name, part in (parts | {"model.json": json.dumps(altered).encode()}).items():
+                archive.writestr(name, part)
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path / "altered.dmrifit")
+
+
+def test_lesions_are_listed_the_largest_first_in_world_coordinates():
+    found = np.zeros((12, 12, 12), bool)
+    found[1:3, 1:3, 1:3] = True
+    found[6:10, 6:9, 6:9] = True
+    scores = np.where(found, 0.5, 0).astype(np.float32)
+    scores[7, 7, 7] = 0.9
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (-10, 0, 5)
+    table = lesions_of(found, scores, affine)
+    assert table["n_voxels"].tolist() == [36, 8]
+    assert table["number"].tolist() == [2, 1]
+    np.testing.assert_allclose(table["volume_mL"], [0.288, 0.064])
+    np.testing.assert_allclose(table.loc[0, ["x", "y", "z"]].astype(float), [5, 14, 19])
+    assert table["score"].tolist() == pytest.approx([0.9, 0.5])
+    np.testing.assert_allclose(np.pi / 6 * table["diameter_mm"] ** 3, 1000 * table["volume_mL"])
+    assert lesions_of(np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3)), affine).empty
+
+
+def _renamed(series):
+    from dataclasses import replace
+
+    return [replace(one, patient="other", name="other") for one in series]
