@@ -39,8 +39,8 @@ class ThresholdRule(BaseEstimator):
     """
     What rules have in common; voxels are anomalous whose score is *above* the threshold.
 
-    So a map whose scores are all the same has no anomaly under the rules of this module, and a voxel with the score 0
-    is a voxel like any other: what counts is told by masks alone.
+    So a map whose scores are all the same has no anomaly under a rule that chooses among scores, and a voxel with the
+    score 0 is a voxel like any other: what counts is told by masks alone.
 
     Attributes
     ----------
@@ -130,8 +130,10 @@ class ThresholdRule(BaseEstimator):
 
         Parameters
         ----------
-        maps, masks
-            As for `apply`.
+        maps : array_like of shape (n, x, y, z), or sequence of array_like of shape (x, y, z)
+            Scores.
+        masks : as `maps`, optional
+            Voxels that count.
 
         Returns
         -------
