@@ -37,11 +37,12 @@ from dmrifit.boards import check_claims
 from dmrifit.files import whole_file, write_text
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
 from metastasis.claims import ALPHAS, CLAIMS, metastasis_board, method_name
+from metastasis.claims import START as FIRST
 from metastasis.ensemble import merge_segmentations
 
 RESULT = Path(__file__).parent / "results" / "metastasis.json"
 MARKER = "metastasis benchmark"
-SEEDS = (20261121, 20261122, 20261123)
+SEEDS = (20261131, 20261132, 20261133)
 SSE_ALPHAS = (0.995, 0.95, 0.9, 0.5)
 #: How a prior scan is taken -> parameters.
 FORMS: dict[str, dict[str, Any]] = {
@@ -64,7 +65,6 @@ LOSSES: dict[str, list[tuple[str, float | None]]] = {
     "prior as channel": [("jvss", 0.995)],
     "U-Net": [("bce", None), ("jvss", 0.995), ("jvss", 0.9), ("jvss", 0.5)],
 }
-FIRST = "start"
 PLAIN = "plain"  # what the form without a prior scan is called on the command line
 MOVED = 2.0  # times the misregistration of prior scans in training
 #: Modules that segmentations do not depend on.
@@ -73,8 +73,12 @@ WITHOUT_VOXELS = {
     *("plotting", "report", "segments", "studies"),
 }
 LOWER = ("cases", "checkpoints", "devices", "nets", "randomness", "training")
+#: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the smallest metastasis.
+MIN_VOXELS = 4
 #: Below this a probability is kept as zero; the lowest threshold is higher.
 SMALLEST = 0.005
+#: Methods that are shown with every component, too.
+EVERY_COMPONENT = ("BCE", "JVSS 0.995", "JVSS 0.5", "JVSS 0.995, prior", "JVSS 0.5, prior", "ensemble")
 THRESHOLDS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 MEASURES = (
     *("sensitivity", "precision", "false_positives_per_scan", "mDSC", "strict_sensitivity", "strict_precision"),
@@ -90,13 +94,13 @@ class Size:
     n_test: int = 20
     shape: tuple[int, int, int] = (66, 66, 66)
     spacing: float = 1.0
-    mimics: tuple[int, int] = (0, 2)
+    mimics: tuple[int, int] = (0, 1)
     forms: tuple[str, ...] = tuple(FORMS)
     widths: tuple[int, ...] = (8, 8, 8, 16, 16, 16)
     unet_widths: tuple[int, ...] = (8, 16, 32)
     segments_per_epoch: int = 240
-    start_epochs: int = 10
-    epochs: int = 5
+    start_epochs: int = 14
+    epochs: int = 2
 
 
 SIZES = {
@@ -105,7 +109,7 @@ SIZES = {
     "smoke": Size(3, 2, (40, 40, 40), 1.5, (0, 2), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
 }
 COMMON: dict[str, Any] = {"segment_size": 27, "low_resolution": (3,), "dense": (32,), "batch_size": 12, "device": "cpu"}
-START: dict[str, Any] = {"loss": "bce", "optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"}
+BEGIN: dict[str, Any] = {"loss": "bce", "optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"}
 TUNE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0005, "schedule": "cosine"}
 
 
@@ -132,7 +136,7 @@ class Store:
     """What is finished of a seed, in a folder that is named by what it depends on."""
 
     def __init__(self, work: Path, size: Size, seed: int) -> None:
-        shared = json.dumps([asdict(replace(size, forms=())), COMMON, START, TUNE, MOVED, code_digest()])
+        shared = json.dumps([asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED, code_digest()])
         self.size, self.seed = size, seed
         self.folder = work / f"{seed}-{hashlib.sha256(shared.encode()).hexdigest()[:10]}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +202,7 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
     name = method_name("BCE", form=f"{form} {FIRST}".strip())
     if not (start.exists() and store.done(name)):
         model, seconds = timed(
-            DeepMedicSegmenter(**common, **START, epochs=size.start_epochs).fit, images, labels, **scans_of(train)
+            DeepMedicSegmenter(**common, **BEGIN, epochs=size.start_epochs).fit, images, labels, **scans_of(train)
         )
         save_model(model, start)
         segment(name, load_model(start), seconds)
@@ -210,7 +214,7 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
         # Segments other than those of the first training, and the same ones for every loss.
         tuned = common | TUNE | {"loss": loss, "epochs": size.epochs, "warm_start_from": start} | weight
         if loss == "vss":  # from a network that segments already it would not be seen that it does not learn to
-            tuned = common | START | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
+            tuned = common | BEGIN | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
         model, seconds = timed(
             DeepMedicSegmenter(**tuned | {"random_state": seed + 1000}).fit, images, labels, **scans_of(train)
         )
@@ -229,7 +233,7 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
     path = store.path("evaluation", "pickle")
     names = [name for form in size.forms for name in names_of(size, form)]
     stamps = {name: store.seconds(name) for name in names}
-    key = json.dumps([stamps, CODE_OF_EVALUATION])
+    key = json.dumps([stamps, MIN_VOXELS, CODE_OF_EVALUATION])
     if path.exists():
         kept = joblib.load(path)
         if kept["key"] == key:
@@ -245,9 +249,23 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
         families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
         families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
     tables = evaluate_segmentations(
-        test, predictions, thresholds=THRESHOLDS, families=families, n_bootstrap=0, random_state=seed
+        test,
+        predictions,
+        thresholds=THRESHOLDS,
+        families=families,
+        min_voxels=MIN_VOXELS,
+        n_bootstrap=0,
+        random_state=seed,
+    )
+    every = evaluate_segmentations(
+        test,
+        {name: predictions[name] for name in EVERY_COMPONENT if name in predictions},
+        thresholds=[0.5],
+        controls=False,
+        n_bootstrap=0,
     )
     wanted = {name: tables[name] for name in ("summary", "ensemble", "curves", "areas", "families", "status")}
+    wanted["every component"] = every["summary"]
     n_lesions = int(tables["summary"]["n_lesions"].iloc[0])
     found = {
         "key": key,
@@ -266,7 +284,7 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
 def _evaluation_digest() -> str:
     folder = Path(metastasis.__file__).parent
     modules = [folder / f"{stem}.py" for stem in ("controls", "curves", "ensemble", "evaluation", "segments")]
-    modules.append(Path(dmrifit.__file__).parent / "lesions.py")
+    modules += [Path(dmrifit.__file__).parent / f"{stem}.py" for stem in ("components", "lesions")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
 
 
@@ -300,7 +318,7 @@ def run(seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: i
         **measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis.py"),
         "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
         "size": kind,
-        "settings": asdict(size) | {"common": COMMON, "start": START, "tune": TUNE},
+        "settings": asdict(size) | {"common": COMMON, "start": BEGIN, "tune": TUNE, "min_voxels": MIN_VOXELS},
         "date": date.today().isoformat(),
         "machine": measure.machine(),
         "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
@@ -311,6 +329,7 @@ def run(seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: i
         "processor_s": round(total, 1),
         "training_s": training,
         "methods": summary(by_run),
+        "every_component": summary(by_run, "every component"),
         "areas": averaged(by_run, "areas", ("name", "kind"), ("area", "area_common", "area_plain", "froc")),
         "figures": json.loads(figures.to_json(orient="records")),
         "claims": json.loads(board.to_json(orient="records")),
@@ -341,9 +360,9 @@ def averaged(
     return rows
 
 
-def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
+def summary(by_run: dict[str, Any], name: str = "summary") -> list[dict[str, Any]]:
     columns = (*MEASURES, "n_false_positives", "n_lesions", "n_scans")
-    return averaged(by_run, "summary", ("part", "method"), columns)
+    return averaged(by_run, name, ("part", "method"), columns)
 
 
 # Whole volumes -------------------------------------------------------------------------------------------------------
@@ -429,6 +448,14 @@ def markdown(result: dict[str, Any]) -> str:
         if one["part"] == "all" and not one["method"].endswith(FIRST)
     ]
     parts = [head, measure.table(header, rows)]
+    if result.get("every_component"):
+        parts.append("With every component counted, single voxels too:")
+        rows = [
+            [one["method"], *(number(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES)]
+            for one in result["every_component"]
+            if one["part"] == "all"
+        ]
+        parts.append(measure.table(header, rows))
     claims = [
         [str(row["claim"]), row["statement"], row["study"], cell(row["ours"], 420), cell(row["rule"], 300),
          row["verdict"]]
