@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors import Scans
-from anomaly.reconstructors import RESIDUALS, Reconstructor, check_number, check_words, residual_map
+from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_number, check_words, residual_map
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DenoisingAutoencoder"]
 
-_CHOICES = {"output": ("sigmoid", "linear"), "residual": RESIDUALS, "reduction": ("paper", "code")}
+_CHOICES = {"output": ("sigmoid", "linear"), "residual": RESIDUALS, "region": REGIONS, "reduction": ("paper", "code")}
 
 
 @register
@@ -63,6 +63,9 @@ class DenoisingAutoencoder(Reconstructor):
     calibration : float, int or None, default=0.25
         The healthy scans for the threshold: a share of the subjects that is not learned from; a number of folds, each
         of which is one more training; or None, to do without.
+    region : {"brain", "volume"}, default="brain"
+        The voxels that count in the loss: those of the brain, and the network begins with the mean signal of each
+        channel in them; or all, as published.
     decay : float, default=1.0
         What the learning rate is multiplied by after each epoch; 0.95 in the publication.
     epochs : int, default=60
@@ -119,6 +122,7 @@ class DenoisingAutoencoder(Reconstructor):
         reduction: str = "paper",
         threshold: Any = None,
         calibration: float | int | None = 0.25,
+        region: str = "brain",
         decay: float = 1.0,
         epochs: int = 60,
         batch_size: int = 4,
@@ -157,6 +161,7 @@ class DenoisingAutoencoder(Reconstructor):
         self.reduction = reduction
         self.threshold = threshold
         self.calibration = calibration
+        self.region = region
         self.decay = decay
 
     @classmethod
@@ -178,8 +183,8 @@ class DenoisingAutoencoder(Reconstructor):
         DenoisingAutoencoder
             Not fitted.
         """
-        sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "dense": 512, "decay": 0.95, "epochs": 500}
-        return cls(**(sizes | parameters))
+        sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "dense": 512, "region": "volume"}
+        return cls(**(sizes | {"decay": 0.95, "epochs": 500} | parameters))
 
     # What the bases ask for -----------------------------------------------------------------------
 
@@ -199,17 +204,21 @@ class DenoisingAutoencoder(Reconstructor):
     def _module(self) -> torch.nn.Module:
         from anomaly.networks import VariationalAutoencoder
 
-        return VariationalAutoencoder(
-            self.n_channels_, self.shape_, tuple(self.widths), self.latent_dim, output=self.output, dense=self.dense
+        module: torch.nn.Module = self._leveled(
+            VariationalAutoencoder(
+                self.n_channels_, self.shape_, tuple(self.widths), self.latent_dim, output=self.output, dense=self.dense
+            )
         )
+        return module
 
     def _criterion(self) -> torch.nn.Module:
         from anomaly.losses import VariationalLoss
 
         return VariationalLoss(self.kl_weight, reduction=self.reduction)
 
-    def _target(self, target: Any, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return inputs
+    def _target(self, target: Any, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        brain = {"brain": np.asarray(target, dtype=np.float32)[None]} if self.region == "brain" else {}
+        return {"volume": inputs} | brain
 
     def _predict_case(self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any) -> dict[str, Any]:
         reconstruction = infer([inputs])[0][0]

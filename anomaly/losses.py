@@ -16,7 +16,7 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = ["DiscriminationLoss", "VariationalLoss", "divergence", "weighted_cross_entropy"]
+__all__ = ["DiscriminationLoss", "VariationalLoss", "divergence", "squared_error", "weighted_cross_entropy"]
 
 _REDUCTIONS = ("paper", "code")
 
@@ -57,7 +57,41 @@ def divergence(mean: torch.Tensor, log_variance: torch.Tensor, *, reduction: str
     return each.mean()
 
 
-def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 1.0) -> torch.Tensor:
+def squared_error(
+    reconstruction: torch.Tensor, volume: torch.Tensor, brain: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Compute the mean squared error, of all voxels or of those of the brain.
+
+    Parameters
+    ----------
+    reconstruction, volume : tensor of shape (n, channels, x, y, z)
+        What was made, and what it should be.
+    brain : tensor of shape (n, 1, x, y, z), optional
+        1 in the voxels that count, 0 elsewhere.
+
+    Returns
+    -------
+    tensor
+        One number.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if reconstruction.shape != volume.shape:
+        msg = f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}"
+        raise ValueError(msg)
+    if brain is None:
+        return functional.mse_loss(reconstruction, volume)
+    squares = (reconstruction - volume).square().mean(dim=1, keepdim=True)
+    return (squares * brain).sum() / brain.sum()
+
+
+def weighted_cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 1.0, brain: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Compute the mean binary cross-entropy, with another weight for anomalies than for the rest.
 
@@ -71,6 +105,8 @@ def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_
         0 or 1.
     positive_weight : float, default=1.0
         The weight w.
+    brain : tensor of the same shape, optional
+        1 in the voxels that count, 0 elsewhere; by default all do.
 
     Returns
     -------
@@ -86,7 +122,10 @@ def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_
         msg = f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}"
         raise ValueError(msg)
     weight = logits.new_tensor(positive_weight)
-    return functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
+    each = functional.binary_cross_entropy_with_logits(
+        logits, target.to(logits.dtype), pos_weight=weight, reduction="none"
+    )
+    return each.mean() if brain is None else (each * brain).sum() / brain.sum()
 
 
 class VariationalLoss(nn.Module):
@@ -106,7 +145,7 @@ class VariationalLoss(nn.Module):
         self.kl_weight = kl_weight
         self.reduction = reduction
 
-    def forward(self, answers: tuple[torch.Tensor, ...], volume: torch.Tensor) -> torch.Tensor:
+    def forward(self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]) -> torch.Tensor:
         """
         Compute the loss of a batch.
 
@@ -114,8 +153,9 @@ class VariationalLoss(nn.Module):
         ----------
         answers : tuple of tensors
             The reconstruction, of the shape of the volume, and μ and log σ² of shape (n, latent).
-        volume : tensor of shape (n, channels, x, y, z)
-            What was to be reconstructed.
+        target : mapping of tensors
+            ``"volume"``, what was to be reconstructed, and where not all voxels count ``"brain"``, of shape (n, 1, x,
+            y, z).
 
         Returns
         -------
@@ -123,7 +163,7 @@ class VariationalLoss(nn.Module):
             One number.
         """
         reconstruction, mean, log_variance = answers
-        error = functional.mse_loss(reconstruction, volume)
+        error = squared_error(reconstruction, target["volume"], target.get("brain"))
         return error + self.kl_weight * divergence(mean, log_variance, reduction=self.reduction)
 
 
@@ -158,7 +198,8 @@ class DiscriminationLoss(nn.Module):
         answers : tuple of tensors
             The reconstruction of shape (n, channels, x, y, z) and logits of shape (n, 1, x, y, z).
         target : mapping of tensors
-            ``"volume"``, the healthy volume, and ``"anomaly"``, of the shape of the logits.
+            ``"volume"``, the healthy volume, ``"anomaly"``, of the shape of the logits, and where not all voxels
+            count ``"brain"``, of that shape too.
 
         Returns
         -------
@@ -166,6 +207,7 @@ class DiscriminationLoss(nn.Module):
             One number.
         """
         reconstruction, logits = answers
-        error = functional.mse_loss(reconstruction, target["volume"])
-        found = weighted_cross_entropy(logits, target["anomaly"], self.positive_weight)
+        brain = target.get("brain")
+        error = squared_error(reconstruction, target["volume"], brain)
+        found = weighted_cross_entropy(logits, target["anomaly"], self.positive_weight, brain)
         return self.mse_weight * error + self.bce_weight * found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
 
@@ -18,11 +18,21 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = ["ReconstructionDiscrimination", "UShaped", "VariationalAutoencoder", "padded_shape", "padding"]
+__all__ = [
+    "Mix",
+    "ReconstructionDiscrimination",
+    "UShaped",
+    "VariationalAutoencoder",
+    "cut",
+    "padded",
+    "padded_shape",
+    "padding",
+]
 
 #: Slope of the autoencoder's rectifier below zero.
 SLOPE = 0.01
-OUTPUTS = ("sigmoid", "linear")
+#: log σ² of latent numbers before training: with more, what is drawn hides for long what is to be learned.
+FIRST_LOG_VARIANCE = -6.0
 #: Between them exp(log σ² / 2) stays a number in single precision.
 _LOG_VARIANCES = (-30.0, 20.0)
 
@@ -64,22 +74,87 @@ def padding(shape: Sequence[int], larger: Sequence[int]) -> list[tuple[int, int]
     return [((b - a) // 2, (b - a) - (b - a) // 2) for a, b in zip(shape, larger, strict=True)]
 
 
-class _Padded(nn.Module):
-    """Networks that halve volumes: they pad them with zeros, and cut their answers to the size of the input."""
+def padded(x: torch.Tensor, larger: Sequence[int]) -> torch.Tensor:
+    """
+    Pad volumes with zeros.
 
-    def _pad(self, x: torch.Tensor, larger: Sequence[int]) -> torch.Tensor:
-        sides = padding(x.shape[2:], larger)
-        if any(a or b for a, b in sides):
-            x = functional.pad(x, [n for pair in reversed(sides) for n in pair])
-        # The convolutions need not lay their inputs out anew then.
-        return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+    Parameters
+    ----------
+    x : tensor of shape (n, channels, x, y, z)
+        Volumes.
+    larger : sequence of 3 ints
+        Voxels that they are to have.
 
-    def _cut(self, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        inner = [slice(a, a + n) for (a, _), n in zip(padding(shape, x.shape[2:]), shape, strict=True)]
-        return x[:, :, inner[0], inner[1], inner[2]]
+    Returns
+    -------
+    tensor of shape (n, channels, *larger)
+        The volumes, in the middle.
+    """
+    sides = padding(x.shape[2:], larger)
+    return functional.pad(x, [n for pair in reversed(sides) for n in pair]) if any(map(any, sides)) else x
 
 
-class VariationalAutoencoder(_Padded):
+def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """
+    Take the middle of volumes, which `padded` has put there.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, channels, x, y, z)
+        Volumes.
+    shape : sequence of 3 ints
+        Voxels that they are to have.
+
+    Returns
+    -------
+    tensor of shape (n, channels, *shape)
+        A view.
+    """
+    inner = [slice(a, a + n) for (a, _), n in zip(padding(shape, x.shape[2:]), shape, strict=True)]
+    return x[:, :, inner[0], inner[1], inner[2]]
+
+
+class Mix(nn.Module):
+    """
+    A convolution of 1³ as a product of matrices, which keeps channels the first axis and copies nothing large.
+
+    Parameters
+    ----------
+    before, after : int
+        Channels of the input and of the output.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        layer = nn.Linear(before, after)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """
+        Mix channels, voxel by voxel.
+
+        Parameters
+        ----------
+        volume : tensor of shape (n, before, x, y, z)
+            Features.
+
+        Returns
+        -------
+        tensor of shape (n, after, x, y, z)
+            Features.
+        """
+        n, _, *shape = volume.shape
+        weight = self.weight.expand(n, -1, -1)
+        mixed = torch.baddbmm(self.bias[None, :, None], weight, volume.reshape(n, len(self.weight[0]), -1))
+        return mixed.reshape(n, -1, *shape)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Lay features out as convolutions on the processor want them, so that these need not do so each time."""
+    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+
+
+class VariationalAutoencoder(nn.Module):
     """
     A convolutional variational autoencoder with a linear latent vector.
 
@@ -135,11 +210,24 @@ class VariationalAutoencoder(_Padded):
         self.to_dense = nn.Linear(n_features, dense) if dense else nn.Identity()
         self.to_mean = nn.Linear(dense or n_features, latent_dim)
         self.to_log_variance = nn.Linear(dense or n_features, latent_dim)
+        nn.init.constant_(self.to_log_variance.bias, FIRST_LOG_VARIANCE)
         back: list[nn.Module] = [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)] if dense else []
         self.from_latent = nn.Sequential(*(back or [nn.Linear(latent_dim, n_features)]))
         reverse = (*widths[::-1], widths[0])
         self.decoder = nn.Sequential(*(_raise(a, b) for a, b in pairwise(reverse)))
-        self.answer = nn.Conv3d(widths[0], n_channels, 1)
+        self.answer = Mix(widths[0], n_channels)
+
+    def level(self, values: Any) -> None:
+        """
+        Set the bias of the last layer, so that a network that is new answers with it.
+
+        Parameters
+        ----------
+        values : array_like of shape (n_channels,)
+            One for each channel, before the sigmoid where there is one.
+        """
+        with torch.no_grad():
+            self.answer.bias.copy_(torch.as_tensor(values, dtype=torch.float32))
 
     def encode(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -163,7 +251,7 @@ class VariationalAutoencoder(_Padded):
         if tuple(volume.shape[2:]) != self.shape:
             msg = f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}"
             raise ValueError(msg)
-        features = self.to_dense(self.encoder(self._pad(volume, self.larger)).flatten(1))
+        features = self.to_dense(self.encoder(_channels_last(padded(volume, self.larger))).flatten(1))
         return self.to_mean(features), self.to_log_variance(features).clamp(*_LOG_VARIANCES)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -181,7 +269,7 @@ class VariationalAutoencoder(_Padded):
             Volumes.
         """
         features = self.from_latent(latent).reshape(len(latent), -1, *self.smallest)
-        volume: torch.Tensor = self._cut(self.answer(self.decoder(features)), self.shape)
+        volume = cut(self.answer(self.decoder(_channels_last(features))), self.shape)
         return volume.sigmoid() if self.output == "sigmoid" else volume
 
     def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -226,8 +314,8 @@ class UShaped(nn.Module):
 
     Parameters
     ----------
-    n_channels : int
-        Of its input.
+    n_channels : sequence of int
+        Of each of the volumes that it sees side by side.
     n_answers : int
         Channels of its output, which ends with a convolution of 1³.
     width : int
@@ -236,27 +324,40 @@ class UShaped(nn.Module):
         Resolutions.
     skips : bool, default=True
         Whether each level of the decoder sees that of the encoder.
+    stem : int, optional
+        Channels that a convolution of 1³ makes of those of the input first, so that the others have less to compute.
     """
 
-    def __init__(self, n_channels: int, n_answers: int, width: int, levels: int = 3, *, skips: bool = True) -> None:
+    def __init__(
+        self,
+        n_channels: Sequence[int],
+        n_answers: int,
+        width: int,
+        levels: int = 3,
+        *,
+        skips: bool = True,
+        stem: int | None = None,
+    ) -> None:
         super().__init__()
         self.skips = skips
         widths = [width * 2**level for level in range(levels)]
-        before = [n_channels, *widths[:-1]]
+        # A convolution of all channels is the sum of those of each volume, without one that holds them all.
+        self.stems = nn.ModuleList(Mix(n, stem) for n in n_channels) if stem else None
+        before = [stem or sum(n_channels), *widths[:-1]]
         self.down = nn.ModuleList(
             _double(a, b, stride=2 if level else 1) for level, (a, b) in enumerate(zip(before, widths, strict=True))
         )
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.after = nn.ModuleList(_double(2 * a if skips else a, a) for a in widths[:-1])
-        self.answer = nn.Conv3d(width, n_answers, 1)
+        self.answer = Mix(width, n_answers)
 
-    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+    def forward(self, *volumes: torch.Tensor) -> torch.Tensor:
         """
         Compute the answer.
 
         Parameters
         ----------
-        volume : tensor of shape (n, n_channels, x, y, z)
+        *volumes : tensors of shape (n, n_channels, x, y, z)
             Along each axis a multiple of 2 to the number of levels less one.
 
         Returns
@@ -265,6 +366,11 @@ class UShaped(nn.Module):
             The answer.
         """
         seen = []
+        if self.stems is None:
+            volume = torch.cat(volumes, dim=1) if len(volumes) > 1 else volumes[0]
+        else:
+            volume = sum(stem(one) for stem, one in zip(self.stems, volumes, strict=True))  # type: ignore[assignment]
+        volume = _channels_last(volume)
         for level in self.down:
             volume = level(volume)
             if self.skips:
@@ -287,7 +393,7 @@ def _double(before: int, after: int, *, stride: int = 1) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-class ReconstructionDiscrimination(_Padded):
+class ReconstructionDiscrimination(nn.Module):
     """
     A network that reconstructs a volume as if it were healthy, and one that compares the two.
 
@@ -309,6 +415,8 @@ class ReconstructionDiscrimination(_Padded):
         Resolutions of both.
     output : {"sigmoid", "linear"}, default="linear"
         What the reconstruction ends with.
+    stem : int, optional
+        Channels that both networks make of their input first, by a convolution of 1³.
 
     References
     ----------
@@ -323,12 +431,25 @@ class ReconstructionDiscrimination(_Padded):
         levels: int = 3,
         *,
         output: str = "linear",
+        stem: int | None = None,
     ) -> None:
         super().__init__()
         self.output = output
         self.step = 2 ** (levels - 1)
-        self.reconstruct = UShaped(n_channels, n_channels, reconstruction_width, levels, skips=False)
-        self.discriminate = UShaped(2 * n_channels, 1, discrimination_width, levels, skips=True)
+        self.reconstruct = UShaped((n_channels,), n_channels, reconstruction_width, levels, skips=False, stem=stem)
+        self.discriminate = UShaped((n_channels, n_channels), 1, discrimination_width, levels, skips=True, stem=stem)
+
+    def level(self, values: Any) -> None:
+        """
+        Set the bias of the last layer, so that a network that is new answers with it.
+
+        Parameters
+        ----------
+        values : array_like of shape (n_channels,)
+            One for each channel, before the sigmoid where there is one.
+        """
+        with torch.no_grad():
+            self.reconstruct.answer.bias.copy_(torch.as_tensor(values, dtype=torch.float32))
 
     def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -347,9 +468,9 @@ class ReconstructionDiscrimination(_Padded):
             Of an anomaly.
         """
         shape = volume.shape[2:]
-        padded = self._pad(volume, padded_shape(shape, self.step))
-        reconstruction = self.reconstruct(padded)
+        volume = padded(volume, padded_shape(shape, self.step))
+        reconstruction = self.reconstruct(volume)
         if self.output == "sigmoid":
             reconstruction = reconstruction.sigmoid()
-        logits = self.discriminate(torch.cat([reconstruction, padded], dim=1))
-        return self._cut(reconstruction, shape), self._cut(logits, shape)
+        logits = self.discriminate(reconstruction, volume)
+        return cut(reconstruction, shape), cut(logits, shape)

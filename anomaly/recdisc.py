@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.corruptions import COUNTS, RADII, TissueMoments, check_corruption, corrupt_in_place
 from anomaly.detectors import Scans
-from anomaly.reconstructors import RESIDUALS, Reconstructor, check_number, check_words, residual_map
+from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_number, check_words, residual_map
 from dmrifit.randomness import RandomState, seed_for
 from dmrifit.registry import register
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RecDiscNet"]
 
-_CHOICES = {"output": ("linear", "sigmoid"), "residual": RESIDUALS}
+_CHOICES = {"output": ("linear", "sigmoid"), "residual": RESIDUALS, "region": REGIONS}
 
 
 @register
@@ -55,6 +55,9 @@ class RecDiscNet(Reconstructor):
         Channels of the first levels of the two networks.
     levels : int, default=3
         Resolutions of both.
+    stem : int or None, default=16
+        Channels that each of the two makes of its input first, by a convolution of 1³ that costs little; None, as
+        published, to do without.
     output : {"linear", "sigmoid"}, default="linear"
         What the reconstruction ends with.
     residual : {"mean", "mean-of-abs"}, default="mean"
@@ -74,6 +77,9 @@ class RecDiscNet(Reconstructor):
     calibration : float, int or None, default=0.25
         The healthy scans for the threshold: a share of the subjects that is not learned from; a number of folds, each
         of which is one more training; or None, to do without.
+    region : {"brain", "volume"}, default="brain"
+        The voxels that count in the loss: those of the brain, and the network begins with the mean signal of each
+        channel in them; or all, as published.
     decay : float, default=1.0
         What the learning rate is multiplied by after each epoch.
     epochs : int, default=10
@@ -136,6 +142,7 @@ class RecDiscNet(Reconstructor):
         reconstruction_width: int = 8,
         discrimination_width: int = 8,
         levels: int = 3,
+        stem: int | None = 16,
         output: str = "linear",
         residual: str = "mean",
         repeats: int = 4,
@@ -145,6 +152,7 @@ class RecDiscNet(Reconstructor):
         scale: str | None = None,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
+        region: str = "brain",
         decay: float = 1.0,
         epochs: int = 10,
         batch_size: int = 4,
@@ -181,6 +189,7 @@ class RecDiscNet(Reconstructor):
         self.reconstruction_width = reconstruction_width
         self.discrimination_width = discrimination_width
         self.levels = levels
+        self.stem = stem
         self.output = output
         self.residual = residual
         self.repeats = repeats
@@ -190,6 +199,7 @@ class RecDiscNet(Reconstructor):
         self.scale = scale
         self.threshold = threshold
         self.calibration = calibration
+        self.region = region
         self.decay = decay
 
     @classmethod
@@ -214,7 +224,9 @@ class RecDiscNet(Reconstructor):
         sizes: dict[str, Any] = {
             "reconstruction_width": 128,
             "discrimination_width": 16,
+            "stem": None,
             "fresh": False,
+            "region": "volume",
             "decay": 0.95,
             "epochs": 500,
         }
@@ -260,22 +272,31 @@ class RecDiscNet(Reconstructor):
             check_number(name, getattr(self, name))
         for name in ("reconstruction_width", "discrimination_width", "levels", "repeats"):
             check_number(name, getattr(self, name), least=1, whole=True)
+        if self.stem is not None:
+            check_number("stem", self.stem, least=1, whole=True)
         if not self.mse_weight and not self.bce_weight:
             msg = "mse_weight and bce_weight are both 0, so that nothing would be learned; give one of them"
             raise ValueError(msg)
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         super()._learn(inputs, targets)
-        volumes = (np.moveaxis(one, 0, -1) for one in inputs)
-        found = TissueMoments.measured(volumes, targets)
+        found = TissueMoments.measured((np.moveaxis(one, 0, -1) for one in inputs), targets)
         self.moments_ = {"mean": found.mean, "sd": found.sd}
 
     def _module(self) -> torch.nn.Module:
         from anomaly.networks import ReconstructionDiscrimination
 
-        return ReconstructionDiscrimination(
-            self.n_channels_, self.reconstruction_width, self.discrimination_width, self.levels, output=self.output
+        module: torch.nn.Module = self._leveled(
+            ReconstructionDiscrimination(
+                self.n_channels_,
+                self.reconstruction_width,
+                self.discrimination_width,
+                self.levels,
+                output=self.output,
+                stem=self.stem,
+            )
         )
+        return module
 
     def _criterion(self) -> torch.nn.Module:
         from anomaly.losses import DiscriminationLoss
@@ -310,7 +331,8 @@ class RecDiscNet(Reconstructor):
             i = int(draw) // self.repeats
             own = rng if self.fresh else np.random.default_rng(seed_for(fixed, "anomaly", int(draw)))
             changed, anomaly = self._corrupted(inputs[i], targets[i], own)
-            yield changed, {"volume": inputs[i], "anomaly": anomaly}
+            brain = {"brain": targets[i][None].astype(np.float32)} if self.region == "brain" else {}
+            yield changed, {"volume": inputs[i], "anomaly": anomaly} | brain
 
     def _predict_case(self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any) -> dict[str, Any]:
         if case.number is None:
@@ -320,9 +342,10 @@ class RecDiscNet(Reconstructor):
         rng = np.random.default_rng(seed_for(0, "validation", case.number))
         changed, anomaly = self._corrupted(inputs, case.mask, rng)
         reconstruction, logits = (part[0].astype(np.float64) for part in infer([changed]))
-        error = np.square(reconstruction - inputs).mean()
+        counted = case.mask if self.region == "brain" else np.ones_like(case.mask)
+        error = np.square(reconstruction - inputs).mean(axis=0)[counted].mean()
         weight = np.where(anomaly > 0, self.positive_weight, 1.0)
-        entropy = (weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits))).mean()
+        entropy = (weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits)))[0][counted].mean()
         return {"loss": float(self.mse_weight * error + self.bce_weight * entropy)}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:

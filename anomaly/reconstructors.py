@@ -15,9 +15,10 @@ from anomaly.persistence import decoded_rule, encoded_rule
 from dmrifit.encoding import RefusedError, decoded, refuse_keys
 from dmrifit.nets import VolumeEstimator
 
-__all__ = ["RESIDUALS", "Reconstructor", "check_number", "check_words", "residual_map"]
+__all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "check_number", "check_words", "residual_map"]
 
 RESIDUALS = ("mean", "mean-of-abs")
+REGIONS = ("brain", "volume")
 #: In model files: the threshold rule as it was given, and as it was fitted.
 _RULES = ("rule", "threshold")
 
@@ -62,6 +63,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         As of `AnomalyDetector`.
     decay : float
         What the learning rate is multiplied by after each epoch.
+    region : {"brain", "volume"}
+        The voxels that count in the loss: those of the brain, and the network begins with their mean signal; or all.
     **parameters : dict
         As of `VolumeEstimator`.
     """
@@ -70,6 +73,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_")
 
     decay: float
+    output: str
+    region: str
 
     def fit(self, X: Any, masks: Any = None, *, groups: Any = None) -> Any:
         """
@@ -179,12 +184,29 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     def _fit_scans(self, scans: Scans) -> None:
         subjects = None if scans.covariates is None else list(scans.covariates["subject"])
         brains = _Brains(scans)
-        self._train(brains, [brain.mask for brain in brains], subjects)
+        self._masks = [brain.mask for brain in brains]
+        try:
+            self._train(brains, self._masks, subjects)
+        finally:
+            self.__dict__.pop("_masks", None)
+            self.__dict__.pop("_level", None)
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         self.n_channels_ = len(inputs[0])
         x, y, z = inputs[0].shape[1:]
         self.shape_ = x, y, z
+        if self.region == "brain":
+            pairs = zip(inputs, self._masks, strict=True)
+            total = sum(one[:, mask].sum(axis=1, dtype=np.float64) for one, mask in pairs)
+            self._level = total / sum(mask.sum() for mask in self._masks)
+
+    def _leveled(self, module: Any) -> Any:
+        """Let a network that is new give the mean signal of each channel."""
+        level = self.__dict__.get("_level")
+        if level is not None:
+            low = np.clip(level, 1e-3, 1 - 1e-3)
+            module.level(np.log(low / (1 - low)) if self.output == "sigmoid" else level)
+        return module
 
     def _inputs(self, case: _Brain) -> NDArray[np.float32]:
         channels = np.array(np.moveaxis(case.volume, -1, 0), dtype=np.float32, order="C")

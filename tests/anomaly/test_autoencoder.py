@@ -1,0 +1,255 @@
+"""The autoencoder as an estimator: repeats, files, scores, and what the published code gets wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+
+pytest.importorskip("skorch")
+
+from anomaly import DenoisingAutoencoder, FixedThreshold, OtsuThreshold  # noqa: E402
+from anomaly.reconstructors import residual_map  # noqa: E402
+from dmrifit import load_model, save_model  # noqa: E402
+
+pytestmark = pytest.mark.deep
+
+SHAPE = (10, 11, 7)
+SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 2, "batch_size": 2, "random_state": 0, "device": "cpu"}
+
+
+def scans(n=6, n_channels=3, shape=SHAPE, seed=0):
+    """Healthy scans with a pattern that differs a little from one to the next."""
+    rng = np.random.default_rng(seed)
+    grid = np.indices(shape) / np.array(shape)[:, None, None, None] - 0.5
+    mask = (grid**2).sum(axis=0) < 0.2
+    pattern = 0.4 + 0.2 * np.sin(6 * grid[0]) * np.cos(5 * grid[1])
+    levels = rng.uniform(0.9, 1.1, (n, 1, 1, 1, n_channels))
+    noise = rng.normal(0, 0.02, (n, *shape, n_channels))
+    X = np.clip(levels * pattern[..., None] + noise, 0, 1).astype(np.float32) * mask[..., None]
+    return X, np.repeat(mask[None], n, axis=0)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return scans()
+
+
+@pytest.fixture(scope="module")
+def fitted(world):
+    return DenoisingAutoencoder(**SMALL).fit(*world)
+
+
+def test_maps_have_the_shape_of_scans_and_are_zero_outside(fitted, world):
+    X, masks = world
+    maps = fitted.anomaly_map(X, masks)
+    assert maps.shape == X.shape[:4]
+    assert maps.dtype == np.float32
+    assert (maps[~masks] == 0).all()
+    assert (maps[masks] >= 0).all()
+    found = fitted.predict(X, masks)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, (maps > fitted.threshold_.threshold_) & masks)
+    assert fitted.reconstruct(X, masks).shape == X.shape
+
+
+def test_two_predictions_are_the_same_bits(fitted, world):
+    first, second = fitted.anomaly_map(*world), fitted.anomaly_map(*world)
+    assert first.tobytes() == second.tobytes()
+    alone = np.concatenate([fitted.anomaly_map(X[None], mask[None]) for X, mask in zip(*world, strict=True)])
+    assert alone.tobytes() == first.tobytes()
+
+
+def test_a_seed_gives_the_same_bits_again(fitted, world):
+    import torch
+
+    before = torch.get_rng_state()
+    again = DenoisingAutoencoder(**SMALL).fit(*world)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert again.anomaly_map(*world).tobytes() == fitted.anomaly_map(*world).tobytes()
+    other = DenoisingAutoencoder(**SMALL | {"random_state": 1}).fit(*world)
+    assert other.anomaly_map(*world).tobytes() != fitted.anomaly_map(*world).tobytes()
+
+
+def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
+    save_model(fitted, tmp_path / "model.dmrifit")
+    loaded = load_model(tmp_path / "model.dmrifit")
+    assert loaded.get_params() == fitted.get_params()
+    assert loaded.anomaly_map(*world).tobytes() == fitted.anomaly_map(*world).tobytes()
+    np.testing.assert_array_equal(loaded.predict(*world), fitted.predict(*world))
+    assert loaded.history_ == fitted.history_
+
+
+def test_the_rule_is_stored_too(world, tmp_path):
+    model = DenoisingAutoencoder(**SMALL | {"threshold": OtsuThreshold(), "scale": "image"}).fit(*world)
+    save_model(model, tmp_path / "model.dmrifit")
+    loaded = load_model(tmp_path / "model.dmrifit")
+    assert isinstance(loaded.threshold, OtsuThreshold)
+    assert loaded.threshold_.threshold_ == model.threshold_.threshold_
+    np.testing.assert_array_equal(loaded.predict(*world), model.predict(*world))
+
+
+def test_files_that_were_altered_are_refused(fitted):
+    parameters, stored, files = fitted.stored()
+    json.dumps([parameters, stored])
+    for change in ({"shape_": {"$tuple": [1, 2]}}, {"threshold": {"rule": "os", "parameters": {}, "fitted": {}}}):
+        with pytest.raises(Exception, match=r"shape_ is|no threshold rule"):
+            clone(fitted).restore(stored | change, files)
+    with pytest.raises(Exception, match="fitted attribute"):
+        clone(fitted).restore({key: value for key, value in stored.items() if key != "rule"}, files)
+
+
+def test_a_training_that_was_interrupted_goes_on(world, tmp_path):
+    options = SMALL | {"epochs": 4, "decay": 0.7, "checkpoint": str(tmp_path)}
+    whole = DenoisingAutoencoder(**options | {"checkpoint": None}).fit(*world)
+    DenoisingAutoencoder(**options | {"epochs": 2}).fit(*world)
+    resumed = DenoisingAutoencoder(**options).fit(*world)
+    assert resumed.anomaly_map(*world).tobytes() == whole.anomaly_map(*world).tobytes()
+    assert [row["learning_rate"] for row in resumed.history_] == pytest.approx([1e-3 * 0.7**k for k in range(4)])
+
+
+def test_the_mean_comes_before_the_absolute_value(fitted, world):
+    X, masks = world
+    reconstruction = fitted.reconstruct(X, masks)
+    known = np.abs((X - reconstruction).mean(axis=-1)) * masks
+    np.testing.assert_allclose(fitted.anomaly_map(X, masks), known, atol=1e-6)
+    other = clone(fitted).set_params(residual="mean-of-abs")
+    parameters, stored, files = fitted.stored()
+    other.restore(stored, files)
+    known = np.abs(X - reconstruction).mean(axis=-1) * masks
+    np.testing.assert_allclose(other.anomaly_map(X, masks), known, atol=1e-6)
+
+
+def test_only_scaled_maps_are_divided_by_their_own_quantile(fitted, world):
+    X, masks = world
+    scaled = clone(fitted).set_params(scale="image")
+    scaled.restore(*fitted.stored()[1:])
+    maps = scaled.anomaly_map(X, masks)
+    assert maps.max(axis=(1, 2, 3)) == pytest.approx(np.ones(len(X)))
+    for one, scan, mask, reconstruction in zip(maps, X, masks, fitted.reconstruct(X, masks), strict=True):
+        residual = np.abs((scan - reconstruction / reconstruction[mask].max()).mean(axis=-1))
+        top = np.quantile(residual[mask], 0.999)
+        np.testing.assert_allclose(one[mask], np.minimum(residual / top, 1)[mask], atol=2e-4)
+    # Without it a scan that is twice as far off scores twice as much.
+    assert fitted.anomaly_map(X, masks).max() < 0.9
+
+
+def test_a_score_of_zero_in_the_brain_counts_as_a_score():
+    scan = np.zeros((2, 3, 3, 3), dtype=np.float32)
+    scan[:, 1, 1, 1] = 0.5
+    found = residual_map(scan, np.zeros_like(scan))
+    assert found[0, 0, 0] == 0
+    mask = np.ones((3, 3, 3), dtype=bool)
+    marked = FixedThreshold(-0.1).fit([found], [mask]).apply([found], [mask])[0]
+    np.testing.assert_array_equal(marked, mask)
+
+
+def test_a_healthy_scan_can_come_out_empty(world):
+    X, masks = scans(12, seed=3)
+    model = DenoisingAutoencoder(**SMALL | {"threshold": FixedThreshold(0.9)}).fit(X, masks)
+    assert not model.predict(*world).any()
+    assert DenoisingAutoencoder(
+        **SMALL | {"threshold": FixedThreshold(0.9), "scale": "image"}
+    ).fit(X, masks).predict(*world).any(axis=(1, 2, 3)).all()  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (9, 6, 5), (13, 16, 9)])
+def test_sizes_that_cannot_be_halved_are_padded(shape):
+    X, masks = scans(4, shape=shape)
+    model = DenoisingAutoencoder(**SMALL | {"epochs": 1, "calibration": None}).fit(X, masks)
+    assert model.anomaly_map(X, masks).shape == X.shape[:4]
+
+
+def test_widths_of_the_caller_stay(world):
+    widths = [4, 6]
+    model = DenoisingAutoencoder(**SMALL | {"widths": widths, "epochs": 1})
+    model.fit(*world)
+    model.fit(*world)
+    assert widths == [4, 6]
+    assert model.widths is widths
+
+
+def test_subjects_are_kept_together_and_validation_is_not_learned_from(world):
+    X, masks = world
+    options = SMALL | {"validation_fraction": 0.34, "patience": 1, "calibration": None, "epochs": 3}
+    model = DenoisingAutoencoder(**options).fit(X, masks, groups=list("aabbcc"))
+    assert all(row["valid_score"] < 0 for row in model.history_)
+    again = DenoisingAutoencoder(**options).fit(X, masks, groups=list("aabbcc"))
+    assert again.history_ == model.history_
+    with pytest.raises(ValueError, match="one subject"):
+        DenoisingAutoencoder(**SMALL).fit(X, masks, groups=["a"] * 6)
+
+
+def test_the_score_is_the_error_in_the_brain(fitted, world):
+    X, masks = world
+    errors = np.square(X - fitted.reconstruct(X, masks)).mean(axis=-1)
+    known = -np.mean([error[mask].mean() for error, mask in zip(errors, masks, strict=True)])
+    assert fitted.score(X, masks) == pytest.approx(known, rel=1e-4)
+
+
+def test_a_search_tries_its_grid(world):
+    model = DenoisingAutoencoder(**SMALL | {"epochs": 1, "calibration": None})
+    search = GridSearchCV(model, {"latent_dim": [2, 3]}, cv=2, error_score="raise").fit(*world)
+    assert search.best_params_["latent_dim"] in (2, 3)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_training_makes_healthy_residuals_smaller():
+    X, masks = scans(8)
+    options = SMALL | {"calibration": None, "learning_rate": 0.01}
+    short, long = (DenoisingAutoencoder(**options | {"epochs": n}).fit(X, masks) for n in (1, 25))
+    assert long.score(X, masks) > 0.6 * short.score(X, masks)
+
+
+def test_the_network_begins_with_the_mean_signal(world):
+    X, masks = world
+    model = DenoisingAutoencoder(**SMALL | {"epochs": 1, "learning_rate": 0.0, "calibration": None}).fit(X, masks)
+    means = model.reconstruct(X, masks)[masks].mean(axis=0)
+    np.testing.assert_allclose(means, X[masks].mean(axis=0), atol=0.15)
+    assert not hasattr(model, "_level")
+    assert not hasattr(model, "_masks")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim must be a whole number"),
+        ({"output": "relu"}, "output must be one of 'sigmoid', 'linear'"),
+        ({"residual": "sum"}, "residual must be"),
+        ({"scale": "dataset"}, "scale must be None or 'image'"),
+        ({"widths": ()}, "widths"),
+        ({"widths": (4, 0)}, "each of widths"),
+        ({"dense": 0}, "dense"),
+        ({"kl_weight": -1}, "kl_weight"),
+        ({"reduction": "mean"}, "reduction"),
+        ({"region": "lesion"}, "region"),
+        ({"decay": 0}, "decay"),
+        ({"calibration": 2.5}, "calibration"),
+        ({"epochs": 0}, "epochs"),
+    ],
+)
+def test_what_is_not_possible_is_refused(world, given, message):
+    with pytest.raises(ValueError, match=message):
+        DenoisingAutoencoder(**SMALL | given).fit(*world)
+
+
+def test_bad_scans_are_refused(fitted, world):
+    X, masks = world
+    with pytest.raises(NotFittedError):
+        DenoisingAutoencoder().anomaly_map(X)
+    with pytest.raises(ValueError, match="have 2 directions, and those that were learned from 3"):
+        fitted.anomaly_map(X[..., :2], masks)
+    with pytest.raises(ValueError, match="9 × 11 × 7 voxels"):
+        fitted.anomaly_map(X[:, 1:], masks[:, 1:])
+    broken = X.copy()
+    broken[1, 5, 5, 3] = np.nan
+    with pytest.raises(ValueError, match="case 1: 3 values that are not finite"):
+        DenoisingAutoencoder(**SMALL).fit(broken, masks)
+    with pytest.raises(ValueError, match="mask is empty"):
+        fitted.anomaly_map(X, np.zeros_like(masks))
+    with pytest.raises(ValueError, match="one subject"):
+        DenoisingAutoencoder(**SMALL).fit(X[:1], masks[:1])
+    with pytest.raises(ValueError, match="where the first scan has"):
+        DenoisingAutoencoder(**SMALL).fit([X[0], X[1][1:]], [masks[0], masks[1][1:]])
