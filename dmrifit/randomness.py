@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["RandomState", "derived_seed", "seed_for", "seed_from"]
+__all__ = ["RandomState", "derived_seed", "evenly", "seed_for", "seed_from"]
 
 #: What every ``random_state`` of this package accepts.
 RandomState: TypeAlias = int | np.integer | np.random.RandomState | None
@@ -85,3 +85,27 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
         For what takes no `numpy.random.SeedSequence`.
     """
     return int(seed_for(seed, *purpose).generate_state(1)[0])
+
+
+def evenly(seed: int, number: int, step: float, *purpose: str | int) -> float:
+    """
+    Draw a number from 0 to 1 that is spread evenly over consecutive ones, so that shares come out in few.
+
+    Parameters
+    ----------
+    seed : int
+        The number from `seed_from`.
+    number : int
+        Which of the consecutive draws.
+    step : float
+        How far consecutive draws are apart, as a share of a circle; irrational steps leave no gaps.
+    *purpose : str or int
+        What the stream is for.
+
+    Returns
+    -------
+    float
+        Below 1.
+    """
+    start = np.random.default_rng(seed_for(seed, *purpose)).random()
+    return float((start + number * step) % 1)

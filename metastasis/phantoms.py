@@ -12,7 +12,7 @@ from scipy.ndimage import affine_transform, gaussian_filter, label
 
 from dmrifit.heads import Head, TissueMaps, centered_grid, draw_head, read_tissues, slow_field, texture_field
 from dmrifit.images import Image
-from dmrifit.randomness import RandomState, seed_for, seed_from
+from dmrifit.randomness import RandomState, evenly, seed_for, seed_from
 from metastasis.cases import Case
 from metastasis.enhancement import (
     Nodule,
@@ -241,9 +241,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
 
 
 def _even(seed: int, purpose: str, number: int) -> float:
-    """Draw a number from 0 to 1 that is spread evenly over consecutive patients, so that shares come out in few."""
-    start = np.random.default_rng(seed_for(seed, "metastasis", purpose)).random()
-    return float((start + number * _EVEN[purpose]) % 1)
+    return evenly(seed, number, _EVEN[purpose], "metastasis", purpose)
 
 
 def _likely(head: Head) -> NDArray[np.float32]:

@@ -1,0 +1,262 @@
+"""Synthetic diffusion scans have the tissues, signals and tumors that they are said to have, and repeat bit by bit."""
+
+import numpy as np
+import pytest
+
+from anomaly import Case, read_cases, simulate_dmri, write_cases
+from anomaly.anatomy import draw_brain, standard_brain
+from anomaly.diffusion import add_noise, brain_signals, spread_directions, tensor_signals
+from anomaly.gliomas import GRADES, KINDS, draw_glioma
+from dmrifit.heads import read_tissues
+
+SMALL = {"n_directions": 6, "shape": (20, 24, 16), "spacing": 8.0}
+
+
+def same(case, other):
+    for key in ("signal", "brain", "tissue", "lesion", "followup", "b0", "affine", "directions"):
+        np.testing.assert_array_equal(getattr(case, key), getattr(other, key))
+    for key in ("name", "patient", "age", "sex", "site", "grade", "kind", "b"):
+        assert getattr(case, key) == getattr(other, key)
+    return True
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return simulate_dmri(3, 6, n_directions=32, random_state=4)
+
+
+@pytest.fixture(scope="module")
+def gliomas():
+    return simulate_dmri(0, 40, **SMALL, random_state=5)[1]
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return draw_brain(standard_brain((4.0,) * 3), (40, 48, 32), (4.0,) * 3, np.random.default_rng(0))
+
+
+def test_a_case_depends_on_its_number_and_the_seed_alone():
+    healthy, lesions = simulate_dmri(3, 2, **SMALL, random_state=8)
+    more, others = simulate_dmri(1, 1, **SMALL, skip=1, random_state=8)
+    assert same(more[0], healthy[1])
+    assert same(others[0], lesions[1])
+    assert [case.name for case in healthy] == [f"synthetic-healthy-00{i}" for i in (1, 2, 3)]
+    assert lesions[1].name == lesions[1].patient == "synthetic-glioma-002"
+    different = simulate_dmri(1, 0, **SMALL, random_state=9)[0][0]
+    assert not np.array_equal(different.signal, healthy[0].signal)
+
+
+def test_cases_are_the_same_from_any_number_of_processes():
+    one, two = (simulate_dmri(2, 2, **SMALL, n_jobs=n, random_state=1) for n in (1, 2))
+    for case, other in zip(one[0] + one[1], two[0] + two[1], strict=True):
+        same(case, other)
+
+
+def test_cases_come_back_from_files_bit_by_bit(tmp_path):
+    healthy, lesions = simulate_dmri(1, 1, **SMALL, random_state=2)
+    back = read_cases(write_cases([*healthy, *lesions], tmp_path))
+    assert isinstance(back[0], Case)
+    for case, other in zip(back, [*healthy, *lesions], strict=True):
+        same(case, other)
+        assert case.synthetic
+
+
+def test_signals_are_tensors_of_dipy():
+    from dipy.core.gradients import gradient_table
+    from dipy.sims.voxel import multi_tensor
+
+    directions = spread_directions(20)
+    rng = np.random.default_rng(0)
+    fibers = rng.standard_normal((2, 5, 3))
+    fibers /= np.linalg.norm(fibers, axis=-1, keepdims=True)
+    share, b = 0.3, 1000.0
+    table = gradient_table(np.full(20, b), bvecs=directions, b0_threshold=0)
+    ours = sum(
+        part * tensor_signals(one, 1.6, 0.35, np.full(5, 1.0), directions)
+        for part, one in zip((1 - share, share), fibers, strict=True)
+    )
+    for i in range(5):
+        expected, _ = multi_tensor(
+            table,
+            np.array([[1.6e-3, 0.35e-3, 0.35e-3]] * 2),
+            S0=1.0,
+            angles=[tuple(fiber[i]) for fiber in fibers],
+            fractions=[100 * (1 - share), 100 * share],
+            snr=None,
+        )
+        np.testing.assert_allclose(ours[i], expected, rtol=1e-5)
+
+
+def test_tissues_count_by_their_brightness(brain):
+    directions = spread_directions(16)
+    signals, b0 = brain_signals(brain, directions, 1000.0, np.ones(len(brain.white)))
+    fluid = brain.fluid > 0.99
+    np.testing.assert_allclose(signals[fluid] / b0[fluid, None], np.exp(-3.0), rtol=0.2)
+    np.testing.assert_allclose(b0, brain.white + 1.15 * brain.gray + 0.95 * brain.deep + 2.8 * brain.fluid, rtol=1e-5)
+    expected = 1.15 * brain.gray * np.exp(-0.82) + 2.8 * brain.fluid * np.exp(-3.0) + 0.95 * brain.deep * np.exp(-0.74)
+    gray = brain.white < 0.01
+    assert gray.sum() > 100
+    np.testing.assert_allclose(signals[gray].mean(axis=1), expected[gray], atol=0.01)
+    half, half_b0 = brain_signals(brain, directions, 0.0, np.ones(len(brain.white)))
+    np.testing.assert_allclose(half, np.repeat(half_b0[:, None], 16, axis=1), rtol=1e-5)
+
+
+def test_noise_is_rician():
+    rng = np.random.default_rng(0)
+    np.testing.assert_allclose(
+        add_noise(np.zeros(100_000, np.float32), 0.5, rng).mean(), 0.5 * (np.pi / 2) ** 0.5, rtol=0.01
+    )
+    bright = add_noise(np.full(100_000, 50.0, np.float32), 0.5, rng)
+    np.testing.assert_allclose((bright.mean(), bright.std()), (50.0025, 0.5), rtol=0.01)
+    values = np.ones(4, np.float32)
+    np.testing.assert_array_equal(add_noise(values, 0.0, rng), values)
+
+
+def test_directions_cover_half_a_sphere():
+    directions = spread_directions(64)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
+    np.testing.assert_allclose(directions.T @ directions / 64, np.eye(3) / 3, atol=0.02)
+    apart = np.abs(directions @ directions.T) - np.eye(64)
+    assert np.degrees(np.arccos(apart.max())) > 6
+
+
+def test_brains_look_like_those_of_the_study(cohort):
+    healthy, _ = cohort
+    for case in healthy:
+        mean = case.signal.mean(axis=-1)
+        # The published code takes 0.4 and 0.12 for the mean and standard deviation of tissue.
+        assert mean[case.scored].mean() == pytest.approx(0.4, abs=0.04)
+        assert case.signal[case.scored].std() == pytest.approx(0.12, abs=0.025)
+        by_tissue = [mean[case.tissue == number].mean() for number in (1, 4, 2, 3)]
+        assert by_tissue == sorted(by_tissue, reverse=True)
+        spread = [case.signal[case.tissue == number].std(axis=-1).mean() for number in (1, 2)]
+        assert spread[0] > 2 * spread[1]
+        assert case.healthy
+        assert case.followup is None
+        assert case.grade == case.kind == ""
+        assert 25 <= case.age <= 75
+        volumes = np.bincount(case.tissue[case.brain], minlength=5) * 0.064
+        assert 1200 < volumes.sum() < 1700
+        assert (volumes[1:] > [350, 450, 20, 10]).all()
+
+
+def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
+    n = len(brain.white)
+    directions = spread_directions(16)
+    before, _ = brain_signals(brain, directions, 1000.0, np.ones(n))
+    for seed in range(6):
+        found = {kind: draw_glioma(brain, "III", kind, np.random.default_rng(seed)) for kind in KINDS}
+        np.testing.assert_array_equal(found["cellular"].lesion, found["infiltrating"].lesion)
+        cells = found["cellular"].components[0]
+        assert cells.diffusivity < 0.6
+        core = cells.share > 0.6
+        assert core.sum() > 3
+        for kind, glioma in found.items():
+            total = sum(part.share for part in glioma.components)
+            assert total.min() >= 0
+            assert (total <= brain.white + brain.gray + brain.deep + 1e-5).all()
+            signals, b0 = brain_signals(brain, directions, 1000.0, np.ones(n), glioma.components)
+            change = (signals / b0[:, None]).mean(axis=1)[core] - np.exp(-0.8)
+            assert (change.mean() > 0) == (kind == "cellular")
+            inside = glioma.lesion & (brain.white > 0.9)
+            if inside.any():
+                assert signals[inside].std(axis=1).mean() < before[inside].std(axis=1).mean()
+
+
+def test_only_gliomas_of_high_grade_grow(gliomas):
+    grown = {grade: [] for grade in GRADES}
+    for case in gliomas:
+        assert not (case.lesion & ~case.brain).any()
+        assert not (case.lesion & ~case.followup).any()
+        grown[case.grade].append(case.followup.sum() / case.lesion.sum())
+    assert max(grown["II"]) == 1
+    for grade in ("III", "IV"):
+        assert np.mean(np.array(grown[grade]) > 1) > 0.8
+        assert np.mean(grown[grade]) > 1.1
+
+
+def test_grades_and_kinds_have_their_shares(gliomas):
+    for grade, share in GRADES.items():
+        assert np.mean([case.grade == grade for case in gliomas]) == pytest.approx(share, abs=0.06)
+    assert np.mean([case.kind == "cellular" for case in gliomas]) == pytest.approx(0.3, abs=0.08)
+    assert not any(case.kind == "cellular" for case in gliomas if case.grade == "II")
+    none = simulate_dmri(0, 12, **SMALL, cellular=0, random_state=5)[1]
+    assert {case.kind for case in none} == {"infiltrating"}
+
+
+def test_where_a_tumor_will_grow_it_is_there_already():
+    settings = {"n_directions": 16, "snr": np.inf, "random_state": 3}
+    changes = []
+    for case in simulate_dmri(0, 12, **settings)[1]:
+        later = case.followup & ~case.lesion & (case.tissue == 1)
+        ring = (case.tissue == 1) & ~case.followup
+        if later.sum() > 20:
+            changes.append(case.signal[later].mean() - case.signal[ring].mean())
+    assert len(changes) >= 3
+    assert np.mean(changes) < -0.02
+
+
+def test_poor_registration_moves_the_same_persons():
+    good, shifted = (simulate_dmri(4, 2, **SMALL, registration=name, random_state=6) for name in ("good", "shifted"))
+    moved = []
+    for one, other in zip(good[0] + good[1], shifted[0] + shifted[1], strict=True):
+        assert (one.age, one.sex, one.site, one.grade, one.kind) == (other.age, other.sex, other.site, other.grade,
+                                                                      other.kind)  # fmt: skip
+        centers = [np.argwhere(case.brain).mean(axis=0) for case in (one, other)]
+        moved.append(np.abs(centers[0] - centers[1]).max())
+    assert 0.5 < np.mean(moved) < 2.2
+
+
+def test_older_persons_have_larger_ventricles():
+    standard, shape, spacing = standard_brain((4.0,) * 3), (40, 48, 32), (4.0,) * 3
+    fluid = [
+        draw_brain(standard, shape, spacing, np.random.default_rng(0), growth=growth).fluid.sum()
+        for growth in (-2, 0, 3)
+    ]
+    assert fluid == sorted(fluid)
+    assert fluid[2] > 1.15 * fluid[0]
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 13), (25, 30, 21)])
+def test_brains_of_other_fields_of_view_are_whole(shape):
+    (case,), (patient,) = simulate_dmri(1, 1, n_directions=1, shape=shape, spacing=6, random_state=0)
+    assert case.shape == shape
+    assert set(np.unique(case.tissue)) == {0, 1, 2, 3, 4}
+    assert 0.2 < case.brain.mean() < 0.8
+    assert patient.lesion.any()
+
+
+def test_real_maps_of_tissue_are_taken(data_dir):
+    folder = data_dir / "mni152_tissue"
+    maps = [folder / f"mni_icbm152_{kind}_1mm.nii.gz" for kind in ("gm", "wm")]
+    (case,), _ = simulate_dmri(1, 0, n_directions=6, tissues=maps, random_state=0)
+    volumes = np.bincount(case.tissue[case.brain], minlength=5) * 0.064
+    assert (volumes[1:] > [300, 400, 20, 5]).all()
+    assert case.signal[case.scored].mean() == pytest.approx(0.4, abs=0.06)
+    standard = standard_brain((4.0,) * 3, read_tissues(*maps))
+    assert np.isfinite(standard.maps).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_healthy": 0}, "both|at least one person"),
+        ({"n_healthy": -1}, "n_healthy must be a whole number of at least 0, not -1"),
+        ({"n_healthy": True}, "n_healthy must be"),
+        ({"n_directions": 0}, "n_directions must be a whole number from 1 to 512, not 0"),
+        ({"registration": "bad"}, "'good' or 'shifted', not 'bad'"),
+        ({"shape": (20, 24)}, "three numbers of voxels"),
+        ({"shape": (20, 24, 5)}, "each axis of shape must be a whole number from 12 to 512, not 5"),
+        ({"spacing": 0}, "above 0 and up to 12 mm, not 0"),
+        ({"spacing": 2.0}, "see 32 mm along an axis"),
+        ({"snr": 0.5}, "snr must be a number from 1 to inf"),
+        ({"cellular": 0.9}, "cellular must be a number from 0 to 0.75"),
+        ({"tissues": "gm.nii"}, "tissues must be two images"),
+        ({"skip": -1}, "skip must be"),
+        ({"random_state": -1}, "must not be negative"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(changes, message):
+    arguments = {"n_healthy": 1, "n_lesions": 0, **SMALL} | changes
+    with pytest.raises(ValueError, match=message):
+        simulate_dmri(arguments.pop("n_healthy"), arguments.pop("n_lesions"), **arguments)
