@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["RESULTS", "read_segmentations", "scans_of", "segment_cases", "write_batch"]
+
+_T = TypeVar("_T", int, float)
 
 #: Files that are only there after a run.
 RESULTS = ("segmentations.tsv", "lesions.tsv", "index.html")
@@ -118,7 +120,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
 
     from dmrifit.files import write_text
 
-    keys = ("name", "patient", "threshold", "n_lesions", "n_confirmed", "volume_mL", "synthetic")
+    keys = ("name", "patient", "threshold", "min_voxels", "n_lesions", "n_confirmed", "volume_mL", "synthetic")
     rows, lesions = [], []
     for content in contents:
         files = {key: f"{content['folder']}/{file}" for key, file in (("probability", _PROBABILITY), ("label", _LABEL))}
@@ -128,7 +130,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         table.insert(1, "patient", content["patient"])
         lesions.append(table)
     table = pd.DataFrame(rows)
-    for key in ("threshold", "n_confirmed"):
+    for key in ("threshold", "min_voxels", "n_confirmed"):
         table[key] = table[key].astype(object)
     table["synthetic"] = table["synthetic"].map({True: "true", False: "false"})
     filled = [one for one in lesions if len(one)] or lesions[:1]
@@ -146,7 +148,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         write_text(out / "index.html", batch_page(heading, contents, found, pictures))
 
 
-def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray[Any]], float]:
+def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray[Any]], float, int]:
     """
     Read what a run has written about cases.
 
@@ -163,6 +165,8 @@ def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray
         For each case probabilities, or an ensemble's labels.
     threshold : float
         Probability from which a voxel is lesion; .5 of an ensemble, whose labels need none.
+    min_voxels : int
+        Findings of fewer voxels were left out; 1 of an ensemble, in whose labels they are not.
 
     Raises
     ------
@@ -179,11 +183,7 @@ def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray
     if missing := [case.name for case in cases if case.name not in rows]:
         msg = f"{table} has no segmentation of {', '.join(missing[:5])}; segment these cases, or leave them out"
         raise ValueError(msg)
-    limits = {rows[case.name].get("threshold", "") for case in cases}
-    if len(limits) > 1:
-        msg = f"{table}: the cases were segmented at different thresholds ({', '.join(sorted(limits))})"
-        raise ValueError(msg)
-    limit = limits.pop()
+    limit, least = (_one_of(table, [rows[case.name] for case in cases], key) for key in ("threshold", "min_voxels"))
     predictions = []
     for case in cases:
         name = rows[case.name].get("probability" if limit else "label", "")
@@ -199,14 +199,34 @@ def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray
             values.shape, image.affine, case.shape, case.affine, name=str(path), reference_name=f"the case {case.name}"
         )
         predictions.append(values.astype(np.float32) if limit else np.rint(values).astype(np.uint8))
+    return (
+        predictions,
+        _number(table, "threshold", limit or "0.5", float),
+        _number(table, "min_voxels", least or "1", int),
+    )
+
+
+def _number(table: Path, key: str, text: str, kind: type[_T]) -> _T:
     try:
-        return predictions, float(limit or 0.5)
+        return kind(text)
     except ValueError:
-        msg = f"{table}: the threshold {limit!r} is no number"
+        msg = f"{table}: the {key} {text!r} is no number"
         raise ValueError(msg) from None
 
 
-_COLUMNS = ("patient", "probability", "label", "threshold", "n_lesions", "n_confirmed", "volume_mL", "synthetic")
+def _one_of(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
+    """Give what all cases have in common."""
+    values = {row.get(key, "") for row in rows}
+    if len(values) > 1:
+        msg = f"{table}: the cases were segmented at different values of {key} ({', '.join(sorted(values))})"
+        raise ValueError(msg)
+    return values.pop()
+
+
+_COLUMNS = (
+    *("patient", "probability", "label", "threshold", "min_voxels", "n_lesions", "n_confirmed", "volume_mL"),
+    "synthetic",
+)
 
 
 def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool) -> dict[str, Any]:
@@ -232,6 +252,7 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
         "folder": folder.name,
         "synthetic": case.synthetic,
         "threshold": None if ensemble else float(getattr(segmenter, "threshold_", 0.5)),
+        "min_voxels": None if ensemble else int(getattr(segmenter, "min_voxels", 1)),
         "n_lesions": len(now),
         "n_confirmed": int((now["finding"] == "confirmed").sum()) if ensemble else None,
         "volume_mL": float(now["volume_mL"].sum()),

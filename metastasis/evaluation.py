@@ -76,7 +76,7 @@ def evaluate_segmentations(
     segment: int = 19,
     connectivity: int = 26,
     min_overlap: int = 1,
-    min_voxels: int = 1,
+    min_voxels: int | Mapping[str, int] = 1,
     small: float = SMALL_ML,
     controls: bool = True,
     n_bootstrap: int = 1000,
@@ -105,8 +105,9 @@ def evaluate_segmentations(
         As for `lesion_table`.
     min_overlap : int, default=1
         As for `lesion_table`.
-    min_voxels : int, default=1
-        As for `lesion_table`.
+    min_voxels : int or mapping of str to int, default=1
+        As for `lesion_table`, left out before anything is counted; a mapping may give one for each method, others and
+        controls have 1.
     small : float, default=0.1
         Volume in mL below which a lesion is small.
     controls : bool, default=True
@@ -150,42 +151,51 @@ def evaluate_segmentations(
     """
     import pandas as pd
 
-    check_min_voxels(min_voxels)
+    _check_named("min_voxels", min_voxels, predictions)
+    _check_named("thresholds", threshold, predictions)
     truths = reference_masks(cases)
-    named = {name: _Method(name, values, cases, _threshold_of(threshold, name)) for name, values in predictions.items()}
-    _check_names(named, threshold, controls)
+    named = {
+        name: _Method(
+            name, values, cases, _threshold_of(threshold, name), for_method(min_voxels, name, 1), connectivity
+        )
+        for name, values in predictions.items()
+    }
+    _check_names(named, controls)
     masks = {name: method.masks for name, method in named.items()}
     for name, method in named.items():
         if method.confirmed is not None:
             masks[name + CONFIRMED] = method.confirmed
     blind = control_segmentations(cases, random_state=random_state) if controls else {}
-    masks |= blind
-    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
+    least = 1 if isinstance(min_voxels, Mapping) else min_voxels
+    masks |= {
+        name: [drop_small(one, least, connectivity=connectivity) for one in values] for name, values in blind.items()
+    }
+    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
     scans, lesions = [], []
     for i, case in enumerate(cases):
         keys = {"case": i, "name": case.name, "patient": case.patient, "prior": case.prior is not None}
         statuses = _statuses(case, connectivity)
         for name, found in masks.items():
-            kept = drop_small(found[i], min_voxels, connectivity=connectivity)
-            table = lesion_table(truths[i], kept, case.affine, **options)
+            table = lesion_table(truths[i], found[i], case.affine, **options)
             row = {**keys, "method": name} | lesion_counts(table, small=small).to_dict("records")[0]
-            row["voxel_dice"] = _voxel_dice(truths[i], kept)
-            scans.append(row | segment_counts(truths[i], kept, segment, case.brain))
+            row["voxel_dice"] = _voxel_dice(truths[i], found[i])
+            scans.append(row | segment_counts(truths[i], found[i], segment, case.brain))
             is_lesion = table["kind"] == "lesion"
             status = [statuses.get(n, "") if own else "" for n, own in zip(table["number"], is_lesion, strict=True)]
             lesions.append(table.assign(**keys, method=name, status=np.array(status, dtype=object)))
     by_scan = pd.DataFrame(scans)
     summary = _summary(by_scan, CONTROLS if controls else ())
     graded = {name: method.probabilities for name, method in named.items() if method.probabilities is not None}
+    own = {name: options | {"min_voxels": method.min_voxels} for name, method in named.items()}
     curves = {
-        name: threshold_curve(truths, values, thresholds=thresholds, **options) for name, values in graded.items()
+        name: threshold_curve(truths, values, thresholds=thresholds, **own[name]) for name, values in graded.items()
     }
-    points = {name: threshold_curve(truths, values, thresholds=[0.5], **options) for name, values in blind.items()}
+    points = {name: threshold_curve(truths, masks[name], thresholds=[0.5], **options) for name in blind}
     brains = [case.brain for case in cases]
     calibrations = []
     for name, values in graded.items():
         limit = named[name].threshold
-        one = calibration_curve(truths, values, masks=brains, threshold=limit, **options)
+        one = calibration_curve(truths, values, masks=brains, threshold=limit, **own[name])
         calibrations.append(one.assign(method=name, error=one["level"].map(one.attrs["error"])))
     members = family_table(summary[summary["part"] == "all"], families or {})
     return {
@@ -194,7 +204,7 @@ def evaluate_segmentations(
         "summary": summary,
         "intervals": _intervals(by_scan, n_bootstrap, seed_from(random_state)),
         "status": _status_table(lesions),
-        "ensemble": _ensemble_table(named, blind, cases, truths, options),
+        "ensemble": _ensemble_table(named, {name: masks[name] for name in blind}, cases, truths, options),
         "curves": _joined([one.assign(method=name) for name, one in (curves | points).items()], ["method"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
@@ -298,11 +308,20 @@ class _Method:
 
     masks: list[NDArray[np.bool_]]
     threshold: float
+    min_voxels: int
     labels: list[NDArray[Any]] | None = None
     confirmed: list[NDArray[np.bool_]] | None = None
     probabilities: list[NDArray[Any]] | None = None
 
-    def __init__(self, name: str, values: Sequence[ArrayLike], cases: Sequence[Case], threshold: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        values: Sequence[ArrayLike],
+        cases: Sequence[Case],
+        threshold: float,
+        min_voxels: int,
+        connectivity: int,
+    ) -> None:
         arrays = [np.asarray(one) for one in values]
         if len(arrays) != len(cases):
             msg = f"{name}: {len(arrays)} predictions for {len(cases)} cases"
@@ -320,33 +339,64 @@ class _Method:
                 "(floating point, 0 to 1), masks (0 and 1) or an ensemble's labels (0, 1 and 2)"
             )
             raise ValueError(msg)
-        found: dict[str, Any] = {"threshold": threshold, "labels": None, "confirmed": None, "probabilities": None}
-        if kinds == {"probabilities"}:
-            found |= {"masks": [array >= threshold for array in arrays], "probabilities": arrays}
-        else:
-            found["masks"] = [array > 0 for array in arrays]
-            if highest == 2:
-                found |= {"labels": arrays, "confirmed": [array == 2 for array in arrays]}
+        found: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
+        found |= {"labels": None, "confirmed": None, "probabilities": None}
+        graded = kinds == {"probabilities"}
+        marked = [array >= threshold if graded else array > 0 for array in arrays]
+        found["masks"] = [drop_small(one, min_voxels, connectivity=connectivity) for one in marked]
+        if graded:
+            found["probabilities"] = arrays
+        elif highest == 2:
+            labels = [np.where(mask, array, 0) for array, mask in zip(arrays, found["masks"], strict=True)]
+            found |= {"labels": labels, "confirmed": [one == 2 for one in labels]}
         for key, value in found.items():
             object.__setattr__(self, key, value)
 
 
+def for_method(value: Any, name: str, default: Any) -> Any:
+    """
+    Give a method's own value of an option.
+
+    Parameters
+    ----------
+    value : mapping of str or other
+        One value for each method, or one for all.
+    name : str
+        The method.
+    default : object
+        Of methods that the mapping has not.
+
+    Returns
+    -------
+    object
+        The value.
+    """
+    return value.get(name, default) if isinstance(value, Mapping) else value
+
+
 def _threshold_of(threshold: float | Mapping[str, float], name: str) -> float:
-    value = threshold.get(name, 0.5) if isinstance(threshold, Mapping) else threshold
+    value = for_method(threshold, name, 0.5)
     if not 0 < value <= 1:
         msg = f"the threshold of {name} must be above 0 and at most 1, not {value!r}"
         raise ValueError(msg)
     return float(value)
 
 
-def _check_names(named: Mapping[str, _Method], threshold: float | Mapping[str, float], controls: bool) -> None:
+def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None:
+    """Refuse values for methods that are not there, and numbers of voxels that are none."""
+    unknown = [name for name in values if name not in predictions] if isinstance(values, Mapping) else []
+    if unknown:
+        msg = f"{what} name {unknown}, which are not among the predictions {list(predictions)}"
+        raise ValueError(msg)
+    if what == "min_voxels":
+        for value in values.values() if isinstance(values, Mapping) else [values]:
+            check_min_voxels(value)
+
+
+def _check_names(named: Mapping[str, _Method], controls: bool) -> None:
     taken = [name for name in named if (controls and name in CONTROLS) or name.endswith(CONFIRMED)]
     if not named or taken:
         msg = f"predictions need names of their own, not {taken or 'none at all'}"
-        raise ValueError(msg)
-    unknown = [name for name in threshold if name not in named] if isinstance(threshold, Mapping) else []
-    if unknown:
-        msg = f"thresholds name {unknown}, which are not among the predictions {list(named)}"
         raise ValueError(msg)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmrifit.components import drop_small
 from dmrifit.derivatives import versions
 from dmrifit.files import FileSet
 from dmrifit.pages import (
@@ -25,7 +26,7 @@ from dmrifit.pages import (
 from dmrifit.randomness import RandomState
 from dmrifit.sections.gallery import Gallery
 from metastasis.controls import CONTROLS
-from metastasis.evaluation import evaluate_segmentations, format_summary
+from metastasis.evaluation import evaluate_segmentations, for_method, format_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,7 @@ def write_evaluation(
     folder: str | Path,
     *,
     threshold: float | Mapping[str, float] = 0.5,
+    min_voxels: int | Mapping[str, int] = 1,
     figures: int = 6,
     overwrite: bool = False,
     command: str = "",
@@ -92,6 +94,8 @@ def write_evaluation(
         Made if missing. All files appear together: tables as CSV files, figures as PNG files and ``report.html``,
         which needs no other file and no network.
     threshold : float or mapping of str to float, default=0.5
+        As for `evaluate_segmentations`.
+    min_voxels : int or mapping of str to int, default=1
         As for `evaluate_segmentations`.
     figures : int, default=6
         How many scans are shown, those with the most errors of the first method first.
@@ -124,10 +128,16 @@ def write_evaluation(
     names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
     with FileSet(folder, names, overwrite=overwrite) as files:
         tables = evaluate_segmentations(
-            cases, predictions, threshold=threshold, n_bootstrap=n_bootstrap, random_state=random_state
+            cases,
+            predictions,
+            threshold=threshold,
+            min_voxels=min_voxels,
+            n_bootstrap=n_bootstrap,
+            random_state=random_state,
         )
         gallery = Gallery()
-        sections = _sections(cases, predictions, tables, gallery, threshold, figures, command)
+        limits = {name: (for_method(threshold, name, 0.5), for_method(min_voxels, name, 1)) for name in predictions}
+        sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
         page = html_page("Segmentations compared with reference lesions", sections, lead=_lead(cases), contents=True)
         for kind in KINDS:
             tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
@@ -214,7 +224,7 @@ def _sections(
     predictions: Mapping[str, Sequence[ArrayLike]],
     tables: Mapping[str, pd.DataFrame],
     gallery: Gallery,
-    threshold: float | Mapping[str, float],
+    limits: Mapping[str, tuple[float, int]],
     figures: int,
     command: str,
 ) -> list[tuple[str, Any]]:
@@ -225,8 +235,8 @@ def _sections(
         *([("Confirmed and candidates", partial(_ensembles, tables))] if len(tables["ensemble"]) else []),
         ("Over thresholds", partial(_curves, tables, gallery)),
         *([("Probabilities", partial(_calibration, tables, gallery))] if len(tables["calibration"]) else []),
-        ("Scans", partial(_overlays, cases, predictions, tables, gallery, threshold, figures)),
-        ("How this was made", partial(_origin, threshold, predictions, command)),
+        ("Scans", partial(_overlays, cases, predictions, tables, gallery, limits, figures)),
+        ("How this was made", partial(_origin, limits, predictions, command)),
     ]
     return [(heading, make()) for heading, make in made]
 
@@ -338,7 +348,7 @@ def _overlays(
     predictions: Mapping[str, Sequence[ArrayLike]],
     tables: Mapping[str, pd.DataFrame],
     gallery: Gallery,
-    threshold: float | Mapping[str, float],
+    limits: Mapping[str, tuple[float, int]],
     figures: int,
 ) -> Markup:
     from metastasis.plotting import plot_overlay
@@ -356,8 +366,9 @@ def _overlays(
         case = cases[i]
         for name, values in predictions.items():
             array = np.asarray(values[i])
-            limit = threshold.get(name, 0.5) if isinstance(threshold, Mapping) else threshold
+            limit, least = limits[name]
             labels = (array >= limit).astype(np.uint8) if array.dtype.kind == "f" else array.astype(np.uint8)
+            labels = labels * drop_small(labels, least)
             ensemble = any(np.max(one) == 2 for one in values) if array.dtype.kind != "f" else False
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
@@ -367,14 +378,15 @@ def _overlays(
 
 
 def _origin(
-    threshold: float | Mapping[str, float], predictions: Mapping[str, Sequence[ArrayLike]], command: str
+    limits: Mapping[str, tuple[float, int]], predictions: Mapping[str, Sequence[ArrayLike]], command: str
 ) -> Markup:
     rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
     rows += [["command", command]] if command else []
     for name, values in predictions.items():
-        limit = threshold.get(name, 0.5) if isinstance(threshold, Mapping) else threshold
+        limit, least = limits[name]
         graded = np.asarray(values[0]).dtype.kind == "f"
-        rows.append([name, f"probability of {limit:.4g} and above" if graded else "labels as given"])
+        rule = f"probability of {limit:.4g} and above" if graded else "labels as given"
+        rows.append([name, rule if least == 1 else f"{rule}, findings from {least} voxels"])
     rows += [[f"version of {name}", text] for name, text in versions("dmrifit", "numpy", "scipy").items()]
     return html_table(rows)
 

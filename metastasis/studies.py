@@ -239,14 +239,15 @@ def evaluate(
     for library in ("matplotlib", "jinja2"):
         import_optional(library)
     found = _labelled(read_cases(cases), cases)
-    predictions, thresholds = {}, {}
+    predictions, thresholds, least = {}, {}, {}
     for name, path in named:
-        predictions[name], thresholds[name] = read_segmentations(Path(path), found)
+        predictions[name], thresholds[name], least[name] = read_segmentations(Path(path), found)
     tables = write_evaluation(
         found,
         predictions,
         out,
         threshold=thresholds,
+        min_voxels=least,
         figures=figures,
         overwrite=overwrite,
         command=shlex.join(["dmrifit-metastasis", *sys.argv[1:]]),

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmrifit.components import drop_small
 from metastasis import SensitivitySpecificityEnsemble
 from metastasis.batches import read_segmentations, scans_of, segment_cases, write_batch
+from metastasis.evaluation import evaluate_segmentations
 
 
 @pytest.fixture
@@ -38,9 +40,27 @@ def test_probabilities_and_labels_lie_on_the_grid_of_the_scan(brightness, cases,
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
     assert list(table["n_lesions"]) == list(lesions.groupby("name").size())
     assert "change" not in lesions
-    predictions, threshold = read_segmentations(tmp_path / "segmentations.tsv", cases[::-1])
-    assert threshold == 0.5
+    predictions, threshold, least = read_segmentations(tmp_path / "segmentations.tsv", cases[::-1])
+    assert (threshold, least) == (0.5, 1)
     np.testing.assert_array_equal(predictions[0], expected[2])
+
+
+def test_the_smallest_finding_goes_with_the_run(brightness, cases, tmp_path):
+    model = brightness(3)
+    run(model, cases, tmp_path / "all")
+    model.min_voxels = 3
+    run(model, cases, tmp_path / "large")
+    predictions, threshold, least = read_segmentations(tmp_path / "large" / "segmentations.tsv", cases)
+    assert (threshold, least) == (0.5, 3)
+    kept = [nib.load(tmp_path / "large" / case.name / "label.nii.gz").get_fdata() > 0 for case in cases]
+    for mask, probability in zip(kept, predictions, strict=True):
+        np.testing.assert_array_equal(mask, drop_small(probability >= threshold, 3))
+    options = {"controls": False, "n_bootstrap": 0}
+    read = evaluate_segmentations(cases, {"model": predictions}, min_voxels={"model": least}, **options)
+    marked = evaluate_segmentations(cases, {"model": kept}, **options)
+    pd.testing.assert_frame_equal(read["summary"], marked["summary"])
+    every, _, _ = read_segmentations(tmp_path / "all" / "segmentations.tsv", cases)
+    assert any((one >= 0.5).sum() > mask.sum() for one, mask in zip(every, kept, strict=True))
 
 
 def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, cases, tmp_path):
@@ -57,7 +77,7 @@ def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, ca
         "vanished",
     }
     assert set(lesions.loc[~lesions["name"].isin(with_prior), "change"]) <= {""}
-    predictions, _ = read_segmentations(tmp_path / "segmentations.tsv", cases)
+    predictions, _, _ = read_segmentations(tmp_path / "segmentations.tsv", cases)
     assert {0, 1, 2} == set(np.unique(np.concatenate([one.ravel() for one in predictions])))
     for content, labels in zip(contents, predictions, strict=True):
         assert content["n_confirmed"] <= content["n_lesions"]
@@ -89,7 +109,7 @@ def test_what_cannot_be_read_is_named(brightness, cases, tmp_path):
     rows = pd.read_csv(table, sep="\t", dtype=str)
     rows.loc[0, "threshold"] = "0.7"
     rows.to_csv(table, sep="\t", index=False)
-    with pytest.raises(ValueError, match="different thresholds"):
+    with pytest.raises(ValueError, match="different values of threshold"):
         read_segmentations(table, cases[:2])
     rows["threshold"] = "high"
     rows.to_csv(table, sep="\t", index=False)
