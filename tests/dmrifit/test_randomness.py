@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmrifit.randomness import seed_for, seed_from
+from dmrifit.randomness import evenly, seed_for, seed_from
 
 
 def draw(stream):
@@ -33,3 +33,9 @@ def test_every_kind_of_random_state_gives_a_seed():
 def test_other_seeds_are_refused(value, error):
     with pytest.raises(error, match="random_state must"):
         seed_from(value)
+
+
+def test_even_numbers_fill_the_range_without_gaps():
+    numbers = [evenly(5, i, 0.6180339887498949, "a") for i in range(20)]
+    assert abs(np.histogram(numbers, bins=5, range=(0, 1))[0] - 4).max() <= 1
+    assert numbers[7] == evenly(5, 7, 0.6180339887498949, "a") != evenly(5, 7, 0.6180339887498949, "b")
