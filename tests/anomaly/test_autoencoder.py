@@ -10,9 +10,9 @@ from sklearn.model_selection import GridSearchCV
 
 pytest.importorskip("skorch")
 
-from anomaly import DenoisingAutoencoder, FixedThreshold, OtsuThreshold  # noqa: E402
-from anomaly.reconstructors import residual_map  # noqa: E402
-from dmrifit import load_model, save_model  # noqa: E402
+from anomaly import DenoisingAutoencoder, FixedThreshold, OtsuThreshold
+from anomaly.reconstructors import residual_map
+from dmrifit import load_model, save_model
 
 pytestmark = pytest.mark.deep
 
@@ -116,7 +116,7 @@ def test_the_mean_comes_before_the_absolute_value(fitted, world):
     known = np.abs((X - reconstruction).mean(axis=-1)) * masks
     np.testing.assert_allclose(fitted.anomaly_map(X, masks), known, atol=1e-6)
     other = clone(fitted).set_params(residual="mean-of-abs")
-    parameters, stored, files = fitted.stored()
+    _parameters, stored, files = fitted.stored()
     other.restore(stored, files)
     known = np.abs(X - reconstruction).mean(axis=-1) * masks
     np.testing.assert_allclose(other.anomaly_map(X, masks), known, atol=1e-6)
