@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PUBLISHED_MISMATCHES", "FollowupOverlap", "mismatch_counts", "overlap_with_followup"]
 
-#: Of the study's patients with a mismatch, by grade: those where one lies in a later lesion, and all.
-PUBLISHED_MISMATCHES = {"glioblastoma": (9, 11), "WHO III": (3, 5), "WHO II": (0, None)}
+#: Of the study's patients with a mismatch, by grade (IV: glioblastomas): those where one lies in a later lesion, and
+#: all; how many of grade II had a mismatch is not told.
+PUBLISHED_MISMATCHES: dict[str, tuple[int, int | None]] = {"IV": (9, 11), "III": (3, 5), "II": (0, None)}
 
 _MM3_PER_ML = 1000.0
 

@@ -404,7 +404,7 @@ class HealthyRateThreshold(_OwnThreshold):
         return float(limits[0])
 
 
-#: The rules by the names that tables give them, with the study's parameters; its code has a threshold for each scan.
+#: The rules by the names that tables give them, with the study's parameters.
 RULES: dict[str, ThresholdRule] = {
     "Otsu": OtsuThreshold(),
     "Otsu, each scan": OtsuThreshold(scope="image"),
