@@ -8,6 +8,7 @@ from importlib import import_module
 
 # Public name -> module of this package that defines it.
 _MODULES = {
+    "ImplantDetector": "discriminator",
     "IsolationForestDetector": "isolation",
     "PCADetector": "subspace",
     "OneMinusMean": "gaussian",
@@ -19,6 +20,7 @@ _MODULES = {
     "read_cases": "cases",
     "write_cases": "cases",
     "simulate_dmri": "phantoms",
+    "write_evaluation": "report",
     "BestDiceThreshold": "thresholds",
     "FixedThreshold": "thresholds",
     "HealthyRateThreshold": "thresholds",

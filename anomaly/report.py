@@ -1,0 +1,388 @@
+"""The page about a comparison of anomaly maps with lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anomaly.controls import CONTROLS
+from anomaly.evaluation import evaluate_detectors, format_summary
+from dmrifit.derivatives import versions
+from dmrifit.files import FileSet
+from dmrifit.pages import html_details, html_join, html_note, html_page, html_paragraph, html_table
+from dmrifit.sections.gallery import Gallery
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+    from anomaly.cases import Case
+    from anomaly.thresholds import ThresholdRule
+
+__all__ = ["FEW", "KINDS", "PAGE", "write_evaluation"]
+
+#: Patients below which a table is no performance.
+FEW = 20
+#: Tables of a comparison.
+KINDS = (
+    *("summary", "scans", "healthy", "thresholds", "lesions"),
+    *("lesion_scores", "strata", "curves", "areas", "followup"),
+)
+PAGE = "report.html"
+
+_NOTICE = "Research software; not for clinical use."
+_FIGURES = ("densities.png", "curves.png", "opening.png", "strata.png")
+_SHOWN_RULE = "healthy rate"
+_EXPLAINED = (
+    "Scored inside white and gray matter; each patient counts once (mean ± standard deviation over patients). AUC is "
+    "that of the map. Dice coefficients are those of the voxels above the threshold, raw / after an opening with a "
+    "cube, which removes what is small. Rules that know the lesions say how good a map could be, not how good it is. "
+    "Gray rows were made without having learned anything."
+)
+
+
+def write_evaluation(
+    cases: Sequence[Case],
+    maps: Mapping[str, Sequence[ArrayLike]],
+    folder: str | Path,
+    *,
+    healthy: Sequence[Case] = (),
+    healthy_maps: Mapping[str, Sequence[ArrayLike]] | None = None,
+    rules: Mapping[str, ThresholdRule] | None = None,
+    opening: int = 3,
+    figures: int = 6,
+    overwrite: bool = False,
+    command: str = "",
+) -> dict[str, pd.DataFrame]:
+    """
+    Compare anomaly maps with lesions, and write tables and a page.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Scans with lesions that were not learned from.
+    maps : mapping of str to sequence of array_like of shape (x, y, z)
+        For each method and each case, as `evaluate_detectors` takes them.
+    folder : path
+        Made if missing. All files appear together: tables as CSV files, figures as PNG files and ``report.html``,
+        which needs no other file and no network.
+    healthy : sequence of Case, optional
+        Healthy scans that were not learned from.
+    healthy_maps : mapping of str to sequence, optional
+        Their maps.
+    rules : mapping of str to rule, optional
+        As for `evaluate_detectors`.
+    opening : int, default=3
+        Edge of the cube of `open_map`, in voxels.
+    figures : int, default=6
+        How many scans are shown: those in which the first method's opened Dice is worst, and one healthy scan.
+    overwrite : bool, default=False
+        Whether files of an earlier comparison may be replaced.
+    command : str, default=""
+        What made it, for the page.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        What `evaluate_detectors` gave.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate_detectors`.
+    FileExistsError
+        If a file would be replaced.
+    ImportError
+        If the extra ``report`` is not installed.
+    """
+    from dmrifit._optional import import_optional
+
+    for needed in ("matplotlib", "jinja2"):
+        import_optional(needed)  # said before long work
+    names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
+    with FileSet(folder, names, overwrite=overwrite) as files:
+        tables = evaluate_detectors(
+            cases, maps, healthy=healthy, healthy_maps=healthy_maps, rules=rules, opening=opening
+        )
+        gallery = Gallery()
+        scans = _Scans(cases, maps, healthy, healthy_maps or {}, tables, opening)
+        sections = _sections(scans, gallery, figures, command)
+        page = html_page("Anomaly maps compared with lesions", sections, lead=_lead([*cases, *healthy]), contents=True)
+        for kind in KINDS:
+            tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
+        for name in _FIGURES:
+            if name in gallery.pictures:
+                files.path(name).write_bytes(gallery.pictures[name])
+        files.path(PAGE).write_text(page, encoding="utf-8")
+    return tables
+
+
+class _Scans:
+    """What a page is about."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        maps: Mapping[str, Sequence[ArrayLike]],
+        healthy: Sequence[Case],
+        healthy_maps: Mapping[str, Sequence[ArrayLike]],
+        tables: Mapping[str, pd.DataFrame],
+        opening: int,
+    ) -> None:
+        self.cases, self.maps, self.healthy, self.healthy_maps = cases, maps, healthy, healthy_maps
+        self.tables, self.opening = tables, opening
+        blind = tables["thresholds"][~tables["thresholds"]["needs_truth"].astype(bool)]
+        known = [
+            rule for rule in dict.fromkeys(blind["rule"]) if blind.query("rule == @rule")["threshold"].notna().any()
+        ]
+        #: The rule that figures show: the rate on healthy scans, or else the first that knows no lesions.
+        self.rule = _SHOWN_RULE if _SHOWN_RULE in known else known[0] if known else ""
+
+    def thresholds(self) -> dict[str, float]:
+        table = self.tables["thresholds"]
+        own = table[table["rule"] == self.rule].set_index("method")["threshold"]
+        return {name: float(own[name]) for name in self.maps if name in own and np.isfinite(own[name])}
+
+    def graded(self) -> list[str]:
+        return [name for name, values in self.maps.items() if np.asarray(values[0]).dtype != bool]
+
+
+def _lead(scans: Sequence[Case]) -> str:
+    n, n_synthetic = len(scans), sum(case.synthetic for case in scans)
+    if not n_synthetic:
+        return _NOTICE
+    which = "All scans" if n_synthetic == n else f"{n_synthetic} of {n} scans"
+    note = f"Synthetic data: {which} were simulated; no person was scanned, and no number here is a clinical result."
+    return f"{_NOTICE} {note}"
+
+
+def _sections(scans: _Scans, gallery: Gallery, figures: int, command: str) -> list[tuple[str, Any]]:
+    tables = scans.tables
+    made: list[tuple[str, Callable[[], Any]]] = [
+        ("", partial(_introduction, scans)),
+        ("Maps and thresholds", partial(_summaries, scans, gallery)),
+        *([("Scores", partial(_densities, scans, gallery))] if scans.graded() else []),
+        *([("False positives in healthy persons", partial(_healthy, scans, gallery))] if len(scans.healthy) else []),
+        *([("By place", partial(_strata, scans, gallery))] if len(tables["strata"]) else []),
+        *([("Lesion by lesion", partial(_lesions, tables))] if len(tables["lesion_scores"]) else []),
+        *([("Where lesions grow later", partial(_followup, tables))] if len(tables["followup"]) else []),
+        ("Scans", partial(_panels, scans, gallery, figures)),
+        ("How this was made", partial(_origin, scans, command)),
+    ]
+    return [(heading, make()) for heading, make in made]
+
+
+def _introduction(scans: _Scans) -> Markup:
+    patients = len({case.patient for case in scans.cases})
+    kind = "synthetic " if all(case.synthetic for case in scans.cases) else ""
+    kinds = [case.kind for case in scans.cases if case.kind]
+    counts = ", ".join(f"{kinds.count(one)} {one}" for one in dict.fromkeys(kinds))
+    parts = [
+        html_paragraph(
+            f"{_counted(len(scans.cases), kind + 'scan')} of {_counted(patients, 'patient')}"
+            f"{f' ({counts})' if counts else ''}, and {_counted(len(scans.healthy), 'healthy scan')}."
+        )
+    ]
+    if patients < FEW:
+        text = f"With {_counted(patients, 'patient')} these numbers describe these scans; they are no performance."
+        parts.append(html_paragraph(text))
+    return html_join(parts)
+
+
+def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
+    from anomaly.plotting import plot_opening
+
+    tables = scans.tables
+    parts: list[Any] = [html_paragraph(_EXPLAINED)]
+    for part in dict.fromkeys(tables["summary"]["part"]):
+        table = format_summary(tables, part=part)
+        body = _method_table(table.reset_index().to_numpy().tolist(), ["method", *map(str, table.columns)])
+        parts.append(body if part == "all" else html_details(f"Lesions of the kind {part}", body))
+    text = "Means over patients; a ring is the mask above the threshold, a disk what the opening leaves of it."
+    blind = tables["summary"][~tables["summary"]["needs_truth"].astype(bool)]
+    if len(blind):
+        parts.append(gallery.show("opening", plot_opening(tables), "Dice coefficients, raw and opened", text))
+    limits = tables["thresholds"]
+    rows = [
+        [row["method"], row["rule"], _digits(row["threshold"])]
+        for row in limits.to_dict("records")
+        if np.isfinite(row["threshold"]) and row["method"] not in CONTROLS
+    ]
+    if rows:
+        body = html_table(rows, ["method", "rule", "threshold"], numbers=(2,))
+        parts.append(html_details("Thresholds that all scans share", body))
+    return html_join(parts)
+
+
+def _densities(scans: _Scans, gallery: Gallery) -> Markup:
+    from anomaly.plotting import plot_densities
+
+    figure = plot_densities(
+        scans.cases,
+        scans.maps,
+        healthy=scans.healthy,
+        healthy_maps=scans.healthy_maps if len(scans.healthy) else None,
+        thresholds=scans.thresholds(),
+    )
+    text = f"Each curve has the area 1. Dotted: the threshold by {scans.rule}." if scans.rule else ""
+    return gallery.show("densities", figure, "Densities of scores in healthy persons and patients", text)
+
+
+def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
+    from anomaly.plotting import plot_curves
+
+    tables, parts = scans.tables, []
+    if len(tables["curves"]):
+        text = (
+            "Share of each lesion that is above the threshold (mean), over the share of voxels of healthy persons that "
+            "are: false positives are counted in healthy persons only."
+        )
+        parts.append(gallery.show("curves", plot_curves(tables), "Coverage of lesions over false positives", text))
+        rows = [
+            [row["method"], _number(3)(row["area"]), _number(3)(row["area_low"])]
+            for row in tables["areas"].to_dict("records")
+        ]
+        parts.append(_method_table(rows, ["method", "area up to .3", "area from .001 to .01 (logarithmic)"]))
+    own = tables["summary"].query("part == 'all'")
+    keys = {
+        "false_positive_rate": "false positives",
+        "false_positive_rate_opened": "opened",
+        "empty": "empty scans",
+        "empty_opened": "opened",
+    }
+    rows = [
+        [row["method"], row["rule"], *(_number(4 if "rate" in key else 2)(row[key]) for key in keys)]
+        for row in own.to_dict("records")
+        if not row["needs_truth"]
+    ]
+    parts.append(_method_table(rows, ["method", "rule", *keys.values()], 2))
+    return html_join(parts)
+
+
+def _strata(scans: _Scans, gallery: Gallery) -> Markup:
+    from anomaly.plotting import plot_strata
+
+    table = scans.tables["strata"]
+    parts: list[Any] = []
+    if scans.rule in set(table["rule"]):
+        text = "The study's weak spots: near the cortex, at deep nuclei, low in the brain. They overlap."
+        figure = plot_strata(scans.tables, rule=scans.rule)
+        parts.append(gallery.show("strata", figure, "AUC and sensitivity by place in the brain", text))
+    own = table[~table["needs_truth"].astype(bool)]
+    keys = ("auc", "dice_opened", "sensitivity_opened", "false_positive_rate_opened")
+    rows = [
+        [
+            row["method"],
+            row["rule"],
+            row["stratum"],
+            f"{row['n_patients']:.0f}",
+            *(_number(3)(row[key]) for key in keys),
+        ]
+        for row in own.to_dict("records")
+    ]
+    header = ["method", "rule", "place", "patients", "AUC", "Dice, opened", "sensitivity", "false positives"]
+    parts.append(html_details("By rule", _method_table(rows, header, 3)))
+    return html_join(parts)
+
+
+def _lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    table = tables["lesion_scores"]
+    keys = {
+        key: name
+        for key, name in (
+            ("n_lesions", "lesions"),
+            ("sensitivity", "sensitivity"),
+            ("precision", "precision"),
+            ("n_false_positives", "false positives"),
+            ("mDSC", "mDSC"),
+            ("lesion_dice", "lesion-wise Dice"),
+        )
+        if key in table
+    }
+    rows = [
+        [row["method"], row["rule"], *(_number(0 if key.startswith("n_") else 3)(row[key]) for key in keys)]
+        for row in table.to_dict("records")
+    ]
+    text = "Components of opened masks; a lesion is found when one shares a voxel with it."
+    return html_join([html_paragraph(text), _method_table(rows, ["method", "rule", *keys.values()], 2)])
+
+
+def _followup(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    table = tables["followup"]
+    counts = ("n_patients", "n_grown", "n_mismatch", "n_colocated")
+    rows = [
+        [row["method"], row["rule"], row["grade"], *(f"{row[key]:.0f}" for key in counts), _number(1)(row["expected"]),
+         _number(3)(row["share_flagged"]), _number(3)(row["share_expected"])]
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    text = (
+        "Regions of opened masks outside the lesion, and whether they lie where the lesion is later; expected is what "
+        "regions of these sizes at other places would reach by chance."
+    )
+    header = ["method", "rule", "grade", "patients", "grown", "with a region", "co-located", "expected"]
+    header += ["share flagged", "by chance"]
+    return html_join([html_paragraph(text), _method_table(rows, header, 3)])
+
+
+def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
+    from anomaly.plotting import map_limits, plot_panels
+
+    first = next(iter(scans.maps))
+    table = scans.tables["scans"]
+    rules = (scans.rule, "as given")
+    own = table[(table["method"] == first) & table["rule"].isin(rules)].groupby("case")["dice_opened"].mean()
+    order = [int(i) for i in own.dropna().sort_values(kind="stable").index[:figures]]
+    thresholds = scans.thresholds()
+    shown = [name for name in scans.maps if name in thresholds or name not in scans.graded()]
+    if not shown or not order:
+        return html_paragraph("No threshold is shared by all scans, so no masks are shown.")
+    every = [*scans.cases, *scans.healthy]
+    limits = map_limits({name: [*scans.maps[name], *scans.healthy_maps.get(name, ())] for name in shown}, every)
+    text = (
+        f"{len(order)} of {_counted(len(scans.cases), 'scan')}, those in which {first} has the lowest opened Dice "
+        f"first{', and a healthy one' if len(scans.healthy) else ''}. Each method has one scale for all scans; the "
+        f"threshold is that by {scans.rule or 'its makers'}. The patient's right is at the left."
+    )
+    parts = [html_paragraph(text)]
+    wanted: list[tuple[str, Case, dict[str, NDArray]]] = [
+        (f"panels-{i}", scans.cases[i], {name: np.asarray(scans.maps[name][i]) for name in shown}) for i in order
+    ]
+    if len(scans.healthy):
+        own_maps = {name: np.asarray(scans.healthy_maps[name][0]) for name in shown}
+        wanted.append(("panels-healthy", scans.healthy[0], own_maps))
+    for name, case, maps in wanted:
+        figure = plot_panels(case, maps, thresholds, limits, opening=scans.opening)
+        kind = "Synthetic scan" if case.synthetic else "Scan"
+        parts.append(gallery.show(name, figure, f"{kind} {case.name}: mean signal, maps and masks"))
+    return html_join(parts)
+
+
+def _origin(scans: _Scans, command: str) -> Markup:
+    rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
+    rows += [["command", command]] if command else []
+    rows += [["opening", f"cube of {scans.opening}³ voxels"]]
+    rows += [[f"version of {name}", text] for name, text in versions("dmrifit", "numpy", "scipy").items()]
+    return html_join([html_table(rows), html_note("Tables lie beside this page as CSV files.")])
+
+
+def _method_table(rows: Sequence[Sequence[Any]], header: Sequence[str], n_words: int = 1) -> Markup:
+    faint = [i for i, row in enumerate(rows) if row[0] in CONTROLS]
+    return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
+
+
+def _number(digits: int) -> Callable[[Any], str]:
+    return lambda value: f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
