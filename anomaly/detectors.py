@@ -188,6 +188,9 @@ class AnomalyDetector(BaseEstimator):
 
     #: Whether a score belongs to a place, so that all scans have the size of those that were learned from.
     _one_size: ClassVar[bool] = True
+    #: For each scan of `fit` the voxels that count for the threshold, such as those of white and gray matter; set by
+    #: who knows tissues, before `fit`. By default the whole mask counts.
+    _counted: Sequence[Any] | None = None
 
     threshold: Any
     calibration: float | int | None
@@ -313,8 +316,13 @@ class AnomalyDetector(BaseEstimator):
         if rule is None:
             self.threshold_ = None
         else:
-            self.threshold_ = rule.fit(np.stack(maps), np.stack([scans.mask(int(i)) for i in held]))
+            self.threshold_ = rule.fit(np.stack(maps), np.stack([self._counting(scans, int(i)) for i in held]))
         return self
+
+    def _counting(self, scans: Scans, i: int) -> NDArray[np.bool_]:
+        """Give the voxels that count for the threshold."""
+        mask = scans.mask(i)
+        return mask if self._counted is None else np.asarray(mask & np.asarray(self._counted[i], dtype=bool))
 
     def _check_shared(self) -> None:
         if self.scale not in _SCALES:

@@ -181,6 +181,8 @@ class Detection:
         in it) and ``mean_score``.
     threshold : float
         Score above which a voxel is anomalous; NaN where each scan has its own.
+    opening : int, default=3
+        Edge in voxels of the cube of the opening.
     """
 
     scan: PreparedScan
@@ -189,6 +191,7 @@ class Detection:
     opened: NDArray[np.bool_]
     lesions: pd.DataFrame
     threshold: float
+    opening: int = 3
 
     def images(self) -> dict[str, nib.Nifti1Image]:
         """
@@ -264,14 +267,20 @@ class SeriesDetector(BaseEstimator):
         self.directions = directions
         self.covariates = covariates
 
-    def fit(self, series: Sequence[SeriesFiles]) -> SeriesDetector:
+    def fit(self, series: Sequence[SeriesFiles], *, tissue: bool = False, mask: bool = True) -> SeriesDetector:
         """
         Prepare the scans of healthy subjects and learn from them.
+
+        The threshold counts voxels of white and gray matter, where tissues are known, and else those of the brain.
 
         Parameters
         ----------
         series : sequence of SeriesFiles
             One scan or more of each subject, without lesions.
+        tissue : bool, default=False
+            Whether tissues are estimated where there is no map of them.
+        mask : bool, default=True
+            Whether the brain is looked for where there is no mask of it; all voxels with signal are taken otherwise.
 
         Returns
         -------
@@ -303,6 +312,8 @@ class SeriesDetector(BaseEstimator):
             first = scans[0] if scans else None
             with _naming(one):
                 scan = one.prepare(
+                    tissue=tissue,
+                    mask=mask,
                     fitted=None if first is None else first.protocol,
                     b=self.b if first is None else None,
                     spacing=self.spacing,
@@ -316,12 +327,15 @@ class SeriesDetector(BaseEstimator):
         self._warn_of_fields(scans)
         options = {"covariates": self._covariates_of(scans)} if self.covariates else {}
         learned = clone(self.detector)
+        # Healthy scans have a rate of false positives in what is looked at: fluid is not, where tissues are known.
+        learned._counted = [scan.case.scored for scan in scans]
         learned.fit(
             [scan.case.signal for scan in scans],
             [scan.case.brain for scan in scans],
             groups=[scan.case.patient for scan in scans],
             **options,
         )
+        del learned._counted
         self.protocol_ = scans[0].protocol
         self.shape_, self.edges_ = reference.shape, reference.spacing
         x, y, z = reference.affine[:3, 3].tolist()
@@ -413,7 +427,7 @@ class SeriesDetector(BaseEstimator):
         found = np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool) & case.scored
         opened = open_map(found, opening)
         limit = float(getattr(detector.threshold_, "threshold_", np.nan))
-        return Detection(scan, maps[0], found, opened, lesions_of(opened, maps[0], case.affine), limit)
+        return Detection(scan, maps[0], found, opened, lesions_of(opened, maps[0], case.affine), limit, opening)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """

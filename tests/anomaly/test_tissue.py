@@ -35,6 +35,23 @@ def test_tissues_are_told_apart_and_nothing_lies_outside_the_brain():
     np.testing.assert_array_equal(estimate_tissue(signal, PROTOCOL, brain).ravel(), [1, 2, 3, 2, 0])
 
 
+def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_gliomas_stay_in_what_is_scored():
+    from anomaly.phantoms import simulate_dmri
+
+    healthy, lesions = simulate_dmri(1, 2, n_directions=20, shape=(30, 36, 24), spacing=5.3, random_state=1)
+
+    def found(case):
+        protocol = Protocol(np.full(20, case.b), directions=case.directions)
+        return estimate_tissue(case.signal, protocol, case.brain)
+
+    truth, own = np.where(healthy[0].tissue == 4, 2, healthy[0].tissue), found(healthy[0])
+    for number, least in ((1, 0.8), (2, 0.8), (3, 0.75)):
+        one, other = own == number, truth == number
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) > least
+    for case in lesions:
+        assert (found(case)[case.lesion] == 3).mean() < 0.1
+
+
 def test_labels_of_other_programs_get_the_numbers_of_this_one():
     labels = np.array([0, 1, 2, 3, 9])[:, None, None]
     found = relabel_tissue(labels, {1: 3, 2: 2, 3: 1})

@@ -1,0 +1,353 @@
+"""Runs over many scans: what they write for each, their tables and page, and reading it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.series import Detection, SeriesDetector, SeriesFiles
+from dmrifit.casefiles import file_stems
+from dmrifit.console import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from anomaly.cases import Case
+    from anomaly.preparation import PreparedScan
+
+__all__ = ["RESULTS", "detect_series", "prepared_cases", "read_detections", "write_batch", "write_evaluation"]
+
+#: Files that are only there after a run.
+RESULTS = ("detections.tsv", "lesions.csv", "index.html")
+
+_FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
+_LESIONS, _PANELS, _DESCRIPTION = "lesions.csv", "panels.png", "detection.json"
+_NOTICE = "Research software; not for clinical use."
+_BRIGHTEST = 3.0  # thresholds, the end of the scale of a map's picture
+_TABLES = (
+    "scans",
+    "healthy",
+    "thresholds",
+    "lesions",
+    "lesion_scores",
+    "strata",
+    "curves",
+    "areas",
+    "followup",
+    "summary",
+)
+_COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
+
+
+def detect_series(
+    detector: SeriesDetector,
+    series: Sequence[SeriesFiles],
+    out: Path,
+    *,
+    figure: bool,
+    overwrite: bool,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """
+    Find anomalies in scans, each into a folder of its own; those that an earlier run has finished are not done again.
+
+    Parameters
+    ----------
+    detector : SeriesDetector
+        Fitted.
+    series : sequence of SeriesFiles
+        Scans of different names.
+    out : Path
+        Folder.
+    figure : bool
+        Whether pictures are wanted; without matplotlib there are none.
+    overwrite : bool
+        Whether finished ones are done again.
+    **options
+        As for `SeriesDetector.detect`.
+
+    Returns
+    -------
+    list of dict
+        What ``detection.json`` holds, for each scan.
+
+    Raises
+    ------
+    ValueError
+        If two scans would have one folder, or as `SeriesDetector.detect`; the message names the scan.
+    """
+    stems = file_stems((one.patient or one.label, one.label) for one in series)
+    figure = figure and find_spec("matplotlib") is not None
+    contents = []
+    for one, stem in progress(list(zip(series, stems, strict=True)), len(series)):
+        done = out / stem / _DESCRIPTION
+        sources = _sources(one)
+        if done.exists() and not overwrite:
+            before = json.loads(done.read_text(encoding="utf-8"))
+            # A scan whose files have changed is looked at anew.
+            if before["sources"] == sources:
+                contents.append(before)
+                continue
+        try:
+            detection = detector.detect(one, **options)
+        except ValueError as error:
+            msg = f"{one.label}: {error}"
+            raise ValueError(msg) from None
+        contents.append(_write_detection(detection, out / stem, sources, figure=figure))
+    return contents
+
+
+def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:
+    """
+    Write the tables of all scans, and the page with their pictures.
+
+    Parameters
+    ----------
+    out : Path
+        Folder; each scan has one of its own in it.
+    contents : sequence of dict
+        What `detect_series` gave.
+    figure : bool
+        Whether the page is wanted; without matplotlib and Jinja2 there is none.
+    """
+    import pandas as pd
+
+    from dmrifit.files import write_text
+
+    rows, lesions = [], []
+    for content in contents:
+        files = {key: f"{content['folder']}/{file}" for key, file in _FILES.items()}
+        own = {key: content[key] for key in _COLUMNS if key not in (*_FILES, "patient", "synthetic")}
+        word = "true" if content["synthetic"] else "false"
+        rows.append({"name": content["name"], "patient": content["patient"]} | files | own | {"synthetic": word})
+        table = pd.DataFrame(content["lesions"], columns=list(content["lesion_columns"]))
+        table.insert(0, "name", content["name"])
+        table.insert(1, "patient", content["patient"])
+        lesions.append(table)
+    filled = [one for one in lesions if len(one)] or lesions[:1]
+    found = pd.concat(filled, ignore_index=True)
+    write_text(out / "lesions.csv", found.to_csv(index=False, float_format="%.8g"))
+    write_text(out / "detections.tsv", _as_text(pd.DataFrame(rows)))
+    if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
+        return
+    from dmrifit.pages import html_figure, html_join, html_page, html_table
+
+    header = ("scan", "threshold", "anomalies", "volume, mL", "largest, mm", "share above the threshold")
+    lines = [
+        [
+            content["name"],
+            "of its own" if content["threshold"] is None else f"{content['threshold']:.4g}",
+            str(content["n_lesions"]),
+            f"{content['volume_mL']:.2f}",
+            f"{max((one['diameter_mm'] for one in content['lesions']), default=0):.1f}",
+            f"{100 * content['share_found']:.2f} %",
+        ]
+        for content in contents
+    ]
+    sections = [("All scans", html_table(lines, header, numbers=(1, 2, 3, 4, 5)))]
+    for content in contents:
+        path = out / content["folder"] / _PANELS
+        if path.exists():
+            caption = (
+                f"{content['name']}: mean signal, map, what is above the threshold, and what opening leaves of it, "
+                "in the axial slice with most of it"
+            )
+            sections.append((content["name"], html_join([html_figure(path.read_bytes(), caption, width=900)])))
+    lead = _NOTICE + (" Synthetic scans: no person was scanned." if any(one["synthetic"] for one in contents) else "")
+    write_text(out / "index.html", html_page("Anomalies", sections, lead=lead))
+
+
+def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, list[NDArray[Any]]]:
+    """
+    Read what a run has written about scans.
+
+    Parameters
+    ----------
+    table : Path
+        ``detections.tsv``.
+    scans : sequence of PreparedScan
+        The scans, by name, on the grid of their files in RAS order.
+
+    Returns
+    -------
+    dict of str to list of ndarray of shape (x, y, z)
+        For each scan ``"map"`` and ``"binary"`` (bool).
+
+    Raises
+    ------
+    ValueError
+        If a scan is missing or lies on another grid.
+    FileNotFoundError
+        If a file is missing.
+    """
+    import nibabel as nib
+
+    from dmrifit.images import load_image, values_of
+    from dmrifit.masks import MASK_THRESHOLD, check_same_grid
+    from dmrifit.tables import read_rows
+
+    rows = {row["name"]: row for _, row in read_rows(table, required=("name", "map", "binary"), optional=_COLUMNS)}
+    if missing := [scan.case.name for scan in scans if scan.case.name not in rows]:
+        msg = f"{table} knows nothing of {', '.join(missing[:5])}; run detect on these scans, or leave them out"
+        raise ValueError(msg)
+    found: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
+    for scan in scans:
+        for key, listed in found.items():
+            path = table.parent / rows[scan.case.name][key]
+            image = load_image(path)
+            values = values_of(image, str(path))
+            what = f"the scan {scan.case.name}"
+            check_same_grid(values.shape, image.affine, scan.shape, scan.affine, name=str(path), reference_name=what)
+            ordered = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)).dataobj)
+            listed.append(ordered > MASK_THRESHOLD if key == "binary" else ordered.astype(np.float32))
+    return found
+
+
+def prepared_cases(series: Sequence[SeriesFiles], *, tissue: bool, mask: bool) -> list[PreparedScan]:
+    """
+    Prepare scans on the grid of their files, in RAS order, for the evaluation of maps.
+
+    Parameters
+    ----------
+    series : sequence of SeriesFiles
+        The scans.
+    tissue : bool
+        Whether tissues are estimated where there is no map of them.
+    mask : bool
+        Whether the brain is looked for where there is no mask of it; all voxels with signal are taken otherwise.
+
+    Returns
+    -------
+    list of PreparedScan
+        In their order.
+
+    Raises
+    ------
+    ValueError
+        As `prepare_scan`; the message names the scan.
+    """
+    scans = []
+    for one in progress(series, len(series), "reading"):
+        try:
+            scans.append(one.prepare(tissue=tissue, mask=mask))
+        except ValueError as error:
+            msg = f"{one.label}: {error}"
+            raise ValueError(msg) from None
+    return scans
+
+
+def write_evaluation(
+    cases: Sequence[Case],
+    maps: Mapping[str, Sequence[NDArray[Any]]],
+    out: Path,
+    healthy: Sequence[Case],
+    healthy_maps: Mapping[str, Sequence[NDArray[Any]]],
+    *,
+    overwrite: bool,
+) -> dict[str, pd.DataFrame]:
+    """
+    Compare maps with lesions and write all tables together.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Scans with lesions.
+    maps : mapping of str to sequence of ndarray
+        Maps and masks of each, by method.
+    out : Path
+        Folder.
+    healthy : sequence of Case
+        Healthy scans, or none.
+    healthy_maps : mapping of str to sequence of ndarray
+        Their maps and masks.
+    overwrite : bool
+        Whether tables of an earlier run may be replaced.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        What `evaluate_detectors` gave.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate_detectors`.
+    FileExistsError
+        If a table exists and may not be replaced.
+    """
+    from anomaly.evaluation import evaluate_detectors
+    from dmrifit.files import FileSet
+
+    names = [f"{name}.csv" for name in _TABLES]
+    files = FileSet(out, names, overwrite=overwrite)
+    tables = evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=healthy_maps or None)
+    with files:
+        for name in _TABLES:
+            files.path(f"{name}.csv").write_text(tables[name].to_csv(index=False), encoding="utf-8")
+    return tables
+
+
+def _write_detection(detection: Detection, folder: Path, sources: Mapping[str, Any], *, figure: bool) -> dict[str, Any]:
+    from dmrifit.files import FileSet
+    from dmrifit.images import save_image
+
+    case, table = detection.scan.case, detection.lesions
+    limit = detection.threshold
+    content: dict[str, Any] = {
+        "name": case.name,
+        "patient": case.patient,
+        "folder": folder.name,
+        "synthetic": case.synthetic,
+        "threshold": limit if np.isfinite(limit) else None,
+        "n_lesions": len(table),
+        "volume_mL": float(table["volume_mL"].sum()),
+        "share_found": float(detection.found.sum() / case.scored.sum()),
+        "lesion_columns": list(table.columns),
+        "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
+        "preparation": dict(detection.scan.notes),
+        "sources": dict(sources),
+        "notice": _NOTICE,
+    }
+    with FileSet(folder, [*_FILES.values(), _LESIONS, _PANELS, _DESCRIPTION], overwrite=True) as files:
+        for key, image in detection.images().items():
+            save_image(image, files.path(_FILES[key]))
+        files.path(_LESIONS).write_text(table.to_csv(index=False, float_format="%.8g"), encoding="utf-8")
+        if figure:
+            _panels(detection).savefig(files.path(_PANELS), dpi=110)
+        files.write_json(_DESCRIPTION, content)
+    return content
+
+
+def _panels(detection: Detection) -> Figure:
+    """Draw a scan on the scale of the model, which is the same for all scans, where most was found."""
+    from anomaly.plotting import plot_panels
+
+    case, limit, top = detection.scan.case, detection.threshold, float(detection.map.max()) or 1.0
+    if not np.isfinite(limit):  # the scan has one of its own
+        limit = float(np.nextafter(detection.map[detection.found].min(initial=top), -np.inf))
+    elif limit > 0:
+        top = _BRIGHTEST * limit
+    for where in (detection.opened, detection.found, case.brain):
+        if where.any():
+            number = int(where.sum(axis=(0, 1)).argmax())
+            break
+    shown = ({"map": detection.map}, {"map": limit}, {"map": (0.0, top)})
+    return plot_panels(case, *shown, opening=detection.opening, number=number)
+
+
+def _sources(series: SeriesFiles) -> dict[str, str]:
+    """Tell whether the files of a scan are still those that were looked at."""
+    from dmrifit.derivatives import file_record
+
+    return {role: file_record(path)["SHA256"] for role, path in series.files.items()}
+
+
+def _as_text(table: pd.DataFrame) -> str:
+    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g")
