@@ -31,10 +31,10 @@ __all__ = [
 
 #: Slope of the autoencoder's rectifier below zero.
 SLOPE = 0.01
-#: log σ² of latent numbers before training: with more, what is drawn hides for long what is to be learned.
+#: log σ² of latent numbers before training.
 FIRST_LOG_VARIANCE = -6.0
-#: Between them exp(log σ² / 2) stays a number in single precision.
-_LOG_VARIANCES = (-30.0, 20.0)
+#: What lies beyond is cut off: exp(log σ²) stays a number in single precision.
+_LOG_VARIANCES = (-30.0, 10.0)
 
 
 def padded_shape(shape: Sequence[int], step: int) -> tuple[int, int, int]:
@@ -210,6 +210,8 @@ class VariationalAutoencoder(nn.Module):
         self.to_dense = nn.Linear(n_features, dense) if dense else nn.Identity()
         self.to_mean = nn.Linear(dense or n_features, latent_dim)
         self.to_log_variance = nn.Linear(dense or n_features, latent_dim)
+        # From zero on: a variance that begins large hides what is to be learned, or never comes back.
+        nn.init.zeros_(self.to_log_variance.weight)
         nn.init.constant_(self.to_log_variance.bias, FIRST_LOG_VARIANCE)
         back: list[nn.Module] = [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)] if dense else []
         self.from_latent = nn.Sequential(*(back or [nn.Linear(latent_dim, n_features)]))

@@ -1,0 +1,682 @@
+"""
+Which of the study's claims about anomalies of diffusion hold on synthetic persons, and where do other detectors stand?
+
+    .venv/bin/python benchmarks/bench_anomaly.py [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
+    .venv/bin/python benchmarks/bench_anomaly.py --size smoke --seeds 1 --out FILE
+    .venv/bin/python benchmarks/bench_anomaly.py --inference
+    .venv/bin/python benchmarks/bench_anomaly.py --table benchmarks/README.md
+
+For each seed healthy persons and patients with gliomas are made twice, registered well and with residual shifts.
+Detectors learn from two thirds of the healthy (three folds), thresholds come from the third that is left, and false
+positives are counted on healthy persons that nothing was learned or chosen on. Secondary rows have one fold. No lesion
+is looked at before the evaluation, and nothing is chosen by it. What is finished is kept in the folder FOLDER (default
+build/anomaly) and not repeated as long as the code is the same. Each process computes on one thread. `--inference`
+measures speed and memory at the published size and adds them to the stored result.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import _measure as measure
+import joblib
+import numpy as np
+import pandas as pd
+
+import anomaly
+import dmrifit
+from anomaly import DenoisingAutoencoder, RecDiscNet, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
+from anomaly.cases import Case
+from anomaly.claims import (
+    COHORTS,
+    IMAGE_SCALE,
+    NOISES,
+    OWN,
+    REFERENCE,
+    anomaly_board,
+    board_figures,
+    board_rules,
+    difference_interval,
+    margin_table,
+    method_name,
+    published_beside,
+)
+from anomaly.evaluation import healthy_folds
+from dmrifit.files import whole_file, write_text
+
+RESULT = Path(__file__).parent / "results" / "anomaly.json"
+MARKER = "anomaly benchmark"
+SEEDS = (20261121, 20261122, 20261123)
+#: Modules that maps do not depend on.
+WITHOUT_MAPS = {
+    *("__init__", "batches", "claims", "cli", "commands", "controls", "curves", "evaluation", "followup", "methods"),
+    *("options", "plotting", "published", "report", "rules", "series", "strata", "studies", "thresholds"),
+}
+LOWER = ("cases", "checkpoints", "devices", "heads", "nets", "randomness", "training")
+MEASURES = ("auc", "average_precision")
+BY_RULE = ("dice", "dice_opened", "gain", "false_positive_rate", "false_positive_rate_opened", "empty_opened")
+MIX = method_name("RecDiscNet")
+MIX_FULL = method_name("RecDiscNet", mean="full")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many persons there are, and how long networks learn."""
+
+    n_healthy: int = 28
+    n_lesions: int = 20
+    n_new: int = 14
+    n_folds: int = 3
+    n_directions: int = 16
+    shape: tuple[int, int, int] = (40, 48, 32)
+    spacing: float = 4.0
+    latents: tuple[int, ...] = (16, 64, 512)
+    noises: tuple[str, ...] = NOISES
+    dae: dict[str, Any] = field(default_factory=dict)
+    recdisc: dict[str, Any] = field(default_factory=dict)
+
+
+SIZES = {
+    "full": Size(),
+    "small": Size(dae={"epochs": 20}, recdisc={"epochs": 3}),
+    "smoke": Size(
+        *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
+        dae={"epochs": 1, "widths": (4, 8), "dense": None},
+        recdisc={"epochs": 1, "repeats": 1, "reconstruction_width": 4, "discrimination_width": 4, "stem": 4},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, and the maps that are made with it."""
+
+    make: Callable[[int], Any]
+    #: Rows by name: what makes maps of scans and masks with the trained detector.
+    rows: dict[str, Callable[[Any, Any, Any], Any]]
+    #: Whether it is trained in every fold, and on the shifted cohort.
+    every_fold: bool = True
+    shifted: bool = True
+
+
+def plain(model: Any, scans: Any, masks: Any) -> Any:
+    return model.anomaly_map(scans, masks)
+
+
+def of_absolutes(model: Any, scans: Any, masks: Any) -> Any:
+    return model.set_params(residual="mean-of-abs").anomaly_map(scans, masks)
+
+
+def at_image_scale(model: Any, scans: Any, masks: Any) -> Any:
+    return model.set_params(residual="mean", scale="image").anomaly_map(scans, masks)
+
+
+def of_residuals(model: Any, scans: Any, masks: Any) -> Any:
+    return model.residual_map(scans, masks)
+
+
+def recipes(size: Size) -> dict[str, Recipe]:
+    """Give everything that is compared, by the name of its first row."""
+    found: dict[str, Recipe] = {}
+    for output in ("sigmoid", "linear"):
+        for latent in size.latents:
+            first = output == "sigmoid" and latent == max(size.latents)
+            name = method_name("DAE", output=output, latent=latent)
+            rows = {name: plain}
+            if first:
+                forms = {"mean of abs": of_absolutes, IMAGE_SCALE: at_image_scale}
+                rows |= {method_name("DAE", latent=latent, form=form): make for form, make in forms.items()}
+            found[name] = Recipe(_autoencoder(size, output, latent), rows, first, first)
+    for noise in size.noises:
+        for mean in ("half", "full"):
+            name = method_name("RecDiscNet", noise=noise, mean=mean)
+            rows = {name: plain, method_name("RecDiscNet", noise=noise, mean=mean, form="residual"): of_residuals}
+            mix = noise == "mix"
+            found[name] = Recipe(_recdisc(size, noise, mean), rows, mix, mix)
+    return found | {name: Recipe(make, {name: plain}) for name, make in _classical().items()}
+
+
+def _autoencoder(size: Size, output: str, latent: int) -> Callable[[int], Any]:
+    return lambda seed: DenoisingAutoencoder(
+        latent, output, calibration=None, device="cpu", random_state=seed, **size.dae
+    )
+
+
+def _recdisc(size: Size, noise: str, mean: str) -> Callable[[int], Any]:
+    return lambda seed: RecDiscNet(
+        noise.replace(" ", "-"), mean, calibration=None, device="cpu", random_state=seed, **size.recdisc
+    )
+
+
+def _classical() -> dict[str, Callable[[int], Any]]:
+    from anomaly import ImplantDetector, IsolationForestDetector, PCADetector
+
+    return {
+        REFERENCE: lambda seed: VoxelwiseGaussian(side="low", calibration=None),
+        "z, two-sided": lambda seed: VoxelwiseGaussian(calibration=None),
+        "Mahalanobis": lambda seed: VoxelwiseGaussian(
+            ("mean", "spread"), distance="mahalanobis", calibration=None
+        ),
+        "PCA": lambda seed: PCADetector(calibration=None),
+        "isolation forest": lambda seed: IsolationForestDetector(calibration=None, random_state=seed),
+        OWN: lambda seed: ImplantDetector(calibration=None, random_state=seed),
+    }
+
+
+def code_digest() -> str:
+    """Digest of the code that maps depend on."""
+    folder, library = (Path(package.__file__).parent for package in (anomaly, dmrifit))
+    modules = [path for path in sorted(folder.glob("*.py")) if path.stem not in WITHOUT_MAPS]
+    modules += [library / f"{stem}.py" for stem in LOWER]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+
+
+def _evaluation_digest() -> str:
+    folder = Path(anomaly.__file__).parent
+    stems = ("controls", "curves", "evaluation", "followup", "methods", "strata", "thresholds")
+    modules = [folder / f"{stem}.py" for stem in stems] + [Path(dmrifit.__file__).parent / "lesions.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+
+
+# Once, as code may be changed while it runs.
+CODE_OF_MAPS, CODE_OF_EVALUATION = code_digest(), _evaluation_digest()
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Persons of a seed: healthy ones to learn and choose with, healthy ones to count on, patients."""
+
+    healthy: list[Case]
+    new: list[Case]
+    lesions: list[Case]
+
+    def folds(self, size: Size, seed: int) -> list[tuple[list[int], list[int]]]:
+        return healthy_folds(self.healthy, size.n_folds, random_state=seed)
+
+
+class Store:
+    """What is finished of a seed and a cohort, in a folder that is named by what it depends on."""
+
+    def __init__(self, work: Path, size: Size, seed: int, cohort: str) -> None:
+        shared = json.dumps([asdict(size), CODE_OF_MAPS])
+        self.size, self.seed, self.cohort = size, seed, cohort
+        self.folder = work / f"{cohort}-{seed}-{hashlib.sha256(shared.encode()).hexdigest()[:10]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str, ending: str) -> Path:
+        return self.folder / f"{name.replace(', ', '_').replace(' ', '-')}.{ending}"
+
+    def cases(self) -> Cohort:
+        path = self.path("cases", "pickle")
+        if not path.exists():
+            size = self.size
+            registration = dict(zip(COHORTS, ("good", "shifted"), strict=True))[self.cohort]
+            healthy, lesions = simulate_dmri(
+                size.n_healthy + size.n_new,
+                size.n_lesions,
+                n_directions=size.n_directions,
+                shape=size.shape,
+                spacing=size.spacing,
+                registration=registration,
+                n_jobs=1,
+                random_state=self.seed,
+            )
+            with whole_file(path) as part:
+                joblib.dump([[_packed(case) for case in group] for group in (healthy, lesions)], part)
+        healthy, lesions = ([_unpacked(one) for one in group] for group in joblib.load(path))
+        return Cohort(healthy[: self.size.n_healthy], healthy[self.size.n_healthy :], lesions)
+
+    def done(self, name: str, fold: int) -> bool:
+        return self.path(f"{name} {fold}", "json").exists() and self.path(f"{name} {fold}", "npz").exists()
+
+    def keep(self, name: str, fold: int, maps: dict[str, list[np.ndarray]], seconds: dict[str, float]) -> None:
+        """Keep scores of brains: whole maps are mostly zeros."""
+        with whole_file(self.path(f"{name} {fold}", "npz")) as part, part.open("wb") as file:
+            np.savez(file, **{key: np.concatenate(values) for key, values in maps.items()})
+        write_text(self.path(f"{name} {fold}", "json"), json.dumps(seconds))
+
+    def maps(self, name: str, fold: int, masks: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+        found: dict[str, list[np.ndarray]] = {}
+        with np.load(self.path(f"{name} {fold}", "npz")) as kept:
+            for key in kept.files:
+                values, begin = kept[key], 0
+                for mask in masks:
+                    whole, end = np.zeros(mask.shape, dtype=np.float32), begin + int(mask.sum())
+                    whole[mask] = values[begin:end]
+                    found.setdefault(key, []).append(whole)
+                    begin = end
+        return found
+
+    def seconds(self, name: str, fold: int) -> dict[str, float]:
+        return json.loads(self.path(f"{name} {fold}", "json").read_text(encoding="utf-8"))
+
+
+def _packed(case: Case) -> dict[str, Any]:
+    """Give what makes a case, with the signals of the brain alone: the others are zeros."""
+    own = {one.name: getattr(case, one.name) for one in fields(case)}
+    return own | {"signal": case.signal[case.brain]}
+
+
+def _unpacked(own: dict[str, Any]) -> Case:
+    signal = np.zeros((*own["brain"].shape, own["signal"].shape[-1]), dtype=np.float32)
+    signal[own["brain"]] = own["signal"]
+    return Case(**own | {"signal": signal})
+
+
+def arrays(cases: Sequence[Case]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [case.signal for case in cases], [case.brain for case in cases]
+
+
+def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
+    begun = time.process_time()
+    found = function(*arguments, **options)
+    return found, round(time.process_time() - begun, 2)
+
+
+def n_folds_of(size: Size, recipe: Recipe) -> int:
+    return size.n_folds if recipe.every_fold else 1
+
+
+def run_task(work: Path, size: Size, seed: int, cohort: str, name: str, fold: int) -> None:
+    """Train one detector on one fold, if that is not done, and make its maps."""
+    store = Store(work, size, seed, cohort)
+    if store.done(name, fold):
+        return
+    recipe, persons = recipes(size)[name], store.cases()
+    train, held = persons.folds(size, seed)[fold]
+    begun = time.process_time()
+    model = recipe.make(seed)
+    learned = arrays([persons.healthy[i] for i in train])
+    model.fit(*learned, groups=[persons.healthy[i].patient for i in train])
+    training_s = round(time.process_time() - begun, 2)
+    seen = [*persons.lesions, *persons.new, *(persons.healthy[i] for i in held)]
+    maps: dict[str, list[np.ndarray]] = {}
+    seconds = {"training_s": training_s}
+    for row, make in recipe.rows.items():
+        # One after the other: so many scans at once are large.
+        found, own = timed(lambda make=make: [make(model, [c.signal], [c.brain])[0][c.brain] for c in seen])
+        maps[row] = found
+        seconds.setdefault("prediction_s", own)
+    store.keep(name, fold, maps, seconds)
+    print(f"{seed} {cohort}: {name}, fold {fold + 1}, {training_s:.0f} s of training", flush=True)
+
+
+def tasks(size: Size, cohort: str) -> list[tuple[str, int]]:
+    """List trainings, those of the first fold first, so that an interrupted run has something of everything."""
+    own = {name: one for name, one in recipes(size).items() if one.shifted or cohort == COHORTS[0]}
+    # With residual shifts one fold has to do for networks.
+    counts = {name: n_folds_of(size, one) if cohort == COHORTS[0] else 1 for name, one in own.items()}
+    return [(name, fold) for fold in range(size.n_folds) for name in own if fold < counts[name]]
+
+
+def evaluated(work: Path, size: Size, seed: int, cohort: str) -> dict[str, Any]:
+    """Evaluate all maps of a seed and a cohort."""
+    store = Store(work, size, seed, cohort)
+    path = store.path("evaluation", "pickle")
+    wanted = tasks(size, cohort)
+    stamps = {f"{name}, fold {fold + 1}": store.seconds(name, fold) for name, fold in wanted}
+    key = json.dumps([stamps, CODE_OF_EVALUATION])
+    if path.exists():
+        kept = joblib.load(path)
+        if kept["key"] == key:
+            return kept
+    begun = time.process_time()
+    persons = store.cases()
+    folds = persons.folds(size, seed)
+    names = list(dict.fromkeys(name for name, _ in wanted))
+    counts = {name: sum(one == name for one, _ in wanted) for name in names}
+    parts = []
+    for number in sorted(set(counts.values()), reverse=True):
+        own = [name for name in names if counts[name] == number]
+        parts.append(_tables(store, persons, folds[:number], own, controls=not parts))
+    tables = {
+        part: pd.concat([one[part] for one in parts], ignore_index=True)
+        for part in ("summary", "areas", "strata", "lesion_scores", "followup", "thresholds")
+    }
+    found = {
+        "key": key,
+        "tables": tables,
+        "evaluation_s": round(time.process_time() - begun, 1),
+        "seconds": stamps,
+        "n_lesion_voxels": [int((c.lesion & c.scored).sum()) for c in persons.lesions],
+        "n_cellular": sum(c.kind == "cellular" for c in persons.lesions),
+    }
+    with whole_file(path) as part:
+        joblib.dump(found, part)
+    print(f"{seed} {cohort}: evaluated, {found['evaluation_s']:.0f} s", flush=True)
+    return found
+
+
+def _tables(
+    store: Store, persons: Cohort, folds: list[tuple[list[int], list[int]]], names: list[str], *, controls: bool
+) -> dict[str, pd.DataFrame]:
+    """Evaluate methods that have the same folds."""
+    n, m = len(persons.lesions), len(persons.new)
+    maps: dict[str, list[Any]] = {}
+    new_maps: dict[str, list[Any]] = {}
+    held_maps: dict[str, list[Any]] = {}
+    held = [[persons.healthy[i] for i in kept] for _, kept in folds]
+    for name in names:
+        for fold in range(len(folds)):
+            masks = [case.brain for case in (*persons.lesions, *persons.new, *held[fold])]
+            for row, found in store.maps(name, fold, masks).items():
+                for kind, part in ((maps, found[:n]), (new_maps, found[n : n + m]), (held_maps, found[n + m :])):
+                    kind.setdefault(row, []).append(part)
+    return evaluate_detectors(
+        persons.lesions,
+        maps,
+        healthy=persons.new,
+        healthy_maps=new_maps,
+        validation=held,
+        validation_maps=held_maps,
+        rules=board_rules(list(maps)),
+        folds=[str(k + 1) for k in range(len(folds))],
+        controls=controls,
+    )
+
+
+def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
+    """Run everything, and check the claims."""
+    size = SIZES[kind]
+    begun = time.perf_counter()
+    parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
+    groups = [(cohort, seed) for cohort in COHORTS for seed in seeds]
+    parallel(joblib.delayed(_make_cases)(work, size, seed, cohort) for cohort, seed in groups)
+    jobs = [(seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)]
+    # Long ones first: at the end no processor waits for another.
+    jobs.sort(key=lambda job: _weight(job[2]))
+    parallel(joblib.delayed(run_task)(work, size, *job) for job in jobs)
+    every = parallel(joblib.delayed(evaluated)(work, size, seed, cohort) for cohort, seed in groups)
+    wall = round(time.perf_counter() - begun, 1)
+    runs = dict(zip(groups, every, strict=True))
+    by_run = {cohort: {str(seed): runs[cohort, seed]["tables"] for seed in seeds} for cohort in COHORTS}
+    good, shifted = (by_run[cohort] for cohort in COHORTS)
+    board = anomaly_board(good, shifted=shifted)
+    total = sum(
+        one["evaluation_s"] + sum(sum(seconds.values()) for seconds in one["seconds"].values()) for one in every
+    )
+    words = ["python", "benchmarks/bench_anomaly.py", "--seeds", *map(str, seeds), "--size", kind]
+    return {
+        "question": __doc__.strip().splitlines()[0],
+        "synthetic": True,
+        "data": (
+            f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, {size.n_new} new ones and "
+            f"{size.n_lesions} patients with gliomas; no real persons"
+        ),
+        **measure.commit("dmrifit", "anomaly", "benchmarks/bench_anomaly.py"),
+        "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
+        "size": kind,
+        "settings": asdict(size),
+        "date": date.today().isoformat(),
+        "machine": measure.machine(),
+        "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
+        "seeds": seeds,
+        "n_cellular": {str(seed): runs[COHORTS[0], seed]["n_cellular"] for seed in seeds},
+        "wall_s_of_this_run": wall,
+        "processor_s": round(total, 1),
+        "training_s": {f"{seed} {cohort}": one["seconds"] for (cohort, seed), one in runs.items()},
+        "methods": {cohort: summary(by_run[cohort]) for cohort in COHORTS},
+        "margins": {cohort: _records(margin_table(by_run[cohort])) for cohort in COHORTS},
+        "half_over_full": {cohort: _interval(by_run[cohort]) for cohort in COHORTS},
+        "published": _records(published_beside(good)),
+        "figures": _records(board_figures(good, shifted=shifted)),
+        "claims": _records(board),
+    }
+
+
+def _make_cases(work: Path, size: Size, seed: int, cohort: str) -> None:
+    Store(work, size, seed, cohort).cases()
+
+
+def _weight(name: str) -> int:
+    return 0 if name == OWN else 1 if name.startswith("RecDiscNet") else 2 if name.startswith("DAE") else 3
+
+
+def _interval(by_run: dict[str, Any]) -> dict[str, float | None]:
+    found = difference_interval(by_run, MIX, MIX_FULL)
+    return {key: None if np.isnan(value) else round(float(value), 5) for key, value in found.items()}
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return json.loads(table.to_json(orient="records", double_precision=5))
+
+
+def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the figures of each seed by method and rule, of all lesions and of each kind."""
+    whole = pd.concat([tables["summary"] for tables in by_run.values()], ignore_index=True)
+    rows = []
+    for (part, method, rule), own in whole.groupby(["part", "method", "rule"], sort=False):
+        row: dict[str, Any] = {"part": part, "method": method, "rule": rule, "control": bool(own["control"].iloc[0])}
+        for column in (*MEASURES, *BY_RULE):
+            row[column] = [None if pd.isna(v) else round(float(v), 5) for v in own[column]]
+        rows.append(row)
+    return rows
+
+
+# Speed and memory at the published size ------------------------------------------------------------------------------
+
+PUBLISHED_SHAPE = (90, 90, 54)
+CHILD = """
+import json, resource, time
+import numpy as np, torch
+torch.set_num_threads(1)
+from anomaly import DenoisingAutoencoder, RecDiscNet
+from dmrifit.devices import one_torch_thread
+shape, n = {shape}, 64
+rng = np.random.default_rng(0)
+grid = np.indices(shape) / np.array(shape)[:, None, None, None] - 0.5
+mask = (grid**2).sum(axis=0) < 0.2
+scan = (rng.uniform(0.2, 0.6, (*shape, n)) * mask[..., None]).astype(np.float32)
+model = {model}
+model.n_channels_, model.shape_, model.threshold_ = n, shape, None
+model.net_ = model._new_net(torch.device("cpu"), 0)
+model.history_ = []
+network = model.net_.module_.eval()
+volume = torch.from_numpy(np.moveaxis(scan, -1, 0)[None].copy())
+
+def best(function, repeats):
+    seconds = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        function()
+        seconds.append(time.process_time() - begun)
+    return min(seconds)
+
+with one_torch_thread(), torch.inference_mode():
+    bare = best(lambda: network(volume), {repeats})
+del volume
+first = model.anomaly_map([scan], [mask])
+scored = best(lambda: model.anomaly_map([scan], [mask]), {repeats})
+same = first.tobytes() == model.anomaly_map([scan], [mask]).tobytes()
+print(json.dumps(dict(bare_s=round(bare, 2), scored_s=round(scored, 2), same_bits=same,
+    weights=sum(p.numel() for p in network.parameters()),
+    peak_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2))))
+"""
+MODELS = {
+    "DAE": ("DenoisingAutoencoder(512)", 3),
+    "DAE, published size": ("DenoisingAutoencoder.published()", 2),
+    "RecDiscNet": ("RecDiscNet()", 3),
+    "RecDiscNet, published size": ("RecDiscNet.published()", 1),
+}
+
+
+def inference(names: Sequence[str] = tuple(MODELS), shape: tuple[int, ...] = PUBLISHED_SHAPE) -> list[dict[str, Any]]:
+    """Measure scoring against the bare network, in a process of its own for each; none of them is trained."""
+    rows = []
+    for name in names:
+        model, repeats = MODELS[name]
+        told = measure.run_child(CHILD.format(model=model, shape=shape, repeats=repeats))
+        found = json.loads(str(told["out"]).strip().splitlines()[-1])
+        rows.append({"model": name, "shape": shape, "ratio": round(found["scored_s"] / found["bare_s"], 2)} | found)
+        print(rows[-1], flush=True)
+    return rows
+
+
+def corruption() -> dict[str, Any]:
+    """Measure `corrupt` against a loop over voxels that fills the same ellipsoid."""
+    from anomaly import corrupt
+    from anomaly.corruptions import TissueMoments
+
+    rng = np.random.default_rng(0)
+    shape = (40, 48, 32)
+    volume, mask = rng.uniform(0.2, 0.8, (*shape, 64)).astype(np.float32), np.ones(shape, dtype=bool)
+    moments = TissueMoments.measured([volume], [mask])
+    center, axes, turned = np.array([20, 24, 16]), np.array([6.0, 5.0, 4.0]), np.eye(3)
+
+    def loop() -> None:
+        changed, anomalous = volume.copy(), np.zeros(shape, dtype=bool)
+        for x in range(shape[0]):
+            for y in range(shape[1]):
+                for z in range(shape[2]):
+                    if mask[x, y, z] and (((turned @ (np.array([x, y, z]) - center)) / axes) ** 2).sum() <= 1:
+                        changed[x, y, z] = np.clip(rng.normal(moments.mean / 2, moments.sd, 64), 0, 1)
+                        anomalous[x, y, z] = True
+
+    quick = [timed(corrupt, volume, mask, moments=moments, counts=(0, 1), random_state=k)[1] for k in range(20)]
+    begun = time.process_time()
+    for seed in range(20):
+        corrupt(volume, mask, moments=moments, counts=(0, 1), random_state=seed)
+    quick_s = (time.process_time() - begun) / len(quick)
+    slow_s = min(timed(loop)[1] for _ in range(3))
+    return {"loop_s": slow_s, "corrupt_s": round(quick_s, 5), "ratio": round(slow_s / quick_s, 1)}
+
+
+# The block of the README ---------------------------------------------------------------------------------------------
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the tables."""
+    seeds, size = result["seeds"], result["settings"]
+    head = (
+        f"Synthetic persons, seeds {', '.join(map(str, seeds))}: {result['data']} "
+        f"({'×'.join(map(str, size['shape']))} voxels of {size['spacing']:g} mm, {size['n_directions']} directions, "
+        f"{min(result['n_cellular'].values())} to {max(result['n_cellular'].values())} with reduced diffusivity). "
+        f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}; "
+        f"{result['processor_s'] / 60:.0f} min of one processor. Means over patients, then mean ± standard deviation "
+        "over seeds; Dice under thresholds of each scan (Otsu) and from healthy scans (1 %), raw / opened."
+    )
+    parts = [head]
+    for cohort in COHORTS:
+        parts.append(f"{cohort.capitalize()}:")
+        margins = {row["method"]: row for row in result["margins"][cohort]}
+        rows = []
+        by_method: dict[str, dict[str, Any]] = {}
+        for one in result["methods"][cohort]:
+            if one["part"] == "all":
+                by_method.setdefault(one["method"], {})[one["rule"]] = one
+        for method, rules in by_method.items():
+            first = next(iter(rules.values()))
+            margin = margins.get(method, {}).get("margin")
+            healthy = rules.get("healthy rate", {})
+            rows.append(
+                [
+                    method,
+                    number(first["auc"]),
+                    "–" if margin is None else f"{margin:+.3f}",
+                    number(first["average_precision"]),
+                    *(_both(rules.get(rule)) for rule in ("Otsu", "healthy rate", "best Dice")),
+                    number(healthy.get("false_positive_rate", []), 4),
+                    number(healthy.get("empty_opened", []), 2),
+                ]
+            )
+        header = ["method", "AUC", f"AUC − {REFERENCE}", "AP", "Dice, Otsu", "Dice, healthy 1 %", "Dice, best"]
+        header += ["false positives, new healthy", "empty after opening"]
+        parts.append(measure.table(header, rows))
+        gap = result["half_over_full"][cohort]
+        bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
+        parts.append(f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']} seeds).")
+    claims = [
+        [str(row["claim"]), row["statement"], row["study"], cell(row["ours"], 420), cell(row["rule"], 300),
+         row["verdict"]]
+        for row in result["claims"]
+    ]  # fmt: skip
+    parts.append(measure.table(["", "claim", "the study", "ours", "rule", "here"], claims))
+    if result.get("inference"):
+        header = ["network, not trained", "weights", "scan", "network, s", "scored, s", "ratio", "peak, GB", "twice"]
+        rows = [
+            [
+                one["model"],
+                f"{one['weights']:,}".replace(",", " "),
+                "×".join(map(str, one["shape"])) + "×64",
+                f"{one['bare_s']:.2f}",
+                f"{one['scored_s']:.2f}",
+                f"{one['ratio']:.2f}",
+                f"{one['peak_gb']:.2f}",
+                "the same bits" if one["same_bits"] else "other bits",
+            ]
+            for one in result["inference"]
+        ]
+        parts.append(measure.table(header, rows))
+    if result.get("inference_corruption"):
+        one = result["inference_corruption"]
+        parts.append(
+            f"`corrupt` puts an ellipsoid into 40×48×32 voxels and 64 directions in {1000 * one['corrupt_s']:.1f} ms, "
+            f"a loop over voxels in {1000 * one['loop_s']:.0f} ms: {one['ratio']:.0f} times as long."
+        )
+    return "\n\n".join(parts)
+
+
+def _both(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{number(row['dice'], spread=False)} / {number(row['dice_opened'], spread=False)}"
+
+
+def number(values: Sequence[float | None], digits: int = 3, *, spread: bool = True) -> str:
+    known = np.array([value for value in values if value is not None])
+    if not len(known):
+        return "–"
+    more = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 and spread else ""
+    return f"{known.mean():.{digits}f}{more}"
+
+
+def cell(text: str, width: int) -> str:
+    return textwrap.shorten(text.replace("\n", "; "), width, placeholder=" …").replace("|", "\\|")
+
+
+def stored(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    with whole_file(path) as part:
+        part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compare detectors of anomalies on synthetic diffusion scans.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
+    parser.add_argument("--size", choices=SIZES, default="full", help="smaller ones learn for a shorter time")
+    parser.add_argument("--work", type=Path, default=Path("build/anomaly"), help="folder for what is finished")
+    parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
+    parser.add_argument("--inference", action="store_true", help="only measure speed, for the stored result")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
+    chosen = parser.parse_args(arguments)
+    out = chosen.out or RESULT
+    if chosen.table is not None:
+        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(stored(out)))
+        write_text(chosen.table, text)
+        return
+    if chosen.inference:
+        rows = {"inference_corruption": corruption(), "inference": inference()}
+        write(stored(out) | rows | {"inference_machine": measure.machine()}, out)
+        return
+    if chosen.size == "smoke" and chosen.out is None:
+        parser.error("a smoke board shows nothing worth keeping: name a file with --out")
+    result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs)
+    result |= {key: value for key, value in stored(out).items() if key.startswith("inference")}
+    write(result, out)
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
