@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from anomaly.cases import Case
     from anomaly.preparation import PreparedScan
 
-__all__ = ["RESULTS", "detect_series", "prepared_cases", "read_detections", "write_batch", "write_evaluation"]
+__all__ = ["RESULTS", "detect_series", "prepared_cases", "read_detections", "write_batch"]
 
 #: Files that are only there after a run.
 RESULTS = ("detections.tsv", "lesions.csv", "index.html")
@@ -31,18 +30,6 @@ _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.
 _LESIONS, _PANELS, _DESCRIPTION = "lesions.csv", "panels.png", "detection.json"
 _NOTICE = "Research software; not for clinical use."
 _BRIGHTEST = 3.0  # thresholds, the end of the scale of a map's picture
-_TABLES = (
-    "scans",
-    "healthy",
-    "thresholds",
-    "lesions",
-    "lesion_scores",
-    "strata",
-    "curves",
-    "areas",
-    "followup",
-    "summary",
-)
 _COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
 
 
@@ -241,57 +228,6 @@ def prepared_cases(series: Sequence[SeriesFiles], *, tissue: bool, mask: bool) -
             msg = f"{one.label}: {error}"
             raise ValueError(msg) from None
     return scans
-
-
-def write_evaluation(
-    cases: Sequence[Case],
-    maps: Mapping[str, Sequence[NDArray[Any]]],
-    out: Path,
-    healthy: Sequence[Case],
-    healthy_maps: Mapping[str, Sequence[NDArray[Any]]],
-    *,
-    overwrite: bool,
-) -> dict[str, pd.DataFrame]:
-    """
-    Compare maps with lesions and write all tables together.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        Scans with lesions.
-    maps : mapping of str to sequence of ndarray
-        Maps and masks of each, by method.
-    out : Path
-        Folder.
-    healthy : sequence of Case
-        Healthy scans, or none.
-    healthy_maps : mapping of str to sequence of ndarray
-        Their maps and masks.
-    overwrite : bool
-        Whether tables of an earlier run may be replaced.
-
-    Returns
-    -------
-    dict of str to DataFrame
-        What `evaluate_detectors` gave.
-
-    Raises
-    ------
-    ValueError
-        As `evaluate_detectors`.
-    FileExistsError
-        If a table exists and may not be replaced.
-    """
-    from anomaly.evaluation import evaluate_detectors
-    from dmrifit.files import FileSet
-
-    names = [f"{name}.csv" for name in _TABLES]
-    files = FileSet(out, names, overwrite=overwrite)
-    tables = evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=healthy_maps or None)
-    with files:
-        for name in _TABLES:
-            files.path(f"{name}.csv").write_text(tables[name].to_csv(index=False), encoding="utf-8")
-    return tables
 
 
 def _write_detection(detection: Detection, folder: Path, sources: Mapping[str, Any], *, figure: bool) -> dict[str, Any]:

@@ -222,6 +222,7 @@ def evaluate(
     ] = None,
     all_voxels: AllVoxelsOption = False,
     estimate_tissue: TissueOption = False,
+    figures: Annotated[int, typer.Option(min=0, help="How many scans the page shows.")] = 6,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
@@ -230,10 +231,17 @@ def evaluate(
     Each map is made binary by every rule of the study, and by the threshold that is stored with its model (in the rows
     whose name ends in "stored"). Controls that look at nothing stand in every table.
     """
-    from anomaly.batches import prepared_cases, write_evaluation
-    from anomaly.evaluation import format_summary
-    from anomaly.series import read_series
+    import shlex
+    import sys
 
+    from anomaly.batches import prepared_cases
+    from anomaly.evaluation import format_summary
+    from anomaly.report import write_evaluation
+    from anomaly.series import read_series
+    from dmrifit._optional import import_optional
+
+    for library in ("matplotlib", "jinja2"):
+        import_optional(library)
     named = _named("--detections", detections)
     others = _named("--healthy-detections", healthy_detections or [])
     if (healthy is None) != (not others) or (others and set(others) != set(named)):
@@ -244,7 +252,14 @@ def evaluate(
     well = [] if healthy is None else prepared_cases(read_series(healthy), **options)
     maps, well_maps = _maps(named, scans), _maps(others, well)
     tables = write_evaluation(
-        [scan.case for scan in scans], maps, out, [scan.case for scan in well], well_maps, overwrite=overwrite
+        [scan.case for scan in scans],
+        maps,
+        out,
+        healthy=[scan.case for scan in well],
+        healthy_maps=well_maps or None,
+        figures=figures,
+        overwrite=overwrite,
+        command=shlex.join(["dmrifit-anomaly", *sys.argv[1:]]),
     )
     typer.echo(format_summary(tables).to_string())
     if any(scan.case.synthetic for scan in scans):

@@ -95,10 +95,13 @@ def test_series_are_looked_at_and_compared(run, cases, model, tmp_path):
 
     code, _, error = run("detect", model, cases / "healthy.tsv", "--out", well, "--no-figure")
     assert code == 0, error
+    pytest.importorskip("matplotlib")
     words = ("evaluate", cases / "gliomas.tsv", "--detections", f"z={found / 'detections.tsv'}", "--out", compared)
+    words += ("--figures", 1)
     code, out, error = run(*words)
     assert code == 0, error
     assert "z, stored" in out
+    assert "dmrifit-anomaly evaluate" in (compared / "report.html").read_text()
     scans = pd.read_csv(compared / "scans.csv")
     case = read_cases(cases / "gliomas.tsv")[0]
     binary = nib.load(found / case.name / "binary.nii.gz").get_fdata() > 0
