@@ -94,7 +94,7 @@ def evaluate_detectors(
     controls : bool, default=True
         Whether the rows of `CONTROLS` are added.
     lesion_wise : bool, default=True
-        Whether lesions are matched one by one (of opened maps).
+        Whether lesions are matched one by one (of opened maps, under rules that need no truth).
     connectivity : {26, 18, 6}, default=26
         As for `lesion_table`.
     min_overlap : int, default=1
@@ -577,9 +577,10 @@ def _evaluate_method(bench: _Bench, entry: _Entry, rules: Mapping[str, Threshold
                 values = {"auc": by_stratum[i][name], "dice_opened": own["dice"], "sensitivity": raw["sensitivity"]}
                 values["sensitivity_opened"] = own["sensitivity"]
                 rows["strata"].append({**of_rule, "patient": case.patient, "stratum": name, "healthy": False, **values})
-            if bench.lesion_wise:
+            if bench.lesion_wise and not decision.needs_truth:
                 table = lesion_table(lesion, opened[i], case.affine, **bench.matching)
                 rows["counts"].append(of_rule | lesion_counts(table).to_dict("records")[0])
+                table.attrs = {}
                 # Rows are of kinds, too: lesions and false positives.
                 rows["lesions"].append(
                     table.assign(**of_rule, **{"lesion_kind" if k == "kind" else k: v for k, v in about.items()})
@@ -600,8 +601,6 @@ def _evaluate_method(bench: _Bench, entry: _Entry, rules: Mapping[str, Threshold
                 about = {"patient": bench.healthy[i].patient, "stratum": name, "healthy": True}
                 rows["strata"].append({**of_rule, **about, **dict(zip(_RATES, rates, strict=True))})
     tables = {key: pd.DataFrame(values) for key, values in rows.items() if key != "lesions"}
-    for table in rows["lesions"]:
-        table.attrs = {}
     filled = [table for table in rows["lesions"] if len(table)]
     tables["lesions"] = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
     tables["curves"] = pd.DataFrame()
@@ -665,13 +664,12 @@ def _crosswise(bench: _Bench, maps: list[NDArray[Any]], rule: ThresholdRule) -> 
 
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
-    """Compute the area under the ROC curve inside a mask; NaN where it holds no lesion, or nothing else."""
-    from sklearn.metrics import roc_auc_score
-
-    truth = lesion[mask]
-    if not truth.any() or truth.all():
+    """Compute the share of pairs in order (ties half) inside a mask; NaN where it holds no lesion, or nothing else."""
+    inside, others = values[lesion & mask], np.sort(values[mask & ~lesion])
+    if not len(inside) or not len(others):
         return float("nan")
-    return float(roc_auc_score(truth, values[mask].astype(np.float64)))
+    below = np.searchsorted(others, inside, side="left") + np.searchsorted(others, inside, side="right")
+    return float(below.mean() / (2 * len(others)))
 
 
 def _average_precision(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:

@@ -146,7 +146,9 @@ def overlap_with_followup(
     shared = np.bincount(labels[growth], minlength=len(sizes))
     kept = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
     boxes = ndimage.find_objects(labels)
-    chances = [_chance(labels[boxes[k - 1]] == k, growth, place, min_overlap) for k in kept]
+    # Only around the growth can there be any overlap.
+    around = ndimage.find_objects(growth.astype(np.uint8))[0] if growth.any() else None
+    chances = [_chance(labels[boxes[k - 1]] == k, growth, around, place, min_overlap) for k in kept]
     voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
     regions = pd.DataFrame(
         {
@@ -235,17 +237,21 @@ def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     return positive
 
 
-def _chance(region: NDArray[np.bool_], growth: NDArray[np.bool_], place: NDArray[np.bool_], min_overlap: int) -> float:
+def _chance(
+    region: NDArray[np.bool_],
+    growth: NDArray[np.bool_],
+    around: tuple[slice, ...] | None,
+    place: NDArray[np.bool_],
+    min_overlap: int,
+) -> float:
     """Give the share of places for the center of a region at which it would share voxels with the growth."""
-    from scipy import ndimage
     from scipy.signal import fftconvolve
 
-    if not growth.any() or not place.any():
+    if around is None:
         return 0.0
-    # Only around the growth is there any overlap. Each value is that of the region with its last corner there.
-    box = ndimage.find_objects(growth.astype(np.uint8))[0]
-    overlap = fftconvolve(growth[box].astype(np.float64), region[::-1, ::-1, ::-1].astype(np.float64))
-    corners = np.argwhere(overlap > min_overlap - 0.5) + [part.start for part in box] - np.array(region.shape) + 1
+    # Each value is the overlap of the region with its last corner there.
+    overlap = fftconvolve(growth[around].astype(np.float64), region[::-1, ::-1, ::-1].astype(np.float64))
+    corners = np.argwhere(overlap > min_overlap - 0.5) + [part.start for part in around] - np.array(region.shape) + 1
     centers = corners + np.array(region.shape) // 2
     centers = centers[((centers >= 0) & (centers < place.shape)).all(axis=1)]
     return float(np.count_nonzero(place[tuple(centers.T)]) / np.count_nonzero(place))
