@@ -200,10 +200,15 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
 
     tables = scans.tables
     parts: list[Any] = [html_paragraph(_EXPLAINED)]
-    for part in dict.fromkeys(tables["summary"]["part"]):
+    summary = tables["summary"]
+    aided = set(summary.loc[summary["needs_truth"].astype(bool), "rule"])
+    for part in dict.fromkeys(summary["part"]):
         table = format_summary(tables, part=part)
-        body = _method_table(table.reset_index().to_numpy().tolist(), ["method", *map(str, table.columns)])
-        parts.append(body if part == "all" else html_details(f"Lesions of the kind {part}", body))
+        blind = _summary_table(table.drop(columns=[rule for rule in aided if rule in table]))
+        parts.append(blind if part == "all" else html_details(f"Lesions of the kind {part}", blind))
+        if part == "all" and aided:
+            best = table[["AUC", *(rule for rule in table if rule in aided)]]
+            parts.append(html_details("Rules that know the lesions", _summary_table(best)))
     text = "Means over patients; a ring is the mask above the threshold, a disk what the opening leaves of it."
     blind = tables["summary"][~tables["summary"]["needs_truth"].astype(bool)]
     if len(blind):
@@ -218,6 +223,10 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
         body = html_table(rows, ["method", "rule", "threshold"], numbers=(2,))
         parts.append(html_details("Thresholds that all scans share", body))
     return html_join(parts)
+
+
+def _summary_table(table: pd.DataFrame) -> Markup:
+    return _method_table(table.reset_index().to_numpy().tolist(), ["method", *map(str, table.columns)])
 
 
 def _densities(scans: _Scans, gallery: Gallery) -> Markup:
