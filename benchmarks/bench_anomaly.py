@@ -58,7 +58,8 @@ SEEDS = (20261121, 20261122, 20261123)
 #: Modules that maps do not depend on.
 WITHOUT_MAPS = {
     *("__init__", "batches", "claims", "cli", "commands", "controls", "curves", "evaluation", "followup", "methods"),
-    *("options", "plotting", "published", "report", "rules", "series", "strata", "studies", "thresholds"),
+    *("entrants", "options", "plotting", "published", "report", "rules", "scores", "series", "strata", "studies"),
+    *("summaries", "thresholds"),
 }
 LOWER = ("cases", "checkpoints", "devices", "heads", "nets", "randomness", "training")
 MEASURES = ("auc", "average_precision")
@@ -181,8 +182,8 @@ def code_digest() -> str:
 
 def _evaluation_digest() -> str:
     folder = Path(anomaly.__file__).parent
-    stems = ("controls", "curves", "evaluation", "followup", "methods", "strata", "thresholds")
-    modules = [folder / f"{stem}.py" for stem in stems] + [Path(dmrifit.__file__).parent / "lesions.py"]
+    stems = ["controls", "curves", "entrants", "evaluation", "followup", "methods", "scores", "strata", "summaries"]
+    modules = [folder / f"{stem}.py" for stem in (*stems, "thresholds")] + [Path(dmrifit.__file__).parent / "lesions.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
 
 
