@@ -423,7 +423,7 @@ def _shell(
         source = protocol if fitted is None else fitted
         b = float(np.median(source.b[source.b > _UNWEIGHTED]))
         if fitted is None and not _near(protocol.b[weighted], b).all():
-            msg = f"{name} has several shells: {found}; choose one of them: b=…"
+            msg = f"{name} has several shells: {found}; choose one of them: b=… (--b)"
             raise ValueError(msg)
     shell = np.flatnonzero(_near(protocol.b, b))
     if not len(shell):
@@ -464,7 +464,7 @@ def _channels(
             raise ValueError(msg)
         harmonic_order(len(along))
         return _Channels(wanted, source=along)
-    remedy = "directions='resampled' estimates signals along the fitted directions"
+    remedy = "directions='resampled' (--resample-directions) estimates signals along the fitted directions"
     if len(measured) != len(wanted):
         msg = f"{name} has {len(measured)} directions, and the detector was fitted to {len(wanted)}; {remedy}"
         raise ValueError(msg)
@@ -495,7 +495,7 @@ def _found_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool
         _, inside = mask_tools.median_otsu(picture, median_radius=radius, numpass=2)
     parts, n = label(inside)
     if not n or not np.ptp(picture):
-        msg = f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…)"
+        msg = f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, --mask)"
         raise ValueError(msg)
     return np.asarray(binary_fill_holes(parts == 1 + np.bincount(parts.ravel())[1:].argmax()))
 
@@ -535,7 +535,11 @@ def _offset(
     if lost.any():
         box = " × ".join(str(n) for n in high - low)
         fits = (high - low <= np.array(size)).all()
-        remedy = "center='brain' makes room" if fits and center == "grid" else "choose a larger shape, or larger voxels"
+        remedy = (
+            "center='brain' (--center brain) makes room"
+            if fits and center == "grid"
+            else "choose a larger shape, or larger voxels"
+        )
         msg = (
             f"{name}: {np.count_nonzero(lost)} of {len(places)} voxels of the brain ({box}) do not fit into "
             f"{' × '.join(map(str, size))}; {remedy}"

@@ -324,7 +324,7 @@ class SeriesDetector(BaseEstimator):
                 _check_like(scan, first)
             scans.append(scan)
         reference = scans[0].case
-        self._warn_of_fields(scans)
+        self._warn_of_fields(self.detector, scans)
         options = {"covariates": self._covariates_of(scans)} if self.covariates else {}
         learned = clone(self.detector)
         # Healthy scans have a rate of false positives in what is looked at: fluid is not, where tissues are known.
@@ -377,13 +377,13 @@ class SeriesDetector(BaseEstimator):
                 if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
                     msg = (
                         f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
-                        "train it with a spacing, so that scans are resampled, or resample the scan"
+                        "train it with a spacing (--spacing), so that scans are resampled, or resample the scan"
                     )
                     raise ValueError(msg)
                 spacing = float(np.mean(self.edges_))
         given = {"spacing": spacing, "center": self.center, "directions": self.directions} | options
         scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **given)
-        if self.center == "grid":
+        if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
             if apart > _APART * max(self.edges_):
                 msg = (
@@ -515,15 +515,15 @@ class SeriesDetector(BaseEstimator):
 
         return pd.DataFrame({name: [getattr(scan.case, name) for scan in scans] for name in self.covariates})
 
-    def _warn_of_fields(self, scans: Sequence[PreparedScan]) -> None:
-        if self.center != "grid":
+    def _warn_of_fields(self, learned: AnomalyDetector, scans: Sequence[PreparedScan]) -> None:
+        if self.center != "grid" or not learned._one_size:
             return
         origins = np.array([scan.case.affine[:3, 3] for scan in scans])
         apart = float(np.linalg.norm(origins - origins[0], axis=1).max())
         if apart > _APART * max(scans[0].case.spacing):
             msg = (
                 f"the fields of view of the scans lie up to {apart:.0f} mm from each other: scores that belong to a "
-                "place need scans that lie on each other; register them, or choose center='brain'"
+                "place need scans that lie on each other; register them, or choose center='brain' (--center brain)"
             )
             warnings.warn(msg, stacklevel=3)
 
@@ -602,14 +602,14 @@ def _check_like(scan: PreparedScan, first: PreparedScan | None) -> None:
     own, other = scan.case, first.case
     if own.shape != other.shape:
         msg = (
-            f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape, which all scans "
-            "are cropped or padded to"
+            f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape (--shape), which "
+            "all scans are cropped or padded to"
         )
         raise ValueError(msg)
     if not np.allclose(own.spacing, other.spacing, rtol=_SAME_EDGE):
         msg = (
-            f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing, which all "
-            "scans are resampled to"
+            f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing (--spacing), "
+            "which all scans are resampled to"
         )
         raise ValueError(msg)
 

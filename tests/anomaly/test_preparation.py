@@ -167,7 +167,7 @@ def test_other_directions_are_brought_to_the_fitted_ones_across_orientations(tmp
     other = Head(n=45)
     path = other.write(tmp_path, "PLS")
     mask = other.stored(other.brain.astype(np.uint8), "PLS")
-    with pytest.raises(ValueError, match="45 directions, and the detector was fitted to 20; directions='res"):
+    with pytest.raises(ValueError, match="45 directions, and the detector was fitted to 20; directions='resampled'"):
         prepare_scan(path, mask=mask, fitted=fitted.protocol)
     scan = prepare_scan(path, mask=mask, fitted=fitted.protocol, directions="resampled")
     assert scan.protocol == fitted.protocol
@@ -199,7 +199,7 @@ def test_one_shell_of_several_is_taken(head):
     b[1:21] += jitter
     protocol = Protocol(b, directions=directions_in_file(np.concatenate([head.bvec, far.bvec[1:21]]), head.affine))
     mask = head.stored(head.brain.astype(np.uint8))
-    with pytest.raises(ValueError, match=r"several shells: .*1000 \(20\), b ≈ 2500 \(20\).*b=…"):
+    with pytest.raises(ValueError, match=r"several shells: .*1000 \(20\), b ≈ 2500 \(20\).*b=… \(--b\)"):
         prepare_scan(image, protocol, mask=mask)
     scan = prepare_scan(image, protocol, mask=mask, b=1000)
     np.testing.assert_allclose(scan.case.signal, head.signal, atol=2e-6)
@@ -294,7 +294,7 @@ def test_errors_name_what_is_wrong_and_what_to_do(tmp_path, head):
     fails("no brain was found", dark, mask=True)
     off = head.stored(np.roll(head.brain, 3, axis=0).astype(np.uint8))
     bright = nib.Nifti1Image(head.series + 300, head.affine)
-    fails("center='brain' makes room", bright, mask=off, shape=(18, 26, 20))
+    fails(r"center='brain' \(--center brain\) makes room", bright, mask=off, shape=(18, 26, 20))
     fitted = prepare_scan(image, head.protocol, mask=mask).protocol
     without = Protocol(head.bval)
     fails("cannot be estimated without those", protocol=without, fitted=fitted, directions="resampled")

@@ -1,5 +1,7 @@
 """Detectors of users' series."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -137,6 +139,28 @@ def test_scans_that_were_learned_from_are_alike(tmp_path, healthy, sick):
         SeriesDetector(VoxelwiseGaussian()).fit([*healthy[:2], *_renamed(read_series(tmp_path / "coarse/cases.tsv"))])
 
 
+def test_a_lesion_put_into_real_tissue_is_scored_higher(data_dir):
+    from sklearn.metrics import roc_auc_score
+
+    from anomaly.evaluation import evaluate_detectors
+    from anomaly.gaussian import OneMinusMean
+
+    series = SeriesFiles(data_dir / "dipy_small_dwi" / "small_64D.nii")
+    case = series.prepare(mask=False, tissue=True, shape=(12, 12, 12)).case
+    sick, where = case.signal.copy(), np.zeros(case.shape, bool)
+    where[3:8, 3:8, 3:8] = True
+    where &= case.scored
+    sick[where] **= 2  # twice the diffusivity
+    detector = OneMinusMean(calibration=None).fit([case.signal] * 2, [case.brain] * 2, groups=[0, 1])
+    healthy_map, sick_map = detector.anomaly_map([case.signal, sick], [case.brain] * 2)
+    inside = case.scored
+    before, after = (roc_auc_score(where[inside], scores[inside]) for scores in (healthy_map, sick_map))
+    assert after > max(0.8, before + 0.2)
+    tables = evaluate_detectors([replace(case, signal=sick, lesion=where)], {"mean": [sick_map]})
+    own = tables["summary"].query("method == 'mean' and part == 'all'")
+    np.testing.assert_allclose(own["auc"], after)
+
+
 def test_covariates_are_taken_from_the_table(healthy, sick):
     plain = SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(healthy)
     aged = SeriesDetector(VoxelwiseGaussian(calibration=None), covariates=("age", "sex")).fit(healthy)
@@ -222,6 +246,4 @@ def test_lesions_are_listed_the_largest_first_in_world_coordinates():
 
 
 def _renamed(series):
-    from dataclasses import replace
-
     return [replace(one, patient="other", name="other") for one in series]
