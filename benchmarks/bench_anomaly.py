@@ -183,7 +183,8 @@ def code_digest() -> str:
 def _evaluation_digest() -> str:
     folder = Path(anomaly.__file__).parent
     stems = ["controls", "curves", "entrants", "evaluation", "followup", "methods", "scores", "strata", "summaries"]
-    modules = [folder / f"{stem}.py" for stem in (*stems, "thresholds")] + [Path(dmrifit.__file__).parent / "lesions.py"]
+    stems.append("thresholds")
+    modules = [folder / f"{stem}.py" for stem in stems] + [Path(dmrifit.__file__).parent / "lesions.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
 
 
