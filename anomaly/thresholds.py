@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
+
+from anomaly.maps import ScoredScans, Volumes, checked_binary, checked_masks, checked_volumes, open_map
 
 __all__ = [
     "RULES",
@@ -32,7 +33,6 @@ SCOPES = ("dataset", "image")
 STUDY_SPACING = 2.4
 
 Scope = Literal["dataset", "image"]
-Volumes = Sequence[ArrayLike] | NDArray[Any]
 
 
 class ThresholdRule(BaseEstimator):
@@ -82,15 +82,15 @@ class ThresholdRule(BaseEstimator):
             empty, or lesions are needed and there are none.
         """
         self._check_parameters()
-        volumes = _volumes(maps, "map")
-        inside = _masks(masks, volumes)
+        volumes = checked_volumes(maps, "map")
+        inside = checked_masks(masks, volumes)
         lesions = None
         if self.needs_truth:
             if truths is None:
                 msg = f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without labels do not"
                 raise ValueError(msg)
-            lesions = _binary(truths, volumes, "truth")
-        self._choose(_Scans(volumes, inside, lesions))
+            lesions = checked_binary(truths, volumes, "truth")
+        self._choose(ScoredScans(volumes, inside, lesions))
         return self
 
     def apply(self, maps: Volumes, masks: Volumes | None = None) -> Any:
@@ -147,10 +147,10 @@ class ThresholdRule(BaseEstimator):
         """
         return [float(limit) for limit in self._applied(maps, masks)[1]]
 
-    def _applied(self, maps: Volumes, masks: Volumes | None) -> tuple[_Scans, list[np.float64]]:
+    def _applied(self, maps: Volumes, masks: Volumes | None) -> tuple[ScoredScans, list[np.float64]]:
         check_is_fitted(self, "threshold_")
-        volumes = _volumes(maps, "map")
-        scans = _Scans(volumes, _masks(masks, volumes), None)
+        volumes = checked_volumes(maps, "map")
+        scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
         # In 64 bits: a Python float would be rounded to the precision of the maps when they are compared.
         return scans, [np.float64(limit) for limit in self._limits(scans)]
 
@@ -160,26 +160,26 @@ class ThresholdRule(BaseEstimator):
             msg = f"scope must be one of {', '.join(SCOPES)}, not {scope!r}"
             raise ValueError(msg)
 
-    def _choose(self, scans: _Scans) -> None:
+    def _choose(self, scans: ScoredScans) -> None:
         raise NotImplementedError
 
-    def _limits(self, scans: _Scans) -> list[float]:
+    def _limits(self, scans: ScoredScans) -> list[float]:
         return [self.threshold_] * len(scans.volumes)
 
 
 class _OwnThreshold(ThresholdRule):
     """A rule that reads a threshold off the scores of one map, or off those of all."""
 
-    def _choose(self, scans: _Scans) -> None:
+    def _choose(self, scans: ScoredScans) -> None:
         self.threshold_ = self._of_all(scans) if self._is_common() else float("nan")
 
-    def _limits(self, scans: _Scans) -> list[float]:
+    def _limits(self, scans: ScoredScans) -> list[float]:
         return super()._limits(scans) if self._is_common() else [self._of_all(one) for one in scans.singly()]
 
     def _is_common(self) -> bool:
         return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
 
-    def _of_all(self, scans: _Scans) -> float:
+    def _of_all(self, scans: ScoredScans) -> float:
         raise NotImplementedError
 
 
@@ -189,7 +189,7 @@ class _TruthThreshold(ThresholdRule):
     needs_truth = True
     scope: Scope
 
-    def _choose(self, scans: _Scans) -> None:
+    def _choose(self, scans: ScoredScans) -> None:
         scored = [
             _graded(values, lesion) for values, lesion in zip(scans.inside(), scans.lesions_inside(), strict=True)
         ]
@@ -204,7 +204,7 @@ class _TruthThreshold(ThresholdRule):
         # Without a lesion the best that a map can do is to stay empty.
         self.thresholds_ = [self._best([one]) if one[3] else float(one[0][0]) for one in scored]
 
-    def _limits(self, scans: _Scans) -> list[float]:
+    def _limits(self, scans: ScoredScans) -> list[float]:
         if self.scope == SCOPES[0]:
             return super()._limits(scans)
         if len(scans.volumes) != len(self.thresholds_):
@@ -256,7 +256,7 @@ class FixedThreshold(_OwnThreshold):
             msg = f"the threshold must be a finite number, not {self.value!r}"
             raise ValueError(msg)
 
-    def _of_all(self, scans: _Scans) -> float:
+    def _of_all(self, scans: ScoredScans) -> float:
         return float(self.value)
 
 
@@ -280,7 +280,7 @@ class OtsuThreshold(_OwnThreshold):
     def __init__(self, *, scope: Scope = "dataset") -> None:
         self.scope = scope
 
-    def _of_all(self, scans: _Scans) -> float:
+    def _of_all(self, scans: ScoredScans) -> float:
         return _otsu(np.concatenate(scans.inside()))
 
 
@@ -330,7 +330,7 @@ class MeanPoolThreshold(_OwnThreshold):
             raise ValueError(msg)
         return np.broadcast_to(edges, 3)
 
-    def _of_all(self, scans: _Scans) -> float:
+    def _of_all(self, scans: ScoredScans) -> float:
         edges = np.maximum(np.rint(self.size_mm / self._edges()), 1).astype(int)
         means = [
             _largest_mean(np.where(mask, volume, 0), edges)
@@ -399,7 +399,7 @@ class HealthyRateThreshold(_OwnThreshold):
             msg = f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
             raise ValueError(msg)
 
-    def _of_all(self, scans: _Scans) -> float:
+    def _of_all(self, scans: ScoredScans) -> float:
         limits, _ = rate_limits(scans.inside(), [self.rate])
         return float(limits[0])
 
@@ -446,134 +446,11 @@ def rate_limits(healthy: Sequence[NDArray[Any]], rates: ArrayLike) -> tuple[NDAr
     return limits.astype(np.float64), np.where(n_above > 0, reached[np.maximum(n_above, 1) - 1], 0.0)
 
 
-def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
-    """
-    Remove what is smaller than a cube (binary opening).
+# Choosing ----------------------------------------------------------------------------------------------------------
 
-    Parameters
-    ----------
-    binary : array_like of shape (x, y, z) or (n, x, y, z)
-        Anomalous voxels; each volume is opened by itself.
-    size : int, default=3
-        Edge of the cube in voxels.
-
-    Returns
-    -------
-    ndarray of bool
-        Of the same shape: the union of all cubes of anomalous voxels, each wholly inside the volume.
-
-    Raises
-    ------
-    ValueError
-        If there are not three or four axes, values are not 0 and 1, or the size is below 1.
-    """
-    found = np.asarray(binary)
-    if found.ndim not in (3, 4):
-        msg = f"a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the shape {found.shape}"
-        raise ValueError(msg)
-    if found.dtype != bool:
-        found = _only_binary(found, "map")
-    if isinstance(size, bool) or int(size) != size or size < 1:
-        msg = f"size must be a whole number of voxels of 1 or more, not {size!r}"
-        raise ValueError(msg)
-    edge = int(size)
-    axes = range(found.ndim - 3, found.ndim)
-    if any(found.shape[axis] < edge for axis in axes):
-        return np.zeros(found.shape, dtype=bool)
-    # A cube is a product of three lines. Shifting whole arrays is ten times as fast as scipy's binary_opening.
-    corners = found
-    for axis in axes:
-        n = corners.shape[axis] - edge + 1
-        corners = np.logical_and.reduce([_cut(corners, axis, shift, n) for shift in range(edge)])
-    filled = corners
-    for axis in axes:
-        n = filled.shape[axis]
-        wide = np.zeros((*filled.shape[:axis], n + edge - 1, *filled.shape[axis + 1 :]), dtype=bool)
-        for shift in range(edge):
-            _cut(wide, axis, shift, n)[...] |= filled
-        filled = wide
-    return filled
-
-
-# Scores of scans ---------------------------------------------------------------------------------------------------
 
 #: Distinct scores of a scan from the largest, voxels of lesions and all voxels that reach each, voxels of lesions.
 _Graded = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
-
-
-@dataclass(frozen=True, eq=False)
-class _Scans:
-    """Maps with the voxels that count, and with lesions where they are known."""
-
-    volumes: list[NDArray[Any]]
-    masks: list[NDArray[np.bool_]]
-    lesions: list[NDArray[np.bool_]] | None
-
-    def inside(self) -> list[NDArray[Any]]:
-        return [volume[mask] for volume, mask in zip(self.volumes, self.masks, strict=True)]
-
-    def lesions_inside(self) -> list[NDArray[np.bool_]]:
-        return [lesion[mask] for lesion, mask in zip(self.lesions or (), self.masks, strict=True)]
-
-    def singly(self) -> Iterable[_Scans]:
-        for volume, mask in zip(self.volumes, self.masks, strict=True):
-            yield _Scans([volume], [mask], None)
-
-
-def _cut(values: NDArray[np.bool_], axis: int, start: int, n: int) -> NDArray[np.bool_]:
-    """Give n entries along an axis; changes of them change the array."""
-    return values[(slice(None),) * axis + (slice(start, start + n),)]
-
-
-def _volumes(maps: Volumes, what: str) -> list[NDArray[Any]]:
-    volumes = [np.asarray(one) for one in maps]
-    if not volumes:
-        msg = f"there is no {what}; give one for each scan"
-        raise ValueError(msg)
-    for i, volume in enumerate(volumes):
-        if volume.ndim != 3:
-            msg = f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
-            raise ValueError(msg)
-        if volume.dtype.kind not in "fiub" or not np.isfinite(volume).all():
-            n = np.count_nonzero(~np.isfinite(volume)) if volume.dtype.kind in "fiub" else volume.size
-            msg = f"{what} {i} has {n} values that are no finite numbers ({volume.dtype}); set voxels without one to 0"
-            raise ValueError(msg)
-    return [volume.astype(np.float32) if volume.dtype.kind in "iub" else volume for volume in volumes]
-
-
-def _masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
-    if masks is None:
-        return [np.ones(volume.shape, dtype=bool) for volume in volumes]
-    found = _binary(masks, volumes, "mask")
-    for i, mask in enumerate(found):
-        if not mask.any():
-            msg = f"mask {i} is empty; leave the scan out or mark the voxels that count"
-            raise ValueError(msg)
-    return found
-
-
-def _binary(values: Volumes, volumes: list[NDArray[Any]], what: str) -> list[NDArray[np.bool_]]:
-    found = [np.asarray(one) for one in values]
-    if len(found) != len(volumes):
-        msg = f"{len(found)} {what}(s) for {len(volumes)} map(s); give one for each"
-        raise ValueError(msg)
-    for i, (one, volume) in enumerate(zip(found, volumes, strict=True)):
-        if one.shape != volume.shape:
-            msg = f"{what} {i} has shape {one.shape} and its map {volume.shape}; bring both to one grid"
-            raise ValueError(msg)
-    return [one if one.dtype == bool else _only_binary(one, f"{what} {i}") for i, one in enumerate(found)]
-
-
-def _only_binary(values: NDArray[Any], what: str) -> NDArray[np.bool_]:
-    positive = values == 1
-    if not (positive | (values == 0)).all():
-        others = np.setdiff1d(np.unique(values), (0, 1))[:5].tolist()
-        msg = f"a {what} holds 0 and 1 only, not {others}; choose its classes, for example values == 1"
-        raise ValueError(msg)
-    return positive
-
-
-# Choosing ----------------------------------------------------------------------------------------------------------
 
 
 def _otsu(values: NDArray[Any]) -> float:

@@ -58,7 +58,7 @@ SEEDS = (20261121, 20261122, 20261123)
 #: Modules that maps do not depend on.
 WITHOUT_MAPS = {
     *("__init__", "batches", "claims", "cli", "commands", "controls", "curves", "evaluation", "followup", "methods"),
-    *("entrants", "options", "plotting", "published", "report", "rules", "scores", "series", "strata", "studies"),
+    *("entrants", "maps", "options", "plotting", "published", "report", "rules", "scores", "series", "strata", "studies"),
     *("summaries", "thresholds"),
 }
 LOWER = ("cases", "checkpoints", "devices", "heads", "nets", "randomness", "training")
@@ -183,7 +183,7 @@ def code_digest() -> str:
 def _evaluation_digest() -> str:
     folder = Path(anomaly.__file__).parent
     stems = ["controls", "curves", "entrants", "evaluation", "followup", "methods", "scores", "strata", "summaries"]
-    stems.append("thresholds")
+    stems += ["maps", "thresholds"]
     modules = [folder / f"{stem}.py" for stem in stems] + [Path(dmrifit.__file__).parent / "lesions.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
 
