@@ -58,8 +58,8 @@ SEEDS = (20261121, 20261122, 20261123)
 #: Modules that maps do not depend on.
 WITHOUT_MAPS = {
     *("__init__", "batches", "claims", "cli", "commands", "controls", "curves", "evaluation", "followup", "methods"),
-    *("entrants", "maps", "options", "plotting", "published", "report", "rules", "scores", "series", "strata", "studies"),
-    *("summaries", "thresholds"),
+    *("entrants", "maps", "options", "plotting", "published", "report", "rules", "scores", "series", "strata"),
+    *("studies", "summaries", "thresholds"),
 }
 LOWER = ("cases", "checkpoints", "devices", "heads", "nets", "randomness", "training")
 MEASURES = ("auc", "average_precision")
