@@ -1,0 +1,98 @@
+"""Names and parameters that scripts call detectors, rules and tables by."""
+
+import inspect
+
+import pytest
+
+import anomaly
+
+NETWORKS = """
+DenoisingAutoencoder(latent_dim=512, output="sigmoid")
+RecDiscNet(noise="mix", mean="half", mse_weight=5, bce_weight=1, positive_weight=20)
+"""
+SIGNATURES = """
+VoxelwiseGaussian()
+PCADetector()
+IsolationForestDetector()
+corrupt(volume, mask, *, noise="mix", mean="half", random_state=None)
+FixedThreshold(value)
+OtsuThreshold(*, scope="dataset")
+MeanPoolThreshold(size_mm=38.4, *, spacing=None, scope="dataset")
+YoudenThreshold(*, scope="dataset")
+BestDiceThreshold(*, scope="dataset")
+HealthyRateThreshold(rate=0.01)
+open_map(binary, size=3)
+evaluate_detectors(cases, maps, *, healthy=(), healthy_maps=None, validation=None, validation_maps=None, rules=None, \
+folds=None, opening=3, controls=True, lesion_wise=True, connectivity=26, min_overlap=1, n_jobs=None)
+healthy_folds(cases, n_folds=7, *, random_state=0)
+overlap_with_followup(anomaly, structural, followup, *, brain=None, affine=None)
+simulate_dmri(n_healthy, n_lesions, *, n_directions=64, random_state=None)
+read_cases(table)
+write_cases(cases, folder)
+"""
+DETECTORS = ("VoxelwiseGaussian", "PCADetector", "IsolationForestDetector")
+LEARNED = ("DenoisingAutoencoder", "RecDiscNet")
+METHODS = (
+    "fit(self, X, masks=None, *, groups=None)",
+    "anomaly_map(self, X, masks=None)",
+    "predict(self, X, masks=None)",
+)
+RULES = (
+    "FixedThreshold", "OtsuThreshold", "MeanPoolThreshold", "YoudenThreshold", "BestDiceThreshold",
+    "HealthyRateThreshold",
+)  # fmt: skip
+
+
+def lines(text):
+    return text.strip().split("\n")
+
+
+def check(line, *, only_keywords=True):
+    name, _, rest = line.partition("(")
+    scope = {}
+    exec(f"def definition({rest}: pass", scope)
+    found = anomaly
+    for part in name.split("."):
+        found = getattr(found, part)
+    parameters = inspect.signature(found).parameters
+    expected = inspect.signature(scope["definition"]).parameters
+    for key, one in expected.items():
+        assert parameters[key].kind is one.kind
+        assert parameters[key].default == one.default
+    new = [one for key, one in parameters.items() if key not in expected]
+    assert all(one.default is not one.empty for one in new)
+    assert not only_keywords or all(one.kind is one.KEYWORD_ONLY for one in new)
+    assert [key for key in parameters if key in expected] == list(expected)
+
+
+@pytest.mark.parametrize("line", lines(SIGNATURES))
+def test_names_and_parameters_are_kept(line):
+    # Detectors may take their main parameter by place.
+    check(line, only_keywords=not line.endswith("()"))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("method", METHODS)
+def test_detectors_have_one_interface(name, method):
+    check(f"{name}.{method}")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_have_one_interface(name):
+    check(f"{name}.fit(self, maps, masks=None, truths=None)")
+    check(f"{name}.apply(self, maps, masks=None)")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("line", [*lines(NETWORKS), *(f"{name}.{method}" for name in LEARNED for method in METHODS)])
+def test_networks_have_the_same_interface(line):
+    pytest.importorskip("torch")
+    check(line, only_keywords=False)
+
+
+@pytest.mark.deep
+def test_estimators_end_their_parameters_alike():
+    pytest.importorskip("torch")
+    for name in LEARNED:
+        assert list(inspect.signature(getattr(anomaly, name)).parameters)[-2:] == ["device", "random_state"]
+    assert list(inspect.signature(anomaly.IsolationForestDetector).parameters)[-2:] == ["n_jobs", "random_state"]
