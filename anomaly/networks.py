@@ -311,8 +311,8 @@ class UShaped(nn.Module):
     """
     A U-shaped network, with or without skip connections.
 
-    Each level has two convolutions of 3³, each with instance normalization and a rectifier; between levels volumes
-    are halved by the stride of the first convolution, and doubled by a transposed convolution of 2³.
+    Each level has convolutions of 3³, each with instance normalization and a rectifier; between levels volumes are
+    halved by the stride of the first convolution, and doubled by a transposed convolution of 2³.
 
     Parameters
     ----------
@@ -328,6 +328,8 @@ class UShaped(nn.Module):
         Whether each level of the decoder sees that of the encoder.
     stem : int, optional
         Channels that a convolution of 1³ makes of those of the input first, so that the others have less to compute.
+    convolutions : int, default=2
+        Of each level, on the way down and on the way up.
     """
 
     def __init__(
@@ -339,6 +341,7 @@ class UShaped(nn.Module):
         *,
         skips: bool = True,
         stem: int | None = None,
+        convolutions: int = 2,
     ) -> None:
         super().__init__()
         self.skips = skips
@@ -347,10 +350,11 @@ class UShaped(nn.Module):
         self.stems = nn.ModuleList(Mix(n, stem) for n in n_channels) if stem else None
         before = [stem or sum(n_channels), *widths[:-1]]
         self.down = nn.ModuleList(
-            _double(a, b, stride=2 if level else 1) for level, (a, b) in enumerate(zip(before, widths, strict=True))
+            _block(a, b, convolutions, stride=2 if level else 1)
+            for level, (a, b) in enumerate(zip(before, widths, strict=True))
         )
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths))
-        self.after = nn.ModuleList(_double(2 * a if skips else a, a) for a in widths[:-1])
+        self.after = nn.ModuleList(_block(2 * a if skips else a, a, convolutions) for a in widths[:-1])
         self.answer = Mix(width, n_answers)
 
     def forward(self, *volumes: torch.Tensor) -> torch.Tensor:
@@ -371,7 +375,7 @@ class UShaped(nn.Module):
         if self.stems is None:
             volume = torch.cat(volumes, dim=1) if len(volumes) > 1 else volumes[0]
         else:
-            volume = sum(stem(one) for stem, one in zip(self.stems, volumes, strict=True))  # type: ignore[assignment]
+            volume = sum(stem(one) for stem, one in zip(self.stems, volumes, strict=True))
         volume = _channels_last(volume)
         for level in self.down:
             volume = level(volume)
@@ -386,9 +390,9 @@ class UShaped(nn.Module):
         return answer
 
 
-def _double(before: int, after: int, *, stride: int = 1) -> nn.Module:
+def _block(before: int, after: int, convolutions: int, *, stride: int = 1) -> nn.Module:
     layers: list[nn.Module] = []
-    for a, b, step in ((before, after, stride), (after, after, 1)):
+    for a, b, step in [(before, after, stride), *[(after, after, 1)] * (convolutions - 1)]:
         # Affine: otherwise the normalization takes away every contrast between scans.
         norm = nn.InstanceNorm3d(b, affine=True)
         layers += [nn.Conv3d(a, b, 3, stride=step, padding=1, bias=False), norm, nn.ReLU(inplace=True)]
@@ -419,6 +423,8 @@ class ReconstructionDiscrimination(nn.Module):
         What the reconstruction ends with.
     stem : int, optional
         Channels that both networks make of their input first, by a convolution of 1³.
+    convolutions : int, default=2
+        Of each level.
 
     References
     ----------
@@ -434,12 +440,14 @@ class ReconstructionDiscrimination(nn.Module):
         *,
         output: str = "linear",
         stem: int | None = None,
+        convolutions: int = 2,
     ) -> None:
         super().__init__()
         self.output = output
         self.step = 2 ** (levels - 1)
-        self.reconstruct = UShaped((n_channels,), n_channels, reconstruction_width, levels, skips=False, stem=stem)
-        self.discriminate = UShaped((n_channels, n_channels), 1, discrimination_width, levels, skips=True, stem=stem)
+        own: dict[str, Any] = {"stem": stem, "convolutions": convolutions}
+        self.reconstruct = UShaped((n_channels,), n_channels, reconstruction_width, levels, skips=False, **own)
+        self.discriminate = UShaped((n_channels, n_channels), 1, discrimination_width, levels, skips=True, **own)
 
     def level(self, values: Any) -> None:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly.corruptions import COUNTS, RADII, TissueMoments, check_corruption, corrupt_in_place
 from anomaly.detectors import Scans
 from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_number, check_words, residual_map
+from dmrifit.encoding import RefusedError
 from dmrifit.randomness import RandomState, seed_for
 from dmrifit.registry import register
 
@@ -36,6 +37,9 @@ class RecDiscNet(Reconstructor):
     A scan whose size cannot be halved as often as the levels ask for is padded with zeros, as many on either side and
     an odd one at the end; maps have the size of the scan. Scans need not have the size of those that were learned from.
 
+    The network sees a box around all brains that were learned from, two voxels wider on each side, and larger where the
+    brain of a scan is; all else is 0 anyway.
+
     Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
 
     Parameters
@@ -58,6 +62,8 @@ class RecDiscNet(Reconstructor):
     stem : int or None, default=16
         Channels that each of the two makes of its input first, by a convolution of 1³ that costs little; None, as
         published, to do without.
+    convolutions : int, default=1
+        Of each level, on the way down and on the way up; 2 as published.
     output : {"linear", "sigmoid"}, default="linear"
         What the reconstruction ends with.
     residual : {"mean", "mean-of-abs"}, default="mean"
@@ -108,6 +114,8 @@ class RecDiscNet(Reconstructor):
 
     Attributes
     ----------
+    box_ : tuple of 6 int
+        First voxel of the box that the network sees, and the one after its last.
     moments_ : dict
         ``mean`` and ``sd`` of the signals of brain tissue in the scans that were learned from.
     threshold_ : threshold rule or None
@@ -126,10 +134,11 @@ class RecDiscNet(Reconstructor):
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
 
-    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "moments_")
+    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "box_", "moments_")
     _one_size: ClassVar[bool] = False
 
     moments_: dict[str, float]
+    box_: tuple[int, ...]
 
     def __init__(
         self,
@@ -143,6 +152,7 @@ class RecDiscNet(Reconstructor):
         discrimination_width: int = 8,
         levels: int = 3,
         stem: int | None = 16,
+        convolutions: int = 1,
         output: str = "linear",
         residual: str = "mean",
         repeats: int = 4,
@@ -190,6 +200,7 @@ class RecDiscNet(Reconstructor):
         self.discrimination_width = discrimination_width
         self.levels = levels
         self.stem = stem
+        self.convolutions = convolutions
         self.output = output
         self.residual = residual
         self.repeats = repeats
@@ -225,6 +236,7 @@ class RecDiscNet(Reconstructor):
             "reconstruction_width": 128,
             "discrimination_width": 16,
             "stem": None,
+            "convolutions": 2,
             "fresh": False,
             "region": "volume",
             "decay": 0.95,
@@ -270,7 +282,7 @@ class RecDiscNet(Reconstructor):
         check_corruption(self.noise, self.mean, self.counts, self.radii)
         for name in ("mse_weight", "bce_weight", "positive_weight"):
             check_number(name, getattr(self, name))
-        for name in ("reconstruction_width", "discrimination_width", "levels", "repeats"):
+        for name in ("reconstruction_width", "discrimination_width", "levels", "convolutions", "repeats"):
             check_number(name, getattr(self, name), least=1, whole=True)
         if self.stem is not None:
             check_number("stem", self.stem, least=1, whole=True)
@@ -282,6 +294,14 @@ class RecDiscNet(Reconstructor):
         super()._learn(inputs, targets)
         found = TissueMoments.measured((np.moveaxis(one, 0, -1) for one in inputs), targets)
         self.moments_ = {"mean": found.mean, "sd": found.sd}
+        self.box_ = _around(np.any(self._masks, axis=0))
+
+    def _box(self, mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+        """Give the box that the network sees of a scan."""
+        low, high = np.split(np.array(_around(mask)), 2)
+        if mask.shape == self.shape_:
+            low, high = np.minimum(low, self.box_[:3]), np.maximum(high, self.box_[3:])
+        return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
     def _module(self) -> torch.nn.Module:
         from anomaly.networks import ReconstructionDiscrimination
@@ -294,6 +314,7 @@ class RecDiscNet(Reconstructor):
                 self.levels,
                 output=self.output,
                 stem=self.stem,
+                convolutions=self.convolutions,
             )
         )
         return module
@@ -326,29 +347,75 @@ class RecDiscNet(Reconstructor):
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
+        box = _slices(self.box_)
         fixed = int(self.random_state) if isinstance(self.random_state, int | np.integer) else 0
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
             own = rng if self.fresh else np.random.default_rng(seed_for(fixed, "anomaly", int(draw)))
-            changed, anomaly = self._corrupted(inputs[i], targets[i], own)
-            brain = {"brain": targets[i][None].astype(np.float32)} if self.region == "brain" else {}
-            yield changed, {"volume": inputs[i], "anomaly": anomaly} | brain
+            volume, mask = inputs[i][:, *box], targets[i][box]
+            changed, anomaly = self._corrupted(volume, mask, own)
+            brain = {"brain": mask[None].astype(np.float32)} if self.region == "brain" else {}
+            yield changed, {"volume": volume, "anomaly": anomaly} | brain
 
     def _predict_case(self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any) -> dict[str, Any]:
+        box = self._box(case.mask)
         if case.number is None:
-            reconstruction, logits = (part[0] for part in infer([inputs]))
-            return {"reconstruction": reconstruction, "scan": inputs, "logits": logits[0]}
+            inner, logits = (part[0] for part in infer([inputs[:, *box]]))
+            # Outside the brain nothing is scored.
+            reconstruction = np.zeros_like(inputs)
+            reconstruction[:, *box] = inner
+            score = np.zeros(case.mask.shape, dtype=np.float32)
+            # 1 / (1 + exp(−logit)) without an overflow.
+            score[box] = np.exp(-np.logaddexp(np.float32(0), -logits[0]))
+            return {"reconstruction": reconstruction, "scan": inputs, "score": score}
+        inputs, mask = inputs[:, *box], case.mask[box]
         # The same anomalies after each epoch, so that losses can be compared.
         rng = np.random.default_rng(seed_for(0, "validation", case.number))
-        changed, anomaly = self._corrupted(inputs, case.mask, rng)
+        changed, anomaly = self._corrupted(inputs, mask, rng)
         reconstruction, logits = (part[0].astype(np.float64) for part in infer([changed]))
-        counted = case.mask if self.region == "brain" else np.ones_like(case.mask)
+        counted = mask if self.region == "brain" else np.ones_like(mask)
         error = np.square(reconstruction - inputs).mean(axis=0)[counted].mean()
         weight = np.where(anomaly > 0, self.positive_weight, 1.0)
         entropy = (weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits)))[0][counted].mean()
         return {"loss": float(self.mse_weight * error + self.bce_weight * entropy)}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        logits = self._ask(scans, i)["logits"]
-        # 1 / (1 + exp(−logit)) without an overflow.
-        return np.exp(-np.logaddexp(np.float32(0), -logits)).astype(np.float32)
+        score: NDArray[np.float32] = self._ask(scans, i)["score"]
+        return score
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Take what `stored` has given; a device that this machine does not have becomes the processor.
+
+        Parameters
+        ----------
+        fitted : mapping
+            Fitted attributes.
+        files : mapping of bytes
+            The weights.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
+        super().restore(fitted, files)
+        box, sizes = self.box_, self.shape_
+        whole = isinstance(box, tuple) and len(box) == 6 and all(type(n) is int for n in box)
+        if not whole or not all(0 <= box[k] < box[k + 3] <= sizes[k] for k in range(3)):
+            msg = f"box_ is {box!r} in scans of {sizes} voxels"
+            raise RefusedError(msg)
+
+
+def _around(mask: NDArray[np.bool_], margin: int = 2) -> tuple[int, ...]:
+    """Give the box around a mask, wider by a margin but inside the volume: first voxel, and the one after the last."""
+    lows, highs = [], []
+    for axis in range(3):
+        there = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
+        lows.append(max(0, int(there[0]) - margin))
+        highs.append(min(mask.shape[axis], int(there[-1]) + 1 + margin))
+    return (*lows, *highs)
+
+
+def _slices(box: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(a, b) for a, b in zip(box[:3], box[3:], strict=True))

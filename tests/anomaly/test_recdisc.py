@@ -48,7 +48,7 @@ def fitted(world):
 
 def streamed(model, X, masks, epoch=0, seed=0):
     """Give the samples of an epoch, as the training sees them."""
-    model.moments_ = {"mean": 0.5, "sd": 0.1}
+    model.moments_, model.box_ = {"mean": 0.5, "sd": 0.1}, (0, 0, 0, *masks[0].shape)
     inputs = [np.moveaxis(one, -1, 0).copy() for one in X]
     return inputs, list(model._stream(inputs, list(masks), np.random.default_rng(seed), epoch))
 
@@ -145,11 +145,33 @@ def test_scans_of_another_size_are_scored(fitted):
     assert fitted.predict(X, masks).shape == masks.shape
 
 
+def test_the_network_sees_a_box_around_the_brains(world):
+    X, masks = scans(4, shape=(16, 18, 20), seed=2)
+    masks[:, 9:] = False
+    masks[:, :, :4] = False
+    X *= masks[..., None]
+    model = RecDiscNet(**SMALL | {"calibration": None, "epochs": 1}).fit(X, masks)
+    inside = np.argwhere(masks.any(axis=0))
+    np.testing.assert_array_equal(model.box_[:3], np.maximum(inside.min(axis=0) - 2, 0))
+    np.testing.assert_array_equal(model.box_[3:], np.minimum(inside.max(axis=0) + 3, masks.shape[1:]))
+    # What lies around does not matter, and a brain that is larger is scored all the same.
+    wider = np.pad(masks[:1], ((0, 0), (3, 0), (0, 5), (0, 0)))
+    padded = np.pad(X[:1], ((0, 0), (3, 0), (0, 5), (0, 0), (0, 0)))
+    larger = np.ones_like(masks[:1])
+    assert (model.anomaly_map(X[:1] + np.float32(0.1), larger) > 0).all()
+    assert model.anomaly_map(padded, wider).shape == wider.shape
+    assert (model.residual_map(X, masks)[~masks] == 0).all()
+    _parameters, stored, files = model.stored()
+    with pytest.raises(Exception, match="box_ is"):
+        RecDiscNet(**SMALL).restore(stored | {"box_": {"$tuple": [0, 0, 0, 1, 1, 99]}}, files)
+
+
 def test_weights_are_those_of_the_code_and_of_the_paper_by_option():
     model = RecDiscNet()
     assert (model.mse_weight, model.bce_weight, model.positive_weight) == (5, 1, 20)
     big = RecDiscNet.published(mse_weight=1, bce_weight=0.2)
     assert (big.reconstruction_width, big.discrimination_width, big.levels, big.stem) == (128, 16, 3, None)
+    assert big.convolutions == 2
     assert (big.fresh, big.repeats, big.region) == (False, 4, "volume")
     criterion = big._criterion()
     assert (criterion.mse_weight, criterion.bce_weight, criterion.positive_weight) == (1, 0.2, 20)
