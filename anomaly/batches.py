@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.series import Detection, SeriesDetector, SeriesFiles
+from anomaly.detection import Detection
+from anomaly.series import SeriesDetector, SeriesFiles
 from dmrifit.casefiles import file_stems
 from dmrifit.console import progress
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from anomaly.detection import Detection, lesions_of
 from anomaly.detectors import AnomalyDetector
 from anomaly.preparation import PreparedScan, prepare_scan
 from anomaly.thresholds import open_map
-from dmrifit.components import label_components
 from dmrifit.derivatives import stem
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.participants import WORDS
@@ -26,20 +25,16 @@ from dmrifit.registry import register, registered
 from dmrifit.tables import read_rows
 
 if TYPE_CHECKING:
-    import nibabel as nib
     import pandas as pd
 
-__all__ = ["Detection", "SeriesDetector", "SeriesFiles", "lesions_of", "read_series"]
+__all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
 
-#: Columns of the table of lesions that were found.
-LESION_COLUMNS = ("number", "n_voxels", "volume_mL", "diameter_mm", "x", "y", "z", "score", "mean_score")
 #: What the expectation of a detector may depend on.
 COVARIATES = ("age", "sex", "site")
 
 _FILES = ("image", "bval", "bvec", "brain", "tissue", "lesion", "followup")
 _KNOWN = ("age", "sex", "site", "grade", "kind", "synthetic")
 _ALIASES = {"participant_id": "patient"}
-_MM3_PER_ML = 1000.0
 _SAME_EDGE = 0.01  # of a voxel's edge
 _APART = 1.0  # voxels, from which on two fields of view are not on each other
 _KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
@@ -158,52 +153,6 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
                 raise FileNotFoundError(msg)
         found.append(SeriesFiles(patient=row["patient"], name=name, known=_known(row, where), **files))
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Detection:
-    """
-    What a detector found in a scan.
-
-    Parameters
-    ----------
-    scan : PreparedScan
-        The scan, and the way back to the grid of its file.
-    map : ndarray of shape (x, y, z)
-        Scores on the grid of the detector, higher where less like healthy scans; 0 outside the brain.
-    found : ndarray of bool, shape (x, y, z)
-        Where the map is above the threshold, inside the brain; without fluid where tissues are known.
-    opened : ndarray of bool, shape (x, y, z)
-        The same after opening.
-    lesions : DataFrame
-        A row for each connected part of `opened`, the largest first: ``number``, ``n_voxels``, ``volume_mL``,
-        ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+), ``score`` (the largest
-        in it) and ``mean_score``.
-    threshold : float
-        Score above which a voxel is anomalous; NaN where each scan has its own.
-    opening : int, default=3
-        Edge in voxels of the cube of the opening.
-    """
-
-    scan: PreparedScan
-    map: NDArray[np.float32]
-    found: NDArray[np.bool_]
-    opened: NDArray[np.bool_]
-    lesions: pd.DataFrame
-    threshold: float
-    opening: int = 3
-
-    def images(self) -> dict[str, nib.Nifti1Image]:
-        """
-        Give the maps on the grid of the file.
-
-        Returns
-        -------
-        dict of str to Nifti1Image
-            ``"map"`` (single precision), ``"binary"`` and ``"opened"`` (0 and 1).
-        """
-        parts = {"map": self.map, "binary": self.found, "opened": self.opened}
-        return {name: self.scan.image(values) for name, values in parts.items()}
 
 
 @register
@@ -526,49 +475,6 @@ class SeriesDetector(BaseEstimator):
                 "place need scans that lie on each other; register them, or choose center='brain' (--center brain)"
             )
             warnings.warn(msg, stacklevel=3)
-
-
-def lesions_of(found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]) -> pd.DataFrame:
-    """
-    List the connected parts of what was found.
-
-    Parameters
-    ----------
-    found : ndarray of bool, shape (x, y, z)
-        What was found; voxels that share a corner are connected.
-    scores : ndarray of shape (x, y, z)
-        The map.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-
-    Returns
-    -------
-    DataFrame
-        As the lesions of a `Detection`; the numbers are those of `dmrifit.components.label_components`.
-    """
-    import pandas as pd
-    from scipy import ndimage
-
-    parts = label_components(found)
-    numbers = np.arange(1, int(parts.max(initial=0)) + 1)
-    rows: dict[str, Any] = {name: [] for name in LESION_COLUMNS}
-    if len(numbers):
-        counts = np.bincount(parts.ravel())[1:]
-        volumes = counts * abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML
-        centers = np.array(ndimage.center_of_mass(parts > 0, parts, numbers)) @ affine[:3, :3].T + affine[:3, 3]
-        rows = {
-            "number": numbers,
-            "n_voxels": counts,
-            "volume_mL": volumes,
-            "diameter_mm": np.cbrt(6 * volumes * _MM3_PER_ML / np.pi),
-            "x": centers[:, 0],
-            "y": centers[:, 1],
-            "z": centers[:, 2],
-            "score": ndimage.maximum(scores, parts, numbers),
-            "mean_score": ndimage.mean(scores, parts, numbers),
-        }
-    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS)).astype({"number": int, "n_voxels": int})
-    return table.sort_values("volume_mL", ascending=False, kind="stable", ignore_index=True)
 
 
 def _known(row: Mapping[str, str], where: str) -> dict[str, Any]:

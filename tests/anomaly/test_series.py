@@ -9,7 +9,7 @@ import pytest
 from anomaly.cases import write_cases
 from anomaly.gaussian import VoxelwiseGaussian
 from anomaly.phantoms import simulate_dmri
-from anomaly.series import SeriesDetector, SeriesFiles, lesions_of, read_series
+from anomaly.series import SeriesDetector, SeriesFiles, read_series
 from dmrifit.persistence import load_model, save_model
 
 
@@ -225,24 +225,6 @@ def test_files_that_are_no_model_are_refused(tmp_path, model):
                 archive.writestr(name, part)
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path / "altered.dmrifit")
-
-
-def test_lesions_are_listed_the_largest_first_in_world_coordinates():
-    found = np.zeros((12, 12, 12), bool)
-    found[1:3, 1:3, 1:3] = True
-    found[6:10, 6:9, 6:9] = True
-    scores = np.where(found, 0.5, 0).astype(np.float32)
-    scores[7, 7, 7] = 0.9
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = (-10, 0, 5)
-    table = lesions_of(found, scores, affine)
-    assert table["n_voxels"].tolist() == [36, 8]
-    assert table["number"].tolist() == [2, 1]
-    np.testing.assert_allclose(table["volume_mL"], [0.288, 0.064])
-    np.testing.assert_allclose(table.loc[0, ["x", "y", "z"]].astype(float), [5, 14, 19])
-    assert table["score"].tolist() == pytest.approx([0.9, 0.5])
-    np.testing.assert_allclose(np.pi / 6 * table["diameter_mm"] ** 3, 1000 * table["volume_mL"])
-    assert lesions_of(np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3)), affine).empty
 
 
 def _renamed(series):
