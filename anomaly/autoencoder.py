@@ -50,10 +50,10 @@ class DenoisingAutoencoder(Reconstructor):
         With ``"image"`` the reconstruction is divided by its largest value, and the map by its own 99.9 % quantile and
         cut off at 1, as in the published code. Only so the published threshold of 0.3 has a meaning; a healthy scan
         then always has anomalies.
-    widths : sequence of int, default=(16, 32, 64)
+    widths : sequence of int, default=(8, 32, 64)
         Channels of the levels of the encoder, each of half the resolution of the one before.
-    dense : int, optional
-        Numbers of a linear layer next to the latent ones, on either side.
+    dense : int or None, default=64
+        Numbers of a linear layer next to the latent ones, on either side; None for a direct way.
     kl_weight : float, default=1.22e-5
         Weight ω of the divergence of the latent numbers in the loss, MSE + ω·KL.
     reduction : {"paper", "code"}, default="paper"
@@ -68,13 +68,13 @@ class DenoisingAutoencoder(Reconstructor):
         channel in them; or all, as published.
     decay : float, default=1.0
         What the learning rate is multiplied by after each epoch; 0.95 in the publication.
-    epochs : int, default=60
+    epochs : int, default=50
         Passes over the scans.
-    batch_size : int, default=4
-        Scans in a step.
-    learning_rate : float, default=0.001
-        Of the first epoch, of Adam.
-    schedule : {"constant", "cosine"}, default="constant"
+    batch_size : int, default=1
+        Scans in a step; 4 in the publication.
+    learning_rate : float, default=0.003
+        Of the first epoch, of Adam; 0.001 in the publication.
+    schedule : {"constant", "cosine"}, default="cosine"
         Whether the learning rate stays, but for `decay`, or falls to zero over the epochs too.
     validation_fraction : float, default=0.0
         Share of the subjects whose mean squared error is computed after each epoch and that are not learned from.
@@ -116,18 +116,18 @@ class DenoisingAutoencoder(Reconstructor):
         residual: str = "mean",
         scale: str | None = None,
         *,
-        widths: Sequence[int] = (16, 32, 64),
-        dense: int | None = None,
+        widths: Sequence[int] = (8, 32, 64),
+        dense: int | None = 64,
         kl_weight: float = 1.22e-5,
         reduction: str = "paper",
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         region: str = "brain",
         decay: float = 1.0,
-        epochs: int = 60,
-        batch_size: int = 4,
-        learning_rate: float = 0.001,
-        schedule: str = "constant",
+        epochs: int = 50,
+        batch_size: int = 1,
+        learning_rate: float = 0.003,
+        schedule: str = "cosine",
         validation_fraction: float = 0.0,
         patience: int | None = None,
         mixed_precision: bool = False,
@@ -184,7 +184,8 @@ class DenoisingAutoencoder(Reconstructor):
             Not fitted.
         """
         sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "dense": 512, "region": "volume"}
-        return cls(**(sizes | {"decay": 0.95, "epochs": 500} | parameters))
+        training = {"decay": 0.95, "epochs": 500, "batch_size": 4, "learning_rate": 0.001, "schedule": "constant"}
+        return cls(**(sizes | training | parameters))
 
     # What the bases ask for -----------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ class DenoisingAutoencoder(Reconstructor):
         if self.dense is not None:
             check_number("dense", self.dense, least=1, whole=True)
         if not isinstance(self.widths, list | tuple) or not len(self.widths):
-            msg = f"widths={self.widths!r} must be the channels of each level, such as (16, 32, 64)"
+            msg = f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)"
             raise ValueError(msg)
         for width in self.widths:
             check_number("each of widths", width, least=1, whole=True)

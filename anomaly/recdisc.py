@@ -90,11 +90,11 @@ class RecDiscNet(Reconstructor):
         What the learning rate is multiplied by after each epoch.
     epochs : int, default=10
         Passes over the scans, `repeats` times each.
-    batch_size : int, default=4
-        Scans in a step.
-    learning_rate : float, default=0.001
-        Of the first epoch, of Adam.
-    schedule : {"constant", "cosine"}, default="constant"
+    batch_size : int, default=1
+        Scans in a step; 4 in `published`.
+    learning_rate : float, default=0.003
+        Of the first epoch, of Adam; 0.001 in the publication.
+    schedule : {"constant", "cosine"}, default="cosine"
         Whether the learning rate stays, but for `decay`, or falls to zero over the epochs too.
     validation_fraction : float, default=0.0
         Share of the subjects whose loss is computed after each epoch, with anomalies that stay the same, and that are
@@ -165,9 +165,9 @@ class RecDiscNet(Reconstructor):
         region: str = "brain",
         decay: float = 1.0,
         epochs: int = 10,
-        batch_size: int = 4,
-        learning_rate: float = 0.001,
-        schedule: str = "constant",
+        batch_size: int = 1,
+        learning_rate: float = 0.003,
+        schedule: str = "cosine",
         validation_fraction: float = 0.0,
         patience: int | None = None,
         mixed_precision: bool = False,
@@ -241,6 +241,9 @@ class RecDiscNet(Reconstructor):
             "region": "volume",
             "decay": 0.95,
             "epochs": 500,
+            "batch_size": 4,
+            "learning_rate": 0.001,
+            "schedule": "constant",
         }
         return cls(**(sizes | parameters))
 

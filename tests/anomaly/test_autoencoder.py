@@ -17,7 +17,8 @@ from dmrifit import load_model, save_model
 pytestmark = pytest.mark.deep
 
 SHAPE = (10, 11, 7)
-SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 2, "batch_size": 2, "random_state": 0, "device": "cpu"}
+SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 2, "batch_size": 2, "learning_rate": 0.001}
+SMALL |= {"schedule": "constant", "dense": None, "random_state": 0, "device": "cpu"}
 
 
 def scans(n=6, n_channels=3, shape=SHAPE, seed=0):

@@ -21,6 +21,8 @@ SMALL = {
     "repeats": 2,
     "epochs": 2,
     "batch_size": 2,
+    "learning_rate": 0.001,
+    "schedule": "constant",
     "random_state": 0,
     "device": "cpu",
 }
