@@ -140,13 +140,31 @@ def standard_brain(spacing: tuple[float, float, float], tissues: TissueMaps | No
         The brain.
     """
     if tissues is not None:
-        return _standard(tissues, spacing)
+        return _standard(_coarser(tissues), spacing)
     return _made_standard(spacing)
 
 
 @lru_cache(maxsize=2)
 def _made_standard(spacing: tuple[float, float, float]) -> Standard:
     return _standard(made_tissues(_SPACING), spacing)
+
+
+def _coarser(tissues: TissueMaps) -> TissueMaps:
+    """Average maps of fine voxels over blocks of about the size that the standard brain has."""
+    steps = np.linalg.norm(tissues.affine[:3, :3], axis=0)
+    blocks = np.maximum(_SPACING / steps + 1e-3, 1).astype(int)
+    if (blocks == 1).all():
+        return tissues
+    affine = tissues.affine @ np.diag([*blocks, 1])
+    affine[:3, 3] += tissues.affine[:3, :3] @ ((blocks - 1) / 2)
+
+    def averaged(values: NDArray) -> NDArray[np.float32]:
+        x, y, z = (n // block for n, block in zip(values.shape, blocks, strict=True))
+        cut = values[: x * blocks[0], : y * blocks[1], : z * blocks[2]]
+        return np.asarray(cut.reshape(x, blocks[0], y, blocks[1], z, blocks[2]).mean(axis=(1, 3, 5)), dtype=np.float32)
+
+    white, gray, brain = (averaged(values) for values in (tissues.white, tissues.gray, tissues.brain))
+    return TissueMaps(gray, white, brain, affine, tissues.half_axes)
 
 
 def _standard(tissues: TissueMaps, spacing: tuple[float, float, float]) -> Standard:
