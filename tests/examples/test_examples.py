@@ -133,6 +133,18 @@ def test_a_voxel_is_placed_compared_and_prescribed(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.deep
+def test_anomalies_are_found_in_patients_and_not_in_healthy_persons(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(EXAMPLES / "plot_find_anomalies.py"))
+    assert "synthetic scans: no clinical result" in capsys.readouterr().out
+    summary = names["tables"]["summary"].query("part == 'all' and rule == 'healthy rate'").set_index("method")
+    assert summary.loc["z", "auc"] > 0.7
+    assert names["empty"] >= 2
+    assert (tmp_path / "build" / "examples" / "find_anomalies.png").stat().st_size > 10_000
+
+
+@pytest.mark.deep
 def test_metastases_are_found_confirmed_and_followed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
