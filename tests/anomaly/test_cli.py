@@ -176,6 +176,29 @@ def test_networks_are_trained_by_their_names(run, cases, tmp_path):
         assert code == 0, error
 
 
+@pytest.mark.deep
+def test_a_training_goes_on_where_it_stopped(run, cases, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+
+    def fails(*_, **__):
+        msg = "the disk is full"
+        raise ValueError(msg)
+
+    out = tmp_path / "dae.dmrifit"
+    words = ("train", cases / "healthy.tsv", "--detector", "dae", "--epochs", 1, "--device", "cpu", "--out", out)
+    words += ("--set", "widths=[2,2]", "--set", "latent_dim=4")
+    monkeypatch.setattr("dmrifit.persistence.save_model", fails)
+    assert "the disk is full" in run(*words)[2]
+    assert (tmp_path / ".dae.dmrifit.training").is_dir()
+    assert not out.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("dmrifit.nets.VolumeEstimator._stream", fails)  # nothing is learned again
+    code, _, error = run(*words)
+    assert code == 0, error
+    assert out.exists()
+    assert not (tmp_path / ".dae.dmrifit.training").exists()
+
+
 def test_every_detector_has_a_name_that_makes_it():
     for name in DETECTORS:
         assert make_detector(name, {}).get_params()
