@@ -124,7 +124,9 @@ def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
         table["n_patients"] = table["n_patients"].fillna(0).astype(int)
     else:
         table[list(RATES)] = np.nan
-    return table.reset_index()
+    # In the order of methods, rules and strata, which a join loses.
+    order = strata.groupby(keys, sort=False).size().index
+    return table.reindex(order[order.isin(table.index)]).reset_index()
 
 
 def area_summary(curves: pd.DataFrame) -> pd.DataFrame:

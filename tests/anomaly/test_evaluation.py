@@ -430,6 +430,7 @@ def test_figures_of_a_stratum_are_of_its_voxels(evaluated):
                 if not truth.all():
                     auc.append(mann_whitney(values[part], truth))
         chosen = tables["strata"].query("method == 'strong' and rule == 'Otsu'")
+        assert chosen["stratum"].tolist() == [*STRATA, ELSEWHERE]
         row = row_of(chosen, stratum=name)
         assert row["n_patients"] == len(sensitivity)
         if sensitivity:
