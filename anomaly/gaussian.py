@@ -270,8 +270,10 @@ class VoxelwiseGaussian(ArrayDetector):
                 left[k] = (rest[:, places] / np.sqrt(variance[places])).ravel()
         self.correlation_ = np.eye(n_features)
         if joint:
-            shared = np.corrcoef(left)
-            self.correlation_ = (1 - _SHRINKAGE) * shared + _SHRINKAGE * np.eye(n_features)
+            # A feature that is the same in all scans goes with no other.
+            varies = left.std(axis=1) > 0
+            self.correlation_[np.ix_(varies, varies)] *= _SHRINKAGE
+            self.correlation_[np.ix_(varies, varies)] += (1 - _SHRINKAGE) * np.corrcoef(left[varies])
 
     def _shrunk(self, squares: NDArray, counts: NDArray, n_columns: int) -> NDArray[np.float64]:
         """Give variances from sums of squares, drawn towards their median."""

@@ -68,6 +68,21 @@ def test_a_mahalanobis_distance_sees_what_no_single_feature_shows():
     assert plain[lesion].max() < plain[~lesion].max()
 
 
+def test_a_feature_that_is_the_same_in_all_scans_adds_nothing_to_a_mahalanobis_distance():
+    X, new = scans(12), scans(2, seed=1)
+    # Where all masks are equal, so is the distance from their edge.
+    one = VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", **PLAIN).fit(X)
+    two = VoxelwiseGaussian(("mean", "depth", "spread"), distance="mahalanobis", **PLAIN).fit(X)
+    expected = one.anomaly_map(new) * np.sqrt(2 / 3)
+    np.testing.assert_allclose(two.anomaly_map(new), expected, rtol=1e-5)
+    np.testing.assert_array_equal(two.correlation_[1], [0, 1, 0])
+    # With one direction there is no spread.
+    first, last = X[..., :1], new[..., :1]
+    alone = VoxelwiseGaussian(("mean",), **PLAIN).fit(first).anomaly_map(last)
+    found = VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", **PLAIN).fit(first).anomaly_map(last)
+    np.testing.assert_allclose(found, alone / np.sqrt(2), rtol=1e-4)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
 def test_covariates_are_regressed_out_as_by_scikit_learn(smoothing):
     rng = np.random.default_rng(5)
