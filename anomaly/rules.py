@@ -104,8 +104,8 @@ def _half_by_much(tables: Tables) -> Sequence[Check]:
 
 def _mix_is_best(tables: Tables) -> Sequence[Check]:
     own = _auc(tables, _MIX)
-    others = {name: auc for name, auc in aucs_of(tables).items()
-              if name in networks_of(tables) and name.endswith(" half") and name != _MIX}  # fmt: skip
+    known = aucs_of(tables)
+    others = {name: known[name] for name in networks_of(tables) if name.endswith(" half") and name != _MIX}
     if not others:
         msg = "RecDiscNet with noise of one kind, half"
         raise MissingEvidence(msg)
