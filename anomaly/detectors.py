@@ -336,6 +336,26 @@ class AnomalyDetector(BaseEstimator):
                 f"calibration must be a share between 0 and 1, a number of folds of at least 2, or None, not {value!r}"
             )
             raise ValueError(msg)
+        if self.threshold is not None:
+            self._check_threshold()
+
+    def _check_threshold(self) -> None:
+        """Refuse a threshold that healthy scans cannot give, before anything is learned."""
+        from anomaly.thresholds import ThresholdRule
+
+        if not isinstance(self.threshold, ThresholdRule):
+            msg = (
+                f"threshold must be a rule, such as FixedThreshold(0.5) or HealthyRateThreshold(0.01), "
+                f"not {self.threshold!r}"
+            )
+            raise ValueError(msg)
+        self.threshold._check_parameters()
+        if self.threshold.needs_truth:
+            msg = (
+                f"{type(self.threshold).__name__} needs lesions, and thresholds of detectors come from healthy scans; "
+                "take another rule, or fit this one to what anomaly_map gives"
+            )
+            raise ValueError(msg)
 
     def _new_threshold(self) -> Any:
         if self.calibration is None:

@@ -435,6 +435,9 @@ def rate_limits(healthy: Sequence[NDArray[Any]], rates: ArrayLike) -> tuple[NDAr
         The shares above them: smaller than what is asked for where scores are tied.
     """
     values = np.concatenate(healthy)
+    if values.dtype.kind in "ub":
+        # Those have no negative, by which scores are ranked.
+        values = values.astype(np.float64)
     shares = np.concatenate([np.full(len(one), 1 / (len(healthy) * len(one))) for one in healthy])
     order = np.argsort(-values, kind="stable")
     ranked, reached = values[order], np.cumsum(shares[order])

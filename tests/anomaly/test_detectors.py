@@ -285,9 +285,22 @@ def test_no_threshold_is_fitted_where_none_is_wanted(world):
         detector.predict(world[2])
 
 
-def test_a_rule_that_needs_lesions_is_refused(world):
-    with pytest.raises(ValueError, match="needs lesions"):
-        OneMinusMean(threshold=YoudenThreshold()).fit(world[0])
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (YoudenThreshold(), "needs lesions"),
+        (FixedThreshold(np.nan), "finite"),
+        (OtsuThreshold(scope="map"), "scope"),
+        (0.3, "must be a rule, such as FixedThreshold"),
+    ],
+)
+def test_a_rule_that_healthy_scans_cannot_give_is_refused_before_anything_is_learned(world, rule, message):
+    class Unhurried(OneMinusMean):
+        def _fit_scans(self, scans):
+            pytest.fail("it has learned already")
+
+    with pytest.raises(ValueError, match=message):
+        Unhurried(threshold=rule).fit(world[0])
 
 
 def test_the_rule_that_was_given_is_not_changed(world):

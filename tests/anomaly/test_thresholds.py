@@ -161,6 +161,14 @@ def test_scans_of_all_sizes_count_alike_for_the_rate():
     np.testing.assert_allclose(realized, [0.25, 0.5, 0.75], atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
+def test_the_rate_does_not_depend_on_how_scores_are_stored(kind):
+    scores = [np.random.default_rng(seed).integers(0, 200, 300) for seed in range(3)]
+    rates = [0.0, 0.01, 0.1, 0.5]
+    expected = rate_limits([one.astype(np.float64) for one in scores], rates)
+    np.testing.assert_array_equal(rate_limits([one.astype(kind) for one in scores], rates), expected)
+
+
 def test_the_rate_is_realized_on_new_healthy_scans_and_some_come_out_empty():
     rng = np.random.default_rng(20)
     # Most scans are quiet, some are not: a rate is a mean over scans, and quiet ones have nothing.
