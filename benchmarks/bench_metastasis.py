@@ -435,7 +435,7 @@ def markdown(result: dict[str, Any]) -> str:
     """Write the tables."""
     seeds, lesions = result["seeds"], list(result["n_lesions"].values())
     head = (
-        f"Synthetic patients, seeds {', '.join(map(str, seeds))}: {result['data'].split(',')[1].strip()}, "
+        f"Synthetic patients, seeds {', '.join(map(str, seeds))}: {result['settings']['n_train']} to learn from, "
         f"{result['settings']['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "
         f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}; "
         f"{result['processor_s'] / 60:.0f} min of one processor."
