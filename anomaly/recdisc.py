@@ -88,7 +88,7 @@ class RecDiscNet(Reconstructor):
         channel in them; or all, as published.
     decay : float, default=1.0
         What the learning rate is multiplied by after each epoch.
-    epochs : int, default=10
+    epochs : int, default=4
         Passes over the scans, `repeats` times each.
     batch_size : int, default=1
         Scans in a step; 4 in `published`.
@@ -164,7 +164,7 @@ class RecDiscNet(Reconstructor):
         calibration: float | int | None = 0.25,
         region: str = "brain",
         decay: float = 1.0,
-        epochs: int = 10,
+        epochs: int = 4,
         batch_size: int = 1,
         learning_rate: float = 0.003,
         schedule: str = "cosine",

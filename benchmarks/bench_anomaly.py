@@ -86,8 +86,8 @@ class Size:
 
 
 SIZES = {
-    "full": Size(),
-    "small": Size(dae={"epochs": 20}, recdisc={"epochs": 3}),
+    "full": Size(recdisc={"epochs": 4}),
+    "small": Size(dae={"epochs": 30}, recdisc={"epochs": 2, "repeats": 3}),
     "smoke": Size(
         *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
         dae={"epochs": 1, "widths": (4, 8), "dense": None},
@@ -141,7 +141,7 @@ def recipes(size: Size) -> dict[str, Recipe]:
             name = method_name("RecDiscNet", noise=noise, mean=mean)
             rows = {name: plain, method_name("RecDiscNet", noise=noise, mean=mean, form="residual"): of_residuals}
             mix = noise == "mix"
-            found[name] = Recipe(_recdisc(size, noise, mean), rows, mix, mix)
+            found[name] = Recipe(_recdisc(size, noise, mean), rows, mix and mean == "half", mix)
     return found | {name: Recipe(make, {name: plain}) for name, make in _classical().items()}
 
 
@@ -478,7 +478,7 @@ grid = np.indices(shape) / np.array(shape)[:, None, None, None] - 0.5
 mask = (grid**2).sum(axis=0) < 0.2
 scan = (rng.uniform(0.2, 0.6, (*shape, n)) * mask[..., None]).astype(np.float32)
 model = {model}
-model.n_channels_, model.shape_, model.threshold_ = n, shape, None
+model.n_channels_, model.shape_, model.threshold_, model.box_ = n, shape, None, (0, 0, 0, *shape)
 model.net_ = model._new_net(torch.device("cpu"), 0)
 model.history_ = []
 network = model.net_.module_.eval()
