@@ -72,7 +72,7 @@ def detect(
     if resample_directions:
         options["directions"] = "resampled"
     settings = {"command": "detect", "model": file_record(model)["SHA256"], "threshold": threshold, "figure": figure}
-    begin_run(out, settings | options, overwrite, results=RESULTS)
+    begin_run(out, settings | options, overwrite, results=RESULTS, parts=("*/detection.json",))
     contents = detect_series(detector, series, out, figure=figure, overwrite=overwrite, **options)
     write_batch(out, contents, figure=figure)
     n = sum(content["n_lesions"] for content in contents)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -321,8 +322,8 @@ class SeriesDetector(BaseEstimator):
         spacing = self.spacing
         if spacing is None:
             _, affine = read_grid(series.image)
-            edges = np.sort(np.linalg.norm(affine[:3, :3], axis=0))
-            if not np.allclose(edges, np.sort(self.edges_), rtol=_SAME_EDGE):
+            edges = _edges_in_order(affine)
+            if not np.allclose(edges, self.edges_, rtol=_SAME_EDGE):
                 if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
                     msg = (
                         f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
@@ -518,6 +519,15 @@ def _check_like(scan: PreparedScan, first: PreparedScan | None) -> None:
             "which all scans are resampled to"
         )
         raise ValueError(msg)
+
+
+def _edges_in_order(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the edges of an image's voxels once its axes are in RAS order."""
+    import nibabel as nib
+
+    edges = np.empty(3)
+    edges[nib.io_orientation(affine)[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
+    return edges
 
 
 def _times(shape: Sequence[int]) -> str:

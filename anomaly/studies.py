@@ -72,7 +72,7 @@ def simulate(
         "random_state": seed,
     }
     settings = {"command": "simulate", "skip": skip} | options
-    begin_run(out, settings, overwrite, results=tuple(_TABLES.values()))
+    begin_run(out, settings, overwrite, results=tuple(_TABLES.values()), parts=(f"synthetic-*/{TABLE}",))
     numbers = {"healthy": n_healthy, "glioma": n_lesions}
     rows: dict[str, list[dict[str, str]]] = {group: [] for group in _TABLES}
     todo = [(group, i) for group, n in numbers.items() for i in range(skip, skip + n)]
@@ -220,6 +220,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Table detections.tsv of the healthy scans, for the same names."),
     ] = None,
+    b: Annotated[float | None, typer.Option(help="Shell that was looked at, in s/mm², if there are several.")] = None,
     all_voxels: AllVoxelsOption = False,
     estimate_tissue: TissueOption = False,
     figures: Annotated[int, typer.Option(min=0, help="How many scans the page shows.")] = 6,
@@ -247,7 +248,7 @@ def evaluate(
     if (healthy is None) != (not others) or (others and set(others) != set(named)):
         msg = f"--healthy needs --healthy-detections of {', '.join(named)}, and of no others"
         raise ValueError(msg)
-    options = {"tissue": estimate_tissue, "mask": not all_voxels}
+    options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(read_series(cases), **options)
     well = [] if healthy is None else prepared_cases(read_series(healthy), **options)
     maps, well_maps = _maps(named, scans), _maps(others, well)

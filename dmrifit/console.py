@@ -101,9 +101,14 @@ def run_program(app: typer.Typer, name: str) -> None:
         raise
 
 
-def begin_run(out: Path, settings: Mapping[str, Any], overwrite: bool, *, results: Iterable[str]) -> None:
+def begin_run(
+    out: Path, settings: Mapping[str, Any], overwrite: bool, *, results: Iterable[str], parts: Iterable[str] = ()
+) -> None:
     """
     Remember what a run was started with, so that another one does not go on with it.
+
+    What an earlier run with other settings has finished is no part of this one: where it may be replaced, its results
+    and the marks of its parts are removed first, so that a run that is interrupted then does not mix both.
 
     Parameters
     ----------
@@ -115,6 +120,8 @@ def begin_run(out: Path, settings: Mapping[str, Any], overwrite: bool, *, result
         Whether an earlier run may be replaced.
     results : iterable of str
         Files that are only there after a run.
+    parts : iterable of str
+        Patterns of the files that mark what is finished, such as ``"*/detection.json"``.
 
     Raises
     ------
@@ -127,6 +134,7 @@ def begin_run(out: Path, settings: Mapping[str, Any], overwrite: bool, *, result
 
     path = out / "settings.json"
     text = json.dumps(settings, indent=2) + "\n"
+    results = list(results)
     strangers = [name for name in results if (out / name).exists() and not path.exists()]
     if strangers and not overwrite:
         msg = f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite"
@@ -137,6 +145,9 @@ def begin_run(out: Path, settings: Mapping[str, Any], overwrite: bool, *, result
         if changed:
             msg = f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite"
             raise ValueError(msg)
+    if overwrite and not (path.exists() and path.read_text(encoding="utf-8") == text):
+        for file in [*(out / name for name in results), *(file for part in parts for file in out.glob(part))]:
+            file.unlink(missing_ok=True)
     write_text(path, text)
 
 
@@ -157,10 +168,15 @@ def check_output(path: Path, overwrite: bool) -> None:
         If it exists and may not be replaced.
     FileNotFoundError
         If its folder is missing.
+    IsADirectoryError
+        If it is a folder, which is never replaced.
     """
     if path.exists() and not overwrite:
         msg = f"{path} exists already; choose another name, or --overwrite"
         raise FileExistsError(msg)
+    if path.is_dir():
+        msg = f"{path} is a folder; name a file"
+        raise IsADirectoryError(msg)
     if not path.parent.is_dir():
         msg = f"{path} cannot be written: there is no folder {path.parent}"
         raise FileNotFoundError(msg)

@@ -115,6 +115,15 @@ def test_other_voxels_are_resampled_to_those_that_were_learned_from(tmp_path, mo
     assert np.corrcoef(found.map[inner], model.detect(sick[0]).map[inner])[0, 1] > 0.8
 
 
+def test_voxels_of_the_same_edges_in_another_order_are_others(tmp_path):
+    settings = {"n_directions": 6, "shape": (20, 20, 20), "random_state": 1}
+    write_cases(simulate_dmri(3, 0, spacing=(6, 6, 9), **settings)[0], tmp_path / "healthy")
+    write_cases(simulate_dmri(0, 1, spacing=(9, 6, 6), **settings)[1], tmp_path / "other")
+    model = SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(read_series(tmp_path / "healthy" / "cases.tsv"))
+    with pytest.raises(ValueError, match="has voxels of 9 × 6 × 6 mm, and the model learned from 6 × 6 × 9 mm"):
+        model.prepare(read_series(tmp_path / "other" / "cases.tsv")[0])
+
+
 def test_scans_that_were_learned_from_are_alike(tmp_path, healthy, sick):
     with pytest.raises(ValueError, match="synthetic-glioma-001 have a lesion; detectors learn from healthy scans"):
         SeriesDetector(VoxelwiseGaussian()).fit([*healthy, sick[0]])

@@ -61,9 +61,26 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
     with pytest.raises(ValueError, match=r"other options \(seed\)"):
         begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
     begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=True, results=("table.tsv",))
+    (tmp_path / "table.tsv").touch()
     (tmp_path / "settings.json").unlink()
     with pytest.raises(FileExistsError, match=r"table.tsv exists already and is of no run"):
         begin_run(tmp_path, {"seed": 2}, overwrite=False, results=("table.tsv",))
+
+
+def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replaces_it(tmp_path):
+    def begin(seed, overwrite):
+        begin_run(tmp_path, {"seed": seed}, overwrite, results=("table.tsv",), parts=("*/done.json",))
+
+    begin(1, overwrite=False)
+    (tmp_path / "a").mkdir()
+    files = [tmp_path / "table.tsv", tmp_path / "a" / "done.json", tmp_path / "a" / "map.nii", tmp_path / "other.txt"]
+    for file in files:
+        file.touch()
+    begin(1, overwrite=False)
+    begin(1, overwrite=True)
+    assert all(file.exists() for file in files)
+    begin(2, overwrite=True)
+    assert [file.exists() for file in files] == [False, False, True, True]
 
 
 def test_a_file_that_cannot_be_written_is_told_before_work(tmp_path):
@@ -72,6 +89,8 @@ def test_a_file_that_cannot_be_written_is_told_before_work(tmp_path):
         check_output(tmp_path, overwrite=False)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         check_output(tmp_path / "no" / "model", overwrite=True)
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
+        check_output(tmp_path, overwrite=True)
 
 
 def test_a_bar_passes_on_what_it_counts():
