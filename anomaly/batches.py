@@ -79,8 +79,8 @@ def detect_series(
         sources = _sources(one)
         if done.exists() and not overwrite:
             before = json.loads(done.read_text(encoding="utf-8"))
-            # A scan whose files have changed is looked at anew.
-            if before["sources"] == sources:
+            # A scan whose files have changed, or what is known of the patient, is looked at anew.
+            if before["sources"] == sources and before.get("known") == _known(one):
                 contents.append(before)
                 continue
         try:
@@ -88,7 +88,7 @@ def detect_series(
         except ValueError as error:
             msg = f"{one.label}: {error}"
             raise ValueError(msg) from None
-        contents.append(_write_detection(detection, out / stem, sources, figure=figure))
+        contents.append(_write_detection(detection, out / stem, sources, _known(one), figure=figure))
     return contents
 
 
@@ -198,7 +198,9 @@ def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, lis
     return found
 
 
-def prepared_cases(series: Sequence[SeriesFiles], *, tissue: bool, mask: bool) -> list[PreparedScan]:
+def prepared_cases(
+    series: Sequence[SeriesFiles], *, tissue: bool, mask: bool, b: float | None = None
+) -> list[PreparedScan]:
     """
     Prepare scans on the grid of their files, in RAS order, for the evaluation of maps.
 
@@ -210,6 +212,8 @@ def prepared_cases(series: Sequence[SeriesFiles], *, tissue: bool, mask: bool) -
         Whether tissues are estimated where there is no map of them.
     mask : bool
         Whether the brain is looked for where there is no mask of it; all voxels with signal are taken otherwise.
+    b : float, optional
+        Shell to take, in s/mm², if there are several.
 
     Returns
     -------
@@ -224,14 +228,16 @@ def prepared_cases(series: Sequence[SeriesFiles], *, tissue: bool, mask: bool) -
     scans = []
     for one in progress(series, len(series), "reading"):
         try:
-            scans.append(one.prepare(tissue=tissue, mask=mask))
+            scans.append(one.prepare(tissue=tissue, mask=mask, b=b))
         except ValueError as error:
             msg = f"{one.label}: {error}"
             raise ValueError(msg) from None
     return scans
 
 
-def _write_detection(detection: Detection, folder: Path, sources: Mapping[str, Any], *, figure: bool) -> dict[str, Any]:
+def _write_detection(
+    detection: Detection, folder: Path, sources: Mapping[str, Any], known: Mapping[str, str], *, figure: bool
+) -> dict[str, Any]:
     from dmrifit.files import FileSet
     from dmrifit.images import save_image
 
@@ -249,6 +255,7 @@ def _write_detection(detection: Detection, folder: Path, sources: Mapping[str, A
         "lesion_columns": list(table.columns),
         "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
         "preparation": dict(detection.scan.notes),
+        "known": dict(known),
         "sources": dict(sources),
         "notice": _NOTICE,
     }
@@ -276,7 +283,8 @@ def _panels(detection: Detection) -> Figure:
             number = int(where.sum(axis=(0, 1)).argmax())
             break
     shown = ({"map": detection.map}, {"map": limit}, {"map": (0.0, top)})
-    return plot_panels(case, *shown, opening=detection.opening, number=number)
+    # A title of its own: nobody knows yet whether the scan is healthy.
+    return plot_panels(case, *shown, opening=detection.opening, number=number, title=case.name)
 
 
 def _sources(series: SeriesFiles) -> dict[str, str]:
@@ -284,6 +292,12 @@ def _sources(series: SeriesFiles) -> dict[str, str]:
     from dmrifit.derivatives import file_record
 
     return {role: file_record(path)["SHA256"] for role, path in series.files.items()}
+
+
+def _known(series: SeriesFiles) -> dict[str, str]:
+    """Tell what the scan was called, and what was known of the patient."""
+    words = {"patient": series.patient, "name": series.name} | dict(series.known)
+    return {key: str(value) for key, value in words.items()}
 
 
 def _as_text(table: pd.DataFrame) -> str:

@@ -1,0 +1,117 @@
+"""Runs over many scans: what is done again, and what of an earlier run never is taken for this one's."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly.batches import RESULTS, detect_series, prepared_cases
+from anomaly.cases import TABLE, write_cases
+from anomaly.commands import detect
+from anomaly.gaussian import VoxelwiseGaussian
+from anomaly.phantoms import simulate_dmri
+from anomaly.series import SeriesDetector, read_series
+from anomaly.studies import evaluate, simulate
+from dmrifit.persistence import save_model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Synthetic series, and two models of which one knows about age."""
+    folder = tmp_path_factory.mktemp("batches")
+    healthy, lesions = simulate_dmri(6, 2, n_directions=6, shape=(20, 24, 16), spacing=8.0, random_state=2)
+    write_cases(healthy, folder / "healthy")
+    write_cases(lesions, folder / "lesions")
+    series = read_series(folder / "healthy" / TABLE)
+    aging = SeriesDetector(VoxelwiseGaussian(calibration=2), covariates=("age",)).fit(series)
+    save_model(aging, folder / "aging.dmrifit")
+    save_model(SeriesDetector(VoxelwiseGaussian(side="low", calibration=2)).fit(series), folder / "low.dmrifit")
+    return folder
+
+
+def _map(folder, number=1):
+    return nib.load(folder / f"synthetic-glioma-00{number}" / "map.nii.gz").get_fdata()
+
+
+def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(made, tmp_path):
+    cases = tmp_path / "cases"
+    shutil.copytree(made / "lesions", cases)
+    detect(made / "aging.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    first = _map(tmp_path / "found")
+    table = pd.read_csv(cases / TABLE, sep="\t", dtype=str, keep_default_na=False)
+    table["age"], table["patient"] = ["95", table["age"][1]], ["somebody", table["patient"][1]]
+    table.to_csv(cases / TABLE, sep="\t", index=False)
+    stamp = (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns
+    detect(made / "aging.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    assert not np.array_equal(_map(tmp_path / "found"), first)
+    assert pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")["patient"][0] == "somebody"
+    assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
+
+
+def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):
+    out = tmp_path / "found"
+    words = (made / "lesions" / TABLE, out)
+    detect(made / "aging.dmrifit", *words, figure=False)
+    before = _map(out, 2)
+    (out / "index.html").write_text("of the run before")
+    own = SeriesDetector.detect
+
+    def stops(self, series, **options):
+        if series.name == "synthetic-glioma-002":
+            raise KeyboardInterrupt
+        return own(self, series, **options)
+
+    monkeypatch.setattr(SeriesDetector, "detect", stops)
+    with pytest.raises(KeyboardInterrupt):
+        detect(made / "low.dmrifit", *words, figure=False, overwrite=True)
+    assert not [name for name in RESULTS if (out / name).exists()]
+    monkeypatch.undo()
+    detect(made / "low.dmrifit", *words, figure=False)
+    assert not np.array_equal(_map(out, 2), before)
+    limits = pd.read_csv(out / "detections.tsv", sep="\t")["threshold"]
+    assert limits[0] == limits[1]
+    assert not (out / "index.html").exists()
+
+
+def test_persons_of_another_seed_are_never_taken_for_those_that_are_wanted(tmp_path):
+    options = {"directions": 1, "shape": "12,12,12", "spacing": 12.0}
+    simulate(2, 0, tmp_path / "mixed", seed=1, **options)
+    simulate(1, 0, tmp_path / "mixed", seed=2, overwrite=True, **options)
+    simulate(2, 0, tmp_path / "mixed", seed=2, **options)
+    simulate(2, 0, tmp_path / "whole", seed=2, **options)
+    one, other = (
+        nib.load(tmp_path / name / "synthetic-healthy-002" / "synthetic-healthy-002_dwi.nii.gz").get_fdata()
+        for name in ("mixed", "whole")
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    cases = tmp_path / "cases"
+    shutil.copytree(made / "lesions", cases)
+    for one in read_series(cases / TABLE):
+        image = nib.load(one.image)
+        values, b, along = np.asarray(image.dataobj), np.loadtxt(one.bval), np.loadtxt(one.bvec)
+        nib.save(nib.Nifti1Image(np.concatenate([values, values[..., 1:] / 2], -1), image.affine), one.image)
+        np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
+        np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
+    detect(made / "low.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    words = (cases / TABLE, [f"z={tmp_path / 'found' / 'detections.tsv'}"], tmp_path / "compared")
+    with pytest.raises(ValueError, match=r"several shells.*--b"):
+        evaluate(*words, figures=0)
+    evaluate(*words, figures=0, b=1000.0)
+    rows = pd.read_csv(tmp_path / "compared" / "scans.csv")
+    assert (rows["method"] == "z, stored").any()
+    low, high = (prepared_cases(read_series(cases / TABLE)[:1], tissue=False, mask=True, b=b)[0] for b in (1000, 2000))
+    assert (low.case.b, high.case.b) == (1000, 2000)
+    assert low.case.signal.max() > high.case.signal.max()
+
+
+def test_two_scans_of_one_folder_are_refused(made, tmp_path):
+    series = read_series(made / "lesions" / TABLE)[:1]
+    with pytest.raises(ValueError, match="several cases would have the same files"):
+        detect_series(SeriesDetector(), series * 2, tmp_path, figure=False, overwrite=False)
