@@ -341,15 +341,20 @@ def plot_opening(tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | N
     Raises
     ------
     ValueError
-        If a rule is not in the tables.
+        If a rule is not in the tables, or there is none.
     """
     summary = tables["summary"]
     whole = summary[summary["part"] == "all"]
     known = list(dict.fromkeys(whole["rule"]))
     blind = whole[~whole["needs_truth"].astype(bool)]
-    chosen = list(dict.fromkeys(blind["rule"])) if rules is None else list(rules)
+    # A panel of controls alone tells nothing.
+    told = blind[~blind["control"].astype(bool)]
+    chosen = list(dict.fromkeys(told["rule"])) if rules is None else list(rules)
     if unknown := [rule for rule in chosen if rule not in known]:
         msg = f"no rule {', '.join(unknown)}; there are {', '.join(known)}"
+        raise ValueError(msg)
+    if not chosen:
+        msg = "all rules need lesions; name those to draw (rules=…)"
         raise ValueError(msg)
     _, names = _methods(tables, whole)
     columns = min(len(chosen), _PER_ROW)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.controls import CONTROLS
-from anomaly.evaluation import evaluate_detectors, format_summary
+from anomaly.evaluation import AS_GIVEN, evaluate_detectors, format_summary
 from dmrifit.derivatives import versions
 from dmrifit.files import FileSet
 from dmrifit.pages import html_details, html_join, html_note, html_page, html_paragraph, html_table
@@ -170,8 +170,8 @@ def _sections(scans: _Scans, gallery: Gallery, figures: int, command: str) -> li
         *([("Scores", partial(_densities, scans, gallery))] if scans.graded() else []),
         *([("False positives in healthy persons", partial(_healthy, scans, gallery))] if len(scans.healthy) else []),
         *([("By place", partial(_strata, scans, gallery))] if len(tables["strata"]) else []),
-        *([("Lesion by lesion", partial(_lesions, tables))] if len(tables["lesion_scores"]) else []),
-        *([("Where lesions grow later", partial(_followup, tables))] if len(tables["followup"]) else []),
+        *([("Lesion by lesion", partial(_lesions, scans))] if len(tables["lesion_scores"]) else []),
+        *([("Where lesions grow later", partial(_followup, scans))] if len(tables["followup"]) else []),
         ("Scans", partial(_panels, scans, gallery, figures)),
         ("How this was made", partial(_origin, scans, command)),
     ]
@@ -210,8 +210,7 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
             best = table[["AUC", *(rule for rule in table if rule in aided)]]
             parts.append(html_details("Rules that know the lesions", _summary_table(best)))
     text = "Means over patients; a ring is the mask above the threshold, a disk what the opening leaves of it."
-    blind = tables["summary"][~tables["summary"]["needs_truth"].astype(bool)]
-    if len(blind):
+    if (~summary["needs_truth"].astype(bool) & ~summary["control"].astype(bool)).any():
         parts.append(gallery.show("opening", plot_opening(tables), "Dice coefficients, raw and opened", text))
     limits = tables["thresholds"]
     rows = [
@@ -223,6 +222,15 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
         body = html_table(rows, ["method", "rule", "threshold"], numbers=(2,))
         parts.append(html_details("Thresholds that all scans share", body))
     return html_join(parts)
+
+
+def _by_rule(rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_words: int) -> Markup:
+    """Show the rows of one rule (and of masks, which have none), and those of all rules when asked for."""
+    first = [row for row in rows if row[1] in (rule, AS_GIVEN)]
+    shown = _method_table(first or rows, header, n_words)
+    if not first or len(first) == len(rows):
+        return shown
+    return html_join([shown, html_details("By all rules", _method_table(rows, header, n_words))])
 
 
 def _summary_table(table: pd.DataFrame) -> Markup:
@@ -270,7 +278,7 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
         for row in own.to_dict("records")
         if not row["needs_truth"]
     ]
-    parts.append(_method_table(rows, ["method", "rule", *keys.values()], 2))
+    parts.append(_by_rule(rows, ["method", "rule", *keys.values()], scans.rule, 2))
     return html_join(parts)
 
 
@@ -296,12 +304,12 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
         for row in own.to_dict("records")
     ]
     header = ["method", "rule", "place", "patients", "AUC", "Dice, opened", "sensitivity", "false positives"]
-    parts.append(html_details("By rule", _method_table(rows, header, 3)))
+    parts.append(_by_rule(rows, header, scans.rule, 3))
     return html_join(parts)
 
 
-def _lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
-    table = tables["lesion_scores"]
+def _lesions(scans: _Scans) -> Markup:
+    table = scans.tables["lesion_scores"]
     keys = {
         key: name
         for key, name in (
@@ -319,11 +327,11 @@ def _lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
         for row in table.to_dict("records")
     ]
     text = "Components of opened masks; a lesion is found when one shares a voxel with it."
-    return html_join([html_paragraph(text), _method_table(rows, ["method", "rule", *keys.values()], 2)])
+    return html_join([html_paragraph(text), _by_rule(rows, ["method", "rule", *keys.values()], scans.rule, 2)])
 
 
-def _followup(tables: Mapping[str, pd.DataFrame]) -> Markup:
-    table = tables["followup"]
+def _followup(scans: _Scans) -> Markup:
+    table = scans.tables["followup"]
     counts = ("n_patients", "n_grown", "n_mismatch", "n_colocated")
     rows = [
         [row["method"], row["rule"], row["grade"], *(f"{row[key]:.0f}" for key in counts), _number(1)(row["expected"]),
@@ -336,7 +344,7 @@ def _followup(tables: Mapping[str, pd.DataFrame]) -> Markup:
     )
     header = ["method", "rule", "grade", "patients", "grown", "with a region", "co-located", "expected"]
     header += ["share flagged", "by chance"]
-    return html_join([html_paragraph(text), _method_table(rows, header, 3)])
+    return html_join([html_paragraph(text), _by_rule(rows, header, scans.rule, 3)])
 
 
 def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
@@ -344,7 +352,7 @@ def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
 
     first = next(iter(scans.maps))
     table = scans.tables["scans"]
-    rules = (scans.rule, "as given")
+    rules = (scans.rule, AS_GIVEN)
     own = table[(table["method"] == first) & table["rule"].isin(rules)].groupby("case")["dice_opened"].mean()
     order = [int(i) for i in own.dropna().sort_values(kind="stable").index[:figures]]
     thresholds = scans.thresholds()

@@ -128,7 +128,10 @@ def test_opening_and_places_are_those_of_the_tables(compared):
     row = compared.tables["summary"].query("part == 'all' and rule == 'Otsu' and method == 'sharp'").iloc[0]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), row[["dice", "dice_opened"]].astype(float))
     rules = [ax.get_title(loc="left") for ax in plot_opening(compared.tables).axes]
-    assert "Youden" not in rules
+    assert not {"Youden", "as given"} & set(rules)
+    aided = compared.tables["summary"].query("needs_truth")
+    with pytest.raises(ValueError, match="all rules need lesions"):
+        plot_opening(compared.tables | {"summary": aided})
     assert "healthy rate" in rules
     places = plot_strata(compared.tables, rule="healthy rate")
     table = compared.tables["strata"].query("rule == 'healthy rate' and method == 'sharp'").set_index("stratum")

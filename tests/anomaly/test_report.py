@@ -40,6 +40,7 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
     for kind in KINDS:
         assert len(pd.read_csv(tmp_path / f"{kind}.csv")) == len(tables[kind])
     assert (tmp_path / "densities.png").stat().st_size > 5_000
+    assert page.count("By all rules") == 4
     with pytest.raises(FileExistsError, match="overwrite"):
         write_evaluation(compared.cases, compared.maps, tmp_path)
 
