@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Guide", "align", "guide_images", "inverted", "sampled"]
+__all__ = ["align", "guide_images", "inverted", "sampled"]
 
 #: Smoothing of the images in voxels before they are compared, and how much the outline of the brain counts.
 _BLUR, _OUTLINE = 0.7, 2.0
@@ -23,25 +22,11 @@ _RIDGE = 1e-3
 _FLAT, _FLUID = 0.02, 1.0
 
 
-@dataclass(frozen=True)
-class Guide:
-    """
-    What scans are aligned to.
-
-    Parameters
-    ----------
-    images : ndarray of shape (3, x, y, z)
-        As `guide_images` gives them, of a mean of scans.
-    scales : tuple of 2 floats
-        Standard deviations of mean signal and spread over the brain, by which images are divided.
-    """
-
-    images: NDArray[np.float32]
-    scales: tuple[float, float]
-
-
 def guide_images(
-    mean: NDArray[np.floating], spread: NDArray[np.floating], inside: NDArray, scales: Sequence[float]
+    mean: NDArray[np.floating],
+    spread: NDArray[np.floating],
+    inside: NDArray,
+    scales: Sequence[float] | NDArray[np.float64],
 ) -> NDArray[np.float32]:
     """
     Make the images by which a scan is aligned: mean signal, spread over directions, and the brain.

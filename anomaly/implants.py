@@ -97,15 +97,12 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
     parts = []
     kind = rng.random()
     if kind < _CORE_ODDS:
-        reach, share, edge = _CORE
-        parts.append((rng.uniform(*reach), rng.uniform(*_CROWDED), rng.uniform(*share), edge))
+        parts.append(_part(_CORE, _CROWDED, rng))
     elif kind < _CORE_ODDS + _DEAD_ODDS:
-        reach, share, edge = _CENTER
-        parts.append((rng.uniform(*reach), rng.uniform(*_DEAD), rng.uniform(*share), edge))
+        parts.append(_part(_CENTER, _DEAD, rng))
     parts.append((1.0, rng.uniform(*_FAST), rng.uniform(*_BODY_SHARE), rng.uniform(*_BODY_EDGE)))
     if rng.random() < _HALO_ODDS:
-        reach, share, edge = _HALO
-        parts.append((rng.uniform(*reach), rng.uniform(*_FAST), rng.uniform(*share), edge))
+        parts.append(_part(_HALO, _FAST, rng))
     left, added = np.ones(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     lesion = distance < 1
     for reach, diffusion, share, edge in parts:
@@ -123,6 +120,16 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
     spread = look.spread + tissue * (mixed - look.spread)
     changed = Look(np.where(mask, mean, 0).astype(np.float32), np.where(mask, spread, 0).astype(np.float32), mask)
     return changed, lesion & mask
+
+
+def _part(
+    kind: tuple[tuple[float, float], tuple[float, float], float],
+    diffusion: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[float, float, float, float]:
+    """Draw reach, b·D and share of a part; its edge is given."""
+    reach, share, edge = kind
+    return rng.uniform(*reach), rng.uniform(*diffusion), rng.uniform(*share), edge
 
 
 def _distance(look: Look, rng: np.random.Generator) -> NDArray[np.float32]:
