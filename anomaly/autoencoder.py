@@ -47,9 +47,9 @@ class DenoisingAutoencoder(Reconstructor):
     residual : {"mean", "mean-of-abs"}, default="mean"
         Whether residuals are averaged over the channels before the absolute value is taken, or after it.
     scale : {None, "image"}, default=None
-        With ``"image"`` the reconstruction is divided by its largest value, and the map by its own 99.9 % quantile and
-        cut off at 1, as in the published code. Only so the published threshold of 0.3 has a meaning; a healthy scan
-        then always has anomalies.
+        With ``"image"`` the reconstruction is divided by its largest value in the brain, and the map by its own 99.9 %
+        quantile and cut off at 1, as in the published code. Only so the published threshold of 0.3 has a meaning; a
+        healthy scan then always has anomalies.
     widths : sequence of int, default=(8, 32, 64)
         Channels of the levels of the encoder, each of half the resolution of the one before.
     dense : int or None, default=64
@@ -231,4 +231,8 @@ class DenoisingAutoencoder(Reconstructor):
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
         answer: Mapping[str, Any] = self._ask(scans, i)
-        return residual_map(answer["scan"], answer["reconstruction"], residual=self.residual, scale=self.scale)
+        reconstruction = answer["reconstruction"]
+        if self.scale == "image":
+            # The largest value is one of the brain: outside nothing may have been learned.
+            reconstruction = reconstruction * scans.mask(i)
+        return residual_map(answer["scan"], reconstruction, residual=self.residual, scale=self.scale)

@@ -133,6 +133,21 @@ def test_only_scaled_maps_are_divided_by_their_own_quantile(fitted, world):
         residual = np.abs((scan - reconstruction / reconstruction[mask].max()).mean(axis=-1))
         top = np.quantile(residual[mask], 0.999)
         np.testing.assert_allclose(one[mask], np.minimum(residual / top, 1)[mask], atol=2e-4)
+
+
+def test_a_scale_is_not_that_of_what_a_network_makes_of_places_without_a_brain(fitted, world):
+    class Wild(DenoisingAutoencoder):
+        def _ask(self, scans, i):
+            answer = dict(super()._ask(scans, i))
+            answer["reconstruction"] = np.where(scans.mask(i), answer["reconstruction"], 50)
+            return answer
+
+    X, masks = world
+    assert not masks.all()
+    plain, wild = (cls(**fitted.get_params()).set_params(scale="image") for cls in (DenoisingAutoencoder, Wild))
+    for one in (plain, wild):
+        one.restore(*fitted.stored()[1:])
+    np.testing.assert_array_equal(wild.anomaly_map(X, masks), plain.anomaly_map(X, masks))
     # Without it a scan that is twice as far off scores twice as much.
     assert fitted.anomaly_map(X, masks).max() < 0.9
 
