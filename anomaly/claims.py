@@ -71,7 +71,8 @@ def anomaly_board(
     -------
     DataFrame
         A row for each claim, as `dmrifit.boards.build_board` gives it; those of `CLAIMS` for each cohort, those of
-        `COHORT_CLAIMS` for runs that both have. Claims whose methods are missing cannot be told.
+        `COHORT_CLAIMS` for runs that both have. Claims whose methods are missing cannot be told; where they are
+        missing in all runs of one cohort only, the other decides, as ``reason`` says.
 
     Raises
     ------
@@ -81,7 +82,11 @@ def anomaly_board(
     import pandas as pd
 
     single, pairs = _as_runs(runs, shifted)
-    board = build_board(CLAIMS, single, least_runs=least_runs, depends=_depends)
+    figures, silent = _told(check_claims(CLAIMS, single))
+    board = build_board(CLAIMS, single, least_runs=least_runs, depends=_depends, figures=figures)
+    board["reason"] = [
+        "\n".join([*([row.reason] if row.reason else []), *silent.get(row.claim, ())]) for row in board.itertuples()
+    ]
     if not pairs:
         return board
     return pd.concat([board, build_board(COHORT_CLAIMS, pairs, least_runs=least_runs)], ignore_index=True)
@@ -239,6 +244,19 @@ def _as_runs(runs: Mapping[str, Tables], shifted: Mapping[str, Tables] | None) -
     both = dict(zip(COHORTS, (runs, shifted), strict=True))
     single = [Run(cohort, str(name), tables) for cohort, part in both.items() for name, tables in part.items()]
     return single, [Run("", str(name), (runs[name], shifted[name])) for name in runs if name in shifted]
+
+
+def _told(figures: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, list[str]]]:
+    """Leave out cohorts that have nothing of a reading, where another has; say which, of first readings."""
+    keys = [figures[key] for key in ("claim", "reading")]
+    there = (figures["relation"] != "").groupby([*keys, figures["condition"]]).transform("any")
+    left_out = figures[~there & there.groupby(keys).transform("any")]
+    first = {claim.number: claim.readings[0].name for claim in CLAIMS}
+    silent: dict[int, list[str]] = {}
+    for row in left_out.drop_duplicates(["claim", "reading", "condition"]).to_dict("records"):
+        if row["reading"] == first[row["claim"]]:
+            silent.setdefault(row["claim"], []).append(f"{row['condition']}: left out, without {row['quantity']}")
+    return figures.drop(index=left_out.index), silent
 
 
 def _depends(holding: Sequence[str], failing: Sequence[str]) -> str:

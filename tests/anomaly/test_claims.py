@@ -244,6 +244,25 @@ def test_cohorts_stand_beside_each_other_and_are_compared():
     assert set(board_figures(good)["claim"]) == {claim.number for claim in CLAIMS}
 
 
+def test_a_cohort_that_has_none_of_the_methods_of_a_claim_leaves_it_to_the_other():
+    good, bad = both()
+    for tables in bad.values():
+        kept = ~tables["summary"]["method"].str.fullmatch(r"DAE linear \d+|DAE sigmoid (16|32|64|128|256)")
+        kept &= ~tables["summary"]["method"].str.match("RecDiscNet (normal|uniform)")
+        tables["summary"] = tables["summary"][kept]
+    found = anomaly_board(good, shifted=bad).set_index("claim")
+    assert found.loc[[1, 2, 4], "verdict"].tolist() == [HOLDS] * 3
+    assert all(COHORTS[1] in reason for reason in found.loc[[1, 2, 4], "reason"])
+    assert f"less than the output matters: {HOLDS}" in found.loc[2, "readings"]
+    # What a cohort has in some runs is not left out.
+    some = {**bad, "0": stated(z__auc=0.84)}
+    assert anomaly_board(good, shifted=some).set_index("claim").loc[1, "verdict"] == OPEN
+    # What neither has cannot be told.
+    found = anomaly_board(bad, shifted=bad).set_index("claim")
+    assert found.loc[[1, 2, 4], "verdict"].tolist() == [OPEN] * 3
+    assert "one latent size" in found.loc[1, "reason"]
+
+
 # What stands beside the board ---------------------------------------------------------------------------------------
 
 
