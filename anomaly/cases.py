@@ -26,7 +26,7 @@ from dmrifit.files import FileSet
 from dmrifit.images import load_image, values_of
 from dmrifit.masks import MASK_THRESHOLD
 from dmrifit.participants import WORDS
-from dmrifit.protocol import read_gradients
+from dmrifit.protocol import Protocol, read_gradients
 from dmrifit.tables import read_rows
 
 __all__ = ["TABLE", "TISSUES", "Case", "normalized", "read_cases", "write_cases"]
@@ -355,6 +355,11 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     path = folder / row["image"]
     image = load_image(path)
     b, vectors = read_gradients(folder / row["bval"], folder / row["bvec"] if row.get("bvec") else None)
+    try:
+        Protocol(b)
+    except ValueError as error:
+        msg = f"{row['bval']}: {error}"
+        raise ValueError(msg) from None
     if image.ndim != 4 or image.shape[3] != len(b):
         msg = f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for each volume is needed"
         raise ValueError(msg)

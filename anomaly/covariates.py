@@ -104,14 +104,15 @@ class Design:
                 if column["sd"] > 0:
                     found.append((values.astype(np.float64) - column["mean"]) / column["sd"])
                 continue
-            unknown = sorted({str(value) for value in values} - set(column["levels"]))
+            words = np.array([str(value) for value in values.tolist()])
+            unknown = sorted(set(words.tolist()) - set(column["levels"]))
             if unknown:
                 msg = (
                     f"covariate {column['name']} is {', '.join(unknown)}, and the healthy subjects have "
                     f"{', '.join(column['levels'])}; add healthy scans of it, or fit without {column['name']}"
                 )
                 raise ValueError(msg)
-            found += [(values == level).astype(np.float64) for level in column["levels"][1:]]
+            found += [(words == level).astype(np.float64) for level in column["levels"][1:]]
         return np.stack(found, axis=1)
 
     @classmethod
@@ -165,12 +166,14 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
         if values.shape != (n_scans,):
             msg = f"covariate {name} has {values.size} values for {n_scans} scans; give one for each"
             raise ValueError(msg)
+        if values.dtype.kind == "O" and all(isinstance(value, int | float | np.number) for value in values):
+            values = values.astype(np.float64)
         if values.dtype.kind == "b":
             values = values.astype(int)
         if values.dtype.kind in "fiu":
             missing = ~np.isfinite(values)
         else:
-            missing = np.array([value is None or value != value or not str(value) for value in values.tolist()])
+            missing = np.array([_is_missing(value) for value in values.tolist()])
             values = np.array([str(value) for value in values.tolist()])
         if missing.any():
             msg = (
@@ -180,3 +183,9 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             raise ValueError(msg)
         found[str(name)] = values
     return found
+
+
+def _is_missing(value: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(value)) or not str(value)

@@ -110,7 +110,7 @@ def simulate_dmri(
         Processes, by joblib's rule. The cases are the same whatever it is.
     random_state : int, RandomState or None, default=None
         Seed. A case depends on it and on its number, not on how many there are. Both cohorts of `registration` have
-        the same persons.
+        the same persons, and patients whose gliomas are of the same grades and kinds but begin at other places.
 
     Returns
     -------

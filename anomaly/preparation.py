@@ -222,7 +222,8 @@ def prepare_scan(
     ValueError
         If volumes and b-values differ in number, none is at b = 0 or on the wanted shell, their number or directions
         are not those of `fitted`, a mask is empty or on another grid, a value in the brain is not finite, the brain
-        does not fit into `shape`, or an option is out of its range. The message names the remedy.
+        does not fit into `shape`, a tissue map has no white or gray matter in the brain, or an option is out of its
+        range. The message names the remedy.
     FileNotFoundError
         If a file is missing.
     ImportError
@@ -231,7 +232,8 @@ def prepare_scan(
     Warns
     -----
     UserWarning
-        If more than 10 % of the signals are above that at b = 0, where that is high.
+        If more than 10 % of the signals are above that at b = 0, where that is high, or directions are not known where
+        those of `fitted` are.
     """
     _check_options(fitted, directions, spacing, shape, center)
     series = Series.open(image)
@@ -291,6 +293,12 @@ def prepare_scan(
         **parts,
         **known,
     )
+    if not case.scored.any():
+        msg = (
+            f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing would be scored; "
+            "check that it belongs to this scan, and what its numbers stand for"
+        )
+        raise ValueError(msg)
     notes = {
         "b0_volumes": len(plain),
         "b": case.b,
@@ -391,9 +399,9 @@ def _protocol_of(
             raise ValueError(msg)
         return protocol
     path = series.parts[0].path
-    if bval is None and path is not None and len(series.parts) == 1:
+    if path is not None and len(series.parts) == 1:
         beside = {ending: path.with_name(f"{stem(path)}.{ending}") for ending in ("bval", "bvec")}
-        bval = beside["bval"] if beside["bval"].is_file() else None
+        bval = beside["bval"] if bval is None and beside["bval"].is_file() else bval
         bvec = beside["bvec"] if bvec is None and beside["bvec"].is_file() else bvec
     if bval is None:
         msg = f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings beside the image"
@@ -469,6 +477,12 @@ def _channels(
         msg = f"{name} has {len(measured)} directions, and the detector was fitted to {len(wanted)}; {remedy}"
         raise ValueError(msg)
     if along is None or wanted.directions is None:
+        if wanted.directions is not None:
+            msg = (
+                f"{name}: its directions are not known, and are taken for those that the detector was fitted to, in "
+                "their order; give bvec=… (--bvec), so that this is checked"
+            )
+            warnings.warn(msg, stacklevel=3)
         return _Channels(measured)
     order = matching_directions(along, wanted.directions)
     if order is None:

@@ -140,7 +140,8 @@ def test_what_does_not_fit_together_is_refused(changes, message):
 def test_rows_that_are_wrong_are_named(tmp_path):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "i.nii")
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), 2 * np.eye(4)), tmp_path / "m.nii")
-    for name, text in (("b", "0 1000 1000"), ("short", "0 1000"), ("shells", "0 1000 2000"), ("none", "900 900 900")):
+    for name, text in (("b", "0 1000 1000"), ("short", "0 1000"), ("shells", "0 1000 2000"), ("none", "900 900 900"),
+                       ("negative", "-1000 1000 1000"), ("nothing", "0 nan 1000")):  # fmt: skip
         (tmp_path / f"{name}.bval").write_text(text)
     head = "patient\timage\tbval\tbrain\tage\tsynthetic\n"
     for row, error, message in (
@@ -149,6 +150,8 @@ def test_rows_that_are_wrong_are_named(tmp_path):
         ("a\ti.nii\tshort.bval\tn/a\tn/a\tn/a", ValueError, "3.*2 b-values"),
         ("a\ti.nii\tshells.bval\tn/a\tn/a\tn/a", ValueError, "several b-values.*2000"),
         ("a\ti.nii\tnone.bval\tn/a\tn/a\tn/a", ValueError, "no volume without"),
+        ("a\ti.nii\tnegative.bval\tn/a\tn/a\tn/a", ValueError, "negative.bval: .*finite and not negative.*-1000"),
+        ("a\ti.nii\tnothing.bval\tn/a\tn/a\tn/a", ValueError, "nothing.bval: .*finite and not negative.*nan"),
         ("a\ti.nii\tb.bval\tn/a\told\tn/a", ValueError, "age must be a number of years, not 'old'"),
         ("a\ti.nii\tb.bval\tn/a\tn/a\tmaybe", ValueError, "true or false, not 'maybe'"),
         ("a\ti.nii\tb.bval\tn/a\t3\tn/a\na\ti.nii\tb.bval\tn/a\t3\tn/a", ValueError, "row 3 .*row 2.*'name'"),

@@ -300,6 +300,39 @@ def test_errors_name_what_is_wrong_and_what_to_do(tmp_path, head):
     fails("cannot be estimated without those", protocol=without, fitted=fitted, directions="resampled")
 
 
+def test_directions_beside_the_image_count_when_b_values_lie_elsewhere(tmp_path, head):
+    path = head.write(tmp_path)
+    expected = prepare_scan(path, mask=False).case.directions
+    np.testing.assert_allclose(expected, head.directions, atol=1e-6)
+    (tmp_path / "dwi.bval").rename(tmp_path / "other.bval")
+    np.testing.assert_array_equal(
+        prepare_scan(path, bval=tmp_path / "other.bval", mask=False).case.directions, expected
+    )
+
+
+def test_unknown_directions_are_told_where_those_of_the_detector_are_known(head):
+    image = nib.Nifti1Image(head.series, head.affine)
+    fitted = prepare_scan(image, head.protocol, mask=False).protocol
+    without = Protocol(head.bval)
+    with pytest.warns(UserWarning, match="its directions are not known, and are taken for those"):
+        found = prepare_scan(image, without, mask=False, fitted=fitted)
+    assert found.case.directions is None
+    prepare_scan(image, without, mask=False, fitted=prepare_scan(image, without, mask=False).protocol)
+
+
+def test_a_tissue_map_that_scores_nothing_of_the_brain_is_refused(head):
+    labels = np.where(head.brain, 3, 0).astype(np.uint8)
+    labels[0, 0, 0] = 1
+    mask = head.stored(head.brain)
+    with pytest.raises(ValueError, match="no white or gray matter in the brain, so nothing would be scored"):
+        prepare_scan(
+            nib.Nifti1Image(head.series, head.affine),
+            head.protocol,
+            mask=mask,
+            tissue=nib.Nifti1Image(labels, head.affine),
+        )
+
+
 def test_a_map_of_another_size_is_refused(head):
     scan = prepare_scan(nib.Nifti1Image(head.series, head.affine), head.protocol, mask=False)
     with pytest.raises(ValueError, match="give the detector's own map"):
