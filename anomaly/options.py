@@ -21,6 +21,7 @@ DETECTORS: Mapping[str, tuple[str, str]] = {
     "gaussian": ("anomaly.gaussian", "VoxelwiseGaussian"),
     "pca": ("anomaly.subspace", "PCADetector"),
     "forest": ("anomaly.isolation", "IsolationForestDetector"),
+    "implants": ("anomaly.discriminator", "ImplantDetector"),
     "mean": ("anomaly.gaussian", "OneMinusMean"),
     "dae": ("anomaly.autoencoder", "DenoisingAutoencoder"),
     "recdisc": ("anomaly.recdisc", "RecDiscNet"),
