@@ -83,6 +83,7 @@ class Size:
     noises: tuple[str, ...] = NOISES
     dae: dict[str, Any] = field(default_factory=dict)
     recdisc: dict[str, Any] = field(default_factory=dict)
+    implants: dict[str, Any] = field(default_factory=dict)
 
 
 SIZES = {
@@ -92,6 +93,7 @@ SIZES = {
         *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
         dae={"epochs": 1, "widths": (4, 8), "dense": None},
         recdisc={"epochs": 1, "repeats": 1, "reconstruction_width": 4, "discrimination_width": 4, "stem": 4},
+        implants={"n_implants": 1, "n_trees": 10},
     ),
 }
 
@@ -139,10 +141,11 @@ def recipes(size: Size) -> dict[str, Recipe]:
     for noise in size.noises:
         for mean in ("half", "full"):
             name = method_name("RecDiscNet", noise=noise, mean=mean)
-            rows = {name: plain, method_name("RecDiscNet", noise=noise, mean=mean, form="residual"): of_residuals}
             mix = noise == "mix"
+            form = {method_name("RecDiscNet", noise=noise, mean=mean, form="residual"): of_residuals} if mix else {}
+            rows = {name: plain} | form
             found[name] = Recipe(_recdisc(size, noise, mean), rows, mix and mean == "half", mix)
-    return found | {name: Recipe(make, {name: plain}) for name, make in _classical().items()}
+    return found | {name: Recipe(make, {name: plain}) for name, make in _classical(size).items()}
 
 
 def _autoencoder(size: Size, output: str, latent: int) -> Callable[[int], Any]:
@@ -157,7 +160,7 @@ def _recdisc(size: Size, noise: str, mean: str) -> Callable[[int], Any]:
     )
 
 
-def _classical() -> dict[str, Callable[[int], Any]]:
+def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
     from anomaly import ImplantDetector, IsolationForestDetector, PCADetector
 
     return {
@@ -168,7 +171,7 @@ def _classical() -> dict[str, Callable[[int], Any]]:
         ),
         "PCA": lambda seed: PCADetector(calibration=None),
         "isolation forest": lambda seed: IsolationForestDetector(calibration=None, random_state=seed),
-        OWN: lambda seed: ImplantDetector(calibration=None, random_state=seed),
+        OWN: lambda seed: ImplantDetector(calibration=None, random_state=seed, **size.implants),
     }
 
 
@@ -382,6 +385,7 @@ def _tables(
         rules=board_rules(list(maps)),
         folds=[str(k + 1) for k in range(len(folds))],
         controls=controls,
+        lesion_wise=controls,  # of secondary rows nobody asks for it
     )
 
 
