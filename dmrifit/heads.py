@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt, map_coordinates, zoom
 
@@ -110,6 +112,9 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
         images[1].shape, images[1].affine, images[0].shape, images[0].affine, name=names[1], reference_name=names[0]
     )
     maps = []
+    # In RAS order, whatever the file's order is: what is drawn at random for a voxel is the same then.
+    turn = nib.io_orientation(images[0].affine)
+    affine = np.asarray(images[0].affine @ inv_ornt_aff(turn, images[0].shape[:3]), dtype=np.float64)
     for image, name in zip(images, names, strict=True):
         values = values_of(image, name)
         if values.dtype == np.uint8:
@@ -118,14 +123,12 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
         if values.ndim != 3 or not np.isfinite(values).all() or values.min() < -0.01 or values.max() > 1.01:
             msg = f"{name} holds no probabilities from 0 to 1 on three axes: shape {values.shape}, up to {values.max()}"
             raise ValueError(msg)
-        maps.append(values)
+        maps.append(np.ascontiguousarray(apply_orientation(values, turn)))
     matter = maps[0] + maps[1] > _TISSUE
     if not matter.any():
         msg = f"{names[0]} and {names[1]} hold no brain: their sum is nowhere above {_TISSUE}"
         raise ValueError(msg)
     brain = binary_fill_holes(binary_closing(np.pad(matter, 8), iterations=6))[8:-8, 8:-8, 8:-8]
-    # In RAS order and its middle at 0, whatever the file's order is.
-    affine = np.array(images[0].affine, dtype=np.float64)
     corners = (np.argwhere(brain) @ affine[:3, :3].T) + affine[:3, 3]
     low, high = corners.min(axis=0), corners.max(axis=0)
     affine[:3, 3] -= (low + high) / 2

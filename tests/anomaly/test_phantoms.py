@@ -1,7 +1,9 @@
 """Synthetic diffusion scans have the tissues, signals and tumors that they are said to have, and repeat bit by bit."""
 
+import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from anomaly import Case, read_cases, simulate_dmri, write_cases
 from anomaly.anatomy import draw_brain, standard_brain
@@ -207,6 +209,18 @@ def test_poor_registration_moves_the_same_persons():
     assert 0.5 < np.mean(moved) < 2.2
 
 
+def test_poor_registration_leaves_a_change_of_size_of_up_to_5_percent():
+    standard, where = standard_brain((8.0,) * 3), ((30, 35, 28), (8.0,) * 3)
+    sizes = []
+    for seed in range(8):
+        good, shifted = (
+            draw_brain(standard, *where, np.random.default_rng(seed), shifted=way).brain.sum() for way in (False, True)
+        )
+        sizes.append((shifted / good) ** (1 / 3))
+    assert 0.94 < min(sizes) < 0.97
+    assert 1.03 < max(sizes) < 1.06
+
+
 def test_older_persons_have_larger_ventricles():
     standard, shape, spacing = standard_brain((4.0,) * 3), (40, 48, 32), (4.0,) * 3
     fluid = [
@@ -240,6 +254,19 @@ def test_fine_maps_make_the_same_standard_brain_as_coarse_ones():
     one, other = (standard_brain((4.0,) * 3, maps) for maps in (coarse, fine))
     np.testing.assert_allclose(one.affine, other.affine)
     np.testing.assert_allclose(one.maps, other.maps, atol=1e-5)
+
+
+@pytest.mark.parametrize("codes", ["LAS", "PIR"])
+def test_persons_are_the_same_however_maps_of_tissue_are_stored(codes):
+    maps = made_tissues(6.0)
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    stored = [nib.Nifti1Image(part, maps.affine) for part in (maps.gray, maps.white)]
+    (one,), (other,) = (
+        simulate_dmri(1, 0, **SMALL, tissues=images, random_state=0)[0]
+        for images in (stored, [image.as_reoriented(turn) for image in stored])
+    )
+    np.testing.assert_array_equal(one.tissue, other.tissue)
+    np.testing.assert_allclose(one.signal, other.signal, atol=1e-5)
 
 
 def test_real_maps_of_tissue_are_taken(data_dir):
