@@ -19,6 +19,8 @@ __all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "check_number", "check_words
 
 RESIDUALS = ("mean", "mean-of-abs")
 REGIONS = ("brain", "volume")
+#: Share of the signals of a brain that may lie beyond 0 and 1, as noise and pulsation bring it about.
+_BEYOND = 0.05
 #: In model files: the threshold rule as it was given, and as it was fitted.
 _RULES = ("rule", "threshold")
 
@@ -211,6 +213,14 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     def _inputs(self, case: _Brain) -> NDArray[np.float32]:
         channels = np.array(np.moveaxis(case.volume, -1, 0), dtype=np.float32, order="C")
         channels *= case.mask
+        n_values = np.count_nonzero(case.mask) * len(channels)
+        n_beyond = sum(int(np.count_nonzero((one < 0) | (one > 1))) for one in channels)
+        if n_beyond > _BEYOND * n_values:
+            msg = (
+                f"{100 * n_beyond / n_values:.0f} % of its values in the brain are not from 0 to 1, which a network "
+                "cannot learn from or score; divide signals by the one at b = 0 first"
+            )
+            raise ValueError(msg)
         return channels
 
     def _ask(self, scans: Scans, i: int) -> Mapping[str, Any]:

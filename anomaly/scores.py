@@ -161,7 +161,7 @@ def _decisions(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]) -
 
 
 def _crosswise(bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule) -> list[NDArray[np.bool_]]:
-    """Give each half of the healthy patients the threshold of the other; nothing where there is only one patient."""
+    """Give each half of the healthy patients the threshold of the other; one patient alone is refused."""
     from sklearn.base import clone
 
     patients = list(dict.fromkeys(case.patient for case in bench.healthy))
