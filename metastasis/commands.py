@@ -138,7 +138,7 @@ def _run(
     cases = _cases(*scans)
     _check_priors(models, cases)
     settings |= {"flips": flips, "figure": figure, "threshold": getattr(segmenter, "threshold_", None)}
-    begin_run(out, settings, overwrite, results=RESULTS)
+    begin_run(out, settings, overwrite, results=RESULTS, parts=("*/segmentation.json",))
     contents = segment_cases(segmenter, cases, out, figure=figure, overwrite=overwrite)
     write_batch(out, contents, figure=figure, heading=heading)
     n = sum(content["n_lesions"] for content in contents)

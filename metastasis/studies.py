@@ -71,7 +71,8 @@ def simulate(
         "misregistration": misregistration,
         "random_state": seed,
     }
-    begin_run(out, {"command": "simulate", "skip": skip} | options, overwrite, results=(TABLE,))
+    settings = {"command": "simulate", "skip": skip} | options
+    begin_run(out, settings, overwrite, results=(TABLE,), parts=(f"synthetic-*/{TABLE}",))
     rows = []
     for i in progress(range(skip, skip + n), n):
         folder = out / f"synthetic-{i + 1:03d}"

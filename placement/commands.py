@@ -89,7 +89,7 @@ def place(
         "tolerance": tolerance,
         "model": None if model is None else file_record(model)["SHA256"],
     } | shift
-    begin_run(out, settings, overwrite, results=("placements.tsv",))
+    begin_run(out, settings, overwrite, results=("placements.tsv",), parts=("*/voxel.json",))
     contents = {}
     for row in progress(table.itertuples(), len(table)):
         folder = out / row.name
