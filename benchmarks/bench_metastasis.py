@@ -42,7 +42,7 @@ from metastasis.ensemble import merge_segmentations
 
 RESULT = Path(__file__).parent / "results" / "metastasis.json"
 MARKER = "metastasis benchmark"
-SEEDS = (20261131, 20261132, 20261133)
+SEEDS = (20261134, 20261135, 20261136)
 SSE_ALPHAS = (0.995, 0.95, 0.9, 0.5)
 #: How a prior scan is taken -> parameters.
 FORMS: dict[str, dict[str, Any]] = {
@@ -99,7 +99,7 @@ class Size:
     widths: tuple[int, ...] = (8, 8, 8, 16, 16, 16)
     unet_widths: tuple[int, ...] = (8, 16, 32)
     segments_per_epoch: int = 240
-    start_epochs: int = 14
+    start_epochs: int = 20
     epochs: int = 2
 
 

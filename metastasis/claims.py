@@ -359,7 +359,12 @@ CLAIMS = (
         (
             Reading("prior", _fewer_false("prior", "with prior", 0.7, kept=True)),
             Reading("as published", _fewer_false("prior as zeros", "with prior", 0.7, kept=True)),
+            Reading("as a channel", _fewer_false("prior as channel", "with prior", 0.7, kept=True)),
             Reading("cross-entropy alone", _fewer_false("prior", "with prior", 0.7, kept=True, alpha=None)),
+            Reading(
+                "cross-entropy, as a channel",
+                _fewer_false("prior as channel", "with prior", 0.7, kept=True, alpha=None),
+            ),
             Reading("α = .5", _fewer_false("prior", "with prior", 0.7, kept=True, alpha=_SPECIFIC)),
         ),
     ),
@@ -371,6 +376,7 @@ CLAIMS = (
         (
             Reading("missing ones known", _fewer_false("prior", "without prior", 1.1, kept=False)),
             Reading("zeros, as published", _fewer_false("prior as zeros", "without prior", 1.1, kept=False)),
+            Reading("as a channel", _fewer_false("prior as channel", "without prior", 1.1, kept=False)),
             Reading("cross-entropy alone", _fewer_false("prior", "without prior", 1.1, kept=False, alpha=None)),
         ),
     ),
