@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomaly.cases import write_cases
-from anomaly.gaussian import VoxelwiseGaussian
+from anomaly.gaussian import OneMinusMean, VoxelwiseGaussian
 from anomaly.phantoms import simulate_dmri
 from anomaly.series import SeriesDetector, SeriesFiles, read_series
 from dmrifit.persistence import load_model, save_model
@@ -168,6 +168,18 @@ def test_a_lesion_put_into_real_tissue_is_scored_higher(data_dir):
     tables = evaluate_detectors([replace(case, signal=sick, lesion=where)], {"mean": [sick_map]})
     own = tables["summary"].query("method == 'mean' and part == 'all'")
     np.testing.assert_allclose(own["auc"], after)
+
+
+def test_the_threshold_counts_what_is_scored_and_not_fluid(healthy):
+    model = SeriesDetector(OneMinusMean(calibration=2)).fit(healthy)
+    scans = [model.detect(one) for one in healthy]
+    above = [scan.map > scan.threshold for scan in scans]
+    scored, fluid = (
+        np.concatenate([found[part(scan.scan.case)] for found, scan in zip(above, scans, strict=True)]).mean()
+        for part in (lambda case: case.scored, lambda case: case.tissue == 3)
+    )
+    assert scored == pytest.approx(0.01, abs=0.002)
+    assert fluid > 0.1
 
 
 def test_covariates_are_taken_from_the_table(healthy, sick):
