@@ -205,6 +205,12 @@ class DenoisingAutoencoder(Reconstructor):
     def _module(self) -> torch.nn.Module:
         from anomaly.networks import VariationalAutoencoder
 
+        if max(self.shape_) <= 2 ** len(self.widths) and self.batch_size == 1:
+            msg = (
+                f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after {len(self.widths)} halvings, "
+                "which cannot be normalized; give fewer widths, or a batch_size of 2 or more"
+            )
+            raise ValueError(msg)
         module: torch.nn.Module = self._leveled(
             VariationalAutoencoder(
                 self.n_channels_, self.shape_, tuple(self.widths), self.latent_dim, output=self.output, dense=self.dense

@@ -135,6 +135,13 @@ def test_only_scaled_maps_are_divided_by_their_own_quantile(fitted, world):
         np.testing.assert_allclose(one[mask], np.minimum(residual / top, 1)[mask], atol=2e-4)
 
 
+def test_scans_that_are_too_small_for_the_levels_are_refused():
+    X = np.random.default_rng(0).uniform(0.2, 0.8, (4, 4, 3, 4, 2)).astype(np.float32)
+    with pytest.raises(ValueError, match="4 × 3 × 4 voxels are one voxel after 2 halvings"):
+        DenoisingAutoencoder(**SMALL | {"batch_size": 1, "calibration": None}).fit(X)
+    assert DenoisingAutoencoder(**SMALL | {"calibration": None}).fit(X).shape_ == (4, 3, 4)
+
+
 def test_a_scale_is_not_that_of_what_a_network_makes_of_places_without_a_brain(fitted, world):
     class Wild(DenoisingAutoencoder):
         def _ask(self, scans, i):
