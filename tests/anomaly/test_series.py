@@ -180,6 +180,8 @@ def test_the_threshold_counts_what_is_scored_and_not_fluid(healthy):
     )
     assert scored == pytest.approx(0.01, abs=0.002)
     assert fluid > 0.1
+    for scan, found in zip(scans, above, strict=True):
+        np.testing.assert_array_equal(scan.found, found & scan.scan.case.scored)
 
 
 def test_covariates_are_taken_from_the_table(healthy, sick):
