@@ -50,6 +50,21 @@ def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(
     assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
 
 
+def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
+    cases = tmp_path / "cases"
+    shutil.copytree(made / "lesions", cases)
+    words = (made / "low.dmrifit", cases / TABLE, tmp_path / "found")
+    detect(*words, figure=False)
+    first = _map(tmp_path / "found")
+    path = read_series(cases / TABLE)[0].image
+    image = nib.load(path)
+    values = np.array(image.dataobj)
+    values[..., 1:] *= 0.8
+    nib.save(nib.Nifti1Image(values, image.affine), path)
+    detect(*words, figure=False)
+    assert _map(tmp_path / "found").sum() > first.sum()
+
+
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):
     out = tmp_path / "found"
     words = (made / "lesions" / TABLE, out)
