@@ -70,8 +70,8 @@ class ImplantDetector(ArrayDetector):
     trees learn from (28 scans of 90 × 90 × 54 voxels: about 0.7 GB by that count). Sizes of neighborhoods are in
     voxels, and were chosen on voxels of 4 mm.
 
-    The lesions that are put in resemble those of `anomaly.simulate_dmri`, whose ranges of diffusivity and soft edges they
-    share: on synthetic patients this detector knows what it looks for, and how it does in people is not known.
+    The lesions that are put in resemble those of `anomaly.simulate_dmri`, whose ranges of diffusivity and soft edges
+    they share: on synthetic patients this detector knows what it looks for, and how it does in people is not known.
 
     Parameters
     ----------
