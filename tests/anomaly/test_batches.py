@@ -58,7 +58,7 @@ def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
     first = _map(tmp_path / "found")
     path = read_series(cases / TABLE)[0].image
     image = nib.load(path)
-    values = np.array(image.dataobj)
+    values = image.get_fdata(dtype=np.float32)
     values[..., 1:] *= 0.8
     nib.save(nib.Nifti1Image(values, image.affine), path)
     detect(*words, figure=False)
