@@ -33,8 +33,8 @@ __all__ = [
 SLOPE = 0.01
 #: log σ² of latent numbers before training.
 FIRST_LOG_VARIANCE = -6.0
-#: What lies beyond is cut off: exp(log σ²) stays a number in single precision.
-_LOG_VARIANCES = (-30.0, 10.0)
+#: What lies beyond is cut off. A latent number that tells nothing has a variance of 1; more only disturbs learning.
+_LOG_VARIANCES = (-30.0, 0.0)
 
 
 def padded_shape(shape: Sequence[int], step: int) -> tuple[int, int, int]:
