@@ -93,6 +93,7 @@ def test_scores_are_estimates_of_probabilities_inside_the_mask(fitted, world):
     assert not maps[~masks].any()
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_bits_and_another_one_does_not(fitted, world):
     healthy, masks, (ill, ill_masks, _) = world
     again = clone(fitted).fit(healthy, masks)
