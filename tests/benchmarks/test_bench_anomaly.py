@@ -65,7 +65,7 @@ def test_a_tiny_board_runs_and_is_not_repeated(tmp_path):
 def test_a_small_board_has_every_row_and_the_order_of_the_residuals(tmp_path):
     pytest.importorskip("skorch")
     out = tmp_path / "small.json"
-    run("--size", "small", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out", out)
+    run("--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out)
     stored = json.loads(out.read_text())
     rows = {(row["method"], row["rule"]): row for row in stored["methods"]["registered"] if row["part"] == "all"}
     own, absolute = (rows[f"DAE sigmoid 512{form}", "Otsu"]["auc"][0] for form in ("", ", mean of abs"))
