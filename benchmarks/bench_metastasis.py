@@ -105,7 +105,7 @@ class Size:
 
 SIZES = {
     "full": Size(),
-    "small": Size(10, 8, start_epochs=3, epochs=1),
+    "small": Size(10, 8, start_epochs=4, epochs=3),
     "smoke": Size(3, 2, (40, 40, 40), 1.5, (0, 2), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
 }
 COMMON: dict[str, Any] = {"segment_size": 27, "low_resolution": (3,), "dense": (32,), "batch_size": 12, "device": "cpu"}

@@ -56,7 +56,7 @@ def test_a_tiny_board_runs_and_is_not_repeated(tmp_path):
 def test_a_small_board_has_every_method_and_the_order_over_alpha(tmp_path):
     pytest.importorskip("skorch")
     out = tmp_path / "small.json"
-    run("--size", "small", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out", out)
+    run("--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out)
     stored = json.loads(out.read_text())
     rows = {row["method"]: row for row in stored["methods"] if row["part"] == "all"}
     assert rows["JVSS 1"]["segment_specificity"] < rows["JVSS 0.5"]["segment_specificity"]
