@@ -88,7 +88,9 @@ class Size:
 
 SIZES = {
     "full": Size(recdisc={"epochs": 4}),
-    "small": Size(dae={"epochs": 30}, recdisc={"epochs": 2, "repeats": 3}),
+    "small": Size(
+        dae={"epochs": 15}, recdisc={"epochs": 1, "repeats": 1}, implants={"n_implants": 2, "n_trees": 60}
+    ),
     "smoke": Size(
         *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
         dae={"epochs": 1, "widths": (4, 8), "dense": None},
