@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -35,7 +36,7 @@ STUDY_SPACING = 2.4
 Scope = Literal["dataset", "image"]
 
 
-class ThresholdRule(BaseEstimator):
+class ThresholdRule(BaseEstimator, ABC):
     """
     What rules have in common; voxels are anomalous whose score is *above* the threshold.
 
@@ -160,8 +161,9 @@ class ThresholdRule(BaseEstimator):
             msg = f"scope must be one of {', '.join(SCOPES)}, not {scope!r}"
             raise ValueError(msg)
 
+    @abstractmethod
     def _choose(self, scans: ScoredScans) -> None:
-        raise NotImplementedError
+        """Choose ``threshold_``."""
 
     def _limits(self, scans: ScoredScans) -> list[float]:
         return [self.threshold_] * len(scans.volumes)
@@ -179,8 +181,9 @@ class _OwnThreshold(ThresholdRule):
     def _is_common(self) -> bool:
         return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
 
+    @abstractmethod
     def _of_all(self, scans: ScoredScans) -> float:
-        raise NotImplementedError
+        """Give the threshold of these scans together."""
 
 
 class _TruthThreshold(ThresholdRule):
@@ -233,8 +236,9 @@ class _TruthThreshold(ThresholdRule):
         )
         return float(following)
 
+    @abstractmethod
     def _quality(self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int) -> NDArray[np.float64]:
-        raise NotImplementedError
+        """Tell how good each threshold of a scan is, by what lies above it."""
 
 
 class FixedThreshold(_OwnThreshold):

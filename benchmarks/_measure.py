@@ -1,5 +1,6 @@
 """What the measurements of speed share: processor time, the machine, versions, tables in Markdown."""
 
+import json
 import os
 import platform
 import re
@@ -7,10 +8,12 @@ import resource
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,3 +122,31 @@ def replace_block(text: str, name: str, block: str) -> str:
         msg = f"the text needs the line {start} and the line {end}, once each"
         raise ValueError(msg)
     return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{block}\n{end}", text, flags=re.DOTALL)
+
+
+def over_runs(values: Sequence[float | None], digits: int = 3, *, spread: bool = True) -> str:
+    """Write mean and standard deviation of what is known."""
+    import numpy as np
+
+    known = np.array([value for value in values if value is not None])
+    if not len(known):
+        return "–"
+    more = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 and spread else ""
+    return f"{known.mean():.{digits}f}{more}"
+
+
+def cell(text: str, width: int) -> str:
+    """Write text as a cell of a table, no longer than this."""
+    return textwrap.shorten(text.replace("\n", "; "), width, placeholder=" …").replace("|", "\\|")
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Read a result; empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write a result, wholly or not at all."""
+    from dmrifit.files import write_text
+
+    write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import json
 import shlex
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -88,9 +87,7 @@ class Size:
 
 SIZES = {
     "full": Size(recdisc={"epochs": 4}),
-    "small": Size(
-        dae={"epochs": 15}, recdisc={"epochs": 1, "repeats": 1}, implants={"n_implants": 2, "n_trees": 60}
-    ),
+    "small": Size(dae={"epochs": 15}, recdisc={"epochs": 1, "repeats": 1}, implants={"n_implants": 2, "n_trees": 60}),
     "smoke": Size(
         *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
         dae={"epochs": 1, "widths": (4, 8), "dense": None},
@@ -168,9 +165,7 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
     return {
         REFERENCE: lambda seed: VoxelwiseGaussian(side="low", calibration=None),
         "z, two-sided": lambda seed: VoxelwiseGaussian(calibration=None),
-        "Mahalanobis": lambda seed: VoxelwiseGaussian(
-            ("mean", "spread"), distance="mahalanobis", calibration=None
-        ),
+        "Mahalanobis": lambda seed: VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", calibration=None),
         "PCA": lambda seed: PCADetector(calibration=None),
         "isolation forest": lambda seed: IsolationForestDetector(calibration=None, random_state=seed),
         OWN: lambda seed: ImplantDetector(calibration=None, random_state=seed, **size.implants),
@@ -587,12 +582,12 @@ def markdown(result: dict[str, Any]) -> str:
             rows.append(
                 [
                     method,
-                    number(first["auc"]),
+                    measure.over_runs(first["auc"]),
                     "–" if margin is None else f"{margin:+.3f}",
-                    number(first["average_precision"]),
+                    measure.over_runs(first["average_precision"]),
                     *(_both(rules.get(rule)) for rule in ("Otsu", "healthy rate", "best Dice")),
-                    number(healthy.get("false_positive_rate", []), 4),
-                    number(healthy.get("empty_opened", []), 2),
+                    measure.over_runs(healthy.get("false_positive_rate", []), 4),
+                    measure.over_runs(healthy.get("empty_opened", []), 2),
                 ]
             )
         header = ["method", "AUC", f"AUC − {REFERENCE}", "AP", "Dice, Otsu", "Dice, healthy 1 %", "Dice, best"]
@@ -602,7 +597,8 @@ def markdown(result: dict[str, Any]) -> str:
         bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
         parts.append(f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']} seeds).")
     claims = [
-        [str(row["claim"]), row["statement"], row["study"], cell(row["ours"], 420), cell(row["rule"], 300),
+        [str(row["claim"]), row["statement"], row["study"], measure.cell(row["ours"], 420),
+         measure.cell(row["rule"], 300),
          row["verdict"]]
         for row in result["claims"]
     ]  # fmt: skip
@@ -635,28 +631,7 @@ def markdown(result: dict[str, Any]) -> str:
 def _both(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
-    return f"{number(row['dice'], spread=False)} / {number(row['dice_opened'], spread=False)}"
-
-
-def number(values: Sequence[float | None], digits: int = 3, *, spread: bool = True) -> str:
-    known = np.array([value for value in values if value is not None])
-    if not len(known):
-        return "–"
-    more = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 and spread else ""
-    return f"{known.mean():.{digits}f}{more}"
-
-
-def cell(text: str, width: int) -> str:
-    return textwrap.shorten(text.replace("\n", "; "), width, placeholder=" …").replace("|", "\\|")
-
-
-def stored(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def write(result: dict[str, Any], path: Path) -> None:
-    with whole_file(path) as part:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return f"{measure.over_runs(row['dice'], spread=False)} / {measure.over_runs(row['dice_opened'], spread=False)}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -671,18 +646,18 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
     if chosen.table is not None:
-        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(stored(out)))
+        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(measure.stored(out)))
         write_text(chosen.table, text)
         return
     if chosen.inference:
         rows = {"inference_corruption": corruption(), "inference": inference()}
-        write(stored(out) | rows | {"inference_machine": measure.machine()}, out)
+        measure.write(measure.stored(out) | rows | {"inference_machine": measure.machine()}, out)
         return
     if chosen.size == "smoke" and chosen.out is None:
         parser.error("a smoke board shows nothing worth keeping: name a file with --out")
     result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs)
-    result |= {key: value for key, value in stored(out).items() if key.startswith("inference")}
-    write(result, out)
+    result |= {key: value for key, value in measure.stored(out).items() if key.startswith("inference")}
+    measure.write(result, out)
     print(markdown(result))
 
 

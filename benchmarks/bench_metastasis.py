@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import json
 import shlex
-import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -443,7 +442,7 @@ def markdown(result: dict[str, Any]) -> str:
     header = ["method", "sensitivity", "precision", "FP per scan", "mDSC", "strict sens.", "strict prec."]
     header += ["lesion Dice", "segment sens.", "segment spec.", "sens. < 0.1 mL"]
     rows = [
-        [one["method"], *(number(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES)]
+        [one["method"], *(measure.over_runs(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES)]
         for one in result["methods"]
         if one["part"] == "all" and not one["method"].endswith(FIRST)
     ]
@@ -451,13 +450,17 @@ def markdown(result: dict[str, Any]) -> str:
     if result.get("every_component"):
         parts.append("With every component counted, single voxels too:")
         rows = [
-            [one["method"], *(number(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES)]
+            [
+                one["method"],
+                *(measure.over_runs(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES),
+            ]
             for one in result["every_component"]
             if one["part"] == "all"
         ]
         parts.append(measure.table(header, rows))
     claims = [
-        [str(row["claim"]), row["statement"], row["study"], cell(row["ours"], 420), cell(row["rule"], 300),
+        [str(row["claim"]), row["statement"], row["study"], measure.cell(row["ours"], 420),
+         measure.cell(row["rule"], 300),
          row["verdict"]]
         for row in result["claims"]
     ]  # fmt: skip
@@ -482,27 +485,6 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def number(values: list[float | None], digits: int = 3) -> str:
-    known = np.array([value for value in values if value is not None])
-    if not len(known):
-        return "–"
-    spread = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
-    return f"{known.mean():.{digits}f}{spread}"
-
-
-def cell(text: str, width: int) -> str:
-    return textwrap.shorten(text.replace("\n", "; "), width, placeholder=" …").replace("|", "\\|")
-
-
-def stored(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def write(result: dict[str, Any], path: Path) -> None:
-    with whole_file(path) as part:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Check the study's claims about metastases on synthetic patients.")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
@@ -516,19 +498,19 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
     if chosen.table is not None:
-        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(stored(out)))
+        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(measure.stored(out)))
         write_text(chosen.table, text)
         return
     if chosen.inference:
         rows = {"inference": inference(), "inference_machine": measure.machine()}
-        write(stored(out) | rows, out)
+        measure.write(measure.stored(out) | rows, out)
         return
     if chosen.size != "full" and chosen.out is None:
         parser.error("a small board shows nothing worth keeping: name a file with --out")
     forms = [form.replace(PLAIN, "") for form in chosen.forms] if chosen.forms else SIZES[chosen.size].forms
     result = run(chosen.seeds, chosen.size, forms, chosen.work, chosen.n_jobs)
-    result |= {key: value for key, value in stored(out).items() if key.startswith("inference")}
-    write(result, out)
+    result |= {key: value for key, value in measure.stored(out).items() if key.startswith("inference")}
+    measure.write(result, out)
     print(markdown(result))
 
 

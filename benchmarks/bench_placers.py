@@ -16,7 +16,6 @@ import ast
 import hashlib
 import json
 import shlex
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -339,7 +338,7 @@ def markdown(result: dict[str, Any]) -> str:
             str(one["claim"]),
             one["statement"],
             one["study"],
-            *(f"{board[i]['verdict']}: {cell(board[i]['ours'])}" for board in boards.values()),
+            *(f"{board[i]['verdict']}: {measure.cell(board[i]['ours'], 300)}" for board in boards.values()),
         ]
         for i, one in enumerate(first)
     ]
@@ -393,10 +392,6 @@ def signed(one: dict[str, Any]) -> str:
 
 def reached(one: dict[str, Any]) -> str:
     return "" if one["goal"] is None else f"≥ +{one['goal']:.2f}: {'yes' if one['mean'] >= one['goal'] else 'no'}"
-
-
-def cell(text: str) -> str:
-    return textwrap.shorten(text.replace("\n", "; "), 300, placeholder=" …").replace("|", "\\|")
 
 
 def main(arguments: list[str] | None = None) -> None:
