@@ -16,6 +16,7 @@ from anomaly.methods import (
     IMAGE_SCALE,
     OWN,
     REFERENCE,
+    STRICT_RATE,
     Tables,
     aucs_of,
     chosen_autoencoder,
@@ -446,12 +447,13 @@ CLAIMS = (
         15,
         "The project's own detector reaches what was aimed at",
         _OURS,
-        f"AUC at least {_AIM_AUC:g} and opened Dice at least {_AIM_DICE:g} at a threshold from healthy scans",
+        f"AUC at least {_AIM_AUC:g} and opened Dice at least {_AIM_DICE:g} at its threshold from healthy scans",
         (
+            Reading(STRICT_RATE, _reaches_aim(OWN, STRICT_RATE)),
             Reading(HEALTHY_RATE, _reaches_aim(OWN, HEALTHY_RATE)),
             Reading(_OTSU, _reaches_aim(OWN, _OTSU)),
             Reading(_POOL, _reaches_aim(OWN, _POOL)),
-            Reading(REFERENCE, _reaches_aim(REFERENCE, HEALTHY_RATE)),
+            Reading(REFERENCE, _reaches_aim(REFERENCE, STRICT_RATE)),
         ),
     ),
     Claim(
