@@ -4,7 +4,7 @@ Segment brain metastases with losses that weigh sensitivity against specificity.
 Public names load their module on first use, so that importing the package stays quick.
 """
 
-from importlib import import_module
+from dmrifit._lazy import lazy_names
 
 # Public name -> module of this package that defines it.
 _MODULES = {
@@ -33,18 +33,4 @@ _MODULES = {
 }
 
 __all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> object:
-    """Load a public name on first use (PEP 562)."""
-    if name not in _MODULES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_MODULES})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+from front_door import check_signature
 
 import anomaly
 
@@ -47,47 +48,29 @@ def lines(text):
     return text.strip().split("\n")
 
 
-def check(line, *, only_keywords=True):
-    name, _, rest = line.partition("(")
-    scope = {}
-    exec(f"def definition({rest}: pass", scope)
-    found = anomaly
-    for part in name.split("."):
-        found = getattr(found, part)
-    parameters = inspect.signature(found).parameters
-    expected = inspect.signature(scope["definition"]).parameters
-    for key, one in expected.items():
-        assert parameters[key].kind is one.kind
-        assert parameters[key].default == one.default
-    new = [one for key, one in parameters.items() if key not in expected]
-    assert all(one.default is not one.empty for one in new)
-    assert not only_keywords or all(one.kind is one.KEYWORD_ONLY for one in new)
-    assert [key for key in parameters if key in expected] == list(expected)
-
-
 @pytest.mark.parametrize("line", lines(SIGNATURES))
 def test_names_and_parameters_are_kept(line):
     # Detectors may take their main parameter by place.
-    check(line, only_keywords=not line.endswith("()"))
+    check_signature(anomaly, line, only_keywords=not line.endswith("()"))
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("method", METHODS)
 def test_detectors_have_one_interface(name, method):
-    check(f"{name}.{method}")
+    check_signature(anomaly, f"{name}.{method}")
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_rules_have_one_interface(name):
-    check(f"{name}.fit(self, maps, masks=None, truths=None)")
-    check(f"{name}.apply(self, maps, masks=None)")
+    check_signature(anomaly, f"{name}.fit(self, maps, masks=None, truths=None)")
+    check_signature(anomaly, f"{name}.apply(self, maps, masks=None)")
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("line", [*lines(NETWORKS), *(f"{name}.{method}" for name in LEARNED for method in METHODS)])
 def test_networks_have_the_same_interface(line):
     pytest.importorskip("torch")
-    check(line, only_keywords=False)
+    check_signature(anomaly, line, only_keywords=False)
 
 
 @pytest.mark.deep

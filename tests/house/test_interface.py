@@ -1,8 +1,7 @@
 """Public names keep the signatures that notebooks and scripts call them by."""
 
-import inspect
-
 import pytest
+from front_door import check_signature
 
 import dmrifit
 
@@ -78,29 +77,9 @@ SYMBOLS = {
 }
 
 
-def written(line):
-    """Give name and parameters of a definition."""
-    name, _, rest = line.partition("(")
-    scope = {}
-    exec(f"def definition({rest}: pass", scope)
-    return name, inspect.signature(scope["definition"]).parameters
-
-
 @pytest.mark.parametrize("line", SIGNATURES.split("\n")[1:-1])
 def test_signatures_are_kept(line):
-    name, expected = written(line)
-    found = dmrifit
-    for part in name.split("."):
-        found = getattr(found, part)
-    parameters = inspect.signature(found).parameters
-    positional = [one.name for one in parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
-    assert positional == [one.name for one in expected.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
-    for one in expected.values():
-        assert parameters[one.name].kind is one.kind
-        if one.default is not one.empty:
-            assert parameters[one.name].default == one.default
-    new = [one for key, one in parameters.items() if key not in expected]
-    assert all(one.kind is one.KEYWORD_ONLY and one.default is not one.empty for one in new)
+    check_signature(dmrifit, line)
 
 
 def test_models_and_results_have_their_symbols_and_fields():

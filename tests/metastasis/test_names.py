@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+from front_door import check_signature
 
 import metastasis
 
@@ -36,20 +37,7 @@ write_evaluation(cases, predictions, folder, *, threshold=0.5)
 @pytest.mark.parametrize("line", SIGNATURES.strip().split("\n"))
 def test_names_and_parameters_are_kept(line):
     pytest.importorskip("torch")
-    name, _, rest = line.partition("(")
-    scope = {}
-    exec(f"def definition({rest}: pass", scope)
-    found = metastasis
-    for part in name.split("."):
-        found = getattr(found, part)
-    parameters = inspect.signature(found).parameters
-    expected = inspect.signature(scope["definition"]).parameters
-    for key, one in expected.items():
-        assert parameters[key].kind is one.kind
-        assert parameters[key].default == one.default
-    new = [one for key, one in parameters.items() if key not in expected]
-    assert all(one.kind is one.KEYWORD_ONLY and one.default is not one.empty for one in new)
-    assert [key for key in parameters if key in expected] == list(expected)
+    check_signature(metastasis, line)
 
 
 def test_estimators_end_their_parameters_alike():

@@ -1,8 +1,7 @@
 """Names and parameters that scripts call voxels, scenes and placers by."""
 
-import inspect
-
 import pytest
+from front_door import check_signature
 
 import placement
 
@@ -45,20 +44,7 @@ write_prescription(voxel, scene, folder)
 
 @pytest.mark.parametrize("line", SIGNATURES.strip().split("\n"))
 def test_names_and_parameters_are_kept(line):
-    name, _, rest = line.partition("(")
-    scope = {}
-    exec(f"def definition({rest}: pass", scope)
-    found = placement
-    for part in name.split("."):
-        found = getattr(found, part)
-    parameters = inspect.signature(found).parameters
-    expected = inspect.signature(scope["definition"]).parameters
-    for key, one in expected.items():
-        assert parameters[key].kind is one.kind
-        assert parameters[key].default == one.default
-    new = [one for key, one in parameters.items() if key not in expected]
-    assert all(one.kind is one.KEYWORD_ONLY and one.default is not one.empty for one in new)
-    assert [key for key in parameters if key in expected] == list(expected)
+    check_signature(placement, line)
 
 
 def test_properties_are_there():

@@ -1,0 +1,42 @@
+"""Public names of a package that load their module on first use, so that importing the package stays quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+__all__ = ["lazy_names"]
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """
+    Make the `__getattr__` and `__dir__` of a package (PEP 562).
+
+    Parameters
+    ----------
+    package : str
+        Name of the package.
+    modules : mapping of str to str
+        By public name, the module of this package that defines it.
+
+    Returns
+    -------
+    getter : callable
+        Loads a public name and keeps it in the package.
+    lister : callable
+        Lists the public names, loaded or not, beside what else the package holds.
+    """
+
+    def getter(name: str) -> object:
+        if name not in modules:
+            msg = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        value = getattr(import_module(f"{package}.{modules[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def lister() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *modules})
+
+    return getter, lister
