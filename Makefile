@@ -20,6 +20,7 @@ help:
 	@echo "make demo        fit a real diffusion scan and compare strategies and algorithms; build/demo holds the results"
 	@echo "make test        all tests except the slow ones, with lint, types and docstrings"
 	@echo "make test-slow   the slow tests"
+	@echo "make faults      all faulty inputs of tests/faults"
 	@echo "make clean       remove what the commands above made, except .venv"
 	@echo "make clean-all   remove .venv too"
 
@@ -37,6 +38,9 @@ test: environment-test
 test-slow: environment-test
 	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
+faults: environment-test
+	.venv/bin/python tests/faults/run_corpus.py
+
 environment-demo:
 	@sh -c "$$ENVIRONMENT" make demo ".[report,preprocess,boost,stats]"
 
@@ -49,7 +53,7 @@ clean:
 clean-all: clean
 	rm -rf .venv
 
-.PHONY: help demo test test-slow environment-demo environment-test clean clean-all
+.PHONY: help demo test test-slow faults environment-demo environment-test clean clean-all
 .NOTPARALLEL:
 
 # Called with the level (demo or test) and what pip installs for it. The stamp made-for-* is named by
