@@ -31,6 +31,11 @@ def markdown(result: dict, *, short: bool = False) -> str:
     return table_head(result) + "\n\n" + measure.table(header[:3] if short else header, rows)
 
 
+def in_short(result: dict) -> str:
+    """Write the chief rows, without goals."""
+    return markdown(result, short=True)
+
+
 def table_head(result: dict) -> str:
     """Say in a sentence what was measured where."""
     facts, found = result["machine"], result["versions"]

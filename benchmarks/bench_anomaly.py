@@ -4,7 +4,6 @@ Which of the study's claims about anomalies of diffusion hold on synthetic perso
     .venv/bin/python benchmarks/bench_anomaly.py [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
     .venv/bin/python benchmarks/bench_anomaly.py --size smoke --seeds 1 --out FILE
     .venv/bin/python benchmarks/bench_anomaly.py --inference
-    .venv/bin/python benchmarks/bench_anomaly.py --table benchmarks/README.md
 
 For each seed healthy persons and patients with gliomas are made twice, registered well and with residual shifts.
 Detectors learn from two thirds of the healthy (three folds), thresholds come from the third that is left, and false
@@ -53,7 +52,6 @@ from anomaly.methods import HEALTHY_RATE, STRICT_RATE
 from dmrifit.files import whole_file, write_text
 
 RESULT = Path(__file__).parent / "results" / "anomaly.json"
-MARKER = "anomaly benchmark"
 SEEDS = (20261121, 20261122, 20261123)
 #: Modules that maps do not depend on.
 WITHOUT_MAPS = {
@@ -643,13 +641,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
     parser.add_argument("--inference", action="store_true", help="only measure speed, for the stored result")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
-    if chosen.table is not None:
-        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(measure.stored(out)))
-        write_text(chosen.table, text)
-        return
     if chosen.inference:
         rows = {"inference_corruption": corruption(), "inference": inference()}
         measure.write(measure.stored(out) | rows | {"inference_machine": measure.machine()}, out)

@@ -2,7 +2,6 @@
 Which of the study's claims hold on synthetic cohorts?
 
     .venv/bin/python benchmarks/bench_claims.py [--seeds 1 2 3] [--work FOLDER] [--quick --out FILE]
-    .venv/bin/python benchmarks/bench_claims.py --table benchmarks/README.md
 
 Runs the study's board with its learning curve for both presets of synthetic cohorts, both training regions
 and several seeds, and writes the board of claims. What is finished is kept in the folder FOLDER
@@ -11,7 +10,6 @@ and several seeds, and writes the board of claims. What is finished is kept in t
 
 import argparse
 import json
-import os
 import shlex
 import textwrap
 import time
@@ -23,7 +21,6 @@ import _measure as measure
 from dmrifit import ALGORITHMS, Evaluation, claims_board, learning_curve, simulate_cohort, write_report
 
 RESULT = Path(__file__).parent / "results" / "claims.json"
-MARKER = "claims board"
 SIZES = (1, 2, 5, 10, 15)
 SEEDS = (20261123, 20261124, 20261125)
 CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("body", "lesion")]
@@ -108,20 +105,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as a table into FILE")
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
-    if chosen.table is not None:
-        block = markdown(json.loads(out.read_text(encoding="utf-8")))
-        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, block)
-        chosen.table.write_text(text, encoding="utf-8")
-        return
     if chosen.quick and chosen.out is None:
         parser.error("--quick shows nothing worth keeping: name a file with --out")
     result = run(chosen.seeds, chosen.work, quick=chosen.quick)
-    temporary = out.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    measure.write(result, out)
     print(markdown(result))
 
 

@@ -2,7 +2,6 @@
 How fast are voxelwise fits, how often do they find the best fit, and how do others compare?
 
     .venv/bin/python benchmarks/bench_fitting.py [--quick] [--published-script PATH] [--out FILE]
-    .venv/bin/python benchmarks/bench_fitting.py --table README.md
 
 Times are processor time of one thread, initialization included; both sides of a ratio are timed in turn in
 the same run, and the best repeats are compared, because other work on the machine only ever adds time. The
@@ -12,8 +11,7 @@ search of each of eight parts of the box; how far it agrees with the best of 24 
 measured as well. All data are synthetic.
 
 The published script (fragrussu/bodymritools, mrifittools/getT2ivimkurtReg.py) is run as it is from the path
-given; without one, its rows say "not measured here". ``--table`` writes the committed result into the
-marked block of a text file: all rows into benchmarks/README.md, the chief ones into README.md.
+given; without one, its rows say "not measured here".
 """
 
 import argparse
@@ -39,7 +37,6 @@ from threadpoolctl import threadpool_limits
 from dmrifit import MODELS, FitResult, SignalModel, _kernels, fit_voxels
 
 RESULT = Path(__file__).parent / "results" / "fitting.json"
-MARKER, SHORT_MARKER = "fitting benchmark", "fitting benchmark in short"
 
 
 def goal(limit: float, value: float, unit: str, *, at_least: bool = False) -> dict[str, object]:
@@ -701,25 +698,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--published-script", metavar="PATH", help="the published script of t2-ivim-kurtosis")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as a table into FILE")
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
-    if chosen.table is not None:
-        text = chosen.table.read_text(encoding="utf-8")
-        result = json.loads(out.read_text(encoding="utf-8"))
-        short = f"<!-- {SHORT_MARKER}: begin -->" in text
-        block = markdown(result, short=short)
-        text = measure.replace_block(text, SHORT_MARKER if short else MARKER, block)
-        chosen.table.write_text(text, encoding="utf-8")
-        return
     if chosen.published_script is not None and not Path(chosen.published_script).is_file():
         parser.error(f"there is no file {chosen.published_script}")
     if chosen.quick and chosen.out is None:
         parser.error("--quick measures nothing worth keeping: name a file with --out")
     result = run(quick=chosen.quick, script=chosen.published_script)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    measure.write(result, out)
     print(markdown(result))
 
 

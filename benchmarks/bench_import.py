@@ -7,15 +7,14 @@ nothing is measured in turn with the others and subtracted as a median. Run from
     .venv/bin/python benchmarks/bench_import.py
 """
 
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
+
+import _measure as measure
 
 REPEATS = 21
 RESULT = Path(__file__).parent / "results" / "import.json"
@@ -34,12 +33,20 @@ def seconds(code: str) -> float:
     return time.perf_counter() - start
 
 
-def processor() -> str:
-    """Name the processor as the system does."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
+def markdown(result: dict) -> str:
+    """Write the table."""
+    rows = [
+        [f"`{code}`", *(f"{1000 * result['seconds'][name][key]:.1f}" for key in ("q25_s", "median_s", "q75_s"))]
+        for name, code in result["code"].items()
+        if name != "nothing"
+    ]
+    start = 1000 * result["seconds"]["nothing"]["median_s"]
+    head = (
+        f"Milliseconds above the start of the interpreter ({start:.1f}), {result['repeats']} repeats, other programs "
+        f"beside it as they come; {result['machine']['processor']}, Python {result['versions']['python']}; "
+        f"{result['date']}."
+    )
+    return f"{head}\n\n{measure.table(['in a new interpreter', 'lower quartile', 'median', 'upper quartile'], rows)}"
 
 
 def main() -> None:
@@ -59,17 +66,13 @@ def main() -> None:
         "code": CASES,
         "repeats": REPEATS,
         "seconds": rows,
-        "machine": {"processor": processor(), "system": platform.system()},
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": version("numpy"),
-            "numba": version("numba"),
-        },
+        "machine": measure.machine(),
+        "versions": measure.versions("numpy", "numba"),
         "date": date.today().isoformat(),
+        **measure.commit("dmrifit", "placement", "anomaly", "metastasis", "benchmarks/bench_import.py"),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(rows, indent=2))
+    measure.write(result, RESULT)
+    print(markdown(result))
 
 
 if __name__ == "__main__":

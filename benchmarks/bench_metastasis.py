@@ -4,7 +4,6 @@ Which of the study's claims about metastases hold on synthetic patients, and how
     .venv/bin/python benchmarks/bench_metastasis.py [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
     .venv/bin/python benchmarks/bench_metastasis.py --size smoke --seeds 1 --out FILE
     .venv/bin/python benchmarks/bench_metastasis.py --inference
-    .venv/bin/python benchmarks/bench_metastasis.py --table benchmarks/README.md
 
 For each seed 60 synthetic patients are made; networks learn from 40 and segment 20. For each way to take the prior scan
 one network is trained with cross-entropy, and every loss goes on from its weights for a short while, all on the same
@@ -40,7 +39,6 @@ from metastasis.claims import START as FIRST
 from metastasis.ensemble import merge_segmentations
 
 RESULT = Path(__file__).parent / "results" / "metastasis.json"
-MARKER = "metastasis benchmark"
 SEEDS = (20261134, 20261135, 20261136)
 SSE_ALPHAS = (0.995, 0.95, 0.9, 0.5)
 #: How a prior scan is taken -> parameters.
@@ -494,13 +492,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
     parser.add_argument("--inference", action="store_true", help="only measure whole volumes, for the stored result")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
-    if chosen.table is not None:
-        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, markdown(measure.stored(out)))
-        write_text(chosen.table, text)
-        return
     if chosen.inference:
         rows = {"inference": inference(), "inference_machine": measure.machine()}
         measure.write(measure.stored(out) | rows, out)

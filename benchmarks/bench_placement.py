@@ -11,7 +11,6 @@ root:
     .venv/bin/python benchmarks/bench_placement.py --reference   # the best known objectives, stored; minutes
     .venv/bin/python benchmarks/bench_placement.py               # the comparison with them
     .venv/bin/python benchmarks/bench_placement.py --quick       # every sixth mask, nothing is written
-    .venv/bin/python benchmarks/bench_placement.py --table       # the table of the README from the stored result
 """
 
 import argparse
@@ -29,7 +28,7 @@ from scipy.optimize import differential_evolution, minimize
 from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _measure import commit, machine, replace_block, table, versions
+from _measure import commit, machine, table, versions
 
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer, _overlap
 from placement.search import FINE, Search
@@ -204,7 +203,7 @@ def ratios(rows: list[dict]) -> dict[str, float]:
     }
 
 
-def block(result: dict) -> str:
+def markdown(result: dict) -> str:
     """Write the table of the README."""
     header = (
         "masks",
@@ -229,27 +228,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--table", action="store_true", help="only write the table of the stored result")
     chosen = parser.parse_args()
     stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     rows = []
-    if not chosen.table:
-        numbers = list(range(0, N_MASKS, 6 if chosen.quick else 1))
-        for series, name in enumerate(SERIES):
-            tumors = [mask(n, series) for n in numbers]
-            scenes = [Scene(tumor, np.eye(4), name=f"synthetic {n}") for n, tumor in zip(numbers, tumors, strict=True)]
-            if series == 0:
-                VoxelOptimizer(random_state=0).candidates(scenes[0], 2)
-                evolution(scenes[0], 0, 0)
-            key = f"best_known_{name}"
-            if chosen.reference:
-                stored[key] = reference(scenes, stored.get(key, {}))
-            else:
-                best = {least: [values[n] for n in numbers] for least, values in stored[key].items()}
-                rows += measure(name, scenes, tumors, best)
-        if chosen.quick:
-            print(block({"rows": rows}), ratios(rows))
-            return
+    numbers = list(range(0, N_MASKS, 6 if chosen.quick else 1))
+    for series, name in enumerate(SERIES):
+        tumors = [mask(n, series) for n in numbers]
+        scenes = [Scene(tumor, np.eye(4), name=f"synthetic {n}") for n, tumor in zip(numbers, tumors, strict=True)]
+        if series == 0:
+            VoxelOptimizer(random_state=0).candidates(scenes[0], 2)
+            evolution(scenes[0], 0, 0)
+        key = f"best_known_{name}"
+        if chosen.reference:
+            stored[key] = reference(scenes, stored.get(key, {}))
+        else:
+            best = {least: [values[n] for n in numbers] for least, values in stored[key].items()}
+            rows += measure(name, scenes, tumors, best)
+    if chosen.quick:
+        print(markdown({"rows": rows}), ratios(rows))
+        return
     if rows:
         stored |= {
             "question": __doc__.strip().splitlines()[0],
@@ -262,8 +259,6 @@ def main() -> None:
             "date": date.today().isoformat(),
         }
     RESULT.write_text(json.dumps(stored, indent=1) + "\n")
-    if not chosen.reference:
-        README.write_text(replace_block(README.read_text(), "placement benchmark", block(stored)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@ Which placer agrees best with simulated experts, at what cost, and which of the 
 
     .venv/bin/python benchmarks/bench_placers.py [--seeds 1 2 3] [--kinds preference objective] [--work FOLDER]
     .venv/bin/python benchmarks/bench_placers.py --quick --out FILE
-    .venv/bin/python benchmarks/bench_placers.py --table benchmarks/README.md --short README.md
 
 For each seed and kind of simulated experts 125 synthetic gliomas are made; placers learn from 100 and place in 25. The
 experts are rules with noise, no clinical experts. What is finished is kept in the folder FOLDER (default build/placers)
@@ -28,13 +27,12 @@ import pandas as pd
 
 import dmrifit
 import placement
-from dmrifit.files import whole_file, write_text
+from dmrifit.files import write_text
 from placement import Scene, Voxel, VoxelOptimizer, VoxelRanker, VoxelRegressor, evaluate_placements, simulate_gliomas
 from placement.claims import placement_board
 from placement.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
 
 RESULT = Path(__file__).parent / "results" / "placers.json"
-MARKER, SHORT = "placers benchmark", "placers benchmark in short"
 SEEDS = (20261126, 20261127, 20261128, 20261129, 20261130)
 KINDS = ("preference", "objective")
 ORACLE = "best of 40 candidates"
@@ -401,22 +399,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("build/placers"), help="folder for what is finished")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
-    parser.add_argument("--short", type=Path, metavar="FILE", help="only write the most important of it into FILE")
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
-    if chosen.table is not None or chosen.short is not None:
-        result = json.loads(out.read_text(encoding="utf-8"))
-        for path, marker, write in ((chosen.table, MARKER, markdown), (chosen.short, SHORT, in_short)):
-            if path is not None:
-                text = measure.replace_block(path.read_text(encoding="utf-8"), marker, write(result))
-                path.write_text(text, encoding="utf-8")
-        return
     if chosen.quick and chosen.out is None:
         parser.error("--quick shows nothing worth keeping: name a file with --out")
     result = run(chosen.seeds, chosen.kinds, chosen.work, quick=chosen.quick)
-    with whole_file(out) as part:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    measure.write(result, out)
     print(markdown(result))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from _measure import commit, machine, run_child, versions
+from _measure import commit, machine, run_child, table, versions
 
 from dmrifit import SignalToSignal, save_model, simulate_cohort
 
@@ -101,6 +101,23 @@ def measure(shape: tuple[int, int, int] = SHAPE, repeats: int = 5) -> dict[str, 
         case["parts_cpu_s"] = {key: round(statistics.median([p[key] for p in parts]), 2) for key in parts[0]}
         cases[kind] = case
     return {"shape": shape, "share_of_body": round(share, 3), "cases": cases}
+
+
+def markdown(result: dict) -> str:
+    """Write the table."""
+    rows = []
+    for kind, case in result["cases"].items():
+        times = [case[key] for key in ("wall_s", "cpu_s")]
+        cells = [f"{time['median']:.2f} ({time['q25']:.2f} to {time['q75']:.2f})" for time in times]
+        rows.append([kind, *cells, ", ".join(f"{name} {seconds:.2f}" for name, seconds in case["parts_cpu_s"].items())])
+    head = (
+        f"A synthetic scan of {' × '.join(map(str, result['shape']))} voxels, {100 * result['share_of_body']:.0f} % of "
+        f"them body; seconds, median (quartiles) of processes of their own, on {result['machine']['processors']} "
+        f"processors ({result['machine']['processor']}); goal: {result['goal']['wall_s']} s of wall time; "
+        f"{result['date']}, commit {result['commit'][:10]}."
+    )
+    header = ["files", "wall time", "processor time", "where processor time goes"]
+    return f"{head}\n\n{table(header, rows)}"
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 How long does the study's board take, and how long would it take when written plainly?
 
     .venv/bin/python benchmarks/bench_prediction.py [--quick --out FILE]
-    .venv/bin/python benchmarks/bench_prediction.py --table benchmarks/README.md
 
 The board is `learning_curve` with its defaults on two synthetic cohorts of 16 patients: two strategies, seven
 algorithms, 1 to 15 training patients with 250 voxels each, all tumor voxels scored, controls included, on
@@ -13,7 +12,6 @@ patient is counted once for both.
 """
 
 import argparse
-import json
 import os
 import resource
 import shlex
@@ -32,7 +30,6 @@ from dmrifit.algorithms import default_patch_shape
 from dmrifit.evaluation import SIZES
 
 RESULT = Path(__file__).parent / "results" / "prediction.json"
-MARKER = "prediction benchmark"
 SEED = 20261121
 MODEL = MODELS["t2-ivim-kurtosis"]
 LOW, HIGH = np.array([0.0, 0, 4, 150, 0.2, 0, 20]), np.array([12.0, 1, 100, 250, 3, 5, 140])
@@ -259,20 +256,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time the board of the study, and the same written plainly.")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="only write the result as tables into FILE")
     chosen = parser.parse_args(arguments)
     out = chosen.out or RESULT
-    if chosen.table is not None:
-        block = markdown(json.loads(out.read_text(encoding="utf-8")))
-        text = measure.replace_block(chosen.table.read_text(encoding="utf-8"), MARKER, block)
-        chosen.table.write_text(text, encoding="utf-8")
-        return
     if chosen.quick and chosen.out is None:
         parser.error("--quick measures nothing worth keeping: name a file with --out")
     result = run(quick=chosen.quick)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    measure.write(result, out)
     print(markdown(result))
 
 

@@ -6,7 +6,6 @@ the outer folds score the choice. The defaults are then chosen on the outer fold
 from the project's root:
 
     .venv/bin/python benchmarks/tune_algorithms.py
-    .venv/bin/python benchmarks/tune_algorithms.py --table benchmarks/README.md
 """
 
 import argparse
@@ -21,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from _measure import commit, machine, replace_block, table, versions
+from _measure import commit, machine, table, versions
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
@@ -213,7 +212,7 @@ def cost(name: str, patients: Patients, repeats: int) -> dict:
     return seconds
 
 
-def shown(result: dict) -> str:
+def markdown(result: dict) -> str:
     """Write the table of the choice."""
     rows = []
     for name, found in result["algorithms"].items():
@@ -247,12 +246,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(GRIDS), help="these algorithms; the others keep their result")
     parser.add_argument("--cost-only", action="store_true", help="time the shipped defaults again, choose nothing")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
-    parser.add_argument("--table", type=Path, help="write the table of the last result into this file, and stop")
     options = parser.parse_args()
-    if options.table is not None:
-        text = replace_block(options.table.read_text(), "algorithms", shown(json.loads(options.out.read_text())))
-        options.table.write_text(text)
-        return
     warnings.simplefilter("error")
     n_patients = 12 if options.quick else 16
     names = options.only or list(GRIDS)

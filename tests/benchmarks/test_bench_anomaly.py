@@ -1,4 +1,4 @@
-"""The comparison of detectors runs, goes on where it stopped, and its tables stand in the README."""
+"""The comparison of detectors runs, and goes on where it stopped."""
 
 import json
 import os
@@ -10,8 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "bench_anomaly.py"
-RESULT = ROOT / "benchmarks" / "results" / "anomaly.json"
-PAGE = ROOT / "benchmarks" / "README.md"
 
 
 def run(*words):
@@ -20,20 +18,6 @@ def run(*words):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
-
-
-@pytest.mark.skipif(not RESULT.exists(), reason="nothing was measured yet")
-@pytest.mark.deep
-def test_the_tables_are_those_of_the_result(tmp_path):
-    pytest.importorskip("skorch")
-    copy = tmp_path / PAGE.name
-    copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    run("--table", copy)
-    assert copy.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
-    stored = json.loads(RESULT.read_text(encoding="utf-8"))
-    assert stored["size"] in ("small", "full")
-    assert not stored["changed"]
-    assert stored["synthetic"]
 
 
 @pytest.mark.deep

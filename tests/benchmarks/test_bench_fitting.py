@@ -1,4 +1,4 @@
-"""The measurement of fits: it runs, knows the best fits, and its table stands in the README."""
+"""The measurement of fits: it runs, and knows the best fits."""
 
 import json
 import subprocess
@@ -138,16 +138,3 @@ def test_a_run_that_cannot_be_kept_or_finished_does_not_start(arguments, tmp_pat
     assert done.returncode == 2
     assert "--out" in done.stderr or "nowhere.py" in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("page", "marker", "short"),
-    [("README.md", "fitting benchmark in short", True), ("benchmarks/README.md", "fitting benchmark", False)],
-)
-def test_the_pages_show_the_committed_measurement(modules, page, marker, short):
-    measure, _, table = modules
-    text = (ROOT / page).read_text(encoding="utf-8")
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
-    assert not result["quick"]
-    assert not result["changed"]
-    assert measure.replace_block(text, marker, table.markdown(result, short=short)) == text

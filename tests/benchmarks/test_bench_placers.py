@@ -1,4 +1,4 @@
-"""The comparison of placers runs, goes on where it stopped, and its tables stand in the READMEs."""
+"""The comparison of placers runs, and goes on where it stopped."""
 
 import json
 import os
@@ -10,7 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "bench_placers.py"
-RESULT = ROOT / "benchmarks" / "results" / "placers.json"
 
 
 def run(*words):
@@ -19,26 +18,6 @@ def run(*words):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
-
-
-@pytest.mark.skipif(not RESULT.exists(), reason="nothing was measured yet")
-@pytest.mark.deep
-def test_the_tables_are_those_of_the_result(tmp_path):
-    pytest.importorskip("skorch")
-    pages = {"--table": ROOT / "benchmarks" / "README.md", "--short": ROOT / "README.md"}
-    words = []
-    for option, page in pages.items():
-        copy = tmp_path / option / page.name
-        copy.parent.mkdir()
-        copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
-        words += [option, copy]
-    run(*words)
-    for option, page in pages.items():
-        assert (tmp_path / option / page.name).read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
-    stored = json.loads(RESULT.read_text(encoding="utf-8"))
-    assert not stored["quick"]
-    assert not stored["changed"]
-    assert len(stored["seeds"]) >= 5
 
 
 @pytest.mark.slow

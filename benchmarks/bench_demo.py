@@ -1,0 +1,115 @@
+"""
+What does the demo say, how long does a first `make demo` take, and how large do its environments get?
+
+    .venv/bin/python benchmarks/bench_demo.py [--folder build/first-use]
+
+A fresh clone of this folder's last commit, with an environment of its own, as a new user makes it; `PIP_ARGS` and
+`PYTHON` reach make as always. The synthetic cohorts, and so the table, are the same in every run.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import _measure as measure
+
+from dmrifit.evaluation import Evaluation
+from dmrifit.summaries import summarize
+
+RESULT = Path(__file__).parent / "results" / "demo.json"
+#: Rows of the README: trained on, tested on, algorithm, strategy.
+ROWS = (
+    *(("cohort1", "cohort1", name, form) for name in ("LR", "RFR") for form in ("s2s", "m2m")),
+    ("cohort1", "cohort1", "constant", "m2m"),
+    *(("cohort1", "cohort2", "LR", form) for form in ("s2s", "m2m")),
+    ("cohort1", "cohort2", "constant", "m2m"),
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure the first use of this folder.")
+    parser.add_argument("--folder", type=Path, default=Path("build/first-use"), help="where the clone goes")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
+    chosen = parser.parse_args(arguments)
+    result = measured(chosen.folder.resolve())
+    measure.write(result, chosen.out)
+    print(markdown(result))
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Run the demo in a fresh clone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["git", "clone", "--quiet", str(measure.ROOT), str(folder)], check=True)
+    # What compiled models are kept in is new, too.
+    environment = {**os.environ, "DMRIFIT_CACHE": str(folder / "build" / "cache")}
+    environment.pop("VIRTUAL_ENV", None)
+    load, begun = round(os.getloadavg()[0], 2), time.perf_counter()
+    subprocess.run(["make", "demo"], cwd=folder, env=environment, check=True)
+    seconds = time.perf_counter() - begun
+    sizes = {"demo": gigabytes(folder / ".venv")}
+    subprocess.run(["make", "environment-test"], cwd=folder, env=environment, check=True)
+    sizes["test"] = gigabytes(folder / ".venv")
+    return {
+        "question": __doc__.strip().splitlines()[0],
+        "synthetic": True,
+        **measure.commit("dmrifit", "examples", "Makefile", "constraints.txt", "setup.cfg"),
+        "command": "python benchmarks/bench_demo.py",
+        "date": date.today().isoformat(),
+        "machine": measure.machine() | {"load_at_start": load},
+        "make_demo_s": round(seconds),
+        "environment_gb": sizes,
+        "rows": rows_of(Evaluation.read(folder / "build" / "demo" / "study")),
+    }
+
+
+def gigabytes(folder: Path) -> float:
+    """Add up what the files below a folder take."""
+    return round(sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9, 2)
+
+
+def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Choose rows of the report, with all patients in training."""
+    summary = summarize(evaluation)
+    most = summary["n_train"].max()
+    rows = []
+    for trained, tested, algorithm, strategy in ROWS:
+        origin = {"same"} if trained == tested else {"other", trained}
+        own = summary[
+            (summary["cohort"] == tested)
+            & summary["train_on"].isin(origin)
+            & (summary["algorithm"] == algorithm)
+            & (summary["strategy"] == strategy)
+        ]
+        own = own[own["n_train"] == (most if trained == tested else own["n_train"].max())]
+        (row,) = own.to_dict("records")
+        figures = {name: round(float(row[name]), 4) for name in ("abs_bias", "dispersion", "pearson")}
+        rows.append({"trained": trained, "tested": tested, "predictor": f"{algorithm} {strategy}"} | figures)
+    return rows
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the table and what it took."""
+    header = ["trained on", "tested on", "predictor", "bias", "dispersion", "r"]
+    rows = [
+        [row["trained"], row["tested"], row["predictor"]]
+        + [f"{row[name]:.2f}" for name in ("abs_bias", "dispersion", "pearson")]
+        for row in result["rows"]
+    ]
+    minutes, seconds = divmod(result["make_demo_s"], 60)
+    sizes = result["environment_gb"]
+    took = (
+        f"The first `make demo`, with its environment and the compiling of the fits, took {minutes} min {seconds:02d} "
+        f"s on {result['machine']['processors']} processors ({result['machine']['processor']}, load "
+        f"{result['machine']['load_at_start']:g}). Its environment has {sizes['demo']:.1f} GB, that of the tests "
+        f"{sizes['test']:.1f} GB. {result['date']}, commit {str(result['commit'])[:10]}."
+    )
+    return f"{measure.table(header, rows)}\n\n{took}"
+
+
+if __name__ == "__main__":
+    main()
