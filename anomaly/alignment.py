@@ -17,6 +17,7 @@ _ROBUST_AFFINE, _ROBUST_WARP = 1.0, 0.8
 _AFFINE_STEPS, _WARP_STEPS = 12, 12
 #: Steps of the affine map that are too small to matter, in voxels.
 _ENOUGH = 0.005
+_INVERSION_STEPS = 8
 _RIDGE = 1e-3
 #: Of the warp: what keeps steps small where images are flat, and smoothing of each step, in voxels.
 _FLAT, _FLUID = 0.02, 1.0
@@ -183,16 +184,14 @@ def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
     return np.asarray(ndimage.map_coordinates(volume, positions, order=1, mode="nearest", output=np.float32))
 
 
-def inverted(positions: NDArray[np.float32], *, n_steps: int = 8) -> NDArray[np.float32]:
+def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
     """
-    Turn a map from a scan to the guide into the one from the guide to the scan.
+    Turn a map from a scan to the guide into the one from the guide to the scan, by a fixed-point iteration.
 
     Parameters
     ----------
     positions : ndarray of shape (3, x, y, z)
         As `align` gives them.
-    n_steps : int, default=8
-        Steps of a fixed-point iteration.
 
     Returns
     -------
@@ -202,6 +201,6 @@ def inverted(positions: NDArray[np.float32], *, n_steps: int = 8) -> NDArray[np.
     grid = np.indices(positions.shape[1:], dtype=np.float32)
     moved = positions - grid
     found = grid.copy()
-    for _ in range(n_steps):
+    for _ in range(_INVERSION_STEPS):
         found = grid - np.stack([sampled(one, found) for one in moved])
     return found

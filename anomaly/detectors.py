@@ -414,11 +414,9 @@ class AnomalyDetector(BaseEstimator):
         return hasattr(self, "threshold_")
 
 
-def image_scaled(
-    map: NDArray[np.floating], mask: NDArray[np.bool_], *, quantile: float = _IMAGE_QUANTILE
-) -> NDArray[np.float32]:
+def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """
-    Divide a map by its own high quantile and cut it off at 1.
+    Divide a map by its own quantile of 0.999 and cut it off at 1.
 
     Only so has a fixed threshold, such as the published 0.3, a meaning; and only so a healthy scan always has voxels
     of the highest score.
@@ -429,15 +427,13 @@ def image_scaled(
         Scores.
     mask : ndarray of shape (x, y, z)
         Voxels that count.
-    quantile : float, default=0.999
-        Which share of them stays at or below 1.
 
     Returns
     -------
     ndarray of shape (x, y, z)
         From 0 to 1 where scores are not negative; 0 outside the mask.
     """
-    top = float(np.quantile(map[mask], quantile)) if mask.any() else 0.0
+    top = float(np.quantile(map[mask], _IMAGE_QUANTILE)) if mask.any() else 0.0
     scaled = np.where(mask, map, 0).astype(np.float32)
     return np.minimum(scaled / np.float32(top), np.float32(1)) if top > 0 else np.zeros_like(scaled)
 

@@ -19,6 +19,7 @@ __all__ = [
 _LARGEST_ORDER = 8
 _PER_COEFFICIENT = 1.5  # directions for each spherical harmonic
 _FEWEST = 6
+_MAX_ANGLE = 5.0  # degrees
 _SMOOTHING = 0.006
 _FULL_SMOOTHING = 30  # directions
 _WORST_CONDITION = 100.0  # of the matrix of harmonics; directions spread over the sphere have 2 to 10
@@ -108,9 +109,9 @@ def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
     return turned_as_stored(stored, affine)
 
 
-def matching_directions(directions: ArrayLike, wanted: ArrayLike, *, max_angle: float = 5.0) -> NDArray[np.intp] | None:
+def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.intp] | None:
     """
-    Find the measurement along each wanted direction.
+    Find the measurement along each wanted direction: within 5°, as correction of motion turns directions.
 
     Parameters
     ----------
@@ -118,8 +119,6 @@ def matching_directions(directions: ArrayLike, wanted: ArrayLike, *, max_angle: 
         Unit vectors that were measured; opposite ones are the same.
     wanted : array_like of shape (m, 3)
         Unit vectors.
-    max_angle : float, default=5
-        How far a direction may lie from the wanted one, in degrees; correction of motion turns directions.
 
     Returns
     -------
@@ -133,7 +132,7 @@ def matching_directions(directions: ArrayLike, wanted: ArrayLike, *, max_angle: 
         return None
     angles = np.degrees(np.arccos(np.clip(np.abs(target @ found.T), 0, 1)))
     rows, columns = linear_sum_assignment(angles)
-    if angles[rows, columns].max(initial=0) > max_angle:
+    if angles[rows, columns].max(initial=0) > _MAX_ANGLE:
         return None
     return np.asarray(columns, dtype=np.intp)
 

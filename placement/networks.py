@@ -46,6 +46,9 @@ SLOPE = 0.1
 #: The part of tumor in a box is sampled at so many points along each side.
 POINTS = 6
 
+#: Features from which the heads answer.
+HIDDEN = 128
+
 #: Angles of canonical poses are below this.
 LARGEST_ANGLE = np.pi / 3
 
@@ -90,8 +93,6 @@ class PlacementNetwork(nn.Module):
         Sides that it answers before training, in mm.
     angles : bool, default=False
         Whether orientation is three Euler angles (tanh), as in the study, or two vectors made orthonormal.
-    hidden : int, default=128
-        Features from which the heads answer.
 
     References
     ----------
@@ -110,7 +111,6 @@ class PlacementNetwork(nn.Module):
         angles: bool = False,
         heat: bool = True,
         depth: int | None = None,
-        hidden: int = 128,
     ) -> None:
         super().__init__()
         stages = []
@@ -122,12 +122,12 @@ class PlacementNetwork(nn.Module):
         self.stages = nn.ModuleList(stages)
         heads = [nn.Linear(width, 1, bias=False) for width in (n_channels, *widths[:3])]
         self.heat = nn.ModuleList(heads if heat else [])
-        self.features = nn.Linear(before * side**3 + 1, hidden)
+        self.features = nn.Linear(before * side**3 + 1, HIDDEN)
         # Without it the first steps move all features alike, and all boxes come to have the same sides.
-        self.norm = nn.BatchNorm1d(hidden)
-        self.center = nn.Linear(hidden, 3)
-        self.size = nn.Linear(hidden, 3)
-        self.turn = nn.Linear(hidden, 3 if angles else 6)
+        self.norm = nn.BatchNorm1d(HIDDEN)
+        self.center = nn.Linear(HIDDEN, 3)
+        self.size = nn.Linear(HIDDEN, 3)
+        self.turn = nn.Linear(HIDDEN, 3 if angles else 6)
         self.reach = 0.5 * n
         self.step = step
         self.angles = angles

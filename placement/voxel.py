@@ -18,6 +18,9 @@ CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+
 #: mm³ in a mL.
 MM3_PER_ML = 1000.0
 
+#: Rows along which an image voxel is cut, on each of two axes, to tell which part of it a box fills.
+MASK_ROWS = 6
+
 #: Axes that differ by less than this many degrees count as parallel, as scanners print angles.
 PARALLEL_DEGREES = 0.5
 
@@ -266,9 +269,7 @@ class Voxel:
         local = (np.asarray(points, dtype=np.float64) - self.center) @ self.rotation
         return np.asarray((np.abs(local) <= self.size / 2 + 1e-12).all(axis=-1))
 
-    def mask(
-        self, shape: tuple[int, ...], affine: ArrayLike, *, partial: bool = False, subdivisions: int = 6
-    ) -> NDArray[Any]:
+    def mask(self, shape: tuple[int, ...], affine: ArrayLike, *, partial: bool = False) -> NDArray[Any]:
         """
         Draw the box on the grid of an image.
 
@@ -279,10 +280,8 @@ class Voxel:
         affine : array_like of shape (4, 4)
             From its voxel indices to mm, RAS+.
         partial : bool, default=False
-            Whether to give the part of every image voxel that the box fills.
-        subdivisions : int, default=6
-            Into how many rows an image voxel is divided along each of two axes where `partial`; along the third, the
-            rows are cut exactly.
+            Whether to give the part of every image voxel that the box fills: along one axis exactly, along two others
+            from `MASK_ROWS` rows.
 
         Returns
         -------
@@ -300,15 +299,16 @@ class Voxel:
         if (high <= low).any():
             return out
         window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        out[window] = self._parts(low, high, matrix, subdivisions) if partial else self._centers(low, high, matrix)
+        out[window] = self._parts(low, high, matrix) if partial else self._centers(low, high, matrix)
         return out
 
     def _centers(self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]) -> NDArray[np.bool_]:
         grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), axis=-1)
         return self.contains(grid @ matrix[:3, :3].T + matrix[:3, 3])
 
-    def _parts(self, low: NDArray, high: NDArray, matrix: NDArray[np.float64], rows: int) -> NDArray[np.float32]:
+    def _parts(self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
         """Cut the box's rows along the first index, several rows to each image voxel."""
+        rows = MASK_ROWS
         offsets = (np.arange(rows) + 0.5) / rows - 0.5
         j, k = ((np.arange(a, b)[:, None] + offsets).ravel() for a, b in zip(low[1:], high[1:], strict=True))
         step = self.rotation.T @ matrix[:3, :3]

@@ -333,6 +333,19 @@ def test_a_tissue_map_that_scores_nothing_of_the_brain_is_refused(head):
         )
 
 
+def test_numbers_of_another_program_are_those_of_tissues(head):
+    image, mask = nib.Nifti1Image(head.series, head.affine), head.stored(head.brain)
+    numbers = {7: 1, 5: 2, 9: 3, 2: 4}
+    others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
+    given = ((head.tissue, None), (others, numbers))
+    first, second = (
+        prepare_scan(image, head.protocol, mask=mask, tissue=nib.Nifti1Image(labels, head.affine), tissue_numbers=names)
+        for labels, names in given
+    )
+    np.testing.assert_array_equal(first.case.tissue, second.case.tissue)
+    assert set(np.unique(second.case.tissue)) >= {1, 2, 3}
+
+
 def test_a_map_of_another_size_is_refused(head):
     scan = prepare_scan(nib.Nifti1Image(head.series, head.affine), head.protocol, mask=False)
     with pytest.raises(ValueError, match="give the detector's own map"):

@@ -33,6 +33,9 @@ def test_tissues_are_told_apart_and_nothing_lies_outside_the_brain():
     brain = np.array([1, 1, 1, 1, 0], bool)[:, None, None]
     # Edema, the fourth, is no fluid: it has to be scored.
     np.testing.assert_array_equal(estimate_tissue(signal, PROTOCOL, brain).ravel(), [1, 2, 3, 2, 0])
+    low, high = (estimate_tissue(signal, PROTOCOL, brain, **given) for given in ({"fluid_md": 1.0}, {"white_fa": 0.9}))
+    np.testing.assert_array_equal(low.ravel(), [1, 2, 3, 3, 0])
+    np.testing.assert_array_equal(high.ravel(), [2, 2, 3, 2, 0])
 
 
 def test_tissues_of_synthetic_brains_are_about_the_true_ones_and_gliomas_stay_in_what_is_scored():
