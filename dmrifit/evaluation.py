@@ -6,7 +6,8 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -405,30 +406,47 @@ def _run(
         found = ((i, folder.get(cell.key, arrays=cell.keep)) for i, cell in enumerate(cells))
         results = {i: content for i, content in found if content is not None}
     waiting = [i for i in range(len(cells)) if i not in results]
+    n_reused = len(results)
     # What cannot be prepared is known before anything is trained.
     for i in waiting:
         bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
     strategies = [cells[i].entrant.estimator for i in waiting if cells[i].entrant.recipe]
     algorithms = sorted({one.regressor for one in strategies if isinstance(one.regressor, str)})
-    tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank)) for i in waiting)
-    finished = Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks)
-    for i, content in tqdm(finished, total=len(waiting), unit="model", desc="compare", disable=None):
-        if folder is not None:
-            folder.put(cells[i].key, content)
-        results[i] = content
-    return [results[i] for i in range(len(cells))], len(cells) - len(waiting)
+    with tqdm(total=len(waiting), unit="model", desc="compare", disable=None) as bar:
+        while waiting:
+            tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank)) for i in waiting)
+            try:
+                for i, content in Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks):
+                    if folder is not None:
+                        folder.put(cells[i].key, content)
+                    results[i] = content
+                    bar.update()
+            except CancelledError:
+                # On a cluster the shared arrays are lost with the last worker that held them; they are sent again.
+                if all(i not in results for i in waiting):
+                    raise
+            waiting = [i for i in waiting if i not in results]
+    return [results[i] for i in range(len(cells))], n_reused
 
 
 def _material(cell: Cell, bank: Bank) -> tuple[Any, ...]:
-    """Give a training what it needs, and no more: workers get copies."""
+    """
+    Give a training what it needs, and no more: workers get copies.
+
+    The arrays that all trainings look at stand by themselves, so that a cluster sends them to a worker once.
+    """
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
     shuffled = cell.entrant.control == SHUFFLED
-    reduced = bool(designs) and not shuffled and cell.entrant.estimator.learns_from_moments
     rows = [stack.rows[patient] for patient in cell.train]
+    arrays: tuple[Any, Any] = stack.arrays
+    if designs and not shuffled and cell.entrant.estimator.learns_from_moments:
+        arrays = None, None
+    else:
+        designs = [replace(design, moments=None) for design in designs]
     tests = bank.tests(cell.view, cell.test)
     clinical = [bank.clinical(cell.entrant, cell.view, patient) for patient in cell.test]
-    return None if reduced else stack.arrays, rows, designs, tests, clinical
+    return *arrays, rows, designs, tests, clinical
 
 
 def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, dict[str, Any]]:

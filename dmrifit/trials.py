@@ -36,7 +36,8 @@ _NAN = float("nan")
 
 def run_trial(
     cell: Cell,
-    arrays: tuple[NDArray, NDArray] | None,
+    features: NDArray | None,
+    targets: NDArray | None,
     rows: Sequence[slice],
     designs: Sequence[Design],
     tests: Sequence[HeldOut],
@@ -49,7 +50,7 @@ def run_trial(
     ----------
     cell : Cell
         What is trained and tested.
-    arrays : tuple of ndarray, or None
+    features, targets : ndarray or None
         Training voxels of all patients, as in `Stack`; None where moments are enough.
     rows : sequence of slice
         Where those stand that are trained on.
@@ -77,7 +78,9 @@ def run_trial(
     with one_thread():
         try:
             start = time.perf_counter()
-            estimator = None if cell.entrant.control == PERFECT else _trained(cell, arrays, rows, designs)
+            estimator = None
+            if cell.entrant.control != PERFECT:
+                estimator = _trained(cell, features, targets, rows, designs)
             training = (time.perf_counter() - start) / len(tests)
             for test, metrics in zip(tests, clinical, strict=True):
                 start = time.perf_counter()
@@ -114,13 +117,13 @@ def _keys(cell: Cell, test: HeldOut) -> dict[str, Any]:
 
 
 def _trained(
-    cell: Cell, arrays: tuple[NDArray, NDArray] | None, rows: Sequence[slice], designs: Sequence[Design]
+    cell: Cell, features: NDArray | None, targets: NDArray | None, rows: Sequence[slice], designs: Sequence[Design]
 ) -> Any:
     estimator = clone(cell.entrant.estimator)
     estimator.set_params(**_completed(estimator, cell))
-    if arrays is None:
+    if features is None or targets is None:
         return estimator.fit_designs(designs)
-    x, y = (np.concatenate([part[r] for r in rows]) for part in arrays)
+    x, y = (np.concatenate([part[r] for r in rows]) for part in (features, targets))
     if cell.entrant.control == SHUFFLED:
         y = y[np.random.default_rng(seed_for(cell.seed, "shuffle")).permutation(len(y))]
     if not designs:

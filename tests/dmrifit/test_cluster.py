@@ -1,16 +1,17 @@
 """A study on a cluster: joblib's dask backend, workers that die, the same table."""
 
 import os
+import pickle
 import signal
 import threading
+from concurrent.futures import CancelledError
 
 import joblib
+import numpy as np
 import pandas as pd
 import pytest
 
 from dmrifit import leave_one_patient_out, simulate_cohort
-
-distributed = pytest.importorskip("distributed")
 
 N_PATIENTS = 64
 
@@ -18,6 +19,7 @@ N_PATIENTS = 64
 @pytest.fixture
 def cluster():
     """Two worker processes of one thread each; a dead one is replaced by another."""
+    distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
         distributed.Client(local) as client,
@@ -26,48 +28,107 @@ def cluster():
 
 
 class Killer(threading.Thread):
-    """Kills one worker as soon as a study has finished some of its trainings."""
+    """Kills one worker when a study has finished a quarter of its trainings, and both when half is finished."""
 
-    def __init__(self, client, cells, after):
+    def __init__(self, client, cells, n_trainings):
         super().__init__(daemon=True)
-        self.cells, self.after = cells, after
-        self.pids = client.run(os.getpid)
-        self.killed_at = None
+        self.client, self.cells = client, cells
+        self.due = [(n_trainings // 4, 1), (n_trainings // 2, 2)]
+        self.killed = []
         self.stopped = threading.Event()
 
     def run(self):
-        while not self.stopped.wait(0.02):
+        while self.due and not self.stopped.wait(0.02):
             n_finished = len(list(self.cells.glob("*.json")))
-            if n_finished >= self.after:
-                os.kill(next(iter(self.pids.values())), signal.SIGKILL)
-                self.killed_at = n_finished
-                return
+            after, n_workers = self.due[0]
+            pids = list(self.client.run(os.getpid).values()) if n_finished >= after else []
+            if len(pids) >= n_workers:
+                for pid in pids[:n_workers]:
+                    os.kill(pid, signal.SIGKILL)
+                self.killed.append((n_finished, pids[:n_workers]))
+                self.due.pop(0)
 
 
 @pytest.mark.slow
-def test_a_study_whose_worker_is_killed_has_the_table_of_one_process_bit_for_bit(cluster, tmp_path):
+def test_a_study_whose_workers_are_killed_has_the_tables_of_one_process_bit_for_bit(cluster, tmp_path):
     cohort = simulate_cohort("cohort1", N_PATIENTS, shape=(12, 12, 3), random_state=1)
-    study = {
-        "algorithms": ("LR", "ETR"),
-        "strategies": ("s2s",),
-        "max_voxels": 30,
-        "controls": False,
-        "random_state": 3,
-    }
-    alone = leave_one_patient_out(cohort, **study)
-    killer = Killer(cluster, tmp_path / "cells", after=N_PATIENTS // 2)
+    study = {"algorithms": ("LR", "ETR"), "strategies": ("s2s",), "max_voxels": 30, "controls": False}
+    n_trainings = 2 * N_PATIENTS
+    alone = leave_one_patient_out(cohort, random_state=3, **study)
+    killer = Killer(cluster, tmp_path / "cells", n_trainings)
     killer.start()
     try:
         with joblib.parallel_config(backend="dask"):
-            spread = leave_one_patient_out(cohort, out=tmp_path, **study)
+            spread = leave_one_patient_out(cohort, out=tmp_path, random_state=3, **study)
     finally:
         killer.stopped.set()
         killer.join()
 
-    assert spread.study["models"] == {"trained": 2 * N_PATIENTS, "reused": 0}
-    assert N_PATIENTS // 2 <= killer.killed_at < 2 * N_PATIENTS
-    assert set(cluster.run(os.getpid).values()) != set(killer.pids.values())
+    assert spread.study["models"] == {"trained": n_trainings, "reused": 0}
+    (first, one), (second, both) = killer.killed
+    assert n_trainings // 4 <= first < second < n_trainings
+    assert len({*one, *both}) == 3, "the worker that was killed first was replaced by another"
     timed = "seconds"
     pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
     pd.testing.assert_frame_equal(spread.signals, alone.signals, check_exact=True)
     assert spread.scores["patient"].nunique() == N_PATIENTS
+
+
+class LosesData:
+    """Like joblib's Parallel, but the workers that hold the shared arrays die after so many results."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __call__(self, tasks):
+        LosesData.sent.append(list(tasks))
+        for function, arguments, options in LosesData.sent[-1][: LosesData.n_results]:
+            yield function(*arguments, **options)
+        if len(LosesData.sent[-1]) > LosesData.n_results:
+            raise CancelledError
+
+
+@pytest.fixture
+def losing(monkeypatch):
+    LosesData.sent = []
+    monkeypatch.setattr(joblib, "Parallel", LosesData)
+    return LosesData
+
+
+STUDY = {"algorithms": ("LR", "ETR"), "strategies": ("s2s",), "max_voxels": 20, "controls": False, "random_state": 3}
+
+
+@pytest.fixture(scope="module")
+def three():
+    return simulate_cohort("cohort1", 3, shape=(12, 12, 3), random_state=1)
+
+
+def test_what_a_cluster_has_lost_is_sent_again_and_nothing_else(three, losing):
+    losing.n_results = 4
+    found = leave_one_patient_out(three, **STUDY)
+    assert [len(tasks) for tasks in losing.sent] == [6, 2]
+    assert found.scores["patient"].nunique() == 3
+
+
+def test_a_cluster_that_finishes_nothing_is_given_up(three, losing):
+    losing.n_results = 0
+    with pytest.raises(CancelledError):
+        leave_one_patient_out(three, **STUDY)
+    assert len(losing.sent) == 1
+
+
+def test_arrays_that_all_trainings_share_stand_by_themselves_and_moments_stay_where_they_are_used(three, losing):
+    losing.n_results = 6
+    leave_one_patient_out(three, **STUDY)
+    by_name = {}
+    for _, arguments, _ in losing.sent[0]:
+        by_name.setdefault(arguments[2].entrant.algorithm, []).append(arguments)
+    # joblib's dask backend sends an array once to a worker if it is an argument, with each task if it is inside one.
+    first, *others = by_name["ETR"]
+    for position in (3, 4):
+        assert isinstance(first[position], np.ndarray)
+        assert all(arguments[position] is first[position] for arguments in others)
+    for arguments in by_name["ETR"]:
+        assert len(pickle.dumps(arguments[6])) < 1_500
+    for arguments in by_name["LR"]:
+        assert arguments[3] is arguments[4] is None
