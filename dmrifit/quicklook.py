@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from dmrifit.derivatives import DOUBTS, MONOTONIC, OUTSIDE
 from dmrifit.mosaics import MapPanel, Slices, plot_codes, plot_panel, plot_panels
-from dmrifit.pages import html_code, html_figure, html_grid, html_note, html_page, html_table, png_bytes
+from dmrifit.pages import html_code, html_figure, html_grid, html_note, html_table, png_bytes
+from dmrifit.viewer import Layer, html_viewer, viewer_page
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 __all__ = ["write_quicklook"]
+
+AMPLITUDE_UNIT = "a.u."
 
 
 def write_quicklook(
@@ -57,10 +60,11 @@ def write_quicklook(
     heading = f"{title}, model {described['Model']['Name']}"
     png.write_bytes(png_bytes(plot_panels(slices, drawn, heading), dpi=150))
     html.write_text(
-        html_page(
+        viewer_page(
             heading,
             [
                 ("Parameters", _summary(maps, slices, panels, described)),
+                *([("Three planes", _planes(slices, drawn, affine))] if drawn else []),
                 ("Maps", _figures(maps, slices, drawn, described)),
                 ("How they were made", _settings(described)),
             ],
@@ -77,7 +81,7 @@ def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
     shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
     return MapPanel(
         name,
-        "a.u." if amplitude else "" if entry["Units"] == "1" else entry["Units"],
+        AMPLITUDE_UNIT if amplitude else "" if entry["Units"] == "1" else entry["Units"],
         values,
         (-np.inf if low is None else low, np.inf if high is None else high),
         (shares["Lower"], shares["Upper"]),
@@ -119,6 +123,17 @@ def _summary(
     if any("BoundsUnits" in entry for entry in described["Parameters"].values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
     return html_table(rows, header, numbers=(2, 3, 4, 5, 6)) + html_note(text)
+
+
+def _planes(slices: Slices, panels: list[MapPanel], affine: NDArray[np.float64]) -> Markup:
+    """Show all maps in three planes; the first amplitude lies below, the first other parameter above it."""
+    layers = [Layer(one.name, np.where(slices.mask, one.values, np.nan), "map", one.unit) for one in panels]
+    amplitudes = [one.name for one in panels if one.unit == AMPLITUDE_UNIT]
+    others = [one.name for one in panels if one.unit != AMPLITUDE_UNIT]
+    below = (amplitudes or others)[0]
+    above = others[0] if amplitudes and others else ""
+    note = html_note("The pictures below show slices of the same maps.")
+    return html_viewer(layers, affine, region=slices.mask, image=below, overlay=above, label="Maps", instead=note)
 
 
 def _figures(
