@@ -15,7 +15,16 @@ from torch import nn
 
 from dmrifit.files import whole_file
 
-__all__ = ["history_rows", "load_weights", "packed", "read_state", "restore_state", "set_history", "write_state"]
+__all__ = [
+    "check_weights",
+    "history_rows",
+    "load_weights",
+    "packed",
+    "read_state",
+    "restore_state",
+    "set_history",
+    "write_state",
+]
 
 _HEADER = "dmrifit"
 
@@ -82,7 +91,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()[_HEADER])
             return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
         msg = f"{path} is not a whole checkpoint ({error}); remove it to train from the beginning"
         raise ValueError(msg) from error
 
@@ -143,12 +152,31 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None
     ValueError
         If a name, a shape or a type is another one.
     """
+    check_weights(module, weights)
+    module.load_state_dict(dict(weights))
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """
+    Make sure that weights are those of a network.
+
+    Parameters
+    ----------
+    module : Module
+        The network; one on the device ``meta`` takes no memory.
+    weights : dict of tensors
+        By name.
+
+    Raises
+    ------
+    ValueError
+        If a name, a shape or a type is another one.
+    """
     found, expected = ({k: (tuple(v.shape), v.dtype) for k, v in one.items()} for one in (weights, module.state_dict()))
     if found != expected:
         wrong = sorted({key for key, _ in found.items() ^ expected.items()})
         msg = f"the weights do not fit this network: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ"
         raise ValueError(msg)
-    module.load_state_dict(dict(weights))
 
 
 def history_rows(net: skorch.NeuralNet) -> list[dict[str, Any]]:

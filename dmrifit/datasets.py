@@ -21,6 +21,7 @@ from dmrifit.participants import (
     participant_rows,
     simulations_of,
 )
+from dmrifit.protocol import read_small
 from dmrifit.scans import Scan, truth_names
 from dmrifit.tables import NOTHING, table_with
 
@@ -232,7 +233,7 @@ def _sidecar(table: Path, simulations: Mapping[str, Mapping[str, Any]], names: M
         "synthetic": "Whether the patient was simulated",
     }
     sidecar = table.with_suffix(".json")
-    fields = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    fields = json.loads(read_small(sidecar)) if sidecar.is_file() else {}
     for column, text in columns.items():
         if column in names:
             fields.setdefault(names[column], {"Description": text})

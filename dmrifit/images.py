@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import is_proxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from dmrifit.derivatives import file_record
@@ -28,6 +31,8 @@ __all__ = [
     "read_grid",
     "read_volume",
     "save_image",
+    "spatial_header",
+    "stored_bytes",
     "values_of",
     "write_volume",
 ]
@@ -37,6 +42,16 @@ Images: TypeAlias = Image | Sequence[Image]
 
 #: What reading raises when a file is damaged or cut off.
 DAMAGED = (EOFError, OSError, zlib.error)
+
+#: Endings of compressed files.
+COMPRESSED = (".gz", ".bz2", ".zst")
+_GZIP_RATIO = 1032  # what deflate can pack at most, by its format
+_LARGEST_HEADER = 2**26  # bytes before the values, with DICOM headers and whatever else stands there
+_CHUNK = 2**20
+_SPATIAL = (
+    *("pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
 def load_image(image: Image) -> nib.Nifti1Pair:
@@ -65,6 +80,7 @@ def load_image(image: Image) -> nib.Nifti1Pair:
         if not Path(image).is_file():
             msg = f"{image}: no such file"
             raise FileNotFoundError(msg)
+        _check_header(Path(image))
         try:
             loaded = nib.load(image)
         except (ImageFileError, nib.spatialimages.HeaderDataError, *DAMAGED) as error:
@@ -252,14 +268,58 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
     Raises
     ------
     ValueError
-        If it is damaged or cut off.
+        If it is damaged or cut off, or does not fit into memory.
     """
+    if is_proxy(loaded.dataobj) and (path := loaded.file_map["image"].filename):
+        _check_claim(loaded.dataobj, Path(path), name)
     try:
         return np.asarray(loaded.dataobj)
+    except MemoryError:
+        raise _too_large(loaded.dataobj, name) from None
     except DAMAGED as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise damaged(name, error) from error
+
+
+def stored_bytes(proxy: Any) -> int:
+    """
+    Tell how many bytes the unpacked file of an image has, as its header says.
+
+    Parameters
+    ----------
+    proxy : ArrayProxy
+        What nibabel gives for the values of a file.
+
+    Returns
+    -------
+    int
+        Bytes up to the end of the last value.
+    """
+    return int(proxy.offset) + int(proxy.dtype.itemsize) * math.prod(int(n) for n in proxy.shape)
+
+
+def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """
+    Give a header that places voxels as another one does and says nothing else that it says.
+
+    Descriptions, names of files and patients, and extensions stay behind: scanners and converters write them.
+
+    Parameters
+    ----------
+    header : Nifti1Header
+        Of an input; a Nifti2Header gives one of its kind.
+
+    Returns
+    -------
+    Nifti1Header
+        Sizes, affines with their codes, units, and which axis is which.
+    """
+    plain = type(header)()
+    plain.set_data_shape(header.get_data_shape())
+    for name in _SPATIAL:
+        plain[name] = header[name]
+    return plain
 
 
 def damaged(name: str, error: BaseException) -> ValueError:
@@ -279,3 +339,51 @@ def damaged(name: str, error: BaseException) -> ValueError:
         The error to raise.
     """
     return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again")
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that is longer than any, before nibabel reads it whole."""
+    try:
+        with ImageOpener(str(path)) as file:
+            start = file.read(176)
+    except (ImageFileError, *DAMAGED):
+        return  # which nibabel tells better
+    for order in ("<", ">"):
+        size = np.frombuffer(start[:4].ljust(4), f"{order}i4")[0]
+        if size == 348 and len(start) >= 112:
+            offset = float(np.frombuffer(start[108:112], f"{order}f4")[0])
+        elif size == 540 and len(start) >= 176:
+            offset = float(np.frombuffer(start[168:176], f"{order}i8")[0])
+        else:
+            continue
+        if not 0 <= offset <= _LARGEST_HEADER:
+            msg = f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for"
+            raise ValueError(msg)
+
+
+def _check_claim(proxy: Any, path: Path, name: str) -> None:
+    """Refuse what a file cannot hold before memory is taken for it."""
+    needed = stored_bytes(proxy)
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return  # which reading tells
+    suffix = path.suffix.lower()
+    if suffix == ".gz" and needed > _GZIP_RATIO * size + _CHUNK:
+        msg = f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; copy it again"
+        raise ValueError(msg)
+    if suffix not in COMPRESSED and needed > size:
+        msg = f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again"
+        raise ValueError(msg)
+    # Values as they lie in a file are only looked at where they are needed; others are made.
+    mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
+    if not mapped and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise _too_large(proxy, name)
+
+
+def _too_large(proxy: Any, name: str) -> ValueError:
+    values = " × ".join(map(str, proxy.shape))
+    return ValueError(
+        f"{name} holds {values} values, {stored_bytes(proxy) / 2**30:.3g} GiB as they are stored, for which there is "
+        "no memory here; crop it, or take a larger machine"
+    )

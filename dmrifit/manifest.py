@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit.derivatives import stem
 from dmrifit.images import read_grid
-from dmrifit.protocol import Protocol, read_echo_times, read_gradients
+from dmrifit.protocol import Protocol, read_echo_times, read_gradients, read_small
 from dmrifit.tables import read_rows
 
 __all__ = ["Manifest", "read_manifest"]
@@ -139,7 +139,7 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str
     if row.get("te"):
         te = _number(row["te"])
         te = _file(table, row["te"], f"{where}: te") if te is None else te
-    elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in sidecar.read_text(encoding="utf-8"):
+    elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in read_small(sidecar).decode("utf-8"):
         te = sidecar
     try:
         b, directions = read_gradients(bval, bvec) if isinstance(bval, Path) else (np.full(n, bval), None)

@@ -22,6 +22,7 @@ SIGNAL_UNIT = "signal"
 _REFUSED_UNITS = {"mm²/s": 1e3, "mm^2/s": 1e3, "mm2/s": 1e3, "m²/s": 1e9, "m^2/s": 1e9, "m2/s": 1e9}
 _PROTOCOL_NAMES = ("b", "te")
 _FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
+_LONGEST, _HIGHEST_POWER, _LARGEST = 4096, 64, 1e300  # what formulas of signals never need
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
 
 
@@ -265,6 +266,9 @@ class SignalModel:
 
 def _names_in(expression: str) -> set[str]:
     """Check that an expression is plain arithmetic; return the names of its variables."""
+    if len(expression) > _LONGEST:
+        msg = f"the expression {expression[:40]!r}… has {len(expression)} characters, more than {_LONGEST}; shorten it"
+        raise ValueError(msg)
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
@@ -293,7 +297,30 @@ def _names_in(expression: str) -> set[str]:
                 "use numbers, names, + - * / **, exp, log and sqrt"
             )
             raise ValueError(msg)
+        # 9**9**9 would be computed to its last digit.
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            power, value = _constant(node.right), _constant(node)
+            if not abs(power or 0) <= _HIGHEST_POWER or not np.isfinite(value or 0):
+                msg = f"expression {expression!r}: {ast.unparse(node)} is too high; use powers up to {_HIGHEST_POWER}"
+                raise ValueError(msg)
     return names
+
+
+def _constant(node: ast.expr) -> float | None:
+    """Give about the value of a formula without names; infinity where it is none, and None where there are names."""
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return float(value) if abs(value) < _LARGEST else np.inf
+        case ast.UnaryOp(operand=operand):
+            return _constant(operand)
+        case ast.BinOp(left=left, op=op, right=right):
+            one, other = _constant(left), _constant(right)
+            steps = {ast.Add: np.add, ast.Sub: np.add, ast.Mult: np.multiply, ast.Div: np.divide, ast.Pow: np.power}
+            if one is None or other is None or type(op) not in steps:
+                return None
+            with np.errstate(all="ignore"):
+                return float(steps[type(op)](abs(one), abs(other)))
+    return None
 
 
 _S0 = Parameter("S0", SIGNAL_UNIT, 0.0, np.inf)

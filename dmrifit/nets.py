@@ -551,6 +551,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             If something is missing or unknown, or does not fit.
         """
         _require_torch()
+        import torch
         from safetensors.torch import load
 
         from dmrifit import checkpoints, devices
@@ -566,9 +567,16 @@ class VolumeEstimator(BaseEstimator, ABC):
         device = devices.resolve_device(self.device, fallback=True)
         if self.device != "auto" and device.type == "cpu":
             self.device = "cpu"
-        net = self._new_net(device, 0)
+        weights = load(files[_WEIGHTS])
+        if max(int(getattr(self, name, 0)) for name in ("depth", "levels")) > len(weights):
+            msg = f"its network has more levels than its {len(weights)} weights"
+            raise RefusedError(msg)
         try:
-            checkpoints.load_weights(net.module_, load(files[_WEIGHTS]))
+            # Before memory is taken for a network of the size that the file asks for.
+            with torch.device("meta"):
+                checkpoints.check_weights(self._module(), weights)
+            net = self._new_net(device, 0)
+            checkpoints.load_weights(net.module_, weights)
         except ValueError as error:
             raise RefusedError(str(error)) from None
         checkpoints.set_history(net, self.history_)

@@ -136,13 +136,18 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         except (RuntimeError, AssertionError):
             self.device = "cpu"
         self._check()
-        net = self._new_net(0, 0)
         state = load(weights)
-        expected = net.module_.state_dict()
+        if self.depth > len(state):
+            msg = f"{len(state)} weights do not fit a depth of {self.depth}"
+            raise ValueError(msg)
+        # Before memory is taken for a network of the size that the file asks for.
+        with torch.device("meta"):
+            expected = self._new_module().state_dict()
         described = [{k: (v.shape, v.dtype) for k, v in one.items()} for one in (state, expected)]
         if described[0] != described[1]:
             msg = f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters"
             raise ValueError(msg)
+        net = self._new_net(0, 0)
         net.module_.load_state_dict(state)
         self.net_ = net
 
@@ -150,12 +155,16 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         """Make the network."""
 
-    def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
-        """Make the net of a fitted estimator with the weights that a seed gives."""
+    def _new_module(self) -> _Residual:
+        """Make the network of a fitted estimator."""
         shape = (1, 1, 1) if self.patch_shape is None else check_patch_shape(self.patch_shape)
         n_channels = self.n_features_in_ // math.prod(shape)
+        return self._module(n_channels, self.n_targets_, shape).to(self._dtype())
+
+    def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
+        """Make the net of a fitted estimator with the weights that a seed gives."""
         with forked_generator(seed):
-            module = self._module(n_channels, self.n_targets_, shape).to(self._dtype())
+            module = self._new_module()
         net = skorch.NeuralNet(
             module,
             criterion=nn.L1Loss if self.loss == "median" else nn.MSELoss,

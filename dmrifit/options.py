@@ -121,9 +121,10 @@ def scan_of(
 
 def _sidecar(image: Path) -> Path | None:
     from dmrifit.derivatives import stem
+    from dmrifit.protocol import read_small
 
     path = image.with_name(f"{stem(image)}.json")
-    if path.is_file() and '"EchoTime"' in path.read_text(encoding="utf-8", errors="replace"):
+    if path.is_file() and '"EchoTime"' in read_small(path).decode("utf-8", errors="replace"):
         return beside(image, "json")
     return None
 

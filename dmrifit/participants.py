@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dmrifit.protocol import Protocol
+from dmrifit.protocol import Protocol, read_small
 from dmrifit.scans import Scan
 from dmrifit.tables import read_rows
 
@@ -290,9 +290,9 @@ def simulations_of(table: Path) -> dict[str, dict[str, Any]]:
     if not sidecar.is_file():
         return {}
     try:
-        fields = json.loads(sidecar.read_text(encoding="utf-8"))
+        fields = json.loads(read_small(sidecar))
         told = fields.get("cohort", {}).get("Simulation", {})
         return {str(name): dict(values) for name, values in told.items()}
-    except (UnicodeDecodeError, ValueError, AttributeError, TypeError) as error:
+    except (UnicodeDecodeError, ValueError, AttributeError, RecursionError, TypeError) as error:
         msg = f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); repair or remove it"
         raise ValueError(msg) from None

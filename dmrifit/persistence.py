@@ -45,6 +45,8 @@ _FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
 _SAME_MAJOR = ("dmrifit", "scikit-learn")
+# What a file may unpack to: forests of constants, the densest of real ones, are packed 40 times smaller.
+_ROOM, _DENSEST = 2**26, 64
 
 
 def save_model(
@@ -127,8 +129,11 @@ def load_model(path: str | Path) -> BaseEstimator:
     try:
         with path.open("rb") as file:
             return _rebuilt(*_read_parts(file))
-    except (OSError, MemoryError, ImportError):
+    except (OSError, ImportError):
         raise
+    except MemoryError:
+        msg = f"{path} is refused as a model file: there is no memory for what it says it holds"
+        raise ValueError(msg) from None
     except RefusedError as error:
         msg = f"{path} is refused as a model file: {error}"
         raise ValueError(msg) from None
@@ -222,7 +227,7 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
         if value == {"$estimator": _GIVEN}:
             parameters[key] = loaded(parts[_GIVEN], None, metadata["leaves"], parts)
         elif value == {"$estimator": _ESTIMATOR}:
-            inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR])))
+            inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR]), inside=True))
             parameters[key] = clone(inside)
         else:
             parameters[key] = decoded(value)
@@ -291,8 +296,8 @@ def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
             archive.writestr(name, parts[name])
 
 
-def _read_parts(file: BinaryIO) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read the archive and check everything that can be checked before an object is made."""
+def _read_parts(file: BinaryIO, *, inside: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read the archive, or the one inside it, and check everything that can be checked before an object is made."""
     if not zipfile.is_zipfile(file):
         msg = "it is not an archive that save_model wrote (pickles are never read)"
         raise RefusedError(msg)
@@ -303,7 +308,17 @@ def _read_parts(file: BinaryIO) -> tuple[dict[str, Any], dict[str, bytes]]:
         if len(set(names)) != len(names) or not {_METADATA} <= set(names) <= known:
             msg = f"it holds {', '.join(sorted(names))} instead of the parts of a model"
             raise RefusedError(msg)
-        parts = {name: archive.read(name) for name in names}
+        if inside and _ESTIMATOR in names:
+            msg = "it holds a model in a model in a model"
+            raise RefusedError(msg)
+        unpacked, packed = sum(entry.file_size for entry in archive.infolist()), file.seek(0, io.SEEK_END)
+        # A model inside is packed already: packed once more, it would unpack to the square of what is allowed.
+        twice = [entry for entry in archive.infolist() if entry.filename == _ESTIMATOR]
+        again = any(entry.file_size > 2 * entry.compress_size + 4096 for entry in twice)
+        if unpacked > _ROOM + _DENSEST * packed or again:
+            msg = f"its {packed} bytes say that they unpack to {unpacked}, more than any model does"
+            raise RefusedError(msg)
+        parts = {entry.filename: _read(archive, entry) for entry in archive.infolist()}
     metadata = json.loads(parts.pop(_METADATA))
     _check_metadata(metadata)
     if set(metadata["sha256"]) != set(parts):
@@ -314,6 +329,12 @@ def _read_parts(file: BinaryIO) -> tuple[dict[str, Any], dict[str, bytes]]:
             msg = f"{name} was altered after it was written"
             raise RefusedError(msg)
     return metadata, parts
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Read as many bytes as an entry tells of: asked for all of them, zipfile unpacks those that it does not, too."""
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
 
 
 def _check_metadata(metadata: Any) -> None:

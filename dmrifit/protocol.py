@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MS_PER_UM2_PER_S_PER_MM2", "Protocol", "average_directions", "read_echo_times", "read_gradients"]
+__all__ = [
+    "MS_PER_UM2_PER_S_PER_MM2",
+    "Protocol",
+    "average_directions",
+    "read_echo_times",
+    "read_gradients",
+    "read_small",
+]
 
 #: b-values are s/mm² in files and ms/µm² in formulas, so that b·D is dimensionless with D in µm²/ms.
 MS_PER_UM2_PER_S_PER_MM2 = 1e-3
@@ -20,6 +27,7 @@ _MS_PER_S = 1e3
 _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2.0  # s, in a sidecar
+_LARGEST_TEXT = 2**24  # bytes of a table or sidecar
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
@@ -616,11 +624,40 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
     return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
 
 
+def read_small(path: Path) -> bytes:
+    """
+    Read a file of text that a person could have written, whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    bytes
+        Its content.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than any table of measurements or patients: it is another file, and reading it would take the
+        memory of the machine.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_TEXT + 1)
+    if len(content) > _LARGEST_TEXT:
+        size = path.stat().st_size
+        msg = f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file"
+        raise ValueError(msg)
+    return content
+
+
 def _read_numbers(path: Path) -> NDArray[np.float64]:
     if not path.is_file():
         msg = f"{path}: no such file"
         raise FileNotFoundError(msg)
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    text = read_small(path).decode("utf-8-sig", errors="replace")
     rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     try:
         numbers = [[float(word) for word in row] for row in rows]
@@ -638,9 +675,9 @@ def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
         msg = f"{path}: no such sidecar"
         raise FileNotFoundError(msg)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))["EchoTime"]
+        value = json.loads(read_small(path))["EchoTime"]
         seconds = np.atleast_1d(np.array(value, dtype=float))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         msg = f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error})"
         raise ValueError(msg) from None
     if seconds.max() > _LONGEST_PLAUSIBLE_TE:

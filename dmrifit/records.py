@@ -136,7 +136,7 @@ class StudyFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return dict(content["settings"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, RecursionError, TypeError) as error:
             msg = f"{path} does not describe a study ({error!r}); choose another folder, or remove this one"
             raise ValueError(msg) from None
 
@@ -231,6 +231,9 @@ class StudyFolder:
             raise FileNotFoundError(msg)
         tables = {}
         for name, expected in finished.items():
+            if Path(name).name != name:
+                msg = f"{path} names the table {name!r}, which is none of this folder; run the comparison again"
+                raise ValueError(msg)
             table = self.path / name
             if not table.is_file():
                 msg = f"{table} does not exist, which belongs to the comparison there; run it again"
@@ -267,7 +270,7 @@ class StudyFolder:
                     for name in stored:
                         kind, _, patient = name.partition("/")
                         content[_PREDICTIONS].setdefault(patient, {})[kind] = stored[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, RecursionError, TypeError):
             return None
         return content if isinstance(content, dict) and {"scores", "signals"} <= content.keys() else None
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dmrifit.derivatives import unpack_bounds
 from dmrifit.fitting import FitStatus
 from dmrifit.masks import check_same_grid
+from dmrifit.protocol import read_small
 from dmrifit.tables import read_rows
 
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
     found = []
     for sidecar in sorted(folder.glob("*model-*dwimap.json")):
         try:
-            described = json.loads(sidecar.read_text(encoding="utf-8"))
-        except ValueError as error:
+            described = json.loads(read_small(sidecar))
+        except (RecursionError, ValueError) as error:
             msg = f"{sidecar} is no sidecar of a fit ({error})"
             raise ValueError(msg) from None
         if "Cost" in described and "Status" in described:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dmrifit.derivatives import common_stem
-from dmrifit.images import DAMAGED, Image, Images, damaged, image_name, load_image, values_of
+from dmrifit.images import (
+    COMPRESSED,
+    DAMAGED,
+    Image,
+    Images,
+    damaged,
+    image_name,
+    load_image,
+    spatial_header,
+    stored_bytes,
+    values_of,
+)
 from dmrifit.masks import check_same_grid, volume_to_voxels
 from dmrifit.protocol import Protocol
 
@@ -28,7 +39,7 @@ __all__ = ["Part", "Series", "read_map"]
 #: Measurements are read and worked on in slabs of whole slices of about this many values (32 MB).
 SLAB_VALUES = 2**22
 
-_COMPRESSED = (".gz", ".bz2", ".zst")
+_SLACK = 2**20  # bytes that programs leave behind the last value
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -96,14 +107,14 @@ class Part:
         if self.path is None:
             yield self
             return
-        if not self.path.name.lower().endswith(_COMPRESSED):
+        if not self.path.name.lower().endswith(COMPRESSED):
             self._check_length(self.path.stat().st_size)
             yield self
             return
         with tempfile.TemporaryFile() as file:
             try:
                 with ImageOpener(str(self.path)) as packed:
-                    shutil.copyfileobj(packed, file, 2**20)
+                    shutil.copyfileobj(packed, _Bounded(file, stored_bytes(self.data), self.name), 2**20)
             except DAMAGED as error:
                 if getattr(error, "errno", None) in _NO_ROOM:
                     msg = f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
@@ -115,7 +126,7 @@ class Part:
             yield replace(self, data=ArrayProxy(file, spec))
 
     def _check_length(self, found: int) -> None:
-        needed = self.data.offset + self.data.dtype.itemsize * int(np.prod(self.data.shape))
+        needed = stored_bytes(self.data)
         if found < needed:
             msg = f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
             raise ValueError(msg)
@@ -353,12 +364,9 @@ class Series:
         Nifti1Image
             Or Nifti2Image, as the series.
         """
-        header = self.header.copy()
-        # Extensions (DICOM headers, labels of volumes) describe the measurements, not maps of them.
-        header.extensions.clear()
+        # What else a header says describes the measurements, or the patient, and not maps of them.
+        header = spatial_header(self.header)
         header.set_data_dtype(values.dtype)
-        header.set_intent("none")
-        header["cal_min"] = header["cal_max"] = 0
         header["descrip"] = description.encode("ascii", "replace")[:79]
         return self.image_class(values, self.affine, header)
 
@@ -405,6 +413,19 @@ def read_map(image: Image, series: Series) -> NDArray:
     grid = shape[:3]
     check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
     return values_of(loaded, name).reshape(series.grid)
+
+
+class _Bounded:
+    """A file that takes no more than a header tells of: a small packed file could fill the disk."""
+
+    def __init__(self, file: IO[bytes], told: int, name: str) -> None:
+        self.file, self.told, self.name = file, told, name
+
+    def write(self, chunk: bytes) -> int:
+        if self.file.tell() + len(chunk) > self.told + _SLACK:
+            msg = f"{self.name} unpacks to more than the {self.told} bytes that its header tells of; copy it again"
+            raise ValueError(msg)
+        return self.file.write(chunk)
 
 
 def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -274,6 +275,7 @@ def _allowed(algorithm: Any) -> frozenset[str]:
 def _types_in(data: bytes) -> set[str]:
     """List every type that a skops file names, at any depth, and every unusual way of building one."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        _check_members(archive, len(data))
         schema = json.loads(archive.read("schema.json"))
     found = set()
     waiting = [schema]
@@ -287,6 +289,27 @@ def _types_in(data: bytes) -> set[str]:
         elif isinstance(node, list):
             waiting.extend(node)
     return found
+
+
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse members that would take more memory than the archive has bytes: `dumped` packs none of them."""
+    entries = archive.infolist()
+    names = {entry.filename for entry in entries}
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed or len(names) != len(entries) or sum(entry.file_size for entry in entries) > size:
+        msg = f"the {len(entries)} parts of its regressor do not lie in it one after the other, as they are"
+        raise RefusedError(msg)
+    for entry in entries:
+        if not entry.filename.endswith(".npy"):
+            continue
+        with archive.open(entry) as file:
+            # Memory for an array is taken before its numbers are read.
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read[np.lib.format.read_magic(file)](file)
+            told = math.prod(shape) * dtype.itemsize
+            if dtype.hasobject or min(shape, default=0) < 0 or told > entry.file_size:
+                msg = f"an array of its regressor says that it holds {told} bytes ({dtype}) in {entry.file_size}"
+                raise RefusedError(msg)
 
 
 def trees(part: Any) -> Iterator[tuple[Any, ...]]:

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dmrifit.protocol import read_small
+
 __all__ = ["NOTHING", "read_rows", "table_with"]
 
 #: What stands for nothing in a cell.
@@ -62,7 +64,7 @@ def read_rows(
             # Without this, values beyond the last column are dropped with a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
-            frame = pd.read_csv(path, sep=separator, index_col=False, **options)
+            frame = pd.read_csv(io.BytesIO(read_small(path)), sep=separator, index_col=False, **options)
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         msg = f"{path}: not a table of text columns ({error})"
         raise ValueError(msg) from None

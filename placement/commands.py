@@ -131,15 +131,18 @@ def prescribe(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a voxel placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
+    import io
+
     import numpy as np
 
+    from dmrifit.protocol import read_small
     from placement.prescription import write_prescription
     from placement.tables import read_cases, read_scene
     from placement.voxel import Voxel
 
     voxel = Voxel(floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3))
     if matrix is not None:
-        voxel = voxel.transform(np.loadtxt(matrix))
+        voxel = voxel.transform(np.loadtxt(io.BytesIO(read_small(matrix))))
     row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
     scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
     content = write_prescription(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from dmrifit.derivatives import stem
 from dmrifit.images import describe_sources
 from dmrifit.options import words
+from dmrifit.protocol import read_small
 from placement.scene import Scene
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
     if image is not None:
         msg = "--image is for a single case; name images in a column of the table"
         raise ValueError(msg)
-    table = pd.read_csv(path, sep="\t", dtype=str).fillna("")
+    table = pd.read_csv(io.BytesIO(read_small(path)), sep="\t", dtype=str).fillna("")
     missing = [name for name in ("name", "tumor") if name not in table]
     if missing or not len(table):
         msg = f"{path} needs the columns name and tumor and a row for each case; no {', '.join(missing) or 'rows'}"
@@ -268,7 +270,7 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     _check_files([path])
-    table = pd.read_csv(path, sep="\t", dtype={"name": str})
+    table = pd.read_csv(io.BytesIO(read_small(path)), sep="\t", dtype={"name": str})
     missing = [name for name in ("name", *BOX) if name not in table]
     if missing:
         msg = f"{path} lacks the columns {', '.join(missing)}"

@@ -18,6 +18,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import stat
 import sys
 import tempfile
 import threading
@@ -121,7 +122,8 @@ def _cache_folder() -> Path:
         except OSError:
             continue
         # A folder that someone else can write to would let them put code into this process.
-        mine = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+        found = folder.stat()
+        mine = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH)
         if mine and os.access(folder, os.W_OK):
             return folder
     return Path(tempfile.mkdtemp(prefix="dmrifit-"))

@@ -1,0 +1,415 @@
+"""No model file runs code, takes memory beyond its size, or reaches a file beside it, whatever it holds."""
+
+import hashlib
+import io
+import json
+import pickle
+import struct
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+
+from dmrifit.models import Parameter, SignalModel
+from dmrifit.persistence import load_model, save_model
+from dmrifit.prediction import SignalToSignal
+from dmrifit.records import StudyFolder
+
+MEMORY = 2**28  # bytes that a refusal may take at most
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return __import__("os").mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    folder = tmp_path / "sprung"
+    yield pickle.dumps(Trap(folder))
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Write a model of plain arrays: its parts by name."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("model") / "model.dmrifit"
+    save_model(SignalToSignal("LR", model=None).fit(rng.random((30, 3)), rng.random((30, 2))), path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def sealed(parts, change=None):
+    """Give the parts with digests that fit, as someone would who knows the layout."""
+    metadata = json.loads(parts["model.json"])
+    metadata["sha256"] = {
+        name: hashlib.sha256(content).hexdigest() for name, content in parts.items() if name != "model.json"
+    }
+    if change is not None:
+        change(metadata)
+    return {**parts, "model.json": json.dumps(metadata).encode()}
+
+
+def write(path, parts):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+def packed(members):
+    """Give a zip archive that is not compressed, as skops writes them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def members_of(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def refused(path, match="refused as a model file"):
+    with pytest.raises(ValueError, match=match) as error:
+        load_model(path)
+    assert str(path) in str(error.value)
+
+
+def test_the_parts_make_a_model_when_nothing_is_changed(whole, tmp_path):
+    assert load_model(write(tmp_path / "model", sealed(whole))).n_features_in_ == 3
+
+
+def test_a_pickle_in_any_member_of_the_regressor_is_not_read(whole, trap, tmp_path):
+    inner = members_of(whole["regressor.skops"])
+    arrays = [name for name in inner if name.endswith(".npy")]
+    assert arrays
+    for name in (*arrays, "schema.json"):
+        data = packed({**inner, name: trap}.items())
+        refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})))
+
+
+def test_arrays_of_objects_in_the_regressor_are_not_read(whole, tmp_path):
+    folder = tmp_path / "sprung"
+    inner = members_of(whole["regressor.skops"])
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Trap(folder)], dtype=object), allow_pickle=True)
+    for name in [name for name in inner if name.endswith(".npy")]:
+        data = packed({**inner, name: buffer.getvalue()}.items())
+        refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "an array of its regressor")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("shape", [(10**15,), (2**31, 2**31), (-1, 5)])
+def test_an_array_that_says_it_is_larger_than_its_file_takes_no_memory(shape, whole, tmp_path):
+    inner = members_of(whole["regressor.skops"])
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(64)
+    name = next(name for name in inner if name.endswith(".npy"))
+    data = packed({**inner, name: array}.items())
+    refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "refused as a model file")
+
+
+def test_a_regressor_that_is_packed_or_has_a_member_twice_is_refused(whole, tmp_path):
+    inner = members_of(whole["regressor.skops"])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in inner.items():
+            archive.writestr(name, content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        twice = packed([*inner.items(), ("schema.json", inner["schema.json"])])
+    for data in (buffer.getvalue(), twice):
+        refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "as they are")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"__class__": "system", "__module__": "os", "__loader__": "FunctionNode", "content": {}},
+        {"__class__": "partial", "__module__": "functools", "__loader__": "PartialNode", "content": {}},
+        {"__class__": "Popen", "__module__": "subprocess", "__loader__": "ObjectNode", "content": {"args": ["true"]}},
+        {"__class__": "Popen", "__module__": "subprocess", "__loader__": "TypeNode"},
+        {"__class__": "methodcaller", "__module__": "operator", "__loader__": "OperatorFuncNode", "attrs": []},
+        {"__class__": "dict", "__module__": "builtins", "__loader__": "MethodNode", "content": {"func": "clear"}},
+        {"__class__": "dict", "__module__": "builtins", "__loader__": "ReduceNode", "content": {}},
+        {"__class__": "LinearRegression", "__loader__": "ObjectNode"},
+    ],
+    ids=["function", "partial", "object", "type", "operator", "method", "reduce", "no module"],
+)
+def test_functions_and_classes_named_by_a_regressor_are_not_found(node, whole, tmp_path):
+    inner = members_of(whole["regressor.skops"])
+    schema = json.loads(inner["schema.json"])
+    schema["content"]["content"]["guest"] = node | {"__id__": 1}
+    data = packed({**inner, "schema.json": json.dumps(schema).encode()}.items())
+    refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../escaped", "/tmp/escaped", "..\\escaped", "regressor.skops/../x", "own-a/../../b.json", "leaf1.pkl", "a\0b"],
+)
+def test_members_of_other_names_are_refused_and_nothing_is_written(name, whole, tmp_path):
+    path = write(tmp_path / "model", sealed(whole) | {name: b"x"})
+    refused(path, "instead of the parts of a model")
+    assert [one.name for one in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_link_and_a_folder_in_the_archive_are_only_names(whole, tmp_path):
+    path = tmp_path / "model"
+    for kind, name in ((0o120777, "regressor.skops"), (0o040755, "own-a/")):
+        with zipfile.ZipFile(path, "w") as archive:
+            for other, content in sealed(whole).items():
+                if other != name:
+                    archive.writestr(other, content)
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = kind << 16
+            archive.writestr(entry, "/etc/passwd")
+        refused(path)
+
+
+def test_a_member_that_is_there_twice_is_refused(whole, tmp_path):
+    path = tmp_path / "model"
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore", UserWarning)
+        for name, content in [*sealed(whole).items(), *whole.items()]:
+            archive.writestr(name, content)
+    refused(path, "instead of the parts of a model")
+
+
+@pytest.mark.parametrize("name", ["regressor.skops", "model.json", "own-net.safetensors"])
+def test_an_archive_of_zeros_is_not_unpacked(name, whole, tmp_path, peak):
+    path = write(tmp_path / "model", {**sealed(whole), name: bytes(2**27)})
+    assert path.stat().st_size < 2**20
+    with peak(MEMORY // 8):
+        refused(path, "more than any model does")
+
+
+def test_an_entry_that_hides_its_size_is_not_unpacked(whole, tmp_path, peak):
+    path = write(tmp_path / "model", {**sealed(whole), "regressor.skops": bytes(2**27)})
+    content = path.read_bytes()
+    told, hidden = struct.pack("<I", 2**27), struct.pack("<I", 2**10)
+    path.write_bytes(content.replace(told, hidden))
+    assert content.count(told) >= 2  # beside the part, and in the list at the end
+    with peak(MEMORY // 8):
+        refused(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a":' * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b"\xff\xfe{}",
+        b'{"format": 1' + b"0" * 5000 + b"}",
+        b'{"format": NaN}',
+        b"null",
+        b'"model"',
+        b"",
+    ],
+    ids=["deep objects", "deep lists", "no text", "a long number", "nan", "nothing", "a word", "empty"],
+)
+def test_metadata_of_strange_json_is_refused(content, whole, tmp_path):
+    refused(write(tmp_path / "model", {**whole, "model.json": content}))
+
+
+CLASSES = ["os.system", "dmrifit.storage.Leaf", "sklearn.pipeline.Pipeline", "__import__", "", 7, None, [], {}]
+
+
+@pytest.mark.parametrize("name", CLASSES, ids=repr)
+def test_classes_that_are_not_registered_are_not_looked_for(name, whole, tmp_path):
+    refused(write(tmp_path / "model", sealed(whole, lambda m: m.update({"class": name}))))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"$class": "os.system"},
+        {"$model": {"name": "x", "expression": "__import__('os').system('true')", "parameters": [["x", "", 0, 1]]}},
+        {"$model": {"name": "x", "expression": "x*9**9**9**9", "parameters": [["x", "", 0, 1]]}},
+        {"$model": {"name": "x", "expression": "x" + "+x" * 10**5, "parameters": [["x", "", 0, 1]]}},
+        {"$model": {"name": "x", "expression": "x.__class__", "parameters": [["x", "", 0, 1]]}},
+        {"$model": {"name": "x", "expression": "x", "parameters": [["x\nimport os", "", 0, 1]]}},
+        {"$model": {"name": "x", "expression": "x", "parameters": [["x", "", 0, 1]], "source": "def f(): pass"}},
+        {"$tuple": 1, "$float": 2},
+        {"$float": "1e"},
+        {"$estimator": "../../x"},
+        {"$protocol": {"name": "", "b": [[0]] * 3, "te": None, "directions": None}},
+    ],
+)
+def test_parameters_that_are_code_or_nothing_known_are_refused(value, whole, tmp_path):
+    refused(write(tmp_path / "model", sealed(whole, lambda m: m["parameters"].update(model=value))))
+
+
+@pytest.mark.parametrize("formula", ["S0*9**9**9", "S0*((9**64)**64)**64", "S0*10**-400", "S0**(64*64)", "S0*2**1e999"])
+def test_powers_that_nobody_could_compute_are_refused_at_once(formula):
+    with pytest.raises(ValueError, match="too high"):
+        SignalModel.from_expression(formula, [Parameter("S0", "signal", 0, 1)], name="own")
+
+
+@pytest.mark.parametrize("formula", ["S0*(b*S0)**2/6", "S0**(2/3)", "S0**-0.5", "2**S0", "1e-3*S0**3"])
+def test_powers_of_formulas_are_taken(formula):
+    assert SignalModel.from_expression(formula, [Parameter("S0", "signal", 0, 1)], name="own").names == ("S0",)
+
+
+# Weights -----------------------------------------------------------------------------------------------
+
+
+def header(fields, data=b"", *, told=None):
+    text = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+    return struct.pack("<Q", len(text) if told is None else told) + text + data
+
+
+def tensor(start, end, shape=(1,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+CRAFTED = {
+    "a header of 2^63 bytes": header({}, told=2**63),
+    "a header of 1 GB": header({}, told=2**30),
+    "a header beyond the end": header({}, told=100),
+    "nothing": b"",
+    "half a length": b"\0\0\0",
+    "offsets that overlap": header({"a": tensor(0, 8, (2,)), "b": tensor(4, 12, (2,))}, bytes(12)),
+    "an offset below 0": header({"a": tensor(-4, 4)}, bytes(8)),
+    "an end before the start": header({"a": tensor(8, 4)}, bytes(8)),
+    "an end beyond the file": header({"a": tensor(0, 2**40, (2**38,))}, bytes(8)),
+    "a shape that overflows": header({"a": tensor(0, 0, (2**40, 2**40))}, b""),
+    "a negative shape": header({"a": tensor(0, 4, (-1,))}, bytes(4)),
+    "a shape of other size": header({"a": tensor(0, 4, (2,))}, bytes(4)),
+    "an unknown type": header({"a": tensor(0, 4, dtype="O")}, bytes(4)),
+    "no text": header(b'{"\xff\xfe":{}}'),
+    "a name twice": header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+                           b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(4)),
+    "a hole": header({"a": tensor(0, 4), "b": tensor(8, 12)}, bytes(12)),
+    "bytes that nobody names": header({"a": tensor(0, 4)}, bytes(100)),
+    "deep nesting": header(b'{"a":' * 50_000),
+    "a list": header(b"[]"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """Write a model whose arrays are safetensors and need no torch."""
+    from anomaly.subspace import PCADetector
+
+    rng = np.random.default_rng(0)
+    scans = rng.random((4, 2, 6, 6, 4), dtype=np.float32)
+    path = tmp_path_factory.mktemp("detector") / "model.dmrifit"
+    save_model(PCADetector(2).fit(scans), path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("content", CRAFTED.values(), ids=CRAFTED)
+def test_crafted_safetensors_are_refused_without_taking_memory(content, detector, tmp_path, peak):
+    assert "own-arrays.safetensors" in detector
+    path = write(tmp_path / "model", sealed({**detector, "own-arrays.safetensors": content}))
+    with peak(MEMORY // 8):
+        refused(path)
+
+
+def test_a_pickle_in_place_of_arrays_is_not_read(detector, trap, tmp_path):
+    refused(write(tmp_path / "model", sealed({**detector, "own-arrays.safetensors": trap})))
+
+
+@pytest.mark.deep
+def test_weights_saved_by_torch_are_not_read(detector, tmp_path):
+    torch = pytest.importorskip("torch")
+    buffer = io.BytesIO()
+    torch.save({"a": torch.zeros(1), "b": Trap(tmp_path / "sprung")}, buffer)
+    refused(write(tmp_path / "model", sealed({**detector, "own-arrays.safetensors": buffer.getvalue()})))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("name", "value"), [("width", 10**5), ("width", 10**9), ("depth", 10**9)])
+def test_a_network_of_any_size_takes_no_memory_before_its_weights_are_compared(name, value, tmp_path, peak):
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    estimator = SignalToSignal("CNN", model=None, patch_shape=(3, 3, 1), random_state=0)
+    estimator.set_params(regressor="CNN")
+    estimator.fit(rng.random((40, 27)), rng.random((40, 2)))
+    path = tmp_path / "model"
+    save_model(estimator, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {one: archive.read(one) for one in archive.namelist()}
+    assert load_model(path).n_features_in_ == 27
+
+    def grown(metadata):
+        for leaf in metadata["leaves"]:
+            leaf["parameters"][name] = value
+
+    with peak(MEMORY):
+        refused(write(path, sealed(parts, grown)), "do not fit")
+
+
+@pytest.mark.deep
+def test_a_checkpoint_that_is_a_pickle_is_not_read(trap, tmp_path):
+    pytest.importorskip("torch")
+    from dmrifit.checkpoints import read_state
+
+    for content in (trap, CRAFTED["a header of 2^63 bytes"], header({"__metadata__": {"dmrifit": "[" * 10**5}})):
+        path = tmp_path / "state.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"is not a whole checkpoint .* remove it to train from the beginning"):
+            read_state(path)
+
+
+# Folders of studies, which a run takes up again ---------------------------------------------------------
+
+
+def test_pickles_in_the_folder_of_a_comparison_are_not_read(tmp_path):
+    folder = StudyFolder(tmp_path)
+    folder.put("one", {"scores": [], "signals": [], "predictions": {"p": {"k": np.zeros(3)}}})
+    assert folder.get("one", arrays=True) is not None
+    np.savez(tmp_path / "cells" / "one.npz", **{"k/p": np.array([Trap(tmp_path / "sprung")], dtype=object)})
+    assert folder.get("one", arrays=True) is None
+    (tmp_path / "cells" / "one.npz").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    assert folder.get("one", arrays=True) is None
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_predictions_that_are_pickles_are_not_read(tmp_path):
+    from dmrifit.predictions import FolderPredictions
+
+    (tmp_path / "predictions").mkdir()
+    path = tmp_path / "predictions" / "c@p.npz"
+    kept = FolderPredictions(tmp_path)
+    np.savez(path, index=np.array([Trap(tmp_path / "sprung")], dtype=object))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is damaged"):
+            kept["c", "p"]
+        path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["../secret.csv", "/etc/passwd"])
+def test_a_study_reads_tables_of_its_own_folder_only(name, tmp_path):
+    (tmp_path / "secret.csv").write_text("secret")
+    folder = StudyFolder(tmp_path / "study")
+    folder.write_study({"settings": {}}, {"scores.csv": "a\n1\n"})
+    path = tmp_path / "study" / "study.json"
+    path.write_text(path.read_text().replace("scores.csv", name))
+    with pytest.raises(ValueError, match="none of this folder"):
+        folder.read_study()
+
+
+def test_compiled_code_is_not_taken_from_a_folder_that_everyone_writes_to(tmp_path, monkeypatch):
+    from dmrifit import _kernels
+
+    chosen = tmp_path / "cache"
+    monkeypatch.setenv("DMRIFIT_CACHE", str(chosen))
+    assert _kernels._cache_folder() == chosen
+    chosen.chmod(0o777)
+    other = _kernels._cache_folder()
+    assert other != chosen
+    assert other.stat().st_mode & 0o077 == 0
