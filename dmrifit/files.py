@@ -17,8 +17,10 @@ from typing import Any
 
 __all__ = ["FileSet", "whole_file", "write_text"]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = ".dmrifit-"
 _LOCK = ".lock"
+_MOVING = ".moving"
 _PART = ".part-"
 _ABANDONED = 600.0  # seconds
 
@@ -94,7 +96,8 @@ class FileSet:
     for each file; when the block ends without an exception, all are renamed to their names, the last declared one
     last. After an exception (or Ctrl-C) what was made is removed and nothing has changed; a killed process can
     leave the hidden folder behind, never a half file under a final name, and the next run in the same place removes
-    it. A folder in use is locked by the process that made it, so that runs at the same time leave each other alone.
+    it, with the files of a set that had got their names when the others had not. A folder in use is locked by the
+    process that made it, so that runs at the same time leave each other alone.
 
     Parameters
     ----------
@@ -125,7 +128,9 @@ class FileSet:
         if len({name.casefold() for name in self.names}) != len(self.names):
             msg = f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}"
             raise ValueError(msg)
-        existing = [self.folder / name for name in self.names if (self.folder / name).exists()]
+        left = {path for hidden in _abandoned(self.folder) for path in _moved_in_part(hidden)}
+        named = [self.folder / name for name in self.names]
+        existing = [path for path in named if path.exists() and path not in left]
         for path in keep:
             if any(path.samefile(other) for other in existing):
                 msg = f"{path} is an input and would be overwritten; choose another folder than {self.folder}"
@@ -201,6 +206,9 @@ class FileSet:
                 written = [name for name in self.names if (self._hidden / name).exists()]
                 # The mark of a complete set must not stand beside files of two runs.
                 if len(written) > 1:
+                    # Should this process be killed now, the next one finds out what is a part of a set only.
+                    numbers = {name: (self._hidden / name).stat().st_ino for name in written}
+                    write_text(self._hidden / _MOVING, json.dumps(numbers))
                     (self.folder / self.names[-1]).unlink(missing_ok=True)
                 for name in written:
                     os.replace(self._hidden / name, self.folder / name)
@@ -241,7 +249,15 @@ def _lock(folder: Path) -> int | None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove hidden folders whose process is gone; one without a lock file is left alone."""
+    """Remove what killed processes have left: hidden folders, and files of sets that are not complete."""
+    for hidden in _abandoned(folder):
+        for path in _moved_in_part(hidden):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _abandoned(folder: Path) -> Iterator[Path]:
+    """Find hidden folders whose process is gone, and hold each while it is looked at; those without a lock are not."""
     for hidden in folder.glob(f"{_HIDDEN}*"):
         try:
             handle = os.open(hidden / _LOCK, os.O_RDWR)
@@ -252,6 +268,20 @@ def _remove_abandoned(folder: Path) -> None:
         except OSError:
             continue
         else:
-            shutil.rmtree(hidden, ignore_errors=True)
+            yield hidden
         finally:
             os.close(handle)
+
+
+def _moved_in_part(hidden: Path) -> list[Path]:
+    """Find the files that a process had given their names when it was killed; none if all of them had got theirs."""
+    try:
+        numbers = json.loads((hidden / _MOVING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    names = list(numbers)
+    if not names or not (hidden / names[-1]).exists():
+        return []
+    # By their numbers on the disk: what somebody else has put there since is not touched.
+    found = {hidden.parent / name: number for name, number in numbers.items()}
+    return [path for path, number in found.items() if path.exists() and path.stat().st_ino == number]

@@ -172,3 +172,59 @@ def test_a_folder_that_nobody_locked_is_left_alone(tmp_path):
     with FileSet(tmp_path, ["a"]) as files:
         files.path("a").write_text("1")
     assert (tmp_path / ".dmrifit-mine" / "notes").exists()
+
+
+MOVING = """
+import os, signal, sys
+from dmrifit import files
+
+rename, times = os.replace, 0
+
+def replace(source, target):
+    global times
+    if not os.path.basename(target).startswith(".") and times == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    times += not os.path.basename(target).startswith(".")
+    rename(source, target)
+
+os.replace = replace
+with files.FileSet(sys.argv[1], ["a", "b", "c"]) as written:
+    for name in "abc":
+        written.path(name).write_text("of the killed run")
+print(times)
+"""
+
+
+def kill_while_moving(folder, at):
+    return subprocess.run([sys.executable, "-c", MOVING, folder, str(at)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_set_of_which_a_killed_process_moved_a_part_is_made_again(tmp_path, at):
+    assert kill_while_moving(tmp_path, at).returncode == -signal.SIGKILL
+    assert [path.name for path in sorted(tmp_path.glob("[!.]*"))] == ["a", "b", "c"][:at]
+    (tmp_path / "own").write_text("of somebody else")
+    with FileSet(tmp_path, ["a", "b", "c"]) as files:
+        assert [path.name for path in tmp_path.glob("[!.]*")] == ["own"]
+        files.path("a").write_text("new")
+        files.path("c").write_text("new")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"a": "new", "c": "new", "own": "of somebody else"}
+
+
+def test_what_somebody_put_in_the_place_of_a_moved_file_stays(tmp_path):
+    assert kill_while_moving(tmp_path, 2).returncode == -signal.SIGKILL
+    (tmp_path / "mine").write_text("of somebody else")
+    os.replace(tmp_path / "mine", tmp_path / "b")
+    with pytest.raises(FileExistsError, match="b exists already"):
+        FileSet(tmp_path, ["a", "b", "c"])
+    with FileSet(tmp_path, ["d"]) as files:
+        files.path("d").write_text("")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "of somebody else", "d": ""}
+
+
+def test_a_set_that_is_complete_stays(tmp_path):
+    done = kill_while_moving(tmp_path, 3)
+    assert (done.returncode, done.stdout) == (0, "3\n")
+    with pytest.raises(FileExistsError, match="a and 2 more exist already"):
+        FileSet(tmp_path, ["a", "b", "c"])
