@@ -20,6 +20,7 @@ from dmrifit.derivatives import file_record
 from dmrifit.files import whole_file
 
 __all__ = [
+from dmrifit.blocks import Array
     "DAMAGED",
     "Image",
     "Images",
@@ -37,7 +38,7 @@ __all__ = [
     "write_volume",
 ]
 
-Image: TypeAlias = str | Path | nib.Nifti1Pair
+Image: TypeAlias = str | Path | nib.Nifti1Pair | Array
 Images: TypeAlias = Image | Sequence[Image]
 
 #: What reading raises when a file is damaged or cut off.

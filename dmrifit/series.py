@@ -18,6 +18,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dmrifit.blocks import placed, slices_of
 from dmrifit.derivatives import common_stem
 from dmrifit.images import (
     COMPRESSED,
@@ -176,7 +177,8 @@ class Series:
         FileNotFoundError
             If a file does not exist.
         """
-        listed = [images] if isinstance(images, str | Path | nib.Nifti1Pair) else list(images)
+        given = placed(images, None)
+        listed = [given] if isinstance(given, str | Path | nib.Nifti1Pair) else list(given)
         if not listed:
             msg = "a list of images must name at least one"
             raise ValueError(msg)
@@ -302,8 +304,7 @@ class Series:
         x, y, z = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
         with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
-            for first in range(0, z, thickness):
-                slab = slice(first, min(first + thickness, z))
+            for slab in slices_of(z, thickness, [part.data for part in self.parts]):
                 if region is None or region[:, :, slab].any():
                     signals = self.read(slab)
                     inside = _with_signal(signals) if region is None else region[:, :, slab]
@@ -340,8 +341,7 @@ class Series:
         x, y, z = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
         with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
-            for first in range(0, z, thickness):
-                slab = slice(first, min(first + thickness, z))
+            for slab in slices_of(z, thickness, [part.data for part in self.parts]):
                 around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
                 if region is None or region[:, :, slab].any():
                     values = self.read(around)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit.blocks import is_array, placed
 from dmrifit.derivatives import (
     OUTSIDE,
     FitTally,
@@ -60,6 +61,7 @@ def fit_image(
     protocol: Protocol,
     model: str | SignalModel,
     *,
+    affine: ArrayLike | None = None,
     mask: Image | None = None,
     sigma: float | Image | Literal["estimate"] | None = None,
     out: str | Path | None = None,
@@ -77,20 +79,25 @@ def fit_image(
     """
     Fit a signal model to every voxel of an image.
 
-    The image is read slab by slab, so it may be larger than memory; maps have its grid, affine, qform and sform
-    codes, voxel sizes and units. With `out` they are written as NIfTI files named in the manner of BIDS
-    derivatives, with one JSON sidecar for the set; all files appear together when the last one is complete.
+    The image is read slab by slab, so it may be larger than memory, and an array of dask or zarr block by block; maps
+    have its grid, affine, qform and sform codes, voxel sizes and units. With `out` they are written as NIfTI files
+    named in the manner of BIDS derivatives, with one JSON sidecar for the set; all files appear together when the
+    last one is complete.
 
     Parameters
     ----------
-    image : path, Nifti1Image, or sequence of them
+    image : path, Nifti1Image, array, or sequence of them
         Magnitudes, shape (x, y, z, n_measurements), in any orientation and number type; scale factors of the file
         are applied. Several images of one grid, such as one for each echo time (4-D) or b-value (3-D), follow each
-        other in the order of the protocol; `read_manifest` gives both.
+        other in the order of the protocol; `read_manifest` gives both. An array of dask, zarr or numpy is taken in
+        the place of an image with its `affine`, or as ``Nifti1Image(array, affine)``: blocks of whole slices, of up
+        to 4 million values, are loaded once and a few at a time.
     protocol : Protocol
         The measurements of the last axis.
     model : str or SignalModel
         A model, or the name of one in `MODELS`.
+    affine : array_like of shape (4, 4), optional
+        From voxel indices to RAS+ coordinates in mm, for arrays without one: the image, the mask, sigma.
     mask : path or Nifti1Image, optional
         The voxels to fit, on the grid of the image: those above 0.5. Without a mask, all voxels that are not 0 (or
         NaN) in every measurement are fitted.
@@ -154,6 +161,7 @@ def fit_image(
         If relaxation times are fitted to measurements of one echo time, or no voxel could be fitted.
     """
     model = _find_model(model)
+    image, mask, sigma = _place(affine, image, mask, sigma)
     series = Series.open(image)
     contrasts = _check_protocol(series, protocol, model, average=average, fixed=fixed)
     files = _fit_files(series, model)
@@ -232,6 +240,7 @@ def predict_image(
     image: Images,
     *,
     protocol: Protocol | None = None,
+    affine: ArrayLike | None = None,
     b_tolerance: float | None = None,
     average: str | None = None,
     mask: Image | None = None,
@@ -254,8 +263,11 @@ def predict_image(
     ----------
     estimator : SignalToSignal or MapsToMaps
         A fitted one, with protocols.
-    image : path, Nifti1Image, or sequence of them
-        Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``; several as in `fit_image`.
+    image : path, Nifti1Image, array, or sequence of them
+        Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``; several, or arrays, as in
+        `fit_image`. With the patient's scale it is read twice.
+    affine : array_like of shape (4, 4), optional
+        As in `fit_image`.
     protocol : Protocol, optional
         The measurements of the image, if it holds others too or holds them in another order.
     b_tolerance : float, optional
@@ -301,6 +313,7 @@ def predict_image(
 
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
     series = Series.open(image)
+    image, mask, sigma = _place(affine, image, mask, sigma)
     chosen = _source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
     if isinstance(scale, str) and scale == "patient":
         scale = getattr(estimator, "patient_scale_", PatientScale())
@@ -353,6 +366,16 @@ def predict_image(
 
 
 def _find_model(model: str | SignalModel) -> SignalModel:
+def _place(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
+    """Give the arrays among the inputs their affine."""
+    images = list(image) if isinstance(image, list | tuple) else [image]
+    if affine is not None and not all(is_array(one) for one in images):
+        own = next(one for one in images if not is_array(one))
+        msg = f"{image_name(own)} brings its own affine; leave out affine=, which is for arrays"
+        raise ValueError(msg)
+    return [placed(one, affine) for one in (image, *maps)]
+
+
     if isinstance(model, SignalModel):
         return model
     if model not in MODELS:

@@ -1,0 +1,138 @@
+"""Arrays that are read block by block, such as those of dask and zarr, in the place of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = ["Array", "is_array", "placed", "slices_of"]
+
+
+@runtime_checkable
+class Array(Protocol):
+    """An array that is sliced like numpy's: one of numpy, dask, zarr, h5py and others."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values along each axis."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the values."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Take a part."""
+
+
+def is_array(value: object) -> bool:
+    """
+    Tell whether something is an array.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    bool
+        Whether it is an `Array` with at least one axis: a number of numpy is none.
+    """
+    return isinstance(value, Array) and len(value.shape) > 0
+
+
+def placed(image: Any, affine: ArrayLike | None) -> Any:
+    """
+    Give an array its place in the world, without reading it; leave everything else as it is.
+
+    Parameters
+    ----------
+    image : array, or anything that takes the place of an image
+        Of a list, every element is placed for itself.
+    affine : array_like of shape (4, 4), or None
+        From voxel indices of the array to RAS+ coordinates in mm.
+
+    Returns
+    -------
+    Nifti1Image or object
+        The array as an image that slices it when it is read, or what was given.
+
+    Raises
+    ------
+    ValueError
+        If an array comes without an affine or with one that places no voxels, is not finished (its shape is not
+        known) or does not hold numbers.
+    """
+    if isinstance(image, list | tuple):
+        return [placed(one, affine) for one in image]
+    if not is_array(image):
+        return image
+    kind = f"an array ({type(image).__module__.partition('.')[0]}, {' × '.join(map(str, image.shape))})"
+    if affine is None:
+        msg = (
+            f"{kind} does not say where its voxels lie; wrap it: nibabel.Nifti1Image(array, affine), or give affine= "
+            "where a function has it"
+        )
+        raise ValueError(msg)
+    if np.isnan(np.asarray(image.shape, dtype=float)).any():
+        msg = f"{kind} does not know its shape; call its compute_chunk_sizes() first"
+        raise ValueError(msg)
+    dtype = np.dtype(image.dtype)
+    if dtype.kind not in "biuf":
+        msg = f"{kind} holds values of type {dtype}; magnitudes (integers or real numbers) are needed"
+        raise ValueError(msg)
+    matrix = np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
+        msg = f"affine= must be 4 × 4 numbers that place voxels, not {matrix.tolist()}"
+        raise ValueError(msg)
+    # NIfTI does not know every type that arrays have; only the type of the values read counts.
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_xyzt_units("mm")
+    made = nib.Nifti1Image(image, matrix, header)
+    made.set_sform(matrix, update_affine=False)  # as nibabel does for an array without a header
+    made.set_qform(matrix, code="unknown", update_affine=False)
+    return made
+
+
+def slices_of(n_slices: int, most: int, arrays: Sequence[Any] = ()) -> Iterator[slice]:
+    """
+    Cut a volume into slabs that end where blocks end, so that no block is read twice.
+
+    Parameters
+    ----------
+    n_slices : int
+        Slices of the volume.
+    most : int
+        Slices of a slab at most. A block of more slices is cut, and read once for each part.
+    arrays : sequence
+        What is read, with slices on the third axis; the first that is stored in blocks (it has ``chunks``) decides.
+
+    Yields
+    ------
+    slice
+        One slab after the other.
+    """
+    ends = next((found for found in (_block_ends(one, n_slices) for one in arrays) if found), [])
+    first = 0
+    while first < n_slices:
+        fitting = [end for end in ends if first < end <= first + most]
+        # A block that is too thick for a slab does not keep the one before it from ending with its block.
+        last = fitting[-1] if fitting else min(first + most, n_slices)
+        yield slice(first, last)
+        first = last
+
+
+def _block_ends(array: Any, n_slices: int) -> list[int]:
+    """List where blocks end on the third axis; empty if the array is not stored in blocks."""
+    chunks = getattr(array, "chunks", None)
+    if not isinstance(chunks, tuple) or len(chunks) < 3:
+        return []
+    third = chunks[2]
+    if isinstance(third, tuple):  # dask lists the size of each block
+        return np.cumsum(third).tolist()
+    return [*range(third, n_slices, third), n_slices]  # zarr and h5py have one size for all
