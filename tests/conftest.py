@@ -1,6 +1,9 @@
-"""What every test shares: the reference data, figures without a screen, repeatable examples."""
+"""What every test shares: the reference data, figures without a screen, repeatable examples, no network."""
 
+import ipaddress
 import os
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,49 @@ DATA_REQUIRED = os.environ.get("DMRIFIT_REQUIRE_DATA") == "1"
 settings.register_profile("explore", deadline=None)
 settings.register_profile("decide", deadline=None, derandomize=True)
 settings.load_profile("decide" if DATA_REQUIRED or os.environ.get("CI") else "explore")
+
+
+#: What this process tried to reach outside this machine.
+REACHED = []
+
+
+def forbid_network(event, arguments):
+    """Refuse, as a hook of the interpreter, to look up or connect to other machines."""
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        family, address = arguments[0].family, arguments[1]
+        inside = family not in (socket.AF_INET, socket.AF_INET6) or not address or is_here(address[0])
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        inside = is_here(arguments[0])
+    else:
+        return
+    if not inside:
+        REACHED.append((event, str(arguments[1:] if event.startswith("socket.connect") else arguments)))
+        msg = f"{event} of {REACHED[-1][1]}: nothing here may use the network"
+        raise RuntimeError(msg)
+
+
+def is_here(host):
+    """Tell whether an address is one of this machine; names are only looked up if they are its own."""
+    host = host.decode() if isinstance(host, bytes) else host
+    if host in (None, "", "localhost", "<broadcast>", socket.gethostname()):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+sys.addaudithook(forbid_network)
+
+
+@pytest.fixture(autouse=True)
+def no_network():
+    """Fail where something tried to reach another machine, even if it went on without an answer."""
+    yield
+    tried = REACHED.copy()
+    REACHED.clear()
+    assert not tried
 
 
 @pytest.fixture(scope="session")
