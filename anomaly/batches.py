@@ -29,6 +29,7 @@ RESULTS = ("detections.tsv", "lesions.csv", "index.html")
 
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
 _LESIONS, _PANELS, _DESCRIPTION = "lesions.csv", "panels.png", "detection.json"
+_VIEW = "view.html"
 _NOTICE = "Research software; not for clinical use."
 _BRIGHTEST = 3.0  # thresholds, the end of the scale of a map's picture
 _COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
@@ -125,7 +126,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     write_text(out / "detections.tsv", _as_text(pd.DataFrame(rows)))
     if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
         return
-    from dmrifit.pages import html_figure, html_join, html_page, html_table
+    from dmrifit.pages import html_figure, html_join, html_link, html_page, html_table
 
     header = ("scan", "threshold", "anomalies", "volume, mL", "largest, mm", "share above the threshold")
     lines = [
@@ -147,8 +148,11 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
                 f"{content['name']}: mean signal, map, what is above the threshold, and what opening leaves of it, "
                 "in the axial slice with most of it"
             )
-            sections.append((content["name"], html_join([html_figure(path.read_bytes(), caption, width=900)])))
-    lead = _NOTICE + (" Synthetic scans: no person was scanned." if any(one["synthetic"] for one in contents) else "")
+            parts = [html_figure(path.read_bytes(), caption, width=900)]
+            if path.with_name(_VIEW).exists():
+                parts.append(html_link(f"{content['folder']}/{_VIEW}", "Move through three planes"))
+            sections.append((content["name"], html_join(parts)))
+    lead = _lead(synthetic=any(one["synthetic"] for one in contents))
     write_text(out / "index.html", html_page("Anomalies", sections, lead=lead))
 
 
@@ -259,12 +263,15 @@ def _write_detection(
         "sources": dict(sources),
         "notice": _NOTICE,
     }
-    with FileSet(folder, [*_FILES.values(), _LESIONS, _PANELS, _DESCRIPTION], overwrite=True) as files:
+    with FileSet(folder, [*_FILES.values(), _LESIONS, _PANELS, _VIEW, _DESCRIPTION], overwrite=True) as files:
         for key, image in detection.images().items():
             save_image(image, files.path(_FILES[key]))
         files.path(_LESIONS).write_text(table.to_csv(index=False, float_format="%.8g"), encoding="utf-8")
         if figure:
             _panels(detection).savefig(files.path(_PANELS), dpi=110)
+            if find_spec("jinja2") is not None:
+                page = _view(detection, files.path(_PANELS).read_bytes())
+                files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(_DESCRIPTION, content)
     return content
 
@@ -285,6 +292,38 @@ def _panels(detection: Detection) -> Figure:
     shown = ({"map": detection.map}, {"map": limit}, {"map": (0.0, top)})
     # A title of its own: nobody knows yet whether the scan is healthy.
     return plot_panels(case, *shown, opening=detection.opening, number=number, title=case.name)
+
+
+def _view(detection: Detection, picture: bytes) -> str:
+    """Make the page that shows what was found over the mean signal, in three planes."""
+    from dmrifit.pages import html_figure, html_paragraph, html_table
+    from dmrifit.viewer import Layer, html_viewer, viewer_page
+
+    case, limit, table = detection.scan.case, detection.threshold, detection.lesions
+    known = limit if np.isfinite(limit) else None
+    places = table.to_dict("records")
+    planes = html_viewer(
+        [
+            Layer("mean signal", case.signal.mean(axis=-1)),
+            Layer("anomaly map", detection.map, "score", threshold=known),
+            Layer("found", detection.opened, "mask"),
+            Layer("before opening", detection.found, "mask", shown=False),
+        ],
+        case.affine,
+        points=[(f"{row['number']}: {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"]) for row in places],
+        region=case.brain,
+        label="Anomaly map over the mean signal",
+        instead=html_figure(picture, f"Anomalies of {case.name}", width=900),
+    )
+    header = ("", "volume, mL", "diameter, mm", "x", "y", "z", "largest score")
+    keys = ("volume_mL", "diameter_mm", "x", "y", "z")
+    rows = [[row["number"], *(f"{row[key]:.2f}" for key in keys), f"{row['score']:.4g}"] for row in places]
+    found = html_table(rows, header, numbers=range(7)) if rows else html_paragraph("Nothing was found.")
+    return viewer_page(case.name, [("", planes), ("What was found", found)], lead=_lead(synthetic=case.synthetic))
+
+
+def _lead(*, synthetic: bool) -> str:
+    return _NOTICE + (" Synthetic scans: no person was scanned." if synthetic else "")
 
 
 def _sources(series: SeriesFiles) -> dict[str, str]:

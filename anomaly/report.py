@@ -15,8 +15,9 @@ from anomaly.controls import CONTROLS
 from anomaly.evaluation import AS_GIVEN, evaluate_detectors, format_summary
 from dmrifit.derivatives import versions
 from dmrifit.files import FileSet
-from dmrifit.pages import html_details, html_join, html_note, html_page, html_paragraph, html_table
+from dmrifit.pages import html_details, html_heading, html_join, html_note, html_paragraph, html_table
 from dmrifit.sections.gallery import Gallery
+from dmrifit.viewer import Layer, html_viewer, viewer_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,9 @@ def write_evaluation(
         gallery = Gallery()
         scans = _Scans(cases, maps, healthy, healthy_maps or {}, tables, opening)
         sections = _sections(scans, gallery, figures, command)
-        page = html_page("Anomaly maps compared with lesions", sections, lead=_lead([*cases, *healthy]), contents=True)
+        page = viewer_page(
+            "Anomaly maps compared with lesions", sections, lead=_lead([*cases, *healthy]), contents=True
+        )
         for kind in KINDS:
             tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
         for name in _FIGURES:
@@ -376,8 +379,24 @@ def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
     for name, case, maps in wanted:
         figure = plot_panels(case, maps, thresholds, limits, opening=scans.opening)
         kind = "Synthetic scan" if case.synthetic else "Scan"
+        if name == wanted[0][0]:
+            parts += [html_heading(f"{kind} {case.name}"), _planes(case, maps, thresholds)]
         parts.append(gallery.show(name, figure, f"{kind} {case.name}: mean signal, maps and masks"))
     return html_join(parts)
+
+
+def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Markup:
+    """Show one scan with the maps and the masks of all methods, to move through."""
+    layers = [Layer("mean signal", case.signal.mean(axis=-1))]
+    for name, values in maps.items():
+        if values.dtype == bool:
+            layers.append(Layer(name, values, "mask"))
+        else:
+            layers.append(Layer(name, values, "score", threshold=thresholds.get(name)))
+    if case.lesion is not None:
+        layers.append(Layer("lesion", case.lesion, "mask"))
+    note = html_note("The pictures below show the same scan.")
+    return html_viewer(layers, case.affine, region=case.brain, label=f"Maps of {case.name}", instead=note)
 
 
 def _origin(scans: _Scans, command: str) -> Markup:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from dmrifit._optional import import_optional
 
@@ -24,6 +25,7 @@ __all__ = [
     "html_heading",
     "html_join",
     "html_lines",
+    "html_link",
     "html_note",
     "html_page",
     "html_paragraph",
@@ -314,6 +316,25 @@ def html_lines(*lines: Any) -> Markup:
         Lines with breaks between them.
     """
     return _safe("<br>").join(lines)
+
+
+def html_link(path: str, text: str) -> Markup:
+    """
+    Point to a file beside the page.
+
+    Parameters
+    ----------
+    path : str
+        Of the file, relative to the page; no address is made of it, whatever it holds.
+    text : str
+        Plain text, which is escaped.
+
+    Returns
+    -------
+    Markup
+        A paragraph with the link.
+    """
+    return _safe('<p><a href="{}">{}</a></p>').format(f"./{quote(path)}", text)
 
 
 def html_paragraph(text: Any) -> Markup:

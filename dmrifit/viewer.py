@@ -353,6 +353,8 @@ def _pack(layer: Layer) -> dict[str, Any]:
     low, high = extremes
     if layer.kind != "score" and own.size:
         low, high = (float(x) for x in np.percentile(own, _EXTREMES))
+    if layer.kind == "score" and layer.threshold is not None:
+        low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
     if layer.window is not None and layer.kind != "score":
         low, high = min(low, max(layer.window[0], extremes[0])), max(high, min(layer.window[1], extremes[1]))
     window = layer.window or (robust_limits(own) if layer.kind != "score" else (low, high))

@@ -28,6 +28,7 @@ _T = TypeVar("_T", int, float)
 RESULTS = ("segmentations.tsv", "lesions.tsv", "index.html")
 
 _PROBABILITY, _LABEL, _LESIONS, _OVERLAY = "probability.nii.gz", "label.nii.gz", "lesions.tsv", "overlay.png"
+_VIEW = "view.html"
 _DESCRIPTION = "segmentation.json"
 _OF_SINGLE_MODELS = (
     *("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability"),
@@ -145,7 +146,9 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
             for content in contents
             if (path := out / content["folder"] / _OVERLAY).exists()
         }
-        write_text(out / "index.html", batch_page(heading, contents, found, pictures))
+        views = {content["name"]: f"{content['folder']}/{_VIEW}" for content in contents}
+        views = {name: path for name, path in views.items() if (out / path).exists()}
+        write_text(out / "index.html", batch_page(heading, contents, found, pictures, views))
 
 
 def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray[Any]], float, int]:
@@ -259,7 +262,7 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
         "sources": digest,
         "notice": "Research software; not for clinical use.",
     }
-    with FileSet(folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _DESCRIPTION], overwrite=True) as files:
+    with FileSet(folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, _DESCRIPTION], overwrite=True) as files:
         for name, values in ((_PROBABILITY, probability), (_LABEL, labels)):
             save_image(_on_grid(values, case), files.path(name))
         files.path(_LESIONS).write_text(_as_text(table), encoding="utf-8")
@@ -267,6 +270,12 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
             from metastasis.plotting import plot_overlay
 
             plot_overlay(case, labels, confirmable=ensemble).savefig(files.path(_OVERLAY), dpi=120)
+            if find_spec("jinja2") is not None:
+                from metastasis.report import scan_page
+
+                picture = files.path(_OVERLAY).read_bytes()
+                page = scan_page(case, labels, probability, now, threshold=content["threshold"], picture=picture)
+                files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(_DESCRIPTION, content)
     return content
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.components import drop_small
 from dmrifit.derivatives import versions
@@ -17,7 +17,9 @@ from dmrifit.files import FileSet
 from dmrifit.pages import (
     html_details,
     html_figure,
+    html_heading,
     html_join,
+    html_link,
     html_note,
     html_page,
     html_paragraph,
@@ -25,6 +27,7 @@ from dmrifit.pages import (
 )
 from dmrifit.randomness import RandomState
 from dmrifit.sections.gallery import Gallery
+from dmrifit.viewer import Layer, html_viewer, viewer_page
 from metastasis.controls import CONTROLS
 from metastasis.evaluation import evaluate_segmentations, for_method, format_summary
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
     from metastasis.cases import Case
 
-__all__ = ["FEW", "KINDS", "PAGE", "batch_page", "write_evaluation"]
+__all__ = ["FEW", "KINDS", "PAGE", "batch_page", "scan_page", "write_evaluation"]
 
 #: Patients below which a table is no performance.
 FEW = 20
@@ -138,7 +141,7 @@ def write_evaluation(
         gallery = Gallery()
         limits = {name: (for_method(threshold, name, 0.5), for_method(min_voxels, name, 1)) for name in predictions}
         sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
-        page = html_page("Segmentations compared with reference lesions", sections, lead=_lead(cases), contents=True)
+        page = viewer_page("Segmentations compared with reference lesions", sections, lead=_lead(cases), contents=True)
         for kind in KINDS:
             tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
         for name in _FIGURES:
@@ -149,7 +152,11 @@ def write_evaluation(
 
 
 def batch_page(
-    heading: str, contents: Sequence[Mapping[str, Any]], lesions: pd.DataFrame, pictures: Mapping[str, bytes]
+    heading: str,
+    contents: Sequence[Mapping[str, Any]],
+    lesions: pd.DataFrame,
+    pictures: Mapping[str, bytes],
+    views: Mapping[str, str],
 ) -> str:
     """
     Make the page of a run over scans.
@@ -164,6 +171,8 @@ def batch_page(
         A row for each lesion, with the column ``name``.
     pictures : mapping of str to bytes
         Overlays as PNG files, by the name of the case.
+    views : mapping of str to str
+        Pages of single scans, relative to this one, by the name of the case.
 
     Returns
     -------
@@ -184,11 +193,70 @@ def batch_page(
         parts = []
         if picture := pictures.get(content["name"]):
             parts.append(html_figure(picture, f"Lesions of {content['name']} in three planes", width=1000))
+        if view := views.get(content["name"]):
+            parts.append(html_link(view, "Move through the planes"))
         own = lesions[lesions["name"] == content["name"]]
         parts.append(_lesion_lines(own) if len(own) else html_paragraph("Nothing was found."))
         sections.append((content["name"] + (" (synthetic)" if content["synthetic"] else ""), html_join(parts)))
     where = html_note("Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the left.")
     return html_page(heading, [*sections, ("", where)], lead=lead)
+
+
+def scan_page(
+    case: Case,
+    labels: NDArray[Any],
+    probability: NDArray[np.floating],
+    lesions: pd.DataFrame,
+    *,
+    threshold: float | None,
+    picture: bytes,
+) -> str:
+    """
+    Make the page of one scan: what was found over the image, in three planes.
+
+    Parameters
+    ----------
+    case : Case
+        The scan.
+    labels : ndarray of shape (x, y, z)
+        What was found; an ensemble's candidates are 1 and what is confirmed 2.
+    probability : ndarray of shape (x, y, z)
+        Of being lesion, 0 to 1.
+    lesions : DataFrame
+        What `metastasis.followup.reader_table` gave for this scan.
+    threshold : float or None
+        Probability from which a voxel is lesion; None for an ensemble, which has several.
+    picture : bytes
+        The overlay as a PNG file, for browsers that run no scripts.
+
+    Returns
+    -------
+    str
+        The page, which needs no other file.
+    """
+    names = ("candidate", "confirmed") if threshold is None else ("found",)
+    layers = [Layer("scan", case.image)]
+    layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
+    layers += [
+        Layer(
+            "probability", probability, "score", window=(0.0, 1.0), threshold=0.5 if threshold is None else threshold
+        ),
+        Layer("segmentation", labels, "mask", names=names),
+    ]
+    if case.label is not None:
+        layers.append(Layer("reference", case.label, "mask", shown=False))
+    places = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
+    planes = html_viewer(
+        layers,
+        case.affine,
+        points=[(f"{i}: {row['volume_mL']:.3f} mL", [row[axis] for axis in "xyz"]) for i, row in enumerate(places, 1)],
+        region=case.brain,
+        image="scan",
+        label="Lesions over the scan",
+        instead=html_figure(picture, f"Lesions of {case.name} in three planes", width=1000),
+    )
+    found = _lesion_lines(lesions) if len(lesions) else html_paragraph("Nothing was found.")
+    return viewer_page(case.name, [("", planes), ("What was found", found)], lead=_lead([case]))
 
 
 def _lesion_lines(lesions: pd.DataFrame) -> Markup:
@@ -364,17 +432,42 @@ def _overlays(
     parts = [html_paragraph(text)]
     for i in order:
         case = cases[i]
+        if i == order[0]:
+            parts.append(_planes(case, {name: np.asarray(values[i]) for name, values in predictions.items()}, limits))
         for name, values in predictions.items():
+            labels = _labels(np.asarray(values[i]), *limits[name])
             array = np.asarray(values[i])
-            limit, least = limits[name]
-            labels = (array >= limit).astype(np.uint8) if array.dtype.kind == "f" else array.astype(np.uint8)
-            labels = labels * drop_small(labels, least)
             ensemble = any(np.max(one) == 2 for one in values) if array.dtype.kind != "f" else False
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
             kind = "Synthetic scan" if case.synthetic else "Scan"
             parts.append(gallery.show(f"overlay-{i}", figure, f"{kind} {title} in three planes"))
     return html_join(parts)
+
+
+def _labels(values: NDArray[Any], limit: float, least: int) -> NDArray[np.uint8]:
+    """Give what a method found: voxels from its threshold on, in components that are large enough."""
+    labels = (values >= limit).astype(np.uint8) if values.dtype.kind == "f" else values.astype(np.uint8)
+    return labels * drop_small(labels, least)
+
+
+def _planes(case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping[str, tuple[float, int]]) -> Markup:
+    """Show one scan with what each method found, to move through."""
+    layers = [Layer("scan", case.image)]
+    layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
+    for name, values in predictions.items():
+        if values.dtype.kind == "f":
+            layers.append(Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0]))
+    if case.label is not None:
+        layers.append(Layer("reference", case.label, "mask"))
+    for k, (name, values) in enumerate(predictions.items()):
+        labels = _labels(values, *limits[name])
+        names = ("candidate", "confirmed") if labels.max(initial=0) == 2 else ()
+        layers.append(Layer(name, labels, "mask", names=names, shown=k == 0))
+    kind = "Synthetic scan" if case.synthetic else "Scan"
+    note = html_note("The pictures below show the same scan.")
+    shown = html_viewer(layers, case.affine, region=case.brain, image="scan", label=f"{kind} {case.name}", instead=note)
+    return html_join([html_heading(f"{kind} {case.name}"), shown])
 
 
 def _origin(

@@ -7,7 +7,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_batch"]
+__all__ = ["FIELDS", "write_batch"]
+
+#: What the file of a case says that its row in the table needs.
+FIELDS: Mapping[str, type] = {
+    "sources": dict,
+    "ras.center_mm": list,
+    "ras.angles_deg": list,
+    "size_mm": list,
+    "volume_ml": float,
+    "scores.objective": float,
+    "scores.tumor_fraction": float,
+    "scores.tumor_volume_ml": float,
+    "rotated_axes": int,
+    "flags": list,
+}
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
@@ -39,7 +53,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_text(out / "placements.tsv", table.to_csv(sep="\t", index=False, float_format="%.12g"))
     if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
         return
-    from dmrifit.pages import html_figure, html_join, html_page, html_table
+    from dmrifit.pages import html_figure, html_join, html_link, html_page, html_table
     from placement.prescription import NOTICE
 
     shown = ("volume_ml", "tumor_fraction", "objective")
@@ -52,6 +66,8 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     for name in contents:
         path = out / name / "voxel_overlay.png"
         if path.exists():
-            picture = html_figure(path.read_bytes(), f"Voxel of {name} in three planes", width=1000)
-            sections.append((name, html_join([picture])))
+            parts = [html_figure(path.read_bytes(), f"Voxel of {name} in three planes", width=1000)]
+            if path.with_name("voxel_view.html").exists():
+                parts.append(html_link(f"{name}/voxel_view.html", "Move through the planes"))
+            sections.append((name, html_join(parts)))
     write_text(out / "index.html", html_page("Voxels", sections, lead=f"{NOTICE}. The patient's right is at the left."))

@@ -74,7 +74,7 @@ def write_prescription(
     percent_per_ppm : float or sequence of 3 floats, default=None
         See `displacement`; sides in the order of the canonical pose, nearest to right–left, front–back and up–down.
     figure : bool, default=True
-        Whether to draw the overlay, for which matplotlib is needed.
+        Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2 is needed too.
     overwrite : bool, default=False
         Whether files of an earlier run may be replaced.
 
@@ -99,7 +99,8 @@ def write_prescription(
     - ``*_geometry.nii.gz``: an image of a single voxel whose affine is the box, which programs for spectroscopy read
       (sform and qform alike). It holds no spectrum and is no NIfTI-MRS;
     - ``*_philips.txt``: the numbers for the console of a Philips scanner, see `philips_text`;
-    - ``*_overlay.png``: three planes through the center with the exact outline;
+    - ``*_overlay.png``: three planes through the center with the exact outline; ``*_view.html``: the same to move
+      through in a browser, a page that needs no other file;
     - ``*.json``: all numbers, with the digests of what they were computed from.
     """
     if not name or Path(name).name != name or name.startswith("."):
@@ -110,7 +111,15 @@ def write_prescription(
     )
     voxel = voxel.canonical()
     drawing = figure and find_spec("matplotlib") is not None
-    ends = ("_mask.nii.gz", "_partial.nii.gz", "_geometry.nii.gz", "_philips.txt", "_overlay.png", ".json")
+    ends = (
+        "_mask.nii.gz",
+        "_partial.nii.gz",
+        "_geometry.nii.gz",
+        "_philips.txt",
+        "_overlay.png",
+        "_view.html",
+        ".json",
+    )
     with FileSet(folder, [name + end for end in ends], overwrite=overwrite) as files:
         for end, values in (
             ("_mask.nii.gz", voxel.mask(scene.shape, scene.affine).astype(np.uint8)),
@@ -126,6 +135,9 @@ def write_prescription(
             from placement.plotting import plot_overlay
 
             plot_overlay(voxel, scene).savefig(files.path(f"{name}_overlay.png"), dpi=110)
+            if find_spec("jinja2") is not None:
+                page = _view(voxel, scene, content, files.path(f"{name}_overlay.png").read_bytes())
+                files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
         files.write_json(f"{name}.json", content)
     return content
 
@@ -365,6 +377,35 @@ def displacement(
         "largest_shift_mm": largest,
         "worst_distance_mm": nearest,
     }
+
+
+def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -> str:
+    """Make the page that shows a voxel, the tumor and what to stay away from over the image."""
+    from dmrifit.pages import html_figure, html_table
+    from dmrifit.viewer import Box, Layer, html_viewer, viewer_page
+
+    layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
+    layers += [Layer(name, region, "mask") for name, region in scene.forbidden.items()]
+    if scene.image is not None:
+        layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
+    planes = html_viewer(
+        layers,
+        scene.affine,
+        boxes=[Box("voxel", voxel.affine)],
+        points=[("center of the voxel", voxel.center), ("center of the tumor", scene.centroid)],
+        label="Voxel over the image",
+        instead=html_figure(picture, "Voxel in three planes", width=1000),
+    )
+    scores = content["scores"]
+    rows = [
+        ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
+        ["sides, mm", " × ".join(f"{x:.1f}" for x in content["size_mm"])],
+        ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
+        ["volume, mL", f"{content['volume_ml']:.2f}"],
+        ["part that is tumor", f"{scores['tumor_fraction']:.3f}"],
+        ["flags", "; ".join(content["flags"]) or "none"],
+    ]
+    return viewer_page(scene.name or "Voxel", [("", planes), ("The voxel", html_table(rows))], lead=f"{NOTICE}.")
 
 
 def _pose(center: NDArray[np.float64], rotation: NDArray[np.float64], angles: NDArray[np.float64]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Runs over many scans: what is done again, and what of an earlier run never is taken for this one's."""
 
+import json
+import re
 import shutil
 
 import nibabel as nib
@@ -63,6 +65,23 @@ def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
     nib.save(nib.Nifti1Image(values, image.affine), path)
     detect(*words, figure=False)
     assert _map(tmp_path / "found").sum() > first.sum()
+
+
+def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    detect(made / "low.dmrifit", made / "lesions" / TABLE, tmp_path, figure=True)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
+    lesions = pd.read_csv(tmp_path / "lesions.csv")
+    for _, row in table.iterrows():
+        assert f'href="./{row["name"]}/view.html"' in page
+        view = (tmp_path / row["name"] / "view.html").read_text(encoding="utf-8")
+        stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
+        assert stored["layers"][1]["threshold"] == pytest.approx(row["threshold"])
+        assert len(stored["points"]) == (lesions["name"] == row["name"]).sum() == row["n_lesions"]
+        assert "Synthetic scans: no person was scanned." in view
+    assert table["n_lesions"].sum() > 0
 
 
 def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):

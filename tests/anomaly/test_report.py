@@ -37,6 +37,7 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
     assert "All scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
     assert page.count("<img ") == 4 + 2
+    assert page.count('class="viewer"') == 1
     for kind in KINDS:
         assert len(pd.read_csv(tmp_path / f"{kind}.csv")) == len(tables[kind])
     assert (tmp_path / "densities.png").stat().st_size > 5_000

@@ -1,5 +1,6 @@
 """The pages hold tables, controls, curves and overlays, refer to nothing outside, and say what is synthetic."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -42,7 +43,9 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     assert "All scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
     assert page.count("<img ") == 2 + 2 * len(found)
-    assert page.count("Synthetic scan ") == 2 * len(found)
+    # Each figure, and the heading and the name of the planes.
+    assert page.count("Synthetic scan ") == 2 * len(found) + 2
+    assert page.count('class="viewer"') == 1
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     for kind in KINDS:
         written = pd.read_csv(tmp_path / f"{kind}.csv")
@@ -77,3 +80,15 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     assert page.count("<td>confirmed</td>") == (lesions["finding"] == "confirmed").sum()
     assert "All scans were simulated" in page
     assert "since the prior scan" in page
+    links = re.findall(r'href="([^"#]+)"', page)
+    assert links == [f"./{content['folder']}/view.html" for content in contents]
+    for link, case in zip(links, named, strict=True):
+        view = (tmp_path / link).read_text(encoding="utf-8")
+        assert EVIL not in view
+        assert case.name in view
+        assert "All scans were simulated" in view
+        stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
+        assert {"scan", "probability", "segmentation"} <= {layer["name"] for layer in stored["layers"]}
+        assert stored["layers"][-2]["names"] == ["candidate", "confirmed"]
+        own = lesions[(lesions["name"] == case.name) & (lesions["finding"] != "prior only")]
+        np.testing.assert_allclose(stored["points"], own[["x", "y", "z"]], atol=1e-5)

@@ -1,6 +1,7 @@
 """The commands run after each other, go on where they stopped, and name what is wrong in one line."""
 
 import json
+import re
 import sys
 
 import nibabel as nib
@@ -41,7 +42,17 @@ def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
     assert code == 0, error
     found = pd.read_csv(placed / "placements.tsv", sep="\t")
     assert list(found["name"]) == ["synthetic-001", "synthetic-002", "synthetic-003"]
-    assert "Not for clinical use" in (placed / "index.html").read_text()
+    page = (placed / "index.html").read_text(encoding="utf-8")
+    assert "Not for clinical use" in page
+    for _, row in found.iterrows():
+        assert f'href="./{row["name"]}/voxel_view.html"' in page
+        view = (placed / row["name"] / "voxel_view.html").read_text(encoding="utf-8")
+        stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
+        np.testing.assert_allclose(stored["points"][0], row[["x", "y", "z"]].astype(float), atol=1e-6)
+        (box,) = stored["boxes"]
+        volume = abs(np.linalg.det(np.array(box["affine"])[:, :3])) / 1000
+        assert volume == pytest.approx(row["volume_ml"])
+        assert "Not for clinical use" in view
     code, out, error = run(
         *("evaluate", cases / "cases.tsv", cases / "experts.tsv"),
         *("--placements", f"objective={placed / 'placements.tsv'}", "--out", tables),
