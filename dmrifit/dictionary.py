@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit import elementary
 from dmrifit.models import Parameter, SignalModel
 from dmrifit.protocol import Protocol
 
@@ -105,7 +106,7 @@ class Dictionary:
             inner[:, k] = points[:, k] * self._high[k] / limit
         if share:
             inner[:, [j for j in range(len(self._low)) if j not in group]] = np.nan
-        signals = self._model.signal(points, self._protocol)
+        signals = self._model.signal_for_starts(points, self._protocol)
         usable = np.isfinite(signals).all(axis=1) & (np.abs(signals).max(axis=1) < 1e6)
         if not usable.any():
             usable[:] = True
@@ -150,7 +151,7 @@ def to_inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         for j, form in enumerate(forms):
             if form == "log":
-                inner[..., j] = np.log(np.maximum(inner[..., j], 0.0))
+                inner[..., j] = elementary.log(np.maximum(inner[..., j], 0.0))
             elif form == "inverse":
                 inner[..., j] = 1.0 / np.maximum(inner[..., j], 0.0)
     return inner
@@ -172,4 +173,4 @@ def _spread(parameter: Parameter, low: float, high: float, at: NDArray, protocol
         low = low if np.isfinite(low) else min(high, 0.0) - 1.0
         high = high if np.isfinite(high) else max(low, 0.0) + 1.0
         geometric = low > 0 and high / low > 3
-    return low * (high / low) ** at if geometric else low + (high - low) * at
+    return low * elementary.power(high / low, at) if geometric else low + (high - low) * at

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.elementary import geometric_mean
+
 __all__ = [
     "MS_PER_UM2_PER_S_PER_MM2",
     "Protocol",
@@ -570,8 +572,7 @@ def _mean_of_finite(values: NDArray, *, geometric: bool) -> NDArray:
     count = usable.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         if geometric:
-            # log(0) = -inf gives the mean 0; log of a negative magnitude is NaN and stays so.
-            return np.exp(np.where(usable, np.log(values), 0.0).sum(axis=-1) / count)
+            return geometric_mean(values, usable)
         return np.where(usable, values, 0.0).sum(axis=-1) / count
 
 

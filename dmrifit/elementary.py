@@ -1,0 +1,146 @@
+"""
+Exponential, logarithm and powers with the same bits on every processor.
+
+Those of NumPy come in several versions, one for each set of vector instructions, which differ in the last bit. That
+is enough to start a fit at another point and to end it at other bits. Here they are made of the four operations and of
+moving exponents, which are rounded in one way only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["exp", "geometric_mean", "log", "power"]
+
+_LOG2_E = 1.4426950408889634
+_LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)  # the first part times a small whole number is exact
+_SQRT_HALF = 0.7071067811865476
+_WHOLE = 64  # powers up to this one are products
+_TAME, _AT_ONCE = 100, 8  # so many numbers up to so many powers of two have a product that is a number
+
+_EXP = [1.0]
+for _i in range(1, 15):
+    _EXP.append(_EXP[-1] / _i)
+_LOG = [2.0 / (2 * _i + 1) for _i in range(12)]
+
+
+def exp(x: ArrayLike) -> NDArray[np.float64]:
+    """
+    Compute the exponential: 2ⁿ·exp(r) with abs(r) ≤ ln(2)/2, and that by its power series.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers.
+
+    Returns
+    -------
+    ndarray of the same shape
+        Within two units in the last place; 0 and infinity where the result is beyond the range of numbers.
+    """
+    x = np.clip(np.asarray(x, dtype=np.float64), -800.0, 800.0)
+    n = np.floor(x * _LOG2_E + 0.5)
+    r = (x - n * _LN2[0]) - n * _LN2[1]
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(_polynomial(r, _EXP), np.where(np.isnan(n), 0.0, n).astype(np.int64))
+
+
+def log(x: ArrayLike) -> NDArray[np.float64]:
+    """
+    Compute the natural logarithm: that of the exponent, and 2·artanh((m − 1)/(m + 1)) for the mantissa m.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers.
+
+    Returns
+    -------
+    ndarray of the same shape
+        Within four units in the last place; −infinity for 0 and NaN for negative numbers.
+    """
+    x = np.asarray(x, dtype=np.float64)
+    positive = (x > 0) & (x < np.inf)
+    found = _log_of(*np.frexp(np.where(positive, x, 1.0)))
+    return np.where(positive, found, np.where(x == 0, -np.inf, np.where(x == np.inf, np.inf, np.nan)))
+
+
+def power(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """
+    Raise to a power.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers.
+    y : array_like
+        Exponents; small whole ones are done by multiplication.
+
+    Returns
+    -------
+    ndarray of their common shape
+        Errors grow with the logarithm of the result; NaN where a negative number is raised to a power that is no small
+        whole number.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if y.ndim == 0 and float(y).is_integer() and abs(y) <= _WHOLE:
+        result, square = np.ones_like(x), x
+        left = int(abs(y))
+        while left:
+            result = result * square if left % 2 else result
+            square, left = square * square, left // 2
+        return 1.0 / result if y < 0 else result
+    result = exp(y * log(x))
+    return np.where(y == 0, 1.0, result)
+
+
+def geometric_mean(values: ArrayLike, used: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """
+    Compute the geometric mean along the last axis: the root of the product.
+
+    Parameters
+    ----------
+    values : array_like of shape (..., n)
+        Real numbers.
+    used : ndarray of bool, shape (..., n)
+        Which of them count; these are finite.
+
+    Returns
+    -------
+    ndarray of shape (...)
+        The means; 0 where one is 0, NaN where one is negative or nothing counts.
+    """
+    factors = np.where(used, np.asarray(values, dtype=np.float64), 1.0)
+    exponent = np.zeros(factors.shape[:-1], np.int64)
+    size = np.abs(factors)
+    if not ((size > 2.0**-_TAME) & (size < 2.0**_TAME)).all():
+        factors, moved = np.frexp(factors)  # exact: the mean has the same bits with and without it
+        exponent += moved.sum(axis=-1)
+    product = np.ones(factors.shape[:-1])
+    # One after the other: in which order a library multiplies is its own affair.
+    for k in range(factors.shape[-1]):
+        product = product * factors[..., k]
+        if k % _AT_ONCE == _AT_ONCE - 1:
+            product, moved = np.frexp(product)
+            exponent += moved
+    product, moved = np.frexp(product)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = exp(_log_of(np.where(product > 0, product, 0.5), exponent + moved) / used.sum(axis=-1))
+    return np.where((factors < 0).any(axis=-1), np.nan, np.where(product == 0, 0.0, mean))
+
+
+def _log_of(mantissa: NDArray, exponent: NDArray) -> NDArray[np.float64]:
+    """Compute the logarithm of a number by its mantissa in [½, 1) and exponent."""
+    low = mantissa < _SQRT_HALF
+    m, e = np.where(low, 2.0 * mantissa, mantissa), (exponent - low).astype(np.float64)
+    s = (m - 1.0) / (m + 1.0)
+    return e * _LN2[0] + (s * _polynomial(s * s, _LOG) + e * _LN2[1])
+
+
+def _polynomial(x: NDArray, coefficients: list[float]) -> NDArray[np.float64]:
+    """Compute a polynomial by Horner's rule."""
+    result = np.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + coefficient
+    return result
