@@ -50,6 +50,7 @@ _MODULES = {
     "repeatability": "regions",
     "roi_table": "regions",
     "predict_image": "volumes",
+    "write_dicom_seg": "dicom",
     "prepare_brain": "preparation",
     "preprocess_image": "preprocessing",
     "estimate_sigma": "noise",

@@ -7,10 +7,12 @@ from types import ModuleType
 EXTRAS = {
     "SimpleITK": "preprocess",
     "dipy": "preprocess",
+    "highdicom": "dicom",
     "jinja2": "report",
     "matplotlib": "report",
     "monai": "deep",
     "nilearn": "brain",
+    "pydicom": "dicom",
     "scikit_posthocs": "stats",
     "skorch": "deep",
     "statsmodels": "stats",

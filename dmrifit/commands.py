@@ -1,4 +1,4 @@
-"""Commands that work on images: preprocess, fit, summarize regions, predict."""
+"""Commands that work on images: preprocess, fit, summarize regions, predict, write regions as DICOM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dmrifit.options import bounds_of, floats, number_or_path, pairs, say, scan_
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXAMPLES", "fit", "predict", "preprocess", "roi"]
+__all__ = ["EXAMPLES", "dicom_seg", "fit", "predict", "preprocess", "roi"]
 
 ScanArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv).")
@@ -279,11 +279,67 @@ def predict(
     typer.echo(f"predicted maps: {out}")
 
 
+def dicom_seg(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS",
+            help="NIfTI mask or label image, such as label.nii.gz, opened.nii.gz or voxel_mask.nii.gz of the other "
+            "programs.",
+        ),
+    ],
+    source: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="DICOM series that the scan of the labels was converted from.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write (.dcm).")],
+    kind: Annotated[
+        str, typer.Option(metavar="lesion|metastasis|tumor|voxel", help="What the regions are, for their codes.")
+    ] = "lesion",
+    names: Annotated[
+        Path | None, typer.Option(help="Names of labels: a table (.tsv) with the columns index and name.")
+    ] = None,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A segment for each connected region, numbered as in lesions.tsv.")
+    ] = False,
+    manual: Annotated[bool, typer.Option("--manual", help="The regions were drawn or placed by hand.")] = False,
+    series: Annotated[
+        str | None, typer.Option(metavar="UID", help="Which series, where the folder holds several.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Write a label image as a DICOM segmentation (SEG) on the series of its scan. Not for clinical use.
+
+    The labels have to lie on the voxels of the series; axes may be turned, as converters do, and nothing is
+    resampled. The file bears the identity of the patient and the study, as the files of the series do.
+    """
+    from dmrifit.console import check_output
+    from dmrifit.dicom import write_dicom_seg
+    from dmrifit.images import load_image, read_volume
+    from dmrifit.regions import read_label_names
+
+    check_output(out, overwrite)
+    segments = write_dicom_seg(
+        read_volume(labels),
+        load_image(labels).affine,
+        out,
+        source=source,
+        kind=kind,
+        names=read_label_names(names) if names else None,
+        separate=separate,
+        manual=manual,
+        series=series,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{len(segments)} segment{'s' * (len(segments) != 1)}: {out}")
+
+
 EXAMPLES: dict[Callable[..., None], str] = {
     preprocess: "dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean",
     fit: "dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps",
     roi: "dmrifit roi maps --labels labels.nii.gz --out roi.csv",
     predict: "dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted",
+    dicom_seg: "dmrifit dicom-seg segmented/sub-01/label.nii.gz --source dicom/t1c --kind metastasis --out lesions.dcm",
 }
 
 
