@@ -48,6 +48,7 @@ BLOCKS = (
     Block(PAGE, "predict image benchmark", "predict_image", "bench_predict_image"),
     Block(PAGE, "algorithms", "algorithms", "tune_algorithms"),
     Block(PAGE, "prediction benchmark", "prediction", "bench_prediction"),
+    Block(PAGE, "scale benchmark", "scale", "bench_scale"),
     Block(PAGE, "claims board", "claims", "bench_claims"),
     Block(PAGE, "placement benchmark", "placement", "bench_placement"),
     Block(PAGE, "placers benchmark", "placers", "bench_placers"),
