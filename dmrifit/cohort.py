@@ -200,7 +200,7 @@ class Cohort:
                 _check_noise(scan, sigma)
                 parts["sigma"].append(np.asarray(sigma, dtype=float))
         if not parts["X"]:
-            msg = f"no patient of cohort {self.name!r} has a voxel in the {mask} mask"
+            msg = f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; name one of each, or other masks"
             raise ValueError(msg)
         joined = {key: np.concatenate(values) for key, values in parts.items() if key != "sigma"}
         complete = len(parts["sigma"]) == len(parts["X"])

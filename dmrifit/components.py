@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.protocol import real_numbers
+
 __all__ = [
     "CONNECTIVITIES",
     "OVERSIZED",
@@ -263,7 +265,7 @@ def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
     ValueError
         If it is none, or places all voxels in a plane.
     """
-    matrix = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+    matrix = np.eye(4) if affine is None else real_numbers(affine, "the affine")
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
         msg = f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
         raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-__all__ = ["begin_run", "check_output", "new_program", "progress", "run_program"]
+__all__ = ["begin_run", "check_output", "finished_part", "new_program", "progress", "run_program"]
 
 OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
 OutOption: TypeAlias = Annotated[Path, typer.Option(help="Folder for the results; made if missing.")]
@@ -21,6 +22,23 @@ ModelFileOption: TypeAlias = Annotated[
 FigureOption: TypeAlias = Annotated[bool, typer.Option(help="Draw figures (matplotlib).")]
 
 _INTERRUPTED = 130  # exit code after Ctrl-C
+
+#: What to do about errors that the system tells of, which it does not say.
+_REMEDIES = {
+    errno.ENOENT: "check that it is there, and stays there while it is read",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "check its folder",
+    errno.EEXIST: "choose another name",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOSPC: "the disk is full: free some room, or choose another place",
+    errno.EDQUOT: "the disk is full: free some room, or choose another place",
+    errno.EFBIG: "the disk takes no more: free some room, or choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "the disk seems damaged; copy the file to another one",
+    errno.ESTALE: "the disk was unmounted; mount it again",
+}
 
 
 def new_program(
@@ -92,8 +110,8 @@ def run_program(app: typer.Typer, name: str) -> None:
             warnings.filterwarnings("ignore", message=r"\d+ tasks which were still being processed")
             warnings.showwarning = lambda message, *_, **__: say(str(message))
             app()
-    except (ValueError, OSError, ImportError) as error:
-        say(f"error: {error}")
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        say(f"error: {_one_line(_told(error))}")
         sys.exit(2)
     except SystemExit as stopped:
         if stopped.code == _INTERRUPTED:
@@ -128,7 +146,7 @@ def begin_run(
     FileExistsError
         If there are results and nothing says what they are of.
     ValueError
-        If an earlier run in the folder had other settings.
+        If an earlier run in the folder had other settings, or its own cannot be read.
     """
     from dmrifit.files import write_text
 
@@ -140,15 +158,47 @@ def begin_run(
         msg = f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite"
         raise FileExistsError(msg)
     if path.exists() and not overwrite:
-        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        before, now = _object(path), json.loads(text)
+        if before is None:
+            msg = f"{path} is damaged, so nothing says what {out} holds; choose another folder, or --overwrite"
+            raise ValueError(msg)
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if changed:
             msg = f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite"
             raise ValueError(msg)
-    if overwrite and not (path.exists() and path.read_text(encoding="utf-8") == text):
+    if overwrite and not (path.is_file() and path.read_bytes() == text.encode()):
         for file in [*(out / name for name in results), *(file for part in parts for file in out.glob(part))]:
             file.unlink(missing_ok=True)
     write_text(path, text)
+
+
+def finished_part(path: Path, fields: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any] | None:
+    """
+    Read what an earlier run says of a part that it has finished.
+
+    Parameters
+    ----------
+    path : Path
+        Its JSON file.
+    fields : mapping of str to type
+        What it must hold, by names with points between those of inner objects; whole numbers count as ``float``, too.
+
+    Returns
+    -------
+    dict or None
+        What it holds; None if there is no such file or it is damaged, so that the part has to be done again.
+    """
+    content = _object(path) if path.exists() else None
+    for name, kind in fields.items():
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        value: Any = content
+        for key in name.split("."):
+            value = value[key] if isinstance(value, dict) and key in value else NotImplemented
+        if isinstance(value, bool) and bool not in kinds:
+            return None
+        if not isinstance(value, kinds) and not (float in kinds and isinstance(value, int)):
+            return None
+    return content
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -203,6 +253,30 @@ def progress(rows: Iterable[Any], total: int, what: str | None = None) -> Iterab
     from tqdm import tqdm
 
     return tqdm(rows, total=total, unit="case", desc=what, disable=None)
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file of an object; None if it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _told(error: Exception) -> str:
+    """Give the message of an error; one of the system's gets a remedy."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); crop the image, name a mask, or take a machine with more"
+    if not isinstance(error, OSError) or error.errno is None or error.errno not in _REMEDIES:
+        return str(error)
+    named = "" if error.filename is None else f"{error.filename}: "
+    return f"{named}{error.strerror}; {_REMEDIES[error.errno]}"
+
+
+def _one_line(text: str) -> str:
+    """Show bytes of damaged files, which may stand in a message, as a terminal can print them."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(text.split("\n")))
 
 
 def _example(line: str) -> str:

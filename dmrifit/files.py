@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -40,6 +41,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Path
         Where to write: a hidden name in the same folder, with the same ending. It is given the name of the file when
         the block ends, and removed after an exception.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made or written to, or the disk is full; the message names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +55,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with part.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise _explained(error, path) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -223,6 +231,8 @@ class FileSet:
                 self._lock = None
             if kind is not None:
                 self._remove_made()
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise _explained(error, self.folder) from error
 
     def _remove_made(self) -> None:
         """Remove the folders that were made for nothing."""
@@ -231,6 +241,13 @@ class FileSet:
                 folder.rmdir()
             except OSError:  # another run has written there
                 return
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    """Tell which file or folder there is no room for; other errors stay as they are."""
+    if error.errno not in _NO_ROOM:
+        return error
+    return OSError(f"no room to write {path}: {error.strerror}; free some, or choose a folder on another disk")
 
 
 def _lock(folder: Path) -> int | None:

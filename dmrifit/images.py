@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import is_proxy
+from nibabel.arrayproxy import ArrayProxy, is_proxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor, logger
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
+from dmrifit.blocks import Array
 from dmrifit.derivatives import file_record
 from dmrifit.files import whole_file
 
 __all__ = [
-from dmrifit.blocks import Array
     "DAMAGED",
     "Image",
     "Images",
+    "check_real",
     "damaged",
     "describe_sources",
     "file_paths",
@@ -49,6 +54,9 @@ COMPRESSED = (".gz", ".bz2", ".zst")
 _GZIP_RATIO = 1032  # what deflate can pack at most, by its format
 _LARGEST_HEADER = 2**26  # bytes before the values, with DICOM headers and whatever else stands there
 _CHUNK = 2**20
+_VOXEL_SIZES = (1e-4, 1e4)  # mm
+_FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
+_OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
 _SPATIAL = (
     *("pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -57,7 +65,7 @@ _SPATIAL = (
 
 def load_image(image: Image) -> nib.Nifti1Pair:
     """
-    Load the header of a NIfTI image and check its affine.
+    Load the header of a NIfTI image and check what it says of its voxels: their number, places and unit.
 
     Parameters
     ----------
@@ -72,29 +80,28 @@ def load_image(image: Image) -> nib.Nifti1Pair:
     Raises
     ------
     ValueError
-        If it is no NIfTI image, is damaged, or its affine places no voxels.
+        If it is no NIfTI image, is damaged, its affine places no voxels, or its lengths are not in mm.
     FileNotFoundError
         If there is no such file.
     """
     name = image_name(image)
-    if isinstance(image, str | Path):
-        if not Path(image).is_file():
-            msg = f"{image}: no such file"
-            raise FileNotFoundError(msg)
-        _check_header(Path(image))
-        try:
-            loaded = nib.load(image)
-        except (ImageFileError, nib.spatialimages.HeaderDataError, *DAMAGED) as error:
-            msg = f"{image} cannot be read as an image, it may be damaged ({error})"
-            raise ValueError(msg) from error
-    else:
-        loaded = image
+    loaded = _load_header(Path(image)) if isinstance(image, str | Path) else image
     if not isinstance(loaded, nib.Nifti1Pair):
         msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
         raise ValueError(msg)
-    affine = loaded.affine
-    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+    shape, affine = loaded.shape, np.asarray(loaded.affine)
+    if min(shape, default=0) < 0:
+        msg = f"{name} says that it has {' × '.join(map(str, shape))} voxels; its header is damaged, copy it again"
+        raise ValueError(msg)
+    if not _places_voxels(affine):
         msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
+        raise ValueError(msg)
+    unit = _OTHER_UNITS.get(int(loaded.header["xyzt_units"]) & 7)
+    if unit:
+        msg = (
+            f"{name} states its lengths in {unit}, and mm are needed: scale its affine, or, where that is in mm "
+            "already, set xyzt_units to 2"
+        )
         raise ValueError(msg)
     return loaded
 
@@ -269,18 +276,41 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
     Raises
     ------
     ValueError
-        If it is damaged or cut off, or does not fit into memory.
+        If it is damaged or cut off, holds no real numbers, or does not fit into memory.
+    FileNotFoundError
+        If its file has vanished since.
     """
+    check_real(loaded.get_data_dtype(), name)
     if is_proxy(loaded.dataobj) and (path := loaded.file_map["image"].filename):
         _check_claim(loaded.dataobj, Path(path), name)
     try:
-        return np.asarray(loaded.dataobj)
+        return np.asarray(_whole(loaded, name))
     except MemoryError:
         raise _too_large(loaded.dataobj, name) from None
     except DAMAGED as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise damaged(name, error) from error
+
+
+def check_real(kind: np.dtype, name: str) -> None:
+    """
+    Refuse values that are no real numbers.
+
+    Parameters
+    ----------
+    kind : dtype
+        Their type.
+    name : str
+        What the message calls the image.
+
+    Raises
+    ------
+    ValueError
+        If they are complex numbers, colors or no numbers at all.
+    """
+    if kind.names or not (np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating) or kind.kind == "b"):
+        held = "colors" if kind.names else f"values of type {kind}"
+        msg = f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first"
+        raise ValueError(msg)
 
 
 def stored_bytes(proxy: Any) -> int:
@@ -339,24 +369,119 @@ def damaged(name: str, error: BaseException) -> ValueError:
     ValueError
         The error to raise.
     """
-    return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({error}); copy it again")
+    if isinstance(error, FileNotFoundError):
+        return _vanished(name)
+    problem = " ".join(str(error).split())
+    return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({problem}); copy it again")
+
+
+def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
+    """
+    Give the values of an image, read to the end of a packed file.
+
+    Only there is the checksum that tells whether they are those that were packed, and nibabel stops before it.
+    """
+    stored: Any = loaded.dataobj
+    path = loaded.file_map["image"].filename if is_proxy(stored) else None
+    if not path or Path(path).suffix.lower() not in COMPRESSED:
+        return stored
+    needed = stored_bytes(stored)
+    with ImageOpener(path) as packed:
+        raw = packed.read(needed)
+        rest = packed.read(_CHUNK)
+        too_long = len(rest) == _CHUNK and packed.read(1)
+    if len(raw) < needed:
+        msg = f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again"
+        raise ValueError(msg)
+    if too_long:
+        msg = f"{name} unpacks to more than the {needed} bytes that its header tells of; copy it again"
+        raise ValueError(msg)
+    return ArrayProxy(io.BytesIO(raw), (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter))
+
+
+def _vanished(name: str) -> Any:
+    return FileNotFoundError(f"{name} vanished while it was read; put it back, or copy it to a disk that stays")
+
+
+def _load_header(path: Path) -> Any:
+    """Load an image without its values; what nibabel repairs is refused where it would move the voxels."""
+    if not path.is_file():
+        msg = f"{path}: no such file; check its name and folder"
+        raise FileNotFoundError(msg)
+    _check_header(path)
+    try:
+        with _remarks() as remarks:
+            loaded = nib.load(path)
+    except (ImageFileError, nib.spatialimages.HeaderDataError, *DAMAGED) as error:
+        if not path.is_file():
+            raise _vanished(str(path)) from error
+        msg = (
+            f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); copy it again, or "
+            "convert it to NIfTI"
+        )
+        raise ValueError(msg) from error
+    if not isinstance(loaded, nib.Nifti1Pair):
+        return loaded
+    by_sform = int(loaded.header["sform_code"]) > 0
+    moving = [one for one in remarks if one.startswith(("sform",) if by_sform else ("sform", "qform", "pixdim[1"))]
+    if moving:
+        msg = f"{path} has a header that cannot be right ({'; '.join(moving)}); repair it, or convert the scan again"
+        raise ValueError(msg)
+    shortest = getattr(loaded.header, "single_vox_offset", 0)
+    stored: Any = loaded.dataobj
+    if isinstance(loaded, nib.Nifti1Image) and stored.offset < shortest:
+        msg = (
+            f"{path} says that its values begin at byte {stored.offset}, which is inside its header; set "
+            f"vox_offset to {shortest}, or convert the scan again"
+        )
+        raise ValueError(msg)
+    return loaded
+
+
+@contextmanager
+def _remarks() -> Iterator[list[str]]:
+    """Collect what nibabel says of a header on the standard error stream, where it would not name the file."""
+    remarks: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: remarks.append(record.getMessage())  # type: ignore[method-assign]
+    with LoggingOutputSuppressor():
+        logger.addHandler(handler)
+        try:
+            yield remarks
+        finally:
+            logger.removeHandler(handler)
+
+
+def _places_voxels(affine: NDArray[np.float64]) -> bool:
+    """Tell whether voxels have a size, and lie apart in three dimensions."""
+    if not np.isfinite(affine).all():
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    smallest, largest = _VOXEL_SIZES
+    if not (sizes.min() >= smallest and sizes.max() <= largest):
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / sizes)) >= _FLATTEST)
 
 
 def _check_header(path: Path) -> None:
     """Refuse a header that is longer than any, before nibabel reads it whole."""
     try:
         with ImageOpener(str(path)) as file:
-            start = file.read(176)
+            start = file.read(184)
     except (ImageFileError, *DAMAGED):
         return  # which nibabel tells better
     for order in ("<", ">"):
         size = np.frombuffer(start[:4].ljust(4), f"{order}i4")[0]
-        if size == 348 and len(start) >= 112:
-            offset = float(np.frombuffer(start[108:112], f"{order}f4")[0])
-        elif size == 540 and len(start) >= 176:
+        if size == 348 and len(start) >= 116:
+            offset, slope = (float(one) for one in np.frombuffer(start[108:116], f"{order}f4"))
+        elif size == 540 and len(start) >= 184:
             offset = float(np.frombuffer(start[168:176], f"{order}i8")[0])
+            slope = float(np.frombuffer(start[176:184], f"{order}f8")[0])
         else:
             continue
+        if np.isinf(slope):
+            msg = f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; convert the scan again"
+            raise ValueError(msg)
         if not 0 <= offset <= _LARGEST_HEADER:
             msg = f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for"
             raise ValueError(msg)

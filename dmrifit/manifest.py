@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 
 from dmrifit.derivatives import stem
 from dmrifit.images import read_grid
-from dmrifit.protocol import Protocol, read_echo_times, read_gradients, read_small
+from dmrifit.protocol import Protocol, decoded, read_echo_times, read_gradients, read_small
 from dmrifit.tables import read_rows
 
 __all__ = ["Manifest", "read_manifest"]
 
 #: Columns of a manifest: the first is required.
 COLUMNS = ("image", "bval", "te", "bvec")
+
+_SMALL_B = 20.0  # s/mm²
 
 _Contrasts: TypeAlias = tuple[NDArray, NDArray | None, NDArray | None]
 
@@ -79,9 +82,13 @@ def read_manifest(table: str | Path) -> Manifest:
     b: list[Any] = []
     te: list[Any] = []
     directions: list[Any] = []
+    first: dict[Path, int] = {}
     for line, row in read_rows(table, required=COLUMNS[:1], optional=COLUMNS[1:], strict=True):
         where = f"{table}, row {line}"
         image = _file(table, row["image"], f"{where}: image")
+        if first.setdefault(image.resolve(), line) != line:
+            msg = f"{where}: image {row['image']!r} stands in row {first[image.resolve()]}, too; name each image once"
+            raise ValueError(msg)
         n = _count(image, where)
         contrasts = _contrasts(table, row, image, n, where)
         for column, values in zip((images, b, te, directions), (image, *contrasts), strict=True):
@@ -139,20 +146,40 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str
     if row.get("te"):
         te = _number(row["te"])
         te = _file(table, row["te"], f"{where}: te") if te is None else te
-    elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in read_small(sidecar).decode("utf-8"):
+    elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in decoded(read_small(sidecar), sidecar):
         te = sidecar
     try:
         b, directions = read_gradients(bval, bvec) if isinstance(bval, Path) else (np.full(n, bval), None)
         if len(b) != n:
-            msg = f"{image} has {n} volumes and {len(b)} b-values; check that both belong to one scan"
+            msg = f"{image} has {n} volumes, but {bval} {len(b)} b-values; check that both belong to one scan"
             raise ValueError(msg)
+        _doubt_unit(b, f"{where}: {bval}")
         times = None if te is None else read_echo_times(te, n)
         # An image of low b-values alone is right: a usual one beside them, for the check of units.
-        Protocol(np.append(b, 1000), None if times is None else np.append(times, times[-1]))
+        _checked(bval, np.append(b, 1000))
+        if times is not None:
+            _checked(te, np.full(n, 1000.0), times)
     except ValueError as error:
         msg = f"{where}: {error}"
         raise ValueError(msg) from None
     return b, times, directions
+
+
+def _checked(source: Path | float, b: NDArray[np.float64], te: NDArray[np.float64] | None = None) -> None:
+    """Check b-values or echo times; an error names the file that they come from."""
+    try:
+        Protocol(b, te)
+    except ValueError as error:
+        msg = f"{source}: {error}" if isinstance(source, Path) else str(error)
+        raise ValueError(msg) from None
+
+
+def _doubt_unit(b: NDArray[np.float64], name: str) -> None:
+    """Say that b-values of one image may be in ms/µm², which those of the whole scan do not tell."""
+    weighted = np.unique(b[b > 0])
+    if len(weighted) > 1 and weighted[-1] < _SMALL_B and np.any(weighted % 1):
+        msg = f"{name}: the largest b-value is {weighted[-1]:g} s/mm²; if they are in ms/µm², multiply them by 1000"
+        warnings.warn(msg, stacklevel=5)
 
 
 def _number(text: str) -> float | None:

@@ -35,9 +35,12 @@ def binarize(values: ArrayLike, *, name: str = "mask") -> NDArray[np.bool_]:
     Raises
     ------
     ValueError
-        If no voxel is inside.
+        If no voxel is inside, or the values are no real numbers.
     """
     values = np.asarray(values)
+    if values.dtype.kind not in "buif":
+        msg = f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers"
+        raise ValueError(msg)
     inside = values.astype(bool) if values.dtype == bool else values > MASK_THRESHOLD
     if not inside.any():
         finite = values[np.isfinite(values)]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.protocol import real_numbers
+
 __all__ = [
     "RelativeErrorIndices",
     "bias_index",
@@ -233,7 +235,7 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
 
 
 def _pair(prediction: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    p, r = np.asarray(prediction, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    p, r = real_numbers(prediction, "the prediction"), real_numbers(reference, "the reference")
     if p.shape != r.shape:
         msg = f"prediction and reference must have one shape, not {p.shape} and {r.shape}"
         raise ValueError(msg)

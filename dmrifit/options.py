@@ -98,11 +98,14 @@ def scan_of(
     FileNotFoundError
         If a file does not exist.
     """
+    from dmrifit.derivatives import stem
     from dmrifit.manifest import read_manifest
     from dmrifit.protocol import Protocol
 
     if not image.is_file():
-        msg = f"{image} is a folder; name an image in it" if image.is_dir() else f"{image}: no such file"
+        msg = (
+            f"{image} is a folder; name an image in it" if image.is_dir() else f"{image}: no such file; check its name"
+        )
         raise FileNotFoundError(msg)
     if image.suffix.lower() in (".tsv", ".csv"):
         if bval or bvec or te:
@@ -112,7 +115,7 @@ def scan_of(
         return list(manifest.images), manifest.protocol
     bval = bval or beside(image, "bval")
     if bval is None:
-        msg = f"{image}: there is no .bval file of the same name beside it; name one by --bval"
+        msg = f"{image}: there is no file {stem(image)}.bval of b-values beside it; name one by --bval"
         raise ValueError(msg)
     if not te and needs_te and (found := beside(image, "te") or _sidecar(image)):
         te = [str(found)]

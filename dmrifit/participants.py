@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def read_participants(
             continue
         _check_masks(scan, row, where)
         scans.setdefault(scan.cohort, []).append(scan)
+    _doubt_repeats(scans, table)
     used = {scan.patient for members in scans.values() for scan in members}
     for line, scan, reason in empty:
         who = f"patient {scan.patient}"
@@ -162,9 +164,14 @@ def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -> None:
     first: dict[Path, tuple[int, str]] = {}
+    twice: dict[tuple[Any, ...], int] = {}
     for line, row in rows:
         image = (table.parent / row["image"]).resolve()
         other, patient = first.setdefault(image, (line, row["patient"]))
+        again = twice.setdefault((image, *(row.get(column, "") for column in ("mask", "lesion"))), line)
+        if patient == row["patient"] and again != line:
+            msg = f"{table}, row {line}: image and masks are those of row {again}, and would count twice; remove one"
+            raise ValueError(msg)
         if patient != row["patient"]:
             msg = (
                 f"{table}, rows {other} and {line}: patients {patient} and {row['patient']} have the same image "
@@ -234,6 +241,19 @@ def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None,
     except ValueError as error:
         msg = f"{where}: {error}"
         raise ValueError(msg) from None
+
+
+def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
+    """Say that measurements without directions are averaged, which may differ in an echo time that nobody named."""
+    for scan in (scan for members in scans.values() for scan in members):
+        measured, kept = scan.measured, scan.protocol
+        if len(kept) < len(measured) and measured.te is None and measured.directions is None:
+            msg = (
+                f"{table}: the {len(measured)} measurements of patient {scan.patient} have {len(kept)} b-values and no "
+                "directions; those that share a b-value are averaged. If they differ in echo time, give the column te"
+            )
+            warnings.warn(msg, stacklevel=4)
+            return
 
 
 def _has_repeats(protocol: Protocol) -> bool:

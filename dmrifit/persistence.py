@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -49,9 +50,7 @@ _SAME_MAJOR = ("dmrifit", "scikit-learn")
 _ROOM, _DENSEST = 2**26, 64
 
 
-def save_model(
-    estimator: BaseEstimator, path: str | Path, *, scale: PatientScale | str | None = "patient"
-) -> None:
+def save_model(estimator: BaseEstimator, path: str | Path, *, scale: PatientScale | str | None = "patient") -> None:
     """
     Write a fitted estimator to one file.
 
@@ -124,21 +123,25 @@ def load_model(path: str | Path) -> BaseEstimator:
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"{path}: no such model file"
+        msg = f"{path}: no such model file; check its name and folder"
         raise FileNotFoundError(msg)
+    remedy = "copy it again from where it was made, or train another model"
     try:
         with path.open("rb") as file:
             return _rebuilt(*_read_parts(file))
-    except (OSError, ImportError):
+    except ImportError:
         raise
     except MemoryError:
         msg = f"{path} is refused as a model file: there is no memory for what it says it holds"
         raise ValueError(msg) from None
     except RefusedError as error:
-        msg = f"{path} is refused as a model file: {error}"
+        msg = f"{path} is refused as a model file: {error}; {remedy}"
         raise ValueError(msg) from None
     except Exception as error:
-        msg = f"{path} is refused as a model file: it is damaged or was altered ({error})"
+        # An archive whose table of contents is damaged may point to places before its start.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        msg = f"{path} is refused as a model file: it is damaged or was altered ({error}); {remedy}"
         raise ValueError(msg) from error
 
 

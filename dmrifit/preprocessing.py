@@ -139,6 +139,7 @@ def preprocess_image(
         axis = _slice_axis(series) if slice_axis is None else slice_axis
         with series.unpacked() as readable:
             signals = readable.read(slice(None), np.float32)
+        _check_signal(signals, region, series.name)
         noise, transforms = None, None
         if "denoise" in chosen:
             with _bar(1, "denoise", progress=progress) as bar:
@@ -181,6 +182,15 @@ def _chosen(steps: Sequence[str]) -> list[str]:
     return [step for step in STEPS if step in words]
 
 
+def _check_signal(signals: NDArray, region: NDArray[np.bool_] | None, name: str) -> None:
+    """Refuse an image in which no voxel holds a signal."""
+    usable = (np.isfinite(signals) & (signals != 0)).any(axis=-1)
+    if not (usable if region is None else usable & region).any():
+        where = "" if region is None else " of the mask"
+        msg = f"{name}: all voxels{where} are 0, NaN or infinite in every measurement; check that it is the right image"
+        raise ValueError(msg)
+
+
 def _slice_axis(series: Series) -> int:
     """Find the axis across slices: written in the header, or that of the longest voxel edge."""
     written = series.header.get_dim_info()[2]
@@ -198,9 +208,7 @@ def _turned(protocol: Protocol, transforms: NDArray[np.float64], affine: NDArray
     return Protocol(protocol.b, protocol.te, directions=directions, name=protocol.name)
 
 
-def _size_of_motion(
-    transforms: NDArray[np.float64], series: Series
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _size_of_motion(transforms: NDArray[np.float64], series: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give the shift of the center of the image in mm and the rotation in degrees of each volume."""
     center = (series.affine @ [*(np.array(series.grid) - 1) / 2, 1])[:3]
     turns, offsets = transforms[:, :3, :3], transforms[:, :3, 3]

@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._notebook import html_summary
 from dmrifit.elementary import geometric_mean
 
 __all__ = [
     "MS_PER_UM2_PER_S_PER_MM2",
     "Protocol",
     "average_directions",
+    "decoded",
     "read_echo_times",
     "read_gradients",
+    "read_numbers",
     "read_small",
+    "real_numbers",
 ]
 
 #: b-values are s/mm² in files and ms/µm² in formulas, so that b·D is dimensionless with D in µm²/ms.
@@ -28,8 +32,10 @@ MS_PER_UM2_PER_S_PER_MM2 = 1e-3
 _MS_PER_S = 1e3
 _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
-_LONGEST_PLAUSIBLE_TE = 2.0  # s, in a sidecar
+_LONGEST_PLAUSIBLE_TE = 2000.0  # ms
+_LONGEST_WORD = 24  # in a message
 _LARGEST_TEXT = 2**24  # bytes of a table or sidecar
+_LONGEST_DIRECTION = 1e6  # what is called a unit vector may have another length, but not any
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
@@ -118,6 +124,19 @@ class Protocol:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.b, self.te, self.directions, self.name)
+
+    def _repr_html_(self) -> str:
+        """Show the contrasts in notebooks, by echo time."""
+        rows = []
+        for te in [None] if self.te is None else np.unique(self.te):
+            b = self.b if self.te is None else self.b[self.te == te]
+            values, counts = np.unique(b, return_counts=True)
+            told = (f"{value:g}" + (f" ({n}×)" if n > 1 else "") for value, n in zip(values, counts, strict=True))
+            rows.append((None if te is None else f"{te:g}", ", ".join(told), len(b)))
+        named = f"Protocol {self.name}" if self.name else "Protocol"
+        note = "with directions" if self.directions is not None else ""
+        title = f"{named}: {len(self)} measurement{'s' * (len(self) != 1)}"
+        return html_summary(title, ("TE, ms", "b, s/mm²", "measurements"), rows, note=note)
 
     def __repr__(self) -> str:
         distinct = np.unique(self.b)
@@ -432,7 +451,7 @@ def average_directions(
     ValueError
         If the last axis is not as long as the protocol, or `mean` is unknown.
     """
-    signals = np.asarray(signals, dtype=float)
+    signals = real_numbers(signals, "signals")
     if signals.ndim == 0 or signals.shape[-1] != len(protocol):
         msg = f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the last axis"
         raise ValueError(msg)
@@ -479,10 +498,10 @@ def read_gradients(
     FileNotFoundError
         If a file does not exist.
     """
-    b = _read_numbers(Path(bval)).ravel()
+    b = read_numbers(Path(bval)).ravel()
     if bvec is None:
         return b, None
-    directions = _read_numbers(Path(bvec))
+    directions = read_numbers(Path(bvec))
     if directions.shape == (3, len(b)):  # FSL's own layout; it also decides the case of 3 × 3
         directions = directions.T
     if directions.shape != (len(b), 3):
@@ -526,9 +545,9 @@ def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volum
         except (TypeError, ValueError):
             path = Path(te)
             if not path.is_file():
-                msg = f"echo times: {str(te)!r} is neither a number of ms nor a file"
+                msg = f"echo times: {str(te)!r} is neither a number of ms nor a file; check its name and folder"
                 raise FileNotFoundError(msg) from None
-            times = _sidecar_echo_times(path) if path.suffix == ".json" else _read_numbers(path).ravel()
+            times = _sidecar_echo_times(path) if path.suffix == ".json" else read_numbers(path).ravel()
     elif isinstance(te, Sequence):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
     else:
@@ -583,7 +602,7 @@ def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
-    b = _frozen(np.atleast_1d(np.asarray(b, dtype=float)))
+    b = _frozen(np.atleast_1d(real_numbers(b, "b-values")))
     if b.ndim != 1 or b.size == 0:
         msg = f"b must be a list of at least one b-value, not an array of shape {b.shape}"
         raise ValueError(msg)
@@ -601,7 +620,7 @@ def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
 
 
 def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
-    te = np.asarray(te, dtype=float)
+    te = real_numbers(te, "echo times")
     te = _frozen(np.full(n, te) if te.ndim == 0 or te.shape == (1,) else te)
     if te.shape != (n,):
         msg = f"{te.size} echo times for {n} b-values; give one, or one for each"
@@ -613,6 +632,9 @@ def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
     if te.max() < 1:
         msg = f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds (multiply by 1000)"
         raise ValueError(msg)
+    if te.max() > _LONGEST_PLAUSIBLE_TE:
+        msg = f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide by 1000)"
+        raise ValueError(msg)
     return te
 
 
@@ -620,6 +642,11 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
     directions = np.array(directions, dtype=float)
     if directions.shape != (n, 3):
         msg = f"directions must have shape ({n}, 3), one unit vector for each b-value, not {directions.shape}"
+        raise ValueError(msg)
+    bad = np.abs(np.nan_to_num(directions)).max(axis=1) > _LONGEST_DIRECTION
+    if bad.any():
+        worst = bad.argmax()
+        msg = f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0"
         raise ValueError(msg)
     length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
     return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
@@ -654,34 +681,131 @@ def read_small(path: Path) -> bytes:
     return content
 
 
-def _read_numbers(path: Path) -> NDArray[np.float64]:
-    if not path.is_file():
-        msg = f"{path}: no such file"
-        raise FileNotFoundError(msg)
-    text = read_small(path).decode("utf-8-sig", errors="replace")
-    rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
+def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """
+    Turn an argument into an array of real numbers.
+
+    Parameters
+    ----------
+    values : array_like
+        Numbers of any real type.
+    name : str
+        What the message calls them.
+
+    Returns
+    -------
+    ndarray of float64
+        The same numbers; the argument itself where it is such an array.
+
+    Raises
+    ------
+    ValueError
+        If they are complex, so that a part would be lost, or no numbers.
+    """
+    if np.iscomplexobj(values):
+        msg = f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones"
+        raise ValueError(msg)
+    return np.asarray(values, dtype=np.float64)
+
+
+def decoded(content: bytes, path: Path) -> str:
+    """
+    Decode a file of text.
+
+    Parameters
+    ----------
+    content : bytes
+        What it holds.
+    path : Path
+        What messages call it.
+
+    Returns
+    -------
+    str
+        Its text, without a mark of the order of bytes.
+
+    Raises
+    ------
+    ValueError
+        If it is in another encoding than UTF-8, or no text at all.
+    """
+    if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        msg = f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8"
+        raise ValueError(msg)
     try:
-        numbers = [[float(word) for word in row] for row in rows]
-    except ValueError as error:
-        msg = f"{path}: not a file of numbers ({error})"
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8"
         raise ValueError(msg) from None
-    if not numbers or len({len(row) for row in numbers}) != 1:
-        msg = f"{path}: expected rows of equally many numbers; found rows of {[len(row) for row in numbers][:8]}"
+
+
+def read_numbers(path: Path) -> NDArray[np.float64]:
+    """
+    Read a text file of rows of numbers.
+
+    Parameters
+    ----------
+    path : Path
+        Numbers with blanks or commas between them.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_numbers)
+        The numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is a word that is no number, or rows hold different numbers of them.
+    FileNotFoundError
+        If there is no such file.
+    """
+    if not path.is_file():
+        msg = f"{path}: no such file; check its name and folder"
+        raise FileNotFoundError(msg)
+    text = decoded(read_small(path), path)
+    rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
+    if not rows:
+        msg = f"{path} is empty; numbers with blanks or commas between them are needed"
+        raise ValueError(msg)
+    try:
+        numbers = [[_number(word) for word in row] for row in rows]
+    except ValueError as error:
+        msg = f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them"
+        raise ValueError(msg) from None
+    if len({len(row) for row in numbers}) != 1:
+        counts = ", ".join(str(len(row)) for row in numbers[:8])
+        msg = f"{path}: rows hold {counts} numbers; give each row as many"
         raise ValueError(msg)
     return np.array(numbers)
 
 
+def _number(word: str) -> float:
+    # Python takes 1_000 and other scripts' digits for numbers too; in a file of b-values they are mistakes.
+    try:
+        if not word.isascii() or "_" in word:
+            raise ValueError
+        return float(word)
+    except ValueError:
+        shown = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…"
+        msg = f"{shown!r} is no number"
+        raise ValueError(msg) from None
+
+
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
     if not path.is_file():
-        msg = f"{path}: no such sidecar"
+        msg = f"{path}: no such sidecar; check its name and folder"
         raise FileNotFoundError(msg)
     try:
         value = json.loads(read_small(path))["EchoTime"]
-        seconds = np.atleast_1d(np.array(value, dtype=float))
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
-        msg = f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error})"
+        seconds = np.atleast_1d(np.array(value, dtype=float)).ravel()
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        msg = f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error}); write one"
         raise ValueError(msg) from None
-    if seconds.max() > _LONGEST_PLAUSIBLE_TE:
+    if not seconds.size:
+        msg = f"{path}: EchoTime is empty; write the echo time in seconds"
+        raise ValueError(msg)
+    if seconds.max() > _LONGEST_PLAUSIBLE_TE / _MS_PER_S:
         msg = f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)"
         raise ValueError(msg)
     return seconds * _MS_PER_S

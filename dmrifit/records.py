@@ -137,7 +137,8 @@ class StudyFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
             return dict(content["settings"])
         except (ValueError, KeyError, RecursionError, TypeError) as error:
-            msg = f"{path} does not describe a study ({error!r}); choose another folder, or remove this one"
+            problem = f"{type(error).__name__}: {error}"
+            msg = f"{path} does not describe a study ({problem}); choose another folder, or remove this one"
             raise ValueError(msg) from None
 
     def check(self, settings: Mapping[str, Any]) -> None:

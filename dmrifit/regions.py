@@ -26,6 +26,7 @@ Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 
 #: A scaled integer label may come out of its file as 2.9999999.
 _LABEL_ROUNDING = 1e-3
+_LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
 
 _NO_PARAMETERS = ("status", "at_bound", "doubt")
 _COLUMNS = (
@@ -93,7 +94,7 @@ def roi_table(
     present = np.unique(numbers[numbers != 0]).tolist()
     listed = sorted({*present, *(names or {})} - {0})
     if not present:
-        msg = f"{where.name}: no voxel has a label other than 0"
+        msg = f"{where.name}: no voxel has a label other than 0; draw a region, or name another image"
         raise ValueError(msg)
     usable = np.ones(numbers.shape, bool)
     if "status" in values:
@@ -230,17 +231,25 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        msg = f"{folder}: no such folder of maps"
+        msg = f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
         raise FileNotFoundError(msg)
     found = []
     for sidecar in sorted(folder.glob("*model-*dwimap.json")):
         try:
             described = json.loads(read_small(sidecar))
         except (RecursionError, ValueError) as error:
-            msg = f"{sidecar} is no sidecar of a fit ({error})"
+            msg = f"{sidecar} is no sidecar of a fit ({error}); fit the scan again"
             raise ValueError(msg) from None
+        if not isinstance(described, dict):
+            msg = f"{sidecar} is no sidecar of a fit (it holds a {type(described).__name__}); fit the scan again"
+            raise ValueError(msg)
         if "Cost" in described and "Status" in described:
-            found.append(_fitted(sidecar, described))
+            try:
+                found.append(_fitted(sidecar, described))
+            except (AttributeError, KeyError, TypeError) as error:
+                problem = f"without {error}" if isinstance(error, KeyError) else str(error)
+                msg = f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again"
+                raise ValueError(msg) from None
     if not found:
         msg = f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); name a folder that dmrifit fit wrote"
         raise ValueError(msg)
@@ -320,9 +329,10 @@ def read_label_names(path: str | Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for line, row in rows:
         text = row.get("index") or row.get("label") or ""
-        if not text.lstrip("-").isdigit() or int(text) in names:
-            problem = "stands there twice" if text.lstrip("-").isdigit() else "is no whole number"
-            msg = f"{path}, row {line}: index {text!r} {problem}"
+        number = text.removeprefix("-").isdecimal()
+        if not number or int(text) in names:
+            problem = "stands there twice" if number else "is no whole number"
+            msg = f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its number"
             raise ValueError(msg)
         names[int(text)] = row["name"]
     return names
@@ -337,8 +347,17 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
     rows: list[tuple[dict[str, str], Path, Path | None]] = []
     if tables:
         (table,) = tables
-        for _, row in read_rows(table, required=("maps",), optional=("labels", "subject", "visit")):
+        first: dict[tuple[str, ...], int] = {}
+        for line, row in read_rows(table, required=("maps",), optional=("labels", "subject", "visit")):
             described = {str(column): row[column] for column in ("subject", "visit") if column in row}
+            where = f"{table}, row {line}"
+            if not (table.parent / row["maps"]).is_dir():
+                msg = f"{where}: no such folder of maps {row['maps']!r}; paths are relative to {table.parent.resolve()}"
+                raise FileNotFoundError(msg)
+            same = first.setdefault((row["maps"], row.get("labels", "")), line)
+            if same != line:
+                msg = f"{where}: maps and labels are those of row {same}, and would count twice; remove one of the rows"
+                raise ValueError(msg)
             rows.append(
                 (described, table.parent / row["maps"], table.parent / row["labels"] if row.get("labels") else None)
             )
@@ -346,7 +365,8 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
         rows = [({}, source, None) for source in sources]
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
         n, folders = len(labels) or "no", "1 folder" if len(rows) == 1 else f"{len(rows)} folders"
-        msg = f"{n} label images for {folders} of maps; give one (--labels), or one for each"
+        listed_in = f" of {tables[0]}, whose column labels is empty" if tables else ""
+        msg = f"{n} label images for {folders} of maps{listed_in}; give one (--labels), or one for each"
         raise ValueError(msg)
     given = labels * len(rows) if len(labels) == 1 else labels or [Path()] * len(rows)
     listed = [
@@ -354,7 +374,7 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
     ]
     for _, _, image in listed:
         if not image.is_file():
-            msg = f"{image}: no such label image"
+            msg = f"{image}: no such label image; check its name{f' in {tables[0]}' if tables else ''}"
             raise FileNotFoundError(msg)
     return listed
 
@@ -380,10 +400,11 @@ class _Volume:
 
 
 def _read(volume: Volume, name: str) -> _Volume:
-    if isinstance(volume, np.ndarray):
-        return _Volume(f"the array {name}", volume, None)
-    from dmrifit.images import image_name, load_image, read_volume
+    from dmrifit.images import check_real, image_name, load_image, read_volume
 
+    if isinstance(volume, np.ndarray):
+        check_real(volume.dtype, f"the array {name}")
+        return _Volume(f"the array {name}", volume.astype(np.uint8) if volume.dtype == bool else volume, None)
     loaded = load_image(volume)
     label = image_name(volume)
     values = read_volume(volume)
@@ -392,8 +413,12 @@ def _read(volume: Volume, name: str) -> _Volume:
 
 
 def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
-    numbers = np.nan_to_num(labels.array)
+    numbers = np.nan_to_num(labels.array, posinf=np.inf, neginf=-np.inf)
     rounded = np.round(numbers)
+    largest = np.abs(rounded).max(initial=0)
+    if largest > _LARGEST_LABEL:
+        msg = f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; name a label image"
+        raise ValueError(msg)
     wrong = np.abs(numbers - rounded) > _LABEL_ROUNDING
     if wrong.any():
         msg = (
@@ -424,6 +449,10 @@ def _fitted(sidecar: Path, described: Mapping[str, Any]) -> FittedMaps:
     for name, key in (("at_bound", "AtBound"), ("doubt", "Doubt")):
         if key in described:
             files[name] = described[key]["File"]
+    elsewhere = [file for file in files.values() if Path(file).name != file]
+    if elsewhere:
+        msg = f"{sidecar} names {elsewhere[0]!r}, which is not beside it; fit the scan again"
+        raise ValueError(msg)
     missing = [file for file in files.values() if not (sidecar.parent / file).is_file()]
     if missing:
         msg = f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"

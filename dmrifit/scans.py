@@ -101,6 +101,11 @@ class Scan:
         return f"<{kind} of patient {self.patient!r}, {size} voxels, {self.protocol!r}>"
 
     @property
+    def measured(self) -> Protocol:
+        """The measurements as they were made, before any are averaged."""
+        return self._measured
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Numbers of voxels."""
         x, y, z = _grid(self._signal)[0][:3]

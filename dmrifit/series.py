@@ -25,6 +25,7 @@ from dmrifit.images import (
     DAMAGED,
     Image,
     Images,
+    check_real,
     damaged,
     image_name,
     load_image,
@@ -83,7 +84,11 @@ class Part:
             Their values.
         """
         x, y = self.data.shape[:2]
-        return np.asarray(self.data[:, :, slab]).reshape(x, y, -1, self.n_measurements)
+        try:
+            values = np.asarray(self.data[:, :, slab])
+        except DAMAGED as error:
+            raise damaged(self.name, error) from error
+        return values.reshape(x, y, -1, self.n_measurements)
 
     @contextmanager
     def unpacked(self) -> Iterator[Part]:
@@ -109,7 +114,11 @@ class Part:
             yield self
             return
         if not self.path.name.lower().endswith(COMPRESSED):
-            self._check_length(self.path.stat().st_size)
+            try:
+                size = self.path.stat().st_size
+            except OSError as error:
+                raise damaged(self.name, error) from error
+            self._check_length(size)
             yield self
             return
         with tempfile.TemporaryFile() as file:
@@ -437,12 +446,9 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
             "needed" + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
         )
         raise ValueError(msg)
-    kind = loaded.get_data_dtype()
-    if kind.names or not np.issubdtype(kind, np.number) or np.issubdtype(kind, np.complexfloating):
-        msg = f"{name} holds values of type {kind}; magnitudes (integers or real numbers) are needed"
-        raise ValueError(msg)
+    check_real(loaded.get_data_dtype(), name)
     if 0 in shape:
-        msg = f"{name} is empty: its shape is {shape}"
+        msg = f"{name} is empty, its shape is {shape}; convert the scan again"
         raise ValueError(msg)
     path = loaded.file_map["image"].filename if is_proxy(loaded.dataobj) else None
     return Part(name, Path(path) if path else None, loaded.dataobj)

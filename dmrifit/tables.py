@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dmrifit.protocol import read_small
+from dmrifit.protocol import decoded, read_small
 
 __all__ = ["NOTHING", "read_rows", "table_with"]
 
@@ -56,22 +56,27 @@ def read_rows(
 
     path = Path(path)
     if not path.is_file():
-        msg = f"{path}: no such table"
+        msg = f"{path}: no such table; check its name and folder"
         raise FileNotFoundError(msg)
     separator, word = (",", "commas") if path.suffix.lower() == ".csv" else ("\t", "tabs")
+    text = decoded(read_small(path), path)
     try:
         with warnings.catch_warnings():
             # Without this, values beyond the last column are dropped with a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
-            frame = pd.read_csv(io.BytesIO(read_small(path)), sep=separator, index_col=False, **options)
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        msg = f"{path}: not a table of text columns ({error})"
+            options = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
+            # With a header, pandas would give columns of one name other names.
+            titles = pd.read_csv(io.StringIO(text, newline=""), sep=separator, header=None, nrows=1, **options).iloc[0]
+            frame = pd.read_csv(io.StringIO(text, newline=""), sep=separator, index_col=False, **options)
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        problem = " ".join(str(error).split())
+        msg = f"{path}: not a table of text columns ({problem}); give each row as many values, separated by {word}"
         raise ValueError(msg) from None
-    frame = frame.rename(columns=lambda name: (aliases or {}).get(name.strip(), name.strip()))
-    if not frame.columns.is_unique:
-        msg = f"{path}: more than one column {', '.join(frame.columns[frame.columns.duplicated()])}; keep one"
+    named = [(aliases or {}).get(name.strip(), name.strip()) for name in titles]
+    if twice := sorted({name for name in named if name and named.count(name) > 1}):
+        msg = f"{path}: more than one column {', '.join(twice)}; keep one"
         raise ValueError(msg)
+    frame = frame.rename(columns=lambda name: (aliases or {}).get(name.strip(), name.strip()))
     missing = [column for column in required if column not in frame]
     unknown = [column for column in frame if strict and column not in (*required, *optional)]
     if missing or unknown:
@@ -84,11 +89,11 @@ def read_rows(
         row = {name: "" if text.strip() in NOTHING else text.strip() for name, text in record.items()}
         empty = [column for column in required if not row[column]]
         if empty:
-            msg = f"{path}, row {line}: no {empty[0]}"
+            msg = f"{path}, row {line}: no {empty[0]}; every row needs one"
             raise ValueError(msg)
         rows.append((line, row))
     if not rows:
-        msg = f"{path}: the table has a header and no row"
+        msg = f"{path}: the table has a header and no row; write one for each item"
         raise ValueError(msg)
     return rows
 

@@ -122,7 +122,7 @@ def test_echo_times_come_from_text_numbers_or_sidecars(tmp_path):
     ("bval", "te", "message"),
     [
         ("zero 500", None, "dwi.bval: not a file of numbers"),
-        ("", None, "dwi.bval: expected rows"),
+        ("", None, "dwi.bval is empty"),
         ("0 500 1000", "80 90", "2 echo times for the 3 b-values"),
         ("0 500", "0.08 0.09", "dwi.te.*seconds"),
         ("0 5e8", None, "dwi.bval.*divide by 1e6"),

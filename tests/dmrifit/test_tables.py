@@ -37,7 +37,7 @@ def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such table"):
         read_rows(tmp_path / "a.tsv", required=["name"])
     (tmp_path / "a.tsv").write_bytes(b"\x1f\x8b\xff\xfe\x00")
-    with pytest.raises(ValueError, match="not a table"):
+    with pytest.raises(ValueError, match="not text in UTF-8"):
         read_rows(tmp_path / "a.tsv", required=["name"])
 
 

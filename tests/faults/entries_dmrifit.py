@@ -97,9 +97,359 @@ entry(
 )
 
 
-def protocol_results() -> dict[str, Any]:
+def function(name: str, prepare: Callable[[Path], None]) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Declare a function without arguments, which gives results by name, as an entry."""
+
+    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
+        entry(name, prepare, call=call)
+        return call
+
+    return declare
+
+
+@function("Protocol.read", scan)
+def _read_protocol() -> dict[str, Any]:
     protocol = Protocol.read("dwi.bval", "dwi.te", "dwi.bvec")
     return {"b": protocol.b, "te": protocol.te, "directions": protocol.directions}
 
 
-entry("Protocol.read", scan, call=protocol_results)
+@function("Protocol.read sidecar", scan)
+def _read_sidecar() -> dict[str, Any]:
+    return {"te": Protocol.read("dwi.bval", "side.json").te}
+
+
+@function("read_manifest", scan)
+def _read_manifest() -> dict[str, Any]:
+    from dmrifit.manifest import read_manifest
+
+    found = read_manifest("parts.tsv")
+    return {"images": [path.name for path in found.images], "b": found.protocol.b, "te": found.protocol.te}
+
+
+@function("read_volume", scan)
+def _read_volume() -> dict[str, Any]:
+    from dmrifit.volumes import read_volume
+
+    return {"values": read_volume("dwi.nii.gz")}
+
+
+@function("read_label_names", scan)
+def _read_label_names() -> dict[str, Any]:
+    from dmrifit.regions import read_label_names
+
+    return read_label_names("names.tsv")  # type: ignore[return-value]
+
+
+@function("fit_image", scan)
+def _fit_image() -> dict[str, Any]:
+    from dmrifit.volumes import fit_image
+
+    maps = fit_image(
+        "dwi.nii.gz", Protocol.read("dwi.bval"), "adc", mask="mask.nii.gz", sigma="sigma.nii.gz", n_threads=1
+    )
+    return {name: np.asarray(image.dataobj) for name, image in maps.items()}
+
+
+entry(
+    "dmrifit preprocess",
+    scan,
+    main=cli.main,
+    arguments=("preprocess", "dwi.nii.gz", "--mask", "mask.nii.gz", "--steps", "denoise,gibbs", "--out", "clean"),
+    results=images_in("clean"),
+)
+
+
+def fitted(folder: Path) -> None:
+    """Maps of the real block, with regions."""
+    from dmrifit.volumes import fit_image
+
+    scan(folder)
+    protocol = Protocol.read(folder / "dwi.bval")
+    fit_image(folder / "dwi.nii.gz", protocol, "adc", out=folder / "maps", n_threads=1)
+    for path in (folder / "maps").iterdir():
+        path.rename(path.with_name(path.name.removeprefix("dwi_model-adc_")))
+    # Short names, which the sidecar follows.
+    sidecar = folder / "maps" / "dwimap.json"
+    sidecar.write_text(sidecar.read_text().replace("dwi_model-adc_", ""))
+    sidecar.rename(folder / "maps" / "x_model-adc_dwimap.json")
+    (folder / "fits.tsv").write_text("maps\tlabels\tsubject\tvisit\nmaps\tlabels.nii.gz\tA\t1\n")
+
+
+ROI = ("--out", "roi.csv")
+
+entry(
+    "dmrifit roi",
+    fitted,
+    main=cli.main,
+    arguments=("roi", "maps", "--labels", "labels.nii.gz", "--names", "names.tsv", *ROI),
+    results=text_of("roi.csv"),
+)
+entry("dmrifit roi table", fitted, main=cli.main, arguments=("roi", "fits.tsv", *ROI), results=text_of("roi.csv"))
+
+
+def patients(folder: Path) -> None:
+    """Synthetic patients, and a model trained on them."""
+    from dmrifit import SignalToSignal, save_model, simulate_cohort
+
+    cohort = simulate_cohort("cohort1", 3, shape=(12, 12, 2), random_state=0)
+    rows = ["patient\tcohort\timage\tmask\tlesion\tbval\tte\tsigma\tsynthetic"]
+    for number, one in enumerate(cohort, start=1):
+        stem = f"p{number}"
+        write(folder / f"{stem}.nii.gz", one.signal, one.affine)
+        write(folder / f"{stem}-mask.nii.gz", one.mask.astype(np.uint8), one.affine)
+        write(folder / f"{stem}-lesion.nii.gz", one.lesion.astype(np.uint8), one.affine)
+        write(folder / f"{stem}-sigma.nii.gz", np.full(one.shape, 2, np.float32), one.affine)
+        np.savetxt(folder / f"{stem}.bval", one.protocol.b[None], fmt="%g")
+        np.savetxt(folder / f"{stem}.te", one.protocol.te[None], fmt="%g")
+        named = [
+            f"{stem}{end}" for end in (".nii.gz", "-mask.nii.gz", "-lesion.nii.gz", ".bval", ".te", "-sigma.nii.gz")
+        ]
+        rows.append("\t".join([stem, "A", *named, "true"]))
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    protocol = cohort.scans[0].protocol
+    source = protocol.take(protocol.clinical())
+    table = cohort.arrays(source, protocol, mask="body", max_voxels=40, random_state=0)
+    estimator = SignalToSignal("LR", source=source, target=protocol, random_state=0).fit(table.X, table.Y)
+    save_model(estimator, folder / "model.dmrifit")
+
+
+def cohort_results(cohorts: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, cohort in cohorts.items():
+        table = cohort.arrays(mask="lesion")
+        found |= {
+            f"{name} X": table.X,
+            f"{name} Y": table.Y,
+            f"{name} groups": table.groups,
+            f"{name} noise": table.sigma,
+        }
+    return found
+
+
+@function("Cohort.read", patients)
+def _read_cohort() -> dict[str, Any]:
+    from dmrifit import Cohort
+
+    return cohort_results(Cohort.read("participants.tsv"))
+
+
+def predictions(path: Path) -> dict[str, Any]:
+    from dmrifit import load_model
+
+    estimator = load_model(path)
+    X = np.linspace(0.1, 2, 3)[:, None] * np.linspace(1, 0.3, 5)
+    return {"predicted": estimator.predict(X)}
+
+
+@function("load_model", patients)
+def _load_model() -> dict[str, Any]:
+    return predictions(Path("model.dmrifit"))
+
+
+entry(
+    "dmrifit train",
+    patients,
+    main=cli.main,
+    arguments=("train", "participants.tsv", "--out", "new.dmrifit", "--max-voxels", "20"),
+    results=lambda place: predictions(place / "new.dmrifit"),
+)
+entry(
+    "dmrifit predict",
+    patients,
+    main=cli.main,
+    arguments=("predict", "model.dmrifit", "p1.nii.gz", "--mask", "p1-mask.nii.gz", "--sigma", "p1-sigma.nii.gz",
+               "--out", "predicted"),
+    results=images_in("predicted"),
+)  # fmt: skip
+
+
+@function("predict_image", patients)
+def _predict_image() -> dict[str, Any]:
+    from dmrifit import load_model
+    from dmrifit.volumes import predict_image
+
+    maps = predict_image(
+        load_model("model.dmrifit"),
+        "p1.nii.gz",
+        protocol=Protocol.read("p1.bval", "p1.te"),
+        mask="p1-mask.nii.gz",
+    )
+    return {name: np.asarray(image.dataobj) for name, image in maps.items()}
+
+
+def scores_in(folder: str) -> Callable[[Path], dict[str, Any]]:
+    def read(place: Path) -> dict[str, Any]:
+        from dmrifit import Evaluation
+
+        scores = Evaluation.read(place / folder).scores
+        return {name: scores[name].to_numpy() for name in scores if name != "seconds"}
+
+    return read
+
+
+BENCHMARK = ("--algorithms", "LR", "--strategies", "s2s", "--max-voxels", "20", "--no-controls", "--out", "study")
+
+entry(
+    "dmrifit benchmark",
+    patients,
+    main=cli.main,
+    arguments=("benchmark", "participants.tsv", *BENCHMARK),
+    results=scores_in("study"),
+)
+entry(
+    "dmrifit simulate",
+    lambda folder: None,
+    main=cli.main,
+    arguments=("simulate", "--out", "data", "--patients", "1", "--preset", "cohort1", "--shape", "12,12,2"),
+    results=text_of("data/participants.tsv"),
+)
+
+
+def study(folder: Path) -> None:
+    """A finished comparison."""
+    from dmrifit import Cohort, SignalToSignal, compare
+
+    patients(folder)
+    cohorts = Cohort.read(folder / "participants.tsv")
+    compare(
+        {"LR s2s": SignalToSignal("LR")}, cohorts, max_voxels=20, controls=False, out=folder / "study", random_state=0
+    )
+
+
+@function("Evaluation.read", study)
+def _read_evaluation() -> dict[str, Any]:
+    return scores_in("study")(Path.cwd())
+
+
+entry("dmrifit report", study, main=cli.main, arguments=("report", "study"), results=scores_in("study"))
+
+
+# Functions and estimators of arrays, whose arguments lie in files so that mutations reach them.
+
+
+def arrays(folder: Path) -> None:
+    """Signals of a real block, and synthetic rows to learn from."""
+    scan(folder)
+    signals = np.asarray(nib.load(folder / "dwi.nii.gz").dataobj, float).reshape(-1, len(VOLUMES))[:12]
+    np.save(folder / "signals.npy", signals)
+    np.save(folder / "b.npy", np.loadtxt(folder / "dwi.bval"))
+    np.save(folder / "te.npy", np.full(len(VOLUMES), 90.0))
+    draw = np.random.default_rng(0)
+    X = draw.uniform(0.5, 2, (24, 3))
+    np.save(folder / "X.npy", X)
+    np.save(folder / "Y.npy", X @ draw.uniform(size=(3, 4)))
+    np.save(folder / "groups.npy", np.repeat(np.arange(6), 4))
+    labels = np.zeros((6, 6, 4))
+    labels[1:3, 1:3, 1], labels[4, 4, 2] = 1, 1
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "affine.npy", np.diag([2.0, 2, 3, 1]))
+
+
+def load(name: str) -> np.ndarray:
+    # The faulty ones of type object are pickled.
+    return np.load(f"{name}.npy", allow_pickle=True)
+
+
+def of_arrays(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Declare a function of arrays, which has no file to name in its messages."""
+
+    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
+        entry(name, arrays, call=call, names=False)
+        return call
+
+    return declare
+
+
+@of_arrays("fit_voxels")
+def _fit_voxels() -> dict[str, Any]:
+    from dmrifit import fit_voxels
+
+    result = fit_voxels(load("signals"), Protocol(load("b"), load("te")), "adc", n_threads=1)
+    return {"parameters": result.parameters, "status": result.status}
+
+
+@of_arrays("MapFitter")
+def _map_fitter() -> dict[str, Any]:
+    from dmrifit import MapFitter
+
+    fitter = MapFitter("adc", Protocol(load("b")), n_threads=1)
+    return {"maps": fitter.fit(load("signals")).transform(load("signals"))}
+
+
+@of_arrays("ClinicalMetrics")
+def _clinical_metrics() -> dict[str, Any]:
+    from dmrifit import ClinicalMetrics
+
+    protocol = Protocol([0, 50, 100, 400, 900, 1000, 1100, 1200, 1300, 1400])
+    return {"metrics": ClinicalMetrics(protocol).fit(load("signals")).transform(load("signals"))}
+
+
+@of_arrays("average_directions")
+def _average_directions() -> dict[str, Any]:
+    from dmrifit import average_directions
+
+    signals, protocol = average_directions(load("signals"), Protocol(load("b")))
+    return {"signals": signals, "b": protocol.b}
+
+
+@of_arrays("SignalToSignal")
+def _signal_to_signal() -> dict[str, Any]:
+    from dmrifit import SignalToSignal
+
+    return {"predicted": SignalToSignal("LR", random_state=0).fit(load("X"), load("Y")).predict(load("X"))}
+
+
+@of_arrays("MapsToMaps")
+def _maps_to_maps() -> dict[str, Any]:
+    from dmrifit import MapsToMaps
+
+    return {"predicted": MapsToMaps("LR", random_state=0).fit(load("X"), load("Y")).predict(load("X"))}
+
+
+@of_arrays("SignalToSignal.predict")
+def _predict_rows() -> dict[str, Any]:
+    from dmrifit import SignalToSignal
+
+    draw = np.random.default_rng(1)
+    estimator = SignalToSignal("LR", random_state=0).fit(draw.uniform(size=(20, 3)), draw.uniform(size=(20, 4)))
+    return {"predicted": estimator.predict(load("X"))}
+
+
+@of_arrays("ConformalIntervals")
+def _conformal() -> dict[str, Any]:
+    from dmrifit import ConformalIntervals, SignalToSignal
+
+    intervals = ConformalIntervals(SignalToSignal("LR", random_state=0), coverage=0.5)
+    intervals.fit(load("X"), load("Y"), load("groups"))
+    return {"intervals": intervals.predict_interval(load("X"))}
+
+
+@of_arrays("bias_index")
+def _bias_index() -> dict[str, Any]:
+    from dmrifit import bias_index
+
+    return {"index": np.asarray(bias_index(load("Y"), load("Y")))}
+
+
+@of_arrays("lesion_table")
+def _lesion_table() -> dict[str, Any]:
+    from dmrifit import lesion_table
+
+    table = lesion_table(load("labels"), load("labels"), load("affine"))
+    return {"table": table.to_csv(index=False)}
+
+
+@of_arrays("roi_table")
+def _roi_table() -> dict[str, Any]:
+    from dmrifit import roi_table
+
+    return {"table": roi_table({"ADC": load("labels") * 2.0}, load("labels")).to_csv(index=False)}
+
+
+@of_arrays("Scan")
+def _scan() -> dict[str, Any]:
+    from dmrifit import Scan
+
+    signal = np.broadcast_to(load("b"), (6, 6, 4, len(load("b"))))
+    one = Scan("A", signal, Protocol(load("b"), load("te")), load("labels"), load("affine"))
+    return {"mask": one.mask, "affine": one.affine}
