@@ -111,9 +111,6 @@ def fit(
     images, protocol = scan_of(image, bval, bvec, te, needs_te=MODELS[model].needs_te)
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
-    if quicklook and not (find_spec("matplotlib") and find_spec("jinja2")):
-        say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
-        quicklook = False
     fit_image(
         images,
         protocol,
@@ -127,7 +124,7 @@ def fit(
         method=method,
         regularization=regularization,
         n_starts=int(starts) if starts.isdigit() else starts,
-        quicklook=quicklook,
+        quicklook=_can_draw(wanted=quicklook),
         overwrite=overwrite,
         progress=True,
         n_threads=threads,
@@ -247,6 +244,7 @@ def predict(
         str | None, typer.Option(metavar="NUMBER|FILE", help="Standard deviation of the noise, a number or an image.")
     ] = None,
     signals: Annotated[bool, typer.Option("--signals", help="Write the predicted images too.")] = False,
+    quicklook: Annotated[bool, typer.Option(help="Write a page to look at (HTML).")] = True,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
@@ -273,6 +271,7 @@ def predict(
         sigma=number_or_path(sigma),
         out=out,
         signals=signals,
+        quicklook=_can_draw(wanted=quicklook),
         overwrite=overwrite,
         progress=True,
     )
@@ -341,6 +340,14 @@ EXAMPLES: dict[Callable[..., None], str] = {
     predict: "dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted",
     dicom_seg: "dmrifit dicom-seg segmented/sub-01/label.nii.gz --source dicom/t1c --kind metastasis --out lesions.dcm",
 }
+
+
+def _can_draw(*, wanted: bool) -> bool:
+    """Tell whether a page can be made, and say so if one is wanted and cannot."""
+    if wanted and not (find_spec("matplotlib") and find_spec("jinja2")):
+        say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
+        return False
+    return wanted
 
 
 def _files(paths: Iterable[Path | None]) -> list[Path]:

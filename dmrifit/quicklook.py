@@ -1,4 +1,4 @@
-"""The page to look at after a fit: maps, histograms, shares at bounds, settings."""
+"""The pages to look at after a fit or a prediction: maps, histograms, shares at bounds, settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dmrifit.viewer import Layer, html_viewer, viewer_page
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["write_quicklook"]
+__all__ = ["write_prediction_page", "write_quicklook"]
 
 AMPLITUDE_UNIT = "a.u."
 
@@ -72,6 +72,83 @@ def write_quicklook(
         ),
         encoding="utf-8",
     )
+
+
+def write_prediction_page(
+    maps: Mapping[str, NDArray],
+    affine: NDArray[np.float64],
+    described: Mapping[str, Any],
+    *,
+    title: str,
+    html: Path,
+) -> None:
+    """
+    Write the page of a prediction.
+
+    Parameters
+    ----------
+    maps : mapping of str to ndarray of shape (x, y, z)
+        Parameters, 0 outside the mask, with axes that run to the right, to the front and upwards (RAS).
+    affine : ndarray of shape (4, 4)
+        From voxel indices of these arrays to world coordinates in mm.
+    described : mapping
+        What `describe_prediction` gave, with settings, voxels and sources.
+    title : str
+        Heading, such as the name of the image.
+    html : Path
+        The page, which needs no other file.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``report`` is not installed.
+    """
+    inside = np.any([(values != 0) | np.isnan(values) for values in maps.values()], axis=0)
+    units = {name: entry["Units"] for name, entry in described["Parameters"].items()}
+    panels = [
+        MapPanel(
+            name, "" if units[name] == "1" else AMPLITUDE_UNIT if "arbitrary" in units[name] else units[name], values
+        )
+        for name, values in maps.items()
+    ]
+    slices = Slices(inside, affine)
+    rows, figures = [], []
+    for panel in panels:
+        values = panel.values[inside]
+        values = values[np.isfinite(values)]
+        quartiles = [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
+        rows.append([panel.name, panel.unit, quartiles[0], f"{quartiles[1]} – {quartiles[2]}"])
+        if inside.any():
+            figures.append(html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}"))
+    counts = described["Voxels"]
+    text = f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every measurement. A trained model "
+    text += "predicted these maps from images of another protocol; they are no fit to measurements of it."
+    if counts["NegativeSignal"]:
+        text += f" In {counts['NegativeSignal']} voxels a predicted signal is negative."
+    estimator = described["Estimator"]
+    made = [
+        ["estimator", estimator["Class"]],
+        ["model", _formula(described["Model"])],
+        *(
+            [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
+            for role, source in described["Sources"].items()
+        ),
+        ["signals divided by", f"{described['Scale']:.6g}"],
+        *([_words(key), value] for key, value in described["Settings"].items()),
+        ["versions", ", ".join(f"{name} {number}" for name, number in described["Versions"].items())],
+    ]
+    table = html_table(rows, ["", "unit", "median", "quartiles"], numbers=(2, 3))
+    page = viewer_page(
+        f"{title}, predicted maps of {described['Model']['Name']}",
+        [
+            ("Parameters", table + html_note(text)),
+            ("Three planes", _planes(slices, panels, affine)),
+            *([("Maps", html_grid(figures))] if figures else []),
+            ("How they were made", html_table(made)),
+        ],
+        lead=f"Predicted by dmrifit {described['Versions']['dmrifit']}. Research software, not a medical device.",
+    )
+    html.write_text(page, encoding="utf-8")
 
 
 def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit.evaluation import Evaluation
 from dmrifit.files import FileSet
-from dmrifit.pages import html_page
 from dmrifit.sections.conclusions import claims_table, statistics_tables
 from dmrifit.sections.gallery import Gallery
 from dmrifit.sections.overview import cohort_tables, introduction, repeated_summary, summary_tables
@@ -25,6 +24,7 @@ from dmrifit.sections.scores import (
 )
 from dmrifit.sections.training import learning_curves, transfer_tables
 from dmrifit.summaries import Board, summarize
+from dmrifit.viewer import viewer_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     board = Board.of(evaluations[0])
     gallery = Gallery()
     tables: dict[str, pd.DataFrame] = {}
-    page = html_page(_title(board), _sections(board, evaluations, gallery, tables), lead=_lead(board), contents=True)
+    page = viewer_page(_title(board), _sections(board, evaluations, gallery, tables), lead=_lead(board), contents=True)
     evaluations[0].write(folder)
     beside = {"summary.csv": board.summary} | {name: tables.pop(name) for name in _TABLES if name in tables}
     _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})

@@ -45,6 +45,7 @@ MAX_BYTES = 6_000_000
 _MAX_VOXELS = 40_000_000
 _MARGIN = 2  # voxels around what is shown
 _EXTREMES = (0.1, 99.9)  # percentiles that the codes of an image span
+_GRAYS = (1, 99.5)  # percentiles of an image that are black and white
 _BITS = {"image": 8, "map": 8, "score": 16, "mask": 8}
 _MOST_LABELS = 255
 _PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
@@ -67,7 +68,8 @@ class Layer:
     unit : str, default=""
         Of the numbers.
     window : tuple of float, optional
-        Ends of the scale of grays and colors; by default percentiles 2 and 98, of a score the smallest and largest.
+        Ends of the scale of grays and colors; by default percentiles of the region, 1 and 99.5 of an image, 2 and 98 of
+        a map, and of a score the smallest and the largest number.
     threshold : float, optional
         Where the threshold starts; by default all is shown.
     names : sequence of str, default=()
@@ -137,9 +139,9 @@ def html_viewer(
     affine: ArrayLike,
     *,
     boxes: Sequence[Box] = (),
-    points: Sequence[tuple[str, Sequence[float]]] = (),
+    points: Sequence[tuple[str, Sequence[float] | NDArray[np.float64]]] = (),
     region: NDArray[np.bool_] | None = None,
-    start: Sequence[float] | None = None,
+    start: Sequence[float] | NDArray[np.float64] | None = None,
     image: str | None = None,
     overlay: str | None = None,
     label: str = "Three planes",
@@ -161,7 +163,8 @@ def html_viewer(
     points : sequence of (str, sequence of 3 floats), default=()
         Places to go to, in mm.
     region : ndarray of bool, shape (x, y, z), optional
-        What the planes have to show; by default all voxels in which a layer has a value that is not 0.
+        What the planes have to show; by default all voxels in which a layer has a value that is neither 0 nor that of
+        its first corner.
     start : sequence of 3 floats, optional
         Where the planes meet at first, in mm; by default at the first point, or in the middle.
     image, overlay : str, optional
@@ -193,6 +196,9 @@ def html_viewer(
     _check(layers, matrix)
     whole = layers[0].values.shape
     layers, matrix, region = _upright(layers, matrix, region)
+    if region is None:
+        region = _filled(layers)
+    layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
     layers, matrix, cropped = _crop(layers, matrix, region, boxes)
     factors = np.ones(3, int)
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
@@ -244,7 +250,8 @@ def html_viewer(
         outlines=_outlines(layers, packed, boxes, number),
         points=[name for name, _ in points],
         instead=instead,
-        note=_note(packed, cropped, tuple(factors), edges * factors, whole),
+        note=_note(cropped, tuple(factors), edges * factors, whole),
+        stored=_stored(packed),
         # A name that ends the element or begins a comment must not be read by the browser.
         data=_safe_json(data),
     )
@@ -282,15 +289,31 @@ def _upright(
     return turned, affine @ inv_ornt_aff(turn, layers[0].values.shape), region
 
 
+def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
+    """Find where there is something: neither 0 nor without value nor what an image has in its corner."""
+    filled = np.zeros(layers[0].values.shape, bool)
+    for layer in layers:
+        filled |= np.isfinite(layer.values) & (layer.values != 0) & (layer.values != layer.values.flat[0])
+    return filled if filled.any() else np.ones_like(filled)
+
+
+def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:
+    """Choose the ends of the grays of an image and of the colors of a map; scores and masks need none."""
+    if layer.kind in ("score", "mask"):
+        return None
+    values = layer.values[region]
+    values = values[np.isfinite(values)]
+    if layer.kind == "map" or not values.size:
+        return robust_limits(values)
+    low, high = (float(x) for x in np.percentile(values, _GRAYS))
+    return (low, high) if high > low else robust_limits(values)
+
+
 def _crop(
-    layers: Sequence[Layer], affine: NDArray[np.float64], region: NDArray[np.bool_] | None, boxes: Sequence[Box]
+    layers: Sequence[Layer], affine: NDArray[np.float64], region: NDArray[np.bool_], boxes: Sequence[Box]
 ) -> tuple[list[Layer], NDArray[np.float64], bool]:
     """Cut away what is outside the region and the boxes."""
     shape = layers[0].values.shape
-    if region is None:
-        region = np.zeros(shape, bool)
-        for layer in layers:
-            region |= np.isfinite(layer.values) & (layer.values != 0)
     ends = []
     for axis in range(3):
         filled = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
@@ -357,7 +380,7 @@ def _pack(layer: Layer) -> dict[str, Any]:
         low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
     if layer.window is not None and layer.kind != "score":
         low, high = min(low, max(layer.window[0], extremes[0])), max(high, min(layer.window[1], extremes[1]))
-    window = layer.window or (robust_limits(own) if layer.kind != "score" else (low, high))
+    window = layer.window or (low, high)
     if not window[1] > window[0]:
         window = window[0], window[0] + (abs(window[0]) or 1.0)
     levels = 2**bits - 1
@@ -405,7 +428,6 @@ def _color(number: int) -> str:
 
 
 def _note(
-    packed: Sequence[Mapping[str, Any]],
     cropped: bool,
     factors: tuple[int, ...],
     edges: NDArray[np.float64],
@@ -424,15 +446,18 @@ def _note(
             f"To keep the page small, {joined} voxels were put together: means of images and maps, maxima of scores "
             "and masks. Volumes are those of this coarser grid."
         )
-    steps = []
+    return " ".join(parts)
+
+
+def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tell what the codes of each layer stand for."""
+    lines = []
     for one in packed:
         if one["kind"] != "mask":
             step = (one["high"] - one["low"]) / (2 ** one["bits"] - 2)
             unit = f" {one['unit']}" if one["unit"] else ""
-            steps.append(f"{one['name']} {one['low']:.4g} to {one['high']:.4g}{unit} in steps of {step:.2g}")
-    if steps:
-        parts.append(f"Stored: {'; '.join(steps)}.")
-    return " ".join(parts)
+            lines.append(f"{one['name']}: {one['low']:.4g} to {one['high']:.4g}{unit} in steps of {step:.2g}")
+    return lines
 
 
 def _safe_json(data: Any) -> Markup:

@@ -184,12 +184,13 @@ def fit_image(
         box = fit_voxels(np.full((1, len(contrasts)), np.nan), contrasts, model, **options).bounds
         source = _describe_noise(noise)
         names = map_names(model)
-        maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
-        maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
-        maps["at_bound"] = np.zeros(series.grid, bits_type(len(model.names)))
-        maps["doubt"] = np.zeros(series.grid, np.uint8)
         tally = FitTally(model)
         with series.unpacked() as readable:
+            # Only now is it known that there are as many voxels as the header says.
+            maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
+            maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
+            maps["at_bound"] = np.zeros(series.grid, bits_type(len(model.names)))
+            maps["doubt"] = np.zeros(series.grid, np.uint8)
             if _is_estimate(sigma):
                 level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
                 noise, source = level.sigma, f"{np.median(level.sigma):.6g} (estimated by {level.method})"
@@ -239,8 +240,8 @@ def predict_image(
     estimator: SignalToSignal | MapsToMaps,
     image: Images,
     *,
-    protocol: Protocol | None = None,
     affine: ArrayLike | None = None,
+    protocol: Protocol | None = None,
     b_tolerance: float | None = None,
     average: str | None = None,
     mask: Image | None = None,
@@ -248,6 +249,7 @@ def predict_image(
     sigma: float | Image | None = None,
     out: str | Path | None = None,
     signals: bool = False,
+    quicklook: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, nib.Nifti1Pair]:
@@ -288,6 +290,8 @@ def predict_image(
         Folder to write to, made if missing.
     signals : bool, default=False
         Whether to predict the signals of ``estimator.target`` too.
+    quicklook : bool, default=False
+        With `out`, also write a page to look at the maps (HTML); needs the extra ``report``.
     overwrite : bool, default=False
         Whether files of the same names in `out` may be replaced.
     progress : bool, default=False
@@ -312,20 +316,23 @@ def predict_image(
     from dmrifit.strategies import resolve_patch_shape
 
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
-    series = Series.open(image)
     image, mask, sigma = _place(affine, image, mask, sigma)
+    series = Series.open(image)
     chosen = _source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
     if isinstance(scale, str) and scale == "patient":
         scale = getattr(estimator, "patient_scale_", PatientScale())
     files = _prediction_files(series, model, signals=signals)
     with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
+        if quicklook and written is not None and model is not None:
+            import_optional("matplotlib")
+            import_optional("jinja2")
         region, noise = _read_region(series, mask, sigma)
         parameters = () if model is None else model.parameters
-        maps: dict[str, NDArray] = {one.name: np.zeros(series.grid, np.float32) for one in parameters}
-        if signals:
-            maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
         counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
         with series.unpacked() as readable:
+            maps: dict[str, NDArray] = {one.name: np.zeros(series.grid, np.float32) for one in parameters}
+            if signals:
+                maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
             unit = _scale(readable, region, chosen, source, scale, progress=progress)
             patch_shape = resolve_patch_shape(estimator)
             for slab, part, rows in _rows(readable, region, chosen, patch_shape, progress=progress):
@@ -361,11 +368,14 @@ def predict_image(
                 np.savetxt(written.path(files["bval"]), target.b[None], fmt="%.10g")
                 if target.te is not None:
                     np.savetxt(written.path(files["te"]), target.te[None], fmt="%.10g")
+            if quicklook and parameters:
+                _write_prediction_page(
+                    {one.name: images[one.name] for one in parameters}, series, sidecar, written, files
+                )
             written.write_json(files["sidecar"], sidecar)
     return images
 
 
-def _find_model(model: str | SignalModel) -> SignalModel:
 def _place(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     """Give the arrays among the inputs their affine."""
     images = list(image) if isinstance(image, list | tuple) else [image]
@@ -376,6 +386,7 @@ def _place(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     return [placed(one, affine) for one in (image, *maps)]
 
 
+def _find_model(model: str | SignalModel) -> SignalModel:
     if isinstance(model, SignalModel):
         return model
     if model not in MODELS:
@@ -611,6 +622,7 @@ def _prediction_files(series: Series, model: SignalModel | None, *, signals: boo
             files[name] = derivative_name(base, f"dwi.{extension}", desc="predicted")
     if model is None:
         return files | {"sidecar": derivative_name(base, "dwi.json", desc="predicted")}
+    files["html"] = derivative_name(base, "quicklook.html", model=model.name, desc="predicted")
     return files | {"sidecar": derivative_name(base, "dwimap.json", model=model.name, desc="predicted")}
 
 
@@ -637,7 +649,11 @@ def _scale(
     # The scale looks at these columns only; all voxels of the others need not be held at once.
     seen = reference_columns(source)
     parts = [chosen(voxels)[:, seen] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
-    return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
+    try:
+        return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
+    except ValueError as error:
+        msg = f"{series.name}: {error}"
+        raise ValueError(msg) from None
 
 
 def _write_quicklook(
@@ -657,5 +673,24 @@ def _write_quicklook(
         sidecar,
         title=series.stem or "image",
         png=written.path(files["png"]),
+        html=written.path(files["html"]),
+    )
+
+
+def _write_prediction_page(
+    images: Mapping[str, nib.Nifti1Pair],
+    series: Series,
+    sidecar: Mapping[str, Any],
+    written: FileSet,
+    files: Mapping[str, str],
+) -> None:
+    from dmrifit.quicklook import write_prediction_page
+
+    upright = {name: nib.as_closest_canonical(image) for name, image in images.items()}
+    write_prediction_page(
+        {name: np.asanyarray(image.dataobj) for name, image in upright.items()},
+        next(iter(upright.values())).affine,
+        sidecar,
+        title=series.stem or "image",
         html=written.path(files["html"]),
     )

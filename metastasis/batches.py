@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.casefiles import file_stem
-from dmrifit.console import progress
+from dmrifit.console import finished_part, progress
 from metastasis.cases import Case
 
 if TYPE_CHECKING:
@@ -30,6 +29,11 @@ RESULTS = ("segmentations.tsv", "lesions.tsv", "index.html")
 _PROBABILITY, _LABEL, _LESIONS, _OVERLAY = "probability.nii.gz", "label.nii.gz", "lesions.tsv", "overlay.png"
 _VIEW = "view.html"
 _DESCRIPTION = "segmentation.json"
+_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **{"name": str, "patient": str, "folder": str, "synthetic": bool, "threshold": (float, type(None))},
+    **{"min_voxels": (int, type(None)), "n_lesions": int, "n_confirmed": (int, type(None)), "volume_mL": float},
+    "sources": str,
+}
 _OF_SINGLE_MODELS = (
     *("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability"),
 )  # a single model confirms nothing, and segments no prior scan
@@ -90,14 +94,12 @@ def segment_cases(
     figure = figure and find_spec("matplotlib") is not None
     contents = []
     for case, stem in progress(list(zip(cases, stems, strict=True)), len(cases)):
-        done = out / stem / _DESCRIPTION
         digest = _digest(case)
-        if done.exists() and not overwrite:
-            before = json.loads(done.read_text(encoding="utf-8"))
-            # A case whose files have changed is segmented anew.
-            if before["sources"] == digest:
-                contents.append(before)
-                continue
+        before = None if overwrite else finished_part(out / stem / _DESCRIPTION, _FIELDS)
+        # A case whose files have changed is segmented anew.
+        if before is not None and before["sources"] == digest:
+            contents.append(before)
+            continue
         contents.append(_segment_case(segmenter, case, out / stem, digest, figure=figure))
     return contents
 
@@ -249,7 +251,7 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
     if not ensemble:
         table = table[list(_OF_SINGLE_MODELS)]
     now = table if not ensemble else table[table["finding"] != "prior only"]
-    content = {
+    content: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
         "folder": folder.name,

@@ -351,7 +351,9 @@ class Viewer {
       slider.setAttribute("aria-valuetext", text);
     });
     const offset = offsetOf(this.geometry, position);
-    const words = this.layers.map((layer) => describe(layer, offset < 0 ? 0 : layer.codes[offset])).filter(Boolean);
+    const few = this.layers.filter((layer) => layer.kind !== "mask").length <= 8; // else only what is shown
+    const told = this.layers.filter((layer) => few || layer.kind === "mask" || layer === image || layer === overlay);
+    const words = told.map((layer) => describe(layer, offset < 0 ? 0 : layer.codes[offset])).filter(Boolean);
     this.find("values").textContent = `At ${position.map(inMm).join(", ")} mm: ${words.join("; ")}`;
     for (const [role, layer, map] of [["image-scale", image, null], ["overlay-scale", overlay, this.map]]) {
       const scale = this.find(role);

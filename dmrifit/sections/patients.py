@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.pages import html_grid, html_heading, html_join, html_paragraph
+from dmrifit.mosaics import robust_limits
+from dmrifit.pages import html_grid, html_heading, html_join, html_note, html_paragraph
 from dmrifit.plotting import plot_decays, plot_joint_histograms, plot_map_comparison
 from dmrifit.sections.gallery import Gallery
 from dmrifit.summaries import Board, tissue
+from dmrifit.viewer import Layer, html_viewer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +64,7 @@ def example_patients(board: Board, gallery: Gallery) -> Markup:
         kind = "synthetic" if cohort in board.synthetic else "measured"
         parts.append(html_heading(f"{cohort}: {patient.patient} ({kind})"))
         parts.append(html_grid(_decays(gallery, patient, names, f"{algorithm}; {conditions}")))
+        parts.append(_planes(board, patient, names, f"{algorithm}; {conditions}"))
         parts.append(html_grid(_maps(board, gallery, patient, names, f"{algorithm}; {conditions}")))
     return html_join(parts)
 
@@ -208,6 +211,33 @@ def _maps(
         label += "" if np.isnan(patient.te[far]) else f", TE = {patient.te[far]:g} ms"
         figures.append(_map(gallery, patient, columns, label, "", list(names), note))
     return [figure for figure in figures if figure]
+
+
+def _planes(board: Board, patient: PatientPredictions, names: dict[str, str], note: str) -> Markup | str:
+    """Show the maps of a patient, reference beside predictions, to move through."""
+    place = tuple(patient.index.T)
+    layers = []
+    for name in board.metrics:
+        if name not in patient.names:
+            continue
+        i = patient.names.index(name)
+        columns = {} if patient.truth is None else {"truth": patient.truth[:, i]}
+        columns |= {"reference": patient.reference[:, i]}
+        columns |= {strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()}
+        window = robust_limits(patient.reference[:, i].astype(float))
+        for kind, values in columns.items():
+            volume = np.full(patient.shape, np.nan)
+            volume[place] = values
+            layers.append(Layer(f"{name}, {kind}", volume, "map", _unit(patient.units[i]), window))
+    if not layers:
+        return ""
+    return html_viewer(
+        layers,
+        patient.affine,
+        overlay=layers[0].name,
+        label=f"Maps of {patient.patient}, {note}",
+        instead=html_note("The pictures below show slices of the same maps."),
+    )
 
 
 def _map(

@@ -1,6 +1,7 @@
 """The page to look at after a fit."""
 
 import base64
+import gzip
 import io
 import json
 import math
@@ -13,8 +14,9 @@ from matplotlib.image import imread
 
 from dmrifit import volumes
 from dmrifit.models import MODELS, Parameter, SignalModel
+from dmrifit.prediction import SignalToSignal
 from dmrifit.protocol import Protocol
-from dmrifit.volumes import fit_image
+from dmrifit.volumes import fit_image, predict_image
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
 
@@ -144,3 +146,25 @@ def test_both_orders_of_storage_give_the_same_pictures(image, tmp_path):
         fit_image(scan, PROTOCOL, "adc", out=tmp_path / name, quicklook=True)
     one, two = (tmp_path / name / "a<b>_model-adc_quicklook.png" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_prediction_has_a_page_of_its_own_with_its_maps_in_it(image, tmp_path):
+    """Maps are stored as they were written; what was not predicted has no value."""
+    source = PROTOCOL.take([0, 3])
+    signals = np.asanyarray(nib.load(image).dataobj).reshape(-1, 4)[1:]
+    estimator = SignalToSignal("LR", source=source, target=PROTOCOL, model="adc").fit(signals[:, [0, 3]], signals)
+    maps = predict_image(estimator, image, protocol=PROTOCOL, scale=None, out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
+    assert "<b>_" not in page
+    assert "a&lt;b&gt;" in page
+    assert "SignalToSignal" in page
+    assert page.count("<img") == 2
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
+    assert [layer["name"] for layer in stored["layers"]] == ["S0", "ADC"]
+    codes = np.frombuffer(gzip.decompress(base64.b64decode(stored["layers"][1]["data"])), np.uint8)
+    layer = stored["layers"][1]
+    values = layer["low"] + (codes.astype(float) - 1) / 254 * (layer["high"] - layer["low"])
+    written = nib.as_closest_canonical(maps["ADC"]).get_fdata()
+    values = np.where(codes == 0, np.nan, values).reshape(stored["shape"])
+    step = (layer["high"] - layer["low"]) / 254
+    np.testing.assert_allclose(values, np.clip(written, layer["low"], layer["high"]), rtol=0, atol=step)
