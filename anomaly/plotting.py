@@ -12,7 +12,19 @@ from anomaly.controls import CONTROLS
 from anomaly.strata import ELSEWHERE, STRATA
 from anomaly.thresholds import open_map
 from dmrifit._optional import import_optional
-from dmrifit.look import COLORMAP, FAINT, INK, PANEL, add_axes, color_of, handle, head, new_figure, shared_style
+from dmrifit.look import (
+    COLORMAP,
+    FAINT,
+    INK,
+    PANEL,
+    add_axes,
+    color_of,
+    handle,
+    head,
+    new_figure,
+    plain_ticks,
+    shared_style,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -312,6 +324,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             axes[1].plot(own["rate"], own["coverage"], color=color, linewidth=1.6)
         axes[1].plot([0, 1], [0, 1], color=_PALE, linewidth=1, linestyle=":")
         axes[0].set_xscale("log")
+        plain_ticks(axes[0].xaxis, (1,))
         axes[0].set(xlim=(1e-4, 0.3))
         axes[1].set(xlim=(0, 0.3))
         for ax, title in zip(axes, ("Few false positives", "All that count"), strict=True):
