@@ -21,6 +21,7 @@ help:
 	@echo "make test        all tests except the slow ones, with lint, types and docstrings"
 	@echo "make test-slow   the slow tests"
 	@echo "make faults      all faulty inputs of tests/faults"
+	@echo "make docs        the documentation, in build/docs/html"
 	@echo "make clean       remove what the commands above made, except .venv"
 	@echo "make clean-all   remove .venv too"
 
@@ -41,6 +42,9 @@ test-slow: environment-test
 faults: environment-test
 	.venv/bin/python tests/faults/run_corpus.py
 
+docs: environment-test
+	.venv/bin/python examples/docs/build.py
+
 environment-demo:
 	@sh -c "$$ENVIRONMENT" make demo ".[report,preprocess,boost,stats]"
 
@@ -53,7 +57,7 @@ clean:
 clean-all: clean
 	rm -rf .venv
 
-.PHONY: help demo test test-slow faults environment-demo environment-test clean clean-all
+.PHONY: help demo test test-slow faults docs environment-demo environment-test clean clean-all
 .NOTPARALLEL:
 
 # Called with the level (demo or test) and what pip installs for it. The stamp made-for-* is named by

@@ -1,0 +1,92 @@
+"""
+Build the documentation.
+
+    python examples/docs/build.py                   # everything; the pages are in build/docs/html
+    python examples/docs/build.py --run own_model   # of the scripts only those run whose names match
+
+The sources are put together in build/docs/source first: the pages of this folder with numbers from
+benchmarks/results filled in, the scripts of examples/ and of the folders tutorials/ and guides/, lists of public names,
+the help of all commands. Nothing is fetched from a network. Warnings are errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+#: Scripts in the order of the pages.
+GALLERIES = {
+    "examples": ("own_model", "plan_scan", "predict_shells", "compare_algorithms", "place_voxel", "find_metastases",
+                 "find_anomalies", "real_voxels"),
+    "tutorials": ("prediction", "placement", "anomaly", "metastasis"),
+    "guides": ("models", "belief", "coming_from"),
+}  # fmt: skip
+
+
+def put_together(source: Path) -> None:
+    """Write all sources; what has not changed is left alone, so that it is not built again."""
+    wanted = dict(_files())
+    for name, text in wanted.items():
+        path = source / name
+        new = text if isinstance(text, bytes) else text.encode()
+        if not path.exists() or path.read_bytes() != new:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(new)
+    for folder in ("", "scripts/examples", "scripts/tutorials", "scripts/guides"):
+        for path in (source / folder).glob("*.*"):
+            if path.is_file() and str(path.relative_to(source)) not in wanted:
+                path.unlink()
+
+
+def _files() -> Iterator[tuple[str, str | bytes]]:
+    import pages
+
+    yield "conf.py", (HERE / "conf.py").read_bytes()
+    for path in sorted([*HERE.glob("*.rst"), *HERE.glob("*.md")]):
+        yield path.name, pages.fill(path)
+    for path in sorted((HERE / "templates").rglob("*.rst")):
+        yield f"templates/{path.relative_to(HERE / 'templates')}", path.read_bytes()
+    yield "api.rst", pages.api()
+    yield "commands.rst", pages.commands()
+    for gallery, names in GALLERIES.items():
+        folder = ROOT / "examples" if gallery == "examples" else HERE / gallery
+        yield f"scripts/{gallery}/GALLERY_HEADER.rst", (HERE / f"{gallery}.txt").read_bytes()
+        for name in names:
+            path = folder / f"plot_{name}.py"
+            if path.exists():
+                yield f"scripts/{gallery}/{path.name}", _titled(path.read_text(encoding="utf-8"))
+
+
+def _titled(script: str) -> str:
+    """Make the first line of a script's docstring, its question, the title of its page."""
+    return re.sub(r'\A("""\n)(.+)\n', lambda found: f"{found[1]}{found[2]}\n{'=' * len(found[2])}\n", script)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Build the documentation into build/docs/html.")
+    parser.add_argument("--run", default="", help="run only scripts whose file names match (a regular expression)")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "docs", help="folder of the result")
+    chosen = parser.parse_args(arguments)
+    sys.path.insert(0, str(HERE))
+    from sphinx.cmd.build import main as sphinx
+
+    out = chosen.out.resolve()
+    put_together(out / "source")
+    os.environ["MPLBACKEND"] = "agg"
+    pattern = rf"plot_.*({chosen.run})" if chosen.run else "plot_"
+    return sphinx([
+        "-W", "--keep-going", "-q", "-b", "html", "-d", str(out / "doctrees"),
+        "-D", f"sphinx_gallery_conf.filename_pattern={pattern}",
+        str(out / "source"), str(out / "html"),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

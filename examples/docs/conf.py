@@ -1,0 +1,129 @@
+"""How Sphinx builds the pages; see build.py, which puts their sources together."""
+
+import os
+import re
+from pathlib import Path
+
+import dmrifit
+
+project = "dmrifit"
+author = "The dmrifit developers"
+project_copyright = author
+version = release = dmrifit.__version__
+
+extensions = ["sphinx.ext.autosummary", "sphinx.ext.autodoc", "numpydoc", "sphinx_gallery.gen_gallery"]
+exclude_patterns = ["scripts", "templates", "**/sg_execution_times.rst", "sg_execution_times.rst"]
+templates_path = ["templates"]
+default_role = "py:obj"
+highlight_language = "python"
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_use_plots = False
+
+html_theme = "furo"
+html_title = f"dmrifit {release}"
+html_show_sourcelink = False
+html_copy_source = False
+html_static_path: list[str] = []
+
+#: The script that reads scans which are not part of the project.
+NEEDS_DATA = "plot_real_voxels.py"
+DATA = os.environ.get("DMRIFIT_DATA", "")
+
+
+class SavedPictures:
+    """Show the pictures that a script has written, or else the figures it has left open."""
+
+    def __init__(self):
+        self.shown = {}
+
+    def __repr__(self):
+        return "SavedPictures"
+
+    def __call__(self, block, block_vars, gallery_conf):
+        from sphinx_gallery.scrapers import figure_rst, matplotlib_scraper
+
+        source = Path(block_vars["src_file"])
+        new = []
+        for path in sorted((source.parent / "build").rglob("*.png")):
+            stamp = path.stat().st_mtime_ns
+            if self.shown.get(path, 0) < stamp and stamp > block_vars.get("start_ns", 0):
+                self.shown[path] = stamp
+                new.append(path)
+        if not new:
+            return matplotlib_scraper(block, block_vars, gallery_conf)
+        import matplotlib.pyplot as plt
+
+        plt.close("all")
+        names = []
+        for path in new:
+            target = Path(next(block_vars["image_path_iterator"]))
+            target.write_bytes(path.read_bytes())
+            names.append(str(target))
+        return figure_rst(names, gallery_conf["src_dir"])
+
+
+def forget_pictures(gallery_conf, fname):
+    """Remove what an earlier run of the scripts has written, so that no picture is taken for a new one."""
+    import shutil
+
+    shutil.rmtree(Path(fname).parent / "build", ignore_errors=True)
+
+
+def arguments(gallery_conf, script_vars):
+    """Give scripts the arguments they are called with."""
+    if Path(script_vars["src_file"]).name == NEEDS_DATA:
+        return [str(Path(DATA).resolve() / "isbi2015_wm_genu" / "genu_table.csv")]
+    return []
+
+
+arguments.__name__ = "arguments"
+
+sphinx_gallery_conf = {
+    "examples_dirs": ["scripts/examples", "scripts/tutorials", "scripts/guides"],
+    "gallery_dirs": ["examples", "tutorials", "guides"],
+    "filename_pattern": "plot_",
+    "ignore_pattern": "__init__|" + ("no script is left out" if DATA else re.escape(NEEDS_DATA)),
+    "image_scrapers": (SavedPictures(),),
+    "reset_modules": ("matplotlib", forget_pictures),
+    "reset_argv": arguments,
+    "within_subsection_order": "ExampleTitleSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "min_reported_time": 10**6,
+    "plot_gallery": True,
+    "matplotlib_animations": False,
+}
+suppress_warnings = ["config.cache"]
+
+
+def skip_generated(app, what, name, obj, skip, options):
+    """Leave out the methods that scikit-learn makes for the routing of metadata."""
+    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else skip
+
+
+def add_math(app):
+    """Write formulas as MathML, which browsers draw without a script from elsewhere."""
+    from docutils import nodes
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    def inline(self, node):
+        self.body.append(tex2mathml(node.astext(), as_block=False))
+        raise nodes.SkipNode
+
+    def block(self, node):
+        self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+        raise nodes.SkipNode
+
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+
+
+html_math_renderer = "mathml"
+
+
+def setup(app):
+    """Connect the two functions above."""
+    app.connect("autodoc-skip-member", skip_generated)
+    add_math(app)

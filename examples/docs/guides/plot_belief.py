@@ -1,0 +1,125 @@
+"""
+When should a map not be believed?
+
+A map has a value in every voxel, also where the images do not say anything about it. Seven reasons for doubt, each with
+a measurement on synthetic data: nobody was scanned, and in people it is rather worse.
+"""
+
+# %%
+# The noise is too high
+# ---------------------
+# Median relative error of the parameters of synthetic tumors, by the signal-to-noise ratio (at b = 0 and the
+# shortest echo time), with the protocol of 21 contrasts. The floor of the noise is part of the fit.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from dmrifit import MODELS, Protocol, fit_voxels, protocol_precision
+from dmrifit.phantoms import tissue_table
+
+model, protocol = MODELS["t2-ivim-kurtosis"], Protocol.preset("cohort1")
+rng = np.random.default_rng(0)
+tumor = tissue_table()["tissue"]["tumor"]
+truth = tumor * np.exp(rng.normal(scale=[0.08, 0.2, 0.3, 0.05, 0.12, 0.15, 0.1], size=(1000, 7)))
+clean = model.signal(truth, protocol)
+errors, at_bounds = {}, {}
+for snr in (10, 20, 40, 80, 160):
+    sigma = clean[:, :1].mean() / snr
+    noisy = np.hypot(clean + rng.normal(scale=sigma, size=clean.shape), rng.normal(scale=sigma, size=clean.shape))
+    fitted = fit_voxels(noisy, protocol, model, sigma=sigma)
+    errors[snr] = np.median(np.abs(fitted.parameters / truth - 1), axis=0)
+    at_bounds[snr] = (fitted.at_low | fitted.at_high).mean(axis=0)
+errors = pd.DataFrame(errors, index=model.names)
+(100 * errors).round(0).astype(int).add_suffix(" : 1").astype(str) + " %"
+
+# %%
+# S0, Dt and T2t can be believed where images are usual; f, Dv and K need many more voxels, or fewer images that are
+# better. A median over a region helps against noise, and not against what follows.
+#
+# The value is the end of the box
+# -------------------------------
+# Share of the same voxels in which a parameter ended at a bound. Such a value says "beyond what was allowed", and its
+# standard error says nothing. ``dmrifit fit`` writes these voxels to the map ``atbound``, and `dmrifit.roi_table` their
+# share in a region. T2v is at a bound in most voxels whatever the noise: believe no map of it.
+
+at_bounds = pd.DataFrame(at_bounds, index=model.names)
+(100 * at_bounds).round(0).astype(int).add_suffix(" : 1").astype(str) + " %"
+
+# %%
+# The protocol cannot tell
+# ------------------------
+# The Cramér–Rao bound: no unbiased fit has a smaller standard deviation, whatever its algorithm. Coefficients of
+# variation of the tumor's parameters at an SNR of 40, of the model with the protocol that it needs, and of simpler
+# models with five clinical images. A bound far above 30 % means that a map of single voxels shows noise and bounds
+# only.
+
+sigma = model.signal(tumor, protocol)[0, 0] / 40
+table = protocol_precision(protocol, model, tumor, sigma)
+clinical = protocol.take(protocol.clinical())
+simple = {"adc": [tumor[0], 1.2], "kurtosis": [tumor[0], 1.2, 0.9], "ivim": [tumor[0], 0.12, 30, 1.05]}
+bounds = [table.assign(model="t2-ivim-kurtosis, 21 images")] + [
+    protocol_precision(clinical, name, values, values[0] / 40).assign(model=f"{name}, 5 images")
+    for name, values in simple.items()
+]
+percent = pd.concat(bounds).set_index(["model", "parameter"])[["cv"]]
+(100 * percent).round(0).rename(columns={"cv": "standard deviation, % of the value"})
+
+# %%
+# The voxel holds two tissues
+# ---------------------------
+# Half of one tissue and half of another, neither with any kurtosis, without noise: the fit reports kurtosis all the
+# same.
+
+# sphinx_gallery_start_ignore
+b = Protocol(np.arange(0, 1601, 200))
+slow, fast = 0.8, 2.4
+shares = np.linspace(0, 1, 41)[:, None]
+mixed = fit_voxels(
+    shares * np.exp(-b.b_ms_per_um2 * fast) + (1 - shares) * np.exp(-b.b_ms_per_um2 * slow), b, "kurtosis"
+)
+figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+for axis, name, unit in zip(axes, ("D", "K"), ("µm²/ms", "none"), strict=True):
+    axis.plot(100 * shares[:, 0], mixed[name])
+    axis.set(xlabel="share of the fast tissue (%)", ylabel=f"{name} of the fit ({unit})")
+axes[0].plot([0, 100], [slow, fast], "k:", label="mean of the two")
+axes[0].legend(frameon=False)
+# sphinx_gallery_end_ignore
+print(f"two tissues of {slow} and {fast} µm²/ms without kurtosis: K of the mixture up to {mixed['K'].max():.2f}")
+
+# %%
+# K at the rim of a tumor, beside fluid or fat is such a mixture. Scores leave out nothing there: erode masks yourself.
+#
+# A predictor was trained on something else
+# -----------------------------------------
+# Predicted signals have these relative errors on two kinds of synthetic cohorts; only what was assumed about tissues
+# and noise differs. Patients are a third kind. A predicted map is a guess from similar patients: in a tumor
+# unlike all that were trained on, it shows what is usual and not what is there.
+
+# sphinx_gallery_start_ignore
+from pages import result
+
+pd.set_option("display.max_colwidth", None)
+# sphinx_gallery_end_ignore
+claims = result("claims")["claims"]
+print(claims[0]["statement"], "- the study:", claims[0]["study"], "- ours:", claims[0]["ours"], sep="\n")
+
+# %%
+# An earlier scan, or an atlas, is out of place
+# ---------------------------------------------
+# Detection of synthetic metastases by networks that see an earlier scan, well registered, and with that scan moved
+# (means over three seeds, of ``benchmarks/bench_metastasis.py``). Aligned scans are assumed wherever two
+# images meet: look at the overlay first.
+
+methods = pd.DataFrame(result("metastasis")["methods"]).query("part == 'all'").set_index("method")
+moved = methods[methods.index.str.contains("JVSS") & methods.index.str.contains("prior")]
+columns = ["sensitivity", "precision", "false_positives_per_scan"]
+moved[columns].map(lambda values: round(float(np.mean(values)), 2))
+
+# %%
+# The test was too kind
+# ---------------------
+# Every figure of this project is one of synthetic data, or of six voxels of one healthy head. Detectors that learned
+# from lesions like those they are tested on look best of all. Before a map is used for anything, look at: the share of
+# voxels at bounds, both doubts, the standard errors, the controls in the report, and a scan of which you know the
+# answer.

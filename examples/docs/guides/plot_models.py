@@ -1,0 +1,119 @@
+"""
+What do the models say, and where do they end?
+
+Four models of the signal of a voxel are built in. Inside a formula b is in ms/µm² (the scanner's s/mm² divided by
+1000), so that b·D has no unit with D in µm²/ms; echo times are in ms. All data of this page are synthetic.
+"""
+
+# %%
+# Mono-exponential decay: ``adc``
+# -------------------------------
+# .. math:: S(b) = S_0 \, e^{-b \, ADC}
+#
+# Le Bihan et al., Radiology 161:401, 1986. Water spreads freely, at one rate. In tissue neither is so: ADC depends on
+# the b-values it was fitted to, and values of two protocols must not be compared.
+#
+# Kurtosis: ``kurtosis``
+# ----------------------
+# .. math:: S(b) = S_0 \, e^{-bD + K (bD)^2 / 6}
+#
+# Jensen et al., Magn Reson Med 53:1432, 2005. The first two terms of an expansion around b = 0. At :math:`bD = 3/K` the
+# formula turns and the signal rises again, which no signal does; beyond it there is nothing to believe.
+# ``bounds={"K": (0, "monotonic")}`` keeps the turn out of the protocol.
+#
+# Two compartments: ``ivim``
+# --------------------------
+# .. math:: S(b) = S_0 \, [f e^{-b D_v} + (1-f) e^{-b D_t}]
+#
+# Le Bihan et al., Radiology 168:497, 1988. Blood in capillaries dephases like fast diffusion. f is the share of the
+# *signal*: it depends on the echo time, as blood and tissue have different T2. Dv rests on the few smallest b-values.
+#
+# Relaxation, perfusion and kurtosis: ``t2-ivim-kurtosis``
+# --------------------------------------------------------
+# .. math:: S(b, T_E) = S_0 \, [f e^{-bD_v - T_E/T_{2v}} + (1-f) e^{-bD_t + K(bD_t)^2/6 - T_E/T_{2t}}]
+#
+# Macarro et al., J Magn Reson Imaging 61:1018, 2025. With several echo times f no longer depends on them. Seven
+# parameters need far more than seven images; T2v and Dv are the least certain.
+#
+# Symbols, units, bounds
+# ----------------------
+# Read from `dmrifit.MODELS`. Bounds of an amplitude are multiples of the largest signal of the voxel.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from dmrifit import MODELS, Protocol, fit_voxels
+
+# sphinx_gallery_start_ignore
+pd.set_option("display.max_rows", None)
+# sphinx_gallery_end_ignore
+pd.DataFrame(
+    [(name, p.name, p.unit or "none", p.low, p.high) for name, model in MODELS.items() for p in model.parameters],
+    columns=["model", "parameter", "unit", "low", "high"],
+).set_index(["model", "parameter"])
+
+# %%
+# What each parameter does
+# ------------------------
+# The signal of an invented tumor, and of the same with one parameter changed by half. Curves that stay
+# on each other cannot be told apart by a fit either.
+
+# sphinx_gallery_start_ignore
+from dmrifit.phantoms import tissue_table
+
+tumor = tissue_table()["tissue"]["tumor"]
+model = MODELS["t2-ivim-kurtosis"]
+b = np.linspace(0, 1600, 81)
+figure, axes = plt.subplots(2, 3, figsize=(9, 5), layout="constrained", sharex=True, sharey=True)
+for axis, j in zip(axes.flat, range(1, 7), strict=True):
+    for factor, style in ((0.5, "C0--"), (1, "k-"), (1.5, "C1--")):
+        changed = tumor.copy()
+        changed[j] *= factor
+        axis.semilogy(b, model.signal(changed, Protocol(b, 93))[0], style, label=f"× {factor:g}")
+    axis.set_title(f"{model.names[j]} = {tumor[j]:g} {model.units[j]}", fontsize=10)
+axes[0, 0].legend(frameon=False)
+for axis in axes[1]:
+    axis.set_xlabel("b (s/mm²)")
+for axis in axes[:, 0]:
+    axis.set_ylabel("signal at TE 93 ms")
+# sphinx_gallery_end_ignore
+
+# %%
+# Where kurtosis ends
+# -------------------
+# A voxel with a spread of diffusivities (gamma distribution, mean 1, variance 0.4), and the kurtosis fit to b up to
+# 2000. Inside the protocol both agree; beyond it the fit turns.
+
+# sphinx_gallery_start_ignore
+measured = Protocol(np.arange(0, 2001, 250))
+continued = Protocol(np.linspace(0, 5000, 101))
+
+
+def truth(protocol):
+    return (1 + protocol.b_ms_per_um2 * 0.4) ** (-1 / 0.4)
+
+
+# sphinx_gallery_end_ignore
+fitted = fit_voxels(truth(measured)[None], measured, "kurtosis")
+# sphinx_gallery_start_ignore
+turn = 3 / (fitted["K"][0] * fitted["D"][0])
+figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+axis.plot(continued.b, truth(continued), "k", label="truth, synthetic")
+axis.plot(continued.b, MODELS["kurtosis"].signal(fitted.parameters, continued)[0], "C1--", label="kurtosis, continued")
+axis.plot(measured.b, truth(measured), "ko", markersize=4, label="measured")
+axis.axvline(1000 * turn, color="gray", linewidth=1)
+axis.text(1000 * turn + 40, 0.6, "b = 3/(K·D)", color="gray")
+axis.set(xlabel="b (s/mm²)", ylabel="signal", ylim=(0, 1.05))
+axis.legend(frameon=False)
+# sphinx_gallery_end_ignore
+print(f"D = {fitted['D'][0]:.2f} µm²/ms, K = {fitted['K'][0]:.2f}: the fit turns at b = {1000 * turn:.0f} s/mm²")
+
+# %%
+# How a fit goes
+# --------------
+# Least squares inside the box, from starting points that a dictionary of tissues gives, with analytic derivatives. With
+# ``sigma``, the model is compared as :math:`\sqrt{S^2 + \pi\sigma^2/2}`, because magnitudes do not fall below what
+# noise makes of them. Every voxel has a status, standard errors, and two doubts: other parameters that fit about as
+# well, and parameters that cannot be told apart. A model of your own is a formula:
+# `dmrifit.SignalModel.from_expression`.

@@ -1,0 +1,146 @@
+"""Pages that are written by a program: numbers of benchmarks in text, lists of public names, the help of commands."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PROGRAMS", "TOPICS", "api", "commands", "fill", "result", "table"]
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+
+PROGRAMS = {"dmrifit": "dmrifit", "dmrifit-placement": "placement", "dmrifit-metastasis": "metastasis",
+            "dmrifit-anomaly": "anomaly"}  # fmt: skip
+
+#: What the names of the library are for; those of the applications stand in one list each.
+TOPICS = {
+    "Measurements and models": ("Protocol", "average_directions", "Parameter", "SignalModel", "MODELS"),
+    "Fits": ("fit_voxels", "FitResult", "FitStatus", "MapFitter", "ClinicalMetrics", "fit_image", "resynthesize"),
+    "Images": ("read_manifest", "preprocess_image", "estimate_sigma", "prepare_brain", "roi_table", "repeatability",
+               "write_dicom_seg"),
+    "Predictors": ("SignalToSignal", "MapsToMaps", "make_regressor", "ALGORITHMS", "resolve_patch_shape",
+                   "PatientScale", "ConformalIntervals", "coverage_table", "predict_image", "VolumeEstimator",
+                   "save_model", "load_model"),
+    "Patients and comparisons": ("Scan", "Cohort", "VoxelTable", "simulate_cohort", "compare",
+                                 "leave_one_patient_out", "learning_curve", "Evaluation", "claims_board",
+                                 "write_report"),
+    "Scores": ("bias_index", "dispersion_index", "lesion_table", "lesion_scores"),
+    "Planning a scan": ("protocol_precision", "rank_contrasts", "rank_contrasts_by_prediction"),
+}  # fmt: skip
+
+
+def result(name: str) -> dict[str, Any]:
+    """Read what a benchmark measured."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def fitting_row(what: str) -> dict[str, Any]:
+    """Give the row of the benchmark of fits that has this description."""
+    return next(row for row in result("fitting")["rows"] if row["what"] == what)
+
+
+def longest_compilation() -> float:
+    """Give the seconds of the slowest first fit of a model on a machine."""
+    row = fitting_row("first fit of a model on a machine (compilation, longest of the models)")
+    return max(model["cpu_s"] for model in row["ours"].values())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Write a table in reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in [header, *rows]:
+        lines += [f"   {'*' if number == 0 else ' '} - {text}" for number, text in enumerate(row)]
+    return "\n".join(lines)
+
+
+def fill(path: Path) -> str:
+    """Fill in what stands between ``<<`` and ``>>`` in a page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        variable_start_string="<<", variable_end_string=">>", block_start_string="<%", block_end_string="%>",
+        comment_start_string="<#", comment_end_string="#>", undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    functions: dict[str, Callable[..., Any]] = {
+        "result": result, "fitting_row": fitting_row, "table": table, "present": _present,
+        "measured": _measured,
+        "longest_compilation": longest_compilation,
+    }  # fmt: skip
+    return environment.from_string(path.read_text(encoding="utf-8")).render(functions)
+
+
+def _measured(name: str) -> bool:
+    """Whether there is a result of this name."""
+    return (RESULTS / f"{name}.json").exists()
+
+
+def _present(name: str) -> bool:
+    """Whether there is a page of this name."""
+    return any((Path(__file__).parent / f"{name}{ending}").exists() for ending in (".rst", ".md"))
+
+
+def _heading(text: str, line: str) -> str:
+    return f"{text}\n{line * len(text)}\n"
+
+
+def _summary(package: str, names: list[str]) -> str:
+    lines = "".join(f"   {package}.{name}\n" for name in names)
+    return f".. autosummary::\n   :toctree: api\n   :nosignatures:\n\n{lines}"
+
+
+def api() -> str:
+    """
+    List all public names.
+
+    Raises
+    ------
+    ValueError
+        If a name of the library is in no topic, or a topic has one that there is not.
+    """
+    from dmrifit import __all__ as names
+
+    placed = [name for topic in TOPICS.values() for name in topic]
+    extra = sorted(set(placed) - set(names))
+    if extra or len(placed) != len(set(placed)):
+        msg = f"topics of pages.py have names twice, or names that dmrifit has not: {extra}"
+        raise ValueError(msg)
+    topics = dict(TOPICS)
+    rest = tuple(sorted(set(names) - set(placed)))
+    if rest:
+        topics["More"] = rest
+    parts = [
+        _heading("Public names", "="),
+        "Units, shapes and errors stand with each name.\n",
+        _heading("dmrifit", "-"),
+    ]
+    for topic, chosen in topics.items():
+        parts += [_heading(topic, "~"), _summary("dmrifit", list(chosen))]
+    for package in ("placement", "metastasis", "anomaly"):
+        module = import_module(package)
+        first = (module.__doc__ or "").strip().partition("\n")[0]
+        parts += [_heading(package, "-"), first + "\n", _summary(package, list(module.__all__))]
+    return "\n".join(parts)
+
+
+def commands() -> str:
+    """Write the help of all commands."""
+    import click
+    import typer
+    from typer.testing import CliRunner
+
+    parts = [(Path(__file__).parent / "commands.txt").read_text(encoding="utf-8")]
+    for program, package in PROGRAMS.items():
+        app = import_module(f"{package}.cli").app
+        group = typer.main.get_command(app)
+        parts += [_heading(program, "-"), (group.help or "") + "\n"]
+        for name in group.commands:
+            shown = CliRunner().invoke(app, [name, "--help"], prog_name=program, env={"COLUMNS": "90", "TERM": "dumb"})
+            text = re.sub(r"\x1b\[[0-9;]*m", "", click.unstyle(shown.output)).strip("\n")
+            body = "\n".join(f"   {line.rstrip()}".rstrip() for line in text.splitlines())
+            parts += [_heading(f"{program} {name}", "~"), f".. code-block:: text\n\n{body}\n"]
+    return "\n".join(parts)
