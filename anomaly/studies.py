@@ -232,7 +232,6 @@ def evaluate(
     Each map is made binary by every rule of the study, and by the threshold that is stored with its model (in the rows
     whose name ends in "stored"). Controls that look at nothing stand in every table.
     """
-    import shlex
     import sys
 
     from anomaly.batches import prepared_cases
@@ -240,6 +239,7 @@ def evaluate(
     from anomaly.report import write_evaluation
     from anomaly.series import read_series
     from dmrifit._optional import import_optional
+    from dmrifit.records import command_line
 
     for library in ("matplotlib", "jinja2"):
         import_optional(library)
@@ -260,7 +260,7 @@ def evaluate(
         healthy_maps=well_maps or None,
         figures=figures,
         overwrite=overwrite,
-        command=shlex.join(["dmrifit-anomaly", *sys.argv[1:]]),
+        command=command_line(["dmrifit-anomaly", *sys.argv[1:]]),
     )
     typer.echo(format_summary(tables).to_string())
     if any(scan.case.synthetic for scan in scans):

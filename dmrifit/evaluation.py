@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from dmrifit.folds import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.predictions import FolderPredictions, PatientPredictions
 from dmrifit.randomness import RandomState, seed_from
-from dmrifit.records import StudyFolder, describe
+from dmrifit.records import StudyFolder, command_line, describe
 from dmrifit.scans import MaskName
 from dmrifit.trials import SIGNAL_COLUMNS, run_trial
 
@@ -528,4 +527,4 @@ def _command() -> str:
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
     words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    return shlex.join([*(["python"] if program.suffix == ".py" and len(words) == 1 else []), *words, *sys.argv[1:]])
+    return command_line([*(["python"] if program.suffix == ".py" and len(words) == 1 else []), *words, *sys.argv[1:]])

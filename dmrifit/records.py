@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from dmrifit.files import remove_abandoned_parts, whole_file, write_text
 from dmrifit.models import SignalModel
 from dmrifit.protocol import Protocol
 
-__all__ = ["StudyFolder", "describe", "digest"]
+__all__ = ["StudyFolder", "command_line", "describe", "digest"]
 
 _STUDY = "study.json"
 _CELLS = "cells"
@@ -98,6 +100,24 @@ def digest(value: Any) -> str:
     """
     text = json.dumps(describe(value), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def command_line(words: Iterable[str]) -> str:
+    """
+    Write a command as one would type it in the folder of its files.
+
+    Parameters
+    ----------
+    words : iterable of str
+        The program and what it was given.
+
+    Returns
+    -------
+    str
+        The words without the folders of paths: those name users, machines and sometimes patients, and reports are
+        passed on.
+    """
+    return shlex.join(re.sub(r"[^=,]*/(?=[^/])|/+$", "", word) for word in words)
 
 
 class StudyFolder:

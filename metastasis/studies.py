@@ -224,10 +224,10 @@ def evaluate(
 
     Four controls stand in every table: everything, nothing, the lesions of another patient, random blobs.
     """
-    import shlex
     import sys
 
     from dmrifit._optional import import_optional
+    from dmrifit.records import command_line
     from metastasis.batches import read_segmentations
     from metastasis.cases import read_cases
     from metastasis.evaluation import format_summary
@@ -251,7 +251,7 @@ def evaluate(
         min_voxels=least,
         figures=figures,
         overwrite=overwrite,
-        command=shlex.join(["dmrifit-metastasis", *sys.argv[1:]]),
+        command=command_line(["dmrifit-metastasis", *sys.argv[1:]]),
         random_state=seed,
     )
     typer.echo(format_summary(tables).to_string())
