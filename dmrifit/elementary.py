@@ -142,5 +142,6 @@ def _polynomial(x: NDArray, coefficients: list[float]) -> NDArray[np.float64]:
     """Compute a polynomial by Horner's rule."""
     result = np.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
-        result = result * x + coefficient
+        result *= x
+        result += coefficient
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -272,9 +273,7 @@ class SignalModel:
         """
         if self._code is None:
             return self._called(parameters, protocol)
-        formula = _PowersAsCalls().visit(ast.parse(self.expression.strip(), mode="eval"))
-        code = compile(ast.fix_missing_locations(formula), f"<model {self.name}>", "eval")
-        return self._evaluated(code, _SAME_BITS, parameters, protocol)
+        return self._evaluated(_with_powers_as_calls(self.expression), _SAME_BITS, parameters, protocol)
 
     def _evaluated(
         self, code: CodeType, functions: Mapping[str, Callable], values: NDArray, protocol: Protocol
@@ -290,6 +289,12 @@ class SignalModel:
         te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
         contrasts = np.stack([protocol.b_ms_per_um2, te], axis=1)
         return _kernels.load(self).signals_of(np.ascontiguousarray(values), contrasts)
+
+
+@functools.lru_cache(maxsize=64)
+def _with_powers_as_calls(expression: str) -> CodeType:
+    formula = _PowersAsCalls().visit(ast.parse(expression.strip(), mode="eval"))
+    return compile(ast.fix_missing_locations(formula), "<model>", "eval")
 
 
 class _PowersAsCalls(ast.NodeTransformer):
