@@ -121,8 +121,8 @@ def write_prediction_page(
         if inside.any():
             figures.append(html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}"))
     counts = described["Voxels"]
-    text = f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every measurement. A trained model "
-    text += "predicted these maps from images of another protocol; they are no fit to measurements of it."
+    text = f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every measurement. A trained "
+    text += "model predicted these maps from images of another protocol; they are no fit to measurements of it."
     if counts["NegativeSignal"]:
         text += f" In {counts['NegativeSignal']} voxels a predicted signal is negative."
     estimator = described["Estimator"]
