@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit._notebook import html_summary
 from dmrifit.algorithms import ALGORITHMS, make_regressor
 from dmrifit.bank import Bank
 from dmrifit.cohort import Cohort
@@ -90,6 +91,18 @@ class Evaluation:
     signals: pd.DataFrame
     study: dict[str, Any] = field(default_factory=dict)
     predictions: Mapping[tuple[str, str], PatientPredictions] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """Show the best rows in notebooks: means over patients and parameters of the tissue."""
+        largest = self.scores[self.scores["n_train"] == self.scores["n_train"].max()]
+        found = largest[largest["metric"] != "S0"].assign(bias=lambda table: table["bias"].abs())
+        keys, values = ["cohort", "train_on", "strategy", "algorithm"], ["bias", "dispersion", "pearson"]
+        means = found.groupby(keys, sort=False)[values].mean().sort_values("dispersion").reset_index()
+        header = ("cohort", "trained on", "strategy", "algorithm", "bias, magnitude", "dispersion", "correlation")
+        n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
+        title = f"Evaluation: {n} patient{'s' * (n != 1)}, each left out once"
+        note = "means over patients and parameters other than S0, at the largest number of training patients"
+        return html_summary(title, header, means.itertuples(index=False), note=note)
 
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:

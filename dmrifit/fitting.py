@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit import _kernels
+from dmrifit._notebook import html_summary
 from dmrifit._optional import import_optional
 from dmrifit.dictionary import Dictionary, to_inner
 from dmrifit.models import MODELS, SignalModel
@@ -109,6 +110,26 @@ class FitResult:
 
     def __len__(self) -> int:
         return len(self.cost)
+
+    def _repr_html_(self) -> str:
+        """Show in notebooks what was found, over voxels."""
+        fitted = self.status != FitStatus.NOT_FITTED
+        rows = []
+        for i, parameter in enumerate(self.model.parameters):
+            values, errors = self.parameters[fitted, i], self.standard_errors[fitted, i]
+            low, middle, high = np.nanpercentile(values, (25, 50, 75)) if np.isfinite(values).any() else (np.nan,) * 3
+            known = errors[np.isfinite(errors)]
+            share = np.count_nonzero((self.at_low | self.at_high)[fitted, i]) / max(np.count_nonzero(fitted), 1)
+            named = parameter.name + (" (fixed)" if parameter.name in self.fixed else "")
+            spread = f"{low:.4g} to {high:.4g}" if np.isfinite(middle) else None
+            error = float(np.median(known)) if known.size else None
+            bound = f"{share:.1%}" if fitted.any() else None
+            rows.append((named, parameter.unit, float(middle), spread, error, bound))
+        header = ("parameter", "unit", "median", "quartiles", "median standard error", "at a bound")
+        codes, counts = np.unique(self.status, return_counts=True)
+        told = (f"{n} {FitStatus(code).name.lower().replace('_', ' ')}" for code, n in zip(codes, counts, strict=True))
+        title = f"Fit of {self.model.name}: {len(self)} voxel{'s' * (len(self) != 1)}"
+        return html_summary(title, header, rows, note=", ".join(told))
 
     def to_lmfit(
         self, voxel: int, signals: ArrayLike, protocol: Protocol, *, sigma: float = 0.0

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._notebook import html_summary
+
 __all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels", "rotation_of"]
 
 #: How three angles make a rotation, in words that other programs understand.
@@ -169,6 +171,18 @@ class Voxel:
 
     def __hash__(self) -> int:
         return hash(tuple((self.as_array() + 0.0).tolist()))
+
+    def _repr_html_(self) -> str:
+        """Show the box in notebooks."""
+        rows = [
+            (name, *(f"{one:.2f}" for one in np.round(values, 2) + 0.0))
+            for name, values in (
+                ("center, mm RAS+", self.center),
+                ("sides, mm", self.size),
+                ("angles, degrees", self.angles),
+            )
+        ]
+        return html_summary(f"Voxel of {self.volume:.2f} mL", ("", "x", "y", "z"), rows)
 
     def __repr__(self) -> str:
         center, size, angles = (tuple(np.round(v, 3).tolist()) for v in (self.center, self.size, self.angles))

@@ -1,0 +1,51 @@
+"""Short tables that notebooks show in place of a line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+MOST_ROWS = 12
+
+
+def html_summary(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = "") -> str:
+    """
+    Write a small table; all text is escaped.
+
+    Parameters
+    ----------
+    title : str
+        What it is about.
+    header : sequence of str
+        Names of the columns.
+    rows : iterable of sequences
+        Cells as text, numbers, or None for nothing; numbers get four digits. What is more than 12 rows is counted.
+    note : str, default=""
+        A sentence below.
+
+    Returns
+    -------
+    str
+        HTML, without scripts or anything to load; colors are those of the notebook.
+    """
+    listed = list(rows)
+    lines = [f"<p><strong>{escape(title)}</strong></p>"]
+    cells = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in header)
+    lines += ["<table>", f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
+    for row in listed[:MOST_ROWS]:
+        cells = "".join(f'<td style="text-align: left">{escape(_text(cell))}</td>' for cell in row)
+        lines.append(f"<tr>{cells}</tr>")
+    lines += ["</tbody>", "</table>"]
+    notes = [f"{len(listed) - MOST_ROWS} more rows"] if len(listed) > MOST_ROWS else []
+    notes += [note] if note else []
+    if notes:
+        lines.append(f"<p><small>{escape('; '.join(notes))}</small></p>")
+    return "<div>\n" + "\n".join(lines) + "\n</div>"
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, float):
+        return f"{cell:.4g}".replace("nan", "–")
+    return str(cell)
