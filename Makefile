@@ -22,6 +22,7 @@ help:
 	@echo "make test-slow   the slow tests"
 	@echo "make faults      all faulty inputs of tests/faults"
 	@echo "make docs        the documentation, in build/docs/html"
+	@echo "make wheels      build the wheel, install it into clean environments and try it, alone and with each extra"
 	@echo "make clean       remove what the commands above made, except .venv"
 	@echo "make clean-all   remove .venv too"
 
@@ -51,13 +52,17 @@ environment-demo:
 environment-test:
 	@sh -c "$$ENVIRONMENT" make test ".[all,test]"
 
+# WHEEL_ARGS, for example "--python python3.12 --extra report"; see tests/wheels/check_wheel.py --help.
+wheels: environment-test
+	.venv/bin/python tests/wheels/check_wheel.py --pip-args "$(PIP_ARGS)" $(WHEEL_ARGS)
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 clean-all: clean
 	rm -rf .venv
 
-.PHONY: help demo test test-slow faults docs environment-demo environment-test clean clean-all
+.PHONY: help demo test test-slow faults wheels docs environment-demo environment-test clean clean-all
 .NOTPARALLEL:
 
 # Called with the level (demo or test) and what pip installs for it. The stamp made-for-* is named by

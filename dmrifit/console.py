@@ -22,6 +22,11 @@ ModelFileOption: TypeAlias = Annotated[
 FigureOption: TypeAlias = Annotated[bool, typer.Option(help="Draw figures (matplotlib).")]
 
 _INTERRUPTED = 130  # exit code after Ctrl-C
+_EXIT_CODES = (
+    "\b\nExit codes:\n  0    all went well\n  1    an error of the program, with a traceback: please report it\n"
+    "  2    an option, a file or the machine is at fault; the message says what to do\n"
+    "  130  interrupted by Ctrl-C; the same command goes on where long ones stopped"
+)
 
 #: What to do about errors that the system tells of, which it does not say.
 _REMEDIES = {
@@ -74,7 +79,7 @@ def new_program(
 
     option = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version and exit.")
 
-    @app.callback(help=summary, epilog=_example(first) if first else None)
+    @app.callback(help=summary, epilog=f"{_example(first)}\n\n{_EXIT_CODES}" if first else _EXIT_CODES)
     def begin(version: bool = option) -> None:
         pass
 
@@ -97,7 +102,8 @@ def run_program(app: typer.Typer, name: str) -> None:
     Raises
     ------
     SystemExit
-        Always: 0 when all went well, 2 for such an error, 130 after Ctrl-C.
+        Always: 0 when all went well, 2 for such an error, 130 after Ctrl-C. Any other exception is an error of the
+        program; Python shows its traceback and ends with 1.
     """
 
     def say(message: str) -> None:

@@ -1,7 +1,9 @@
 """What programs share: a frame with help, errors in a line, runs that do not mix."""
 
+import subprocess
 import sys
 import warnings
+from importlib import import_module
 
 import pytest
 
@@ -52,6 +54,65 @@ def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):
     code, _, error = run("greet", "stop")
     assert code == 130
     assert "greeter: interrupted" in error
+
+
+@pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis", "anomaly"])
+def test_exit_codes_mean_the_same_everywhere_and_stand_in_the_help(package, monkeypatch, capsys):
+    cli = import_module(f"{package}.cli")
+    name = "dmrifit" if package == "dmrifit" else f"dmrifit-{package}"
+    raised = []
+
+    def fail():
+        """Fail as told."""
+        raise raised.pop()
+
+    monkeypatch.setattr(cli, "app", new_program(name, "Fails.", {fail: f"{name} fail"}, first=f"{name} fail"))
+
+    def code(*words):
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0
+
+    assert code("--help") == 0
+    lines = [line.split() for line in capsys.readouterr().out.partition("Exit codes:")[2].splitlines() if line.strip()]
+    assert [words[0] for words in lines] == ["0", "1", "2", "130"]
+    assert code("--version") == 0
+    assert code("nothing") == 2
+    assert code("fail", "--unknown") == 2
+    for error in (ValueError("a"), OSError("b"), FileExistsError(17, "c", "d"), ImportError("e"), MemoryError("f")):
+        raised.append(error)
+        assert code("fail") == 2
+        assert f"{name}: error: " in capsys.readouterr().err
+    raised.append(KeyboardInterrupt())
+    assert code("fail") == 130
+    raised.append(RuntimeError("a fault"))
+    monkeypatch.setattr(sys, "argv", [name, "fail"])
+    with pytest.raises(RuntimeError, match="a fault"):  # which Python shows, and ends with 1
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("RuntimeError('a fault')", 1, "Traceback"),
+        ("ValueError('x')", 2, "toy: error: x"),
+        ("KeyboardInterrupt", 130, ""),
+    ],
+)
+def test_the_shell_sees_the_exit_codes(error, code, said):
+    program = f"""
+from dmrifit.console import new_program, run_program
+def one() -> None:
+    "Do one thing."
+    raise {error}
+def other() -> None:
+    "Do another."
+run_program(new_program("toy", "Toys.", {{one: "toy one", other: "toy other"}}), "toy")
+"""
+    ended = subprocess.run([sys.executable, "-c", program, "one"], check=False, capture_output=True, text=True)
+    assert ended.returncode == code
+    assert said in ended.stderr
 
 
 def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
