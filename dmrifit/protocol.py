@@ -359,6 +359,9 @@ class Protocol:
         ValueError
             If a contrast is missing there (all missing ones are named) or stands there more than once.
         """
+        if not (np.isfinite(b_tolerance) and b_tolerance >= 0):
+            msg = f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}"
+            raise ValueError(msg)
         if (self.te is None) != (other.te is None):
             msg = "only one of the two protocols has echo times; give both or none"
             raise ValueError(msg)

@@ -142,7 +142,7 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
         One row for each label and map: ``n_subjects`` (with two visits or more), ``mean`` over them, ``within_sd``
         (within-subject standard deviation, root mean square over subjects, in the unit of the map), ``wcv``
         (within-subject coefficient of variation: the root mean square over subjects of a subject's standard
-        deviation divided by the subject's mean; two visits x₁ and x₂ have the standard deviation |x₁ − x₂|/√2), and
+        deviation divided by the subject's mean; two visits x₁ and x₂ have the standard deviation ``|x₁ − x₂|/√2``), and
         ``rc_percent`` (the change in percent that 95 % of repeated measurements without true change stay below:
         1.96·√2·100·wcv). NaN without such subjects, and for the last two where a mean is not positive.
 
@@ -329,7 +329,7 @@ def read_label_names(path: str | Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for line, row in rows:
         text = row.get("index") or row.get("label") or ""
-        number = text.removeprefix("-").isdecimal()
+        number = text.isascii() and text.removeprefix("-").isdecimal()
         if not number or int(text) in names:
             problem = "stands there twice" if number else "is no whole number"
             msg = f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its number"
@@ -404,6 +404,9 @@ def _read(volume: Volume, name: str) -> _Volume:
 
     if isinstance(volume, np.ndarray):
         check_real(volume.dtype, f"the array {name}")
+        if volume.ndim != 3:
+            msg = f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
+            raise ValueError(msg)
         return _Volume(f"the array {name}", volume.astype(np.uint8) if volume.dtype == bool else volume, None)
     loaded = load_image(volume)
     label = image_name(volume)

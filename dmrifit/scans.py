@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.masks import binarize, check_same_grid
-from dmrifit.protocol import Protocol, average_directions
+from dmrifit.protocol import Protocol, average_directions, real_numbers
 
 __all__ = ["MaskName", "Scan", "Volume", "truth_names"]
 
@@ -18,6 +18,7 @@ Volume: TypeAlias = str | Path | NDArray
 MaskName: TypeAlias = Literal["body", "lesion"]
 
 _SAME_B = 1.0  # s/mm²
+_LARGEST_PLACE = 1e6  # mm
 
 
 class Scan:
@@ -86,7 +87,7 @@ class Scan:
         self._lesion = lesion
         self._sigma = sigma
         self._truth = truth
-        self._affine = None if affine is None else np.array(affine, dtype=float)
+        self._affine = None if affine is None else _checked_affine(affine, self.patient)
         if self._affine is None and not _is_path(signal):
             msg = f"patient {patient}: signals given as an array need the affine of their grid"
             raise ValueError(msg)
@@ -268,6 +269,15 @@ def truth_names() -> tuple[str, ...]:
     from dmrifit.models import MODELS
 
     return MODELS["t2-ivim-kurtosis"].names
+
+
+def _checked_affine(affine: ArrayLike, patient: str) -> NDArray[np.float64]:
+    found = np.array(real_numbers(affine, f"patient {patient}: the affine"))
+    shaped = found.shape == (4, 4) and np.isfinite(found).all()
+    if not shaped or np.abs(found).max() > _LARGEST_PLACE or np.linalg.det(found[:3, :3]) == 0:
+        msg = f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, not {found.tolist()}"
+        raise ValueError(msg)
+    return found
 
 
 def _is_path(volume: object) -> bool:

@@ -149,7 +149,28 @@ def close(good: dict[str, Any], found: dict[str, Any]) -> bool:
     return True
 
 
-RULES |= {"same": same, "close": close}
+def reordered(good: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether results hold the same values in other places, as of an image whose axes are stored another way."""
+    return good.keys() == found.keys() and all(same(np.sort(good[k], None), np.sort(found[k], None)) for k in good)
+
+
+def nothing(good: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether no result has a value where there is nothing to have one of."""
+    kinds = [one for one in map(np.asarray, found.values()) if one.dtype.kind == "f"]
+    return good.keys() == found.keys() and not any((np.nan_to_num(one) != 0).any() for one in kinds)
+
+
+def others(good: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether all but the first voxel, which is the faulty one, have the results of the good input."""
+    return good.keys() == found.keys() and all(same(good[k][1:], found[k][1:]) for k in good)
+
+
+def told(good: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Any results: the input may be meant so, and what it was taken for is told; a row names the words."""
+    return True
+
+
+RULES |= {"same": same, "close": close, "reordered": reordered, "nothing": nothing, "others": others, "told": told}
 
 # A file that is removed just before it is opened for the n-th time. Hooks stay for the life of the process; this one
 # sleeps while nothing vanishes.

@@ -81,6 +81,7 @@ entry(
     arguments=("fit", "dwi.nii.gz", "--te", "dwi.te", "--mask", "mask.nii.gz", "--sigma", "sigma.nii.gz", *FIT),
     results=images_in("maps"),
 )
+entry("dmrifit fit bare", scan, main=cli.main, arguments=("fit", "dwi.nii.gz", *FIT), results=images_in("maps"))
 entry(
     "dmrifit fit plain",
     scan,
@@ -295,6 +296,7 @@ entry(
     main=cli.main,
     arguments=("benchmark", "participants.tsv", *BENCHMARK),
     results=scores_in("study"),
+    kept=("study/study.json", "cells/*", "predictions/*"),
 )
 entry(
     "dmrifit simulate",
@@ -302,6 +304,7 @@ entry(
     main=cli.main,
     arguments=("simulate", "--out", "data", "--patients", "1", "--preset", "cohort1", "--shape", "12,12,2"),
     results=text_of("data/participants.tsv"),
+    kept=("data/dataset_description.json", "dwi/*"),
 )
 
 

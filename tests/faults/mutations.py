@@ -182,7 +182,7 @@ def _bytes(image: Any, zipped: bool) -> bytes:
 def _with_values(good: bytes, change: Callable[[np.ndarray], np.ndarray], kind: Any = None) -> bytes:
     """Change the values of an image; the header keeps all but shape, type and scale."""
     image, zipped = _image(good)
-    values = change(np.array(image.dataobj))
+    values = change(np.asarray(image.dataobj).copy())
     header = image.header.copy()
     header.set_data_dtype(kind or values.dtype)
     return _bytes(nib.Nifti1Image(values, image.affine, header), zipped)
@@ -231,14 +231,14 @@ def swapped_bytes(good: bytes, parameter: str) -> bytes:
     """Store in the other order of bytes: a valid file."""
     image, zipped = _image(good)
     header = image.header.as_byteswapped()
-    return _bytes(nib.Nifti1Image(np.array(image.dataobj), image.affine, header), zipped)
+    return _bytes(nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, header), zipped)
 
 
 @mutation
 def nifti2(good: bytes, parameter: str) -> bytes:
     """Store as NIfTI-2: a valid file."""
     image, zipped = _image(good)
-    return _bytes(nib.Nifti2Image(np.array(image.dataobj), image.affine), zipped)
+    return _bytes(nib.Nifti2Image(np.asarray(image.dataobj).copy(), image.affine), zipped)
 
 
 @mutation
@@ -246,7 +246,7 @@ def extended(good: bytes, parameter: str) -> bytes:
     """Add an extension to the header: a valid file."""
     image, zipped = _image(good)
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"<b>a note</b>"))
-    return _bytes(nib.Nifti1Image(np.array(image.dataobj), image.affine, image.header), zipped)
+    return _bytes(nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, image.header), zipped)
 
 
 @mutation
@@ -334,7 +334,7 @@ def replaced(good: bytes, parameter: str) -> bytes:
 def scaled(good: bytes, parameter: str) -> bytes:
     """Multiply values and store a scale factor that undoes it: a valid file with rounding."""
     image, zipped = _image(good)
-    values, factor = np.array(image.dataobj), float(parameter)
+    values, factor = np.asarray(image.dataobj).copy(), float(parameter)
     header = image.header.copy()
     header.set_data_dtype(np.float32)
     raw = bytearray(nib.Nifti1Image((values * factor).astype(np.float32), image.affine, header).to_bytes())

@@ -3,7 +3,9 @@
 import random
 
 import pytest
-from driver import ENTRIES, RULES, Bench, corpus, load_entries
+from driver import ENTRIES, RULES, Bench, Case, corpus, load_entries
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mutations import MUTATIONS, PLACES
 
 SAMPLE = 120
@@ -44,14 +46,65 @@ def test_a_handful_of_faulty_inputs(bench, case):
     assert bench.complaints(case) == []
 
 
+#: What has a checksum: any change is found, or changes nothing that matters.
+SEALED = [
+    ("dmrifit fit", "dwi.nii.gz"),
+    ("dmrifit fit", "mask.nii.gz"),
+    ("read_volume", "dwi.nii.gz"),
+    ("Cohort.read", "p1.nii.gz"),
+    ("load_model", "model.dmrifit"),
+    ("Evaluation.read", "study/scores.csv"),
+]
+#: What has none: it may say something else afterwards.
+OPEN = [
+    ("dmrifit fit plain", "plain.nii"),
+    ("dmrifit fit", "dwi.bval"),
+    ("dmrifit fit parts", "parts.tsv"),
+    ("Protocol.read sidecar", "side.json"),
+    ("dmrifit roi", "names.tsv"),
+    ("dmrifit roi", "maps/x_model-adc_dwimap.json"),
+    ("Cohort.read", "participants.tsv"),
+]
+
+
+@pytest.mark.slow
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.sampled_from(SEALED), seed=st.integers(0, 2**32))
+def test_random_bytes_in_a_sealed_file_are_refused_or_change_nothing(bench, where, seed):
+    case = Case(*where, "garbled", str(seed), "refused", "", "")
+    outcome = bench.run(case)
+    if outcome.results is None:
+        assert bench.complaints(case, outcome) == []
+    else:
+        accepted = Case(*where, "garbled", str(seed), "accepted", "same", "")
+        assert bench.complaints(accepted, outcome) == []
+
+
+@pytest.mark.slow
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.sampled_from(OPEN), seed=st.integers(0, 2**32))
+def test_random_bytes_in_an_open_file_never_show_a_traceback(bench, where, seed):
+    case = Case(*where, "garbled", str(seed), "refused", "", "")
+    outcome = bench.run(case)
+    assert not outcome.trace
+    if outcome.results is None:
+        assert "left behind" not in str(bench.complaints(case, outcome))
+
+
 def test_the_corpus_names_what_exists_and_each_case_once():
     assert len({case.id for case in CASES}) == len(CASES)
     for case in CASES:
         assert case.entry in ENTRIES, case
+        assert case.expected in ("refused", "accepted"), case
         assert case.mutation in {*MUTATIONS, *PLACES, "vanishing", "full_disk", "taken", "given"}, case
         if case.expected == "refused":
             assert case.says, case
             assert case.remedy, case
         else:
-            assert case.expected == "accepted"
             assert case.says in RULES, case
+            assert case.remedy or case.says != "told", case
+
+
+def test_the_corpus_is_as_large_as_it_has_to_be():
+    assert len(CASES) >= 500
+    assert {case.expected for case in CASES} == {"refused", "accepted"}
