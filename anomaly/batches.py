@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anomaly.detection import Detection
 from anomaly.series import SeriesDetector, SeriesFiles
 from dmrifit.casefiles import file_stems
-from dmrifit.console import progress
+from dmrifit.console import finished_part, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,11 @@ _LESIONS, _PANELS, _DESCRIPTION = "lesions.csv", "panels.png", "detection.json"
 _VIEW = "view.html"
 _NOTICE = "Research software; not for clinical use."
 _BRIGHTEST = 3.0  # thresholds, the end of the scale of a map's picture
+_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **{"name": str, "patient": str, "folder": str, "synthetic": bool, "threshold": (float, type(None))},
+    **{"n_lesions": int, "volume_mL": float, "share_found": float, "lesion_columns": list, "lesions": list},
+    "sources": dict,
+}
 _COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
 
 
@@ -76,14 +81,12 @@ def detect_series(
     figure = figure and find_spec("matplotlib") is not None
     contents = []
     for one, stem in progress(list(zip(series, stems, strict=True)), len(series)):
-        done = out / stem / _DESCRIPTION
         sources = _sources(one)
-        if done.exists() and not overwrite:
-            before = json.loads(done.read_text(encoding="utf-8"))
-            # A scan whose files have changed, or what is known of the patient, is looked at anew.
-            if before["sources"] == sources and before.get("known") == _known(one):
-                contents.append(before)
-                continue
+        before = None if overwrite else finished_part(out / stem / _DESCRIPTION, _FIELDS)
+        # A scan whose files have changed, or what is known of the patient, is looked at anew.
+        if before is not None and before["sources"] == sources and before.get("known") == _known(one):
+            contents.append(before)
+            continue
         try:
             detection = detector.detect(one, **options)
         except ValueError as error:

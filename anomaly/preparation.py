@@ -237,13 +237,23 @@ def prepare_scan(
     """
     _check_options(fitted, directions, spacing, shape, center)
     series = Series.open(image)
+    if protocol is None:
+        bval, bvec = _tables_of(series, bval, bvec)
     protocol = _protocol_of(series, protocol, bval, bvec)
     series.check_count(protocol)
-    plain, shell = _shell(protocol, fitted, b, series.name)
-    channels = _channels(protocol.take(shell), series.affine, fitted, directions, series.name)
+    told_by, along = (f" ({one})" if one is not None else "" for one in (bval, bvec))
+    plain, shell = _shell(protocol, fitted, b, series.name + told_by)
+    channels = _channels(protocol.take(shell), series.affine, fitted, directions, series.name + along)
     inside = None if isinstance(mask, bool) else binarize(read_map(mask, series), name=image_name(mask))
     marked = {"lesion": lesion, "followup": followup}
-    labels = None if isinstance(tissue, bool) else relabel_tissue(read_map(tissue, series), tissue_numbers)
+    labels = None
+    if not isinstance(tissue, bool):
+        found = read_map(tissue, series)
+        try:
+            labels = relabel_tissue(found, tissue_numbers)
+        except ValueError as error:
+            msg = f"{image_name(tissue)}: {error}"
+            raise ValueError(msg) from None
     lesions = {key: binarize(read_map(one, series), name=image_name(one)) for key, one in marked.items() if one}
     with series.unpacked() as readable:
         values = readable.read(slice(None), np.float32)[..., np.concatenate([plain, shell])]
@@ -389,20 +399,30 @@ def _check_options(fitted: Protocol | None, directions: str, spacing: float | No
         raise ValueError(msg)
 
 
+def _tables_of(
+    series: Series, bval: str | Path | None, bvec: str | Path | None
+) -> tuple[str | Path | None, str | Path | None]:
+    """Look for b-values and directions beside the image, if need be."""
+    path = series.parts[0].path
+    if path is not None and len(series.parts) == 1:
+        beside = {ending: path.with_name(f"{stem(path)}.{ending}") for ending in ("bval", "bvec")}
+        if bval is None and not beside["bval"].is_file():
+            msg = f"{series.name}: no b-values; give bval=… (--bval), or put {beside['bval'].name} beside the image"
+            raise ValueError(msg)
+        bval = beside["bval"] if bval is None else bval
+        bvec = beside["bvec"] if bvec is None and beside["bvec"].is_file() else bvec
+    return bval, bvec
+
+
 def _protocol_of(
     series: Series, protocol: Protocol | None, bval: str | Path | None, bvec: str | Path | None
 ) -> Protocol:
-    """Read b-values and directions, from beside the image if need be."""
+    """Give the measurements, or read b-values and directions."""
     if protocol is not None:
         if bval is not None or bvec is not None:
             msg = "give either a protocol, or bval and bvec, not both"
             raise ValueError(msg)
         return protocol
-    path = series.parts[0].path
-    if path is not None and len(series.parts) == 1:
-        beside = {ending: path.with_name(f"{stem(path)}.{ending}") for ending in ("bval", "bvec")}
-        bval = beside["bval"] if bval is None and beside["bval"].is_file() else bval
-        bvec = beside["bvec"] if bvec is None and beside["bvec"].is_file() else bvec
     if bval is None:
         msg = f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings beside the image"
         raise ValueError(msg)
@@ -422,7 +442,7 @@ def _shell(
         )
         raise ValueError(msg)
     if not len(weighted):
-        msg = f"{name} has no volume with diffusion weighting; it has {found}"
+        msg = f"{name} has no volume with diffusion weighting; it has {found}: check the b-values"
         raise ValueError(msg)
     if fitted is not None and b is not None and not _near(fitted.b[fitted.b > _UNWEIGHTED], b).all():
         msg = f"b = {b:g} s/mm² is not that of the detector, which was fitted to {_b_values(fitted.b)}; leave b out"

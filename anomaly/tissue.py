@@ -18,6 +18,7 @@ _FLUID_MD = 1.9  # µm²/ms; edema and infiltrated tissue stay below
 _WHITE_FA = 0.25
 _MM2_PER_S_TO_UM2_PER_MS = 1e3
 _SMALLEST_SIGNAL = 1e-3
+_NO_TISSUE = 1e6  # larger than any number of a tissue, and small enough to be a whole number
 
 
 def diffusion_maps(
@@ -147,7 +148,9 @@ def relabel_tissue(labels: ArrayLike, numbers: Mapping[int, int] | None = None) 
     ValueError
         If a number is not in there, or none is tissue.
     """
-    found = np.rint(np.nan_to_num(np.asarray(labels, dtype=np.float64))).astype(np.int64)
+    # What is no finite number, or no number of a tissue, is outside or an error; both stay small enough to convert.
+    values = np.nan_to_num(np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE)
+    found = np.rint(np.clip(values, -_NO_TISSUE, _NO_TISSUE)).astype(np.int64)
     made = found
     if numbers is not None:
         made = np.zeros(found.shape, np.int64)

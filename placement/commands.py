@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmrifit.console import FigureOption, OutOption, OverwriteOption, begin_run, progress
+from dmrifit.console import FigureOption, OutOption, OverwriteOption, begin_run, finished_part, progress
 from dmrifit.options import floats
-from placement.batches import write_batch
+from placement.batches import FIELDS, write_batch
 from placement.options import (
     CasesArgument,
     ExcludeOption,
@@ -93,13 +92,11 @@ def place(
     contents = {}
     for row in progress(table.itertuples(), len(table)):
         folder = out / row.name
-        done = folder / "voxel.json"
-        if done.exists() and not overwrite:
-            before = json.loads(done.read_text(encoding="utf-8"))
-            # A case whose files have changed is placed anew.
-            if before["sources"] == source_digests(row):
-                contents[row.name] = before
-                continue
+        before = None if overwrite else finished_part(folder / "voxel.json", FIELDS)
+        # A case whose files have changed is placed anew.
+        if before is not None and before["sources"] == source_digests(row):
+            contents[row.name] = before
+            continue
         scene = read_scene(row, include=labels, margin=margin, tolerance=tolerance)
         voxel = placer.place(scene)
         if model is not None and rounding:
@@ -131,18 +128,18 @@ def prescribe(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a voxel placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
-    import io
-
-    import numpy as np
-
-    from dmrifit.protocol import read_small
+    from dmrifit.protocol import read_numbers
     from placement.prescription import write_prescription
     from placement.tables import read_cases, read_scene
     from placement.voxel import Voxel
 
     voxel = Voxel(floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3))
     if matrix is not None:
-        voxel = voxel.transform(np.loadtxt(io.BytesIO(read_small(matrix))))
+        try:
+            voxel = voxel.transform(read_numbers(matrix))
+        except ValueError as error:
+            msg = str(error) if str(matrix) in str(error) else f"{matrix}: {error}; write four rows of four numbers"
+            raise ValueError(msg) from None
     row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
     scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
     content = write_prescription(

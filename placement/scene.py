@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -179,6 +180,7 @@ class Scene:
         loaded = load_image(tumor)
         title = image_name(tumor)
         _warn_of_two_affines(loaded, title)
+        files = {key: one for key, one in _named(exclude).items() if not _are_labels(one)}
 
         def values(one: Any) -> NDArray:
             other = load_image(one)
@@ -195,18 +197,25 @@ class Scene:
         regions = {
             key: region if _are_labels(region) else values(region) for key, region in _named(exclude).items()
         } or None
-        scene = cls(
-            values_of(loaded, title),
-            loaded.affine,
-            include=include,
-            exclude=regions,
-            exclude_margin=exclude_margin,
-            exclude_tolerance=exclude_tolerance,
-            image=None if image is None else values(image),
-            name=title if name is None else name,
-        )
-        files = [one for one in _named(exclude).values() if not _are_labels(one)]
-        scene.sources = describe_sources(Tumor=tumor, Exclude=files, Image=image)
+        occupied, picture = values_of(loaded, title), None if image is None else values(image)
+        try:
+            scene = cls(
+                occupied,
+                loaded.affine,
+                include=include,
+                exclude=regions,
+                exclude_margin=exclude_margin,
+                exclude_tolerance=exclude_tolerance,
+                image=picture,
+                name=title if name is None else name,
+            )
+        except ValueError as error:
+            # Cases and regions have names of their own, by which nobody finds a file.
+            involved = [tumor, *(one for key, one in files.items() if key in str(error))]
+            unnamed = [str(one) for one in involved if isinstance(one, str | Path) and str(one) not in str(error)]
+            msg = f"{error} ({', '.join(unnamed)})" if unnamed else str(error)
+            raise ValueError(msg) from None
+        scene.sources = describe_sources(Tumor=tumor, Exclude=list(files.values()), Image=image)
         return scene
 
     @property
@@ -422,6 +431,9 @@ class Scene:
                 msg = f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask"
                 raise ValueError(msg)
             inner, found = _cropped(np.isin(np.rint(crop), labels))
+            if not found.any():
+                msg = f"{self._title}: no voxel has {key}, so nothing is excluded by it; check that it is the right one"
+                warnings.warn(msg, UserWarning, stacklevel=3)
             return _shifted(inner, low), found
         values = _volume(region, f"{key} of {self._title}")
         if values.shape != self.shape:
@@ -460,7 +472,7 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "biuf":
-        msg = f"{what} must be a volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}"
+        msg = f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}"
         raise ValueError(msg)
     return array
 

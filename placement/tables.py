@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit.derivatives import stem
 from dmrifit.images import describe_sources
 from dmrifit.options import words
-from dmrifit.protocol import read_small
+from dmrifit.tables import read_rows
 from placement.scene import Scene
 
 if TYPE_CHECKING:
@@ -68,26 +67,19 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
 
     path = Path(path)
     _check_files([path])
-    if path.suffix != ".tsv":
+    if path.suffix.lower() not in (".tsv", ".csv"):
         row = {"name": stem(path), "tumor": str(path), "image": str(image or ""), "exclude": exclude or ""}
         _check_files(_files([row["image"], row["exclude"]]))
         return pd.DataFrame([row])
     if image is not None:
         msg = "--image is for a single case; name images in a column of the table"
         raise ValueError(msg)
-    table = pd.read_csv(io.BytesIO(read_small(path)), sep="\t", dtype=str).fillna("")
-    missing = [name for name in ("name", "tumor") if name not in table]
-    if missing or not len(table):
-        msg = f"{path} needs the columns name and tumor and a row for each case; no {', '.join(missing) or 'rows'}"
-        raise ValueError(msg)
-    unsafe = [name for name in table["name"] if not name or Path(name).name != name or name.startswith(".")]
-    if unsafe or table["name"].duplicated().any():
-        what = f"not {unsafe}" if unsafe else "one is there twice"
+    table = pd.DataFrame([row for _, row in read_rows(path, required=("name", "tumor"))])
+    unsafe = [name for name in table["name"] if not name.isprintable() or Path(name).name != name or name[0] == "."]
+    twice = table["name"][table["name"].str.casefold().duplicated()]
+    if unsafe or len(twice):
+        what = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
         msg = f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}"
-        raise ValueError(msg)
-    without = table.loc[table["tumor"] == "", "name"]
-    if len(without):
-        msg = f"{path}: no tumor is named for {', '.join(without[:_SHOWN])}; leave out such rows"
         raise ValueError(msg)
     for column in ("tumor", "image", "exclude"):
         given = table[column] if column in table else pd.Series([""] * len(table))
@@ -97,7 +89,11 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
         ]
     if exclude is not None:
         table["exclude"] = exclude
-    _check_files(itertools.chain.from_iterable(_files(table[name]) for name in ("tumor", "image", "exclude")))
+    try:
+        _check_files(itertools.chain.from_iterable(_files(table[name]) for name in ("tumor", "image", "exclude")))
+    except FileNotFoundError as error:
+        msg = f"{path}: {error}; files are relative to the table"
+        raise FileNotFoundError(msg) from None
     return table
 
 
@@ -260,7 +256,8 @@ def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     boxes = _box_table(Path(path), names)
     if "expert" not in boxes:
         return _in_order(boxes, names, str(path))[:, None]
-    raters = sorted(boxes["expert"].unique())
+    raters = boxes["expert"].unique()
+    raters = sorted(raters, key=int if all(one.isdecimal() for one in raters) else str)
     return np.stack(
         [_in_order(boxes[boxes["expert"] == one], names, f"{path}, expert {one}") for one in raters], axis=1
     )
@@ -269,31 +266,32 @@ def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
 def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
-    _check_files([path])
-    table = pd.read_csv(io.BytesIO(read_small(path)), sep="\t", dtype={"name": str})
-    missing = [name for name in ("name", *BOX) if name not in table]
-    if missing:
-        msg = f"{path} lacks the columns {', '.join(missing)}"
-        raise ValueError(msg)
+    rows = read_rows(path, required=("name", *BOX), optional=("expert",))
+    table = pd.DataFrame([row for _, row in rows])
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         msg = f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases"
         raise ValueError(msg)
-    for name in BOX:
-        table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
-    broken = table[table[list(BOX)].isna().any(axis=1) | (table[list(BOX[3:6])] <= 0).any(axis=1)]
-    if len(broken):
-        row = broken.iloc[0]
-        msg = f"{path}: the box of {row['name']} needs nine numbers and sides above 0, not {row[list(BOX)].tolist()}"
+    if "expert" in table and (table["expert"] == "").any():
+        line = rows[int((table["expert"] == "").argmax())][0]
+        msg = f"{path}, row {line}: no expert; every row needs one, or leave out the column"
         raise ValueError(msg)
+    boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").astype(float)
+    broken = ~np.isfinite(boxes).all(axis=1) | (boxes[list(BOX[3:6])] <= 0).any(axis=1)
+    if broken.any():
+        line, row = rows[int(broken.argmax())]
+        found = ", ".join(row[name] for name in BOX)
+        msg = f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 mm, not {found}"
+        raise ValueError(msg)
+    table[list(BOX)] = boxes
     return table
 
 
 def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[np.float64]:
     twice = boxes["name"][boxes["name"].duplicated()]
     if len(twice):
-        msg = f"{title}: more than one box for {twice.iloc[0]}"
+        msg = f"{title}: more than one box for {twice.iloc[0]}; keep one"
         raise ValueError(msg)
     return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
 
@@ -305,5 +303,5 @@ def _files(texts: Iterable[str]) -> list[Path]:
 def _check_files(paths: Iterable[Path]) -> None:
     for path in paths:
         if not path.is_file():
-            msg = f"{path}: no such file"
+            msg = f"{path}: no such file; check its name and folder"
             raise FileNotFoundError(msg)

@@ -20,6 +20,8 @@ CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+
 #: mm³ in a mL.
 MM3_PER_ML = 1000.0
 
+_FARTHEST_MM = 1e5  # no scanner is that large
+
 #: Rows along which an image voxel is cut, on each of two axes, to tell which part of it a box fills.
 MASK_ROWS = 6
 
@@ -154,6 +156,10 @@ class Voxel:
             object.__setattr__(self, name, array)
         if not (self.size > 0).all():
             msg = f"the sides of a voxel must be positive, got {self.size.tolist()} mm"
+            raise ValueError(msg)
+        farthest = max(np.abs(self.center).max(), self.size.max())
+        if farthest > _FARTHEST_MM:
+            msg = f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; check the unit, mm"
             raise ValueError(msg)
         object.__setattr__(self, "rotation", rotation_of(self.angles))
         for name in self.__slots__:
