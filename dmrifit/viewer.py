@@ -2,16 +2,15 @@
 Three planes through volumes, to move through in a browser: part of a page, without a library and without a network.
 
 The planes are drawn by a script of the project's own (``data/viewer.js``) on plain canvases. Libraries were measured
-first, on a synthetic head of 96 × 96 × 60 voxels with one overlay:
+first, by the page of a T1-weighted scan of 240 × 240 × 155 voxels with the outline of a tumor (2.0 MB by this module):
 
-- NiiVue 0.69 (BSD-2-Clause) does all that is wanted, but adds 2.28 MB to the wheel and to each page, needs WebGL 2
-  (which browsers without a graphics card are about to give up: Chromium calls its software fallback deprecated) and
-  knows a placed box only as a mesh or a mask.
-- brainsprite in nilearn 0.14 (BSD-3-Clause) gives pages of 1.0 MB, with jQuery in them. It takes pictures, not
-  numbers: a threshold is chosen in Python, none can be slid; all is resampled to cubes; the page asks GitHub for an
-  icon.
+- NiiVue 0.69 (BSD-2-Clause) does all that is wanted, but adds 2.28 MB to the wheel and to each page (4.1 MB), needs
+  WebGL 2, of which Chromium calls the software form deprecated that it falls back to where there is no graphics card,
+  and knows a placed box only as a mesh or a mask.
+- brainsprite in nilearn 0.14 (BSD-3-Clause; 2.5 MB, with jQuery) takes pictures, not numbers: the threshold is chosen
+  in Python and cannot be slid, all is resampled to cubes, and the page asks GitHub for an icon.
 
-The script has 19 kB, reads the numbers themselves, cuts any grid along the scanner's axes, draws boxes exactly, and is
+The script has 20 kB, reads the numbers themselves, cuts any grid along the scanner's axes, draws boxes exactly, and is
 all that the page may run: `dmrifit.pages.html_page` allows it by its digest and allows no connection.
 """
 

@@ -175,9 +175,12 @@ function crossSection(affine, normal, at) {
   return points.sort((a, b) => angle(a) - angle(b));
 }
 
-// How many voxels have each code, from the largest code on.
+// How many voxels are shown.
 function shareOf(layer, limit) {
-  layer.counts ??= layer.codes.reduce((counts, code) => (counts[code]++, counts), new Float64Array(levelsOf(layer) + 1));
+  if (!layer.counts) {
+    layer.counts = new Float64Array(levelsOf(layer) + 1);
+    for (const code of layer.codes) layer.counts[code]++;
+  }
   const edge = codeOf(layer, limit.value);
   let sum = 0;
   for (let code = 1; code < layer.counts.length; code++) {
@@ -207,7 +210,10 @@ async function unpack(text, length, bits) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const raw = new Uint8Array(await new Response(stream).arrayBuffer());
   if (raw.length !== (length * bits) / 8) throw new Error(`${raw.length} bytes instead of ${(length * bits) / 8}`);
-  return bits === 8 ? raw : Uint16Array.from({ length }, (_, i) => 256 * raw[i] + raw[i + length]);
+  if (bits === 8) return raw;
+  const codes = new Uint16Array(length);
+  for (let i = 0; i < length; i++) codes[i] = 256 * raw[i] + raw[i + length];
+  return codes;
 }
 
 // ---- the page --------------------------------------------------------------------------------------------------------
