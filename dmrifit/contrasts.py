@@ -60,8 +60,8 @@ def rank_contrasts_by_prediction(
     -------
     DataFrame
         One row for each contrast in the order taken: ``step`` (from 1), ``index`` (in the target), ``contrast`` (its
-        label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``error`` (mean relative error |prediction − measured| /
-        measured of the contrasts not yet taken, averaged over patients; NaN when none is left), ``gain`` (by how much
+        label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``error`` (mean relative error ``|prediction − measured|``
+        / measured of the contrasts not yet taken, averaged over patients; NaN when none is left), ``gain`` (by how much
         it fell for those contrasts) and ``helped`` (share of the patients for whom it fell). Before them stands step
         0: the error with `start` alone.
 

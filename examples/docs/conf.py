@@ -12,10 +12,9 @@ project_copyright = author
 version = release = dmrifit.__version__
 
 extensions = ["sphinx.ext.autosummary", "sphinx.ext.autodoc", "numpydoc", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["scripts", "templates", "**/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = ["scripts", "static", "templates", "**/sg_execution_times.rst", "sg_execution_times.rst"]
 templates_path = ["templates"]
 default_role = "py:obj"
-highlight_language = "python"
 autosummary_generate = True
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
@@ -25,7 +24,8 @@ html_theme = "furo"
 html_title = f"dmrifit {release}"
 html_show_sourcelink = False
 html_copy_source = False
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
 
 #: The script that reads scans which are not part of the project.
 NEEDS_DATA = "plot_real_voxels.py"
@@ -65,9 +65,12 @@ class SavedPictures:
 
 
 def forget_pictures(gallery_conf, fname):
-    """Remove what an earlier run of the scripts has written, so that no picture is taken for a new one."""
+    """Remove what an earlier run of the scripts has written, so that no picture is taken for new; show whole texts."""
     import shutil
 
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)
     shutil.rmtree(Path(fname).parent / "build", ignore_errors=True)
 
 

@@ -99,7 +99,6 @@ print(f"two tissues of {slow} and {fast} µm²/ms without kurtosis: K of the mix
 # sphinx_gallery_start_ignore
 from pages import result
 
-pd.set_option("display.max_colwidth", None)
 # sphinx_gallery_end_ignore
 claims = result("claims")["claims"]
 print(claims[0]["statement"], "- the study:", claims[0]["study"], "- ours:", claims[0]["ours"], sep="\n")

@@ -17,6 +17,7 @@ from dipy.reconst.ivim import IvimModel
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
 
+np.set_printoptions(suppress=True)
 b = np.array([0, 10, 20, 40, 60, 80, 100, 150, 200, 400, 600, 800, 1000.0])
 truth = np.array([[1000, 0.15, 30, 1.1], [800, 0.1, 20, 0.9], [1200, 0.25, 50, 1.4]])  # S0, f, Dv, Dt
 signals = MODELS["ivim"].signal(truth, Protocol(b))
@@ -107,7 +108,7 @@ lesion_table(reference, prediction, np.eye(4))[["kind", "found", "n_voxels", "di
 # %%
 # A network is an estimator with ``fit`` and ``predict`` on lists of arrays instead of transforms, loaders and a loop of
 # your own: ``DeepMedicSegmenter("jvss", 0.995).fit(images, labels)``. For everything else (architectures, transforms,
-# GPUs) MONAI is the place, and `dmrifit.VolumeEstimator` takes any torch module.
+# GPUs) MONAI is the place; `dmrifit.VolumeEstimator` is the base of estimators around a torch module.
 #
 # bodymritools: T2-IVIM-Kurtosis
 # ------------------------------
@@ -146,8 +147,8 @@ show("published script of the model, signals about 500")
 #
 # .. code-block:: sh
 #
-#    ./deepMedicRun -model modelConfig.cfg -train trainConfig.cfg -dev cuda0
-#    ./deepMedicRun -model modelConfig.cfg -test testConfig.cfg -load model.ckpt -dev cuda0
+#    ./deepMedicRun -model modelConfig.cfg -train trainConfig.cfg -dev cuda
+#    ./deepMedicRun -model modelConfig.cfg -test testConfig.cfg -load model.ckpt -dev cuda
 #
 #    dmrifit-metastasis train cases.tsv --published --out model.dmrifit
 #    dmrifit-metastasis segment model.dmrifit new.tsv --out segmented

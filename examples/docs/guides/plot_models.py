@@ -59,10 +59,10 @@ pd.DataFrame(
 # The signal of an invented tumor, and of the same with one parameter changed by half. Curves that stay
 # on each other cannot be told apart by a fit either.
 
-# sphinx_gallery_start_ignore
 from dmrifit.phantoms import tissue_table
 
 tumor = tissue_table()["tissue"]["tumor"]
+# sphinx_gallery_start_ignore
 model = MODELS["t2-ivim-kurtosis"]
 b = np.linspace(0, 1600, 81)
 figure, axes = plt.subplots(2, 3, figsize=(9, 5), layout="constrained", sharex=True, sharey=True)
@@ -113,7 +113,7 @@ print(f"D = {fitted['D'][0]:.2f} µm²/ms, K = {fitted['K'][0]:.2f}: the fit tur
 # How a fit goes
 # --------------
 # Least squares inside the box, from starting points that a dictionary of tissues gives, with analytic derivatives. With
-# ``sigma``, the model is compared as :math:`\sqrt{S^2 + \pi\sigma^2/2}`, because magnitudes do not fall below what
+# ``sigma``, the model is compared as √(S² + πσ²/2), because magnitudes do not fall below what
 # noise makes of them. Every voxel has a status, standard errors, and two doubts: other parameters that fit about as
 # well, and parameters that cannot be told apart. A model of your own is a formula:
 # `dmrifit.SignalModel.from_expression`.

@@ -66,7 +66,6 @@ metastasis_board({"seed 1": tables})[["claim", "statement", "verdict"]].head(3)
 import pandas as pd
 from pages import result
 
-pd.set_option("display.max_colwidth", None)
 # sphinx_gallery_end_ignore
 stored = pd.DataFrame(result("metastasis")["claims"])
 stored[["claim", "statement", "study", "verdict"]]

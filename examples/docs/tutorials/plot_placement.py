@@ -64,7 +64,6 @@ placement_board({"seed 0": tables})[["claim", "statement", "verdict"]].head(3)
 import pandas as pd
 from pages import result
 
-pd.set_option("display.max_colwidth", None)
 # sphinx_gallery_end_ignore
 kinds = result("placers")["kinds"]
 stored = pd.DataFrame(next(kind for kind in kinds.values() if kind.get("claims"))["claims"])

@@ -69,7 +69,6 @@ board[["claim", "statement", "verdict"]].head(4)
 import pandas as pd
 from pages import result
 
-pd.set_option("display.max_colwidth", None)
 # sphinx_gallery_end_ignore
 stored = pd.DataFrame(result("claims")["claims"])
 stored[["claim", "statement", "study", "verdict"]]
