@@ -60,7 +60,7 @@ from metastasis.claims import metastasis_board
 metastasis_board({"seed 1": tables})[["claim", "statement", "verdict"]].head(3)
 
 # %%
-# ``benchmarks/bench_metastasis.py`` trains 28 networks for each of three seeds:
+# ``benchmarks/bench_metastasis.py`` trains larger networks, on 40 synthetic patients for each of three seeds:
 
 # sphinx_gallery_start_ignore
 import pandas as pd
