@@ -196,13 +196,14 @@ def train(
         msg = f"{validation} has patients that {cases} has too: {', '.join(both[:5])}; choose others for the threshold"
         raise ValueError(msg)
     segmenter.fit(labels=_labels(learned), groups=[case.patient for case in learned], **scans_of(learned))
+    chosen = _set_operating_point(segmenter, kept, out, false_positives) if kept else ""
     save_model(segmenter, out)
     n_lesions = sum(_n_lesions(case) for case in learned)
     typer.echo(f"trained on {len(learned)} scan{'s' * (len(learned) != 1)} with {n_lesions} lesions: {out}")
     if any(case.synthetic for case in learned):
         typer.echo("trained on synthetic scans: what it finds in people is unknown")
-    if kept:
-        _set_operating_point(segmenter, kept, out, false_positives)
+    if chosen:
+        typer.echo(chosen)
     # Until here another number of false positives can be asked for without training again.
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
@@ -289,19 +290,19 @@ def _n_lesions(case: Case) -> int:
     return 0 if case.label is None else int(label_components(case.label).max(initial=0))
 
 
-def _set_operating_point(segmenter: Any, cases: Sequence[Case], out: Path, false_positives: float | None) -> None:
-    """Choose the threshold and store it; without one, the model stays as it is."""
+def _set_operating_point(segmenter: Any, cases: Sequence[Case], out: Path, false_positives: float | None) -> str:
+    """Choose the threshold, and say which; without one, the model is saved as it is."""
     from dmrifit.persistence import save_model
     from metastasis.batches import scans_of
 
     try:
         segmenter.set_operating_point(labels=_labels(cases), false_positives=false_positives, **scans_of(cases))
     except ValueError as error:
+        save_model(segmenter, out)
         msg = (
             f"{error}; {out} keeps the threshold {segmenter.threshold_:g}. Ask for more --false-positives, with "
             "--overwrite; nothing is trained again"
         )
         raise ValueError(msg) from None
-    save_model(segmenter, out)
     chosen = f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per scan"
-    typer.echo(f"{chosen}, chosen on {len(cases)} scans of other patients")
+    return f"{chosen}, chosen on {len(cases)} scans of other patients"

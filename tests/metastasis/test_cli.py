@@ -66,6 +66,31 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
 
 
 @pytest.mark.deep
+def test_a_model_is_written_once_and_with_its_threshold(run, table, synthetic_cases, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    path = tmp_path / "model.dmrifit"
+    seen = []
+
+    def choose(self, **_):
+        seen.append(path.exists())
+        self.threshold_ = 0.25
+
+    def save(model, place):
+        seen.append(model.threshold_)
+        place.write_bytes(b"model")
+
+    monkeypatch.setattr(DeepMedicSegmenter, "fit", lambda self, **_: self)
+    monkeypatch.setattr(DeepMedicSegmenter, "set_operating_point", choose)
+    monkeypatch.setattr("dmrifit.persistence.save_model", save)
+    validation = write_cases([replace(case, patient=f"other {case.patient}") for case in synthetic_cases], tmp_path)
+    words = ("train", table, "--out", path, *TINY, "--validation", validation, "--false-positives", 1)
+    code, out, error = run(*words)
+    assert code == 0, error
+    assert seen == [False, 0.25]
+    assert "threshold 0.2500 for 1 false positives per scan" in out
+
+
+@pytest.mark.deep
 def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_cases, tmp_path, monkeypatch):
     pytest.importorskip("torch")
 
