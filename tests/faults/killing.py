@@ -1,0 +1,340 @@
+"""Programs that are killed while they run, what they leave behind, and what is compared after they ran again."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+__all__ = ["PROGRAMS", "Finished", "contents", "damages", "run"]
+
+PROGRAMS = {
+    "dmrifit": "dmrifit.cli",
+    "dmrifit-anomaly": "anomaly.cli",
+    "dmrifit-metastasis": "metastasis.cli",
+    "dmrifit-placement": "placement.cli",
+}
+
+#: Hidden names, under which nothing is a result: files and folders that are still being written.
+UNFINISHED = re.compile(r"\.part-.*|\.dmrifit-.*|.*\.tmp")
+
+#: What a second run of the same command may have otherwise: when it ran, how long, and how much it found finished.
+TIMES = {
+    "study.json": ("seconds", "date", "models", "finished"),  # the digests of the tables, which hold seconds
+    "cells": ("seconds",),
+    "scores.csv": ("seconds",),
+    "seconds.csv": ("seconds",),
+}
+
+# The date, and the table of seconds with what is said of it.
+_TIMES_OF_PAGES = re.compile(
+    r"<td>date</td><td>[^<]*</td>|<table>(?:(?!<table).)*</table></div><p>Training, prediction and the fit[^<]*</p>",
+    re.DOTALL,
+)
+
+# Imported by the process that all runs are forked from, so that a run begins with its work.
+_LIBRARIES = (
+    *("pandas", "sklearn.ensemble", "sklearn.model_selection", "scipy.stats", "scipy.ndimage", "joblib", "skops.io"),
+    *("torch", "skorch", "safetensors.torch", "matplotlib.pyplot", "jinja2", "numba", "sympy", "tqdm", "typer"),
+    *("dmrifit.volumes", "dmrifit.evaluation", "dmrifit.reporting", "dmrifit.nets", "dmrifit.quicklook"),
+    *("anomaly.series", "anomaly.report", "anomaly.batches", "metastasis.segmenter", "metastasis.report"),
+    *("metastasis.batches", "placement.regressor", "placement.ranker", "placement.prescription"),
+)
+
+
+class Finished:
+    """
+    How a run ended.
+
+    `code` is that of the program, or the negative number of the signal that ended it; `seconds` is how long it took
+    from its first line on, and `said` what stood on its screen.
+    """
+
+    def __init__(self, code: int, seconds: float, said: str) -> None:
+        self.code, self.seconds, self.said = code, seconds, said
+
+
+def run(
+    program: str, words: list[str], folder: Path, *, kill_after: float | None = None, kill_at: int | None = None
+) -> Finished:
+    """
+    Run a program in a folder, to its end or until it is killed.
+
+    Parameters
+    ----------
+    program : str
+        The console script.
+    words : list of str
+        Its arguments.
+    folder : Path
+        Where it runs.
+    kill_after : float, optional
+        Seconds after its first line when it is killed.
+    kill_at : int, optional
+        It is killed just before it gives a file its name for the time of this number; a negative number counts the
+        times and lets it live.
+
+    Returns
+    -------
+    Finished
+        How it ended.
+    """
+    context = _server()
+    log = folder.with_name(f"{folder.name}.log")
+    log.unlink(missing_ok=True)
+    read, write = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(program, words, str(folder), str(log), kill_at, write), daemon=False)
+    process.start()
+    write.close()
+    with contextlib.suppress(EOFError):
+        read.recv()
+    started = time.perf_counter()
+    process.join(kill_after)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    seconds = time.perf_counter() - started
+    code = process.exitcode
+    assert code is not None
+    process.close()
+    return Finished(code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else "")
+
+
+def _server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killing", *PROGRAMS.values(), *_LIBRARIES])
+    return context
+
+
+def _work(program: str, words: list[str], folder: str, log: str, kill_at: int | None, started: Any) -> None:
+    """Run a program as its console script does; in a process of its own."""
+    os.chdir(folder)
+    os.setsid()
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2):
+        os.dup2(handle, number)
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.argv = [program, *words]
+    if kill_at is not None:
+        _kill_at_name(kill_at)
+    started.send(True)
+    main: Callable[[], None] = importlib.import_module(PROGRAMS[program]).main
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as stopped:
+        code = stopped.code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without what multiprocessing does at the end: a program has no such end either.
+    os._exit(int(code or 0))
+
+
+def _kill_at_name(number: int) -> None:
+    """Kill this process just before it gives a file its final name for the time of this number."""
+    rename = os.replace
+    times = 0
+
+    def replace(source: Any, target: Any, **options: Any) -> None:
+        nonlocal times
+        if times == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        times += 1
+        rename(source, target, **options)
+
+    os.replace = replace
+
+
+# What there is --------------------------------------------------------------------------------------------
+
+
+def final_files(folder: Path) -> Iterator[Path]:
+    """Files that stand under their final names, those in hidden folders of finished states too."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(UNFINISHED.fullmatch(part) for part in parts):
+            yield path
+
+
+def damages(folder: Path) -> list[str]:
+    """
+    Open every file that stands under its final name.
+
+    Parameters
+    ----------
+    folder : Path
+        Where.
+
+    Returns
+    -------
+    list of str
+        What is wrong with files that are not whole.
+    """
+    found = []
+    for path in final_files(folder):
+        try:
+            _content(path)
+        except Exception as error:
+            found.append(f"{path.relative_to(folder)}: {type(error).__name__}: {error}")
+    return found
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """
+    Read all results, without times.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are.
+
+    Returns
+    -------
+    dict of str to object
+        What is compared, by the name of the file: bytes, or plain values.
+    """
+    return {str(path.relative_to(folder)): _content(path) for path in final_files(folder)}
+
+
+def _content(path: Path) -> Any:
+    ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    return _READERS[ending](path)
+
+
+def _image(path: Path) -> bytes:
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    image = nib.load(path)
+    expected = image.dataobj.offset + image.get_data_dtype().itemsize * int(np.prod(image.shape))
+    assert len(data) == expected, f"{len(data)} bytes, not {expected}"
+    return data
+
+
+def _json(path: Path) -> Any:
+    value = json.loads(path.read_bytes())
+    omitted = TIMES.get(path.name, ()) + TIMES.get(path.parent.name, ())
+    return _without(value, omitted)
+
+
+def _without(value: Any, keys: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(one, keys) for key, one in value.items() if key not in keys}
+    return [_without(one, keys) for one in value] if isinstance(value, list) else value
+
+
+def _table(path: Path) -> Any:
+    import pandas as pd
+
+    text = path.read_text(encoding="utf-8")
+    assert text.endswith("\n"), "the last line is not whole"
+    if not text.strip():
+        return text
+    table = pd.read_csv(io.StringIO(text), sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
+    return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(index=False)
+
+
+def _page(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    assert text.rstrip().endswith("</html>"), "the page has no end"
+    return _TIMES_OF_PAGES.sub("", text) if path.name == "report.html" else text
+
+
+def _picture(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        picture.load()
+    return path.read_bytes()
+
+
+def _arrays(path: Path) -> dict[str, bytes]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name].tobytes() for name in stored}
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from dmrifit.persistence import load_model
+
+    load_model(path)
+    return _members(path.read_bytes())
+
+
+def _members(data: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        members = {name: archive.read(name) for name in archive.namelist()}
+    if "schema.json" in members:
+        return {"schema.json": _named_by_content(json.loads(members["schema.json"]), members)}
+    found: dict[str, Any] = {}
+    for name, content in members.items():
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            found[name] = _members(content)
+        else:
+            found[name] = _without(json.loads(content), ("sha256",)) if name == "model.json" else content
+    return found
+
+
+def _named_by_content(value: Any, members: dict[str, bytes]) -> Any:
+    """Undo that skops calls objects and files by places in memory, which the digests in model.json then depend on."""
+    if isinstance(value, list):
+        return [_named_by_content(one, members) for one in value]
+    if not isinstance(value, dict):
+        return members.get(value, value) if isinstance(value, str) else value
+    return {key: _named_by_content(one, members) for key, one in value.items() if key != "__id__"}
+
+
+def _document(path: Path) -> bytes:
+    data = path.read_bytes()
+    assert data.rstrip().endswith(b"%%EOF"), "the document has no end"
+    return re.sub(rb"/CreationDate \(.*?\)", b"", data)
+
+
+def _weights(path: Path) -> bytes:
+    import safetensors.torch
+
+    data = path.read_bytes()
+    safetensors.torch.load(data)
+    return data
+
+
+def _numbers(path: Path) -> str:
+    np.loadtxt(path)
+    return path.read_text()
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".nii.gz": _image,
+    ".nii": _image,
+    ".json": _json,
+    ".csv": _table,
+    ".tsv": _table,
+    ".html": _page,
+    ".png": _picture,
+    ".pdf": _document,
+    ".npz": _arrays,
+    ".dmrifit": _model,
+    ".safetensors": _weights,
+    ".bval": _numbers,
+    ".bvec": _numbers,
+    ".te": _numbers,
+    ".txt": lambda path: path.read_text(encoding="utf-8"),
+    ".md": lambda path: path.read_text(encoding="utf-8"),
+}
