@@ -119,7 +119,7 @@ class FitResult:
             values, errors = self.parameters[fitted, i], self.standard_errors[fitted, i]
             low, middle, high = np.nanpercentile(values, (25, 50, 75)) if np.isfinite(values).any() else (np.nan,) * 3
             known = errors[np.isfinite(errors)]
-            share = np.count_nonzero((self.at_low | self.at_high)[fitted, i]) / max(np.count_nonzero(fitted), 1)
+            share = float((self.at_low | self.at_high)[fitted, i].mean()) if fitted.any() else 0.0
             named = parameter.name + (" (fixed)" if parameter.name in self.fixed else "")
             spread = f"{low:.4g} to {high:.4g}" if np.isfinite(middle) else None
             error = float(np.median(known)) if known.size else None

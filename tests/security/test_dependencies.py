@@ -1,0 +1,71 @@
+"""What the project depends on: exact versions, versions known to be safe, licenses that let it be used."""
+
+import configparser
+import importlib.util
+import re
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+HERE = Path(__file__).parent
+SPEC = importlib.util.spec_from_file_location("audit", HERE / "audit.py")
+audit = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(audit)
+
+#: First versions without the advisories that concern files which this project reads or writes.
+SAFE = {
+    "skops": "0.13",  # CVE-2024-37065, CVE-2025-54412, CVE-2025-54413, CVE-2025-54886: code in model files
+    "Jinja2": "3.1.6",  # CVE-2025-27516: templates that leave their sandbox
+    "monai": "1.6.0",  # GHSA-89gg-p5r5-q6r4 and others: pickles and archives
+    "torch": "2.6",  # CVE-2025-32434: pickles in spite of weights_only
+}
+#: Used by tests and documentation alone, never installed with the project.
+NOT_SHIPPED = {"pingouin", "docutils"}
+
+
+def installed():
+    for name in audit.pins():
+        try:
+            yield name, distribution(name)
+        except PackageNotFoundError:
+            continue
+
+
+def test_pinned_versions_are_those_that_the_tests_run_with():
+    pins = audit.pins()
+    assert len(pins) > 100
+    wrong = {
+        name: found.version for name, found in installed() if found.version.split("+")[0] != pins[name].split("+")[0]
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", SAFE)
+def test_pinned_versions_are_without_advisories_on_files(name):
+    assert Version(audit.pins()[name]) >= Version(SAFE[name])
+
+
+def test_older_versions_of_what_reads_model_files_are_not_asked_for():
+    config = configparser.ConfigParser()
+    config.read(HERE.parents[1] / "setup.cfg", encoding="utf-8")
+    asked = {one.name: one for one in map(Requirement, config["options"]["install_requires"].split("\n")[1:])}
+    assert not asked["skops"].specifier.contains("0.12.0")
+
+
+def test_licenses_of_what_is_installed_with_the_project_let_it_be_used():
+    strict = {name: audit.license_of(found) for name, found in installed()}
+    strict = {name: text for name, text in strict.items() if re.search(r"(?<!L)(?<!Lesser )GPL|Proprietary|^\?$", text)}
+    assert set(strict) <= NOT_SHIPPED, strict
+
+
+def test_packages_under_strict_licenses_are_no_requirements_of_users():
+    config = configparser.ConfigParser()
+    config.read(HERE.parents[1] / "setup.cfg", encoding="utf-8")
+    lists = [config["options"]["install_requires"]]
+    lists += [text for extra, text in config["options.extras_require"].items() if extra not in ("test", "docs")]
+    names = {re.split(r"[^A-Za-z0-9._-]", line)[0] for text in lists for line in text.split("\n") if line.strip()}
+    assert names
+    assert not names & NOT_SHIPPED
