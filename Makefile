@@ -67,7 +67,7 @@ clean:
 clean-all: clean
 	rm -rf .venv
 
-.PHONY: help demo test test-slow faults wheels docs environment-demo environment-test clean clean-all
+.PHONY: help demo test test-slow faults audit wheels docs environment-demo environment-test clean clean-all
 .NOTPARALLEL:
 
 # Called with the level (demo or test) and what pip installs for it. The stamp made-for-* is named by
