@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import dmrifit
@@ -36,7 +37,7 @@ class SavedPictures:
     """Show the pictures that a script has written, or else the figures it has left open."""
 
     def __init__(self):
-        self.shown = {}
+        self.since = 0
 
     def __repr__(self):
         return "SavedPictures"
@@ -44,13 +45,9 @@ class SavedPictures:
     def __call__(self, block, block_vars, gallery_conf):
         from sphinx_gallery.scrapers import figure_rst, matplotlib_scraper
 
-        source = Path(block_vars["src_file"])
-        new = []
-        for path in sorted((source.parent / "build").rglob("*.png")):
-            stamp = path.stat().st_mtime_ns
-            if self.shown.get(path, 0) < stamp and stamp > block_vars.get("start_ns", 0):
-                self.shown[path] = stamp
-                new.append(path)
+        folder = Path(block_vars["src_file"]).parent / "build"
+        new = sorted(path for path in folder.rglob("*.png") if path.stat().st_mtime_ns >= self.since)
+        self.since = time.time_ns()
         if not new:
             return matplotlib_scraper(block, block_vars, gallery_conf)
         import matplotlib.pyplot as plt
@@ -64,14 +61,15 @@ class SavedPictures:
         return figure_rst(names, gallery_conf["src_dir"])
 
 
-def forget_pictures(gallery_conf, fname):
-    """Remove what an earlier run of the scripts has written, so that no picture is taken for new; show whole texts."""
-    import shutil
+PICTURES = SavedPictures()
 
+
+def begin_script(gallery_conf, fname):
+    """Note when a script starts, so that no picture of an earlier run is taken for one of its own; show whole texts."""
     import pandas as pd
 
+    PICTURES.since = time.time_ns()
     pd.set_option("display.max_colwidth", None)
-    shutil.rmtree(Path(fname).parent / "build", ignore_errors=True)
 
 
 def arguments(gallery_conf, script_vars):
@@ -81,15 +79,13 @@ def arguments(gallery_conf, script_vars):
     return []
 
 
-arguments.__name__ = "arguments"
-
 sphinx_gallery_conf = {
     "examples_dirs": ["scripts/examples", "scripts/tutorials", "scripts/guides"],
     "gallery_dirs": ["examples", "tutorials", "guides"],
     "filename_pattern": "plot_",
     "ignore_pattern": "__init__|" + ("no script is left out" if DATA else re.escape(NEEDS_DATA)),
-    "image_scrapers": (SavedPictures(),),
-    "reset_modules": ("matplotlib", forget_pictures),
+    "image_scrapers": (PICTURES,),
+    "reset_modules": ("matplotlib", begin_script),
     "reset_argv": arguments,
     "within_subsection_order": "ExampleTitleSortKey",
     "download_all_examples": False,
