@@ -196,8 +196,14 @@ def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, lis
     for scan in scans:
         for key, listed in found.items():
             path = table.parent / rows[scan.case.name][key]
+            if not path.is_file():
+                msg = f"{table}: there is no {path}, the {key} of {scan.case.name}; run detect on this scan again"
+                raise FileNotFoundError(msg)
             image = load_image(path)
             values = values_of(image, str(path))
+            if wrong := np.count_nonzero(~np.isfinite(values)):
+                msg = f"{path} holds {wrong} values that are not finite; a map is 0 where there is no score"
+                raise ValueError(msg)
             what = f"the scan {scan.case.name}"
             check_same_grid(values.shape, image.affine, scan.shape, scan.affine, name=str(path), reference_name=what)
             ordered = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)).dataobj)

@@ -651,6 +651,11 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
         worst = bad.argmax()
         msg = f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0"
         raise ValueError(msg)
+    missing = np.isnan(directions)
+    if (partly := missing.any(axis=1) & ~missing.all(axis=1)).any():
+        worst = partly.argmax()
+        msg = f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or zeros at b = 0"
+        raise ValueError(msg)
     length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
     return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
 

@@ -198,8 +198,14 @@ def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray
                 f"{table}: {case.name} has no {'probability' if limit else 'label'}; give the table that segment wrote"
             )
             raise ValueError(msg)
+        if not path.is_file():
+            msg = f"{table}: there is no {path}, the segmentation of {case.name}; segment this case again"
+            raise FileNotFoundError(msg)
         image = load_image(path)
         values = values_of(image, str(path))
+        if wrong := np.count_nonzero(~np.isfinite(values)):
+            msg = f"{path} holds {wrong} values that are not finite; segment the case {case.name} again"
+            raise ValueError(msg)
         check_same_grid(
             values.shape, image.affine, case.shape, case.affine, name=str(path), reference_name=f"the case {case.name}"
         )
@@ -307,4 +313,8 @@ def _as_text(table: pd.DataFrame) -> str:
 def _read_lesions(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
+    try:
+        return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        msg = f"{path} is damaged ({' '.join(str(error).split())}); remove its folder, so that the case is done again"
+        raise ValueError(msg) from None

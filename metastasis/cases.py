@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from dmrifit.files import FileSet
 from dmrifit.images import image_name, load_image, values_of
 from dmrifit.masks import MASK_THRESHOLD
 from dmrifit.participants import WORDS
+from dmrifit.protocol import decoded, read_small
 from dmrifit.tables import read_rows
 
 if TYPE_CHECKING:
@@ -280,7 +282,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
             return None
         path = folder / row[column]
         try:
-            return read_on_grid(path, image.shape[:3], image.affine, row["image"])
+            return _checked(read_on_grid(path, image.shape[:3], image.affine, row["image"]), path)
         except ValueError as error:
             msg = f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")
             raise ValueError(msg) from None
@@ -294,10 +296,19 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         found = values(column)
         if found is not None:
             masks[column] = _chosen(found, row.get("classes", "") if column == "label" else "")
+    if "brain" in masks and not masks["brain"].any():
+        msg = f"{folder / row['brain']}: no voxel is inside the mask of the brain; a mask is what is above 0.5"
+        raise ValueError(msg)
+    volume = three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"])
+    _checked(volume, folder / row["image"])
+    prior = values("prior")
+    if prior is not None and prior.size and not prior.any():
+        msg = f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none"
+        raise ValueError(msg)
     return Case(
         row["patient"],
-        three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"]),
-        prior=values("prior"),
+        volume,
+        prior=prior,
         affine=image.affine,
         synthetic=WORDS[word],
         name=row.get("name", ""),
@@ -323,9 +334,21 @@ def _read_lesions(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     if not path.is_file():
-        msg = f"{path}: no such table"
+        msg = f"{path}: no such table; check its name and folder"
         raise FileNotFoundError(msg)
-    return pd.read_csv(path, sep="\t")
+    try:
+        return pd.read_csv(io.StringIO(decoded(read_small(path), path), newline=""), sep="\t")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        msg = f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one"
+        raise ValueError(msg) from None
+
+
+def _checked(values: NDArray, path: Path) -> NDArray:
+    """Refuse values that are not finite by the name of their file."""
+    if wrong := np.count_nonzero(~np.isfinite(values)):
+        msg = f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0"
+        raise ValueError(msg)
+    return values
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:
