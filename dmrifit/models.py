@@ -23,7 +23,7 @@ SIGNAL_UNIT = "signal"
 _REFUSED_UNITS = {"mm²/s": 1e3, "mm^2/s": 1e3, "mm2/s": 1e3, "m²/s": 1e9, "m^2/s": 1e9, "m2/s": 1e9}
 _PROTOCOL_NAMES = ("b", "te")
 _FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
-_SAME_BITS: dict[str, Callable] = {"exp": elementary.exp, "log": elementary.log, "sqrt": np.sqrt, "power": elementary.power}
+_SAME_BITS: dict[str, Callable] = _FUNCTIONS | {name: getattr(elementary, name) for name in ("exp", "log", "power")}
 _LONGEST, _HIGHEST_POWER, _LARGEST = 4096, 64, 1e300  # what formulas of signals never need
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
 
