@@ -1,0 +1,236 @@
+"""Entries of the corpus for the program and the functions of anomaly, each in a folder of good files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from driver import entry
+
+from anomaly import cli
+
+
+def persons(folder: Path) -> None:
+    """Three synthetic healthy persons and two with gliomas, on a small grid with few directions."""
+    from anomaly import simulate_dmri
+    from anomaly.cases import write_cases
+
+    healthy, lesions = simulate_dmri(3, 2, n_directions=6, shape=(12, 14, 12), spacing=12.0, random_state=0)
+    for name, cases in (("healthy", healthy), ("gliomas", lesions)):
+        write_cases(cases, folder / name)
+        (folder / name / "cases.tsv").rename(folder / f"{name}.tsv")
+        text = (folder / f"{name}.tsv").read_text(encoding="utf-8")
+        for path in sorted((folder / name).iterdir()):
+            # Short names in one folder, which messages are searched for.
+            text = text.replace(path.name, path.name.removeprefix("synthetic-"))
+            if path.suffix != ".json":
+                path.rename(folder / path.name.removeprefix("synthetic-"))
+        (folder / f"{name}.tsv").write_text(text, encoding="utf-8")
+
+
+def learned(folder: Path) -> None:
+    """The same with a model."""
+    from anomaly.gaussian import VoxelwiseGaussian
+    from anomaly.series import SeriesDetector, read_series
+    from anomaly.thresholds import HealthyRateThreshold
+    from dmrifit import save_model
+
+    persons(folder)
+    detector = VoxelwiseGaussian(threshold=HealthyRateThreshold(0.05), calibration=3)
+    save_model(SeriesDetector(detector).fit(read_series(folder / "healthy.tsv")), folder / "model.dmrifit")
+
+
+def found(name: str) -> Callable[[Path], dict[str, Any]]:
+    """Read what detect wrote."""
+
+    def read(place: Path) -> dict[str, Any]:
+        maps = {
+            str(path.relative_to(place)): np.asarray(nib.load(path).dataobj)
+            for path in sorted((place / name).glob("*/*.nii.gz"))
+        }
+        return maps | {"text": (place / name / "detections.tsv").read_text(encoding="utf-8")}
+
+    return read
+
+
+DETECT = ("--no-figure", "--opening", "1", "--out", "found")
+entry(
+    "dmrifit-anomaly detect",
+    learned,
+    main=cli.main,
+    arguments=("detect", "model.dmrifit", "glioma-001_dwi.nii.gz", "--mask", "glioma-001_brain.nii.gz",
+               "--tissue", "glioma-001_tissue.nii.gz", *DETECT),
+    results=found("found"),
+    kept=("found/settings.json",),
+)  # fmt: skip
+entry(
+    "dmrifit-anomaly detect table",
+    learned,
+    main=cli.main,
+    arguments=("detect", "model.dmrifit", "gliomas.tsv", *DETECT),
+    results=found("found"),
+    kept=("found/settings.json", "found/*/*"),
+)
+
+
+def detected(folder: Path) -> None:
+    """The same with a run that has finished."""
+    learned(folder)
+    program(folder, ("detect", "model.dmrifit", "gliomas.tsv", *DETECT))
+
+
+def program(folder: Path, words: tuple[str, ...]) -> None:
+    """Run a command in a folder of good files."""
+    import os
+    import sys
+
+    here, arguments = Path.cwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["dmrifit-anomaly", *words]
+    try:
+        with contextlib.suppress(SystemExit), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            cli.main()
+    finally:
+        os.chdir(here)
+        sys.argv = arguments
+
+
+entry(
+    "dmrifit-anomaly detect again",
+    detected,
+    main=cli.main,
+    arguments=("detect", "model.dmrifit", "gliomas.tsv", *DETECT),
+    results=found("found"),
+    kept=("found/*", "found/*/*"),
+)
+entry(
+    "dmrifit-anomaly train",
+    persons,
+    main=cli.main,
+    arguments=("train", "healthy.tsv", "--out", "new.dmrifit", "--detector", "mean"),
+    results=lambda place: scores(place / "new.dmrifit"),
+)
+entry(
+    "dmrifit-anomaly evaluate",
+    detected,
+    main=cli.main,
+    arguments=(
+        "evaluate",
+        "gliomas.tsv",
+        "--detections",
+        "z=found/detections.tsv",
+        "--figures",
+        "0",
+        "--out",
+        "tables",
+    ),
+    results=lambda place: {"text": (place / "tables" / "scans.csv").read_text(encoding="utf-8")},
+)
+entry(
+    "dmrifit-anomaly simulate",
+    lambda folder: None,
+    main=cli.main,
+    arguments=("simulate", "1", "0", "--directions", "2", "--shape", "12,14,12", "--spacing", "12", "--out", "data"),
+    results=lambda place: {"text": (place / "data" / "healthy.tsv").read_text(encoding="utf-8")},
+    kept=("data/settings.json",),
+)
+
+
+def scores(path: Path) -> dict[str, Any]:
+    """Score a scan by a model file."""
+    from anomaly.series import SeriesFiles
+    from dmrifit import load_model
+
+    return {"map": load_model(path).detect(SeriesFiles(Path("glioma-001_dwi.nii.gz")), opening=1, mask=False).map}
+
+
+def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
+    """Declare a function without arguments, which gives results by name, as an entry."""
+
+    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
+        entry(name, prepare, call=call, **fields)
+        return call
+
+    return declare
+
+
+@function("anomaly.read_cases", persons)
+def _read_cases() -> dict[str, Any]:
+    from anomaly.cases import read_cases
+
+    cases = read_cases("gliomas.tsv")
+    return {f"{case.name} {key}": getattr(case, key) for case in cases for key in ("signal", "lesion", "tissue", "age")}
+
+
+@function("anomaly.read_series", persons)
+def _read_series() -> dict[str, Any]:
+    from anomaly.series import read_series
+
+    return {"names": [(one.label, dict(one.known)) for one in read_series("gliomas.tsv")]}
+
+
+@function("anomaly.prepare_scan", persons)
+def _prepare() -> dict[str, Any]:
+    from anomaly.preparation import prepare_scan
+
+    stem = "glioma-001"
+    scan = prepare_scan(
+        f"{stem}_dwi.nii.gz",
+        mask=f"{stem}_brain.nii.gz",
+        tissue=f"{stem}_tissue.nii.gz",
+        lesion=f"{stem}_lesion.nii.gz",
+    )
+    return {"signal": scan.case.signal, "lesion": scan.case.lesion, "directions": scan.case.directions}
+
+
+@function("load_model of anomaly", learned)
+def _load_model() -> dict[str, Any]:
+    return scores(Path("model.dmrifit"))
+
+
+def arrays(folder: Path) -> None:
+    """Arrays for estimators: signals of four scans, masks, and a fifth to look at."""
+    rng = np.random.default_rng(0)
+    np.save(folder / "X.npy", rng.uniform(0.2, 0.8, (4, 6, 6, 5, 4)).astype(np.float32))
+    np.save(folder / "masks.npy", np.ones((4, 6, 6, 5), dtype=np.uint8))
+    np.save(folder / "other.npy", rng.uniform(0.2, 0.8, (1, 6, 6, 5, 4)).astype(np.float32))
+
+
+def detector_of(name: str) -> Callable[[], dict[str, Any]]:
+    def call() -> dict[str, Any]:
+        from anomaly.options import make_detector
+        from anomaly.thresholds import HealthyRateThreshold
+
+        options: dict[str, Any] = {"threshold": HealthyRateThreshold(0.05), "calibration": 2}
+        if name in ("pca", "forest"):
+            options |= {"pca": {"n_components": 2}, "forest": {"n_estimators": 3}}[name]
+        options |= {"random_state": 0} if name in ("forest", "pca") else {}
+        detector = make_detector(name, options)
+        X, masks, other = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other"))
+        detector.fit(X, masks)
+        return {"map": detector.anomaly_map(other), "binary": detector.predict(other)}
+
+    return call
+
+
+for detector_name in ("gaussian", "pca", "mean"):
+    entry(f"fit and predict of {detector_name}", arrays, call=detector_of(detector_name), names=False)
+
+
+def thresholds(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.uniform(0, 1, (2, 5, 5, 4))
+    np.save(folder / "maps.npy", maps)
+    np.save(folder / "truths.npy", (maps > 0.8).astype(float))
+
+
+@function("YoudenThreshold.fit and apply", thresholds, names=False)
+def _threshold() -> dict[str, Any]:
+    from anomaly import YoudenThreshold
+
+    maps, truths = np.load("maps.npy", allow_pickle=True), np.load("truths.npy", allow_pickle=True)
+    return {"binary": YoudenThreshold().fit(maps, truths=truths).apply(maps)}

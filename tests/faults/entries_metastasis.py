@@ -1,0 +1,183 @@
+"""Entries of the corpus for the program and the functions of metastasis, each in a folder of good files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from driver import entry
+
+from metastasis import cli
+
+TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "epochs": 1, "batch_size": 2, "device": "cpu"}
+
+
+def patients(folder: Path) -> None:
+    """Two synthetic patients, one of them with a prior scan, on a small grid."""
+    from metastasis import simulate_metastases, write_cases
+
+    cases = simulate_metastases(2, prior=1, shape=(36, 36, 36), spacing=2.5, metastases=(1, 2), random_state=0)
+    write_cases(cases, folder)
+    text = (folder / "cases.tsv").read_text(encoding="utf-8")
+    for path in sorted(folder.iterdir()):
+        text = text.replace(path.name, path.name.removeprefix("synthetic-"))
+        path.rename(folder / path.name.removeprefix("synthetic-"))
+    (folder / "cases.tsv").write_text(text, encoding="utf-8")
+
+
+def trained(folder: Path) -> None:
+    """The same with a model."""
+    from dmrifit import save_model
+    from metastasis import DeepMedicSegmenter, read_cases
+    from metastasis.batches import scans_of
+
+    patients(folder)
+    cases = read_cases(folder / "cases.tsv")
+    labels = [nib.Nifti1Image(case.label, case.affine) for case in cases]
+    segmenter = DeepMedicSegmenter(**TINY, random_state=0).fit(labels=labels, **scans_of(cases))
+    save_model(segmenter, folder / "model.dmrifit")
+
+
+def program(folder: Path, words: tuple[str, ...]) -> None:
+    """Run a command in a folder of good files."""
+    import os
+    import sys
+
+    here, arguments = Path.cwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["dmrifit-metastasis", *words]
+    try:
+        with contextlib.suppress(SystemExit), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            cli.main()
+    finally:
+        os.chdir(here)
+        sys.argv = arguments
+
+
+SEGMENT = ("--no-figure", "--device", "cpu", "--out", "found")
+
+
+def segmented(folder: Path) -> None:
+    """The same with a run that has finished."""
+    trained(folder)
+    program(folder, ("segment", "model.dmrifit", "cases.tsv", *SEGMENT))
+
+
+def found(place: Path) -> dict[str, Any]:
+    maps = {
+        str(path.relative_to(place)): np.asarray(nib.load(path).dataobj)
+        for path in sorted((place / "found").glob("*/*.nii.gz"))
+    }
+    return maps | {"text": (place / "found" / "segmentations.tsv").read_text(encoding="utf-8")}
+
+
+entry(
+    "dmrifit-metastasis segment",
+    trained,
+    main=cli.main,
+    arguments=("segment", "model.dmrifit", "001_image.nii.gz", "--prior", "001_prior.nii.gz", "--mask",
+               "001_brain.nii.gz", *SEGMENT),
+    results=found,
+    kept=("found/settings.json",),
+)  # fmt: skip
+entry(
+    "dmrifit-metastasis ensemble",
+    trained,
+    main=cli.main,
+    arguments=("ensemble", "model.dmrifit", "model.dmrifit", "001_image.nii.gz", *SEGMENT),
+    results=found,
+    kept=("found/settings.json",),
+)
+entry(
+    "dmrifit-metastasis segment again",
+    segmented,
+    main=cli.main,
+    arguments=("segment", "model.dmrifit", "cases.tsv", *SEGMENT),
+    results=found,
+    kept=("found/*", "found/*/*"),
+)
+entry(
+    "dmrifit-metastasis evaluate",
+    segmented,
+    main=cli.main,
+    arguments=("evaluate", "cases.tsv", "--segmentations", "m=found/segmentations.tsv", "--figures", "0", "--out",
+               "tables"),
+    results=lambda place: {"text": (place / "tables" / "scans.csv").read_text(encoding="utf-8")},
+)  # fmt: skip
+entry(
+    "dmrifit-metastasis train",
+    trained,
+    main=cli.main,
+    arguments=("train", "cases.tsv", "--out", "new.dmrifit", "--widths", "2,2", "--epochs", "1", "--segments-per-epoch",
+               "2", "--batch-size", "2", "--device", "cpu"),
+    results=lambda place: {"whole": (place / "new.dmrifit").stat().st_size > 0},
+)  # fmt: skip
+entry(
+    "dmrifit-metastasis simulate",
+    lambda folder: None,
+    main=cli.main,
+    arguments=("simulate", "1", "--shape", "24,24,24", "--spacing", "3.5", "--out", "data"),
+    results=lambda place: {"text": (place / "data" / "cases.tsv").read_text(encoding="utf-8")},
+    kept=("data/settings.json",),
+)
+
+
+def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
+    """Declare a function without arguments, which gives results by name, as an entry."""
+
+    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
+        entry(name, prepare, call=call, **fields)
+        return call
+
+    return declare
+
+
+@function("metastasis.read_cases", patients)
+def _read_cases() -> dict[str, Any]:
+    from metastasis import read_cases
+
+    return {
+        f"{case.name} {key}": getattr(case, key)
+        for case in read_cases("cases.tsv")
+        for key in ("image", "label", "prior", "brain", "affine")
+    }
+
+
+@function("load_model of metastasis", trained)
+def _load_model() -> dict[str, Any]:
+    from dmrifit import load_model
+
+    return {"map": load_model("model.dmrifit").predict_proba([nib.load("001_image.nii.gz")])[0]}
+
+
+def arrays(folder: Path) -> None:
+    """Arrays for the segmenter: two volumes with labels and a prior scan."""
+    rng = np.random.default_rng(0)
+    volumes = rng.normal(1, 0.1, (2, 24, 24, 24)).astype(np.float32)
+    labels = np.zeros(volumes.shape, np.uint8)
+    labels[:, 10:13, 10:13, 10:13] = 1
+    np.save(folder / "volumes.npy", volumes + labels)
+    np.save(folder / "labels.npy", labels)
+
+
+@function("DeepMedicSegmenter.fit and predict", arrays, names=False)
+def _segment() -> dict[str, Any]:
+    from metastasis import DeepMedicSegmenter
+
+    volumes, labels = np.load("volumes.npy", allow_pickle=True), np.load("labels.npy", allow_pickle=True)
+    segmenter = DeepMedicSegmenter(**TINY, segment_size=25, prior=None, random_state=0)
+    return {"map": segmenter.fit(volumes, labels).predict_proba(volumes[:1])[0]}
+
+
+@function("vss_loss", arrays, names=False)
+def _loss() -> dict[str, Any]:
+    import torch
+
+    from metastasis import vss_loss
+
+    logits, target = (np.load(f"{name}.npy", allow_pickle=True) for name in ("volumes", "labels"))
+    return {"loss": vss_loss(torch.as_tensor(logits), torch.as_tensor(target), 0.9).numpy()}

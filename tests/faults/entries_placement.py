@@ -1,0 +1,313 @@
+"""Entries of the corpus for the program and the functions of placement, each in a folder of good files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from driver import entry
+
+from placement import cli
+
+#: Edges of a voxel in mm, and a grid that holds a tumor of about 4 cm.
+EDGE = 4.0
+GRID = (18, 18, 16)
+OPTIONS = ("--min-volume", "2", "--no-figure", "--max-rotations", "0")
+
+
+def write(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(values, affine), path)
+
+
+def tumors(folder: Path) -> None:
+    """Two synthetic tumors: ellipsoids with a core of their own, an image, a ventricle, and experts' boxes."""
+    affine = np.diag([-EDGE, EDGE, EDGE, 1.0])
+    affine[:3, 3] = (30, -40, -25)
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in GRID), indexing="ij"), axis=-1)
+    boxes = ["name\texpert\tx\ty\tz\tsize_x\tsize_y\tsize_z\tangle_x\tangle_y\tangle_z"]
+    rows = ["name\ttumor\timage\texclude\tpatient\tsynthetic"]
+    for name, middle, radii in (("a", (8, 9, 8), (5, 4, 4)), ("b", (9, 8, 7), (4, 5, 4))):
+        far = np.sqrt((((index - middle) / radii) ** 2).sum(axis=-1))
+        labels = np.zeros(GRID, np.uint8)
+        labels[far <= 1] = 3
+        write(folder / f"{name}.nii.gz", labels, affine)
+        write(folder / f"{name}-image.nii.gz", (100 - 20 * far).astype(np.float32), affine)
+        ventricle = np.zeros(GRID, np.uint8)
+        ventricle[1:3, 1:4, 1:4] = 1
+        write(folder / f"{name}-ventricle.nii.gz", ventricle, affine)
+        rows.append(
+            "\t".join([name, f"{name}.nii.gz", f"{name}-image.nii.gz", f"{name}-ventricle.nii.gz", name, "true"])
+        )
+        center = affine[:3, :3] @ np.array(middle) + affine[:3, 3]
+        for expert in (1, 2):
+            numbers = [*(center + expert), 20 + expert, 20, 20, 0, 0, 0]
+            boxes.append("\t".join([name, str(expert), *(f"{number:g}" for number in numbers)]))
+    (folder / "cases.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "experts.tsv").write_text("\n".join(boxes) + "\n")
+    first = [line for line in boxes if "\t2\t" not in line[:5]]
+    (folder / "placements.tsv").write_text("\n".join(first) + "\n")
+    (folder / "moved.txt").write_text("1 0 0 2\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    (folder / "voxel.json").write_text(_voxel())
+
+
+def _voxel() -> str:
+    from placement import Voxel
+
+    return Voxel((0, 0, 0), (20, 20, 20), (0, 0, 10)).to_json()
+
+
+def placed(name: str) -> Callable[[Path], dict[str, Any]]:
+    """Read the table that place wrote."""
+    return lambda place: {"text": (place / name / "placements.tsv").read_text(encoding="utf-8")}
+
+
+def prescribed(place: Path) -> dict[str, Any]:
+    import json
+
+    content = json.loads((place / "one" / "voxel.json").read_text(encoding="utf-8"))
+    return {key: content[key] for key in ("ras", "size_mm", "volume_ml", "scores", "flags")}
+
+
+entry(
+    "dmrifit-placement place",
+    tumors,
+    main=cli.main,
+    arguments=("place", "cases.tsv", "--out", "placed", *OPTIONS),
+    results=placed("placed"),
+    kept=("placed/settings.json", "placed/a/*"),
+)
+entry(
+    "dmrifit-placement place one",
+    tumors,
+    main=cli.main,
+    arguments=(
+        *("place", "a.nii.gz", "--out", "placed", "--image", "a-image.nii.gz", "--exclude", "a-ventricle.nii.gz"),
+        *OPTIONS,
+    ),
+    results=placed("placed"),
+    kept=("placed/settings.json",),
+)
+entry(
+    "dmrifit-placement prescribe",
+    tumors,
+    main=cli.main,
+    arguments=(
+        *("prescribe", "a.nii.gz", "--center", "-2,-4,7", "--size", "20,20,20", "--image", "a-image.nii.gz"),
+        *("--exclude", "a-ventricle.nii.gz", "--matrix", "moved.txt", "--no-figure", "--out", "one"),
+    ),
+    results=prescribed,
+)
+
+
+def resumed(folder: Path) -> None:
+    """The same with a run that has finished."""
+    run(folder, tumors, ("place", "cases.tsv", "--out", "placed", *OPTIONS))
+
+
+def run(folder: Path, before: Callable[[Path], None], words: tuple[str, ...]) -> None:
+    """Run a command once in a folder of good files."""
+    import contextlib
+    import os
+    import sys
+
+    before(folder)
+    here, arguments = Path.cwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["dmrifit-placement", *words]
+    try:
+        with contextlib.suppress(SystemExit), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            cli.main()
+    finally:
+        os.chdir(here)
+        sys.argv = arguments
+
+
+entry(
+    "dmrifit-placement place again",
+    resumed,
+    main=cli.main,
+    arguments=("place", "cases.tsv", "--out", "placed", *OPTIONS),
+    results=placed("placed"),
+    kept=("placed/*", "placed/*/*"),
+)
+
+
+EVALUATION = ("icc", "summary", "cases", "paired")
+
+
+def compared(place: Path) -> dict[str, Any]:
+    return {kind: (place / "tables" / f"{kind}.csv").read_text(encoding="utf-8") for kind in EVALUATION}
+
+
+entry(
+    "dmrifit-placement evaluate",
+    tumors,
+    main=cli.main,
+    arguments=(
+        *("evaluate", "cases.tsv", "experts.tsv", "--placements", "mine=placements.tsv"),
+        *("--no-figure", "--out", "tables"),
+    ),
+    results=compared,
+)
+
+
+def answers(path: Path) -> dict[str, Any]:
+    """Place a voxel by a model file."""
+    from dmrifit import load_model
+    from placement import Scene
+
+    found = load_model(path).place(Scene.read("a.nii.gz"))
+    return {"box": found.as_array()}
+
+
+entry(
+    "dmrifit-placement train",
+    tumors,
+    main=cli.main,
+    arguments=("train", "cases.tsv", "experts.tsv", "--out", "ranker.dmrifit", "--min-volume", "2",
+               "--max-rotations", "0"),
+    results=lambda place: answers(place / "ranker.dmrifit"),
+)  # fmt: skip
+NETWORK = ("--model", "network", "--fast", "--epochs", "1", "--channels", "tumor,image,exclude", "--groups", "patient")
+entry(
+    "dmrifit-placement train network",
+    tumors,
+    main=cli.main,
+    arguments=("train", "cases.tsv", "experts.tsv", "--out", "network.dmrifit", "--min-volume", "2", *NETWORK),
+    results=lambda place: {"size": (place / "network.dmrifit").stat().st_size > 0},
+)
+entry(
+    "dmrifit-placement simulate",
+    lambda folder: None,
+    main=cli.main,
+    arguments=("simulate", "1", "--spacing", "6", "--out", "data"),
+    results=lambda place: {"text": (place / "data" / "experts.tsv").read_text(encoding="utf-8")},
+    kept=("data/settings.json",),
+)
+
+
+def trained(folder: Path) -> None:
+    """The same with a model."""
+    from dmrifit import save_model
+    from placement import Scene, VoxelOptimizer, VoxelRanker
+    from placement.tables import read_experts
+
+    tumors(folder)
+    scenes = [Scene.read(folder / f"{name}.nii.gz") for name in ("a", "b")]
+    optimizer = VoxelOptimizer(min_volume=2, max_rotations=0, random_state=0)
+    ranker = VoxelRanker(optimizer, n_estimators=3, n_candidates=5, min_samples_leaf=5, random_state=0)
+    save_model(ranker.fit(scenes, read_experts(folder / "experts.tsv", ["a", "b"])), folder / "ranker.dmrifit")
+
+
+entry(
+    "dmrifit-placement place by model",
+    trained,
+    main=cli.main,
+    arguments=("place", "a.nii.gz", "--model", "ranker.dmrifit", "--out", "placed", "--no-figure"),
+    results=placed("placed"),
+    kept=("placed/settings.json",),
+)
+
+
+def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
+    """Declare a function without arguments, which gives results by name, as an entry."""
+
+    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
+        entry(name, prepare, call=call, **fields)
+        return call
+
+    return declare
+
+
+@function("placement.read_cases", tumors)
+def _read_cases() -> dict[str, Any]:
+    from placement.tables import read_cases
+
+    table = read_cases("cases.tsv")
+    return {name: list(table[name]) for name in ("name", "tumor", "image", "exclude")}
+
+
+@function("placement.read_experts", tumors)
+def _read_experts() -> dict[str, Any]:
+    from placement.tables import read_experts
+
+    return {"boxes": read_experts("experts.tsv", ["a", "b"])}
+
+
+@function("placement.read_boxes", tumors)
+def _read_boxes() -> dict[str, Any]:
+    from placement.tables import read_boxes
+
+    return {"boxes": read_boxes("placements.tsv", ["a", "b"])}
+
+
+@function("Scene.read", tumors)
+def _read_scene() -> dict[str, Any]:
+    from placement import Scene, Voxel, tumor_fraction
+
+    scene = Scene.read("a.nii.gz", exclude="a-ventricle.nii.gz", image="a-image.nii.gz", include=3)
+    fraction = tumor_fraction(Voxel(scene.centroid, (20, 20, 20)), scene)
+    return {"volume": scene.tumor_volume, "fraction": fraction, "forbidden": sum(scene.forbidden.values()).sum()}
+
+
+@function("Voxel.from_json", tumors, names=False)
+def _read_voxel() -> dict[str, Any]:
+    from placement import Voxel
+
+    return {"box": Voxel.from_json(Path("voxel.json").read_text(encoding="utf-8")).as_array()}
+
+
+def arrays(folder: Path) -> None:
+    """Arrays for functions: a tumor, its affine, boxes."""
+    tumors(folder)
+    image = nib.load(folder / "a.nii.gz")
+    np.save(folder / "tumor.npy", (np.asarray(image.dataobj) > 0).astype(np.float32))
+    np.save(folder / "affine.npy", image.affine)
+    box = np.array([-2, -4, 7, 20, 20, 20, 0, 0, 0.0])
+    np.save(folder / "voxels.npy", np.stack([box, box + np.r_[2.0, np.zeros(8)]])[None])
+
+
+def scenes() -> list[Any]:
+    from placement import Scene
+
+    return [Scene(np.load("tumor.npy", allow_pickle=True), np.load("affine.npy", allow_pickle=True), name="a")]
+
+
+@function("VoxelOptimizer.fit and predict", arrays, names=False)
+def _optimize() -> dict[str, Any]:
+    from placement import VoxelOptimizer
+
+    optimizer = VoxelOptimizer(min_volume=2, max_rotations=0, random_state=0)
+    boxes = np.load("voxels.npy", allow_pickle=True)
+    larger = boxes + np.r_[np.zeros(3), 2.0, np.zeros(5)]
+    given = scenes() * 2
+    return {"boxes": optimizer.fit(given, np.concatenate([boxes, larger])).predict(given[:1])}
+
+
+@function("VoxelRanker.fit and predict", arrays, names=False)
+def _rank() -> dict[str, Any]:
+    from placement import VoxelOptimizer, VoxelRanker
+
+    optimizer = VoxelOptimizer(min_volume=2, max_rotations=0, random_state=0)
+    ranker = VoxelRanker(optimizer, n_estimators=2, n_candidates=4, min_samples_leaf=2, random_state=0)
+    given = scenes() * 2
+    boxes = np.load("voxels.npy", allow_pickle=True)
+    return {"boxes": ranker.fit(given, np.concatenate([boxes, boxes])).predict(given[:1])}
+
+
+@function("evaluate_placements", arrays, names=False)
+def _evaluate() -> dict[str, Any]:
+    from placement import evaluate_placements
+
+    given, boxes = scenes() * 3, np.load("voxels.npy", allow_pickle=True)
+    apart = np.concatenate([boxes + np.r_[shift, np.zeros(8)] for shift in (0.0, 1.0, 3.0)])
+    tables = evaluate_placements(given, apart, {"mine": apart[:, 0] + np.r_[1.0, np.zeros(8)]}, random_state=0)
+    return {"text": tables["cases"].to_csv()}
+
+
+@function("load_model of placement", trained)
+def _load_model() -> dict[str, Any]:
+    return answers(Path("ranker.dmrifit"))
