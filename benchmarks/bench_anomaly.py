@@ -594,7 +594,7 @@ def markdown(result: dict[str, Any]) -> str:
         parts.append(measure.table(header, rows))
         gap = result["half_over_full"][cohort]
         bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
-        parts.append(f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']} seeds).")
+        parts.append(f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} seeds).")
     claims = [
         [str(row["claim"]), row["statement"], row["study"], measure.cell(row["ours"], 420),
          measure.cell(row["rule"], 300),
