@@ -80,6 +80,10 @@ class Scans:
         if n_bad:
             msg = f"{n_bad} values that are not finite (NaN or infinite); set what is outside the brain to 0"
             raise ValueError(msg)
+        largest = max(float(np.abs(part).max()) for part in scan) if scan.dtype == np.float64 else 0.0
+        if largest > float(np.finfo(np.float32).max):
+            msg = f"values up to {largest:.3g}, which single precision does not hold; divide by the signal at b = 0"
+            raise ValueError(msg)
         if self._masks is not None:
             mask = np.asarray(self._masks[i])
             if mask.shape != self.shape[:3]:

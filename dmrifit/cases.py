@@ -41,7 +41,7 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     if not np.isfinite(volume).all():
         msg = f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite"
         raise ValueError(msg)
-    if np.abs(volume).max() > np.finfo(np.float32).max:
+    if float(np.abs(volume).max()) > float(np.finfo(np.float32).max):
         msg = f"values up to {np.abs(volume).max():.3g}, which single precision does not hold; scale the scan"
         raise ValueError(msg)
     channels = volume[None] if volume.ndim == 3 else np.moveaxis(volume, -1, 0)
