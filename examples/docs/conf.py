@@ -45,8 +45,10 @@ class SavedPictures:
     def __call__(self, block, block_vars, gallery_conf):
         from sphinx_gallery.scrapers import figure_rst, matplotlib_scraper
 
+        # The report of a study has pictures of its own, in folders below these.
         folder = Path(block_vars["src_file"]).parent / "build"
-        new = sorted(path for path in folder.rglob("*.png") if path.stat().st_mtime_ns >= self.since)
+        written = [*folder.glob("*.png"), *folder.glob("examples/*.png")]
+        new = sorted(path for path in written if path.stat().st_mtime_ns >= self.since)
         self.since = time.time_ns()
         if not new:
             return matplotlib_scraper(block, block_vars, gallery_conf)
