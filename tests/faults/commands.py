@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LONG", "PREPARED", "LongCommand"]
+__all__ = ["KEPT", "LONG", "PREPARED", "LongCommand"]
 
 _BOXES = ("in/cases/placement/cases.tsv", "in/cases/placement/experts.tsv")
 _NETWORK = ("--widths", "2,2", "--segments-per-epoch", "4", "--batch-size", "2", "--device", "cpu")
@@ -21,6 +21,25 @@ class LongCommand:
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
 
+
+#: What a killed run has left for the next one, where the command begins anew: all its files appear together in the end.
+ANEW = "nothing"
+KEPT = {
+    "fit": ANEW,  # a volume takes seconds to a few minutes
+    "predict": ANEW,  # as a fit
+    "train": ANEW,  # one regressor
+    "benchmark": "finished trainings",
+    "simulate": ANEW,  # seconds for a patient
+    "anomaly train network": "finished epochs",
+    "anomaly train": ANEW,  # no network, seconds to minutes
+    "detect": "finished scans",
+    "metastasis train": "finished epochs",
+    "segment": "finished scans",
+    "ensemble": "finished scans",
+    "placement train network": "finished epochs",
+    "placement train": ANEW,  # the optimizer's candidates and a forest, about a second for a case
+    "place": "finished cases",
+}
 
 #: Commands that make the input of others, by name: they run in the folder of the input, in this order.
 PREPARED = {
