@@ -185,7 +185,10 @@ def test_a_member_that_is_there_twice_is_refused(whole, tmp_path):
     refused(path, "instead of the parts of a model")
 
 
-@pytest.mark.parametrize("name", ["regressor.skops", "model.json", "own-net.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["regressor.skops", *(pytest.param(one, marks=pytest.mark.slow) for one in ("model.json", "own-net.safetensors"))],
+)
 def test_an_archive_of_zeros_is_not_unpacked(name, whole, tmp_path, peak):
     path = write(tmp_path / "model", {**sealed(whole), name: bytes(2**27)})
     assert path.stat().st_size < 2**20
@@ -330,6 +333,7 @@ def test_weights_saved_by_torch_are_not_read(detector, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 @pytest.mark.parametrize(("name", "value"), [("width", 10**5), ("width", 10**9), ("depth", 10**9)])
 def test_a_network_of_any_size_takes_no_memory_before_its_weights_are_compared(name, value, tmp_path, peak):
