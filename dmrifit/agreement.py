@@ -266,9 +266,7 @@ def bland_altman(a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confide
     own = t * sd / np.sqrt(n)
     limit = t * sd * np.sqrt(1 / n + agreement**2 / (2 * (n - 1)))
     lower, upper = bias - agreement * sd, bias + agreement * sd
-    around, lowest, highest = (
-        (float(x - w), float(x + w)) for x, w in ((bias, own), (lower, limit), (upper, limit))
-    )
+    around, lowest, highest = ((float(x - w), float(x + w)) for x, w in ((bias, own), (lower, limit), (upper, limit)))
     return LimitsOfAgreement(bias, sd, float(lower), float(upper), around, lowest, highest, n)
 
 

@@ -65,7 +65,6 @@ def write_state(
         part.write_bytes(packed(tensors, {_HEADER: json.dumps(content)}))
 
 
-
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """
     Read what `write_state` has written.
@@ -124,9 +123,7 @@ def restore_state(
         kind, _, rest = key.partition(".")
         parts[kind][rest] = value
     load_weights(net.module_, parts["weights"])
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(numbers) for index, numbers in header["optimizer"].items()
-    }
+    state: dict[int, dict[str, Any]] = {int(index): dict(numbers) for index, numbers in header["optimizer"].items()}
     for key, value in parts["optimizer"].items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value

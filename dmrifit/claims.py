@@ -22,9 +22,7 @@ __all__ = ["BOARD_COLUMNS", "CLAIMS", "LEAST_SEEDS", "claim_figures", "claims_bo
 LEAST_SEEDS = 3
 
 
-def claims_board(
-    evaluation: Evaluation | Sequence[Evaluation], *, claims: Sequence[int] | None = None
-) -> pd.DataFrame:
+def claims_board(evaluation: Evaluation | Sequence[Evaluation], *, claims: Sequence[int] | None = None) -> pd.DataFrame:
     """
     Check the study's eleven claims.
 

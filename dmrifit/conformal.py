@@ -302,9 +302,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         answer = estimator.predict(X) if self._model() is None else estimator.predict_maps(X)
         return np.asarray(answer, dtype=np.float64).reshape(len(X), -1)
 
-    def _learn_errors(
-        self, X: _Array, predicted: _Array, targets: _Array, patients: NDArray, seed: int
-    ) -> None:
+    def _learn_errors(self, X: _Array, predicted: _Array, targets: _Array, patients: NDArray, seed: int) -> None:
         """Learn how large errors are where, and the quantiles of what is left of them."""
         errors = targets - predicted
         unit = np.sqrt((errors**2).mean(axis=0))

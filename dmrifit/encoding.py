@@ -84,8 +84,7 @@ def decoded(value: Any) -> Any:
                 raise RefusedError(msg)
             refuse_keys(content, {"name", "expression", "parameters"}, "key of a model", complete=True)
             parameters = [
-                Parameter(name, unit, decoded(low), decoded(high))
-                for name, unit, low, high in content["parameters"]
+                Parameter(name, unit, decoded(low), decoded(high)) for name, unit, low, high in content["parameters"]
             ]
             return SignalModel.from_expression(content["expression"], parameters, name=content["name"])
     msg = f"a parameter has the unknown key {tagged[0]!r}"

@@ -187,9 +187,7 @@ def onto(scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.flo
     # other's.
     ratio = np.maximum(np.linalg.norm(matrix[:3, :3], axis=1), 1)
     values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
-    moved = affine_transform(
-        values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=1, mode="nearest"
-    )
+    moved = affine_transform(values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=1, mode="nearest")
     covered = affine_transform(
         np.ones(scan.shape, np.uint8), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0,
         mode="grid-constant",

@@ -353,9 +353,7 @@ class ClinicalMetrics(_VoxelTransformer):
         """Fit S0 and ADC; the result has shape (2, n_voxels)."""
         if self.method == "wls":
             return _weighted_log_linear(signals, protocol)
-        return fit_voxels(
-            signals, protocol, "adc", bounds=_SIGNED_ADC, n_threads=self.n_threads
-        ).parameters.T
+        return fit_voxels(signals, protocol, "adc", bounds=_SIGNED_ADC, n_threads=self.n_threads).parameters.T
 
 
 def resolve_model(model: object) -> SignalModel:

@@ -390,9 +390,7 @@ class _Residual(nn.Module, ABC):
 class _Convolutions(_Residual):
     """Convolutions written as products of gathered windows: on so small images faster than torch's own."""
 
-    def __init__(
-        self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int
-    ) -> None:
+    def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int) -> None:
         super().__init__(n_channels, n_targets, shape)
         layers: list[nn.Module] = []
         channels = n_channels
@@ -440,10 +438,12 @@ class _Tokens(_Residual):
         super().__init__(n_channels, n_targets, shape)
         self.embed = nn.Linear(n_channels, width)
         self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
-        self.layers = nn.Sequential(*(
-            nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-            for _ in range(depth)
-        ))
+        self.layers = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+                for _ in range(depth)
+            )
+        )
         self.answer = _silent(width, n_targets)
 
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:

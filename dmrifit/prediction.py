@@ -667,9 +667,7 @@ def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel
     return resolved
 
 
-def _features(
-    X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None
-) -> tuple[_Array, _Array]:
+def _features(X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None) -> tuple[_Array, _Array]:
     """Compute the clinical metrics without a scale, of all neighbors, and the voxel's S0, which has one."""
     neighbors = as_neighbors(X, patch_shape)
     n, k, m = neighbors.shape
@@ -682,9 +680,7 @@ def _features(
     return features, own[:, ClinicalMetrics.names.index("S0")]
 
 
-def _scaled_amplitudes(
-    maps: _Array, model: SignalModel, clinical_s0: _Array, operation: Any
-) -> _Array:
+def _scaled_amplitudes(maps: _Array, model: SignalModel, clinical_s0: _Array, operation: Any) -> _Array:
     """Divide amplitudes by the clinical S0, or multiply them; NaN where that S0 is not positive."""
     unit = np.where(clinical_s0 > 0, clinical_s0, np.nan)
     scaled = maps.copy()

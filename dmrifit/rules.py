@@ -38,7 +38,6 @@ Rule = Callable[[Evidence], list[Check]]
 # 1, 2: signals ------------------------------------------------------------------------------------------------------
 
 
-
 def _signals_of(e: Evidence, region: str | None = None) -> pd.DataFrame:
     if region is not None and region != e.region:
         if region not in e.elsewhere:
@@ -65,10 +64,9 @@ def _single(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["contrast"] != POOLED]
 
 
-def signal_error(
-    column: str, name: str, region: str | None = None, worst: str = ""
-) -> Rule:
+def signal_error(column: str, name: str, region: str | None = None, worst: str = "") -> Rule:
     """Give the rule that an error of predicted signals is below 12 %, by cohort or for the worst of something."""
+
     def checks(e: Evidence) -> list[Check]:
         table = _single(_signals_of(e, region))
         values = mean_over_patients(table, column, "cohort", *([worst] if worst else []))
@@ -91,6 +89,7 @@ def explain_1(runs: Sequence[Evidence]) -> str:
 
 def signal_correlation(kind: str, each_metric: bool = True, region: str | None = None, column: str = "pearson") -> Rule:
     """Give the rule that signals correlate above 0.8 and metrics below signals."""
+
     def checks(e: Evidence) -> list[Check]:
         table = _signals_of(e, region)
         two = e.two_cohorts()
@@ -198,6 +197,7 @@ def explain_10(runs: Sequence[Evidence]) -> str:
 
 def varies_less(columns: Mapping[str, str], without: Sequence[str] = ()) -> Rule:
     """Give the rule that a patient's indices vary less over algorithms in s2s than in m2m."""
+
     def checks(e: Evidence) -> list[Check]:
         table = drop_metrics(e.paired, without)
         _three_algorithms(table)
@@ -269,10 +269,9 @@ def _three_algorithms(table: pd.DataFrame) -> None:
 # 4: metrics against algorithms --------------------------------------------------------------------------------------
 
 
-def metrics_vary_more(
-    columns: Mapping[str, str], *, without: Sequence[str] = (), more_in_m2m: bool = True
-) -> Rule:
+def metrics_vary_more(columns: Mapping[str, str], *, without: Sequence[str] = (), more_in_m2m: bool = True) -> Rule:
     """Give the rule that indices vary more over metrics than over algorithms."""
+
     def checks(e: Evidence) -> list[Check]:
         table = drop_metrics(e.paired, without)
         _three_algorithms(table)
@@ -325,6 +324,7 @@ def first_better(
     columns: Mapping[str, str], *, without: Sequence[str] = (), strategies: Sequence[str] = ("s2s", "m2m")
 ) -> Rule:
     """Give the rule that indices are lower in the first cohort."""
+
     def checks(e: Evidence) -> list[Check]:
         one, two = e.two_cohorts()
         found = []
@@ -365,10 +365,9 @@ def explain_5(runs: Sequence[Evidence]) -> str:
 # 6: no difference between algorithms --------------------------------------------------------------------------------
 
 
-def no_difference(
-    columns: Mapping[str, str], *, without_t2v: bool = False, equivalence: bool = True
-) -> Rule:
+def no_difference(columns: Mapping[str, str], *, without_t2v: bool = False, equivalence: bool = True) -> Rule:
     """Give the rule that no test separates algorithms and all pairs are equivalent."""
+
     def checks(e: Evidence) -> list[Check]:
         _three_algorithms(e.scores)
         friedman, pairs, verdicts = _tests(e, columns, without_t2v)
@@ -459,6 +458,7 @@ def levels_off(
     fall: float = 0.0,
 ) -> Rule:
     """Give the rule that indices fall up to N = 5 and stay within 10 % of the last from there."""
+
     def checks(e: Evidence) -> list[Check]:
         _strategies(e, strategies)
         found = []
@@ -496,6 +496,7 @@ def explain_7(runs: Sequence[Evidence]) -> str:
 
 def early(strategies: Sequence[str], *, own: bool = True, others: bool = True) -> Rule:
     """Give the rule that mlNN is good at N = 2, by its own last level and by the other algorithms."""
+
     def checks(e: Evidence) -> list[Check]:
         _strategies(e, strategies)
         found = []
@@ -553,10 +554,9 @@ def _fluctuation(e: Evidence, strategy: str | None, without: Sequence[str] = ())
     return curve[strategy] if strategy else curve.T.groupby(level="metric", observed=True).mean().T
 
 
-def mainly_dv(
-    rule: str, strategies: Sequence[str | None] = ("s2s", "m2m"), without: Sequence[str] = ()
-) -> Rule:
+def mainly_dv(rule: str, strategies: Sequence[str | None] = ("s2s", "m2m"), without: Sequence[str] = ()) -> Rule:
     """Give the rule that the changes of DI from N = 5 on are mainly those of Dv."""
+
     def checks(e: Evidence) -> list[Check]:
         _strategies(e, [name for name in strategies if name])
         if "Dv" not in e.metrics or len(e.metrics) < 2:
@@ -666,5 +666,3 @@ def _bound(runs: Sequence[Evidence]) -> list[str]:
             # All rows of a patient have one reference.
             shares.append(float(own.groupby(["cohort", "patient"], observed=True)["at_bound"].first().mean()))
     return [f"the reference of T2v sits at a bound in {np.mean(shares):.0%} of the voxels"] if shares else []
-
-

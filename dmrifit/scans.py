@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ MaskName: TypeAlias = Literal["body", "lesion"]
 
 _SAME_B = 1.0  # s/mm²
 _LARGEST_PLACE = 1e6  # mm
+_LONGEST_NAMES = 200  # bytes: those of a file, less an ending and room for a temporary name
 
 
 class Scan:
@@ -58,7 +60,7 @@ class Scan:
     ------
     ValueError
         If the shapes of arrays do not fit each other and the protocol, true maps in a file are not those of
-        T2-IVIM-Kurtosis, or sigma is not a level of noise.
+        T2-IVIM-Kurtosis, sigma is not a level of noise, or the names are too long for a file.
     """
 
     def __init__(
@@ -77,6 +79,13 @@ class Scan:
         synthetic: bool = False,
     ) -> None:
         self.patient = str(patient)
+        quoted = len(quote(self.patient)) + len(quote(str(cohort)))
+        if quoted > _LONGEST_NAMES:
+            msg = (
+                f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
+                f"they are quoted there; shorten them to {_LONGEST_NAMES}"
+            )
+            raise ValueError(msg)
         self._measured = protocol
         self._average = average
         self.protocol = protocol if average is None else self._averaged(np.ones(len(protocol)))[1]

@@ -107,9 +107,7 @@ class Leaf:
         self.number = number
 
 
-def dumped(
-    regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], leaves: list[dict[str, Any]]
-) -> bytes:
+def dumped(regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], leaves: list[dict[str, Any]]) -> bytes:
     """Give a regressor as skops stores it; what skops does not know goes to the parts and leaves."""
     from skops.io import dumps
 
@@ -137,9 +135,7 @@ def dumped(
     return data
 
 
-def loaded(
-    data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Mapping[str, bytes]
-) -> Any:
+def loaded(data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Mapping[str, bytes]) -> Any:
     """Make a regressor from what `dumped` has given, if it holds nothing that the algorithm has not."""
     from skops.io import loads
 
@@ -259,7 +255,6 @@ def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
 
 def _allowed_leaves(algorithm: Any) -> frozenset[str]:
     return _LEAVES.get(algorithm, frozenset()) if isinstance(algorithm, str) else frozenset(_STORED)
-
 
 
 def _allowed(algorithm: Any) -> frozenset[str]:

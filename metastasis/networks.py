@@ -153,9 +153,7 @@ def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([y[:, :common] + x[:, :common], y[:, common:]], dim=1)
 
 
-def repeated(
-    x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[int] = (0, 0, 0)
-) -> torch.Tensor:
+def repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[int] = (0, 0, 0)) -> torch.Tensor:
     """
     Give each voxel of an output the value of the low-resolution cell that it lies in.
 
@@ -256,9 +254,7 @@ class DeepMedic(nn.Module):
             nn.init.zeros_(self.merges["normal"].bias)  # type: ignore[arg-type]
         if self.validity:
             self.valid_weight = nn.Parameter(torch.zeros(dense[0]))
-        self.dense = nn.ModuleList(
-            nn.Conv3d(a, b, 1, bias=plain) for a, b in pairwise(dense)
-        )
+        self.dense = nn.ModuleList(nn.Conv3d(a, b, 1, bias=plain) for a, b in pairwise(dense))
         for layer in self.dense:
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
             if plain:

@@ -736,7 +736,7 @@ class DeepMedicSegmenter(VolumeEstimator):
                 continue
             least = 2 if name == "low_resolution" else 1
             sound = isinstance(value, tuple | list) and (len(value) or name == "low_resolution")
-            if not sound or not all(type(n) is int and n >= least for n in value) :
+            if not sound or not all(type(n) is int and n >= least for n in value):
                 msg = f"{name} must be whole numbers of at least {least}, not {value!r}"
                 raise ValueError(msg)
         if len(set(self.low_resolution)) != len(self.low_resolution):

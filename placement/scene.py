@@ -26,6 +26,9 @@ LABEL_TOLERANCE = 1e-4
 #: Above this ratio of the longest to the shortest edge of an image voxel, an affine is more likely wrong than true.
 LARGEST_EDGE_RATIO = 10.0
 
+#: Margins are at most this, in mm: heads are not larger, and what is looked at grows with its third power.
+_MAX_MARGIN = 100.0
+
 
 class Scene:
     """
@@ -44,7 +47,7 @@ class Scene:
         What no voxel may touch: labels of `tumor`, such as necrosis; masks on the grid of `tumor` (True, or above
         0.5), such as ventricles; or a mapping from names to either.
     exclude_margin : float or mapping of str to float, default=0.0
-        How far the voxel's faces must stay away from what is excluded, in mm; by name, where regions differ.
+        How far the voxel's faces must stay away from what is excluded, 0 to 100 mm; by name, where regions differ.
     exclude_tolerance : float or mapping of str to float, default=0.0
         Which part of the voxel, grown by the margin, may be excluded; by name, where regions differ. 0 is strict, as
         for skull and ventricles. Where single voxels of a label such as necrosis lie all over a tumor, no strict box is
@@ -105,7 +108,7 @@ class Scene:
         self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
         for key, region in names.items():
             self._forbidden[key] = self._region(key, region, low, crop, labels, values_named)
-        self.margins = _by_name(exclude_margin, list(names), "exclude_margin")
+        self.margins = _by_name(exclude_margin, list(names), "exclude_margin", _MAX_MARGIN)
         self.tolerances = _by_name(exclude_tolerance, list(names), "exclude_tolerance", 1.0)
         inner, occupancy = _cropped(wanted)
         self.origin = _shifted(inner, low)
@@ -566,7 +569,7 @@ def _is_nested_volume(values: Any) -> bool:
     )
 
 
-def _by_name(given: float | Mapping[str, float], names: list[str], what: str, most: float = np.inf) -> dict[str, float]:
+def _by_name(given: float | Mapping[str, float], names: list[str], what: str, most: float) -> dict[str, float]:
     """Give each excluded region its margin or tolerance."""
     if isinstance(given, Mapping):
         unknown = sorted(set(given) - set(names))
@@ -578,7 +581,7 @@ def _by_name(given: float | Mapping[str, float], names: list[str], what: str, mo
         found = dict.fromkeys(names, float(given))
     for value in [*found.values(), *([] if isinstance(given, Mapping) else [float(given)])]:
         if not (0 <= value <= most and np.isfinite(value)):
-            unit = "in mm, 0 or more" if most == np.inf else "a part of the voxel, from 0 (strict) to 1"
+            unit = "in mm, from 0 to 100" if most == _MAX_MARGIN else "a part of the voxel, from 0 (strict) to 1"
             msg = f"{what} is {unit}, got {value}"
             raise ValueError(msg)
     return found

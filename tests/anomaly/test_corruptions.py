@@ -103,9 +103,7 @@ def test_one_ellipsoid_is_that_of_a_loop_over_voxels(monkeypatch):
     known = {}
     whole = corruptions._ellipsoid
     noise = corruptions._noise
-    monkeypatch.setattr(
-        corruptions, "_ellipsoid", lambda *given: known.update(ellipsoid=given[1:]) or whole(*given)
-    )
+    monkeypatch.setattr(corruptions, "_ellipsoid", lambda *given: known.update(ellipsoid=given[1:]) or whole(*given))
 
     def drawn(*given):
         known["values"] = noise(*given)
@@ -166,9 +164,7 @@ def test_moments_are_measured_in_the_tissue_and_give_those_of_the_noise():
     narrow = TissueMoments(0.6, 0.05)
     for noise in ("normal-random", "uniform-random"):
         for mean, factor in MEANS.items():
-            changed, anomaly = corrupt(
-                volume, mask, noise=noise, mean=mean, moments=narrow, counts=ONE, random_state=3
-            )
+            changed, anomaly = corrupt(volume, mask, noise=noise, mean=mean, moments=narrow, counts=ONE, random_state=3)
             # Within five standard errors.
             error = 5 * 0.05 / np.sqrt(changed[anomaly].size)
             assert changed[anomaly].mean() == pytest.approx(factor * 0.6, abs=error)

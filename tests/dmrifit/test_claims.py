@@ -428,9 +428,7 @@ def test_a_board_and_a_learning_curve_of_one_seed_are_put_together(holding):
 
 
 def test_one_evaluation_need_not_be_in_a_list(holding):
-    pd.testing.assert_frame_equal(
-        claims_board(holding[0], claims=[1, 3]), claims_board([holding[0]], claims=[1, 3])
-    )
+    pd.testing.assert_frame_equal(claims_board(holding[0], claims=[1, 3]), claims_board([holding[0]], claims=[1, 3]))
 
 
 def test_both_presets_can_be_cohorts_of_one_evaluation():

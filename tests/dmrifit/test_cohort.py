@@ -560,3 +560,11 @@ def test_contrasts_of_real_voxels_are_ranked(genu):
     table = rank_contrasts_by_prediction(cohort, start=[0], n=2, train_mask="lesion", max_voxels=None)
     assert table["gain"].iloc[1] > 0
     assert table["error"].iloc[1] < table["error"].iloc[0]
+
+
+def test_names_that_no_file_can_have_are_refused_before_any_work():
+    signal, mask, protocol = np.ones((2, 2, 2, 2)), np.ones((2, 2, 2), bool), Protocol([0, 1000])
+    assert Scan("p" * 190, signal, protocol, mask, np.eye(4), cohort="c" * 10).patient == "p" * 190
+    for patient in ("p" * 191, "ü" * 40):
+        with pytest.raises(ValueError, match=r"too long for files, .* bytes as they are quoted"):
+            Scan(patient, signal, protocol, mask, np.eye(4), cohort="c" * 10)

@@ -137,9 +137,7 @@ def test_groups_are_routed_by_scikit_learn(world):
     X, y, patients = world
     with config_context(enable_metadata_routing=True):
         intervals = ConformalIntervals(Ridge(), random_state=0).set_fit_request(groups=True)
-        done = cross_validate(
-            intervals, X, y, cv=GroupKFold(4), params={"groups": patients}, return_estimator=True
-        )
+        done = cross_validate(intervals, X, y, cv=GroupKFold(4), params={"groups": patients}, return_estimator=True)
     for one, (train, _) in zip(done["estimator"], GroupKFold(4).split(X, groups=patients), strict=True):
         assert set(one.calibration_["patient"]) == set(patients[train])
 

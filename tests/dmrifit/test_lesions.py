@@ -61,9 +61,7 @@ def oracle(reference, prediction, connectivity, min_overlap):
     hits = {
         j: [i for i, lesion in enumerate(lesions) if len(lesion & part) >= min_overlap] for j, part in enumerate(parts)
     }
-    flagged = {
-        j for j, own in hits.items() if len(own) > 1 or any(len(parts[j]) > 10 * len(lesions[i]) for i in own)
-    }
+    flagged = {j for j, own in hits.items() if len(own) > 1 or any(len(parts[j]) > 10 * len(lesions[i]) for i in own)}
     clusters = components(set().union(*(grow(lesion, reference.shape) for lesion in lesions)), 26)
     rows = []
     for i, lesion in enumerate(lesions):
@@ -112,9 +110,7 @@ def random_pair(seed):
     return reference, prediction
 
 
-@pytest.mark.parametrize(
-    ("connectivity", "min_overlap", "start"), [(26, 1, 0), (26, 2, 80), (18, 1, 160), (6, 2, 240)]
-)
+@pytest.mark.parametrize(("connectivity", "min_overlap", "start"), [(26, 1, 0), (26, 2, 80), (18, 1, 160), (6, 2, 240)])
 def test_tables_are_those_of_a_plain_search(connectivity, min_overlap, start):
     bridged = split = empty = 0
     for seed in range(start, start + 80):

@@ -166,9 +166,7 @@ def test_a_map_fitter_returns_what_the_engine_returns(decays):
     np.testing.assert_array_equal(fitter.transform(decays), fit_voxels(decays, CLINICAL, "ivim").parameters)
     with_floor = fit_voxels(decays, CLINICAL, "ivim", sigma=5.0).parameters
     np.testing.assert_array_equal(fitter.transform(decays, sigma=5.0), with_floor)
-    np.testing.assert_array_equal(
-        MapFitter("ivim", CLINICAL, sigma=5.0).fit_transform(decays), with_floor
-    )
+    np.testing.assert_array_equal(MapFitter("ivim", CLINICAL, sigma=5.0).fit_transform(decays), with_floor)
     assert not np.array_equal(with_floor, fitter.transform(decays), equal_nan=True)
 
 

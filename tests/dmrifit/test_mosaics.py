@@ -122,9 +122,7 @@ def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
 def test_the_status_names_only_what_occurs(slices):
     status = np.zeros(SHAPE, np.uint8)
     status[0] = 3
-    figure = plot_codes(
-        slices, status, {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"}, "Status"
-    )
+    figure = plot_codes(slices, status, {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"}, "Status")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["converged", "not fitted"]
     assert picture(figure).size
 

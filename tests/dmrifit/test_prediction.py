@@ -110,9 +110,7 @@ def test_the_maps_of_signals_to_signals_are_the_fit_to_the_prediction(noisy):
 
 def test_maps_to_maps_recovers_what_clinical_metrics_determine(truth, clean):
     train, test = slice(0, 300), slice(300, None)
-    estimator = MapsToMaps("LR", **PROTOCOLS).fit(
-        clean[train][:, CLINICAL], clean[train]
-    )
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(clean[train][:, CLINICAL], clean[train])
     maps = estimator.predict_maps(clean[test][:, CLINICAL])
     correlation = dict(zip(MODEL.names, pearson(maps, truth[test]), strict=True))
     assert min(correlation[name] for name in ("f", "Dt", "K", "T2t")) > 0.85

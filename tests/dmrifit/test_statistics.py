@@ -376,9 +376,7 @@ def test_without_variance_between_patients_the_mixed_model_is_least_squares_and_
     assert mixed["reason"].str.contains("variance between patients is zero").all()
     assert mixed.loc["patient", "estimate"] == 0
     assert mixed.loc["algorithm[A]", "estimate"] == pytest.approx(log[:, 0].mean() - log.mean())
-    assert mixed.loc["residual", "estimate"] == pytest.approx(
-        ((log - log.mean(axis=0)) ** 2).sum() / (log.size - 6)
-    )
+    assert mixed.loc["residual", "estimate"] == pytest.approx(((log - log.mean(axis=0)) ** 2).sum() / (log.size - 6))
 
 
 def test_controls_are_no_algorithms():
@@ -580,17 +578,13 @@ def test_names_of_algorithms_change_nothing_but_the_names(values):
 @given(studies(), st.floats(0.1, 10))
 def test_the_scale_of_an_index_does_not_matter(values, factor):
     first = study_statistics(table_of(values, "ABCD"[: values.shape[1]]), tables=RANKED)
-    second = study_statistics(
-        table_of(factor * values, "ABCD"[: values.shape[1]]), tables=RANKED
-    )
+    second = study_statistics(table_of(factor * values, "ABCD"[: values.shape[1]]), tables=RANKED)
     # Products can be tied or not by rounding; where they are, as here, p values are those of ranks.
     decided = first["equivalence"]["p"].notna() & second["equivalence"]["p"].notna()
     np.testing.assert_allclose(
         first["equivalence"]["p"][decided], second["equivalence"]["p"][decided], rtol=1e-6, atol=1e-12
     )
-    np.testing.assert_allclose(
-        second["equivalence"]["margin"], factor * first["equivalence"]["margin"], rtol=1e-12
-    )
+    np.testing.assert_allclose(second["equivalence"]["margin"], factor * first["equivalence"]["margin"], rtol=1e-12)
 
 
 @settings(max_examples=25)

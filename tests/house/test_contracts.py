@@ -34,9 +34,7 @@ def copies(root, tmp_path):
     """Give a folder with setup.cfg and copies of the packages, to be changed at will."""
     shutil.copy(root / "setup.cfg", tmp_path)
     for package in PACKAGES:
-        shutil.copytree(
-            root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     # A module that nothing lists by name, as the next one that somebody adds.
     (tmp_path / "dmrifit" / "bystander.py").write_text("")
     return tmp_path

@@ -17,11 +17,7 @@ CHECKS = frozenset({
     "PR01", "PR02", "PR03", "PR04", "PR06", "PR07", "RT01", "RT03", "YD01",
 })  # fmt: skip
 
-PUBLIC = [
-    (package, name)
-    for package in PACKAGES
-    for name in getattr(import_module(package), "__all__", ())
-]
+PUBLIC = [(package, name) for package in PACKAGES for name in getattr(import_module(package), "__all__", ())]
 
 
 def documented(name, value):

@@ -58,7 +58,7 @@ def test_the_brain_has_mean_0_and_deviation_1():
     mask[3:5, 3:5] = True
     inside = normalized(volume, mask)
     np.testing.assert_allclose(inside[:, mask].mean(axis=1), 0, atol=1e-5)
-    np.testing.assert_allclose(normalized(volume * 7 , mask), inside, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(normalized(volume * 7, mask), inside, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.0, "no voxel that is not zero"), (5.3, "value 5.3 everywhere")])

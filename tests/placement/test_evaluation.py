@@ -51,9 +51,7 @@ def test_measures_of_a_case_are_those_of_its_boxes():
     scene = Scene(np.ones((40, 40, 40), bool), np.diag([2.0, 2, 2, 1]))
     one, two = Voxel((40, 40, 40), (20, 20, 20)), Voxel((50, 40, 40), (20, 20, 20))
     far = Voxel((0, 40, 40), (20, 20, 20), (0, 0, 10))
-    found = evaluate_placements(
-        [scene], [[one.as_array(), two.as_array()]], {"a": [one], "b": [far]}, controls=False
-    )
+    found = evaluate_placements([scene], [[one.as_array(), two.as_array()]], {"a": [one], "b": [far]}, controls=False)
     assert cell(found, "experts", "dice_mean", 0) == pytest.approx(0.5)
     assert cell(found, "a", "dice_closest", 0) == pytest.approx(1)
     assert cell(found, "a", "dice_mean", 0) == pytest.approx(0.75)
@@ -258,9 +256,7 @@ def test_the_board_tells_what_holds_from_what_does_not(tables):
     # The network is the mean of the experts, the objective is moved away and has volumes of its own.
     assert board.loc[[1, 2, 3], "verdict"].tolist() == ["holds"] * 3
     assert board.loc[7, "verdict"] == "does not hold"
-    swapped = {
-        name: table.replace({"network": "objective", "objective": "network"}) for name, table in tables.items()
-    }
+    swapped = {name: table.replace({"network": "objective", "objective": "network"}) for name, table in tables.items()}
     board = placement_board({str(seed): swapped for seed in range(3)}).set_index("claim")
     assert board.loc[1, "verdict"] == board.loc[3, "verdict"] == "does not hold"
     assert (placement_board({"0": tables})["verdict"] == "cannot be told").all()

@@ -160,6 +160,7 @@ SHEET = np.zeros(ball().shape)
         (ball(), np.eye(4), {"exclude": 3}, "without labels"),
         (ball() * 3, np.eye(4), {"include": 3, "exclude": [3]}, "at once"),
         (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": -1}, "exclude_margin .* got -1"),
+        (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": 500}, "from 0 to 100, got 500"),
         (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": {"skull": 1}}, "skull"),
         (ball(), np.eye(4), {"exclude": SHEET, "exclude_tolerance": 1.5}, "exclude_tolerance .* got 1.5"),
         (ball(), np.eye(4), {"exclude": SHEET, "exclude_tolerance": {"skull": 0.1}}, "skull"),
