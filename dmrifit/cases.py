@@ -41,8 +41,9 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     if not np.isfinite(volume).all():
         msg = f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite"
         raise ValueError(msg)
-    if float(np.abs(volume).max()) > float(np.finfo(np.float32).max):
-        msg = f"values up to {np.abs(volume).max():.3g}, which single precision does not hold; scale the scan"
+    largest = max(float(volume.max()), -float(volume.min()))
+    if largest > float(np.finfo(np.float32).max):
+        msg = f"values up to {largest:.3g}, which single precision does not hold; scale the scan"
         raise ValueError(msg)
     channels = volume[None] if volume.ndim == 3 else np.moveaxis(volume, -1, 0)
     return np.array(channels, dtype=np.float32, order="C")

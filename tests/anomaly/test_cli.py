@@ -243,4 +243,4 @@ def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):
     words = ("detect", model, tmp_path / "few.nii.gz", "--mask", mask, "--no-figure", "--out", tmp_path / "y")
     fails("has 5 directions, and the detector was fitted to 8; directions='resampled'", *words)
     (tmp_path / "few.bval").write_text("1000 1000 1000 1000 1000 1000")
-    fails("few.nii.gz has no volume at b = 0", *words)
+    fails("few.bval) has no volume at b = 0", *words)

@@ -39,7 +39,7 @@ def fitted(tmp_path):
 
 def test_help_shows_a_worked_line_of_each_command(run):
     for command, example in commands.EXAMPLES.items():
-        code, out, _ = run(command.__name__, "--help")
+        code, out, _ = run(command.__name__.replace("_", "-"), "--help")
         assert code == 0
         assert example in out
     assert studies.EXAMPLES[studies.train] in run("train", "--help")[1]
