@@ -309,7 +309,8 @@ def _view(detection: Detection, picture: bytes) -> str:
     from dmrifit.viewer import Layer, html_viewer, viewer_page
 
     case, limit, table = detection.scan.case, detection.threshold, detection.lesions
-    known = limit if np.isfinite(limit) else None
+    # Found is what lies above; the viewer shows what reaches a threshold.
+    known = float(np.nextafter(limit, np.inf)) if np.isfinite(limit) else None
     places = table.to_dict("records")
     planes = html_viewer(
         [

@@ -392,7 +392,10 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
         if values.dtype == bool:
             layers.append(Layer(name, values, "mask"))
         else:
-            layers.append(Layer(name, values, "score", threshold=thresholds.get(name)))
+            limit = thresholds.get(name)
+            # Found is what lies above; the viewer shows what reaches a threshold.
+            reached = None if limit is None or not np.isfinite(limit) else float(np.nextafter(limit, np.inf))
+            layers.append(Layer(name, values, "score", threshold=reached))
     if case.lesion is not None:
         layers.append(Layer("lesion", case.lesion, "mask"))
     note = html_note("The pictures below show the same scan.")

@@ -42,7 +42,7 @@ def is_array(value: object) -> bool:
     bool
         Whether it is an `Array` with at least one axis: a number of numpy is none.
     """
-    return isinstance(value, Array) and len(value.shape) > 0
+    return isinstance(value, Array) and len(value.shape) > 0 and getattr(value.dtype, "kind", "V") not in "OUST"
 
 
 def placed(image: Any, affine: ArrayLike | None) -> Any:

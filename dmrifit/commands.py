@@ -318,6 +318,9 @@ def dicom_seg(
     from dmrifit.regions import read_label_names
 
     check_output(out, overwrite)
+    if out.exists() and out.samefile(labels):
+        msg = f"--out {out} is the image of the labels and would be overwritten; choose another name"
+        raise ValueError(msg)
     segments = write_dicom_seg(
         read_volume(labels),
         load_image(labels).affine,

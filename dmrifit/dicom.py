@@ -143,6 +143,9 @@ def write_dicom_seg(
     if path.exists() and not overwrite:
         msg = f"{path} exists already; choose another name, or pass overwrite=True (--overwrite)"
         raise FileExistsError(msg)
+    if path.exists() and _read_image(path) is not None:
+        msg = f"{path} is an image of a scan and would be overwritten; choose another name"
+        raise ValueError(msg)
     numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
     volume = _read_series(Path(source), series)
     frames = _onto(numbered, np.asarray(affine, dtype=np.float64), volume, str(source))
@@ -168,6 +171,9 @@ def _segments(
     if (whole < 0).any():
         msg = f"labels are 0 or above, and some voxels have {whole.min()}"
         raise ValueError(msg)
+    if separate and names:
+        msg = "connected regions have no names of labels; leave out names (--names) or separate (--separate)"
+        raise ValueError(msg)
     if separate:
         from dmrifit.components import label_components
 
@@ -178,6 +184,9 @@ def _segments(
         raise ValueError(msg)
     if len(found) > _MOST_SEGMENTS:
         msg = f"{len(found)} regions are more than {_MOST_SEGMENTS}; leave out small ones"
+        raise ValueError(msg)
+    if names and not set(names) & set(found):
+        msg = f"none of the names is of a label that is there ({', '.join(map(str, found[:5]))}); check the table"
         raise ValueError(msg)
     segments = {number: names.get(label, f"{kind} {label}") for number, label in enumerate(found, start=1)}
     for name in segments.values():
@@ -195,7 +204,15 @@ def _read_series(folder: Path, series: str | None) -> _Series:
         raise FileNotFoundError(msg)
     found: dict[str, list[Dataset]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and (image := _read_image(path)) is not None:
+        if not path.is_file():
+            continue
+        try:
+            image = _read_image(path)
+        except ValueError:
+            if series is None or _series_of(path) in (series, None):
+                raise
+            continue  # of a series that was not asked for
+        if image is not None:
             found.setdefault(str(image.SeriesInstanceUID), []).append(image)
     if series is not None and series in found:
         found = {series: found[series]}
@@ -212,6 +229,16 @@ def _read_series(folder: Path, series: str | None) -> _Series:
             msg = f"{folder} holds no DICOM images in space; name the folder that the scan was converted from"
         raise ValueError(msg)
     return _as_volume(next(iter(found.values())), str(folder))
+
+
+def _series_of(path: Path) -> str | None:
+    pydicom = import_optional("pydicom")
+    try:
+        tags = ["SeriesInstanceUID"]
+        uid = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags).get(tags[0])
+    except Exception:  # pydicom raises what it meets
+        return None
+    return None if uid is None else str(uid)
 
 
 def _read_image(path: Path) -> Dataset | None:
@@ -380,6 +407,7 @@ def _segmentation(
         content_description=_NOTICE,
         content_label=kind.upper(),
     )
+    made.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of patients and of segments have one character set
     made.SeriesDescription = f"dmrifit {kind}"
     _ascend(made)
     return made

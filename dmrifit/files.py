@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,6 +56,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(part, path)
     except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
         raise _explained(error, path) from error
     finally:
         part.unlink(missing_ok=True)
@@ -215,8 +217,9 @@ class FileSet:
                 # The mark of a complete set must not stand beside files of two runs.
                 if len(written) > 1:
                     # Should this process be killed now, the next one finds out what is a part of a set only.
-                    numbers = {name: (self._hidden / name).stat().st_ino for name in written}
-                    write_text(self._hidden / _MOVING, json.dumps(numbers))
+                    numbers = {name: _identity(self._hidden / name) for name in written}
+                    with suppress(OSError):  # moving needs no room, and must not fail for want of it
+                        write_text(self._hidden / _MOVING, json.dumps(numbers))
                     (self.folder / self.names[-1]).unlink(missing_ok=True)
                 for name in written:
                     os.replace(self._hidden / name, self.folder / name)
@@ -224,6 +227,8 @@ class FileSet:
                 for name in set(self.names) - set(written):
                     (self.folder / name).unlink(missing_ok=True)
         finally:
+            for path in _moved_in_part(self._hidden):
+                path.unlink(missing_ok=True)
             shutil.rmtree(self._hidden, ignore_errors=True)
             self._hidden = None
             if self._lock is not None:
@@ -301,4 +306,10 @@ def _moved_in_part(hidden: Path) -> list[Path]:
         return []
     # By their numbers on the disk: what somebody else has put there since is not touched.
     found = {hidden.parent / name: number for name, number in numbers.items()}
-    return [path for path, number in found.items() if path.exists() and path.stat().st_ino == number]
+    return [path for path, number in found.items() if path.exists() and _identity(path) == number]
+
+
+def _identity(path: Path) -> list[int]:
+    """Tell a file from every other one that has had, or will have, its number on the disk."""
+    found = path.stat()
+    return [found.st_ino, found.st_mtime_ns, found.st_size]

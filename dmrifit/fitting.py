@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -518,8 +520,29 @@ class _Problem:
         if isinstance(n_starts, bool) or not isinstance(n_starts, (int, np.integer)) or n_starts < 1:
             msg = f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}"
             raise ValueError(msg)
-        self.dictionary = Dictionary(self.kernel, model, protocol, low, high, fixed, self.turn_up, int(n_starts))
+        own = self.kernel, model, protocol
+        if all(np.ndim(value) == 0 for value in fixed.values()):
+            single = tuple(sorted((name, float(value)) for name, value in fixed.items()))
+            self.dictionary = _kept(*own, tuple(low), tuple(high), single, float(self.turn_up), int(n_starts))
+        else:
+            self.dictionary = Dictionary(*own, low, high, fixed, self.turn_up, int(n_starts))
         self.n_starts = min(int(n_starts), self.dictionary.n_strata)
+
+
+@lru_cache(maxsize=32)
+def _kept(
+    kernel: ModuleType,
+    model: SignalModel,
+    protocol: Protocol,
+    low: tuple[float, ...],
+    high: tuple[float, ...],
+    fixed: tuple[tuple[str, float], ...],
+    turn_up: float,
+    n_starts: int,
+) -> Dictionary:
+    """Make the dictionary, which costs more than the fits where there are few voxels; nothing changes one later."""
+    values = {name: np.array(value) for name, value in fixed}
+    return Dictionary(kernel, model, protocol, np.array(low), np.array(high), values, turn_up, n_starts)
 
 
 def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:

@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy, is_proxy
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor, logger
+from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
@@ -54,6 +55,7 @@ COMPRESSED = (".gz", ".bz2", ".zst")
 _GZIP_RATIO = 1032  # what deflate can pack at most, by its format
 _LARGEST_HEADER = 2**26  # bytes before the values, with DICOM headers and whatever else stands there
 _CHUNK = 2**20
+_ONE_AT_A_TIME = threading.Lock()
 _VOXEL_SIZES = (1e-4, 1e4)  # mm
 _FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
 _OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
@@ -281,14 +283,32 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
         If its file has vanished since.
     """
     check_real(loaded.get_data_dtype(), name)
-    if is_proxy(loaded.dataobj) and (path := loaded.file_map["image"].filename):
-        _check_claim(loaded.dataobj, Path(path), name)
+    if (path := file_of(loaded)) is not None:
+        _check_claim(loaded.dataobj, path, name)
     try:
         return np.asarray(_whole(loaded, name))
     except MemoryError:
         raise _too_large(loaded.dataobj, name) from None
     except DAMAGED as error:
         raise damaged(name, error) from error
+
+
+def file_of(loaded: nib.Nifti1Pair) -> Path | None:
+    """
+    Find the file that the values of an image are read from, which stays the same where the image is saved elsewhere.
+
+    Parameters
+    ----------
+    loaded : Nifti1Image
+        An image.
+
+    Returns
+    -------
+    Path, or None
+        The file; None for values in memory.
+    """
+    stored = getattr(loaded.dataobj, "file_like", None)
+    return Path(stored) if isinstance(stored, str | os.PathLike) else None
 
 
 def check_real(kind: np.dtype, name: str) -> None:
@@ -382,11 +402,11 @@ def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
     Only there is the checksum that tells whether they are those that were packed, and nibabel stops before it.
     """
     stored: Any = loaded.dataobj
-    path = loaded.file_map["image"].filename if is_proxy(stored) else None
-    if not path or Path(path).suffix.lower() not in COMPRESSED:
+    path = file_of(loaded)
+    if path is None or path.suffix.lower() not in COMPRESSED:
         return stored
     needed = stored_bytes(stored)
-    with ImageOpener(path) as packed:
+    with ImageOpener(str(path)) as packed:
         raw = packed.read(needed)
         rest = packed.read(_CHUNK)
         too_long = len(rest) == _CHUNK and packed.read(1)
@@ -443,13 +463,16 @@ def _remarks() -> Iterator[list[str]]:
     """Collect what nibabel says of a header on the standard error stream, where it would not name the file."""
     remarks: list[str] = []
     handler = logging.Handler()
+    mine = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == mine)
     handler.emit = lambda record: remarks.append(record.getMessage())  # type: ignore[method-assign]
-    with LoggingOutputSuppressor():
-        logger.addHandler(handler)
+    with _ONE_AT_A_TIME:
+        kept = list(logger.handlers)
+        logger.handlers[:] = [handler]
         try:
             yield remarks
         finally:
-            logger.removeHandler(handler)
+            logger.handlers[:] = kept
 
 
 def _places_voxels(affine: NDArray[np.float64]) -> bool:

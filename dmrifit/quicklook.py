@@ -111,7 +111,7 @@ def write_prediction_page(
         )
         for name, values in maps.items()
     ]
-    slices = Slices(inside, affine)
+    slices = Slices(inside if inside.any() else np.ones_like(inside), affine)
     rows, figures = [], []
     for panel in panels:
         values = panel.values[inside]

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy, is_proxy
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -27,6 +27,7 @@ from dmrifit.images import (
     Images,
     check_real,
     damaged,
+    file_of,
     image_name,
     load_image,
     spatial_header,
@@ -450,8 +451,7 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     if 0 in shape:
         msg = f"{name} is empty, its shape is {shape}; convert the scan again"
         raise ValueError(msg)
-    path = loaded.file_map["image"].filename if is_proxy(loaded.dataobj) else None
-    return Part(name, Path(path) if path else None, loaded.dataobj)
+    return Part(name, file_of(loaded), loaded.dataobj)
 
 
 def _count(n: int, what: str) -> str:

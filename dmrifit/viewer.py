@@ -197,6 +197,10 @@ def html_viewer(
     layers, matrix, region = _upright(layers, matrix, region)
     if region is None:
         region = _filled(layers)
+    else:  # what is outlined is never cut away
+        for layer in layers:
+            if layer.kind == "mask":
+                region = region | (np.nan_to_num(layer.values) > 0)
     layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
     layers, matrix, cropped = _crop(layers, matrix, region, boxes)
     factors = np.ones(3, int)
@@ -264,6 +268,9 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
     for layer in layers:
         if layer.values.ndim != 3 or layer.values.shape != shape or not all(shape):
             msg = f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, z), like {shape}"
+            raise ValueError(msg)
+        if layer.threshold is not None and not np.isfinite(layer.threshold):
+            msg = f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to show all"
             raise ValueError(msg)
         if layer.kind == "mask":
             values = layer.values[np.isfinite(layer.values)] if layer.values.dtype.kind == "f" else layer.values
@@ -387,7 +394,14 @@ def _pack(layer: Layer) -> dict[str, Any]:
     share = np.clip((values[known] - low) / span, 0, 1) if span > 0 else np.zeros(own.size)
     codes = np.zeros(values.shape, np.uint8 if bits == 8 else np.uint16)
     codes[known] = 1 + np.floor(share * (levels - 1) + 0.5)
+    edge = None
+    if layer.threshold is not None and span > 0:
+        # What is below the threshold is never rounded up to it, however long the steps are.
+        edge = int(np.clip(1 + np.floor((layer.threshold - low) / span * (levels - 1) + 0.5), 2, levels))
+        reached = values[known] >= layer.threshold
+        codes[known] = np.where(reached, np.maximum(codes[known], edge), np.minimum(codes[known], edge - 1))
     return packed | {
+        "edge": edge,
         "data": _text(codes, bits),
         "low": low,
         "high": high,

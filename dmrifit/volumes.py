@@ -379,7 +379,7 @@ def predict_image(
 def _place(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     """Give the arrays among the inputs their affine."""
     images = list(image) if isinstance(image, list | tuple) else [image]
-    if affine is not None and not all(is_array(one) for one in images):
+    if affine is not None and not any(is_array(one) for one in (*images, *maps)):
         own = next(one for one in images if not is_array(one))
         msg = f"{image_name(own)} brings its own affine; leave out affine=, which is for arrays"
         raise ValueError(msg)

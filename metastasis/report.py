@@ -238,9 +238,7 @@ def scan_page(
     layers = [Layer("scan", case.image)]
     layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
     layers += [
-        Layer(
-            "probability", probability, "score", window=(0.0, 1.0), threshold=0.5 if threshold is None else threshold
-        ),
+        Layer("probability", probability, "score", window=(0.0, 1.0), threshold=threshold),
         Layer("segmentation", labels, "mask", names=names),
     ]
     if case.label is not None:
@@ -252,6 +250,7 @@ def scan_page(
         points=[(f"{i}: {row['volume_mL']:.3f} mL", [row[axis] for axis in "xyz"]) for i, row in enumerate(places, 1)],
         region=case.brain,
         image="scan",
+        overlay=None if threshold is not None else "",
         label="Lesions over the scan",
         instead=html_figure(picture, f"Lesions of {case.name} in three planes", width=1000),
     )

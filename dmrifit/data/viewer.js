@@ -4,6 +4,7 @@
 const PLANES = { axial: [2, 0, 1], coronal: [1, 0, 2], sagittal: [0, 1, 2] }; // normal, across, up: axes of the world
 const AXES = ["x", "y", "z"];
 const PIXELS = 480; // along the longest side of the field
+const MOST_PIXELS = 2048; // there, however thin voxels are
 const OUTLINES = [[0, 114, 178], [230, 159, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [213, 94, 0], [240, 228, 66]];
 
 // ---- numbers: what follows knows nothing of a page -------------------------------------------------------------------
@@ -33,7 +34,7 @@ function geometryOf(shape, affine) {
     }
   }
   const extent = Math.max(...[0, 1, 2].map((i) => high[i] - low[i])), edge = Math.min(...edges);
-  const pixel = edge / Math.max(1, Math.round((edge * PIXELS) / extent));
+  const pixel = Math.max(edge / Math.max(1, Math.round((edge * PIXELS) / extent)), extent / MOST_PIXELS);
   for (let i = 0; i < 3; i++) {
     const across = affine[i].slice(0, 3).map(Math.abs);
     const count = Math.max(1, Math.round((high[i] - low[i]) / edges[across.indexOf(Math.max(...across))]));
@@ -106,6 +107,7 @@ function valueOf(layer, code) {
 }
 
 function codeOf(layer, value) {
+  if (layer.edge && value === layer.threshold) return layer.edge;
   const share = layer.high > layer.low ? (value - layer.low) / (layer.high - layer.low) : 0;
   return 1 + Math.floor(share * (levelsOf(layer) - 1) + 0.5);
 }
@@ -189,8 +191,8 @@ function shareOf(layer, limit) {
   return sum;
 }
 
-function written(value) {
-  return String(Number(value.toPrecision(3))).replace("-", "\u2212");
+function written(value, digits = 3) {
+  return String(Number(value.toPrecision(digits))).replace("-", "\u2212");
 }
 
 function inMm(x) {
@@ -279,7 +281,7 @@ class Viewer {
     this.limit = threshold ?? low;
     this.find("side").value = "above";
     this.find("threshold").value = high > low ? Math.round((1000 * (this.limit - low)) / (high - low)) : 0;
-    this.find("used").textContent = threshold === null ? "show all" : `as used: ${written(threshold)}`;
+    this.find("used").textContent = threshold === null ? "show all" : `as used: ${written(threshold, 5)}`;
   }
 
   go(point) {
@@ -369,7 +371,7 @@ class Viewer {
     }
     for (const part of this.all("of-overlay")) part.hidden = !overlay;
     if (!overlay) return;
-    const text = `${limit.side === "above" ? "\u2265" : "\u2264"} ${written(limit.value)}${overlay.unit && ` ${overlay.unit}`}`;
+    const text = `${limit.side === "above" ? "\u2265" : "\u2264"} ${written(limit.value, 5)}${overlay.unit && ` ${overlay.unit}`}`;
     this.find("limit").textContent = text;
     this.find("threshold").setAttribute("aria-valuetext", text);
     const volume = (shareOf(overlay, limit) * this.data.voxel) / 1000;

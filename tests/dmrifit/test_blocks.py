@@ -175,3 +175,9 @@ def test_arrays_without_blocks_are_cut_into_equal_slabs():
     assert list(slices_of(7, 3)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert list(slices_of(7, 3, [Stored((2, 2, 2, 1))])) == [slice(0, 2), slice(2, 4), slice(4, 7)]
     assert list(slices_of(2, 1, [Stored(None)])) == [slice(0, 1), slice(1, 2)]
+
+
+def test_texts_are_no_volume():
+    assert not is_array(np.array(["a.nii", "b.nii"]))
+    assert not is_array(np.array([None, "b.nii"], dtype=object))
+    assert is_array(np.zeros((2, 2)))

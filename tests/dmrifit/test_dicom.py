@@ -296,3 +296,48 @@ def test_the_command_writes_a_file_and_tells_nothing_of_the_patient(series, run,
     code, _, err = run(*words, "--out", tmp_path / "other.dcm", "--kind", "spleen")
     assert code == 2
     assert "choose one of lesion, metastasis, tumor, voxel" in err
+
+
+def test_no_image_of_the_series_is_replaced_and_no_label(series, run, tmp_path):
+    folder, affine = series[:2]
+    labels = random_labels()
+    one = next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    before = one.read_bytes()
+    with pytest.raises(ValueError, match="is an image of a scan and would be overwritten"):
+        write_dicom_seg(labels, affine, one, source=folder, overwrite=True)
+    assert one.read_bytes() == before
+    path = tmp_path / "labels.nii.gz"
+    nib.save(nib.Nifti1Image(labels.astype(np.uint8), affine), path)
+    before = path.read_bytes()
+    code, _, told = run("dicom-seg", path, "--source", folder, "--out", path, "--overwrite")
+    assert (code, path.read_bytes()) == (2, before)
+    assert "image of the labels" in told
+    own = tmp_path / "own.dcm"
+    for _ in range(2):
+        write_dicom_seg(labels, affine, own, source=folder, overwrite=True)
+
+
+def test_names_come_back_in_any_script_and_are_not_dropped(series, tmp_path):
+    folder, affine = series[:2]
+    labels, names = random_labels(), {1: "Läsion λ", 2: "脳"}
+    write_dicom_seg(labels, affine, tmp_path / "a.dcm", source=folder, names=names)
+    read = pydicom.dcmread(tmp_path / "a.dcm")
+    assert [one.SegmentLabel for one in read.SegmentSequence] == list(names.values())
+    assert read.PatientName == NAME
+    with pytest.raises(ValueError, match="none of the names is of a label that is there"):
+        write_dicom_seg(labels, affine, tmp_path / "b.dcm", source=folder, names={7: "left"})
+    with pytest.raises(ValueError, match="connected regions have no names"):
+        write_dicom_seg(labels, affine, tmp_path / "b.dcm", source=folder, names=names, separate=True)
+
+
+def test_a_series_that_is_named_does_not_mind_its_neighbors(tmp_path):
+    affine = write_series(tmp_path / "all")
+    uid = pydicom.dcmread(next((tmp_path / "all").iterdir())).SeriesInstanceUID
+    write_series(tmp_path / "other")
+    image = pydicom.dcmread(next((tmp_path / "other").iterdir()))
+    del image.ImageOrientationPatient
+    image.save_as(tmp_path / "all" / "zzz")
+    labels = random_labels()
+    with pytest.raises(ValueError, match="ImageOrientationPatient"):
+        write_dicom_seg(labels, affine, tmp_path / "a.dcm", source=tmp_path / "all")
+    write_dicom_seg(labels, affine, tmp_path / "a.dcm", source=tmp_path / "all", series=uid)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dmrifit.files import FileSet, write_text
+from dmrifit.files import FileSet, whole_file, write_text
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
@@ -228,3 +228,39 @@ def test_a_set_that_is_complete_stays(tmp_path):
     assert (done.returncode, done.stdout) == (0, "3\n")
     with pytest.raises(FileExistsError, match="a and 2 more exist already"):
         FileSet(tmp_path, ["a", "b", "c"])
+
+
+def test_a_file_edited_after_a_kill_is_not_taken_for_a_part_of_the_set(tmp_path):
+    assert kill_while_moving(tmp_path, 1).returncode == -signal.SIGKILL
+    # In place: the number on the disk stays, as it may when a file is removed and another one made.
+    (tmp_path / "a").write_text("of somebody, and longer than before")
+    with FileSet(tmp_path, ["x", "y"]) as files:
+        files.path("x").write_text("new")
+    assert (tmp_path / "a").read_text() == "of somebody, and longer than before"
+
+
+def test_what_was_interrupted_between_two_names_leaves_none(tmp_path, monkeypatch):
+    replaced, calls = os.replace, []
+
+    def second_fails(part, target):
+        calls.append(target)
+        if len(calls) == 3:  # the list of what is moved, the first file, the second
+            raise KeyboardInterrupt
+        replaced(part, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+
+    def write():
+        with FileSet(tmp_path, ["a", "b"]) as files:
+            files.path("a").write_text("new")
+            files.path("b").write_text("new")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_is_not_its_own_cause(tmp_path):
+    with pytest.raises(OSError, match="some other fault") as caught, whole_file(tmp_path / "a"):
+        raise OSError(5, "some other fault")
+    assert caught.value.__cause__ is None

@@ -1,5 +1,7 @@
 """Image files, read and written whole."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -58,3 +60,38 @@ def test_files_of_inputs_are_found_and_numbered(values, tmp_path):
     assert list(described) == ["Image 1", "Image 2", "Mask"]
     assert described["Image 2"] == described["Mask"]
     assert described["Mask"]["Name"] == "b.nii"
+
+
+def test_an_image_that_was_saved_elsewhere_is_read_from_where_it_was_loaded(values, tmp_path):
+    nib.save(nib.Nifti1Image(np.rint(100 * values).astype(np.int16), AFFINE), tmp_path / "a.nii.gz")
+    loaded = nib.load(tmp_path / "a.nii.gz")
+    expected = np.asarray(loaded.dataobj).copy()
+    loaded.set_data_dtype(np.float32)
+    nib.save(loaded, tmp_path / "backup.nii.gz")
+    np.testing.assert_array_equal(images.values_of(loaded, "a"), expected)
+
+
+def test_remarks_on_one_image_are_not_those_on_another_and_handlers_stay(values, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nibabel.imageglobals import logger
+
+    write_volume(values, AFFINE, tmp_path / "good.nii.gz")
+    raw = bytearray(gzip.decompress((tmp_path / "good.nii.gz").read_bytes()))
+    raw[254:256] = np.int16(77).tobytes()  # no code of an sform
+    (tmp_path / "wrong.nii").write_bytes(raw)
+
+    def verdict(name):
+        try:
+            images.load_image(tmp_path / name)
+        except ValueError:
+            return "refused"
+        return "read"
+
+    alone = {name: verdict(name) for name in ("good.nii.gz", "wrong.nii")}
+    assert alone == {"good.nii.gz": "read", "wrong.nii": "refused"}
+    before = list(logger.handlers)
+    names = ["good.nii.gz", "wrong.nii", "good.nii.gz"] * 40
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(verdict, names)) == [alone[name] for name in names]
+    assert logger.handlers == before

@@ -108,6 +108,29 @@ def test_what_reaches_the_threshold_is_shown_and_nothing_below_it_by_a_step(thre
     assert not shown[values < threshold - step].any()
 
 
+@pytest.mark.parametrize("outlier", [1e2, 1e4, 2e6, 1e9])
+def test_an_outlier_adds_no_voxel_to_those_above_the_threshold(outlier):
+    values = np.random.default_rng(4).chisquare(4, (20, 20, 20))
+    limit = float(np.quantile(values, 0.999))
+    values[3, 4, 5] = outlier
+    stored = data_of(html_viewer([Layer("map", values, "score", threshold=limit)], np.eye(4)))["layers"][0]
+    codes = codes_of({"shape": values.shape}, stored)
+    np.testing.assert_array_equal(codes >= stored["edge"], values >= limit)
+
+
+def test_what_is_outlined_outside_the_region_is_not_cut_away():
+    mask, region = np.zeros((2, 30, 30, 30), dtype=np.uint8)
+    mask[2:5, 2:5, 2:5], region[15:25, 15:25, 15:25] = 1, 1
+    layers = [Layer("scan", np.ones((30, 30, 30)) * np.arange(30)), Layer("reference", mask, "mask")]
+    data = data_of(html_viewer(layers, np.eye(4), region=region > 0))
+    assert (codes_of(data, data["layers"][1]) > 0).sum() == 27
+
+
+def test_a_threshold_that_is_no_number_is_named():
+    with pytest.raises(ValueError, match=r"threshold of map is nan; give a number"):
+        html_viewer([Layer("map", np.ones((3, 3, 3)), "score", threshold=float("nan"))], np.eye(4))
+
+
 def test_any_order_of_storage_shows_the_same(layers):
     flipped = [Layer(one.name, one.values[::-1].transpose(2, 0, 1), one.kind, one.unit, one.window, one.threshold,
                      one.names) for one in layers]  # fmt: skip
