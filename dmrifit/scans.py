@@ -79,7 +79,7 @@ class Scan:
         synthetic: bool = False,
     ) -> None:
         self.patient = str(patient)
-        quoted = len(quote(self.patient)) + len(quote(str(cohort)))
+        quoted = sum(len(quote(name, errors="surrogatepass")) for name in (self.patient, str(cohort)))
         if quoted > _LONGEST_NAMES:
             msg = (
                 f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
