@@ -1,5 +1,6 @@
-"""What the measurements of speed share: processor time, the machine, versions, tables in Markdown."""
+"""What measurements share: options, processor time, the machine, versions, tables in Markdown."""
 
+import argparse
 import json
 import os
 import platform
@@ -16,6 +17,30 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+
+
+def options(
+    description: str, result: Path, *, seeds: Sequence[int] = (), quick: bool = True
+) -> argparse.ArgumentParser:
+    """Make the options that measurements share: boards, which have seeds, keep what is finished in a folder."""
+    parser = argparse.ArgumentParser(description=description)
+    if quick:
+        parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    if seeds:
+        parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="at least three decide a claim")
+        work = Path("build") / result.stem
+        parser.add_argument("--work", type=Path, default=work, help="folder for what is finished (default %(default)s)")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default {result.name} beside the other results)")
+    return parser
+
+
+def chosen(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, result: Path) -> argparse.Namespace:
+    """Read options; what tiny sizes give never replaces a result."""
+    found = parser.parse_args(arguments)
+    if found.out is None and (getattr(found, "quick", False) or getattr(found, "size", "full") != "full"):
+        parser.error("small sizes show nothing worth keeping: name a file with --out")
+    found.out = found.out or result
+    return found
 
 
 def processor_times(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

@@ -13,24 +13,24 @@ build/anomaly) and not repeated as long as the code is the same. Each process co
 measures speed and memory at the published size and adds them to the stored result.
 """
 
-import argparse
-import hashlib
 import json
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import _anomaly_speed as speed
+import _boards as boards
 import _measure as measure
 import joblib
 import numpy as np
 import pandas as pd
 
 import anomaly
-import dmrifit
 from anomaly import DenoisingAutoencoder, RecDiscNet, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
 from anomaly.cases import Case
 from anomaly.claims import (
@@ -49,7 +49,6 @@ from anomaly.claims import (
 )
 from anomaly.evaluation import healthy_folds
 from anomaly.methods import HEALTHY_RATE, STRICT_RATE
-from dmrifit.files import whole_file, write_text
 
 RESULT = Path(__file__).parent / "results" / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)
@@ -59,6 +58,11 @@ WITHOUT_MAPS = {
     *("entrants", "maps", "options", "plotting", "published", "report", "rules", "scores", "series", "strata"),
     *("studies", "summaries", "thresholds"),
 }
+#: Modules that the evaluation depends on.
+OF_EVALUATION = (
+    *("controls", "curves", "entrants", "evaluation", "followup", "methods", "scores", "strata", "summaries", "maps"),
+    "thresholds",
+)
 LOWER = ("cases", "checkpoints", "devices", "heads", "nets", "randomness", "training")
 MEASURES = ("auc", "average_precision")
 BY_RULE = ("dice", "dice_opened", "gain", "false_positive_rate", "false_positive_rate_opened", "empty_opened")
@@ -171,24 +175,9 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
     }
 
 
-def code_digest() -> str:
-    """Digest of the code that maps depend on."""
-    folder, library = (Path(package.__file__).parent for package in (anomaly, dmrifit))
-    modules = [path for path in sorted(folder.glob("*.py")) if path.stem not in WITHOUT_MAPS]
-    modules += [library / f"{stem}.py" for stem in LOWER]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
-
-
-def _evaluation_digest() -> str:
-    folder = Path(anomaly.__file__).parent
-    stems = ["controls", "curves", "entrants", "evaluation", "followup", "methods", "scores", "strata", "summaries"]
-    stems += ["maps", "thresholds"]
-    modules = [folder / f"{stem}.py" for stem in stems] + [Path(dmrifit.__file__).parent / "lesions.py"]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
-
-
 # Once, as code may be changed while it runs.
-CODE_OF_MAPS, CODE_OF_EVALUATION = code_digest(), _evaluation_digest()
+CODE_OF_MAPS = boards.code_digest(boards.modules(anomaly, without=WITHOUT_MAPS), LOWER)
+CODE_OF_EVALUATION = boards.code_digest(boards.modules(anomaly, only=OF_EVALUATION), ["lesions"])
 
 
 @dataclass(frozen=True)
@@ -203,50 +192,35 @@ class Cohort:
         return healthy_folds(self.healthy, size.n_folds, random_state=seed)
 
 
-class Store:
-    """What is finished of a seed and a cohort, in a folder that is named by what it depends on."""
+class Store(boards.Store):
+    """What is finished of a seed and a cohort."""
 
     def __init__(self, work: Path, size: Size, seed: int, cohort: str) -> None:
-        shared = json.dumps([asdict(size), CODE_OF_MAPS])
+        super().__init__(work, f"{cohort}-{seed}", [asdict(size), CODE_OF_MAPS])
         self.size, self.seed, self.cohort = size, seed, cohort
-        self.folder = work / f"{cohort}-{seed}-{hashlib.sha256(shared.encode()).hexdigest()[:10]}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, name: str, ending: str) -> Path:
-        return self.folder / f"{name.replace(', ', '_').replace(' ', '-')}.{ending}"
 
     def cases(self) -> Cohort:
-        path = self.path("cases", "pickle")
-        if not path.exists():
-            size = self.size
-            registration = dict(zip(COHORTS, ("good", "shifted"), strict=True))[self.cohort]
-            healthy, lesions = simulate_dmri(
-                size.n_healthy + size.n_new,
-                size.n_lesions,
-                n_directions=size.n_directions,
-                shape=size.shape,
-                spacing=size.spacing,
-                registration=registration,
-                n_jobs=1,
-                random_state=self.seed,
-            )
-            with whole_file(path) as part:
-                joblib.dump([[_packed(case) for case in group] for group in (healthy, lesions)], part)
-        healthy, lesions = ([_unpacked(one) for one in group] for group in joblib.load(path))
+        healthy, lesions = ([_unpacked(one) for one in group] for group in self.made("cases", self._simulated))
         return Cohort(healthy[: self.size.n_healthy], healthy[self.size.n_healthy :], lesions)
 
-    def done(self, name: str, fold: int) -> bool:
-        return self.path(f"{name} {fold}", "json").exists() and self.path(f"{name} {fold}", "npz").exists()
+    def _simulated(self) -> list[list[dict[str, Any]]]:
+        size = self.size
+        groups = simulate_dmri(
+            size.n_healthy + size.n_new,
+            size.n_lesions,
+            n_directions=size.n_directions,
+            shape=size.shape,
+            spacing=size.spacing,
+            registration=dict(zip(COHORTS, ("good", "shifted"), strict=True))[self.cohort],
+            n_jobs=1,
+            random_state=self.seed,
+        )
+        return [[_packed(case) for case in group] for group in groups]
 
-    def keep(self, name: str, fold: int, maps: dict[str, list[np.ndarray]], seconds: dict[str, float]) -> None:
-        """Keep scores of brains: whole maps are mostly zeros."""
-        with whole_file(self.path(f"{name} {fold}", "npz")) as part, part.open("wb") as file:
-            np.savez(file, **{key: np.concatenate(values) for key, values in maps.items()})
-        write_text(self.path(f"{name} {fold}", "json"), json.dumps(seconds))
-
-    def maps(self, name: str, fold: int, masks: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+    def maps(self, name: str, masks: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """Give whole maps; scores of brains are kept alone, as maps are mostly zeros."""
         found: dict[str, list[np.ndarray]] = {}
-        with np.load(self.path(f"{name} {fold}", "npz")) as kept:
+        with np.load(self.path(name, "npz")) as kept:
             for key in kept.files:
                 values, begin = kept[key], 0
                 for mask in masks:
@@ -255,9 +229,6 @@ class Store:
                     found.setdefault(key, []).append(whole)
                     begin = end
         return found
-
-    def seconds(self, name: str, fold: int) -> dict[str, float]:
-        return json.loads(self.path(f"{name} {fold}", "json").read_text(encoding="utf-8"))
 
 
 def _packed(case: Case) -> dict[str, Any]:
@@ -276,12 +247,6 @@ def arrays(cases: Sequence[Case]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [case.signal for case in cases], [case.brain for case in cases]
 
 
-def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
-    begun = time.process_time()
-    found = function(*arguments, **options)
-    return found, round(time.process_time() - begun, 2)
-
-
 def n_folds_of(size: Size, recipe: Recipe) -> int:
     return size.n_folds if recipe.every_fold else 1
 
@@ -289,7 +254,7 @@ def n_folds_of(size: Size, recipe: Recipe) -> int:
 def run_task(work: Path, size: Size, seed: int, cohort: str, name: str, fold: int) -> None:
     """Train one detector on one fold, if that is not done, and make its maps."""
     store = Store(work, size, seed, cohort)
-    if store.done(name, fold):
+    if store.done(f"{name} {fold}"):
         return
     recipe, persons = recipes(size)[name], store.cases()
     train, held = persons.folds(size, seed)[fold]
@@ -303,10 +268,11 @@ def run_task(work: Path, size: Size, seed: int, cohort: str, name: str, fold: in
     seconds = {"training_s": training_s}
     for row, make in recipe.rows.items():
         # One after the other: so many scans at once are large.
-        found, own = timed(lambda make=make: [make(model, [c.signal], [c.brain])[0][c.brain] for c in seen])
+        found, own = boards.timed(lambda make=make: [make(model, [c.signal], [c.brain])[0][c.brain] for c in seen])
         maps[row] = found
         seconds.setdefault("prediction_s", own)
-    store.keep(name, fold, maps, seconds)
+    whole = {key: np.concatenate(values) for key, values in maps.items()}
+    store.keep(f"{name} {fold}", lambda stream: np.savez(stream, **whole), seconds)
     print(f"{seed} {cohort}: {name}, fold {fold + 1}, {training_s:.0f} s of training", flush=True)
 
 
@@ -321,39 +287,28 @@ def tasks(size: Size, cohort: str) -> list[tuple[str, int]]:
 def evaluated(work: Path, size: Size, seed: int, cohort: str) -> dict[str, Any]:
     """Evaluate all maps of a seed and a cohort."""
     store = Store(work, size, seed, cohort)
-    path = store.path("evaluation", "pickle")
     wanted = tasks(size, cohort)
-    stamps = {f"{name}, fold {fold + 1}": store.seconds(name, fold) for name, fold in wanted}
-    key = json.dumps([stamps, CODE_OF_EVALUATION])
-    if path.exists():
-        kept = joblib.load(path)
-        if kept["key"] == key:
-            return kept
-    begun = time.process_time()
-    persons = store.cases()
-    folds = persons.folds(size, seed)
-    names = list(dict.fromkeys(name for name, _ in wanted))
-    counts = {name: sum(one == name for one, _ in wanted) for name in names}
-    parts = []
-    for number in sorted(set(counts.values()), reverse=True):
-        own = [name for name in names if counts[name] == number]
-        parts.append(_tables(store, persons, folds[:number], own, controls=not parts))
-    tables = {
-        part: pd.concat([one[part] for one in parts], ignore_index=True)
-        for part in ("summary", "areas", "strata", "lesion_scores", "followup", "thresholds")
-    }
-    found = {
-        "key": key,
-        "tables": tables,
-        "evaluation_s": round(time.process_time() - begun, 1),
-        "seconds": stamps,
-        "n_lesion_voxels": [int((c.lesion & c.scored).sum()) for c in persons.lesions],
-        "n_cellular": sum(c.kind == "cellular" for c in persons.lesions),
-    }
-    with whole_file(path) as part:
-        joblib.dump(found, part)
-    print(f"{seed} {cohort}: evaluated, {found['evaluation_s']:.0f} s", flush=True)
-    return found
+    stamps = {f"{name}, fold {fold + 1}": store.seconds(f"{name} {fold}") for name, fold in wanted}
+
+    def evaluate() -> dict[str, Any]:
+        persons = store.cases()
+        folds = persons.folds(size, seed)
+        counts = Counter(name for name, _ in wanted)
+        parts = []
+        for number in sorted(set(counts.values()), reverse=True):
+            own = [name for name in counts if counts[name] == number]
+            parts.append(_tables(store, persons, folds[:number], own, controls=not parts))
+        tables = {
+            part: pd.concat([one[part] for one in parts], ignore_index=True)
+            for part in ("summary", "areas", "strata", "lesion_scores", "followup", "thresholds")
+        }
+        return {
+            "tables": tables,
+            "seconds": stamps,
+            "n_cellular": sum(c.kind == "cellular" for c in persons.lesions),
+        }
+
+    return store.evaluated([stamps, CODE_OF_EVALUATION], evaluate)
 
 
 def _tables(
@@ -368,7 +323,7 @@ def _tables(
     for name in names:
         for fold in range(len(folds)):
             masks = [case.brain for case in (*persons.lesions, *persons.new, *held[fold])]
-            for row, found in store.maps(name, fold, masks).items():
+            for row, found in store.maps(f"{name} {fold}", masks).items():
                 for kind, part in ((maps, found[:n]), (new_maps, found[n : n + m]), (held_maps, found[n + m :])):
                     kind.setdefault(row, []).append(part)
     return evaluate_detectors(
@@ -463,94 +418,6 @@ def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-# Speed and memory at the published size ------------------------------------------------------------------------------
-
-PUBLISHED_SHAPE = (90, 90, 54)
-CHILD = """
-import json, resource, time
-import numpy as np, torch
-torch.set_num_threads(1)
-from anomaly import DenoisingAutoencoder, RecDiscNet
-from dmrifit.devices import one_torch_thread
-shape, n = {shape}, 64
-rng = np.random.default_rng(0)
-grid = np.indices(shape) / np.array(shape)[:, None, None, None] - 0.5
-mask = (grid**2).sum(axis=0) < 0.2
-scan = (rng.uniform(0.2, 0.6, (*shape, n)) * mask[..., None]).astype(np.float32)
-model = {model}
-model.n_channels_, model.shape_, model.threshold_, model.box_ = n, shape, None, (0, 0, 0, *shape)
-model.net_ = model._new_net(torch.device("cpu"), 0)
-model.history_ = []
-network = model.net_.module_.eval()
-volume = torch.from_numpy(np.moveaxis(scan, -1, 0)[None].copy())
-
-def best(function, repeats):
-    seconds = []
-    for _ in range(repeats):
-        begun = time.process_time()
-        function()
-        seconds.append(time.process_time() - begun)
-    return min(seconds)
-
-with one_torch_thread(), torch.inference_mode():
-    bare = best(lambda: network(volume), {repeats})
-del volume
-first = model.anomaly_map([scan], [mask])
-scored = best(lambda: model.anomaly_map([scan], [mask]), {repeats})
-same = first.tobytes() == model.anomaly_map([scan], [mask]).tobytes()
-print(json.dumps(dict(bare_s=round(bare, 2), scored_s=round(scored, 2), same_bits=same,
-    weights=sum(p.numel() for p in network.parameters()),
-    peak_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2))))
-"""
-MODELS = {
-    "DAE": ("DenoisingAutoencoder(512)", 3),
-    "DAE, published size": ("DenoisingAutoencoder.published()", 2),
-    "RecDiscNet": ("RecDiscNet()", 3),
-    "RecDiscNet, published size": ("RecDiscNet.published()", 1),
-}
-
-
-def inference(names: Sequence[str] = tuple(MODELS), shape: tuple[int, ...] = PUBLISHED_SHAPE) -> list[dict[str, Any]]:
-    """Measure scoring against the bare network, in a process of its own for each; none of them is trained."""
-    rows = []
-    for name in names:
-        model, repeats = MODELS[name]
-        told = measure.run_child(CHILD.format(model=model, shape=shape, repeats=repeats))
-        found = json.loads(str(told["out"]).strip().splitlines()[-1])
-        rows.append({"model": name, "shape": shape, "ratio": round(found["scored_s"] / found["bare_s"], 2)} | found)
-        print(rows[-1], flush=True)
-    return rows
-
-
-def corruption() -> dict[str, Any]:
-    """Measure `corrupt` against a loop over voxels that fills the same ellipsoid."""
-    from anomaly import corrupt
-    from anomaly.corruptions import TissueMoments
-
-    rng = np.random.default_rng(0)
-    shape = (40, 48, 32)
-    volume, mask = rng.uniform(0.2, 0.8, (*shape, 64)).astype(np.float32), np.ones(shape, dtype=bool)
-    moments = TissueMoments.measured([volume], [mask])
-    center, axes, turned = np.array([20, 24, 16]), np.array([6.0, 5.0, 4.0]), np.eye(3)
-
-    def loop() -> None:
-        changed, anomalous = volume.copy(), np.zeros(shape, dtype=bool)
-        for x in range(shape[0]):
-            for y in range(shape[1]):
-                for z in range(shape[2]):
-                    if mask[x, y, z] and (((turned @ (np.array([x, y, z]) - center)) / axes) ** 2).sum() <= 1:
-                        changed[x, y, z] = np.clip(rng.normal(moments.mean / 2, moments.sd, 64), 0, 1)
-                        anomalous[x, y, z] = True
-
-    quick = [timed(corrupt, volume, mask, moments=moments, counts=(0, 1), random_state=k)[1] for k in range(20)]
-    begun = time.process_time()
-    for seed in range(20):
-        corrupt(volume, mask, moments=moments, counts=(0, 1), random_state=seed)
-    quick_s = (time.process_time() - begun) / len(quick)
-    slow_s = min(timed(loop)[1] for _ in range(3))
-    return {"loop_s": slow_s, "corrupt_s": round(quick_s, 5), "ratio": round(slow_s / quick_s, 1)}
-
-
 # The block of the README ---------------------------------------------------------------------------------------------
 
 
@@ -595,19 +462,13 @@ def markdown(result: dict[str, Any]) -> str:
         gap = result["half_over_full"][cohort]
         bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
         parts.append(f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} seeds).")
-    claims = [
-        [str(row["claim"]), row["statement"], row["study"], measure.cell(row["ours"], 420),
-         measure.cell(row["rule"], 300),
-         row["verdict"]]
-        for row in result["claims"]
-    ]  # fmt: skip
-    parts.append(measure.table(["", "claim", "the study", "ours", "rule", "here"], claims))
+    parts.append(boards.claims_table(result["claims"]))
     if result.get("inference"):
         header = ["network, not trained", "weights", "scan", "network, s", "scored, s", "ratio", "peak, GB", "twice"]
         rows = [
             [
                 one["model"],
-                f"{one['weights']:,}".replace(",", " "),
+                boards.large(one["weights"]),
                 "×".join(map(str, one["shape"])) + "×64",
                 f"{one['bare_s']:.2f}",
                 f"{one['scored_s']:.2f}",
@@ -634,25 +495,15 @@ def _both(row: dict[str, Any] | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Compare detectors of anomalies on synthetic diffusion scans.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
-    parser.add_argument("--size", choices=SIZES, default="full", help="smaller ones learn for a shorter time")
-    parser.add_argument("--work", type=Path, default=Path("build/anomaly"), help="folder for what is finished")
-    parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    parser.add_argument("--inference", action="store_true", help="only measure speed, for the stored result")
-    chosen = parser.parse_args(arguments)
-    out = chosen.out or RESULT
+    parser = boards.options("Compare detectors of anomalies on synthetic diffusion scans.", RESULT, SEEDS, SIZES)
+    chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.inference:
-        rows = {"inference_corruption": corruption(), "inference": inference()}
-        measure.write(measure.stored(out) | rows | {"inference_machine": measure.machine()}, out)
+        rows = {"inference_corruption": speed.corruption(), "inference": speed.inference()}
+        measure.write(measure.stored(chosen.out) | rows | {"inference_machine": measure.machine()}, chosen.out)
         return
-    if chosen.size == "smoke" and chosen.out is None:
-        parser.error("a smoke board shows nothing worth keeping: name a file with --out")
     result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs)
-    result |= {key: value for key, value in measure.stored(out).items() if key.startswith("inference")}
-    measure.write(result, out)
-    print(markdown(result))
+    boards.write(result, chosen.out)
+    print(markdown(measure.stored(chosen.out)))
 
 
 if __name__ == "__main__":

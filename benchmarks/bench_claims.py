@@ -8,7 +8,6 @@ and several seeds, and writes the board of claims. What is finished is kept in t
 (default build/claims) and not repeated. Nothing here decides what the outcome should be.
 """
 
-import argparse
 import json
 import shlex
 import textwrap
@@ -98,19 +97,10 @@ def _short(reason: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Check the study's claims on synthetic cohorts.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/claims"), help="folder for finished boards and the report"
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    chosen = parser.parse_args(arguments)
-    out = chosen.out or RESULT
-    if chosen.quick and chosen.out is None:
-        parser.error("--quick shows nothing worth keeping: name a file with --out")
+    parser = measure.options("Check the study's claims on synthetic cohorts.", RESULT, seeds=SEEDS)
+    chosen = measure.chosen(parser, arguments, RESULT)
     result = run(chosen.seeds, chosen.work, quick=chosen.quick)
-    measure.write(result, out)
+    measure.write(result, chosen.out)
     print(markdown(result))
 
 

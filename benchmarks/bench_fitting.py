@@ -14,7 +14,6 @@ The published script (fragrussu/bodymritools, mrifittools/getT2ivimkurtReg.py) i
 given; without one, its rows say "not measured here".
 """
 
-import argparse
 import json
 import math
 import os
@@ -694,18 +693,13 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure speed and reliability of voxelwise fits.")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser = measure.options("Measure speed and reliability of voxelwise fits.", RESULT)
     parser.add_argument("--published-script", metavar="PATH", help="the published script of t2-ivim-kurtosis")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    chosen = parser.parse_args(arguments)
-    out = chosen.out or RESULT
+    chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.published_script is not None and not Path(chosen.published_script).is_file():
         parser.error(f"there is no file {chosen.published_script}")
-    if chosen.quick and chosen.out is None:
-        parser.error("--quick measures nothing worth keeping: name a file with --out")
     result = run(quick=chosen.quick, script=chosen.published_script)
-    measure.write(result, out)
+    measure.write(result, chosen.out)
     print(markdown(result))
 
 

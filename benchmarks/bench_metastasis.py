@@ -12,8 +12,6 @@ is the same. Each process computes on one thread. `--inference` measures the tim
 stored result.
 """
 
-import argparse
-import hashlib
 import json
 import shlex
 import time
@@ -23,16 +21,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import _boards as boards
 import _measure as measure
 import joblib
 import numpy as np
 import pandas as pd
 
-import dmrifit
 import metastasis
 from dmrifit import load_model, save_model
 from dmrifit.boards import check_claims
-from dmrifit.files import whole_file, write_text
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
 from metastasis.claims import ALPHAS, CLAIMS, metastasis_board, method_name
 from metastasis.claims import START as FIRST
@@ -70,6 +67,11 @@ WITHOUT_VOXELS = {
     *("plotting", "report", "segments", "studies"),
 }
 LOWER = ("cases", "checkpoints", "devices", "nets", "randomness", "training")
+#: Modules that the evaluation depends on.
+OF_EVALUATION = ("controls", "curves", "ensemble", "evaluation", "segments")
+# Once, as code may be changed while it runs.
+CODE_OF_VOXELS = boards.code_digest(boards.modules(metastasis, without=WITHOUT_VOXELS), LOWER)
+CODE_OF_EVALUATION = boards.code_digest(boards.modules(metastasis, only=OF_EVALUATION), ["components", "lesions"])
 #: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the smallest metastasis.
 MIN_VOXELS = 4
 #: Below this a probability is kept as zero; the lowest threshold is higher.
@@ -121,65 +123,32 @@ def settings(size: Size, form: str, seed: int) -> dict[str, Any]:
     return COMMON | own | FORMS[form]
 
 
-def code_digest() -> str:
-    """Digest of the code that segmentations depend on."""
-    folder, library = (Path(package.__file__).parent for package in (metastasis, dmrifit))
-    modules = [path for path in sorted(folder.glob("*.py")) if path.stem not in WITHOUT_VOXELS]
-    modules += [library / f"{stem}.py" for stem in LOWER]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
-
-
-class Store:
-    """What is finished of a seed, in a folder that is named by what it depends on."""
+class Store(boards.Store):
+    """What is finished of a seed."""
 
     def __init__(self, work: Path, size: Size, seed: int) -> None:
-        shared = json.dumps([asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED, code_digest()])
+        super().__init__(work, str(seed), [asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED, CODE_OF_VOXELS])
         self.size, self.seed = size, seed
-        self.folder = work / f"{seed}-{hashlib.sha256(shared.encode()).hexdigest()[:10]}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, name: str, ending: str) -> Path:
-        return self.folder / f"{name.replace(', ', '_').replace(' ', '-')}.{ending}"
 
     def cases(self) -> tuple[list[Any], list[Any], list[Any]]:
         """Give cases to learn from, cases to segment, and these with prior scans that lie worse on the images."""
-        path = self.path("cases", "pickle")
-        if not path.exists():
-            n, held = self.size.n_train, self.size.n_test
-            common: dict[str, Any] = {key: getattr(self.size, key) for key in ("shape", "spacing", "mimics")}
-            common |= {"random_state": self.seed, "n_jobs": 1}
-            every = simulate_metastases(n + held, **common)
-            moved = simulate_metastases(held, skip=n, misregistration=MOVED, **common)
-            with whole_file(path) as part:
-                joblib.dump((every[:n], every[n:], moved), part, compress=1)
-        return joblib.load(path)
+        return self.made("cases", self._simulated, compress=1)
 
-    def keep(self, name: str, probabilities: Sequence[np.ndarray], seconds: dict[str, float]) -> None:
-        kept = [np.where(p < SMALLEST, np.float32(0), p) for p in probabilities]
-        with whole_file(self.path(name, "npz")) as part, part.open("wb") as file:
-            np.savez_compressed(file, *kept)
-        write_text(self.path(name, "json"), json.dumps(seconds))
-
-    def done(self, name: str) -> bool:
-        return self.path(name, "json").exists() and self.path(name, "npz").exists()
+    def _simulated(self) -> tuple[list[Any], list[Any], list[Any]]:
+        n, held = self.size.n_train, self.size.n_test
+        common: dict[str, Any] = {key: getattr(self.size, key) for key in ("shape", "spacing", "mimics")}
+        common |= {"random_state": self.seed, "n_jobs": 1}
+        every = simulate_metastases(n + held, **common)
+        return every[:n], every[n:], simulate_metastases(held, skip=n, misregistration=MOVED, **common)
 
     def probabilities(self, name: str) -> list[np.ndarray]:
         with np.load(self.path(name, "npz")) as kept:
             return [kept[key] for key in kept.files]
 
-    def seconds(self, name: str) -> dict[str, float]:
-        return json.loads(self.path(name, "json").read_text(encoding="utf-8"))
-
 
 def scans_of(cases: Sequence[Any], model: Any = None) -> dict[str, Any]:
     priors = [case.prior for case in cases]
     return {} if model is not None and model.prior_ is None else {"priors": priors}
-
-
-def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
-    begun = time.process_time()
-    found = function(*arguments, **options)
-    return found, round(time.process_time() - begun, 2)
 
 
 def run_form(work: Path, size: Size, seed: int, form: str) -> None:
@@ -190,15 +159,17 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
 
     def segment(name: str, model: Any, training_s: float) -> None:
         for ending, cases in [("", test), *([(", moved", moved)] if form in ("prior", "prior as channel") else [])]:
-            found, seconds = timed(model.predict_proba, [case.image for case in cases], **scans_of(cases, model))
-            store.keep(name + ending, found, {"training_s": training_s, "prediction_s": seconds})
+            found, seconds = boards.timed(model.predict_proba, [case.image for case in cases], **scans_of(cases, model))
+            kept = [np.where(p < SMALLEST, np.float32(0), p) for p in found]
+            spent = {"training_s": training_s, "prediction_s": seconds}
+            store.keep(name + ending, lambda stream, kept=kept: np.savez_compressed(stream, *kept), spent)
         print(f"{seed}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction", flush=True)
 
     start = store.path(f"{FIRST} {form}", "dmrifit")
     common = settings(size, form, seed)
     name = method_name("BCE", form=f"{form} {FIRST}".strip())
     if not (start.exists() and store.done(name)):
-        model, seconds = timed(
+        model, seconds = boards.timed(
             DeepMedicSegmenter(**common, **BEGIN, epochs=size.start_epochs).fit, images, labels, **scans_of(train)
         )
         save_model(model, start)
@@ -212,7 +183,7 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
         tuned = common | TUNE | {"loss": loss, "epochs": size.epochs, "warm_start_from": start} | weight
         if loss == "vss":  # from a network that segments already it would not be seen that it does not learn to
             tuned = common | BEGIN | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
-        model, seconds = timed(
+        model, seconds = boards.timed(
             DeepMedicSegmenter(**tuned | {"random_state": seed + 1000}).fit, images, labels, **scans_of(train)
         )
         segment(name, model, seconds)
@@ -227,65 +198,44 @@ def names_of(size: Size, form: str) -> list[str]:
 def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
     """Evaluate everything of a seed."""
     store = Store(work, size, seed)
-    path = store.path("evaluation", "pickle")
     names = [name for form in size.forms for name in names_of(size, form)]
     stamps = {name: store.seconds(name) for name in names}
-    key = json.dumps([stamps, MIN_VOXELS, CODE_OF_EVALUATION])
-    if path.exists():
-        kept = joblib.load(path)
-        if kept["key"] == key:
-            return kept
-    _, test, _ = store.cases()
-    begun = time.process_time()
-    predictions: dict[str, Any] = {name: store.probabilities(name) for name in names}
-    families = {}
-    if "prior" in size.forms:
-        pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
-        predictions["ensemble"] = [merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)]
-    if "" in size.forms:
-        families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
-        families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
-    tables = evaluate_segmentations(
-        test,
-        predictions,
-        thresholds=THRESHOLDS,
-        families=families,
-        min_voxels=MIN_VOXELS,
-        n_bootstrap=0,
-        random_state=seed,
-    )
-    every = evaluate_segmentations(
-        test,
-        {name: predictions[name] for name in EVERY_COMPONENT if name in predictions},
-        thresholds=[0.5],
-        controls=False,
-        n_bootstrap=0,
-    )
-    wanted = {name: tables[name] for name in ("summary", "ensemble", "curves", "areas", "families", "status")}
-    wanted["every component"] = every["summary"]
-    n_lesions = int(tables["summary"]["n_lesions"].iloc[0])
-    found = {
-        "key": key,
-        "tables": wanted,
-        "n_lesions": n_lesions,
-        "n_with_prior": sum(case.prior is not None for case in test),
-        "evaluation_s": round(time.process_time() - begun, 1),
-        "seconds": stamps,
-    }
-    with whole_file(path) as part:
-        joblib.dump(found, part)
-    print(f"{seed}: evaluated, {found['evaluation_s']:.0f} s", flush=True)
-    return found
 
+    def evaluate() -> dict[str, Any]:
+        _, test, _ = store.cases()
+        predictions: dict[str, Any] = {name: store.probabilities(name) for name in names}
+        families = {}
+        if "prior" in size.forms:
+            pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
+            predictions["ensemble"] = [merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)]
+        if "" in size.forms:
+            families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
+            families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
+        tables = evaluate_segmentations(
+            test,
+            predictions,
+            thresholds=THRESHOLDS,
+            families=families,
+            min_voxels=MIN_VOXELS,
+            n_bootstrap=0,
+            random_state=seed,
+        )
+        every = evaluate_segmentations(
+            test,
+            {name: predictions[name] for name in EVERY_COMPONENT if name in predictions},
+            thresholds=[0.5],
+            controls=False,
+            n_bootstrap=0,
+        )
+        wanted = {name: tables[name] for name in ("summary", "ensemble", "curves", "areas", "families", "status")}
+        return {
+            "tables": wanted | {"every component": every["summary"]},
+            "n_lesions": int(tables["summary"]["n_lesions"].iloc[0]),
+            "n_with_prior": sum(case.prior is not None for case in test),
+            "seconds": stamps,
+        }
 
-def _evaluation_digest() -> str:
-    folder = Path(metastasis.__file__).parent
-    modules = [folder / f"{stem}.py" for stem in ("controls", "curves", "ensemble", "evaluation", "segments")]
-    modules += [Path(dmrifit.__file__).parent / f"{stem}.py" for stem in ("components", "lesions")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
-
-
-CODE_OF_EVALUATION = _evaluation_digest()
+    return store.evaluated([stamps, MIN_VOXELS, CODE_OF_EVALUATION], evaluate)
 
 
 def run(seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: int) -> dict[str, Any]:
@@ -437,38 +387,17 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}; "
         f"{result['processor_s'] / 60:.0f} min of one processor."
     )
-    header = ["method", "sensitivity", "precision", "FP per scan", "mDSC", "strict sens.", "strict prec."]
-    header += ["lesion Dice", "segment sens.", "segment spec.", "sens. < 0.1 mL"]
-    rows = [
-        [one["method"], *(measure.over_runs(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES)]
-        for one in result["methods"]
-        if one["part"] == "all" and not one["method"].endswith(FIRST)
-    ]
-    parts = [head, measure.table(header, rows)]
+    parts = [head, methods_table([one for one in result["methods"] if not one["method"].endswith(FIRST)])]
     if result.get("every_component"):
         parts.append("With every component counted, single voxels too:")
-        rows = [
-            [
-                one["method"],
-                *(measure.over_runs(one[key], 4 if key == "segment_specificity" else 3) for key in MEASURES),
-            ]
-            for one in result["every_component"]
-            if one["part"] == "all"
-        ]
-        parts.append(measure.table(header, rows))
-    claims = [
-        [str(row["claim"]), row["statement"], row["study"], measure.cell(row["ours"], 420),
-         measure.cell(row["rule"], 300),
-         row["verdict"]]
-        for row in result["claims"]
-    ]  # fmt: skip
-    parts.append(measure.table(["", "claim", "the study", "ours", "rule", "here"], claims))
+        parts.append(methods_table(result["every_component"]))
+    parts.append(boards.claims_table(result["claims"]))
     if result.get("inference"):
         header = ["weights", "paths", "volume", "dense, s", "tiled, s", "ratio", "of a matrix product's rate"]
         header += ["largest difference"]
         rows = [
             [
-                f"{one['weights']:,}".replace(",", " "),
+                boards.large(one["weights"]),
                 str(1 + len(one["low_resolution"]) + one["prior"]),
                 "×".join(map(str, one["shape"])),
                 f"{one['dense_s']:.2f}",
@@ -483,28 +412,30 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def methods_table(methods: Sequence[dict[str, Any]]) -> str:
+    header = ["method", "sensitivity", "precision", "FP per scan", "mDSC", "strict sens.", "strict prec."]
+    header += ["lesion Dice", "segment sens.", "segment spec.", "sens. < 0.1 mL"]
+    digits = {"segment_specificity": 4}
+    rows = [
+        [one["method"], *(measure.over_runs(one[key], digits.get(key, 3)) for key in MEASURES)]
+        for one in methods
+        if one["part"] == "all"
+    ]
+    return measure.table(header, rows)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Check the study's claims about metastases on synthetic patients.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
-    parser.add_argument("--size", choices=SIZES, default="full", help="smaller ones show that everything runs")
+    parser = boards.options("Check the study's claims about metastases on synthetic patients.", RESULT, SEEDS, SIZES)
     parser.add_argument("--forms", nargs="+", choices=[form or PLAIN for form in FORMS], help="by default all")
-    parser.add_argument("--work", type=Path, default=Path("build/metastasis"), help="folder for what is finished")
-    parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    parser.add_argument("--inference", action="store_true", help="only measure whole volumes, for the stored result")
-    chosen = parser.parse_args(arguments)
-    out = chosen.out or RESULT
+    chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.inference:
         rows = {"inference": inference(), "inference_machine": measure.machine()}
-        measure.write(measure.stored(out) | rows, out)
+        measure.write(measure.stored(chosen.out) | rows, chosen.out)
         return
-    if chosen.size != "full" and chosen.out is None:
-        parser.error("a small board shows nothing worth keeping: name a file with --out")
     forms = [form.replace(PLAIN, "") for form in chosen.forms] if chosen.forms else SIZES[chosen.size].forms
     result = run(chosen.seeds, chosen.size, forms, chosen.work, chosen.n_jobs)
-    result |= {key: value for key, value in measure.stored(out).items() if key.startswith("inference")}
-    measure.write(result, out)
-    print(markdown(result))
+    boards.write(result, chosen.out)
+    print(markdown(measure.stored(chosen.out)))
 
 
 if __name__ == "__main__":

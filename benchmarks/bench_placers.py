@@ -10,7 +10,6 @@ and not repeated as long as the code is the same; a training that was interrupte
 thread, and times are of the processor.
 """
 
-import argparse
 import ast
 import hashlib
 import json
@@ -393,18 +392,11 @@ def reached(one: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Compare placers on synthetic gliomas with simulated experts.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least three decide a claim")
+    parser = measure.options("Compare placers on synthetic gliomas with simulated experts.", RESULT, seeds=SEEDS)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what simulated experts aim at")
-    parser.add_argument("--work", type=Path, default=Path("build/placers"), help="folder for what is finished")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    chosen = parser.parse_args(arguments)
-    out = chosen.out or RESULT
-    if chosen.quick and chosen.out is None:
-        parser.error("--quick shows nothing worth keeping: name a file with --out")
+    chosen = measure.chosen(parser, arguments, RESULT)
     result = run(chosen.seeds, chosen.kinds, chosen.work, quick=chosen.quick)
-    measure.write(result, out)
+    measure.write(result, chosen.out)
     print(markdown(result))
 
 

@@ -11,7 +11,6 @@ all patients, folds and voxels. Both are compared by processor time. What needs 
 patient is counted once for both.
 """
 
-import argparse
 import os
 import resource
 import shlex
@@ -253,15 +252,10 @@ def markdown(result: dict[str, object]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Time the board of the study, and the same written plainly.")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    chosen = parser.parse_args(arguments)
-    out = chosen.out or RESULT
-    if chosen.quick and chosen.out is None:
-        parser.error("--quick measures nothing worth keeping: name a file with --out")
+    parser = measure.options("Time the board of the study, and the same written plainly.", RESULT)
+    chosen = measure.chosen(parser, arguments, RESULT)
     result = run(quick=chosen.quick)
-    measure.write(result, out)
+    measure.write(result, chosen.out)
     print(markdown(result))
 
 

@@ -13,7 +13,6 @@ All data are synthetic. It takes about four minutes of processor time; wall time
 something on a quiet machine only.
 """
 
-import argparse
 import math
 import os
 import pickle
@@ -465,14 +464,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure what work costs as it grows, and on a cluster.")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {RESULT.name} beside the other results)")
-    chosen = parser.parse_args(arguments)
-    if chosen.quick and chosen.out is None:
-        parser.error("--quick measures nothing worth keeping: name a file with --out")
+    parser = measure.options("Measure what work costs as it grows, and on a cluster.", RESULT)
+    chosen = measure.chosen(parser, arguments, RESULT)
     result = run(quick=chosen.quick)
-    measure.write(result, chosen.out or RESULT)
+    measure.write(result, chosen.out)
     print(markdown(result))
 
 

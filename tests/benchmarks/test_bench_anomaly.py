@@ -9,24 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks" / "bench_anomaly.py"
-
-
-def run(*words):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.mark.deep
-def test_a_tiny_board_runs_and_is_not_repeated(tmp_path):
+def test_a_tiny_board_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")
     words = ("--size", "smoke", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out")
-    shown = run(*words, tmp_path / "first.json")
+    shown = run_script("bench_anomaly.py", *words, tmp_path / "first.json")
     assert "s of training" in shown
-    assert "s of training" not in run(*words, tmp_path / "second.json")
+    assert "s of training" not in run_script("bench_anomaly.py", *words, tmp_path / "second.json")
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
     assert first["methods"] == second["methods"]
     assert {row["verdict"] for row in first["claims"]} == {"cannot be told"}
@@ -46,10 +37,12 @@ def test_a_tiny_board_runs_and_is_not_repeated(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.deep
-def test_a_small_board_has_every_row_and_the_order_of_the_residuals(tmp_path):
+def test_a_small_board_has_every_row_and_the_order_of_the_residuals(run_script, tmp_path):
     pytest.importorskip("skorch")
     out = tmp_path / "small.json"
-    run("--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out)
+    run_script(
+        "bench_anomaly.py", "--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out
+    )
     stored = json.loads(out.read_text())
     rows = {(row["method"], row["rule"]): row for row in stored["methods"]["registered"] if row["part"] == "all"}
     own, absolute = (rows[f"DAE sigmoid 512{form}", "Otsu"]["auc"][0] for form in ("", ", mean of abs"))
@@ -66,12 +59,12 @@ def test_a_small_board_has_every_row_and_the_order_of_the_residuals(tmp_path):
 def test_scoring_beside_the_bare_network_gives_the_same_bits_twice():
     pytest.importorskip("skorch")
     code = """
-import bench_anomaly
-row, = bench_anomaly.inference(["DAE"], (32, 40, 24))
+import _anomaly_speed as speed
+row, = speed.inference(["DAE"], (32, 40, 24))
 assert row["same_bits"], row
 assert row["peak_gb"] < 3, row
-assert min(row["ratio"], bench_anomaly.corruption()["ratio"]) > 0
+assert min(row["ratio"], speed.corruption()["ratio"]) > 0
 """
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{SCRIPT.parent}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,32 +1,17 @@
 """The board of claims about metastases runs, and goes on where it stopped."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks" / "bench_metastasis.py"
-
-
-def run(*words):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
 
 @pytest.mark.deep
-def test_a_tiny_board_runs_and_is_not_repeated(tmp_path):
+def test_a_tiny_board_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")
     words = ("--size", "smoke", "--seeds", 1, "--n-jobs", 1, "--work", tmp_path / "work", "--out")
-    shown = run(*words, tmp_path / "first.json")
+    shown = run_script("bench_metastasis.py", *words, tmp_path / "first.json")
     assert "s of training" in shown
-    assert "s of training" not in run(*words, tmp_path / "second.json")
+    assert "s of training" not in run_script("bench_metastasis.py", *words, tmp_path / "second.json")
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
     assert first["methods"] == second["methods"]
     assert {row["verdict"] for row in first["claims"]} == {"cannot be told"}
@@ -37,10 +22,12 @@ def test_a_tiny_board_runs_and_is_not_repeated(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.deep
-def test_a_small_board_has_every_method_and_the_order_over_alpha(tmp_path):
+def test_a_small_board_has_every_method_and_the_order_over_alpha(run_script, tmp_path):
     pytest.importorskip("skorch")
     out = tmp_path / "small.json"
-    run("--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out)
+    run_script(
+        "bench_metastasis.py", "--size", "small", "--seeds", 1, "--n-jobs", 2, "--work", tmp_path / "work", "--out", out
+    )
     stored = json.loads(out.read_text())
     rows = {row["method"]: row for row in stored["methods"] if row["part"] == "all"}
     assert rows["JVSS 1"]["segment_specificity"] < rows["JVSS 0.5"]["segment_specificity"]

@@ -1,34 +1,19 @@
 """The comparison of placers runs, and goes on where it stopped."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks" / "bench_placers.py"
-
-
-def run(*words):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.deep
-def test_a_small_comparison_runs_and_is_not_repeated(tmp_path):
+def test_a_small_comparison_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")
     words = ("--quick", "--seeds", 1, "--kinds", "preference", "--work", tmp_path / "work", "--out")
-    shown = run(*words, tmp_path / "first.json")
+    shown = run_script("bench_placers.py", *words, tmp_path / "first.json")
     assert "| ranker |" in shown
     assert "preference 1: ranker, " in shown
-    assert "preference 1: " not in run(*words, tmp_path / "second.json")
+    assert "preference 1: " not in run_script("bench_placers.py", *words, tmp_path / "second.json")
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
     assert first["kinds"] == second["kinds"]
     methods = {one["method"]: one for one in first["kinds"]["preference"]["methods"]}

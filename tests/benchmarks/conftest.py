@@ -1,0 +1,24 @@
+"""Scripts that measure are run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Give a function that runs a script of benchmarks, and returns what it prints."""
+
+    def run(name, *words):
+        command = [sys.executable, str(ROOT / "benchmarks" / name), *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
