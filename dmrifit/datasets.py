@@ -21,9 +21,9 @@ from dmrifit.participants import (
     participant_rows,
     simulations_of,
 )
-from dmrifit.protocol import read_small
 from dmrifit.scans import Scan, truth_names
 from dmrifit.tables import NOTHING, table_with
+from dmrifit.texts import read_small
 
 __all__ = ["write_participants"]
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dmrifit.derivatives import stem
 from dmrifit.images import read_grid
-from dmrifit.protocol import Protocol, decoded, read_echo_times, read_gradients, read_small
+from dmrifit.protocol import Protocol, read_echo_times, read_gradients
 from dmrifit.tables import read_rows
+from dmrifit.texts import read_text
 
 __all__ = ["Manifest", "read_manifest"]
 
@@ -146,7 +147,7 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str
     if row.get("te"):
         te = _number(row["te"])
         te = _file(table, row["te"], f"{where}: te") if te is None else te
-    elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in decoded(read_small(sidecar), sidecar):
+    elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in read_text(sidecar):
         te = sidecar
     try:
         b, directions = read_gradients(bval, bvec) if isinstance(bval, Path) else (np.full(n, bval), None)

@@ -124,7 +124,7 @@ def scan_of(
 
 def _sidecar(image: Path) -> Path | None:
     from dmrifit.derivatives import stem
-    from dmrifit.protocol import read_small
+    from dmrifit.texts import read_small
 
     path = image.with_name(f"{stem(image)}.json")
     if path.is_file() and '"EchoTime"' in read_small(path).decode("utf-8", errors="replace"):

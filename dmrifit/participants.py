@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dmrifit.protocol import Protocol, read_small
+from dmrifit.protocol import Protocol
 from dmrifit.scans import Scan
 from dmrifit.tables import read_rows
+from dmrifit.texts import read_small
 
 __all__ = [
     "COLUMN_NAMES",

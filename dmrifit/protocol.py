@@ -13,16 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._notebook import html_summary
 from dmrifit.elementary import geometric_mean
+from dmrifit.texts import read_numbers, read_small
 
 __all__ = [
     "MS_PER_UM2_PER_S_PER_MM2",
     "Protocol",
     "average_directions",
-    "decoded",
     "read_echo_times",
     "read_gradients",
-    "read_numbers",
-    "read_small",
     "real_numbers",
 ]
 
@@ -33,8 +31,6 @@ _MS_PER_S = 1e3
 _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2000.0  # ms
-_LONGEST_WORD = 24  # in a message
-_LARGEST_TEXT = 2**24  # bytes of a table or sidecar
 _LONGEST_DIRECTION = 1e6  # what is called a unit vector may have another length, but not any
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
@@ -660,35 +656,6 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
     return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
 
 
-def read_small(path: Path) -> bytes:
-    """
-    Read a file of text that a person could have written, whole.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    bytes
-        Its content.
-
-    Raises
-    ------
-    ValueError
-        If it is larger than any table of measurements or patients: it is another file, and reading it would take the
-        memory of the machine.
-    """
-    with path.open("rb") as file:
-        content = file.read(_LARGEST_TEXT + 1)
-    if len(content) > _LARGEST_TEXT:
-        size = path.stat().st_size
-        msg = f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file"
-        raise ValueError(msg)
-    return content
-
-
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """
     Turn an argument into an array of real numbers.
@@ -714,90 +681,6 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
         msg = f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones"
         raise ValueError(msg)
     return np.asarray(values, dtype=np.float64)
-
-
-def decoded(content: bytes, path: Path) -> str:
-    """
-    Decode a file of text.
-
-    Parameters
-    ----------
-    content : bytes
-        What it holds.
-    path : Path
-        What messages call it.
-
-    Returns
-    -------
-    str
-        Its text, without a mark of the order of bytes.
-
-    Raises
-    ------
-    ValueError
-        If it is in another encoding than UTF-8, or no text at all.
-    """
-    if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        msg = f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8"
-        raise ValueError(msg)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        msg = f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8"
-        raise ValueError(msg) from None
-
-
-def read_numbers(path: Path) -> NDArray[np.float64]:
-    """
-    Read a text file of rows of numbers.
-
-    Parameters
-    ----------
-    path : Path
-        Numbers with blanks or commas between them.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_numbers)
-        The numbers.
-
-    Raises
-    ------
-    ValueError
-        If there is a word that is no number, or rows hold different numbers of them.
-    FileNotFoundError
-        If there is no such file.
-    """
-    if not path.is_file():
-        msg = f"{path}: no such file; check its name and folder"
-        raise FileNotFoundError(msg)
-    text = decoded(read_small(path), path)
-    rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
-    if not rows:
-        msg = f"{path} is empty; numbers with blanks or commas between them are needed"
-        raise ValueError(msg)
-    try:
-        numbers = [[_number(word) for word in row] for row in rows]
-    except ValueError as error:
-        msg = f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them"
-        raise ValueError(msg) from None
-    if len({len(row) for row in numbers}) != 1:
-        counts = ", ".join(str(len(row)) for row in numbers[:8])
-        msg = f"{path}: rows hold {counts} numbers; give each row as many"
-        raise ValueError(msg)
-    return np.array(numbers)
-
-
-def _number(word: str) -> float:
-    # Python takes 1_000 and other scripts' digits for numbers too; in a file of b-values they are mistakes.
-    try:
-        if not word.isascii() or "_" in word:
-            raise ValueError
-        return float(word)
-    except ValueError:
-        shown = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…"
-        msg = f"{shown!r} is no number"
-        raise ValueError(msg) from None
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from dmrifit.derivatives import unpack_bounds
 from dmrifit.fitting import FitStatus
 from dmrifit.masks import check_same_grid
-from dmrifit.protocol import read_small
 from dmrifit.tables import read_rows
+from dmrifit.texts import read_small
 
 if TYPE_CHECKING:
     import pandas as pd

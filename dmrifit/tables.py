@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dmrifit.protocol import decoded, read_small
+from dmrifit.texts import read_text
 
 __all__ = ["NOTHING", "read_rows", "table_with"]
 
@@ -59,7 +59,7 @@ def read_rows(
         msg = f"{path}: no such table; check its name and folder"
         raise FileNotFoundError(msg)
     separator, word = (",", "commas") if path.suffix.lower() == ".csv" else ("\t", "tabs")
-    text = decoded(read_small(path), path)
+    text = read_text(path)
     try:
         with warnings.catch_warnings():
             # Without this, values beyond the last column are dropped with a warning.

@@ -26,8 +26,8 @@ from dmrifit.files import FileSet
 from dmrifit.images import image_name, load_image, values_of
 from dmrifit.masks import MASK_THRESHOLD
 from dmrifit.participants import WORDS
-from dmrifit.protocol import decoded, read_small
 from dmrifit.tables import read_rows
+from dmrifit.texts import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -337,7 +337,7 @@ def _read_lesions(path: Path) -> pd.DataFrame:
         msg = f"{path}: no such table; check its name and folder"
         raise FileNotFoundError(msg)
     try:
-        return pd.read_csv(io.StringIO(decoded(read_small(path), path), newline=""), sep="\t")
+        return pd.read_csv(io.StringIO(read_text(path), newline=""), sep="\t")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         msg = f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one"
         raise ValueError(msg) from None

@@ -1,0 +1,125 @@
+"""Files of text that a person could have written: whole, decoded, as rows of numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["read_numbers", "read_small", "read_text"]
+
+_LONGEST_WORD = 24  # in a message
+_LARGEST_TEXT = 2**24  # bytes of a table or sidecar
+
+
+def read_small(path: Path) -> bytes:
+    """
+    Read a file of text that a person could have written, whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    bytes
+        Its content.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than any table of measurements or patients: it is another file, and reading it would take the
+        memory of the machine.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_TEXT + 1)
+    if len(content) > _LARGEST_TEXT:
+        size = path.stat().st_size
+        msg = f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file"
+        raise ValueError(msg)
+    return content
+
+
+def read_text(path: Path) -> str:
+    """
+    Read and decode a file of text.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        Its text, without a mark of the order of bytes.
+
+    Raises
+    ------
+    ValueError
+        If it is in another encoding than UTF-8, or as `read_small`.
+    """
+    content = read_small(path)
+    if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        msg = f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8"
+        raise ValueError(msg)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8"
+        raise ValueError(msg) from None
+
+
+def read_numbers(path: Path) -> NDArray[np.float64]:
+    """
+    Read a text file of rows of numbers.
+
+    Parameters
+    ----------
+    path : Path
+        Numbers with blanks or commas between them.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_numbers)
+        The numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is a word that is no number, or rows hold different numbers of them.
+    FileNotFoundError
+        If there is no such file.
+    """
+    if not path.is_file():
+        msg = f"{path}: no such file; check its name and folder"
+        raise FileNotFoundError(msg)
+    text = read_text(path)
+    rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
+    if not rows:
+        msg = f"{path} is empty; numbers with blanks or commas between them are needed"
+        raise ValueError(msg)
+    try:
+        numbers = [[_number(word) for word in row] for row in rows]
+    except ValueError as error:
+        msg = f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them"
+        raise ValueError(msg) from None
+    if len({len(row) for row in numbers}) != 1:
+        counts = ", ".join(str(len(row)) for row in numbers[:8])
+        msg = f"{path}: rows hold {counts} numbers; give each row as many"
+        raise ValueError(msg)
+    return np.array(numbers)
+
+
+def _number(word: str) -> float:
+    # Python takes 1_000 and other scripts' digits for numbers too; in a file of b-values they are mistakes.
+    try:
+        if not word.isascii() or "_" in word:
+            raise ValueError
+        return float(word)
+    except ValueError:
+        shown = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…"
+        msg = f"{shown!r} is no number"
+        raise ValueError(msg) from None
