@@ -129,7 +129,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     write_text(out / "detections.tsv", _as_text(pd.DataFrame(rows)))
     if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
         return
-    from dmrifit.pages import html_figure, html_join, html_link, html_page, html_table
+    from dmrifit.pages import html_figure, html_join, html_link, html_page, html_table, synthetic_note
 
     header = ("scan", "threshold", "anomalies", "volume, mL", "largest, mm", "share above the threshold")
     lines = [
@@ -155,7 +155,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
             if path.with_name(_VIEW).exists():
                 parts.append(html_link(f"{content['folder']}/{_VIEW}", "Move through three planes"))
             sections.append((content["name"], html_join(parts)))
-    lead = _lead(synthetic=any(one["synthetic"] for one in contents))
+    lead = f"{_NOTICE} {synthetic_note(sum(one['synthetic'] for one in contents), len(contents))}".rstrip()
     write_text(out / "index.html", html_page("Anomalies", sections, lead=lead))
 
 
@@ -305,20 +305,23 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes) -> str:
     """Make the page that shows what was found over the mean signal, in three planes."""
-    from dmrifit.pages import html_figure, html_paragraph, html_table
+    from dmrifit.pages import html_figure, html_paragraph, html_table, synthetic_note
     from dmrifit.viewer import Layer, html_viewer, viewer_page
 
     case, limit, table = detection.scan.case, detection.threshold, detection.lesions
     # Found is what lies above; the viewer shows what reaches a threshold.
     known = float(np.nextafter(limit, np.inf)) if np.isfinite(limit) else None
     places = table.to_dict("records")
+    layers = [
+        Layer("mean signal", case.signal.mean(axis=-1)),
+        Layer("anomaly map", detection.map, "score", threshold=known),
+        Layer("found", detection.opened, "mask"),
+        Layer("before opening", detection.found, "mask", shown=False),
+    ]
+    if case.lesion is not None and case.lesion.any():  # what the table names; the detector has not seen it
+        layers.append(Layer("known lesion", case.lesion, "mask"))
     planes = html_viewer(
-        [
-            Layer("mean signal", case.signal.mean(axis=-1)),
-            Layer("anomaly map", detection.map, "score", threshold=known),
-            Layer("found", detection.opened, "mask"),
-            Layer("before opening", detection.found, "mask", shown=False),
-        ],
+        layers,
         case.affine,
         points=[(f"{row['number']}: {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"]) for row in places],
         region=case.brain,
@@ -329,11 +332,8 @@ def _view(detection: Detection, picture: bytes) -> str:
     keys = ("volume_mL", "diameter_mm", "x", "y", "z")
     rows = [[row["number"], *(f"{row[key]:.2f}" for key in keys), f"{row['score']:.4g}"] for row in places]
     found = html_table(rows, header, numbers=range(7)) if rows else html_paragraph("Nothing was found.")
-    return viewer_page(case.name, [("", planes), ("What was found", found)], lead=_lead(synthetic=case.synthetic))
-
-
-def _lead(*, synthetic: bool) -> str:
-    return _NOTICE + (" Synthetic scans: no person was scanned." if synthetic else "")
+    lead = f"{_NOTICE} {synthetic_note(int(case.synthetic), 1)}".rstrip()
+    return viewer_page(case.name, [("", planes), ("What was found", found)], lead=lead)
 
 
 def _sources(series: SeriesFiles) -> dict[str, str]:

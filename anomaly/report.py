@@ -15,7 +15,7 @@ from anomaly.controls import CONTROLS
 from anomaly.evaluation import AS_GIVEN, evaluate_detectors, format_summary
 from dmrifit.derivatives import versions
 from dmrifit.files import FileSet
-from dmrifit.pages import html_details, html_heading, html_join, html_note, html_paragraph, html_table
+from dmrifit.pages import html_details, html_heading, html_join, html_note, html_paragraph, html_table, synthetic_note
 from dmrifit.sections.gallery import Gallery
 from dmrifit.viewer import Layer, html_viewer, viewer_page
 
@@ -157,12 +157,7 @@ class _Scans:
 
 
 def _lead(scans: Sequence[Case]) -> str:
-    n, n_synthetic = len(scans), sum(case.synthetic for case in scans)
-    if not n_synthetic:
-        return _NOTICE
-    which = "All scans" if n_synthetic == n else f"{n_synthetic} of {n} scans"
-    note = f"Synthetic data: {which} were simulated; no person was scanned, and no number here is a clinical result."
-    return f"{_NOTICE} {note}"
+    return f"{_NOTICE} {synthetic_note(sum(case.synthetic for case in scans), len(scans))}".rstrip()
 
 
 def _sections(scans: _Scans, gallery: Gallery, figures: int, command: str) -> list[tuple[str, Any]]:

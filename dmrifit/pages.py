@@ -32,6 +32,7 @@ __all__ = [
     "html_table",
     "html_template",
     "png_bytes",
+    "synthetic_note",
 ]
 
 _STYLE = """
@@ -470,6 +471,29 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def synthetic_note(n_synthetic: int, n: int, what: str = "scan") -> str:
+    """
+    Say of what is shown that it was simulated.
+
+    Parameters
+    ----------
+    n_synthetic, n : int
+        How many were simulated, and how many there are.
+    what : str, default="scan"
+        What is counted.
+
+    Returns
+    -------
+    str
+        A sentence; nothing if none was simulated.
+    """
+    if not n_synthetic:
+        return ""
+    which = f"all {what}s were" if n_synthetic == n else f"{n_synthetic} of {n} {what}s were"
+    which = f"this {what} was" if n == 1 else which
+    return f"Synthetic data: {which} simulated; no person was scanned, and no number here is a clinical result."
 
 
 def _digest(text: str) -> str:

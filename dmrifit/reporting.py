@@ -103,10 +103,12 @@ def _title(board: Board) -> str:
 
 def _lead(board: Board) -> str:
     cohorts = board.study.get("cohorts", {})
+    notice = "Research software, not a medical device."
     if not board.synthetic:
-        return "Research software, not a medical device."
+        return notice
     which = "All cohorts" if len(board.synthetic) == len(cohorts) else f"Cohorts {', '.join(board.synthetic)}"
-    return f"Synthetic data. {which} were simulated; no person was scanned, and no number here is a clinical result."
+    note = f"Synthetic data. {which} were simulated; no person was scanned, and no number here is a clinical result."
+    return f"{notice} {note}"
 
 
 def _sections(

@@ -24,6 +24,7 @@ from dmrifit.pages import (
     html_page,
     html_paragraph,
     html_table,
+    synthetic_note,
 )
 from dmrifit.randomness import RandomState
 from dmrifit.sections.gallery import Gallery
@@ -180,7 +181,7 @@ def batch_page(
         The page.
     """
     n_synthetic = sum(content["synthetic"] for content in contents)
-    lead = _NOTICE + _synthetic_note(n_synthetic, len(contents))
+    lead = f"{_NOTICE} {synthetic_note(n_synthetic, len(contents))}".rstrip()
     ensemble = any(content["n_confirmed"] is not None for content in contents)
     header = ["scan", "patient", "lesions", *["confirmed"] * ensemble, "volume, mL", "synthetic"]
     rows = []
@@ -276,14 +277,7 @@ def _lesion_lines(lesions: pd.DataFrame) -> Markup:
 
 
 def _lead(cases: Sequence[Case]) -> str:
-    return _NOTICE + _synthetic_note(sum(case.synthetic for case in cases), len(cases))
-
-
-def _synthetic_note(n_synthetic: int, n: int) -> str:
-    if not n_synthetic:
-        return ""
-    which = "All scans" if n_synthetic == n else f"{n_synthetic} of {n} scans"
-    return f" Synthetic data: {which} were simulated; no person was scanned, and no number here is a clinical result."
+    return f"{_NOTICE} {synthetic_note(sum(case.synthetic for case in cases), len(cases))}".rstrip()
 
 
 def _sections(

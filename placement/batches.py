@@ -12,6 +12,7 @@ __all__ = ["FIELDS", "write_batch"]
 #: What the file of a case says that its row in the table needs.
 FIELDS: Mapping[str, type] = {
     "sources": dict,
+    "synthetic": bool,
     "ras.center_mm": list,
     "ras.angles_deg": list,
     "size_mm": list,
@@ -53,7 +54,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_text(out / "placements.tsv", table.to_csv(sep="\t", index=False, float_format="%.12g"))
     if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
         return
-    from dmrifit.pages import html_figure, html_join, html_link, html_page, html_table
+    from dmrifit.pages import html_figure, html_join, html_link, html_note, html_page, html_table, synthetic_note
     from placement.prescription import NOTICE
 
     shown = ("volume_ml", "tumor_fraction", "objective")
@@ -70,4 +71,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
             if path.with_name("voxel_view.html").exists():
                 parts.append(html_link(f"{name}/voxel_view.html", "Move through the planes"))
             sections.append((name, html_join(parts)))
-    write_text(out / "index.html", html_page("Voxels", sections, lead=f"{NOTICE}. The patient's right is at the left."))
+    told = synthetic_note(sum(one["synthetic"] for one in contents.values()), len(contents), "case")
+    lead = f"{NOTICE}. {told}".rstrip()
+    where = ("", html_note("In the pictures, the patient's right is at the left."))
+    write_text(out / "index.html", html_page("Voxels", [*sections, where], lead=lead))

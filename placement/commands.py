@@ -94,7 +94,8 @@ def place(
         folder = out / row.name
         before = None if overwrite else finished_part(folder / "voxel.json", FIELDS)
         # A case whose files have changed is placed anew.
-        if before is not None and before["sources"] == source_digests(row):
+        same = before is not None and before["synthetic"] == row.synthetic
+        if before is not None and same and before["sources"] == source_digests(row):
             contents[row.name] = before
             continue
         scene = read_scene(row, include=labels, margin=margin, tolerance=tolerance)
@@ -105,6 +106,8 @@ def place(
             voxel, scene, folder, optimizer=optimizer, figure=figure, overwrite=True, **shift
         )
     write_batch(out, contents, figure=figure)
+    if any(content["synthetic"] for content in contents.values()):
+        typer.echo("synthetic cases: no clinical result")
 
 
 def prescribe(
@@ -128,7 +131,7 @@ def prescribe(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a voxel placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
-    from dmrifit.texts import read_numbers
+    from dmrifit.protocol import read_numbers
     from placement.prescription import write_prescription
     from placement.tables import read_cases, read_scene
     from placement.voxel import Voxel

@@ -140,7 +140,7 @@ def simulate_gliomas(
     for i in range(skip, skip + n):
         head = _draw_head(steps, np.random.default_rng(seed_for(seed, "head", i)))
         regions = {"necrosis": head.necrosis, "ventricles": head.ventricles, "outside": ~head.brain}
-        options: dict[str, Any] = {"name": f"synthetic-{i + 1:03d}"}
+        options: dict[str, Any] = {"name": f"synthetic-{i + 1:03d}", "synthetic": True}
         options["exclude"] = {name: regions[name] for name in exclude} or None
         if image:
             options["image"] = _draw_image(head, np.random.default_rng(seed_for(seed, "image", i)))

@@ -113,12 +113,12 @@ def plot_overlay(
         entries += [handle("excluded", color=_REGION, linewidth=1.5)] if len(volumes) > 1 else []
         entries += [handle(name, color=c, linewidth=2) for c, name in zip(_COLORS, named, strict=False)]
         figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.025, 0.0), ncol=len(entries), fontsize=9)
-        figure.text(0.97, 0.035, "Not for clinical use", ha="right", fontsize=9, color=FAINT)
+        figure.text(0.97, 0.035, _note(synthetic=scene.synthetic), ha="right", fontsize=9, color=FAINT)
         figure.text(0.03, 0.95, title or scene.name, fontsize=11, fontweight="bold", va="center")
     return figure
 
 
-def plot_evaluation(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = False) -> Figure:
     """
     Draw how placements compare with experts', as the study's figures do.
 
@@ -126,6 +126,8 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame]) -> Figure:
     ----------
     tables : mapping of str to DataFrame
         What `evaluate_placements` gave.
+    synthetic : bool, default=False
+        Whether cases were simulated, which the figure says then.
 
     Returns
     -------
@@ -180,7 +182,12 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set(xlabel="mean with experts, mL", ylabel="difference from experts, mL" if column == 0 else "")
             bias, lower, upper = (round(float(row[key]), 1) + 0.0 for key in ("bias", "lower", "upper"))
             ax.set_title(f"{name}: {bias:.1f} mL ({lower:.1f} … {upper:.1f})", fontsize=9.5)
+        figure.supxlabel(_note(synthetic=synthetic), x=1, ha="right", fontsize=9, color=FAINT)
     return figure
+
+
+def _note(*, synthetic: bool) -> str:
+    return "Synthetic, no person was scanned. Not for clinical use" if synthetic else "Not for clinical use"
 
 
 def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -169,9 +169,9 @@ def describe_placement(
     Returns
     -------
     dict
-        ``format``, ``format_version``, ``notice``, ``software``, ``name``; ``size_mm``, ``volume_ml``,
-        ``rotated_axes``, ``rotated_angles``; ``ras`` and ``lps``, each with ``center_mm``, ``rotation`` (columns are
-        the sides), ``angles_deg`` and ``quaternion_wxyz``; ``convention``; ``scores`` (``objective``,
+        ``format``, ``format_version``, ``notice``, ``software``, ``name``, ``synthetic``; ``size_mm``,
+        ``volume_ml``, ``rotated_axes``, ``rotated_angles``; ``ras`` and ``lps``, each with ``center_mm``, ``rotation``
+        (columns are the sides), ``angles_deg`` and ``quaternion_wxyz``; ``convention``; ``scores`` (``objective``,
         ``tumor_fraction``, ``tumor_volume_ml``), ``objective``, ``component``, ``feasible``, ``flags``; ``regions``
         by name with ``distance_mm``, ``margin_mm``, ``tolerance`` and ``overlap_ml``; ``displacement``; ``tumor`` and
         ``sources`` with digests.
@@ -195,6 +195,7 @@ def describe_placement(
         "notice": NOTICE,
         "software": f"dmrifit {dmrifit.__version__}",
         "name": scene.name,
+        "synthetic": scene.synthetic,
         "size_mm": box.size.tolist(),
         "volume_ml": box.volume,
         "rotated_axes": box.rotated_axes,
@@ -381,7 +382,7 @@ def displacement(
 
 def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -> str:
     """Make the page that shows a voxel, the tumor and what to stay away from over the image."""
-    from dmrifit.pages import html_figure, html_table
+    from dmrifit.pages import html_figure, html_table, synthetic_note
     from dmrifit.viewer import Box, Layer, html_viewer, viewer_page
 
     layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
@@ -405,7 +406,8 @@ def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -
         ["part that is tumor", f"{scores['tumor_fraction']:.3f}"],
         ["flags", "; ".join(content["flags"]) or "none"],
     ]
-    return viewer_page(scene.name or "Voxel", [("", planes), ("The voxel", html_table(rows))], lead=f"{NOTICE}.")
+    lead = f"{NOTICE}. {synthetic_note(int(scene.synthetic), 1, 'case')}".rstrip()
+    return viewer_page(scene.name or "Voxel", [("", planes), ("The voxel", html_table(rows))], lead=lead)
 
 
 def _pose(center: NDArray[np.float64], rotation: NDArray[np.float64], angles: NDArray[np.float64]) -> dict[str, Any]:

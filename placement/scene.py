@@ -56,6 +56,8 @@ class Scene:
         The image that the tumor was drawn on, for figures and for networks.
     name : str, default=""
         What messages and tables call the case.
+    synthetic : bool, default=False
+        Whether the case was simulated, which pages and figures say then.
 
     Attributes
     ----------
@@ -69,7 +71,7 @@ class Scene:
         How much of each image voxel is tumor, cropped to where there is any.
     margins, tolerances : dict of str to float
         The margin in mm and the tolerated part of each excluded region.
-    image, name
+    image, name, synthetic
         As given.
 
     Raises
@@ -96,8 +98,10 @@ class Scene:
         exclude_tolerance: float | Mapping[str, float] = 0.0,
         image: ArrayLike | None = None,
         name: str = "",
+        synthetic: bool = False,
     ) -> None:
         self.name = name
+        self.synthetic = bool(synthetic)
         self.affine = _checked_affine(affine, self._title)
         values = _volume(tumor, f"the tumor of {self._title}")
         self.shape: tuple[int, int, int] = values.shape
@@ -142,6 +146,7 @@ class Scene:
         exclude_margin: float | Mapping[str, float] = 0.0,
         exclude_tolerance: float | Mapping[str, float] = 0.0,
         name: str | None = None,
+        synthetic: bool = False,
     ) -> Scene:
         """
         Read a scene from NIfTI files.
@@ -162,6 +167,8 @@ class Scene:
             Parts of the voxel, as for the constructor.
         name : str, default=None
             What messages call the case; by default, the name of the file of the tumor.
+        synthetic : bool, default=False
+            Whether the case was simulated.
 
         Returns
         -------
@@ -211,6 +218,7 @@ class Scene:
                 exclude_tolerance=exclude_tolerance,
                 image=picture,
                 name=title if name is None else name,
+                synthetic=synthetic,
             )
         except ValueError as error:
             # Cases and regions have names of their own, by which nobody finds a file.

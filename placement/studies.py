@@ -213,7 +213,7 @@ def train(
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
     typer.echo(f"trained on {len(scenes)} cases with {(boxes[..., 0] == boxes[..., 0]).sum()} boxes: {out}")
-    if "synthetic" in table and (table["synthetic"] == "true").any():
+    if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, who are no clinical experts")
 
 
@@ -250,8 +250,12 @@ def evaluate(
         if drawing:
             from placement.plotting import plot_evaluation
 
-            plot_evaluation(tables).savefig(files.path("evaluation.png"), dpi=120)
+            plot_evaluation(tables, synthetic=bool(table["synthetic"].any())).savefig(
+                files.path("evaluation.png"), dpi=120
+            )
     typer.echo(format_summary(tables).to_string())
+    if table["synthetic"].any():
+        typer.echo("synthetic cases: no clinical result")
 
 
 def _network(options: dict[str, Any], table: pd.DataFrame) -> Any:

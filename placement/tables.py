@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dmrifit.derivatives import stem
 from dmrifit.images import describe_sources
 from dmrifit.options import words
+from dmrifit.participants import WORDS
 from dmrifit.tables import read_rows
 from placement.scene import Scene
 
@@ -44,8 +45,8 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
     ----------
     path : path
         A table (.tsv) with the columns ``name`` and ``tumor``, and if wanted ``image``, ``exclude`` (labels of the
-        tumor file, or masks, with commas between them) and others; or the mask of a tumor. Files are relative to the
-        table.
+        tumor file, or masks, with commas between them), ``synthetic`` (true or false) and others; or the mask of a
+        tumor. Files are relative to the table.
     image : path, default=None
         The image of a single mask.
     exclude : str, default=None
@@ -54,14 +55,16 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
     Returns
     -------
     DataFrame
-        A row for each case; ``tumor``, ``image`` and ``exclude`` hold paths from here (or labels), or nothing.
+        A row for each case; ``tumor``, ``image`` and ``exclude`` hold paths from here (or labels), or nothing, and
+        ``synthetic`` is true or false.
 
     Raises
     ------
     FileNotFoundError
         If the table, or a file that it names, is not there.
     ValueError
-        If a column or all rows are missing, or names cannot be names of folders or are there twice.
+        If a column or all rows are missing, names cannot be names of folders or are there twice, or ``synthetic`` is
+        neither true nor false.
     """
     import pandas as pd
 
@@ -70,11 +73,12 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
     if path.suffix.lower() not in (".tsv", ".csv"):
         row = {"name": stem(path), "tumor": str(path), "image": str(image or ""), "exclude": exclude or ""}
         _check_files(_files([row["image"], row["exclude"]]))
-        return pd.DataFrame([row])
+        return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
         msg = "--image is for a single case; name images in a column of the table"
         raise ValueError(msg)
-    table = pd.DataFrame([row for _, row in read_rows(path, required=("name", "tumor"))])
+    rows = read_rows(path, required=("name", "tumor"))
+    table = pd.DataFrame([row | {"synthetic": _is_synthetic(row, f"{path}, row {line}")} for line, row in rows])
     unsafe = [name for name in table["name"] if not name.isprintable() or Path(name).name != name or name[0] == "."]
     twice = table["name"][table["name"].str.casefold().duplicated()]
     if unsafe or len(twice):
@@ -142,6 +146,7 @@ def read_scene(
         exclude_margin=margin if excluded else 0.0,
         exclude_tolerance=tolerance if excluded else 0.0,
         name=row.name,
+        synthetic=row.synthetic,
     )
 
 
@@ -294,6 +299,14 @@ def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[
         msg = f"{title}: more than one box for {twice.iloc[0]}; keep one"
         raise ValueError(msg)
     return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
+
+
+def _is_synthetic(row: Mapping[str, str], where: str) -> bool:
+    word = row.get("synthetic", "")
+    if word.lower() not in WORDS:
+        msg = f"{where}: synthetic must be true or false, not {word!r}"
+        raise ValueError(msg)
+    return WORDS[word.lower()]
 
 
 def _files(texts: Iterable[str]) -> list[Path]:

@@ -1,5 +1,7 @@
 """Runs over many scans: what is done again, and what of an earlier run never is taken for this one's."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
@@ -74,13 +76,19 @@ def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made,
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
     lesions = pd.read_csv(tmp_path / "lesions.csv")
+    files = pd.read_csv(made / "lesions" / TABLE, sep="\t").set_index("name")
+    assert "all scans were simulated" in page
     for _, row in table.iterrows():
         assert f'href="./{row["name"]}/view.html"' in page
         view = (tmp_path / row["name"] / "view.html").read_text(encoding="utf-8")
         stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
         assert stored["layers"][1]["threshold"] == pytest.approx(row["threshold"])
         assert len(stored["points"]) == (lesions["name"] == row["name"]).sum() == row["n_lesions"]
-        assert "Synthetic scans: no person was scanned." in view
+        assert "this scan was simulated; no person was scanned" in view
+        known = {one["name"]: one for one in stored["layers"]}["known lesion"]
+        lesion = nib.load(made / "lesions" / files.loc[row["name"], "lesion"]).get_fdata() > 0
+        codes = np.frombuffer(gzip.decompress(base64.b64decode(known["data"])), np.uint8)
+        assert (codes > 0).sum() == lesion.sum() > 0
     assert table["n_lesions"].sum() > 0
 
 

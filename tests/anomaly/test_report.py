@@ -34,7 +34,7 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     for words in (*CONTROLS, "healthy rate", "near cortex", "Where lesions grow later", "not for clinical use"):
         assert words in page
-    assert "All scans were simulated; no person was scanned" in page
+    assert "all scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
     assert page.count("<img ") == 4 + 2
     assert page.count('class="viewer"') == 1

@@ -17,6 +17,7 @@ from dmrifit.pages import (
     html_paragraph,
     html_table,
     png_bytes,
+    synthetic_note,
 )
 
 
@@ -94,3 +95,10 @@ def test_a_page_of_nothing_is_a_page():
     assert isinstance(html_table([]), Markup)
     with pytest.raises(TypeError):
         html_page()
+
+
+def test_what_was_simulated_is_said_with_its_number():
+    assert synthetic_note(0, 3) == ""
+    assert synthetic_note(2, 3).startswith("Synthetic data: 2 of 3 scans were simulated; no person was scanned")
+    assert "all cases were simulated" in synthetic_note(3, 3, "case")
+    assert "this case was simulated" in synthetic_note(1, 1, "case")

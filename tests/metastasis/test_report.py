@@ -40,7 +40,7 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     for words in (*CONTROLS, "ensemble, confirmed", "expected calibration error", "not for clinical use"):
         assert words in page
-    assert "All scans were simulated; no person was scanned" in page
+    assert "all scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
     assert page.count("<img ") == 2 + 2 * len(found)
     # Each figure, and the heading and the name of the planes.
@@ -78,7 +78,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     assert page.count("<img ") == 2
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
     assert page.count("<td>confirmed</td>") == (lesions["finding"] == "confirmed").sum()
-    assert "All scans were simulated" in page
+    assert "all scans were simulated" in page
     assert "since the prior scan" in page
     links = re.findall(r'href="([^"#]+)"', page)
     assert links == [f"./{content['folder']}/view.html" for content in contents]
@@ -86,7 +86,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
         view = (tmp_path / link).read_text(encoding="utf-8")
         assert EVIL not in view
         assert case.name in view
-        assert "All scans were simulated" in view
+        assert "this scan was simulated" in view
         stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
         assert {"scan", "probability", "segmentation"} <= {layer["name"] for layer in stored["layers"]}
         assert stored["layers"][-2]["names"] == ["candidate", "confirmed"]

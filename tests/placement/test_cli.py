@@ -38,12 +38,13 @@ def ball(tmp_path):
 def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
     cases, placed, tables = (tmp_path / name for name in ("cases", "placed", "tables"))
     assert run("simulate", 3, "--out", cases, "--spacing", 4)[0] == 0
-    code, _, error = run("place", cases / "cases.tsv", "--out", placed)
+    code, out, error = run("place", cases / "cases.tsv", "--out", placed)
     assert code == 0, error
+    assert "synthetic cases: no clinical result" in out
     found = pd.read_csv(placed / "placements.tsv", sep="\t")
     assert list(found["name"]) == ["synthetic-001", "synthetic-002", "synthetic-003"]
     page = (placed / "index.html").read_text(encoding="utf-8")
-    assert "Not for clinical use" in page
+    assert "Not for clinical use. Synthetic data: all cases were simulated; no person was scanned" in page
     for _, row in found.iterrows():
         assert f'href="./{row["name"]}/voxel_view.html"' in page
         view = (placed / row["name"] / "voxel_view.html").read_text(encoding="utf-8")
@@ -52,16 +53,40 @@ def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
         (box,) = stored["boxes"]
         volume = abs(np.linalg.det(np.array(box["affine"])[:, :3])) / 1000
         assert volume == pytest.approx(row["volume_ml"])
-        assert "Not for clinical use" in view
+        assert "Not for clinical use. Synthetic data: this case was simulated; no person was scanned" in view
     code, out, error = run(
         *("evaluate", cases / "cases.tsv", cases / "experts.tsv"),
         *("--placements", f"objective={placed / 'placements.tsv'}", "--out", tables),
     )
     assert code == 0, error
     assert "objective" in out
+    assert "synthetic cases: no clinical result" in out
     measured = pd.read_csv(tables / "cases.csv").query("method == 'objective'")
     np.testing.assert_allclose(measured["volume"], found["volume_ml"])
     np.testing.assert_allclose(measured["f_tumor"], found["tumor_fraction"])
+
+
+def test_what_is_said_of_simulation_follows_the_table(run, tmp_path, ball):
+    table, out = tmp_path / "cases.tsv", tmp_path / "placed"
+    said = {}
+    for words in ("true\tfalse", "false\tn/a"):
+        rows = [f"{name}\tball.nii.gz\t{word}" for name, word in zip(("one", "two"), words.split("\t"), strict=True)]
+        table.write_text("\n".join(["name\ttumor\tsynthetic", *rows]) + "\n")
+        code, text, error = run("place", table, "--out", out)
+        assert code == 0, error
+        kept = [json.loads((out / name / "voxel.json").read_text())["synthetic"] for name in ("one", "two")]
+        said[words] = (text, (out / "index.html").read_text(encoding="utf-8"), kept)
+    text, page, kept = said["true\tfalse"]
+    assert "synthetic cases: no clinical result" in text
+    assert "Synthetic data: 1 of 2 cases were simulated" in page
+    assert kept == [True, False]
+    text, page, kept = said["false\tn/a"]
+    assert "ynthetic" not in text + page
+    assert kept == [False, False]
+    table.write_text("name\ttumor\tsynthetic\none\tball.nii.gz\tperhaps\n")
+    code, _, error = run("place", table, "--out", out)
+    assert code == 2
+    assert "cases.tsv, row 2: synthetic must be true or false, not 'perhaps'" in error
 
 
 def test_scattered_labels_may_be_tolerated(run, tmp_path):

@@ -112,6 +112,8 @@ def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
 
 def test_the_figure_draws_every_case_and_the_limits_of_agreement(tables):
     figure = plot_evaluation(tables)
+    assert figure.get_supxlabel() == "Not for clinical use"
+    assert "no person was scanned" in plot_evaluation(tables, synthetic=True).get_supxlabel()
     dice = figure.axes[0]
     points = [line for line in dice.lines if line.get_marker() == "o"]
     methods = tables["cases"]["method"].nunique()

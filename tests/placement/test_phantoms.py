@@ -91,6 +91,7 @@ def test_simulated_experts_have_about_the_published_moments(kind):
 def test_cases_made_later_are_the_same(cases):
     scenes, voxels = simulate_gliomas(2, exclude=("necrosis",), skip=4, random_state=3)
     assert [scene.name for scene in scenes] == ["synthetic-005", "synthetic-006"]
+    assert all(scene.synthetic for scene in scenes)
     np.testing.assert_array_equal(scenes[1].tumor, cases[0][5].tumor)
     np.testing.assert_array_equal(voxels, cases[1][4:])
 
