@@ -131,7 +131,7 @@ def prescribe(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a voxel placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
-    from dmrifit.protocol import read_numbers
+    from dmrifit.texts import read_numbers
     from placement.prescription import write_prescription
     from placement.tables import read_cases, read_scene
     from placement.voxel import Voxel
