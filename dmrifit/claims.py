@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dmrifit import rules
+from dmrifit import curves, rules
 from dmrifit.boards import BOARD_COLUMNS, Claim, Reading, Run, build_board, check_claims
 from dmrifit.evidence import ALPHA, PRESETS, REGIONS, condition_name, study_runs
-from dmrifit.rules import BI, BOTH, DI, LONG_CURVE, SIGNED, TRUTH
+from dmrifit.rules import BI, BOTH, DI, SIGNED, TRUTH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,17 +231,17 @@ CLAIMS = (
         "BI and DI fall with the number of training patients and level off about N = 5",
         "about N = 5",
         "mean abs(BI) and DI at N = 5 below N = 1, and from N = 5 on within 10 % of the value at the largest N "
-        f"(at least {LONG_CURVE}), in both strategies",
+        f"(at least {curves.LONG_CURVE}), in both strategies",
         (
-            Reading("both strategies", rules.levels_off(BOTH)),
-            Reading("both strategies without T2v", rules.levels_off(BOTH, without=("T2v",))),
-            Reading("s2s", rules.levels_off(BOTH, ("s2s",))),
-            Reading("m2m", rules.levels_off(BOTH, ("m2m",))),
-            Reading("a fall of more than 10 %", rules.levels_off(BOTH, fall=rules.LEVEL)),
-            Reading("|BI|", rules.levels_off(BI)),
-            Reading("DI", rules.levels_off(DI)),
+            Reading("both strategies", curves.levels_off(BOTH)),
+            Reading("both strategies without T2v", curves.levels_off(BOTH, without=("T2v",))),
+            Reading("s2s", curves.levels_off(BOTH, ("s2s",))),
+            Reading("m2m", curves.levels_off(BOTH, ("m2m",))),
+            Reading("a fall of more than 10 %", curves.levels_off(BOTH, fall=curves.LEVEL)),
+            Reading("|BI|", curves.levels_off(BI)),
+            Reading("DI", curves.levels_off(DI)),
         ),
-        rules.explain_7,
+        curves.explain_7,
     ),
     Claim(
         8,
@@ -250,13 +250,13 @@ CLAIMS = (
         "mean abs(BI) and DI of mlNN at N = 2 at most 10 % above its own at the largest N, and not above the median "
         "of the other algorithms at N = 2, in both strategies",
         (
-            Reading("both strategies", rules.early(("s2s", "m2m"))),
-            Reading("s2s", rules.early(("s2s",))),
-            Reading("m2m", rules.early(("m2m",))),
-            Reading("against its own final level", rules.early(("s2s", "m2m"), others=False)),
-            Reading("against the other algorithms", rules.early(("s2s", "m2m"), own=False)),
+            Reading("both strategies", curves.early(("s2s", "m2m"))),
+            Reading("s2s", curves.early(("s2s",))),
+            Reading("m2m", curves.early(("m2m",))),
+            Reading("against its own final level", curves.early(("s2s", "m2m"), others=False)),
+            Reading("against the other algorithms", curves.early(("s2s", "m2m"), own=False)),
         ),
-        rules.explain_8,
+        curves.explain_8,
     ),
     Claim(
         9,
@@ -265,15 +265,15 @@ CLAIMS = (
         "over training sizes from 5 on, more than half of the sum over metrics of the variance of DI is that of Dv, "
         "in both strategies",
         (
-            Reading("variance", rules.mainly_dv("variance")),
-            Reading("variance without T2v", rules.mainly_dv("variance", without=("T2v",))),
-            Reading("covariance with the mean over metrics", rules.mainly_dv("variance of the mean")),
-            Reading("largest range", rules.mainly_dv("range")),
-            Reading("strategies averaged", rules.mainly_dv("variance", (None,))),
-            Reading("s2s", rules.mainly_dv("variance", ("s2s",))),
-            Reading("m2m", rules.mainly_dv("variance", ("m2m",))),
+            Reading("variance", curves.mainly_dv("variance")),
+            Reading("variance without T2v", curves.mainly_dv("variance", without=("T2v",))),
+            Reading("covariance with the mean over metrics", curves.mainly_dv("variance of the mean")),
+            Reading("largest range", curves.mainly_dv("range")),
+            Reading("strategies averaged", curves.mainly_dv("variance", (None,))),
+            Reading("s2s", curves.mainly_dv("variance", ("s2s",))),
+            Reading("m2m", curves.mainly_dv("variance", ("m2m",))),
         ),
-        rules.explain_9,
+        curves.explain_9,
     ),
     Claim(
         10,

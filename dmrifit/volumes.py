@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -39,12 +39,12 @@ from dmrifit.images import (
     save_image,
     write_volume,
 )
+from dmrifit.inputs import patient_scale, sliced_rows, source_volumes
 from dmrifit.masks import binarize
 from dmrifit.models import MODELS, SignalModel
 from dmrifit.noise import estimate_sigma
-from dmrifit.patches import neighborhoods, with_signal
 from dmrifit.protocol import Protocol, average_directions
-from dmrifit.scaling import PatientScale, reference_columns
+from dmrifit.scaling import PatientScale
 from dmrifit.series import Series, read_map
 
 if TYPE_CHECKING:
@@ -231,7 +231,10 @@ def fit_image(
             sidecar |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)}
             _save(images, written, files)
             if quicklook:
-                _write_quicklook(images, series, sidecar, written, files)
+                from dmrifit.quicklook import write_quicklook
+
+                png, page = written.path(files["png"]), written.path(files["html"])
+                write_quicklook(*_upright(images.items()), sidecar, title=series.stem or "image", png=png, html=page)
             written.write_json(files["sidecar"], sidecar)
     return images
 
@@ -318,7 +321,7 @@ def predict_image(
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
     image, mask, sigma = _place(affine, image, mask, sigma)
     series = Series.open(image)
-    chosen = _source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
+    chosen = source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
     if isinstance(scale, str) and scale == "patient":
         scale = getattr(estimator, "patient_scale_", PatientScale())
     files = _prediction_files(series, model, signals=signals)
@@ -333,9 +336,9 @@ def predict_image(
             maps: dict[str, NDArray] = {one.name: np.zeros(series.grid, np.float32) for one in parameters}
             if signals:
                 maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
-            unit = _scale(readable, region, chosen, source, scale, progress=progress)
+            unit = patient_scale(readable, region, chosen, source, scale, progress=progress)
             patch_shape = resolve_patch_shape(estimator)
-            for slab, part, rows in _rows(readable, region, chosen, patch_shape, progress=progress):
+            for slab, part, rows in sliced_rows(readable, region, chosen, patch_shape, progress=progress):
                 scaled = rows / unit
                 here = _noise_of(noise, slab, part)
                 options = {} if here is None else {"sigma": here / unit}
@@ -369,9 +372,11 @@ def predict_image(
                 if target.te is not None:
                     np.savetxt(written.path(files["te"]), target.te[None], fmt="%.10g")
             if quicklook and parameters:
-                _write_prediction_page(
-                    {one.name: images[one.name] for one in parameters}, series, sidecar, written, files
-                )
+                from dmrifit.quicklook import write_prediction_page
+
+                shown = _upright((one.name, images[one.name]) for one in parameters)
+                page = written.path(files["html"])
+                write_prediction_page(*shown, sidecar, title=series.stem or "image", html=page)
             written.write_json(files["sidecar"], sidecar)
     return images
 
@@ -462,54 +467,6 @@ def _noise_of(noise: float | NDArray | None, slab: slice, part: NDArray[np.bool_
     return noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
 
 
-def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Empty the voxels without signal: a regression has an answer for any number, and must not invent tissue."""
-    return np.where(with_signal(voxels)[..., None], voxels, np.nan)
-
-
-def _rows(
-    series: Series,
-    region: NDArray[np.bool_] | None,
-    chosen: Callable[[NDArray], NDArray],
-    patch_shape: tuple[int, int, int] | None,
-    *,
-    progress: bool,
-) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
-    """
-    Give the rows that an estimator predicts from, one slice of the image at a time.
-
-    Libraries of linear algebra may round a row differently among other rows. Slices are the same however the image
-    is cut into slabs, and so are the bits of their predictions.
-    """
-    if patch_shape is None:
-        for slab, part, voxels in series.slabs(region, progress=progress, task="predict"):
-            ends = np.cumsum(part.sum(axis=(0, 1)))
-            # The voxels of a slab are in the order of its axes; those of a slice have to be gathered.
-            order = np.argsort(np.nonzero(part)[2], kind="stable")
-            rows = _usable(chosen(voxels[order]))
-            for k, (first, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-                if end > first:
-                    at = slab.start + k
-                    yield slice(at, at + 1), part[:, :, k : k + 1], rows[first:end]
-        return
-    reach = patch_shape[2] // 2
-    for slab, around, inside, values in series.slabs_with_margin(region, reach, progress=progress, task="predict"):
-        x, y, n_slices, m = values.shape
-        volume = _usable(chosen(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
-        for k in range(slab.start - around.start, slab.stop - around.start):
-            part = inside[:, :, k : k + 1]
-            if part.any():
-                at, first = around.start + k, max(0, k - reach)
-                near = slice(first, k + reach + 1)
-                where = np.nonzero(part)
-                where = (where[0], where[1], where[2] + k - first)
-                yield (
-                    slice(at, at + 1),
-                    part,
-                    neighborhoods(volume[:, :, near], where, patch_shape, region=inside[:, :, near]),
-                )
-
-
 def _is_estimate(sigma: object) -> bool:
     return isinstance(sigma, str) and sigma == "estimate"
 
@@ -575,42 +532,6 @@ def _check_estimator(
     return estimator.source, estimator.target, None if estimator.model is None else _find_model(estimator.model)
 
 
-def _source_volumes(
-    series: Series, source: Protocol, protocol: Protocol | None, *, average: str | None, b_tolerance: float | None
-) -> Callable[[NDArray], NDArray]:
-    """Give the function that takes the measurements that an estimator needs from those of an image."""
-    if protocol is None:
-        if average is not None or b_tolerance is not None:
-            msg = "average and b_tolerance need the protocol of the image"
-            raise ValueError(msg)
-        if series.n_measurements != len(source):
-            msg = (
-                f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
-                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image"
-            )
-            raise ValueError(msg)
-        return lambda voxels: voxels
-    series.check_count(protocol)
-    if source.te is not None and protocol.te is None:
-        msg = f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)"
-        raise ValueError(msg)
-    if source.te is None and protocol.te is not None:
-        protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
-    tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
-    contrasts = protocol
-    if average is not None:
-        contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
-    try:
-        chosen = source.indices_in(contrasts, **tolerance)
-    except ValueError as error:
-        hint = "" if b_tolerance else "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
-        msg = f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}"
-        raise ValueError(msg) from None
-    if average is None:
-        return lambda voxels: voxels[:, chosen]
-    return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, chosen]
-
-
 def _prediction_files(series: Series, model: SignalModel | None, *, signals: bool) -> dict[str, str]:
     base = series.stem
     files = {}
@@ -626,71 +547,7 @@ def _prediction_files(series: Series, model: SignalModel | None, *, signals: boo
     return files | {"sidecar": derivative_name(base, "dwimap.json", model=model.name, desc="predicted")}
 
 
-def _scale(
-    series: Series,
-    region: NDArray[np.bool_] | None,
-    chosen: Callable[[NDArray], NDArray],
-    source: Protocol,
-    scale: str | float | PatientScale | None,
-    *,
-    progress: bool,
-) -> float:
-    """Find the number that the signals are divided by."""
-    if scale is None:
-        return 1.0
-    if isinstance(scale, int | float):
-        if not (np.isfinite(scale) and scale > 0):
-            msg = f"scale must be a positive number, not {scale!r}"
-            raise ValueError(msg)
-        return float(scale)
-    if isinstance(scale, str):
-        msg = f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
-        raise ValueError(msg)
-    # The scale looks at these columns only; all voxels of the others need not be held at once.
-    seen = reference_columns(source)
-    parts = [chosen(voxels)[:, seen] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
-    try:
-        return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
-    except ValueError as error:
-        msg = f"{series.name}: {error}"
-        raise ValueError(msg) from None
-
-
-def _write_quicklook(
-    images: Mapping[str, nib.Nifti1Pair],
-    series: Series,
-    sidecar: Mapping[str, Any],
-    written: FileSet,
-    files: Mapping[str, str],
-) -> None:
-    from dmrifit.quicklook import write_quicklook
-
-    # Any order of storage is turned to RAS, from which figures start.
-    upright = {name: nib.as_closest_canonical(image) for name, image in images.items()}
-    write_quicklook(
-        {name: np.asanyarray(image.dataobj) for name, image in upright.items()},
-        upright["status"].affine,
-        sidecar,
-        title=series.stem or "image",
-        png=written.path(files["png"]),
-        html=written.path(files["html"]),
-    )
-
-
-def _write_prediction_page(
-    images: Mapping[str, nib.Nifti1Pair],
-    series: Series,
-    sidecar: Mapping[str, Any],
-    written: FileSet,
-    files: Mapping[str, str],
-) -> None:
-    from dmrifit.quicklook import write_prediction_page
-
-    upright = {name: nib.as_closest_canonical(image) for name, image in images.items()}
-    write_prediction_page(
-        {name: np.asanyarray(image.dataobj) for name, image in upright.items()},
-        next(iter(upright.values())).affine,
-        sidecar,
-        title=series.stem or "image",
-        html=written.path(files["html"]),
-    )
+def _upright(images: Iterable[tuple[str, nib.Nifti1Pair]]) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
+    """Turn any order of storage to RAS, from which figures start: maps by name, and their affine."""
+    turned = {name: nib.as_closest_canonical(image) for name, image in images}
+    return {name: np.asanyarray(one.dataobj) for name, one in turned.items()}, next(iter(turned.values())).affine
