@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.controls import CONTROLS
+from anomaly.detection import lesions_of
 from anomaly.evaluation import AS_GIVEN, evaluate_detectors, format_summary
 from dmrifit.derivatives import versions
 from dmrifit.files import FileSet
@@ -391,10 +392,14 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
             # Found is what lies above; the viewer shows what reaches a threshold.
             reached = None if limit is None or not np.isfinite(limit) else float(np.nextafter(limit, np.inf))
             layers.append(Layer(name, values, "score", threshold=reached))
+    points = []
     if case.lesion is not None:
         layers.append(Layer("lesion", case.lesion, "mask"))
+        found = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine).to_dict("records")
+        points = [(f"lesion of {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"]) for row in found]
     note = html_note("The pictures below show the same scan.")
-    return html_viewer(layers, case.affine, region=case.brain, label=f"Maps of {case.name}", instead=note)
+    label = f"Maps of {case.name}"
+    return html_viewer(layers, case.affine, points=points, region=case.brain, label=label, instead=note)
 
 
 def _origin(scans: _Scans, command: str) -> Markup:

@@ -453,14 +453,39 @@ def _planes(case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping
             layers.append(Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0]))
     if case.label is not None:
         layers.append(Layer("reference", case.label, "mask"))
+    points = []
     for k, (name, values) in enumerate(predictions.items()):
         labels = _labels(values, *limits[name])
         names = ("candidate", "confirmed") if labels.max(initial=0) == 2 else ()
         layers.append(Layer(name, labels, "mask", names=names, shown=k == 0))
-    kind = "Synthetic scan" if case.synthetic else "Scan"
-    note = html_note("The pictures below show the same scan.")
-    shown = html_viewer(layers, case.affine, region=case.brain, image="scan", label=f"{kind} {case.name}", instead=note)
-    return html_join([html_heading(f"{kind} {case.name}"), shown])
+        if k == 0:
+            points = _places(case, labels, name)
+    title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
+    shown = html_viewer(
+        layers,
+        case.affine,
+        points=points,
+        region=case.brain,
+        image="scan",
+        label=title,
+        instead=html_note("The pictures below show the same scan."),
+    )
+    return html_join([html_heading(title), shown])
+
+
+def _places(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, list[float]]]:
+    """List where to look at a scan: first where the picture of a method is, then all lesions of the reference."""
+    from dmrifit.lesions import lesion_table
+    from metastasis.plotting import place_to_show
+
+    center, what = place_to_show(case, labels)
+    places = [(f"{what} ({method})", [float(x) for x in center])]
+    if case.label is not None:
+        table = lesion_table(case.label, labels > 0, case.affine)
+        for row in table[table["kind"] == "lesion"].to_dict("records"):
+            state = "found" if row["found"] else "missed"
+            places.append((f"lesion {row['number']}: {row['volume_mL']:.3f} mL, {state}", [row[k] for k in "xyz"]))
+    return places
 
 
 def _origin(

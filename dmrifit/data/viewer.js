@@ -5,7 +5,8 @@ const PLANES = { axial: [2, 0, 1], coronal: [1, 0, 2], sagittal: [0, 1, 2] }; //
 const AXES = ["x", "y", "z"];
 const PIXELS = 480; // along the longest side of the field
 const MOST_PIXELS = 2048; // there, however thin voxels are
-const OUTLINES = [[0, 114, 178], [230, 159, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [213, 94, 0], [240, 228, 66]];
+// The brightest first, because scans are dark; a dark line inside keeps them apart from bright voxels.
+const OUTLINES = [[86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115], [240, 228, 66], [213, 94, 0], [0, 114, 178]];
 
 // ---- numbers: what follows knows nothing of a page -------------------------------------------------------------------
 
@@ -142,19 +143,16 @@ function paint(offsets, image, overlay, opacity) {
   return pixels;
 }
 
-// Color the two outermost pixels of each region.
+// Color the two outermost pixels of each region, and darken the next.
 function outline(pixels, offsets, width, codes, colors) {
   const code = (p) => (offsets[p] < 0 ? 0 : codes[offsets[p]]), height = offsets.length / width;
   for (let row = 0, p = 0; row < height; row++) {
     for (let column = 0; column < width; column++, p++) {
       const own = code(p);
       if (!own) continue;
-      let inner = true;
-      for (let far = 1; inner && far <= 2; far++) {
-        inner = column >= far && column + far < width && row >= far && row + far < height &&
-          code(p - far) === own && code(p + far) === own && code(p - far * width) === own && code(p + far * width) === own;
-      }
-      if (!inner) pixels.set(colors[(own - 1) % colors.length], 4 * p);
+      const rim = [1, 2, 3].find((far) => !(column >= far && column + far < width && row >= far && row + far < height &&
+        code(p - far) === own && code(p + far) === own && code(p - far * width) === own && code(p + far * width) === own));
+      if (rim) pixels.set(rim < 3 ? colors[(own - 1) % colors.length] : [0, 0, 0], 4 * p);
     }
   }
 }
@@ -340,8 +338,10 @@ class Viewer {
     context.beginPath();
     for (const point of points) context.lineTo(...pixelOf(this.geometry, plane, point).map((x) => x + 0.5));
     context.closePath();
-    Object.assign(context, { strokeStyle: `rgb(${OUTLINES[box.color % OUTLINES.length]})`, lineWidth: 3 });
-    context.stroke();
+    for (const [strokeStyle, lineWidth] of [["#000", 5], [`rgb(${OUTLINES[box.color % OUTLINES.length]})`, 3]]) {
+      Object.assign(context, { strokeStyle, lineWidth });
+      context.stroke();
+    }
   }
 
   drawCrosshair(context, plane) {

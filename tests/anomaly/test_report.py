@@ -1,8 +1,10 @@
 """The page holds tables, controls, figures and scans, refers to nothing outside, and says what is synthetic."""
 
+import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +12,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from anomaly.controls import CONTROLS
+from anomaly.detection import lesions_of
 from anomaly.report import KINDS, write_evaluation
 
 EVIL = "<script>alert(1)</script>"
@@ -38,6 +41,11 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
     assert "they are no performance" in page
     assert page.count("<img ") == 4 + 2
     assert page.count('class="viewer"') == 1
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
+    # The viewer starts in the largest part of the lesion.
+    shown = next(case for case in compared.cases if f"Synthetic scan {case.name}" in page.partition("<canvas")[0])
+    largest = lesions_of(shown.lesion, shown.lesion * 1.0, shown.affine).iloc[0]
+    np.testing.assert_allclose(stored["start"], largest[["x", "y", "z"]].astype(float))
     for kind in KINDS:
         assert len(pd.read_csv(tmp_path / f"{kind}.csv")) == len(tables[kind])
     assert (tmp_path / "densities.png").stat().st_size > 5_000

@@ -531,16 +531,21 @@ def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_p
     def middle(i, j):
         return int((SHAPE[1] - 0.5 - j) * scale), int((SHAPE[0] - 0.5 - i) * scale)
 
-    blue = (drawn == [0, 114, 178]).all(-1)
+    blue = (drawn == [86, 180, 233]).all(-1)
     rows, columns = np.nonzero(blue)
     # The mask is 4 × 4 voxels wide in this slice, and only its rim is colored.
     assert np.ptp(columns) + 1 == round(4 * scale)
     assert np.ptp(rows) + 1 == round(4 * scale)
     assert not blue[middle(4, 5)]
+    # Inside the rim a dark line keeps it apart from bright voxels.
+    row, column = (rows.min() + rows.max()) // 2, columns.min()
+    assert blue[row, column : column + 2].all()
+    assert (drawn[row, column + 2] == 0).all()
+    assert not blue[row, column + 3]
     assert blue[middle(4, 6)[0] - int(scale / 2) + 1, middle(4, 6)[1]]
     assert not (drawn == [230, 159, 0]).all(-1).any()  # the second label is in another slice
-    green = (drawn == [0, 158, 115]).all(-1)
-    rows, columns = np.nonzero(green)
+    pink = (drawn == [204, 121, 167]).all(-1)
+    rows, columns = np.nonzero(pink)
     assert np.ptp(columns) + 1 == pytest.approx(8 / 2 * scale, abs=4)
     assert np.ptp(rows) + 1 == pytest.approx(12 / 2 * scale, abs=4)
     assert (columns.min() + columns.max()) / 2 == pytest.approx(middle(7, 5)[1], abs=2)

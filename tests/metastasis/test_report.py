@@ -11,9 +11,11 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from dmrifit import lesion_table
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
 from metastasis.batches import scans_of, segment_cases, write_batch
 from metastasis.evaluation import CONTROLS
+from metastasis.plotting import place_to_show
 from metastasis.report import KINDS
 
 EVIL = "<script>alert(1)</script>"
@@ -46,6 +48,12 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     # Each figure, and the heading and the name of the planes.
     assert page.count("Synthetic scan ") == 2 * len(found) + 2
     assert page.count('class="viewer"') == 1
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
+    # The viewer starts where the first picture is, and every lesion of the reference can be gone to.
+    chosen = next(case for case in synthetic_cases if f"Synthetic scan {case.name}" in page.partition("<canvas")[0])
+    values = next(iter(found.values()))[synthetic_cases.index(chosen)]
+    np.testing.assert_allclose(stored["start"], place_to_show(chosen, values >= 0.5)[0])
+    assert len(stored["points"]) == 1 + (lesion_table(chosen.label, chosen.label)["kind"] == "lesion").sum()
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     for kind in KINDS:
         written = pd.read_csv(tmp_path / f"{kind}.csv")
