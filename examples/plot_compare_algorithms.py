@@ -4,10 +4,14 @@ How much of an advanced protocol can be predicted from a clinical one?
 Two synthetic cohorts (no person was scanned), 1.5 T and 3 T, each with its own protocol of 21 contrasts. Predictors
 see five clinical images and are tested on patients they were not trained on: signals to signals (s2s, the missing
 images first) and maps to maps (m2m), on more and more training patients, within a cohort and from one scanner to the
-other. The report, a model and the maps it predicts for a new patient go to build/demo.
+other. The picture shows the correlation with the reference, which a prediction that ignores its input has not. The
+report, a model and the maps it predicts for a new patient go to build/demo.
 """
 
 import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
 
 import dmrifit
 from dmrifit.reporting import summarize
@@ -45,3 +49,20 @@ print('left out: CNN, which needs torch (pip install "dmrifit[deep]")')
 print("synthetic data: no clinical result")
 print("report:", page)
 print("maps of the new patient:", ", ".join(maps), "in build/demo/maps")
+
+# Correlations over the number of training patients: means over patients of both cohorts and tissue parameters.
+tissue = evaluation.scores[evaluation.scores["metric"] != "S0"].fillna({"pearson": 0})
+means = tissue.groupby(["strategy", "train_on", "algorithm", "n_train"])["pearson"].mean().unstack()
+figure, axes = plt.subplots(1, 4, figsize=(11, 3.6), layout="constrained", sharey=True)
+regions = {"same": "trained on the same scanner", "other": "trained on the other one"}
+for axis, (strategy, region) in zip(axes, [(s, r) for s in ("s2s", "m2m") for r in regions], strict=True):
+    for name in names:
+        axis.plot(means.columns, means.loc[strategy, region, name], "o-", markersize=4, label=name)
+    axis.axhline(0, color="gray", linestyle="--", label="constant")
+    axis.set(xlabel="training patients", xticks=list(means.columns))
+    axis.set_title(f"{strategy}\n{regions[region]}", fontsize=10)
+axes[0].set_ylabel("correlation r with the reference\n(synthetic patients)")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+folder = Path("build/examples")
+folder.mkdir(parents=True, exist_ok=True)
+figure.savefig(folder / "compare_algorithms.png", dpi=150)

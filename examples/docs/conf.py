@@ -105,6 +105,19 @@ def skip_generated(app, what, name, obj, skip, options):
     return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else skip
 
 
+#: What is said of names that are neither classes nor functions, which have no text of their own.
+DATA_TEXTS = {
+    "dmrifit.MODELS": "The built-in signal models by name; :doc:`/guides/plot_models` has formulas and bounds.",
+    "dmrifit.ALGORITHMS": "Names of the study's seven algorithms, for `make_regressor`: {values}.",
+}
+
+
+def describe_data(app, what, name, obj, options, lines):
+    """Write the text of a name that is neither a class nor a function."""
+    if what == "data" and name in DATA_TEXTS:
+        lines[:] = [DATA_TEXTS[name].format(values=", ".join(f"``{one}``" for one in obj))]
+
+
 def add_math(app):
     """Write formulas as MathML, which browsers draw without a script from elsewhere."""
     from docutils import nodes
@@ -125,6 +138,7 @@ html_math_renderer = "mathml"
 
 
 def setup(app):
-    """Connect the two functions above."""
+    """Connect the functions above."""
     app.connect("autodoc-skip-member", skip_generated)
+    app.connect("autodoc-process-docstring", describe_data)
     add_math(app)

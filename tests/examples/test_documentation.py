@@ -50,6 +50,16 @@ def test_numbers_on_the_first_page_are_those_of_the_results(pages):
     assert f"about {seconds:.0f} seconds" in pages.fill(DOCS / "index.rst")
 
 
+@pytest.mark.parametrize("script", sorted(DOCS.glob("*/plot_*.py")), ids=lambda path: path.stem)
+def test_what_a_page_shows_of_a_script_names_nothing_that_it_hides(script):
+    # A reader who copies the code of a page gets what stands there, without the blocks that draw and read results.
+    hidden = r"# sphinx_gallery_start_ignore.*?# sphinx_gallery_end_ignore"
+    shown = re.sub(hidden, "", script.read_text(encoding="utf-8"), flags=re.DOTALL)
+    words = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "concise", "-"]
+    done = subprocess.run(words, input=shown, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_fit_on_the_first_page_finds_what_it_was_given(pages, capsys):
     code = re.search(r"code-block:: python\n\n((?:   .*\n|\n)+)", pages.fill(DOCS / "index.rst"))[1]
     names = {}

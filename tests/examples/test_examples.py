@@ -47,6 +47,7 @@ def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dmrifit, "simulate_cohort", functools.wraps(simulate)(small))
     runpy.run_path(str(EXAMPLES / "plot_compare_algorithms.py"))
     check_demo(tmp_path)
+    assert (tmp_path / "build" / "examples" / "compare_algorithms.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "synthetic data: no clinical result" in printed
     assert "left out: CNN" in printed

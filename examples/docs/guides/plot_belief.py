@@ -34,8 +34,9 @@ errors = pd.DataFrame(errors, index=model.names)
 (100 * errors).round(0).astype(int).add_suffix(" : 1").astype(str) + " %"
 
 # %%
-# S0, Dt and T2t can be believed where images are usual; f, Dv and K need many more voxels, or fewer images that are
-# better. A median over a region helps against noise, and not against what follows.
+# At 20 : 1 and better, S0, Dt and T2t err by less than a fifth; f, Dv and K err by a quarter to a half at 20 : 1, and
+# need better images, or the median of many voxels. A median over a region helps against noise, and not against what
+# follows.
 #
 # The value is the end of the box
 # -------------------------------
@@ -52,7 +53,7 @@ at_bounds = pd.DataFrame(at_bounds, index=model.names)
 # The Cramér–Rao bound: no unbiased fit has a smaller standard deviation, whatever its algorithm. Coefficients of
 # variation of the tumor's parameters at an SNR of 40, of the model with the protocol that it needs, and of simpler
 # models with five clinical images. A bound far above 30 % means that a map of single voxels shows noise and bounds
-# only.
+# only. Fits inside a box may scatter less than this bound: the box holds them, not the images.
 
 sigma = model.signal(tumor, protocol)[0, 0] / 40
 table = protocol_precision(protocol, model, tumor, sigma)
@@ -71,17 +72,17 @@ percent = pd.concat(bounds).set_index(["model", "parameter"])[["cv"]]
 # Half of one tissue and half of another, neither with any kurtosis, without noise: the fit reports kurtosis all the
 # same.
 
-# sphinx_gallery_start_ignore
 b = Protocol(np.arange(0, 1601, 200))
 slow, fast = 0.8, 2.4
 shares = np.linspace(0, 1, 41)[:, None]
 mixed = fit_voxels(
     shares * np.exp(-b.b_ms_per_um2 * fast) + (1 - shares) * np.exp(-b.b_ms_per_um2 * slow), b, "kurtosis"
 )
+# sphinx_gallery_start_ignore
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-for axis, name, unit in zip(axes, ("D", "K"), ("µm²/ms", "none"), strict=True):
-    axis.plot(100 * shares[:, 0], mixed[name])
-    axis.set(xlabel="share of the fast tissue (%)", ylabel=f"{name} of the fit ({unit})")
+for axis, name, unit in zip(axes, ("D", "K"), (" (µm²/ms)", ""), strict=True):
+    axis.plot(100 * shares[:, 0], mixed[name], label="fit to synthetic signals")
+    axis.set(xlabel="share of the fast tissue (%)", ylabel=f"{name} of the fit{unit}")
 axes[0].plot([0, 100], [slow, fast], "k:", label="mean of the two")
 axes[0].legend(frameon=False)
 # sphinx_gallery_end_ignore
@@ -90,35 +91,41 @@ print(f"two tissues of {slow} and {fast} µm²/ms without kurtosis: K of the mix
 # %%
 # K at the rim of a tumor, beside fluid or fat is such a mixture. Scores leave out nothing there: erode masks yourself.
 #
-# A predictor was trained on something else
-# -----------------------------------------
+# Patients are unlike those that a predictor learned from
+# --------------------------------------------------------
 # Predicted signals have these relative errors on two kinds of synthetic cohorts; only what was assumed about tissues
 # and noise differs. Patients are a third kind. A predicted map is a guess from similar patients: in a tumor
 # unlike all that were trained on, it shows what is usual and not what is there.
 
+# Read from benchmarks/results/claims.json.
 # sphinx_gallery_start_ignore
 from pages import result
 
-# sphinx_gallery_end_ignore
 claims = result("claims")["claims"]
 print(claims[0]["statement"], "- the study:", claims[0]["study"], "- ours:", claims[0]["ours"], sep="\n")
+# sphinx_gallery_end_ignore
 
 # %%
 # An earlier scan, or an atlas, is out of place
 # ---------------------------------------------
 # Detection of synthetic metastases by networks that see an earlier scan, well registered, and with that scan moved
-# (means over three seeds, of ``benchmarks/bench_metastasis.py``). Aligned scans are assumed wherever two
-# images meet: look at the overlay first.
+# (means over three seeds, of ``benchmarks/bench_metastasis.py``). "As zeros" sees no earlier scan at all: a network
+# that is no worse for it makes no use of that scan, and a moved one cannot harm it either. Aligned scans are assumed
+# wherever two images meet: look at the overlay first.
 
+# Read from benchmarks/results/metastasis.json.
+# sphinx_gallery_start_ignore
 methods = pd.DataFrame(result("metastasis")["methods"]).query("part == 'all'").set_index("method")
 moved = methods[methods.index.str.contains("JVSS") & methods.index.str.contains("prior")]
 columns = ["sensitivity", "precision", "false_positives_per_scan"]
 moved[columns].map(lambda values: round(float(np.mean(values)), 2))
+# sphinx_gallery_end_ignore
 
 # %%
 # The test was too kind
 # ---------------------
-# Every figure of this project is one of synthetic data, or of six voxels of one healthy head. Detectors that learned
-# from lesions like those they are tested on look best of all. Before a map is used for anything, look at: the share of
+# Scores of this project are scores on synthetic data; the few real signals (six voxels of a healthy head, a small block
+# of another) show that programs run on them, and no more. Detectors that learned from lesions like those they are
+# tested on look best of all. Before a map is used for anything, look at: the share of
 # voxels at bounds, both doubts, the standard errors, the controls in the report, and a scan of which you know the
 # answer.

@@ -37,8 +37,9 @@ print(ours.parameters.round(2))
 # On files: ``dmrifit fit dwi.nii.gz --model ivim --out maps``. Tensors, tractography and registration are dipy's; this
 # project uses dipy for denoising, Gibbs removal and motion.
 #
-# How far both agree in the benchmark of this project, and how long they take:
+# How long both take in the benchmark of this project, on one thread, and how often they find the best fit:
 
+# Read from benchmarks/results/fitting.json.
 # sphinx_gallery_start_ignore
 from pages import result
 
@@ -47,12 +48,15 @@ rows = {row["what"]: row for row in result("fitting")["rows"]}
 
 def show(what):
     row = rows[what]
-    theirs, ours = row["theirs"]["best_us"] / 1000, row["ours"]["default"]["best_us"]
-    print(f"{what}: theirs {theirs:.3g} ms, ours {ours:.3g} µs per voxel")
+    print(f"{what}, per voxel:")
+    found = {"theirs": (row["theirs"], row["their_accuracy"]), "here": (row["ours"]["default"], row.get("accuracy"))}
+    for name, (time, accuracy) in found.items():
+        reached = accuracy and f"; {accuracy['within_1e-3']:.1%} of the voxels within 1e-3 of the best known fit"
+        print(f"  {name}: {time['best_us']:,.{0 if time['best_us'] > 100 else 2}f} µs{reached or ''}")
 
 
-# sphinx_gallery_end_ignore
 show("ivim against dipy trr, biexponential signals")
+# sphinx_gallery_end_ignore
 
 # %%
 # lmfit: a formula of one's own
@@ -80,9 +84,9 @@ stretched = SignalModel.from_expression(
 fitted = fit_voxels(one[None], Protocol(b), stretched)
 print({name: round(float(fitted[name][0]), 3) for name in fitted.names})
 
-# %%
-
+# sphinx_gallery_start_ignore
 show("lmfit Model.fit, least_squares")
+# sphinx_gallery_end_ignore
 
 # %%
 # MONAI: scores of a segmentation
@@ -137,7 +141,10 @@ lesion_table(reference, prediction, np.eye(4))[["kind", "found", "n_voxels", "di
 #
 # Measured by this project's benchmark, on synthetic voxels:
 
+# Read from benchmarks/results/fitting.json.
+# sphinx_gallery_start_ignore
 show("published script of the model, signals about 500")
+# sphinx_gallery_end_ignore
 
 # %%
 # DeepMedic: segmentation of lesions

@@ -76,7 +76,7 @@ axes[0, 0].legend(frameon=False)
 for axis in axes[1]:
     axis.set_xlabel("b (s/mm²)")
 for axis in axes[:, 0]:
-    axis.set_ylabel("signal at TE 93 ms")
+    axis.set_ylabel(f"signal at TE 93 ms (S0 = {tumor[0]:g})")
 # sphinx_gallery_end_ignore
 
 # %%
@@ -85,7 +85,6 @@ for axis in axes[:, 0]:
 # A voxel with a spread of diffusivities (gamma distribution, mean 1, variance 0.4), and the kurtosis fit to b up to
 # 2000. Inside the protocol both agree; beyond it the fit turns.
 
-# sphinx_gallery_start_ignore
 measured = Protocol(np.arange(0, 2001, 250))
 continued = Protocol(np.linspace(0, 5000, 101))
 
@@ -94,10 +93,9 @@ def truth(protocol):
     return (1 + protocol.b_ms_per_um2 * 0.4) ** (-1 / 0.4)
 
 
-# sphinx_gallery_end_ignore
 fitted = fit_voxels(truth(measured)[None], measured, "kurtosis")
-# sphinx_gallery_start_ignore
 turn = 3 / (fitted["K"][0] * fitted["D"][0])
+# sphinx_gallery_start_ignore
 figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
 axis.plot(continued.b, truth(continued), "k", label="truth, synthetic")
 axis.plot(continued.b, MODELS["kurtosis"].signal(fitted.parameters, continued)[0], "C1--", label="kurtosis, continued")

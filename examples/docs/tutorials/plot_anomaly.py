@@ -39,8 +39,9 @@ for name, detector in detectors.items():
 # %%
 # Comparison
 # ----------
-# Four controls have learned nothing: all voxels, none, another patient's lesion, and one minus the mean signal. A
-# detector that is no better than the last is not worth its training.
+# Five controls have learned nothing: all voxels that are scored, none, the whole brain, another patient's lesion, and
+# one minus the mean signal. A detector that is no better than the last is not worth its training. AUC ranks voxels
+# without any threshold; Dice is that of what lies above it, and "opened" that of what a cube of 3³ voxels leaves of it.
 
 tables = evaluate_detectors(patients, maps, healthy=new, healthy_maps=healthy_maps)
 format_summary(tables, rule="healthy rate")[["AUC", "Dice", "opened"]]
@@ -48,8 +49,10 @@ format_summary(tables, rule="healthy rate")[["AUC", "Dice", "opened"]]
 # %%
 # A picture
 # ---------
-# Of the patient with the largest lesion (synthetic).
+# Of the patient with the largest lesion (synthetic), in the axial slice with most of it. Each row is a detector: its
+# map, what is above the threshold, and that after opening.
 
+thresholds = {name: detector.threshold_.threshold_ for name, detector in detectors.items()}
 # sphinx_gallery_start_ignore
 from pathlib import Path
 
@@ -60,7 +63,6 @@ from anomaly.plotting import map_limits, plot_panels
 largest = int(np.argmax([case.lesion.sum() for case in patients]))
 Path("build").mkdir(exist_ok=True)
 shown = {name: values[largest] for name, values in maps.items()}
-thresholds = {name: detector.threshold_.threshold_ for name, detector in detectors.items()}
 plot_panels(patients[largest], shown, thresholds, map_limits(maps, patients)).savefig("build/anomaly.png", dpi=110)
 # sphinx_gallery_end_ignore
 print("thresholds:", {name: round(float(value), 3) for name, value in thresholds.items()})
@@ -80,13 +82,14 @@ board[["claim", "statement", "verdict"]].head(3)
 # ``benchmarks/bench_anomaly.py`` measures the whole board, on synthetic scans that are well registered and on shifted
 # ones, with three seeds:
 
+# Read from benchmarks/results/anomaly.json.
 # sphinx_gallery_start_ignore
 import pandas as pd
 from pages import result
 
-# sphinx_gallery_end_ignore
 stored = pd.DataFrame(result("anomaly")["claims"])
 stored[["claim", "statement", "study", "verdict"]]
+# sphinx_gallery_end_ignore
 
 # %%
 # On files:
@@ -96,3 +99,7 @@ stored[["claim", "statement", "study", "verdict"]]
 #    dmrifit-anomaly train healthy.tsv --detector gaussian --set side=low --out z.dmrifit
 #    dmrifit-anomaly detect z.dmrifit patients.tsv --out found
 #    dmrifit-anomaly evaluate patients.tsv --detections z=found/detections.tsv --out compared
+#    dmrifit dicom-seg found/sub-01/opened.nii.gz --source dicom/dwi --out anomalies.dcm
+#
+# ``compared/report.html`` shows the maps in three planes to move through, with a threshold to slide. The last line
+# makes a DICOM segmentation of one scan for other viewers (`dmrifit.write_dicom_seg`).

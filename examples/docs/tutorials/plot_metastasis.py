@@ -62,13 +62,14 @@ metastasis_board({"seed 1": tables})[["claim", "statement", "verdict"]].head(3)
 # %%
 # ``benchmarks/bench_metastasis.py`` trains larger networks, on 40 synthetic patients for each of three seeds:
 
+# Read from benchmarks/results/metastasis.json.
 # sphinx_gallery_start_ignore
 import pandas as pd
 from pages import result
 
-# sphinx_gallery_end_ignore
 stored = pd.DataFrame(result("metastasis")["claims"])
 stored[["claim", "statement", "study", "verdict"]]
+# sphinx_gallery_end_ignore
 
 # %%
 # On files:
@@ -78,3 +79,7 @@ stored[["claim", "statement", "study", "verdict"]]
 #    dmrifit-metastasis train cases.tsv --alpha 0.995 --out sensitive.dmrifit
 #    dmrifit-metastasis train cases.tsv --alpha 0.5 --out specific.dmrifit
 #    dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit new.tsv --out joined
+#    dmrifit dicom-seg joined/sub-01/label.nii.gz --source dicom/t1c --kind metastasis --separate --out lesions.dcm
+#
+# The last line (`dmrifit.write_dicom_seg` in Python, extra ``dicom``) makes a DICOM segmentation of the lesions of one
+# scan, on the series that it was converted from, for viewers and planning systems.

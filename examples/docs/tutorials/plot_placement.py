@@ -60,14 +60,15 @@ placement_board({"seed 0": tables})[["claim", "statement", "verdict"]].head(3)
 # %%
 # ``benchmarks/bench_placers.py`` trains the network too, on 100 synthetic tumors for each of five seeds:
 
+# Read from benchmarks/results/placers.json.
 # sphinx_gallery_start_ignore
 import pandas as pd
 from pages import result
 
-# sphinx_gallery_end_ignore
 kinds = result("placers")["kinds"]
 stored = pd.DataFrame(next(kind for kind in kinds.values() if kind.get("claims"))["claims"])
 stored[["claim", "statement", "study", "verdict"]]
+# sphinx_gallery_end_ignore
 
 # %%
 # The same on files:
@@ -76,3 +77,7 @@ stored[["claim", "statement", "study", "verdict"]]
 #
 #    dmrifit-placement train cases.tsv experts.tsv --model ranker --out ranker.dmrifit
 #    dmrifit-placement place new.tsv --model ranker.dmrifit --out placed
+#    dmrifit-placement evaluate new.tsv experts.tsv --placements ranker=placed/placements.tsv --out tables
+#    dmrifit dicom-seg placed/case-01/voxel_mask.nii.gz --source dicom/t1c --kind voxel --out voxel.dcm
+#
+# The last line makes a DICOM segmentation of one box (`dmrifit.write_dicom_seg`).

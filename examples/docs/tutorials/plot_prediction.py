@@ -65,13 +65,14 @@ board[["claim", "statement", "verdict"]].head(4)
 # Twelve comparisons, of three seeds, two regions to train on and two kinds of synthetic cohorts, decide more. This is
 # the board that ``benchmarks/bench_claims.py`` measured:
 
+# Read from benchmarks/results/claims.json.
 # sphinx_gallery_start_ignore
 import pandas as pd
 from pages import result
 
-# sphinx_gallery_end_ignore
 stored = pd.DataFrame(result("claims")["claims"])
 stored[["claim", "statement", "study", "verdict"]]
+# sphinx_gallery_end_ignore
 
 # %%
 # "Does not hold" is said of synthetic cohorts, whose tissues and noise are assumptions. It is a finding about them and
