@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -52,6 +52,7 @@ SIZES = (1, 2, 3, 5, 8, 10, 12, 15)
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
 _SHARED_BYTES = 100_000  # arrays from this size on are written once and mapped by all workers
 _TABLES = ("scores", "signals")
+_SENDINGS = 5  # of the same array to a cluster whose workers die, before the study gives up
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 
 
@@ -426,7 +427,8 @@ def _run(
     algorithms = sorted({one.regressor for one in strategies if isinstance(one.regressor, str)})
     with tqdm(total=len(waiting), unit="model", desc="compare", disable=None) as bar:
         while waiting:
-            tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank)) for i in waiting)
+            lent = _lend(array for i in waiting for array in _arrays(cells[i], bank))
+            tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank, lent)) for i in waiting)
             try:
                 for i, content in Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks):
                     if folder is not None:
@@ -435,13 +437,51 @@ def _run(
                     bar.update()
             except CancelledError:
                 # On a cluster the shared arrays are lost with the last worker that held them; they are sent again.
-                if all(i not in results for i in waiting):
+                n_in_vain = 0 if any(i in results for i in waiting) else n_in_vain + 1
+                if n_in_vain == _SENDINGS:
                     raise
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
+    n_in_vain = 0
 
 
-def _material(cell: Cell, bank: Bank) -> tuple[Any, ...]:
+def _lend(arrays: Iterable[Any]) -> dict[int, Any]:
+    """
+    Send arrays to a cluster of dask, if joblib hands out to one; return what stands for each there, by its `id`.
+
+    joblib would send them too. But it loses the error when a worker dies that is just being sent one, and then waits
+    forever for the trainings that need it.
+    """
+    from joblib.parallel import get_active_backend
+
+    client = getattr(get_active_backend()[0], "client", None)
+    lent: dict[int, Any] = {}
+    if client is None:
+        return lent
+    for array in arrays:
+        for attempt in range(_SENDINGS):
+            if array is None or id(array) in lent:
+                break
+            try:
+                lent[id(array)] = client.scatter(array, hash=False)
+            except OSError as error:
+                # No worker at all is another matter: dask has waited long enough for one.
+                if isinstance(error, TimeoutError) or attempt == _SENDINGS - 1:
+                    raise
+                time.sleep(1)  # until the scheduler knows that the worker is gone
+    return lent
+
+
+def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
+    """Give the arrays that all trainings look at; none to a training that learns from moments alone."""
+    stack = bank.material(cell.entrant, cell.view, cell.repeat)
+    known = any(patient in stack.designs for patient in cell.train)
+    if known and cell.entrant.control != SHUFFLED and cell.entrant.estimator.learns_from_moments:
+        return None, None
+    return stack.arrays
+
+
+def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
     """
     Give a training what it needs, and no more: workers get copies.
 
@@ -449,12 +489,9 @@ def _material(cell: Cell, bank: Bank) -> tuple[Any, ...]:
     """
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
-    shuffled = cell.entrant.control == SHUFFLED
     rows = [stack.rows[patient] for patient in cell.train]
-    arrays: tuple[Any, Any] = stack.arrays
-    if designs and not shuffled and cell.entrant.estimator.learns_from_moments:
-        arrays = None, None
-    else:
+    arrays = [lent.get(id(array), array) for array in _arrays(cell, bank)]
+    if arrays[0] is not None:
         designs = [replace(design, moments=None) for design in designs]
     tests = bank.tests(cell.view, cell.test)
     clinical = [bank.clinical(cell.entrant, cell.view, patient) for patient in cell.test]
@@ -477,6 +514,8 @@ def _collect(cells: list[Cell], results: list[dict[str, Any]], bank: Bank) -> di
             if key not in found:
                 found[key] = _without_predictions(cell, bank.tests(cell.view, [patient])[0])
             one = found[key]
+    # While a cluster has one worker, joblib trains in this process, where nothing turns futures into arrays.
+    arguments = tuple(one.result() if hasattr(one, "result") else one for one in arguments)
             target = cell.view.target
             if one.names == cell.entrant.model.names and one.labels == tuple(target.labels):
                 one.maps[cell.entrant.name] = predicted["maps"]

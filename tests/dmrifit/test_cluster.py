@@ -4,14 +4,15 @@ import os
 import pickle
 import signal
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import leave_one_patient_out, simulate_cohort
+from dmrifit import evaluation, leave_one_patient_out, simulate_cohort
 
 N_PATIENTS = 64
 
@@ -79,6 +80,31 @@ def test_a_study_whose_workers_are_killed_has_the_tables_of_one_process_bit_for_
     assert spread.scores["patient"].nunique() == N_PATIENTS
 
 
+@pytest.mark.slow
+def test_a_study_goes_on_when_a_worker_dies_while_it_is_being_sent_the_shared_arrays(cluster, three):
+    study = {**STUDY, "algorithms": ("ETR",)}
+    alone = leave_one_patient_out(three, **study)
+    # Two arrays go to two workers, one each, and this one does not take its own before it dies.
+    pid = next(iter(cluster.run(os.getpid).values()))
+    os.kill(pid, signal.SIGSTOP)
+    timer = threading.Timer(3, os.kill, (pid, signal.SIGKILL))
+    found = []
+
+    def run():
+        with joblib.parallel_config(backend="dask"):
+            found.append(leave_one_patient_out(three, **study))
+
+    thread = threading.Thread(target=run, daemon=True)
+    timer.start()
+    thread.start()
+    thread.join(120)
+    timer.join()
+    assert found, "the study waits for a worker that is dead"
+    pd.testing.assert_frame_equal(
+        found[0].scores.drop(columns="seconds"), alone.scores.drop(columns="seconds"), check_exact=True
+    )
+
+
 class LosesData:
     """Like joblib's Parallel, but the workers that hold the shared arrays die after so many results."""
 
@@ -87,6 +113,8 @@ class LosesData:
 
     def __call__(self, tasks):
         LosesData.sent.append(list(tasks))
+        if LosesData.until is not None and len(LosesData.sent) > LosesData.until:
+            LosesData.n_results = len(LosesData.sent[-1])
         for function, arguments, options in LosesData.sent[-1][: LosesData.n_results]:
             yield function(*arguments, **options)
         if len(LosesData.sent[-1]) > LosesData.n_results:
@@ -96,6 +124,7 @@ class LosesData:
 @pytest.fixture
 def losing(monkeypatch):
     LosesData.sent = []
+    LosesData.until = None  # the number of rounds after which nothing is lost
     monkeypatch.setattr(joblib, "Parallel", LosesData)
     return LosesData
 
@@ -119,7 +148,60 @@ def test_a_cluster_that_finishes_nothing_is_given_up(three, losing):
     losing.n_results = 0
     with pytest.raises(CancelledError):
         leave_one_patient_out(three, **STUDY)
-    assert len(losing.sent) == 1
+    assert len(losing.sent) == evaluation._SENDINGS
+
+
+def test_a_cluster_that_loses_the_shared_arrays_before_the_first_training_is_done_gets_them_again(three, losing):
+    losing.n_results = 0
+    losing.until = 2
+    found = leave_one_patient_out(three, **STUDY)
+    assert [len(tasks) for tasks in losing.sent] == [6, 6, 6]
+    assert found.scores["patient"].nunique() == 3
+
+
+class Breaking:
+    """A cluster's client whose workers die while they are sent an array, so many times."""
+
+    def __init__(self, n_deaths):
+        self.n_deaths, self.sent = n_deaths, []
+
+    def scatter(self, array, **_):
+        self.sent.append(array)
+        if len(self.sent) <= self.n_deaths:
+            msg = "Stream is closed"
+            raise OSError(msg)
+        future = Future()
+        future.set_result(array)
+        return future
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    def make(n_deaths):
+        client = Breaking(n_deaths)
+        monkeypatch.setattr("joblib.parallel.get_active_backend", lambda: (SimpleNamespace(client=client), 1))
+        monkeypatch.setattr(evaluation.time, "sleep", lambda _: None)
+        return client
+
+    return make
+
+
+def test_an_array_is_sent_again_when_the_worker_that_takes_it_dies_and_each_array_once(breaking):
+    client = breaking(2)
+    one, other = np.zeros(3), np.ones(3)
+    lent = evaluation._lend([one, None, other, one])
+    assert {key: future.result() is array for (key, future), array in zip(lent.items(), (one, other), strict=True)} == {
+        id(one): True,
+        id(other): True,
+    }
+    assert [sent is one for sent in client.sent] == [True, True, True, False]
+
+
+def test_an_array_that_no_worker_takes_is_an_error_and_no_endless_wait(breaking):
+    client = breaking(10**6)
+    with pytest.raises(OSError, match="Stream is closed"):
+        evaluation._lend([np.zeros(3)])
+    assert len(client.sent) == evaluation._SENDINGS
 
 
 def test_arrays_that_all_trainings_share_stand_by_themselves_and_moments_stay_where_they_are_used(three, losing):
@@ -137,3 +219,10 @@ def test_arrays_that_all_trainings_share_stand_by_themselves_and_moments_stay_wh
         assert len(pickle.dumps(arguments[6])) < 1_500
     for arguments in by_name["LR"]:
         assert arguments[3] is arguments[4] is None
+
+
+def test_trainings_that_run_in_the_client_take_the_shared_arrays_out_of_their_futures(three, breaking):
+    client = breaking(0)
+    found = leave_one_patient_out(three, **STUDY)
+    assert len(client.sent) == 2
+    assert found.scores["patient"].nunique() == 3
