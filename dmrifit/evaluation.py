@@ -56,7 +56,7 @@ _SENDINGS = 5  # of the same array to a cluster whose workers die, before the st
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """
     The scores of a comparison.
@@ -94,6 +94,17 @@ class Evaluation:
     predictions: Mapping[tuple[str, str], PatientPredictions] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
+    def __repr__(self) -> str:
+        cohorts = []
+        for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
+            told = "synthetic " if cohort in self._synthetic() else ""
+            cohorts.append(f"{told}{cohort!r} of {patients.nunique()} patients")
+        algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
+        return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {len(self.scores)} scores>"
+
+    def _synthetic(self) -> list[str]:
+        return [name for name, cohort in self.study.get("cohorts", {}).items() if cohort.get("synthetic")]
+
         """Show the best rows in notebooks: means over patients and parameters of the tissue."""
         largest = self.scores[self.scores["n_train"] == self.scores["n_train"].max()]
         found = largest[largest["metric"] != "S0"].assign(bias=lambda table: table["bias"].abs())
@@ -104,6 +115,8 @@ class Evaluation:
         title = f"Evaluation: {n} patient{'s' * (n != 1)}, each left out once"
         note = "means over patients and parameters other than S0, at the largest number of training patients"
         return html_summary(title, header, means.itertuples(index=False), note=note)
+        if self._synthetic():
+            note += f"; {', '.join(self._synthetic())}: synthetic patients"
 
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:

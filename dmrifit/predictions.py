@@ -21,7 +21,7 @@ _BETWEEN = "@"
 _MAPS, _SIGNALS = "maps/", "signals/"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatientPredictions:
     """
     What was predicted for a held-out patient, on the grid of its scan.
@@ -70,6 +70,10 @@ class PatientPredictions:
     measured: NDArray
     maps: dict[str, NDArray]
     signals: dict[str, NDArray]
+
+    def __repr__(self) -> str:
+        told = f"{self.patient!r} of cohort {self.cohort!r}, {len(self.index)} voxels"
+        return f"<Predictions for {told}, by {', '.join(self.maps)}>"
 
     def volume(self, values: NDArray) -> NDArray:
         """

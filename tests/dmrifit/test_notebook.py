@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import MODELS, Evaluation, Protocol, fit_voxels
+from dmrifit import MODELS, Evaluation, Protocol, fit_voxels, leave_one_patient_out, simulate_cohort
 from dmrifit._notebook import MOST_ROWS, html_summary
 from placement import Voxel
 
@@ -130,3 +130,22 @@ def test_long_tables_are_cut_and_say_so():
     page = shown(html_summary("many", ["n"], [[i] for i in range(MOST_ROWS + 5)]))
     assert len(page.rows) == MOST_ROWS + 1
     assert "5 more rows" in page.words
+
+
+def test_an_evaluation_is_one_line_of_text_and_says_where_patients_are_synthetic():
+    study = {"cohorts": {"cohort1": {"synthetic": True}}}
+    evaluation = Evaluation(scores(), pd.DataFrame(), study)
+    assert repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
+    assert "cohort1: synthetic patients" in shown(evaluation).words
+    assert (
+        "synthetic"
+        not in repr(Evaluation(scores(), pd.DataFrame())) + Evaluation(scores(), pd.DataFrame())._repr_html_()
+    )
+
+
+def test_the_predictions_for_a_patient_are_one_line_of_text():
+    cohort = simulate_cohort("cohort1", 3, shape=(12, 12, 3), random_state=1)
+    study = {"algorithms": ("LR",), "strategies": ("s2s",), "max_voxels": 20, "controls": False}
+    found = leave_one_patient_out(cohort, random_state=0, **study).predictions["cohort1", "cohort1p01"]
+    told = f"'cohort1p01' of cohort 'cohort1', {len(found.index)} voxels"
+    assert repr(found) == f"<Predictions for {told}, by LR s2s>"
