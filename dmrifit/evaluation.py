@@ -51,8 +51,8 @@ SIZES = (1, 2, 3, 5, 8, 10, 12, 15)
 
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
 _SHARED_BYTES = 100_000  # arrays from this size on are written once and mapped by all workers
-_TABLES = ("scores", "signals")
 _SENDINGS = 5  # of the same array to a cluster whose workers die, before the study gives up
+_TABLES = ("scores", "signals")
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 
 
@@ -93,7 +93,6 @@ class Evaluation:
     study: dict[str, Any] = field(default_factory=dict)
     predictions: Mapping[tuple[str, str], PatientPredictions] = field(default_factory=dict)
 
-    def _repr_html_(self) -> str:
     def __repr__(self) -> str:
         cohorts = []
         for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
@@ -105,6 +104,7 @@ class Evaluation:
     def _synthetic(self) -> list[str]:
         return [name for name, cohort in self.study.get("cohorts", {}).items() if cohort.get("synthetic")]
 
+    def _repr_html_(self) -> str:
         """Show the best rows in notebooks: means over patients and parameters of the tissue."""
         largest = self.scores[self.scores["n_train"] == self.scores["n_train"].max()]
         found = largest[largest["metric"] != "S0"].assign(bias=lambda table: table["bias"].abs())
@@ -114,9 +114,9 @@ class Evaluation:
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
         title = f"Evaluation: {n} patient{'s' * (n != 1)}, each left out once"
         note = "means over patients and parameters other than S0, at the largest number of training patients"
-        return html_summary(title, header, means.itertuples(index=False), note=note)
         if self._synthetic():
             note += f"; {', '.join(self._synthetic())}: synthetic patients"
+        return html_summary(title, header, means.itertuples(index=False), note=note)
 
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:
@@ -438,6 +438,7 @@ def _run(
         bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
     strategies = [cells[i].entrant.estimator for i in waiting if cells[i].entrant.recipe]
     algorithms = sorted({one.regressor for one in strategies if isinstance(one.regressor, str)})
+    n_in_vain = 0
     with tqdm(total=len(waiting), unit="model", desc="compare", disable=None) as bar:
         while waiting:
             lent = _lend(array for i in waiting for array in _arrays(cells[i], bank))
@@ -455,7 +456,6 @@ def _run(
                     raise
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
-    n_in_vain = 0
 
 
 def _lend(arrays: Iterable[Any]) -> dict[int, Any]:
@@ -512,6 +512,8 @@ def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...
 
 
 def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, dict[str, Any]]:
+    # While a cluster has one worker, joblib trains in this process, where nothing turns futures into arrays.
+    arguments = tuple(one.result() if hasattr(one, "result") else one for one in arguments)
     # A worker that grows by a library after its first task looks as if it leaked, and joblib replaces it.
     for algorithm in algorithms:
         make_regressor(algorithm)
@@ -527,8 +529,6 @@ def _collect(cells: list[Cell], results: list[dict[str, Any]], bank: Bank) -> di
             if key not in found:
                 found[key] = _without_predictions(cell, bank.tests(cell.view, [patient])[0])
             one = found[key]
-    # While a cluster has one worker, joblib trains in this process, where nothing turns futures into arrays.
-    arguments = tuple(one.result() if hasattr(one, "result") else one for one in arguments)
             target = cell.view.target
             if one.names == cell.entrant.model.names and one.labels == tuple(target.labels):
                 one.maps[cell.entrant.name] = predicted["maps"]
