@@ -54,6 +54,17 @@ def processor_times(functions: Mapping[str, Callable[[], object]], repeats: int)
     return seconds
 
 
+def goal(limit: float, value: float, unit: str, *, at_least: bool = False) -> dict[str, object]:
+    """Say whether a value reaches its limit."""
+    return {
+        "limit": limit,
+        "value": float(f"{value:.5g}"),
+        "unit": unit,
+        "at_least": at_least,
+        "met": bool(value >= limit if at_least else value <= limit),
+    }
+
+
 def summary(seconds: Sequence[float], n: int = 1) -> dict[str, float]:
     """Best, quartiles and number of repeats, per voxel in microseconds where `n` voxels were fitted."""
     micro = [1e6 * s / n for s in seconds]

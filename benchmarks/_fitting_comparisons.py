@@ -1,0 +1,266 @@
+"""Times of other programs' fits beside ours, in turn with them."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import _measure as measure
+import numpy as np
+from _fitting_data import DIFFUSION, RELAXATION, SEED, Data, shares
+from _fitting_peers import Scipy, lmfit_costs, run_script
+from _measure import goal
+from numpy.typing import NDArray
+
+from dmrifit import MODELS, FitResult
+
+
+def peer(
+    bench: Any,
+    name: str,
+    what: str,
+    ours: dict[str, tuple[Callable[[], FitResult], int]],
+    theirs: Callable[[], NDArray],
+    n: int,
+    share: Callable[[NDArray], dict[str, object]],
+    goals: Callable[[dict[str, float]], tuple[list, list]],
+    repeats: int = 3,
+) -> None:
+    """Time another's fit in turn with ours."""
+    kept: dict[str, NDArray] = {}
+
+    def keep() -> None:
+        kept["theirs"] = theirs()
+
+    functions = {label: function for label, (function, _) in ours.items()} | {"theirs": keep}
+    seconds = measure.processor_times(functions, 1 if bench.quick else repeats)
+    times = {label: measure.summary(seconds[label], size) for label, (_, size) in ours.items()}
+    them = measure.summary(seconds["theirs"], n)
+    ratios = {label: float(f"{them['best_us'] / times[label]['best_us']:.4g}") for label in ours}
+    reach, aim = goals(ratios)
+    bench.add(
+        name,
+        what,
+        ours=times,
+        theirs=them,
+        ratio=ratios,
+        their_accuracy=share(kept["theirs"]),
+        reach=reach,
+        aim=aim,
+    )
+
+
+def peers(bench: Any) -> None:
+    """Time scipy and lmfit on the tissue set."""
+    data = bench.tissue
+    both = {
+        "default": (data.fit, len(data)),
+        "one start": (lambda: data.fit(n_starts=1), len(data)),
+    }
+    n = 3 if bench.quick else 500
+    reference = Scipy(data)
+    peer(
+        bench,
+        "scipy",
+        "scipy least_squares (trf), analytic Jacobian, one start",
+        both,
+        lambda: reference.typical(n),
+        n,
+        data.share,
+        lambda ratio: (
+            [
+                goal(500 if bench.wide else 300, ratio["default"], "× default", at_least=True),
+                goal(1800, ratio["one start"], "× one start", at_least=True),
+            ],
+            [goal(1000, ratio["default"], "× default", at_least=True)],
+        ),
+    )
+    n = 2 if bench.quick else 60
+    lmfit_costs(data, 1, "leastsq")  # imports
+    for method, reach, narrow, aim in (("leastsq", 2500, 1500, 5000), ("least_squares", 1800, 1000, 3500)):
+        peer(
+            bench,
+            f"lmfit {method}",
+            f"lmfit Model.fit, {method}",
+            {"default": both["default"]},
+            lambda method=method: lmfit_costs(data, n, method),
+            n,
+            data.share,
+            lambda ratio, reach=reach, narrow=narrow, aim=aim: (
+                [goal(reach if bench.wide else narrow, ratio["default"], "× default", at_least=True)],
+                [goal(aim, ratio["default"], "× default", at_least=True)],
+            ),
+        )
+
+
+def published(bench: Any) -> None:
+    """Time the published script of the model, run as it is."""
+    data = bench.tissue
+    for name, scale in (("published script", 500.0), ("published script, largest signal 1", None)):
+        what = f"published script of the model, signals {'about 500' if scale else 'divided by their largest'}"
+        if bench.script is None:
+            bench.add(name, what, not_measured="not measured here")
+            continue
+        n = 4 if bench.quick else 100
+        one = data.signals[:n].max(axis=1, keepdims=True) if scale is None else data.signals.max() / scale
+        start_up = min(run_script(bench.script, data.signals[:1] / data.signals.max(), RELAXATION)[1] for _ in "ab")
+        runs = [run_script(bench.script, data.signals[:n] / one, RELAXATION) for _ in range(1 if bench.quick else 2)]
+        seconds = [spent - start_up for _, spent in runs]
+        parameters = runs[0][0] * np.concatenate([one * np.ones((n, 1)), np.ones((n, 6))], axis=1)
+        ours = {
+            label: measure.summary(times, len(data))
+            for label, times in measure.processor_times(
+                {
+                    "default": lambda: data.fit(bounds="published"),
+                    "one start": lambda: data.fit(bounds="published", n_starts=1),
+                },
+                bench.repeats,
+            ).items()
+        }
+        them = measure.summary(seconds, n - 1)  # the time of one voxel went with the start
+        accuracy = shares(data.cost(parameters), bench.published_best)
+        ratio = {label: float(f"{them['best_us'] / ours[label]['best_us']:.4g}") for label in ours}
+        goals: dict[str, list] = {"reach": [], "aim": []}
+        if scale is not None:
+            goals = {
+                "reach": [goal(10_000 if bench.wide else 5500, ratio["default"], "× default", at_least=True)],
+                "aim": [
+                    goal(20_000, ratio["default"], "× default", at_least=True),
+                    goal(35_000, ratio["one start"], "× one start", at_least=True),
+                ],
+            }
+        bench.add(name, what, ours=ours, theirs=them, ratio=ratio, their_accuracy=accuracy, **goals)
+
+
+def ivim(bench: Any) -> None:
+    """Time ivim against dipy on biexponential data, in the same box."""
+    from dipy.core.gradients import gradient_table
+    from dipy.reconst.ivim import IvimModel
+
+    n, n_dipy = (50, 3) if bench.quick else (20_000, 300)
+    rng = np.random.default_rng([SEED + 3, 1])
+    low, high = [0.02, np.log(8), 0.5], [0.35, np.log(60), 1.8]
+    f, dv, dt = rng.uniform(low, high, (n, 3)).T
+    truth = np.column_stack([np.full(n, 1000.0), f, np.exp(dv), dt])
+    data = Data(MODELS["ivim"], DIFFUSION, truth, (30, 60), SEED + 3)
+    data.search(parts={"Dv": 15.0, "Dt": 1.0, "f": 0.3})
+    result = data.fit()
+    data.know(result.cost)
+    table = gradient_table(DIFFUSION.b, bvecs=np.tile([1.0, 0, 0], (len(DIFFUSION), 1)), b0_threshold=0)
+    theirs = IvimModel(table, fit_method="trr", bounds=([0, 0, 4e-3, 0.2e-3], [np.inf, 1, 0.1, 3e-3]))
+    inside = np.array(MODELS["ivim"].bounds).T
+
+    def dipy() -> NDArray:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            found = theirs.fit(data.signals[:n_dipy]).model_params * [1, 1, 1e3, 1e3]
+        return data.cost(np.clip(found, *inside))
+
+    ours = data.share(result.cost)
+    peer(
+        bench,
+        "dipy ivim",
+        "ivim against dipy trr, biexponential signals",
+        {"default": (data.fit, n), "one start": (lambda: data.fit(n_starts=1), n)},
+        dipy,
+        n_dipy,
+        data.share,
+        lambda ratio: (
+            [
+                goal(3000, ratio["default"], "× default", at_least=True),
+                goal(0.97, ours["within_1e-3"], "within 1e-3", at_least=True),
+            ],
+            [goal(10_000, ratio["default"], "× default", at_least=True)],
+        ),
+    )
+    bench.rows[-1]["accuracy"] = ours
+
+
+def single(bench: Any) -> None:
+    """Time adc against scipy's curve_fit and a batched log-linear fit, and kurtosis against curve_fit."""
+    from scipy.optimize import curve_fit
+
+    n, n_peer = (200, 5) if bench.quick else (50_000, 1000)
+    b = DIFFUSION.b_ms_per_um2
+    rng = np.random.default_rng([SEED + 4, 1])
+    data = Data(
+        MODELS["adc"],
+        DIFFUSION,
+        np.column_stack([np.full(n, 1000.0), rng.uniform(0.3, 2.5, n)]),
+        (30, 60),
+        SEED + 4,
+    )
+    data.know(data.fit(n_starts=12).cost)
+    result = data.fit()
+    data.know(result.cost)
+
+    def model(b: NDArray, s0: float, d: float) -> NDArray:
+        return s0 * np.exp(-b * d)
+
+    def derivatives(b: NDArray, s0: float, d: float) -> NDArray:
+        e = np.exp(-b * d)
+        return np.stack([e, -s0 * b * e], axis=1)
+
+    def curve(**options: object) -> NDArray:
+        found = [curve_fit(model, b, y, p0=(y[0], 1.0), jac=derivatives, **options)[0] for y in data.signals[:n_peer]]
+        return data.cost(np.array(found))
+
+    design = np.linalg.pinv(np.stack([np.ones_like(b), -b], axis=1)).T
+    loglinear = measure.processor_times({"": lambda: np.log(data.signals) @ design}, bench.repeats)[""]
+    numpy_us = measure.summary(loglinear, n)
+    for name, options in (("adc", {}), ("adc, curve_fit with bounds", {"bounds": ([0, 0], [np.inf, 100])})):
+        what = f"adc, bounded nonlinear, against scipy curve_fit{' with bounds' if options else ''}"
+        peer(
+            bench,
+            name,
+            what,
+            {"default": (data.fit, n)},
+            lambda options=options: curve(**options),
+            n_peer,
+            data.share,
+            lambda ratio, options=options: (
+                ([], [])
+                if options
+                else (
+                    [goal(1000, ratio["default"], "×", at_least=True)],
+                    [goal(2500, ratio["default"], "×", at_least=True)],
+                )
+            ),
+        )
+        bench.rows[-1]["accuracy"] = data.share(result.cost)
+    row = bench.rows[-2]
+    times = row["ours"]["default"]["best_us"] / numpy_us["best_us"]
+    row["loglinear"] = numpy_us | {"ours_to_it": round(times, 2)}
+    row["aim"].append(goal(3, times, "× a batched numpy log-linear fit"))
+
+    truth = np.column_stack([np.full(n, 1000.0), rng.uniform(0.5, 2, n), rng.uniform(0.2, 0.9, n)])
+    bent = Data(MODELS["kurtosis"], DIFFUSION, truth, (30, 60), SEED + 5)
+    bent.know(bent.fit(n_starts=12).cost)
+    found = bent.fit()
+    bent.know(found.cost)
+
+    def cumulant(b: NDArray, s0: float, d: float, k: float) -> NDArray:
+        return s0 * np.exp(-b * d + k * (b * d) ** 2 / 6)
+
+    def slopes(b: NDArray, s0: float, d: float, k: float) -> NDArray:
+        e = np.exp(-b * d + k * (b * d) ** 2 / 6)
+        return np.stack([e, s0 * e * (k * b**2 * d / 3 - b), s0 * e * (b * d) ** 2 / 6], axis=1)
+
+    box = ([0, 0, 0], [np.inf, 10, 5])
+    peer(
+        bench,
+        "kurtosis",
+        "kurtosis against scipy curve_fit with bounds",
+        {"default": (bent.fit, n)},
+        lambda: bent.cost(
+            np.array(
+                [
+                    curve_fit(cumulant, b, y, p0=(y[0], 1.0, 0.5), jac=slopes, bounds=box)[0]
+                    for y in bent.signals[: n_peer // 4 + 1]
+                ]
+            )
+        ),
+        n_peer // 4 + 1,
+        bent.share,
+        lambda _: ([], []),
+    )
+    bench.rows[-1]["accuracy"] = bent.share(found.cost)
