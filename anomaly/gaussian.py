@@ -14,6 +14,7 @@ from anomaly.detectors import Scans
 from anomaly.features import FEATURES, masked_smoothing, mean_signal, voxel_features
 from anomaly.storage import ArrayDetector
 from dmrifit.encoding import RefusedError
+from dmrifit.parameters import check_number, check_word
 from dmrifit.registry import register
 
 __all__ = ["OneMinusMean", "VoxelwiseGaussian"]
@@ -213,14 +214,9 @@ class VoxelwiseGaussian(ArrayDetector):
 
     def _check_parameters(self) -> None:
         for name, known in (("side", _SIDES), ("distance", _DISTANCES)):
-            if getattr(self, name) not in known:
-                msg = f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
-                raise ValueError(msg)
+            check_word(name, getattr(self, name), known)
         for name in ("smoothing", "template_smoothing", "map_smoothing", "prior_scans"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
-                msg = f"{name} must be a number of at least 0, not {value!r}"
-                raise ValueError(msg)
+            check_number(name, getattr(self, name))
         if self.features not in ("mean", "channels"):
             names = (self.features,) if isinstance(self.features, str) else tuple(self.features)
             if not names or not set(names) <= set(FEATURES):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
+from dmrifit.parameters import check_word
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +50,8 @@ def divergence(mean: torch.Tensor, log_variance: torch.Tensor, *, reduction: str
     Kingma and Welling, arXiv 1312.6114, appendix B.
     """
     each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-    if reduction == "code":
-        return each.sum(dim=1).mean()
-    if reduction != "paper":
-        msg = f"reduction must be one of {', '.join(_REDUCTIONS)}, not {reduction!r}"
-        raise ValueError(msg)
-    return each.mean()
+    check_word("reduction", reduction, _REDUCTIONS)
+    return each.sum(dim=1).mean() if reduction == "code" else each.mean()
 
 
 def squared_error(

@@ -21,6 +21,7 @@ from dmrifit.derivatives import stem
 from dmrifit.grids import array_of, labels_onto, onto, resampled, scan_of
 from dmrifit.images import Image, Images, image_name
 from dmrifit.masks import MASK_THRESHOLD, binarize
+from dmrifit.parameters import check_word
 from dmrifit.protocol import Protocol
 from dmrifit.series import Series, read_map
 
@@ -382,15 +383,11 @@ class _Working:
 
 
 def _check_options(fitted: Protocol | None, directions: str, spacing: float | None, shape: Any, center: str) -> None:
-    if directions not in _WAYS:
-        msg = f"directions must be one of {', '.join(_WAYS)}, not {directions!r}"
-        raise ValueError(msg)
+    check_word("directions", directions, _WAYS)
     if directions == "resampled" and (fitted is None or fitted.directions is None):
         msg = "directions='resampled' needs the directions to estimate signals along: fitted=…, a protocol with them"
         raise ValueError(msg)
-    if center not in _CENTERS:
-        msg = f"center must be one of {', '.join(_CENTERS)}, not {center!r}"
-        raise ValueError(msg)
+    check_word("center", center, _CENTERS)
     if spacing is not None and not _SPACINGS[0] <= spacing <= _SPACINGS[1]:
         msg = f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}"
         raise ValueError(msg)

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.maps import ScoredScans, Volumes, checked_binary, checked_masks, checked_volumes, open_map
+from dmrifit.parameters import check_word
 
 __all__ = [
     "RULES",
@@ -157,9 +158,7 @@ class ThresholdRule(BaseEstimator, ABC):
 
     def _check_parameters(self) -> None:
         scope = getattr(self, "scope", SCOPES[0])
-        if scope not in SCOPES:
-            msg = f"scope must be one of {', '.join(SCOPES)}, not {scope!r}"
-            raise ValueError(msg)
+        check_word("scope", scope, SCOPES)
 
     @abstractmethod
     def _choose(self, scans: ScoredScans) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.parameters import check_word
+
 __all__ = ["ICC_FORMS", "ICCResult", "LimitsOfAgreement", "bland_altman", "finite_pairs", "icc"]
 
 ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
@@ -77,9 +79,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     """
     from scipy.stats import f as f_distribution
 
-    if form not in ICC_FORMS:
-        msg = f"form must be one of {', '.join(ICC_FORMS)}, not {form!r}"
-        raise ValueError(msg)
+    check_word("form", form, ICC_FORMS)
     _check_confidence(confidence)
     x = np.asarray(ratings, dtype=np.float64)
     if x.ndim != 2:

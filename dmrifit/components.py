@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.parameters import check_number, check_word
 from dmrifit.protocol import real_numbers
 
 __all__ = [
@@ -148,9 +149,7 @@ def match_to_lesions(
     ValueError
         As `match_components`.
     """
-    if isinstance(min_overlap, bool) or not isinstance(min_overlap, int | np.integer) or min_overlap < 1:
-        msg = f"min_overlap must be a whole number of voxels from 1, not {min_overlap!r}"
-        raise ValueError(msg)
+    check_number("min_overlap", min_overlap, least=1, whole=True)
     found = _mask(prediction, "the prediction")
     if found.shape != lesions.shape:
         msg = f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
@@ -187,9 +186,7 @@ def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.i
     """
     from scipy import ndimage
 
-    if connectivity not in CONNECTIVITIES:
-        msg = f"connectivity must be one of {', '.join(map(str, CONNECTIVITIES))}, not {connectivity!r}"
-        raise ValueError(msg)
+    check_word("connectivity", connectivity, CONNECTIVITIES)
     structure = ndimage.generate_binary_structure(3, CONNECTIVITIES[connectivity])
     return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
 
@@ -217,7 +214,7 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
     ValueError
         If the number is none of voxels, or there is no such connectivity.
     """
-    check_min_voxels(min_voxels)
+    check_number("min_voxels", min_voxels, least=1, whole=True)
     inside = np.asarray(mask) != 0
     if min_voxels == 1:
         return inside
@@ -225,25 +222,6 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
     large = np.bincount(components.ravel()) >= min_voxels
     large[0] = False
     return large[components]
-
-
-def check_min_voxels(value: object) -> None:
-    """
-    Check the number of voxels of the smallest finding.
-
-    Parameters
-    ----------
-    value : int
-        The number.
-
-    Raises
-    ------
-    ValueError
-        If it is no whole number from 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        msg = f"min_voxels must be a whole number of voxels from 1, not {value!r}"
-        raise ValueError(msg)
 
 
 def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:

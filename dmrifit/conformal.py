@@ -14,6 +14,7 @@ from sklearn.utils import Tags, check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from dmrifit.mapping import resolve_model
+from dmrifit.parameters import check_number
 from dmrifit.prediction import reference_parameters
 from dmrifit.randomness import RandomState, seed_from
 
@@ -272,9 +273,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         if not 0 < self.coverage < 1:
             msg = f"coverage must lie between 0 and 1, as 0.9, not {self.coverage!r}"
             raise ValueError(msg)
-        if isinstance(self.n_splits, bool) or not isinstance(self.n_splits, int | np.integer) or self.n_splits < 2:
-            msg = f"n_splits must be a whole number of 2 or more, not {self.n_splits!r}"
-            raise ValueError(msg)
+        check_number("n_splits", self.n_splits, least=2, whole=True)
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None where they go around what `predict` gives."""

@@ -14,6 +14,7 @@ import numpy as np
 from dmrifit.bank import Bank
 from dmrifit.derivatives import versions
 from dmrifit.entrants import Entrant, View
+from dmrifit.parameters import check_word
 from dmrifit.randomness import derived_seed, seed_for
 from dmrifit.records import digest
 
@@ -120,9 +121,7 @@ def check_settings(
         Naming the setting and its value.
     """
     for regime in regimes:
-        if regime not in TRAIN_ON:
-            msg = f"train_on must be one of {', '.join(TRAIN_ON)}, not {regime!r}"
-            raise ValueError(msg)
+        check_word("train_on", regime, TRAIN_ON)
     if not regimes or len(set(regimes)) != len(regimes):
         msg = f"train_on must name each way once, not {tuple(regimes)}"
         raise ValueError(msg)

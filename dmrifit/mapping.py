@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmrifit.fitting import fit_voxels
 from dmrifit.models import MODELS, SignalModel
+from dmrifit.parameters import check_word
 from dmrifit.protocol import MS_PER_UM2_PER_S_PER_MM2, Protocol
 
 __all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "resolve_model"]
@@ -291,9 +292,7 @@ class ClinicalMetrics(_VoxelTransformer):
             the columns are not those of the protocol.
         """
         for name, choices in {"method": ("nlls", "wls"), "s0": ("fit", "measured")}.items():
-            if getattr(self, name) not in choices:
-                msg = f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"
-                raise ValueError(msg)
+            check_word(name, getattr(self, name), choices)
         if self.protocol is not None:
             _clinical_columns(self.protocol)
         self._checked(S, reset=True)

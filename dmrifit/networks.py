@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from dmrifit.devices import forked_generator, one_torch_thread
+from dmrifit.parameters import check_number, check_word
 from dmrifit.patches import check_patch_shape
 
 __all__ = ["PatchCNN", "PatchTransformer"]
@@ -195,18 +196,10 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     def _check(self) -> None:
         """Check the parameters and that the columns are those of a neighborhood."""
-        if self.loss not in ("mean", "median"):
-            msg = f"loss must be 'mean' or 'median', not {self.loss!r}"
-            raise ValueError(msg)
+        check_word("loss", self.loss, ("mean", "median"))
         for name, least in self._least.items():
-            value = getattr(self, name)
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or value < least:
-                msg = f"{name} must be a whole number of at least {least}, not {value!r}"
-                raise ValueError(msg)
-        if not 0 <= self.learning_rate < math.inf:
-            msg = f"learning_rate must be a number of at least 0, not {self.learning_rate!r}"
-            raise ValueError(msg)
+            check_number(name, getattr(self, name), least=least, whole=True)
+        check_number("learning_rate", self.learning_rate)
         if self.patch_shape is None:
             return
         n_neighbors = math.prod(check_patch_shape(self.patch_shape))

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from dmrifit.components import drop_small
 from dmrifit.lesions import CONNECTIVITIES, label_components
+from dmrifit.parameters import check_word
 
 __all__ = ["CANDIDATE", "CONFIRMED_LABEL", "SensitivitySpecificityEnsemble", "merge_segmentations", "segment_by"]
 
@@ -144,9 +145,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
             yield merge_segmentations(*masks, connectivity=self.connectivity), np.maximum(*answers)
 
     def _limits(self) -> tuple[float, float]:
-        if self.connectivity not in CONNECTIVITIES:
-            msg = f"connectivity must be one of {', '.join(map(str, CONNECTIVITIES))}, not {self.connectivity!r}"
-            raise ValueError(msg)
+        check_word("connectivity", self.connectivity, CONNECTIVITIES)
         own = (_threshold(self.sensitive), _threshold(self.specific))
         found = own if self.thresholds is None else tuple(self.thresholds)
         if len(found) != 2 or not all(0 < limit <= 1 for limit in found):

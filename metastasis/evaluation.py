@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.components import check_min_voxels, drop_small
+from dmrifit.components import drop_small
 from dmrifit.lesions import (
     HEADLINES,
     SMALL_ML,
@@ -18,6 +18,7 @@ from dmrifit.lesions import (
     lesion_table,
     scores_from_counts,
 )
+from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from metastasis.controls import CONTROLS, control_segmentations, reference_masks
 from metastasis.curves import (
@@ -390,7 +391,7 @@ def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None
         raise ValueError(msg)
     if what == "min_voxels":
         for value in values.values() if isinstance(values, Mapping) else [values]:
-            check_min_voxels(value)
+            check_number("min_voxels", value, least=1, whole=True)
 
 
 def _check_names(named: Mapping[str, _Method], controls: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dmrifit._optional import import_optional
+from dmrifit.parameters import check_word
 
 if TYPE_CHECKING:
     import torch
@@ -169,9 +170,7 @@ def _checked(
         )
         raise ValueError(msg)
     check_alpha(alpha)
-    if reduction not in _REDUCTIONS:
-        msg = f"reduction must be one of {', '.join(_REDUCTIONS)}, not {reduction!r}"
-        raise ValueError(msg)
+    check_word("reduction", reduction, _REDUCTIONS)
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     return logits, target.to(logits.dtype)
@@ -193,9 +192,7 @@ class _Weighed(nn.Module):
     def __init__(self, alpha: float, *, reduction: str = "paper") -> None:
         super().__init__()
         check_alpha(alpha)
-        if reduction not in _REDUCTIONS:
-            msg = f"reduction must be one of {', '.join(_REDUCTIONS)}, not {reduction!r}"
-            raise ValueError(msg)
+        check_word("reduction", reduction, _REDUCTIONS)
         self.alpha = alpha
         self.reduction = reduction
 

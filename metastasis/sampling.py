@@ -14,7 +14,6 @@ from metastasis.sizes import low_resolution_input, output_size
 
 __all__ = ["SegmentSampler", "lesion_voxels", "low_resolution", "normalized", "take_cells", "take_window"]
 
-_SAMPLING = ("lesion", "voxel")
 #: How often a background voxel is guessed before all of them are listed.
 _GUESSES = 64
 

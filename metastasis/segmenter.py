@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit.cases import naming, volume_inputs
-from dmrifit.components import check_min_voxels, drop_small
+from dmrifit.components import drop_small
 from dmrifit.encoding import RefusedError
 from dmrifit.lesions import lesion_scores, lesion_table
 from dmrifit.nets import VolumeEstimator
+from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
 from metastasis.curves import operating_point
@@ -491,7 +492,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             If `false_positives` is negative, no threshold gives as few, or a case is not possible.
         """
         check_is_fitted(self)
-        _check_number("false_positives", false_positives, 0, np.inf)
+        check_number("false_positives", false_positives)
         cases = together(volumes, priors, masks)
         pairs = labelled(cases, labels)
         truths = []
@@ -727,9 +728,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     def _check(self) -> None:
         super()._check()
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                msg = f"{name} must be one of {', '.join(map(repr, known))}, not {getattr(self, name)!r}"
-                raise ValueError(msg)
+            check_word(name, getattr(self, name), known)
         for name in ("widths", "dense", "low_resolution"):
             value = getattr(self, name)
             if name == "widths" and value is None:
@@ -746,20 +745,15 @@ class DeepMedicSegmenter(VolumeEstimator):
             msg = f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; average them"
             raise ValueError(msg)
         for name in ("segment_size", "segments_per_epoch"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                msg = f"{name} must be a whole number of at least 1, not {value!r}"
-                raise ValueError(msg)
+            check_number(name, getattr(self, name), least=1, whole=True)
         output_size(self._size, self._n_layers)
         for name, high in (("alpha", 1), ("prior_dropout", 1), ("l1", np.inf), ("l2", np.inf)):
-            _check_number(name, getattr(self, name), 0, high)
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            msg = f"dropout must be a number from 0 to below 1, not {self.dropout!r}"
-            raise ValueError(msg)
+            check_number(name, getattr(self, name), most=high)
+        check_number("dropout", self.dropout, below=1)
         if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
             msg = f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}"
             raise ValueError(msg)
-        check_min_voxels(self.min_voxels)
+        check_number("min_voxels", self.min_voxels, least=1, whole=True)
         if self.spacing is not None and not (_is_number(self.spacing) and 0 < self.spacing < np.inf):
             msg = f"spacing must be a length in mm or None, not {self.spacing!r}"
             raise ValueError(msg)
@@ -826,9 +820,3 @@ class DeepMedicSegmenter(VolumeEstimator):
 
 def _is_number(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float | np.number)
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if not _is_number(value) or not low <= value <= high or value == np.inf:
-        msg = f"{name} must be a number from {low:g} to {high:g}, not {value!r}"
-        raise ValueError(msg)

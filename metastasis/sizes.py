@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from dmrifit.parameters import check_number
+
 __all__ = ["dense_products", "low_resolution_cells", "low_resolution_input", "output_size", "required_input"]
 
 
@@ -179,10 +181,7 @@ def _lost(n_layers: int, dense_kernel: int) -> int:
 
 def _check(**numbers: int) -> None:
     for name, value in numbers.items():
-        least = 0 if name == "n_layers" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            msg = f"{name} must be a whole number of at least {least}, not {value!r}"
-            raise ValueError(msg)
+        check_number(name, value, least=0 if name == "n_layers" else 1, whole=True)
     if not numbers.get("dense_kernel", 1) % 2:
         msg = f"a kernel of {numbers['dense_kernel']} voxels has no middle; give an odd dense_kernel"
         raise ValueError(msg)

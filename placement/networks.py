@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 LOSSES = ("symmetric", "euler", "moment")
-EXPERT_LOSSES = ("min", "mean", "each")
 
 #: Weights of position, sides and orientation, as published.
 WEIGHTS = (2.0, 3.0, 3.0)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
+from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from placement.experts import place_boxes
 from placement.scene import Scene
@@ -118,12 +119,8 @@ def simulate_gliomas(
     (2, 2, 9)
     """
     for name, value in (("n", n), ("n_experts", n_experts)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            msg = f"{name} must be a whole number of at least 1, not {value!r}"
-            raise ValueError(msg)
-    if experts not in _KINDS:
-        msg = f"experts must be one of {', '.join(_KINDS)}, not {experts!r}"
-        raise ValueError(msg)
+        check_number(name, value, least=1, whole=True)
+    check_word("experts", experts, _KINDS)
     unknown = [name for name in exclude if name not in REGIONS]
     if isinstance(exclude, str) or unknown:
         msg = f"exclude must be a sequence of names among {', '.join(REGIONS)}, not {exclude!r}"
@@ -132,9 +129,7 @@ def simulate_gliomas(
     if not (np.isfinite(steps).all() and (steps > 0).all() and (steps <= 10).all()):
         msg = f"spacing must lie between 0 and 10 mm, not {spacing}"
         raise ValueError(msg)
-    if isinstance(skip, bool) or not isinstance(skip, int | np.integer) or skip < 0:
-        msg = f"skip must be a whole number of at least 0, not {skip!r}"
-        raise ValueError(msg)
+    check_number("skip", skip, whole=True)
     seed = seed_from(random_state)
     scenes, voxels = [], np.empty((n, n_experts, 9))
     for i in range(skip, skip + n):

@@ -159,7 +159,7 @@ def test_parameters_are_plain(cls):
     [
         ({"patch_shape": (5, 5, 1)}, r"18 columns are no whole number .* 25 neighbors; patch_shape=\(5, 5, 1\)"),
         ({"patch_shape": (2, 3, 1)}, "three odd numbers"),
-        ({"loss": "mode"}, "'mean' or 'median', not 'mode'"),
+        ({"loss": "mode"}, "must be one of mean, median, not 'mode'"),
         ({"width": 0}, "width must be a whole number of at least 1, not 0"),
         ({"epochs": 2.5}, "epochs must be a whole number of at least 1, not 2.5"),
         ({"depth": -1}, "depth must be"),

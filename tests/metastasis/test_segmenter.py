@@ -365,7 +365,7 @@ def test_an_operating_point_keeps_its_number_of_false_positives(cohort, tmp_path
     again = load_model(tmp_path / "model.dmrifit")
     assert (again.threshold_, again.false_positives_) == (kept[3.0], 3.0)
     assert bits(again.predict(volumes, priors=priors)) == bits(found)
-    with pytest.raises(ValueError, match="false_positives must be a number from 0"):
+    with pytest.raises(ValueError, match="false_positives must be a number of at least 0"):
         model.set_operating_point(volumes, labels, false_positives=-1)
 
 
@@ -437,9 +437,9 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"loss": "dice"}, "loss must be one of 'jvss', 'vss', 'sse', 'bce', not 'dice'"),
+        ({"loss": "dice"}, "loss must be one of jvss, vss, sse, bce, not 'dice'"),
         ({"alpha": 1.2}, "alpha must be a number from 0 to 1, not 1.2"),
-        ({"prior": "input"}, "prior must be one of 'path', 'channel', None"),
+        ({"prior": "input"}, "prior must be one of path, channel, None"),
         ({"widths": ()}, "widths must be whole numbers of at least 1"),
         ({"widths": (4, 0)}, "widths must be whole numbers of at least 1"),
         ({"dense": 30}, "dense must be whole numbers"),
@@ -450,8 +450,8 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
         ({"segment_size": 11.0}, "segment_size must be a whole number"),
         ({"segments_per_epoch": 0}, "segments_per_epoch must be a whole number of at least 1"),
         ({"threshold": 0.0}, "threshold must be a probability above 0"),
-        ({"min_voxels": 0}, "min_voxels must be a whole number of voxels from 1, not 0"),
-        ({"dropout": 1.0}, "dropout must be a number from 0 to below 1"),
+        ({"min_voxels": 0}, "min_voxels must be a whole number of at least 1, not 0"),
+        ({"dropout": 1.0}, "dropout must be a number of at least 0 and below 1"),
         ({"l2": np.inf}, "l2 must be a number"),
         ({"spacing": 0}, "spacing must be a length in mm"),
         ({"patience": 2}, "needs validation cases"),

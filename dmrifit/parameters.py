@@ -1,0 +1,67 @@
+"""Checks of parameters: numbers, counts and words that estimators and functions take."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_number", "check_word"]
+
+
+def check_number(
+    name: str, value: Any, *, least: float = 0.0, most: float = np.inf, below: float = np.inf, whole: bool = False
+) -> None:
+    """
+    Refuse a parameter that is no number, too small or too large.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter.
+    value : int or float
+        What was given.
+    least, most : float, default=0.0 and infinity
+        The smallest and the largest that are possible.
+    below : float, default=infinity
+        What it must be smaller than.
+    whole : bool, default=False
+        Whether it is a count.
+
+    Raises
+    ------
+    ValueError
+        If it is not possible.
+    """
+    kinds = int | np.integer if whole else int | float | np.number
+    if isinstance(value, bool) or not isinstance(value, kinds) or not (least <= value <= most and value < below):
+        limits = f"from {least:g} to {most:g}" if most < np.inf else f"of at least {least:g}"
+        limits += f" and below {below:g}" if below < np.inf else ""
+        msg = f"{name} must be a {'whole ' if whole else ''}number {limits}, not {value!r}"
+        raise ValueError(msg)
+
+
+def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
+    """
+    Refuse a parameter that is not among the known words.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter.
+    value : object
+        What was given.
+    known : iterable
+        The words; True and 1 are two of them.
+
+    Raises
+    ------
+    ValueError
+        If it is another word.
+    """
+    words = tuple(known)
+    alike = [word for word in words if isinstance(word, bool) == isinstance(value, bool)]
+    if not isinstance(value, Hashable) or value not in alike:
+        msg = f"{name} must be one of {', '.join(map(str, words))}, not {value!r}"
+        raise ValueError(msg)
