@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from anomaly.detection import Detection
 from anomaly.series import SeriesDetector, SeriesFiles
+from dmrifit.batches import join_tables, picture_parts, run_parts, table_text
 from dmrifit.casefiles import file_stems
-from dmrifit.console import finished_part, progress
+from dmrifit.console import progress
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
     from anomaly.preparation import PreparedScan
@@ -79,21 +79,27 @@ def detect_series(
     """
     stems = file_stems((one.patient or one.label, one.label) for one in series)
     figure = figure and find_spec("matplotlib") is not None
-    contents = []
-    for one, stem in progress(list(zip(series, stems, strict=True)), len(series)):
+
+    def make(part: tuple[SeriesFiles, str]) -> dict[str, Any]:
+        one, stem = part
+        # Before the work, in which the files could change.
         sources = _sources(one)
-        before = None if overwrite else finished_part(out / stem / _DESCRIPTION, _FIELDS)
-        # A scan whose files have changed, or what is known of the patient, is looked at anew.
-        if before is not None and before["sources"] == sources and before.get("known") == _known(one):
-            contents.append(before)
-            continue
         try:
             detection = detector.detect(one, **options)
         except ValueError as error:
             msg = f"{one.label}: {error}"
             raise ValueError(msg) from None
-        contents.append(_write_detection(detection, out / stem, sources, _known(one), figure=figure))
-    return contents
+        return _write_detection(detection, out / stem, sources, _known(one), figure=figure)
+
+    return run_parts(
+        zip(series, stems, strict=True),
+        lambda part: out / part[1] / _DESCRIPTION,
+        make,
+        fields=_FIELDS,
+        # A scan whose files have changed, or what is known of the patient, is looked at anew.
+        same=lambda part, old: old["sources"] == _sources(part[0]) and old.get("known") == _known(part[0]),
+        overwrite=overwrite,
+    )
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:
@@ -113,23 +119,19 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
 
     from dmrifit.files import write_text
 
-    rows, lesions = [], []
+    rows = []
     for content in contents:
         files = {key: f"{content['folder']}/{file}" for key, file in _FILES.items()}
         own = {key: content[key] for key in _COLUMNS if key not in (*_FILES, "patient", "synthetic")}
         word = "true" if content["synthetic"] else "false"
         rows.append({"name": content["name"], "patient": content["patient"]} | files | own | {"synthetic": word})
-        table = pd.DataFrame(content["lesions"], columns=list(content["lesion_columns"]))
-        table.insert(0, "name", content["name"])
-        table.insert(1, "patient", content["patient"])
-        lesions.append(table)
-    filled = [one for one in lesions if len(one)] or lesions[:1]
-    found = pd.concat(filled, ignore_index=True)
+    lesions = (pd.DataFrame(content["lesions"], columns=list(content["lesion_columns"])) for content in contents)
+    found = join_tables(contents, lesions)
     write_text(out / "lesions.csv", found.to_csv(index=False, float_format="%.8g"))
-    write_text(out / "detections.tsv", _as_text(pd.DataFrame(rows)))
+    write_text(out / "detections.tsv", table_text(pd.DataFrame(rows)))
     if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
         return
-    from dmrifit.pages import html_figure, html_join, html_link, html_page, html_table, synthetic_note
+    from dmrifit.pages import html_join, html_page, html_table, synthetic_note
 
     header = ("scan", "threshold", "anomalies", "volume, mL", "largest, mm", "share above the threshold")
     lines = [
@@ -145,15 +147,11 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     ]
     sections = [("All scans", html_table(lines, header, numbers=(1, 2, 3, 4, 5)))]
     for content in contents:
-        path = out / content["folder"] / _PANELS
-        if path.exists():
-            caption = (
-                f"{content['name']}: mean signal, map, what is above the threshold, and what opening leaves of it, "
-                "in the axial slice with most of it"
-            )
-            parts = [html_figure(path.read_bytes(), caption, width=900)]
-            if path.with_name(_VIEW).exists():
-                parts.append(html_link(f"{content['folder']}/{_VIEW}", "Move through three planes"))
+        caption = (
+            f"{content['name']}: mean signal, map, what is above the threshold, and what opening leaves of it, in the "
+            "axial slice with most of it"
+        )
+        if parts := picture_parts(out / content["folder"], _PANELS, _VIEW, caption, width=900):
             sections.append((content["name"], html_join(parts)))
     lead = f"{_NOTICE} {synthetic_note(sum(one['synthetic'] for one in contents), len(contents))}".rstrip()
     write_text(out / "index.html", html_page("Anomalies", sections, lead=lead))
@@ -347,7 +345,3 @@ def _known(series: SeriesFiles) -> dict[str, str]:
     """Tell what the scan was called, and what was known of the patient."""
     words = {"patient": series.patient, "name": series.name} | dict(series.known)
     return {key: str(value) for key, value in words.items()}
-
-
-def _as_text(table: pd.DataFrame) -> str:
-    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g")

@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.casefiles import file_stem
-from dmrifit.console import finished_part, progress
+from dmrifit.batches import join_tables, picture_parts, run_parts, table_text
+from dmrifit.casefiles import file_stems
 from metastasis.cases import Case
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     **{"min_voxels": (int, type(None)), "n_lesions": int, "n_confirmed": (int, type(None)), "volume_mL": float},
     "sources": str,
 }
+_COLUMNS = (
+    *("patient", "probability", "label", "threshold", "min_voxels", "n_lesions", "n_confirmed", "volume_mL"),
+    "synthetic",
+)
 _OF_SINGLE_MODELS = (
     *("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability"),
 )  # a single model confirms nothing, and segments no prior scan
@@ -86,22 +90,22 @@ def segment_cases(
     ValueError
         If two cases would have one folder.
     """
-    stems = [file_stem(case.patient, case.name) for case in cases]
-    folded = [stem.casefold() for stem in stems]
-    if twice := sorted({stem for stem, key in zip(stems, folded, strict=True) if folded.count(key) > 1}):
-        msg = f"several cases would be written to one folder: {', '.join(twice)}; give them names of their own"
-        raise ValueError(msg)
+    stems = file_stems((case.patient, case.name) for case in cases)
     figure = figure and find_spec("matplotlib") is not None
-    contents = []
-    for case, stem in progress(list(zip(cases, stems, strict=True)), len(cases)):
-        digest = _digest(case)
-        before = None if overwrite else finished_part(out / stem / _DESCRIPTION, _FIELDS)
+
+    def make(part: tuple[Case, str]) -> dict[str, Any]:
+        case, stem = part
+        return _segment_case(segmenter, case, out / stem, _digest(case), figure=figure)
+
+    return run_parts(
+        zip(cases, stems, strict=True),
+        lambda part: out / part[1] / _DESCRIPTION,
+        make,
+        fields=_FIELDS,
         # A case whose files have changed is segmented anew.
-        if before is not None and before["sources"] == digest:
-            contents.append(before)
-            continue
-        contents.append(_segment_case(segmenter, case, out / stem, digest, figure=figure))
-    return contents
+        same=lambda part, old: old["sources"] == _digest(part[0]),
+        overwrite=overwrite,
+    )
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool, heading: str) -> None:
@@ -124,33 +128,27 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     from dmrifit.files import write_text
 
     keys = ("name", "patient", "threshold", "min_voxels", "n_lesions", "n_confirmed", "volume_mL", "synthetic")
-    rows, lesions = [], []
+    rows = []
     for content in contents:
         files = {key: f"{content['folder']}/{file}" for key, file in (("probability", _PROBABILITY), ("label", _LABEL))}
         rows.append({key: content[key] for key in keys[:2]} | files | {key: content[key] for key in keys[2:]})
-        table = _read_lesions(out / content["folder"] / _LESIONS)
-        table.insert(0, "name", content["name"])
-        table.insert(1, "patient", content["patient"])
-        lesions.append(table)
     table = pd.DataFrame(rows)
     for key in ("threshold", "min_voxels", "n_confirmed"):
         table[key] = table[key].astype(object)
     table["synthetic"] = table["synthetic"].map({True: "true", False: "false"})
-    filled = [one for one in lesions if len(one)] or lesions[:1]
-    found = pd.concat(filled, ignore_index=True)
-    write_text(out / "lesions.tsv", _as_text(found))
-    write_text(out / "segmentations.tsv", _as_text(table))
+    found = join_tables(contents, (_read_lesions(out / content["folder"] / _LESIONS) for content in contents))
+    write_text(out / "lesions.tsv", table_text(found))
+    write_text(out / "segmentations.tsv", table_text(table))
     if figure and find_spec("jinja2") is not None:
         from metastasis.report import batch_page
 
-        pictures = {
-            content["name"]: path.read_bytes()
+        shown = {
+            content["name"]: picture_parts(
+                out / content["folder"], _OVERLAY, _VIEW, f"Lesions of {content['name']} in three planes"
+            )
             for content in contents
-            if (path := out / content["folder"] / _OVERLAY).exists()
         }
-        views = {content["name"]: f"{content['folder']}/{_VIEW}" for content in contents}
-        views = {name: path for name, path in views.items() if (out / path).exists()}
-        write_text(out / "index.html", batch_page(heading, contents, found, pictures, views))
+        write_text(out / "index.html", batch_page(heading, contents, found, shown))
 
 
 def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray[Any]], float, int]:
@@ -234,12 +232,6 @@ def _one_of(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
     return values.pop()
 
 
-_COLUMNS = (
-    *("patient", "probability", "label", "threshold", "min_voxels", "n_lesions", "n_confirmed", "volume_mL"),
-    "synthetic",
-)
-
-
 def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool) -> dict[str, Any]:
     from dmrifit.files import FileSet
     from dmrifit.images import save_image
@@ -273,7 +265,7 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
     with FileSet(folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, _DESCRIPTION], overwrite=True) as files:
         for name, values in ((_PROBABILITY, probability), (_LABEL, labels)):
             save_image(_on_grid(values, case), files.path(name))
-        files.path(_LESIONS).write_text(_as_text(table), encoding="utf-8")
+        files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")
         if figure:
             from metastasis.plotting import plot_overlay
 
@@ -304,10 +296,6 @@ def _digest(case: Case) -> str:
     for part in (case.image, case.prior, case.brain, case.label, case.affine):
         digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
-
-
-def _as_text(table: pd.DataFrame) -> str:
-    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.10g")
 
 
 def _read_lesions(path: Path) -> pd.DataFrame:

@@ -19,7 +19,6 @@ from dmrifit.pages import (
     html_figure,
     html_heading,
     html_join,
-    html_link,
     html_note,
     html_page,
     html_paragraph,
@@ -156,8 +155,7 @@ def batch_page(
     heading: str,
     contents: Sequence[Mapping[str, Any]],
     lesions: pd.DataFrame,
-    pictures: Mapping[str, bytes],
-    views: Mapping[str, str],
+    shown: Mapping[str, Sequence[Markup]],
 ) -> str:
     """
     Make the page of a run over scans.
@@ -170,10 +168,8 @@ def batch_page(
         What `metastasis.batches.segment_cases` gave.
     lesions : DataFrame
         A row for each lesion, with the column ``name``.
-    pictures : mapping of str to bytes
-        Overlays as PNG files, by the name of the case.
-    views : mapping of str to str
-        Pages of single scans, relative to this one, by the name of the case.
+    shown : mapping of str to sequence of Markup
+        What `dmrifit.batches.picture_parts` gave, by the name of the case.
 
     Returns
     -------
@@ -191,14 +187,10 @@ def batch_page(
         rows.append([content["name"], content["patient"], *counts, f"{content['volume_mL']:.2f}", kind])
     sections: list[tuple[str, Any]] = [("All scans", html_table(rows, header, numbers=range(2, len(header) - 1)))]
     for content in contents:
-        parts = []
-        if picture := pictures.get(content["name"]):
-            parts.append(html_figure(picture, f"Lesions of {content['name']} in three planes", width=1000))
-        if view := views.get(content["name"]):
-            parts.append(html_link(view, "Move through the planes"))
         own = lesions[lesions["name"] == content["name"]]
-        parts.append(_lesion_lines(own) if len(own) else html_paragraph("Nothing was found."))
-        sections.append((content["name"] + (" (synthetic)" if content["synthetic"] else ""), html_join(parts)))
+        told = _lesion_lines(own) if len(own) else html_paragraph("Nothing was found.")
+        title = content["name"] + (" (synthetic)" if content["synthetic"] else "")
+        sections.append((title, html_join([*shown[content["name"]], told])))
     where = html_note("Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the left.")
     return html_page(heading, [*sections, ("", where)], lead=lead)
 

@@ -40,6 +40,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     """
     import pandas as pd
 
+    from dmrifit.batches import picture_parts, table_text
     from dmrifit.files import write_text
     from placement.tables import box_columns
 
@@ -51,10 +52,10 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
         row = {"name": name, **box_columns(pose), "volume_ml": content["volume_ml"], **numbers}
         rows.append(row | {"rotated_axes": content["rotated_axes"], "flags": flags})
     table = pd.DataFrame(rows)
-    write_text(out / "placements.tsv", table.to_csv(sep="\t", index=False, float_format="%.12g"))
+    write_text(out / "placements.tsv", table_text(table, 12))
     if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
         return
-    from dmrifit.pages import html_figure, html_join, html_link, html_note, html_page, html_table, synthetic_note
+    from dmrifit.pages import html_join, html_note, html_page, html_table, synthetic_note
     from placement.prescription import NOTICE
 
     shown = ("volume_ml", "tumor_fraction", "objective")
@@ -65,11 +66,8 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     header = ("case", "volume, mL", "part that is tumor", "objective", "rotated axes", "flags")
     sections = [("All cases", html_table(lines, header, numbers=(1, 2, 3, 4)))]
     for name in contents:
-        path = out / name / "voxel_overlay.png"
-        if path.exists():
-            parts = [html_figure(path.read_bytes(), f"Voxel of {name} in three planes", width=1000)]
-            if path.with_name("voxel_view.html").exists():
-                parts.append(html_link(f"{name}/voxel_view.html", "Move through the planes"))
+        alt = f"Voxel of {name} in three planes"
+        if parts := picture_parts(out / name, "voxel_overlay.png", "voxel_view.html", alt):
             sections.append((name, html_join(parts)))
     told = synthetic_note(sum(one["synthetic"] for one in contents.values()), len(contents), "case")
     lead = f"{NOTICE}. {told}".rstrip()

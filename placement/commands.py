@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmrifit.console import FigureOption, OutOption, OverwriteOption, begin_run, finished_part, progress
+from dmrifit.console import FigureOption, OutOption, OverwriteOption, begin_run
 from dmrifit.options import floats
 from placement.batches import FIELDS, write_batch
 from placement.options import (
@@ -64,6 +64,7 @@ def place(
     stopped if it is started again with the same options. Writes a folder for each case, a table placements.tsv and a
     page with all overlays.
     """
+    from dmrifit.batches import run_parts
     from dmrifit.images import file_record
     from placement.optimizer import CONSOLE, VoxelOptimizer
     from placement.prescription import write_prescription
@@ -89,22 +90,26 @@ def place(
         "model": None if model is None else file_record(model)["SHA256"],
     } | shift
     begin_run(out, settings, overwrite, results=("placements.tsv",), parts=("*/voxel.json",))
-    contents = {}
-    for row in progress(table.itertuples(), len(table)):
-        folder = out / row.name
-        before = None if overwrite else finished_part(folder / "voxel.json", FIELDS)
-        # A case whose files have changed is placed anew.
-        same = before is not None and before["synthetic"] == row.synthetic
-        if before is not None and same and before["sources"] == source_digests(row):
-            contents[row.name] = before
-            continue
+
+    def make(row: Any) -> dict[str, Any]:
         scene = read_scene(row, include=labels, margin=margin, tolerance=tolerance)
         voxel = placer.place(scene)
         if model is not None and rounding:
             voxel = optimizer.rounded(voxel, scene)
-        contents[row.name] = write_prescription(
-            voxel, scene, folder, optimizer=optimizer, figure=figure, overwrite=True, **shift
+        return write_prescription(
+            voxel, scene, out / row.name, optimizer=optimizer, figure=figure, overwrite=True, **shift
         )
+
+    done = run_parts(
+        table.itertuples(),
+        lambda row: out / row.name / "voxel.json",
+        make,
+        fields=FIELDS,
+        # A case whose files have changed is placed anew.
+        same=lambda row, old: old["synthetic"] == row.synthetic and old["sources"] == source_digests(row),
+        overwrite=overwrite,
+    )
+    contents = dict(zip(table["name"], done, strict=True))
     write_batch(out, contents, figure=figure)
     if any(content["synthetic"] for content in contents.values()):
         typer.echo("synthetic cases: no clinical result")

@@ -115,5 +115,5 @@ def test_what_cannot_be_read_is_named(brightness, cases, tmp_path):
     rows.to_csv(table, sep="\t", index=False)
     with pytest.raises(ValueError, match="'high' is no number"):
         read_segmentations(table, cases[:2])
-    with pytest.raises(ValueError, match="one folder"):
+    with pytest.raises(ValueError, match="several cases would have the same files"):
         segment_cases(brightness(3), [cases[0], cases[0]], tmp_path, figure=False, overwrite=False)

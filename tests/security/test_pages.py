@@ -189,6 +189,7 @@ def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
 
 
 def test_the_page_of_segmentations_shows_names_of_scans_as_text():
+    from dmrifit.pages import html_figure
     from metastasis.report import batch_page
 
     content = {
@@ -197,7 +198,7 @@ def test_the_page_of_segmentations_shows_names_of_scans_as_text():
     }  # fmt: skip
     columns = ("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability")
     found = pd.DataFrame([{"name": PLANT, "patient": PLANT} | dict.fromkeys(columns, 1.0)])
-    assert_harmless(batch_page(PLANT, [content], found, {PLANT: bytes(24)}, {}))
+    assert_harmless(batch_page(PLANT, [content], found, {PLANT: [html_figure(bytes(24), PLANT)]}))
 
 
 @pytest.mark.slow
