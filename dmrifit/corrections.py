@@ -177,6 +177,11 @@ def correct_motion(
     ImportError
         If the extra ``preprocess`` is not installed.
 
+    Notes
+    -----
+    Processors round differently, and the search follows: transforms of a head of 49 × 58 × 47 voxels agreed within 1e-8
+    between two kinds of linear algebra, those of 10 × 10 × 10 voxels differed by millimeters.
+
     References
     ----------
     Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003.
