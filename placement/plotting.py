@@ -182,7 +182,7 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
             ax.set(xlabel="mean with experts, mL", ylabel="difference from experts, mL" if column == 0 else "")
             bias, lower, upper = (round(float(row[key]), 1) + 0.0 for key in ("bias", "lower", "upper"))
             ax.set_title(f"{name}: {bias:.1f} mL ({lower:.1f} … {upper:.1f})", fontsize=9.5)
-        figure.supxlabel(_note(synthetic=synthetic), x=1, ha="right", fontsize=9, color=FAINT)
+        figure.supxlabel(_note(synthetic=synthetic), x=0.995, ha="right", fontsize=9, color=FAINT)
     return figure
 
 
