@@ -12,11 +12,12 @@ from sklearn.base import clone
 
 from dmrifit.cohort import Cohort
 from dmrifit.entrants import Entrant, View
-from dmrifit.fitting import FitResult, FitStatus, fit_voxels
+from dmrifit.fitting import fit_voxels
 from dmrifit.prediction import Clinical, MapsToMaps
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import derived_seed
 from dmrifit.records import digest
+from dmrifit.results import FitResult, FitStatus
 from dmrifit.resynthesis import missing_contrasts, resynthesize
 from dmrifit.scans import MaskName, Scan
 from dmrifit.strategies import Design

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.fitting import FitResult, FitStatus
 from dmrifit.models import Parameter, SignalModel
 from dmrifit.protocol import Protocol
 from dmrifit.records import describe
+from dmrifit.results import FitResult, FitStatus
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator

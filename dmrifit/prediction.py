@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
-from dmrifit.fitting import FitStatus, fit_voxels
+from dmrifit.fitting import fit_voxels
 from dmrifit.mapping import ClinicalMetrics, resolve_model
 from dmrifit.models import Parameter, SignalModel
 from dmrifit.patches import as_neighbors, center_of
 from dmrifit.protocol import Protocol
+from dmrifit.results import FitStatus
 from dmrifit.scaling import reference_columns
 from dmrifit.strategies import Design, Strategy
 

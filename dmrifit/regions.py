@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.derivatives import unpack_bounds
-from dmrifit.fitting import FitStatus
 from dmrifit.masks import check_same_grid
+from dmrifit.results import FitStatus
 from dmrifit.tables import read_rows
 from dmrifit.texts import read_small
 
