@@ -108,4 +108,4 @@ def test_the_documentation_is_built_without_a_warning_or_a_link_to_elsewhere(tmp
         name: (html / "tutorials" / f"plot_{name}.html").read_text().count("sphx-glr-single-img")
         for name in ("prediction", "placement", "anomaly", "metastasis")
     }
-    assert pictures == {"prediction": 0, "placement": 0, "anomaly": 1, "metastasis": 0}
+    assert set(pictures.values()) == {1}

@@ -83,6 +83,16 @@ stretched = SignalModel.from_expression(
 )
 fitted = fit_voxels(one[None], Protocol(b), stretched)
 print({name: round(float(fitted[name][0]), 3) for name in fitted.names})
+# sphinx_gallery_start_ignore
+import matplotlib.pyplot as plt
+
+figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+axis.plot(b, one, "ko", markersize=4, label="signal, synthetic")
+axis.plot(b, fit.best_fit, "C1", linewidth=4, alpha=0.6, label="lmfit")
+axis.plot(b, stretched.signal(fitted.parameters, Protocol(b))[0], "C0--", label="dmrifit")
+axis.set(xlabel="b (s/mm²)", ylabel="signal", ylim=(0, None))
+axis.legend(frameon=False)
+# sphinx_gallery_end_ignore
 
 # sphinx_gallery_start_ignore
 show("lmfit Model.fit, least_squares")

@@ -51,6 +51,24 @@ tables = evaluate_segmentations(new, found, n_bootstrap=0, random_state=0)
 format_summary(tables)[["sensitivity", "precision", "n_false_positives", "strict_precision", "lesion_dice"]]
 
 # %%
+# A picture
+# ---------
+# What the ensemble says of one patient (synthetic): what both networks see is confirmed, the rest is for review. The
+# planes go through the largest lesion that was missed, or else through the largest false finding.
+
+# sphinx_gallery_start_ignore
+from pathlib import Path
+
+from metastasis.plotting import plot_overlay
+
+Path("build").mkdir(exist_ok=True)
+plot_overlay(new[0], found["ensemble"][0], confirmable=True).savefig("build/metastasis.png", dpi=110)
+# sphinx_gallery_end_ignore
+print(
+    {name: int((found["ensemble"][0] == label).sum()) for name, label in (("candidate", 1), ("confirmed", 2))}, "voxels"
+)
+
+# %%
 # The board
 # ---------
 # With one seed nothing is decided:

@@ -14,7 +14,7 @@ boxes. Not for clinical use.
 
 from placement import VoxelOptimizer, VoxelRanker, evaluate_placements, simulate_gliomas
 
-scenes, experts = simulate_gliomas(16, n_experts=2, random_state=0)
+scenes, experts = simulate_gliomas(16, n_experts=2, image=True, random_state=0)
 known, new = slice(0, 12), slice(12, 16)
 print(f"{len(scenes)} synthetic tumors of {min(s.tumor_volume for s in scenes):.0f} to "
       f"{max(s.tumor_volume for s in scenes):.0f} mL, {experts.shape[1]} boxes each")  # fmt: skip
@@ -42,10 +42,22 @@ tables["cases"].groupby("method")[["dice_closest", "f_tumor", "volume", "rotated
 # What the scanner needs
 # ----------------------
 # `placement.write_prescription` writes the box as masks, as an image of one voxel, as numbers for the console, and
-# as JSON. Here are the numbers of one case.
+# as JSON. Here are the numbers of one case, and a picture of it (synthetic) with the boxes of the two simulated
+# experts.
 
 voxel = ranker.place(scenes[12])
 print("center", voxel.center.round(1), "mm, size", voxel.size.round(1), "mm, angles", voxel.angles.round(1), "degrees")
+# sphinx_gallery_start_ignore
+from pathlib import Path
+
+from placement import Voxel
+from placement.plotting import plot_overlay
+
+boxes = {"ranker": voxel, "objective": optimizer.place(scenes[12])}
+boxes |= {f"simulated expert {j + 1}": Voxel.from_array(row) for j, row in enumerate(experts[12])}
+Path("build").mkdir(exist_ok=True)
+plot_overlay(boxes, scenes[12]).savefig("build/placement.png", dpi=110)
+# sphinx_gallery_end_ignore
 
 # %%
 # The board
