@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.cases import listed
+
 __all__ = ["ScoredScans", "Volumes", "checked_binary", "checked_masks", "checked_volumes", "open_map"]
 
 #: One array of several volumes, or a sequence of volumes.
@@ -118,10 +120,7 @@ def checked_volumes(maps: Volumes, what: str) -> list[NDArray[Any]]:
     ValueError
         If there is none, or one is no volume or has values that are not finite.
     """
-    volumes = [np.asarray(one) for one in maps]
-    if not volumes:
-        msg = f"there is no {what}; give one for each scan"
-        raise ValueError(msg)
+    volumes = [np.asarray(one) for one in listed(maps, f"{what}s")]
     for i, volume in enumerate(volumes):
         if volume.ndim != 3:
             msg = f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
@@ -187,7 +186,7 @@ def checked_binary(values: Volumes, volumes: list[NDArray[Any]], what: str) -> l
     ValueError
         If numbers or shapes differ, or values are not 0 and 1.
     """
-    found = [np.asarray(one) for one in values]
+    found = [np.asarray(one) for one in listed(values, f"{what}s")]
     if len(found) != len(volumes):
         msg = f"{len(found)} {what}(s) for {len(volumes)} map(s); give one for each"
         raise ValueError(msg)

@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors import AnomalyDetector, Scans
 from anomaly.persistence import decoded_rule, encoded_rule
+from dmrifit.cases import listed
 from dmrifit.encoding import RefusedError, decoded, refuse_keys
 from dmrifit.nets import VolumeEstimator
 
-__all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "check_number", "check_words", "residual_map"]
+__all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "check_words", "residual_map"]
 
 RESIDUALS = ("mean", "mean-of-abs")
 REGIONS = ("brain", "volume")
@@ -109,7 +110,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         """
         self._check_parameters()
         self.__dict__.pop("threshold_", None)
-        subjects = None if groups is None else {"subject": np.asarray([str(group) for group in groups])}
+        names = None if groups is None else [str(group) for group in listed(groups, "groups")]
+        subjects = None if names is None else {"subject": np.asarray(names)}
         return self._fit(Scans(X, masks, subjects), groups)
 
     def reconstruct(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
@@ -341,29 +343,3 @@ def check_words(estimator: Any, choices: Mapping[str, Iterable[Any]]) -> None:
         if not any(type(value) is type(word) and value == word for word in known):
             msg = f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}"
             raise ValueError(msg)
-
-
-def check_number(name: str, value: Any, *, least: float = 0.0, whole: bool = False) -> None:
-    """
-    Refuse a parameter that is no number, or too small.
-
-    Parameters
-    ----------
-    name : str
-        Of the parameter.
-    value : int or float
-        What was given.
-    least : float, default=0.0
-        The smallest that is possible.
-    whole : bool, default=False
-        Whether it is a count.
-
-    Raises
-    ------
-    ValueError
-        If it is not possible.
-    """
-    kinds = int | np.integer if whole else int | float | np.number
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < np.inf:
-        msg = f"{name} must be a {'whole ' if whole else ''}number of at least {least:g}, not {value!r}"
-        raise ValueError(msg)

@@ -18,6 +18,7 @@ from anomaly.detection import Detection, lesions_of
 from anomaly.detectors import AnomalyDetector
 from anomaly.preparation import PreparedScan, prepare_scan
 from anomaly.thresholds import open_map
+from dmrifit.cases import called
 from dmrifit.derivatives import stem
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.participants import WORDS
@@ -279,12 +280,13 @@ class SeriesDetector(BaseEstimator):
         learned = clone(self.detector)
         # Healthy scans have a rate of false positives in what is looked at: fluid is not, where tissues are known.
         learned._counted = [scan.case.scored for scan in scans]
-        learned.fit(
-            [scan.case.signal for scan in scans],
-            [scan.case.brain for scan in scans],
-            groups=[scan.case.patient for scan in scans],
-            **options,
-        )
+        with called([one.label for one in series]):
+            learned.fit(
+                [scan.case.signal for scan in scans],
+                [scan.case.brain for scan in scans],
+                groups=[scan.case.patient for scan in scans],
+                **options,
+            )
         del learned._counted
         self.protocol_ = scans[0].protocol
         self.shape_, self.edges_ = reference.shape, reference.spacing

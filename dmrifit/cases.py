@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,17 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from dmrifit.nets import VolumeEstimator
 
-__all__ = ["Chosen", "Inputs", "Targets", "add_to_digest", "check_length", "listed", "naming", "volume_inputs"]
+__all__ = [
+    "Chosen",
+    "Inputs",
+    "Targets",
+    "add_to_digest",
+    "called",
+    "check_length",
+    "listed",
+    "naming",
+    "volume_inputs",
+]
 
 
 def volume_inputs(case: Any) -> NDArray[np.float32]:
@@ -112,19 +124,32 @@ def naming(number: int) -> Iterator[None]:
         raise ValueError(msg) from error
 
 
+@contextmanager
+def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[None]:
+    """Call cases by their names, and name the file they come from, in errors that tell of them by numbers."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(r"case (\d+)\b", str(error))
+        if type(error) is not ValueError or found is None or int(found[1]) >= len(names):
+            raise
+        begin = "" if source is None else f"{source}: "
+        msg = f"{begin}case {names[int(found[1])]}{str(error)[found.end() :]}"
+        raise ValueError(msg) from error
+
+
 def listed(values: Any, what: str) -> Sequence[Any]:
     """Give a sequence of cases or targets, which may be an array whose first axis are cases."""
     if hasattr(values, "iloc"):  # a table's own index counts otherwise
         values = values.to_numpy()
-    if isinstance(values, np.ndarray):
-        found: Sequence[Any] = values if values.ndim else []  # type: ignore[assignment]
-    elif hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | Mapping):
-        found = values
-    else:
-        msg = f"{what} must be a list or an array with one of them per case, not {type(values).__name__}"
+    sequence = hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | Mapping)
+    if not sequence or (isinstance(values, np.ndarray) and not values.ndim):
+        kind = f"the single value {values}" if isinstance(values, np.ndarray) else type(values).__name__
+        msg = f"{what} must be a list or an array with one of them per case, not {kind}"
         raise ValueError(msg)
+    found: Sequence[Any] = values
     if not len(found):
-        msg = f"there are no {what}"
+        msg = f"there are no {what}; give at least one"
         raise ValueError(msg)
     return found
 

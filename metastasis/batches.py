@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dmrifit.batches import join_tables, picture_parts, run_parts, table_text
 from dmrifit.casefiles import file_stems
+from dmrifit.cases import called
 from metastasis.cases import Case
 
 if TYPE_CHECKING:
@@ -62,7 +63,13 @@ def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
 
 
 def segment_cases(
-    segmenter: Any, cases: Sequence[Case], out: Path, *, figure: bool, overwrite: bool
+    segmenter: Any,
+    cases: Sequence[Case],
+    out: Path,
+    *,
+    figure: bool,
+    overwrite: bool,
+    source: Path | None = None,
 ) -> list[dict[str, Any]]:
     """
     Segment cases, each into a folder of its own; those that an earlier run has finished are not done again.
@@ -79,6 +86,8 @@ def segment_cases(
         Whether overlays are wanted; without matplotlib there are none.
     overwrite : bool
         Whether finished ones are done again.
+    source : Path, optional
+        The file that they were read from, which messages name.
 
     Returns
     -------
@@ -88,14 +97,15 @@ def segment_cases(
     Raises
     ------
     ValueError
-        If two cases would have one folder.
+        If two cases would have one folder, or a case cannot be segmented.
     """
     stems = file_stems((case.patient, case.name) for case in cases)
     figure = figure and find_spec("matplotlib") is not None
 
     def make(part: tuple[Case, str]) -> dict[str, Any]:
         case, stem = part
-        return _segment_case(segmenter, case, out / stem, _digest(case), figure=figure)
+        with called([case.name], source):
+            return _segment_case(segmenter, case, out / stem, _digest(case), figure=figure)
 
     return run_parts(
         zip(cases, stems, strict=True),

@@ -139,7 +139,7 @@ def _run(
     _check_priors(models, cases)
     settings |= {"flips": flips, "figure": figure, "threshold": getattr(segmenter, "threshold_", None)}
     begin_run(out, settings, overwrite, results=RESULTS, parts=("*/segmentation.json",))
-    contents = segment_cases(segmenter, cases, out, figure=figure, overwrite=overwrite)
+    contents = segment_cases(segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans[0])
     write_batch(out, contents, figure=figure, heading=heading)
     n = sum(content["n_lesions"] for content in contents)
     confirmed = [content["n_confirmed"] for content in contents if content["n_confirmed"] is not None]

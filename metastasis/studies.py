@@ -152,6 +152,7 @@ def train(
     import shutil
 
     from dmrifit._optional import import_optional
+    from dmrifit.cases import called
     from dmrifit.persistence import save_model
     from metastasis.batches import scans_of
     from metastasis.cases import read_cases
@@ -195,8 +196,10 @@ def train(
     if both := sorted({case.patient for case in learned} & {case.patient for case in kept}):
         msg = f"{validation} has patients that {cases} has too: {', '.join(both[:5])}; choose others for the threshold"
         raise ValueError(msg)
-    segmenter.fit(labels=_labels(learned), groups=[case.patient for case in learned], **scans_of(learned))
-    chosen = _set_operating_point(segmenter, kept, out, false_positives) if kept else ""
+    with called([case.name for case in learned], cases):
+        segmenter.fit(labels=_labels(learned), groups=[case.patient for case in learned], **scans_of(learned))
+    with called([case.name for case in kept], validation):
+        chosen = _set_operating_point(segmenter, kept, out, false_positives) if kept else ""
     save_model(segmenter, out)
     n_lesions = sum(_n_lesions(case) for case in learned)
     typer.echo(f"trained on {len(learned)} scan{'s' * (len(learned) != 1)} with {n_lesions} lesions: {out}")

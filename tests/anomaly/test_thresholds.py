@@ -294,8 +294,14 @@ def test_what_is_not_possible_is_refused_by_name():
         HealthyRateThreshold(1).fit(maps)
     with pytest.raises(ValueError, match="finite number, not nan"):
         FixedThreshold(float("nan")).fit(maps)
-    with pytest.raises(ValueError, match="there is no map"):
+    with pytest.raises(ValueError, match="there are no maps"):
         OtsuThreshold().fit([])
+    with pytest.raises(ValueError, match=r"maps must be a list or an array .* not the single value"):
+        OtsuThreshold().fit(np.array(0.5))
+    with pytest.raises(ValueError, match="masks must be a list or an array with one of them per case"):
+        OtsuThreshold().fit(maps, np.array(1))
+    with pytest.raises(ValueError, match="truths must be a list or an array with one of them per case"):
+        YoudenThreshold().fit(maps, truths=np.array(1))
     with pytest.raises(ValueError, match="3 mask\\(s\\) for 4 map\\(s\\)"):
         OtsuThreshold().fit(maps, masks[:3])
     with pytest.raises(ValueError, match="mask 0 has shape \\(9, 8, 6\\) and its map \\(9, 8, 7\\)"):
