@@ -31,6 +31,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     Write a file that appears under its name only when it is complete.
 
+    What a killed process has left of a file of this name is removed, by the rule of `remove_abandoned_parts`.
+
     Parameters
     ----------
     path : str or Path
@@ -49,6 +51,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned_parts(path.parent, path.name)
     part = path.with_name(f"{_PART}{os.getpid()}-{path.name}")
     try:
         yield part
@@ -78,7 +81,7 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def remove_abandoned_parts(folder: str | Path) -> None:
+def remove_abandoned_parts(folder: str | Path, name: str | None = None) -> None:
     """
     Remove what killed processes have left of files that never got their names.
 
@@ -87,15 +90,29 @@ def remove_abandoned_parts(folder: str | Path) -> None:
     folder : str or Path
         Where `whole_file` wrote. Parts of living processes and those younger than ten minutes, which another
         machine may be writing, stay.
+    name : str, optional
+        The file of which parts are removed; by default all.
     """
     for part in Path(folder).glob(f"{_PART}*"):
-        pid = part.name.removeprefix(_PART).partition("-")[0]
+        pid, _, own = part.name.removeprefix(_PART).partition("-")
+        if not pid.isdecimal() or name not in (None, own):
+            continue
         try:
-            old = time.time() - part.stat().st_mtime > _ABANDONED
-            if old and pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            if time.time() - part.stat().st_mtime > _ABANDONED and not _alive(int(pid)):
                 part.unlink(missing_ok=True)
         except OSError:  # gone already
             continue
+
+
+def _alive(pid: int) -> bool:
+    """Whether there is a process of a number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # that of another user
+        return True
+    return True
 
 
 class FileSet:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -264,3 +265,25 @@ def test_an_error_is_not_its_own_cause(tmp_path):
     with pytest.raises(OSError, match="some other fault") as caught, whole_file(tmp_path / "a"):
         raise OSError(5, "some other fault")
     assert caught.value.__cause__ is None
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    old = time.time() - 3600
+    for name, age in {
+        f".part-{gone.pid}-model.dmrifit": old,
+        f".part-{gone.pid}-other.dmrifit": old,
+        f".part-{os.getppid()}-model.dmrifit": old,
+        f".part-{gone.pid}1-a-model.dmrifit": old,
+        ".part-mine-model.dmrifit": old,
+    }.items():
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (age, age))
+    write_text(tmp_path / "model.dmrifit", "whole")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert f".part-{gone.pid}-model.dmrifit" not in left
+    assert len(left) == 5
+    (tmp_path / f".part-{gone.pid}-model.dmrifit").write_bytes(b"half, by another machine perhaps")
+    write_text(tmp_path / "model.dmrifit", "whole")
+    assert len(list(tmp_path.iterdir())) == 6
