@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy, is_proxy
-from nibabel.filebasedimages import ImageFileError
 from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
@@ -290,7 +289,7 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
     except MemoryError:
         raise _too_large(loaded.dataobj, name) from None
     except DAMAGED as error:
-        raise damaged(name, error) from error
+        raise damaged(name, error, loaded.dataobj) from error
 
 
 def file_of(loaded: nib.Nifti1Pair) -> Path | None:
@@ -373,9 +372,9 @@ def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
     return plain
 
 
-def damaged(name: str, error: BaseException) -> ValueError:
+def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
     """
-    Make the error for a file that cannot be read to its end.
+    Make the error for a file that cannot be read to its end, or an array whose blocks cannot be had.
 
     Parameters
     ----------
@@ -383,12 +382,17 @@ def damaged(name: str, error: BaseException) -> ValueError:
         What messages call it.
     error : BaseException
         What reading raised.
+    data : array or nibabel's proxy of one, optional
+        What was read; by default a file.
 
     Returns
     -------
     ValueError
         The error to raise.
     """
+    if data is not None and not nib.is_proxy(data):
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return ValueError(f"a block of {name} cannot be computed ({problem}); mend what the array is made from")
     if isinstance(error, FileNotFoundError):
         return _vanished(name)
     problem = " ".join(str(error).split())
@@ -432,7 +436,9 @@ def _load_header(path: Path) -> Any:
     try:
         with _remarks() as remarks:
             loaded = nib.load(path)
-    except (ImageFileError, nib.spatialimages.HeaderDataError, *DAMAGED) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # each of the formats that nibabel guesses from the ending raises its own
         if not path.is_file():
             raise _vanished(str(path)) from error
         msg = (
@@ -491,7 +497,7 @@ def _check_header(path: Path) -> None:
     try:
         with ImageOpener(str(path)) as file:
             start = file.read(184)
-    except (ImageFileError, *DAMAGED):
+    except Exception:
         return  # which nibabel tells better
     for order in ("<", ">"):
         size = np.frombuffer(start[:4].ljust(4), f"{order}i4")[0]

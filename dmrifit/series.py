@@ -88,7 +88,7 @@ class Part:
         try:
             values = np.asarray(self.data[:, :, slab])
         except DAMAGED as error:
-            raise damaged(self.name, error) from error
+            raise damaged(self.name, error, self.data) from error
         return values.reshape(x, y, -1, self.n_measurements)
 
     @contextmanager

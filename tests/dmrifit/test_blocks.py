@@ -126,6 +126,11 @@ def test_types_that_images_do_not_have_are_read_as_they_are(signals, dtype):
     np.testing.assert_array_equal(found, values.astype(np.float64))
 
 
+def _missing(block):
+    msg = "no network"
+    raise OSError(msg)
+
+
 def test_arrays_that_cannot_be_read_are_refused_with_the_remedy(signals):
     da = pytest.importorskip("dask.array")
     array = da.from_array(signals)
@@ -143,6 +148,9 @@ def test_arrays_that_cannot_be_read_are_refused_with_the_remedy(signals):
         fit_image(array, PROTOCOL, "adc", affine=np.zeros((4, 4)))
     with pytest.raises(ValueError, match="3-D"):
         fit_image(array[..., 0], PROTOCOL, "adc", affine=AFFINE)
+    broken = da.map_blocks(_missing, array, dtype=array.dtype)
+    with pytest.raises(ValueError, match=r"a block of the image cannot be computed .OSError: no network.; mend"):
+        fit_image(broken, PROTOCOL, "adc", affine=AFFINE)
     unfinished = array.ravel()[array.ravel() > 0]
     with pytest.raises(ValueError, match="compute_chunk_sizes"):
         fit_image(unfinished, PROTOCOL, "adc", affine=AFFINE)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dmrifit import images
-from dmrifit.images import describe_sources, file_paths, read_grid, read_volume, write_volume
+from dmrifit.images import describe_sources, file_paths, load_image, read_grid, read_volume, write_volume
 
 AFFINE = np.diag([-2.0, 2, 5, 1])
 
@@ -95,3 +95,11 @@ def test_remarks_on_one_image_are_not_those_on_another_and_handlers_stay(values,
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(verdict, names)) == [alone[name] for name in names]
     assert logger.handlers == before
+
+
+@pytest.mark.parametrize("ending", ["mgz", "gii", "HEAD", "PAR", "nii.zst", "img", "trk"])
+def test_files_with_the_ending_of_another_kind_are_refused_by_name(tmp_path, ending):
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    path = (tmp_path / "a.nii.gz").rename(tmp_path / f"scan.{ending}")
+    with pytest.raises(ValueError, match=rf"scan\.{ending} cannot be read as an image, .*convert it to NIfTI"):
+        load_image(path)
