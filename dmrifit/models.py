@@ -343,8 +343,15 @@ def _names_in(expression: str) -> set[str]:
         # 9**9**9 would be computed to its last digit.
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             power, value = _constant(node.right), _constant(node)
-            if not abs(power or 0) <= _HIGHEST_POWER or not np.isfinite(value or 0):
-                msg = f"expression {expression!r}: {ast.unparse(node)} is too high; use powers up to {_HIGHEST_POWER}"
+            written = ast.unparse(node)
+            if not abs(power or 0) <= _HIGHEST_POWER:
+                msg = (
+                    f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to {_HIGHEST_POWER}; "
+                    "take a smaller one, or write exp(n*log(x)) for x**n"
+                )
+                raise ValueError(msg)
+            if not np.isfinite(value or 0):
+                msg = f"expression {expression!r}: {written} is no number that a computer holds; write a smaller one"
                 raise ValueError(msg)
     return names
 
