@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["as_neighbors", "center_of", "check_patch_shape", "neighborhoods", "with_signal"]
+__all__ = ["as_neighbors", "center_of", "check_patch_shape", "check_reach", "neighborhoods", "with_signal"]
 
 
 def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
@@ -37,6 +38,30 @@ def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
         raise ValueError(msg)
     x, y, z = map(int, sizes)
     return x, y, z
+
+
+def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
+    """
+    Check that there are images in which a neighborhood has all its voxels, before long work.
+
+    Parameters
+    ----------
+    patch_shape : sequence of 3 ints
+        Numbers of voxels along the axes of the image.
+    shapes : iterable of tuple of 3 int
+        Numbers of voxels of the images.
+
+    Raises
+    ------
+    ValueError
+        If it is anything but three odd positive numbers, or some of its voxels lie outside of every image.
+    """
+    sizes = check_patch_shape(patch_shape)
+    largest = [2 * max(lengths) - 1 for lengths in zip(*shapes, strict=True)]
+    if any(size > most for size, most in zip(sizes, largest, strict=True)):
+        best = tuple(min(size, most) for size, most in zip(sizes, largest, strict=True))
+        msg = f"patch_shape {sizes} reaches out of every image, whatever the voxel; take {best} or less"
+        raise ValueError(msg)
 
 
 def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:
