@@ -146,6 +146,15 @@ def test_extras_of_the_readme_are_those_of_the_metadata(readme, setup_cfg):
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(setup_cfg["options.extras_require"])
 
 
+def test_what_an_extra_installs_is_told_whole(readme, setup_cfg):
+    told = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", readme, re.MULTILINE))
+    for extra, requirements in setup_cfg["options.extras_require"].items():
+        if extra == "all" or told[extra].endswith("and others"):
+            continue
+        for name in re.findall(r"^[\w-]+", requirements, re.MULTILINE):
+            assert name.removesuffix("-cpu").lower() in told[extra].lower()
+
+
 def test_folders_of_the_layout_exist(root, readme):
     folders = re.findall(r"`([\w/]+/)`", readme[readme.index("## Layout") :])
     assert len(folders) >= 7
