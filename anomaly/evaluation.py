@@ -14,6 +14,7 @@ from anomaly.scores import score_method
 from anomaly.strata import STRATA
 from anomaly.summaries import area_summary, followup_summary, lesion_summary, scan_summary, strata_summary
 from dmrifit.randomness import RandomState, seed_from
+from dmrifit.threads import check_jobs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +131,7 @@ def evaluate_detectors(
     import pandas as pd
     from joblib import Parallel, delayed
 
+    check_jobs(n_jobs)
     bench = Bench.of(cases, healthy, opening, connectivity, min_overlap, lesion_wise)
     names = ["all"] if folds is None else [str(fold) for fold in folds]
     if not names or len(set(names)) != len(names):

@@ -13,10 +13,11 @@ from anomaly.detectors import Scans
 from anomaly.features import FEATURES, masked_smoothing, voxel_features
 from anomaly.storage import ArrayDetector
 from dmrifit.encoding import RefusedError, refuse_keys
+from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState, derived_seed, seed_from
 from dmrifit.registry import register
 from dmrifit.storage import dumped, loaded, trees
-from dmrifit.threads import one_thread
+from dmrifit.threads import check_jobs, one_thread
 
 __all__ = ["IsolationForestDetector"]
 
@@ -107,14 +108,13 @@ class IsolationForestDetector(ArrayDetector):
         if self.position not in ("world", "depth", None):
             msg = f"position must be 'world', 'depth' or None, not {self.position!r}"
             raise ValueError(msg)
+        check_jobs(self.n_jobs)
         for name in ("n_voxels", "n_estimators", "max_samples"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 msg = f"{name} must be a whole number of at least 1, not {value!r}"
                 raise ValueError(msg)
-        if not 0 <= self.map_smoothing < np.inf:
-            msg = f"map_smoothing must be a number of at least 0, not {self.map_smoothing!r}"
-            raise ValueError(msg)
+        check_number("map_smoothing", self.map_smoothing)
 
     def _fit_scans(self, scans: Scans) -> None:
         seed = seed_from(self.random_state)

@@ -16,6 +16,7 @@ from anomaly.gliomas import GRADES, draw_glioma
 from dmrifit.heads import centered_grid, read_tissues, slow_field, texture_field
 from dmrifit.images import Image
 from dmrifit.randomness import RandomState, evenly, seed_for, seed_from
+from dmrifit.threads import check_jobs
 
 __all__ = ["REGISTRATIONS", "simulate_dmri"]
 
@@ -136,6 +137,7 @@ def simulate_dmri(
     for name, number, least in (("n_healthy", n_healthy, 0), ("n_lesions", n_lesions, 0), ("skip", skip, 0)):
         _whole_number(name, number, least)
     _whole_number("n_directions", n_directions, 1, _MOST_DIRECTIONS)
+    check_jobs(n_jobs)
     if not n_healthy + n_lesions:
         msg = "n_healthy and n_lesions are 0; ask for at least one person"
         raise ValueError(msg)

@@ -22,6 +22,7 @@ from sklearn.utils import check_random_state, get_tags
 from dmrifit._optional import import_optional
 from dmrifit.controls import CONSTANT
 from dmrifit.least_squares import LeastSquares
+from dmrifit.threads import check_jobs
 
 __all__ = [
     "ALGORITHMS",
@@ -177,6 +178,7 @@ def make_regressor(
     20
     """
     _check_loss(name, loss)
+    check_jobs(n_jobs)
     jobs = 1 if n_jobs is None else n_jobs
     median = loss == "median"
     if name == "LR":

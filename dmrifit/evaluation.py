@@ -33,6 +33,7 @@ from dmrifit.predictions import FolderPredictions, PatientPredictions
 from dmrifit.randomness import RandomState, seed_from
 from dmrifit.records import StudyFolder, command_line, describe
 from dmrifit.scans import MaskName
+from dmrifit.threads import check_jobs
 from dmrifit.trials import SIGNAL_COLUMNS, run_trial
 
 if TYPE_CHECKING:
@@ -268,6 +269,7 @@ def compare(
     RuntimeError
         If an estimator fails; the message names it and the patient, the cause follows.
     """
+    check_jobs(n_jobs)
     cohorts = named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
     sizes = None if n_train is None else (int(n_train),) if isinstance(n_train, int | np.integer) else tuple(n_train)

@@ -107,6 +107,10 @@ def fit_voxels(
         model = MODELS[model]
     signals = np.asarray(signals)
     _check_measurements(signals, protocol, model)
+    whole = isinstance(n_threads, int | np.integer) and not isinstance(n_threads, bool)
+    if n_threads is not None and (not whole or n_threads < 1):
+        msg = f"n_threads must be a whole number of at least 1, or None for one on each core, not {n_threads!r}"
+        raise ValueError(msg)
     if method == "segmented":
         return _fit_segmented(signals, protocol, model, bounds, fixed, sigma, regularization, n_starts, n_threads)
     if method != "nlls":
@@ -439,9 +443,6 @@ def _run(
     n = len(signals)
     if n_threads is None:
         n_threads = _default_threads()
-    if n_threads < 1:
-        msg = f"n_threads must be at least 1, not {n_threads}"
-        raise ValueError(msg)
     if not _kernels.is_compiled(problem.kernel):
         _logger.warning("compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name)
     kernel, dictionary = problem.kernel, problem.dictionary

@@ -15,6 +15,7 @@ from dmrifit.cohort import Cohort
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from dmrifit.scans import Scan
+from dmrifit.threads import check_jobs
 from dmrifit.tissues import MODEL, draw_means, draw_textures, limited, log_sd, smooth_field, tissue_table
 
 __all__ = ["simulate_cohort", "simulate_patient", "tissue_table"]
@@ -236,6 +237,7 @@ def _simulate(
     n_jobs: int | None = None,
 ) -> list[tuple[Scan, dict[str, str]]]:
     """Check the options, then simulate patients, here or wherever joblib is told to."""
+    check_jobs(n_jobs)
     _check(protocol, **{key: value for key, value in options.items() if key != "cohort"})
     options = {**options, "artifacts": artifact_strengths(options["artifacts"])}
     from joblib import Parallel, delayed

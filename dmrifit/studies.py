@@ -67,7 +67,9 @@ def simulate(
     """
     from dmrifit.phantoms import simulate_cohort
     from dmrifit.protocol import Protocol
+    from dmrifit.threads import check_jobs
 
+    check_jobs(jobs, "--jobs")
     names = words(preset)
     if not names:
         msg = "--preset names no cohort; choose of cohort1, cohort2"
@@ -234,7 +236,9 @@ def benchmark(
     from dmrifit.algorithms import ALGORITHMS
     from dmrifit.evaluation import compare
     from dmrifit.reporting import write_report
+    from dmrifit.threads import check_jobs
 
+    check_jobs(jobs, "--jobs")
     _check_report()
     left_out = words(without or "")
     names = words(algorithms) if algorithms is not None else list(ALGORITHMS)

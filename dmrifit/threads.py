@@ -1,7 +1,8 @@
-"""One thread for the linear algebra of a training, because its last bits depend on their number."""
+"""How many jobs at a time; one thread for the linear algebra of a training, as its last bits depend on their number."""
 
 from __future__ import annotations
 
+import numbers
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,13 +12,36 @@ from typing import Any
 import threadpoolctl
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["one_thread"]
+__all__ = ["check_jobs", "one_thread"]
 
 _lock = threading.Lock()
 _own = threading.local()
 _depth = 0
 _known: tuple[int, dict[str, ThreadpoolController]] | None = None
 _blas: Any = None
+
+
+def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:
+    """
+    Check how much is to be done at the same time, before it begins.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As joblib takes it: 1 or more, or -1 for one on each core, -2 for all cores but one and so on; None is 1, or
+        what `joblib.parallel_config` says.
+    name : str, default="n_jobs"
+        What the message calls it.
+
+    Raises
+    ------
+    ValueError
+        If it is 0 or no whole number.
+    """
+    whole = isinstance(n_jobs, numbers.Integral) and not isinstance(n_jobs, bool)
+    if n_jobs is not None and (not whole or n_jobs == 0):
+        msg = f"{name} must be a whole number of 1 or more, or -1 for one job on each core, not {n_jobs!r}"
+        raise ValueError(msg)
 
 
 @contextmanager

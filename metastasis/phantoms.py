@@ -13,6 +13,7 @@ from scipy.ndimage import affine_transform, gaussian_filter, label
 from dmrifit.heads import Head, TissueMaps, centered_grid, draw_head, read_tissues, slow_field, texture_field
 from dmrifit.images import Image
 from dmrifit.randomness import RandomState, evenly, seed_for, seed_from
+from dmrifit.threads import check_jobs
 from metastasis.cases import Case
 from metastasis.enhancement import (
     Nodule,
@@ -154,6 +155,7 @@ def simulate_metastases(
     """
     for name, number, least in (("n_patients", n_patients, 1), ("skip", skip, 0)):
         _whole_number(name, number, least)
+    check_jobs(n_jobs)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= most:
             msg = f"{name} must be between 0 and {most:g}, not {value!r}"

@@ -17,7 +17,7 @@ from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.randomness import RandomState, derived_seed, seed_from
 from dmrifit.registry import register
 from dmrifit.storage import dumped, loaded, trees
-from dmrifit.threads import one_thread
+from dmrifit.threads import check_jobs, one_thread
 from placement.features import FEATURES, Surroundings, describe_boxes
 from placement.objective import PlacementObjective
 from placement.optimizer import VoxelOptimizer
@@ -342,6 +342,7 @@ class VoxelRanker(BaseEstimator):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
                 msg = f"{name} must be a whole number of at least {low}, got {value!r}"
                 raise ValueError(msg)
+        check_jobs(self.n_jobs)
         if self.target not in _TARGETS:
             msg = f"target must be one of {', '.join(_TARGETS)}, got {self.target!r}"
             raise ValueError(msg)

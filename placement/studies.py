@@ -161,10 +161,13 @@ def train(
     """
     import shutil
 
+    from dmrifit.cases import called
     from dmrifit.persistence import save_model
+    from dmrifit.threads import check_jobs
     from placement.tables import read_cases, read_experts, read_scene
 
     check_output(out, overwrite)
+    check_jobs(jobs, "--jobs")
     if model not in _MODELS:
         msg = f"--model must be one of {', '.join(_MODELS)}, not {model!r}"
         raise ValueError(msg)
@@ -208,7 +211,8 @@ def train(
         read_scene(row, include=labels, margin=margin, tolerance=tolerance, image=image)
         for row in progress(table.itertuples(), len(table), "read")
     ]
-    placer.fit(scenes, boxes, **({} if groups is None else {"groups": list(table[groups])}))
+    with called(list(table["name"]), cases):
+        placer.fit(scenes, boxes, **({} if groups is None else {"groups": list(table[groups])}))
     save_model(placer, out)
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
