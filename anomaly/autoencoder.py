@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors import Scans
-from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_number, check_words, residual_map
+from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_words, residual_map
+from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
 

@@ -24,7 +24,7 @@ from dmrifit.casefiles import (
 )
 from dmrifit.files import FileSet
 from dmrifit.images import load_image, values_of
-from dmrifit.masks import MASK_THRESHOLD
+from dmrifit.masks import binarize
 from dmrifit.participants import WORDS
 from dmrifit.protocol import Protocol, read_gradients
 from dmrifit.tables import read_rows
@@ -372,7 +372,10 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     for key in (*_MASKS, "tissue"):
         if row.get(key):
             values = read_on_grid(folder / row[key], shape, image.affine, row["image"])
-            found[key] = np.rint(values) if key == "tissue" else values > MASK_THRESHOLD
+            if key == "tissue":
+                found[key] = np.rint(values)
+            else:
+                found[key] = binarize(values, name=str(folder / row[key]), may_be_empty=key != "brain")
     series = values_of(image, str(path))
     if "brain" not in found:
         with np.errstate(invalid="ignore"):

@@ -232,14 +232,22 @@ def check_corruption(noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = R
         if not (isinstance(value, str) and value in known):
             msg = f"{name} must be one of {', '.join(known)}, not {value!r}"
             raise ValueError(msg)
-    shares = np.asarray(counts, dtype=float)
+    shares = _numbers("counts", counts)
     if shares.ndim != 1 or not shares.size or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
         msg = f"counts={counts!r} must say how often there are no, one, two, … ellipsoids, such as {COUNTS}"
         raise ValueError(msg)
-    sizes = np.asarray(radii, dtype=float)
+    sizes = _numbers("radii", radii)
     if sizes.shape != (2,) or not 0 < sizes[0] <= sizes[1] <= 2:
         msg = f"radii={radii!r} must be two numbers above 0, the smaller one first, such as {RADII}"
         raise ValueError(msg)
+
+
+def _numbers(name: str, values: Any) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        msg = f"{name} must be numbers, not {values!r}"
+        raise ValueError(msg) from None
 
 
 def _ellipsoid(

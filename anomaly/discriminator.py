@@ -17,6 +17,7 @@ from anomaly.implants import Look, implant, noise_floor
 from anomaly.storage import ArrayDetector
 from anomaly.thresholds import HealthyRateThreshold
 from dmrifit.encoding import RefusedError, refuse_keys
+from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from dmrifit.registry import register
 from dmrifit.storage import dumped, loaded, trees
@@ -38,6 +39,7 @@ _LEAST_SD = 1e-3
 #: Share of scans that have to have a place.
 _ENOUGH = 0.1
 #: Scans that are learned from, and voxels along an axis.
+_LEAST_CONTRAST = 1e-7
 _LEAST_SCANS, _LEAST_SIZE = 3, 4
 #: Share of healthy voxels above the threshold.
 _RATE = 0.002
@@ -136,12 +138,12 @@ class ImplantDetector(ArrayDetector):
     def _check_parameters(self) -> None:
         _whole("n_implants", self.n_implants, 1)
         _whole("n_trees", self.n_trees, 1)
-        if self.smoothness is not None and not 0 < self.smoothness < np.inf:
-            msg = f"smoothness must be a number above 0, or None, not {self.smoothness!r}"
-            raise ValueError(msg)
-        if not 0 <= self.map_smoothing < np.inf:
-            msg = f"map_smoothing must be a number of at least 0, not {self.map_smoothing!r}"
-            raise ValueError(msg)
+        if self.smoothness is not None:
+            check_number("smoothness", self.smoothness)
+            if not self.smoothness:
+                msg = "smoothness must be a number above 0, or None, not 0"
+                raise ValueError(msg)
+        check_number("map_smoothing", self.map_smoothing)
 
     def _new_threshold(self) -> Any:
         if self.threshold is None and self.calibration is not None:
@@ -170,6 +172,14 @@ class ImplantDetector(ArrayDetector):
             np.mean([look.mean[look.mask].std() for look in looks]),
             np.mean([look.spread[look.mask].std() for look in looks]),
         ])  # fmt: skip
+        # Constants differ by roundings.
+        if not (self.scales_ > _LEAST_CONTRAST).all():
+            means, spreads = self.scales_
+            msg = (
+                f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and their spreads over "
+                f"directions by {spreads:.3g} in a scan; give scans with contrast, of several directions"
+            )
+            raise ValueError(msg)
         images = [guide_images(look.mean, look.spread, look.mask, self.scales_) for look in looks]
         grid = np.indices(looks[0].mask.shape, dtype=np.float32)
         stacks = _stacked(looks, [grid] * len(looks))

@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.corruptions import COUNTS, RADII, TissueMoments, check_corruption, corrupt_in_place
 from anomaly.detectors import Scans
-from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_number, check_words, residual_map
+from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_words, residual_map
 from dmrifit.encoding import RefusedError
+from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState, seed_for
 from dmrifit.registry import register
 
@@ -298,6 +299,12 @@ class RecDiscNet(Reconstructor):
         found = TissueMoments.measured((np.moveaxis(one, 0, -1) for one in inputs), targets)
         self.moments_ = {"mean": found.mean, "sd": found.sd}
         self.box_ = _around(np.any(self._masks, axis=0))
+        size = [high - low for low, high in zip(self.box_[:3], self.box_[3:], strict=True)]
+        if self.levels > 1 and max(size) <= 2 ** (self.levels - 1):
+            most = max((max(size) - 1).bit_length(), 1)
+            voxels = " × ".join(map(str, size))
+            msg = f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take {most} at most"
+            raise ValueError(msg)
 
     def _box(self, mask: NDArray[np.bool_]) -> tuple[slice, ...]:
         """Give the box that the network sees of a scan."""

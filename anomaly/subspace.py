@@ -12,6 +12,7 @@ from anomaly.detectors import Scans
 from anomaly.features import masked_smoothing
 from anomaly.storage import ArrayDetector
 from dmrifit.encoding import RefusedError
+from dmrifit.parameters import check_number
 from dmrifit.registry import register
 from dmrifit.threads import one_thread
 
@@ -116,9 +117,7 @@ class PCADetector(ArrayDetector):
         if self.residual not in _RESIDUALS:
             msg = f"residual must be one of {', '.join(_RESIDUALS)}, not {self.residual!r}"
             raise ValueError(msg)
-        if not 0 <= self.map_smoothing < np.inf:
-            msg = f"map_smoothing must be a number of at least 0, not {self.map_smoothing!r}"
-            raise ValueError(msg)
+        check_number("map_smoothing", self.map_smoothing)
 
     def _fit_scans(self, scans: Scans) -> None:
         n = len(scans)
@@ -141,6 +140,9 @@ class PCADetector(ArrayDetector):
             order = np.argsort(variances)[::-1][: int(self.n_components)]
             # What is left of rounding is no component; with n scans there are n - 1 at most.
             order = order[variances[order] > variances.max() * 1e-6][: max(n - 1, 0)]
+            if not len(order):
+                msg = f"the {n} scans to learn from do not differ, so there are no components; give scans of others"
+                raise ValueError(msg)
             self.components_ = np.zeros((len(order), *self.mean_.shape), dtype=np.float32)
             for i in range(n):
                 row = self._centered(scans, i)

@@ -16,7 +16,7 @@ MASK_THRESHOLD = 0.5
 GRID_TOLERANCE = 0.1
 
 
-def binarize(values: ArrayLike, *, name: str = "mask") -> NDArray[np.bool_]:
+def binarize(values: ArrayLike, *, name: str = "mask", may_be_empty: bool = False) -> NDArray[np.bool_]:
     """
     Turn a mask of any number type into a boolean one.
 
@@ -26,24 +26,31 @@ def binarize(values: ArrayLike, *, name: str = "mask") -> NDArray[np.bool_]:
         Mask, label or probability volume of any shape; voxels above 0.5 are inside, NaN is outside.
     name : str, default="mask"
         What the message calls it, such as the name of its file.
+    may_be_empty : bool, default=False
+        Whether no voxel need be inside, as in the lesions of a healthy person; some value has to be a number.
 
     Returns
     -------
     ndarray of bool
-        Of the same shape, with at least one voxel inside.
+        Of the same shape.
 
     Raises
     ------
     ValueError
-        If no voxel is inside, or the values are no real numbers.
+        If no voxel is inside, or values are infinite or no real numbers.
     """
     values = np.asarray(values)
     if values.dtype.kind not in "buif":
         msg = f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers"
         raise ValueError(msg)
+    if infinite := np.count_nonzero(np.isinf(values)):
+        msg = f"{name} holds {infinite} infinite values; a mask is 1 inside and 0 outside: set them to one of these"
+        raise ValueError(msg)
     inside = values.astype(bool) if values.dtype == bool else values > MASK_THRESHOLD
     if not inside.any():
         finite = values[np.isfinite(values)]
+        if may_be_empty and finite.size:
+            return inside
         largest = f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
         msg = f"{name}: no voxel is inside the mask ({largest}; inside means above {MASK_THRESHOLD:g})"
         raise ValueError(msg)

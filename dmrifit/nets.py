@@ -318,6 +318,10 @@ class VolumeEstimator(BaseEstimator, ABC):
             if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < high:
                 msg = f"{name} must be a number of at least 0 and below {high}, not {value!r}"
                 raise ValueError(msg)
+        folder: Any = self.checkpoint
+        if folder is not None and not isinstance(folder, str | Path):
+            msg = f"checkpoint must be a folder or None, not {folder!r}"
+            raise ValueError(msg)
         if self.schedule not in _SCHEDULES:
             msg = f"schedule must be one of {', '.join(_SCHEDULES)}, not {self.schedule!r}"
             raise ValueError(msg)

@@ -24,7 +24,7 @@ from dmrifit.casefiles import (
 from dmrifit.derivatives import stem
 from dmrifit.files import FileSet
 from dmrifit.images import image_name, load_image, values_of
-from dmrifit.masks import MASK_THRESHOLD
+from dmrifit.masks import binarize
 from dmrifit.participants import WORDS
 from dmrifit.tables import read_rows
 from dmrifit.texts import read_text
@@ -280,9 +280,8 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     def values(column: str) -> NDArray | None:
         if not row.get(column):
             return None
-        path = folder / row[column]
         try:
-            return _checked(read_on_grid(path, image.shape[:3], image.affine, row["image"]), path)
+            return read_on_grid(folder / row[column], image.shape[:3], image.affine, row["image"])
         except ValueError as error:
             msg = f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")
             raise ValueError(msg) from None
@@ -295,13 +294,15 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     for column in ("label", "brain", "prior_label", "mimics"):
         found = values(column)
         if found is not None:
-            masks[column] = _chosen(found, row.get("classes", "") if column == "label" else "")
-    if "brain" in masks and not masks["brain"].any():
-        msg = f"{folder / row['brain']}: no voxel is inside the mask of the brain; a mask is what is above 0.5"
-        raise ValueError(msg)
+            name = str(folder / row[column])
+            masks[column] = binarize(found, name=name, may_be_empty=column != "brain")
+            if column == "label" and row.get("classes"):
+                masks[column] = _of_classes(found, row["classes"])
     volume = three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"])
-    _checked(volume, folder / row["image"])
+    _check_finite(volume, folder / row["image"])
     prior = values("prior")
+    if prior is not None:
+        _check_finite(prior, folder / row["prior"])
     if prior is not None and prior.size and not prior.any():
         msg = f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none"
         raise ValueError(msg)
@@ -317,16 +318,14 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     )
 
 
-def _chosen(values: NDArray, classes: str) -> NDArray[np.bool_]:
-    """Find the voxels of a mask, or those of some classes of labels."""
-    # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
-    if not classes:
-        return values > MASK_THRESHOLD
+def _of_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
+    """Find the voxels of some classes of labels."""
     try:
         wanted = [int(word) for word in classes.split(",")]
     except ValueError:
         msg = f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
         raise ValueError(msg) from None
+    # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
     return np.isin(np.rint(values), wanted)
 
 
@@ -343,12 +342,11 @@ def _read_lesions(path: Path) -> pd.DataFrame:
         raise ValueError(msg) from None
 
 
-def _checked(values: NDArray, path: Path) -> NDArray:
+def _check_finite(values: NDArray, path: Path) -> None:
     """Refuse values that are not finite by the name of their file."""
     if wrong := np.count_nonzero(~np.isfinite(values)):
         msg = f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0"
         raise ValueError(msg)
-    return values
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:

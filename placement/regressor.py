@@ -302,7 +302,10 @@ class VoxelRegressor(VolumeEstimator):
             if getattr(self, name) not in values:
                 msg = f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}"
                 raise ValueError(msg)
-        sides = np.asarray(self.size_range, dtype=np.float64)
+        try:
+            sides = np.asarray(self.size_range, dtype=np.float64)
+        except (TypeError, ValueError):
+            sides = np.empty(0)
         if sides.shape != (2,) or not 0 < sides[0] < sides[1] < np.inf:
             msg = f"size_range must be the least and the largest side in mm, not {self.size_range!r}"
             raise ValueError(msg)
@@ -312,7 +315,8 @@ class VoxelRegressor(VolumeEstimator):
         if isinstance(self.width, bool) or not isinstance(self.width, int | np.integer) or self.width < 1:
             msg = f"width must be a whole number of at least 1, not {self.width!r}"
             raise ValueError(msg)
-        if not 0 <= self.weight_decay < 1:
+        decay = self.weight_decay
+        if isinstance(decay, bool) or not isinstance(decay, int | float | np.number) or not 0 <= decay < 1:
             msg = f"weight_decay must be a number of at least 0 and below 1, not {self.weight_decay!r}"
             raise ValueError(msg)
 

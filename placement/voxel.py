@@ -581,6 +581,9 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
         msg = f"placers learn from a sequence of Scene; {what}"
         raise ValueError(msg)
     try:
+        if np.iscomplexobj(voxels):
+            msg = "they are complex"
+            raise ValueError(msg)
         array = np.array(voxels, dtype=np.float64)
     except (TypeError, ValueError) as error:
         msg = f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})"

@@ -168,3 +168,18 @@ def test_real_series_are_read(data_dir, tmp_path):
     assert case.b == 994
     assert not case.synthetic
     assert 0.2 < case.signal[case.brain].mean() < 0.7
+
+
+def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
+    path = write_cases([made(lesion=np.ones(SHAPE, bool))], tmp_path)
+    row = dict(zip(*(line.split("\t") for line in path.read_text().splitlines()), strict=True))
+    image = nib.load(tmp_path / row["lesion"])
+    values = np.ones(SHAPE, np.float32)
+    values[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / row["lesion"])
+    (back,) = read_cases(path)
+    assert np.argwhere(~back.lesion).tolist() == [[0, 0, 0]]
+    values[0, 0, 0] = np.inf
+    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / row["lesion"])
+    with pytest.raises(ValueError, match=r"row 2 .*_lesion\.nii\.gz holds 1 infinite values; .*set them to one"):
+        read_cases(path)

@@ -28,6 +28,18 @@ def test_an_empty_mask_is_refused_by_name(values):
         binarize(values, name="liver.nii")
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinite_values_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"liver\.nii holds 1 infinite values; .* set them to one of these"):
+        binarize([1.0, value, 0.0], name="liver.nii")
+
+
+def test_a_mask_may_be_empty_where_that_is_said_if_it_holds_a_number():
+    assert binarize([0.0, np.nan], may_be_empty=True).tolist() == [False, False]
+    with pytest.raises(ValueError, match="it holds no finite value"):
+        binarize([np.nan, np.nan], may_be_empty=True)
+
+
 def test_grids_that_differ_by_the_rounding_of_files_are_the_same():
     same_grid(affine=AFFINE.astype(np.float32))
     same_grid(affine=AFFINE + np.random.default_rng(0).uniform(-1e-4, 1e-4, (4, 4)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,23 +201,56 @@ def arrays(folder: Path) -> None:
     np.save(folder / "other.npy", rng.uniform(0.2, 0.8, (1, 6, 6, 5, 4)).astype(np.float32))
 
 
+#: Detectors whose options are a file, too, in the smallest of sizes.
+SMALL: dict[str, dict[str, Any]] = {
+    "pca": {"n_components": 2},
+    "forest": {"n_estimators": 3, "random_state": 0},
+    "implants": {"n_implants": 1, "n_trees": 3, "smoothness": None, "calibration": None, "random_state": 0},
+    "dae": {"latent_dim": 2, "widths": [2, 2], "dense": 2, "epochs": 1, "device": "cpu", "random_state": 0},
+    "recdisc": {"reconstruction_width": 2, "discrimination_width": 2, "levels": 2, "stem": None, "repeats": 1,
+                "epochs": 1, "device": "cpu", "random_state": 0},
+}  # fmt: skip
+
+
+def arrays_and_options(name: str) -> Callable[[Path], None]:
+    """The same with the persons that scans are of, and the options of a detector."""
+
+    def prepare(folder: Path) -> None:
+        arrays(folder)
+        np.save(folder / "groups.npy", np.array(["a", "b", "c", "d"]))
+        (folder / "options.json").write_text(json.dumps(SMALL[name]), encoding="utf-8")
+
+    return prepare
+
+
 def detector_of(name: str) -> Callable[[], dict[str, Any]]:
     def call() -> dict[str, Any]:
         from anomaly.options import make_detector
         from anomaly.thresholds import HealthyRateThreshold
 
         options: dict[str, Any] = {"threshold": HealthyRateThreshold(0.05), "calibration": 2}
-        options |= {"random_state": 0} if name in ("forest", "pca") else {}
-        detector = make_detector(name, options)
         X, masks, other = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other"))
-        detector.fit(X, masks)
-        return {"map": detector.anomaly_map(other), "binary": detector.predict(other)}
+        more = {}
+        if name in SMALL:
+            options |= json.loads(Path("options.json").read_text(encoding="utf-8"))
+            more["groups"] = np.load("groups.npy", allow_pickle=True)
+        detector = make_detector(name, options)
+        detector.fit(X, masks, **more)
+        found = {"map": detector.anomaly_map(other)}
+        return found if detector.calibration is None else found | {"binary": detector.predict(other)}
 
     return call
 
 
 for detector_name in ("gaussian", "mean"):
     entry(f"fit and predict of {detector_name}", arrays, call=detector_of(detector_name), names=False)
+for detector_name in SMALL:
+    entry(
+        f"fit and predict of {detector_name}",
+        arrays_and_options(detector_name),
+        call=detector_of(detector_name),
+        names=False,
+    )
 
 
 def thresholds(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,24 @@ def _rank() -> dict[str, Any]:
     given = scenes() * 2
     boxes = np.load("voxels.npy", allow_pickle=True)
     return {"boxes": ranker.fit(given, np.concatenate([boxes, boxes])).predict(given[:1])}
+
+
+def arrays_and_options(folder: Path) -> None:
+    """The same with groups of cases, and options of a network in the smallest of sizes."""
+    arrays(folder)
+    np.save(folder / "groups.npy", np.array(["a", "b"]))
+    options = {"fast": True, "width": 2, "epochs": 1, "device": "cpu", "augment": False, "random_state": 0}
+    (folder / "options.json").write_text(json.dumps(options), encoding="utf-8")
+
+
+@function("VoxelRegressor.fit and predict", arrays_and_options, names=False)
+def _regress() -> dict[str, Any]:
+    from placement import VoxelRegressor
+
+    options = json.loads(Path("options.json").read_text(encoding="utf-8"))
+    boxes, groups = (np.load(f"{name}.npy", allow_pickle=True) for name in ("voxels", "groups"))
+    regressor = VoxelRegressor(min_volume=2, **options).fit(scenes() * 2, np.concatenate([boxes] * 2), groups=groups)
+    return {"boxes": regressor.predict(scenes())}
 
 
 @function("evaluate_placements", arrays, names=False)

@@ -82,6 +82,26 @@ def test_masks_are_what_lies_above_a_half_and_classes_are_chosen(tmp_path):
     assert not every.synthetic
 
 
+def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
+    mask = np.ones((4, 4, 4), np.float32)
+    mask[0, 0, 0] = np.nan
+    saved(np.zeros((4, 4, 4), np.float32), tmp_path / "i.nii")
+    saved(mask, tmp_path / "m.nii")
+    mask[0, 0, 0] = np.inf
+    saved(mask, tmp_path / "infinite.nii")
+    saved(np.full((4, 4, 4), np.nan, np.float32), tmp_path / "nothing.nii")
+    head = "patient\timage\tlabel\tbrain\tclasses\n"
+    rows = "a\ti.nii\tm.nii\tm.nii\tn/a\nb\ti.nii\tm.nii\tm.nii\t1\n"
+    for case in read_cases(table(tmp_path, head + rows)):
+        assert case.label.sum() == case.brain.sum() == 63
+        assert not case.brain[0, 0, 0]
+    for row in ("infinite.nii\tn/a\tn/a", "infinite.nii\tn/a\t1", "n/a\tinfinite.nii\tn/a"):
+        with pytest.raises(ValueError, match=r"row 2 \(patient a\): .*infinite\.nii holds 1 infinite values; .*set"):
+            read_cases(table(tmp_path, f"{head}a\ti.nii\t{row}\n"))
+    with pytest.raises(ValueError, match=r"nothing\.nii: no voxel is inside the mask .it holds no finite value"):
+        read_cases(table(tmp_path, f"{head}a\ti.nii\tnothing.nii\tn/a\tn/a\n"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
