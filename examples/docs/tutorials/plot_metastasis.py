@@ -53,16 +53,19 @@ format_summary(tables)[["sensitivity", "precision", "n_false_positives", "strict
 # %%
 # A picture
 # ---------
-# What the ensemble says of one patient (synthetic): what both networks see is confirmed, the rest is for review. The
-# planes go through the largest lesion that was missed, or else through the largest false finding.
+# What the ensemble says of one patient (synthetic), in three planes through the largest lesion: what both networks see
+# is confirmed, the rest is for review.
 
 # sphinx_gallery_start_ignore
 from pathlib import Path
 
+from dmrifit import lesion_table
 from metastasis.plotting import plot_overlay
 
+lesions = lesion_table(new[0].label, new[0].label, new[0].affine)
+center = lesions.sort_values("volume_mL")[["x", "y", "z"]].iloc[-1].to_numpy(float)
 Path("build").mkdir(exist_ok=True)
-plot_overlay(new[0], found["ensemble"][0], confirmable=True).savefig("build/metastasis.png", dpi=110)
+plot_overlay(new[0], found["ensemble"][0], confirmable=True, center=center).savefig("build/metastasis.png", dpi=110)
 # sphinx_gallery_end_ignore
 print(
     {name: int((found["ensemble"][0] == label).sum()) for name, label in (("candidate", 1), ("confirmed", 2))}, "voxels"
