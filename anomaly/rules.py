@@ -166,15 +166,16 @@ def _order_of_mean(tables: Tables) -> Sequence[Check]:
     return [Check(f"AUC, {name}", _auc(tables, name), ">=", limit, against=f"mean of abs + {_ORDER:g}")]
 
 
-def _grows_there(method: str, rule: str = HEALTHY_RATE) -> _Checks:
+def _grows_there(method: str) -> _Checks:
     """Ask for mismatches in high grades to co-locate more often than not, and than by chance."""
 
     def checks(tables: Tables) -> Sequence[Check]:
         table = tables["followup"]
-        chosen = table[(table["method"] == method) & (table["rule"] == rule) & table["grade"].isin(["III", "IV"])]
+        chosen = table[(table["method"] == method) & (table["rule"] == HEALTHY_RATE)]
+        chosen = chosen[chosen["grade"].isin(["III", "IV"])]
         n = float(chosen["n_mismatch"].sum()) if len(chosen) else 0.0
         if not n:
-            msg = f"mismatches of {method} in high grades under {rule}"
+            msg = f"mismatches of {method} in high grades under {HEALTHY_RATE}"
             raise MissingEvidence(msg)
         share, chance = float(chosen["n_colocated"].sum()) / n, float(chosen["expected"].sum()) / n
         return [

@@ -42,13 +42,10 @@ class Data:
         sigma = self.sigma[:n] if floor else None
         return fit_voxels(self.signals[:n], self.protocol, self.model, sigma=sigma, n_threads=1, **options)
 
-    def cost(self, parameters: NDArray, *, floor: bool = False) -> NDArray:
+    def cost(self, parameters: NDArray) -> NDArray:
         """Sum of squared residuals of parameters of the first voxels."""
-        n = len(parameters)
         predicted = self.model.signal(parameters, self.protocol)
-        if floor:
-            predicted = np.sqrt(predicted**2 + np.pi / 2 * self.sigma[:n, None] ** 2)
-        return ((self.signals[:n] - predicted) ** 2).sum(axis=1)
+        return ((self.signals[: len(parameters)] - predicted) ** 2).sum(axis=1)
 
     def know(self, cost: NDArray, *, floor: bool = False) -> None:
         """Take costs of the first voxels into the best known ones."""

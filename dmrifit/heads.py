@@ -135,7 +135,7 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
     return TissueMaps(maps[0], maps[1], brain.astype(np.float32), affine, (high - low) / 2)
 
 
-def made_tissues(spacing: float, seed: int = 0) -> TissueMaps:
+def made_tissues(spacing: float) -> TissueMaps:
     """
     Make maps of one brain of a person's size from formulas.
 
@@ -143,8 +143,6 @@ def made_tissues(spacing: float, seed: int = 0) -> TissueMaps:
     ----------
     spacing : float
         Edge of a voxel in mm.
-    seed : int, default=0
-        Of the field that makes folds, and of how large ventricles are.
 
     Returns
     -------
@@ -155,7 +153,7 @@ def made_tissues(spacing: float, seed: int = 0) -> TissueMaps:
     x, y, z = (int(n) for n in np.ceil(2 * (_BRAIN + _RIM) / steps))
     affine = centered_grid((x, y, z), steps.tolist())
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in (x, y, z)), indexing="ij"), axis=-1) * steps + affine[:3, 3]
-    gray, white, _, brain = _made(grid / _BRAIN, _BRAIN, steps, np.random.default_rng(seed))
+    gray, white, _, brain = _made(grid / _BRAIN, _BRAIN, steps, np.random.default_rng(0))
     gray, white = ((share * brain).astype(np.float32) for share in (gray, white))
     return TissueMaps(gray, white, brain.astype(np.float32), affine, _BRAIN.copy())
 

@@ -122,7 +122,7 @@ def draw_planes(
         _name_ends(ax, across, up, flipped=name != "sagittal")
 
 
-def sample_volume(volume: NDArray[Any], index: NDArray[np.float64], order: int = 1) -> NDArray[np.float64]:
+def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     Read a volume between its voxels; 0 outside.
 
@@ -132,8 +132,6 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64], order: int =
         What to read.
     index : ndarray of shape (..., 3)
         Where, in voxels.
-    order : int, default=1
-        Of the splines.
 
     Returns
     -------
@@ -147,7 +145,7 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64], order: int =
     low = np.clip(np.floor(flat.min(axis=0)).astype(int) - 1, 0, np.array(volume.shape) - 1)
     high = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 2, low + 1, volume.shape)
     part = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float64)
-    return map_coordinates(part, (flat - low).T, order=order, mode="constant").reshape(index.shape[:-1])
+    return map_coordinates(part, (flat - low).T, order=1, mode="constant").reshape(index.shape[:-1])
 
 
 def _draw_image(plane: Plane, image: NDArray[Any], window: tuple[float, float] | None) -> None:

@@ -83,7 +83,7 @@ def explain_1(runs: Sequence[Evidence]) -> str:
     return "largest mean abs(E): " + ", ".join(parts)
 
 
-def signal_correlation(kind: str, each_metric: bool = True, region: str | None = None, column: str = "pearson") -> Rule:
+def signal_correlation(kind: str, each_metric: bool = True, region: str | None = None) -> Rule:
     """Give the rule that signals correlate above 0.8 and metrics below signals."""
 
     def checks(e: Evidence) -> list[Check]:
@@ -91,14 +91,14 @@ def signal_correlation(kind: str, each_metric: bool = True, region: str | None =
         two = e.two_cohorts()
         # Median over patients, as the letter's boxes show; then the mean over algorithms.
         rows = _pooled(table) if kind == "pooled" else _single(table)
-        if column not in rows or not np.isfinite(rows[column]).any():
-            msg = f"{column} of signals"
+        if "pearson" not in rows or not np.isfinite(rows["pearson"]).any():
+            msg = "pearson of signals"
             raise MissingEvidence(msg)
-        own = rows.groupby(["cohort", "algorithm", "contrast"], observed=True)[column].median()
+        own = rows.groupby(["cohort", "algorithm", "contrast"], observed=True)["pearson"].median()
         by_contrast = own.groupby(["cohort", "contrast"], observed=True).mean()
         images = by_contrast.groupby("cohort", observed=True)
         signal = images.min() if kind == "worst image" else images.mean()
-        own = e.scores.groupby(["cohort", "strategy", "algorithm", "metric"], observed=True)[column].median()
+        own = e.scores.groupby(["cohort", "strategy", "algorithm", "metric"], observed=True)["pearson"].median()
         by_metric = own.groupby(["cohort", "strategy", "metric"], observed=True).mean()
         both = by_metric.groupby(["cohort", "strategy"], observed=True)
         metric = both.max() if each_metric else both.mean()
