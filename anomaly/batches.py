@@ -16,6 +16,7 @@ from anomaly.series import SeriesDetector, SeriesFiles
 from dmrifit.batches import join_tables, picture_parts, run_parts, table_text
 from dmrifit.casefiles import file_stems
 from dmrifit.console import progress
+from dmrifit.pages import NOTICE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,6 @@ RESULTS = ("detections.tsv", "lesions.csv", "index.html")
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
 _LESIONS, _PANELS, _DESCRIPTION = "lesions.csv", "panels.png", "detection.json"
 _VIEW = "view.html"
-_NOTICE = "Research software; not for clinical use."
 _BRIGHTEST = 3.0  # thresholds, the end of the scale of a map's picture
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     **{"name": str, "patient": str, "folder": str, "synthetic": bool, "threshold": (float, type(None))},
@@ -153,7 +153,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         )
         if parts := picture_parts(out / content["folder"], _PANELS, _VIEW, caption, width=900):
             sections.append((content["name"], html_join(parts)))
-    lead = f"{_NOTICE} {synthetic_note(sum(one['synthetic'] for one in contents), len(contents))}".rstrip()
+    lead = f"{NOTICE} {synthetic_note(sum(one['synthetic'] for one in contents), len(contents))}".rstrip()
     write_text(out / "index.html", html_page("Anomalies", sections, lead=lead))
 
 
@@ -268,7 +268,7 @@ def _write_detection(
         "preparation": dict(detection.scan.notes),
         "known": dict(known),
         "sources": dict(sources),
-        "notice": _NOTICE,
+        "notice": NOTICE,
     }
     with FileSet(folder, [*_FILES.values(), _LESIONS, _PANELS, _VIEW, _DESCRIPTION], overwrite=True) as files:
         for key, image in detection.images().items():
@@ -330,7 +330,7 @@ def _view(detection: Detection, picture: bytes) -> str:
     keys = ("volume_mL", "diameter_mm", "x", "y", "z")
     rows = [[row["number"], *(f"{row[key]:.2f}" for key in keys), f"{row['score']:.4g}"] for row in places]
     found = html_table(rows, header, numbers=range(7)) if rows else html_paragraph("Nothing was found.")
-    lead = f"{_NOTICE} {synthetic_note(int(case.synthetic), 1)}".rstrip()
+    lead = f"{NOTICE} {synthetic_note(int(case.synthetic), 1)}".rstrip()
     return viewer_page(case.name, [("", planes), ("What was found", found)], lead=lead)
 
 

@@ -16,7 +16,20 @@ from anomaly.detection import lesions_of
 from anomaly.evaluation import AS_GIVEN, evaluate_detectors, format_summary
 from dmrifit.derivatives import versions
 from dmrifit.files import FileSet
-from dmrifit.pages import html_details, html_heading, html_join, html_note, html_paragraph, html_table, synthetic_note
+from dmrifit.pages import (
+    NOTICE,
+    counted,
+    decimals,
+    few_note,
+    html_details,
+    html_heading,
+    html_join,
+    html_methods,
+    html_note,
+    html_paragraph,
+    html_table,
+    synthetic_note,
+)
 from dmrifit.sections.gallery import Gallery
 from dmrifit.viewer import Layer, html_viewer, viewer_page
 
@@ -27,10 +40,8 @@ if TYPE_CHECKING:
     from anomaly.cases import Case
     from anomaly.thresholds import ThresholdRule
 
-__all__ = ["FEW", "KINDS", "PAGE", "write_evaluation"]
+__all__ = ["KINDS", "PAGE", "write_evaluation"]
 
-#: Patients below which a table is no performance.
-FEW = 20
 #: Tables of a comparison.
 KINDS = (
     *("summary", "scans", "healthy", "thresholds", "lesions"),
@@ -38,7 +49,6 @@ KINDS = (
 )
 PAGE = "report.html"
 
-_NOTICE = "Research software; not for clinical use."
 _FIGURES = ("densities.png", "curves.png", "opening.png", "strata.png")
 _SHOWN_RULE = "healthy rate"
 _EXPLAINED = (
@@ -47,6 +57,8 @@ _EXPLAINED = (
     "cube, which removes what is small. Rules that know the lesions say how good a map could be, not how good it is. "
     "Gray rows were made without having learned anything."
 )
+
+_method_table = partial(html_methods, controls=CONTROLS)
 
 
 def write_evaluation(
@@ -158,7 +170,7 @@ class _Scans:
 
 
 def _lead(scans: Sequence[Case]) -> str:
-    return f"{_NOTICE} {synthetic_note(sum(case.synthetic for case in scans), len(scans))}".rstrip()
+    return f"{NOTICE} {synthetic_note(sum(case.synthetic for case in scans), len(scans))}".rstrip()
 
 
 def _sections(scans: _Scans, gallery: Gallery, figures: int, command: str) -> list[tuple[str, Any]]:
@@ -184,13 +196,12 @@ def _introduction(scans: _Scans) -> Markup:
     counts = ", ".join(f"{kinds.count(one)} {one}" for one in dict.fromkeys(kinds))
     parts = [
         html_paragraph(
-            f"{_counted(len(scans.cases), kind + 'scan')} of {_counted(patients, 'patient')}"
-            f"{f' ({counts})' if counts else ''}, and {_counted(len(scans.healthy), 'healthy scan')}."
+            f"{counted(len(scans.cases), kind + 'scan')} of {counted(patients, 'patient')}"
+            f"{f' ({counts})' if counts else ''}, and {counted(len(scans.healthy), 'healthy scan')}."
         )
     ]
-    if patients < FEW:
-        text = f"With {_counted(patients, 'patient')} these numbers describe these scans; they are no performance."
-        parts.append(html_paragraph(text))
+    if told := few_note(patients):
+        parts.append(html_paragraph(told))
     return html_join(parts)
 
 
@@ -261,7 +272,7 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
         )
         parts.append(gallery.show("curves", plot_curves(tables), "Coverage of lesions over false positives", text))
         rows = [
-            [row["method"], _number(3)(row["area"]), _number(3)(row["area_low"])]
+            [row["method"], decimals(3)(row["area"]), decimals(3)(row["area_low"])]
             for row in tables["areas"].to_dict("records")
         ]
         parts.append(_method_table(rows, ["method", "area up to .3", "area from .001 to .01 (logarithmic)"]))
@@ -273,7 +284,7 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
         "empty_opened": "opened",
     }
     rows = [
-        [row["method"], row["rule"], *(_number(4 if "rate" in key else 2)(row[key]) for key in keys)]
+        [row["method"], row["rule"], *(decimals(4 if "rate" in key else 2)(row[key]) for key in keys)]
         for row in own.to_dict("records")
         if not row["needs_truth"]
     ]
@@ -298,7 +309,7 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
             row["rule"],
             row["stratum"],
             f"{row['n_patients']:.0f}",
-            *(_number(3)(row[key]) for key in keys),
+            *(decimals(3)(row[key]) for key in keys),
         ]
         for row in own.to_dict("records")
     ]
@@ -322,7 +333,7 @@ def _lesions(scans: _Scans) -> Markup:
         if key in table
     }
     rows = [
-        [row["method"], row["rule"], *(_number(0 if key.startswith("n_") else 3)(row[key]) for key in keys)]
+        [row["method"], row["rule"], *(decimals(0 if key.startswith("n_") else 3)(row[key]) for key in keys)]
         for row in table.to_dict("records")
     ]
     text = "Components of opened masks; a lesion is found when one shares a voxel with it."
@@ -333,8 +344,8 @@ def _followup(scans: _Scans) -> Markup:
     table = scans.tables["followup"]
     counts = ("n_patients", "n_grown", "n_mismatch", "n_colocated")
     rows = [
-        [row["method"], row["rule"], row["grade"], *(f"{row[key]:.0f}" for key in counts), _number(1)(row["expected"]),
-         _number(3)(row["share_flagged"]), _number(3)(row["share_expected"])]
+        [row["method"], row["rule"], row["grade"], *(f"{row[key]:.0f}" for key in counts), decimals(1)(row["expected"]),
+         decimals(3)(row["share_flagged"]), decimals(3)(row["share_expected"])]
         for row in table.to_dict("records")
     ]  # fmt: skip
     text = (
@@ -361,7 +372,7 @@ def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
     every = [*scans.cases, *scans.healthy]
     limits = map_limits({name: [*scans.maps[name], *scans.healthy_maps.get(name, ())] for name in shown}, every)
     text = (
-        f"{len(order)} of {_counted(len(scans.cases), 'scan')}, those in which {first} has the lowest opened Dice "
+        f"{len(order)} of {counted(len(scans.cases), 'scan')}, those in which {first} has the lowest opened Dice "
         f"first{', and a healthy one' if len(scans.healthy) else ''}. Each method has one scale for all scans; the "
         f"threshold is that by {scans.rule or 'its makers'}. The patient's right is at the left."
     )
@@ -410,18 +421,5 @@ def _origin(scans: _Scans, command: str) -> Markup:
     return html_join([html_table(rows), html_note("Tables lie beside this page as CSV files.")])
 
 
-def _method_table(rows: Sequence[Sequence[Any]], header: Sequence[str], n_words: int = 1) -> Markup:
-    faint = [i for i, row in enumerate(rows) if row[0] in CONTROLS]
-    return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
-
-
-def _number(digits: int) -> Callable[[Any], str]:
-    return lambda value: f"{value:.{digits}f}" if np.isfinite(value) else "–"
-
-
 def _digits(value: float) -> str:
     return f"{value:.4g}"
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "FEW",
+    "NOTICE",
+    "counted",
+    "decimals",
+    "few_note",
     "html_card",
     "html_code",
     "html_details",
@@ -26,6 +32,7 @@ __all__ = [
     "html_join",
     "html_lines",
     "html_link",
+    "html_methods",
     "html_note",
     "html_page",
     "html_paragraph",
@@ -34,6 +41,12 @@ __all__ = [
     "png_bytes",
     "synthetic_note",
 ]
+
+#: What pages, files and descriptions say of themselves.
+NOTICE = "Research software; not for clinical use."
+
+#: Patients below which a table is no performance.
+FEW = 20
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -471,6 +484,87 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def html_methods(
+    rows: Sequence[Sequence[Any]], header: Sequence[str], n_words: int = 1, *, controls: Collection[str]
+) -> Markup:
+    """
+    Make a table of methods, in which controls are faint.
+
+    Parameters
+    ----------
+    rows : sequence of sequence
+        Cells; the first is the method.
+    header : sequence of str
+        Titles of columns.
+    n_words : int, default=1
+        How many of the first columns hold words; the others hold numbers.
+    controls : collection of str
+        Methods that are controls.
+
+    Returns
+    -------
+    Markup
+        The table.
+    """
+    faint = [i for i, row in enumerate(rows) if row[0] in controls]
+    return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
+
+
+def decimals(digits: int) -> Callable[[Any], str]:
+    """
+    Give the function that writes numbers with so many decimals.
+
+    Parameters
+    ----------
+    digits : int
+        How many.
+
+    Returns
+    -------
+    callable
+        From a number to its text; a dash for what is not finite.
+    """
+    return lambda value: f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def counted(n: int, what: str) -> str:
+    """
+    Write how many there are.
+
+    Parameters
+    ----------
+    n : int
+        The number.
+    what : str
+        What is counted, of one.
+
+    Returns
+    -------
+    str
+        Such as "2 scans".
+    """
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def few_note(n_patients: int) -> str:
+    """
+    Say of the numbers of few patients what they are not.
+
+    Parameters
+    ----------
+    n_patients : int
+        How many there are.
+
+    Returns
+    -------
+    str
+        A sentence; nothing from `FEW` patients on.
+    """
+    if n_patients >= FEW:
+        return ""
+    return f"With {counted(n_patients, 'patient')} these numbers describe these scans; they are no performance."
 
 
 def synthetic_note(n_synthetic: int, n: int, what: str = "scan") -> str:

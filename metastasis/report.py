@@ -15,10 +15,16 @@ from dmrifit.components import drop_small
 from dmrifit.derivatives import versions
 from dmrifit.files import FileSet
 from dmrifit.pages import (
+    FEW,
+    NOTICE,
+    counted,
+    decimals,
+    few_note,
     html_details,
     html_figure,
     html_heading,
     html_join,
+    html_methods,
     html_note,
     html_page,
     html_paragraph,
@@ -39,8 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FEW", "KINDS", "PAGE", "batch_page", "scan_page", "write_evaluation"]
 
-#: Patients below which a table is no performance.
-FEW = 20
 #: Tables of a comparison.
 KINDS = (
     *("summary", "intervals", "scans", "lesions", "status", "ensemble"),
@@ -48,7 +52,8 @@ KINDS = (
 )
 PAGE = "report.html"
 
-_NOTICE = "Research software; not for clinical use."
+_method_table = partial(html_methods, controls=CONTROLS)
+
 _FIGURES = ("curves.png", "calibration.png")
 _HEADINGS = {
     "sensitivity": "sensitivity",
@@ -177,7 +182,7 @@ def batch_page(
         The page.
     """
     n_synthetic = sum(content["synthetic"] for content in contents)
-    lead = f"{_NOTICE} {synthetic_note(n_synthetic, len(contents))}".rstrip()
+    lead = f"{NOTICE} {synthetic_note(n_synthetic, len(contents))}".rstrip()
     ensemble = any(content["n_confirmed"] is not None for content in contents)
     header = ["scan", "patient", "lesions", *["confirmed"] * ensemble, "volume, mL", "synthetic"]
     rows = []
@@ -255,11 +260,11 @@ def _lesion_lines(lesions: pd.DataFrame) -> Markup:
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
         "finding": ("finding", str),
         "change": ("since the prior scan", lambda text: text if isinstance(text, str) and text else "–"),
-        "volume_mL": ("volume, mL", _number(3)),
-        "diameter_mm": ("diameter, mm", _number(1)),
-        **{axis: (axis, _number(1)) for axis in "xyz"},
-        "probability": ("probability", _number(2)),
-        "prior_volume_mL": ("then, mL", _number(3)),
+        "volume_mL": ("volume, mL", decimals(3)),
+        "diameter_mm": ("diameter, mm", decimals(1)),
+        **{axis: (axis, decimals(1)) for axis in "xyz"},
+        "probability": ("probability", decimals(2)),
+        "prior_volume_mL": ("then, mL", decimals(3)),
     }
     shown = {key: value for key, value in columns.items() if key in lesions}
     rows = [[str(i + 1)] + [write(row[key]) for key, (_, write) in shown.items()]
@@ -269,7 +274,7 @@ def _lesion_lines(lesions: pd.DataFrame) -> Markup:
 
 
 def _lead(cases: Sequence[Case]) -> str:
-    return f"{_NOTICE} {synthetic_note(sum(case.synthetic for case in cases), len(cases))}".rstrip()
+    return f"{NOTICE} {synthetic_note(sum(case.synthetic for case in cases), len(cases))}".rstrip()
 
 
 def _sections(
@@ -303,13 +308,12 @@ def _introduction(cases: Sequence[Case]) -> Markup:
     kind = "synthetic " if all(case.synthetic for case in cases) else ""
     parts = [
         html_paragraph(
-            f"{_counted(len(cases), kind + 'scan')} of {_counted(patients, kind + 'patient')} with "
-            f"{_counted(lesions, 'reference lesion')}; {priors or 'none'} of the scans with a prior scan."
+            f"{counted(len(cases), kind + 'scan')} of {counted(patients, kind + 'patient')} with "
+            f"{counted(lesions, 'reference lesion')}; {priors or 'none'} of the scans with a prior scan."
         )
     ]
-    if patients < FEW:
-        text = f"With {_counted(patients, 'patient')} these numbers describe these scans; they are no performance."
-        parts.append(html_paragraph(text))
+    if told := few_note(patients):
+        parts.append(html_paragraph(told))
     return html_join(parts)
 
 
@@ -320,10 +324,10 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
         n = int(tables["summary"].query("part == @part")["n_scans"].iloc[0])
         header = ["all scans" if part == "all" else f"scans {part}", *(_HEADINGS[key] for key in table.columns)]
         body = _method_table(table.reset_index().to_numpy().tolist(), header)
-        parts.append(body if part == "all" else html_details(f"{_counted(n, 'scan')} {part}", body, opened=False))
+        parts.append(body if part == "all" else html_details(f"{counted(n, 'scan')} {part}", body, opened=False))
     intervals = tables["intervals"]
     rows = [
-        [row["part"], row["method"], row["measure"], *(_number(3)(row[key]) for key in ("value", "low", "high"))]
+        [row["part"], row["method"], row["measure"], *(decimals(3)(row[key]) for key in ("value", "low", "high"))]
         for row in intervals.to_dict("records")
         if row["method"] not in CONTROLS
     ]
@@ -337,7 +341,7 @@ def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
     whole = tables["summary"].query("part == 'all'")
     keys = ("n_small", "sensitivity_small", "precision_small", "n_large", "sensitivity_large", "precision_large")
     rows = [
-        [row["method"], *(f"{row[key]:.0f}" if key.startswith("n_") else _number(3)(row[key]) for key in keys)]
+        [row["method"], *(f"{row[key]:.0f}" if key.startswith("n_") else decimals(3)(row[key]) for key in keys)]
         for row in whole.to_dict("records")
     ]
     header = ["method", "below 0.1 mL", "sensitivity", "precision", "0.1 mL and above", "sensitivity", "precision"]
@@ -348,7 +352,7 @@ def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
         by_method = status.set_index(["method", "status"])["sensitivity"]
         counts = status.drop_duplicates("status").set_index("status")["n"]
         rows = [
-            [method, *(_number(3)(by_method.get((method, kind), np.nan)) for kind in kinds)]
+            [method, *(decimals(3)(by_method.get((method, kind), np.nan)) for kind in kinds)]
             for method in dict.fromkeys(status["method"])
         ]
         header = ["sensitivity to lesions that are", *(f"{kind} ({counts[kind]})" for kind in kinds)]
@@ -365,7 +369,7 @@ def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
         "further_true_per_scan": "true candidates per scan",
         "false_candidates_per_scan": "false candidates per scan",
     }
-    rows = [[row["method"], *(_number(3)(row[key]) for key in keys)] for row in tables["ensemble"].to_dict("records")]
+    rows = [[row["method"], *(decimals(3)(row[key]) for key in keys)] for row in tables["ensemble"].to_dict("records")]
     return _method_table(rows, ["method", *keys.values()])
 
 
@@ -379,7 +383,7 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
     figure = gallery.show("curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text)
     keys = ("n_points", "low", "high", "area", "area_common", "froc")
     rows = [
-        [row["name"], row["kind"], f"{row['n_points']:.0f}", *(_number(3)(row[key]) for key in keys[1:])]
+        [row["name"], row["kind"], f"{row['n_points']:.0f}", *(decimals(3)(row[key]) for key in keys[1:])]
         for row in tables["areas"].to_dict("records")
     ]
     header = ["method", "over", "points", "from sensitivity", "to", "area", "area, common range", "FROC score"]
@@ -392,7 +396,7 @@ def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup
     text = "Voxels of the brain, and components by their mean probability; a mark for each tenth that holds any."
     figure = gallery.show("calibration", plot_calibration(tables), "How often probabilities come true", text)
     errors = tables["calibration"].drop_duplicates(["method", "level"])
-    rows = [[row["method"], row["level"], _number(3)(row["error"])] for row in errors.to_dict("records")]
+    rows = [[row["method"], row["level"], decimals(3)(row["error"])] for row in errors.to_dict("records")]
     return html_join([figure, html_table(rows, ["method", "level", "expected calibration error"], numbers=(2,))])
 
 
@@ -411,7 +415,7 @@ def _overlays(
     errors = own["n_lesions"] - own["n_distinct"] + own["n_false_positives"] + own["n_flagged"]
     order = errors.sort_values(ascending=False, kind="stable").index[:figures]
     text = (
-        f"{len(order)} of {_counted(len(cases), 'scan')}, those in which {first} has most errors first; each at the "
+        f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors first; each at the "
         "largest lesion that is missed, or else at the largest false positive. The patient's right is at the left."
     )
     parts = [html_paragraph(text)]
@@ -492,16 +496,3 @@ def _origin(
         rows.append([name, rule if least == 1 else f"{rule}, findings from {least} voxels"])
     rows += [[f"version of {name}", text] for name, text in versions("dmrifit", "numpy", "scipy").items()]
     return html_table(rows)
-
-
-def _method_table(rows: Sequence[Sequence[Any]], header: Sequence[str], n_words: int = 1) -> Markup:
-    faint = [i for i, row in enumerate(rows) if row[0] in CONTROLS]
-    return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
-
-
-def _number(digits: int) -> Callable[[Any], str]:
-    return lambda value: f"{value:.{digits}f}" if np.isfinite(value) else "–"
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
