@@ -143,7 +143,8 @@ def train(
         Path | None,
         typer.Option(
             help="Folder for states of a network's training, which goes on from there; by default one beside the model "
-            "file, removed when that is written."
+            "file, removed when that is written. A run that was killed after that leaves it; the same with --overwrite "
+            "removes it."
         ),
     ] = None,
     device: DeviceOption = None,

@@ -136,7 +136,8 @@ def train(
         Path | None,
         typer.Option(
             help="Folder for states of the training, which goes on from there; by default one beside the model file, "
-            "removed when that is written."
+            "removed when that is written. A run that was killed after that leaves it; the same with --overwrite "
+            "removes it."
         ),
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",

@@ -147,7 +147,8 @@ def train(
         Path | None,
         typer.Option(
             help="Folder for states of the network's training, which goes on from there; by default one beside the "
-            "model file, removed when that is written."
+            "model file, removed when that is written. A run that was killed after that leaves it; the same with "
+            "--overwrite removes it."
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes of the ranker; −1 for one on each core.")] = 1,
