@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors import Scans
-from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_words, residual_map
-from dmrifit.parameters import check_number
+from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, residual_map
+from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
 
@@ -192,7 +192,8 @@ class DenoisingAutoencoder(Reconstructor):
 
     def _check(self) -> None:
         super()._check()
-        check_words(self, _CHOICES)
+        for name, known in _CHOICES.items():
+            check_word(name, getattr(self, name), known)
         check_number("latent_dim", self.latent_dim, least=1, whole=True)
         check_number("kl_weight", self.kl_weight)
         if self.dense is not None:

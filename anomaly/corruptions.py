@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from dmrifit.parameters import check_word
 from dmrifit.randomness import RandomState, seed_for, seed_from
 
 __all__ = ["MEANS", "NOISES", "NOISE_NAMES", "TissueMoments", "corrupt", "corrupt_in_place"]
@@ -229,9 +230,7 @@ def check_corruption(noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = R
         If one of them is not possible.
     """
     for name, value, known in (("noise", noise, NOISE_NAMES), ("mean", mean, tuple(MEANS))):
-        if not (isinstance(value, str) and value in known):
-            msg = f"{name} must be one of {', '.join(known)}, not {value!r}"
-            raise ValueError(msg)
+        check_word(name, value, known)
     shares = _numbers("counts", counts)
     if shares.ndim != 1 or not shares.size or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
         msg = f"counts={counts!r} must say how often there are no, one, two, … ellipsoids, such as {COUNTS}"

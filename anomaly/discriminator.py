@@ -136,8 +136,8 @@ class ImplantDetector(ArrayDetector):
         self.random_state = random_state
 
     def _check_parameters(self) -> None:
-        _whole("n_implants", self.n_implants, 1)
-        _whole("n_trees", self.n_trees, 1)
+        check_number("n_implants", self.n_implants, least=1, whole=True)
+        check_number("n_trees", self.n_trees, least=1, whole=True)
         if self.smoothness is not None:
             check_number("smoothness", self.smoothness)
             if not self.smoothness:
@@ -377,9 +377,3 @@ def _table(look: Look, seen: NDArray, positions: NDArray) -> NDArray[np.float32]
     columns += [smooth(off, 5.0), smooth(np.abs(scaled), 3.5)]
     columns += [ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1], *positions]
     return np.stack([np.asarray(one[mask], dtype=np.float32) for one in columns], axis=1)
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        msg = f"{name} must be a whole number of at least {least}, not {value!r}"
-        raise ValueError(msg)

@@ -110,10 +110,7 @@ class IsolationForestDetector(ArrayDetector):
             raise ValueError(msg)
         check_jobs(self.n_jobs)
         for name in ("n_voxels", "n_estimators", "max_samples"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                msg = f"{name} must be a whole number of at least 1, not {value!r}"
-                raise ValueError(msg)
+            check_number(name, getattr(self, name), least=1, whole=True)
         check_number("map_smoothing", self.map_smoothing)
 
     def _fit_scans(self, scans: Scans) -> None:

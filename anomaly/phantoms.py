@@ -15,6 +15,7 @@ from anomaly.diffusion import add_noise, brain_signals, spread_directions
 from anomaly.gliomas import GRADES, draw_glioma
 from dmrifit.heads import centered_grid, read_tissues, slow_field, texture_field
 from dmrifit.images import Image
+from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit.threads import check_jobs
 
@@ -135,8 +136,8 @@ def simulate_dmri(
     ('synthetic-healthy-001', (20, 24, 16, 6), False)
     """
     for name, number, least in (("n_healthy", n_healthy, 0), ("n_lesions", n_lesions, 0), ("skip", skip, 0)):
-        _whole_number(name, number, least)
-    _whole_number("n_directions", n_directions, 1, _MOST_DIRECTIONS)
+        check_number(name, number, least=least, whole=True)
+    check_number("n_directions", n_directions, least=1, most=_MOST_DIRECTIONS, whole=True)
     check_jobs(n_jobs)
     if not n_healthy + n_lesions:
         msg = "n_healthy and n_lesions are 0; ask for at least one person"
@@ -145,8 +146,9 @@ def simulate_dmri(
         msg = f"registration must be 'good' or 'shifted', not {registration!r}"
         raise ValueError(msg)
     voxels, steps = _checked_shape(shape), _checked_spacing(spacing)
-    _number("snr", snr, 1.0, np.inf)
-    _number("cellular", cellular, 0.0, 1 - GRADES["II"])
+    if snr != np.inf:
+        check_number("snr", snr, least=1)
+    check_number("cellular", cellular, most=1 - GRADES["II"])
     field = np.array(voxels) * steps
     if field.min() < _LEAST_FIELD:
         msg = (
@@ -241,26 +243,12 @@ def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
     return grade, "cellular" if cellular else "infiltrating"
 
 
-def _whole_number(name: str, value: Any, least: int, most: int | None = None) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        msg = f"{name} must be a whole number {limits}, not {value!r}"
-        raise ValueError(msg)
-
-
-def _number(name: str, value: Any, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not least <= value <= most:
-        msg = f"{name} must be a number from {least:g} to {most:g}, not {value!r}"
-        raise ValueError(msg)
-
-
 def _checked_shape(shape: Any) -> tuple[int, int, int]:
     if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
         msg = f"shape must be three numbers of voxels, such as (40, 48, 32), not {shape!r}"
         raise ValueError(msg)
     for n in shape:
-        _whole_number("each axis of shape", n, _SMALLEST, _LARGEST)
+        check_number("each axis of shape", n, least=_SMALLEST, most=_LARGEST, whole=True)
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 

@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.corruptions import COUNTS, RADII, TissueMoments, check_corruption, corrupt_in_place
 from anomaly.detectors import Scans
-from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, check_words, residual_map
+from anomaly.reconstructors import REGIONS, RESIDUALS, Reconstructor, residual_map
 from dmrifit.encoding import RefusedError
-from dmrifit.parameters import check_number
+from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState, seed_for
 from dmrifit.registry import register
 
@@ -282,7 +282,8 @@ class RecDiscNet(Reconstructor):
 
     def _check(self) -> None:
         super()._check()
-        check_words(self, _CHOICES)
+        for name, known in _CHOICES.items():
+            check_word(name, getattr(self, name), known)
         check_corruption(self.noise, self.mean, self.counts, self.radii)
         for name in ("mse_weight", "bce_weight", "positive_weight"):
             check_number(name, getattr(self, name))

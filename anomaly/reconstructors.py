@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from dmrifit.cases import listed
 from dmrifit.encoding import RefusedError, decoded, refuse_keys
 from dmrifit.nets import VolumeEstimator
 
-__all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "check_words", "residual_map"]
+__all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "residual_map"]
 
 RESIDUALS = ("mean", "mean-of-abs")
 REGIONS = ("brain", "volume")
@@ -320,26 +320,3 @@ def residual_map(
             found += np.abs(one - other)
         found /= len(scan)
     return np.asarray(found, dtype=np.float32)
-
-
-def check_words(estimator: Any, choices: Mapping[str, Iterable[Any]]) -> None:
-    """
-    Refuse parameters that are not among the known words.
-
-    Parameters
-    ----------
-    estimator : object
-        It has the parameters as attributes.
-    choices : mapping of iterables
-        By name, the words.
-
-    Raises
-    ------
-    ValueError
-        If one is another word.
-    """
-    for name, known in choices.items():
-        value = getattr(estimator, name)
-        if not any(type(value) is type(word) and value == word for word in known):
-            msg = f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}"
-            raise ValueError(msg)

@@ -12,7 +12,7 @@ from anomaly.detectors import Scans
 from anomaly.features import masked_smoothing
 from anomaly.storage import ArrayDetector
 from dmrifit.encoding import RefusedError
-from dmrifit.parameters import check_number
+from dmrifit.parameters import check_number, check_word
 from dmrifit.registry import register
 from dmrifit.threads import one_thread
 
@@ -110,13 +110,8 @@ class PCADetector(ArrayDetector):
         return rebuilt
 
     def _check_parameters(self) -> None:
-        value = self.n_components
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            msg = f"n_components must be a whole number of at least 1, not {value!r}"
-            raise ValueError(msg)
-        if self.residual not in _RESIDUALS:
-            msg = f"residual must be one of {', '.join(_RESIDUALS)}, not {self.residual!r}"
-            raise ValueError(msg)
+        check_number("n_components", self.n_components, least=1, whole=True)
+        check_word("residual", self.residual, _RESIDUALS)
         check_number("map_smoothing", self.map_smoothing)
 
     def _fit_scans(self, scans: Scans) -> None:

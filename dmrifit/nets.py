@@ -21,6 +21,7 @@ from dmrifit._optional import import_optional
 from dmrifit.cases import Chosen, Inputs, Targets, add_to_digest, check_length, listed, naming, volume_inputs
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.files import remove_abandoned_parts, write_text
+from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState, derived_seed, seed_from
 
 if TYPE_CHECKING:
@@ -307,24 +308,19 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _check(self) -> None:
         """Check the parameters."""
         for name in ("epochs", "batch_size"):
-            _check_whole(name, getattr(self, name), 1)
+            check_number(name, getattr(self, name), least=1, whole=True)
         if self.patience is not None:
-            _check_whole("patience", self.patience, 1)
+            check_number("patience", self.patience, least=1, whole=True)
             if not self.validation_fraction:
                 msg = f"patience={self.patience} needs validation cases; give a validation_fraction such as 0.2"
                 raise ValueError(msg)
-        for name, high in (("learning_rate", math.inf), ("validation_fraction", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < high:
-                msg = f"{name} must be a number of at least 0 and below {high}, not {value!r}"
-                raise ValueError(msg)
+        check_number("learning_rate", self.learning_rate)
+        check_number("validation_fraction", self.validation_fraction, below=1)
         folder: Any = self.checkpoint
         if folder is not None and not isinstance(folder, str | Path):
             msg = f"checkpoint must be a folder or None, not {folder!r}"
             raise ValueError(msg)
-        if self.schedule not in _SCHEDULES:
-            msg = f"schedule must be one of {', '.join(_SCHEDULES)}, not {self.schedule!r}"
-            raise ValueError(msg)
+        check_word("schedule", self.schedule, _SCHEDULES)
 
     # Training -------------------------------------------------------------------------------------
 
@@ -639,12 +635,6 @@ class _Save:
         from dmrifit import checkpoints
 
         checkpoints.write_state(self.folder / _STATE, net, best, self.header)
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        msg = f"{name} must be a whole number of at least {least}, not {value!r}"
-        raise ValueError(msg)
 
 
 def _require_torch() -> None:

@@ -12,6 +12,7 @@ from scipy.ndimage import affine_transform, gaussian_filter, label
 
 from dmrifit.heads import Head, TissueMaps, centered_grid, draw_head, read_tissues, slow_field, texture_field
 from dmrifit.images import Image
+from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit.threads import check_jobs
 from metastasis.cases import Case
@@ -154,12 +155,10 @@ def simulate_metastases(
     ('synthetic-001', True, (66, 66, 66))
     """
     for name, number, least in (("n_patients", n_patients, 1), ("skip", skip, 0)):
-        _whole_number(name, number, least)
+        check_number(name, number, least=least, whole=True)
     check_jobs(n_jobs)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= most:
-            msg = f"{name} must be between 0 and {most:g}, not {value!r}"
-            raise ValueError(msg)
+        check_number(name, value, most=most)
     settings = _Settings(
         float(prior),
         _checked_shape(shape),
@@ -403,18 +402,12 @@ def _checked_tissues(tissues: Sequence[Image] | None) -> TissueMaps | None:
     return read_tissues(*tissues)
 
 
-def _whole_number(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        msg = f"{name} must be a whole number of at least {least}, not {value!r}"
-        raise ValueError(msg)
-
-
 def _range(name: str, limits: Any) -> tuple[int, int]:
     if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
         msg = f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
         raise ValueError(msg)
     for value in limits:
-        _whole_number(name, value, 0)
+        check_number(name, value, whole=True)
     if not limits[0] <= limits[1] <= 40:
         msg = f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
         raise ValueError(msg)
@@ -426,7 +419,7 @@ def _checked_shape(shape: Any) -> tuple[int, int, int]:
         msg = f"shape must be three numbers of voxels, such as (66, 66, 66), not {shape!r}"
         raise ValueError(msg)
     for n in shape:
-        _whole_number("each axis of shape", n, _SMALLEST)
+        check_number("each axis of shape", n, least=_SMALLEST, whole=True)
         if n > _LARGEST:
             msg = f"shape must have at most {_LARGEST} voxels along an axis, not {tuple(shape)}"
             raise ValueError(msg)

@@ -14,6 +14,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState, derived_seed, seed_from
 from dmrifit.registry import register
 from dmrifit.storage import dumped, loaded, trees
@@ -338,14 +339,9 @@ class VoxelRanker(BaseEstimator):
             raise TypeError(msg)
         least = {"n_candidates": 1, "n_places": 0, "n_estimators": 1, "min_samples_leaf": 1}
         for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-                msg = f"{name} must be a whole number of at least {low}, got {value!r}"
-                raise ValueError(msg)
+            check_number(name, getattr(self, name), least=low, whole=True)
         check_jobs(self.n_jobs)
-        if self.target not in _TARGETS:
-            msg = f"target must be one of {', '.join(_TARGETS)}, got {self.target!r}"
-            raise ValueError(msg)
+        check_word("target", self.target, _TARGETS)
         optimizer: VoxelOptimizer = VoxelOptimizer() if given is None else clone(given)
         return optimizer.fit()  # which checks its parameters
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
 from dmrifit.nets import VolumeEstimator
+from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
 from placement.objective import PlacementObjective, tumor_fraction
@@ -299,9 +300,7 @@ class VoxelRegressor(VolumeEstimator):
             msg = f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}"
             raise ValueError(msg)
         for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES), ("head", _HEADS)):
-            if getattr(self, name) not in values:
-                msg = f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}"
-                raise ValueError(msg)
+            check_word(name, getattr(self, name), values)
         try:
             sides = np.asarray(self.size_range, dtype=np.float64)
         except (TypeError, ValueError):
@@ -312,13 +311,8 @@ class VoxelRegressor(VolumeEstimator):
         if not 0 <= self.min_volume <= sides[1] ** 3 / MM3_PER_ML:
             msg = f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
             raise ValueError(msg)
-        if isinstance(self.width, bool) or not isinstance(self.width, int | np.integer) or self.width < 1:
-            msg = f"width must be a whole number of at least 1, not {self.width!r}"
-            raise ValueError(msg)
-        decay = self.weight_decay
-        if isinstance(decay, bool) or not isinstance(decay, int | float | np.number) or not 0 <= decay < 1:
-            msg = f"weight_decay must be a number of at least 0 and below 1, not {self.weight_decay!r}"
-            raise ValueError(msg)
+        check_number("width", self.width, least=1, whole=True)
+        check_number("weight_decay", self.weight_decay, below=1)
 
     @property
     def _grid(self) -> tuple[int, float]:

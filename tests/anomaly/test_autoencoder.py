@@ -239,7 +239,7 @@ def test_the_network_begins_with_the_mean_signal(world):
     ("given", "message"),
     [
         ({"latent_dim": 0}, "latent_dim must be a whole number"),
-        ({"output": "relu"}, "output must be one of 'sigmoid', 'linear'"),
+        ({"output": "relu"}, "output must be one of sigmoid, linear"),
         ({"residual": "sum"}, "residual must be"),
         ({"scale": "dataset"}, "scale must be None or 'image'"),
         ({"widths": ()}, "widths"),

@@ -207,7 +207,7 @@ def test_real_maps_of_tissue_are_accepted(data_dir):
     [
         ({"n_patients": 0}, "n_patients must be a whole number of at least 1, not 0"),
         ({"skip": -1}, "skip"),
-        ({"prior": 1.5}, "prior must be between 0 and 1, not 1.5"),
+        ({"prior": 1.5}, "prior must be a number from 0 to 1, not 1.5"),
         ({"misregistration": float("nan")}, "misregistration"),
         ({"shape": (66, 66)}, "three numbers"),
         ({"shape": (66, 66, 12)}, "at least 24, not 12"),

@@ -197,7 +197,7 @@ def test_it_is_an_estimator_of_scikit_learn(ranker, cases):
 @pytest.mark.parametrize(
     ("params", "error", "match"),
     [
-        ({"n_candidates": 0}, ValueError, "n_candidates must be a whole number of at least 1, got 0"),
+        ({"n_candidates": 0}, ValueError, "n_candidates must be a whole number of at least 1, not 0"),
         ({"n_places": -1}, ValueError, "n_places"),
         ({"n_estimators": 2.5}, ValueError, "n_estimators"),
         ({"min_samples_leaf": True}, ValueError, "min_samples_leaf"),
