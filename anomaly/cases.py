@@ -18,6 +18,7 @@ from dmrifit.casefiles import (
     checked_mask,
     checked_values,
     file_stems,
+    read_each,
     read_on_grid,
     save_values,
     write_table,
@@ -27,7 +28,6 @@ from dmrifit.images import load_image, values_of
 from dmrifit.masks import binarize
 from dmrifit.participants import WORDS
 from dmrifit.protocol import Protocol, read_gradients
-from dmrifit.tables import read_rows
 
 __all__ = ["TABLE", "TISSUES", "Case", "normalized", "read_cases", "write_cases"]
 
@@ -280,24 +280,7 @@ def read_cases(table: str | Path) -> list[Case]:
     FileNotFoundError
         If a file is missing.
     """
-    table = Path(table)
-    cases: list[Case] = []
-    lines: dict[str, int] = {}
-    for line, row in read_rows(table, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES):
-        where = f"{table}, row {line} (patient {row['patient']})"
-        name = row.get("name") or row["patient"]
-        if (other := lines.setdefault(name, line)) != line:
-            msg = f"{where}: row {other} has a case of the name {name!r} too; add a column 'name' that tells them apart"
-            raise ValueError(msg)
-        try:
-            cases.append(_read_case(row, table.parent))
-        except FileNotFoundError as error:
-            msg = f"{where}: {error}; paths are relative to {table.parent.resolve()}"
-            raise FileNotFoundError(msg) from None
-        except ValueError as error:
-            msg = f"{where}: {error}"
-            raise ValueError(msg) from None
-    return cases
+    return read_each(table, _read_case, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
 
 
 def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -18,13 +18,13 @@ from anomaly.detection import Detection, lesions_of
 from anomaly.detectors import AnomalyDetector
 from anomaly.preparation import PreparedScan, prepare_scan
 from anomaly.thresholds import open_map
+from dmrifit.casefiles import read_each
 from dmrifit.cases import called
 from dmrifit.derivatives import stem
 from dmrifit.encoding import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.participants import WORDS
 from dmrifit.protocol import Protocol
 from dmrifit.registry import register, registered
-from dmrifit.tables import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,23 +138,8 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
     FileNotFoundError
         If a file is missing.
     """
-    table = Path(table)
     optional = ("name", *_FILES[1:], *_KNOWN)
-    found: list[SeriesFiles] = []
-    lines: dict[str, int] = {}
-    for line, row in read_rows(table, required=("patient", "image"), optional=optional, aliases=_ALIASES):
-        where = f"{table}, row {line} (patient {row['patient']})"
-        name = row.get("name") or row["patient"]
-        if (other := lines.setdefault(name, line)) != line:
-            msg = f"{where}: row {other} has a scan of the name {name!r} too; add a column 'name' that tells them apart"
-            raise ValueError(msg)
-        files = {key: table.parent / row[key] for key in _FILES if row.get(key)}
-        for key, path in files.items():
-            if not path.is_file():
-                msg = f"{where}: {key} {row[key]!r} does not exist; paths are relative to {table.parent.resolve()}"
-                raise FileNotFoundError(msg)
-        found.append(SeriesFiles(patient=row["patient"], name=name, known=_known(row, where), **files))
-    return found
+    return read_each(table, _files_of, required=("patient", "image"), optional=optional, aliases=_ALIASES, what="scan")
 
 
 @register
@@ -480,7 +465,17 @@ class SeriesDetector(BaseEstimator):
             warnings.warn(msg, stacklevel=3)
 
 
-def _known(row: Mapping[str, str], where: str) -> dict[str, Any]:
+def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
+    """Find the files of one row."""
+    files = {key: folder / row[key] for key in _FILES if row.get(key)}
+    for key, path in files.items():
+        if not path.is_file():
+            msg = f"{key} {row[key]!r} does not exist"
+            raise FileNotFoundError(msg)
+    return SeriesFiles(patient=row["patient"], name=row.get("name") or row["patient"], known=_known(row), **files)
+
+
+def _known(row: Mapping[str, str]) -> dict[str, Any]:
     """Read what a row says of the patient."""
     found: dict[str, Any] = {key: row[key] for key in _KNOWN if row.get(key)}
     try:
@@ -489,7 +484,7 @@ def _known(row: Mapping[str, str], where: str) -> dict[str, Any]:
         if "synthetic" in found:
             found["synthetic"] = WORDS[found["synthetic"].lower()]
     except (KeyError, ValueError):
-        msg = f"{where}: age must be a number of years, and synthetic true or false"
+        msg = "age must be a number of years, and synthetic true or false"
         raise ValueError(msg) from None
     return found
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit.files import FileSet
 from dmrifit.images import load_image, save_image, values_of
 from dmrifit.masks import check_same_grid
-from dmrifit.tables import NOTHING
+from dmrifit.tables import NOTHING, read_rows
 
 __all__ = [
     "check_names",
@@ -24,11 +25,14 @@ __all__ = [
     "checked_values",
     "file_stem",
     "file_stems",
+    "read_each",
     "read_on_grid",
     "save_values",
     "three_axes",
     "write_table",
 ]
+
+_Case = TypeVar("_Case")
 
 
 def checked_values(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = "") -> NDArray[np.float32]:
@@ -215,6 +219,65 @@ def read_on_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]
     found = three_axes(values_of(loaded, str(path)), path)
     check_same_grid(found.shape, loaded.affine, shape, affine, name=str(path), reference_name=reference)
     return found
+
+
+def read_each(
+    table: str | Path,
+    read: Callable[[dict[str, str], Path], _Case],
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    aliases: Mapping[str, str],
+    what: str = "case",
+) -> list[_Case]:
+    """
+    Read the cases of a table, each of another name.
+
+    Parameters
+    ----------
+    table : path
+        As of `read_rows`.
+    read : callable
+        Makes a case of a row and the folder that its paths are relative to.
+    required, optional : sequence of str
+        Columns; ``patient`` is among those required, ``name`` among the others.
+    aliases : mapping of str to str
+        Other names of columns.
+    what : str, default="case"
+        What messages call a row.
+
+    Returns
+    -------
+    list
+        What `read` gave, in the order of the table.
+
+    Raises
+    ------
+    ValueError
+        If the table is wrong, two rows have one name, or `read` refuses one; the message names the row.
+    FileNotFoundError
+        If a file is missing.
+    """
+    table = Path(table)
+    cases: list[_Case] = []
+    lines: dict[str, int] = {}
+    for line, row in read_rows(table, required=required, optional=optional, aliases=aliases):
+        where = f"{table}, row {line} (patient {row['patient']})"
+        name = row.get("name") or row["patient"]
+        if (other := lines.setdefault(name, line)) != line:
+            msg = (
+                f"{where}: row {other} has a {what} of the name {name!r} too; add a column 'name' that tells them apart"
+            )
+            raise ValueError(msg)
+        try:
+            cases.append(read(row, table.parent))
+        except FileNotFoundError as error:
+            msg = f"{where}: {error}; paths are relative to {table.parent.resolve()}"
+            raise FileNotFoundError(msg) from None
+        except ValueError as error:
+            msg = f"{where}: {error}"
+            raise ValueError(msg) from None
+    return cases
 
 
 def file_stem(patient: str, name: str) -> str:

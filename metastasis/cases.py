@@ -16,6 +16,7 @@ from dmrifit.casefiles import (
     checked_mask,
     checked_values,
     file_stems,
+    read_each,
     read_on_grid,
     save_values,
     three_axes,
@@ -26,7 +27,6 @@ from dmrifit.files import FileSet
 from dmrifit.images import image_name, load_image, values_of
 from dmrifit.masks import binarize
 from dmrifit.participants import WORDS
-from dmrifit.tables import read_rows
 from dmrifit.texts import read_text
 
 if TYPE_CHECKING:
@@ -178,25 +178,7 @@ def read_cases(table: str | Path) -> list[Case]:
         p01      p01_T1c.nii  p01_seg.nii  1,3,4    p01_T1c_2024.nii  p01_brain.nii
         p02      p02_T1c.nii  p02_seg.nii  1,3,4    n/a               p02_brain.nii
     """
-    table = Path(table)
-    rows = read_rows(table, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
-    cases: list[Case] = []
-    lines: dict[str, int] = {}
-    for line, row in rows:
-        where = f"{table}, row {line} (patient {row['patient']})"
-        name = row.get("name") or row["patient"]
-        if (other := lines.setdefault(name, line)) != line:
-            msg = f"{where}: row {other} has a case of the name {name!r} too; add a column 'name' that tells them apart"
-            raise ValueError(msg)
-        try:
-            cases.append(_read_case(row, table.parent))
-        except FileNotFoundError as error:
-            msg = f"{where}: {error}; paths are relative to {table.parent.resolve()}"
-            raise FileNotFoundError(msg) from None
-        except ValueError as error:
-            msg = f"{where}: {error}"
-            raise ValueError(msg) from None
-    return cases
+    return read_each(table, _read_case, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
 
 
 def read_case(image: str | Path, *, prior: str | Path | None = None, brain: str | Path | None = None) -> Case:
