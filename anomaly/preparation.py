@@ -19,7 +19,7 @@ from dmrifit._optional import import_optional
 from dmrifit.corrections import quiet_dipy
 from dmrifit.derivatives import stem
 from dmrifit.grids import array_of, labels_onto, onto, resampled, scan_of
-from dmrifit.images import Image, Images, image_name
+from dmrifit.images import Image, Images, image_name, image_of
 from dmrifit.masks import MASK_THRESHOLD, binarize
 from dmrifit.parameters import check_word
 from dmrifit.protocol import Protocol
@@ -135,12 +135,7 @@ class PreparedScan:
         ValueError
             If the map has another shape than ``case.signal``.
         """
-        import nibabel as nib
-
-        found = self.restore(values)
-        image = nib.Nifti1Image(found.astype(np.uint8) if found.dtype == bool else found, self.affine)
-        image.header.set_xyzt_units("mm")
-        return image
+        return image_of(self.restore(values), self.affine)
 
 
 def prepare_scan(

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.files import FileSet
-from dmrifit.images import load_image, save_image, values_of
+from dmrifit.images import image_of, load_image, save_image, values_of
 from dmrifit.masks import check_same_grid
 from dmrifit.tables import NOTHING, read_rows
 
@@ -370,9 +369,7 @@ def save_values(values: NDArray, affine: NDArray[np.float64], path: Path) -> Non
     path : Path
         Ends with ``.nii`` or ``.nii.gz``.
     """
-    image = nib.Nifti1Image(values if values.dtype != bool else values.astype(np.uint8), affine)
-    image.header.set_xyzt_units("mm")
-    save_image(image, path)
+    save_image(image_of(values, affine), path)
 
 
 def write_table(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.images import Image, image_name, load_image, values_of
+from dmrifit.images import Image, image_name, image_of, load_image, values_of
 from dmrifit.masks import check_same_grid
 
 if TYPE_CHECKING:
@@ -127,11 +127,7 @@ def scan_of(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
     Nifti1Image
         The scan.
     """
-    import nibabel as nib
-
-    image = nib.Nifti1Image(values if values.dtype == np.uint8 else values.astype(np.float32), affine)
-    image.header.set_xyzt_units("mm")
-    return image
+    return image_of(values if values.dtype == np.uint8 else values.astype(np.float32), affine)
 
 
 def resampled(scan: nib.Nifti1Pair, spacing: float | None) -> nib.Nifti1Pair:

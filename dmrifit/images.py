@@ -33,6 +33,7 @@ __all__ = [
     "describe_sources",
     "file_paths",
     "image_name",
+    "image_of",
     "load_image",
     "read_grid",
     "read_volume",
@@ -177,6 +178,27 @@ def read_volume(image: Image) -> NDArray:
     return values_of(load_image(image), image_name(image))
 
 
+def image_of(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
+    """
+    Make an image in mm.
+
+    Parameters
+    ----------
+    values : ndarray of shape (x, y, z) or (x, y, z, m)
+        Masks are kept as bytes.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+
+    Returns
+    -------
+    Nifti1Image
+        The image.
+    """
+    image = nib.Nifti1Image(values.astype(np.uint8) if values.dtype == bool else values, affine)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
 def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
     """
     Write a NIfTI image that appears under its name only when it is complete.
@@ -190,10 +212,8 @@ def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path)
     path : path
         Ends with ``.nii`` or ``.nii.gz``; its folder exists.
     """
-    image = nib.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm")
     with whole_file(path) as part:
-        nib.save(image, part)
+        nib.save(image_of(values, affine), part)
 
 
 def save_image(image: nib.Nifti1Pair, path: Path) -> None:

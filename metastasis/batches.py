@@ -8,13 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.batches import join_tables, picture_parts, run_parts, table_text
-from dmrifit.casefiles import file_stems
+from dmrifit.casefiles import file_stems, save_values
 from dmrifit.cases import called
+from dmrifit.images import image_of
+from dmrifit.pages import NOTICE
 from metastasis.cases import Case
 
 if TYPE_CHECKING:
@@ -59,7 +60,10 @@ def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
         ``"volumes"``, ``"priors"`` and ``"masks"``; None for what a case has not.
     """
     parts = {"volumes": "image", "priors": "prior", "masks": "brain"}
-    return {key: [_image(getattr(case, name), case) for case in cases] for key, name in parts.items()}
+    return {
+        key: [None if (part := getattr(case, name)) is None else image_of(part, case.affine) for case in cases]
+        for key, name in parts.items()
+    }
 
 
 def segment_cases(
@@ -244,7 +248,6 @@ def _one_of(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
 
 def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool) -> dict[str, Any]:
     from dmrifit.files import FileSet
-    from dmrifit.images import save_image
     from metastasis.ensemble import SensitivitySpecificityEnsemble, segment_by
     from metastasis.followup import reader_table
 
@@ -270,11 +273,11 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
         "n_confirmed": int((now["finding"] == "confirmed").sum()) if ensemble else None,
         "volume_mL": float(now["volume_mL"].sum()),
         "sources": digest,
-        "notice": "Research software; not for clinical use.",
+        "notice": NOTICE,
     }
     with FileSet(folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, _DESCRIPTION], overwrite=True) as files:
         for name, values in ((_PROBABILITY, probability), (_LABEL, labels)):
-            save_image(_on_grid(values, case), files.path(name))
+            save_values(values, case.affine, files.path(name))
         files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")
         if figure:
             from metastasis.plotting import plot_overlay
@@ -288,16 +291,6 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
                 files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(_DESCRIPTION, content)
     return content
-
-
-def _image(values: NDArray[Any] | None, case: Case) -> nib.Nifti1Image | None:
-    return None if values is None else _on_grid(values, case)
-
-
-def _on_grid(values: NDArray[Any], case: Case) -> nib.Nifti1Image:
-    image = nib.Nifti1Image(values.astype(np.uint8) if values.dtype == bool else values, case.affine)
-    image.header.set_xyzt_units("mm")
-    return image
 
 
 def _digest(case: Case) -> str:

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from dmrifit.files import FileSet
-from dmrifit.images import Image, file_paths, load_image, save_image, values_of
+from dmrifit.images import Image, file_paths, image_of, load_image, save_image, values_of
 from metastasis.ensemble import segment_by
 
 __all__ = ["segment_image"]
@@ -72,10 +72,8 @@ def segment_image(
     loaded = {key: None if part is None else _read(part) for key, part in scans.items()}
     given = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if loaded[key] is not None}
     label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **given)))
-    found = {}
-    for name, values in (("probability", probability), ("label", label)):
-        found[name] = nib.Nifti1Image(values, loaded["image"].affine)  # type: ignore[union-attr]
-        found[name].header.set_xyzt_units("mm")
+    affine = loaded["image"].affine  # type: ignore[union-attr]
+    found = {"probability": image_of(probability, affine), "label": image_of(label, affine)}
     if files is not None:
         with files:
             for name, file in _NAMES.items():

@@ -17,7 +17,7 @@ from scipy.ndimage import binary_erosion
 
 import dmrifit
 from dmrifit.files import FileSet
-from dmrifit.images import save_image
+from dmrifit.images import image_of, save_image
 from placement.objective import PlacementObjective, tumor_fraction
 from placement.optimizer import VoxelOptimizer
 from placement.scene import Scene
@@ -122,11 +122,10 @@ def write_prescription(
     )
     with FileSet(folder, [name + end for end in ends], overwrite=overwrite) as files:
         for end, values in (
-            ("_mask.nii.gz", voxel.mask(scene.shape, scene.affine).astype(np.uint8)),
+            ("_mask.nii.gz", voxel.mask(scene.shape, scene.affine)),
             ("_partial.nii.gz", voxel.mask(scene.shape, scene.affine, partial=True).astype(np.float32)),
         ):
-            image = nib.Nifti1Image(values, scene.affine)
-            image.header.set_xyzt_units("mm")
+            image = image_of(values, scene.affine)
             image.header["descrip"] = NOTICE.encode()
             save_image(image, files.path(name + end))
         save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
