@@ -470,7 +470,7 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
     files = {key: folder / row[key] for key in _FILES if row.get(key)}
     for key, path in files.items():
         if not path.is_file():
-            msg = f"{key} {row[key]!r} does not exist"
+            msg = f"{key} {row[key]!r} {'is a folder' if path.is_dir() else 'does not exist'}"
             raise FileNotFoundError(msg)
     return SeriesFiles(patient=row["patient"], name=row.get("name") or row["patient"], known=_known(row), **files)
 

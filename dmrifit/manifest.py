@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit.derivatives import stem
 from dmrifit.images import read_grid
 from dmrifit.protocol import Protocol, read_echo_times, read_gradients
-from dmrifit.tables import read_rows
+from dmrifit.tables import named_file, read_rows
 from dmrifit.texts import read_text
 
 __all__ = ["Manifest", "read_manifest"]
@@ -86,7 +86,7 @@ def read_manifest(table: str | Path) -> Manifest:
     first: dict[Path, int] = {}
     for line, row in read_rows(table, required=COLUMNS[:1], optional=COLUMNS[1:], strict=True):
         where = f"{table}, row {line}"
-        image = _file(table, row["image"], f"{where}: image")
+        image = named_file(table.parent, row["image"], f"{where}: image")
         if first.setdefault(image.resolve(), line) != line:
             msg = f"{where}: image {row['image']!r} stands in row {first[image.resolve()]}, too; name each image once"
             raise ValueError(msg)
@@ -113,14 +113,6 @@ def read_manifest(table: str | Path) -> Manifest:
     return Manifest(tuple(images), protocol)
 
 
-def _file(table: Path, value: str, where: str) -> Path:
-    path = table.parent / value
-    if not value or not path.is_file():
-        msg = f"{where} {value!r} does not exist; paths are relative to {table.parent.resolve()}"
-        raise FileNotFoundError(msg)
-    return path
-
-
 def _count(image: Path, where: str) -> int:
     """Count the volumes of an image by its header."""
     try:
@@ -138,15 +130,15 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str
     """Read b-values, echo times and directions of one image."""
     bval = _number(row.get("bval", "")) if row.get("bval") else _beside(image, "bval")
     if bval is None and row.get("bval"):
-        bval = _file(table, row["bval"], f"{where}: bval")
+        bval = named_file(table.parent, row["bval"], f"{where}: bval")
     if bval is None:
         msg = f"{where}: no b-values; give the column bval, or put a .bval file beside {image}"
         raise ValueError(msg)
-    bvec = _file(table, row["bvec"], f"{where}: bvec") if row.get("bvec") else _beside(image, "bvec")
+    bvec = named_file(table.parent, row["bvec"], f"{where}: bvec") if row.get("bvec") else _beside(image, "bvec")
     te: Any = None
     if row.get("te"):
         te = _number(row["te"])
-        te = _file(table, row["te"], f"{where}: te") if te is None else te
+        te = named_file(table.parent, row["te"], f"{where}: te") if te is None else te
     elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in read_text(sidecar):
         te = sidecar
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dmrifit.protocol import Protocol
 from dmrifit.scans import Scan
-from dmrifit.tables import read_rows
+from dmrifit.tables import named_file, read_rows
 from dmrifit.texts import read_small
 
 __all__ = [
@@ -201,11 +201,7 @@ def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None,
 
     def path(column: str, value: str | None = None) -> Path:
         value = row[column] if value is None else value
-        found = folder / value
-        if not found.is_file():
-            msg = f"{where}: {column} {value!r} does not exist; paths are relative to {folder.resolve()}"
-            raise FileNotFoundError(msg)
-        return found
+        return named_file(folder, value, f"{where}: {column}")
 
     def optional(column: str) -> Path | None:
         return path(column) if row.get(column) else None

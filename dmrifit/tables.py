@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dmrifit.texts import read_text
 
-__all__ = ["NOTHING", "read_rows", "table_with"]
+__all__ = ["NOTHING", "named_file", "read_rows", "table_with"]
 
 #: What stands for nothing in a cell.
 NOTHING = ("", "n/a", "N/A", "nan")
@@ -139,6 +139,37 @@ def table_with(
     lines += [_ended([_line([row.get(column) or "n/a" for column in column_of.values()])]) for row in rows]
     end = "\r\n" if physical[0].endswith("\r\n") else "\n"
     return end.join(lines) + end, {column: name for name, column in column_of.items() if column in columns}
+
+
+def named_file(folder: Path, name: str, where: str) -> Path:
+    """
+    Find a file that a table names.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder that names are relative to.
+    name : str
+        The file, as the table has it.
+    where : str
+        What the error begins with.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    path = folder / name
+    if not path.is_file():
+        wrong = "is a folder" if name and path.is_dir() else "does not exist"
+        msg = f"{where} {name!r} {wrong}; paths are relative to {folder.resolve()}"
+        raise FileNotFoundError(msg)
+    return path
 
 
 def _shortened(text: str) -> str:

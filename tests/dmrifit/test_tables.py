@@ -2,7 +2,7 @@
 
 import pytest
 
-from dmrifit.tables import read_rows, table_with
+from dmrifit.tables import named_file, read_rows, table_with
 
 
 def test_rows_come_with_their_lines(tmp_path):
@@ -67,3 +67,12 @@ def test_a_table_with_further_rows_keeps_its_lines(tmp_path):
     ]  # fmt: skip
     text, names = table_with(tmp_path / "new.tsv", [{"name": "a"}], **options)
     assert text == "name\tvalue\tmore\tnever\na\tn/a\tn/a\tn/a\n"
+
+
+def test_a_file_that_a_table_names_is_found_or_told_apart_from_a_folder(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    assert named_file(tmp_path, "a.nii", "scan.tsv, row 1: image") == tmp_path / "a.nii"
+    for name, told in (("b", "'b' is a folder"), ("c.nii", "'c.nii' does not exist"), ("", "'' does not exist")):
+        with pytest.raises(FileNotFoundError, match=f"^scan.tsv, row 1: image {told}; paths are relative to /"):
+            named_file(tmp_path, name, "scan.tsv, row 1: image")
