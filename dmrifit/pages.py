@@ -76,6 +76,7 @@ td.words { min-width: 9rem; white-space: pre-line; }
 td.long { min-width: 26rem; white-space: pre-line; }
 details { margin: .5rem 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+th.number { white-space: normal; max-width: 7.5rem; }
 code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; }
 .card { border-left: 4px solid #d5dae1; padding: .1rem 0 .1rem .9rem; margin: 1.1rem 0; max-width: 60rem; }
