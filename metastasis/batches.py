@@ -116,8 +116,8 @@ def segment_cases(
         lambda part: out / part[1] / _DESCRIPTION,
         make,
         fields=_FIELDS,
-        # A case whose files have changed is segmented anew.
-        same=lambda part, old: old["sources"] == _digest(part[0]),
+        # A case whose files have changed, or what is known of it, is segmented anew.
+        same=lambda part, old: _known(part[0]).items() <= old.items() and old["sources"] == _digest(part[0]),
         overwrite=overwrite,
     )
 
@@ -263,10 +263,8 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
         table = table[list(_OF_SINGLE_MODELS)]
     now = table if not ensemble else table[table["finding"] != "prior only"]
     content: dict[str, Any] = {
-        "name": case.name,
-        "patient": case.patient,
+        **_known(case),
         "folder": folder.name,
-        "synthetic": case.synthetic,
         "threshold": None if ensemble else float(getattr(segmenter, "threshold_", 0.5)),
         "min_voxels": None if ensemble else int(getattr(segmenter, "min_voxels", 1)),
         "n_lesions": len(now),
@@ -291,6 +289,11 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
                 files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(_DESCRIPTION, content)
     return content
+
+
+def _known(case: Case) -> dict[str, Any]:
+    """Tell what the table says of a case."""
+    return {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
 
 
 def _digest(case: Case) -> str:

@@ -117,3 +117,12 @@ def test_what_cannot_be_read_is_named(brightness, cases, tmp_path):
         read_segmentations(table, cases[:2])
     with pytest.raises(ValueError, match="several cases would have the same files"):
         segment_cases(brightness(3), [cases[0], cases[0]], tmp_path, figure=False, overwrite=False)
+
+
+def test_what_is_known_of_a_case_is_that_of_its_table_when_a_run_goes_on(brightness, cases, tmp_path):
+    run(brightness(3), cases[:1], tmp_path)
+    known = replace(cases[0], patient="p07", synthetic=False)
+    content = run(brightness(3), [known], tmp_path)[0]
+    assert (content["patient"], content["synthetic"]) == ("p07", False)
+    row = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t").iloc[0]
+    assert (row["patient"], row["synthetic"]) == ("p07", False)
