@@ -25,6 +25,7 @@ _COLORS = ("#ffb000", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
 _METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
 _PALE = "#a3aab3"  # controls
 _TUMOR, _REGION = "#ff5d5d", "#b9a3ff"
+_NOTICE, _SYNTHETIC = "Not for clinical use", "Synthetic, no person was scanned"
 _AROUND = 20.0  # mm
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if bin(a ^ b).count("1") == 1]
 
@@ -113,7 +114,9 @@ def plot_overlay(
         entries += [handle("excluded", color=_REGION, linewidth=1.5)] if len(volumes) > 1 else []
         entries += [handle(name, color=c, linewidth=2) for c, name in zip(_COLORS, named, strict=False)]
         figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.025, 0.0), ncol=len(entries), fontsize=9)
-        figure.text(0.97, 0.035, _note(synthetic=scene.synthetic), ha="right", fontsize=9, color=FAINT)
+        if scene.synthetic:  # not below, where the names of many boxes leave no room
+            figure.text(0.97, 0.95, _SYNTHETIC, ha="right", va="center", fontsize=9, color=FAINT)
+        figure.text(0.97, 0.035, _NOTICE, ha="right", fontsize=9, color=FAINT)
         figure.text(0.03, 0.95, title or scene.name, fontsize=11, fontweight="bold", va="center")
     return figure
 
@@ -182,12 +185,9 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
             ax.set(xlabel="mean with experts, mL", ylabel="difference from experts, mL" if column == 0 else "")
             bias, lower, upper = (round(float(row[key]), 1) + 0.0 for key in ("bias", "lower", "upper"))
             ax.set_title(f"{name}: {bias:.1f} mL ({lower:.1f} … {upper:.1f})", fontsize=9.5)
-        figure.supxlabel(_note(synthetic=synthetic), x=0.995, ha="right", fontsize=9, color=FAINT)
+        note = f"{_SYNTHETIC}. {_NOTICE}" if synthetic else _NOTICE
+        figure.supxlabel(note, x=0.995, ha="right", fontsize=9, color=FAINT)
     return figure
-
-
-def _note(*, synthetic: bool) -> str:
-    return "Synthetic, no person was scanned. Not for clinical use" if synthetic else "Not for clinical use"
 
 
 def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,14 +1,17 @@
 """What is written of a voxel says the same everywhere, and what other programs read is the box."""
 
+import itertools
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.spatial.transform import Rotation
 
 from placement.objective import PlacementObjective, tumor_fraction
 from placement.optimizer import VoxelOptimizer
+from placement.phantoms import simulate_gliomas
 from placement.plotting import box_outline, plot_overlay
 from placement.prescription import (
     NOTICE,
@@ -225,3 +228,15 @@ def test_overlays_show_the_exact_outline_in_three_planes(scene):
     assert axes[2].xaxis_inverted()  # the patient's right is at the left
     with pytest.raises(ValueError, match="not 0"):
         plot_overlay({}, scene)
+
+
+def test_what_is_written_on_overlays_of_many_boxes_does_not_overlap():
+    (scene,), boxes = simulate_gliomas(1, n_experts=2, spacing=4, exclude=("necrosis",), random_state=0)
+    names = ("ranker", "objective", "simulated expert 1", "simulated expert 2")
+    figure = plot_overlay({name: Voxel.from_array(boxes[0, 0]) for name in names}, scene)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    written = [*figure.legends, *figure.texts]
+    assert "Synthetic, no person was scanned" in [text.get_text() for text in figure.texts]
+    for one, other in itertools.combinations([part.get_window_extent(renderer) for part in written], 2):
+        assert not one.overlaps(other)
