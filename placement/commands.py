@@ -111,6 +111,7 @@ def place(
     )
     contents = dict(zip(table["name"], done, strict=True))
     write_batch(out, contents, figure=figure)
+    typer.echo(f"{len(contents)} case{'s' * (len(contents) != 1)} placed: {out}")
     if any(content["synthetic"] for content in contents.values()):
         typer.echo("synthetic cases: no clinical result")
 

@@ -99,6 +99,7 @@ def simulate(
         boxes = pd.concat([boxes, pd.DataFrame(pair).astype(str)], ignore_index=True)
         write_text(out / "experts.tsv", boxes.to_csv(sep="\t", index=False))
     write_text(out / "cases.tsv", pd.DataFrame(rows).to_csv(sep="\t", index=False))
+    typer.echo(f"{n} synthetic case{'s' * (n != 1)}: {out / 'cases.tsv'}")
 
 
 def train(

@@ -37,9 +37,12 @@ def ball(tmp_path):
 
 def test_cases_are_simulated_placed_and_evaluated(run, tmp_path):
     cases, placed, tables = (tmp_path / name for name in ("cases", "placed", "tables"))
-    assert run("simulate", 3, "--out", cases, "--spacing", 4)[0] == 0
+    code, out, _ = run("simulate", 3, "--out", cases, "--spacing", 4)
+    assert code == 0
+    assert f"3 synthetic cases: {cases / 'cases.tsv'}" in out
     code, out, error = run("place", cases / "cases.tsv", "--out", placed)
     assert code == 0, error
+    assert f"3 cases placed: {placed}" in out
     assert "synthetic cases: no clinical result" in out
     found = pd.read_csv(placed / "placements.tsv", sep="\t")
     assert list(found["name"]) == ["synthetic-001", "synthetic-002", "synthetic-003"]
