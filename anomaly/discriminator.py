@@ -38,8 +38,9 @@ _REACH = (5, 9)  # voxels
 _LEAST_SD = 1e-3
 #: Share of scans that have to have a place.
 _ENOUGH = 0.1
-#: Scans that are learned from, and voxels along an axis.
+#: How much signals of a scan vary; constants differ by roundings.
 _LEAST_CONTRAST = 1e-7
+#: Scans that are learned from, and voxels along an axis.
 _LEAST_SCANS, _LEAST_SIZE = 3, 4
 #: Share of healthy voxels above the threshold.
 _RATE = 0.002
@@ -172,7 +173,6 @@ class ImplantDetector(ArrayDetector):
             np.mean([look.mean[look.mask].std() for look in looks]),
             np.mean([look.spread[look.mask].std() for look in looks]),
         ])  # fmt: skip
-        # Constants differ by roundings.
         if not (self.scales_ > _LEAST_CONTRAST).all():
             means, spreads = self.scales_
             msg = (

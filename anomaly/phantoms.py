@@ -146,7 +146,7 @@ def simulate_dmri(
         msg = f"registration must be 'good' or 'shifted', not {registration!r}"
         raise ValueError(msg)
     voxels, steps = _checked_shape(shape), _checked_spacing(spacing)
-    if snr != np.inf:
+    if not (isinstance(snr, float | np.floating) and snr == np.inf):
         check_number("snr", snr, least=1)
     check_number("cellular", cellular, most=1 - GRADES["II"])
     field = np.array(voxels) * steps

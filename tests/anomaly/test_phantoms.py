@@ -291,6 +291,7 @@ def test_real_maps_of_tissue_are_taken(data_dir):
         ({"spacing": 0}, "above 0 and up to 12 mm, not 0"),
         ({"spacing": 2.0}, "see 32 mm along an axis"),
         ({"snr": 0.5}, "snr must be a number of at least 1"),
+        ({"snr": np.ones(2)}, "snr must be a number of at least 1"),
         ({"cellular": 0.9}, "cellular must be a number from 0 to 0.75"),
         ({"tissues": "gm.nii"}, "tissues must be two images"),
         ({"skip": -1}, "skip must be"),
