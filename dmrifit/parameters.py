@@ -34,7 +34,7 @@ def check_number(
     ValueError
         If it is not possible.
     """
-    kinds = int | np.integer if whole else int | float | np.number
+    kinds = int | np.integer if whole else int | float | np.integer | np.floating
     if isinstance(value, bool) or not isinstance(value, kinds) or not (least <= value <= most and value < below):
         limits = f"from {least:g} to {most:g}" if most < np.inf else f"of at least {least:g}"
         limits += f" and below {below:g}" if below < np.inf else ""
@@ -61,7 +61,7 @@ def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
         If it is another word.
     """
     words = tuple(known)
-    alike = [word for word in words if isinstance(word, bool) == isinstance(value, bool)]
+    alike = [word for word in words if isinstance(word, bool) == isinstance(value, bool | np.bool_)]
     if not isinstance(value, Hashable) or value not in alike:
         msg = f"{name} must be one of {', '.join(map(str, words))}, not {value!r}"
         raise ValueError(msg)

@@ -11,7 +11,9 @@ def test_numbers_inside_their_limits_are_accepted(value):
     check_number("share", value, most=1)
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, True, "1", None, [1], float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "value", [-1, 1.5, True, np.True_, "1", None, [1], np.array(1), np.complex64(1), float("nan"), float("inf")]
+)
 def test_other_values_are_named_with_the_limits(value):
     with pytest.raises(ValueError, match="share must be a number from 0 to 1, not"):
         check_number("share", value, most=1)
@@ -31,7 +33,14 @@ def test_known_words_are_accepted(value):
     check_word("side", value, ("low", None, 26, 1))
 
 
-@pytest.mark.parametrize("value", ["Low", True, ["low"], np.array(["low"]), {}])
+@pytest.mark.parametrize("value", ["Low", True, np.True_, ["low"], np.array(["low"]), {}])
 def test_unknown_words_are_named_with_the_known_ones(value):
     with pytest.raises(ValueError, match="side must be one of low, None, 26, 1, not"):
         check_word("side", value, ("low", None, 26, 1))
+
+
+@pytest.mark.parametrize("value", [True, np.True_, False, np.False_])
+def test_true_and_false_may_come_from_an_array(value):
+    check_word("leave_out", value, (True, False))
+    with pytest.raises(ValueError, match="count must be one of 0, 1, not"):
+        check_word("count", value, (0, 1))
