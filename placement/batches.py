@@ -12,6 +12,7 @@ __all__ = ["FIELDS", "write_batch"]
 #: What the file of a case says that its row in the table needs.
 FIELDS: Mapping[str, type] = {
     "sources": dict,
+    "regions": dict,
     "synthetic": bool,
     "ras.center_mm": list,
     "ras.angles_deg": list,

@@ -68,7 +68,7 @@ def place(
     from dmrifit.images import file_record
     from placement.optimizer import CONSOLE, VoxelOptimizer
     from placement.prescription import write_prescription
-    from placement.tables import read_cases, read_scene, source_digests
+    from placement.tables import excluded_names, read_cases, read_scene, source_digests
 
     if model is not None and thorough:
         msg = "--thorough is for the optimizer; leave out --thorough or --model"
@@ -100,13 +100,17 @@ def place(
             voxel, scene, out / row.name, optimizer=optimizer, figure=figure, overwrite=True, **shift
         )
 
+    def same(row: Any, old: dict[str, Any]) -> bool:
+        # A case whose files have changed, or its row in the table, is placed anew.
+        told = old["synthetic"] == row.synthetic and set(old["regions"]) == excluded_names(row)
+        return told and bool(old["sources"] == source_digests(row))
+
     done = run_parts(
         table.itertuples(),
         lambda row: out / row.name / "voxel.json",
         make,
         fields=FIELDS,
-        # A case whose files have changed is placed anew.
-        same=lambda row, old: old["synthetic"] == row.synthetic and old["sources"] == source_digests(row),
+        same=same,
         overwrite=overwrite,
     )
     contents = dict(zip(table["name"], done, strict=True))

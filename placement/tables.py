@@ -24,6 +24,7 @@ __all__ = [
     "BOX",
     "box_columns",
     "check_channels",
+    "excluded_names",
     "read_boxes",
     "read_cases",
     "read_experts",
@@ -135,12 +136,10 @@ def read_scene(
     ValueError
         As for `Scene.read`.
     """
-    excluded = words(row.exclude)
-    labels = bool(excluded) and all(word.isdecimal() for word in excluded)
-    regions: Any = [int(word) for word in excluded] if labels else {Path(word).name: word for word in excluded}
+    excluded = _excluded(row)
     return Scene.read(
         row.tumor,
-        regions or None,
+        excluded or None,
         (row.image or None) if image else None,
         include=include,
         exclude_margin=margin if excluded else 0.0,
@@ -148,6 +147,23 @@ def read_scene(
         name=row.name,
         synthetic=row.synthetic,
     )
+
+
+def excluded_names(row: Any) -> set[str]:
+    """
+    Name what a case excludes as its scene does, without reading images.
+
+    Parameters
+    ----------
+    row : named tuple
+        A row of what `read_cases` gave.
+
+    Returns
+    -------
+    set of str
+        Names of the regions that `read_scene` makes.
+    """
+    return set(_excluded(row))
 
 
 def source_digests(row: Any) -> dict[str, dict[str, str]]:
@@ -307,6 +323,14 @@ def _is_synthetic(row: Mapping[str, str], where: str) -> bool:
         msg = f"{where}: synthetic must be true or false, not {word!r}"
         raise ValueError(msg)
     return WORDS[word.lower()]
+
+
+def _excluded(row: Any) -> dict[str, Any]:
+    """Give labels or masks to stay away from, by their names."""
+    given = words(row.exclude)
+    if given and all(word.isdecimal() for word in given):
+        return {f"label {int(word)}": int(word) for word in given}
+    return {Path(word).name: word for word in given}
 
 
 def _files(texts: Iterable[str]) -> list[Path]:

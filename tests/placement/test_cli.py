@@ -153,6 +153,21 @@ def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(run, tmp_path, ba
     assert "other options (optimizer)" in error
 
 
+def test_a_case_is_placed_anew_when_its_table_excludes_other_labels(run, tmp_path, ball):
+    image = nib.load(ball)
+    values = np.asarray(image.dataobj).copy()
+    values[:16], values[24:] = 3 * values[:16], 5 * values[24:]
+    nib.save(nib.Nifti1Image(values, image.affine), ball)
+    table, out, found = tmp_path / "cases.tsv", tmp_path / "placed", {}
+    for labels in ("3", "5", "n/a"):
+        table.write_text(f"name\ttumor\texclude\none\tball.nii.gz\t{labels}\n")
+        code, _, error = run("place", table, "--out", out, "--include", "1", "--margin", 4, "--no-figure")
+        assert code == 0, error
+        found[labels] = json.loads((out / "one" / "voxel.json").read_text())
+    assert found["3"]["ras"]["center_mm"][0] > 40 > found["5"]["ras"]["center_mm"][0]
+    assert found["n/a"]["regions"] == {}
+
+
 def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
     matrix = np.eye(4)
     matrix[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
