@@ -330,7 +330,10 @@ def _excluded(row: Any) -> dict[str, Any]:
     given = words(row.exclude)
     if given and all(word.isdecimal() for word in given):
         return {f"label {int(word)}": int(word) for word in given}
-    return {Path(word).name: word for word in given}
+    names = [Path(word).name for word in given]
+    # Masks of one name lie in different folders, which names of regions do not tell.
+    named = [one if names.count(one) == 1 else f"{one} {i}" for i, one in enumerate(names, start=1)]
+    return dict(zip(named, given, strict=True))
 
 
 def _files(texts: Iterable[str]) -> list[Path]:

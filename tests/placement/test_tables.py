@@ -1,10 +1,11 @@
 """Tables of cases and boxes come as arrays in the order of the cases, or one line says what they lack."""
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from placement.tables import BOX, read_boxes, read_cases, read_experts, source_digests
+from placement.tables import BOX, read_boxes, read_cases, read_experts, read_scene, source_digests
 
 
 @pytest.fixture
@@ -35,6 +36,18 @@ def test_files_are_relative_to_the_table_and_labels_are_no_files(table, tmp_path
     assert list(cases["patient"]) == ["p", "q"]
     assert [set(source_digests(row)) for row in cases.itertuples()] == [{"Tumor"}, {"Tumor", "Exclude"}]
     assert list(read_cases(table, exclude="1")["exclude"]) == ["1", "1"]
+
+
+def test_masks_of_one_name_in_two_folders_are_both_excluded(tmp_path):
+    masks = {name: np.zeros((12, 12, 12), np.uint8) for name in ("tumor.nii.gz", "a/mask.nii.gz", "b/mask.nii.gz")}
+    for i, (name, values) in enumerate(masks.items()):
+        values[2 * i + 2 : 2 * i + 4, 4:8, 4:8] = 1
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / name)
+    path = tmp_path / "cases.tsv"
+    path.write_text("name\ttumor\texclude\none\ttumor.nii.gz\ta/mask.nii.gz,b/mask.nii.gz\n")
+    scene = read_scene(next(read_cases(path).itertuples()))
+    assert [np.flatnonzero(one.any(axis=(1, 2))).tolist() for one in scene.forbidden.values()] == [[4, 5], [6, 7]]
 
 
 def test_a_single_mask_is_a_table_of_one(table, tmp_path):
