@@ -267,7 +267,7 @@ def compare(
     ImportError
         If an estimator needs an extra that is not installed; the message names the command.
     RuntimeError
-        If an estimator fails; the message names it and the patient, the cause follows.
+        If an estimator fails (the message names it and the patient) or cannot be sent to a cluster; the cause follows.
     """
     check_jobs(n_jobs)
     cohorts = named_cohorts(cohorts)
@@ -443,7 +443,7 @@ def _run(
     n_in_vain = 0
     with tqdm(total=len(waiting), unit="model", desc="compare", disable=None) as bar:
         while waiting:
-            lent = _lend(array for i in waiting for array in _arrays(cells[i], bank))
+            lent = _lend((array for i in waiting for array in _arrays(cells[i], bank)), [cells[i] for i in waiting])
             tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank, lent)) for i in waiting)
             try:
                 for i, content in Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks):
@@ -460,19 +460,23 @@ def _run(
     return [results[i] for i in range(len(cells))], n_reused
 
 
-def _lend(arrays: Iterable[Any]) -> dict[int, Any]:
+def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
     """
     Send arrays to a cluster of dask, if joblib hands out to one; return what stands for each there, by its `id`.
 
-    joblib would send them too. But it loses the error when a worker dies that is just being sent one, and then waits
-    forever for the trainings that need it.
+    joblib would send them too. But it loses the error when a worker dies that is just being sent one, or when an
+    estimator cannot be sent, and then waits forever for the trainings that need it.
     """
     from joblib.parallel import get_active_backend
 
-    client = getattr(get_active_backend()[0], "client", None)
+    backend = get_active_backend()[0]
+    client = getattr(backend, "client", None)
     lent: dict[int, Any] = {}
     if client is None:
         return lent
+    for entrant in {id(cell.entrant): cell.entrant for cell in cells}.values():
+        _check_sendable(entrant)
+    backend.effective_n_jobs(-1)  # waits for the first worker, and asks for one where they come when there is work
     for array in arrays:
         for attempt in range(_SENDINGS):
             if array is None or id(array) in lent:
@@ -485,6 +489,20 @@ def _lend(arrays: Iterable[Any]) -> dict[int, Any]:
                     raise
                 time.sleep(1)  # until the scheduler knows that the worker is gone
     return lent
+
+
+def _check_sendable(entrant: Entrant) -> None:
+    """Refuse an estimator that no other process can be given."""
+    from distributed.protocol.pickle import dumps
+
+    try:
+        dumps(entrant)
+    except Exception as error:
+        msg = (
+            f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); it must not hold open "
+            "files, locks or the like: make them in fit"
+        )
+        raise RuntimeError(msg) from error
 
 
 def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:

@@ -11,8 +11,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LinearRegression
 
-from dmrifit import evaluation, leave_one_patient_out, simulate_cohort
+from dmrifit import SignalToSignal, compare, evaluation, leave_one_patient_out, simulate_cohort
 
 N_PATIENTS = 64
 
@@ -163,7 +164,7 @@ class Breaking:
     """A cluster's client whose workers die while they are sent an array, so many times."""
 
     def __init__(self, n_deaths):
-        self.n_deaths, self.sent = n_deaths, []
+        self.n_deaths, self.sent, self.waits = n_deaths, [], []
 
     def scatter(self, array, **_):
         self.sent.append(array)
@@ -177,9 +178,12 @@ class Breaking:
 
 @pytest.fixture
 def breaking(monkeypatch):
+    pytest.importorskip("distributed")
+
     def make(n_deaths):
         client = Breaking(n_deaths)
-        monkeypatch.setattr("joblib.parallel.get_active_backend", lambda: (SimpleNamespace(client=client), 1))
+        backend = SimpleNamespace(client=client, effective_n_jobs=lambda _: client.waits.append(len(client.sent)))
+        monkeypatch.setattr("joblib.parallel.get_active_backend", lambda: (backend, 1))
         monkeypatch.setattr(evaluation.time, "sleep", lambda _: None)
         return client
 
@@ -225,4 +229,45 @@ def test_trainings_that_run_in_the_client_take_the_shared_arrays_out_of_their_fu
     client = breaking(0)
     found = leave_one_patient_out(three, **STUDY)
     assert len(client.sent) == 2
+    assert client.waits == [0], "joblib waits for the first worker before arrays are sent"
     assert found.scores["patient"].nunique() == 3
+
+
+@pytest.mark.slow
+def test_a_study_waits_for_the_first_worker_of_a_cluster_that_starts_them_when_there_is_work(three):
+    distributed = pytest.importorskip("distributed")
+    study = {**STUDY, "algorithms": ("ETR",)}
+    alone = leave_one_patient_out(three, **study)
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as local:
+        local.adapt(minimum=0, maximum=2)
+        with distributed.Client(local), joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
+            spread = leave_one_patient_out(three, **study)
+    timed = "seconds"
+    pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
+
+
+class Locked(LinearRegression):
+    """An estimator that a copy can be made of in this process, but none in another."""
+
+    def __init__(self, lock=None):
+        super().__init__()
+        self.lock = lock
+
+
+class Unsendable:
+    """Something like an open file."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        msg = "cannot pickle an open file"
+        raise TypeError(msg)
+
+
+def test_an_estimator_that_cannot_be_sent_is_named_before_anything_is(three, breaking):
+    client = breaking(0)
+    estimators = {"locked": SignalToSignal(Locked(Unsendable()))}
+    with pytest.raises(RuntimeError, match=r"'locked' cannot be sent .*cannot pickle an open file.*make them in fit"):
+        compare(estimators, three, max_voxels=20, controls=False, random_state=3)
+    assert client.sent == []
