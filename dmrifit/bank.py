@@ -13,6 +13,7 @@ from sklearn.base import clone
 from dmrifit.cohort import Cohort
 from dmrifit.entrants import Entrant, View
 from dmrifit.fitting import fit_voxels
+from dmrifit.patches import check_reach
 from dmrifit.prediction import Clinical, MapsToMaps
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import derived_seed
@@ -174,6 +175,9 @@ class Bank:
         self._max_voxels = max_voxels
         self._seed = seed
         for name, cohort in cohorts.items():
+            for view in (*lent[name], *seen[name]):
+                if view.patch_shape is not None:
+                    check_reach(view.patch_shape, (scan.shape for scan in cohort.scans))
             self.patients[name] = {}
             self.trainable[name], self.testable[name] = [], []
             for patient in cohort.patients:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.datasets import write_participants
 from dmrifit.participants import read_participants
-from dmrifit.patches import check_reach, neighborhoods
+from dmrifit.patches import neighborhoods
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from dmrifit.records import describe
@@ -165,10 +165,8 @@ class Cohort:
         ValueError
             If a scan lacks a contrast, its signal rises with b or TE in most pairs of contrasts (volumes in another
             order than their protocol), a sigma map is negative or not finite in the mask, no patient has a voxel in
-            the mask, or `patch_shape` is not three odd numbers, or so large that some neighbors are in no image.
+            the mask, or `patch_shape` is not three odd numbers.
         """
-        if patch_shape is not None:
-            check_reach(patch_shape, (scan.shape for scan in self.scans))
         first = self.scans[0].protocol
         source = _protocol(source, first, lambda: _clinical(self.scans[0]))
         target = _protocol(target, first, lambda: np.arange(len(first)))

@@ -131,6 +131,7 @@ def train(
     """
     import numpy as np
 
+    from dmrifit.patches import check_reach
     from dmrifit.persistence import save_model
     from dmrifit.strategies import resolve_patch_shape
 
@@ -156,12 +157,14 @@ def train(
     source = protocol.take(protocol.clinical(n_b))
     estimator.set_params(source=source, target=protocol, random_state=seed)
     estimator.check_parameters()
+    if (patches := resolve_patch_shape(estimator)) is not None:
+        check_reach(patches, (scan.shape for cohort in chosen.values() for scan in cohort.scans))
     tables = [
         cohort.arrays(
             source,
             protocol,
             mask=train_mask,  # type: ignore[arg-type]
-            patch_shape=resolve_patch_shape(estimator),
+            patch_shape=patches,
             max_voxels=max_voxels or None,
             random_state=seed,
         )

@@ -588,3 +588,14 @@ def test_evaluations_can_be_compared_and_put_into_sets(two):
     other = Evaluation(one.scores, one.signals, one.study)
     assert one != other
     assert len({one, other}) == 2
+
+
+def test_neighborhoods_may_reach_out_of_the_images_of_one_patient_but_not_of_all():
+    thick = simulate_cohort("cohort1", 2, shape=(12, 12, 5), random_state=1)
+    thin = simulate_cohort("cohort1", 3, shape=(12, 12, 2), random_state=1).scans[2:]
+    study = {"max_voxels": 20, "controls": False, "random_state": 0}
+    estimators = {"near": SignalToSignal("LR", patch_shape=(3, 3, 5))}
+    found = compare(estimators, Cohort([*thick.scans, *thin], "cohort1"), **study)
+    assert found.scores["patient"].nunique() == 3
+    with pytest.raises(ValueError, match=r"\(3, 3, 99\) reaches out of every image.*take \(3, 3, 9\) or less"):
+        compare({"far": SignalToSignal("LR", patch_shape=(3, 3, 99))}, thick, **study)
