@@ -267,7 +267,8 @@ def compare(
     ImportError
         If an estimator needs an extra that is not installed; the message names the command.
     RuntimeError
-        If an estimator fails (the message names it and the patient) or cannot be sent to a cluster; the cause follows.
+        If an estimator fails (the message names it and the patient) or cannot be sent to a cluster, or if a cluster's
+        workers die again and again; the cause follows.
     """
     check_jobs(n_jobs)
     cohorts = named_cohorts(cohorts)
@@ -451,11 +452,16 @@ def _run(
                         folder.put(cells[i].key, content)
                     results[i] = content
                     bar.update()
-            except CancelledError:
+            except CancelledError as error:
                 # On a cluster the shared arrays are lost with the last worker that held them; they are sent again.
                 n_in_vain = 0 if any(i in results for i in waiting) else n_in_vain + 1
                 if n_in_vain == _SENDINGS:
-                    raise
+                    msg = (
+                        f"the cluster lost the voxels of this study {_SENDINGS} times, and no training was finished in "
+                        "between: its workers die. Look at their logs; give them more memory, or lower max_voxels. "
+                        "What is in the folder out= is kept"
+                    )
+                    raise RuntimeError(msg) from error
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
 
