@@ -147,7 +147,7 @@ def test_what_a_cluster_has_lost_is_sent_again_and_nothing_else(three, losing):
 
 def test_a_cluster_that_finishes_nothing_is_given_up(three, losing):
     losing.n_results = 0
-    with pytest.raises(RuntimeError, match="lost the voxels of this study 5 times.*lower max_voxels"):
+    with pytest.raises(RuntimeError, match=r"lost the voxels of this study 5 times.*lower max_voxels"):
         leave_one_patient_out(three, **STUDY)
     assert len(losing.sent) == evaluation._SENDINGS
 
