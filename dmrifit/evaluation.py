@@ -499,10 +499,10 @@ def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
 
 def _check_sendable(entrant: Entrant) -> None:
     """Refuse an estimator that no other process can be given."""
-    from distributed.protocol.pickle import dumps
+    import cloudpickle  # comes with dask
 
     try:
-        dumps(entrant)
+        cloudpickle.dumps(entrant)
     except Exception as error:
         msg = (
             f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); it must not hold open "
