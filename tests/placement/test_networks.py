@@ -27,6 +27,14 @@ pytestmark = pytest.mark.deep
 KINDS = ("symmetric", "euler", "moment")
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Draw the same weights and inputs in every run: 2 % of all draws put every side at one bound."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def random_boxes(rng, n):
     """Canonical boxes: centers, sides, angles in degrees, rotations."""
     boxes = [Voxel(rng.normal(0, 6, 3), rng.uniform(12, 40, 3), rng.uniform(-30, 30, 3)).canonical() for _ in range(n)]
