@@ -97,12 +97,14 @@ class Evaluation:
     def __repr__(self) -> str:
         cohorts = []
         for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
-            told = "synthetic " if cohort in self._synthetic() else ""
+            told = "synthetic " if cohort in self.synthetic else ""
             cohorts.append(f"{told}{cohort!r} of {patients.nunique()} patients")
         algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
         return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {len(self.scores)} scores>"
 
-    def _synthetic(self) -> list[str]:
+    @property
+    def synthetic(self) -> list[str]:
+        """Names of the cohorts that were simulated."""
         return [name for name, cohort in self.study.get("cohorts", {}).items() if cohort.get("synthetic")]
 
     def _repr_html_(self) -> str:
@@ -115,8 +117,8 @@ class Evaluation:
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
         title = f"Evaluation: {n} patient{'s' * (n != 1)}, each left out once"
         note = "means over patients and parameters other than S0, at the largest number of training patients"
-        if self._synthetic():
-            note += f"; {', '.join(self._synthetic())}: synthetic patients"
+        if self.synthetic:
+            note += f"; {', '.join(self.synthetic)}: synthetic patients"
         return html_summary(title, header, means.itertuples(index=False), note=note)
 
     @classmethod

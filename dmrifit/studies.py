@@ -418,6 +418,6 @@ def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
     table["DI (%)"] = (100 * summary["dispersion"]).map("{:.1f}".format)
     table["r"] = summary["pearson"].map("{:.2f}".format)
     typer.echo(table.to_string(index=False))
-    if any(cohort["synthetic"] for one in evaluations for cohort in one.study.get("cohorts", {}).values()):
+    if any(one.synthetic for one in evaluations):
         typer.echo("synthetic data: no clinical result")
     typer.echo(f"report: {page}")

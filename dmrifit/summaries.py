@@ -225,7 +225,7 @@ class Board:
     @property
     def synthetic(self) -> list[str]:
         """Names of the cohorts that were simulated."""
-        return [name for name, cohort in self.study.get("cohorts", {}).items() if cohort.get("synthetic")]
+        return self.evaluation.synthetic
 
     def setting(self, name: str, otherwise: Any = None) -> Any:
         """

@@ -134,9 +134,7 @@ def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, dict[str, p
         "study's figure, ours, the rule that decides, and the reason found in the numbers."
     )
     if n_runs < LEAST_RUNS:
-        simulated = any(
-            cohort.get("synthetic") for one in evaluations for cohort in one.study.get("cohorts", {}).values()
-        )
+        simulated = any(one.synthetic for one in evaluations)
         text += (
             f" A verdict needs at least {LEAST_RUNS} seeds that agree, and claims that compare the strategies need "
             f"training on body and on lesion{', of both difficulties of synthetic cohorts' if simulated else ''}. Name "
