@@ -1,14 +1,14 @@
-"""Orders of contrasts: one after another, each time the one that adds most; here, most to the prediction of others."""
+"""Order of contrasts by how much measuring each helps to predict the others."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.precision import Step, order_table, start_of
 from dmrifit.protocol import Protocol
 from dmrifit.randomness import RandomState
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dmrifit.cohort import Cohort, VoxelTable
     from dmrifit.scans import MaskName
 
-__all__ = ["Step", "order_table", "rank_contrasts_by_prediction", "start_of"]
+__all__ = ["rank_contrasts_by_prediction"]
 
 
 def rank_contrasts_by_prediction(
@@ -108,109 +108,6 @@ def rank_contrasts_by_prediction(
         helped = np.mean(fall[best].mean(axis=1) > 0) if left else np.nan
         steps.append(Step(taken[-1], score, float(gain[best]), np.array([helped])))
     return order_table(protocol, steps, len(taken) - len(steps) + 1, "error", ["helped"])
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """
-    A contrast that was taken, or what there was before the first.
-
-    Parameters
-    ----------
-    index : int
-        Of the contrast in the protocol; -1 before the first.
-    score : float
-        What the order is judged by, with this contrast.
-    gain : float
-        How much it fell.
-    more : ndarray
-        Values of further columns.
-    """
-
-    index: int
-    score: float
-    gain: float
-    more: NDArray[np.float64]
-
-
-def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None) -> tuple[list[int], list[int]]:
-    """
-    Part the contrasts in those that are measured anyway and those that can be taken.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        All contrasts.
-    start : Protocol, indices or None
-        Those that are measured anyway.
-    n : int or None
-        How many are to be taken.
-
-    Returns
-    -------
-    taken, left : list of int
-        Indices.
-
-    Raises
-    ------
-    ValueError
-        If `start` names a contrast twice or one that is not there, or fewer than `n` are left.
-    """
-    if start is None:
-        taken = []
-    elif isinstance(start, Protocol):
-        taken = start.indices_in(protocol).tolist()
-    else:
-        taken = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist() if np.size(start) else []
-    outside = [index for index in taken if not 0 <= index < len(protocol)]
-    if outside or len(set(taken)) != len(taken):
-        msg = f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}"
-        raise ValueError(msg)
-    left = [index for index in range(len(protocol)) if index not in taken]
-    if not left or (n is not None and not 1 <= n <= len(left)):
-        msg = f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}"
-        raise ValueError(msg)
-    return taken, left
-
-
-def order_table(protocol: Protocol, steps: list[Step], n_start: int, score: str, more: list[str]) -> pd.DataFrame:
-    """
-    Put the steps of an order in a table.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        All contrasts.
-    steps : list of Step
-        In the order taken; the first is what there was before.
-    n_start : int
-        How many contrasts there were before.
-    score : str
-        Name of the column of scores.
-    more : list of str
-        Names of the further columns.
-
-    Returns
-    -------
-    DataFrame
-        One row for each step.
-    """
-    import pandas as pd
-
-    indices = [step.index for step in steps]
-    te = np.full(len(protocol), np.nan) if protocol.te is None else protocol.te
-    table = pd.DataFrame(
-        {
-            "step": np.arange(len(steps)),
-            "index": indices,
-            "contrast": [f"start ({n_start})", *(protocol.labels[index] for index in indices[1:])],
-            "b": [np.nan, *protocol.b[indices[1:]]],
-            "te": [np.nan, *te[indices[1:]]],
-            score: [step.score for step in steps],
-            "gain": [step.gain for step in steps],
-        }
-    )
-    return table.join(pd.DataFrame(np.array([step.more for step in steps]), columns=more))
 
 
 class _Fold:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.contrasts import Step, order_table, start_of
 from dmrifit.fitting import check_echo_times
 from dmrifit.mapping import resolve_model
 from dmrifit.models import SignalModel
@@ -17,7 +17,7 @@ from dmrifit.protocol import Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["protocol_precision", "rank_contrasts", "signal_jacobian"]
+__all__ = ["Step", "order_table", "protocol_precision", "rank_contrasts", "signal_jacobian", "start_of"]
 
 #: The rule of `FitResult.ill_conditioned` too: parameters whose variance the others inflate more cannot be told apart.
 _LARGEST_INFLATION = 1e8
@@ -249,6 +249,109 @@ def rank_contrasts(
         steps.append(Step(left.pop(best), score[best], steps[-1].score - score[best], cv[best]))
         information = each[best]
     return order_table(protocol, steps, len(taken), "score", [f"cv_{name}" for name in names])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """
+    A contrast that was taken, or what there was before the first.
+
+    Parameters
+    ----------
+    index : int
+        Of the contrast in the protocol; -1 before the first.
+    score : float
+        What the order is judged by, with this contrast.
+    gain : float
+        How much it fell.
+    more : ndarray
+        Values of further columns.
+    """
+
+    index: int
+    score: float
+    gain: float
+    more: NDArray[np.float64]
+
+
+def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None) -> tuple[list[int], list[int]]:
+    """
+    Part the contrasts in those that are measured anyway and those that can be taken.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        All contrasts.
+    start : Protocol, indices or None
+        Those that are measured anyway.
+    n : int or None
+        How many are to be taken.
+
+    Returns
+    -------
+    taken, left : list of int
+        Indices.
+
+    Raises
+    ------
+    ValueError
+        If `start` names a contrast twice or one that is not there, or fewer than `n` are left.
+    """
+    if start is None:
+        taken = []
+    elif isinstance(start, Protocol):
+        taken = start.indices_in(protocol).tolist()
+    else:
+        taken = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist() if np.size(start) else []
+    outside = [index for index in taken if not 0 <= index < len(protocol)]
+    if outside or len(set(taken)) != len(taken):
+        msg = f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}"
+        raise ValueError(msg)
+    left = [index for index in range(len(protocol)) if index not in taken]
+    if not left or (n is not None and not 1 <= n <= len(left)):
+        msg = f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}"
+        raise ValueError(msg)
+    return taken, left
+
+
+def order_table(protocol: Protocol, steps: list[Step], n_start: int, score: str, more: list[str]) -> pd.DataFrame:
+    """
+    Put the steps of an order in a table.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        All contrasts.
+    steps : list of Step
+        In the order taken; the first is what there was before.
+    n_start : int
+        How many contrasts there were before.
+    score : str
+        Name of the column of scores.
+    more : list of str
+        Names of the further columns.
+
+    Returns
+    -------
+    DataFrame
+        One row for each step.
+    """
+    import pandas as pd
+
+    indices = [step.index for step in steps]
+    te = np.full(len(protocol), np.nan) if protocol.te is None else protocol.te
+    table = pd.DataFrame(
+        {
+            "step": np.arange(len(steps)),
+            "index": indices,
+            "contrast": [f"start ({n_start})", *(protocol.labels[index] for index in indices[1:])],
+            "b": [np.nan, *protocol.b[indices[1:]]],
+            "te": [np.nan, *te[indices[1:]]],
+            score: [step.score for step in steps],
+            "gain": [step.gain for step in steps],
+        }
+    )
+    return table.join(pd.DataFrame(np.array([step.more for step in steps]), columns=more))
 
 
 def _information_rows(
