@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.parameters import check_number, check_word
-from dmrifit.protocol import real_numbers
+from dmrifit.parameters import check_number, check_word, real_numbers
 
 __all__ = [
     "CONNECTIVITIES",

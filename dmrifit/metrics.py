@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.protocol import real_numbers
+from dmrifit.parameters import real_numbers
 
 __all__ = [
     "RelativeErrorIndices",

@@ -6,8 +6,9 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_number", "check_word"]
+__all__ = ["check_number", "check_word", "real_numbers"]
 
 
 def check_number(
@@ -65,3 +66,30 @@ def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
     if not isinstance(value, Hashable) or value not in alike:
         msg = f"{name} must be one of {', '.join(map(str, words))}, not {value!r}"
         raise ValueError(msg)
+
+
+def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """
+    Turn an argument into an array of real numbers.
+
+    Parameters
+    ----------
+    values : array_like
+        Numbers of any real type.
+    name : str
+        What the message calls them.
+
+    Returns
+    -------
+    ndarray of float64
+        The same numbers; the argument itself where it is such an array.
+
+    Raises
+    ------
+    ValueError
+        If they are complex, so that a part would be lost, or no numbers.
+    """
+    if np.iscomplexobj(values):
+        msg = f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones"
+        raise ValueError(msg)
+    return np.asarray(values, dtype=np.float64)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._notebook import html_summary
 from dmrifit.elementary import geometric_mean
+from dmrifit.parameters import real_numbers
 from dmrifit.texts import read_numbers, read_small
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "average_directions",
     "read_echo_times",
     "read_gradients",
-    "real_numbers",
 ]
 
 #: b-values are s/mm² in files and ms/µm² in formulas, so that b·D is dimensionless with D in µm²/ms.
@@ -654,33 +654,6 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
         raise ValueError(msg)
     length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
     return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
-
-
-def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """
-    Turn an argument into an array of real numbers.
-
-    Parameters
-    ----------
-    values : array_like
-        Numbers of any real type.
-    name : str
-        What the message calls them.
-
-    Returns
-    -------
-    ndarray of float64
-        The same numbers; the argument itself where it is such an array.
-
-    Raises
-    ------
-    ValueError
-        If they are complex, so that a part would be lost, or no numbers.
-    """
-    if np.iscomplexobj(values):
-        msg = f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones"
-        raise ValueError(msg)
-    return np.asarray(values, dtype=np.float64)
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.masks import binarize, check_same_grid
-from dmrifit.protocol import Protocol, average_directions, real_numbers
+from dmrifit.parameters import real_numbers
+from dmrifit.protocol import Protocol, average_directions
 
 __all__ = ["MaskName", "Scan", "Volume", "truth_names"]
 
