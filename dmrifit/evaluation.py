@@ -17,7 +17,7 @@ from dmrifit._notebook import html_summary
 from dmrifit.algorithms import ALGORITHMS, make_regressor
 from dmrifit.bank import Bank
 from dmrifit.cohort import Cohort
-from dmrifit.controls import SHUFFLED
+from dmrifit.controls import CONTROLS, SHUFFLED
 from dmrifit.entrants import (
     Entrant,
     check_distinct,
@@ -179,7 +179,8 @@ class Evaluation:
         Parameters
         ----------
         **options : object
-            As in `dmrifit.statistics.study_statistics`.
+            As in `dmrifit.statistics.study_statistics`, but for the order: algorithms come in that of `ALGORITHMS`.
+            Controls are no algorithms and enter no test.
 
         Returns
         -------
@@ -193,7 +194,8 @@ class Evaluation:
         """
         from dmrifit.statistics import study_statistics
 
-        return study_statistics(self.scores, **options)
+        algorithms = self.scores[~self.scores["algorithm"].isin(CONTROLS)]
+        return study_statistics(algorithms, order=ALGORITHMS, **options)
 
 
 def compare(

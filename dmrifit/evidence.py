@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.algorithms import ALGORITHMS
 from dmrifit.boards import MissingEvidence, Run
 from dmrifit.controls import CONTROLS
 from dmrifit.statistics import study_statistics
@@ -166,6 +167,7 @@ class Evidence:
             try:
                 self._tests[key] = study_statistics(
                     self.scores.assign(train_on="same"),
+                    order=ALGORITHMS,
                     index=index,
                     metrics=metrics,
                     tables=("friedman", "pairs", "equivalence"),

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.agreement import ICC_FORMS, ICCResult, LimitsOfAgreement, bland_altman, finite_pairs, icc
-from dmrifit.controls import CONTROLS
 from dmrifit.mixed import mixed_model
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ _FEW = "{n} patients have all values; {least} are needed"
 def study_statistics(
     scores: pd.DataFrame,
     *,
+    order: Sequence[str] = (),
     index: str = "dispersion",
     margin: float | None = None,
     alpha: float = 0.05,
@@ -66,12 +66,14 @@ def study_statistics(
 
     Each patient enters with one number for each algorithm (see `patient_scores`): the index, averaged
     over parameters and repeats, at the largest number of training patients. Cohorts, strategies and ways
-    of training are tested apart; controls (`CONTROLS`) are no algorithms and enter no test.
+    of training are tested apart.
 
     Parameters
     ----------
     scores : DataFrame
-        ``Evaluation.scores``.
+        Rows of ``Evaluation.scores``, without controls.
+    order : sequence of str, default=()
+        Algorithms in the order in which tables name them; others follow by name.
     index : str, default="dispersion"
         Column of `scores`, or ``"abs_"`` and a column for its magnitude: ``"abs_bias"``.
     margin : float, optional
@@ -159,7 +161,7 @@ def study_statistics(
     groups = _metric_groups(table, metrics, by_metric)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _COLUMNS}
     for keys, frame in _groups(table, groups):
-        wide, n_dropped = _complete(frame)
+        wide, n_dropped = _complete(frame, order)
         if "patients" in wanted:
             long = wide.reset_index().melt(id_vars="patient", value_name="value")
             rows["patients"] += [keys | row for row in long.to_dict("records")]
@@ -167,7 +169,7 @@ def study_statistics(
         values = wide.to_numpy()
         values = values[np.lexsort(values.T)] if values.size else values
         names = list(wide.columns)
-        nothing = _nothing(frame) if not len(values) else ""
+        nothing = _nothing(frame, order) if not len(values) else ""
         if "friedman" in wanted:
             rows["friedman"].append({**keys, **_friedman(values, nothing), "n_dropped": n_dropped})
         if "pairs" in wanted:
@@ -182,8 +184,9 @@ def study_statistics(
             ):
                 rows[name] += [keys | row for row in found]
         if "mixed" in wanted:
-            order, positive = _ordered(set(frame["algorithm"])), not index.startswith(_SIGNED)
-            rows["mixed"] += [keys | row for row in mixed_model(frame, order, positive=positive, alpha=alpha)]
+            algorithms = _ordered(set(frame["algorithm"]), order)
+            positive = not index.startswith(_SIGNED)
+            rows["mixed"] += [keys | row for row in mixed_model(frame, algorithms, positive=positive, alpha=alpha)]
     return {name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]]) for name in wanted}
 
 
@@ -211,7 +214,7 @@ def patient_scores(
         ``cohort``, ``strategy``, ``train_on``, ``patient``, ``algorithm``, ``value``: the mean over repeats,
         then over parameters, at the patient's largest number of training patients. A parameter that has no
         value of one algorithm in a patient is left out for all algorithms of that patient, so that means are
-        over the same parameters; patients without any are left out. Controls are left out.
+        over the same parameters; patients without any are left out.
 
     Raises
     ------
@@ -225,7 +228,7 @@ def patient_scores(
     first = next(iter(groups))
     pieces = []
     for keys, frame in _groups(table, {first: groups[first]}):
-        wide, _ = _complete(frame)
+        wide, _ = _complete(frame, ())
         long = wide.reset_index().melt(id_vars="patient", var_name="algorithm", value_name="value")
         pieces.append(long.assign(**{key: keys[key] for key in _KEYS[:3]}))
     columns = [*_KEYS[:3], "patient", "algorithm", "value"]
@@ -317,7 +320,7 @@ def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
         raise ValueError(msg)
     value = scores[column].abs() if index.startswith("abs_") else scores[column]
     table = scores[needed].astype(dict.fromkeys(_TEXT, str)).assign(value=value.astype(float))
-    table = table[~table["algorithm"].isin(CONTROLS) & (table["metric"] != "")]
+    table = table[table["metric"] != ""]
     return table.sort_values([*needed, "value"], ignore_index=True)
 
 
@@ -353,32 +356,30 @@ def _groups(table: pd.DataFrame, groups: dict[str, list[str]]) -> Iterator[tuple
             yield keys, means[means["metric"].isin(metrics)]
 
 
-def _complete(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+def _complete(frame: pd.DataFrame, order: Sequence[str]) -> tuple[pd.DataFrame, int]:
     """Give patients × algorithms, averaged over the parameters that all algorithms have; count the dropped."""
     n_algorithms = frame["algorithm"].nunique()
     finite = frame[np.isfinite(frame["value"])]
     counts = finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")
     wide = finite[counts == n_algorithms].pivot_table(index="patient", columns="algorithm", values="value")
-    wide = wide[_ordered(wide.columns)]
+    wide = wide[_ordered(wide.columns, order)]
     return wide, frame["patient"].nunique() - len(wide)
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
-    """Order algorithms: those of the study as the study names them, then others by name."""
-    from dmrifit.algorithms import ALGORITHMS
-
-    known = {name: i for i, name in enumerate(ALGORITHMS)}
-    return sorted(names, key=lambda name: (known.get(name, len(known)), name))
+def _ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Sort algorithms by their position in an order, then by name."""
+    positions = {name: i for i, name in enumerate(order)}
+    return sorted(names, key=lambda name: (positions.get(name, len(positions)), name))
 
 
 def _typical(values: NDArray[np.float64]) -> float:
     return float(np.median(np.abs(values))) if values.size else float("nan")
 
 
-def _nothing(frame: pd.DataFrame) -> str:
+def _nothing(frame: pd.DataFrame, order: Sequence[str]) -> str:
     """Say why no patient is left."""
     whole = frame.groupby("algorithm")["value"].apply(lambda column: np.isfinite(column).any())
-    never = [name for name in _ordered(list(whole.index)) if not whole[name]]
+    never = [name for name in _ordered(list(whole.index), order) if not whole[name]]
     if never:
         return f"no value of {', '.join(never)}"
     return "no patient has values of all algorithms"

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dmrifit import statistics
+from dmrifit import Evaluation, statistics
 from dmrifit.controls import CONTROLS
 from dmrifit.statistics import bland_altman, holm, icc, patient_scores, rank_biserial, study_statistics
 
@@ -383,8 +383,15 @@ def test_controls_are_no_algorithms():
     plain = table_of(drawn(8, 3), "ABC")
     controls = table_of(drawn(8, 3, seed=1, spread=1) + 5, CONTROLS)
     with_controls = pd.concat([controls, plain])
-    for name, table in study_statistics(plain).items():
-        pd.testing.assert_frame_equal(study_statistics(with_controls)[name], table)
+    evaluation = Evaluation(with_controls, pd.DataFrame(), {})
+    for name, table in evaluation.statistics().items():
+        pd.testing.assert_frame_equal(table, study_statistics(plain)[name])
+
+
+def test_algorithms_follow_the_given_order_and_then_their_names():
+    table = table_of(drawn(8, 4), ["B", "LR", "A", "GBR"])
+    patients = study_statistics(table, order=["GBR", "LR"], tables=["patients"])["patients"]
+    assert list(dict.fromkeys(patients["algorithm"])) == ["GBR", "LR", "A", "B"]
 
 
 def test_only_the_largest_training_size_is_tested_and_repeats_are_averaged():
