@@ -29,7 +29,7 @@ _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
 #: Modules of ours that no score depends on.
 _PRESENTATION = frozenset({
     "__main__", "_optional", "agreement", "boards", "claims", "cli", "commands", "evidence", "look", "mixed",
-    "mosaics", "options", "pages", "plotting", "precision", "predictions", "quicklook", "reporting", "rules",
+    "mosaics", "options", "pages", "precision", "predictions", "quicklook", "reporting", "rules",
     "statistics", "studies", "summaries",
 })  # fmt: skip
 _PRESENTATION_FOLDERS = frozenset({"figures", "sections"})

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
-from dmrifit.controls import CONSTANT, PERFECT, SHUFFLED, is_control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +37,8 @@ COLORMAP = "viridis"
 PANEL = (4.4, 3.7)
 INK = "#1d2530"
 FAINT = "#4a5563"
-_GRAYS = {CONSTANT: "#8a919b", SHUFFLED: "#b9bec6", PERFECT: "#4a5563"}
 
-# Distinct with every form of color blindness (Okabe and Ito); controls are gray.
+# Distinct with every form of color blindness (Okabe and Ito).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
 _DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -165,7 +163,7 @@ def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
 
 def color_of(name: str, names: Sequence[str]) -> str:
     """
-    Choose the color of an algorithm.
+    Choose the color of an algorithm or a method.
 
     Parameters
     ----------
@@ -177,13 +175,9 @@ def color_of(name: str, names: Sequence[str]) -> str:
     Returns
     -------
     str
-        As ``"#rrggbb"``; controls are gray.
+        As ``"#rrggbb"``.
     """
-    for word in name.lower().split():
-        if word in _GRAYS:
-            return _GRAYS[word]
-    learners = [other for other in names if not is_control(other)]
-    return _COLORS[learners.index(name) % len(_COLORS)]
+    return _COLORS[list(names).index(name) % len(_COLORS)]
 
 
 def marker_of(name: str, names: Sequence[str]) -> str:

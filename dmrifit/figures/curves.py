@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.figures.colors import algorithm_color
 from dmrifit.look import (
     FAINT,
     INK,
@@ -62,7 +63,7 @@ def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequenc
     # NaN, for a protocol without echo times, is not equal to itself.
     position = {(_word(row.te), row.b): i for i, row in enumerate(contrasts.itertuples())}
     with shared_style({"axes.grid": True}):
-        colors = [handle(name, color=color_of(name, algorithms), lw=1.6) for name in names]
+        colors = [handle(name, color=algorithm_color(name, algorithms), lw=1.6) for name in names]
         dashes = [handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.6) for name in strategies]
         handles = by_lines((colors, dashes), _LEGEND_COLUMNS)
         below = 0.2 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1
@@ -73,7 +74,7 @@ def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequenc
                 x = np.array([position[_word(te), b] for te, b in zip(part["te"], part["b"], strict=True)])
                 order = np.argsort(x)
                 y = _PERCENT * part["relative_error"].to_numpy()
-                look = {"color": color_of(algorithm, algorithms), "linestyle": dash_of(strategy, strategies)}
+                look = {"color": algorithm_color(algorithm, algorithms), "linestyle": dash_of(strategy, strategies)}
                 ax.plot(x[order], y[order], marker=".", lw=1.4, **look)
         ax.set_xticks(range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8.5)
         for te, rows in contrasts.groupby("te"):
@@ -123,7 +124,7 @@ def plot_learning_curve(
     metrics = list(dict.fromkeys(scores["metric"])) if metrics is None else list(metrics)
     looks: list[tuple[list[str], Mapping[str, dict[str, Any]]]] = [
         ([], {}),
-        (["algorithm"], {name: {"color": color_of(name, algorithms)} for name in algorithms}),
+        (["algorithm"], {name: {"color": algorithm_color(name, algorithms)} for name in algorithms}),
         (["metric"], {
             name: {"color": color_of(name, metrics), "marker": marker_of(name, metrics)} for name in metrics
         }),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dmrifit._optional import import_optional
-from dmrifit.look import INK, PANEL, color_of, head, new_figure, shared_style
+from dmrifit.figures.colors import algorithm_color
+from dmrifit.look import INK, PANEL, head, new_figure, shared_style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,7 @@ def plot_critical_difference(
             label_fmt_left="{label} {rank:.1f}",
             label_fmt_right="{rank:.1f} {label}",
             label_props={"size": 9},
-            color_palette={name: color_of(name, names) for name in ranks.index},
+            color_palette={name: algorithm_color(name, names) for name in ranks.index},
             crossbar_props={"color": INK, "linewidth": 2.5, "marker": None},
             text_h_margin=0.02,
         )

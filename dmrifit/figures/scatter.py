@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.controls import is_control
+from dmrifit.figures.colors import algorithm_color
 from dmrifit.look import (
     INK,
     PANEL,
     add_axes,
     by_lines,
-    color_of,
     handle,
     head,
     marker_of,
@@ -119,7 +119,7 @@ def _scatter(
         x, y = _PERCENT * row["bias"], _PERCENT * row["dispersion"]
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
-        color = color_of(row["algorithm"], algorithms)
+        color = algorithm_color(row["algorithm"], algorithms)
         beyond = x > limits[0] or y > limits[1]
         marker = marker_of(row["metric"], metrics)
         ax.scatter(
@@ -139,7 +139,8 @@ def _scatter(
 
 def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> tuple[list[Any], list[Any]]:
     colors = [
-        handle(name, linestyle="", marker="o", markersize=9, color=color_of(name, algorithms)) for name in algorithms
+        handle(name, linestyle="", marker="o", markersize=9, color=algorithm_color(name, algorithms))
+        for name in algorithms
     ]
     shapes = [handle(name, linestyle="", marker=marker_of(name, metrics), markersize=7, color=INK) for name in metrics]
     return colors, shapes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.evaluation import Evaluation
+from dmrifit.figures.ranks import plot_critical_difference
 from dmrifit.pages import (
     html_card,
     html_details,
@@ -18,7 +19,6 @@ from dmrifit.pages import (
     html_paragraph,
     html_table,
 )
-from dmrifit.plotting import plot_critical_difference
 from dmrifit.sections.gallery import Gallery
 from dmrifit.sections.numerals import decimals, p_value, percent, plural
 from dmrifit.summaries import WHOM, Board

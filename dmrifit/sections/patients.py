@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.figures.curves import plot_decays
+from dmrifit.figures.voxels import plot_joint_histograms, plot_map_comparison
 from dmrifit.mosaics import robust_limits
 from dmrifit.pages import html_grid, html_heading, html_join, html_note, html_paragraph
-from dmrifit.plotting import plot_decays, plot_joint_histograms, plot_map_comparison
 from dmrifit.sections.gallery import Gallery
 from dmrifit.summaries import Board, tissue
 from dmrifit.viewer import Layer, html_viewer

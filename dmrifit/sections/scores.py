@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.controls import CONSTANT, PERFECT, is_control
+from dmrifit.figures.curves import plot_signal_errors
+from dmrifit.figures.scatter import plot_bias_dispersion, plot_legend
 from dmrifit.pages import (
     html_details,
     html_figure,
@@ -20,7 +22,6 @@ from dmrifit.pages import (
     html_table,
     png_bytes,
 )
-from dmrifit.plotting import plot_bias_dispersion, plot_legend, plot_signal_errors
 from dmrifit.sections.gallery import Gallery
 from dmrifit.sections.numerals import correlation, decimals, percent
 from dmrifit.sections.overview import TRAINED

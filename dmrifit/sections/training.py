@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.controls import is_control
+from dmrifit.figures.curves import plot_learning_curve
 from dmrifit.pages import (
     html_details,
     html_grid,
@@ -17,7 +18,6 @@ from dmrifit.pages import (
     html_paragraph,
     html_table,
 )
-from dmrifit.plotting import plot_learning_curve
 from dmrifit.sections.gallery import Gallery
 from dmrifit.sections.numerals import correlation, percent, plural
 from dmrifit.sections.overview import TRAINED

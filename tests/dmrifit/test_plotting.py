@@ -7,18 +7,12 @@ import pytest
 from matplotlib.colors import to_hex
 
 from dmrifit.controls import is_control
-from dmrifit.look import color_of
+from dmrifit.figures.colors import algorithm_color
+from dmrifit.figures.curves import plot_decays, plot_learning_curve, plot_signal_errors
+from dmrifit.figures.ranks import plot_critical_difference
+from dmrifit.figures.scatter import plot_bias_dispersion, plot_legend
+from dmrifit.figures.voxels import plot_joint_histograms, plot_map_comparison
 from dmrifit.mosaics import NO_VALUE_COLOR
-from dmrifit.plotting import (
-    plot_bias_dispersion,
-    plot_critical_difference,
-    plot_decays,
-    plot_joint_histograms,
-    plot_learning_curve,
-    plot_legend,
-    plot_map_comparison,
-    plot_signal_errors,
-)
 
 ALGORITHMS = ["constant", "LR", "RFR"]
 METRICS = ["f", "Dv", "T2v", "Dt", "K"]
@@ -125,8 +119,8 @@ def test_controls_are_gray_and_do_not_move_the_colors_of_learners():
     assert [is_control(name) for name in names] == [True, False, True, False, True]
     assert is_control("constant median")
     assert not is_control("inconstant")
-    assert color_of("RFR", names) == color_of("RFR", ["LR", "RFR"])
-    assert len({color_of(name, names) for name in names}) == 5
+    assert algorithm_color("RFR", names) == algorithm_color("RFR", ["LR", "RFR"])
+    assert len({algorithm_color(name, names) for name in names}) == 5
 
 
 def curve(sizes=(1, 2, 5, 8)):
