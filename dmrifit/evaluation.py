@@ -31,8 +31,9 @@ from dmrifit.folds import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.prediction import MapsToMaps, SignalToSignal
 from dmrifit.predictions import FolderPredictions, PatientPredictions
 from dmrifit.randomness import RandomState, seed_from
-from dmrifit.records import StudyFolder, command_line, describe
+from dmrifit.records import command_line, describe
 from dmrifit.scans import MaskName
+from dmrifit.study_folder import StudyFolder
 from dmrifit.threads import check_jobs
 from dmrifit.trials import SIGNAL_COLUMNS, run_trial
 

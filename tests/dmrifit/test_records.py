@@ -1,4 +1,4 @@
-"""Descriptions by which results are found again, and the folder that keeps them."""
+"""Digests of settings: equal values have equal ones, different values different ones."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, SignalToSignal
-from dmrifit.records import StudyFolder, describe, digest
+from dmrifit.records import describe, digest
 
 DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)],
                                     name="decay")  # fmt: skip
@@ -66,24 +66,3 @@ def test_different_values_have_different_digests(one, other):
 def test_what_has_no_lasting_description_is_refused():
     with pytest.raises(TypeError, match="cannot be described"):
         describe({"function": lambda: 0})
-
-
-def test_a_folder_remembers_its_study_and_its_cells(tmp_path):
-    folder = StudyFolder(tmp_path / "study")
-    assert folder.settings() == {}
-    assert folder.get("key") is None
-    folder.claim({"seed": 1, "cohorts": {"A": ["p1"]}})
-    folder.put("key", {"scores": [1.5], "signals": []})
-    again = StudyFolder(tmp_path / "study")
-    again.claim({"seed": 1, "cohorts": {"A": ["p1"]}})
-    assert again.get("key") == {"scores": [1.5], "signals": []}
-    with pytest.raises(ValueError, match="seed was 1 there and is 2 now"):
-        again.claim({"seed": 2, "cohorts": {"A": ["p1"]}})
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "study").write_text("text")
-    with pytest.raises(ValueError, match="is a file"):
-        StudyFolder(tmp_path / "study").settings()
-    with pytest.raises(FileNotFoundError, match="dmrifit benchmark"):
-        StudyFolder(tmp_path).read_study()

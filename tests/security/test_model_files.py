@@ -14,7 +14,7 @@ import pytest
 from dmrifit.models import Parameter, SignalModel
 from dmrifit.persistence import load_model, save_model
 from dmrifit.prediction import SignalToSignal
-from dmrifit.records import StudyFolder
+from dmrifit.study_folder import StudyFolder
 
 MEMORY = 2**28  # bytes that a refusal may take at most
 
