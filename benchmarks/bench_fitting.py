@@ -35,7 +35,8 @@ from _measure import goal
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from dmrifit import FitResult, SignalModel, _kernels, fit_voxels
+from dmrifit import FitResult, SignalModel, fit_voxels
+from dmrifit._kernels import compiler
 
 RESULT = Path(__file__).parent / "results" / "fitting.json"
 
@@ -157,7 +158,7 @@ class Bench:
 
     def extras(self) -> None:
         """Time what comes on top of the bare fit: standard errors and status, and the Tikhonov term."""
-        kernel = _kernels.load(T2IK)
+        kernel = compiler.load(T2IK)
         spent = [0.0]
         plain = kernel.finish
 

@@ -13,7 +13,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit import _kernels
+from dmrifit._kernels import compiler
+from dmrifit._kernels.layout import LANES, UNROLL, form
 from dmrifit.dictionary import Dictionary, to_inner
 from dmrifit.models import MODELS, SignalModel
 from dmrifit.protocol import Protocol
@@ -263,7 +264,7 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
             if not low <= high:
                 msg = f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
                 raise ValueError(msg)
-            if _kernels.form(parameter) != "plain" and high <= 0:
+            if form(parameter) != "plain" and high <= 0:
                 msg = f"{name} is positive, but its upper bound is {high:g}"
                 raise ValueError(msg)
         box[name] = (low, high)
@@ -288,7 +289,7 @@ def _fixed_values(
             msg = f"fixed {name} must be a finite number or {n} of them, one for each voxel; got {value!r}"
             raise ValueError(msg)
         parameter = model.parameters[model.names.index(name)]
-        if _kernels.form(parameter) != "plain" and not (array > 0).all():
+        if form(parameter) != "plain" and not (array > 0).all():
             msg = f"fixed {name} must be positive; got {array.min():g}"
             raise ValueError(msg)
         values[name] = array
@@ -328,7 +329,7 @@ class _Problem:
         regularization: float | None,
         n_starts: int | str,
     ) -> None:
-        self.kernel = _kernels.load(model)
+        self.kernel = compiler.load(model)
         self.model, self.n_free = model, n_free
         self.forms = self.kernel.FORMS
         n = len(model.names)
@@ -402,7 +403,7 @@ def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...
 
 
 def _padded(values: NDArray) -> NDArray:
-    size = -(-len(values) // _kernels.UNROLL) * _kernels.UNROLL
+    size = -(-len(values) // UNROLL) * UNROLL
     padded = np.full(size, values[-1], dtype=float)
     padded[: len(values)] = values
     return padded
@@ -443,7 +444,7 @@ def _run(
     n = len(signals)
     if n_threads is None:
         n_threads = _default_threads()
-    if not _kernels.is_compiled(problem.kernel):
+    if not compiler.is_compiled(problem.kernel):
         _logger.warning("compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name)
     kernel, dictionary = problem.kernel, problem.dictionary
 
@@ -465,7 +466,7 @@ def _run(
             dictionary.atoms_q,
             dictionary.gram,
             dictionary.constants,
-            np.empty((dictionary.n_strata, 2 * _kernels.LANES)),
+            np.empty((dictionary.n_strata, 2 * LANES)),
             scales,
             usable,
             n_known,

@@ -12,7 +12,8 @@ from types import CodeType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit import _kernels, elementary
+from dmrifit import elementary
+from dmrifit._kernels import compiler
 from dmrifit.protocol import Protocol
 
 __all__ = ["MODELS", "Parameter", "SignalModel"]
@@ -288,7 +289,7 @@ class SignalModel:
     def _called(self, values: NDArray, protocol: Protocol) -> NDArray[np.float64]:
         te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
         contrasts = np.stack([protocol.b_ms_per_um2, te], axis=1)
-        return _kernels.load(self).signals_of(np.ascontiguousarray(values), contrasts)
+        return compiler.load(self).signals_of(np.ascontiguousarray(values), contrasts)
 
 
 @functools.lru_cache(maxsize=64)

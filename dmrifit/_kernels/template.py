@@ -1,7 +1,7 @@
 """
 Fit of one signal model to many voxels: the part of a generated kernel that is the same for every model.
 
-This file is not imported. `dmrifit._kernels` copies it, with the constants below set for the model and the
+This file is not imported. `formula.source` copies it, with the constants below set for the model and the
 lines of lane arithmetic written out, to a module of its own.
 """
 

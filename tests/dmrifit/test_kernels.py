@@ -13,9 +13,9 @@ import pytest
 
 import dmrifit
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
-from dmrifit import _kernels as kernels
+from dmrifit._kernels import compiler
 from dmrifit._kernels.lanes import block, dot
-from dmrifit._kernels.layout import Layout
+from dmrifit._kernels.layout import LANES, UNROLL, Layout
 
 MODEL = MODELS["t2-ivim-kurtosis"]
 PROTOCOL = Protocol.preset("cohort1")
@@ -73,11 +73,11 @@ def test_a_dot_product_is_taken_for_all_lanes():
 
 @pytest.mark.parametrize("floor", [0.0, 0.05])
 def test_sums_of_derivatives_are_those_of_finite_differences(floor):
-    kernel, layout = kernels.load(MODEL), Layout(7)
+    kernel, layout = compiler.load(MODEL), Layout(7)
     rng = np.random.default_rng(840)
     low, high = np.array([0.9, 0.05, 6, 160, 0.4, 0.2, 40]), np.array([3, 0.6, 60, 240, 2.0, 1.5, 120])
-    outer = low + (high - low) * rng.uniform(size=(kernels.LANES, 7))
-    y = rng.uniform(0.1, 1, (kernels.LANES, 21))
+    outer = low + (high - low) * rng.uniform(size=(LANES, 7))
+    y = rng.uniform(0.1, 1, (LANES, 21))
     weight = (rng.uniform(size=y.shape) > 0.2).astype(float)
     inner = outer.copy()
     for j, form in enumerate(kernel.FORMS):
@@ -94,7 +94,7 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
         return np.sqrt(MODEL.signal(outer_of(q), PROTOCOL) ** 2 + np.pi / 2 * floor**2)
 
     work = np.zeros(kernel.SIZE)
-    lanes = work.reshape(-1, kernels.LANES)
+    lanes = work.reshape(-1, LANES)
 
     def field(name, size):
         return lanes[layout.offset[name] : layout.offset[name] + size]
@@ -102,21 +102,21 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
     field("T", 7)[:] = inner.T
     field("NF2", 1)[:] = np.pi / 2 * floor**2
     field("HI", 7)[:] = 1e3
-    size = -(-21 // kernels.UNROLL) * kernels.UNROLL
+    size = -(-21 // UNROLL) * UNROLL
     padded = np.minimum(np.arange(size), 20)
     y, weight = y[:, padded], np.where(np.arange(size) < 21, weight[:, padded], 0.0)
     b, te = PROTOCOL.b_ms_per_um2[padded], PROTOCOL.te[padded]
     distinct_b, row_of_b = np.unique(b, return_inverse=True)
     distinct_te, row_of_te = np.unique(te, return_inverse=True)
-    shared = np.zeros(2 * kernels.UNROLL + 2 + 14)
-    shared[2 * kernels.UNROLL] = np.inf
+    shared = np.zeros(2 * UNROLL + 2 + 14)
+    shared[2 * UNROLL] = np.inf
     kernel.evaluate(
         work,
         shared,
         np.ascontiguousarray(y.T).ravel(),
         np.ascontiguousarray(weight.T).ravel(),
-        np.zeros((7 * kernel.N_BY_B + 3 * kernel.N_BY_TE) * kernels.LANES),
-        np.zeros(1 + 2 * kernels.UNROLL, np.int64),
+        np.zeros((7 * kernel.N_BY_B + 3 * kernel.N_BY_TE) * LANES),
+        np.zeros(1 + 2 * UNROLL, np.int64),
         np.stack([b, te], axis=1),
         np.stack([row_of_b, row_of_te], axis=1),
         distinct_b,
@@ -125,9 +125,9 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
         False,
     )
     y, weight = y[:, :21], weight[:, :21]
-    jacobian = np.empty((kernels.LANES, 21, 7))
+    jacobian = np.empty((LANES, 21, 7))
     for j in range(7):
-        step = np.zeros((kernels.LANES, 7))
+        step = np.zeros((LANES, 7))
         step[:, j] = 1e-5 * np.abs(inner[:, j])
         jacobian[:, :, j] = (predicted(inner + step) - predicted(inner - step)) / (2 * step[:, j, None])
     jacobian *= weight[:, :, None]
@@ -143,11 +143,11 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
 
 
 def test_the_form_of_a_formula_is_recognized():
-    two_parts, one_part = kernels.load(MODELS["ivim"]), kernels.load(MODELS["adc"])
+    two_parts, one_part = compiler.load(MODELS["ivim"]), compiler.load(MODELS["adc"])
     assert (two_parts.MIXTURE, two_parts.AMPLITUDE, two_parts.FIRST) == (1, 0, (2,))
     assert (one_part.MIXTURE, one_part.AMPLITUDE) == (-1, 0)
-    assert kernels.load(MODEL).FIRST == (2, 3)
-    assert kernels.load(MODEL).FORMS == ("plain", "plain", "log", "inverse", "plain", "plain", "inverse")
+    assert compiler.load(MODEL).FIRST == (2, 3)
+    assert compiler.load(MODEL).FORMS == ("plain", "plain", "log", "inverse", "plain", "plain", "inverse")
 
 
 def test_powers_roots_and_logarithms_fit_without_an_amplitude():
@@ -156,7 +156,7 @@ def test_powers_roots_and_logarithms_fit_without_an_amplitude():
         [Parameter("D", "µm²/ms", 0.1, 5), Parameter("n", "", 0.5, 4)],
         name="power law",
     )
-    kernel = kernels.load(model)
+    kernel = compiler.load(model)
     assert (kernel.AMPLITUDE, kernel.MIXTURE) == (-1, -1)
     protocol = Protocol([0, 200, 500, 800, 1200], te=80)
     truth = np.array([[1.2, 1.5], [0.8, 2.5]])
@@ -204,9 +204,9 @@ def test_an_edited_kernel_is_compiled_anew_and_an_unchanged_one_is_not(tmp_path)
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="file owners are POSIX")
 def test_a_cache_folder_of_someone_else_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("DMRIFIT_CACHE", str(tmp_path))
-    assert kernels._cache_folder() == tmp_path
+    assert compiler._cache_folder() == tmp_path
     monkeypatch.setattr(os, "getuid", lambda: 123456)
-    assert kernels._cache_folder() != tmp_path
+    assert compiler._cache_folder() != tmp_path
 
 
 def test_the_bits_do_not_depend_on_the_width_of_vectors(tmp_path):

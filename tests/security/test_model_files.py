@@ -408,12 +408,11 @@ def test_a_study_reads_tables_of_its_own_folder_only(name, tmp_path):
 
 
 def test_compiled_code_is_not_taken_from_a_folder_that_everyone_writes_to(tmp_path, monkeypatch):
-    from dmrifit import _kernels
 
     chosen = tmp_path / "cache"
     monkeypatch.setenv("DMRIFIT_CACHE", str(chosen))
-    assert _kernels._cache_folder() == chosen
+    assert compiler._cache_folder() == chosen
     chosen.chmod(0o777)
-    other = _kernels._cache_folder()
+    other = compiler._cache_folder()
     assert other != chosen
     assert other.stat().st_mode & 0o077 == 0
