@@ -25,7 +25,7 @@ _MODULES = {
     "segment_scores": "evaluation",
     "lesion_table": "evaluation",
     "lesion_scores": "evaluation",
-    "operating_point": "curves",
+    "operating_point": "operating_points",
     "SensitivitySpecificityEnsemble": "ensemble",
     "reader_table": "followup",
     "follow_up": "followup",

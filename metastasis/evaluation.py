@@ -22,17 +22,14 @@ from dmrifit.parameters import check_number
 from dmrifit.randomness import RandomState, seed_for, seed_from
 from metastasis.controls import CONTROLS, control_segmentations, reference_masks
 from metastasis.curves import (
-    THRESHOLDS,
-    OperatingPoint,
     area_table,
     calibration_curve,
     family_table,
     froc_score,
-    operating_point,
     precision_at_sensitivity,
     precision_recall_area,
-    threshold_curve,
 )
+from metastasis.operating_points import THRESHOLDS, OperatingPoint, operating_point, threshold_curve
 from metastasis.segments import SEGMENT_COUNTS, segment_counts, segment_rates, segment_scores
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from dmrifit.nets import VolumeEstimator
 from dmrifit.parameters import check_number, check_word
 from dmrifit.randomness import RandomState
 from dmrifit.registry import register
-from metastasis.curves import operating_point
+from metastasis.operating_points import operating_point
 from metastasis.sampling import SegmentSampler, lesion_voxels, low_resolution, normalized
 from metastasis.scans import as_seen, binary_label, edge_of, label_as_seen, labelled, on_own_grid, together, values_of
 from metastasis.sizes import output_size

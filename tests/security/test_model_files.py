@@ -408,6 +408,7 @@ def test_a_study_reads_tables_of_its_own_folder_only(name, tmp_path):
 
 
 def test_compiled_code_is_not_taken_from_a_folder_that_everyone_writes_to(tmp_path, monkeypatch):
+    from dmrifit._kernels import compiler
 
     chosen = tmp_path / "cache"
     monkeypatch.setenv("DMRIFIT_CACHE", str(chosen))
