@@ -15,7 +15,7 @@ import numpy as np
 from placement import Scene, Voxel, VoxelOptimizer, evaluate_placements, simulate_gliomas, write_prescription
 from placement.evaluation import format_summary
 from placement.optimizer import CONSOLE
-from placement.plotting import plot_overlay
+from placement.overlays import plot_overlay
 
 told, experts = simulate_gliomas(12, exclude=("necrosis",), image=True, random_state=1)
 untold = [Scene(scene.tumor, scene.affine, image=scene.image, name=scene.name) for scene in told]

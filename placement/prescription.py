@@ -131,7 +131,7 @@ def write_prescription(
         save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
         files.path(f"{name}_philips.txt").write_text(philips_text(voxel), encoding="utf-8")
         if drawing:
-            from placement.plotting import plot_overlay
+            from placement.overlays import plot_overlay
 
             plot_overlay(voxel, scene).savefig(files.path(f"{name}_overlay.png"), dpi=110)
             if find_spec("jinja2") is not None:

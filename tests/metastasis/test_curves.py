@@ -12,11 +12,10 @@ from metastasis.curves import (
     calibration_curve,
     family_table,
     froc_score,
-    operating_point,
     precision_at_sensitivity,
     precision_recall_area,
-    threshold_curve,
 )
+from metastasis.operating_points import operating_point, threshold_curve
 
 SHAPE = (24, 24, 24)
 

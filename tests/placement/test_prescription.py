@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from placement.objective import PlacementObjective, tumor_fraction
 from placement.optimizer import VoxelOptimizer
+from placement.overlays import box_outline, plot_overlay
 from placement.phantoms import simulate_gliomas
-from placement.plotting import box_outline, plot_overlay
 from placement.prescription import (
     NOTICE,
     describe_placement,
