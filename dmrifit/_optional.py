@@ -11,7 +11,6 @@ EXTRAS = {
     "jinja2": "report",
     "matplotlib": "report",
     "monai": "deep",
-    "nilearn": "brain",
     "pydicom": "dicom",
     "scikit_posthocs": "stats",
     "skorch": "deep",

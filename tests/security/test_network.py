@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FETCHING = {
     *("socket", "ssl", "http", "ftplib", "smtplib", "poplib", "imaplib", "telnetlib", "xmlrpc", "webbrowser"),
     *("asyncio", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "pooch", "fsspec"),
-    *("dipy.data", "nilearn.datasets", "sklearn.datasets", "monai.apps", "torch.hub", "torchvision", "distributed"),
+    *("dipy.data", "sklearn.datasets", "monai.apps", "torch.hub", "torchvision", "distributed"),
 }  # fmt: skip
 FETCHERS = {
     "urlopen",

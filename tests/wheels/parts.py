@@ -151,17 +151,6 @@ def deep(folder: Path) -> str:
     return f"torch {importlib.metadata.version('torch')}"
 
 
-def brain(folder: Path) -> str:
-    """Bring a mask to the grid of another image, as messages advise."""
-    from nilearn.image import resample_to_img
-
-    coarse = nib.Nifti1Image(np.ones((4, 3, 2), np.uint8), AFFINE)
-    fine = nib.Nifti1Image(np.zeros((8, 6, 6), np.uint8), np.diag([1.0, 1.0, 1.0, 1.0]))
-    moved = resample_to_img(coarse, fine, interpolation="nearest", copy_header=True, force_resample=True)
-    assert np.asarray(moved.dataobj).any()
-    return "a mask on another grid"
-
-
 def cluster(folder: Path) -> str:
     """Spread a study over workers, and fit an array whose blocks they load."""
     import dask.array
@@ -225,7 +214,7 @@ def docs(folder: Path) -> str:
 
 
 PARTS: dict[str, Callable[[Path], str]] = {
-    one.__name__: one for one in (base, missing, report, preprocess, boost, stats, deep, brain, cluster, dicom, docs)
+    one.__name__: one for one in (base, missing, report, preprocess, boost, stats, deep, cluster, dicom, docs)
 }
 
 
