@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import MODELS, Evaluation, Protocol, fit_voxels, leave_one_patient_out, simulate_cohort
+from dmrifit import MODELS, Evaluation, Protocol, fit_voxels
 from dmrifit._notebook import MOST_ROWS, html_summary
 from placement import Voxel
 
@@ -141,11 +141,3 @@ def test_an_evaluation_is_one_line_of_text_and_says_where_patients_are_synthetic
         "synthetic"
         not in repr(Evaluation(scores(), pd.DataFrame())) + Evaluation(scores(), pd.DataFrame())._repr_html_()
     )
-
-
-def test_the_predictions_for_a_patient_are_one_line_of_text():
-    cohort = simulate_cohort("cohort1", 3, shape=(12, 12, 3), random_state=1)
-    study = {"algorithms": ("LR",), "strategies": ("s2s",), "max_voxels": 20, "controls": False}
-    found = leave_one_patient_out(cohort, random_state=0, **study).predictions["cohort1", "cohort1p01"]
-    told = f"'cohort1p01' of cohort 'cohort1', {len(found.index)} voxels"
-    assert repr(found) == f"<Predictions for {told}, by LR s2s>"
