@@ -145,7 +145,9 @@ def test_designs_without_a_usable_voxel_are_counted_only():
     empty = estimator.design(np.full((7, 5), np.nan), np.full((7, 21), np.nan))
     assert (empty.n_voxels, empty.n_dropped) == (0, 7)
     assert empty.reduced().moments is None
-    estimator.fit_designs([empty, estimator.design(source, target)])
+    filled = estimator.design(source, target)
+    estimator.fit_designs([empty.reduced(), filled.reduced()])
+    estimator.fit_designs([empty, filled])
     assert estimator.n_dropped_ == 7
     reference = LinearRegression().fit(source, target)
     np.testing.assert_allclose(estimator.predict(source), reference.predict(source), rtol=1e-8)
