@@ -1,9 +1,7 @@
 """Comparisons: who is trained on whom, against what, resumed, repeated to the bit, refused when impossible."""
 
 import json
-import shutil
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +18,6 @@ from dmrifit import (
     Scan,
     SignalToSignal,
     compare,
-    folds,
     simulate_cohort,
 )
 from dmrifit.fitting import fit_voxels
@@ -432,25 +429,6 @@ def test_a_protocol_without_clinical_images_is_refused_with_the_remedy():
     short = cohort("short", 2, protocol=Protocol([0, 500, 1000, 0, 500, 1000], te=[70, 70, 70, 90, 90, 90]))
     with pytest.raises(ValueError, match=r"cohort 'short': a clinical protocol needs 5 b-values.*give the estimators"):
         compare({"r": Recorder()}, short)
-
-
-def test_every_module_that_a_score_depends_on_counts_as_source(monkeypatch, tmp_path):
-    source = Path(folds.__file__).parent
-    copy = tmp_path / "dmrifit"
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(folds, "__file__", str(copy / "folds.py"))
-
-    def changed(name):
-        before = folds._sources.__wrapped__()
-        with (copy / name).open("a") as file:
-            file.write("\n")
-        return folds._sources.__wrapped__() != before
-
-    kernels = sorted(path.relative_to(copy).as_posix() for path in (copy / "_kernels").glob("*.py"))
-    assert kernels
-    for name in ("metrics.py", "fitting.py", "prediction.py", *kernels):
-        assert changed(name), name
-    assert not changed("reporting.py")
 
 
 @pytest.mark.parametrize(
