@@ -24,7 +24,9 @@ def board(make_evaluation, dispersions):
     for (i, j), dispersion in np.ndenumerate(dispersions):
         keys = {"patient": f"p{i}", "algorithm": ALGORITHMS[j], "bias": -dispersion / 2}
         rows.append(keys | {"dispersion": dispersion})
-        rows.append(keys | {"dispersion": dispersion, "train_on": "other"})
+        # Trained on other cohorts, all three are alike on average.
+        mixed = 0.4 + 0.01 * ((i + j) % 3)
+        rows.append(keys | {"dispersion": mixed, "bias": mixed, "train_on": "other"})
     for i in range(6):
         rows.append({"patient": f"p{i}", "algorithm": "constant"})
     return Board.of(make_evaluation(rows))
