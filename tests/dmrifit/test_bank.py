@@ -210,6 +210,18 @@ def test_voxels_with_a_gap_are_left_out_and_patients_without_any_other_too():
     assert stack.designs["p"].n_voxels == 21
 
 
+def test_a_gap_in_a_source_that_is_no_target_leaves_a_voxel_out_too():
+    def hole(signal):
+        signal[1, 0, 0, 1] = np.nan
+
+    view = View(FULL.take([0, 1]), FULL.take([0, 3, 4]), None, ADC)
+    scans = [make_scan("p", 0, spoil=hole), make_scan("q", 1)]
+    bank = make_bank([Cohort(scans, "A")], views=(view,))
+    stack = bank.material(entrant(SignalToSignal("LR", model="adc")), view, 0)
+    assert stack.rows == {"p": slice(0, 22), "q": slice(22, 45)}
+    assert np.isfinite(stack.arrays[0]).all()
+
+
 def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
     bank = make_bank([Cohort(scans, "A")], max_voxels=5, n_repeats=2)
     estimator = entrant(SignalToSignal("LR", model="adc"))
