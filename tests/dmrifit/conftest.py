@@ -171,7 +171,7 @@ STUDY = {
 
 
 def random_keys():
-    """Keys of every training: two cohorts, two ways of training, two sizes, controls at the larger."""
+    """Keys of every training; controls are trained at the larger size only."""
     algorithms = ("LR", "RFR", "constant", "shuffled", "perfect")
     levels = ("same", "other"), ("A<1>", "B"), range(4), ("s2s", "m2m"), algorithms
     for train_on, cohort, i, strategy, algorithm in itertools.product(*levels):
@@ -194,7 +194,7 @@ def random_evaluation():
     for keys in random_keys():
         constant, perfect = keys["algorithm"] == "constant", keys["algorithm"] == "perfect"
         for metric in ("S0", *TISSUE):
-            place = keys["patient"], metric
+            voxels = keys["patient"], metric
             row = keys | {
                 "metric": metric,
                 "bias": 0.0 if perfect else rng.normal(0, 0.2),
@@ -202,7 +202,7 @@ def random_evaluation():
                 "pearson": np.nan if constant else rng.uniform(-1, 1),
                 "spearman": np.nan if constant else rng.uniform(-1, 1),
                 "median_abs_error": rng.uniform(0.02, 0.6),
-                "at_bound": at_bound.setdefault(place, rng.uniform(0, 0.5)),
+                "at_bound": at_bound.setdefault(voxels, rng.uniform(0, 0.5)),
                 "bias_truth": rng.normal(0, 0.2),
                 "dispersion_truth": rng.uniform(0.02, 0.6),
                 "pearson_truth": np.nan if constant else rng.uniform(-1, 1),

@@ -1,4 +1,4 @@
-"""Agreement of raters and measurements: published values, numbers by hand, another library, properties."""
+"""Agreement of raters and of measurements: published values, hand calculation, another library."""
 
 import math
 import warnings
@@ -32,12 +32,12 @@ SHROUT_FLEISS = [
 WRIGHT = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
 MINI_WRIGHT = [512, 430, 520, 428, 500, 600, 364, 380, 658, 445, 432, 626, 260, 477, 259, 350, 451]
 
-# Quantiles of Student's t with 3 degrees of freedom, from a printed table: two-sided 95 % and 90 %.
+# Two-sided quantiles of Student's t with 3 degrees of freedom, from a printed table.
 T3_95 = 3.182446
 T3_90 = 2.353363
 
 
-# Intraclass correlation ---------------------------------------------------------------------------
+# Intraclass correlation --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_what_cannot_be_rated_is_refused(call, message):
         call()
 
 
-# Limits of agreement ------------------------------------------------------------------------------
+# Limits of agreement -----------------------------------------------------------------------------
 
 
 def test_limits_of_agreement_are_those_that_were_published():

@@ -67,7 +67,7 @@ def bank(scans):
     return make_bank([Cohort(scans, "A")])
 
 
-# Tests --------------------------------------------------------------------------------------------
+# Tests -------------------------------------------------------------------------------------------
 
 
 def test_lesions_are_tested_whole_on_the_scale_of_each_patient(bank, scans):
@@ -95,7 +95,7 @@ def test_the_reference_is_the_fit_to_the_target_signals(bank):
 
 def test_the_share_at_a_bound_counts_fitted_voxels():
     def spoil(signal):
-        # Where signals rise the diffusivity sits at its lower bound; without signal nothing is fitted.
+        # Rising signals give ADC at its lower bound; without signal nothing is fitted.
         signal[1, 1, 1] = signal[2, 1, 1] = np.linspace(50, 70, 6)
         signal[3, 1, 1] = 0.0
 
@@ -116,9 +116,9 @@ def test_the_truth_stands_on_the_scale_of_the_signals():
 
 
 def test_symbols_of_another_model_are_not_taken_for_the_truth():
-    other = View(CLINICAL, FULL, None, MODELS["kurtosis"])
+    kurtosis = View(CLINICAL, FULL, None, MODELS["kurtosis"])
     cohort = Cohort([make_scan(name, i, with_truth=True) for i, name in enumerate("pq")], "A")
-    (test,) = make_bank([cohort], views=(other,)).tests(other, ["p"])
+    (test,) = make_bank([cohort], views=(kurtosis,)).tests(kurtosis, ["p"])
     assert test.truth is None
 
 
@@ -139,7 +139,7 @@ def test_patients_without_a_lesion_are_trained_on_and_not_tested():
     assert len(bank.tests(VIEW, ["q"])[0].X) == 23
 
 
-# Training -----------------------------------------------------------------------------------------
+# Training ----------------------------------------------------------------------------------------
 
 
 def test_training_voxels_of_all_patients_stand_in_their_rows(bank, scans):
@@ -159,8 +159,8 @@ def test_training_voxels_of_all_patients_stand_in_their_rows(bank, scans):
 def test_estimators_that_prepare_voxels_alike_share_them(bank):
     first = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
     assert bank.material(entrant(SignalToSignal("RFR", model="adc")), VIEW, 0) is first
-    other = entrant(SignalToSignal("LR", model="adc", normalize="voxel"))
-    assert bank.material(other, VIEW, 0) is not first
+    normalized = entrant(SignalToSignal("LR", model="adc", normalize="voxel"))
+    assert bank.material(normalized, VIEW, 0) is not first
 
 
 def test_maps_to_maps_learns_the_reference_maps_from_clinical_metrics(bank):
@@ -230,8 +230,8 @@ def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
     assert not np.array_equal(first, second)
     again = make_bank([Cohort(scans, "A")], max_voxels=5, n_repeats=2)
     np.testing.assert_array_equal(again.material(estimator, VIEW, 1).arrays[0], second)
-    other = make_bank([Cohort(scans, "A")], max_voxels=5, n_repeats=2, seed=1)
-    assert not np.array_equal(other.material(estimator, VIEW, 0).arrays[0], first)
+    reseeded = make_bank([Cohort(scans, "A")], max_voxels=5, n_repeats=2, seed=1)
+    assert not np.array_equal(reseeded.material(estimator, VIEW, 0).arrays[0], first)
 
 
 def test_all_voxels_are_drawn_once_for_all_repeats(scans):
@@ -251,7 +251,7 @@ def test_clinical_metrics_are_made_once_and_only_for_those_that_need_them(bank):
     assert bank.clinical(entrant(SignalToSignal("LR", model="adc")), VIEW, "p1") is None
 
 
-# Digests ------------------------------------------------------------------------------------------
+# Digests -----------------------------------------------------------------------------------------
 
 
 def test_digests_follow_the_data_of_each_patient(bank, scans):
@@ -279,7 +279,7 @@ def test_the_gain_of_a_scanner_changes_no_signal():
     np.testing.assert_allclose(first.X, second.X, rtol=1e-12)
 
 
-# Views --------------------------------------------------------------------------------------------
+# Views -------------------------------------------------------------------------------------------
 
 
 def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():

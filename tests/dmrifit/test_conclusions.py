@@ -131,7 +131,7 @@ def test_every_table_is_given_and_other_ways_of_training_are_left_to_the_files(s
     )
     names = []
     for index in ("dispersion", "abs_bias"):
-        names += [f"statistics_{index}_{kind}" for kind in kinds]
+        names += [f"statistics_{index}_{table}" for table in kinds]
     assert list(tables) == names
     assert set(tables["statistics_dispersion_pairs"]["train_on"]) == {"same", "other"}
     assert "other ways of training are in the folder tables" in html

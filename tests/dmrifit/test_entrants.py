@@ -55,7 +55,7 @@ def cohort(name, patients=("p1", "p2"), protocol=FULL):
     return Cohort(scans, name)
 
 
-# Estimators ---------------------------------------------------------------------------------------
+# Estimators --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_estimators_that_prepare_voxels_alike_share_a_recipe():
 
     first = recipe(SignalToSignal("LR", model="adc"))
     assert first == recipe(SignalToSignal("RFR", model="adc", random_state=3)) != ""
-    others = [
+    different = [
         SignalToSignal("LR", model="kurtosis"),
         SignalToSignal("LR", model="adc", normalize="voxel"),
         SignalToSignal("LR", model="adc", patch_shape=(3, 3, 1)),
         MapsToMaps("LR", model="adc"),
     ]
-    assert len({first, *map(recipe, others)}) == 5
+    assert len({first, *map(recipe, different)}) == 5
 
     class Mine(SignalToSignal):
         pass
@@ -142,7 +142,8 @@ def test_the_code_of_users_classes_counts_and_that_of_libraries_does_not():
         alias = 2
 
     codes = [
-        entrant("x", one).code for one in (Own(), SignalToSignal(Mine()), SignalToSignal(Mine2()))
+        entrant("x", estimator).code
+        for estimator in (Own(), SignalToSignal(Mine()), SignalToSignal(Mine2()))
     ]
     assert len(set(codes)) == 3
     assert "" not in codes
@@ -171,7 +172,7 @@ def test_names_are_texts(name):
         named_cohorts({name: cohort("A")})
 
 
-# Cohorts ------------------------------------------------------------------------------------------
+# Cohorts -----------------------------------------------------------------------------------------
 
 
 def test_cohorts_have_their_own_names_or_those_of_a_mapping():
@@ -195,7 +196,7 @@ def test_a_patient_may_have_several_scans_in_one_cohort():
     assert list(named_cohorts(cohort("A", ("p1", "p1")))) == ["A"]
 
 
-# Controls -----------------------------------------------------------------------------------------
+# Controls ----------------------------------------------------------------------------------------
 
 
 def test_every_strategy_gets_three_controls_made_of_its_first_estimator():
@@ -216,7 +217,7 @@ def test_every_strategy_gets_three_controls_made_of_its_first_estimator():
     assert (constant.patch_shape, constant.normalize) == (None, "voxel")
     assert (controls[3].estimator.loss, controls[3].estimator.target_scale) == ("mean", "log")
     assert first.patch_shape == (3, 3, 1)
-    # A shuffled and a perfect control are no linear regression, though their estimators look alike.
+    # Their estimators look alike, so kept results must be told apart by name.
     assert shuffled.get_params() == controls[2].estimator.get_params()
     assert controls[1].description != controls[2].description
 
@@ -237,19 +238,19 @@ def test_estimators_without_controls_beside_them_are_named():
         entrant("K s2s", SignalToSignal("LR", model="kurtosis")),
         entrant("own", Own()),
     ]
-    plain = [one for one in entrants if one.name != "LR s2s"]
+    plain = [entrants[0], *entrants[2:]]
     assert without_controls(plain) == ["mine s2s", "K s2s", "own"]
     entrants += controls_of(entrants, kept=False, example=FULL)
     assert without_controls(entrants) == ["K s2s", "own"]
 
 
-# Views --------------------------------------------------------------------------------------------
+# Views -------------------------------------------------------------------------------------------
 
 
 def views_of(estimators, cohorts, regimes=("same",), *, resynthesize=False):
     entrants = [entrant(name, estimator) for name, estimator in estimators.items()]
-    named = {one.name: one for one in cohorts}
-    return choose_views(entrants, named, regimes, resynthesize=resynthesize)
+    by_name = {cohort.name: cohort for cohort in cohorts}
+    return choose_views(entrants, by_name, regimes, resynthesize=resynthesize)
 
 
 def test_contrasts_that_are_not_given_are_those_of_the_cohort():

@@ -23,35 +23,35 @@ def values():
     return np.random.default_rng(0).uniform(1, 9, (*GRID, 3))
 
 
-def chosen_of(values, source, protocol=None, *, average=None, b_tolerance=None):
+def selection(values, source, protocol=None, *, average=None, b_tolerance=None):
     options = {"average": average, "b_tolerance": b_tolerance}
     return source_volumes(series_of(values), source, protocol, **options)
 
 
-# Measurements -------------------------------------------------------------------------------------
+# Measurements ------------------------------------------------------------------------------------
 
 
 def test_without_a_protocol_the_volumes_are_the_measurements(values):
     voxels = values.reshape(-1, 3)
-    np.testing.assert_array_equal(chosen_of(values, SOURCE)(voxels), voxels)
+    np.testing.assert_array_equal(selection(values, SOURCE)(voxels), voxels)
 
 
 def test_measurements_are_found_among_others_in_any_order(values):
     mixed = np.concatenate([values[..., [2, 0]], values + 100, values[..., [1]]], axis=-1)
     protocol = Protocol([500, 0, 1000, 1500, 2000, 200])
-    chosen = chosen_of(mixed, SOURCE, protocol)(mixed.reshape(-1, 6))
-    np.testing.assert_array_equal(chosen, values.reshape(-1, 3))
+    selected = selection(mixed, SOURCE, protocol)(mixed.reshape(-1, 6))
+    np.testing.assert_array_equal(selected, values.reshape(-1, 3))
 
 
 def test_b_values_that_nearly_agree_are_found_on_request(values):
     protocol = Protocol([2, 195, 506])
     with pytest.raises(ValueError, match=r"lacks S_b0.*found by b_tolerance \(--b-tolerance\)"):
-        chosen_of(values, SOURCE, protocol)
+        selection(values, SOURCE, protocol)
     with pytest.raises(ValueError, match=r"lacks S_b500, S_b") as refusal:
-        chosen_of(values, Protocol([0, 500, 800]), protocol, b_tolerance=4)
+        selection(values, Protocol([0, 500, 800]), protocol, b_tolerance=4)
     assert "found by b_tolerance" not in str(refusal.value)
-    chosen = chosen_of(values, SOURCE, protocol, b_tolerance=6)
-    np.testing.assert_array_equal(chosen(values.reshape(-1, 3)), values.reshape(-1, 3))
+    select = selection(values, SOURCE, protocol, b_tolerance=6)
+    np.testing.assert_array_equal(select(values.reshape(-1, 3)), values.reshape(-1, 3))
 
 
 @pytest.mark.parametrize("average", ["arithmetic", "geometric"])
@@ -60,35 +60,35 @@ def test_repeated_measurements_are_averaged_on_request(average):
     volume = voxels.reshape(2, 1, 1, 4)
     protocol = Protocol([0, 500, 500, 200])
     with pytest.raises(ValueError, match="more than one measurement"):
-        chosen_of(volume, SOURCE, protocol)
+        selection(volume, SOURCE, protocol)
     middle = {"arithmetic": [3, 5], "geometric": [8**0.5, 3]}[average]
     expected = np.column_stack([[8, 6], [1, 3], middle])
-    chosen = chosen_of(volume, SOURCE, protocol, average=average)(voxels)
-    np.testing.assert_allclose(chosen, expected)
+    averaged = selection(volume, SOURCE, protocol, average=average)(voxels)
+    np.testing.assert_allclose(averaged, expected)
 
 
 def test_echo_times_matter_if_the_estimator_knows_them(values):
     timed = Protocol([0, 200, 500], te=70)
     voxels = values.reshape(-1, 3)
-    np.testing.assert_array_equal(chosen_of(values, SOURCE, timed)(voxels), voxels)
-    np.testing.assert_array_equal(chosen_of(values, timed, timed)(voxels), voxels)
+    np.testing.assert_array_equal(selection(values, SOURCE, timed)(voxels), voxels)
+    np.testing.assert_array_equal(selection(values, timed, timed)(voxels), voxels)
     with pytest.raises(ValueError, match=r"needs echo times \(S_b0_TE70.*--te"):
-        chosen_of(values, timed, SOURCE)
+        selection(values, timed, SOURCE)
     with pytest.raises(ValueError, match=r"does not hold the measurements.*S_b0_TE70"):
-        chosen_of(values, timed, Protocol([0, 200, 500], te=90))
+        selection(values, timed, Protocol([0, 200, 500], te=90))
 
 
 def test_counts_and_options_that_do_not_fit_are_refused(values):
     with pytest.raises(
         ValueError, match=r"3 volumes.*needs 2 \(S_b0, S_b200\).*give the protocol"
     ):
-        chosen_of(values, SOURCE.take([0, 1]))
+        selection(values, SOURCE.take([0, 1]))
     for options in ({"average": "geometric"}, {"b_tolerance": 5}):
         with pytest.raises(ValueError, match="need the protocol of the image"):
-            chosen_of(values, SOURCE, **options)
+            selection(values, SOURCE, **options)
 
 
-# Scale --------------------------------------------------------------------------------------------
+# Scale -------------------------------------------------------------------------------------------
 
 
 def scale_of(values, scale, region=None, source=SOURCE):
@@ -140,18 +140,18 @@ def test_an_image_without_signal_has_no_scale():
         scale_of(np.zeros((*GRID, 3)), PatientScale(), np.ones(GRID, bool))
 
 
-# Rows ---------------------------------------------------------------------------------------------
+# Rows --------------------------------------------------------------------------------------------
 
 
 def rows_of(values, region, patch_shape=None):
-    """Gather all slices: the volume of voxels in question, and their rows in the order of slices."""
+    """Gather all slices: the region, the rows of its voxels and the slices in their order."""
     inside, rows, slices = np.zeros(GRID, bool), [], []
     generator = sliced_rows(
         series_of(values), region, lambda voxels: voxels, patch_shape, progress=False
     )
-    for slab, part, slice_rows in generator:
+    for slab, region_slice, slice_rows in generator:
         assert slab.stop == slab.start + 1
-        inside[:, :, slab] = part
+        inside[:, :, slab] = region_slice
         rows.append(slice_rows)
         slices.append(slab.start)
     return inside, np.concatenate(rows), slices

@@ -1,4 +1,4 @@
-"""The mixed model of a comparison: effects put in, an analysis of variance by hand, another library."""
+"""The mixed model of a comparison: known effects, analysis of variance, another library."""
 
 import numpy as np
 import pandas as pd

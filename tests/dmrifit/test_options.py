@@ -122,9 +122,9 @@ def test_a_scan_is_an_image_with_the_b_values_beside_it(image):
 
 
 def test_files_that_options_name_go_before_those_beside_the_image(image, tmp_path):
-    chosen = tmp_path / "chosen.bval"
-    chosen.write_text("0 700 800\n")
-    _, protocol = scan_of(image, chosen, None, ["80"], needs_te=True)
+    bval = tmp_path / "chosen.bval"
+    bval.write_text("0 700 800\n")
+    _, protocol = scan_of(image, bval, None, ["80"], needs_te=True)
     assert protocol == Protocol([0, 700, 800], te=80)
 
 

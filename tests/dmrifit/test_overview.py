@@ -19,7 +19,7 @@ def board(random_study):
     return Board.of(random_study.evaluation)
 
 
-# Introduction -------------------------------------------------------------------------------------
+# Introduction ------------------------------------------------------------------------------------
 
 
 def test_the_introduction_counts_patients_and_calls_synthetic_ones_so(make_evaluation):
@@ -55,7 +55,7 @@ def test_the_introduction_names_learners_strategies_and_ways_of_training(make_ev
     assert "trained on all patients of the other cohorts (N = 9)" in text
 
 
-# Summary ------------------------------------------------------------------------------------------
+# Summary -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_ta
     ]
 
 
-# Cohorts ------------------------------------------------------------------------------------------
+# Cohorts -----------------------------------------------------------------------------------------
 
 
 def described(**changes):

@@ -38,7 +38,7 @@ def predicted(cohort="A", patient="p1", **changes):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is drawn: tables and options of figures, and layers of the viewer, in the place of drawings."""
+    """Record tables and options of figures and layers of the viewer, and draw nothing."""
     drawn = {
         "plot_decays": [],
         "plot_joint_histograms": [],
@@ -70,7 +70,7 @@ def board_of(make_evaluation, dispersions, predictions=None, study=None):
     return Board.of(make_evaluation(rows, study=study, predictions=predictions))
 
 
-# Choice of patients -------------------------------------------------------------------------------
+# Choice of patients ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_without_predictions_there_is_nothing_to_draw(make_evaluation, figures, 
     assert "kept no predictions" in section(Board.of(controls), figures)
 
 
-# Decays -------------------------------------------------------------------------------------------
+# Decays ------------------------------------------------------------------------------------------
 
 
 def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation, figures, calls):
@@ -147,13 +147,13 @@ def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, figures, call
     assert not calls["plot_decays"]
 
 
-# Maps ---------------------------------------------------------------------------------------------
+# Maps --------------------------------------------------------------------------------------------
 
 
 def test_maps_and_the_farthest_unseen_signal_are_compared(make_evaluation, figures, calls):
-    seen = np.array([True, False, False])
+    inputs = np.array([True, False, False])
     truth = 1.05 * REFERENCE
-    predictions = {("A", "p1"): predicted(seen=seen, truth=truth)}
+    predictions = {("A", "p1"): predicted(seen=inputs, truth=truth)}
     example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
     (maps, (affine, title), options), (signal, (_, signal_title), signal_options) = calls[
         "plot_map_comparison"
@@ -196,7 +196,7 @@ def test_planes_show_the_maps_at_their_voxels_with_the_colors_of_the_reference(
     assert options["overlay"] == "Dt, reference"
 
 
-# Joint histograms ---------------------------------------------------------------------------------
+# Joint histograms --------------------------------------------------------------------------------
 
 
 def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(

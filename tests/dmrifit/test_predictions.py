@@ -1,4 +1,4 @@
-"""Predictions of a comparison voxel by voxel: places on the grid, files that are whole or named."""
+"""Predictions of a comparison by voxel: places on the grid, files that are whole or named."""
 
 import zipfile
 from dataclasses import fields, replace

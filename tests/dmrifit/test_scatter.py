@@ -1,4 +1,4 @@
-"""Dispersion against bias: what stands where, in which color and shape, and what the legend says."""
+"""Dispersion against bias: what stands where, in which color and shape, and the legend."""
 
 import matplotlib
 import numpy as np

@@ -138,7 +138,7 @@ def test_voxels_without_a_reference_or_a_prediction_are_counted_by_hand(
         {"patient": "p2", "algorithm": "RFR", "n_voxels": 30, "n_undefined": 3, "n_failed": 12},
     ]
     _, row = html_tables(reference_table(Board.of(make_evaluation(rows)))).tables[0][1]
-    # Undefined of the first estimator's: 4 of 40; without a prediction of all estimators': 24 of 80.
+    # Undefined for the first estimator: 4 of 40; not predicted by all of them: 24 of 80.
     assert row == ["Dt", "tissue diffusivity", "µm²/ms", "0.0", "10", "30"]
 
 

@@ -1,4 +1,4 @@
-"""What strategies share: protocols checked, unusable voxels set aside, designs, patients left out."""
+"""What strategies share: checks of protocols, unusable voxels, designs, tuning by patients."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_one_voxel_is_a_neighborhood_of_one(strategy, noisy):
     np.testing.assert_array_equal(alone.predict_maps(source[:20]), patch.predict_maps(source[:20]))
 
 
-# Usable voxels ------------------------------------------------------------------------------------
+# Usable voxels -----------------------------------------------------------------------------------
 
 
 def test_unusable_training_voxels_are_dropped_and_counted(strategy, noisy):
@@ -88,7 +88,7 @@ def test_a_voxel_with_a_gap_is_predicted_as_nan_and_its_neighbors_are_not(strate
     assert np.isnan(estimator.predict(np.full((2, 5), np.nan))).all()
 
 
-# Designs ------------------------------------------------------------------------------------------
+# Designs -----------------------------------------------------------------------------------------
 
 
 def linear_world(seed, n=40):
@@ -102,12 +102,12 @@ def linear_world(seed, n=40):
 
 
 def test_designs_of_patients_are_as_good_as_all_their_voxels_at_once():
-    parts = [linear_world(seed) for seed in range(3)]
+    patients = [linear_world(seed) for seed in range(3)]
     together = SignalToSignal("LR", **PROTOCOLS)
-    designs = [together.design(source, target) for source, target in parts]
+    designs = [together.design(source, target) for source, target in patients]
     together.fit_designs(designs)
-    source = np.concatenate([part[0] for part in parts])
-    target = np.concatenate([part[1] for part in parts])
+    source = np.concatenate([patient[0] for patient in patients])
+    target = np.concatenate([patient[1] for patient in patients])
     reference = LinearRegression().fit(source, target)
     new = linear_world(7)[0]
     np.testing.assert_allclose(together.predict(new), reference.predict(new), rtol=1e-8)
@@ -153,7 +153,7 @@ def test_designs_without_a_usable_voxel_are_counted_only():
     np.testing.assert_allclose(estimator.predict(source), reference.predict(source), rtol=1e-8)
 
 
-# Regressors that are tuned inside -----------------------------------------------------------------
+# Regressors that are tuned inside ----------------------------------------------------------------
 
 
 def test_a_regressor_is_tuned_inside_by_leaving_patients_out(strategy, noisy):
@@ -183,7 +183,7 @@ def test_a_regressor_is_tuned_inside_by_leaving_patients_out(strategy, noisy):
         strategy(by_patient, **PROTOCOLS).fit(source, target, groups=groups[:-1])
 
 
-# Refusals -----------------------------------------------------------------------------------------
+# Refusals ----------------------------------------------------------------------------------------
 
 
 def test_columns_of_the_source_are_named(strategy):

@@ -29,7 +29,7 @@ def table(cohorts, tmp_path_factory):
     return [cohort.write(folder) for cohort in cohorts][-1]
 
 
-# Simulation ---------------------------------------------------------------------------------------
+# Simulation --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_strengths_for_some_artifacts_only_are_refused(simulations, run, tmp_pat
     assert not simulations
 
 
-# Training -----------------------------------------------------------------------------------------
+# Training ----------------------------------------------------------------------------------------
 
 
 def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, run, tmp_path):
@@ -138,7 +138,7 @@ def test_a_folder_that_is_not_there_is_named_before_anything_is_read(run, tmp_pa
     assert f"there is no folder {tmp_path / 'no'}" in err
 
 
-# Comparison ---------------------------------------------------------------------------------------
+# Comparison --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def test_names_are_checked_before_anything_is_read(comparisons, run, tmp_path, a
     assert not comparisons
 
 
-# Report -------------------------------------------------------------------------------------------
+# Report ------------------------------------------------------------------------------------------
 
 
 def test_reports_are_written_beside_the_first_comparison_unless_told(

@@ -114,7 +114,7 @@ def test_a_constant_has_a_correlation_of_zero(random_study):
     assert (summary.loc[~constant, "pearson"] != 0).all()
 
 
-# What the sections of a report see ----------------------------------------------------------------
+# What the sections of a report see ---------------------------------------------------------------
 
 
 def test_a_board_knows_its_algorithms_cohorts_and_ways_of_training(random_study):

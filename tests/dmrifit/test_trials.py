@@ -94,7 +94,7 @@ def run_answers(maps, signals, test=None, **options):
     return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None])
 
 
-# Scores -------------------------------------------------------------------------------------------
+# Scores ------------------------------------------------------------------------------------------
 
 
 def test_scores_of_maps_by_hand():
@@ -202,7 +202,7 @@ def test_voxels_without_a_source_signal_are_not_predicted():
     assert run_answers([], [], nothing)["scores"][1]["n_failed"] == 4
 
 
-# Training -----------------------------------------------------------------------------------------
+# Training ----------------------------------------------------------------------------------------
 
 
 def test_an_estimator_is_trained_on_the_rows_of_its_patients_with_contrasts_and_seed():
@@ -278,7 +278,7 @@ def test_maps_follow_from_clinical_metrics_that_are_known(monkeypatch):
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
 
 
-# What is kept, and what fails ---------------------------------------------------------------------
+# What is kept, and what fails --------------------------------------------------------------------
 
 
 def test_predictions_are_kept_on_request_in_single_precision_for_the_first_scan():
