@@ -23,7 +23,6 @@ __all__ = [
     "counted",
     "decimals",
     "few_note",
-    "html_card",
     "html_code",
     "html_details",
     "html_figure",
@@ -79,15 +78,6 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; max-width: 7.5rem; }
 code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; }
-.card { border-left: 4px solid #d5dae1; padding: .1rem 0 .1rem .9rem; margin: 1.1rem 0; max-width: 60rem; }
-.card h3 { margin-top: 0; }
-.badge { padding: .1rem .5rem; border-radius: .3rem; font-size: .875rem; font-weight: 600; background: #e4e8ed; }
-.badge.good { background: #cfe3f3; }
-.badge.bad { background: #f8dcc9; }
-.badge.open { background: #fbeccb; }
-dl { display: grid; grid-template-columns: 5.5rem 1fr; gap: .15rem .6rem; margin: .4rem 0; font-size: .9rem; }
-dt { color: #4a5563; }
-dd { margin: 0; white-space: pre-line; }
 @media (max-width: 40rem) {
   table { font-size: .8rem; }
   th, td { padding: .25rem .5rem .25rem 0; }
@@ -133,10 +123,6 @@ _TABLE = """<div class="scroll"><table{% if prose %} class="prose"{% endif %}>
 {% for row in rows %}{{ line(row, "td", loop.index0 in faint) }}
 {% endfor %}</tbody>
 </table></div>"""
-
-_CARD = """<article class="card"><h3>{{ title }}</h3><p><span class="badge {{ kind }}">{{ badge }}</span></p>
-<dl>{% for name, text in terms %}<dt>{{ name }}</dt><dd>{{ text }}</dd>
-{% endfor %}</dl></article>"""
 
 _FIGURE = """<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}" width="{{ width }}">
 {% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>"""
@@ -405,29 +391,6 @@ def html_details(title: str, body: Any, *, opened: bool = False) -> Markup:
         Title and part.
     """
     return _safe("<details{}><summary>{}</summary>{}</details>").format(_safe(" open" if opened else ""), title, body)
-
-
-def html_card(title: str, badge: str, terms: Iterable[tuple[str, Any]], *, kind: str = "neutral") -> Markup:
-    """
-    Show a statement with a verdict and what it rests on.
-
-    Parameters
-    ----------
-    title : str
-        The statement.
-    badge : str
-        The verdict, in words.
-    terms : iterable of (str, str or Markup)
-        Names and what stands beside them; line breaks in plain text are kept.
-    kind : {"good", "bad", "open", "neutral"}, default="neutral"
-        Color of the badge, which no meaning rests on.
-
-    Returns
-    -------
-    Markup
-        The card.
-    """
-    return _safe(_render(_CARD, title=title, badge=badge, terms=list(terms), kind=kind))
 
 
 def html_code(text: str) -> Markup:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit.evaluation import Evaluation
 from dmrifit.files import FileSet
-from dmrifit.sections.conclusions import claims_table, statistics_tables
+from dmrifit.sections.conclusions import statistics_tables
 from dmrifit.sections.gallery import Gallery
 from dmrifit.sections.overview import cohort_tables, introduction, repeated_summary, summary_tables
 from dmrifit.sections.patients import example_patients, joint_histograms
@@ -35,7 +35,7 @@ PAGE = "report.html"
 FIGURES = "figures"
 TABLES = "tables"
 VECTORS = "figures.pdf"
-_TABLES = ("summary.csv", "claims.csv")
+SUMMARY = "summary.csv"
 
 
 def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Path) -> Path:
@@ -46,7 +46,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     ----------
     evaluation : Evaluation or sequence of Evaluation
         The comparison. Of several, which differ in seed, training region or difficulty of the cohorts, the
-        first is shown in full; the claims are judged by all of them.
+        first is shown in full, the others in a table beside it.
     folder : path
         Made if needed; the files of an earlier report are replaced.
 
@@ -54,9 +54,8 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     -------
     Path
         The page, ``report.html``, which needs no other file and no network. Beside it stand ``scores.csv``,
-        ``signals.csv``, ``summary.csv``, ``claims.csv``, ``study.json``, in the folder ``figures`` every figure as
-        PNG and all of them as vectors (``figures.pdf``), in the folder ``tables`` all tests and what the claims
-        rest on.
+        ``signals.csv``, ``summary.csv``, ``study.json``, in the folder ``figures`` every figure as PNG and all of
+        them as vectors (``figures.pdf``), in the folder ``tables`` all tests.
 
     Raises
     ------
@@ -75,12 +74,10 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     tables: dict[str, pd.DataFrame] = {}
     page = viewer_page(_title(board), _sections(board, evaluations, gallery, tables), lead=_lead(board), contents=True)
     evaluations[0].write(folder)
-    beside = {"summary.csv": board.summary} | {name: tables.pop(name) for name in _TABLES if name in tables}
     _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
     _replace(folder / TABLES, {name: table.to_csv(index=False).encode() for name, table in tables.items()})
-    with FileSet(folder, [*_TABLES, PAGE], overwrite=True) as written:
-        for name, table in beside.items():
-            written.path(name).write_text(table.to_csv(index=False), encoding="utf-8")
+    with FileSet(folder, [SUMMARY, PAGE], overwrite=True) as written:
+        written.path(SUMMARY).write_text(board.summary.to_csv(index=False), encoding="utf-8")
         written.path(PAGE).write_text(page, encoding="utf-8")
     return folder / PAGE
 
@@ -116,11 +113,6 @@ def _sections(
 ) -> list[tuple[str, Any]]:
     """Make all sections, in the order in which a reader asks."""
 
-    def claims() -> Any:
-        body, found = claims_table(evaluations)
-        tables.update({f"{name}.csv": table for name, table in found.items()})
-        return body
-
     def tests() -> Any:
         body, found = statistics_tables(board, gallery)
         tables.update({f"{name}.csv": table for name, table in found.items()})
@@ -129,7 +121,6 @@ def _sections(
     made: list[tuple[str, Callable[[], Any]]] = [
         ("", partial(introduction, board)),
         ("Summary", partial(summary_tables, board)),
-        ("Claims of the published study", claims),
         ("Cohorts", partial(cohort_tables, board)),
         ("Example patients", partial(example_patients, board, gallery)),
         ("Bias and dispersion", partial(scatter_figures, board, gallery)),
@@ -145,6 +136,6 @@ def _sections(
     if len(board.signals):
         made.append(("Predicted signals", partial(signal_scores, board, gallery)))
     if len(evaluations) > 1:
-        made.insert(3, ("The same in other comparisons", partial(repeated_summary, evaluations)))
+        made.insert(2, ("The same in other comparisons", partial(repeated_summary, evaluations)))
     made += [("Time", partial(times, board)), ("How this was made", partial(origin, board, evaluations))]
     return [(heading, make()) for heading, make in made]

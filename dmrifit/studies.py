@@ -295,8 +295,8 @@ def report(
     """
     Write the report of finished comparisons again.
 
-    Several comparisons of the same question, with other seeds, training regions or difficulties, decide the claims
-    of the published study together.
+    Several comparisons of the same question, with other seeds, training regions or difficulties, stand side by side
+    in one table.
     """
     from dmrifit.evaluation import Evaluation
     from dmrifit.reporting import write_report

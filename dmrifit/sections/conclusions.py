@@ -1,16 +1,13 @@
-"""What can be concluded: tests between algorithms, and the claims of the study."""
+"""What can be concluded: tests between algorithms."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.evaluation import Evaluation
 from dmrifit.figures.ranks import plot_critical_difference
 from dmrifit.pages import (
-    html_card,
     html_details,
     html_grid,
     html_heading,
@@ -27,16 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["INDICES", "claims_table", "statistics_tables"]
+__all__ = ["INDICES", "statistics_tables"]
 
 #: Columns that are tested, and how they are written.
 INDICES = {"dispersion": "DI", "abs_bias": "|BI|"}
 ALPHA = 0.05
-#: Fewer comparisons decide no claim.
-LEAST_RUNS = 3
 _FEWEST_RANKS = 3
-_KINDS = {"holds": "good", "does not hold": "bad", "cannot be told": "neutral"}
-_EVIDENCE = ("study", "ours", "rule", "reason", "readings")
 
 
 def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str, pd.DataFrame]]:
@@ -103,57 +96,6 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
     if len(board.regimes) > 1:
         parts.append(html_note("The tests of other ways of training are in the folder tables beside this page."))
     return html_join(parts), tables
-
-
-def claims_table(evaluations: Sequence[Evaluation]) -> tuple[Markup, dict[str, pd.DataFrame]]:
-    """
-    Tabulate the claims of the published study beside what these comparisons show.
-
-    Parameters
-    ----------
-    evaluations : sequence of Evaluation
-        All comparisons of the report.
-
-    Returns
-    -------
-    html : Markup
-        The board.
-    tables : dict of str to DataFrame
-        The board and the numbers that it rests on; empty where nothing can be judged.
-    """
-    from dmrifit.claims import claim_figures, claims_board
-
-    try:
-        table = claims_board(evaluations)
-    except ValueError as error:
-        return html_paragraph(f"The claims cannot be judged: {error}."), {}
-    n_runs = int(table["n_runs"].max()) if len(table) else 0
-    text = (
-        f"{plural(len(table), 'claim')} of Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025, judged by "
-        f"{plural(len(evaluations), 'comparison')}. Claims are findings to be checked, not targets: each card has the "
-        "study's figure, ours, the rule that decides, and the reason found in the numbers."
-    )
-    if n_runs < LEAST_RUNS:
-        simulated = any(one.synthetic for one in evaluations)
-        text += (
-            f" A verdict needs at least {LEAST_RUNS} seeds that agree, and claims that compare the strategies need "
-            f"training on body and on lesion{', of both difficulties of synthetic cohorts' if simulated else ''}. Name "
-            "the folders of all comparisons: dmrifit report FOLDER FOLDER …"
-        )
-    columns = ("claim", "statement", "verdict", "study", "ours")
-    rows = [[row[name] for name in columns] for row in table.to_dict("records")]
-    cards = [
-        html_card(
-            f"{row['claim']}. {row['statement']}",
-            row["verdict"],
-            [(name, row[name]) for name in _EVIDENCE if str(row.get(name, "")).strip()],
-            kind=_KINDS.get(row["verdict"], "open"),
-        )
-        for row in table.to_dict("records")
-    ]
-    overview = html_table(rows, ["", "claim", "verdict", "study", "ours"], words=(1, 2, 3), long=(4,))
-    body = html_join([html_paragraph(text), overview, html_details("Each claim with its evidence", html_join(cards))])
-    return body, {"claims": table, "claim_figures": claim_figures(evaluations)}
 
 
 def _overview(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> list[tuple[list[Any], str]]:

@@ -5,7 +5,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dmrifit.pages import (
-    html_card,
     html_details,
     html_figure,
     html_grid,
@@ -64,10 +63,6 @@ def test_parts_of_a_page_are_escaped():
         "<details open><summary>a &lt;</summary><p>b</p></details>"
     )
     assert html_details("a", "b") == "<details><summary>a</summary>b</details>"
-    card = html_card("claim <", "holds", [("ours", "1 < 2")], kind="good")
-    assert "claim &lt;" in card
-    assert '<span class="badge good">holds</span>' in card
-    assert "<dt>ours</dt><dd>1 &lt; 2</dd>" in card
 
 
 def test_figures_stand_in_the_page_at_half_their_pixels():

@@ -162,7 +162,7 @@ def test_links_lead_to_sections(page):
     sections = re.findall(r'<section id="(\w+)">\s*<h2>(.*?)</h2>', page)
     assert links == sections
     headings = [heading for _, heading in sections]
-    for wanted in ("Summary", "Claims of the published study", "Cohorts", "Example patients", "Learning curves",
+    for wanted in ("Summary", "Cohorts", "Example patients", "Learning curves",
                    "Statistics", "From one cohort to another", "Truth beside reference"):  # fmt: skip
         assert wanted in headings
 
@@ -199,15 +199,14 @@ def test_every_kind_of_figure_is_there(folder, evaluation):
 
 def test_every_number_of_the_comparison_can_be_read_from_files_beside_the_page(folder, evaluation):
     names = {path.name for path in folder.iterdir()}
-    assert names == {"report.html", "scores.csv", "signals.csv", "summary.csv", "claims.csv", "study.json", "figures",
+    assert names == {"report.html", "scores.csv", "signals.csv", "summary.csv", "study.json", "figures",
                      "tables", "predictions"}  # fmt: skip
     back = Evaluation.read(folder)
     pd.testing.assert_frame_equal(back.scores, evaluation.scores, check_exact=True)
     assert (folder / "figures" / "figures.pdf").read_bytes().startswith(b"%PDF")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").glob("*.png"))
     tests = {path.name for path in (folder / "tables").iterdir()}
-    assert {"claim_figures.csv", "statistics_dispersion_pairs.csv", "statistics_abs_bias_equivalence.csv"} <= tests
-    assert len(pd.read_csv(folder / "claims.csv")) == 11
+    assert {"statistics_dispersion_pairs.csv", "statistics_abs_bias_equivalence.csv"} <= tests
 
 
 def test_the_page_tells_settings_seed_versions_units_and_controls(page):

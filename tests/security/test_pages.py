@@ -109,7 +109,6 @@ def test_whatever_is_written_on_a_page_is_read_from_it(title, heading, lead, cel
             pages.html_heading(badge),
             pages.html_lines(*cells),
             pages.html_details(title, badge),
-            pages.html_card(title, badge, [(lead, heading)], kind="good"),
             pages.html_code(title),
         ]
     )
