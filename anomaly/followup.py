@@ -15,11 +15,7 @@ from dmrifit.metrics import dice
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PUBLISHED_MISMATCHES", "FollowupOverlap", "mismatch_counts", "overlap_with_followup"]
-
-#: Of the study's patients with a mismatch, by grade (IV: glioblastomas): those where one lies in a later lesion, and
-#: all; how many of grade II had a mismatch is not told.
-PUBLISHED_MISMATCHES: dict[str, tuple[int, int | None]] = {"IV": (9, 11), "III": (3, 5), "II": (0, None)}
+__all__ = ["FollowupOverlap", "mismatch_counts", "overlap_with_followup"]
 
 _MM3_PER_ML = 1000.0
 
@@ -114,7 +110,7 @@ def overlap_with_followup(
 
     References
     ----------
-    Weninger et al., Sci Rep, 2023 (counts of patients, see `PUBLISHED_MISMATCHES`; chance is not considered there).
+    Weninger et al., Sci Rep, 2023 (counts of patients; chance is not considered there).
     """
     import pandas as pd
     from scipy import ndimage

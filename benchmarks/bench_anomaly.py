@@ -29,38 +29,42 @@ import _measure as measure
 import joblib
 import numpy as np
 import pandas as pd
-
-import anomaly
-from anomaly import DenoisingAutoencoder, RecDiscNet, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
-from anomaly.cases import Case
-from anomaly.claims import (
+from claims.weninger import methods
+from claims.weninger.board import (
+    anomaly_board,
+    board_figures,
+    difference_interval,
+    margin_table,
+    published_beside,
+)
+from claims.weninger.methods import (
     COHORTS,
+    HEALTHY_RATE,
     IMAGE_SCALE,
     NOISES,
     OWN,
     REFERENCE,
-    anomaly_board,
-    board_figures,
+    STRICT_RATE,
     board_rules,
-    difference_interval,
-    margin_table,
     method_name,
-    published_beside,
 )
+
+import anomaly
+from anomaly import DenoisingAutoencoder, RecDiscNet, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
+from anomaly.cases import Case
 from anomaly.evaluation import healthy_folds
-from anomaly.methods import HEALTHY_RATE, STRICT_RATE
 
 RESULT = Path(__file__).parent / "results" / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)
 #: Modules that maps do not depend on.
 WITHOUT_MAPS = {
-    *("__init__", "batches", "claims", "cli", "commands", "controls", "curves", "evaluation", "followup", "methods"),
-    *("entrants", "maps", "options", "plotting", "published", "report", "rules", "scores", "series", "strata"),
+    *("__init__", "batches", "cli", "commands", "controls", "curves", "evaluation", "followup"),
+    *("entrants", "maps", "options", "plotting", "report", "scores", "series", "strata"),
     *("studies", "summaries", "thresholds"),
 }
 #: Modules that the evaluation depends on.
 OF_EVALUATION = (
-    *("controls", "curves", "entrants", "evaluation", "followup", "methods", "scores", "strata", "summaries", "maps"),
+    *("controls", "curves", "entrants", "evaluation", "followup", "scores", "strata", "summaries", "maps"),
     "thresholds",
 )
 LOWER = ("cases", "checkpoints", "devices", "heads", "nets", "randomness", "training")
@@ -177,7 +181,9 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
 
 # Once, as code may be changed while it runs.
 CODE_OF_MAPS = boards.code_digest(boards.modules(anomaly, without=WITHOUT_MAPS), LOWER)
-CODE_OF_EVALUATION = boards.code_digest(boards.modules(anomaly, only=OF_EVALUATION), ["lesions"])
+CODE_OF_EVALUATION = boards.code_digest(
+    [*boards.modules(anomaly, only=OF_EVALUATION), Path(methods.__file__)], ["lesions"]
+)
 
 
 @dataclass(frozen=True)
@@ -368,7 +374,7 @@ def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
             f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, {size.n_new} new ones and "
             f"{size.n_lesions} patients with gliomas; no real persons"
         ),
-        **measure.commit("dmrifit", "anomaly", "benchmarks/bench_anomaly.py"),
+        **measure.commit("dmrifit", "anomaly", "benchmarks/bench_anomaly.py", "benchmarks/claims/weninger"),
         "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
         "size": kind,
         "settings": asdict(size),

@@ -26,13 +26,12 @@ import _measure as measure
 import joblib
 import numpy as np
 import pandas as pd
+from claims.huang import ALPHAS, CLAIMS, metastasis_board, method_name
 
 import metastasis
 from dmrifit import load_model, save_model
 from dmrifit.boards import check_claims
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
-from metastasis.claims import ALPHAS, CLAIMS, metastasis_board, method_name
-from metastasis.claims import START as FIRST
 from metastasis.ensemble import merge_segmentations
 
 RESULT = Path(__file__).parent / "results" / "metastasis.json"
@@ -59,11 +58,12 @@ LOSSES: dict[str, list[tuple[str, float | None]]] = {
     "prior as channel": [("jvss", 0.995)],
     "U-Net": [("bce", None), ("jvss", 0.995), ("jvss", 0.9), ("jvss", 0.5)],
 }
+FIRST = "start"  # what the training of a form is called, by cross-entropy, that others go on from
 PLAIN = "plain"  # what the form without a prior scan is called on the command line
 MOVED = 2.0  # times the misregistration of prior scans in training
 #: Modules that segmentations do not depend on.
 WITHOUT_VOXELS = {
-    *("__init__", "claims", "cli", "commands", "controls", "curves", "ensemble", "evaluation", "followup", "images"),
+    *("__init__", "cli", "commands", "controls", "curves", "ensemble", "evaluation", "followup", "images"),
     *("plotting", "report", "segments", "studies"),
 }
 LOWER = ("cases", "checkpoints", "devices", "nets", "randomness", "training")
@@ -262,7 +262,7 @@ def run(seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: i
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
         "data": f"{size.n_train + size.n_test} synthetic patients a seed, {size.n_train} to learn from; no patients",
-        **measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis.py"),
+        **measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis.py", "benchmarks/claims/huang.py"),
         "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
         "size": kind,
         "settings": asdict(size) | {"common": COMMON, "start": BEGIN, "tune": TUNE, "min_voxels": MIN_VOXELS},

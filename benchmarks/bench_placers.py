@@ -23,12 +23,12 @@ from typing import Any
 import _measure as measure
 import numpy as np
 import pandas as pd
+from claims.lee import placement_board
 
 import dmrifit
 import placement
 from dmrifit.files import write_text
 from placement import Scene, Voxel, VoxelOptimizer, VoxelRanker, VoxelRegressor, evaluate_placements, simulate_gliomas
-from placement.claims import placement_board
 from placement.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
 
 RESULT = Path(__file__).parent / "results" / "placers.json"
@@ -41,7 +41,7 @@ TRAINED = ("network", "network fast", "network, exclude channel")
 MEASURES = ("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_axes", "necrosis")
 #: Modules that no box depends on, and those that only one kind of placer does: of placement and of dmrifit.
 WITHOUT_BOXES = {
-    *("__init__", "batches", "claims", "cli", "commands", "evaluation", "options", "plotting", "prescription"),
+    *("__init__", "batches", "cli", "commands", "evaluation", "options", "plotting", "prescription"),
     *("studies", "tables"),
 }
 OF_KIND = {
@@ -299,7 +299,7 @@ def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[
         "synthetic": True,
         "data": f"{N_CASES} synthetic gliomas a seed, {N_CASES * (N_FOLDS - 1) // N_FOLDS} to learn from; no patients, "
         "no clinical experts",
-        **measure.commit("dmrifit", "placement", "benchmarks/bench_placers.py"),
+        **measure.commit("dmrifit", "placement", "benchmarks/bench_placers.py", "benchmarks/claims/lee.py"),
         "command": shlex.join([*words, *(["--quick"] if quick else [])]),
         "quick": quick,
         "date": date.today().isoformat(),

@@ -26,7 +26,6 @@ _MODULES = {
     "Evaluation": "evaluation",
     "compare": "evaluation",
     "learning_curve": "evaluation",
-    "claims_board": "claims",
     "leave_one_patient_out": "evaluation",
     "write_report": "reporting",
     "FitResult": "results",

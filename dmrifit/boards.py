@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,9 +132,6 @@ class Claim:
         The rule in words.
     readings : tuple of Reading
         The first decides; the others are listed beside it.
-    explain : callable, optional
-        Takes the evidence of all runs of a condition and says in words with numbers what the outcome comes
-        from.
     conditions : tuple of str
         Conditions that must all be there, and hold, for the claim to hold; empty if any will do.
     """
@@ -145,7 +141,6 @@ class Claim:
     study: str
     rule: str
     readings: tuple[Reading, ...]
-    explain: Callable[[Sequence[Any]], str] | None = None
     conditions: tuple[str, ...] = ()
 
 
@@ -242,8 +237,8 @@ def build_board(
         One row for each claim: ``claim`` (number), ``statement``, ``study`` (its figure), ``ours`` (mean ±
         standard deviation over runs, by condition), ``rule``, ``verdict`` ("holds", "does not hold",
         "cannot be told", or "depends on …" where conditions disagree), ``readings`` (the verdict of each),
-        ``reason`` (what each condition gave, and after a bar what that comes from) and ``n_runs`` (in the
-        condition that has fewest). Lines of a cell are separated by line feeds.
+        ``reason`` (what each condition gave) and ``n_runs`` (in the condition that has fewest). Lines of a cell
+        are separated by line feeds.
 
     Raises
     ------
@@ -279,7 +274,7 @@ def build_board(
                 "rule": claim.rule,
                 "verdict": first.verdict,
                 "readings": "\n".join(f"{name}: {found.verdict}{found.short}" for name, found in by_reading.items()),
-                "reason": "\n".join(_reasons(claim, first, runs)),
+                "reason": "\n".join(first.reasons),
                 "n_runs": min(counts.values()),
             }
         )
@@ -320,9 +315,7 @@ class _Outcome:
     verdict: str
     short: str
     ours: str
-    summary: list[str]
-    reasons: dict[str, str]
-    by_condition: dict[str, str]
+    reasons: list[str]
 
     @classmethod
     def of(
@@ -335,11 +328,11 @@ class _Outcome:
         depends: Callable[[Sequence[str], Sequence[str]], str] | None,
     ) -> _Outcome:
         found: dict[str, str] = {}
-        reasons: dict[str, str] = {}
-        ours = []
+        reasons, ours = [], []
         decides = set(figures["reading"]) == {claim.readings[0].name}
         for condition, part in figures.groupby("condition", sort=False):
-            found[condition], reasons[condition] = _decide(part, counts[condition], least_runs, run_word)
+            found[condition], reason = _decide(part, counts[condition], least_runs, run_word)
+            reasons.append(f"{condition}: {reason}" if condition else reason)
             text = _figures_in_words(part) if decides else ""
             ours += [f"{condition}: {text}" if condition else text] if text else []
         absent = [name for name in claim.conditions if name not in found]
@@ -363,7 +356,7 @@ class _Outcome:
             verdict = OPEN
         if not absent and len(set(found.values())) == 1:
             summary = []
-        return cls(verdict, short, "\n".join(ours), summary, reasons, found)
+        return cls(verdict, short, "\n".join(ours), [*summary, *reasons])
 
 
 def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> tuple[str, str]:
@@ -425,16 +418,3 @@ def _spread(values: pd.Series) -> str:
     if not len(finite):
         return format_number(float(values.iloc[0])) if len(values) else "–"
     return format_number(float(finite.mean()), float(finite.std()) if len(finite) > 1 else math.nan)
-
-
-def _reasons(claim: Claim, outcome: _Outcome, runs: Sequence[Run]) -> list[str]:
-    """Say what each condition gave; explain those in which a claim does not hold, or all where it does."""
-    wanted = [name for name, verdict in outcome.by_condition.items() if verdict != HOLDS] or list(outcome.by_condition)
-    lines = list(outcome.summary)
-    for condition, why in outcome.reasons.items():
-        text = why
-        if claim.explain is not None and condition in wanted:
-            with suppress(MissingEvidence):
-                text = f"{why} | {claim.explain([run.evidence for run in runs if run.condition == condition])}"
-        lines.append(f"{condition}: {text}" if condition else text)
-    return lines

@@ -28,8 +28,8 @@ _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
 
 #: Modules of ours that no score depends on.
 _PRESENTATION = frozenset({
-    "__main__", "_optional", "agreement", "boards", "claims", "cli", "commands", "evidence", "look", "mixed",
-    "mosaics", "options", "pages", "precision", "predictions", "quicklook", "reporting", "rules",
+    "__main__", "_optional", "agreement", "boards", "cli", "commands", "look", "mixed",
+    "mosaics", "options", "pages", "precision", "predictions", "quicklook", "reporting",
     "statistics", "studies", "summaries",
 })  # fmt: skip
 _PRESENTATION_FOLDERS = frozenset({"figures", "sections"})

@@ -26,8 +26,7 @@ TOPICS = {
                    "PatientScale", "ConformalIntervals", "coverage_table", "predict_image", "VolumeEstimator",
                    "save_model", "load_model"),
     "Patients and comparisons": ("Scan", "Cohort", "VoxelTable", "simulate_cohort", "compare",
-                                 "leave_one_patient_out", "learning_curve", "Evaluation", "claims_board",
-                                 "write_report"),
+                                 "leave_one_patient_out", "learning_curve", "Evaluation", "write_report"),
     "Scores": ("bias_index", "dispersion_index", "lesion_table", "lesion_scores"),
     "Planning a scan": ("protocol_precision", "rank_contrasts", "rank_contrasts_by_prediction"),
 }  # fmt: skip

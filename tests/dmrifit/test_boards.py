@@ -144,27 +144,6 @@ def test_the_first_reading_decides_and_the_others_are_listed():
     assert row["readings"].split("\n") == [f"strict: {FAILS}", f"loose: {HOLDS}", f"other: {OPEN}"]
 
 
-def test_explanations_are_given_where_a_claim_does_not_hold_or_everywhere_if_it_does():
-    def explain(evidence):
-        return f"mean {sum(one['a'] for one in evidence) / len(evidence):.1f}"
-
-    claim = claim_of(explain=explain)
-    runs = runs_of(0.1, 0.2, 0.3, condition="easy") + runs_of(1.1, 1.2, 1.3, condition="hard")
-    lines = row_of(claim, runs)["reason"].split("\n")
-    assert lines[1] == "easy: holds in all 3 seeds"
-    assert lines[2].startswith("hard: ")
-    assert lines[2].endswith(" | mean 1.2")
-    assert row_of(claim, runs[:3])["reason"].endswith("mean 0.2")
-
-
-def test_an_explanation_that_lacks_something_is_left_out():
-    def explain(evidence):
-        msg = "nothing"
-        raise MissingEvidence(msg)
-
-    assert row_of(claim_of(explain=explain), runs_of(0.1, 0.1, 0.1))["reason"] == "holds in all 3 seeds"
-
-
 def test_runs_can_have_another_name():
     row = row_of(claim_of(), runs_of(0.1), run_word="fold", least_runs=5)
     assert "one fold, 5 are needed" in row["reason"]

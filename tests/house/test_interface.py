@@ -48,7 +48,6 @@ simulate_cohort(protocol="cohort1", n_patients=16, *, difficulty="mixed", shape=
 compare(estimators, cohorts, *, train_on="same", train_mask="body", score_mask="lesion", n_train=None, n_repeats=1, \
 max_voxels=None, out=None, n_jobs=None, random_state=None)
 Evaluation.read(folder)
-claims_board(evaluation)
 write_report(evaluation, folder)
 bias_index(prediction, reference)
 dispersion_index(prediction, reference)

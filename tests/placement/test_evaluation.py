@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import f_oneway, friedmanchisquare
 
-from placement.claims import CLAIMS, placement_board
 from placement.evaluation import (
     case_folds,
     control_placements,
@@ -250,23 +249,3 @@ def test_bad_input_is_named(study, change, words):
         evaluate_placements(scenes, **given)
     with pytest.raises(ValueError, match="case 9 is a ndarray"):
         evaluate_placements([*scenes[:-1], scenes[-1].tumor], **given)
-
-
-def test_the_board_tells_what_holds_from_what_does_not(tables):
-    board = placement_board({str(seed): tables for seed in range(3)}).set_index("claim")
-    assert len(board) == len(CLAIMS) == 7
-    # The network is the mean of the experts, the objective is moved away and has volumes of its own.
-    assert board.loc[[1, 2, 3], "verdict"].tolist() == ["holds"] * 3
-    assert board.loc[7, "verdict"] == "does not hold"
-    swapped = {name: table.replace({"network": "objective", "objective": "network"}) for name, table in tables.items()}
-    board = placement_board({str(seed): swapped for seed in range(3)}).set_index("claim")
-    assert board.loc[1, "verdict"] == board.loc[3, "verdict"] == "does not hold"
-    assert (placement_board({"0": tables})["verdict"] == "cannot be told").all()
-
-
-def test_the_board_says_what_is_missing(study):
-    scenes, experts = study
-    found = evaluate_placements(scenes, experts, {"network": experts[:, 0]}, controls=False)
-    board = placement_board({str(seed): found for seed in range(3)}).set_index("claim")
-    assert board.loc[1, "verdict"] == "cannot be told"
-    assert "objective" in board.loc[1, "reason"]

@@ -70,17 +70,8 @@ print("thresholds:", {name: round(float(value), 3) for name, value in thresholds
 # %%
 # The board
 # ---------
-# The study's claims are about its networks, which are not part of this page; without them, and with one seed, nothing
-# can be told.
-
-from anomaly.claims import anomaly_board
-
-board = anomaly_board({"seed 2": tables})
-board[["claim", "statement", "verdict"]].head(3)
-
-# %%
-# ``benchmarks/bench_anomaly.py`` measures the whole board, on synthetic scans that are well registered and on shifted
-# ones, with three seeds:
+# The study's claims are about its networks, which are not part of this page. ``benchmarks/bench_anomaly.py`` checks
+# them on synthetic scans that are well registered and on shifted ones, with three seeds:
 
 # Read from benchmarks/results/anomaly.json.
 # sphinx_gallery_start_ignore

@@ -74,14 +74,8 @@ print(
 # %%
 # The board
 # ---------
-# With one seed nothing is decided:
-
-from metastasis.claims import metastasis_board
-
-metastasis_board({"seed 1": tables})[["claim", "statement", "verdict"]].head(3)
-
-# %%
-# ``benchmarks/bench_metastasis.py`` trains larger networks, on 40 synthetic patients for each of three seeds:
+# What the study claims is not decided by one seed. ``benchmarks/bench_metastasis.py`` trains larger networks, on 40
+# synthetic patients for each of three seeds:
 
 # Read from benchmarks/results/metastasis.json.
 # sphinx_gallery_start_ignore

@@ -63,14 +63,8 @@ plot_overlay(boxes, scenes[12]).savefig("build/placement.png", dpi=110)
 # The board
 # ---------
 # With twelve tumors to learn from and four to be tested on, differences between the rows above mean little. The study
-# compares a network with the objective; without placements of that name, and with one seed, nothing can be told:
-
-from placement.claims import placement_board
-
-placement_board({"seed 0": tables})[["claim", "statement", "verdict"]].head(3)
-
-# %%
-# ``benchmarks/bench_placers.py`` trains the network too, on 100 synthetic tumors for each of five seeds:
+# compares a network with the objective. ``benchmarks/bench_placers.py`` trains that network, too, on 100 synthetic
+# tumors for each of five seeds:
 
 # Read from benchmarks/results/placers.json.
 # sphinx_gallery_start_ignore

@@ -67,14 +67,8 @@ for name, unit, one, other in zip(dmrifit.MODELS["t2-ivim-kurtosis"].names,
 #
 # The board
 # ---------
-# One cohort with one seed decides nothing, and the board says so:
-
-board = dmrifit.claims_board(evaluation)
-board[["claim", "statement", "verdict"]].head(4)
-
-# %%
-# Twelve comparisons, of three seeds, two regions to train on and two kinds of synthetic cohorts, decide more. This is
-# the board that ``benchmarks/bench_claims.py`` measured:
+# One cohort with one seed decides nothing. Twelve comparisons, of three seeds, two regions to train on and two kinds of
+# synthetic cohorts, decide more. This is the board that ``benchmarks/bench_claims.py`` measured:
 
 # Read from benchmarks/results/claims.json.
 # sphinx_gallery_start_ignore

@@ -1,11 +1,11 @@
-"""The board of the study's claims decides by its rules."""
+"""The claims of Huang et al. are decided by their rules."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from claims.huang import ALPHAS, CLAIMS, metastasis_board, method_name
 
 from dmrifit.boards import FAILS, HOLDS, OPEN
-from metastasis.claims import ALPHAS, CLAIMS, metastasis_board, method_name
 
 PARTS = ("all", "with prior", "without prior")
 
@@ -43,9 +43,9 @@ def published(**changed):
     frame.index.name = "method"
     summary = pd.concat([frame.reset_index().assign(part=part) for part in PARTS], ignore_index=True)
     areas = [
-        {"name": "JVSS", "kind": "family", "area": 0.9, "area_plain": 0.9471, "area_common": 0.8},
-        {"name": "SSE", "kind": "family", "area": 0.85, "area_plain": 0.8985, "area_common": 0.7},
-        {"name": "BCE", "kind": "thresholds", "area": 0.8, "area_plain": 0.85, "area_common": 0.8},
+        {"name": "JVSS", "kind": "family", "area": 0.9, "area_plain": 0.9471},
+        {"name": "SSE", "kind": "family", "area": 0.85, "area_plain": 0.8985},
+        {"name": "BCE", "kind": "thresholds", "area": 0.8, "area_plain": 0.85},
     ]
     steps = np.array([0.1, 0.5, 0.9])
     curve = pd.DataFrame(
@@ -108,6 +108,18 @@ def test_what_was_not_run_cannot_be_told():
     assert set(found.loc[[12, 15, 16], "verdict"]) == {OPEN}
     assert "missing" in found.loc[15, "reason"]
     assert found.loc[3, "verdict"] == HOLDS
+
+
+def test_readings_beside_the_first_are_listed():
+    tables = published(
+        **{"JVSS_0.995,_prior_as_zeros__n_false_positives": 200, "BCE,_U-Net__sensitivity": 0.9}
+    )
+    board_of_three = board(*[tables] * 3)
+    assert board_of_three.loc[10, "readings"].split("\n") == [
+        f"prior: {HOLDS}",
+        f"zeros, as published: {FAILS}",
+    ]
+    assert board_of_three.loc[15, "readings"] == f"F1: {HOLDS}\nsensitivity: {FAILS}"
 
 
 def test_a_sensitivity_that_bce_never_reaches_is_won():

@@ -1,0 +1,197 @@
+"""Lee et al., MICCAI 2024: placement of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dmrifit.boards import Check, Claim, MissingEvidence, Reading, Run, build_board
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CLAIMS", "placement_board"]
+
+NETWORK, OBJECTIVE, EXPERTS = "network", "objective", "experts"
+
+_CLOSE = 0.10  # of Dice or ICC counts as no loss
+_THREE_ORDERS = 1000.0
+
+_Tables = Mapping[str, "pd.DataFrame"]
+_Rule = Callable[[_Tables], list[Check]]
+
+
+def placement_board(runs: Mapping[str, _Tables], *, least_runs: int = 3) -> pd.DataFrame:
+    """
+    Check the study's claims with evaluations over several seeds.
+
+    `runs` gives, by the name of the run, such as its seed, what `evaluate_placements` gave for
+    placements named "network" and "objective". Where it has folds, cases of fold 1, on which the
+    study chose its settings, are left out.
+    """
+    named = [Run("", name, tables) for name, tables in runs.items()]
+    return build_board(CLAIMS, named, least_runs=least_runs)
+
+
+def _mean(tables: _Tables, method: str, measure: str) -> float:
+    summary = tables["summary"]
+    part = "other folds" if "other folds" in set(summary["part"]) else "all"
+    rows = summary[(summary["part"] == part) & (summary["method"] == method)]
+    means = rows.loc[rows["measure"] == measure, "mean"]
+    if not len(means) or np.isnan(means.iloc[0]):
+        msg = f"{measure} of {method}"
+        raise MissingEvidence(msg)
+    return float(means.iloc[0])
+
+
+def _icc(tables: _Tables, method: str) -> float:
+    """Average over the experts that a method is compared with; for experts, over their pairs."""
+    table = tables["icc"][tables["icc"]["form"] == "ICC(1,1)"]
+    is_method = table["method"] == method
+    if method == EXPERTS:
+        is_method = table["method"].str.startswith("expert ")
+    if not is_method.any():
+        msg = f"ICC of {method}"
+        raise MissingEvidence(msg)
+    return float(table.loc[is_method, "value"].mean())
+
+
+def _correlation(tables: _Tables, method: str, measure: str) -> float:
+    table = tables["correlations"]
+    rows = table[(table["method"] == method) & (table["measure"] == measure)]
+    if not len(rows):
+        msg = f"correlations of {method}"
+        raise MissingEvidence(msg)
+    return float(rows["pearson"].iloc[0])
+
+
+def _better(*measures: str) -> _Rule:
+    def checks(tables: _Tables) -> list[Check]:
+        result = []
+        for measure in measures:
+            value, limit = _mean(tables, NETWORK, measure), _mean(tables, OBJECTIVE, measure)
+            result.append(Check(f"{measure}, network", value, ">", limit, against="objective"))
+        return result
+
+    return checks
+
+
+def _near_experts(measure: str, of_experts: str) -> _Rule:
+    def checks(tables: _Tables) -> list[Check]:
+        limit = _mean(tables, EXPERTS, of_experts) - _CLOSE
+        value = _mean(tables, NETWORK, measure)
+        against = f"experts − {_CLOSE:g}"
+        return [Check(f"{measure}, network", value, ">=", limit, against=against)]
+
+    return checks
+
+
+def _volumes_agree(tables: _Tables) -> list[Check]:
+    network, objective = _icc(tables, NETWORK), _icc(tables, OBJECTIVE)
+    limit, against = _icc(tables, EXPERTS) - _CLOSE, f"experts − {_CLOSE:g}"
+    return [
+        Check("ICC of volume, network", network, ">=", limit, against=against),
+        Check("ICC of volume, objective", objective, "<", network, against="network"),
+    ]
+
+
+def _rotate_more(measure: str) -> _Rule:
+    def checks(tables: _Tables) -> list[Check]:
+        limit = _mean(tables, EXPERTS, measure)
+        result = []
+        for name in (NETWORK, OBJECTIVE):
+            value = _mean(tables, name, measure)
+            result.append(Check(f"{measure}, {name}", value, ">", limit, against="experts"))
+        return result
+
+    return checks
+
+
+def _agree_less_on_large_tumors(tables: _Tables) -> list[Check]:
+    result = []
+    for name in (EXPERTS, NETWORK, OBJECTIVE):
+        r = _correlation(tables, name, "dice_mean")
+        result.append(Check(f"r(Dice, tumor), {name}", r, "<", 0.0))
+    for name in (EXPERTS, NETWORK):
+        r = _correlation(tables, name, "absolute_difference")
+        result.append(Check(f"r(|difference of volume|, tumor), {name}", r, ">", 0.0))
+    return result
+
+
+def _volume_follows_tumor(tables: _Tables) -> list[Check]:
+    objective = _correlation(tables, OBJECTIVE, "volume")
+    network = _correlation(tables, NETWORK, "volume")
+    return [
+        Check("r(volume, tumor), objective", objective, "<", 0.3),
+        Check("r(volume, tumor), network", network, ">", objective, against="objective"),
+    ]
+
+
+def _faster(tables: _Tables) -> list[Check]:
+    ratio = _mean(tables, OBJECTIVE, "seconds") / _mean(tables, NETWORK, "seconds")
+    return [Check("seconds, objective over network", ratio, ">=", _THREE_ORDERS)]
+
+
+#: What the study states about its network and its objective.
+CLAIMS = (
+    Claim(
+        1,
+        "The network's boxes overlap more with experts' than the objective's",
+        "Dice .47 against .40 (closest expert), .39 against .34 (both)",
+        "mean Dice of the network above that of the objective, with the closest expert and over experts",
+        (
+            Reading("closest and mean", _better("dice_closest", "dice_mean")),
+            Reading("mean", _better("dice_mean")),
+        ),
+    ),
+    Claim(
+        2,
+        "The network agrees with experts nearly as well as they do with each other",
+        "Dice .47 (closest), .39 (both) against .46",
+        f"fair Dice (the closest of all but one expert) of the network within {_CLOSE:g} of the experts'",
+        (
+            Reading("fair", _near_experts("dice_fair", "dice_fair")),
+            Reading("closest of all, as printed", _near_experts("dice_closest", "dice_mean")),
+        ),
+    ),
+    Claim(
+        3,
+        "The network's volumes agree with an expert as experts' do with each other, the objective's less",
+        "ICC .275 and .362 against .298; objective .102",
+        f"mean ICC(1,1) of the network within {_CLOSE:g} of the experts' or above; the objective's below the network's",
+        (Reading("ICC(1,1)", _volumes_agree),),
+    ),
+    Claim(
+        4,
+        "Network and objective rotate more axes than experts",
+        "1.44 and 1.48 against 1.22",
+        "mean number of rotated axes of both above the experts'",
+        (
+            Reading("angles that are not 0", _rotate_more("rotated_angles")),
+            Reading("turns", _rotate_more("rotated_axes")),
+        ),
+    ),
+    Claim(
+        5,
+        "Dice falls and disagreement of volumes grows with the tumor",
+        "figures",
+        "negative correlation of mean Dice with tumor volume, positive one of the absolute difference of volumes",
+        (Reading("Pearson", _agree_less_on_large_tumors),),
+    ),
+    Claim(
+        6,
+        "The objective's volume hardly follows the tumor's, the network's does",
+        "r .18, .49 (experts .50)",
+        "correlation of the objective's volume with the tumor's below 0.3, that of the network above it",
+        (Reading("Pearson", _volume_follows_tumor),),
+    ),
+    Claim(
+        7,
+        "The network is three orders of magnitude faster than the objective",
+        "3 ms against more than 20 s, on its own hardware",
+        "mean time of the objective at least 1000 times the network's, both measured here",
+        (Reading("measured", _faster),),
+    ),
+)

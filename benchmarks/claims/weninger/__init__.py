@@ -1,0 +1,1 @@
+"""Weninger et al., Sci Rep, 2023: anomalies of diffusion."""

@@ -1,0 +1,486 @@
+"""Rules of the claims about anomalies, and the claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from anomaly.controls import BRIGHTNESS
+from anomaly.strata import ELSEWHERE
+from claims.weninger.methods import (
+    CLASSICAL,
+    HEALTHY_RATE,
+    OWN,
+    REFERENCE,
+    STRICT_RATE,
+    Tables,
+    aucs_of,
+    chosen_autoencoder,
+    latents_of,
+    method_name,
+    networks_of,
+    rows_of,
+    value_of,
+)
+from claims.weninger.published import MISMATCHES
+from dmrifit.boards import Check, Claim, MissingEvidence, Reading
+
+__all__ = ["CLAIMS", "COHORT_CLAIMS"]
+
+_OTSU = "Otsu"
+_LATENT_SPREAD = 0.05  # of AUC between latent sizes that counts as secondary
+_ORDER = 0.1  # of AUC
+_OPENED_FACTOR, _MUCH, _LITTLE = 1.15, 2.0, 0.15
+_AIM_AUC, _AIM_DICE = 0.95, 0.65
+_LOW_RATE, _HIGH_RATE = 0.005, 0.02
+_LOST = 0.05  # of AUC that a map of places is expected to lose by shifts
+
+_Rule = Callable[[Any], list[Check]]
+
+_MIX = method_name("RecDiscNet")
+_MIX_FULL = method_name("RecDiscNet", mean="full")
+
+
+def _auc(tables: Tables, method: str, part: str = "all") -> float:
+    return value_of(tables, method, "auc", part=part)
+
+
+def _networks(tables: Tables) -> dict[str, float]:
+    """Give the AUC of every network."""
+    aucs, names = aucs_of(tables), networks_of(tables)
+    if not names:
+        msg = "a network"
+        raise MissingEvidence(msg)
+    return {name: aucs[name] for name in names}
+
+
+def _both_outputs(tables: Tables) -> list[tuple[int, float, float]]:
+    """Give latent size, AUC with a sigmoid and AUC with a linear output."""
+    sigmoid, linear = latents_of(tables, "sigmoid"), latents_of(tables, "linear")
+    sizes = sorted(sigmoid.keys() & linear.keys())
+    if not sizes:
+        msg = "autoencoders with both outputs and one latent size"
+        raise MissingEvidence(msg)
+    return [(size, sigmoid[size], linear[size]) for size in sizes]
+
+
+def _sigmoid_on_average(tables: Tables) -> list[Check]:
+    _, sigmoid, linear = np.array(_both_outputs(tables)).T
+    return [
+        Check("AUC, sigmoid", float(sigmoid.mean()), ">", float(linear.mean()), against="linear")
+    ]
+
+
+def _sigmoid_at_each(tables: Tables) -> list[Check]:
+    return [
+        Check(f"AUC, sigmoid {size}", sigmoid, ">", linear, against=f"linear {size}")
+        for size, sigmoid, linear in _both_outputs(tables)
+    ]
+
+
+def _spread_of_latents(tables: Tables) -> float:
+    aucs = list(latents_of(tables, "sigmoid").values())
+    if len(aucs) < 2:
+        msg = "autoencoders of two latent sizes"
+        raise MissingEvidence(msg)
+    return float(np.ptp(aucs))
+
+
+def _latent_is_secondary(tables: Tables) -> list[Check]:
+    spread = _spread_of_latents(tables)
+    return [Check("range of AUC over latent sizes, sigmoid", spread, "<=", _LATENT_SPREAD)]
+
+
+def _latent_less_than_output(tables: Tables) -> list[Check]:
+    _, sigmoid, linear = np.array(_both_outputs(tables)).T
+    gap = float(np.abs(sigmoid.mean() - linear.mean()))
+    spread = _spread_of_latents(tables)
+    quantity = "range of AUC over latent sizes, sigmoid"
+    return [Check(quantity, spread, "<", gap, against="between outputs")]
+
+
+def _half_over_full(tables: Tables) -> list[Check]:
+    aucs = aucs_of(tables)
+    for name in (_MIX, _MIX_FULL):
+        if name not in aucs:
+            msg = f"AUC of {name}"
+            raise MissingEvidence(msg)
+    result = []
+    for half in networks_of(tables):
+        full = half.removesuffix("half") + "full"
+        if half.endswith(" half") and full in aucs:
+            quantity = f"AUC, {half.removeprefix('RecDiscNet ')}"
+            result.append(Check(quantity, aucs[half], ">", aucs[full], against="full"))
+    return result
+
+
+def _mix_is_best(tables: Tables) -> list[Check]:
+    mix, aucs = _auc(tables, _MIX), aucs_of(tables)
+    others = [name for name in networks_of(tables) if name.endswith(" half") and name != _MIX]
+    if not others:
+        msg = "RecDiscNet with noise of one kind, half"
+        raise MissingEvidence(msg)
+    # A margin, so that every other noise is a quantity of its own.
+    return [
+        Check(f"AUC, mix − {name.removeprefix('RecDiscNet ')}", mix - aucs[name], ">", 0)
+        for name in others
+    ]
+
+
+def _better_auc(tables: Tables) -> list[Check]:
+    name = chosen_autoencoder(tables)
+    return [Check(f"AUC, {name}", _auc(tables, name), ">", _auc(tables, _MIX), against=_MIX)]
+
+
+def _better_dice(measure: str, label: str, factor: float) -> _Rule:
+    def checks(tables: Tables) -> list[Check]:
+        value = value_of(tables, _MIX, measure, _OTSU)
+        limit = factor * value_of(tables, chosen_autoencoder(tables), measure, _OTSU)
+        quantity = f"{label}, {_OTSU}, RecDiscNet"
+        return [Check(quantity, value, ">=", limit, against=f"{factor:g} × DAE")]
+
+    return checks
+
+
+def _gain(tables: Tables, method: str) -> float:
+    raw = value_of(tables, method, "dice", _OTSU)
+    opened = value_of(tables, method, "dice_opened", _OTSU)
+    # Of nothing found, nothing is gained.
+    return opened / raw if raw > 0 else float("nan")
+
+
+def _opening_helps(tables: Tables) -> list[Check]:
+    name = chosen_autoencoder(tables)
+    return [Check(f"opened Dice / Dice, {_OTSU}, {name}", _gain(tables, name), ">=", _MUCH)]
+
+
+def _opening_helps_more_than_untrained(tables: Tables) -> list[Check]:
+    name = chosen_autoencoder(tables)
+    value, limit = _gain(tables, name), _gain(tables, BRIGHTNESS)
+    return [Check(f"opened Dice / Dice, {name}", value, ">", limit, against=BRIGHTNESS)]
+
+
+def _opening_helps_little(tables: Tables) -> list[Check]:
+    change = abs(_gain(tables, _MIX) - 1)
+    return [Check(f"|opened Dice / Dice − 1|, {_OTSU}, RecDiscNet", change, "<=", _LITTLE)]
+
+
+def _order_of_mean(tables: Tables) -> list[Check]:
+    name = chosen_autoencoder(tables)
+    limit = _auc(tables, f"{name}, mean of abs") + _ORDER
+    against = f"mean of abs + {_ORDER:g}"
+    return [Check(f"AUC, {name}", _auc(tables, name), ">=", limit, against=against)]
+
+
+def _grows_there(method: str) -> _Rule:
+    """Ask for mismatches in high grades to co-locate more often than not, and than by chance."""
+
+    def checks(tables: Tables) -> list[Check]:
+        table = tables["followup"]
+        rows = table[(table["method"] == method) & (table["rule"] == HEALTHY_RATE)]
+        rows = rows[rows["grade"].isin(["III", "IV"])]
+        n = float(rows["n_mismatch"].sum())
+        if not n:
+            msg = f"mismatches of {method} in high grades under {HEALTHY_RATE}"
+            raise MissingEvidence(msg)
+        share = float(rows["n_colocated"].sum()) / n
+        chance = float(rows["expected"].sum()) / n
+        return [
+            Check("share co-located, grades III and IV", share, ">=", 0.5),
+            Check("share co-located", share, ">", 2 * chance, against="twice that by chance"),
+        ]
+
+    return checks
+
+
+def _share_of_lesion(tables: Tables, method: str, stratum: str) -> float:
+    table = tables["strata"]
+    rows = table[(table["method"] == method) & (table["rule"] == _OTSU)]
+    shares = rows.loc[rows["stratum"] == stratum, "sensitivity_opened"]
+    if not len(shares) or np.isnan(shares.iloc[0]):
+        msg = f"sensitivity_opened of {method}, {stratum}"
+        raise MissingEvidence(msg)
+    return float(shares.iloc[0])
+
+
+def _under_segmented(tables: Tables, method: str = _MIX) -> list[Check]:
+    limit = _share_of_lesion(tables, method, ELSEWHERE)
+    result = []
+    for stratum in ("near cortex", "deep nuclei"):
+        share = _share_of_lesion(tables, method, stratum)
+        quantity = f"share of a lesion found, {stratum}"
+        result.append(Check(quantity, share, "<", limit, against=ELSEWHERE))
+    return result
+
+
+def _under_segmented_by_autoencoder(tables: Tables) -> list[Check]:
+    return _under_segmented(tables, chosen_autoencoder(tables))
+
+
+def _reference_is_above(tables: Tables) -> list[Check]:
+    reference = _auc(tables, REFERENCE)
+    networks = _networks(tables)
+    return [Check(f"AUC, z − {name}", reference - auc, ">", 0) for name, auc in networks.items()]
+
+
+def _all_classical(tables: Tables) -> list[Check]:
+    aucs, networks = aucs_of(tables), _networks(tables)
+    names = [name for name in CLASSICAL if name in aucs]
+    if not names:
+        msg = "classical detectors"
+        raise MissingEvidence(msg)
+    best = max(networks, key=networks.__getitem__)
+    against = f"best network, {best}"
+    return [Check(f"AUC, {name}", aucs[name], ">", aucs[best], against=against) for name in names]
+
+
+def _one_side_misses(tables: Tables) -> list[Check]:
+    two_sided, one_sided = (_auc(tables, name, "cellular") for name in ("z, two-sided", REFERENCE))
+    quantity = "AUC, reduced diffusivity, two-sided"
+    return [Check(quantity, two_sided, ">", one_sided, against="one-sided")]
+
+
+def _training_helps(tables: Tables) -> list[Check]:
+    name = chosen_autoencoder(tables)
+    auc, auc_untrained = _auc(tables, name), _auc(tables, BRIGHTNESS)
+    dice, dice_untrained = (
+        value_of(tables, method, "dice_opened", _OTSU) for method in (_MIX, BRIGHTNESS)
+    )
+    return [
+        Check(f"AUC, {name}", auc, ">", auc_untrained, against=BRIGHTNESS),
+        Check(f"opened Dice, {_OTSU}, {_MIX}", dice, ">", dice_untrained, against=BRIGHTNESS),
+    ]
+
+
+def _reaches_aim(rule: str) -> _Rule:
+    def checks(tables: Tables) -> list[Check]:
+        dice = value_of(tables, OWN, "dice_opened", rule)
+        return [
+            Check(f"AUC, {OWN}", _auc(tables, OWN), ">=", _AIM_AUC),
+            Check(f"opened Dice, {rule}, {OWN}", dice, ">=", _AIM_DICE),
+        ]
+
+    return checks
+
+
+def _own_is_above(tables: Tables) -> list[Check]:
+    auc, limit = _auc(tables, OWN), _auc(tables, REFERENCE)
+    dice, dice_limit = (
+        value_of(tables, name, "dice_opened", HEALTHY_RATE) for name in (OWN, REFERENCE)
+    )
+    quantity = f"opened Dice, {HEALTHY_RATE}, {OWN}"
+    return [
+        Check(f"AUC, {OWN}", auc, ">", limit, against=REFERENCE),
+        Check(quantity, dice, ">", dice_limit, against=REFERENCE),
+    ]
+
+
+def _own_is_above_networks(tables: Tables) -> list[Check]:
+    value, networks = _auc(tables, OWN), _networks(tables)
+    return [Check(f"AUC, {OWN} − {name}", value - auc, ">", 0) for name, auc in networks.items()]
+
+
+def _rate_is_kept(tables: Tables) -> list[Check]:
+    rates = []
+    for name in aucs_of(tables):
+        if len(rows_of(tables, name, HEALTHY_RATE)):
+            rates.append(value_of(tables, name, "false_positive_rate", HEALTHY_RATE))
+    rates = [rate for rate in rates if not np.isnan(rate)]
+    if not rates:
+        msg = "false positives on healthy scans"
+        raise MissingEvidence(msg)
+    return [
+        Check("false positives, method with fewest", min(rates), ">=", _LOW_RATE),
+        Check("false positives, method with most", max(rates), "<=", _HIGH_RATE),
+    ]
+
+
+def _lost_by_shifts(cohorts: tuple[Tables, Tables], method: str) -> float:
+    registered, shifted = cohorts
+    return _auc(registered, method) - _auc(shifted, method)
+
+
+def _suffers(cohorts: tuple[Tables, Tables]) -> list[Check]:
+    return [Check("AUC lost by shifts, z", _lost_by_shifts(cohorts, REFERENCE), ">=", _LOST)]
+
+
+def _own_suffers_less(cohorts: tuple[Tables, Tables]) -> list[Check]:
+    lost, limit = (_lost_by_shifts(cohorts, method) for method in (OWN, REFERENCE))
+    return [Check(f"AUC lost by shifts, {OWN}", lost, "<", limit, against=REFERENCE)]
+
+
+_OURS = "not in the study"
+
+#: What the study states about its networks, and where detectors without a network and the project's own one stand.
+CLAIMS = (
+    Claim(
+        1,
+        "Autoencoders with a sigmoid output rank voxels better than with a linear one",
+        "AUC .803 to .820 (sigmoid) against .739 to .793 (linear), six latent sizes",
+        "mean AUC over latent sizes higher with a sigmoid",
+        (
+            Reading("on average", _sigmoid_on_average),
+            Reading("at each latent size", _sigmoid_at_each),
+        ),
+    ),
+    Claim(
+        2,
+        "The size of the latent vector is secondary",
+        "AUC .803 to .820 over latent sizes (sigmoid), .054 (linear)",
+        f"AUC with a sigmoid differs by at most {_LATENT_SPREAD:g} between latent sizes",
+        (
+            Reading("range", _latent_is_secondary),
+            Reading("less than the output matters", _latent_less_than_output),
+        ),
+    ),
+    Claim(
+        3,
+        "Noise with half the mean of tissue teaches more than with the full mean",
+        "AUC .772 against .660 (mix); .061 to .213 higher for every kind of noise",
+        "AUC higher for every kind of noise that is there, the mix among them",
+        (Reading("every kind", _half_over_full),),
+    ),
+    Claim(
+        4,
+        "A mix of noises is best",
+        "AUC .772 against .763 and .761: inside the noise",
+        "AUC of the mix above that of every other noise at half the mean",
+        (Reading("best", _mix_is_best),),
+    ),
+    Claim(
+        5,
+        "The autoencoder ranks voxels better than RecDiscNet",
+        "AUC .820 against .772",
+        "AUC of the autoencoder (sigmoid, largest latent size) above that of RecDiscNet (mix, half)",
+        (Reading("AUC", _better_auc),),
+    ),
+    Claim(
+        6,
+        "RecDiscNet segments better than the autoencoder",
+        "opened Dice .598 against .501 (Otsu), Dice .603 against .195; each the best of 12 on the test data",
+        f"opened Dice of the discriminator's output under Otsu at least {_OPENED_FACTOR:g} × the autoencoder's",
+        (
+            Reading("opened", _better_dice("dice_opened", "opened Dice", _OPENED_FACTOR)),
+            Reading("raw", _better_dice("dice", "Dice", 1.0)),
+        ),
+    ),
+    Claim(
+        7,
+        "Opening helps the autoencoder much",
+        "Dice .195 to .501 (Otsu; linear, latent size 32, the best on the test data), .131 to .205 (sigmoid, 512)",
+        f"opened Dice at least {_MUCH:g} × Dice under Otsu",
+        (
+            Reading("opened over raw", _opening_helps),
+            Reading("more than without training", _opening_helps_more_than_untrained),
+        ),
+    ),
+    Claim(
+        8,
+        "Opening hardly changes what RecDiscNet finds",
+        "Dice .603 to .598 (Otsu)",
+        f"Dice under Otsu changes by at most {100 * _LITTLE:g} %",
+        (Reading("opened over raw", _opening_helps_little),),
+    ),
+    Claim(
+        9,
+        "The mean residual over channels, then its absolute value, cancels noise",
+        "stated, no figure",
+        f"AUC at least {_ORDER:g} above that of the mean of absolute residuals of the same weights",
+        (Reading("order", _order_of_mean),),
+    ),
+    Claim(
+        10,
+        "Regions flagged outside the structural lesion belong to later lesions",
+        "{} of {} glioblastomas with mismatches, ".format(*MISMATCHES["IV"])
+        + "{} of {} of grade III, none of grade II; chance not considered".format(
+            *MISMATCHES["III"]
+        ),
+        "in grades III and IV at least half of the patients with mismatches co-locate, and more than twice as many as "
+        "by chance (simulated lesions of grade II do not grow, so none can)",
+        (
+            Reading("RecDiscNet", _grows_there(_MIX)),
+            Reading("z, one-sided", _grows_there(REFERENCE)),
+        ),
+    ),
+    Claim(
+        11,
+        "Lesions are under-segmented near the cortex and in deep nuclei",
+        "stated, no figure; artifacts mesiotemporal and basal",
+        "share of a lesion found (Otsu, opened, RecDiscNet) lower near the cortex and in deep nuclei than elsewhere",
+        (
+            Reading("RecDiscNet", _under_segmented),
+            Reading("autoencoder", _under_segmented_by_autoencoder),
+        ),
+    ),
+    Claim(
+        12,
+        "Deviations from healthy scans, place by place, rank voxels better than every network",
+        _OURS,
+        "AUC of the one-sided z-map above that of every network",
+        (
+            Reading("z, one-sided", _reference_is_above),
+            Reading("all classical detectors", _all_classical),
+        ),
+    ),
+    Claim(
+        13,
+        "A map that looks to one side misses lesions of reduced diffusivity",
+        _OURS,
+        "AUC in cellular lesions higher for the two-sided than for the one-sided z-map",
+        (Reading("cellular", _one_side_misses),),
+    ),
+    Claim(
+        14,
+        "Networks are better than one minus the mean signal, which nobody has to train",
+        _OURS,
+        "AUC of the autoencoder, and opened Dice (Otsu) of RecDiscNet, above those of the untrained map",
+        (Reading("each where it is strong", _training_helps),),
+    ),
+    Claim(
+        15,
+        "The project's own detector reaches what was aimed at",
+        _OURS,
+        f"AUC at least {_AIM_AUC:g} and opened Dice at least {_AIM_DICE:g} at its threshold from healthy scans",
+        (
+            Reading(STRICT_RATE, _reaches_aim(STRICT_RATE)),
+            Reading(HEALTHY_RATE, _reaches_aim(HEALTHY_RATE)),
+        ),
+    ),
+    Claim(
+        16,
+        "The project's own detector is better than the one-sided z-map",
+        _OURS,
+        "AUC, and opened Dice at a threshold from healthy scans, above those of the z-map",
+        (
+            Reading("both", _own_is_above),
+            Reading("AUC above every network", _own_is_above_networks),
+        ),
+    ),
+    Claim(
+        17,
+        "A threshold at 1 % false positives keeps its promise on new healthy scans",
+        _OURS,
+        f"{100 * _LOW_RATE:g} to {100 * _HIGH_RATE:g} % of voxels of new healthy scans are above it, for every method",
+        (Reading("rate", _rate_is_kept),),
+    ),
+)
+
+#: Claims that compare cohorts.
+COHORT_CLAIMS = (
+    Claim(
+        18,
+        "Shifts that registration leaves cost a map of places much",
+        _OURS,
+        f"AUC of the one-sided z-map at least {_LOST:g} lower with shifts of ±2 voxels and 5 % scale",
+        (Reading("z, one-sided", _suffers),),
+    ),
+    Claim(
+        19,
+        "Shifts cost the project's own detector less than the one-sided z-map",
+        _OURS,
+        "AUC lost by shifts less than that of the z-map",
+        (Reading(OWN, _own_suffers_less),),
+    ),
+)

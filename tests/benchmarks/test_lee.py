@@ -1,0 +1,51 @@
+"""The claims of Lee et al. are decided by their rules."""
+
+import numpy as np
+import pytest
+from claims.lee import CLAIMS, placement_board
+
+from placement.evaluation import case_folds, evaluate_placements
+from placement.phantoms import simulate_gliomas
+
+N = 10
+
+
+@pytest.fixture(scope="module")
+def study():
+    return simulate_gliomas(N, spacing=4, random_state=1)
+
+
+@pytest.fixture(scope="module")
+def tables(study):
+    scenes, experts = study
+    network = experts.mean(axis=1)
+    objective = experts[:, 0].copy()
+    objective[:, :3] += 12
+    objective[:, 3:6] = 23 + np.arange(N)[:, None] % 2
+    return evaluate_placements(
+        scenes,
+        experts,
+        {"network": network, "objective": objective},
+        folds=case_folds(N),
+        seconds={"network": 0.01, "objective": np.full(N, 0.02)},
+    )
+
+
+def test_the_board_tells_what_holds_from_what_does_not(tables):
+    board = placement_board({str(seed): tables for seed in range(3)}).set_index("claim")
+    assert len(board) == len(CLAIMS) == 7
+    # The network is the mean of the experts, the objective is moved away and has volumes of its own.
+    assert board.loc[[1, 2, 3], "verdict"].tolist() == ["holds"] * 3
+    assert board.loc[7, "verdict"] == "does not hold"
+    swapped = {name: table.replace({"network": "objective", "objective": "network"}) for name, table in tables.items()}
+    board = placement_board({str(seed): swapped for seed in range(3)}).set_index("claim")
+    assert board.loc[1, "verdict"] == board.loc[3, "verdict"] == "does not hold"
+    assert (placement_board({"0": tables})["verdict"] == "cannot be told").all()
+
+
+def test_the_board_says_what_is_missing(study):
+    scenes, experts = study
+    found = evaluate_placements(scenes, experts, {"network": experts[:, 0]}, controls=False)
+    board = placement_board({str(seed): found for seed in range(3)}).set_index("claim")
+    assert board.loc[1, "verdict"] == "cannot be told"
+    assert "objective" in board.loc[1, "reason"]
