@@ -219,6 +219,8 @@ def test_a_report_can_be_written_again_over_itself_and_leaves_nothing_old(small,
     first = write_report(small, tmp_path).read_bytes()
     vectors = (tmp_path / "figures" / "figures.pdf").read_bytes()
     (tmp_path / "figures" / "of_an_earlier_report.png").write_bytes(b"")
+    # One algorithm has no tests, and so no tables of its own.
+    (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "of_an_earlier_report.csv").write_text("")
     assert write_report(small, tmp_path).read_bytes() == first
     assert (tmp_path / "figures" / "figures.pdf").read_bytes() == vectors
@@ -347,7 +349,6 @@ def test_several_comparisons_are_laid_beside_each_other(small, tmp_path):
     text = write_report([small, second], tmp_path).read_text(encoding="utf-8")
     _, rows = Page(text).table("The same in other comparisons")
     assert [row[0] for row in rows] == ["body → lesion, N = 1, seed 0", "lesion → lesion, N = 1, seed 7"]
-    assert "judged by 2 comparisons" in text
 
 
 @pytest.mark.parametrize("what", ["no row", "no evaluation"])
