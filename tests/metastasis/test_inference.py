@@ -177,6 +177,33 @@ def test_the_u_net_answers_in_windows_of_its_size(shape):
         np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
+class PlaceInWindow(torch.nn.Module):
+    """Answer each voxel with its number in the window along the first axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.nn.Parameter(torch.zeros(()))
+        self.n_windows = 0
+
+    def forward(self, image):
+        self.n_windows += 1
+        numbers = torch.arange(image.shape[2], dtype=torch.float32)[:, None, None]
+        return numbers.expand(image.shape[2:])[None, None] + self.offset
+
+
+def test_windows_of_the_u_net_overlap_by_a_quarter_and_count_less_at_their_borders():
+    model = PlaceInWindow()
+    found = unet_logits(model, np.zeros((1, 28, 16, 16), dtype=np.float32), 16)
+    # Two windows of 16 voxels in 28: voxels 12 to 15 are the last of one and the first of the other.
+    assert model.n_windows == 2
+    line = found[:, 8, 8]
+    np.testing.assert_allclose(line[:12], np.arange(12), rtol=1e-4)
+    np.testing.assert_allclose(line[16:], np.arange(4, 16), rtol=1e-4)
+    # Both have voxel 13: number 13 of the first window is farther from its border than number 1 of the other.
+    assert 9 < line[13] < 12.5
+    assert 2.5 < line[14] < 6
+
+
 @pytest.mark.slow
 def test_dense_inference_is_three_times_as_fast_as_tiles():
     model = network((8, 8, 8, 16, 16, 16, 16, 16, 16), dense=(32,))
