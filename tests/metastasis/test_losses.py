@@ -7,7 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from metastasis.losses import JVSSLoss, SSELoss, VSSLoss, jvss_loss, sse_loss, vss_loss  # noqa: E402
+from metastasis.losses import (  # noqa: E402
+    JVSSLoss,
+    SSELoss,
+    VoxelLoss,
+    VSSLoss,
+    jvss_loss,
+    sse_loss,
+    vss_loss,
+)
 
 pytestmark = pytest.mark.deep
 
@@ -79,6 +87,13 @@ def test_vss_of_a_small_batch_is_the_number_computed_on_paper():
     assert in_code == pytest.approx(1 - (0.75 * (0.9 + 0.2) / 3 + 0.25 * 0.6 / 2), abs=1e-6)
     # (0.01 + 0.64) / 2 of the lesion voxels, (0.09 + 0.64 + 0.16 + 0.01) / 4 of the others.
     assert float(sse_loss(torch.logit(p), y, 0.75)) == pytest.approx(0.75 * 0.325 + 0.25 * 0.225, abs=1e-6)
+
+
+def test_the_voxel_loss_is_the_mean_over_voxels_computed_on_paper():
+    p = torch.tensor([[0.9, 0.3], [0.2, 0.8]], dtype=torch.float64)
+    y = torch.tensor([[1, 0], [1, 0]])
+    expected = -(math.log(0.9) + math.log(0.7) + math.log(0.2) + math.log(0.2)) / 4
+    assert float(VoxelLoss()(torch.logit(p), y)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_with_one_added_a_perfect_answer_is_not_perfect():
