@@ -163,6 +163,22 @@ def test_fluid_stays_and_belongs_to_the_lesion_around_it(set_lesion):
         pytest.fail("no lesion crosses the fluid")
 
 
+def test_a_halo_belongs_to_the_lesion_where_it_replaces_three_tenths_of_the_tissue(set_lesion):
+    look = uniform_look()
+    lesions, left = {}, {}
+    for share in (None, 0.25, 0.6):
+        set_lesion(body=(1.4, 0.9), halo=share)
+        changed, lesions[share] = implant(look, 0.0, np.random.default_rng(2))
+        left[share] = changed.spread / 0.1
+    np.testing.assert_array_equal(lesions[0.25], lesions[None])
+    assert (left[0.25] < 0.99).sum() > (left[None] < 0.99).sum()
+    assert lesions[0.6].sum() > lesions[None].sum()
+    # Outside of the body nothing but the halo is there.
+    outside = left[None] > 0.999
+    assert lesions[0.6][outside & (left[0.6] < 0.69)].all()
+    assert not lesions[0.6][outside & (left[0.6] > 0.71)].any()
+
+
 def test_an_implant_changes_its_place_and_nothing_outside_its_reach():
     look = brain_look(1)
     floor = noise_floor(look)
