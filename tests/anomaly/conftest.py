@@ -7,6 +7,14 @@ import pytest
 
 
 @pytest.fixture(scope="session")
+def brain():
+    """Draw a person's brain on a grid of 4 mm."""
+    from anomaly.anatomy import draw_brain, standard_brain
+
+    return draw_brain(standard_brain((4.0,) * 3), (40, 48, 32), (4.0,) * 3, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="session")
 def compared():
     from anomaly import evaluate_detectors, simulate_dmri
 
