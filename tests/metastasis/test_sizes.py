@@ -48,6 +48,13 @@ def test_products_of_a_volume_are_those_of_the_published_network():
     assert dense_products((1, 1, 1), (2, 3), (), (4,), n_channels=5) == 27 * (5 * 2 * 27 + 2 * 3) + 3 * 4 + 4
 
 
+def test_cells_that_are_cut_at_the_far_sides_count_as_whole_ones():
+    # 7, 8 and 10 voxels have 3, 3 and 4 cells of 3.
+    full, cells = 7 * 8 * 10, 3 * 3 * 4
+    expected = 27 * 2 * (full + cells) + 2 * 4 * (full + cells) + 4 * full
+    assert dense_products((7, 8, 10), (2,), (3,), (4,)) == expected
+
+
 def test_what_is_not_possible_is_refused():
     with pytest.raises(ValueError, match="leave nothing of 18 voxels; give at least 19"):
         output_size(18)
