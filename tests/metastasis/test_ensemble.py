@@ -120,10 +120,27 @@ def test_a_models_smallest_finding_is_kept_to(volume):
     assert not (labels == 2).any()
 
 
+def test_the_smallest_finding_is_a_component_of_the_ensembles_connectivity():
+    image = np.zeros((6, 6, 6), np.float32)
+    image[1, 1, 1] = image[2, 2, 2] = 0.95  # one component by its corners, two by its faces
+    model = Plain()
+    model.min_voxels = 2
+    by_corners, by_faces = (SensitivitySpecificityEnsemble(model, model, connectivity=n) for n in (26, 6))
+    assert np.count_nonzero(by_corners.predict([image])[0]) == 2
+    assert not by_faces.predict([image])[0].any()
+
+
 def test_a_single_model_gives_candidates(volume):
     ((labels, probability),) = segment_by(Plain(), [volume])
     assert labels.sum() == 1
     np.testing.assert_array_equal(probability, volume)
+
+
+def test_a_probability_that_reaches_the_threshold_of_a_single_model_counts(volume):
+    model = Plain()
+    model.threshold_ = float(volume[7, 7, 7])
+    ((labels, _),) = segment_by(model, [volume])
+    assert labels[7, 7, 7] == labels.sum() == 1
 
 
 def test_its_parameters_are_those_given():
