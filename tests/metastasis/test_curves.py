@@ -184,6 +184,16 @@ def test_calibration_of_voxels_is_that_of_scikit_learn(scans):
     assert table.attrs["error"]["voxel"] == pytest.approx(error)
 
 
+def test_certain_voxels_belong_to_the_last_bin():
+    label = np.zeros((3, 3, 3), int)
+    label[0] = 1
+    table = calibration_curve([label], [np.where(np.indices((3, 3, 3))[0] < 2, 1.0, 0.0)], n_bins=4)
+    voxels = table[table["level"] == "voxel"]
+    assert voxels["n"].tolist() == [9, 0, 0, 18]
+    assert voxels["observed"].iloc[-1] == 0.5
+    assert table.attrs["error"]["voxel"] == pytest.approx(18 / 27 * 0.5)
+
+
 def test_calibration_of_components_counts_those_that_hit(scans):
     table = calibration_curve(*scans, threshold=0.4)
     parts = table[table["level"] == "component"]
