@@ -159,6 +159,35 @@ def test_a_single_model_and_a_scan_without_prior_can_be_read():
     assert len(table) == len(case.lesions)
 
 
+class Listener:
+    """Find nothing, and note what was given."""
+
+    def __init__(self):
+        self.given = []
+
+    def predict_proba(self, volumes, *, priors=None, masks=None):
+        self.given.append((volumes[0], priors, masks))
+        return [np.zeros(volumes[0].shape, np.float32)]
+
+
+def test_prior_scans_go_with_the_scan_and_brains_with_both():
+    rng = np.random.default_rng(0)
+    scan, prior = rng.normal(size=(2, 5, 5, 5)).astype(np.float32)
+    brain = np.zeros((5, 5, 5), bool)
+    brain[1:4] = True
+    model = Listener()
+    follow_up(model, [Case("p", scan, prior=prior, brain=brain), Case("q", scan)])
+    present, past, alone = model.given
+    np.testing.assert_array_equal(present[0], scan)
+    np.testing.assert_array_equal(present[1][0], prior)
+    # A prior scan is read without a scan before it.
+    np.testing.assert_array_equal(past[0], prior)
+    assert past[1] is None
+    for _, _, masks in (present, past):
+        np.testing.assert_array_equal(masks[0], brain)
+    assert alone[1:] == (None, None)
+
+
 def test_what_cannot_be_read_is_refused():
     labels = np.zeros((4, 4, 4), np.uint8)
     for changed, options, message in (
