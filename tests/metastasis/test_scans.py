@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from dmrifit.grids import array_of
 from dmrifit.preparation import prepare_brain
-from metastasis.scans import as_seen, label_as_seen, on_own_grid, together
+from metastasis.scans import as_seen, edge_of, label_as_seen, on_own_grid, together
 
 TURNED = Rotation.from_euler("xyz", [20, 10, 30], degrees=True).as_matrix()
 #: Axes of the voxels in mm and their numbers: mirrored, exchanged, oblique with thick slices, finer than 1 mm.
@@ -58,6 +58,14 @@ def test_larger_voxels_are_seen_as_means_of_smaller_ones():
     assert seen.std() == pytest.approx(0.4**1.5, rel=0.2)
 
 
+def test_channels_are_resampled_each_by_itself_and_keep_their_order():
+    levels = np.ones((8, 8, 8, 2), np.float32) * np.array([1, 5], np.float32)
+    seen, _, _ = as_seen((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
+    assert seen.ndim == 4
+    np.testing.assert_allclose(seen[..., 0], 1, rtol=1e-5)
+    np.testing.assert_allclose(seen[..., 1], 5, rtol=1e-5)
+
+
 def test_an_answer_at_the_border_is_not_faded():
     image = nib.Nifti1Image(np.ones((10, 10, 6), np.float32), np.diag([2.0, 2.0, 5.0, 1]))
     seen, _, _ = as_seen((image, None, None), 1.0)
@@ -75,6 +83,15 @@ def test_the_brain_is_what_a_mask_has_above_a_half(spacing):
     assert np.array_equal(mask, np.nan_to_num(share) > 0.5)
     with pytest.raises(ValueError, match="no voxel is inside the mask"):
         as_seen((image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing)
+
+
+def test_the_edge_of_a_voxel_is_that_of_a_cube_of_its_volume():
+    values = np.ones((4, 4, 4), np.float32)
+    assert edge_of(nib.Nifti1Image(values, np.diag([-1.0, 2.0, 4.0, 1]))) == pytest.approx(2)
+    turned = np.eye(4)
+    turned[:3, :3] = TURNED @ np.diag([0.5, 0.5, 4.0])
+    assert edge_of(nib.Nifti1Image(values, turned)) == pytest.approx(1)
+    assert edge_of(values) is None
 
 
 def test_grids_that_differ_by_the_rounding_of_files_are_one():
