@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 import metastasis
 from dmrifit.components import drop_small
@@ -194,6 +195,56 @@ def test_intervals_hold_their_value_and_shrink_with_patients(cases, tables):
     pd.testing.assert_frame_equal(one, same)
 
 
+def scan(patient, *voxels, **known):
+    """Give a scan of 6³ voxels with a lesion in each of some voxels."""
+    label = np.zeros((6, 6, 6), np.uint8)
+    for voxel in voxels:
+        label[voxel] = 1
+    return Case(patient, label.astype(np.float32), label=label, **known)
+
+
+def test_intervals_of_a_sensitivity_are_those_of_the_binomial_distribution():
+    n = 16
+    some = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
+    # Every other patient's lesion is found.
+    masks = [(case.label > 0) & (i % 2 == 0) for i, case in enumerate(some)]
+    found = evaluate_segmentations(some, {"a": masks}, controls=False, n_bootstrap=4000)["intervals"]
+    row = found[found["measure"] == "sensitivity"].iloc[0]
+    np.testing.assert_allclose(row[["low", "high"]].astype(float), binom.ppf((0.025, 0.975), n, 0.5) / n)
+
+
+def test_the_overlap_of_voxels_by_hand():
+    two, none = scan("p", (1, 1, 1), (1, 1, 2)), scan("q")
+    one_of_two = np.zeros((6, 6, 6), bool)
+    one_of_two[1, 1, 1] = True
+    predictions = {"a": [one_of_two, none.label > 0], "b": [one_of_two, one_of_two]}
+    table = evaluate_segmentations([two, none], predictions, controls=False, n_bootstrap=0)["scans"]
+    dice = {name: own["voxel_dice"].tolist() for name, own in table.groupby("method")}
+    assert dice["a"] == pytest.approx([2 / 3, np.nan], nan_ok=True)
+    assert dice["b"] == pytest.approx([2 / 3, 0])
+
+
+def test_controls_lose_small_findings_where_the_number_is_for_all():
+    some = [scan("p", (1, 1, 1)), scan("q", (4, 4, 4))]
+    masks = {"a": [case.label > 0 for case in some]}
+    for least, n_wrong in ((2, 0), ({"a": 2}, 2)):
+        summary = evaluate_segmentations(some, masks, min_voxels=least, n_bootstrap=0)["summary"]
+        by_method = summary[summary["part"] == "all"].set_index("method")
+        assert by_method.loc["a", "n_found"] == 0
+        assert by_method.loc[CONTROLS[2], "n_false_positives"] == n_wrong
+
+
+def test_statuses_belong_to_lesions_joined_at_corners_alone():
+    rows = pd.DataFrame({"number": [1], "status": ["grown"]})
+    cases = [scan("p", (1, 1, 1), (2, 2, 2), lesions=rows)]
+    for connectivity, statuses in ((26, ["grown"]), (6, ["", ""])):
+        tables = evaluate_segmentations(
+            cases, {"a": [cases[0].label > 0]}, connectivity=connectivity, controls=False, n_bootstrap=0
+        )
+        assert tables["lesions"]["status"].tolist() == statuses
+        assert len(tables["status"]) == (connectivity == 26)
+
+
 def test_status_curves_calibration_and_areas_are_there(tables):
     status = tables["status"].query("method == 'sure'").set_index("status")["n"]
     assert dict(status) == {"new": 12, "grown": 6}
@@ -208,6 +259,7 @@ def test_status_curves_calibration_and_areas_are_there(tables):
     assert ensembles.loc["all positive", "confirmed_sensitivity"] == 1
     assert ensembles.loc["all positive", "confirmed_strict_precision"] == 0
     assert ensembles.loc["both", "confirmed_strict_precision"] == 1
+    assert ensembles["control"].to_dict() == {"both": False, **dict.fromkeys(CONTROLS, True)}
     assert areas.loc["sure", "area"] > areas.loc["loose", "area"]
     assert areas.loc["line", "kind"] == "family"
     assert areas.loc["sure", "froc"] > areas.loc["loose", "froc"]
