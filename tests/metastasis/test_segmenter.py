@@ -242,6 +242,56 @@ def test_without_priors_in_training_there_is_no_path_for_them(cohort):
     assert bits(without.predict_proba(volumes, priors=priors)) == bits(model.predict_proba(volumes))
 
 
+def segments_of(model, cohort, n_cases=2):
+    """Give the inputs of the segments of an epoch, as the network of a model takes them."""
+    volumes, labels, priors = (part[:n_cases] for part in cohort)
+    model.n_channels_, model.prior_ = 1, model.prior
+    cases = list(zip(volumes, priors, [None] * n_cases, strict=True))
+    inputs = [model._inputs(case) for case in cases]
+    targets = [model._target(pair, None) for pair in zip(labels, volumes, strict=True)]
+    return [sample for sample, _ in model._stream(inputs, targets, np.random.default_rng(0), 0)]
+
+
+def test_priors_are_left_out_where_the_network_can_know_of_it(cohort):
+    volumes, labels, _ = cohort
+    with_priors = (volumes, labels, [volume + 1 for volume in volumes])
+    knows = segments_of(small(missing_prior="validity", prior_dropout=1.0), with_priors)
+    assert not any(sample["prior"].any() or sample["valid"] for sample in knows)
+    does_not = segments_of(small(missing_prior="zeros", prior_dropout=1.0), with_priors)
+    assert all(sample["prior"].any() and "valid" not in sample for sample in does_not)
+
+
+def test_a_channel_says_whether_there_is_a_prior(cohort):
+    # The first case has none, the second has one.
+    samples = segments_of(small(prior="channel", missing_prior="validity", prior_dropout=0.0), cohort)
+    flags = set()
+    for sample in samples:
+        image, prior, valid = sample["image"]
+        assert set(sample) == {"image", "low_3"}
+        assert bool(prior.any()) == bool(valid.all())
+        assert image.any()
+        flags.add((valid.min(), valid.max()))
+    assert flags == {(0, 0), (1, 1)}
+    plain = segments_of(small(prior="channel", missing_prior="zeros"), cohort)
+    assert {len(sample["image"]) for sample in plain} == {2}
+
+
+def test_segments_of_the_u_net_are_rounded_up_to_what_its_levels_halve(cohort):
+    # Three levels halve twice: 11 voxels become 12, and 12 stay.
+    for size in (11, 12):
+        samples = segments_of(small(network="unet", prior=None, widths=(2, 4, 4), segment_size=size), cohort)
+        assert {sample["image"].shape for sample in samples} == {(1, 12, 12, 12)}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [("adamw", {"weight_decay": 0.25}), ("rmsprop", {"l1": 0.125, "l2": 0.25})],
+)
+def test_penalties_of_weights_go_to_the_optimizer_by_their_names(optimizer, expected):
+    _, options = small(optimizer=optimizer, l1=0.125, l2=0.25)._optimizer()
+    assert options == expected
+
+
 # Normalization, masks, images -------------------------------------------------------------------------
 
 
@@ -342,6 +392,16 @@ def test_findings_of_few_voxels_are_not_marked(fitted, cohort):
         assert not (after & ~before).any()
     tables = [lesion_table(y, f) for y, f in zip(labels, kept, strict=True)]
     assert model.score(volumes, labels, priors=priors) == pytest.approx(lesion_scores(tables)["lesion_dice"])
+
+
+def test_a_probability_that_reaches_the_threshold_is_marked(fitted, cohort):
+    volumes, _, priors = cohort
+    (probability,) = fitted.predict_proba(volumes[:1], priors=priors[:1])
+    model = copy.deepcopy(fitted)
+    model.threshold_ = float(probability.max())
+    (label,) = model.predict(volumes[:1], priors=priors[:1])
+    np.testing.assert_array_equal(label > 0, probability == probability.max())
+    assert label.any()
 
 
 def test_an_operating_point_keeps_its_number_of_false_positives(cohort, tmp_path):
