@@ -10,7 +10,6 @@ import pytest
 
 from anomaly.cases import read_cases
 from anomaly.cli import main
-from anomaly.options import DETECTORS, make_detector, parameters_of
 from dmrifit.persistence import load_model, save_model
 
 SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
@@ -197,18 +196,6 @@ def test_a_training_goes_on_where_it_stopped(run, cases, tmp_path, monkeypatch):
     assert code == 0, error
     assert out.exists()
     assert not (tmp_path / ".dae.dmrifit.training").exists()
-
-
-def test_every_detector_has_a_name_that_makes_it():
-    for name in DETECTORS:
-        assert make_detector(name, {}).get_params()
-    assert parameters_of(["a=1", "b=low", "c=[2,3]", "d=null", "e=.5"]) == {
-        "a": 1,
-        "b": "low",
-        "c": (2, 3),
-        "d": None,
-        "e": ".5",
-    }
 
 
 def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):

@@ -6,7 +6,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 
 from anomaly import IsolationForestDetector
-from anomaly.features import masked_smoothing, voxel_features
+from anomaly.features import voxel_features
 
 
 def halves(n, seed=0):
@@ -61,30 +61,6 @@ def test_a_seed_decides_the_result():
         for s in (0, 0, 1)
     ]
     assert maps[0] == maps[1] != maps[2]
-
-
-def test_smoothing_inside_a_mask_keeps_constants_and_what_is_outside_away():
-    rng = np.random.default_rng(1)
-    mask = rng.random((8, 8, 8)) < 0.7
-    volume = np.where(mask, 0.4, 99.0)
-    np.testing.assert_allclose(masked_smoothing(volume, mask, 1.2)[mask], 0.4, rtol=1e-5)
-    assert not masked_smoothing(volume, mask, 1.2)[~mask].any()
-
-
-def test_features_are_what_they_are_called():
-    rng = np.random.default_rng(2)
-    signal, mask = rng.uniform(size=(6, 7, 8, 5)).astype(np.float32), np.ones((6, 7, 8), dtype=bool)
-    found = dict(
-        zip(("mean", "spread", "depth", "gradient"), voxel_features(
-            signal, mask, ("mean", "spread", "depth", "gradient")), strict=True)
-    )  # fmt: skip
-    np.testing.assert_allclose(found["mean"], signal.mean(axis=-1), rtol=1e-5)
-    np.testing.assert_allclose(found["spread"], signal.std(axis=-1), rtol=1e-4)
-    assert found["depth"][0, 3, 3] == 1
-    assert found["depth"][3, 3, 3] == 3
-    ramp = np.arange(14)[:, None, None, None] * np.ones((14, 7, 8, 5))
-    slope = voxel_features(ramp, np.ones((14, 7, 8), dtype=bool), ("gradient",))[0]
-    np.testing.assert_allclose(slope[7, 3, 3], 1, atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy import ndimage
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -14,7 +13,6 @@ from anomaly.thresholds import (
     MeanPoolThreshold,
     OtsuThreshold,
     YoudenThreshold,
-    open_map,
     rate_limits,
 )
 
@@ -252,36 +250,8 @@ def test_a_scan_without_a_lesion_enters_no_choice_and_stays_empty():
             rule().fit(maps, masks)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_opening_keeps_what_cubes_fill(size):
-    rng = np.random.default_rng(size)
-    binary = rng.random((3, 14, 12, 13)) < 0.98
-    found = open_map(binary, size)
-    for one, opened in zip(binary, found, strict=True):
-        expected = np.zeros(one.shape, bool)
-        for corner in np.ndindex(*(n - size + 1 for n in one.shape)):
-            cube = tuple(slice(c, c + size) for c in corner)
-            if one[cube].all():
-                expected[cube] = True
-        np.testing.assert_array_equal(opened, expected)
-        np.testing.assert_array_equal(opened, ndimage.binary_opening(one, np.ones((size,) * 3)))
-        np.testing.assert_array_equal(open_map(opened, size), opened)
-    assert found.any()
-    np.testing.assert_array_equal(open_map(binary.astype(np.uint8), size), found)
-
-
-def test_opening_removes_specks_and_thin_sheets_and_keeps_a_cube():
-    binary = np.zeros((12, 12, 12))
-    binary[2:5, 2:5, 2:5] = 1
-    cube = binary.astype(bool)
-    binary[8, 8, 8] = 1
-    binary[7:9, :, 10] = 1
-    np.testing.assert_array_equal(open_map(binary), cube)
-    assert not open_map(np.ones((2, 9, 9))).any()
-
-
 def test_what_is_not_possible_is_refused_by_name():
-    maps, masks, truths = draw(13)
+    maps, masks, _ = draw(13)
     with pytest.raises(ValueError, match="scope must be one of dataset, image, not 'patient'"):
         OtsuThreshold(scope="patient").fit(maps)
     with pytest.raises(ValueError, match="size_mm must be positive lengths in mm, not 0"):
@@ -319,10 +289,3 @@ def test_what_is_not_possible_is_refused_by_name():
             call(broken)
     with pytest.raises(NotFittedError):
         OtsuThreshold().apply(maps)
-    for wrong in (0, 1.5, True):
-        with pytest.raises(ValueError, match="size must be a whole number"):
-            open_map(truths, wrong)
-    with pytest.raises(ValueError, match="0 and 1 only"):
-        open_map(maps)
-    with pytest.raises(ValueError, match="axes"):
-        open_map(truths[0, 0])
