@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,80 @@ def compared():
     healthy_maps = {name: scores(healthy, strength) for name, strength in strengths.items()}
     tables = evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=healthy_maps)
     return SimpleNamespace(cases=cases, healthy=healthy, maps=maps, healthy_maps=healthy_maps, tables=tables)
+
+
+# Scans, maps and lesions that tables of a comparison are computed from ----------------------------
+
+SHAPE = (18, 20, 16)
+GRID = np.ogrid[tuple(slice(n) for n in SHAPE)]
+
+
+def ball(center, radius):
+    return sum((axis - c) ** 2 for axis, c in zip(GRID, center, strict=True)) <= radius**2
+
+
+def _make_case(i, seed, *, lesion):
+    """Give a synthetic case: a cortex around white matter, ventricles and nuclei, perhaps a lesion that grows."""
+    from anomaly.cases import Case
+
+    rng = np.random.default_rng([seed, i, lesion])
+    brain = ball((8.5, 9.5, 7.5), 7.6)
+    tissue = np.where(brain, 1, 0)
+    tissue[brain & ~ball((8.5, 9.5, 7.5), 6.4)] = 2
+    tissue[ball((8, 12, 8), 1.5)] = 4
+    tissue[ball((8, 7, 8), 1.8)] = 3
+    center = rng.uniform(5, 11, 3)
+    mask, later = ball(center, rng.uniform(2, 3)) & brain, ball(center + 1, 4) & brain
+    return Case(
+        f"{'lesion' if lesion else 'healthy'} {i}",
+        rng.uniform(0.2, 0.6, (*SHAPE, 3)).astype(np.float32) * brain[..., None],
+        brain,
+        tissue=tissue,
+        lesion=mask if lesion else None,
+        followup=(mask | later) if lesion else None,
+        affine=np.diag([4.0, 4.0, 4.0, 1.0]),
+        kind=("infiltrating", "cellular")[i % 2] if lesion else "",
+        grade=("glioblastoma", "WHO II")[i % 2] if lesion else "",
+        synthetic=True,
+    )
+
+
+def _make_map(case, seed, strength):
+    """Give a smooth random map that is raised in the lesion."""
+    rng = np.random.default_rng([seed, *case.name.encode()])
+    values = 2 * ndimage.gaussian_filter(rng.normal(size=SHAPE), 1)
+    if case.lesion is not None:
+        values = values + strength * case.lesion
+    return np.where(case.brain, values, 0).astype(np.float32)
+
+
+def _cohort(seed, n=5, n_healthy=4):
+    """Give cases, maps of two methods, healthy scans and their maps."""
+    cases = [_make_case(i, seed, lesion=True) for i in range(n)]
+    healthy = [_make_case(i, seed, lesion=False) for i in range(n_healthy)]
+    maps = {name: [_make_map(case, seed, s) for case in cases] for name, s in (("weak", 0.4), ("strong", 2.0))}
+    free = {name: [_make_map(case, seed + 1, 0) for case in healthy] for name in maps}
+    return cases, maps, healthy, free
+
+
+@pytest.fixture(scope="session")
+def make_case():
+    return _make_case
+
+
+@pytest.fixture(scope="session")
+def make_map():
+    return _make_map
+
+
+@pytest.fixture(scope="session")
+def cohort():
+    return _cohort
+
+
+@pytest.fixture(scope="session")
+def evaluated():
+    from anomaly import evaluate_detectors
+
+    cases, maps, healthy, free = _cohort(31)
+    return cases, maps, healthy, free, evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=free)
