@@ -1,5 +1,6 @@
 """What tests of figures and pages share: small synthetic scans, and maps that know the lesions more or less."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,3 +112,41 @@ def evaluated():
 
     cases, maps, healthy, free = _cohort(31)
     return cases, maps, healthy, free, evaluate_detectors(cases, maps, healthy=healthy, healthy_maps=free)
+
+
+# The command line ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the program with words, and give its code and what it says."""
+    from anomaly.cli import main
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["dmrifit-anomaly", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory):
+    """Synthetic series, written by the command."""
+    from anomaly.studies import simulate
+
+    folder = tmp_path_factory.mktemp("cli") / "cases"
+    simulate(8, 2, folder, directions=8, shape="24,28,20", spacing=6.5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(cases, tmp_path_factory):
+    """A model file, written by the command."""
+    from anomaly.studies import train
+
+    path = tmp_path_factory.mktemp("model") / "z.dmrifit"
+    train(cases / "healthy.tsv", path, settings=["side=low"], calibration="2", rate=0.02)
+    return path

@@ -1,7 +1,6 @@
 """The commands run after each other, go on where they stopped, and name what is wrong in one line."""
 
 import json
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -9,62 +8,7 @@ import pandas as pd
 import pytest
 
 from anomaly.cases import read_cases
-from anomaly.cli import main
 from dmrifit.persistence import load_model, save_model
-
-SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["dmrifit-anomaly", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    """Synthetic series, written by the command."""
-    from anomaly.studies import simulate
-
-    folder = tmp_path_factory.mktemp("cli") / "cases"
-    simulate(8, 2, folder, directions=8, shape="24,28,20", spacing=6.5)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(cases, tmp_path_factory):
-    from anomaly.studies import train
-
-    path = tmp_path_factory.mktemp("model") / "z.dmrifit"
-    train(cases / "healthy.tsv", path, settings=["side=low"], calibration="2", rate=0.02)
-    return path
-
-
-def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    code, out, error = run("simulate", 1, 2, "--out", whole, *SMALL, "--skip", 2)
-    assert code == 0, error
-    assert "1 healthy persons" in out
-    assert run("simulate", 1, 1, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
-    first = (stopped / "synthetic-glioma-003" / "cases.tsv").stat().st_mtime_ns
-    assert run("simulate", 1, 2, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
-    assert (stopped / "synthetic-glioma-003" / "cases.tsv").stat().st_mtime_ns == first
-    for table in ("healthy.tsv", "gliomas.tsv"):
-        assert (stopped / table).read_text() == (whole / table).read_text()
-    for one, other in zip(read_cases(stopped / "gliomas.tsv"), read_cases(whole / "gliomas.tsv"), strict=True):
-        assert one.synthetic
-        np.testing.assert_array_equal(one.signal, other.signal)
-    code, _, error = run("simulate", 1, 2, "--out", whole, *SMALL, "--seed", 1)
-    assert code == 2
-    assert "other options (random_state, skip)" in error
-    assert "--shape 3,4: 3 whole numbers" in run("simulate", 1, 0, "--out", whole, "--shape", "3,4")[2]
-    assert "at least one person" in run("simulate", 0, 0, "--out", whole)[2]
 
 
 def test_series_are_looked_at_and_compared(run, cases, model, tmp_path):
@@ -146,56 +90,6 @@ def test_one_series_is_given_by_options(run, cases, model, tmp_path):
     code, out, error = run(*words, "--out", tmp_path / "none", *high)
     assert "1 scan, 0 anomalies found, 1 without" in out
     assert "names files in its columns" in run("detect", model, cases / "gliomas.tsv", "--mask", one, "--out", "x")[2]
-
-
-def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, cases, model, tmp_path):
-    words = ("train", cases / "healthy.tsv", "--set", "side=low", "--calibration", 2, "--rate", 0.02)
-    code, out, error = run(*words, "--out", tmp_path / "again.dmrifit")
-    assert code == 0, error
-    assert "gaussian learned from 8 scans of 24 × 28 × 20 voxels and 8 directions; threshold" in out
-    assert "for 2 % of healthy voxels" in out
-    one, other = load_model(model), load_model(tmp_path / "again.dmrifit")
-    assert one.detector_.threshold_.threshold_ == other.detector_.threshold_.threshold_
-    np.testing.assert_array_equal(one.detector_.coefficients_, other.detector_.coefficients_)
-    assert "exists already" in run(*words, "--out", tmp_path / "again.dmrifit")[2]
-
-
-@pytest.mark.deep
-def test_networks_are_trained_by_their_names(run, cases, tmp_path):
-    pytest.importorskip("torch")
-    for name, sizes in (("dae", ("widths=[2,2]", "latent_dim=4")), ("recdisc", ())):
-        out = tmp_path / f"{name}.dmrifit"
-        given = [word for size in sizes for word in ("--set", size)]
-        words = ("train", cases / "healthy.tsv", "--detector", name, "--epochs", 1, "--device", "cpu", *given)
-        code, said, error = run(*words, "--out", out)
-        assert code == 0, error
-        assert f"{name} learned from 8 scans" in said
-        assert not list(tmp_path.glob(".*training"))
-        code, said, error = run("detect", out, cases / "gliomas.tsv", "--out", tmp_path / name, "--no-figure")
-        assert code == 0, error
-
-
-@pytest.mark.deep
-def test_a_training_goes_on_where_it_stopped(run, cases, tmp_path, monkeypatch):
-    pytest.importorskip("torch")
-
-    def fails(*_, **__):
-        msg = "the disk is full"
-        raise ValueError(msg)
-
-    out = tmp_path / "dae.dmrifit"
-    words = ("train", cases / "healthy.tsv", "--detector", "dae", "--epochs", 1, "--device", "cpu", "--out", out)
-    words += ("--set", "widths=[2,2]", "--set", "latent_dim=4")
-    monkeypatch.setattr("dmrifit.persistence.save_model", fails)
-    assert "the disk is full" in run(*words)[2]
-    assert (tmp_path / ".dae.dmrifit.training").is_dir()
-    assert not out.exists()
-    monkeypatch.undo()
-    monkeypatch.setattr("dmrifit.nets.VolumeEstimator._stream", fails)  # nothing is learned again
-    code, _, error = run(*words)
-    assert code == 0, error
-    assert out.exists()
-    assert not (tmp_path / ".dae.dmrifit.training").exists()
 
 
 def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):

@@ -84,6 +84,18 @@ def test_ranks_and_overlaps_of_twelve_voxels_by_hand(bench, entry):
     assert row["dice_opened"] == row["dice"]
 
 
+def test_strata_are_scored_by_their_own_voxels(bench, entry):
+    table = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})["strata"]
+    # The lowest of three slices: of voxels 0, 3, 6 and 9 the first two are lesion, the first and last are above.
+    row = row_of(table, stratum="basal", healthy=False, patient="p")
+    assert row["auc"] == pytest.approx(2.5 / 4)
+    assert (row["dice_opened"], row["sensitivity"], row["sensitivity_opened"]) == (0.5, 0.5, 0.5)
+    rates = row_of(table, stratum="basal", healthy=True, patient="h")
+    assert rates[RATES[0]] == 0.75
+    # There is no gray matter.
+    assert np.isnan(row_of(table, stratum="near cortex", patient="h")[RATES[0]])
+
+
 def test_false_positives_of_healthy_scans_by_hand(bench, entry):
     table = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})["healthy"]
     assert table["patient"].tolist() == ["h", "i"]
@@ -127,8 +139,8 @@ def test_lesions_and_components_of_a_scan_are_matched(bench, entry):
 def test_later_growth_is_compared_with_what_was_opened():
     lesion, later, scores = np.zeros((3, 8, 8, 8), dtype=np.float32)
     lesion[:3, :3, :3] = later[:3, :3, :3] = later[4:, :3, :3] = 1
-    # A cube in the growth, and a speck that an opening removes.
-    scores[4:7, :3, :3] = scores[1, 6, 6] = 5
+    # A cube in the growth, and a sheet of 32 voxels that an opening removes.
+    scores[4:7, :3, :3] = scores[:, 4:, 7] = 5
     signal = np.full((8, 8, 8, 1), 0.4, dtype=np.float32)
     case = Case("p", signal, np.ones((8, 8, 8)), lesion=lesion, followup=later, grade="IV")
     bench = Bench.of([case], [], 3, 26, 1, False)

@@ -73,7 +73,7 @@ def test_scans_count_by_patient_and_fold():
     # Patient p has two scans in the first fold, of mean 0.2; q has one in each fold.
     scans = scans_table(
         ("f", "p", "x", 5, 0.1), ("f", "p", "x", 5, 0.3), ("g", "p", "x", 5, 0.4),
-        ("f", "q", "x", 5, 0.6), ("g", "q", "x", 5, 0.8), ("g", "q", "x", 0, np.nan),
+        ("f", "q", "x", 5, 0.6), ("g", "q", "x", 5, 0.8), ("g", "r", "x", 0, np.nan),
     )  # fmt: skip
     healthy = healthy_table(
         ("f", "h", 0.02), ("f", "h", 0.0), ("g", "h", 0.05), ("f", "i", 0.0), ("g", "i", 0.0)
