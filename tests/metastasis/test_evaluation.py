@@ -304,39 +304,6 @@ def test_the_summary_is_written_for_each_part(tables):
         format_summary(tables, part="some")
 
 
-# Segments ----------------------------------------------------------------------------------------------------------
-
-
-def test_segments_by_hand():
-    label, found = np.zeros((20, 20, 10)), np.zeros((20, 20, 10))
-    label[0, 0, 0] = label[19, 19, 9] = 1  # the first and the last of 3 × 3 × 2 segments of 8, those at the ends cut
-    found[7, 7, 7] = found[8, 0, 0] = 0.5
-    scores = segment_scores([label], [found], segment=8)
-    assert (scores["n_positive"], scores["n_negative"]) == (2, 16)
-    assert scores["sensitivity"] == scores["precision"] == 0.5
-    assert scores["specificity"] == pytest.approx(15 / 16)
-    mask = np.zeros((20, 20, 10))
-    mask[:8, :8] = 1
-    inside = segment_scores([label], [found], segment=8, masks=[mask])
-    # Those of the mask, and the lesion outside it.
-    assert (inside["n_positive"], inside["n_negative"]) == (2, 1)
-
-
-def test_segments_are_those_of_a_plain_loop():
-    rng = np.random.default_rng(2)
-    label, found = rng.random((2, 13, 17, 11)) > 0.98
-    counts = np.zeros((2, 2), int)
-    for x in range(0, 13, 5):
-        for y in range(0, 17, 5):
-            for z in range(0, 11, 5):
-                tile = slice(x, x + 5), slice(y, y + 5), slice(z, z + 5)
-                counts[int(label[tile].any()), int(found[tile].any())] += 1
-    scores = segment_scores([label], [found], segment=5)
-    assert scores["true_negatives"] == counts[0, 0]
-    assert scores["true_positives"] == counts[1, 1]
-    assert scores["precision"] == pytest.approx(counts[1, 1] / counts[:, 1].sum())
-
-
 # Bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -362,8 +329,6 @@ def test_what_cannot_be_evaluated_is_refused(cases, predictions):
     for threshold in (0, {"a": 1.5}, {"b": 0.5}):
         with pytest.raises(ValueError, match="threshold"):
             evaluate_segmentations(cases, {"a": sure}, threshold=threshold)
-    with pytest.raises(ValueError, match="edge"):
-        segment_scores([cases[0].label], [sure[0]], segment=0)
 
 
 def test_the_scores_of_lesions_are_the_librarys():

@@ -1,4 +1,4 @@
-"""DeepMedic: its size, where its resolutions lie, what its prior path does; the U-Net; the optimizer."""
+"""DeepMedic: its size, where its resolutions lie, what its prior path does; the U-Net."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from metastasis.networks import DeepMedic, Path, UNet, repeated  # noqa: E402
-from metastasis.optimizers import NesterovRMSprop  # noqa: E402
 from metastasis.sizes import low_resolution_input, output_size  # noqa: E402
 
 pytestmark = pytest.mark.deep
@@ -131,42 +130,4 @@ def test_dropout_leaves_features_out_in_training_alone():
     assert torch.equal(unet.eval()(image), unet(image))
 
 
-def test_the_optimizer_makes_the_steps_of_its_equations():
-    rng = np.random.default_rng(0)
-    weights = torch.tensor(rng.normal(size=(2, 3)), requires_grad=True)
-    bias = torch.tensor(rng.normal(size=3), requires_grad=True)
-    optimizer = NesterovRMSprop([weights, bias], lr=0.01, l1=0.05, l2=0.1)
-    by_hand = [[p.detach().numpy().copy(), 0.0, 0.0] for p in (weights, bias)]
-    for step in range(4):
-        for p, state in zip((weights, bias), by_hand, strict=True):
-            gradient = rng.normal(size=p.shape)
-            p.grad = torch.tensor(gradient)
-            w, square, velocity = state
-            if p is weights:
-                gradient = gradient + 0.05 * np.sign(w) + 0.2 * w
-            square = 0.9 * square + 0.1 * gradient**2
-            move = 0.01 * gradient / np.sqrt(square + 1e-4)
-            velocity = 0.6 * velocity - move
-            state[:] = w + 0.6 * velocity - move, square, velocity
-        optimizer.step()
-        for p, state in zip((weights, bias), by_hand, strict=True):
-            np.testing.assert_allclose(p.detach(), state[0], rtol=1e-9, err_msg=f"step {step}")
 
-
-def test_the_optimizer_finds_a_minimum_and_skips_what_has_no_gradient():
-    x = torch.tensor([3.0, -2.0], requires_grad=True)
-    idle = torch.ones(1, requires_grad=True)
-    optimizer = NesterovRMSprop([x, idle], lr=0.02)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (x - 1).square().sum()
-        loss.backward()
-        return loss
-
-    first = optimizer.step(closure).item()
-    for _ in range(400):
-        optimizer.step(closure)
-    assert first == pytest.approx(13)
-    assert (x - 1).abs().max() < 0.05
-    assert idle.item() == 1

@@ -8,7 +8,6 @@ from scipy.ndimage import binary_dilation, label
 
 from dmrifit.heads import draw_head, read_tissues
 from metastasis import read_cases, simulate_metastases, write_cases
-from metastasis.enhancement import draw_nodule, moved, shares
 from metastasis.phantoms import DIAMETERS, STATUSES
 
 FULL = np.ones((3, 3, 3))
@@ -88,28 +87,6 @@ def test_metastases_and_mimics_are_bright_and_only_known_ones_are_in_the_prior(c
     assert np.median(ratios["mimic"]) > 1.15
     assert np.median(ratios["stable"]) > 1.3
     assert np.median(ratios["new"]) < 1.15
-
-
-def test_half_of_the_large_ones_are_rings():
-    rng = np.random.default_rng(0)
-    rings = [draw_nodule(np.zeros(3), 10.0, rng, ring=0.5).core > 0 for _ in range(200)]
-    assert 0.4 < np.mean(rings) < 0.6
-    assert not any(draw_nodule(np.zeros(3), 6.0, rng).core for _ in range(20))
-
-
-def test_shares_of_a_nodule_add_up_to_its_volume_and_move_with_it():
-    nodule = draw_nodule(np.zeros(3), 9.0, np.random.default_rng(3))
-    steps, origin = np.array([1.0, 1.5, 2.0]), np.array([-15.0, -15.0, -16.0])
-    window, filled, core = shares(nodule, (31, 21, 17), origin, steps)
-    assert filled.sum() * 3.0 == pytest.approx(np.pi / 6 * 9**3, rel=0.2)
-    assert not core.any()
-    there = shares(moved(nodule, np.array([1.0, 3.0, -2.0]), 1.0), (31, 21, 17), origin, steps)
-    assert [b.start - a.start for a, b in zip(window, there[0], strict=True)] == [1, 2, -1]
-    np.testing.assert_allclose(there[1], filled, atol=1e-6)
-    half = shares(moved(nodule, np.zeros(3), 0.5), (31, 21, 17), origin, steps)
-    assert half[1].sum() == pytest.approx(filled.sum() / 8, rel=0.1)
-    outside = shares(moved(nodule, np.full(3, 99.0), 1.0), (31, 21, 17), origin, steps)
-    assert outside[1].size == 0
 
 
 def test_a_patient_depends_on_the_number_and_the_seed_alone():
