@@ -1,9 +1,11 @@
 """What tests of runs, pages and figures share: small synthetic scans and a model that needs no training."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from metastasis import simulate_metastases
+from metastasis import simulate_metastases, write_cases
 
 
 class Brightness:
@@ -32,3 +34,23 @@ def synthetic_cases():
 @pytest.fixture
 def brightness():
     return Brightness
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the program with words, and give its code and what it says."""
+    from metastasis.cli import main
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["dmrifit-metastasis", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def table(synthetic_cases, tmp_path):
+    return write_cases(synthetic_cases, tmp_path / "cases")

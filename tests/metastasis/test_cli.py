@@ -1,8 +1,6 @@
 """The commands run after each other, go on where they stopped, and name what is wrong in one line."""
 
-import inspect
 import json
-import sys
 from dataclasses import replace
 
 import nibabel as nib
@@ -11,83 +9,9 @@ import pandas as pd
 import pytest
 
 from dmrifit import MapFitter, Protocol, load_model, save_model
-from metastasis import DeepMedicSegmenter, read_cases, simulate_metastases, write_cases
-from metastasis.cli import main
-from metastasis.studies import simulate
+from metastasis import DeepMedicSegmenter, write_cases
 
 TINY = ("--widths", "2,2", "--epochs", 1, "--segments-per-epoch", 4, "--batch-size", 2, "--device", "cpu")
-SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["dmrifit-metastasis", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
-
-
-@pytest.fixture
-def table(synthetic_cases, tmp_path):
-    return write_cases(synthetic_cases, tmp_path / "cases")
-
-
-def test_a_simulation_without_options_is_that_of_the_function():
-    named, known = (inspect.signature(one).parameters for one in (simulate, simulate_metastases))
-    for key in ("prior", "shape", "spacing", "metastases", "mimics", "misregistration", "skip"):
-        default = known[key].default
-        given = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        assert named[key].default == given, key
-
-
-def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    code, out, error = run("simulate", 3, "--out", whole, *SMALL, "--skip", 2)
-    assert code == 0, error
-    assert "3 synthetic patients" in out
-    assert run("simulate", 2, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
-    first = (stopped / "synthetic-003" / "cases.tsv").stat().st_mtime_ns
-    (stopped / "synthetic-004" / "cases.tsv").unlink()
-    assert run("simulate", 3, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
-    assert (stopped / "synthetic-003" / "cases.tsv").stat().st_mtime_ns == first
-    assert (stopped / "cases.tsv").read_text() == (whole / "cases.tsv").read_text()
-    for one, other in zip(read_cases(stopped / "cases.tsv"), read_cases(whole / "cases.tsv"), strict=True):
-        assert one.synthetic
-        assert one.name == other.name
-        np.testing.assert_array_equal(one.image, other.image)
-    code, _, error = run("simulate", 3, "--out", whole, *SMALL, "--seed", 1)
-    assert code == 2
-    assert "other options (random_state, skip)" in error
-    assert "--shape 3,4: 3 whole numbers" in run("simulate", 1, "--out", whole, "--shape", "3,4")[2]
-
-
-@pytest.mark.deep
-def test_a_model_is_written_once_and_with_its_threshold(run, table, synthetic_cases, tmp_path, monkeypatch):
-    pytest.importorskip("torch")
-    path = tmp_path / "model.dmrifit"
-    seen = []
-
-    def choose(self, **_):
-        seen.append(path.exists())
-        self.threshold_ = 0.25
-
-    def save(model, place):
-        seen.append(model.threshold_)
-        place.write_bytes(b"model")
-
-    monkeypatch.setattr(DeepMedicSegmenter, "fit", lambda self, **_: self)
-    monkeypatch.setattr(DeepMedicSegmenter, "set_operating_point", choose)
-    monkeypatch.setattr("dmrifit.persistence.save_model", save)
-    validation = write_cases([replace(case, patient=f"other {case.patient}") for case in synthetic_cases], tmp_path)
-    words = ("train", table, "--out", path, *TINY, "--validation", validation, "--false-positives", 1)
-    code, out, error = run(*words)
-    assert code == 0, error
-    assert seen == [False, 0.25]
-    assert "threshold 0.2500 for 1 false positives per scan" in out
 
 
 @pytest.mark.deep
