@@ -26,7 +26,7 @@ def ball_tissues(spacing=2.0):
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = line[0]
     return TissueMaps(
-        *(part.astype(np.float32) for part in (gray, white, brain)), affine, np.full(3, 50.0)
+        *(share.astype(np.float32) for share in (gray, white, brain)), affine, np.full(3, 50.0)
     )
 
 
@@ -60,8 +60,8 @@ def test_white_matter_stands_where_a_person_may_have_no_ventricle(ball_standard)
 def test_gray_matter_is_that_of_nuclei_deep_in_the_middle_alone(ball_standard):
     # 33 mm below the surface, within 0.45 of the half axes; 19 mm below it; the cortex.
     shares = [
-        [at(ball_standard, name, *place) for name in (GRAY, DEEP)]
-        for place in ((17, 1, 1), (1, 31, 1), (1, 1, 47))
+        [at(ball_standard, name, *point) for name in (GRAY, DEEP)]
+        for point in ((17, 1, 1), (1, 31, 1), (1, 1, 47))
     ]
     np.testing.assert_allclose(shares, [[0, 1], [1, 0], [1, 0]], atol=0.12)
 
@@ -154,12 +154,12 @@ def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
 
 def test_a_persons_brain_is_that_of_the_stream():
     standard = standard_brain((8.0,) * 3)
-    first, again, other = (
+    first, again, different = (
         draw_brain(standard, (20, 24, 16), (8.0,) * 3, np.random.default_rng(seed))
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first.white, again.white)
-    assert not np.array_equal(first.brain, other.brain)
+    assert not np.array_equal(first.brain, different.brain)
 
 
 def test_poor_registration_leaves_a_change_of_size_of_up_to_5_percent():

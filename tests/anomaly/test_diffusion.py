@@ -19,12 +19,12 @@ def uniform_brain(n=1, *, white=0.0, gray=0.0, deep=0.0, fluid=0.0, crossing=0.0
     """Make a brain of n equal voxels whose fibers go along x, and along y where they cross."""
     values = (np.full(n, share, dtype=np.float32) for share in (white, gray, deep, fluid))
     fibers = np.stack([np.tile(ALONG_X, (n, 1)), np.tile(ALONG_Y, (n, 1))])
-    others = (np.full(n, value, dtype=np.float32) for value in (crossing, order, 1.0))
+    properties = (np.full(n, value, dtype=np.float32) for value in (crossing, order, 1.0))
     return Brain(
         np.ones((n, 1, 1), dtype=bool),
         *values,
         fibers,
-        *others,
+        *properties,
         np.zeros((n, 3)),
         np.ones(3),
         np.ones(3),
@@ -65,10 +65,10 @@ def test_signals_are_tensors_of_dipy():
 
 def test_a_tensor_has_its_diffusivities_along_and_across_its_fiber():
     diagonal = np.array([1, 1, 0]) / 2**0.5
-    found = tensor_signals(np.array([ALONG_X, diagonal]), 1.6, 0.35, [1.0, 2.0], np.eye(3))
+    signals = tensor_signals(np.array([ALONG_X, diagonal]), 1.6, 0.35, [1.0, 2.0], np.eye(3))
     # Halfway between two axes the diffusivity is their mean.
     expected = np.exp([[-1.6, -0.35, -0.35], [-1.95, -1.95, -0.7]])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(signals, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

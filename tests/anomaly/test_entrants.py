@@ -53,7 +53,9 @@ def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
     np.testing.assert_array_equal(bench.scored[0], matter)
     np.testing.assert_array_equal(bench.lesions[0], in_fluid & matter)
     assert not bench.lesions[1].any()
-    assert [len(part) for part in (bench.strata, bench.healthy_strata, bench.healthy_scored)] == [
+    assert [
+        len(scans) for scans in (bench.strata, bench.healthy_strata, bench.healthy_scored)
+    ] == [
         5,
         4,
         4,
@@ -69,7 +71,7 @@ def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
 
 def test_each_method_has_an_entry_for_each_fold(bench, cohort):
     cases, maps, healthy, free = cohort(50)
-    doubled = {name: [values, [2 * one for one in values]] for name, values in maps.items()}
+    doubled = {name: [values, [2 * volume for volume in values]] for name, values in maps.items()}
     quiet = {name: [values, values] for name, values in free.items()}
     entries = method_entries(bench, doubled, quiet, None, None, ["f", "g"], single=False)
     assert [(entry.method, entry.fold) for entry in entries] == [
@@ -88,10 +90,10 @@ def test_each_method_has_an_entry_for_each_fold(bench, cohort):
 def test_validation_scans_come_with_the_voxels_that_count(cohort):
     cases, maps, healthy, free = cohort(50)
     bench = Bench.of(cases, healthy[:2], 3, 26, 1, True)
-    first, rest = (
-        {name: values[part] for name, values in free.items()} for part in (slice(2), slice(2, 4))
+    first, second = (
+        {name: values[half] for name, values in free.items()} for half in (slice(2), slice(2, 4))
     )
-    entry, _ = method_entries(bench, maps, first, healthy[2:], rest, ["f"], single=True)
+    entry, _ = method_entries(bench, maps, first, healthy[2:], second, ["f"], single=True)
     assert len(entry.healthy) == len(entry.validation) == 2
     np.testing.assert_array_equal(entry.validation[1], free["weak"][3])
     np.testing.assert_array_equal(entry.validation_masks[1], healthy[3].scored)
@@ -112,22 +114,22 @@ def test_controls_have_an_entry_each(bench):
 
 
 def test_rules_are_new_ones_that_know_the_size_of_voxels():
-    given = {
+    rules = {
         "pool": MeanPoolThreshold(9.6),
         "own": {"a": FixedThreshold(1.0)},
         "otsu": OtsuThreshold(),
     }
-    chosen = checked_rules(given, ["a", "b"], (1.0, 2.0, 3.0), has_healthy=False)
-    assert chosen["pool"].spacing == (1.0, 2.0, 3.0)
-    assert given["pool"].spacing is None
-    assert chosen["otsu"] is not given["otsu"]
-    assert list(rules_of(chosen, "a")) == ["pool", "own", "otsu"]
-    assert list(rules_of(chosen, "b")) == ["pool", "otsu"]
-    assert rules_of(chosen, "a")["own"].value == 1.0
-    kept = checked_rules(
+    checked = checked_rules(rules, ["a", "b"], (1.0, 2.0, 3.0), has_healthy=False)
+    assert checked["pool"].spacing == (1.0, 2.0, 3.0)
+    assert rules["pool"].spacing is None
+    assert checked["otsu"] is not rules["otsu"]
+    assert list(rules_of(checked, "a")) == ["pool", "own", "otsu"]
+    assert list(rules_of(checked, "b")) == ["pool", "otsu"]
+    assert rules_of(checked, "a")["own"].value == 1.0
+    with_spacing = checked_rules(
         {"pool": MeanPoolThreshold(9.6, spacing=2.4)}, ["a"], None, has_healthy=False
     )
-    assert kept["pool"].spacing == 2.4
+    assert with_spacing["pool"].spacing == 2.4
 
 
 def test_without_rules_all_are_taken_that_have_what_they_need():

@@ -9,15 +9,15 @@ from anomaly.features import FEATURES, masked_smoothing, mean_signal, signal_spr
 def gaussian_mean(volume, mask, sd):
     """Average the voxels of a mask around each of its voxels, weighted by a Gaussian cut off at 4 sd."""
     reach = int(4 * sd + 0.5)
-    found = np.zeros(volume.shape)
+    means = np.zeros(volume.shape)
     voxels = np.argwhere(mask)
     for voxel in voxels:
         apart = voxels - voxel
         near = (np.abs(apart) <= reach).all(axis=1)
         weights = np.exp(-0.5 * (apart[near] ** 2).sum(axis=1) / sd**2)
         values = volume[tuple(voxels[near].T)]
-        found[tuple(voxel)] = (weights * values).sum() / weights.sum()
-    return found
+        means[tuple(voxel)] = (weights * values).sum() / weights.sum()
+    return means
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_no_smoothing_changes_nothing_in_the_mask(scan):
 def test_smoothing_may_differ_between_axes():
     line = np.zeros((9, 9, 9))
     line[4, 4, 4] = 1
-    found = masked_smoothing(line, np.ones((9, 9, 9), dtype=bool), (1.0, 0.0, 0.0))
-    assert np.count_nonzero(found[:, 4, 4]) == 9
-    assert np.count_nonzero(found) == 9
+    smooth = masked_smoothing(line, np.ones((9, 9, 9), dtype=bool), (1.0, 0.0, 0.0))
+    assert np.count_nonzero(smooth[:, 4, 4]) == 9
+    assert np.count_nonzero(smooth) == 9
 
 
 def test_smoothing_inside_a_mask_keeps_constants_and_what_is_outside_away():

@@ -105,8 +105,8 @@ def test_cores_are_of_cellular_gliomas_and_necrosis_of_grade_four(drawn):
 
 @pytest.mark.parametrize(("grade", "share"), [("II", 0.2), ("III", 0.6), ("IV", 0.9)])
 def test_edema_is_as_frequent_as_stated(drawn, grade, share):
-    found = np.mean([EDEMA in parts_of(glioma) for glioma in drawn[grade, "infiltrating"]])
-    assert found == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / 60))
+    frequency = np.mean([EDEMA in parts_of(glioma) for glioma in drawn[grade, "infiltrating"]])
+    assert frequency == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / 60))
 
 
 def test_parts_have_the_stated_diffusivities(drawn):
@@ -158,9 +158,9 @@ def test_gliomas_are_as_large_as_stated(brain):
 
 
 def test_a_glioma_is_that_of_its_stream(coarse_brain):
-    first, again, other = (
+    first, again, different = (
         draw_glioma(coarse_brain, "III", "cellular", np.random.default_rng(seed))
         for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first.lesion, again.lesion)
-    assert not np.array_equal(first.lesion, other.lesion)
+    assert not np.array_equal(first.lesion, different.lesion)

@@ -70,8 +70,10 @@ def set_lesion(monkeypatch):
 
 def mixture(tissue, *parts):
     """Mix signals direction by direction: of tissue, and of parts with a diffusivity and a share."""
-    rest = 1 - sum(share for _, share in parts)
-    return rest * tissue + sum(share * np.exp(-B * diffusivity) for diffusivity, share in parts)
+    tissue_share = 1 - sum(share for _, share in parts)
+    return tissue_share * tissue + sum(
+        share * np.exp(-B * diffusivity) for diffusivity, share in parts
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,10 +122,10 @@ def test_diffusivities_lie_within_the_stated_ranges():
     single, lowest, highest = [], [], []
     for seed in range(80):
         changed, _ = implant(look, 0.0, np.random.default_rng(seed))
-        left = changed.spread.astype(np.float64) / 0.1
-        replaced = left < 0.8
+        tissue_share = changed.spread.astype(np.float64) / 0.1
+        replaced = tissue_share < 0.8
         diffusion = -np.log(
-            (changed.mean[replaced] - left[replaced] * 0.42) / (1 - left[replaced])
+            (changed.mean[replaced] - tissue_share[replaced] * 0.42) / (1 - tissue_share[replaced])
         )
         if np.ptp(diffusion) < 1e-3:
             single.append(diffusion.mean())
@@ -165,18 +167,18 @@ def test_fluid_stays_and_belongs_to_the_lesion_around_it(set_lesion):
 
 def test_a_halo_belongs_to_the_lesion_where_it_replaces_three_tenths_of_the_tissue(set_lesion):
     look = uniform_look()
-    lesions, left = {}, {}
+    lesions, tissue_shares = {}, {}
     for share in (None, 0.25, 0.6):
         set_lesion(body=(1.4, 0.9), halo=share)
         changed, lesions[share] = implant(look, 0.0, np.random.default_rng(2))
-        left[share] = changed.spread / 0.1
+        tissue_shares[share] = changed.spread / 0.1
     np.testing.assert_array_equal(lesions[0.25], lesions[None])
-    assert (left[0.25] < 0.99).sum() > (left[None] < 0.99).sum()
+    assert (tissue_shares[0.25] < 0.99).sum() > (tissue_shares[None] < 0.99).sum()
     assert lesions[0.6].sum() > lesions[None].sum()
     # Outside of the body nothing but the halo is there.
-    outside = left[None] > 0.999
-    assert lesions[0.6][outside & (left[0.6] < 0.69)].all()
-    assert not lesions[0.6][outside & (left[0.6] > 0.71)].any()
+    outside = tissue_shares[None] > 0.999
+    assert lesions[0.6][outside & (tissue_shares[0.6] < 0.69)].all()
+    assert not lesions[0.6][outside & (tissue_shares[0.6] > 0.71)].any()
 
 
 def test_an_implant_changes_its_place_and_nothing_outside_its_reach():

@@ -72,10 +72,10 @@ def test_opening_removes_specks_and_thin_sheets_and_keeps_a_cube():
 def test_cubes_reach_the_border_of_the_volume_and_not_beyond():
     corner = np.zeros((6, 6, 6), dtype=bool)
     corner[:3, :3, :3] = corner[3:, 4:, 3:] = True
-    found = open_map(corner)
-    assert found[:3, :3, :3].all()
+    opened = open_map(corner)
+    assert opened[:3, :3, :3].all()
     # A part that is two voxels wide at the border holds no cube.
-    assert found.sum() == 27
+    assert opened.sum() == 27
 
 
 @pytest.mark.parametrize("size", [0, 1.5, True])
@@ -97,14 +97,14 @@ def test_maps_that_cannot_be_opened_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("dtype", "expected"),
     [(np.uint8, np.float32), (bool, np.float32), (np.float32, np.float32), (float, float)],
 )
-def test_scores_become_floating_point_and_keep_their_precision(kind, expected):
-    values = np.arange(24).reshape(SHAPE).astype(kind)
-    (found,) = checked_volumes([values], "map")
-    assert found.dtype == expected
-    np.testing.assert_array_equal(found, values)
+def test_scores_become_floating_point_and_keep_their_precision(dtype, expected):
+    values = np.arange(24).reshape(SHAPE).astype(dtype)
+    (volume,) = checked_volumes([values], "map")
+    assert volume.dtype == expected
+    np.testing.assert_array_equal(volume, values)
 
 
 def test_volumes_that_are_no_scores_are_refused_by_their_number():

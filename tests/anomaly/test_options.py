@@ -37,10 +37,13 @@ def test_detectors_are_called_as_stated():
 
 def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
     assert make_detector("pca", {"n_components": 3}).n_components == 3
-    own, published = (make_detector("dae", {"epochs": 7}, published=way) for way in (False, True))
-    assert own.epochs == published.epochs == 7
+    default, published = (
+        make_detector("dae", {"epochs": 7}, published=is_published)
+        for is_published in (False, True)
+    )
+    assert default.epochs == published.epochs == 7
     assert published.widths == (64, 128, 256, 512)
-    assert own.widths != published.widths
+    assert default.widths != published.widths
 
 
 @pytest.mark.parametrize(
@@ -62,9 +65,11 @@ def test_detectors_that_cannot_be_made_are_refused(name, parameters, published, 
 
 
 def test_values_are_numbers_words_and_truth_values():
-    found = parameters_of(["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[]", "g=a=b"])
-    assert found == {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (), "g": "a=b"}
-    assert type(found["a"]) is int
+    parameters = parameters_of(
+        ["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[]", "g=a=b"]
+    )
+    assert parameters == {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (), "g": "a=b"}
+    assert type(parameters["a"]) is int
     assert parameters_of([]) == {}
 
 

@@ -45,11 +45,11 @@ def test_residuals_of_two_voxels_by_hand():
     scan = np.array([[0.5, 0.2], [0.1, 0.6]], dtype=np.float32).reshape(2, 2, 1, 1)
     reconstruction = np.array([[0.4, 0.5], [0.5, 0.3]], dtype=np.float32).reshape(2, 2, 1, 1)
     # Means of channels are 0.3 and 0.4, and of the reconstruction 0.45 and 0.4.
-    found = residual_map(scan, reconstruction)
-    np.testing.assert_allclose(found.ravel(), [0.15, 0], atol=1e-6)
-    assert found.shape == (2, 1, 1)
-    found = residual_map(scan, reconstruction, residual="mean-of-abs")
-    np.testing.assert_allclose(found.ravel(), [0.25, 0.3], rtol=1e-6)
+    residuals = residual_map(scan, reconstruction)
+    np.testing.assert_allclose(residuals.ravel(), [0.15, 0], atol=1e-6)
+    assert residuals.shape == (2, 1, 1)
+    residuals = residual_map(scan, reconstruction, residual="mean-of-abs")
+    np.testing.assert_allclose(residuals.ravel(), [0.25, 0.3], rtol=1e-6)
 
 
 def test_a_scaled_reconstruction_ends_at_one():
@@ -156,11 +156,11 @@ def test_subjects_in_groups_are_held_back_together(world):
 
 def test_a_reconstruction_is_zero_outside_the_mask(fitted, world):
     X, masks = world
-    found = fitted.reconstruct(X, masks)
-    assert found.shape == X.shape
-    assert found.dtype == np.float32
-    assert not found[~masks].any()
-    assert found[masks].all()
+    reconstruction = fitted.reconstruct(X, masks)
+    assert reconstruction.shape == X.shape
+    assert reconstruction.dtype == np.float32
+    assert not reconstruction[~masks].any()
+    assert reconstruction[masks].all()
     with pytest.raises(ValueError, match="2 directions"):
         fitted.reconstruct(X[..., :2], masks)
 

@@ -57,8 +57,8 @@ def test_nearness_is_a_distance_in_mm(number, name):
     x, y, z = (np.arange(n) for n in case.shape)
     apart = ((x - 5) ** 2)[:, None, None] + (4 * (y - 4) ** 2)[:, None] + 16 * (z - 3) ** 2
     for near_mm in (0, 2, 4, 4.9):
-        found = strata_masks(case, near_mm=near_mm)[name]
-        np.testing.assert_array_equal(found, apart <= near_mm**2)
+        near = strata_masks(case, near_mm=near_mm)[name]
+        np.testing.assert_array_equal(near, apart <= near_mm**2)
     # By default 5 mm.
     np.testing.assert_array_equal(strata_masks(case)[name], apart <= 25)
 

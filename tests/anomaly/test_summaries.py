@@ -106,8 +106,13 @@ def test_kinds_are_parts_where_there_are_several():
 def test_strata_are_those_of_patients_with_lesions_there():
     measures = ("auc", "dice_opened", "sensitivity", "sensitivity_opened")
     rows = []
-    found = (("p", "basal", 0.2), ("p", "rest", 0.5), ("q", "basal", 0.6), ("q", "rest", np.nan))
-    for patient, stratum, value in found:
+    sensitivities = (
+        ("p", "basal", 0.2),
+        ("p", "rest", 0.5),
+        ("q", "basal", 0.6),
+        ("q", "rest", np.nan),
+    )
+    for patient, stratum, value in sensitivities:
         rows.append({**KEY, "fold": "f", "patient": patient, "stratum": stratum, "healthy": False})
         rows[-1] |= dict.fromkeys(measures, value)
     for patient, stratum, value in (("h", "basal", 0.1), ("h", "rest", 0.3), ("h", "none", 0.0)):
@@ -147,9 +152,11 @@ def test_areas_are_means_over_folds():
 def test_lesions_of_all_scans_are_counted_together():
     from dmrifit.lesions import lesion_counts, lesion_table
 
-    label, found = np.zeros((2, 8, 8, 8), dtype=bool)
-    label[1, 1, 1] = label[5, 5, 5] = found[1, 1, 1] = found[1, 6, 6] = found[6, 1, 1] = True
-    counts = lesion_counts(lesion_table(label, found)).assign(fold="f", **KEY)
+    label, prediction = np.zeros((2, 8, 8, 8), dtype=bool)
+    label[1, 1, 1] = label[5, 5, 5] = prediction[1, 1, 1] = prediction[1, 6, 6] = prediction[
+        6, 1, 1
+    ] = True
+    counts = lesion_counts(lesion_table(label, prediction)).assign(fold="f", **KEY)
     (row,) = lesion_summary(pd.concat([counts, counts])).to_dict("records")
     assert {key: row[key] for key in KEYS} == KEY
     assert (row["n_scans"], row["n_lesions"], row["n_found"], row["n_false_positives"]) == (
@@ -165,7 +172,9 @@ def test_lesions_of_all_scans_are_counted_together():
 def test_mismatches_are_counted_by_grade_and_folds_are_told():
     lesion, later, region = np.zeros((3, 12, 12, 12), dtype=bool)
     lesion[:3, :3, :3] = later[:3, :3, :3] = later[6:9, :3, :3] = region[6:9, :3, :3] = True
-    hit, miss = (overlap_with_followup(one, lesion, later) for one in (region, region[::-1, ::-1]))
+    hit, miss = (
+        overlap_with_followup(mask, lesion, later) for mask in (region, region[::-1, ::-1])
+    )
     rows = [
         {**KEY, "fold": fold, "grade": grade, "overlap": overlap}
         for fold, grade, overlap in (("f", "IV", hit), ("f", "III", miss), ("g", "IV", miss))

@@ -133,10 +133,10 @@ def test_the_size_changes_no_other_number_that_is_drawn():
 
 def test_a_moved_nodule_has_another_place_and_size_alone():
     nodule = draw_nodule(np.zeros(3), 8.0, np.random.default_rng(0), ring=1.0)
-    other = moved(nodule, [4, 5, 6], 0.5)
-    assert other.center.tolist() == [4, 5, 6]
-    assert other.radius == 2.0
-    assert (other.contrast, other.core, other.edema) == (
+    small = moved(nodule, [4, 5, 6], 0.5)
+    assert small.center.tolist() == [4, 5, 6]
+    assert small.radius == 2.0
+    assert (small.contrast, small.core, small.edema) == (
         nodule.contrast,
         nodule.core,
         nodule.edema,
@@ -167,7 +167,7 @@ def test_places_keep_off_each_other_and_off_what_is_there(head):
     radii = [3.0, 6.0, 2.0, 8.0, 4.0]
     places = draw_places(head.white, radii, taken, head, np.random.default_rng(0), gap=5.0)
     balls = taken + [
-        (place, radius) for place, radius in zip(places, radii, strict=True) if place is not None
+        (point, radius) for point, radius in zip(places, radii, strict=True) if point is not None
     ]
     assert len(balls) >= 4
     for i, (first, radius) in enumerate(balls):
@@ -182,8 +182,8 @@ def test_places_are_voxels_drawn_by_their_weight(head):
     rng = np.random.default_rng(0)
     drawn = [draw_places(weights, [2.0], [], head, rng)[0] for _ in range(200)]
     heavy, light = head.grid[16, 18, 16], head.grid[10, 20, 14]
-    n_heavy = sum(np.allclose(place, heavy) for place in drawn)
-    assert n_heavy + sum(np.allclose(place, light) for place in drawn) == 200
+    n_heavy = sum(np.allclose(point, heavy) for point in drawn)
+    assert n_heavy + sum(np.allclose(point, light) for point in drawn) == 200
     assert n_heavy / 200 == pytest.approx(0.75, abs=3 * np.sqrt(0.75 * 0.25 / 200))
 
 
@@ -243,9 +243,9 @@ def test_linings_are_dura_on_the_surface_and_plexus_in_the_back():
     plexus = (head.fluid > 0) & (head.depth > 14) & (head.grid[..., 1] < 0)
     assert not filled[~(dura | plexus)].any()
     # Dura comes in patches and enhances by 0.7 at most, plexus all of the fluid at most.
-    for place, highest in ((dura, 0.7), (plexus, 1.0)):
-        assert 0.05 < np.mean(filled[place] > 0) < 0.7
-        assert 0.3 < filled[place].max() <= highest + 1e-6
+    for region, highest in ((dura, 0.7), (plexus, 1.0)):
+        assert 0.05 < np.mean(filled[region] > 0) < 0.7
+        assert 0.3 < filled[region].max() <= highest + 1e-6
 
 
 # Mimics -------------------------------------------------------------------------------------------
@@ -257,9 +257,9 @@ def test_mimics_keep_off_metastases_and_are_as_small_as_small_ones(head):
     sizes = []
     for seed in range(6):
         mimics = draw_mimics(8, points, head.white, metastases, head, np.random.default_rng(seed))
-        things = metastases + [(mimic.center, mimic.radius) for mimic in mimics]
-        for i, (first, radius) in enumerate(things):
-            for second, other_radius in things[:i]:
+        balls = metastases + [(mimic.center, mimic.radius) for mimic in mimics]
+        for i, (first, radius) in enumerate(balls):
+            for second, other_radius in balls[:i]:
                 assert np.linalg.norm(first - second) > radius + other_radius + 4.0
         sizes += [2 * mimic.radius for mimic in mimics]
     assert len(sizes) > 30
@@ -273,8 +273,8 @@ def test_without_vessels_and_surface_mimics_stand_where_metastases_may(head):
     index = [
         tuple(np.rint((mimic.center - head.grid[0, 0, 0]) / STEPS).astype(int)) for mimic in mimics
     ]
-    deep = np.array([weights[place] > 0 for place in index])
-    shallow = np.array([1.5 < head.depth[place] < 4 for place in index])
+    deep = np.array([weights[voxel] > 0 for voxel in index])
+    shallow = np.array([1.5 < head.depth[voxel] < 4 for voxel in index])
     assert (deep | shallow).all()
     # What stands alone is as bright as a metastasis, what lies under the dura as dark as a vessel.
     brightness = np.array([mimic.contrast for mimic in mimics])

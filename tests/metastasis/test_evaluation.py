@@ -195,21 +195,21 @@ def test_intervals_hold_their_value_and_shrink_with_patients(cases, tables):
     pd.testing.assert_frame_equal(one, same)
 
 
-def scan(patient, *voxels, **known):
+def scan(patient, *voxels, **properties):
     """Give a scan of 6³ voxels with a lesion in each of some voxels."""
     label = np.zeros((6, 6, 6), np.uint8)
     for voxel in voxels:
         label[voxel] = 1
-    return Case(patient, label.astype(np.float32), label=label, **known)
+    return Case(patient, label.astype(np.float32), label=label, **properties)
 
 
 def test_intervals_of_a_sensitivity_are_those_of_the_binomial_distribution():
     n = 16
-    some = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
+    scans = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
     # Every other patient's lesion is found.
-    masks = [(case.label > 0) & (i % 2 == 0) for i, case in enumerate(some)]
-    found = evaluate_segmentations(some, {"a": masks}, controls=False, n_bootstrap=4000)["intervals"]
-    row = found[found["measure"] == "sensitivity"].iloc[0]
+    masks = [(case.label > 0) & (i % 2 == 0) for i, case in enumerate(scans)]
+    intervals = evaluate_segmentations(scans, {"a": masks}, controls=False, n_bootstrap=4000)["intervals"]
+    row = intervals[intervals["measure"] == "sensitivity"].iloc[0]
     np.testing.assert_allclose(row[["low", "high"]].astype(float), binom.ppf((0.025, 0.975), n, 0.5) / n)
 
 
@@ -219,16 +219,16 @@ def test_the_overlap_of_voxels_by_hand():
     one_of_two[1, 1, 1] = True
     predictions = {"a": [one_of_two, none.label > 0], "b": [one_of_two, one_of_two]}
     table = evaluate_segmentations([two, none], predictions, controls=False, n_bootstrap=0)["scans"]
-    dice = {name: own["voxel_dice"].tolist() for name, own in table.groupby("method")}
+    dice = {name: rows["voxel_dice"].tolist() for name, rows in table.groupby("method")}
     assert dice["a"] == pytest.approx([2 / 3, np.nan], nan_ok=True)
     assert dice["b"] == pytest.approx([2 / 3, 0])
 
 
 def test_controls_lose_small_findings_where_the_number_is_for_all():
-    some = [scan("p", (1, 1, 1)), scan("q", (4, 4, 4))]
-    masks = {"a": [case.label > 0 for case in some]}
+    scans = [scan("p", (1, 1, 1)), scan("q", (4, 4, 4))]
+    masks = {"a": [case.label > 0 for case in scans]}
     for least, n_wrong in ((2, 0), ({"a": 2}, 2)):
-        summary = evaluate_segmentations(some, masks, min_voxels=least, n_bootstrap=0)["summary"]
+        summary = evaluate_segmentations(scans, masks, min_voxels=least, n_bootstrap=0)["summary"]
         by_method = summary[summary["part"] == "all"].set_index("method")
         assert by_method.loc["a", "n_found"] == 0
         assert by_method.loc[CONTROLS[2], "n_false_positives"] == n_wrong

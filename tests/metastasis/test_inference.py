@@ -193,10 +193,10 @@ class PlaceInWindow(torch.nn.Module):
 
 def test_windows_of_the_u_net_overlap_by_a_quarter_and_count_less_at_their_borders():
     model = PlaceInWindow()
-    found = unet_logits(model, np.zeros((1, 28, 16, 16), dtype=np.float32), 16)
+    logits = unet_logits(model, np.zeros((1, 28, 16, 16), dtype=np.float32), 16)
     # Two windows of 16 voxels in 28: voxels 12 to 15 are the last of one and the first of the other.
     assert model.n_windows == 2
-    line = found[:, 8, 8]
+    line = logits[:, 8, 8]
     np.testing.assert_allclose(line[:12], np.arange(12), rtol=1e-4)
     np.testing.assert_allclose(line[16:], np.arange(4, 16), rtol=1e-4)
     # Both have voxel 13: number 13 of the first window is farther from its border than number 1 of the other.

@@ -120,10 +120,10 @@ def test_a_missing_prior_adds_nothing_whatever_stands_in_its_place():
 
 def test_dropout_leaves_features_out_in_training_alone():
     network = DeepMedic(1, (2, 3), (), (4, 4), dropout=1.0)
-    given = inputs(network, 9)
+    segments = inputs(network, 9)
     # Of all features left out, the offset of the last layer stays.
-    assert torch.equal(network.train()(**given), torch.full((2, 1, 5, 5, 5), -3.0))
-    assert network.eval()(**given).std() > 0
+    assert torch.equal(network.train()(**segments), torch.full((2, 1, 5, 5, 5), -3.0))
+    assert network.eval()(**segments).std() > 0
     unet, image = UNet(1, (4, 8), dropout=0.5), torch.randn(1, 1, 8, 8, 8)
     first, second = unet.train()(image), unet(image)
     assert not torch.equal(first, second)

@@ -52,8 +52,8 @@ def test_groups_have_learning_rates_and_penalties_of_their_own():
     ]
     NesterovRMSprop(groups, lr=0.1, momentum=0.0, rho=0.0, eps=1e-12, l2=0.5).step()
     # The gradient of the penalty is 2 · 0.5 · 2, and is divided by its own size.
-    found = [kernel.detach().unique().tolist() for kernel in kernels]
-    assert found == [[pytest.approx(2 - 0.1)], [2], [pytest.approx(2 - 0.2)]]
+    stepped = [kernel.detach().unique().tolist() for kernel in kernels]
+    assert stepped == [[pytest.approx(2 - 0.1)], [2], [pytest.approx(2 - 0.2)]]
 
 
 def test_biases_have_no_penalty():

@@ -231,12 +231,12 @@ def test_a_mirrored_segment_is_the_mirror_image_about_its_middle():
     volumes = np.concatenate([inputs["image"], inputs["prior"], label[None]])
     positions = [turned.tobytes() for turned in turns_of(cube_around(volumes, middle, SIZE // 2))]
     sampler = SegmentSampler(SIZE, LAYERS, (3,), intensity_scale=0.0)
-    seen = set()
+    segments = set()
     for sample, cut_label in drawn(sampler, 400, inputs=[inputs], targets=targets)[::2]:
         segment = np.concatenate([sample["image"], sample["prior"], cut_label])
         assert segment.astype(np.float32).tobytes() in positions
-        seen.add(segment.tobytes())
-    assert len(seen) > 40
+        segments.add(segment.tobytes())
+    assert len(segments) > 40
 
 
 def test_all_turns_come_equally_often():

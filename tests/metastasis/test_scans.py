@@ -60,10 +60,10 @@ def test_larger_voxels_are_seen_as_means_of_smaller_ones():
 
 def test_channels_are_resampled_each_by_itself_and_keep_their_order():
     levels = np.ones((8, 8, 8, 2), np.float32) * np.array([1, 5], np.float32)
-    seen, _, _ = as_seen((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
-    assert seen.ndim == 4
-    np.testing.assert_allclose(seen[..., 0], 1, rtol=1e-5)
-    np.testing.assert_allclose(seen[..., 1], 5, rtol=1e-5)
+    resampled, _, _ = as_seen((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
+    assert resampled.ndim == 4
+    np.testing.assert_allclose(resampled[..., 0], 1, rtol=1e-5)
+    np.testing.assert_allclose(resampled[..., 1], 5, rtol=1e-5)
 
 
 def test_an_answer_at_the_border_is_not_faded():

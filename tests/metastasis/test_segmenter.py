@@ -244,7 +244,7 @@ def test_without_priors_in_training_there_is_no_path_for_them(cohort):
 
 def segments_of(model, cohort, n_cases=2):
     """Give the inputs of the segments of an epoch, as the network of a model takes them."""
-    volumes, labels, priors = (part[:n_cases] for part in cohort)
+    volumes, labels, priors = (values[:n_cases] for values in cohort)
     model.n_channels_, model.prior_ = 1, model.prior
     cases = list(zip(volumes, priors, [None] * n_cases, strict=True))
     inputs = [model._inputs(case) for case in cases]

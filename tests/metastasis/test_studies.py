@@ -188,17 +188,17 @@ def test_scans_of_the_table_are_learned_from_by_patient(
     pytest.importorskip("skorch")
     twice = [*synthetic_cases, replace(synthetic_cases[0], name="later")]
     train(write_cases(twice, tmp_path / "more"), tmp_path / "model.dmrifit")
-    ((_, given),) = learn_nothing
-    assert given["groups"] == [case.patient for case in twice]
-    assert len(given["volumes"]) == len(given["labels"]) == 4
-    for volume, label, case in zip(given["volumes"], given["labels"], twice, strict=True):
+    ((_, training),) = learn_nothing
+    assert training["groups"] == [case.patient for case in twice]
+    assert len(training["volumes"]) == len(training["labels"]) == 4
+    for volume, label, case in zip(training["volumes"], training["labels"], twice, strict=True):
         np.testing.assert_array_equal(np.asarray(volume.dataobj), case.image)
         np.testing.assert_array_equal(np.asarray(label.dataobj), case.label)
         np.testing.assert_allclose(label.affine, case.affine)
     n_lesions = sum(len(case.lesions) for case in twice)
-    said = capsys.readouterr().out
-    assert f"trained on 4 scans with {n_lesions} lesions" in said
-    assert "trained on synthetic scans: what it finds in people is unknown" in said
+    output = capsys.readouterr().out
+    assert f"trained on 4 scans with {n_lesions} lesions" in output
+    assert "trained on synthetic scans: what it finds in people is unknown" in output
 
 
 @pytest.mark.deep
@@ -253,9 +253,9 @@ def test_segmentations_are_compared_with_lesions_and_controls(
 ):
     pytest.importorskip("matplotlib")
     evaluate(table, [f"first={segmentations}"], tmp_path / "compared", figures=0)
-    said = capsys.readouterr().out
-    assert "synthetic scans: no clinical result" in said
-    assert "3 patients: numbers about these scans, no performance" in said
+    output = capsys.readouterr().out
+    assert "synthetic scans: no clinical result" in output
+    assert "3 patients: numbers about these scans, no performance" in output
     summary = pd.read_csv(tmp_path / "compared" / "summary.csv")
     row = summary[(summary["method"] == "first") & (summary["part"] == "all")].iloc[0]
     n_lesions = [len(case.lesions) for case in synthetic_cases]
