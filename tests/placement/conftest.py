@@ -1,0 +1,39 @@
+"""What the tests of the commands share."""
+
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from placement import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process; return exit code, standard output and error."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["dmrifit-placement", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def ball(tmp_path):
+    grid = np.stack(np.meshgrid(*[np.arange(40)] * 3, indexing="ij"), -1) * 2.0
+    path = tmp_path / "ball.nii.gz"
+    nib.save(nib.Nifti1Image((np.linalg.norm(grid - 40, axis=-1) < 18).astype(np.uint8), np.diag([2.0, 2, 2, 1])), path)
+    return path
+
+
+@pytest.fixture
+def cases(run, tmp_path):
+    folder = tmp_path / "cases"
+    code, _, error = run("simulate", 4, "--out", folder, "--spacing", 4, "--exclude")
+    assert code == 0, error
+    return folder
