@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from placement import simulate_gliomas
 from placement.scene import Scene
 
 
@@ -14,7 +15,9 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
     assert run("simulate", 2, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
     first = (stopped / "synthetic-001_image.nii.gz").stat().st_mtime_ns
     (stopped / "synthetic-002_tumor.nii.gz").unlink()
-    boxes = pd.read_csv(stopped / "experts.tsv", sep="\t").query("expert == 1 or name == 'synthetic-001'")
+    boxes = pd.read_csv(stopped / "experts.tsv", sep="\t").query(
+        "expert == 1 or name == 'synthetic-001'"
+    )
     boxes[boxes["name"] == "synthetic-001"].to_csv(stopped / "experts.tsv", sep="\t", index=False)
     assert run("simulate", 3, "--out", stopped, "--spacing", 4, "--exclude")[0] == 0
     assert (stopped / "synthetic-001_image.nii.gz").stat().st_mtime_ns == first
@@ -65,7 +68,17 @@ def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypat
     from placement import VoxelRegressor
 
     model = tmp_path / "network.dmrifit"
-    words = ("train", cases / "cases.tsv", cases / "experts.tsv", "--out", model, "--model", "network", "--epochs", 2)
+    words = (
+        "train",
+        cases / "cases.tsv",
+        cases / "experts.tsv",
+        "--out",
+        model,
+        "--model",
+        "network",
+        "--epochs",
+        2,
+    )
     words = (
         *words,
         "--channels",
@@ -99,7 +112,9 @@ def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypat
     assert len(place_with(run, model, cases, tmp_path / "placed")) == 4
     table = pd.read_csv(cases / "cases.tsv", sep="\t").drop(columns="exclude")
     table.to_csv(cases / "cases.tsv", sep="\t", index=False)
-    code, _, error = run("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other")
+    code, _, error = run(
+        "place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "other"
+    )
     assert code == 2
     assert "looks at the channel exclude" in error
 
@@ -123,14 +138,111 @@ def counting(stream, epochs):
         (("--model", "network", "--max-rotations", "1"), "as it has learned"),
         (("--sides", "1"), "--sides 1: 2 numbers"),
         (("--model", "network", "--channels", "tumor,sound"), "sound"),
-        (("--model", "network", "--channels", "tumor,exclude", "--exclude", ""), "looks at the channel exclude"),
+        (
+            ("--model", "network", "--channels", "tumor,exclude", "--exclude", ""),
+            "looks at the channel exclude",
+        ),
     ],
 )
-def test_training_is_checked_before_anything_is_read(run, tmp_path, cases, monkeypatch, words, said):
+def test_training_is_checked_before_anything_is_read(
+    run, tmp_path, cases, monkeypatch, words, said
+):
     if "network" in words:
         pytest.importorskip("torch")
     monkeypatch.setattr(Scene, "read", None)
-    code, _, error = run("train", cases / "cases.tsv", cases / "experts.tsv", "--out", tmp_path / "x.dmrifit", *words)
+    code, _, error = run(
+        "train",
+        cases / "cases.tsv",
+        cases / "experts.tsv",
+        "--out",
+        tmp_path / "x.dmrifit",
+        *words,
+    )
     assert code == 2
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_simulated_cases_are_written_as_they_are_made(run, tmp_path):
+    words = ("--spacing", 5, "--seed", 7, "--experts", "objective")
+    code, out, error = run("simulate", 2, "--out", tmp_path, *words)
+    assert code == 0, error
+    assert f"2 synthetic cases: {tmp_path / 'cases.tsv'}" in out
+    scenes, voxels = simulate_gliomas(
+        2, spacing=5, experts="objective", exclude=("necrosis",), image=True, random_state=7
+    )
+    table = pd.read_csv(tmp_path / "cases.tsv", sep="\t")
+    assert list(table["name"]) == ["synthetic-001", "synthetic-002"]
+    assert "exclude" not in table
+    assert table["synthetic"].all()
+    for scene, row in zip(scenes, table.itertuples(), strict=True):
+        tumor, image = (nib.load(tmp_path / name) for name in (row.tumor, row.image))
+        np.testing.assert_array_equal(np.asarray(tumor.dataobj), scene.tumor)
+        np.testing.assert_allclose(np.asarray(image.dataobj), scene.image, rtol=1e-6)
+        np.testing.assert_allclose(tumor.affine, scene.affine)
+        necrosis = nib.load(tmp_path / f"{row.name}_necrosis.nii.gz")
+        np.testing.assert_array_equal(np.asarray(necrosis.dataobj), scene.forbidden["necrosis"])
+    boxes = pd.read_csv(tmp_path / "experts.tsv", sep="\t")
+    assert list(boxes["expert"]) == [1, 2, 1, 2]
+    columns = ["x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z"]
+    np.testing.assert_allclose(boxes[columns].to_numpy().reshape(2, 2, 9), voxels)
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Write two cubes of tumor, boxes of two experts in each, and boxes of a method."""
+    tumor = np.zeros((30, 30, 30), np.uint8)
+    tumor[5:25, 5:25, 5:25] = 4
+    tumor[5:15, 5:25, 5:25] = 3
+    nib.save(nib.Nifti1Image(tumor, np.diag([2.0, 2, 2, 1])), tmp_path / "labels.nii.gz")
+    header = "x\ty\tz\tsize_x\tsize_y\tsize_z\tangle_x\tangle_y\tangle_z"
+    first, second = "29\t29\t29\t20\t20\t20\t0\t0\t0", "34\t29\t29\t20\t20\t20\t0\t0\t0"
+    beside = "29\t29\t29\t20\t20\t30\t0\t0\t0"
+    names = ("one", "two")
+    experts = [f"{name}\t{i}\t{box}" for name in names for i, box in ((1, first), (2, second))]
+    tables = {
+        "cases.tsv": ["name\ttumor", *(f"{name}\tlabels.nii.gz" for name in names)],
+        "experts.tsv": [f"name\texpert\t{header}", *experts],
+        "placed.tsv": [f"name\t{header}", *(f"{name}\t{beside}" for name in names)],
+    }
+    for file, lines in tables.items():
+        (tmp_path / file).write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_compared_boxes_have_the_scores_that_their_sides_say(run, compared):
+    words = (
+        "evaluate",
+        compared / "cases.tsv",
+        compared / "experts.tsv",
+        "--out",
+        compared / "tables",
+    )
+    placements = ("--placements", f"mine={compared / 'placed.tsv'}")
+    code, out, error = run(*words, *placements, "--include", "3,4", "--no-figure")
+    assert code == 0, error
+    assert "mine" in out
+    assert "synthetic" not in out
+    cases = pd.read_csv(compared / "tables" / "cases.csv").set_index("method")
+    mine = cases.loc["mine"]
+    np.testing.assert_allclose(mine["volume"], 12.0)
+    np.testing.assert_allclose(mine["difference"], 4.0)
+    # A box of 8 mL lies within that of 12 mL; of the other expert's, three quarters do.
+    np.testing.assert_allclose(mine["dice_closest"], 2 * 8 / 20)
+    np.testing.assert_allclose(mine["dice_mean"], (2 * 8 / 20 + 2 * 6 / 20) / 2)
+    np.testing.assert_allclose(cases.loc["experts", "dice_mean"], 0.75)
+    np.testing.assert_allclose(mine["f_tumor"], 1.0, atol=1e-6)
+    assert {path.name for path in (compared / "tables").iterdir()} >= {
+        "icc.csv",
+        "paired.csv",
+        "summary.csv",
+    }
+    assert not (compared / "tables" / "evaluation.png").exists()
+    code, _, error = run(*words, *placements, "--include", "4", "--no-figure")
+    assert code == 2
+    assert "cases.csv" in error
+    code, _, error = run(*words, *placements, "--include", "4", "--no-figure", "--overwrite")
+    assert code == 0, error
+    cases = pd.read_csv(compared / "tables" / "cases.csv").set_index("method")
+    # Label 4 begins at x = 29 mm, in the middle of the box.
+    np.testing.assert_allclose(cases.loc["mine", "f_tumor"], 0.5, atol=1e-6)
