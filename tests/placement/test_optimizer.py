@@ -18,6 +18,7 @@ from placement import (
     tumor_volume_inside,
 )
 from placement.optimizer import CONSOLE
+from placement.search import Boxes, Search
 from placement.voxel import rotation_of
 
 
@@ -251,6 +252,42 @@ def test_candidates_are_distinct_and_sorted():
     assert len(VoxelOptimizer(random_state=0).candidates(scene, 1)) == 1
     with pytest.raises(ValueError, match="1 or more"):
         VoxelOptimizer().candidates(scene, 0)
+
+
+def boxes_as_found(voxels):
+    """Describe boxes as a search returns them."""
+    n = len(voxels)
+    boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
+    turns = np.tile(np.eye(3), (n, 1, 1))
+    return Boxes(np.zeros((n, 9)), np.zeros(n, int), turns, boxes[:, 0], np.zeros(n), boxes)
+
+
+@pytest.mark.parametrize(
+    ("shift", "dice", "listed"), [(0.2, 0.99, 1), (3.98, 0.801, 1), (4.02, 0.799, 2)]
+)
+def test_candidates_that_share_more_than_four_fifths_are_listed_once(
+    cube, monkeypatch, shift, dice, listed
+):
+    # Cubes of 20 mm that are shifted along a side share what the shift leaves.
+    best = Voxel((29.5, 28.5, 30.5), (22, 20, 20))
+    near = Voxel((29.5, 28.5 + shift, 30.5), (22, 20, 20))
+    assert best.dice(near) == pytest.approx(dice, abs=1e-3)
+    monkeypatch.setattr(Search, "run", lambda self, *counts, every: boxes_as_found([best, near]))
+    voxels = [voxel for voxel, _ in VoxelOptimizer().candidates(cube, 5)]
+    assert len(voxels) == listed
+    twice = boxes_as_found([best, near, best, near])
+    monkeypatch.setattr(Search, "run", lambda self, *counts, every: twice)
+    assert len(VoxelOptimizer().candidates(cube, 5)) == listed
+
+
+def test_candidates_that_break_constraints_come_last(cube, monkeypatch):
+    sound, thin = Voxel((22, 22, 24), (16, 16, 24)), Voxel((34, 34, 36), (24, 24, 24))
+    optimizer = VoxelOptimizer(size_range=((10, 20), (10, 40), (10, 40)))
+    monkeypatch.setattr(Search, "run", lambda self, *counts, every: boxes_as_found([thin, sound]))
+    (first, better), (second, worse) = optimizer.candidates(cube, 2)
+    np.testing.assert_allclose(first.size, sound.size)
+    np.testing.assert_allclose(second.size, thin.size)
+    assert worse > better
 
 
 @pytest.mark.parametrize(
