@@ -11,6 +11,7 @@ from dmrifit import load_model, save_model
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer, VoxelRanker
 from placement.features import FEATURES
 from placement.optimizer import CONSOLE
+from placement.ranker import _Boxes, _sides
 
 SMALL = {"n_candidates": 6, "n_places": 4, "n_estimators": 20, "min_samples_leaf": 5}
 
@@ -93,6 +94,66 @@ def test_predictions_candidates_and_places_agree_and_are_distinct(ranker, cases)
     assert all(a.dice(b) <= 0.8 for i, a in enumerate(voxels) for b in voxels[:i])
     for voxel in voxels:
         np.testing.assert_allclose(voxel.as_array(), voxel.canonical().as_array(), atol=1e-9)
+
+
+class Expectation:
+    """A forest that expects what its only feature says."""
+
+    def predict(self, features):
+        return features[:, 0]
+
+
+def ranked(voxels, scores, n_flags, n):
+    ranker = VoxelRanker()
+    ranker.forest_ = Expectation()
+    return ranker._ranked(_Boxes(voxels, np.array(scores)[:, None], np.array(n_flags)), n)
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(0.2, 1), (3.98, 1), (4.02, 2)])
+def test_boxes_that_share_more_than_four_fifths_are_ranked_once(shift, kept):
+    voxels = [Voxel((0, 0, 0), (20, 20, 20)), Voxel((0, shift, 0), (20, 20, 20))]
+    pairs = ranked(voxels, [0.3, 0.6], [0, 0], 5)
+    assert [score for _, score in pairs] == [0.6, 0.3][:kept]
+    assert pairs[0][0] is voxels[1]
+
+
+def test_boxes_that_break_fewer_constraints_are_ranked_first():
+    voxels = [Voxel((30 * i, 0, 0), (20, 20, 20)) for i in range(4)]
+    pairs = ranked(voxels, [0.9, 0.5, 0.7, 0.6], [2, 1, 1, 0], 3)
+    assert [score for _, score in pairs] == [0.6, 0.7, 0.5]
+    # Scores that agree in nine decimals are tied; the first found goes first.
+    pairs = ranked(voxels, [0.5, 0.5 + 1e-11, 0.4, 0.4], [0, 0, 0, 0], 2)
+    assert pairs[0][0] is voxels[0]
+
+
+@pytest.mark.parametrize(("target", "expected"), [("mean", 0.35), ("closest", 0.7)])
+def test_the_mean_or_the_closest_expert_is_learned(cases, monkeypatch, target, expected):
+    scenes, voxels = cases[0][:3], cases[1][:3].copy()
+    box = Voxel((40, 36, 36), (20, 20, 20))
+    # One expert's box shares 7 of 10 parts with the candidate, the other's nothing.
+    voxels[:, 0] = [46, 36, 36, 20, 20, 20, 0, 0, 0]
+    voxels[:, 1] = [90, 36, 36, 20, 20, 20, 0, 0, 0]
+    candidates = _Boxes([box] * 4, np.zeros((4, len(FEATURES))), np.zeros(4, int))
+    monkeypatch.setattr(VoxelRanker, "_gather", lambda self, scenes, task: [candidates] * 3)
+    ranker = VoxelRanker(**SMALL, target=target, random_state=0).fit(scenes, voxels)
+    np.testing.assert_allclose(ranker.forest_.predict(np.zeros((1, len(FEATURES)))), expected)
+
+
+def test_cubes_have_quantiles_of_the_volumes_of_experts(cases):
+    scenes, voxels = cases[0][:2], cases[1][:2].copy()
+    voxels[:, :, 3:6] = 20
+    voxels[..., 3] = [[20, 25], [30, 35]]
+    ranker = VoxelRanker(**SMALL, random_state=0).fit(scenes, voxels)
+    # Of 8, 10, 12 and 14 mL.
+    np.testing.assert_allclose(ranker.volumes_, [9.5, 11, 12.5, 13.4])
+
+
+def test_sides_of_cubes_keep_the_constraints():
+    optimizer = VoxelOptimizer(min_volume=8.0)
+    np.testing.assert_allclose(_sides(27.0, optimizer), 30)
+    np.testing.assert_allclose(_sides(1.0, optimizer), 20)
+    flat = VoxelOptimizer(size_range=((10, 60), (10, 60), (10, 15)))
+    np.testing.assert_allclose(_sides(15.0, flat), [np.sqrt(1000), np.sqrt(1000), 15])
 
 
 def test_the_same_seed_gives_the_same_bits_at_any_number_of_jobs(ranker, cases):
