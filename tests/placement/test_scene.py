@@ -87,6 +87,44 @@ def test_a_voxel_is_held_up_to_the_faces_of_the_image():
     assert scene.holds(Voxel((29, 15.5, 13.5), (60, 32, 28)))
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_box_beyond_one_face_of_the_image_is_shifted_back_to_it(axis, side):
+    # The faces of the image lie half a voxel beyond the middles of the outermost voxels.
+    shape, spacing = np.array(ball().shape), np.array([2.0, 1.0, 3.0])
+    scene = Scene(ball(), np.diag([*spacing, 1]))
+    middle, half = (shape - 1) * spacing / 2, shape * spacing / 2
+    step = np.eye(3)[axis] * side
+    touching = middle + step * (half - 6)
+    assert scene.holds(Voxel(touching, (12, 12, 12)))
+    assert not scene.holds(Voxel(touching + 0.05 * step, (12, 12, 12)))
+    moved = scene.moved_inside(Voxel(touching + 7.3 * step, (12, 12, 12)))
+    np.testing.assert_allclose(moved.center, touching)
+
+
+def test_edges_of_image_voxels_are_columns_of_the_affine():
+    affine = np.array([[0.0, 0, 3, 5], [-1, 0, 4, 6], [0, 2, 0, 7], [0, 0, 0, 1]])
+    scene = Scene(ball(), affine)
+    np.testing.assert_allclose(scene.spacing, [1, 2, 5])
+    assert scene.voxel_volume == pytest.approx(6e-3)
+
+
+def test_voxels_that_share_a_corner_are_one_part():
+    tumor = np.zeros((20, 20, 20), bool)
+    tumor[4:8, 4:8, 4:8] = tumor[8:11, 8:11, 8:11] = tumor[14:16, 14:16, 14:16] = True
+    scene = Scene(tumor, np.eye(4))
+    np.testing.assert_allclose(scene.component_volumes, [0.091, 0.008])
+    assert scene.component(Voxel((5.5, 5.5, 5.5), (3, 3, 3))) == 0
+    assert scene.component(Voxel((9, 9, 9), (3, 3, 3))) == 0
+
+
+def test_masks_of_probabilities_exclude_what_is_above_one_half():
+    region = np.zeros(ball().shape)
+    region[2:4, 2:4, 2:4], region[6:8, 2:4, 2:4] = 0.45, 0.55
+    scene = Scene(ball(), np.eye(4), exclude={"vessel": region})
+    np.testing.assert_array_equal(scene.forbidden["vessel"], region > 0.5)
+
+
 def test_a_tumor_at_the_border_is_told():
     tumor = np.zeros((20, 20, 20), bool)
     tumor[:5, 5:9, 5:9] = True

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy.linalg import polar
 
 from placement import Scene, Voxel
 from placement.voxel import TURNS, allowed_sides, angles_of, expert_voxels, rotation_of
@@ -113,6 +114,31 @@ def test_the_studys_count_depends_on_the_order_of_angles():
 def test_turns_below_half_a_degree_do_not_count(angle, count):
     voxel = Voxel((0, 0, 0), (10, 20, 30), (0, angle, 0))
     assert (voxel.rotated_axes, voxel.rotated_angles) == (count, count)
+
+
+@pytest.mark.parametrize(
+    ("angles", "count"),
+    [
+        ((0.45, 0, 0), 0),
+        ((0.55, 0, 0), 1),
+        ((20, 0.45, 0), 1),
+        ((20, 0.55, 0), 2),
+        # One entry of the rotation is −cos 30° sin c.
+        ((20, 30, 0.55), 2),
+        ((20, 30, 0.62), 3),
+    ],
+)
+def test_sides_are_parallel_or_perpendicular_within_half_a_degree(angles, count):
+    assert Voxel((0, 0, 0), (20, 21, 22), angles).rotated_axes == count
+
+
+def test_the_nearest_rotation_is_taken_of_a_rounded_matrix():
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        rounded = rotation_of(rng.uniform(-80, 80, 3)).round(4)
+        nearest, _ = polar(rounded)
+        voxel = Voxel.from_rotation((0, 0, 0), (20, 21, 22), rounded)
+        np.testing.assert_allclose(voxel.rotation, nearest, atol=1e-9)
 
 
 def test_volume_and_corners():
