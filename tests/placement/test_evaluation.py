@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.stats import f_oneway, friedmanchisquare
+from scipy.stats import f_oneway, friedmanchisquare, pearsonr, spearmanr, ttest_rel, wilcoxon
+from statsmodels.stats.multitest import multipletests
 
 from placement.evaluation import (
     case_folds,
@@ -86,6 +87,104 @@ def test_the_one_way_test_is_scipys_and_repeated_measures_take_cases_out(tables)
     between = N * ((values.mean(0) - values.mean()) ** 2).sum() / 2
     by_hand = between / ((centered**2).sum() / (2 * (N - 1)))
     assert rows.loc["repeated-measures ANOVA", "statistic"] == pytest.approx(by_hand)
+
+
+def test_degrees_of_freedom_are_those_of_cases_and_groups(tables):
+    rows = tables["anova"].query("measure == 'volume'").set_index("test")
+    np.testing.assert_array_equal(rows.loc["one-way ANOVA", ["df1", "df2"]], [2, 3 * N - 3])
+    within = rows.loc["repeated-measures ANOVA", ["df1", "df2"]]
+    np.testing.assert_array_equal(within, [2, 2 * (N - 1)])
+    assert rows.loc["Friedman", "df1"] == 2
+
+
+def test_a_summary_holds_means_sample_deviations_and_medians_of_each_part(tables):
+    cases = tables["cases"].query("method == 'objective'")
+    first = cases["fold"] == 1
+    parts = {"all": cases, "fold 1": cases[first], "other folds": cases[~first]}
+    summary = tables["summary"].query("method == 'objective'").set_index(["part", "measure"])
+    for part, rows in parts.items():
+        for measure in ("dice_mean", "volume", "difference"):
+            values = rows[measure].to_numpy()
+            row = summary.loc[part, measure]
+            assert row["n"] == len(values) > 1
+            spread = np.sqrt(((values - values.mean()) ** 2).sum() / (len(values) - 1))
+            measured = row[["mean", "sd", "median"]].astype(float)
+            np.testing.assert_allclose(measured, [values.mean(), spread, np.median(values)])
+    single = tables["summary"].query("method == 'single experts' and part == 'all'")
+    assert (single["n"] == 2 * N).all()
+
+
+def test_paired_tests_are_scipys_with_the_correction_of_statsmodels(tables):
+    wide = tables["cases"].pivot(index="case", columns="method", values="volume")
+    rows = tables["paired"].query("measure == 'volume'")
+    assert list(zip(rows["a"], rows["b"], strict=True)) == [
+        ("experts", "network"),
+        ("experts", "objective"),
+        ("network", "objective"),
+    ]
+    tested = rows[rows["t"].notna()]
+    assert len(tested) >= 2
+    for _, row in tested.iterrows():
+        a, b = wide[row["a"]], wide[row["b"]]
+        assert row["difference"] == pytest.approx((a - b).mean())
+        assert (row["t"], row["t_p"]) == pytest.approx(tuple(ttest_rel(a, b)))
+        signed = wilcoxon(a, b, method="approx")
+        assert row["wilcoxon_p"] == pytest.approx(signed.pvalue)
+    corrected = multipletests(tested["wilcoxon_p"], method="holm")[1]
+    np.testing.assert_allclose(tested["holm_p"], corrected)
+
+
+def test_correlations_with_the_volume_of_the_tumor_are_scipys(tables):
+    cases = tables["cases"].query("method == 'objective'")
+    rows = tables["correlations"].query("method == 'objective'").set_index("measure")
+    for measure, values in (
+        ("dice_mean", cases["dice_mean"]),
+        ("absolute_difference", np.abs(cases["difference"])),
+    ):
+        row = rows.loc[measure]
+        pearson = pearsonr(cases["tumor_volume"], values)
+        spearman = spearmanr(cases["tumor_volume"], values)
+        assert (row["pearson"], row["p"]) == pytest.approx(tuple(pearson))
+        assert (row["spearman"], row["spearman_p"]) == pytest.approx(tuple(spearman))
+        interval = pearson.confidence_interval(0.95)
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_slope_of_agreement_is_that_of_the_difference_over_the_mean(study, tables):
+    _, experts = study
+    volumes = tables["cases"].pivot(index="case", columns="method", values="volume")["objective"]
+    first = experts[:, 0, 3:6].prod(-1) / 1000
+    slope, _ = np.polyfit((volumes + first) / 2, volumes - first, 1)
+    row = tables["bland_altman"].query("method == 'objective' and against == 'expert 1'").iloc[0]
+    assert row["slope"] == pytest.approx(slope)
+    assert row["bias"] == pytest.approx((volumes - first).mean())
+
+
+def test_differences_are_those_of_the_method_from_the_mean_of_experts():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[5:35, 5:35, 5:35] = True
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]))
+    sides = ((20, 20, 20), (20, 20, 30))
+    experts = [[Voxel((39, 39, 39), size).as_array() for size in sides]]
+    placements = {"a": [Voxel((39, 39, 39), (25, 24, 20))]}
+    found = evaluate_placements([scene], experts, placements, controls=False)
+    assert cell(found, "a", "difference", 0) == pytest.approx(12 - 10)
+    assert cell(found, "experts", "difference", 0) == pytest.approx(8 - 12)
+    # One expert is left out in turn: the closest of the other one.
+    dice = [2 * 8 / (8 + 12), 2 * 8 / (12 + 12)]
+    assert cell(found, "a", "dice_fair", 0) == pytest.approx(np.mean(dice))
+    assert cell(found, "a", "dice_closest", 0) == pytest.approx(dice[0])
+
+
+def test_random_boxes_are_centered_in_the_tumor():
+    tumor = np.zeros((30, 30, 30), bool)
+    tumor[4:8, 4:8, 4:8] = tumor[22:26, 20:26, 22:26] = True
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]))
+    experts = np.tile([30.0, 30, 30, 20, 20, 20, 0, 0, 0], (40, 1, 1))
+    boxes = control_placements([scene] * 40, experts)["random box"]
+    index = np.rint(boxes[:, :3] / 2).astype(int)
+    assert tumor[tuple(index.T)].all()
+    assert len(np.unique(index, axis=0)) > 20
 
 
 @pytest.mark.filterwarnings("ignore")  # those of the reference
