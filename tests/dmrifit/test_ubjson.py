@@ -48,6 +48,8 @@ def test_arrays_of_one_type_are_arrays():
         (b"Si\xff", "a length is -1"),
         (b"SZ", "a length has the type 'Z'"),
         (b"Sl\x7f\xff\xff\xff", "a length is 2147483647"),
+        # Values without content take no bytes: seven of them in six bytes, and a thousand would be as short.
+        (b"[$Z#U\x07", "a length is 7"),
         (b"[$d#L\x00\x00\x00\x00\x00\x00\x00\x09", "36 bytes are announced"),
         (b"[$di\x02", "has no count"),
         (b"[" * 100, "nested more than"),

@@ -55,6 +55,26 @@ def test_a_header_that_tells_of_more_voxels_than_its_file_can_hold_is_refused(sh
         read_volume(path)
 
 
+def test_a_packed_file_may_not_claim_more_than_deflate_can_pack_into_it(tmp_path):
+    path = tmp_path / "large.nii.gz"
+    path.write_bytes(gzip.compress(header((2000, 1500, 1)) + np.random.default_rng(0).bytes(1000)))
+    size, claimed = path.stat().st_size, 352 + 2 * 2000 * 1500
+    # Within a factor of three of what a file of this size can hold.
+    assert 1032 * size + 2**20 < claimed < 3 * (1032 * size + 2**20)
+    claim = rf"large\.nii\.gz says that it holds {claimed} bytes, which its {size} packed ones cannot be"
+    with pytest.raises(ValueError, match=claim):
+        read_volume(path)
+
+
+def test_a_plain_file_may_not_claim_more_bytes_than_it_has(tmp_path):
+    path = tmp_path / "short.nii"
+    path.write_bytes(header((30, 20, 1)) + bytes(1198))
+    with pytest.raises(ValueError, match=r"short\.nii is cut off: it should hold 1552 bytes and holds 1550"):
+        read_volume(path)
+    path.write_bytes(header((30, 20, 1)) + bytes(1200))
+    assert read_volume(path).shape == (30, 20, 1)
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
 def test_a_scan_that_tells_of_more_than_its_file_holds_is_refused_before_the_fit(suffix, tmp_path, peak):
     path = tmp_path / f"large{suffix}"
@@ -106,8 +126,14 @@ def test_a_mask_that_unpacks_to_more_than_its_header_tells_is_refused_in_little_
         read_volume(path)
 
 
+def test_a_volume_with_two_megabytes_behind_its_last_value_is_refused(tmp_path):
+    path = zeros(tmp_path / "mask.nii.gz", header((4, 3, 2), np.uint8), 2**21)
+    with pytest.raises(ValueError, match=r"mask\.nii\.gz unpacks to more than the 376 bytes"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("offset", [2**30, 2**40, 1e18])
+@pytest.mark.parametrize("offset", [2**26 + 16, 2**30, 2**40, 1e18])
 def test_a_header_that_is_longer_than_any_is_not_read(version, offset, tmp_path, peak):
     path = zeros(tmp_path / "long.nii.gz", header((4, 3, 2), version=version, offset=offset), 2**26)
     with peak(LITTLE), pytest.raises(ValueError, match=r"long\.nii\.gz says that its values begin at byte"):

@@ -118,6 +118,39 @@ def test_an_array_that_says_it_is_larger_than_its_file_takes_no_memory(shape, wh
     refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), "refused as a model file")
 
 
+@pytest.mark.parametrize("n_claimed", [25, 200])
+def test_an_array_may_not_claim_one_value_more_than_its_file_has_bytes_for(n_claimed, whole, tmp_path):
+    inner = members_of(whole["regressor.skops"])
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({n_claimed},), }}".ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(64)
+    assert len(array) == 192  # bytes, enough for 24 values
+    name = next(name for name in inner if name.endswith(".npy"))
+    data = packed({**inner, name: array}.items())
+    claim = rf"an array of its regressor says that it holds {8 * n_claimed} bytes \(float64\) in 192"
+    refused(write(tmp_path / "model", sealed({**whole, "regressor.skops": data})), claim)
+
+
+def test_members_of_a_regressor_may_not_claim_more_bytes_than_all_of_it_has(whole, tmp_path):
+    inner = members_of(whole["regressor.skops"])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in inner.items():
+            archive.writestr(name, content)
+        # The list at the end is written from these numbers.
+        archive.infolist()[0].file_size = 2 * len(whole["regressor.skops"])
+    path = write(tmp_path / "model", sealed({**whole, "regressor.skops": buffer.getvalue()}))
+    refused(path, "do not lie in it one after the other, as they are")
+
+
+def test_a_model_inside_a_model_may_not_be_packed_again(whole, tmp_path):
+    # 2,000 bytes that cannot be packed and 20,000 that vanish: ten times smaller, where a real one stays as it is.
+    twice = np.random.default_rng(0).bytes(2000) + bytes(20_000)
+    path = write(tmp_path / "model", sealed({**whole, "estimator.dmrifit": twice}))
+    with zipfile.ZipFile(path) as archive:
+        assert 2000 < archive.getinfo("estimator.dmrifit").compress_size < 2200
+    refused(path, "more than any model does")
+
+
 def test_a_regressor_that_is_packed_or_has_a_member_twice_is_refused(whole, tmp_path):
     inner = members_of(whole["regressor.skops"])
     buffer = io.BytesIO()
