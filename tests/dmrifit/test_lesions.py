@@ -339,6 +339,32 @@ def test_volumes_positions_and_size_classes_follow_the_affine():
     assert scores["sensitivity_small"] == scores["precision_large"] == 1
 
 
+def test_small_and_large_lesions_are_counted_apart():
+    """Voxels of 1 mm³, so that 100 of them are 0.1 mL, where large begins."""
+    reference = np.zeros((40, 40, 40), bool)
+    box(reference, (0, 3), (0, 3), (0, 11))  # 99 voxels, found
+    box(reference, (0, 2), (20, 22), (0, 2))  # small, found
+    box(reference, (0, 2), (30, 32), (0, 2))  # small, missed
+    box(reference, (20, 25), (0, 5), (0, 4))  # 100 voxels, found
+    box(reference, (20, 26), (10, 16), (0, 6))  # large, missed
+    prediction = np.zeros_like(reference)
+    for where in ((0, 0, 0), (0, 20, 0), (20, 0, 0)):
+        prediction[where] = True
+    box(prediction, (30, 32), (30, 32), (0, 2))  # small, on no lesion
+    for start in (12, 20, 28):  # 100 voxels, on no lesion
+        box(prediction, (34, 39), (0, 5), (start, start + 4))
+    table = lesion_table(reference, prediction)
+    counts = lesion_counts(table).iloc[0]
+    found = {name: int(counts[name]) for name in counts.index if name.endswith(("_small", "_large"))}
+    expected = {"n_small": 3, "n_found_small": 2, "false_positives_small": 1}
+    expected |= {"n_large": 2, "n_found_large": 1, "false_positives_large": 3}
+    assert found == expected
+    scores = lesion_scores(table)
+    assert scores["sensitivity_small"] == scores["precision_small"] == pytest.approx(2 / 3)
+    assert scores["sensitivity_large"] == pytest.approx(1 / 2)
+    assert scores["precision_large"] == pytest.approx(1 / 4)
+
+
 def test_scores_of_all_scans_are_those_of_summed_counts(study):
     tables = [lesion_table(*pair) for pair in zip(*study, strict=True)]
     counts = lesion_counts(tables)
