@@ -159,9 +159,9 @@ def check_sums(model, inner, predicted, *, high, turn_up):
     run(code["BEGIN"], w=lane.w, s=s, t=table)
     for u in range(UNROLL):
         for name, value, row in (("TABLE_B", B[u], 1 + 2 * u), ("TABLE_TE", TE[u], 2 + 2 * u)):
-            part = {}
-            run(code[name], w=lane.w, s=[value], t=part)
-            table |= {(row, place): number for (_, place), number in part.items()}
+            row_values = {}
+            run(code[name], w=lane.w, s=[value], t=row_values)
+            table |= {(row, place): number for (_, place), number in row_values.items()}
         s[2 * u], s[2 * u + 1] = B[u], TE[u]
     run(
         code["ACCUMULATE"],

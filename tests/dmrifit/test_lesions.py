@@ -355,10 +355,10 @@ def test_small_and_large_lesions_are_counted_apart():
         box(prediction, (34, 39), (0, 5), (start, start + 4))
     table = lesion_table(reference, prediction)
     counts = lesion_counts(table).iloc[0]
-    found = {name: int(counts[name]) for name in counts.index if name.endswith(("_small", "_large"))}
+    by_size = {name: int(counts[name]) for name in counts.index if name.endswith(("_small", "_large"))}
     expected = {"n_small": 3, "n_found_small": 2, "false_positives_small": 1}
     expected |= {"n_large": 2, "n_found_large": 1, "false_positives_large": 3}
-    assert found == expected
+    assert by_size == expected
     scores = lesion_scores(table)
     assert scores["sensitivity_small"] == scores["precision_small"] == pytest.approx(2 / 3)
     assert scores["sensitivity_large"] == pytest.approx(1 / 2)

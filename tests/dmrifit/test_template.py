@@ -107,10 +107,12 @@ def test_two_amplitudes_of_magnitudes_are_the_non_negative_least_squares(ivim):
     signs = set()
     for _ in range(200):
         atoms, y = rng.uniform(0, 1, (2, 6)), rng.uniform(0, 1, 6)
-        one, zero = atoms
-        found = ivim.amplitudes.py_func(one @ y, zero @ y, one @ one, one @ zero, zero @ zero)
+        first, second = atoms
+        shares = ivim.amplitudes.py_func(
+            first @ y, second @ y, first @ first, first @ second, second @ second
+        )
         expected, _ = nnls(atoms.T, y)
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        np.testing.assert_allclose(shares, expected, atol=1e-12)
         signs.add(tuple(expected > 0))
     assert signs == {(False, True), (True, False), (True, True)}
 
@@ -127,17 +129,18 @@ def test_a_voxel_with_missing_measurements_gets_the_best_pair_of_atoms(ivim):
     atoms = rng.uniform(0, 1, (n_first + n_second, 8))
     signal = rng.uniform(0, 1, 8)
     signal[[2, 6]] = np.nan
-    known = np.isfinite(signal)
+    measured = np.isfinite(signal)
     best = np.zeros((n_first, 2 * kernels.LANES))
     dots = np.zeros((len(atoms), kernels.LANES))
-    dots[:, lane] = atoms[:, known] @ signal[known]
+    dots[:, lane] = atoms[:, measured] @ signal[measured]
     gram = ivim.rate_incomplete.py_func(signal, lane, atoms, n_first, best, dots)
-    np.testing.assert_allclose(gram[:n_first], atoms[:n_first][:, known] @ atoms[:, known].T)
-    np.testing.assert_allclose(np.diag(gram), (atoms[:, known] ** 2).sum(axis=1))
+    np.testing.assert_allclose(gram[:n_first], atoms[:n_first][:, measured] @ atoms[:, measured].T)
+    np.testing.assert_allclose(np.diag(gram), (atoms[:, measured] ** 2).sum(axis=1))
     for s in range(n_first):
-        pairs = [atoms[[s, n_first + t]][:, known].T for t in range(n_second)]
+        pairs = [atoms[[s, n_first + t]][:, measured].T for t in range(n_second)]
         gains = [
-            signal[known] @ signal[known] - nnls(pair, signal[known])[1] ** 2 for pair in pairs
+            signal[measured] @ signal[measured] - nnls(pair, signal[measured])[1] ** 2
+            for pair in pairs
         ]
         assert best[s, lane] == pytest.approx(max(gains))
         assert best[s, kernels.LANES + lane] == np.argmax(gains)
@@ -155,12 +158,12 @@ def test_voxels_that_cannot_be_fitted_are_screened_out(ivim):
             [1e291, 1.0, 1.0, 1.0],  # too large
         ]
     )
-    scales, usable, n_known = np.zeros(7), np.zeros(7, int), np.zeros(7, int)
-    assert ivim.screen.py_func(signals, 3, True, scales, usable, n_known) == 2
+    scales, usable, n_measured = np.zeros(7), np.zeros(7, int), np.zeros(7, int)
+    assert ivim.screen.py_func(signals, 3, True, scales, usable, n_measured) == 2
     assert usable[:2].tolist() == [0, 4]
-    assert n_known[:2].tolist() == [3, 4]
+    assert n_measured[:2].tolist() == [3, 4]
     assert scales[:2].tolist() == [0.25, 0.125]
-    ivim.screen.py_func(signals, 3, False, scales, usable, n_known)
+    ivim.screen.py_func(signals, 3, False, scales, usable, n_measured)
     assert scales[:2].tolist() == [1, 1]
 
 
@@ -194,7 +197,7 @@ def test_sums_at_the_limit_become_those_of_the_kurtosis_itself(kurtosis):
     for number, (i, j) in enumerate(layout.pairs):
         lanes[layout.offset["M"] + number, 7] = moved[:, i] @ moved[:, j]
     kurtosis.leave_limit.py_func(work, 7, share)
-    found = lanes[layout.offset["M"] : layout.offset["M"] + 6, 7]
+    sums = lanes[layout.offset["M"] : layout.offset["M"] + 6, 7]
     np.testing.assert_allclose(
-        found, [plain[:, i] @ plain[:, j] for i, j in layout.pairs], rtol=1e-10
+        sums, [plain[:, i] @ plain[:, j] for i, j in layout.pairs], rtol=1e-10
     )
