@@ -26,7 +26,7 @@ pytest.importorskip("skorch")
 
 from torch import nn  # noqa: E402
 
-from dmrifit import checkpoints, devices, registry, training  # noqa: E402
+from dmrifit import checkpoints, devices, registry  # noqa: E402
 from dmrifit.nets import VolumeEstimator  # noqa: E402
 from dmrifit.persistence import load_model, save_model  # noqa: E402
 
@@ -654,16 +654,6 @@ def test_packages_that_are_not_imported_are_asked_for_their_classes(saved, cohor
     assert bits(load_model(saved[1]).predict(cohort[0])) == bits(saved[0].predict(cohort[0]))
 
 
-def test_two_classes_cannot_register_one_name():
-    class LesionVolume(VolumeEstimator):
-        pass
-
-    with pytest.raises(ValueError, match="choose another name"):
-        registry.register(LesionVolume)
-    with pytest.raises(TypeError, match="without stored, restore"):
-        registry.register(GridSearchCV)
-
-
 # Bad input --------------------------------------------------------------------------------------------
 
 
@@ -783,39 +773,6 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, 
     assert compiled == [model.net_.module_]
     assert set(model.net_.module_.state_dict()) == set(Counter(1, 4, 0).state_dict())
     assert bits(pickle.loads(pickle.dumps(model)).predict(cohort[0])) == bits(model.predict(cohort[0]))
-
-
-class Product(nn.Module):
-    """A loss that would be computed in bfloat16 if it were let."""
-
-    def forward(self, answers, targets):
-        return (answers.T @ answers).sum()
-
-
-def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
-    net = training.Net(
-        nn.Linear(3, 1), criterion=training.WithMargin(nn.BCEWithLogitsLoss()), train_split=None, mixed=True, verbose=0,
-    ).initialize()  # fmt: skip
-    answer = net.infer(torch.randn(4, 3))
-    assert answer.dtype == torch.bfloat16
-    net.criterion_.criterion = Product()
-    assert net.get_loss(answer, torch.zeros(4, 1)).dtype == torch.float32
-    net.criterion_.criterion = nn.BCEWithLogitsLoss()
-    # At logit 9 a probability in bfloat16 is one, and the loss of a wrong answer infinite.
-    loss = net.get_loss(torch.full((4, 1), 9.0, dtype=torch.bfloat16), torch.zeros(4, 1))
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(9 + math.log1p(math.exp(-9)), rel=1e-5)
-
-
-def test_the_first_gpu_is_taken_automatically(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert str(devices.resolve_device("auto")) == "cuda:0"
-    assert str(devices.resolve_device("cuda:1")) == "cuda:1"
-    with pytest.raises(ValueError, match="has 2 GPUs"):
-        devices.resolve_device("cuda:2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert str(devices.resolve_device("auto")) == "cpu"
 
 
 def test_inputs_and_targets_may_have_several_parts(cohort):

@@ -1,0 +1,52 @@
+"""Public names that load their module on first use."""
+
+import sys
+import types
+
+import pytest
+
+from dmrifit._lazy import lazy_names
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write a package of two modules whose import is counted, with lazy names for what is in them."""
+    folder = tmp_path / "drawers"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "spoons.py").write_text("SPOON = object()\nLADLE = object()\n")
+    (folder / "forks.py").write_text("FORK = 4\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = types.ModuleType("drawers")
+    module.__path__ = [str(folder)]
+    module.TABLE = 1
+    monkeypatch.setitem(sys.modules, "drawers", module)
+    yield module
+    for name in ("drawers.spoons", "drawers.forks"):
+        sys.modules.pop(name, None)
+
+
+def test_a_name_loads_its_own_module_and_stays_in_the_package(package):
+    getter, _ = lazy_names("drawers", {"SPOON": "spoons", "FORK": "forks"})
+    assert "drawers.spoons" not in sys.modules
+    spoon = getter("SPOON")
+    assert spoon is sys.modules["drawers.spoons"].SPOON
+    assert "drawers.forks" not in sys.modules
+    assert vars(package)["SPOON"] is spoon
+    assert "LADLE" not in vars(package)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error(package):
+    getter, _ = lazy_names("drawers", {"SPOON": "spoons"})
+    with pytest.raises(AttributeError, match="module 'drawers' has no attribute 'LADLE'"):
+        getter("LADLE")
+    assert "drawers.spoons" not in sys.modules
+
+
+def test_names_are_listed_before_they_are_loaded(package):
+    getter, lister = lazy_names("drawers", {"SPOON": "spoons", "FORK": "forks"})
+    assert {"SPOON", "FORK", "TABLE"} <= set(lister())
+    assert lister() == sorted(lister())
+    assert "drawers.forks" not in sys.modules
+    getter("FORK")
+    assert lister().count("FORK") == 1
