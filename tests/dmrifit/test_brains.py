@@ -9,7 +9,6 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from dmrifit import prepare_brain
 from dmrifit.brains import align_brain, correct_bias_field, find_brain
-from dmrifit.grids import onto
 from dmrifit.tissues import smooth_field
 
 SHAPE = (60, 66, 56)
@@ -152,43 +151,6 @@ def test_places_stay_where_they_are_on_another_grid():
     np.testing.assert_array_equal(
         np.asarray(made.label.dataobj)[inner][sure[inner]], (expected > 440)[inner][sure[inner]]
     )
-
-
-def test_larger_voxels_are_means_of_smaller_ones():
-    rng = np.random.default_rng(0)
-    fine = nib.Nifti1Image(rng.standard_normal((60, 60, 60)).astype(np.float32), np.diag([0.5, 0.5, 0.5, 1]))
-    coarse = prepare_brain(fine, spacing=1.0, bias_field=False, brain_mask=False).image
-    assert np.asarray(coarse.dataobj).std() < 0.55
-    assert coarse.shape == (30, 30, 30)
-
-
-@pytest.mark.parametrize("edges", [(2.0, 2.0, 2.0), (0.5, 0.5, 0.5), (0.7, 0.7, 3.0)])
-def test_a_scan_is_not_darker_at_its_border_on_another_grid(edges):
-    scan = nib.Nifti1Image(np.full((20, 18, 16), 5, dtype=np.float32), np.diag([*edges, 1.0]))
-    values = np.asarray(prepare_brain(scan, spacing=1.0, bias_field=False, brain_mask=False).image.dataobj)
-    np.testing.assert_allclose(values, 5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("shift", "n"), [(5.0, 5), (5.4, 5), (5.6, 4), (20.0, 0), (-3.0, 7)])
-def test_there_is_nothing_where_a_scan_does_not_reach(shift, n):
-    scan = nib.Nifti1Image(np.full((10, 9, 8), 7, dtype=np.float32), np.eye(4))
-    moved = np.eye(4)
-    moved[0, 3] = shift
-    values = np.asarray(onto(scan, scan, moved).dataobj)
-    expected = np.where(np.arange(10) < n if shift > 0 else np.arange(10) >= 10 - n, 7, 0)
-    np.testing.assert_array_equal(values, np.broadcast_to(expected[:, None, None], values.shape))
-
-
-def test_a_scan_is_smoothed_along_the_axes_on_which_voxels_become_larger():
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((80, 40, 40)).astype(np.float32)
-    fine = nib.Nifti1Image(values, np.diag([0.5, 1.0, 1.0, 1.0]))
-    # The same voxels of 1 × 1 × 2 mm, their axes in this order and in another one.
-    turned = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
-    target = nib.Nifti1Image(np.zeros((40, 20, 40), np.float32), turned)
-    straight = nib.Nifti1Image(np.zeros((40, 40, 20), np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
-    plain, exchanged = (np.asarray(onto(fine, one, np.eye(4)).dataobj) for one in (straight, target))
-    np.testing.assert_allclose(exchanged.transpose(2, 0, 1), plain, atol=1e-5)
 
 
 def test_all_steps_together_are_written_with_a_sidecar(tmp_path):
