@@ -270,8 +270,9 @@ def test_repeats_are_averaged_as_asked(folder):
 
 
 def test_measurements_at_other_echo_times_are_no_repeats(folder):
-    scan, _ = protocol_of(folder, [0, 500, 0, 500], te="60 60 90 90")
-    assert len(scan.protocol) == 4
+    scan, values = protocol_of(folder, [0, 500, 4, 503], te="60 60 90 90")
+    assert scan.protocol.b.tolist() == [0, 500, 4, 503]
+    np.testing.assert_array_equal(scan.signal, values)
 
 
 @pytest.mark.parametrize(
