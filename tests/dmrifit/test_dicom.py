@@ -341,3 +341,26 @@ def test_a_series_that_is_named_does_not_mind_its_neighbors(tmp_path):
     with pytest.raises(ValueError, match="ImageOrientationPatient"):
         write_dicom_seg(labels, affine, tmp_path / "a.dcm", source=tmp_path / "all")
     write_dicom_seg(labels, affine, tmp_path / "a.dcm", source=tmp_path / "all", series=uid)
+
+
+def test_volumes_whose_positions_were_rounded_differently_are_one_place_each(tmp_path):
+    folder = tmp_path / "series"
+    affine = write_series(folder, n_volumes=2)
+    for path in sorted(folder.iterdir())[SHAPE[2] :]:
+        image = pydicom.dcmread(path)
+        nearby = np.array(image.ImagePositionPatient, dtype=float) + 1e-5 * OBLIQUE[:, 2]
+        image.ImagePositionPatient = np.round(nearby, 8).tolist()
+        image.save_as(path)
+    labels = random_labels()
+    write_dicom_seg(labels, affine, tmp_path / "seg.dcm", source=folder)
+    assert_allclose(places_by_hand(tmp_path / "seg.dcm", 1), world(labels, affine, 1), atol=1e-4)
+
+
+def test_as_many_regions_as_a_file_can_number_are_written(series, tmp_path):
+    labels = np.zeros(np.prod(SHAPE), dtype=np.int16)
+    labels[:255] = np.arange(1, 256)
+    segments = write_dicom_seg(labels.reshape(SHAPE), series[1], tmp_path / "seg.dcm", source=series[0])
+    assert list(segments) == list(range(1, 256))
+    labels[255] = 256
+    with pytest.raises(ValueError, match="256 regions are more than 255"):
+        write_dicom_seg(labels.reshape(SHAPE), series[1], tmp_path / "more.dcm", source=series[0])

@@ -103,3 +103,45 @@ def test_files_with_the_ending_of_another_kind_are_refused_by_name(tmp_path, end
     path = (tmp_path / "a.nii.gz").rename(tmp_path / f"scan.{ending}")
     with pytest.raises(ValueError, match=rf"scan\.{ending} cannot be read as an image, .*convert it to NIfTI"):
         load_image(path)
+
+
+def placed(folder, affine, *, units=None):
+    """Write an image whose header says what nibabel would not write."""
+    image = nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4))
+    image.set_sform(affine, code=1)
+    if units is not None:
+        image.header.set_xyzt_units(*units)
+    nib.save(image, folder / "a.nii")
+    return folder / "a.nii"
+
+
+@pytest.mark.parametrize(
+    ("edge", "refused"), [(9e3, False), (1.1e4, True), (1.1e-4, False), (0.9e-4, True)]
+)
+def test_voxels_have_edges_from_a_tenth_of_a_micrometer_to_ten_meters(tmp_path, edge, refused):
+    path = placed(tmp_path, np.diag([edge, edge, edge, 1]))
+    if not refused:
+        assert load_image(path).shape == (2, 2, 2)
+        return
+    with pytest.raises(ValueError, match=r"a\.nii has an affine that places no voxels"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(("height", "refused"), [(2e-3, False), (5e-4, True)])
+def test_axes_that_nearly_lie_in_a_plane_place_no_voxels(tmp_path, height, refused):
+    """The third axis is as long as the others and rises by so many mm over the plane of the others."""
+    affine = np.array([[1, 0, np.sqrt(1 - height**2), 0], [0, 1, 0, 0], [0, 0, height, 0], [0, 0, 0, 1.0]])
+    path = placed(tmp_path, affine)
+    if not refused:
+        assert load_image(path).shape == (2, 2, 2)
+        return
+    with pytest.raises(ValueError, match="places no voxels"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("time", [None, "sec", "msec"])
+@pytest.mark.parametrize(("length", "shown"), [("meter", "m"), ("micron", "µm")])
+def test_lengths_in_other_units_are_refused_whatever_the_unit_of_time(tmp_path, length, shown, time):
+    with pytest.raises(ValueError, match=rf"a\.nii states its lengths in {shown}, and mm are needed"):
+        load_image(placed(tmp_path, np.eye(4), units=(length, time)))
+    assert load_image(placed(tmp_path, np.eye(4), units=("mm", time))).shape == (2, 2, 2)

@@ -159,3 +159,26 @@ def test_images_on_different_grids_are_refused_by_name(by_echo, tmp_path, signal
     with pytest.raises(ValueError, match=r"echo-2_dwi\.nii\.gz.*(damaged|cut off)"):
         fit_image(manifest.images, manifest.protocol, MODEL, out=tmp_path / "out")
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_image_that_is_named_in_two_ways_is_refused(by_echo, tmp_path):
+    (tmp_path / "sub").mkdir()
+    header, first, *rows = by_echo.read_text().splitlines()
+    cells = first.split("\t")
+    again = "\t".join([f"sub/../{cells[0]}", *cells[1:]])
+    by_echo.write_text("\n".join([header, first, *rows, again]))
+    with pytest.raises(ValueError, match=r"row 5: image 'sub/\.\./.*' stands in row 2, too; name each image once"):
+        read_manifest(by_echo)
+
+
+@pytest.mark.parametrize(("largest", "doubted"), [(2.5, True), (100.5, False)])
+def test_only_b_values_as_small_as_those_in_other_units_are_doubted(tmp_path, largest, doubted, recwarn):
+    for name in ("low", "high"):
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), AFFINE), tmp_path / f"{name}.nii")
+    (tmp_path / "low.bval").write_text(f"0 1.5 {largest}")
+    (tmp_path / "high.bval").write_text("0 500 1000")
+    (tmp_path / "scan.tsv").write_text("image\nlow.nii\nhigh.nii\n")
+    read_manifest(tmp_path / "scan.tsv")
+    messages = [str(warning.message) for warning in recwarn]
+    assert len(messages) == doubted
+    assert all(f"the largest b-value is {largest} s/mm²; if they are in ms/µm²" in text for text in messages)

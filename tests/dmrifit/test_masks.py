@@ -86,3 +86,27 @@ def test_volumes_and_masks_of_different_shapes_are_refused():
         voxels_to_volume(np.zeros(7), mask)
     with pytest.raises(ValueError, match="8 voxels"):
         voxels_to_volume(3.0, mask)
+
+
+@pytest.mark.parametrize(("shift", "refused"), [(0.19, False), (0.21, True)])
+def test_grids_agree_within_a_tenth_of_the_smallest_edge(shift, refused):
+    """Which is 2 mm here, and the largest 3 mm."""
+    moved = AFFINE.copy()
+    moved[0, 3] += shift
+    if not refused:
+        same_grid(affine=moved)
+        return
+    with pytest.raises(ValueError, match="apart"):
+        same_grid(affine=moved)
+
+
+@pytest.mark.parametrize(("stretch", "refused"), [(0.039, False), (0.041, True)])
+def test_grids_are_compared_at_the_middle_of_their_outermost_voxels(stretch, refused):
+    """Five steps along the first of six voxels may add up to 0.2 mm."""
+    longer = AFFINE.copy()
+    longer[0, 0] -= stretch
+    if not refused:
+        same_grid(affine=longer)
+        return
+    with pytest.raises(ValueError, match="apart"):
+        same_grid(affine=longer)

@@ -69,3 +69,28 @@ def test_a_map_of_one_volume_in_four_axes_is_a_map(parts, values, tmp_path):
     path = tmp_path / "map.nii"
     nib.save(nib.Nifti1Image(values[..., :1], AFFINE), path)
     np.testing.assert_array_equal(read_map(path, Series.open(parts)), values[..., 0])
+
+
+@pytest.mark.parametrize(("margin", "thickest"), [(1, 2), (2, 1)])
+def test_slabs_with_their_neighbors_are_no_larger_than_others(parts, monkeypatch, margin, thickest):
+    monkeypatch.setattr(module, "SLAB_VALUES", 4 * (4 * 3 * 5))
+    series = Series.open(parts)
+    slabs = list(series.slabs_with_margin(None, margin, progress=False, task="read"))
+    assert max(slab.stop - slab.start for slab, *_ in slabs) == thickest
+    assert [slab.start for slab, *_ in slabs] == list(range(0, 6, thickest))
+    for slab, around, _, signals in slabs:
+        assert (around.start, around.stop) == (max(0, slab.start - margin), min(6, slab.stop + margin))
+        assert signals.shape[2] == around.stop - around.start
+
+
+@pytest.mark.parametrize(
+    ("shape", "refused"), [((4, 3, 6, 1, 1), False), ((4, 3, 6, 2), True), ((4, 3, 6, 1, 2), True)]
+)
+def test_a_map_has_one_volume(parts, tmp_path, shape, refused):
+    series = Series.open(parts)
+    nib.save(nib.Nifti1Image(np.ones(shape, np.float32), AFFINE), tmp_path / "map.nii")
+    if not refused:
+        assert read_map(tmp_path / "map.nii", series).shape == (4, 3, 6)
+        return
+    with pytest.raises(ValueError, match=rf"map\.nii is {len(shape)}-D .*a map of one volume \(x, y, z\) is needed"):
+        read_map(tmp_path / "map.nii", series)
