@@ -246,3 +246,17 @@ def test_b_values_that_nearly_agree_are_repeats_of_a_clinical_contrast():
     scattered = Protocol([0, 5, 50, 100, 395, 400, 900], te=80).rounded()
     with pytest.raises(ValueError, match="repeated"):
         scattered.clinical()
+
+
+def test_b_values_just_within_the_tolerance_are_one_contrast():
+    signals, protocol = average_directions(np.array([[100.0, 60, 40]]), Protocol([0, 500, 525]), mean="arithmetic")
+    assert protocol.b.tolist() == [0, 512.5]
+    assert signals.tolist() == [[100, 50]]
+    assert len(average_directions(np.ones((1, 3)), Protocol([0, 500, 526]))[1]) == 3
+
+
+def test_three_directions_of_three_values_stand_in_columns(tmp_path):
+    (tmp_path / "a.bval").write_text("0 1000 1000\n")
+    (tmp_path / "a.bvec").write_text("0 0.6 0\n0 0.8 0\n0 0 1\n")
+    protocol = Protocol.read(tmp_path / "a.bval", 80, tmp_path / "a.bvec")
+    np.testing.assert_allclose(protocol.directions, [[0, 0, 0], [0.6, 0.8, 0], [0, 0, 1]])

@@ -18,6 +18,7 @@ def test_numbers_may_be_separated_in_several_ways(tmp_path, text):
         (b"", "numbers.txt is empty"),
         (b"1 2\n3", "rows hold 2, 1 numbers"),
         (b"1_000", "'1_000' is no number"),
+        ("١٠٠٠ 1".encode(), "'١٠٠٠' is no number"),
         ("1 2".encode("utf-16"), "not text in UTF-8"),
         (b"1 \xe9", "byte 3 is 0xe9"),
     ],
