@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Protocol
-from dmrifit import _kernels as kernels
+from dmrifit._kernels import compiler
 from dmrifit.dictionary import Dictionary, to_inner
 
 B = np.array([0, 0.1, 0.3, 0.6, 1.0])  # ms/µm²
@@ -16,7 +16,7 @@ def dictionary(name, *, fixed=None, turn_up=UNBOUNDED, n_starts=3, protocol=PROT
     model = MODELS[name]
     low, high = np.array(model.bounds).T
     return Dictionary(
-        kernels.load(model), model, protocol, low, high, fixed or {}, turn_up, n_starts
+        compiler.load(model), model, protocol, low, high, fixed or {}, turn_up, n_starts
     )
 
 

@@ -9,9 +9,9 @@ from scipy.optimize import nnls
 
 import dmrifit
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
-from dmrifit import _kernels as kernels
+from dmrifit._kernels import compiler
 from dmrifit._kernels.formula import source
-from dmrifit._kernels.layout import LANES, UNROLL, Layout
+from dmrifit._kernels.layout import LANES, UNROLL, Layout, form
 
 MODEL = MODELS["t2-ivim-kurtosis"]
 FUNCTIONS = {"exp": math.exp, "sqrt": math.sqrt, "log": math.log, "l": 0}
@@ -61,11 +61,11 @@ class Lane:
 
 
 def test_the_form_of_a_formula_is_recognized():
-    two_parts, one_part = kernels.load(MODELS["ivim"]), kernels.load(MODELS["adc"])
+    two_parts, one_part = compiler.load(MODELS["ivim"]), compiler.load(MODELS["adc"])
     assert (two_parts.MIXTURE, two_parts.AMPLITUDE, two_parts.FIRST) == (1, 0, (2,))
     assert (one_part.MIXTURE, one_part.AMPLITUDE) == (-1, 0)
-    assert kernels.load(MODEL).FIRST == (2, 3)
-    assert kernels.load(MODEL).FORMS == (
+    assert compiler.load(MODEL).FIRST == (2, 3)
+    assert compiler.load(MODEL).FORMS == (
         "plain",
         "plain",
         "log",
@@ -82,7 +82,7 @@ def test_powers_roots_and_logarithms_fit_without_an_amplitude():
         [Parameter("D", "µm²/ms", 0.1, 5), Parameter("n", "", 0.5, 4)],
         name="power law",
     )
-    kernel = kernels.load(model)
+    kernel = compiler.load(model)
     assert (kernel.AMPLITUDE, kernel.MIXTURE) == (-1, -1)
     protocol = Protocol([0, 200, 500, 800, 1200], te=80)
     truth = np.array([[1.2, 1.5], [0.8, 2.5]])
@@ -113,7 +113,7 @@ POWERS = SignalModel.from_expression(
     ids=["adc", "ivim", "t2-ivim-kurtosis", "powers"],
 )
 def test_signals_and_derivatives_are_those_of_the_model(model, truth):
-    forms = [kernels.form(parameter) for parameter in model.parameters]
+    forms = [form(parameter) for parameter in model.parameters]
     assert written(model)["FORMS"] == tuple(forms)
     inner = np.array([INNER[form](value) for form, value in zip(forms, truth, strict=True)])
     protocol = Protocol(1000 * B, TE if model.needs_te else None)

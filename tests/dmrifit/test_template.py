@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import nnls
 
 from dmrifit import MODELS, Protocol
-from dmrifit import _kernels as kernels
-from dmrifit._kernels.layout import Layout
+from dmrifit._kernels import compiler
+from dmrifit._kernels.layout import LANES, UNROLL, Layout
 
 MODEL = MODELS["t2-ivim-kurtosis"]
 PROTOCOL = Protocol.preset("cohort1")
@@ -14,24 +14,24 @@ PROTOCOL = Protocol.preset("cohort1")
 
 @pytest.fixture(scope="module")
 def ivim():
-    return kernels.load(MODELS["ivim"])
+    return compiler.load(MODELS["ivim"])
 
 
 @pytest.fixture(scope="module")
 def kurtosis():
-    return kernels.load(MODELS["kurtosis"])
+    return compiler.load(MODELS["kurtosis"])
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.05])
 def test_sums_of_derivatives_are_those_of_finite_differences(floor):
-    kernel, layout = kernels.load(MODEL), Layout(7)
+    kernel, layout = compiler.load(MODEL), Layout(7)
     rng = np.random.default_rng(840)
     low, high = (
         np.array([0.9, 0.05, 6, 160, 0.4, 0.2, 40]),
         np.array([3, 0.6, 60, 240, 2.0, 1.5, 120]),
     )
-    outer = low + (high - low) * rng.uniform(size=(kernels.LANES, 7))
-    y = rng.uniform(0.1, 1, (kernels.LANES, 21))
+    outer = low + (high - low) * rng.uniform(size=(LANES, 7))
+    y = rng.uniform(0.1, 1, (LANES, 21))
     weight = (rng.uniform(size=y.shape) > 0.2).astype(float)
     inner = outer.copy()
     for j, form in enumerate(kernel.FORMS):
@@ -50,7 +50,7 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
         return np.sqrt(MODEL.signal(outer_of(q), PROTOCOL) ** 2 + np.pi / 2 * floor**2)
 
     work = np.zeros(kernel.SIZE)
-    lanes = work.reshape(-1, kernels.LANES)
+    lanes = work.reshape(-1, LANES)
 
     def field(name, size):
         return lanes[layout.offset[name] : layout.offset[name] + size]
@@ -58,21 +58,21 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
     field("T", 7)[:] = inner.T
     field("NF2", 1)[:] = np.pi / 2 * floor**2
     field("HI", 7)[:] = 1e3
-    size = -(-21 // kernels.UNROLL) * kernels.UNROLL
+    size = -(-21 // UNROLL) * UNROLL
     padded = np.minimum(np.arange(size), 20)
     y, weight = y[:, padded], np.where(np.arange(size) < 21, weight[:, padded], 0.0)
     b, te = PROTOCOL.b_ms_per_um2[padded], PROTOCOL.te[padded]
     distinct_b, row_of_b = np.unique(b, return_inverse=True)
     distinct_te, row_of_te = np.unique(te, return_inverse=True)
-    shared = np.zeros(2 * kernels.UNROLL + 2 + 14)
-    shared[2 * kernels.UNROLL] = np.inf
+    shared = np.zeros(2 * UNROLL + 2 + 14)
+    shared[2 * UNROLL] = np.inf
     kernel.evaluate(
         work,
         shared,
         np.ascontiguousarray(y.T).ravel(),
         np.ascontiguousarray(weight.T).ravel(),
-        np.zeros((7 * kernel.N_BY_B + 3 * kernel.N_BY_TE) * kernels.LANES),
-        np.zeros(1 + 2 * kernels.UNROLL, np.int64),
+        np.zeros((7 * kernel.N_BY_B + 3 * kernel.N_BY_TE) * LANES),
+        np.zeros(1 + 2 * UNROLL, np.int64),
         np.stack([b, te], axis=1),
         np.stack([row_of_b, row_of_te], axis=1),
         distinct_b,
@@ -81,9 +81,9 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
         False,
     )
     y, weight = y[:, :21], weight[:, :21]
-    jacobian = np.empty((kernels.LANES, 21, 7))
+    jacobian = np.empty((LANES, 21, 7))
     for j in range(7):
-        step = np.zeros((kernels.LANES, 7))
+        step = np.zeros((LANES, 7))
         step[:, j] = 1e-5 * np.abs(inner[:, j])
         jacobian[:, :, j] = (predicted(inner + step) - predicted(inner - step)) / (
             2 * step[:, j, None]
@@ -130,8 +130,8 @@ def test_a_voxel_with_missing_measurements_gets_the_best_pair_of_atoms(ivim):
     signal = rng.uniform(0, 1, 8)
     signal[[2, 6]] = np.nan
     measured = np.isfinite(signal)
-    best = np.zeros((n_first, 2 * kernels.LANES))
-    dots = np.zeros((len(atoms), kernels.LANES))
+    best = np.zeros((n_first, 2 * LANES))
+    dots = np.zeros((len(atoms), LANES))
     dots[:, lane] = atoms[:, measured] @ signal[measured]
     gram = ivim.rate_incomplete.py_func(signal, lane, atoms, n_first, best, dots)
     np.testing.assert_allclose(gram[:n_first], atoms[:n_first][:, measured] @ atoms[:, measured].T)
@@ -143,7 +143,7 @@ def test_a_voxel_with_missing_measurements_gets_the_best_pair_of_atoms(ivim):
             for pair in pairs
         ]
         assert best[s, lane] == pytest.approx(max(gains))
-        assert best[s, kernels.LANES + lane] == np.argmax(gains)
+        assert best[s, LANES + lane] == np.argmax(gains)
 
 
 def test_voxels_that_cannot_be_fitted_are_screened_out(ivim):
@@ -170,7 +170,7 @@ def test_voxels_that_cannot_be_fitted_are_screened_out(ivim):
 def test_the_limit_of_the_kurtosis_is_its_share_of_the_bound(kurtosis, ivim):
     layout = Layout(3)
     work = np.zeros(layout.size)
-    lanes = work.reshape(-1, kernels.LANES)
+    lanes = work.reshape(-1, LANES)
     assert kurtosis.FORMS[1:] == ("plain", "plain")
     lanes[layout.offset["Q"] + 1, 5] = 2.0  # D
     lanes[layout.offset["HI"] + 2, 5] = 3.0  # of K
@@ -186,7 +186,7 @@ def test_sums_at_the_limit_become_those_of_the_kurtosis_itself(kurtosis):
     """K is κ·c/D with κ the inner coordinate, so that ∂K/∂D = −K/D and ∂K/∂κ = c/D."""
     layout = Layout(3)
     work = np.zeros(layout.size)
-    lanes = work.reshape(-1, kernels.LANES)
+    lanes = work.reshape(-1, LANES)
     rng = np.random.default_rng(2)
     d, inner, share = 1.3, 2.1, 0.4
     plain = rng.normal(size=(9, 3))  # derivatives by S0, D and K
