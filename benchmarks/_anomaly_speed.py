@@ -15,7 +15,7 @@ import json, resource, time
 import numpy as np, torch
 torch.set_num_threads(1)
 from anomaly import DenoisingAutoencoder, RecDiscNet
-from dmrifit.devices import one_torch_thread
+from dmrifit._utils.torch_state import one_torch_thread
 shape, n = {shape}, 64
 rng = np.random.default_rng(0)
 grid = np.indices(shape) / np.array(shape)[:, None, None, None] - 0.5
@@ -69,7 +69,7 @@ def inference(names: Sequence[str] = tuple(MODELS), shape: tuple[int, ...] = PUB
 def corruption() -> dict[str, Any]:
     """Measure `corrupt` against a loop over voxels that fills the same ellipsoid."""
     from anomaly import corrupt
-    from anomaly.corruptions import TissueMoments
+    from anomaly.generators.corruptions import TissueMoments
 
     rng = np.random.default_rng(0)
     shape = (40, 48, 32)

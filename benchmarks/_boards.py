@@ -13,7 +13,7 @@ import _measure as measure
 import joblib
 
 import dmrifit
-from dmrifit.files import whole_file, write_text
+from dmrifit.io.atomic_files import whole_file, write_text
 
 
 def modules(package: ModuleType, *, without: Collection[str] = (), only: Iterable[str] = ()) -> list[Path]:

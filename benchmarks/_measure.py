@@ -183,6 +183,6 @@ def stored(path: Path) -> dict[str, Any]:
 
 def write(result: dict[str, Any], path: Path) -> None:
     """Write a result, wholly or not at all."""
-    from dmrifit.files import write_text
+    from dmrifit.io.atomic_files import write_text
 
     write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -51,8 +51,8 @@ from claims.weninger.methods import (
 
 import anomaly
 from anomaly import DenoisingAutoencoder, RecDiscNet, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
-from anomaly.cases import Case
-from anomaly.evaluation import healthy_folds
+from anomaly.scans.cases import Case
+from anomaly.study.evaluation import healthy_folds
 
 RESULT = Path(__file__).parent / "results" / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)

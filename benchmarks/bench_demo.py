@@ -18,8 +18,8 @@ from typing import Any
 
 import _measure as measure
 
-from dmrifit.evaluation import Evaluation
-from dmrifit.summaries import summarize
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.summaries import summarize
 
 RESULT = Path(__file__).parent / "results" / "demo.json"
 #: Rows of the README: trained on, tested on, algorithm, strategy.

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dmrifit import FitResult, SignalModel, fit_voxels
-from dmrifit._kernels import compiler
+from dmrifit.engine.kernels import compiler
 
 RESULT = Path(__file__).parent / "results" / "fitting.json"
 

@@ -30,9 +30,9 @@ from claims.huang import ALPHAS, CLAIMS, metastasis_board, method_name
 
 import metastasis
 from dmrifit import load_model, save_model
-from dmrifit.boards import check_claims
+from dmrifit.stats.claim_board import check_claims
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
-from metastasis.ensemble import merge_segmentations
+from metastasis.segmentation.ensemble import merge_segmentations
 
 RESULT = Path(__file__).parent / "results" / "metastasis.json"
 SEEDS = (20261134, 20261135, 20261136)
@@ -288,7 +288,7 @@ def _make_cases(work: Path, size: Size, seed: int) -> None:
 
 
 def _as_runs(by_run: dict[str, Any]) -> list[Any]:
-    from dmrifit.boards import Run
+    from dmrifit.stats.claim_board import Run
 
     return [Run("", name, tables) for name, tables in by_run.items()]
 
@@ -319,10 +319,10 @@ def inference() -> list[dict[str, Any]]:
     """Measure dense against tiled prediction, and against the rate of a large matrix product on the same core."""
     import torch
 
-    from metastasis.inference import dense_logits, tiled_logits
-    from metastasis.networks import DeepMedic
-    from metastasis.sampling import low_resolution
-    from metastasis.sizes import dense_products
+    from metastasis.networks.architectures import DeepMedic
+    from metastasis.networks.sizes import dense_products
+    from metastasis.segmentation.inference import dense_logits, tiled_logits
+    from metastasis.segmentation.sampling import low_resolution
 
     torch.set_num_threads(1)
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)

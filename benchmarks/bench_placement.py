@@ -30,8 +30,9 @@ from scipy.spatial.transform import Rotation
 sys.path.insert(0, str(Path(__file__).parent))
 from _measure import commit, machine, table, versions
 
-from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer, _overlap
-from placement.search import FINE, Search
+from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer
+from placement.box import overlap
+from placement.search.scene_search import FINE, Search
 
 N_MASKS = 24
 SERIES = ("tuned on", "fresh")
@@ -76,7 +77,7 @@ def evolution(scene: Scene, least: float, seed: int) -> float:
     def costs(x: np.ndarray) -> np.ndarray:
         n = len(x)
         frames = np.full(n, 7), np.tile(np.eye(3), (n, 1, 1)), np.tile(center, (n, 1))
-        return _overlap.costs_of(np.ascontiguousarray(x), *frames, *common)
+        return overlap.costs_of(np.ascontiguousarray(x), *frames, *common)
 
     reach = 0.6 * np.array(scene.occupancy.shape) * scene.spacing
     bounds = [*((-r, r) for r in reach), *[(np.log(10), np.log(60))] * 3, *[(-1.1, 1.1)] * 3]

@@ -27,9 +27,9 @@ from claims.lee import placement_board
 
 import dmrifit
 import placement
-from dmrifit.files import write_text
+from dmrifit.io.atomic_files import write_text
 from placement import Scene, Voxel, VoxelOptimizer, VoxelRanker, VoxelRegressor, evaluate_placements, simulate_gliomas
-from placement.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
+from placement.study.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
 
 RESULT = Path(__file__).parent / "results" / "placers.json"
 SEEDS = (20261126, 20261127, 20261128, 20261129, 20261130)

@@ -30,8 +30,10 @@ GOAL_WALL_S = 15
 # Where the time goes: seconds of processor time in the fits, the regression, packing and unpacking; all threads.
 CHILD = """
 import json, sys, time
-from dmrifit import load_model, predict_image, prediction, volumes
-from dmrifit.series import Part, Series
+from dmrifit import load_model, predict_image
+from dmrifit.imaging import fit_predict as volumes
+from dmrifit.predict import strategies as prediction
+from dmrifit.io.series import Part, Series
 spent = {{}}
 def timed(owner, name, label):
     function = getattr(owner, name)

@@ -25,8 +25,8 @@ from scipy.optimize import curve_fit, least_squares
 from threadpoolctl import threadpool_limits
 
 from dmrifit import ALGORITHMS, MODELS, Cohort, learning_curve, make_regressor, simulate_cohort
-from dmrifit.algorithms import default_patch_shape
-from dmrifit.evaluation import SIZES
+from dmrifit.predict.algorithms import default_patch_shape
+from dmrifit.study.comparison import SIZES
 
 RESULT = Path(__file__).parent / "results" / "prediction.json"
 SEED = 20261121

@@ -31,7 +31,7 @@ import nibabel as nib
 import numpy as np
 
 from dmrifit import ALGORITHMS, MODELS, Cohort, Protocol, fit_image, fit_voxels, leave_one_patient_out, simulate_cohort
-from dmrifit.study_folder import StudyFolder
+from dmrifit.study.study_folder import StudyFolder
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
 SEED = 20261120

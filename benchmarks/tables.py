@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a table is another")
     parser.add_argument("--root", type=Path, default=measure.ROOT, help="folder of the pages")
     chosen = parser.parse_args(arguments)
-    from dmrifit.files import write_text
+    from dmrifit.io.atomic_files import write_text
 
     changed = {path: text for path, text in pages(chosen.root).items() if path.read_text(encoding="utf-8") != text}
     for path, text in changed.items():

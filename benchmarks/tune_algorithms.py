@@ -26,8 +26,8 @@ from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
 from dmrifit import MODELS, MapsToMaps, SignalToSignal, bias_index, dispersion_index, fit_voxels, simulate_cohort
-from dmrifit.algorithms import ALGORITHMS, CONSTANT, PATCHWISE, default_patch_shape, make_regressor
-from dmrifit.patches import center_of
+from dmrifit.cohort.patches import center_of
+from dmrifit.predict.algorithms import ALGORITHMS, CONSTANT, PATCHWISE, default_patch_shape, make_regressor
 
 RESULT = Path(__file__).parent / "results" / "algorithms.json"
 SEEDS = {"cohort1": 7001, "cohort2": 7002}

@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import dmrifit
-from dmrifit.reporting import summarize
+from dmrifit.study.report.reporting import summarize
 
 # Eight patients on each scanner, and one more who has the clinical images only. Your own table replaces these.
 for folder in ("build/demo/data", "build/demo/new", "build/demo/study"):

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from anomaly import DenoisingAutoencoder, VoxelwiseGaussian, evaluate_detectors, open_map, simulate_dmri
-from anomaly.evaluation import format_summary
-from anomaly.plotting import map_limits, plot_panels
+from anomaly.study.evaluation import format_summary
+from anomaly.study.plotting import map_limits, plot_panels
 
 healthy, patients = simulate_dmri(20, 6, n_directions=6, shape=(26, 30, 22), spacing=6, random_state=2)
 known, new = healthy[:16], healthy[16:]

@@ -18,8 +18,8 @@ from metastasis import (
     follow_up,
     simulate_metastases,
 )
-from metastasis.evaluation import format_summary
-from metastasis.plotting import plot_overlay
+from metastasis.study.evaluation import format_summary
+from metastasis.study.plotting import plot_overlay
 
 cases = simulate_metastases(8, shape=(36, 36, 36), spacing=2.5, metastases=(3, 6), random_state=1)
 learned, new = cases[:5], cases[5:]

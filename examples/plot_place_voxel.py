@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from placement import Scene, Voxel, VoxelOptimizer, evaluate_placements, simulate_gliomas, write_prescription
-from placement.evaluation import format_summary
-from placement.optimizer import CONSOLE
-from placement.overlays import plot_overlay
+from placement.exchange.overlays import plot_overlay
+from placement.search.optimizer import CONSOLE
+from placement.study.evaluation import format_summary
 
 told, experts = simulate_gliomas(12, exclude=("necrosis",), image=True, random_state=1)
 untold = [Scene(scene.tumor, scene.affine, image=scene.image, name=scene.name) for scene in told]

@@ -8,17 +8,17 @@ from dmrifit._lazy import lazy_names
 
 # Public name -> module of this package that defines it.
 _MODULES = {
-    "Voxel": "voxel",
-    "Scene": "scene",
-    "tumor_fraction": "objective",
-    "tumor_volume_inside": "objective",
-    "PlacementObjective": "objective",
-    "VoxelOptimizer": "optimizer",
-    "VoxelRegressor": "regressor",
-    "VoxelRanker": "ranker",
-    "simulate_gliomas": "phantoms",
-    "evaluate_placements": "evaluation",
-    "write_prescription": "prescription",
+    "Voxel": "box.voxel",
+    "Scene": "search.scene",
+    "tumor_fraction": "search.objective",
+    "tumor_volume_inside": "search.objective",
+    "PlacementObjective": "search.objective",
+    "VoxelOptimizer": "search.optimizer",
+    "VoxelRegressor": "learned.regressor",
+    "VoxelRanker": "learned.ranker",
+    "simulate_gliomas": "simulate.gliomas",
+    "evaluate_placements": "study.evaluation",
+    "write_prescription": "exchange.prescription",
 }
 
 __all__ = sorted(_MODULES)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dmrifit.boards import Check, Claim, MissingEvidence, Reading, Run, build_board
-from metastasis.curves import precision_at_sensitivity
+from dmrifit.stats.claim_board import Check, Claim, MissingEvidence, Reading, Run, build_board
+from metastasis.study.operating_curves import precision_at_sensitivity
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dmrifit.boards import Check, Claim, MissingEvidence, Reading, Run, build_board
+from dmrifit.stats.claim_board import Check, Claim, MissingEvidence, Reading, Run, build_board
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -134,7 +134,7 @@ def commands() -> str:
 
     parts = [(Path(__file__).parent / "commands.txt").read_text(encoding="utf-8")]
     for program, package in PROGRAMS.items():
-        app = import_module(f"{package}.cli").app
+        app = import_module(f"{package}.cli.program").app
         group = typer.main.get_command(app)
         parts += [_heading(program, "-"), (group.help or "") + "\n"]
         for name in group.commands:

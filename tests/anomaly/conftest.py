@@ -11,7 +11,7 @@ from scipy import ndimage
 @pytest.fixture(scope="session")
 def brain():
     """Draw a person's brain on a grid of 4 mm."""
-    from anomaly.anatomy import draw_brain, standard_brain
+    from anomaly.simulate.anatomy import draw_brain, standard_brain
 
     return draw_brain(standard_brain((4.0,) * 3), (40, 48, 32), (4.0,) * 3, np.random.default_rng(0))
 
@@ -49,7 +49,7 @@ def ball(center, radius):
 
 def _make_case(i, seed, *, lesion):
     """Give a synthetic case: a cortex around white matter, ventricles and nuclei, perhaps a lesion that grows."""
-    from anomaly.cases import Case
+    from anomaly.scans.cases import Case
 
     rng = np.random.default_rng([seed, i, lesion])
     brain = ball((8.5, 9.5, 7.5), 7.6)
@@ -120,7 +120,7 @@ def evaluated():
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run the program with words, and give its code and what it says."""
-    from anomaly.cli import main
+    from anomaly.cli.program import main
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["dmrifit-anomaly", *map(str, words)])
@@ -135,7 +135,7 @@ def run(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory):
     """Synthetic series, written by the command."""
-    from anomaly.studies import simulate
+    from anomaly.cli.study_commands import simulate
 
     folder = tmp_path_factory.mktemp("cli") / "cases"
     simulate(8, 2, folder, directions=8, shape="24,28,20", spacing=6.5)
@@ -145,7 +145,7 @@ def cases(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(cases, tmp_path_factory):
     """A model file, written by the command."""
-    from anomaly.studies import train
+    from anomaly.cli.study_commands import train
 
     path = tmp_path_factory.mktemp("model") / "z.dmrifit"
     train(cases / "healthy.tsv", path, settings=["side=low"], calibration="2", rate=0.02)

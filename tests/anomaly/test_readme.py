@@ -2,14 +2,14 @@
 
 from front_door import Chapter
 
-from anomaly import cli
+from anomaly.cli import program as cli
 
 
 class TestAnomaly(Chapter):
     heading, program, app = "Find anomalies in diffusion MRI", "dmrifit-anomaly", cli.app
 
     def test_columns_that_the_readme_names_are_read(self, section):
-        from anomaly.cases import _OPTIONAL, _REQUIRED
+        from anomaly.scans.cases import _OPTIONAL, _REQUIRED
 
         named = self.named_columns(section)
         assert set(_REQUIRED) < named

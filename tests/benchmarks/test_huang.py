@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from claims.huang import ALPHAS, CLAIMS, metastasis_board, method_name
 
-from dmrifit.boards import FAILS, HOLDS, OPEN
+from dmrifit.stats.claim_board import FAILS, HOLDS, OPEN
 
 PARTS = ("all", "with prior", "without prior")
 

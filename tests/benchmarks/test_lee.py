@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from claims.lee import CLAIMS, placement_board
 
-from placement.evaluation import case_folds, evaluate_placements
-from placement.phantoms import simulate_gliomas
+from placement.simulate.gliomas import simulate_gliomas
+from placement.study.evaluation import case_folds, evaluate_placements
 
 N = 10
 

@@ -11,7 +11,7 @@ from claims.macarro.board import CLAIMS, claim_figures, claims_board
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmrifit.boards import BOARD_COLUMNS, FAILS, HOLDS, OPEN
+from dmrifit.stats.claim_board import BOARD_COLUMNS, FAILS, HOLDS, OPEN
 
 METRICS = ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
 ALGORITHMS = ("LR", "GBR", "mlNN")
@@ -489,13 +489,13 @@ def test_every_rule_and_reason_is_said(holding_board):
 
 
 def test_without_the_library_of_its_tests_claim_six_says_what_to_install(monkeypatch):
-    from dmrifit import statistics
+    from dmrifit.stats import method_tests
 
     def absent(name):
         msg = f'{name} is not installed; to install it: pip install "dmrifit[stats]"'
         raise ImportError(msg)
 
-    monkeypatch.setattr(statistics, "import_optional", absent)
+    monkeypatch.setattr(method_tests, "import_optional", absent)
     row = verdict_of(6, studies(regions=("body",), difficulties=("mixed",)))
     assert row["verdict"] == OPEN
     assert 'pip install "dmrifit[stats]"' in row["reason"]

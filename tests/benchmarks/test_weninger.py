@@ -24,12 +24,12 @@ from claims.weninger.methods import (
 from claims.weninger.published import BEST, CONFIGURATIONS, RULE_NAMES, published_table
 from claims.weninger.rules import CLAIMS, COHORT_CLAIMS
 
-from anomaly.controls import BRIGHTNESS, CONTROLS
-from anomaly.evaluation import evaluate_detectors
-from anomaly.phantoms import simulate_dmri
-from anomaly.strata import ELSEWHERE, STRATA
-from anomaly.thresholds import FixedThreshold, ThresholdRule
-from dmrifit.boards import FAILS, HOLDS, OPEN, Run, build_board
+from anomaly.detectors.thresholds import FixedThreshold, ThresholdRule
+from anomaly.simulate.persons import simulate_dmri
+from anomaly.study.controls import BRIGHTNESS, CONTROLS
+from anomaly.study.evaluation import evaluate_detectors
+from anomaly.study.strata import ELSEWHERE, STRATA
+from dmrifit.stats.claim_board import FAILS, HOLDS, OPEN, Run, build_board
 
 RULES = ("Otsu", "mean pool", "healthy rate", STRICT_RATE, "best Dice", "fixed")
 MIX = "RecDiscNet mix half"

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import cli
-from dmrifit.evaluation import Evaluation
-from dmrifit.sections.gallery import Gallery
+from dmrifit.cli import program
+from dmrifit.report.figure_gallery import Gallery
+from dmrifit.study.comparison import Evaluation
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def run(monkeypatch, capfd):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["dmrifit", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            program.main()
         captured = capfd.readouterr()
         return stopped.value.code or 0, captured.out, captured.err
 

@@ -12,13 +12,13 @@ import nibabel as nib
 import numpy as np
 from driver import entry
 
-from anomaly import cli
+from anomaly.cli import program as cli
 
 
 def persons(folder: Path) -> None:
     """Three synthetic healthy persons and two with gliomas, on a small grid with few directions."""
     from anomaly import simulate_dmri
-    from anomaly.cases import write_cases
+    from anomaly.scans.cases import write_cases
 
     healthy, lesions = simulate_dmri(3, 2, n_directions=6, shape=(12, 14, 12), spacing=12.0, random_state=0)
     for name, cases in (("healthy", healthy), ("gliomas", lesions)):
@@ -35,9 +35,9 @@ def persons(folder: Path) -> None:
 
 def learned(folder: Path) -> None:
     """The same with a model."""
-    from anomaly.gaussian import VoxelwiseGaussian
-    from anomaly.series import SeriesDetector, read_series
-    from anomaly.thresholds import HealthyRateThreshold
+    from anomaly.detectors.gaussian import VoxelwiseGaussian
+    from anomaly.detectors.thresholds import HealthyRateThreshold
+    from anomaly.scans.series import SeriesDetector, read_series
     from dmrifit import save_model
 
     persons(folder)
@@ -143,7 +143,7 @@ entry(
 
 def scores(path: Path) -> dict[str, Any]:
     """Score a scan by a model file."""
-    from anomaly.series import SeriesFiles
+    from anomaly.scans.series import SeriesFiles
     from dmrifit import load_model
 
     return {"map": load_model(path).detect(SeriesFiles(Path("glioma-001_dwi.nii.gz")), opening=1, mask=False).map}
@@ -161,7 +161,7 @@ def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Calla
 
 @function("anomaly.read_cases", persons)
 def _read_cases() -> dict[str, Any]:
-    from anomaly.cases import read_cases
+    from anomaly.scans.cases import read_cases
 
     cases = read_cases("gliomas.tsv")
     return {f"{case.name} {key}": getattr(case, key) for case in cases for key in ("signal", "lesion", "tissue", "age")}
@@ -169,14 +169,14 @@ def _read_cases() -> dict[str, Any]:
 
 @function("anomaly.read_series", persons)
 def _read_series() -> dict[str, Any]:
-    from anomaly.series import read_series
+    from anomaly.scans.series import read_series
 
     return {"names": [(one.label, dict(one.known)) for one in read_series("gliomas.tsv")]}
 
 
 @function("anomaly.prepare_scan", persons)
 def _prepare() -> dict[str, Any]:
-    from anomaly.preparation import prepare_scan
+    from anomaly.scans.preparation import prepare_scan
 
     stem = "glioma-001"
     scan = prepare_scan(
@@ -225,8 +225,8 @@ def arrays_and_options(name: str) -> Callable[[Path], None]:
 
 def detector_of(name: str) -> Callable[[], dict[str, Any]]:
     def call() -> dict[str, Any]:
-        from anomaly.options import make_detector
-        from anomaly.thresholds import HealthyRateThreshold
+        from anomaly.cli.options import make_detector
+        from anomaly.detectors.thresholds import HealthyRateThreshold
 
         options: dict[str, Any] = {"threshold": HealthyRateThreshold(0.05), "calibration": 2}
         X, masks, other = (np.load(f"{one}.npy", allow_pickle=True) for one in ("X", "masks", "other"))

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 from driver import entry
 
-from dmrifit import cli
-from dmrifit.protocol import Protocol
+from dmrifit.cli import program
+from dmrifit.engine.protocol import Protocol
 
 #: Volumes of the real scan that dipy carries, with b-values from 15 to 4065 s/mm².
 VOLUMES = (0, 1, 3, 6, 9, 14, 24, 41, 60, 101)
@@ -77,22 +77,22 @@ FIT = ("--model", "kurtosis", "--no-quicklook", "--out", "maps", "--threads", "1
 entry(
     "dmrifit fit",
     scan,
-    main=cli.main,
+    main=program.main,
     arguments=("fit", "dwi.nii.gz", "--te", "dwi.te", "--mask", "mask.nii.gz", "--sigma", "sigma.nii.gz", *FIT),
     results=images_in("maps"),
 )
-entry("dmrifit fit bare", scan, main=cli.main, arguments=("fit", "dwi.nii.gz", *FIT), results=images_in("maps"))
+entry("dmrifit fit bare", scan, main=program.main, arguments=("fit", "dwi.nii.gz", *FIT), results=images_in("maps"))
 entry(
     "dmrifit fit plain",
     scan,
-    main=cli.main,
+    main=program.main,
     arguments=("fit", "plain.nii", "--te", "side.json", *FIT),
     results=images_in("maps"),
 )
 entry(
     "dmrifit fit parts",
     scan,
-    main=cli.main,
+    main=program.main,
     arguments=("fit", "parts.tsv", *FIT),
     results=images_in("maps"),
 )
@@ -121,7 +121,7 @@ def _read_sidecar() -> dict[str, Any]:
 
 @function("read_manifest", scan)
 def _read_manifest() -> dict[str, Any]:
-    from dmrifit.manifest import read_manifest
+    from dmrifit.io.scan_manifest import read_manifest
 
     found = read_manifest("parts.tsv")
     return {"images": [path.name for path in found.images], "b": found.protocol.b, "te": found.protocol.te}
@@ -129,21 +129,21 @@ def _read_manifest() -> dict[str, Any]:
 
 @function("read_volume", scan)
 def _read_volume() -> dict[str, Any]:
-    from dmrifit.volumes import read_volume
+    from dmrifit.imaging.fit_predict import read_volume
 
     return {"values": read_volume("dwi.nii.gz")}
 
 
 @function("read_label_names", scan)
 def _read_label_names() -> dict[str, Any]:
-    from dmrifit.regions import read_label_names
+    from dmrifit.imaging.regions import read_label_names
 
     return read_label_names("names.tsv")  # type: ignore[return-value]
 
 
 @function("fit_image", scan)
 def _fit_image() -> dict[str, Any]:
-    from dmrifit.volumes import fit_image
+    from dmrifit.imaging.fit_predict import fit_image
 
     maps = fit_image(
         "dwi.nii.gz", Protocol.read("dwi.bval"), "adc", mask="mask.nii.gz", sigma="sigma.nii.gz", n_threads=1
@@ -154,7 +154,7 @@ def _fit_image() -> dict[str, Any]:
 entry(
     "dmrifit preprocess",
     scan,
-    main=cli.main,
+    main=program.main,
     arguments=("preprocess", "dwi.nii.gz", "--mask", "mask.nii.gz", "--steps", "denoise,gibbs", "--out", "clean"),
     results=images_in("clean"),
 )
@@ -162,7 +162,7 @@ entry(
 
 def fitted(folder: Path) -> None:
     """Maps of the real block, with regions."""
-    from dmrifit.volumes import fit_image
+    from dmrifit.imaging.fit_predict import fit_image
 
     scan(folder)
     protocol = Protocol.read(folder / "dwi.bval")
@@ -181,11 +181,11 @@ ROI = ("--out", "roi.csv")
 entry(
     "dmrifit roi",
     fitted,
-    main=cli.main,
+    main=program.main,
     arguments=("roi", "maps", "--labels", "labels.nii.gz", "--names", "names.tsv", *ROI),
     results=text_of("roi.csv"),
 )
-entry("dmrifit roi table", fitted, main=cli.main, arguments=("roi", "fits.tsv", *ROI), results=text_of("roi.csv"))
+entry("dmrifit roi table", fitted, main=program.main, arguments=("roi", "fits.tsv", *ROI), results=text_of("roi.csv"))
 
 
 def patients(folder: Path) -> None:
@@ -250,14 +250,14 @@ def _load_model() -> dict[str, Any]:
 entry(
     "dmrifit train",
     patients,
-    main=cli.main,
+    main=program.main,
     arguments=("train", "participants.tsv", "--out", "new.dmrifit", "--max-voxels", "20"),
     results=lambda place: predictions(place / "new.dmrifit"),
 )
 entry(
     "dmrifit predict",
     patients,
-    main=cli.main,
+    main=program.main,
     arguments=("predict", "model.dmrifit", "p1.nii.gz", "--mask", "p1-mask.nii.gz", "--sigma", "p1-sigma.nii.gz",
                "--out", "predicted"),
     results=images_in("predicted"),
@@ -267,7 +267,7 @@ entry(
 @function("predict_image", patients)
 def _predict_image() -> dict[str, Any]:
     from dmrifit import load_model
-    from dmrifit.volumes import predict_image
+    from dmrifit.imaging.fit_predict import predict_image
 
     maps = predict_image(
         load_model("model.dmrifit"),
@@ -293,7 +293,7 @@ BENCHMARK = ("--algorithms", "LR", "--strategies", "s2s", "--max-voxels", "20", 
 entry(
     "dmrifit benchmark",
     patients,
-    main=cli.main,
+    main=program.main,
     arguments=("benchmark", "participants.tsv", *BENCHMARK),
     results=scores_in("study"),
     kept=("study/study.json", "cells/*", "predictions/*"),
@@ -301,7 +301,7 @@ entry(
 entry(
     "dmrifit simulate",
     lambda folder: None,
-    main=cli.main,
+    main=program.main,
     arguments=("simulate", "--out", "data", "--patients", "1", "--preset", "cohort1", "--shape", "12,12,2"),
     results=text_of("data/participants.tsv"),
     kept=("data/dataset_description.json", "dwi/*"),
@@ -324,7 +324,7 @@ def _read_evaluation() -> dict[str, Any]:
     return scores_in("study")(Path.cwd())
 
 
-entry("dmrifit report", study, main=cli.main, arguments=("report", "study"), results=scores_in("study"))
+entry("dmrifit report", study, main=program.main, arguments=("report", "study"), results=scores_in("study"))
 
 
 # Functions and estimators of arrays, whose arguments lie in files so that mutations reach them.

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from driver import entry
 
-from metastasis import cli
+from metastasis.cli import program as cli
 
 TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "epochs": 1, "batch_size": 2, "device": "cpu"}
 
@@ -33,7 +33,7 @@ def trained(folder: Path) -> None:
     """The same with a model."""
     from dmrifit import save_model
     from metastasis import DeepMedicSegmenter, read_cases
-    from metastasis.batches import scans_of
+    from metastasis.cli.case_runs import scans_of
 
     patients(folder)
     cases = read_cases(folder / "cases.tsv")

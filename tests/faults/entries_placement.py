@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from driver import entry
 
-from placement import cli
+from placement.cli import program
 
 #: Edges of a voxel in mm, and a grid that holds a tumor of about 4 cm.
 EDGE = 4.0
@@ -75,7 +75,7 @@ def prescribed(place: Path) -> dict[str, Any]:
 entry(
     "dmrifit-placement place",
     tumors,
-    main=cli.main,
+    main=program.main,
     arguments=("place", "cases.tsv", "--out", "placed", *OPTIONS),
     results=placed("placed"),
     kept=("placed/settings.json", "placed/a/*"),
@@ -83,7 +83,7 @@ entry(
 entry(
     "dmrifit-placement place one",
     tumors,
-    main=cli.main,
+    main=program.main,
     arguments=(
         *("place", "a.nii.gz", "--out", "placed", "--image", "a-image.nii.gz", "--exclude", "a-ventricle.nii.gz"),
         *OPTIONS,
@@ -94,7 +94,7 @@ entry(
 entry(
     "dmrifit-placement prescribe",
     tumors,
-    main=cli.main,
+    main=program.main,
     arguments=(
         *("prescribe", "a.nii.gz", "--center", "-2,-4,7", "--size", "20,20,20", "--image", "a-image.nii.gz"),
         *("--exclude", "a-ventricle.nii.gz", "--matrix", "moved.txt", "--no-figure", "--out", "one"),
@@ -120,7 +120,7 @@ def run(folder: Path, before: Callable[[Path], None], words: tuple[str, ...]) ->
     sys.argv = ["dmrifit-placement", *words]
     try:
         with contextlib.suppress(SystemExit), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-            cli.main()
+            program.main()
     finally:
         os.chdir(here)
         sys.argv = arguments
@@ -129,7 +129,7 @@ def run(folder: Path, before: Callable[[Path], None], words: tuple[str, ...]) ->
 entry(
     "dmrifit-placement place again",
     resumed,
-    main=cli.main,
+    main=program.main,
     arguments=("place", "cases.tsv", "--out", "placed", *OPTIONS),
     results=placed("placed"),
     kept=("placed/*", "placed/*/*"),
@@ -146,7 +146,7 @@ def compared(place: Path) -> dict[str, Any]:
 entry(
     "dmrifit-placement evaluate",
     tumors,
-    main=cli.main,
+    main=program.main,
     arguments=(
         *("evaluate", "cases.tsv", "experts.tsv", "--placements", "mine=placements.tsv"),
         *("--no-figure", "--out", "tables"),
@@ -167,7 +167,7 @@ def answers(path: Path) -> dict[str, Any]:
 entry(
     "dmrifit-placement train",
     tumors,
-    main=cli.main,
+    main=program.main,
     arguments=("train", "cases.tsv", "experts.tsv", "--out", "ranker.dmrifit", "--min-volume", "2",
                "--max-rotations", "0"),
     results=lambda place: answers(place / "ranker.dmrifit"),
@@ -176,14 +176,14 @@ NETWORK = ("--model", "network", "--fast", "--epochs", "1", "--channels", "tumor
 entry(
     "dmrifit-placement train network",
     tumors,
-    main=cli.main,
+    main=program.main,
     arguments=("train", "cases.tsv", "experts.tsv", "--out", "network.dmrifit", "--min-volume", "2", *NETWORK),
     results=lambda place: {"size": (place / "network.dmrifit").stat().st_size > 0},
 )
 entry(
     "dmrifit-placement simulate",
     lambda folder: None,
-    main=cli.main,
+    main=program.main,
     arguments=("simulate", "1", "--spacing", "6", "--out", "data"),
     results=lambda place: {"text": (place / "data" / "experts.tsv").read_text(encoding="utf-8")},
     kept=("data/settings.json",),
@@ -194,7 +194,7 @@ def trained(folder: Path) -> None:
     """The same with a model."""
     from dmrifit import save_model
     from placement import Scene, VoxelOptimizer, VoxelRanker
-    from placement.tables import read_experts
+    from placement.exchange.tables import read_experts
 
     tumors(folder)
     scenes = [Scene.read(folder / f"{name}.nii.gz") for name in ("a", "b")]
@@ -206,7 +206,7 @@ def trained(folder: Path) -> None:
 entry(
     "dmrifit-placement place by model",
     trained,
-    main=cli.main,
+    main=program.main,
     arguments=("place", "a.nii.gz", "--model", "ranker.dmrifit", "--out", "placed", "--no-figure"),
     results=placed("placed"),
     kept=("placed/settings.json",),
@@ -225,7 +225,7 @@ def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Calla
 
 @function("placement.read_cases", tumors)
 def _read_cases() -> dict[str, Any]:
-    from placement.tables import read_cases
+    from placement.exchange.tables import read_cases
 
     table = read_cases("cases.tsv")
     return {name: list(table[name]) for name in ("name", "tumor", "image", "exclude")}
@@ -233,14 +233,14 @@ def _read_cases() -> dict[str, Any]:
 
 @function("placement.read_experts", tumors)
 def _read_experts() -> dict[str, Any]:
-    from placement.tables import read_experts
+    from placement.exchange.tables import read_experts
 
     return {"boxes": read_experts("experts.tsv", ["a", "b"])}
 
 
 @function("placement.read_boxes", tumors)
 def _read_boxes() -> dict[str, Any]:
-    from placement.tables import read_boxes
+    from placement.exchange.tables import read_boxes
 
     return {"boxes": read_boxes("placements.tsv", ["a", "b"])}
 

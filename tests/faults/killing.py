@@ -25,10 +25,10 @@ from PIL import Image
 __all__ = ["PROGRAMS", "Finished", "contents", "damages", "run"]
 
 PROGRAMS = {
-    "dmrifit": "dmrifit.cli",
-    "dmrifit-anomaly": "anomaly.cli",
-    "dmrifit-metastasis": "metastasis.cli",
-    "dmrifit-placement": "placement.cli",
+    "dmrifit": "dmrifit.cli.program",
+    "dmrifit-anomaly": "anomaly.cli.program",
+    "dmrifit-metastasis": "metastasis.cli.program",
+    "dmrifit-placement": "placement.cli.program",
 }
 
 #: Hidden names, under which nothing is a result: files and folders that are still being written.
@@ -52,9 +52,11 @@ _TIMES_OF_PAGES = re.compile(
 _LIBRARIES = (
     *("pandas", "sklearn.ensemble", "sklearn.model_selection", "scipy.stats", "scipy.ndimage", "joblib", "skops.io"),
     *("torch", "skorch", "safetensors.torch", "matplotlib.pyplot", "jinja2", "numba", "sympy", "tqdm", "typer"),
-    *("dmrifit.volumes", "dmrifit.evaluation", "dmrifit.reporting", "dmrifit.nets", "dmrifit.quicklook"),
-    *("anomaly.series", "anomaly.report", "anomaly.batches", "metastasis.segmenter", "metastasis.report"),
-    *("metastasis.batches", "placement.regressor", "placement.ranker", "placement.prescription"),
+    *("dmrifit.imaging.fit_predict", "dmrifit.study.comparison", "dmrifit.study.report.reporting"),
+    *("dmrifit.networks.volume_estimator", "dmrifit.report.quicklook"),
+    *("anomaly.scans.series", "anomaly.study.report", "anomaly.cli.case_runs"),
+    *("metastasis.segmentation.segmenter", "metastasis.study.report", "metastasis.cli.case_runs"),
+    *("placement.learned.regressor", "placement.learned.ranker", "placement.exchange.prescription"),
 )
 
 
@@ -271,7 +273,7 @@ def _arrays(path: Path) -> dict[str, bytes]:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from dmrifit.persistence import load_model
+    from dmrifit.model_files.model_file import load_model
 
     load_model(path)
     return _members(path.read_bytes())

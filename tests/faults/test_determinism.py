@@ -64,7 +64,7 @@ def test_a_fit_does_not_depend_on_threads_chunks_and_neighbors(monkeypatch):
     signals, protocol = noisy(model, 2500, 1), protocol_of(MODELS["kurtosis"])
     expected = bits(fit_voxels(signals, protocol, model, sigma=1.5, n_threads=1))
     for chunk in (64, 1000):
-        monkeypatch.setattr("dmrifit.fitting._CHUNK", chunk)
+        monkeypatch.setattr("dmrifit.engine.fitting._CHUNK", chunk)
         for threads in (1, 2, 5):
             assert bits(fit_voxels(signals, protocol, model, sigma=1.5, n_threads=threads)) == expected, (
                 chunk,
@@ -86,7 +86,7 @@ def test_simulated_patients_do_not_depend_on_jobs():
 HASHED = """
 import hashlib, sys, numpy as np
 from dmrifit import Protocol, fit_image, compare, simulate_cohort, SignalToSignal, MapsToMaps
-from dmrifit.masks import binarize
+from dmrifit.io.masks import binarize
 import nibabel as nib
 digest = lambda *parts: hashlib.sha256(b"".join(
     p if isinstance(p, bytes) else np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()

@@ -21,22 +21,22 @@ STUDIES = "the claims of the studies do not import each other"
 CIRCLES = "no module of dmrifit imports itself through others"
 
 FORBIDDEN = [
-    ("dmrifit/protocol.py", "import placement", LIBRARY),
+    ("dmrifit/engine/protocol.py", "import placement", LIBRARY),
     ("dmrifit/newcomer.py", "from anomaly import __doc__", LIBRARY),
     ("dmrifit/newcomer.py", "def late():\n    import metastasis", LIBRARY),
     ("placement/__init__.py", "import anomaly", APPLICATIONS),
     ("anomaly/newcomer.py", "import metastasis", APPLICATIONS),
-    ("dmrifit/protocol.py", "from dmrifit import models", ENGINE),
-    ("dmrifit/protocol.py", "from dmrifit.fitting import fit_voxels", ENGINE),
-    ("dmrifit/models.py", "import dmrifit.fitting", ENGINE),
-    ("dmrifit/fitting.py", "import dmrifit.bystander", ENGINE),
-    ("dmrifit/fitting.py", "def late():\n    from dmrifit import bystander", ENGINE),
+    ("dmrifit/engine/protocol.py", "from dmrifit import models", ENGINE),
+    ("dmrifit/engine/protocol.py", "from dmrifit.engine.fitting import fit_voxels", ENGINE),
+    ("dmrifit/engine/models.py", "import dmrifit.engine.fitting", ENGINE),
+    ("dmrifit/engine/fitting.py", "import dmrifit.bystander", ENGINE),
+    ("dmrifit/engine/fitting.py", "def late():\n    from dmrifit import bystander", ENGINE),
     ("dmrifit/_optional.py", "import dmrifit.bystander", ENGINE),
     ("dmrifit/newcomer.py", "import claims", CLAIMS),
     ("anomaly/newcomer.py", "from claims.weninger import methods", CLAIMS),
     ("benchmarks/claims/lee.py", "from claims import huang", STUDIES),
     ("benchmarks/claims/macarro/rules.py", "from claims.weninger import methods", STUDIES),
-    ("dmrifit/scans.py", "def late():\n    from dmrifit import cohort", CIRCLES),
+    ("dmrifit/cohort/scan.py", "def late():\n    from dmrifit import cohort", CIRCLES),
 ]
 
 

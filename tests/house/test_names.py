@@ -56,7 +56,7 @@ def test_an_unknown_name_is_an_attribute_error(package):
 
 def test_public_names_are_the_objects_of_their_modules():
     assert sorted(dmrifit.__all__) == list(dmrifit.__all__)
-    assert dmrifit.Protocol is import_module("dmrifit.protocol").Protocol
+    assert dmrifit.Protocol is import_module("dmrifit.engine.protocol").Protocol
 
 
 def test_without_extras_names_resolve_or_say_what_to_install(run_python):

@@ -9,9 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dmrifit import Protocol, cli, commands, fit_voxels, studies
-from dmrifit.manifest import COLUMNS as manifest_columns
-from dmrifit.participants import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from dmrifit import Protocol, fit_voxels
+from dmrifit.cli import cohort_commands, image_commands, program
+from dmrifit.cohort.participants_table import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from dmrifit.io.scan_manifest import COLUMNS as manifest_columns
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^    (?:[.]venv/bin/)?(dmrifit .*)$", re.MULTILINE)
@@ -34,7 +35,7 @@ def statements(text):
 
 def worked_lines(root):
     readme = (root / "README.md").read_text(encoding="utf-8")
-    return [*SHELL.findall(readme), *commands.EXAMPLES.values(), *studies.EXAMPLES.values()]
+    return [*SHELL.findall(readme), *image_commands.EXAMPLES.values(), *cohort_commands.EXAMPLES.values()]
 
 
 def test_the_script_under_the_demo_has_twelve_lines_and_runs_in_the_example(root, script):
@@ -59,12 +60,12 @@ def test_the_next_command_is_the_same_on_own_data(readme, script):
 def test_worked_lines_are_understood_by_the_commands_they_name(root):
     lines = worked_lines(root)
     assert len(lines) >= 12
-    known = typer.main.get_command(cli.app).commands
+    known = typer.main.get_command(program.app).commands
     for line in lines:
         _, name, *arguments = shlex.split(line)
         known[name].make_context(name, arguments)
         used = [word for word in arguments if word.startswith("--")]
-        shown = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"}).output
+        shown = CliRunner().invoke(program.app, [name, "--help"], env={"COLUMNS": "200"}).output
         assert all(option in shown for option in used), line
 
 

@@ -39,7 +39,7 @@ def brightness():
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run the program with words, and give its code and what it says."""
-    from metastasis.cli import main
+    from metastasis.cli.program import main
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["dmrifit-metastasis", *map(str, words)])

@@ -3,14 +3,14 @@
 import pytest
 from front_door import Chapter
 
-from metastasis import cli
+from metastasis.cli import program as cli
 
 
 class TestMetastasis(Chapter):
     heading, program, app = "Find small metastases", "dmrifit-metastasis", cli.app
 
     def test_columns_that_the_readme_names_are_read(self, section):
-        from metastasis.cases import _OPTIONAL, _REQUIRED
+        from metastasis.scans.cases import _OPTIONAL, _REQUIRED
 
         named = self.named_columns(section)
         assert set(_REQUIRED) < named <= {*_REQUIRED, *_OPTIONAL}

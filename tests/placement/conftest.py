@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from placement import cli
+from placement.cli import program
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def run(monkeypatch, capsys):
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["dmrifit-placement", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            program.main()
         said = capsys.readouterr()
         return stopped.value.code or 0, said.out, said.err
 

@@ -2,7 +2,7 @@
 
 from front_door import Chapter
 
-from placement import cli
+from placement.cli import program as cli
 
 
 class TestPlacement(Chapter):

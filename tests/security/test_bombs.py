@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dmrifit import Protocol, fit_image
-from dmrifit.images import load_image, read_grid, read_volume
-from dmrifit.series import Series
-from dmrifit.tables import read_rows
+from dmrifit.io.nifti import load_image, read_grid, read_volume
+from dmrifit.io.series import Series
+from dmrifit.io.tables import read_rows
 
 LITTLE = 2**26  # bytes
 PROTOCOL = Protocol([0, 200, 500, 1000], te=80)
@@ -93,7 +93,7 @@ def test_a_scan_that_unpacks_to_more_than_its_header_tells_does_not_fill_the_dis
     path = zeros(tmp_path / "bomb.nii.gz", header((4, 3, 2, 4)), 2**26)
     assert path.stat().st_size < 2**19
     written = []
-    monkeypatch.setattr("dmrifit.series._Bounded.write", counted(written))
+    monkeypatch.setattr("dmrifit.io.series._Bounded.write", counted(written))
     with peak(LITTLE), pytest.raises(ValueError, match=r"bomb\.nii\.gz unpacks to more than the 544 bytes"):
         fit_image(path, PROTOCOL, "adc", out=tmp_path / "out")
     assert sum(written) <= 2**21 + 2**20
@@ -101,7 +101,7 @@ def test_a_scan_that_unpacks_to_more_than_its_header_tells_does_not_fill_the_dis
 
 
 def counted(written):
-    from dmrifit.series import _Bounded
+    from dmrifit.io.series import _Bounded
 
     write = _Bounded.write
 
@@ -152,7 +152,7 @@ def test_an_extension_that_is_longer_than_any_is_not_read(tmp_path, peak):
 def test_values_that_fit_into_no_memory_are_told(tmp_path, monkeypatch):
     path = tmp_path / "honest.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((20, 20, 20)), np.eye(4)), path)
-    monkeypatch.setattr("dmrifit.images.os.sysconf", lambda _: 100)
+    monkeypatch.setattr("dmrifit.io.nifti.os.sysconf", lambda _: 100)
     with pytest.raises(ValueError, match=r"honest\.nii\.gz holds 20 × 20 × 20 values.*no memory here; crop it"):
         read_volume(path)
 
@@ -188,7 +188,7 @@ def good(path):
 
 
 def test_tables_of_boxes_and_cases_of_gigabytes_are_not_read(tmp_path, peak):
-    from placement.tables import read_boxes, read_cases
+    from placement.exchange.tables import read_boxes, read_cases
 
     path = sparse(tmp_path / "huge.tsv", 4 * 2**30)
     for read in (read_cases, lambda one: read_boxes(one, ["a"])):
@@ -197,13 +197,13 @@ def test_tables_of_boxes_and_cases_of_gigabytes_are_not_read(tmp_path, peak):
 
 
 def test_a_command_answers_a_bomb_with_one_line(tmp_path, monkeypatch, capfd):
-    from dmrifit import cli
+    from dmrifit.cli import program
 
     path = zeros(tmp_path / "bomb.nii.gz", header((4, 3, 2, 4)), 2**23)
     good(tmp_path / "x").rename(tmp_path / "bomb.bval")
     monkeypatch.setattr(sys, "argv", ["dmrifit", "fit", str(path), "--model", "adc", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        program.main()
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dmrifit: error")]
     assert stopped.value.code == 2
     assert len(lines) == 1

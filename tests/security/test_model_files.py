@@ -11,10 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from dmrifit.models import Parameter, SignalModel
-from dmrifit.persistence import load_model, save_model
-from dmrifit.prediction import SignalToSignal
-from dmrifit.study_folder import StudyFolder
+from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.model_files.model_file import load_model, save_model
+from dmrifit.predict.strategies import SignalToSignal
+from dmrifit.study.study_folder import StudyFolder
 
 MEMORY = 2**28  # bytes that a refusal may take at most
 
@@ -257,7 +257,10 @@ def test_metadata_of_strange_json_is_refused(content, whole, tmp_path):
     refused(write(tmp_path / "model", {**whole, "model.json": content}))
 
 
-CLASSES = ["os.system", "dmrifit.storage.Leaf", "sklearn.pipeline.Pipeline", "__import__", "", 7, None, [], {}]
+CLASSES = [
+    *("os.system", "dmrifit.model_files.regressor_file.Leaf", "sklearn.pipeline.Pipeline", "__import__", ""),
+    *(7, None, [], {}),
+]
 
 
 @pytest.mark.parametrize("name", CLASSES, ids=repr)
@@ -335,7 +338,7 @@ CRAFTED = {
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     """Write a model whose arrays are safetensors and need no torch."""
-    from anomaly.subspace import PCADetector
+    from anomaly.detectors.subspace import PCADetector
 
     rng = np.random.default_rng(0)
     scans = rng.random((4, 2, 6, 6, 4), dtype=np.float32)
@@ -392,7 +395,7 @@ def test_a_network_of_any_size_takes_no_memory_before_its_weights_are_compared(n
 @pytest.mark.deep
 def test_a_checkpoint_that_is_a_pickle_is_not_read(trap, tmp_path):
     pytest.importorskip("torch")
-    from dmrifit.checkpoints import read_state
+    from dmrifit.networks.checkpoints import read_state
 
     for content in (trap, CRAFTED["a header of 2^63 bytes"], header({"__metadata__": {"dmrifit": "[" * 10**5}})):
         path = tmp_path / "state.safetensors"
@@ -416,7 +419,7 @@ def test_pickles_in_the_folder_of_a_comparison_are_not_read(tmp_path):
 
 
 def test_predictions_that_are_pickles_are_not_read(tmp_path):
-    from dmrifit.predictions import FolderPredictions
+    from dmrifit.study.predictions import FolderPredictions
 
     (tmp_path / "predictions").mkdir()
     path = tmp_path / "predictions" / "c@p.npz"
@@ -441,7 +444,7 @@ def test_a_study_reads_tables_of_its_own_folder_only(name, tmp_path):
 
 
 def test_compiled_code_is_not_taken_from_a_folder_that_everyone_writes_to(tmp_path, monkeypatch):
-    from dmrifit._kernels import compiler
+    from dmrifit.engine.kernels import compiler
 
     chosen = tmp_path / "cache"
     monkeypatch.setenv("DMRIFIT_CACHE", str(chosen))

@@ -107,7 +107,7 @@ sys.addaudithook(forbid)
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_programs_start_without_looking_for_anything(package):
-    code = f"{WITHOUT}from {package}.cli import main\nsys.argv = ['x', '--help']\nmain()"
+    code = f"{WITHOUT}from {package}.cli.program import main\nsys.argv = ['x', '--help']\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"}
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from dmrifit import pages
+from dmrifit.report import html
 
 #: Ends whatever it may stand in: text, attributes of both quotes, styles, scripts, comments, templates, formulas.
 PLANT = (
@@ -99,21 +99,21 @@ words = st.one_of(st.text(letters, max_size=20), ends)
 @given(title=words, heading=words, lead=words, cells=st.lists(words, min_size=1, max_size=4), badge=words)
 def test_whatever_is_written_on_a_page_is_read_from_it(title, heading, lead, cells, badge):
     png = bytes(16) + (200).to_bytes(4, "big")
-    body = pages.html_join(
+    body = html.html_join(
         [
             badge,
-            pages.html_table([cells], cells, numbers=[0]),
-            pages.html_grid([pages.html_figure(png, badge, title)]),
-            pages.html_note(title),
-            pages.html_paragraph(lead),
-            pages.html_heading(badge),
-            pages.html_lines(*cells),
-            pages.html_details(title, badge),
-            pages.html_code(title),
+            html.html_table([cells], cells, numbers=[0]),
+            html.html_grid([html.html_figure(png, badge, title)]),
+            html.html_note(title),
+            html.html_paragraph(lead),
+            html.html_heading(badge),
+            html.html_lines(*cells),
+            html.html_details(title, badge),
+            html.html_code(title),
         ]
     )
-    text = pages.html_page(title, [(heading, body), ("", lead)], lead=lead, contents=True)
-    plain = Page(pages.html_page("t", [("h", pages.html_join(["x"]))], lead="l", contents=True))
+    text = html.html_page(title, [(heading, body), ("", lead)], lead=lead, contents=True)
+    plain = Page(html.html_page("t", [("h", html.html_join(["x"]))], lead="l", contents=True))
     page = assert_harmless(text, names=[one for one in (title, lead, badge, *cells) if one.strip()])
     assert plain.scripts == page.scripts  # the style, and nothing else
 
@@ -131,7 +131,7 @@ def planted(value):
 @pytest.mark.slow
 def test_the_page_of_a_fit_shows_names_of_files_and_settings_as_text(tmp_path):
     from dmrifit import MODELS, Protocol, fit_image
-    from dmrifit.quicklook import write_quicklook
+    from dmrifit.report.quicklook import write_quicklook
 
     protocol = Protocol([0, 200, 500, 1000], te=80, name=PLANT)
     signals = MODELS["adc"].signal(np.random.default_rng(0).uniform([100, 0.3], [900, 2], (24, 2)), protocol)
@@ -157,7 +157,7 @@ def test_the_page_of_a_fit_shows_names_of_files_and_settings_as_text(tmp_path):
 @pytest.mark.slow
 def test_pages_of_placed_voxels_show_names_of_cases_as_text(tmp_path):
     from placement import Scene, Voxel, write_prescription
-    from placement.batches import write_batch
+    from placement.cli.case_runs import write_batch
 
     tumor = np.zeros((12, 12, 12), bool)
     tumor[3:9, 3:9, 3:9] = True
@@ -174,7 +174,7 @@ def test_pages_of_placed_voxels_show_names_of_cases_as_text(tmp_path):
 
 
 def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
-    from anomaly.batches import write_batch
+    from anomaly.cli.case_runs import write_batch
 
     (tmp_path / FILE).mkdir()
     lesion = {"number": 1, "diameter_mm": 3.0}
@@ -188,8 +188,8 @@ def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
 
 
 def test_the_page_of_segmentations_shows_names_of_scans_as_text():
-    from dmrifit.pages import html_figure
-    from metastasis.report import batch_page
+    from dmrifit.report.html import html_figure
+    from metastasis.study.report import batch_page
 
     content = {
         "name": PLANT, "patient": PLANT, "folder": "x", "synthetic": True, "threshold": 0.5, "min_voxels": 1,
@@ -220,7 +220,7 @@ def test_the_report_of_a_comparison_shows_names_of_cohorts_patients_and_algorith
 @pytest.mark.slow
 def test_the_report_of_detectors_shows_names_of_scans_methods_and_commands_as_text(tmp_path):
     from anomaly import simulate_dmri
-    from anomaly.report import write_evaluation
+    from anomaly.study.report import write_evaluation
 
     healthy, cases = simulate_dmri(3, 2, n_directions=3, shape=(16, 20, 14), spacing=9.0, random_state=3)
     named = [

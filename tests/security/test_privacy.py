@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
-from dmrifit.images import spatial_header
+from dmrifit.io.nifti import spatial_header
 
 #: What a scanner or converter could have written, and a folder of the user's; short fields hold the start.
 FIELDS = {
@@ -88,7 +88,7 @@ def run(monkeypatch, capsys):
 
         monkeypatch.setattr(sys, "argv", [package, *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            import_module(f"{package}.cli").main()
+            import_module(f"{package}.cli.program").main()
         captured = capsys.readouterr()
         assert not stopped.value.code, captured.err
         return captured.out
@@ -205,8 +205,8 @@ def test_what_is_written_of_segmentations_says_nothing_of_headers_and_folders(in
 
 
 def test_settings_of_runs_hold_digests_of_models_and_no_paths(tmp_path):
-    from dmrifit.derivatives import file_record
-    from dmrifit.images import describe_sources
+    from dmrifit.io.bids_derivatives import file_record
+    from dmrifit.io.nifti import describe_sources
 
     path = tmp_path / FOLDER / "image.nii"
     path.parent.mkdir()

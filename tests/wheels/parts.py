@@ -230,7 +230,7 @@ def synthetic_scan(folder: Path, shape: tuple[int, ...] = (4, 3, 2), noise: np.r
 
 def command(program: str, *words: object) -> tuple[int, str, str]:
     """Run a program in this process; give its exit code and what it said."""
-    main = importlib.import_module(f"{PROGRAMS[program]}.cli").main
+    main = importlib.import_module(f"{PROGRAMS[program]}.cli.program").main
     before, sys.argv = sys.argv, [program, *map(str, words)]
     out, err = io.StringIO(), io.StringIO()
     try:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from claims.macarro import curves, rules
 from claims.macarro.evidence import ALPHA, PRESETS, REGIONS, condition_name, study_runs
-from dmrifit.boards import Claim, Reading, Run, build_board, check_claims
+from dmrifit.stats.claim_board import Claim, Reading, Run, build_board, check_claims
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dmrifit.evaluation import Evaluation
+    from dmrifit.study.comparison import Evaluation
 
 __all__ = ["CLAIMS", "LEAST_SEEDS", "claim_figures", "claims_board"]
 
@@ -42,7 +42,7 @@ def claims_board(
 def claim_figures(
     evaluation: Evaluation | Sequence[Evaluation], *, claims: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """List the numbers behind `claims_board`, as `dmrifit.boards.check_claims` gives them."""
+    """List the numbers behind `claims_board`, as `dmrifit.stats.claim_board.check_claims` gives them."""
     runs, checked = _runs_and_claims(evaluation, claims)
     return check_claims(checked, runs)
 

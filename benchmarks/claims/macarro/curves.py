@@ -15,7 +15,7 @@ from claims.macarro.evidence import (
     mean_over_patients,
 )
 from claims.macarro.rules import INDICES, Rule
-from dmrifit.boards import Check, MissingEvidence
+from dmrifit.stats.claim_board import Check, MissingEvidence
 
 if TYPE_CHECKING:
     import pandas as pd

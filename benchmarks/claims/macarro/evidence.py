@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.algorithms import ALGORITHMS
-from dmrifit.boards import MissingEvidence, Run
-from dmrifit.controls import CONTROLS
-from dmrifit.statistics import study_statistics
+from dmrifit.predict.algorithms import ALGORITHMS
+from dmrifit.predict.controls import CONTROLS
+from dmrifit.stats.claim_board import MissingEvidence, Run
+from dmrifit.stats.method_tests import study_statistics
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dmrifit.evaluation import Evaluation
+    from dmrifit.study.comparison import Evaluation
 
 __all__ = [
     "ALPHA",

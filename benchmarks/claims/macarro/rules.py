@@ -15,9 +15,9 @@ from claims.macarro.evidence import (
     drop_metrics,
     mean_over_patients,
 )
-from dmrifit.boards import Check, MissingEvidence, Relation
-from dmrifit.statistics import holm
-from dmrifit.trials import POOLED
+from dmrifit.stats.claim_board import Check, MissingEvidence, Relation
+from dmrifit.stats.method_tests import holm
+from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from claims.weninger.methods import (
 )
 from claims.weninger.published import published_table
 from claims.weninger.rules import CLAIMS, COHORT_CLAIMS
-from dmrifit.boards import MissingEvidence, Run, build_board, check_claims
+from dmrifit.stats.claim_board import MissingEvidence, Run, build_board, check_claims
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def anomaly_board(
     `runs` gives, by the name of the run, such as its seed, what `evaluate_detectors` gave for
     methods that `method_name` names under the rules of `board_rules`, on a cohort that is
     registered well; `shifted` the same on a cohort with residual shifts. The board has a row for
-    each claim, as `dmrifit.boards.build_board` gives it: those of `CLAIMS` for each cohort, those
+    each claim, as `dmrifit.stats.claim_board.build_board` gives it: those of `CLAIMS` for each cohort, those
     of `COHORT_CLAIMS` for runs that both have. Claims whose methods are missing cannot be told;
     where they are missing in all runs of one cohort only, the other decides, as ``reason`` says.
     """
@@ -68,7 +68,7 @@ def anomaly_board(
 def board_figures(
     runs: Mapping[str, Tables], *, shifted: Mapping[str, Tables] | None = None
 ) -> pd.DataFrame:
-    """List every number behind the board, as `dmrifit.boards.check_claims` gives them."""
+    """List every number behind the board, as `dmrifit.stats.claim_board.check_claims` gives them."""
     import pandas as pd
 
     single, pairs = _as_runs(runs, shifted)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from anomaly.thresholds import RULES, FixedThreshold, HealthyRateThreshold, ThresholdRule
-from dmrifit.boards import MissingEvidence
+from anomaly.detectors.thresholds import RULES, FixedThreshold, HealthyRateThreshold, ThresholdRule
+from dmrifit.stats.claim_board import MissingEvidence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ def board_rules(methods: Sequence[str]) -> dict[str, ThresholdRule | Mapping[str
     """
     List the threshold rules of the board, for `evaluate_detectors`.
 
-    To `anomaly.thresholds.RULES` come `STRICT_RATE`, the default of the project's own detector,
+    To `anomaly.detectors.thresholds.RULES` come `STRICT_RATE`, the default of the project's own detector,
     and `FIXED`, which is .5 for the discriminator of a RecDiscNet and .3 for maps of autoencoders
     at `IMAGE_SCALE`.
     """

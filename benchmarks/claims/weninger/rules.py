@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from anomaly.controls import BRIGHTNESS
-from anomaly.strata import ELSEWHERE
+from anomaly.study.controls import BRIGHTNESS
+from anomaly.study.strata import ELSEWHERE
 from claims.weninger.methods import (
     CLASSICAL,
     HEALTHY_RATE,
@@ -25,7 +25,7 @@ from claims.weninger.methods import (
     value_of,
 )
 from claims.weninger.published import MISMATCHES
-from dmrifit.boards import Check, Claim, MissingEvidence, Reading
+from dmrifit.stats.claim_board import Check, Claim, MissingEvidence, Reading
 
 __all__ = ["CLAIMS", "COHORT_CLAIMS"]
 

@@ -12,7 +12,7 @@ learn from healthy scans only, and mark what is unlike them. Not for clinical us
 # your own are a table of files, ``anomaly.read_cases("cases.tsv")``, on one grid and aligned to each other.
 
 from anomaly import PCADetector, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
-from anomaly.evaluation import format_summary
+from anomaly.study.evaluation import format_summary
 
 healthy, patients = simulate_dmri(16, 4, n_directions=6, shape=(26, 30, 22), spacing=6, random_state=2)
 known, new = healthy[:12], healthy[12:]
@@ -58,7 +58,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly.plotting import map_limits, plot_panels
+from anomaly.study.plotting import map_limits, plot_panels
 
 largest = int(np.argmax([case.lesion.sum() for case in patients]))
 Path("build").mkdir(exist_ok=True)

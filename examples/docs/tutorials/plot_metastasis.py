@@ -14,7 +14,7 @@ page are tiny and trained for seconds: they show how it works, and not how well 
 # scans with a skull.
 
 from metastasis import DeepMedicSegmenter, SensitivitySpecificityEnsemble, evaluate_segmentations, simulate_metastases
-from metastasis.evaluation import format_summary
+from metastasis.study.evaluation import format_summary
 
 cases = simulate_metastases(6, shape=(36, 36, 36), spacing=2.5, metastases=(3, 6), random_state=1)
 known, new = cases[:4], cases[4:]
@@ -60,7 +60,7 @@ format_summary(tables)[["sensitivity", "precision", "n_false_positives", "strict
 from pathlib import Path
 
 from dmrifit import lesion_table
-from metastasis.plotting import plot_overlay
+from metastasis.study.plotting import plot_overlay
 
 lesions = lesion_table(new[0].label, new[0].label, new[0].affine)
 center = lesions.sort_values("volume_mL")[["x", "y", "z"]].iloc[-1].to_numpy(float)

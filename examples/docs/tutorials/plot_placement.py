@@ -51,7 +51,7 @@ print("center", voxel.center.round(1), "mm, size", voxel.size.round(1), "mm, ang
 from pathlib import Path
 
 from placement import Voxel
-from placement.overlays import plot_overlay
+from placement.exchange.overlays import plot_overlay
 
 boxes = {"ranker": voxel, "objective": optimizer.place(scenes[12])}
 boxes |= {f"simulated expert {j + 1}": Voxel.from_array(row) for j, row in enumerate(experts[12])}

@@ -1,0 +1,187 @@
+"""What words on the command line stand for, and the options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from anomaly.detectors.base import AnomalyDetector
+    from anomaly.scans.series import SeriesFiles
+
+__all__ = ["DETECTORS", "make_detector", "parameters_of", "series_of"]
+
+#: What detectors are called, and where they are.
+DETECTORS: Mapping[str, tuple[str, str]] = {
+    "gaussian": ("anomaly.detectors.gaussian", "VoxelwiseGaussian"),
+    "pca": ("anomaly.detectors.subspace", "PCADetector"),
+    "forest": ("anomaly.detectors.isolation", "IsolationForestDetector"),
+    "implants": ("anomaly.detectors.implant_detector", "ImplantDetector"),
+    "mean": ("anomaly.detectors.gaussian", "OneMinusMean"),
+    "dae": ("anomaly.detectors.autoencoder", "DenoisingAutoencoder"),
+    "recdisc": ("anomaly.detectors.recdisc", "RecDiscNet"),
+}
+
+ScansArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SCANS",
+        help="A diffusion series (NIfTI, with .bval and .bvec beside it), or a table (.tsv) with the columns patient "
+        "and image, and if wanted name, bval, bvec, brain, tissue and what train was told of (age, sex, site); files "
+        "relative to the table.",
+    ),
+]
+CasesArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CASES",
+        help="Table (.tsv) of series with the columns patient and image, and if wanted name, bval, bvec, brain, "
+        "tissue, lesion, followup, age, sex, site, grade and kind; files relative to the table.",
+    ),
+]
+TissueOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--estimate-tissue",
+        help="Tell fluid from tissue by diffusion where the table names no tissue map, and leave it out.",
+    ),
+]
+AllVoxelsOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--all-voxels",
+        help="Where no brain is named, take all voxels with signal at b = 0, as for blocks of tissue, and look for no "
+        "brain.",
+    ),
+]
+DeviceOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="auto|cpu|cuda", help="Where networks compute; auto by default.")
+]
+
+
+def make_detector(name: str, parameters: Mapping[str, Any], *, published: bool = False) -> AnomalyDetector:
+    """
+    Make a detector by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `DETECTORS`.
+    parameters : mapping
+        Of its constructor, in place of its own defaults.
+    published : bool, default=False
+        Whether to begin with the sizes of the publication.
+
+    Returns
+    -------
+    AnomalyDetector
+        Unfitted.
+
+    Raises
+    ------
+    ValueError
+        If there is no such detector or parameter, or nothing was published of it.
+    """
+    if name not in DETECTORS:
+        msg = f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}"
+        raise ValueError(msg)
+    module, title = DETECTORS[name]
+    cls = getattr(import_module(module), title)
+    known = cls._get_param_names()
+    if strange := [key for key in parameters if key not in known]:
+        msg = f"the detector {name} has no parameter {strange[0]!r}; it has {', '.join(known)}"
+        raise ValueError(msg)
+    if published and not hasattr(cls, "published"):
+        msg = f"the publication has no sizes of the detector {name}; leave out --published"
+        raise ValueError(msg)
+    return (cls.published if published else cls)(**parameters)
+
+
+def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
+    """
+    Read parameters of a detector.
+
+    Parameters
+    ----------
+    settings : sequence of str
+        Such as ``latent_dim=64`` or ``side=low``; values are numbers, true, false, null, lists or words.
+
+    Returns
+    -------
+    dict
+        Values by name; lists as tuples.
+
+    Raises
+    ------
+    ValueError
+        If one is no pair, or a name stands there twice.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        if not sign or not name.strip() or not text.strip():
+            msg = f"--set {setting}: NAME=VALUE is needed, such as latent_dim=64"
+            raise ValueError(msg)
+        if name.strip() in found:
+            msg = f"--set gives {name.strip()} twice"
+            raise ValueError(msg)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text.strip()
+        found[name.strip()] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def series_of(
+    scans: Path,
+    *,
+    bval: Path | None = None,
+    bvec: Path | None = None,
+    mask: Path | None = None,
+    tissue: Path | None = None,
+) -> list[SeriesFiles]:
+    """
+    Find the series that a user names: those of a table, or one with what options say.
+
+    Parameters
+    ----------
+    scans : Path
+        A table or an image.
+    bval, bvec, mask, tissue : Path, optional
+        Files of a single image.
+
+    Returns
+    -------
+    list of SeriesFiles
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        If options contradict the table.
+    FileNotFoundError
+        If a file is missing.
+    """
+    from anomaly.scans.series import SeriesFiles, read_series
+
+    given = {"bval": bval, "bvec": bvec, "brain": mask, "tissue": tissue}
+    named: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
+    if not scans.is_file():
+        msg = f"{scans} is a folder; name an image or a table in it" if scans.is_dir() else f"{scans}: no such file"
+        raise FileNotFoundError(msg)
+    if scans.suffix.lower() in (".tsv", ".csv"):
+        if named:
+            msg = f"{scans} names files in its columns; leave out --bval, --bvec, --mask and --tissue"
+            raise ValueError(msg)
+        return read_series(scans)
+    for path in named.values():
+        if not path.is_file():
+            msg = f"{path}: no such file"
+            raise FileNotFoundError(msg)
+    return [SeriesFiles(scans, **named)]

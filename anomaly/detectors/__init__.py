@@ -1,0 +1,1 @@
+"""Detectors of anomalies, with and without a network, and thresholds."""

@@ -1,0 +1,246 @@
+"""Anomalies as what an autoencoder that knows only healthy brains does not reproduce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.detectors.base import Scans
+from anomaly.detectors.network_base import REGIONS, RESIDUALS, Reconstructor, residual_map
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.randomness import RandomState
+from dmrifit.model_files.registry import register
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DenoisingAutoencoder"]
+
+_CHOICES = {"output": ("sigmoid", "linear"), "residual": RESIDUALS, "region": REGIONS, "reduction": ("paper", "code")}
+
+
+@register
+class DenoisingAutoencoder(Reconstructor):
+    """
+    Find anomalies by a convolutional variational autoencoder that has learned healthy scans.
+
+    The network presses a scan through a few latent numbers, so that what it gives back is as healthy as what it has
+    learned from. A voxel's score is the absolute value of the mean over channels of what the reconstruction differs
+    by, in units of the signal at b = 0: its noise cancels, because the mean is taken first. No noise is added
+    anywhere; what denoises is that the latent numbers are drawn in training. A score is computed from their mean, so
+    that a scan has one map.
+
+    A scan whose size cannot be halved as often as there are widths is padded with zeros, as many on either side and
+    an odd one at the end; maps have the size of the scan. All scans have the size of those that were learned from.
+
+    Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
+
+    Parameters
+    ----------
+    latent_dim : int, default=512
+        Latent numbers.
+    output : {"sigmoid", "linear"}, default="sigmoid"
+        What the network ends with.
+    residual : {"mean", "mean-of-abs"}, default="mean"
+        Whether residuals are averaged over the channels before the absolute value is taken, or after it.
+    scale : {None, "image"}, default=None
+        With ``"image"`` the reconstruction is divided by its largest value in the brain, and the map by its own 99.9 %
+        quantile and cut off at 1, as in the published code. Only so the published threshold of 0.3 has a meaning; a
+        healthy scan then always has anomalies.
+    widths : sequence of int, default=(8, 32, 64)
+        Channels of the levels of the encoder, each of half the resolution of the one before.
+    dense : int or None, default=64
+        Numbers of a linear layer next to the latent ones, on either side; None for a direct way.
+    kl_weight : float, default=1.22e-5
+        Weight ω of the divergence of the latent numbers in the loss, MSE + ω·KL.
+    reduction : {"paper", "code"}, default="paper"
+        Whether the divergence is averaged over latent numbers, or summed as in the published code.
+    threshold : threshold rule, optional
+        What makes a map binary, fitted to scans that were not learned from; by default `HealthyRateThreshold(0.01)`.
+    calibration : float, int or None, default=0.25
+        The healthy scans for the threshold: a share of the subjects that is not learned from; a number of folds, each
+        of which is one more training; or None, to do without.
+    region : {"brain", "volume"}, default="brain"
+        The voxels that count in the loss: those of the brain, and the network begins with the mean signal of each
+        channel in them; or all, as published.
+    decay : float, default=1.0
+        What the learning rate is multiplied by after each epoch; 0.95 in the publication.
+    epochs : int, default=50
+        Passes over the scans.
+    batch_size : int, default=1
+        Scans in a step; 4 in the publication.
+    learning_rate : float, default=0.003
+        Of the first epoch, of Adam; 0.001 in the publication.
+    schedule : {"constant", "cosine"}, default="cosine"
+        Whether the learning rate stays, but for `decay`, or falls to zero over the epochs too.
+    validation_fraction : float, default=0.0
+        Share of the subjects whose mean squared error is computed after each epoch and that are not learned from.
+    patience : int, optional
+        End the training after so many epochs without a smaller error, and take the best weights.
+    mixed_precision, compile : bool, default=False
+        On a GPU only.
+    checkpoint : path, optional
+        Folder for the states of trainings.
+    verbose : bool, default=False
+        Whether to show the time left.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split, order of scans and latent numbers.
+
+    Attributes
+    ----------
+    threshold_ : threshold rule or None
+        Fitted to the scans that were held back.
+    net_ : skorch.NeuralNet
+        The trained net.
+    history_ : list of dict
+        What is known of each epoch.
+    shape_ : tuple of int
+        Numbers of voxels of the scans.
+    n_channels_ : int
+        Number of directions of the scans.
+
+    References
+    ----------
+    Weninger et al., Scientific Reports 13:20366, 2023.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 512,
+        output: str = "sigmoid",
+        residual: str = "mean",
+        scale: str | None = None,
+        *,
+        widths: Sequence[int] = (8, 32, 64),
+        dense: int | None = 64,
+        kl_weight: float = 1.22e-5,
+        reduction: str = "paper",
+        threshold: Any = None,
+        calibration: float | int | None = 0.25,
+        region: str = "brain",
+        decay: float = 1.0,
+        epochs: int = 50,
+        batch_size: int = 1,
+        learning_rate: float = 0.003,
+        schedule: str = "cosine",
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        mixed_precision: bool = False,
+        compile: bool = False,
+        checkpoint: str | Path | None = None,
+        verbose: bool = False,
+        device: str = "auto",
+        random_state: RandomState = None,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            mixed_precision=mixed_precision,
+            compile=compile,
+            checkpoint=checkpoint,
+            verbose=verbose,
+            device=device,
+            random_state=random_state,
+        )
+        self.latent_dim = latent_dim
+        self.output = output
+        self.residual = residual
+        self.scale = scale
+        self.widths = widths
+        self.dense = dense
+        self.kl_weight = kl_weight
+        self.reduction = reduction
+        self.threshold = threshold
+        self.calibration = calibration
+        self.region = region
+        self.decay = decay
+
+    @classmethod
+    def published(cls, **parameters: Any) -> DenoisingAutoencoder:
+        """
+        Give an estimator with the sizes and the training of the publication; a GPU is needed to train it.
+
+        Four levels of 64 to 512 channels, a linear layer of 512 numbers next to the latent ones, 500 epochs of four
+        scans in a step with a learning rate that is multiplied by 0.95 after each: after 270 of them it is a millionth
+        of what it was.
+
+        Parameters
+        ----------
+        **parameters : dict
+            Parameters that are to differ.
+
+        Returns
+        -------
+        DenoisingAutoencoder
+            Not fitted.
+        """
+        sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "dense": 512, "region": "volume"}
+        training = {"decay": 0.95, "epochs": 500, "batch_size": 4, "learning_rate": 0.001, "schedule": "constant"}
+        return cls(**(sizes | training | parameters))
+
+    # What the bases ask for -----------------------------------------------------------------------
+
+    def _check(self) -> None:
+        super()._check()
+        for name, known in _CHOICES.items():
+            check_word(name, getattr(self, name), known)
+        check_number("latent_dim", self.latent_dim, least=1, whole=True)
+        check_number("kl_weight", self.kl_weight)
+        if self.dense is not None:
+            check_number("dense", self.dense, least=1, whole=True)
+        if not isinstance(self.widths, list | tuple) or not len(self.widths):
+            msg = f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)"
+            raise ValueError(msg)
+        for width in self.widths:
+            check_number("each of widths", width, least=1, whole=True)
+
+    def _module(self) -> torch.nn.Module:
+        from anomaly.networks.architectures import VariationalAutoencoder
+
+        if max(self.shape_) <= 2 ** len(self.widths) and self.batch_size == 1:
+            msg = (
+                f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after {len(self.widths)} halvings, "
+                "which cannot be normalized; give fewer widths, or a batch_size of 2 or more"
+            )
+            raise ValueError(msg)
+        module: torch.nn.Module = self._leveled(
+            VariationalAutoencoder(
+                self.n_channels_, self.shape_, tuple(self.widths), self.latent_dim, output=self.output, dense=self.dense
+            )
+        )
+        return module
+
+    def _criterion(self) -> torch.nn.Module:
+        from anomaly.networks.losses import VariationalLoss
+
+        return VariationalLoss(self.kl_weight, reduction=self.reduction)
+
+    def _target(self, target: Any, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        brain = {"brain": np.asarray(target, dtype=np.float32)[None]} if self.region == "brain" else {}
+        return {"volume": inputs} | brain
+
+    def _predict_case(self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any) -> dict[str, Any]:
+        reconstruction = infer([inputs])[0][0]
+        found: dict[str, Any] = {"reconstruction": reconstruction, "scan": inputs}
+        if case.number is not None:
+            error = np.square(inputs - reconstruction).mean(axis=0)
+            found["loss"] = float(error[case.mask].mean(dtype=np.float64))
+        return found
+
+    def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
+        answer: Mapping[str, Any] = self._ask(scans, i)
+        reconstruction = answer["reconstruction"]
+        if self.scale == "image":
+            # The largest value is one of the brain: outside nothing may have been learned.
+            reconstruction = reconstruction * scans.mask(i)
+        return residual_map(answer["scan"], reconstruction, residual=self.residual, scale=self.scale)

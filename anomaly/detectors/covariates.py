@@ -1,0 +1,191 @@
+"""What is known of subjects, such as age, sex and site, as columns of a regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.io.parameter_json import RefusedError, refuse_keys
+
+__all__ = ["Design"]
+
+
+class Design:
+    """
+    Turns covariates into the columns of a linear model, the first of them ones.
+
+    Numbers become one column, centered and divided by their standard deviation; words become a column for each level
+    but the first.
+
+    Parameters
+    ----------
+    columns : list of dict
+        What `learn` has found, for each covariate.
+    """
+
+    def __init__(self, columns: list[dict[str, Any]]) -> None:
+        self.columns = columns
+
+    @classmethod
+    def learn(cls, covariates: Any, n_scans: int) -> Design:
+        """
+        Find the columns of covariates.
+
+        Parameters
+        ----------
+        covariates : mapping or DataFrame with n_scans values for each name, or None
+            None gives the column of ones alone.
+        n_scans : int
+            Number of scans.
+
+        Returns
+        -------
+        Design
+            The columns. A covariate that is the same for all scans has none.
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer values than scans, or values are missing.
+        """
+        columns: list[dict[str, Any]] = []
+        for name, values in _listed(covariates, n_scans).items():
+            if values.dtype.kind in "fiu":
+                mean, sd = float(values.mean()), float(values.std())
+                if sd > 0:
+                    columns.append({"name": name, "mean": mean, "sd": sd})
+                else:
+                    columns.append({"name": name, "mean": mean, "sd": 0.0})
+            else:
+                columns.append({"name": name, "levels": sorted(set(values.tolist()))})
+        return cls(columns)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns, with that of ones."""
+        return 1 + sum(len(c["levels"]) - 1 if "levels" in c else int(c["sd"] > 0) for c in self.columns)
+
+    def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
+        """
+        Give the columns for scans.
+
+        Parameters
+        ----------
+        covariates : mapping or DataFrame with n_scans values for each name, or None
+            As those that were learned from.
+        n_scans : int
+            Number of scans.
+
+        Returns
+        -------
+        ndarray of shape (n_scans, n_columns)
+            The columns.
+
+        Raises
+        ------
+        ValueError
+            If a covariate is missing, or has a level that no healthy subject had.
+        """
+        given = _listed(covariates, n_scans)
+        names = [column["name"] for column in self.columns]
+        if set(given) != set(names):
+            msg = f"the covariates are {sorted(given)}, and the model was fitted with {sorted(names)}; give those"
+            raise ValueError(msg)
+        found = [np.ones(n_scans)]
+        for column in self.columns:
+            values = given[column["name"]]
+            if "levels" not in column:
+                if values.dtype.kind not in "fiu":
+                    msg = f"covariate {column['name']} was a number, and is now {values[0]!r}"
+                    raise ValueError(msg)
+                if column["sd"] > 0:
+                    found.append((values.astype(np.float64) - column["mean"]) / column["sd"])
+                continue
+            words = np.array([str(value) for value in values.tolist()])
+            unknown = sorted(set(words.tolist()) - set(column["levels"]))
+            if unknown:
+                msg = (
+                    f"covariate {column['name']} is {', '.join(unknown)}, and the healthy subjects have "
+                    f"{', '.join(column['levels'])}; add healthy scans of it, or fit without {column['name']}"
+                )
+                raise ValueError(msg)
+            found += [(words == level).astype(np.float64) for level in column["levels"][1:]]
+        return np.stack(found, axis=1)
+
+    @classmethod
+    def from_json(cls, columns: Any) -> Design:
+        """
+        Make a design from what a model file holds.
+
+        Parameters
+        ----------
+        columns : list of dict
+            The columns of a design.
+
+        Returns
+        -------
+        Design
+            The design.
+
+        Raises
+        ------
+        RefusedError
+            If these are no columns.
+        """
+        if not isinstance(columns, list):
+            msg = f"its covariates are {columns!r}"
+            raise RefusedError(msg)
+        for column in columns:
+            words = isinstance(column, dict) and "levels" in column
+            refuse_keys(column, {"name", "levels"} if words else {"name", "mean", "sd"}, "key of a covariate",
+                        complete=True)  # fmt: skip
+            good = (
+                all(isinstance(level, str) for level in column["levels"])
+                if words
+                else all(isinstance(column[key], float | int) for key in ("mean", "sd"))
+            )
+            if not good or not isinstance(column["name"], str):
+                msg = f"one of its covariates is {column!r}"
+                raise RefusedError(msg)
+        return cls(columns)
+
+
+def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
+    """Give covariates as arrays of numbers or of words, none of them missing."""
+    if covariates is None:
+        return {}
+    if not isinstance(covariates, Mapping) and not hasattr(covariates, "columns"):
+        msg = f"covariates must be a table with a column for each, such as age, not {type(covariates).__name__}"
+        raise ValueError(msg)
+    found = {}
+    for name in covariates:
+        values = np.asarray(covariates[name])
+        if values.shape != (n_scans,):
+            msg = f"covariate {name} has {values.size} values for {n_scans} scans; give one for each"
+            raise ValueError(msg)
+        if values.dtype.kind == "O" and all(isinstance(value, int | float | np.number) for value in values):
+            values = values.astype(np.float64)
+        if values.dtype.kind == "b":
+            values = values.astype(int)
+        if values.dtype.kind in "fiu":
+            missing = ~np.isfinite(values)
+        else:
+            missing = np.array([_is_missing(value) for value in values.tolist()])
+            values = np.array([str(value) for value in values.tolist()])
+        if missing.any():
+            msg = (
+                f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give all, or leave "
+                f"{name} out"
+            )
+            raise ValueError(msg)
+        found[str(name)] = values
+    return found
+
+
+def _is_missing(value: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(value)) or not str(value)

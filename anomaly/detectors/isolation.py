@@ -1,0 +1,177 @@
+"""A detector of unusual voxels: scikit-learn's isolation forest over features of each voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import IsolationForest
+
+from anomaly.detectors.array_detector import ArrayDetector
+from anomaly.detectors.base import Scans
+from anomaly.detectors.features import FEATURES, masked_smoothing, voxel_features
+from dmrifit._utils.checks import check_number
+from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit._utils.threads import check_jobs, one_thread
+from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.model_files.registry import register
+from dmrifit.model_files.regressor_file import dumped, loaded, trees
+
+__all__ = ["IsolationForestDetector"]
+
+_FOREST = "forest.skops"
+#: Voxels that are scored together, so that memory stays small.
+_CHUNK = 100_000
+
+
+@register
+class IsolationForestDetector(ArrayDetector):
+    """
+    Score of a voxel: how few cuts of an isolation forest set it apart from voxels of healthy scans.
+
+    The forest is `sklearn.ensemble.IsolationForest`. A voxel is told by its features and, if wanted, by where it lies.
+    Without its place, tissue of a tumor that looks like cerebrospinal fluid or like a mixture of tissues is not
+    unusual.
+
+    Parameters
+    ----------
+    features : tuple of str, default=("mean", "spread", "local mean")
+        Of `anomaly.detectors.features.FEATURES`.
+    position : {"world", "depth", None}, default="world"
+        ``"world"`` adds the three coordinates of the voxel in the grid, from 0 to 1, which scans of one orientation
+        share; ``"depth"`` the distance from the edge of the mask, which does not need a common grid.
+    n_voxels : int, default=100000
+        How many voxels of all healthy scans, drawn at random, are learned from.
+    n_estimators : int, default=100
+        Number of trees.
+    max_samples : int, default=256
+        How many of them each tree sees. Trees end at the logarithm of this number to the base 2, so that more of them
+        see smaller differences.
+    map_smoothing : float, default=1.0
+        Standard deviation of a Gaussian in voxels, by which the scores are smoothed inside the mask.
+    threshold : threshold rule, optional
+        As in `AnomalyDetector`.
+    calibration : float, int or None, default=0.25
+        As in `AnomalyDetector`.
+    scale : {None, "image"}, default=None
+        As in `AnomalyDetector`.
+    n_jobs : int, optional
+        Of the forest. The result does not depend on it.
+    random_state : int, RandomState or None, default=None
+        Seed of the voxels and of the forest.
+
+    Attributes
+    ----------
+    forest_ : sklearn.ensemble.IsolationForest
+        Fitted.
+
+    References
+    ----------
+    Liu, Ting, Zhou, ICDM 413–422, 2008.
+    """
+
+    _one_size: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        features: tuple[str, ...] = ("mean", "spread", "local mean"),
+        *,
+        position: str | None = "world",
+        n_voxels: int = 100_000,
+        n_estimators: int = 100,
+        max_samples: int = 256,
+        map_smoothing: float = 1.0,
+        threshold: Any = None,
+        calibration: float | int | None = 0.25,
+        scale: str | None = None,
+        n_jobs: int | None = None,
+        random_state: RandomState = None,
+    ) -> None:
+        self.features = features
+        self.position = position
+        self.n_voxels = n_voxels
+        self.n_estimators = n_estimators
+        self.max_samples = max_samples
+        self.map_smoothing = map_smoothing
+        self.threshold = threshold
+        self.calibration = calibration
+        self.scale = scale
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def _check_parameters(self) -> None:
+        if not self.features or not set(self.features) <= set(FEATURES):
+            msg = f"features must be a tuple of some of {', '.join(FEATURES)}, not {self.features!r}"
+            raise ValueError(msg)
+        if self.position not in ("world", "depth", None):
+            msg = f"position must be 'world', 'depth' or None, not {self.position!r}"
+            raise ValueError(msg)
+        check_jobs(self.n_jobs)
+        for name in ("n_voxels", "n_estimators", "max_samples"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+        check_number("map_smoothing", self.map_smoothing)
+
+    def _fit_scans(self, scans: Scans) -> None:
+        seed = seed_from(self.random_state)
+        rng = np.random.default_rng(derived_seed(seed, "voxels"))
+        share = max(1, int(self.n_voxels) // len(scans))
+        rows = []
+        for i in range(len(scans)):
+            own = self._rows(scans, i)
+            chosen = rng.choice(len(own), min(share, len(own)), replace=False)
+            rows.append(own[np.sort(chosen)])
+        table = np.concatenate(rows)
+        self.forest_ = IsolationForest(
+            n_estimators=int(self.n_estimators),
+            max_samples=min(int(self.max_samples), len(table)),
+            n_jobs=self.n_jobs,
+            random_state=derived_seed(seed, "forest") % 2**31,
+        )
+        with one_thread():
+            self.forest_.fit(table)
+
+    def _rows(self, scans: Scans, i: int) -> NDArray[np.float32]:
+        """Give the features of each voxel of the mask."""
+        mask = scans.mask(i)
+        names = (*self.features, *(("depth",) if self.position == "depth" else ()))
+        columns = list(voxel_features(scans.signal(i), mask, names)[:, mask])
+        if self.position == "world":
+            places = np.nonzero(mask)
+            columns += [
+                np.asarray(p / max(n - 1, 1), dtype=np.float32) for p, n in zip(places, mask.shape, strict=True)
+            ]
+        return np.stack(columns, axis=1)
+
+    def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
+        mask = scans.mask(i)
+        rows = self._rows(scans, i)
+        with one_thread():
+            found = [-self.forest_.score_samples(rows[k : k + _CHUNK]) for k in range(0, len(rows), _CHUNK)]
+        score = np.zeros(mask.shape, dtype=np.float32)
+        score[mask] = np.concatenate(found)
+        return masked_smoothing(score, mask, self.map_smoothing)
+
+    def _other_files(self) -> dict[str, bytes]:
+        return {_FOREST: dumped(self.forest_, None, {}, [])}
+
+    def _restore_others(self, files: Mapping[str, bytes]) -> None:
+        refuse_keys(dict(files), {_FOREST}, "file", complete=True)
+        forest = loaded(files[_FOREST], None, [], {})
+        n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]
+        if not isinstance(forest, IsolationForest) or getattr(forest, "n_features_in_", None) != n_features:
+            msg = f"its forest does not take {n_features} features"
+            raise RefusedError(msg)
+        for parent, left, right, inner, feature, n_seen in trees(forest):
+            sound = (
+                (np.minimum(left, right)[inner] > parent[inner]).all()
+                and (np.maximum(left, right)[inner] < len(parent)).all()
+                and (feature[inner] >= 0).all()
+                and (feature[inner] < n_seen).all()
+                and n_seen <= n_features
+            )
+            if not sound:
+                msg = "a tree of its forest has branches that lead nowhere"
+                raise RefusedError(msg)
+        self.forest_ = forest

@@ -1,0 +1,1 @@
+"""Synthetic anomalies put into healthy scans, on plain arrays."""

@@ -1,0 +1,210 @@
+"""Losses of networks that reconstruct healthy tissue and of those that also say what is not healthy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_word
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+else:
+    torch = import_optional("torch")
+    nn = torch.nn
+    functional = nn.functional
+
+__all__ = ["DiscriminationLoss", "VariationalLoss", "divergence", "squared_error", "weighted_cross_entropy"]
+
+_REDUCTIONS = ("paper", "code")
+
+
+def divergence(mean: torch.Tensor, log_variance: torch.Tensor, *, reduction: str = "paper") -> torch.Tensor:
+    """
+    Compute the Kullback–Leibler divergence of a normal distribution from the standard one.
+
+    Of one latent number it is (μ² + σ² − 1 − log σ²) / 2.
+
+    Parameters
+    ----------
+    mean, log_variance : tensor of shape (n, latent)
+        μ and log σ².
+    reduction : {"paper", "code"}, default="paper"
+        Whether the latent numbers are averaged, or summed as in the published code. Scans are averaged.
+
+    Returns
+    -------
+    tensor
+        One number.
+
+    Raises
+    ------
+    ValueError
+        If `reduction` is another word.
+
+    References
+    ----------
+    Kingma and Welling, arXiv 1312.6114, appendix B.
+    """
+    each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+    check_word("reduction", reduction, _REDUCTIONS)
+    return each.sum(dim=1).mean() if reduction == "code" else each.mean()
+
+
+def squared_error(
+    reconstruction: torch.Tensor, volume: torch.Tensor, brain: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Compute the mean squared error, of all voxels or of those of the brain.
+
+    Parameters
+    ----------
+    reconstruction, volume : tensor of shape (n, channels, x, y, z)
+        What was made, and what it should be.
+    brain : tensor of shape (n, 1, x, y, z), optional
+        1 in the voxels that count, 0 elsewhere.
+
+    Returns
+    -------
+    tensor
+        One number.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if reconstruction.shape != volume.shape:
+        msg = f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}"
+        raise ValueError(msg)
+    if brain is None:
+        return functional.mse_loss(reconstruction, volume)
+    squares = (reconstruction - volume).square().mean(dim=1, keepdim=True)
+    return (squares * brain).sum() / brain.sum()
+
+
+def weighted_cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 1.0, brain: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Compute the mean binary cross-entropy, with another weight for anomalies than for the rest.
+
+    Of a voxel with the probability p it is −w log p in an anomaly, and −log(1 − p) elsewhere.
+
+    Parameters
+    ----------
+    logits : tensor
+        Before the sigmoid.
+    target : tensor of the same shape
+        0 or 1.
+    positive_weight : float, default=1.0
+        The weight w.
+    brain : tensor of the same shape, optional
+        1 in the voxels that count, 0 elsewhere; by default all do.
+
+    Returns
+    -------
+    tensor
+        One number.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if logits.shape != target.shape:
+        msg = f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}"
+        raise ValueError(msg)
+    weight = logits.new_tensor(positive_weight)
+    each = functional.binary_cross_entropy_with_logits(
+        logits, target.to(logits.dtype), pos_weight=weight, reduction="none"
+    )
+    return each.mean() if brain is None else (each * brain).sum() / brain.sum()
+
+
+class VariationalLoss(nn.Module):
+    """
+    Mean squared error of a reconstruction, and ω times the divergence of its latent numbers.
+
+    Parameters
+    ----------
+    kl_weight : float, default=1.22e-5
+        The weight ω; the default is the published one.
+    reduction : {"paper", "code"}, default="paper"
+        As of `divergence`.
+    """
+
+    def __init__(self, kl_weight: float = 1.22e-5, *, reduction: str = "paper") -> None:
+        super().__init__()
+        self.kl_weight = kl_weight
+        self.reduction = reduction
+
+    def forward(self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]) -> torch.Tensor:
+        """
+        Compute the loss of a batch.
+
+        Parameters
+        ----------
+        answers : tuple of tensors
+            The reconstruction, of the shape of the volume, and μ and log σ² of shape (n, latent).
+        target : mapping of tensors
+            ``"volume"``, what was to be reconstructed, and where not all voxels count ``"brain"``, of shape (n, 1, x,
+            y, z).
+
+        Returns
+        -------
+        tensor
+            One number.
+        """
+        reconstruction, mean, log_variance = answers
+        error = squared_error(reconstruction, target["volume"], target.get("brain"))
+        return error + self.kl_weight * divergence(mean, log_variance, reduction=self.reduction)
+
+
+class DiscriminationLoss(nn.Module):
+    """
+    Mean squared error of a reconstruction, and the weighted cross-entropy of where anomalies were.
+
+    It is ``mse_weight`` · MSE + ``bce_weight`` · BCE.
+
+    Parameters
+    ----------
+    mse_weight : float, default=5
+        Weight of the reconstruction; the paper has 1.
+    bce_weight : float, default=1
+        Weight of the discrimination; the paper has ω, which is 0.2 in the published code up to a common factor.
+    positive_weight : float, default=20
+        Weight of voxels of an anomaly in the cross-entropy.
+    """
+
+    def __init__(self, mse_weight: float = 5.0, bce_weight: float = 1.0, positive_weight: float = 20.0) -> None:
+        super().__init__()
+        self.mse_weight = mse_weight
+        self.bce_weight = bce_weight
+        self.positive_weight = positive_weight
+
+    def forward(self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]) -> torch.Tensor:
+        """
+        Compute the loss of a batch.
+
+        Parameters
+        ----------
+        answers : tuple of tensors
+            The reconstruction of shape (n, channels, x, y, z) and logits of shape (n, 1, x, y, z).
+        target : mapping of tensors
+            ``"volume"``, the healthy volume, ``"anomaly"``, of the shape of the logits, and where not all voxels
+            count ``"brain"``, of that shape too.
+
+        Returns
+        -------
+        tensor
+            One number.
+        """
+        reconstruction, logits = answers
+        brain = target.get("brain")
+        error = squared_error(reconstruction, target["volume"], brain)
+        found = weighted_cross_entropy(logits, target["anomaly"], self.positive_weight, brain)
+        return self.mse_weight * error + self.bce_weight * found

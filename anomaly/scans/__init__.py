@@ -1,0 +1,1 @@
+"""Diffusion scans: cases, directions, tissue, preparation of users' series."""

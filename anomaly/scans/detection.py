@@ -1,0 +1,111 @@
+"""What a detector found in a scan: maps on the grid of the file, and a table of lesions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.scans.preparation import PreparedScan
+from dmrifit.io.components import label_components
+
+if TYPE_CHECKING:
+    import nibabel as nib
+    import pandas as pd
+
+__all__ = ["LESION_COLUMNS", "Detection", "lesions_of"]
+
+#: Columns of the table of lesions that were found.
+LESION_COLUMNS = ("number", "n_voxels", "volume_mL", "diameter_mm", "x", "y", "z", "score", "mean_score")
+_MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """
+    What a detector found in a scan.
+
+    Parameters
+    ----------
+    scan : PreparedScan
+        The scan, and the way back to the grid of its file.
+    map : ndarray of shape (x, y, z)
+        Scores on the grid of the detector, higher where less like healthy scans; 0 outside the brain.
+    found : ndarray of bool, shape (x, y, z)
+        Where the map is above the threshold, inside the brain; without fluid where tissues are known.
+    opened : ndarray of bool, shape (x, y, z)
+        The same after opening.
+    lesions : DataFrame
+        A row for each connected part of `opened`, the largest first: ``number``, ``n_voxels``, ``volume_mL``,
+        ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+), ``score`` (the largest
+        in it) and ``mean_score``.
+    threshold : float
+        Score above which a voxel is anomalous; NaN where each scan has its own.
+    opening : int, default=3
+        Edge in voxels of the cube of the opening.
+    """
+
+    scan: PreparedScan
+    map: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    opened: NDArray[np.bool_]
+    lesions: pd.DataFrame
+    threshold: float
+    opening: int = 3
+
+    def images(self) -> dict[str, nib.Nifti1Image]:
+        """
+        Give the maps on the grid of the file.
+
+        Returns
+        -------
+        dict of str to Nifti1Image
+            ``"map"`` (single precision), ``"binary"`` and ``"opened"`` (0 and 1).
+        """
+        parts = {"map": self.map, "binary": self.found, "opened": self.opened}
+        return {name: self.scan.image(values) for name, values in parts.items()}
+
+
+def lesions_of(found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]) -> pd.DataFrame:
+    """
+    List the connected parts of what was found.
+
+    Parameters
+    ----------
+    found : ndarray of bool, shape (x, y, z)
+        What was found; voxels that share a corner are connected.
+    scores : ndarray of shape (x, y, z)
+        The map.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to world coordinates in mm.
+
+    Returns
+    -------
+    DataFrame
+        As the lesions of a `Detection`; the numbers are those of `dmrifit.io.components.label_components`.
+    """
+    import pandas as pd
+    from scipy import ndimage
+
+    parts = label_components(found)
+    numbers = np.arange(1, int(parts.max(initial=0)) + 1)
+    rows: dict[str, Any] = {name: [] for name in LESION_COLUMNS}
+    if len(numbers):
+        counts = np.bincount(parts.ravel())[1:]
+        volumes = counts * abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML
+        centers = np.array(ndimage.center_of_mass(parts > 0, parts, numbers)) @ affine[:3, :3].T + affine[:3, 3]
+        rows = {
+            "number": numbers,
+            "n_voxels": counts,
+            "volume_mL": volumes,
+            "diameter_mm": np.cbrt(6 * volumes * _MM3_PER_ML / np.pi),
+            "x": centers[:, 0],
+            "y": centers[:, 1],
+            "z": centers[:, 2],
+            "score": ndimage.maximum(scores, parts, numbers),
+            "mean_score": ndimage.mean(scores, parts, numbers),
+        }
+    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS)).astype({"number": int, "n_voxels": int})
+    return table.sort_values("volume_mL", ascending=False, kind="stable", ignore_index=True)

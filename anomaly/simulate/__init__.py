@@ -1,0 +1,1 @@
+"""Synthetic persons, their diffusion signal and tumors."""

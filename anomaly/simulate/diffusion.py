@@ -1,0 +1,182 @@
+"""Diffusion signals of synthetic brains: tensors that cross, tissues that share voxels, T2 weighting, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anomaly.simulate.anatomy import Brain
+
+__all__ = ["Component", "add_noise", "brain_signals", "spread_directions", "tensor_signals"]
+
+_MS_PER_UM2 = 1e-3  # s/mm² in ms/µm²
+_AXIAL, _RADIAL = 1.6, 0.35  # µm²/ms, along and across fibers
+_GRAY, _DEEP, _FLUID = 0.82, 0.74, 3.0  # µm²/ms
+_UNORDERED = 0.77  # µm²/ms, of white matter whose fibers have no direction
+#: Signals at b = 0 of white matter's: gray matter and fluid last longer.
+_BRIGHT_GRAY, _BRIGHT_DEEP, _BRIGHT_FLUID = 1.15, 0.95, 2.8
+
+
+@dataclass(frozen=True)
+class Component:
+    """
+    A tissue that takes the place of others.
+
+    Parameters
+    ----------
+    share : ndarray of shape (n,)
+        Of each voxel of the brain.
+    diffusivity : float
+        In µm²/ms, the same in all directions.
+    brightness : float
+        Signal at b = 0, of white matter's.
+    """
+
+    share: NDArray[np.float32]
+    diffusivity: float
+    brightness: float
+
+
+def spread_directions(n: int) -> NDArray[np.float64]:
+    """
+    Give directions that cover half a sphere evenly, on a spiral by the golden ratio.
+
+    Parameters
+    ----------
+    n : int
+        Number of directions.
+
+    Returns
+    -------
+    ndarray of shape (n, 3)
+        Unit vectors with z above 0.
+    """
+    number = np.arange(n)
+    z = 1 - (number + 0.5) / n
+    turn = number * np.pi * (3 - 5**0.5)
+    return np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
+
+
+def tensor_signals(
+    fibers: NDArray, axial: float, radial: float, weights: ArrayLike, directions: NDArray
+) -> NDArray[np.float32]:
+    """
+    Compute the signal of tensors that are alike across their fibers.
+
+    Parameters
+    ----------
+    fibers : ndarray of shape (n, 3)
+        Directions, unit vectors.
+    axial, radial : float
+        Diffusivity along and across them in µm²/ms.
+    weights : array_like of shape (n,)
+        Diffusion weighting in ms/µm², for each voxel.
+    directions : ndarray of shape (m, 3)
+        Of the gradients, unit vectors.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, m)
+        Of that at b = 0.
+
+    References
+    ----------
+    Basser et al., Biophys J 66:259–267, 1994.
+    """
+    # Not a matrix product, whose last bits depend on the number of threads.
+    aligned = np.zeros((len(fibers), len(directions)), dtype=np.float32)
+    for axis in range(3):
+        aligned += np.asarray(fibers[:, axis, None], dtype=np.float32) * directions[:, axis].astype(np.float32)
+    np.square(aligned, out=aligned)
+    aligned *= np.float32(radial - axial)
+    aligned -= np.float32(radial)
+    aligned *= np.asarray(weights, dtype=np.float32)[:, None]
+    return np.exp(aligned, out=aligned)
+
+
+def brain_signals(
+    brain: Brain, directions: NDArray, b: float, factors: NDArray, lesion: Sequence[Component] = ()
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """
+    Compute the signals of a brain without noise.
+
+    Parameters
+    ----------
+    brain : Brain
+        Of n voxels.
+    directions : ndarray of shape (m, 3)
+        Of the gradients, unit vectors.
+    b : float
+        Diffusion weighting in s/mm².
+    factors : ndarray of shape (n,)
+        By which diffusivities differ from the common ones.
+    lesion : sequence of Component
+        What takes the place of a share of everything else.
+
+    Returns
+    -------
+    signals : ndarray of float32, shape (n, m)
+        With diffusion weighting.
+    b0 : ndarray of float32, shape (n,)
+        Without, 1 for white matter.
+    """
+    weights = (b * _MS_PER_UM2 * factors).astype(np.float32)
+    ordered = brain.white * brain.order
+    signals = tensor_signals(brain.fibers[0], _AXIAL, _RADIAL, weights, directions)
+    signals *= (ordered * (1 - brain.crossing))[:, None]
+    second = tensor_signals(brain.fibers[1], _AXIAL, _RADIAL, weights, directions)
+    second *= (ordered * brain.crossing)[:, None]
+    signals += second
+    alike = (brain.white - ordered) * np.exp(-_UNORDERED * weights)
+    b0 = brain.white.copy()
+    for share, diffusivity, brightness in (
+        (brain.gray, _GRAY, _BRIGHT_GRAY),
+        (brain.deep, _DEEP, _BRIGHT_DEEP),
+        (brain.fluid, _FLUID, _BRIGHT_FLUID),
+    ):
+        b0 += np.float32(brightness) * share
+        alike += np.float32(brightness) * share * np.exp(np.float32(-diffusivity) * weights)
+    signals += alike[:, None]
+    rest = np.float32(1) - sum((one.share for one in lesion), start=np.zeros_like(b0))
+    signals *= rest[:, None]
+    b0 *= rest
+    for one in lesion:
+        bright = np.float32(one.brightness) * one.share
+        b0 += bright
+        signals += (bright * np.exp(np.float32(-one.diffusivity) * weights))[:, None]
+    return signals, b0
+
+
+def add_noise(values: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """
+    Give magnitudes the noise of a scanner (Rician).
+
+    Parameters
+    ----------
+    values : ndarray
+        Magnitudes.
+    sigma : float
+        Standard deviation of the noise in each of the two channels, in the unit of the values.
+    rng : numpy.random.Generator
+        Stream.
+
+    Returns
+    -------
+    ndarray
+        Noisy magnitudes.
+
+    References
+    ----------
+    Gudbjartsson and Patz, Magn Reson Med 34:910–914, 1995.
+    """
+    if sigma == 0:
+        return values
+    real = rng.standard_normal(values.shape, dtype=np.float32)
+    real *= np.float32(sigma)
+    real += values
+    imaginary = rng.standard_normal(values.shape, dtype=np.float32)
+    imaginary *= np.float32(sigma)
+    return np.hypot(real, imaginary, out=real)

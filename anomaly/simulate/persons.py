@@ -1,0 +1,264 @@
+"""Synthetic persons for diffusion MRI: healthy ones, and patients with gliomas, registered well or poorly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.scans.cases import Case
+from anomaly.simulate.anatomy import Standard, draw_brain, standard_brain
+from anomaly.simulate.diffusion import add_noise, brain_signals, spread_directions
+from anomaly.simulate.gliomas import GRADES, draw_glioma
+from dmrifit._utils.checks import check_number
+from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
+from dmrifit._utils.threads import check_jobs
+from dmrifit.io.nifti import Image
+from dmrifit.simulate.heads import centered_grid, read_tissues, slow_field, texture_field
+
+__all__ = ["REGISTRATIONS", "simulate_dmri"]
+
+#: How well brains lie on each other.
+REGISTRATIONS = ("good", "shifted")
+
+_B = 1000.0  # s/mm²
+_AGES = (25.0, 75.0)  # years
+_SITES = {"A": 1.0, "B": 1.015}  # factor of diffusivities, as gradients are not quite calibrated
+_MIDDLE_AGE, _AGING = 50.0, 0.001  # years, by how much diffusivities rise in a year
+_VENTRICLES = (0.05, 1.0)  # mm in a year, standard deviation between persons in mm
+_VENTRICLE_LIMITS = (-2.5, 4.5)  # mm
+_PERSON, _TEXTURE, _TEXTURE_MM = 0.015, 0.04, 6.0  # of diffusivities, between persons and within one
+_UNIT, _GAIN, _BIAS = 400.0, 0.1, 0.1  # signal of white matter at b = 0, its spread, the coils' field
+_EVEN = {"grade": 0.6180339887498949, "kind": 0.7548776662466927}  # irrational steps that leave no gaps
+_SMALLEST, _LARGEST = 12, 512  # voxels along an axis
+_LEAST_FIELD = 60.0  # mm along an axis
+_LARGEST_VOXEL = 12.0  # mm
+_MOST_DIRECTIONS = 512
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What all persons of a simulation share."""
+
+    directions: NDArray[np.float64]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    shifted: bool
+    snr: float
+    cellular: float
+    standard: Standard
+    seed: int
+
+
+def simulate_dmri(
+    n_healthy: int,
+    n_lesions: int,
+    *,
+    n_directions: int = 64,
+    shape: Sequence[int] = (40, 48, 32),
+    spacing: float | Sequence[float] = 4.0,
+    registration: str = "good",
+    snr: float = 22.0,
+    cellular: float = 0.3,
+    tissues: Sequence[Image] | None = None,
+    skip: int = 0,
+    n_jobs: int | None = None,
+    random_state: RandomState = None,
+) -> tuple[list[Case], list[Case]]:
+    """
+    Simulate diffusion scans of healthy persons and of patients with gliomas.
+
+    These are no patients: nobody was scanned, and what a detector finds here says little about what it finds in
+    people. All brains are warped from one standard brain of white matter, a folded cortex, deep gray matter, ventricles
+    and fluid, whose ventricles and diffusivities depend on age. White matter has fibers, in a third of it crossing ones
+    (two tensors of 1.6 and 0.35 µm²/ms); voxels hold several tissues, which count by their brightness at b = 0; noise
+    is Rician, and signals are divided by one noisy volume at b = 0. There are no distortions, no motion, and tumors
+    push nothing aside.
+
+    Gliomas are rough ellipsoids of 9 to 24 mm radius whose edges infiltrate: diffusivity is raised there, to 1.1 to
+    1.8 µm²/ms by grade, and anisotropy lowered. Half begin in white matter, 20 % near the cortex, 15 % each in deep
+    nuclei and low in the brain. High grades have mostly edema along white matter, some of grade IV dead cores. Those
+    of the kind ``"cellular"`` have a core whose diffusivity is reduced. Where gliomas of grade III and IV will have
+    grown, tissue is a little infiltrated already; the mask of the follow-up scan holds it. Those of grade II stay.
+
+    Parameters
+    ----------
+    n_healthy, n_lesions : int
+        Numbers of healthy persons and of patients.
+    n_directions : int, default=64
+        Gradient directions on half a sphere.
+    shape : sequence of 3 int, default=(40, 48, 32)
+        Voxels of the image, 12 to 512 along each axis.
+    spacing : float or sequence of 3 floats, default=4.0
+        Edges of a voxel in mm, up to 12; at least 60 mm along each axis are needed. The brain fills the field of view
+        up to a person's size. A field that is smaller gets a brain that is smaller in all its parts.
+    registration : {"good", "shifted"}, default="good"
+        ``"good"``: brains differ by smooth warps (about 3 mm). ``"shifted"``: registration has also left a shift of up
+        to 2 voxels along each axis and a change of size of up to 5 %, of healthy persons and patients alike.
+    snr : float, default=22.0
+        White matter's signal at b = 0 over the standard deviation of the noise; infinity for none.
+    cellular : float, default=0.3
+        Share of patients with reduced diffusivity, of grades III and IV: 0 to 0.75.
+    tissues : sequence of 2 paths or Nifti1Images, optional
+        Maps of gray and white matter of one brain, such as those of the MNI, in place of the standard brain that is
+        made from formulas.
+    skip : int, default=0
+        Persons of either list to pass over: those that are made are the ones after them, the same as if all were made
+        at once.
+    n_jobs : int, optional
+        Processes, by joblib's rule. The cases are the same whatever it is.
+    random_state : int, RandomState or None, default=None
+        Seed. A case depends on it and on its number, not on how many there are. Both cohorts of `registration` have
+        the same persons, and patients whose gliomas are of the same grades and kinds but begin at other places.
+
+    Returns
+    -------
+    healthy, lesions : list of Case
+        Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" and so on, with `tissue`, `b0`,
+        `directions`, `age`, `sex` and `site`; patients have `lesion` (with edema), `followup`, `grade` and `kind`. The
+        map of tissues is that without the tumor.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+    FileNotFoundError
+        If there is no such map of tissue.
+
+    Examples
+    --------
+    >>> from anomaly import simulate_dmri
+    >>> healthy, lesions = simulate_dmri(1, 1, n_directions=6, shape=(20, 24, 16), spacing=8, random_state=0)
+    >>> healthy[0].name, healthy[0].signal.shape, lesions[0].healthy
+    ('synthetic-healthy-001', (20, 24, 16, 6), False)
+    """
+    for name, number, least in (("n_healthy", n_healthy, 0), ("n_lesions", n_lesions, 0), ("skip", skip, 0)):
+        check_number(name, number, least=least, whole=True)
+    check_number("n_directions", n_directions, least=1, most=_MOST_DIRECTIONS, whole=True)
+    check_jobs(n_jobs)
+    if not n_healthy + n_lesions:
+        msg = "n_healthy and n_lesions are 0; ask for at least one person"
+        raise ValueError(msg)
+    if registration not in REGISTRATIONS:
+        msg = f"registration must be 'good' or 'shifted', not {registration!r}"
+        raise ValueError(msg)
+    voxels, steps = _checked_shape(shape), _checked_spacing(spacing)
+    if not (isinstance(snr, float | np.floating) and snr == np.inf):
+        check_number("snr", snr, least=1)
+    check_number("cellular", cellular, most=1 - GRADES["II"])
+    field = np.array(voxels) * steps
+    if field.min() < _LEAST_FIELD:
+        msg = (
+            f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain with tumors needs "
+            f"{_LEAST_FIELD:g} mm: give more or larger voxels"
+        )
+        raise ValueError(msg)
+    if tissues is not None and (isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2):
+        msg = f"tissues must be two images, gray and white matter, not {tissues!r}"
+        raise ValueError(msg)
+    settings = _Settings(
+        spread_directions(int(n_directions)),
+        voxels,
+        steps,
+        registration == "shifted",
+        float(snr),
+        float(cellular),
+        standard_brain(steps, None if tissues is None else read_tissues(*tissues)),
+        seed_from(random_state),
+    )
+    from joblib import Parallel, delayed
+
+    wanted = [("healthy", n_healthy), ("glioma", n_lesions)]
+    numbers = [(group, number) for group, n in wanted for number in range(skip, skip + n)]
+    cases = list(Parallel(n_jobs=n_jobs)(delayed(_simulate)(group, number, settings) for group, number in numbers))
+    return cases[:n_healthy], cases[n_healthy:]
+
+
+def _simulate(group: str, number: int, settings: _Settings) -> Case:
+    """Make one person. Each ingredient has a stream of its own, so that a new one leaves the others as they are."""
+
+    def stream(purpose: str) -> np.random.Generator:
+        return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
+
+    shape, steps = settings.shape, np.array(settings.spacing)
+    who = stream("person")
+    age = float(np.round(who.uniform(*_AGES), 1))
+    sex, site = str(who.choice(["female", "male"])), str(who.choice(list(_SITES)))
+    growth = float(np.clip(_VENTRICLES[0] * (age - _MIDDLE_AGE) + _VENTRICLES[1] * who.normal(), *_VENTRICLE_LIMITS))
+    factor = _SITES[site] * (1 + _AGING * (age - _MIDDLE_AGE)) * np.exp(_PERSON * who.normal())
+    brain = draw_brain(
+        settings.standard, shape, settings.spacing, stream("brain"), growth=growth, shifted=settings.shifted
+    )
+    texture = texture_field(shape, _TEXTURE_MM, steps, stream("texture"))[brain.brain]
+    known: dict[str, Any] = {}
+    components = []
+    if group == "glioma":
+        grade, kind = _grade_and_kind(number, settings)
+        glioma = draw_glioma(brain, grade, kind, stream("glioma"))
+        components = glioma.components
+        known = {"grade": grade, "kind": kind}
+        known |= {"lesion": brain.volume(glioma.lesion), "followup": brain.volume(glioma.followup)}
+    factors = factor * np.exp(_TEXTURE * texture)
+    weighted, b0 = brain_signals(brain, settings.directions, _B, factors, components)
+    rng = stream("noise")
+    sigma = 1 / settings.snr
+    b0 = add_noise(b0, sigma, rng)
+    weighted = add_noise(weighted, sigma, rng)
+    scanner = stream("scanner")
+    gain = _UNIT * np.exp(_GAIN * scanner.standard_normal())
+    coils = slow_field(shape, 0.25 * np.array(shape), scanner)[brain.brain]
+    field = (gain * np.exp(_BIAS * coils)).astype(np.float32)
+    b0 *= field
+    weighted *= field[:, None]
+    weighted /= b0[:, None]
+    name = f"synthetic-{group}-{number + 1:03d}"
+    return Case(
+        name,
+        brain.volume(np.clip(weighted, 0, 1, out=weighted)),
+        brain.brain,
+        brain.tissue,
+        affine=centered_grid(shape, settings.spacing),
+        age=age,
+        sex=sex,
+        site=site,
+        synthetic=True,
+        name=name,
+        b0=brain.volume(b0),
+        b=_B,
+        directions=settings.directions,
+        **known,
+    )
+
+
+def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
+    """Choose the grade and the kind of a patient's glioma, so that the shares of both come out in few patients."""
+    seed = settings.seed
+    place = evenly(seed, number, _EVEN["grade"], "anomaly", "grade")
+    grade = list(GRADES)[int(np.searchsorted(np.cumsum(list(GRADES.values()))[:-1], place, side="right"))]
+    high = settings.cellular / (1 - GRADES["II"])
+    cellular = grade != "II" and evenly(seed, number, _EVEN["kind"], "anomaly", "kind") < high
+    return grade, "cellular" if cellular else "infiltrating"
+
+
+def _checked_shape(shape: Any) -> tuple[int, int, int]:
+    if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
+        msg = f"shape must be three numbers of voxels, such as (40, 48, 32), not {shape!r}"
+        raise ValueError(msg)
+    for n in shape:
+        check_number("each axis of shape", n, least=_SMALLEST, most=_LARGEST, whole=True)
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
+    try:
+        steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
+    except ValueError:
+        steps = np.full(3, np.nan)
+    if not ((steps > 0) & (steps <= _LARGEST_VOXEL)).all():
+        msg = f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not {spacing!r}"
+        raise ValueError(msg)
+    x, y, z = steps
+    return float(x), float(y), float(z)

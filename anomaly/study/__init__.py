@@ -1,0 +1,1 @@
+"""Comparison of detectors: scores, curves, follow-up, report."""

@@ -1,0 +1,298 @@
+"""Compare anomaly maps with lesions, inside white and gray matter: tables per scan, lesion and rule, with controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly.study.contestants import (
+    AS_GIVEN,
+    Bench,
+    Maps,
+    Rules,
+    checked_rules,
+    control_entries,
+    method_entries,
+    rules_of,
+)
+from anomaly.study.controls import BRIGHTNESS, CONTROLS
+from anomaly.study.followup import FollowupOverlap, overlap_with_followup
+from anomaly.study.scores import score_method
+from anomaly.study.strata import STRATA
+from anomaly.study.summaries import area_summary, followup_summary, lesion_summary, scan_summary, strata_summary
+from dmrifit._utils.randomness import RandomState, seed_from
+from dmrifit._utils.threads import check_jobs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from anomaly.scans.cases import Case
+
+__all__ = [
+    "AS_GIVEN",
+    "BRIGHTNESS",
+    "CONTROLS",
+    "STRATA",
+    "FollowupOverlap",
+    "choose_by_loss",
+    "evaluate_detectors",
+    "format_summary",
+    "healthy_folds",
+    "overlap_with_followup",
+]
+
+
+def evaluate_detectors(
+    cases: Sequence[Case],
+    maps: Maps,
+    *,
+    healthy: Sequence[Case] = (),
+    healthy_maps: Maps | None = None,
+    validation: Sequence[Any] | None = None,
+    validation_maps: Maps | None = None,
+    rules: Rules | None = None,
+    folds: Sequence[str] | None = None,
+    opening: int = 3,
+    controls: bool = True,
+    lesion_wise: bool = True,
+    connectivity: int = 26,
+    min_overlap: int = 1,
+    n_jobs: int | None = None,
+) -> dict[str, pd.DataFrame]:
+    """
+    Compare anomaly maps with lesions under every rule, raw and opened.
+
+    All is counted inside white and gray matter (`Case.scored`), and each patient counts once.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Scans that are not learned from, with lesions; those without one only tell of false positives.
+    maps : mapping of str to sequence of array_like of shape (x, y, z)
+        For each method and case a map, higher where more anomalous; or a mask (bool), which no rule is applied to.
+    healthy : sequence of Case, optional
+        Healthy scans that nothing was learned from and no threshold was chosen on: false positives are counted here.
+    healthy_maps : mapping of str to sequence, optional
+        Their maps, for the same methods.
+    validation : sequence of Case, optional
+        Healthy scans that were not learned from, for rules that need them. By default those of `healthy`: then one
+        half of their patients (every second one) has the threshold of the other half, and the cases that of all.
+    validation_maps : mapping of str to sequence, optional
+        Their maps.
+    rules : mapping of str to rule, optional
+        By default `RULES`; those that need healthy scans are left out without them. In place of a rule may stand a
+        mapping from methods to rules, for those alone. What is common to all scans is fitted to the maps of the cases.
+    folds : sequence of str, optional
+        Names of repetitions, such as the folds of the healthy scans that a method was trained on. Then each value of
+        `maps`, `healthy_maps` and `validation_maps`, and `validation`, is a sequence with one entry for each fold.
+    opening : int, default=3
+        Edge of the cube of `open_map`, in voxels.
+    controls : bool, default=True
+        Whether the rows of `CONTROLS` are added.
+    lesion_wise : bool, default=True
+        Whether lesions are matched one by one (of opened maps, under rules that need no truth).
+    connectivity : {26, 18, 6}, default=26
+        As for `lesion_table`.
+    min_overlap : int, default=1
+        As for `lesion_table`.
+    n_jobs : int, optional
+        Processes over methods, as joblib has it.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        ``"scans"``: a row for each fold, case, method and rule: ``fold``, ``case``, ``name``, ``patient``, ``kind``,
+        ``grade``, ``method``, ``control``, ``rule``, ``needs_truth``, ``n_scored``, ``n_lesion`` (voxels), ``auc`` and
+        ``average_precision`` (of the map, whatever the rule; .5 and the share of lesion voxels where all scores are
+        the same), ``threshold``, ``n_found``, ``dice``, ``sensitivity``, ``precision``, and the same as
+        ``…_opened``. Where nothing is found dice is 0 and precision NaN. Without a lesion in what is scored there is
+        only ``n_found``; the rest is NaN and enters no mean.
+        ``"summary"``: ``part`` ("all" and, where there are several, each kind of lesion), the keys of methods and
+        rules, ``n_patients``, then means over patients (of folds' means) and, as ``…_sd``, standard deviations over
+        patients and, as ``…_sd_folds``, of the means over patients between folds; ``gain`` (opened dice / dice), and
+        from the healthy scans ``false_positive_rate``, ``…_opened``, ``empty`` and ``empty_opened``.
+        ``"healthy"``: for each fold, healthy scan, method and rule ``n_scored``, ``n_found``, ``false_positive_rate``,
+        ``empty``, and the same opened, ``n_components_opened``.
+        ``"thresholds"``: ``fold``, method, rule, ``threshold`` (NaN where each scan has its own), ``n_fitted`` (scans).
+        ``"lesions"``: rows of `lesion_table` of opened maps. ``"lesion_scores"``: what `lesion_scores` gives, by
+        method and rule (over folds together).
+        ``"strata"``: by method, rule and ``stratum`` of `strata_masks`, means over patients: ``n_patients`` (with a
+        lesion there), ``auc``, ``dice_opened``, ``sensitivity``, ``sensitivity_opened``, and on healthy scans
+        ``false_positive_rate`` and ``…_opened``.
+        ``"curves"``: ``fold``, ``method`` and what `coverage_curve` gives; ``"areas"``: ``method``, ``control``,
+        ``area``, ``area_low`` (means over folds), see `curve_areas`.
+        ``"followup"``: by method, rule and grade what `mismatch_counts` gives (of opened maps; cases with a later
+        lesion; folds together).
+
+    Raises
+    ------
+    ValueError
+        If there is no case or none with a lesion, a healthy scan has a lesion or belongs to a patient among the cases,
+        numbers, shapes or names do not fit, a map has values that are not finite, or voxels of different sizes meet a
+        rule in mm.
+
+    References
+    ----------
+    Weninger et al., Sci Rep, 2023, tables 1 to 6.
+    """
+    import pandas as pd
+    from joblib import Parallel, delayed
+
+    check_jobs(n_jobs)
+    bench = Bench.of(cases, healthy, opening, connectivity, min_overlap, lesion_wise)
+    names = ["all"] if folds is None else [str(fold) for fold in folds]
+    if not names or len(set(names)) != len(names):
+        msg = f"folds need names of their own, not {names}"
+        raise ValueError(msg)
+    chosen = checked_rules(rules, list(maps), bench.spacing, has_healthy=bool(len(healthy)) or validation is not None)
+    entries = method_entries(bench, maps, healthy_maps, validation, validation_maps, names, single=folds is None)
+    blind = []
+    if controls:
+        taken = [name for name in maps if name in CONTROLS]
+        if taken:
+            msg = f"maps need names of their own, not {taken}; controls=False leaves the controls out"
+            raise ValueError(msg)
+        blind = control_entries(bench, names[0])
+    jobs = [delayed(score_method)(bench, entry, rules_of(chosen, entry.method)) for entry in (*entries, *blind)]
+    parts = Parallel(n_jobs=n_jobs)(jobs)
+
+    def joined(key: str) -> pd.DataFrame:
+        filled = [part[key] for part in parts if len(part[key])]
+        return pd.concat(filled, ignore_index=True) if filled else parts[0][key]
+
+    tables = {key: joined(key) for key in ("scans", "healthy", "thresholds", "lesions", "curves")}
+    strata, counts, overlaps = joined("strata"), joined("counts"), joined("followup")
+    return {
+        "scans": tables["scans"],
+        "summary": scan_summary(tables["scans"], tables["healthy"]),
+        "healthy": tables["healthy"],
+        "thresholds": tables["thresholds"],
+        "lesions": tables["lesions"],
+        "lesion_scores": lesion_summary(counts),
+        "strata": strata_summary(strata),
+        "curves": tables["curves"],
+        "areas": area_summary(tables["curves"]),
+        "followup": followup_summary(overlaps),
+    }
+
+
+def format_summary(tables: Mapping[str, pd.DataFrame], *, rule: str | None = None, part: str = "all") -> pd.DataFrame:
+    """
+    Write the summary as the study's tables: AUC, and Dice raw and opened, mean ± sd over patients.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        What `evaluate_detectors` gave.
+    rule : str, optional
+        One rule; by default all are columns.
+    part : str, default="all"
+        Which lesions: "all", or a kind.
+
+    Returns
+    -------
+    DataFrame
+        Index ``method``; numbers as text. With a rule also average precision, the rate of false positives on healthy
+        scans and the share of those that come out empty, both opened.
+
+    Raises
+    ------
+    ValueError
+        If there is no such part or rule.
+    """
+    import pandas as pd
+
+    summary = tables["summary"]
+    for name, value in (("part", part), ("rule", rule)):
+        if value is not None and value not in set(summary[name]):
+            msg = f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}"
+            raise ValueError(msg)
+    own = summary[summary["part"] == part]
+    rows: dict[str, dict[str, str]] = {}
+    for _, line in own.iterrows():
+        row = rows.setdefault(line["method"], {"AUC": _text(line, "auc")})
+        if rule is None:
+            row[line["rule"]] = f"{_number(line['dice'])} / {_number(line['dice_opened'])}"
+        elif line["rule"] in (rule, AS_GIVEN):
+            row["AP"] = _text(line, "average_precision")
+            row["Dice"], row["opened"] = _text(line, "dice"), _text(line, "dice_opened")
+            row["false positives"] = _number(line["false_positive_rate_opened"], 4)
+            row["empty"] = _number(line["empty_opened"], 2)
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
+    table.index.name = "method"
+    return table
+
+
+def healthy_folds(
+    cases: Sequence[Case], n_folds: int = 7, *, random_state: RandomState = 0
+) -> list[tuple[list[int], list[int]]]:
+    """
+    Divide healthy scans into those to learn from and those to validate on, as the study's 7 folds.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Healthy scans.
+    n_folds : int, default=7
+        Number of folds.
+    random_state : int, RandomState or None, default=0
+        Seed of the shuffling.
+
+    Returns
+    -------
+    list of (list of int, list of int)
+        For each fold the scans to learn from and those to validate on. Scans of a patient stay together.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two folds, or fewer patients than folds.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    patients = [case.patient for case in cases]
+    if not 2 <= n_folds <= len(set(patients)):
+        msg = f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, not {n_folds!r}"
+        raise ValueError(msg)
+    splitter = GroupKFold(n_folds, shuffle=True, random_state=seed_from(random_state) % 2**32)
+    return [(train.tolist(), held.tolist()) for train, held in splitter.split(patients, groups=patients)]
+
+
+def choose_by_loss(losses: Mapping[str, Sequence[float]]) -> str:
+    """
+    Choose a configuration by its losses on healthy validation scans; lesions are not looked at.
+
+    Parameters
+    ----------
+    losses : mapping of str to sequence of float
+        For each configuration one loss for each fold.
+
+    Returns
+    -------
+    str
+        That with the lowest mean; the first of several.
+
+    Raises
+    ------
+    ValueError
+        If there is none, a loss is not finite, or numbers of folds differ.
+    """
+    if not losses or len({len(values) for values in losses.values()}) != 1 or not len(next(iter(losses.values()))):
+        msg = f"each configuration needs a loss for every fold, not { ({name: len(v) for name, v in losses.items()}) }"
+        raise ValueError(msg)
+    wrong = [name for name, values in losses.items() if not np.isfinite(np.asarray(values, dtype=np.float64)).all()]
+    if wrong:
+        msg = f"losses that are not finite: {', '.join(wrong)}; leave out what did not converge"
+        raise ValueError(msg)
+    return min(losses, key=lambda name: float(np.mean(losses[name])))
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _text(line: Any, name: str) -> str:
+    spread = line[f"{name}_sd"]
+    return _number(line[name]) + ("" if np.isnan(spread) else f" ± {spread:.2f}")

@@ -1,0 +1,253 @@
+"""Regions that a map flags outside the structural lesion, and whether the lesion grows into them later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.io.components import check_affine, label_components
+from dmrifit.stats.metrics import dice
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FollowupOverlap", "mismatch_counts", "overlap_with_followup"]
+
+_MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class FollowupOverlap:
+    """
+    What `overlap_with_followup` found in a patient.
+
+    Attributes
+    ----------
+    regions : DataFrame
+        A row for each region outside the structural lesion: ``number``, ``n_voxels``, ``volume_mL``, ``n_later``
+        (voxels in the later growth), ``share_later``, ``colocated``, ``chance`` (see `overlap_with_followup`).
+    mismatch, colocated : bool
+        Whether there is a region, and whether one lies in the later growth.
+    grown : bool
+        Whether the later lesion extends beyond the structural one at all.
+    chance : float
+        How probable at least one region in the growth would be, were each somewhere else in the brain; NaN without a
+        region.
+    share_flagged : float
+        Share of the growth that the map has flagged; NaN without growth.
+    share_expected : float
+        Share of the brain outside the structural lesion that is flagged: what `share_flagged` would be by chance.
+    dice_growth : float
+        Between the regions and the growth; NaN when both are empty.
+    """
+
+    regions: pd.DataFrame
+    mismatch: bool
+    colocated: bool
+    grown: bool
+    chance: float
+    share_flagged: float
+    share_expected: float
+    dice_growth: float
+
+
+def overlap_with_followup(
+    anomaly: ArrayLike,
+    structural: ArrayLike,
+    followup: ArrayLike,
+    *,
+    brain: ArrayLike | None = None,
+    affine: ArrayLike | None = None,
+    margin_mm: float = 0.0,
+    min_voxels: int = 27,
+    min_overlap: int = 1,
+    connectivity: int = 26,
+) -> FollowupOverlap:
+    """
+    Tell whether regions that only the anomaly map flags belong to later lesions.
+
+    A mismatch is a region of the map's mask without the structural lesion (and a margin around it): a connected
+    component of `min_voxels` or more. The growth is the later lesion without the structural one. A region co-locates
+    when it shares `min_overlap` voxels or more with the growth.
+
+    Parameters
+    ----------
+    anomaly : array_like of bool, shape (x, y, z)
+        Anomalous voxels, after opening.
+    structural : array_like of bool, shape (x, y, z)
+        The lesion as it was segmented on structural images of the same day.
+    followup : array_like of bool, shape (x, y, z)
+        The lesion at a later scan, on this grid.
+    brain : array_like of bool, shape (x, y, z), optional
+        Where regions may lie; by default everywhere.
+    affine : array_like of shape (4, 4), optional
+        From voxel indices to mm; by default voxels of 1 mm.
+    margin_mm : float, default=0.0
+        Distance from the structural lesion in mm up to which nothing counts as a mismatch: borders are drawn
+        differently by everyone.
+    min_voxels : int, default=27
+        What is smaller is no region; a cube of 3³ is the least that an opening leaves.
+    min_overlap : int, default=1
+        Voxels in the growth that make a region co-locate.
+    connectivity : {26, 18, 6}, default=26
+        Of components.
+
+    Returns
+    -------
+    FollowupOverlap
+        Regions and what holds for the patient. ``chance`` of a region is the share of all places in the brain outside
+        the structural lesion, to which its center could be moved, where it would co-locate: of large regions and large
+        growth nearly all.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, values are not 0 and 1, or a parameter is not possible.
+
+    References
+    ----------
+    Weninger et al., Sci Rep, 2023 (counts of patients; chance is not considered there).
+    """
+    import pandas as pd
+    from scipy import ndimage
+
+    flagged, before, later = (
+        _mask(values, name)
+        for values, name in ((anomaly, "anomaly"), (structural, "structural"), (followup, "followup"))
+    )
+    inside = np.ones(before.shape, dtype=bool) if brain is None else _mask(brain, "brain")
+    for name, one in (("anomaly", flagged), ("followup", later), ("brain", inside)):
+        if one.shape != before.shape:
+            msg = f"{name} has shape {one.shape} and structural {before.shape}; bring all to one grid"
+            raise ValueError(msg)
+    if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
+        msg = (
+            f"margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not {margin_mm!r}, {min_voxels!r} "
+            f"and {min_overlap!r}"
+        )
+        raise ValueError(msg)
+    matrix = check_affine(affine)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    excluded = before
+    if margin_mm > 0 and before.any():
+        excluded = ndimage.distance_transform_edt(~before, sampling=spacing) <= margin_mm
+    place = inside & ~excluded
+    growth = later & place
+    labels = label_components(flagged & place, connectivity=connectivity)
+    sizes = np.bincount(labels.ravel())
+    shared = np.bincount(labels[growth], minlength=len(sizes))
+    kept = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
+    boxes = ndimage.find_objects(labels)
+    # Only around the growth can there be any overlap.
+    around = ndimage.find_objects(growth.astype(np.uint8))[0] if growth.any() else None
+    chances = [_chance(labels[boxes[k - 1]] == k, growth, around, place, min_overlap) for k in kept]
+    voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
+    regions = pd.DataFrame(
+        {
+            "number": kept,
+            "n_voxels": sizes[kept],
+            "volume_mL": sizes[kept] * voxel,
+            "n_later": shared[kept],
+            "share_later": shared[kept] / sizes[kept],
+            "colocated": shared[kept] >= min_overlap,
+            "chance": np.array(chances, dtype=np.float64),
+        }
+    )
+    chosen = np.isin(labels, kept) if len(kept) else np.zeros(labels.shape, dtype=bool)
+    n_place, n_growth = np.count_nonzero(place), np.count_nonzero(growth)
+    return FollowupOverlap(
+        regions=regions,
+        mismatch=bool(len(kept)),
+        colocated=bool(regions["colocated"].any()),
+        grown=bool(n_growth),
+        chance=float(1 - np.prod(1 - regions["chance"])) if len(kept) else float("nan"),
+        share_flagged=np.count_nonzero(chosen & growth) / n_growth if n_growth else float("nan"),
+        share_expected=np.count_nonzero(chosen) / n_place if n_place else float("nan"),
+        dice_growth=dice(chosen, growth),
+    )
+
+
+def mismatch_counts(found: Sequence[FollowupOverlap], grades: Sequence[str]) -> pd.DataFrame:
+    """
+    Count patients with mismatches by grade, as the study did.
+
+    Parameters
+    ----------
+    found : sequence of FollowupOverlap
+        One for each patient.
+    grades : sequence of str
+        Their grades.
+
+    Returns
+    -------
+    DataFrame
+        A row for each grade, in the order in which they come: ``grade``, ``n_patients``, ``n_grown`` (with growth),
+        ``n_mismatch``, ``n_colocated``, ``expected`` (how many of those with a mismatch would co-locate by chance),
+        ``share_flagged`` and ``share_expected`` (means over patients with growth).
+
+    Raises
+    ------
+    ValueError
+        If numbers differ.
+    """
+    import pandas as pd
+
+    if len(found) != len(grades):
+        msg = f"{len(grades)} grades for {len(found)} patients; give one for each"
+        raise ValueError(msg)
+    rows = []
+    for grade in dict.fromkeys(grades):
+        own = [one for one, other in zip(found, grades, strict=True) if other == grade]
+        grown = [one for one in own if one.grown]
+        rows.append(
+            {
+                "grade": grade,
+                "n_patients": len(own),
+                "n_grown": len(grown),
+                "n_mismatch": sum(one.mismatch for one in own),
+                "n_colocated": sum(one.colocated for one in own),
+                "expected": float(sum(one.chance for one in own if one.mismatch)),
+                "share_flagged": float(np.mean([one.share_flagged for one in grown])) if grown else float("nan"),
+                "share_expected": float(np.mean([one.share_expected for one in grown])) if grown else float("nan"),
+            }
+        )
+    columns = ["grade", "n_patients", "n_grown", "n_mismatch", "n_colocated", "expected"]
+    return pd.DataFrame(rows, columns=[*columns, "share_flagged", "share_expected"])
+
+
+def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.ndim != 3:
+        msg = f"{name} must be a volume (x, y, z), not an array of shape {array.shape}"
+        raise ValueError(msg)
+    if array.dtype == bool:
+        return array
+    positive = array == 1
+    if not (positive | (array == 0)).all():
+        msg = f"{name} holds values other than 0 and 1; compare it with a threshold first"
+        raise ValueError(msg)
+    return positive
+
+
+def _chance(
+    region: NDArray[np.bool_],
+    growth: NDArray[np.bool_],
+    around: tuple[slice, ...] | None,
+    place: NDArray[np.bool_],
+    min_overlap: int,
+) -> float:
+    """Give the share of places for the center of a region at which it would share voxels with the growth."""
+    from scipy.signal import fftconvolve
+
+    if around is None:
+        return 0.0
+    # Each value is the overlap of the region with its last corner there.
+    overlap = fftconvolve(growth[around].astype(np.float64), region[::-1, ::-1, ::-1].astype(np.float64))
+    corners = np.argwhere(overlap > min_overlap - 0.5) + [part.start for part in around] - np.array(region.shape) + 1
+    centers = corners + np.array(region.shape) // 2
+    centers = centers[((centers >= 0) & (centers < place.shape)).all(axis=1)]
+    return float(np.count_nonzero(place[tuple(centers.T)]) / np.count_nonzero(place))

@@ -1,0 +1,80 @@
+"""Where lesions are hard to see: near the cortex, at the deep nuclei, at the base of the brain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from anomaly.scans.cases import Case
+
+__all__ = ["ELSEWHERE", "NEAR_MM", "STRATA", "strata_masks"]
+
+#: The study's weak spots. They may overlap.
+STRATA = ("near cortex", "deep nuclei", "basal")
+#: What is left.
+ELSEWHERE = "elsewhere"
+#: Distance in mm up to which a voxel is near a structure.
+NEAR_MM = 5.0
+
+_CORTEX, _DEEP = 2, 4
+_BASAL_SHARE = 0.25
+
+
+def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[np.bool_]]:
+    """
+    Divide the scored voxels of a case by where they lie.
+
+    Parameters
+    ----------
+    case : Case
+        A scan. Without a tissue map, cortex is what is near the surface of the brain, and there are no deep nuclei.
+    near_mm : float, default=5.0
+        Distance in mm up to which a voxel is near a structure; those of the structure are.
+
+    Returns
+    -------
+    dict of str to ndarray of bool, shape (x, y, z)
+        ``"near cortex"``: cortical gray matter (and what is near it); ``"deep nuclei"``: deep gray matter, likewise;
+        ``"basal"``: the lowest quarter of the height of the brain; ``"elsewhere"``: all others. A voxel may belong to
+        several of the first three.
+
+    Raises
+    ------
+    ValueError
+        If the distance is negative.
+    """
+    if not near_mm >= 0:
+        msg = f"near_mm must be a distance of 0 mm or more, not {near_mm!r}"
+        raise ValueError(msg)
+    if case.tissue is None:
+        cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)
+    else:
+        cortex, deep = case.tissue == _CORTEX, case.tissue == _DEEP
+    height = _height(case)
+    low, high = height[case.brain].min(), height[case.brain].max()
+    scored = case.scored
+    found = {
+        STRATA[0]: scored & _near(cortex, case.spacing, near_mm),
+        STRATA[1]: scored & _near(deep, case.spacing, near_mm),
+        STRATA[2]: scored & (height < low + _BASAL_SHARE * (high - low)),
+    }
+    rest = scored & ~np.logical_or.reduce(list(found.values()))
+    return {**found, ELSEWHERE: rest}
+
+
+def _near(structure: NDArray[np.bool_], spacing: tuple[float, float, float], near_mm: float) -> NDArray[np.bool_]:
+    from scipy import ndimage
+
+    if not structure.any():
+        return np.zeros(structure.shape, dtype=bool)
+    return np.asarray(ndimage.distance_transform_edt(~structure, sampling=spacing) <= near_mm)
+
+
+def _height(case: Case) -> NDArray[np.float64]:
+    """Give the third world coordinate of each voxel in mm."""
+    x, y, z = (np.arange(n) for n in case.shape)
+    a, b, c, d = case.affine[2]
+    return a * x[:, None, None] + b * y[None, :, None] + c * z[None, None, :] + d

@@ -1,0 +1,1 @@
+"""What every room may use: checks, seeds, threads, small text files, the state of torch."""

@@ -1,0 +1,1 @@
+"""Patients: scans, the table that lists them, and arrays of voxels from them."""

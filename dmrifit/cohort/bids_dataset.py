@@ -1,0 +1,265 @@
+"""Cohorts written as files: images, protocols and a table of participants, in the layout of BIDS."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit import __version__
+from dmrifit._utils.text_files import read_small
+from dmrifit.cohort.participants_table import (
+    COLUMN_NAMES,
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    WORDS,
+    participant_rows,
+    simulations_of,
+)
+from dmrifit.cohort.scan import Scan, truth_names
+from dmrifit.io.atomic_files import write_text
+from dmrifit.io.tables import NOTHING, table_with
+
+__all__ = ["write_participants"]
+
+#: Name of the table that `Cohort.write` makes.
+TABLE = "participants.tsv"
+
+#: Names of a data set that only `Cohort.write` gives: nothing synthetic, everything, or some of it.
+_DATASETS = (
+    "Patients",
+    "Synthetic patients (simulated; no person was scanned)",
+    "Patients, some of them synthetic (simulated)",
+)
+
+
+def write_participants(
+    scans: Sequence[Scan], folder: Path, *, cohort: str, simulation: Mapping[str, Any] | None = None
+) -> Path:
+    """
+    Write scans as files and a table, as `Cohort.write` describes it.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        What to write.
+    folder : Path
+        Where to.
+    cohort : str
+        Cohort of the scans that name none, and name of the simulation.
+    simulation : mapping, optional
+        How the cohort was simulated, as plain values.
+
+    Returns
+    -------
+    Path
+        The table.
+
+    Raises
+    ------
+    ValueError
+        If a name or truth cannot be kept in the table, the table already lists one of the patients, two patients would
+        have the same files, or files of others would be replaced.
+    """
+    table = folder / TABLE
+    try:
+        rows = [row for _, row in participant_rows(table)] if table.exists() else []
+    except ValueError as error:
+        msg = f"{error}; add what is missing, or write to another folder"
+        raise ValueError(msg) from None
+    _check_names(scans, cohort)
+    patients = dict.fromkeys(scan.patient for scan in scans)
+    there = {row["patient"] for row in rows} & set(patients)
+    if there:
+        msg = f"{table} already has {', '.join(sorted(there))}; write to another folder"
+        raise ValueError(msg)
+    labels = [_bids_label(scan, scans) for scan in scans]
+    taken = {Path(row["image"]).parts[0] for row in rows} & {_subject(label) for label in labels}
+    if len(set(labels)) != len(labels) or taken or any(label.startswith("_") or not label for label in labels):
+        msg = f"patients {', '.join(patients)} do not have different names made of letters and digits"
+        raise ValueError(msg)
+    for scan in scans:
+        _check_truth(scan)
+    simulated = {scan.cohort or cohort for scan in scans if scan.synthetic}
+    known = {row["cohort"] for row in rows}
+    told = {name: values for name, values in simulations_of(table).items() if name in known}
+    if simulation is not None:
+        told = _merged(told, {name: dict(simulation) for name in simulated}, table)
+    description = folder / "dataset_description.json"
+    if not _is_ours(description):
+        _refuse_to_replace(folder, labels)
+    # First of all, so that files which an interrupted run leaves behind are known for ours.
+    _describe_dataset(description, [*rows, *({"synthetic": str(scan.synthetic).lower()} for scan in scans)])
+    new = [_write_scan(scan, label, folder, scan.cohort or cohort) for scan, label in zip(scans, labels, strict=True)]
+    text, names = table_with(table, new, columns=(*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), aliases=COLUMN_NAMES)
+    write_text(table.with_suffix(".json"), _sidecar(table, told, names))
+    write_text(table, text)
+    return table
+
+
+def _check_names(scans: Sequence[Scan], cohort: str) -> None:
+    """Refuse names that would not come back from a table as they are."""
+    cohort_of: dict[str, str] = {}
+    for scan in scans:
+        mine = scan.cohort or cohort
+        for kind, name in (("cohort", mine), ("patient", scan.patient)):
+            if name.strip() in NOTHING:
+                remedy = "; Cohort(scans, name) gives one" if kind == "cohort" else ""
+                msg = f"a table needs a name for each {kind}, not {name!r}{remedy}"
+                raise ValueError(msg)
+            if name != name.strip() or not name.isprintable():
+                msg = (
+                    f"{kind} {name!r}: a name in a table has no tab, line break or other character that cannot be "
+                    "printed, and no blank at its ends"
+                )
+                raise ValueError(msg)
+        if cohort_of.setdefault(scan.patient, mine) != mine:
+            msg = f"patient {scan.patient} is in cohort {mine!r} and in cohort {cohort_of[scan.patient]!r}; keep one"
+            raise ValueError(msg)
+
+
+def _check_truth(scan: Scan) -> None:
+    truth = scan.truth
+    if truth is not None and set(truth) != set(truth_names()):
+        msg = (
+            f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, all of them, not "
+            f"{', '.join(truth)}; leave the truth out of the scan (truth=None), or give these maps"
+        )
+        raise ValueError(msg)
+
+
+def _refuse_to_replace(folder: Path, labels: Sequence[str]) -> None:
+    """Leave the images of a data set that was not written here alone."""
+    subjects = sorted({_subject(label) for label in labels})
+    there = [subject for subject in subjects if (folder / subject).exists()]
+    if there:
+        msg = f"{folder} already has {', '.join(there)}, maybe with your data; remove it, or write to another folder"
+        raise ValueError(msg)
+
+
+def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
+    """Make ``patient``, or ``patient_run-2`` for a further scan of the same patient."""
+    label = re.sub(r"[^A-Za-z0-9]", "", scan.patient)
+    mine = [other for other in scans if other.patient == scan.patient]
+    run = next(i for i, other in enumerate(mine, start=1) if other is scan)
+    return label if run == 1 else f"{label}_run-{run}"
+
+
+def _subject(label: str) -> str:
+    return f"sub-{label.split('_')[0]}"
+
+
+def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, str]:
+    """Write one scan's files; return its row of the table."""
+    from dmrifit.io.nifti import write_volume
+
+    stem = f"{_subject(label)}/dwi/sub-{label}"
+    row = {"patient": scan.patient, "cohort": cohort, "synthetic": "true" if scan.synthetic else "false"}
+    images = {
+        "image": (f"{stem}_dwi.nii.gz", scan.signal),
+        "mask": (f"{stem}_desc-body_mask.nii.gz", scan.mask.astype(np.uint8)),
+    }
+    if (lesion := scan.lesion) is not None:
+        images["lesion"] = (f"{stem}_desc-lesion_mask.nii.gz", lesion.astype(np.uint8))
+    sigma = scan.sigma
+    if isinstance(sigma, float):
+        row["sigma"] = f"{sigma:.9g}"
+    elif sigma is not None:
+        images["sigma"] = (f"{stem}_desc-sigma_dwimap.nii.gz", sigma)
+    if (truth := scan.truth) is not None:
+        maps = np.stack([truth[name] for name in truth_names()], axis=-1)
+        images["truth"] = (f"{stem}_desc-truth_dwimap.nii.gz", maps)
+    texts = {"bval": (f"{stem}_dwi.bval", scan.protocol.b)}
+    if scan.protocol.te is not None:
+        texts["te"] = (f"{stem}_dwi.te", scan.protocol.te)
+    if scan.protocol.directions is not None:
+        texts["bvec"] = (f"{stem}_dwi.bvec", scan.protocol.directions.T)
+    (folder / stem).parent.mkdir(parents=True, exist_ok=True)
+    for column, (name, values) in images.items():
+        write_volume(_storable(values), scan.affine, folder / name)
+        row[column] = name
+    for column, (name, numbers) in texts.items():
+        lines = [" ".join(f"{number:.9g}" for number in line) for line in np.atleast_2d(numbers)]
+        write_text(folder / name, "\n".join(lines) + "\n")
+        row[column] = name
+    return row
+
+
+def _storable(values: NDArray) -> NDArray:
+    """Give values a type that NIfTI readers know."""
+    if values.dtype == np.float16:
+        return values.astype(np.float32)
+    return values.astype(np.float64) if values.dtype.kind in "iu" and values.dtype.itemsize == 8 else values
+
+
+def _merged(
+    told: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]], table: Path
+) -> dict[str, dict[str, Any]]:
+    """Add how cohorts were simulated; further patients of one cohort have to be simulated like the others."""
+    merged = {name: dict(values) for name, values in told.items()}
+    for name, values in new.items():
+        there, values = merged.get(name, dict(values)), dict(values)
+        other = [key for key in there | values if key != "patients" and there.get(key) != values.get(key)]
+        if other:
+            msg = (
+                f"cohort {name!r} in {table} was simulated with another {other[0]} ({there.get(other[0])!r}, now "
+                f"{values.get(other[0])!r}); give the cohort another name, or write to another folder"
+            )
+            raise ValueError(msg)
+        merged[name] = dict(values)
+        if "patients" in there or "patients" in values:
+            merged[name]["patients"] = {**there.get("patients", {}), **values.get("patients", {})}
+    return merged
+
+
+def _sidecar(table: Path, simulations: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """Describe the columns of the table, as BIDS wants it, and how cohorts were simulated; keep what is there."""
+    columns = {
+        "patient": "Patient; scans of one patient are never split between training and test",
+        "cohort": "Scanner or study that the patient belongs to",
+        "image": "Magnitudes, one volume for each measurement",
+        "mask": "The body",
+        "lesion": "The tumor",
+        "bval": "b-values in s/mm²",
+        "te": "Echo times in ms",
+        "bvec": "Gradient directions",
+        "sigma": "Standard deviation of the noise, in the unit of the image",
+        "truth": "True parameter maps of a synthetic patient",
+        "synthetic": "Whether the patient was simulated",
+    }
+    sidecar = table.with_suffix(".json")
+    fields = json.loads(read_small(sidecar)) if sidecar.is_file() else {}
+    for column, text in columns.items():
+        if column in names:
+            fields.setdefault(names[column], {"Description": text})
+    if simulations:
+        fields.setdefault("cohort", {})["Simulation"] = simulations
+    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+def _is_ours(description: Path) -> bool:
+    """Tell whether `Cohort.write` described a data set, and made all of it."""
+    try:
+        fields = json.loads(description.read_text(encoding="utf-8"))
+        return fields["Name"] in _DATASETS and fields["GeneratedBy"][0]["Name"] == "dmrifit"
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError):
+        return False
+
+
+def _describe_dataset(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Describe the data set, as BIDS wants it; one that others described is left alone."""
+    if path.exists() and not _is_ours(path):
+        return
+    synthetic = [WORDS.get(row.get("synthetic", "").lower(), False) for row in rows]
+    name = _DATASETS[1 if all(synthetic) else 2 if any(synthetic) else 0]
+    fields: dict[str, Any] = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    if path.exists():
+        fields = json.loads(path.read_text(encoding="utf-8")) | {"Name": name}
+    if path.exists() or not any(path.parent.glob("sub-*")):
+        fields["GeneratedBy"] = [{"Name": "dmrifit", "Version": __version__}]
+    write_text(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,395 @@
+"""Cohorts of scans, and the tables of voxels that estimators learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.cohort.bids_dataset import write_participants
+from dmrifit.cohort.participants_table import read_participants
+from dmrifit.cohort.patches import neighborhoods
+from dmrifit.cohort.scaling import PatientScale
+from dmrifit.cohort.scan import MaskName, Scan
+from dmrifit.engine.protocol import Protocol
+from dmrifit.io.digests import describe
+
+__all__ = ["Cohort", "VoxelTable"]
+
+_SAME_B = 1.0  # s/mm²
+_SAME_TE = 0.05  # ms
+_VOXELS_TO_CHECK = 2000
+_RISE = 1.05  # more than what noise at its floor does to a median
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelTable:
+    """
+    Voxels of several patients as rows; row i of every array is the same voxel.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_voxels, n_source)
+        Source signals; with patches (n_voxels, n_neighbors * n_source), see `Cohort.arrays`.
+    Y : ndarray of shape (n_voxels, n_target)
+        Target signals, in the same unit.
+    groups : ndarray of str, shape (n_voxels,)
+        Patient.
+    sigma : ndarray of shape (n_voxels,) or None
+        Standard deviation of the noise in the same unit; None unless every scan has one.
+    index : ndarray of int, shape (n_voxels, 4)
+        Position of the scan in the cohort, then the voxel's i, j, k.
+    scale : ndarray of shape (n_voxels,)
+        What the signals in the images were divided by.
+    source, target : Protocol
+        Contrasts of X and of Y.
+    """
+
+    X: NDArray[np.float64]
+    Y: NDArray[np.float64]
+    groups: NDArray[np.str_]
+    sigma: NDArray[np.float64] | None
+    index: NDArray[np.intp]
+    scale: NDArray[np.float64]
+    source: Protocol
+    target: Protocol
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
+class Cohort:
+    """
+    Scans of several patients that belong together: one scanner, one study.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        At least one.
+    name : str, default=""
+        A label for reports.
+    simulation : mapping, optional
+        How a synthetic cohort was made, as plain values for JSON: difficulty, template, snr, seed and more.
+
+    Attributes
+    ----------
+    scans : tuple of Scan
+        In the order given.
+    simulation : dict or None
+        As given, in plain JSON types; None of real scans.
+    skipped : dict of str to str
+        Patients that the table of participants lists and that cannot be used, with the reason.
+
+    Raises
+    ------
+    ValueError
+        If there is no scan.
+    """
+
+    def __init__(self, scans: Sequence[Scan], name: str = "", *, simulation: Mapping[str, Any] | None = None) -> None:
+        self.scans = tuple(scans)
+        self.name = str(name)
+        self.simulation: dict[str, Any] | None = None if simulation is None else describe(dict(simulation))
+        self.skipped: dict[str, str] = {}
+        if not self.scans:
+            msg = f"cohort {name!r} has no scan"
+            raise ValueError(msg)
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __iter__(self) -> Iterator[Scan]:
+        return iter(self.scans)
+
+    def __repr__(self) -> str:
+        kind = "synthetic cohort" if self.synthetic else "cohort"
+        return f"<{kind} {self.name!r}: {len(self.patients)} patients, {self.scans[0].protocol!r}>"
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Patients in order, each once."""
+        return tuple(dict.fromkeys(scan.patient for scan in self.scans))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any scan was simulated."""
+        return any(scan.synthetic for scan in self.scans)
+
+    def arrays(
+        self,
+        source: Protocol | ArrayLike | None = None,
+        target: Protocol | ArrayLike | None = None,
+        *,
+        mask: MaskName = "lesion",
+        scale: Any = "patient",
+        patch_shape: tuple[int, int, int] | None = None,
+        max_voxels: int | None = None,
+        random_state: RandomState = None,
+    ) -> VoxelTable:
+        """
+        Put the voxels of all patients in one table.
+
+        Parameters
+        ----------
+        source : Protocol or indices, optional
+            Contrasts of X; by default the clinical ones of the first scan's protocol.
+        target : Protocol or indices, optional
+            Contrasts of Y; by default all of the first scan's protocol.
+        mask : {"lesion", "body"}, default="lesion"
+            Which voxels.
+        scale : "patient", None or PatientScale, default="patient"
+            Divide each scan's signals by one number, computed from its source images alone; None leaves
+            them as they are.
+        patch_shape : tuple of 3 odd ints, optional
+            Make X the neighborhood of each voxel: ``X.reshape(n_voxels, k, n_source)`` has the k
+            neighbors in the order of ``np.ndindex(patch_shape)``, the voxel itself in the middle. It
+            also stands for neighbors outside the image, outside the body or without signal.
+            `resolve_patch_shape` tells what an estimator needs.
+        max_voxels : int, optional
+            At most so many voxels of each scan, drawn at random; all by default.
+        random_state : int, RandomState or None, default=None
+            Seed of the draw. A patient's voxels depend on the seed and the patient, not on the others.
+
+        Returns
+        -------
+        VoxelTable
+            The table. Patients without a voxel in the mask are not in it.
+
+        Raises
+        ------
+        ValueError
+            If a scan lacks a contrast, its signal rises with b or TE in most pairs of contrasts (volumes in another
+            order than their protocol), a sigma map is negative or not finite in the mask, no patient has a voxel in
+            the mask, or `patch_shape` is not three odd numbers.
+        """
+        first = self.scans[0].protocol
+        source = _protocol(source, first, lambda: _clinical(self.scans[0]))
+        target = _protocol(target, first, lambda: np.arange(len(first)))
+        rule = _scale_rule(scale)
+        seed = seed_from(random_state) if max_voxels is not None else 0
+        parts: dict[str, list[NDArray]] = {key: [] for key in ("X", "Y", "groups", "sigma", "index", "scale")}
+        for position, scan in enumerate(self.scans):
+            region = scan.region(mask)
+            if region is None:
+                continue
+            columns = _indices(source, scan), _indices(target, scan)
+            voxels = np.flatnonzero(region)
+            if max_voxels is not None and len(voxels) > max_voxels:
+                rng = np.random.default_rng(seed_for(seed, "voxels", scan.patient, mask))
+                voxels = np.sort(rng.choice(voxels, max_voxels, replace=False))
+            where = np.unravel_index(voxels, region.shape)
+            signal = scan.signal
+            body = scan.mask
+            _check_order(scan, signal[body])
+            factor = _scale_of(scan, signal[body][:, columns[0]], source, rule)
+            near = None if patch_shape is None else body
+            inputs = neighborhoods(signal[..., columns[0]], where, patch_shape, region=near)
+            parts["X"].append(inputs.astype(float) / factor)
+            parts["Y"].append(signal[where][:, columns[1]].astype(float) / factor)
+            parts["groups"].append(np.full(len(voxels), scan.patient))
+            parts["index"].append(np.column_stack([np.full(len(voxels), position), *where]))
+            parts["scale"].append(np.full(len(voxels), factor))
+            sigma = scan.sigma
+            if sigma is not None:
+                sigma = np.broadcast_to(sigma, region.shape)[where] / factor
+                _check_noise(scan, sigma)
+                parts["sigma"].append(np.asarray(sigma, dtype=float))
+        if not parts["X"]:
+            msg = f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; name one of each, or other masks"
+            raise ValueError(msg)
+        joined = {key: np.concatenate(values) for key, values in parts.items() if key != "sigma"}
+        complete = len(parts["sigma"]) == len(parts["X"])
+        return VoxelTable(
+            **joined,
+            sigma=np.concatenate(parts["sigma"]) if complete else None,
+            source=source,
+            target=target,
+        )
+
+    def count(self, mask: MaskName) -> int:
+        """
+        Count voxels.
+
+        Parameters
+        ----------
+        mask : {"body", "lesion"}
+            Which ones.
+
+        Returns
+        -------
+        int
+            Voxels of the mask in all scans.
+        """
+        regions = [scan.region(mask) for scan in self.scans]
+        return sum(int(np.count_nonzero(region)) for region in regions if region is not None)
+
+    def truth_at(self, index: NDArray[np.intp]) -> dict[str, NDArray[np.float64]] | None:
+        """
+        Look up the true parameters of voxels.
+
+        Parameters
+        ----------
+        index : ndarray of int, shape (n_voxels, 4)
+            As in `VoxelTable`.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n_voxels,), or None
+            By parameter, in the unit of the images; None unless every scan has a truth.
+        """
+        truths = [scan.truth for scan in self.scans]
+        if not truths or any(truth is None for truth in truths):
+            return None
+        names = [name for name in truths[0] if all(name in truth for truth in truths)]  # type: ignore
+        found = {name: np.empty(len(index)) for name in names}
+        for position, truth in enumerate(truths):
+            rows = index[:, 0] == position
+            for name in names:
+                found[name][rows] = truth[name][tuple(index[rows, 1:].T)]  # type: ignore
+        return found
+
+    @classmethod
+    def read(
+        cls, table: str | Path, *, average: str | None = "geometric", b_tolerance: float | None = None
+    ) -> dict[str, Cohort]:
+        """
+        Read a table of participants.
+
+        Parameters
+        ----------
+        table : path
+            Tab-separated (``.csv``: comma-separated) with the columns ``patient``, ``cohort``, ``image``,
+            ``mask`` and ``bval``, and optionally ``lesion``, ``te`` (ms, a text file or BIDS sidecars),
+            ``bvec``, ``sigma`` (a number or a map), ``truth`` and ``synthetic``. Paths are relative to the
+            table; ``n/a`` stands for nothing. ``participant_id`` counts as ``patient``, ``body_mask`` as ``mask``,
+            ``lesion_mask`` as ``lesion``.
+        average : {"geometric", "arithmetic"} or None, default="geometric"
+            Average the measurements that share a b-value and an echo time (directions, repeats) whenever signals are
+            asked for, see `average_directions`; the protocols then have one entry for each contrast. Scans that have
+            neither directions nor repeats are left as they are, and all with None.
+        b_tolerance : float, optional
+            b-values within ± b_tolerance (s/mm²) count as one, as `Protocol.rounded` does it: 995 and 1000. By default
+            10 in scans that are averaged, with a warning where this joins b-values that may differ on purpose, and
+            nothing in others.
+
+        Returns
+        -------
+        dict of str to Cohort
+            Cohorts by name, in the order of the table. A scan whose lesion mask is empty is left out with a warning;
+            a patient without any other scan is named in ``Cohort.skipped``. Headers and masks are read now, signals
+            later. How a synthetic cohort was simulated is read from the table's sidecar (``participants.json``).
+
+        Raises
+        ------
+        ValueError
+            If a column or value is missing, a patient is in two cohorts, two patients have one image, a body mask
+            is empty, or images, masks and protocol of a row do not fit each other; the message names table, row and
+            remedy.
+        FileNotFoundError
+            If a file is missing.
+        """
+        cohorts = {}
+        found = read_participants(Path(table), average=average, b_tolerance=b_tolerance)
+        for name, members in found.scans.items():
+            cohorts[name] = cls(members, name, simulation=found.simulations.get(name))
+            cohorts[name].skipped = found.skipped.get(name, {})
+        return cohorts
+
+    def write(self, folder: str | Path) -> Path:
+        """
+        Write images, protocols and a table of participants, in the layout of BIDS.
+
+        Parameters
+        ----------
+        folder : path
+            Made if needed. Cohorts written to one folder share its table: rows, columns, the table's sidecar and a
+            dataset_description.json that are there stay, and rows are added.
+
+        Returns
+        -------
+        Path
+            The table, ``participants.tsv``, for `read`. It appears, or changes, after everything else.
+
+        Raises
+        ------
+        ValueError
+            If a patient or cohort has no name that a table can hold, the table already lists one of the patients, two
+            patients would have the same files, files of others would be replaced, or a truth is not that of
+            T2-IVIM-Kurtosis. Nothing has been written then.
+        """
+        return write_participants(self.scans, Path(folder), cohort=self.name, simulation=self.simulation)
+
+
+def _protocol(choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]) -> Protocol:
+    if isinstance(choice, Protocol):
+        return choice
+    return first.take(default() if choice is None else choice)
+
+
+def _indices(contrasts: Protocol, scan: Scan) -> NDArray[np.intp]:
+    try:
+        return contrasts.indices_in(scan.protocol)
+    except ValueError as error:
+        msg = f"patient {scan.patient} (cohort {scan.cohort!r}): {error}"
+        raise ValueError(msg) from None
+
+
+def _scale_rule(scale: Any) -> PatientScale | None:
+    if scale is None or isinstance(scale, PatientScale):
+        return scale
+    if scale == "patient":
+        return PatientScale()
+    msg = f"scale must be 'patient', None or a PatientScale, not {scale!r}"
+    raise ValueError(msg)
+
+
+def _scale_of(scan: Scan, body: NDArray, source: Protocol, rule: PatientScale | None) -> float:
+    if rule is None:
+        return 1.0
+    try:
+        return rule.of(body, source)
+    except ValueError as error:
+        msg = f"patient {scan.patient}: {error}"
+        raise ValueError(msg) from None
+
+
+def _clinical(scan: Scan) -> NDArray[np.intp]:
+    try:
+        return scan.protocol.clinical()
+    except ValueError as error:
+        msg = f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; or name the source contrasts (source=)"
+        raise ValueError(msg) from None
+
+
+def _check_order(scan: Scan, body: NDArray) -> None:
+    """Refuse images whose signal rises where b or TE does: volumes in another order than their protocol."""
+    protocol = scan.protocol
+    voxels = body[:: max(1, len(body) // _VOXELS_TO_CHECK)].astype(float)
+    voxels[~np.isfinite(voxels)] = np.nan
+    b, te = protocol.b, np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    no_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
+    more = no_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
+    if not more.any() or np.isnan(voxels).all(axis=0).any():
+        return
+    level = np.nanmedian(voxels, axis=0)
+    rising = (level > _RISE * level[:, None])[more].mean()
+    if rising > 0.5:
+        msg = (
+            f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of contrasts the signal in "
+            "the body rises with b or TE; check that the order of volumes is that of the b-values and echo times"
+        )
+        raise ValueError(msg)
+
+
+def _check_noise(scan: Scan, sigma: NDArray) -> None:
+    if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
+        msg = (
+            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask that are negative "
+            "or not finite; correct the map, or give one number"
+        )
+        raise ValueError(msg)

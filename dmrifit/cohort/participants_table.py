@@ -1,0 +1,315 @@
+"""Tables of participants: cohorts in files, read with every check before work starts."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmrifit._utils.text_files import read_small
+from dmrifit.cohort.scan import Scan
+from dmrifit.engine.protocol import Protocol
+from dmrifit.io.tables import named_file, read_rows
+
+__all__ = [
+    "COLUMN_NAMES",
+    "OPTIONAL_COLUMNS",
+    "REQUIRED_COLUMNS",
+    "WORDS",
+    "Participants",
+    "participant_rows",
+    "read_participants",
+    "simulations_of",
+]
+
+#: Columns of a table of participants; those of the second group may be absent or "n/a".
+REQUIRED_COLUMNS = ("patient", "cohort", "image", "mask", "bval")
+OPTIONAL_COLUMNS = ("lesion", "te", "bvec", "sigma", "truth", "synthetic")
+
+#: Other names of columns, with the names that they stand for.
+COLUMN_NAMES = {
+    "participant_id": "patient",
+    "body_mask": "mask",
+    "body mask": "mask",
+    "lesion_mask": "lesion",
+    "lesion mask": "lesion",
+}
+
+#: What a column of truth values may say.
+WORDS = {"true": True, "yes": True, "1": True, "": False, "false": False, "no": False, "0": False}
+
+#: Where no tolerance is given and measurements are averaged, b-values within so many s/mm² count as one.
+_B_TOLERANCE = 10.0
+_SAME_B = 1.0  # s/mm²
+_SAME_B_RELATIVE = 0.02  # no protocol has b-values so close on purpose
+_SAME_TE = 0.05  # ms
+
+
+@dataclass(frozen=True)
+class Participants:
+    """
+    What a table of participants holds.
+
+    Parameters
+    ----------
+    scans : dict of str to list of Scan
+        Scans by cohort, in the order of the table.
+    skipped : dict of str to dict of str to str
+        By cohort, patients of whom no scan can be used, with the reason.
+    simulations : dict of str to dict
+        By cohort, how it was simulated; synthetic ones only.
+    """
+
+    scans: dict[str, list[Scan]]
+    skipped: dict[str, dict[str, str]]
+    simulations: dict[str, dict[str, Any]]
+
+
+def read_participants(
+    table: Path, *, average: str | None = "geometric", b_tolerance: float | None = None
+) -> Participants:
+    """
+    Read a table of participants, as `Cohort.read` describes it.
+
+    Parameters
+    ----------
+    table : Path
+        The table.
+    average : {"geometric", "arithmetic"}, optional
+        Mean of the measurements that share a b-value and an echo time; None to leave them as they are.
+    b_tolerance : float, optional
+        b-values within so many s/mm² count as one.
+
+    Returns
+    -------
+    Participants
+        Scans, and what is known about cohorts.
+
+    Raises
+    ------
+    ValueError
+        If the table, or a row of it, is wrong.
+    FileNotFoundError
+        If a file is missing.
+    """
+    scans: dict[str, list[Scan]] = {}
+    skipped: dict[str, dict[str, str]] = {}
+    empty: list[tuple[int, Scan, str]] = []
+    cohort_of: dict[str, tuple[str, int]] = {}
+    if average not in (None, "geometric", "arithmetic"):
+        msg = f"average must be 'geometric', 'arithmetic' or None, not {average!r}"
+        raise ValueError(msg)
+    rows = participant_rows(table)
+    _refuse_shared_images(rows, table)
+    for line, row in rows:
+        where = f"{table}, row {line} (patient {row['patient']})"
+        scan = _scan_of(row, where, table.parent, average, b_tolerance)
+        other, first_line = cohort_of.setdefault(scan.patient, (scan.cohort, line))
+        if other != scan.cohort:
+            msg = (
+                f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, in row "
+                f"{first_line}, in cohort {other!r}; a patient in both training and test would spoil "
+                "every score: keep one, or name two persons differently"
+            )
+            raise ValueError(msg)
+        if row.get("lesion") and scan.lesion is None:
+            empty.append((line, scan, f"the lesion mask {row['lesion']} is empty"))
+            continue
+        _check_masks(scan, row, where)
+        scans.setdefault(scan.cohort, []).append(scan)
+    _doubt_repeats(scans, table)
+    used = {scan.patient for members in scans.values() for scan in members}
+    for line, scan, reason in empty:
+        who = f"patient {scan.patient}"
+        if scan.patient in used:
+            who = f"one scan of {who}, of whom another is used,"
+        warnings.warn(f"{table}, row {line}: {who} left out: {reason}", stacklevel=3)
+        if scan.patient not in used:
+            skipped.setdefault(scan.cohort, {})[scan.patient] = reason
+    if not scans:
+        msg = f"{table}: no usable patient"
+        raise ValueError(msg)
+    told = simulations_of(table)
+    simulations = {
+        name: told[name] for name, members in scans.items() if name in told and all(scan.synthetic for scan in members)
+    }
+    return Participants(scans, skipped, simulations)
+
+
+def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """
+    Read the rows of a table of participants, without opening the files that they name.
+
+    Parameters
+    ----------
+    table : Path
+        The table.
+
+    Returns
+    -------
+    list of (int, dict of str to str)
+        Number of the line, and its values by column.
+
+    Raises
+    ------
+    ValueError
+        If it is no such table.
+    """
+    return read_rows(table, required=REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, aliases=COLUMN_NAMES)
+
+
+def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -> None:
+    first: dict[Path, tuple[int, str]] = {}
+    twice: dict[tuple[Any, ...], int] = {}
+    for line, row in rows:
+        image = (table.parent / row["image"]).resolve()
+        other, patient = first.setdefault(image, (line, row["patient"]))
+        again = twice.setdefault((image, *(row.get(column, "") for column in ("mask", "lesion"))), line)
+        if patient == row["patient"] and again != line:
+            msg = f"{table}, row {line}: image and masks are those of row {again}, and would count twice; remove one"
+            raise ValueError(msg)
+        if patient != row["patient"]:
+            msg = (
+                f"{table}, rows {other} and {line}: patients {patient} and {row['patient']} have the same image "
+                f"{row['image']!r}; a patient under two names would be in training and test: correct one row"
+            )
+            raise ValueError(msg)
+
+
+def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
+    """Read the masks, which are small, so that an empty one is told before work starts."""
+    try:
+        body, lesion = scan.mask, scan.lesion
+    except ValueError as error:
+        msg = f"{where}: {error}"
+        raise ValueError(msg) from None
+    if lesion is not None and not (body & lesion).any():
+        msg = (
+            f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask {row['mask']!r}; "
+            "check that both belong to this patient"
+        )
+        raise ValueError(msg)
+
+
+def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None, b_tolerance: float | None) -> Scan:
+    """Make the scan of one row; errors begin with `where`."""
+
+    def path(column: str, value: str | None = None) -> Path:
+        value = row[column] if value is None else value
+        return named_file(folder, value, f"{where}: {column}")
+
+    def optional(column: str) -> Path | None:
+        return path(column) if row.get(column) else None
+
+    te = _number(row.get("te", ""))
+    sigma = _number(row.get("sigma", ""))
+    echo_times: Any = te
+    if te is None and row.get("te"):
+        files = [path("te", name.strip()) for name in row["te"].split(",")]
+        echo_times = files if len(files) > 1 else files[0]
+    synthetic = row.get("synthetic", "")
+    if synthetic.lower() not in WORDS:
+        msg = f"{where}: synthetic must be true or false, not {synthetic!r}"
+        raise ValueError(msg)
+    try:
+        protocol = Protocol.read(path("bval"), echo_times, optional("bvec"), b_tolerance=b_tolerance)
+        if average is not None and (protocol.directions is not None or _has_repeats(protocol)):
+            if b_tolerance is None:
+                protocol = _rounded(protocol, where)
+        else:
+            average = None
+        return Scan(
+            row["patient"],
+            path("image"),
+            protocol,
+            path("mask"),
+            lesion=optional("lesion"),
+            cohort=row["cohort"],
+            sigma=optional("sigma") if sigma is None else sigma,
+            average=average,
+            truth=optional("truth"),
+            synthetic=WORDS[synthetic.lower()],
+        )
+    except ValueError as error:
+        msg = f"{where}: {error}"
+        raise ValueError(msg) from None
+
+
+def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
+    """Say that measurements without directions are averaged, which may differ in an echo time that nobody named."""
+    for scan in (scan for members in scans.values() for scan in members):
+        measured, kept = scan.measured, scan.protocol
+        if len(kept) < len(measured) and measured.te is None and measured.directions is None:
+            msg = (
+                f"{table}: the {len(measured)} measurements of patient {scan.patient} have {len(kept)} b-values and no "
+                "directions; those that share a b-value are averaged. If they differ in echo time, give the column te"
+            )
+            warnings.warn(msg, stacklevel=4)
+            return
+
+
+def _has_repeats(protocol: Protocol) -> bool:
+    """Tell whether a contrast was measured more than once."""
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    order = np.lexsort((protocol.b, te))
+    b, te = protocol.b[order], te[order]
+    near = np.diff(b) <= np.maximum(_SAME_B, _SAME_B_RELATIVE * b[1:])
+    return bool(np.any(near & (np.diff(te) <= _SAME_TE)))
+
+
+def _rounded(protocol: Protocol, where: str) -> Protocol:
+    """Give b-values that were meant to be one the same value; tell those that may not have been."""
+    rounded = protocol.rounded(_B_TOLERANCE)
+    for b in np.unique(rounded.b):
+        members = np.unique(protocol.b[rounded.b == b])
+        if members[-1] >= _B_TOLERANCE and np.ptp(members) > 0.05 * members[-1]:
+            values = ", ".join(f"{value:g}" for value in members)
+            warnings.warn(
+                f"{where}: measurements at b = {values} s/mm² are averaged as one; give b_tolerance=1 if these "
+                "b-values differ on purpose",
+                stacklevel=5,
+            )
+    return rounded
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def simulations_of(table: Path) -> dict[str, dict[str, Any]]:
+    """
+    Read how cohorts were simulated from the table's sidecar.
+
+    Parameters
+    ----------
+    table : Path
+        The table.
+
+    Returns
+    -------
+    dict of str to dict
+        By cohort; empty without a sidecar that says so.
+
+    Raises
+    ------
+    ValueError
+        If the sidecar cannot be read.
+    """
+    sidecar = table.with_suffix(".json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        fields = json.loads(read_small(sidecar))
+        told = fields.get("cohort", {}).get("Simulation", {})
+        return {str(name): dict(values) for name, values in told.items()}
+    except (UnicodeDecodeError, ValueError, AttributeError, RecursionError, TypeError) as error:
+        msg = f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); repair or remove it"
+        raise ValueError(msg) from None

@@ -1,0 +1,168 @@
+"""The scale of a patient's images: one number, computed from the source images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["PatientScale", "reference_columns"]
+
+_RULES = ("percentile",)
+_B_MATCH = 1.0  # s/mm²
+_TE_MATCH = 0.05  # ms
+
+
+@dataclass(frozen=True)
+class PatientScale:
+    """
+    The rule for the one number that a patient's images are divided by.
+
+    Magnitudes have no absolute unit: coil loading and receiver gain differ between patients. One
+    number per patient removes that and keeps what a number per voxel would not, the contrast between
+    tissues, which carries T2 when all source images have one echo time. The number comes from the
+    source images only, so that it is the same for a new patient who has no others; targets and noise
+    levels are divided by it too.
+
+    Parameters
+    ----------
+    percentile : float, default=95
+        Which percentile of the signal at the lowest b-value and the shortest echo time.
+    rule : {"percentile"}, default="percentile"
+        Name of the rule, for model files.
+
+    Raises
+    ------
+    ValueError
+        If the rule is unknown or the percentile is not in (0, 100].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> protocol = Protocol([0, 800], te=80)
+    >>> PatientScale(percentile=50).of(np.array([[1.0, 0.4], [3.0, 0.9], [2.0, 0.8]]), protocol)
+    2.0
+    """
+
+    percentile: float = 95.0
+    rule: str = "percentile"
+
+    def __post_init__(self) -> None:
+        if self.rule not in _RULES:
+            msg = f"no rule {self.rule!r} for the scale of a patient; choose one of {', '.join(_RULES)}"
+            raise ValueError(msg)
+        if not 0 < self.percentile <= 100:
+            msg = f"the percentile of the patient's scale must be in (0, 100], not {self.percentile!r}"
+            raise ValueError(msg)
+        object.__setattr__(self, "percentile", float(self.percentile))
+
+    def of(self, source_signals: ArrayLike, source_protocol: Protocol) -> float:
+        """
+        Compute a patient's number.
+
+        Parameters
+        ----------
+        source_signals : array_like of shape (n_voxels, n_source)
+            The source magnitudes of one patient, all voxels of the body mask. NaN and infinite ones
+            are left out.
+        source_protocol : Protocol
+            The n_source measurements.
+
+        Returns
+        -------
+        float
+            The number to divide by, in the unit of the signals; positive and finite. Repeated
+            measurements at the lowest b-value and shortest echo time are averaged first.
+
+        Raises
+        ------
+        ValueError
+            If the shape is wrong, no voxel has a usable value, or the number is not positive.
+        """
+        signals = np.asarray(source_signals)
+        if signals.ndim != 2 or signals.shape[1] != len(source_protocol):
+            msg = (
+                f"the patient's scale needs signals of shape (n_voxels, {len(source_protocol)}), "
+                f"one column for each source measurement, not {signals.shape}"
+            )
+            raise ValueError(msg)
+        columns = reference_columns(source_protocol)
+        values = signals[:, columns].astype(np.float64)
+        usable = np.isfinite(values)
+        count = usable.sum(axis=1)
+        if not count.any():
+            msg = (
+                f"the patient's scale cannot be computed: none of {len(signals)} voxels has a finite signal "
+                f"at {source_protocol.labels[columns[0]]}; check the image and the body mask"
+            )
+            raise ValueError(msg)
+        total = np.where(usable, values, 0.0).sum(axis=1)
+        scale = float(np.percentile(total[count > 0] / count[count > 0], self.percentile))
+        if not (np.isfinite(scale) and scale > 0):
+            msg = (
+                f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal at "
+                f"{source_protocol.labels[columns[0]]} over {len(signals)} voxels must be positive; "
+                "check that the body mask lies on the body"
+            )
+            raise ValueError(msg)
+        return scale
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Give the rule as plain values for JSON.
+
+        Returns
+        -------
+        dict
+            Keys ``rule`` and ``percentile``.
+        """
+        return {"rule": self.rule, "percentile": self.percentile}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PatientScale:
+        """
+        Make the rule from what `to_dict` gave.
+
+        Parameters
+        ----------
+        fields : mapping
+            As returned by `to_dict`.
+
+        Returns
+        -------
+        PatientScale
+            The same rule.
+
+        Raises
+        ------
+        ValueError
+            If keys are missing or unknown, or values are out of range.
+        """
+        if set(fields) != {"rule", "percentile"}:
+            msg = f"the scale of a patient has the keys rule and percentile, not {sorted(fields)}"
+            raise ValueError(msg)
+        return cls(percentile=fields["percentile"], rule=fields["rule"])
+
+
+def reference_columns(protocol: Protocol) -> NDArray[np.intp]:
+    """
+    Find the measurements at the lowest b-value of the shortest echo time.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The measurements.
+
+    Returns
+    -------
+    ndarray of int
+        Indices of one measurement, or of several when it was repeated.
+    """
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    shortest = te <= te.min() + _TE_MATCH
+    return np.flatnonzero(shortest & (protocol.b <= protocol.b[shortest].min() + _B_MATCH))

@@ -1,0 +1,321 @@
+"""One patient's images: signals, protocol and masks, in memory or in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.checks import real_numbers
+from dmrifit.engine.protocol import Protocol, average_directions
+from dmrifit.io.masks import binarize, check_same_grid
+
+__all__ = ["MaskName", "Scan", "Volume", "truth_names"]
+
+Volume: TypeAlias = str | Path | NDArray
+MaskName: TypeAlias = Literal["body", "lesion"]
+
+_SAME_B = 1.0  # s/mm²
+_LARGEST_PLACE = 1e6  # mm
+_LONGEST_NAMES = 200  # bytes: those of a file, less an ending and room for a temporary name
+
+
+class Scan:
+    """
+    One patient's images: signals, protocol, masks.
+
+    Images are arrays, or paths of NIfTI files that are read when they are asked for and not kept.
+
+    Parameters
+    ----------
+    patient : str
+        Identifier. Scans of one patient are never split between training and test.
+    signal : ndarray of shape (x, y, z, n_measurements) or path
+        Magnitudes in any unit.
+    protocol : Protocol
+        One entry for each measurement.
+    mask : array_like of shape (x, y, z) or path
+        The body.
+    affine : array_like of shape (4, 4), optional
+        From voxel indices to RAS+ coordinates in mm; by default the file's, needed with arrays.
+    lesion : array_like of shape (x, y, z) or path, optional
+        The tumor.
+    cohort : str, default=""
+        Name of the cohort.
+    sigma : float, ndarray of shape (x, y, z) or path, optional
+        Standard deviation of the noise of one measurement, in the unit of the signal.
+    average : {"geometric", "arithmetic"}, optional
+        Average the measurements that share a b-value and an echo time, such as directions, whenever signals are
+        asked for (see `average_directions`); `protocol` then has one entry for each contrast. b-values that differ by
+        more than 1 s/mm² are not the same: round them before (`Protocol.rounded`).
+    truth : mapping of str to ndarray of shape (x, y, z) or path, optional
+        True parameter maps, of a synthetic scan. A file has those of T2-IVIM-Kurtosis, in the order of that model.
+    synthetic : bool, default=False
+        Whether the scan was simulated.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of arrays do not fit each other and the protocol, true maps in a file are not those of
+        T2-IVIM-Kurtosis, sigma is not a level of noise, or the names are too long for a file.
+    """
+
+    def __init__(
+        self,
+        patient: str,
+        signal: Volume,
+        protocol: Protocol,
+        mask: Volume,
+        affine: ArrayLike | None = None,
+        *,
+        lesion: Volume | None = None,
+        cohort: str = "",
+        sigma: float | Volume | None = None,
+        average: str | None = None,
+        truth: Mapping[str, NDArray] | str | Path | None = None,
+        synthetic: bool = False,
+    ) -> None:
+        self.patient = str(patient)
+        quoted = sum(len(quote(name, errors="surrogatepass")) for name in (self.patient, str(cohort)))
+        if quoted > _LONGEST_NAMES:
+            msg = (
+                f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
+                f"they are quoted there; shorten them to {_LONGEST_NAMES}"
+            )
+            raise ValueError(msg)
+        self._measured = protocol
+        self._average = average
+        self.protocol = protocol if average is None else self._averaged(np.ones(len(protocol)))[1]
+        self.cohort = str(cohort)
+        self.synthetic = bool(synthetic)
+        self._signal = signal
+        self._mask = mask
+        self._lesion = lesion
+        self._sigma = sigma
+        self._truth = truth
+        self._affine = None if affine is None else _checked_affine(affine, self.patient)
+        if self._affine is None and not _is_path(signal):
+            msg = f"patient {patient}: signals given as an array need the affine of their grid"
+            raise ValueError(msg)
+        if isinstance(sigma, int | float | np.number) and not (np.isfinite(sigma) and sigma >= 0):
+            msg = f"patient {patient}: sigma (standard deviation of the noise) must be finite, 0 or more, not {sigma}"
+            raise ValueError(msg)
+        self._check_grids()
+
+    def __repr__(self) -> str:
+        kind = "synthetic scan" if self.synthetic else "scan"
+        size = " × ".join(map(str, self.shape))
+        return f"<{kind} of patient {self.patient!r}, {size} voxels, {self.protocol!r}>"
+
+    @property
+    def measured(self) -> Protocol:
+        """The measurements as they were made, before any are averaged."""
+        return self._measured
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        x, y, z = _grid(self._signal)[0][:3]
+        return x, y, z
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """From voxel indices to RAS+ coordinates in mm, shape (4, 4)."""
+        return np.array(_grid(self._signal)[1] if self._affine is None else self._affine, dtype=float)
+
+    @property
+    def signal(self) -> NDArray:
+        """Magnitudes, shape (x, y, z, len(protocol)); read, and averaged, now."""
+        signal = _load(self._signal)
+        return signal if self._average is None else self._averaged(signal)[0]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The body, shape (x, y, z)."""
+        return binarize(_load_map(self._mask), name=_describe(self._mask, f"body mask of patient {self.patient}"))
+
+    @property
+    def lesion(self) -> NDArray[np.bool_] | None:
+        """The tumor, shape (x, y, z); None where there is none."""
+        if self._lesion is None:
+            return None
+        values = _load_map(self._lesion)  # a file that cannot be read is not a patient without a tumor
+        try:
+            return binarize(values)
+        except ValueError:  # no voxel is inside
+            return None
+
+    @property
+    def sigma(self) -> float | NDArray | None:
+        """Standard deviation of the noise: a number, or a map of shape (x, y, z)."""
+        sigma = self._sigma
+        if sigma is None or isinstance(sigma, int | float | np.number):
+            return None if sigma is None else float(sigma)
+        return _load_map(sigma)
+
+    @property
+    def truth(self) -> dict[str, NDArray] | None:
+        """True parameter maps by name, each of shape (x, y, z), of a synthetic scan; None for others."""
+        if self._truth is None:
+            return None
+        if isinstance(self._truth, str | Path):
+            maps = _load(self._truth)
+            return {name: maps[..., i] for i, name in enumerate(truth_names())}
+        return dict(self._truth)
+
+    def region(self, name: MaskName) -> NDArray[np.bool_] | None:
+        """
+        Return a mask by name.
+
+        Parameters
+        ----------
+        name : {"body", "lesion"}
+            Which one.
+
+        Returns
+        -------
+        ndarray of bool, shape (x, y, z), or None
+            The mask; None for the lesion of a patient without one.
+
+        Raises
+        ------
+        ValueError
+            If there is no such mask.
+        """
+        if name not in ("body", "lesion"):
+            msg = f"a mask is 'body' or 'lesion', not {name!r}"
+            raise ValueError(msg)
+        return self.mask if name == "body" else self.lesion
+
+    def loaded(self) -> Scan:
+        """
+        Read everything into memory.
+
+        Returns
+        -------
+        Scan
+            The same scan, of arrays.
+        """
+        return Scan(
+            self.patient,
+            self.signal,
+            self.protocol,
+            self.mask,
+            self.affine,
+            lesion=self.lesion,
+            cohort=self.cohort,
+            sigma=self.sigma,
+            truth=self.truth,
+            synthetic=self.synthetic,
+        )
+
+    def _averaged(self, signal: NDArray) -> tuple[NDArray, Protocol]:
+        assert self._average is not None
+        return average_directions(signal, self._measured, mean=self._average, tolerance=_SAME_B)
+
+    def _check_grids(self) -> None:
+        shape, affine = _grid(self._signal)[0], self.affine
+        image = _describe(self._signal, f"signals of patient {self.patient}")
+        counts = " × ".join(map(str, shape))
+        if len(shape) != 4:
+            msg = (
+                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for each of the "
+                f"{len(self._measured)} measurements: put the volumes together, for example by nibabel.concat_images"
+            )
+            raise ValueError(msg)
+        if shape[3] != len(self._measured):
+            msg = (
+                f"{image}: {counts} values do not make one volume for each of the {len(self._measured)} "
+                "measurements of the protocol; check that b-values and image belong to one scan"
+            )
+            raise ValueError(msg)
+        truth: dict[str, Volume] = {}
+        if isinstance(self._truth, str | Path):
+            truth = {"truth": self._truth}
+            self._check_truth(self._truth)
+        elif self._truth is not None:
+            truth = {f"true map of {name}": volume for name, volume in self._truth.items()}
+        maps = {"body mask": self._mask, "lesion mask": self._lesion, "sigma map": self._sigma, **truth}
+        for label, volume in maps.items():
+            if volume is None or isinstance(volume, int | float | np.number):
+                continue
+            other_shape, other_affine = _grid(volume)
+            # A map may have a fourth axis of length one; only a file of true maps has one for its maps.
+            if (set(other_shape[3:]) <= {1} and label not in truth) or label == "truth":
+                other_shape = other_shape[:3]
+            check_same_grid(
+                other_shape,
+                affine if other_affine is None else other_affine,
+                shape[:3],
+                affine,
+                name=_describe(volume, f"{label} of patient {self.patient}"),
+                reference_name=image,
+            )
+
+    @staticmethod
+    def _check_truth(path: str | Path) -> None:
+        shape, names = _grid(path)[0], truth_names()
+        if len(shape) != 4 or shape[3] != len(names):
+            msg = (
+                f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} volumes of a 4-D image, "
+                f"in the order {', '.join(names)}"
+            )
+            raise ValueError(msg)
+
+
+def truth_names() -> tuple[str, ...]:
+    """
+    Name the true maps that a file holds, in their order.
+
+    Returns
+    -------
+    tuple of str
+        The parameters of T2-IVIM-Kurtosis.
+    """
+    from dmrifit.engine.models import MODELS
+
+    return MODELS["t2-ivim-kurtosis"].names
+
+
+def _checked_affine(affine: ArrayLike, patient: str) -> NDArray[np.float64]:
+    found = np.array(real_numbers(affine, f"patient {patient}: the affine"))
+    shaped = found.shape == (4, 4) and np.isfinite(found).all()
+    if not shaped or np.abs(found).max() > _LARGEST_PLACE or np.linalg.det(found[:3, :3]) == 0:
+        msg = f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, not {found.tolist()}"
+        raise ValueError(msg)
+    return found
+
+
+def _is_path(volume: object) -> bool:
+    return isinstance(volume, str | Path)
+
+
+def _describe(volume: object, label: str) -> str:
+    return str(volume) if _is_path(volume) else label
+
+
+def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
+    """Shape and affine of a volume; of a file, from its header alone."""
+    if isinstance(volume, str | Path):
+        from dmrifit.io.nifti import read_grid
+
+        return read_grid(volume)
+    return np.shape(volume), None
+
+
+def _load(volume: Volume) -> NDArray:
+    if isinstance(volume, str | Path):
+        from dmrifit.io.nifti import read_volume
+
+        return read_volume(volume)
+    return np.asarray(volume)
+
+
+def _load_map(volume: Volume) -> NDArray:
+    """Read a map of three axes, which some programs store with a fourth of length one."""
+    values = _load(volume)
+    return values.reshape(values.shape[:3])

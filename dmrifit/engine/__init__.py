@@ -1,0 +1,1 @@
+"""Signal models of a protocol and their voxelwise fit, on arrays."""

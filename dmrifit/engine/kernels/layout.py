@@ -1,0 +1,91 @@
+"""Where the numbers of a lane lie in the work array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dmrifit.engine.models import Parameter
+
+__all__ = ["LANES", "UNROLL", "Layout", "form"]
+
+LANES = 16  # voxels side by side; the work array then stays in the first cache
+UNROLL = 3  # measurements taken together, so that the sums are loaded and stored less often
+
+
+class Layout:
+    """
+    Places of the work array for a model.
+
+    Parameters
+    ----------
+    n_parameters : int
+        Of the model.
+    """
+
+    def __init__(self, n_parameters: int) -> None:
+        self.n = n_parameters
+        self.pairs = [(i, j) for i in range(n_parameters) for j in range(i + 1)]
+        sizes = {
+            "Q": self.n,  # where the lane stands, in inner coordinates
+            "T": self.n,  # where it tries to go
+            "X": self.n,  # the trial in the coordinates of the formula
+            "G": self.n,  # J'r and J'J where it stands
+            "M": len(self.pairs),
+            "GT": self.n,  # J'r and J'J at the trial
+            "MT": len(self.pairs),
+            "LO": self.n,
+            "HI": self.n,
+            "D": self.n,  # diagonal of the inverse of J'J
+            "C": 1,  # objective where it stands, at the trial, at the best end of the starts made so far
+            "CT": 1,
+            "BC": 1,
+            "GB": 1,  # the objective below which a start must promise to end, or be given up
+            "SQ": 1,  # the objective without regularization, where it stands and at the trial
+            "SQT": 1,
+            "LAM": 1,  # damping
+            "P1": 1,  # what the trial promises to take off the objective
+            "IT": 1,
+            "END": 1,  # 0 on the way, 1 converged, 2 stuck, 3 and 4 given up
+            "NF2": 1,  # square of the noise floor
+        }
+        self.offset: dict[str, int] = {}
+        total = 0
+        for name, size in sizes.items():
+            self.offset[name] = total
+            total += size
+        self.size = total * LANES
+
+    def __call__(self, name: str, i: int = 0) -> str:
+        """Write the place of a field's number `i` as code."""
+        return f"w[{(self.offset[name] + i) * LANES} + l]"
+
+    def pair(self, name: str, i: int, j: int) -> str:
+        """Write the place of entry (i, j) of a symmetric matrix as code."""
+        i, j = max(i, j), min(i, j)
+        return self(name, i * (i + 1) // 2 + j)
+
+
+def form(parameter: Parameter) -> str:
+    """
+    Choose the inner coordinate of a parameter.
+
+    Relaxation times act through their inverse; a positive parameter known only to an order of magnitude is
+    searched by its logarithm.
+
+    Parameters
+    ----------
+    parameter : Parameter
+        A parameter of a model.
+
+    Returns
+    -------
+    {"inverse", "log", "plain"}
+        The form.
+    """
+    low, high, unit = parameter.low, parameter.high, parameter.unit
+    if unit == "ms" and low > 0:
+        return "inverse"
+    if unit != "signal" and low > 0 and high / low >= 20:
+        return "log"
+    return "plain"

@@ -1,0 +1,466 @@
+"""Voxelwise fits as scikit-learn transformers: signals in, parameter maps out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dmrifit._utils.checks import check_word
+from dmrifit.engine.fitting import fit_voxels
+from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.protocol import MS_PER_UM2_PER_S_PER_MM2, Protocol
+
+__all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "resolve_model"]
+
+_log = logging.getLogger(__name__)
+
+_FAST = (0.0, 50.0, 100.0)  # s/mm², of the study
+_SLOW = (100.0, 400.0, 900.0)
+_B_TOLERANCE = 10.0  # s/mm²: scanners write 5 for 0 and 895 for 900
+_B_TOLERANCE_RELATIVE = 0.02
+_TE_MATCH = 0.05  # ms
+# Noise makes a signal rise with b in some voxels; cutting those off at zero would bias every median.
+_SIGNED_ADC = {"ADC": (-100.0, 100.0)}
+
+
+class _VoxelTransformer(TransformerMixin, BaseEstimator):
+    """What the transformers share: one row per voxel, one column per measurement, gaps allowed."""
+
+    protocol: Protocol | None
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _checked(self, S: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
+        signals = validate_data(self, S, reset=reset, dtype=np.float64, ensure_all_finite=False)
+        if self.protocol is not None:
+            check_columns(signals, self.protocol, "S")
+        elif reset:
+            _log.warning(
+                "%s has no protocol, so nothing can be fitted and every map will be NaN; give protocol=",
+                type(self).__name__,
+            )
+        return signals
+
+
+class MapFitter(_VoxelTransformer):
+    """
+    Fit a signal model to every voxel.
+
+    Voxels are fitted each for itself: `fit` learns nothing but the number of columns.
+
+    Parameters
+    ----------
+    model : str or SignalModel, default="t2-ivim-kurtosis"
+        A name in `MODELS`, or a model.
+    protocol : Protocol, optional
+        The measurements of the columns. Without it the contrasts are unknown and nothing can be
+        fitted: every voxel comes out as NaN, and the log says so.
+    bounds : dict of str to (float, float) or "published", optional
+        Bounds by parameter name, as in `fit_voxels`.
+    fixed : dict of str to float, optional
+        Parameters that are not fitted, as in `fit_voxels`.
+    sigma : float, optional
+        Standard deviation of the noise, in the unit of the signals; adds the Rician floor.
+    n_threads : int, optional
+        Threads of the engine; the result does not depend on it.
+
+    Attributes
+    ----------
+    model_ : SignalModel
+        The model.
+    n_features_in_ : int
+        Number of measurements.
+    feature_names_in_ : ndarray of str
+        Column names, when fitted to a data frame.
+
+    Examples
+    --------
+    >>> protocol = Protocol([0, 500, 1000])
+    >>> fitter = MapFitter("adc", protocol).fit([[100.0, 60.0, 37.0]])
+    >>> fitter.get_feature_names_out().tolist()
+    ['S0', 'ADC']
+    """
+
+    def __init__(
+        self,
+        model: str | SignalModel = "t2-ivim-kurtosis",
+        protocol: Protocol | None = None,
+        *,
+        bounds: Mapping[str, tuple[float, float]] | str | None = None,
+        fixed: Mapping[str, float] | None = None,
+        sigma: float | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        self.model = model
+        self.protocol = protocol
+        self.bounds = bounds
+        self.fixed = fixed
+        self.sigma = sigma
+        self.n_threads = n_threads
+
+    def fit(self, S: ArrayLike, y: object = None) -> MapFitter:
+        """
+        Check model, protocol and columns.
+
+        Parameters
+        ----------
+        S : array_like of shape (n_voxels, n_measurements)
+            Magnitudes on any common scale.
+        y : object
+            Not used.
+
+        Returns
+        -------
+        MapFitter
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the model is unknown or needs echo times that the protocol lacks, or the columns are
+            not those of the protocol.
+        """
+        model = resolve_model(self.model)
+        if self.protocol is not None and model.needs_te and self.protocol.te is None:
+            msg = f"model {model.name} needs echo times; give them to the protocol (te in ms)"
+            raise ValueError(msg)
+        self._checked(S, reset=True)
+        self.model_ = model
+        return self
+
+    def transform(self, S: ArrayLike, *, sigma: ArrayLike | None = None) -> NDArray[np.float64]:
+        """
+        Fit the model to every voxel.
+
+        Parameters
+        ----------
+        S : array_like of shape (n_voxels, n_measurements)
+            Magnitudes; NaN and infinite ones have no weight.
+        sigma : float or array_like of shape (n_voxels,), optional
+            Standard deviation of the noise, instead of the one given to the constructor.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_parameters)
+            In the order and units of the model's parameters; NaN where a voxel was not fitted.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not those of the protocol, or an option is refused by `fit_voxels`.
+        """
+        check_is_fitted(self)
+        signals = self._checked(S, reset=False)
+        if self.protocol is None:
+            return np.full((len(signals), len(self.model_.names)), np.nan)
+        return fit_voxels(
+            signals,
+            self.protocol,
+            self.model_,
+            bounds=self.bounds,
+            fixed=self.fixed,
+            sigma=self.sigma if sigma is None else sigma,
+            n_threads=self.n_threads,
+        ).parameters
+
+    def inverse_transform(self, P: ArrayLike) -> NDArray[np.float64]:
+        """
+        Compute the signals of parameter maps, without noise or noise floor.
+
+        Parameters
+        ----------
+        P : array_like of shape (n_voxels, n_parameters)
+            As returned by `transform`.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_measurements)
+            Signals; NaN where a parameter is NaN.
+
+        Raises
+        ------
+        ValueError
+            If there is no protocol, or the number of columns is wrong.
+        """
+        check_is_fitted(self)
+        if self.protocol is None:
+            msg = "MapFitter has no protocol, so there are no signals to compute; give protocol="
+            raise ValueError(msg)
+        return self.model_.signal(np.asarray(P, dtype=np.float64), self.protocol)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """
+        Name the columns that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : object
+            Not used.
+
+        Returns
+        -------
+        ndarray of str
+            Names of the model's parameters.
+        """
+        check_is_fitted(self)
+        return np.asarray(self.model_.names, dtype=object)
+
+
+class ClinicalMetrics(_VoxelTransformer):
+    """
+    Compute the metrics of a clinical diffusion scan from S = S0·exp(−b·ADC).
+
+    S0 and ADC come from all images, ADC_fast from b = 0, 50, 100, ADC_slow and S0_slow from b = 100,
+    400, 900 s/mm², and the vascular fraction is F = 1 − S0_slow / S0. A signal that rises with b gives
+    a negative ADC, and S0_slow above S0 a negative F: noise does that, and both are kept.
+
+    Parameters
+    ----------
+    protocol : Protocol, optional
+        The measurements of the columns, all at one echo time; the b-values above are looked up in it
+        within 10 s/mm² (2 % above 500). Without it the contrasts are unknown and nothing can be
+        fitted: every voxel comes out as NaN, and the log says so.
+    method : {"nlls", "wls"}, default="nlls"
+        Nonlinear least squares, or a straight line through the logarithm of the signal, weighted by
+        the squared signal (the reciprocal variance of the logarithm, to first order).
+    s0 : {"fit", "measured"}, default="fit"
+        The S0 in F: that of the fit to all images, as in the study; or the measured signal at b = 0.
+        The single exponential runs below the measured signal at b = 0 where there is perfusion, so
+        the first F is the smaller, typically half of the second.
+    n_threads : int, optional
+        Threads of the engine; the result does not depend on it.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Number of measurements.
+    feature_names_in_ : ndarray of str
+        Column names, when fitted to a data frame.
+
+    References
+    ----------
+    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
+    """
+
+    #: Columns of the result; ADC in µm²/ms.
+    names = ("S0", "ADC", "ADC_fast", "ADC_slow", "F")
+
+    def __init__(
+        self,
+        protocol: Protocol | None = None,
+        *,
+        method: str = "nlls",
+        s0: str = "fit",
+        n_threads: int | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.method = method
+        self.s0 = s0
+        self.n_threads = n_threads
+
+    def fit(self, S: ArrayLike, y: object = None) -> ClinicalMetrics:
+        """
+        Check protocol, options and columns.
+
+        Parameters
+        ----------
+        S : array_like of shape (n_voxels, n_measurements)
+            Magnitudes on any common scale.
+        y : object
+            Not used.
+
+        Returns
+        -------
+        ClinicalMetrics
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown, the protocol lacks a b-value or has more than one echo time, or
+            the columns are not those of the protocol.
+        """
+        for name, choices in {"method": ("nlls", "wls"), "s0": ("fit", "measured")}.items():
+            check_word(name, getattr(self, name), choices)
+        if self.protocol is not None:
+            _clinical_columns(self.protocol)
+        self._checked(S, reset=True)
+        return self
+
+    def transform(self, S: ArrayLike) -> NDArray[np.float64]:
+        """
+        Compute the metrics of every voxel.
+
+        Parameters
+        ----------
+        S : array_like of shape (n_voxels, n_measurements)
+            Magnitudes; NaN and infinite ones have no weight.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, 5)
+            S0 in the unit of the signals, ADC, ADC_fast, ADC_slow in µm²/ms, F; NaN where it could
+            not be fitted.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not those of the protocol.
+        """
+        check_is_fitted(self)
+        signals = self._checked(S, reset=False)
+        if self.protocol is None:
+            return np.full((len(signals), len(self.names)), np.nan)
+        fast, slow, zero = _clinical_columns(self.protocol)
+        s0, adc = self._decay(signals, self.protocol)
+        _, adc_fast = self._decay(signals[:, fast], self.protocol.take(fast))
+        s0_slow, adc_slow = self._decay(signals[:, slow], self.protocol.take(slow))
+        reference = s0 if self.s0 == "fit" else _mean_of_finite(signals[:, zero])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fraction = 1.0 - s0_slow / np.where(reference > 0, reference, np.nan)
+        return np.column_stack([s0, adc, adc_fast, adc_slow, fraction])
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """
+        Name the columns that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : object
+            Not used.
+
+        Returns
+        -------
+        ndarray of str
+            S0, ADC, ADC_fast, ADC_slow, F.
+        """
+        check_is_fitted(self)
+        return np.asarray(self.names, dtype=object)
+
+    def _decay(self, signals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
+        """Fit S0 and ADC; the result has shape (2, n_voxels)."""
+        if self.method == "wls":
+            return _weighted_log_linear(signals, protocol)
+        return fit_voxels(signals, protocol, "adc", bounds=_SIGNED_ADC, n_threads=self.n_threads).parameters.T
+
+
+def resolve_model(model: object) -> SignalModel:
+    """
+    Return a model given by name or as it is.
+
+    Parameters
+    ----------
+    model : str or SignalModel
+        A name in `MODELS`, or a model.
+
+    Returns
+    -------
+    SignalModel
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If there is no model of that name.
+    TypeError
+        If it is neither.
+    """
+    if isinstance(model, SignalModel):
+        return model
+    if not isinstance(model, str):
+        msg = f"model must be a name or a SignalModel, not {type(model).__name__}"
+        raise TypeError(msg)
+    if model not in MODELS:
+        msg = f"no model {model!r}; choose one of {', '.join(MODELS)} or give a SignalModel"
+        raise ValueError(msg)
+    return MODELS[model]
+
+
+def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
+    """
+    Check that signals have one column for each measurement.
+
+    Parameters
+    ----------
+    signals : ndarray of shape (n_voxels, n_measurements)
+        Magnitudes.
+    protocol : Protocol
+        What the columns should be.
+    name : str
+        Name of the array, for the message.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer columns than measurements.
+    """
+    if signals.ndim != 2 or signals.shape[1] != len(protocol):
+        msg = (
+            f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its protocol: "
+            f"{', '.join(protocol.labels)}"
+        )
+        raise ValueError(msg)
+
+
+def _clinical_columns(protocol: Protocol) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Find the columns of ADC_fast, of ADC_slow and of b = 0."""
+    if protocol.te is not None and np.ptp(protocol.te) > _TE_MATCH:
+        te = ", ".join(f"{value:g}" for value in np.unique(protocol.te))
+        msg = (
+            f"clinical metrics need images of one echo time, and the protocol has TE = {te} ms; "
+            "take its clinical part: protocol.take(protocol.clinical())"
+        )
+        raise ValueError(msg)
+    wanted = np.unique([*_FAST, *_SLOW])
+    tolerance = np.maximum(_B_TOLERANCE, _B_TOLERANCE_RELATIVE * wanted)
+    found = np.abs(protocol.b[None, :] - wanted[:, None]) <= tolerance[:, None]
+    if not found.any(axis=1).all():
+        missing = ", ".join(f"{b:g}" for b in wanted[~found.any(axis=1)])
+        there = ", ".join(f"{b:g}" for b in np.unique(protocol.b))
+        msg = f"clinical metrics need b = {missing} s/mm², which the protocol lacks; it has b = {there}"
+        raise ValueError(msg)
+    fast, slow = (found[np.isin(wanted, values)].any(axis=0) for values in (_FAST, _SLOW))
+    return np.flatnonzero(fast), np.flatnonzero(slow), np.flatnonzero(found[0])
+
+
+def _mean_of_finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average each row over its finite entries; NaN where there is none."""
+    usable = np.isfinite(values)
+    count = usable.sum(axis=1)
+    return np.where(usable, values, 0.0).sum(axis=1) / np.where(count > 0, count, np.nan)
+
+
+def _weighted_log_linear(signals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
+    """Fit ln S = ln S0 − b·ADC with the weights S²; the result has shape (2, n_voxels)."""
+    b = protocol.b * MS_PER_UM2_PER_S_PER_MM2
+    usable = np.isfinite(signals) & (signals > 0)
+    refused = (np.where(np.isfinite(signals), signals, 0.0) < 0).any(axis=1)
+    top = np.where(usable, signals, 0.0).max(axis=1, initial=0.0)[:, None]
+    relative = np.where(usable, signals, 1.0) / np.where(top > 0, top, 1.0)
+    weight = np.where(usable, relative**2, 0.0)
+    spread = np.where(usable, b, -np.inf).max(axis=1) - np.where(usable, b, np.inf).min(axis=1)
+    constant = np.where(usable, relative, 1.0).min(axis=1) == 1.0
+    fitted = ~refused & (spread > 0) & ~constant
+    y = np.log(relative)
+    total = np.where(fitted, _row_sum(weight), np.nan)
+    mean_b, mean_y = _row_sum(weight * b) / total, _row_sum(weight * y) / total
+    centered = b - mean_b[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        adc = -_row_sum(weight * centered * (y - mean_y[:, None])) / _row_sum(weight * centered**2)
+        return np.stack([top[:, 0] * np.exp(mean_y + adc * mean_b), adc])
+
+
+def _row_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add the columns one after the other, so that a voxel's bits do not depend on its neighbors."""
+    return reduce(np.add, values.T)

@@ -1,0 +1,420 @@
+"""Signal models as data: parameters with units and bounds, and the formula of the signal."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.engine import exact_math
+from dmrifit.engine.kernels import compiler
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["MODELS", "Parameter", "SignalModel"]
+
+#: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
+SIGNAL_UNIT = "signal"
+
+_REFUSED_UNITS = {"mm²/s": 1e3, "mm^2/s": 1e3, "mm2/s": 1e3, "m²/s": 1e9, "m^2/s": 1e9, "m2/s": 1e9}
+_PROTOCOL_NAMES = ("b", "te")
+_FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
+_SAME_BITS: dict[str, Callable] = _FUNCTIONS | {name: getattr(exact_math, name) for name in ("exp", "log", "power")}
+_LONGEST, _HIGHEST_POWER, _LARGEST = 4096, 64, 1e300  # what formulas of signals never need
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """
+    A parameter of a signal model.
+
+    Parameters
+    ----------
+    name : str
+        A Python identifier, used in expressions, column names and file names.
+    unit : str
+        ``"signal"`` for an amplitude, else the unit as printed, such as ``"µm²/ms"``, ``"ms"``, ``""``.
+    low, high : float
+        The box the parameter is searched in; infinite ends are allowed. For an amplitude these are
+        multiples of the voxel's largest signal, because magnitudes have no absolute scale.
+
+    Raises
+    ------
+    ValueError
+        If the name is no identifier, the box is empty, or the unit is one in which b·D is not
+        dimensionless (mm²/s).
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name in (*_PROTOCOL_NAMES, *_FUNCTIONS):
+            msg = f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, exp, log, sqrt"
+            raise ValueError(msg)
+        if self.unit in _REFUSED_UNITS:
+            msg = (
+                f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: give it in µm²/ms "
+                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}"
+            )
+            raise ValueError(msg)
+        if not self.low <= self.high:
+            msg = f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower one comes first"
+            raise ValueError(msg)
+
+    @property
+    def is_amplitude(self) -> bool:
+        """Whether the parameter scales with the signal."""
+        return self.unit == SIGNAL_UNIT
+
+
+@dataclass(frozen=True)
+class SignalModel:
+    """
+    A model of the signal as a function of b, echo time and a few parameters.
+
+    Made by `from_expression` or `from_function`, or taken from `MODELS`.
+
+    Parameters
+    ----------
+    name : str
+        A short name.
+    parameters : tuple of Parameter
+        In the order of the columns of every parameter array.
+    expression : str
+        The signal, in Python syntax, of the parameters' names, ``b`` in ms/µm² and ``te`` in ms, with
+        ``+ - * / **``, ``exp``, ``log``, ``sqrt`` and numbers.
+    published_bounds : mapping of str to (float, float), optional
+        Bounds of a published fitting tool, for ``fit_voxels(..., bounds="published")``.
+    cumulant : (str, str), optional
+        Names of the kurtosis K and the diffusivity D of a cumulant −bD + K(bD)²/6, which turns up beyond
+        b·D = 3/K: what ``fit_voxels(..., bounds={"K": (0, "monotonic")})`` keeps out of the protocol.
+
+    source : str, optional
+        Instead of an expression, the source of a function that numba can compile.
+
+    Raises
+    ------
+    ValueError
+        If the expression uses anything else, leaves out a parameter, or names repeat.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    expression: str
+    published_bounds: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
+    cumulant: tuple[str, str] | None = None
+    source: str = ""
+    _code: CodeType | None = field(init=False, default=None, repr=False, compare=False)
+    _needs_te: bool = field(init=False, default=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", tuple(self.parameters))
+        if len(set(self.names)) != len(self.names) or not self.names:
+            msg = f"model {self.name} needs parameters with different names, not {self.names}"
+            raise ValueError(msg)
+        if self.source:
+            object.__setattr__(self, "_needs_te", bool(re.match(r"def \w+\(b, te\b", self.source)))
+            return
+        used = _names_in(self.expression)
+        object.__setattr__(self, "_needs_te", "te" in used)
+        unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
+        unused = set(self.names) - used
+        if unknown or unused:
+            what = f"uses the unknown {sorted(unknown)}" if unknown else f"does not use {sorted(unused)}"
+            msg = (
+                f"model {self.name}: the expression {what}; parameters are {self.names}, "
+                "and b (ms/µm²) and te (ms) are given"
+            )
+            raise ValueError(msg)
+        object.__setattr__(self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval"))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = self.name, self.parameters, self.expression, self.published_bounds, self.cumulant, self.source
+        return SignalModel, fields
+
+    @classmethod
+    def from_expression(cls, expression: str, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
+        """
+        Make a model from a formula; derivatives come from sympy when it is first fitted.
+
+        Parameters
+        ----------
+        expression : str
+            Such as ``"S0*exp(-b*D)"``: inside, b is in ms/µm² (the file's value / 1000) and te in ms,
+            so that b·D is dimensionless with D in µm²/ms.
+        parameters : sequence of Parameter
+            One for each other name, in the wanted order of columns.
+        name : str
+            A short name.
+
+        Returns
+        -------
+        SignalModel
+            The model.
+
+        Raises
+        ------
+        ValueError
+            If the expression is not arithmetic of those names.
+        """
+        return cls(name, tuple(parameters), expression)
+
+    @classmethod
+    def from_function(cls, function: Callable, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
+        """
+        Make a model from a function of one measurement.
+
+        A function that only assigns and returns arithmetic becomes an expression, and fits as fast as one.
+        Any other that numba can compile (loops, branches, special functions of `math`) is called as it is,
+        with derivatives by finite differences, several times slower.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(b, *parameters)`` or ``function(b, te, *parameters)``, arguments named as the
+            parameters; returns the signal of one measurement as a number. Inside, b is in ms/µm² and te in
+            ms. It may use `math`, `numpy` and numbers from around it; what it needs is copied, not called.
+        parameters : sequence of Parameter
+            In the wanted order of columns.
+        name : str
+            A short name.
+
+        Returns
+        -------
+        SignalModel
+            The model.
+
+        Raises
+        ------
+        ValueError
+            If the source cannot be read, arguments and parameters differ, or the function uses something
+            that cannot be copied.
+        """
+        from dmrifit.engine.custom_models import read_function
+
+        expression, source = read_function(function, [parameter.name for parameter in parameters])
+        return cls(name, tuple(parameters), expression, source=source)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Units of the parameters, in the order of `names`."""
+        return tuple(parameter.unit for parameter in self.parameters)
+
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """Default (low, high) of the parameters, in the order of `names`; see `Parameter` for those of an amplitude."""
+        return tuple((parameter.low, parameter.high) for parameter in self.parameters)
+
+    @property
+    def needs_te(self) -> bool:
+        """Whether the signal depends on the echo time."""
+        return self._needs_te
+
+    def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
+        """
+        Compute the signal.
+
+        Parameters
+        ----------
+        parameters : array_like of shape (n_voxels, n_parameters)
+            In the order of `names`, in the units of `units`; one row may be given as (n_parameters,).
+        protocol : Protocol
+            The measurements.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_measurements)
+            The signal without noise or noise floor.
+
+        Raises
+        ------
+        ValueError
+            If the number of columns is wrong, or the model needs echo times and the protocol has none.
+        """
+        values = np.atleast_2d(np.asarray(parameters, dtype=float))
+        if values.ndim != 2 or values.shape[1] != len(self.parameters):
+            msg = f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape {values.shape}"
+            raise ValueError(msg)
+        if self.needs_te and protocol.te is None:
+            msg = f"model {self.name} needs echo times; give them to the protocol (te in ms)"
+            raise ValueError(msg)
+        if self._code is None:
+            return self._called(values, protocol)
+        return self._evaluated(self._code, _FUNCTIONS, values, protocol)
+
+    def signal_for_starts(self, parameters: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
+        """
+        Compute the signal with the same bits on every processor, so that fits start at the same points everywhere.
+
+        Parameters
+        ----------
+        parameters : ndarray of shape (n_voxels, n_parameters)
+            As for `signal`.
+        protocol : Protocol
+            The measurements.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_measurements)
+            What `signal` gives, but for the last bits, several times slower.
+        """
+        if self._code is None:
+            return self._called(parameters, protocol)
+        return self._evaluated(_with_powers_as_calls(self.expression), _SAME_BITS, parameters, protocol)
+
+    def _evaluated(
+        self, code: CodeType, functions: Mapping[str, Callable], values: NDArray, protocol: Protocol
+    ) -> NDArray[np.float64]:
+        scope: dict[str, object] = {"__builtins__": {}, "b": protocol.b_ms_per_um2[None, :], "te": protocol.te}
+        scope |= functions
+        scope |= {name: values[:, i, None] for i, name in enumerate(self.names)}
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            signal = eval(code, scope)
+        return np.array(np.broadcast_to(signal, (len(values), len(protocol))))
+
+    def _called(self, values: NDArray, protocol: Protocol) -> NDArray[np.float64]:
+        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+        contrasts = np.stack([protocol.b_ms_per_um2, te], axis=1)
+        return compiler.load(self).signals_of(np.ascontiguousarray(values), contrasts)
+
+
+@functools.lru_cache(maxsize=64)
+def _with_powers_as_calls(expression: str) -> CodeType:
+    formula = _PowersAsCalls().visit(ast.parse(expression.strip(), mode="eval"))
+    return compile(ast.fix_missing_locations(formula), "<model>", "eval")
+
+
+class _PowersAsCalls(ast.NodeTransformer):
+    """Writes ``x**y`` as ``power(x, y)``."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.Pow):
+            return node
+        return ast.Call(ast.Name("power", ast.Load()), [node.left, node.right], [])
+
+
+def _names_in(expression: str) -> set[str]:
+    """Check that an expression is plain arithmetic; return the names of its variables."""
+    if len(expression) > _LONGEST:
+        msg = f"the expression {expression[:40]!r}… has {len(expression)} characters, more than {_LONGEST}; shorten it"
+        raise ValueError(msg)
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+    except SyntaxError as error:
+        msg = f"expression {expression!r} is not Python syntax: {error.msg}"
+        raise ValueError(msg) from None
+    functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) if id(node) in functions:
+                allowed = name in _FUNCTIONS
+            case ast.Name(id=name):
+                allowed = name not in _FUNCTIONS
+                names.add(name)
+            case ast.Call(args=[_], keywords=[], func=ast.Name()):
+                allowed = True
+            case ast.Constant(value=value):
+                allowed = type(value) in (int, float)
+            case ast.Expression() | ast.BinOp() | ast.UnaryOp() | ast.Load() | ast.operator() | ast.unaryop():
+                allowed = not isinstance(node, ast.operator | ast.unaryop) or isinstance(node, _OPERATORS)
+            case _:
+                allowed = False
+        if not allowed:
+            msg = (
+                f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not allowed; "
+                "use numbers, names, + - * / **, exp, log and sqrt"
+            )
+            raise ValueError(msg)
+        # 9**9**9 would be computed to its last digit.
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            power, value = _constant(node.right), _constant(node)
+            written = ast.unparse(node)
+            if not abs(power or 0) <= _HIGHEST_POWER:
+                msg = (
+                    f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to {_HIGHEST_POWER}; "
+                    "take a smaller one, or write exp(n*log(x)) for x**n"
+                )
+                raise ValueError(msg)
+            if not np.isfinite(value or 0):
+                msg = f"expression {expression!r}: {written} is no number that a computer holds; write a smaller one"
+                raise ValueError(msg)
+    return names
+
+
+def _constant(node: ast.expr) -> float | None:
+    """Give about the value of a formula without names; infinity where it is none, and None where there are names."""
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return float(value) if abs(value) < _LARGEST else np.inf
+        case ast.UnaryOp(operand=operand):
+            return _constant(operand)
+        case ast.BinOp(left=left, op=op, right=right):
+            one, other = _constant(left), _constant(right)
+            steps = {ast.Add: np.add, ast.Sub: np.add, ast.Mult: np.multiply, ast.Div: np.divide, ast.Pow: np.power}
+            if one is None or other is None or type(op) not in steps:
+                return None
+            with np.errstate(all="ignore"):
+                return float(steps[type(op)](abs(one), abs(other)))
+    return None
+
+
+_S0 = Parameter("S0", SIGNAL_UNIT, 0.0, np.inf)
+_F = Parameter("f", "", 0.0, 1.0)
+_DV = Parameter("Dv", "µm²/ms", 4.0, 100.0)
+_DT = Parameter("Dt", "µm²/ms", 0.2, 3.0)
+_K = Parameter("K", "", 0.0, 5.0)
+
+#: The built-in models by name. Bounds are those of the study's fitting tool, except that S0 has no upper
+#: bound: the published 12 × the largest signal cuts off T2t below about 37 ms at TE 93 ms.
+MODELS: dict[str, SignalModel] = {
+    model.name: model
+    for model in (
+        SignalModel("adc", (_S0, Parameter("ADC", "µm²/ms", 0.0, 100.0)), "S0*exp(-b*ADC)"),
+        SignalModel(
+            "kurtosis",
+            (_S0, Parameter("D", "µm²/ms", 0.0, 10.0), _K),
+            "S0*exp(-b*D + K*(b*D)**2/6)",
+            cumulant=("K", "D"),
+        ),
+        SignalModel("ivim", (_S0, _F, _DV, _DT), "S0*(f*exp(-b*Dv) + (1 - f)*exp(-b*Dt))"),
+        SignalModel(
+            "t2-ivim-kurtosis",
+            (
+                Parameter("S0", SIGNAL_UNIT, 0.8, np.inf),
+                _F,
+                _DV,
+                Parameter("T2v", "ms", 150.0, 250.0),
+                _DT,
+                _K,
+                Parameter("T2t", "ms", 20.0, 140.0),
+            ),
+            "S0*(f*exp(-b*Dv - te/T2v) + (1 - f)*exp(-b*Dt + K*(b*Dt)**2/6 - te/T2t))",
+            {
+                "S0": (0.8, 12.0),
+                "f": (0.0, 1.0),
+                "Dv": (4.0, 100.0),
+                "T2v": (150.0, 250.0),
+                "Dt": (0.2, 3.0),
+                "K": (0.0, 5.0),
+                "T2t": (20.0, 140.0),
+            },
+            cumulant=("K", "Dt"),
+        ),
+    )
+}

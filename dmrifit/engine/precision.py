@@ -1,0 +1,506 @@
+"""What a protocol can tell: bounds on the precision of parameters, and the contrasts that lower them most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.engine.fitting import check_echo_times
+from dmrifit.engine.map_fitter import resolve_model
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Step", "order_table", "protocol_precision", "rank_contrasts", "signal_jacobian", "start_of"]
+
+#: The rule of `FitResult.ill_conditioned` too: parameters whose variance the others inflate more cannot be told apart.
+_LARGEST_INFLATION = 1e8
+
+_STEP = np.finfo(float).eps ** (1 / 3)  # the best for a central difference
+_SMALLEST = np.finfo(float).tiny
+
+CRITERIA = ("A", "D")
+NOISES = ("gaussian", "rician")
+
+_LARGEST_SNR = 12.0  # from here on, the information in a magnitude is that of its leading terms
+
+
+def signal_jacobian(model: str | SignalModel, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
+    """
+    Differentiate the signal of a model by its parameters.
+
+    Parameters
+    ----------
+    model : str or SignalModel
+        A name in `MODELS`, or a model.
+    parameters : array_like of shape (n_sets, n_parameters)
+        In the order and units of the model.
+    protocol : Protocol
+        The measurements.
+
+    Returns
+    -------
+    ndarray of shape (n_sets, n_measurements, n_parameters)
+        Central differences, right to about ten digits for any model, formula or function.
+
+    Raises
+    ------
+    ValueError
+        If the number of columns is wrong, or the model needs echo times and the protocol has none.
+    """
+    model = resolve_model(model)
+    values = np.atleast_2d(np.asarray(parameters, dtype=float))
+    jacobian = np.empty((len(values), len(protocol), len(model.names)))
+    for i, parameter in enumerate(model.parameters):
+        scale = np.abs(values[:, i])
+        width = parameter.high - parameter.low
+        step = _STEP * np.where(scale > 0, scale, width if np.isfinite(width) and width > 0 else 1.0)
+        above, below = values.copy(), values.copy()
+        above[:, i] += step
+        below[:, i] -= step
+        span = (above[:, i] - below[:, i])[:, None]
+        jacobian[:, :, i] = (model.signal(above, protocol) - model.signal(below, protocol)) / span
+    return jacobian
+
+
+def protocol_precision(
+    protocol: Protocol,
+    model: str | SignalModel,
+    parameters: ArrayLike | Mapping[str, ArrayLike],
+    sigma: ArrayLike,
+    *,
+    fixed: Sequence[str] = (),
+    prior: Mapping[str, float] | ArrayLike | None = None,
+    noise: str = "gaussian",
+) -> pd.DataFrame:
+    """
+    Compute how precisely a protocol can measure the parameters of a model: the Cramér–Rao bound.
+
+    No unbiased fit has a smaller standard deviation than these. Bounds, a prior or a noise floor bias a fit, and can
+    make its spread smaller.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The measurements.
+    model : str or SignalModel
+        A name in `MODELS`, or a model.
+    parameters : array_like of shape (n_parameters,) or (n_sets, n_parameters), or mapping of str to array_like
+        The tissue, or several, in the order and units of the model; or values by parameter name.
+    sigma : float or array_like of shape (n_sets,)
+        Standard deviation of the noise of one measurement, in the unit of the model's amplitude: with an amplitude of
+        1, one over the signal-to-noise ratio of a measurement without any weighting.
+    fixed : sequence of str, default=()
+        Parameters that are known and not estimated.
+    prior : mapping of str to float or array_like of shape (n_parameters,), optional
+        Standard deviation of what is known of parameters before the measurement, in their units; infinite, or left out
+        of the mapping, where nothing is known.
+    noise : {"gaussian", "rician"}, default="gaussian"
+        ``"rician"``: of magnitudes, which hold less information than Gaussian signals below three times sigma, and
+        next to none below one.
+
+    Returns
+    -------
+    DataFrame
+        One row for each set and parameter: ``set`` (position, from 0), ``parameter``, ``unit``, ``value``, ``sd``
+        (in that unit) and ``cv`` (sd over the absolute value; infinite for a value of 0). A parameter that the
+        measurements do not determine has an infinite sd: the signal does not depend on it, or the others inflate its
+        variance more than 1e8 times. A fixed one has 0.
+
+    Raises
+    ------
+    ValueError
+        If shapes, names or units do not fit together, sigma is not positive, the echo times are not such that the
+        model can be fitted, or its signal has no finite derivative.
+
+    Notes
+    -----
+    With J the derivatives of the signal, the Fisher information is J'J/σ² (plus one over the prior's variance), and
+    the bound is the diagonal of its inverse. Rician noise multiplies the rows of J by what is left of the information
+    at their signal-to-noise ratio.
+
+    References
+    ----------
+    Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, chapter 3, 1993; Karlsen, Verhagen, Bovée,
+    Magn Reson Med 41:614–623, 1999 (Rician noise).
+
+    Examples
+    --------
+    >>> table = protocol_precision(Protocol([0, 1000]), "adc", [1.0, 1.0], sigma=0.02)
+    >>> table[["parameter", "cv"]].round(3).values.tolist()
+    [['S0', 0.02], ['ADC', 0.058]]
+    """
+    import pandas as pd
+
+    model = resolve_model(model)
+    values = _parameter_sets(model, parameters)
+    free = _free(model, fixed)
+    rows = _information_rows(model, values, protocol, sigma, noise)[:, :, free]
+    weights = _prior_rows(model, values, prior, weak=None)[:, free]
+    sd = np.zeros_like(values)
+    sd[:, free] = _standard_deviations(rows, weights)
+    n, p = values.shape
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cv = np.where(sd == 0, 0.0, sd / np.abs(values))
+    return pd.DataFrame(
+        {
+            "set": np.repeat(np.arange(n), p),
+            "parameter": np.tile(model.names, n),
+            "unit": np.tile(model.units, n),
+            "value": values.ravel(),
+            "sd": sd.ravel(),
+            "cv": cv.ravel(),
+        }
+    )
+
+
+def rank_contrasts(
+    protocol: Protocol,
+    model: str | SignalModel,
+    parameters: ArrayLike | Mapping[str, ArrayLike],
+    sigma: ArrayLike,
+    *,
+    start: Protocol | ArrayLike | None = None,
+    criterion: str = "A",
+    n: int | None = None,
+    prior: float | Mapping[str, float] | ArrayLike | None = None,
+    fixed: Sequence[str] = (),
+    noise: str = "gaussian",
+) -> pd.DataFrame:
+    """
+    Order the contrasts of a protocol by what they add to the precision of a model's parameters.
+
+    One contrast after another is taken, each time the one that makes the criterion smallest together with those
+    taken before: to plan a shorter scan, or to find the one image worth adding to a scan (`start`).
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The contrasts that can be measured, each once.
+    model : str or SignalModel
+        A name in `MODELS`, or a model.
+    parameters : array_like of shape (n_parameters,) or (n_sets, n_parameters), or mapping of str to array_like
+        The tissues that matter, as for `protocol_precision`; the criterion is averaged over them.
+    sigma : float or array_like of shape (n_sets,)
+        Standard deviation of the noise of one measurement, in the unit of the model's amplitude.
+    start : Protocol or indices, optional
+        Contrasts that are measured anyway, such as ``protocol.clinical()``; none by default.
+    criterion : {"A", "D"}, default="A"
+        ``"A"``: the mean, over parameters, of the squared coefficient of variation. ``"D"``: the logarithm of the
+        determinant of the covariance of the relative errors, over the number of parameters.
+    n : int, optional
+        How many contrasts to take; all by default.
+    prior : float, mapping of str to float or array_like of shape (n_parameters,), optional
+        What is known before: one number, as a share of each parameter's value, or standard deviations in their units.
+        By default 1: weak, and enough to tell contrasts apart while there are fewer than parameters. With a much
+        weaker one (a hundred times), `start` has to determine the parameters.
+    fixed : sequence of str, default=()
+        Parameters that are known and not estimated.
+    noise : {"gaussian", "rician"}, default="gaussian"
+        As for `protocol_precision`.
+
+    Returns
+    -------
+    DataFrame
+        One row for each contrast in the order taken: ``step`` (from 1), ``index`` (in the protocol), ``contrast``
+        (its label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``score`` (the criterion with all contrasts so far),
+        ``gain`` (by how much it fell) and ``cv_…``, the coefficient of variation of each parameter with the prior's
+        help (root mean square over the sets). Before them stands step 0: what is known from `start` and the prior.
+
+    Raises
+    ------
+    ValueError
+        If shapes, names or units do not fit together, the criterion is unknown, nothing is left to take, the echo
+        times are not such that the model can be fitted, its signal has no finite derivative, or the prior is so weak
+        that some choice of contrasts does not determine the parameters.
+
+    References
+    ----------
+    Atkinson, Donev, Tobias, Optimum Experimental Designs, with SAS, chapters 10–12, 2007.
+    """
+    model = resolve_model(model)
+    if criterion not in CRITERIA:
+        msg = f"criterion must be 'A' or 'D', not {criterion!r}; for predicted signals see rank_contrasts_by_prediction"
+        raise ValueError(msg)
+    values = _parameter_sets(model, parameters)
+    if (values == 0).any():
+        msg = f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; give a small value"
+        raise ValueError(msg)
+    free = _free(model, fixed)
+    names = [name for name, is_free in zip(model.names, free, strict=True) if is_free]
+    # Derivatives by the logarithm of the parameters: variances are then squared coefficients of variation.
+    rows = (_information_rows(model, values, protocol, sigma, noise) * values[:, None, :])[:, :, free]
+    weights = (_prior_rows(model, values, prior, weak=1.0) * np.abs(values))[:, free]
+    taken, left = start_of(protocol, start, n)
+    information = np.einsum("smi,smj->sij", rows[:, taken], rows[:, taken])
+    information[:, np.arange(len(names)), np.arange(len(names))] += weights**2
+    score, cv = _judge(information[None], criterion, names)
+    steps = [Step(-1, score[0], np.nan, cv[0])]
+    for _ in range(n or len(left)):
+        each = information + np.einsum("smi,smj->msij", rows[:, left], rows[:, left])
+        score, cv = _judge(each, criterion, names)
+        best = int(np.argmin(score))
+        steps.append(Step(left.pop(best), score[best], steps[-1].score - score[best], cv[best]))
+        information = each[best]
+    return order_table(protocol, steps, len(taken), "score", [f"cv_{name}" for name in names])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """
+    A contrast that was taken, or what there was before the first.
+
+    Parameters
+    ----------
+    index : int
+        Of the contrast in the protocol; -1 before the first.
+    score : float
+        What the order is judged by, with this contrast.
+    gain : float
+        How much it fell.
+    more : ndarray
+        Values of further columns.
+    """
+
+    index: int
+    score: float
+    gain: float
+    more: NDArray[np.float64]
+
+
+def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None) -> tuple[list[int], list[int]]:
+    """
+    Part the contrasts in those that are measured anyway and those that can be taken.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        All contrasts.
+    start : Protocol, indices or None
+        Those that are measured anyway.
+    n : int or None
+        How many are to be taken.
+
+    Returns
+    -------
+    taken, left : list of int
+        Indices.
+
+    Raises
+    ------
+    ValueError
+        If `start` names a contrast twice or one that is not there, or fewer than `n` are left.
+    """
+    if start is None:
+        taken = []
+    elif isinstance(start, Protocol):
+        taken = start.indices_in(protocol).tolist()
+    else:
+        taken = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist() if np.size(start) else []
+    outside = [index for index in taken if not 0 <= index < len(protocol)]
+    if outside or len(set(taken)) != len(taken):
+        msg = f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}"
+        raise ValueError(msg)
+    left = [index for index in range(len(protocol)) if index not in taken]
+    if not left or (n is not None and not 1 <= n <= len(left)):
+        msg = f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}"
+        raise ValueError(msg)
+    return taken, left
+
+
+def order_table(protocol: Protocol, steps: list[Step], n_start: int, score: str, more: list[str]) -> pd.DataFrame:
+    """
+    Put the steps of an order in a table.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        All contrasts.
+    steps : list of Step
+        In the order taken; the first is what there was before.
+    n_start : int
+        How many contrasts there were before.
+    score : str
+        Name of the column of scores.
+    more : list of str
+        Names of the further columns.
+
+    Returns
+    -------
+    DataFrame
+        One row for each step.
+    """
+    import pandas as pd
+
+    indices = [step.index for step in steps]
+    te = np.full(len(protocol), np.nan) if protocol.te is None else protocol.te
+    table = pd.DataFrame(
+        {
+            "step": np.arange(len(steps)),
+            "index": indices,
+            "contrast": [f"start ({n_start})", *(protocol.labels[index] for index in indices[1:])],
+            "b": [np.nan, *protocol.b[indices[1:]]],
+            "te": [np.nan, *te[indices[1:]]],
+            score: [step.score for step in steps],
+            "gain": [step.gain for step in steps],
+        }
+    )
+    return table.join(pd.DataFrame(np.array([step.more for step in steps]), columns=more))
+
+
+def _information_rows(
+    model: SignalModel, values: NDArray, protocol: Protocol, sigma: ArrayLike, noise: str
+) -> NDArray[np.float64]:
+    """Give rows R, of shape (n_sets, m, p), such that R'R is the Fisher information."""
+    if noise not in NOISES:
+        msg = f"noise must be 'gaussian' or 'rician', not {noise!r}"
+        raise ValueError(msg)
+    check_echo_times(protocol, model)
+    level = _noise(sigma, len(values))[:, None]
+    with np.errstate(all="ignore"):
+        rows = signal_jacobian(model, values, protocol) / level[:, :, None]
+    if not np.isfinite(rows).all():
+        at, _, column = np.argwhere(~np.isfinite(rows))[0]
+        msg = (
+            f"the signal of model {model.name} has no finite derivative by {model.names[column]} in set {at}, where "
+            f"it is {values[at, column]:g}; give a value inside its bounds, away from 0"
+        )
+        raise ValueError(msg)
+    if noise == "rician":
+        rows *= np.sqrt(_rician_share(np.abs(model.signal(values, protocol)) / level))[:, :, None]
+    return rows
+
+
+def _rician_share(snr: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give what is left in a magnitude of the information on its amplitude: 0 at no signal, 1 at a strong one."""
+    from scipy.special import i0e, i1e
+
+    at = np.linspace(0, _LARGEST_SNR, 481)[:, None]
+    magnitude = np.maximum(at + np.linspace(-9, 9, 721), 0.0)
+    density = magnitude * np.exp(-0.5 * (magnitude - at) ** 2) * i0e(magnitude * at)
+    score = magnitude * i1e(magnitude * at) / i0e(magnitude * at) - at
+    share = np.trapezoid(density * score**2, magnitude, axis=1)
+    strong = np.maximum(snr, _LARGEST_SNR)
+    return np.where(snr < _LARGEST_SNR, np.interp(snr, at[:, 0], share), 1 - 0.5 / strong**2)
+
+
+def _judge(
+    information: NDArray[np.float64], criterion: str, names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Score candidates (first axis) by the information on each set (second): score, and root mean square CVs."""
+    known = np.diagonal(information, axis1=-2, axis2=-1)
+    length = np.sqrt(np.where(known > _SMALLEST, known, 1.0))
+    values, axes = np.linalg.eigh(information / (length[..., :, None] * length[..., None, :]))
+    inflation = (axes**2 / np.maximum(values, _SMALLEST)[..., None, :]).sum(axis=-1)
+    unknown = (known <= _SMALLEST) | ~(inflation <= _LARGEST_INFLATION)
+    if unknown.any():
+        which = [name for name, one in zip(names, unknown.any(axis=(0, 1)), strict=True) if one]
+        msg = (
+            f"some choice of contrasts does not determine {', '.join(which)} with so weak a prior; give a stronger one "
+            "(prior=1, the default, is the size of each parameter), contrasts that determine them (start=), or values "
+            "that are known (fixed=)"
+        )
+        raise ValueError(msg)
+    covariance = np.linalg.inv(information)
+    variances = np.diagonal(covariance, axis1=-2, axis2=-1)
+    cv = np.sqrt(variances.mean(axis=1))
+    if criterion == "A":
+        return variances.mean(axis=(1, 2)), cv
+    return -np.linalg.slogdet(information)[1].mean(axis=1) / information.shape[-1], cv
+
+
+def _standard_deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert the information of each set: rows (n, m, p) of derivatives, weights (n, p) of the prior."""
+    n, _, p = rows.shape
+    prior = np.zeros((n, p, p))
+    prior[:, np.arange(p), np.arange(p)] = weights
+    rows = np.concatenate([rows, prior], axis=1)
+    length = np.linalg.norm(rows, axis=1)
+    seen = length > _SMALLEST
+    length = np.where(seen, length, 1.0)
+    # By singular values of the derivatives, not of the information, which would square their ratio.
+    _, values, axes = np.linalg.svd(rows / length[:, None, :], full_matrices=False)
+    values = np.maximum(values, np.finfo(float).eps)
+    inflation = ((axes / values[:, :, None]) ** 2).sum(axis=1)
+    return np.where(seen & (inflation <= _LARGEST_INFLATION), np.sqrt(inflation) / length, np.inf)
+
+
+def _parameter_sets(model: SignalModel, parameters: ArrayLike | Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    if isinstance(parameters, Mapping):
+        missing, unknown = set(model.names) - set(parameters), set(parameters) - set(model.names)
+        if missing or unknown:
+            what = f"no {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(unknown))}"
+            msg = f"parameters of model {model.name}: {what}; it has {', '.join(model.names)}"
+            raise ValueError(msg)
+        columns = np.broadcast_arrays(*(np.asarray(parameters[name], dtype=float) for name in model.names))
+        values = np.stack([np.ravel(column) for column in columns], axis=1)
+    else:
+        values = np.atleast_2d(np.asarray(parameters, dtype=float))
+    if values.ndim != 2 or values.shape[1] != len(model.names) or not len(values):
+        msg = (
+            f"parameters must have shape (n_sets, {len(model.names)}), columns {', '.join(model.names)}; "
+            f"not {values.shape}"
+        )
+        raise ValueError(msg)
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        msg = f"parameters must be finite; {model.names[column]} of set {row} is {values[row, column]}"
+        raise ValueError(msg)
+    return values
+
+
+def _noise(sigma: ArrayLike, n: int) -> NDArray[np.float64]:
+    noise = np.asarray(sigma, dtype=float)
+    if noise.shape not in ((), (1,), (n,)):
+        msg = f"sigma must be a number or {n} of them, one for each set of parameters; got shape {noise.shape}"
+        raise ValueError(msg)
+    if not (np.isfinite(noise).all() and (noise > 0).all()):
+        msg = f"sigma must be positive and finite (the standard deviation of the noise); got {np.ravel(noise).min():g}"
+        raise ValueError(msg)
+    return np.broadcast_to(noise, (n,))
+
+
+def _free(model: SignalModel, fixed: Sequence[str]) -> NDArray[np.bool_]:
+    fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
+    unknown = sorted(set(fixed) - set(model.names))
+    if unknown or set(fixed) == set(model.names):
+        problem = f"unknown {', '.join(unknown)}" if unknown else "all are"
+        msg = f"fixed parameters of model {model.name}: {problem}; it has {', '.join(model.names)}"
+        raise ValueError(msg)
+    return np.array([name not in fixed for name in model.names])
+
+
+def _prior_rows(
+    model: SignalModel, values: NDArray, prior: float | Mapping[str, float] | ArrayLike | None, *, weak: float | None
+) -> NDArray[np.float64]:
+    """Give one over the prior's standard deviation, for each set and parameter; 0 where nothing is known."""
+    if prior is not None and not isinstance(prior, Mapping) and np.ndim(prior) == 0:
+        weak, prior = float(prior), None  # type: ignore[arg-type] # a number
+    sd = np.full(values.shape, np.inf) if weak is None else weak * np.abs(values)
+    if isinstance(prior, Mapping):
+        unknown = sorted(set(prior) - set(model.names))
+        if unknown:
+            msg = f"the prior knows {', '.join(unknown)}, which model {model.name} does not have; it has {model.names}"
+            raise ValueError(msg)
+        for name, value in prior.items():
+            sd[:, model.names.index(name)] = value
+    elif prior is not None:
+        given = np.asarray(prior, dtype=float)
+        if given.shape != (len(model.names),):
+            msg = f"the prior must be a mapping by name or {len(model.names)} standard deviations, not {prior!r}"
+            raise ValueError(msg)
+        sd[:] = given
+    if not (sd > 0).all():
+        msg = "standard deviations of the prior must be positive; name parameters that are known in fixed="
+        raise ValueError(msg)
+    return 1 / sd
+
+
+def _zeros(model: SignalModel, values: NDArray) -> str:
+    return ", ".join(name for name, column in zip(model.names, values.T, strict=True) if (column == 0).any())

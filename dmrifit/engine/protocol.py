@@ -1,0 +1,675 @@
+"""Acquisition protocols: the b-value, echo time and direction of every measurement."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.checks import real_numbers
+from dmrifit._utils.html_repr import html_summary
+from dmrifit._utils.text_files import read_numbers, read_small
+from dmrifit.engine.exact_math import geometric_mean
+
+__all__ = [
+    "MS_PER_UM2_PER_S_PER_MM2",
+    "Protocol",
+    "average_directions",
+    "read_echo_times",
+    "read_gradients",
+]
+
+#: b-values are s/mm² in files and ms/µm² in formulas, so that b·D is dimensionless with D in µm²/ms.
+MS_PER_UM2_PER_S_PER_MM2 = 1e-3
+
+_MS_PER_S = 1e3
+_SMALLEST_PLAUSIBLE_MAX_B = 20.0
+_LARGEST_PLAUSIBLE_B = 1e5
+_LONGEST_PLAUSIBLE_TE = 2000.0  # ms
+_LONGEST_DIRECTION = 1e6  # what is called a unit vector may have another length, but not any
+_B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
+_B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
+_B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
+_B_NEAR_RELATIVE = 0.02
+_TE_MATCH = 0.05  # ms
+_MOST_LISTED = 21  # measurements in a message
+
+_PRESETS = {
+    # Five b-values and two echo times are named in the study; the rest is this project's default.
+    "cohort1": ((0, 50, 100, 400, 900, 1200, 1600), (93, 105, 120)),
+    "cohort2": ((0, 50, 100, 400, 900, 1200, 1500), (75, 90, 105)),
+}
+
+
+class Protocol:
+    """
+    The contrasts of a diffusion or diffusion-relaxation acquisition, in the order of its volumes.
+
+    A protocol is frozen, hashable, and equal to another one by value (the name does not count).
+
+    Parameters
+    ----------
+    b : array_like of shape (n_measurements,)
+        Diffusion weighting in s/mm².
+    te : float or array_like of shape (n_measurements,), optional
+        Echo times in ms; one number stands for all measurements.
+    directions : array_like of shape (n_measurements, 3), optional
+        Gradient directions. They are normalized to unit length; a zero or NaN row, as files write it
+        at b = 0, becomes zeros.
+    name : str, default=""
+        A label for reports.
+
+    Attributes
+    ----------
+    b, te, directions : ndarray or None
+        Read-only copies of the arguments.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, a value is negative or not finite, or a unit looks wrong (b in ms/µm² or
+        s/m², echo times in seconds).
+
+    Examples
+    --------
+    >>> protocol = Protocol([0, 500, 1000], te=80)
+    >>> len(protocol), protocol.te.tolist()
+    (3, [80.0, 80.0, 80.0])
+    """
+
+    __slots__ = ("b", "directions", "name", "te")
+
+    b: NDArray[np.float64]
+    te: NDArray[np.float64] | None
+    directions: NDArray[np.float64] | None
+    name: str
+
+    def __init__(
+        self, b: ArrayLike, te: ArrayLike | None = None, *, directions: ArrayLike | None = None, name: str = ""
+    ) -> None:
+        set_ = object.__setattr__
+        set_(self, "b", _checked_b(b))
+        set_(self, "te", None if te is None else _checked_te(te, len(self.b)))
+        set_(self, "directions", None if directions is None else _checked_directions(directions, len(self.b)))
+        set_(self, "name", str(name))
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        msg = f"Protocol is frozen: make a new one instead of setting {attribute!r}"
+        raise AttributeError(msg)
+
+    def __delattr__(self, attribute: str) -> None:
+        msg = f"Protocol is frozen: {attribute!r} cannot be deleted"
+        raise AttributeError(msg)
+
+    def _key(self) -> tuple[bytes | None, ...]:
+        return tuple(None if a is None else (a + 0.0).tobytes() for a in (self.b, self.te, self.directions))
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Protocol) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __len__(self) -> int:
+        return len(self.b)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.b, self.te, self.directions, self.name)
+
+    def _repr_html_(self) -> str:
+        """Show the contrasts in notebooks, by echo time."""
+        rows = []
+        for te in [None] if self.te is None else np.unique(self.te):
+            b = self.b if self.te is None else self.b[self.te == te]
+            values, counts = np.unique(b, return_counts=True)
+            told = (f"{value:g}" + (f" ({n}×)" if n > 1 else "") for value, n in zip(values, counts, strict=True))
+            rows.append((None if te is None else f"{te:g}", ", ".join(told), len(b)))
+        named = f"Protocol {self.name}" if self.name else "Protocol"
+        note = "with directions" if self.directions is not None else ""
+        title = f"{named}: {len(self)} measurement{'s' * (len(self) != 1)}"
+        return html_summary(title, ("TE, ms", "b, s/mm²", "measurements"), rows, note=note)
+
+    def __repr__(self) -> str:
+        distinct = np.unique(self.b)
+        b = ", ".join(f"{value:g}" for value in distinct)
+        if len(distinct) > 12:
+            b = f"{distinct[0]:g} … {distinct[-1]:g} ({len(distinct)} values)"
+        te = "" if self.te is None else "; TE = " + ", ".join(f"{value:g}" for value in np.unique(self.te)) + " ms"
+        label = f"{self.name!r}, " if self.name else ""
+        directed = "" if self.directions is None else "; with directions"
+        return f"<Protocol {label}{len(self)} measurements, b = {b} s/mm²{te}{directed}>"
+
+    @property
+    def b_ms_per_um2(self) -> NDArray[np.float64]:
+        """Diffusion weighting in ms/µm², the unit inside formulas, shape (n_measurements,)."""
+        return self.b * MS_PER_UM2_PER_S_PER_MM2
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A column name for each measurement, such as ``S_b400_TE93``, unique within the protocol."""
+        names = [f"S_b{b:g}" + (f"_TE{te:g}" if te is not None else "") for b, te in _contrasts(self)]
+        counts: dict[str, int] = {}
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+        seen: dict[str, int] = {}
+        for i, name in enumerate(names):
+            if counts[name] > 1:
+                seen[name] = seen.get(name, 0) + 1
+                names[i] = f"{name}_{seen[name]}"
+        return tuple(names)
+
+    @classmethod
+    def read(
+        cls,
+        bval: str | Path,
+        te: str | Path | float | Sequence[str | Path] | None = None,
+        bvec: str | Path | None = None,
+        *,
+        b_tolerance: float | None = None,
+    ) -> Protocol:
+        """
+        Read a protocol from the text files that lie beside a diffusion scan.
+
+        Parameters
+        ----------
+        bval : path
+            b-values in s/mm²: one row or one column, separated by blanks or commas.
+        te : path, number or sequence of paths, optional
+            Echo times: a number in ms; a text file in ms (one value, or one per volume); one BIDS
+            sidecar (``.json``, EchoTime in seconds); or one sidecar per volume.
+        bvec : path, optional
+            Gradient directions, 3 × n or n × 3.
+        b_tolerance : float, optional
+            Take b-values that lie so close (s/mm²) for one, as `rounded` does: 0.5 for 0, 995 for 1000. By default
+            they stay as they are in the file.
+
+        Returns
+        -------
+        Protocol
+            The protocol, named after the b-value file.
+
+        Raises
+        ------
+        ValueError
+            If a file holds no numbers, counts differ, or a unit looks wrong; the message names the file.
+        FileNotFoundError
+            If a file does not exist.
+        """
+        bval = Path(bval)
+        b, directions = read_gradients(bval, bvec)
+        echo_times = None if te is None else read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
+        try:
+            protocol = cls(b, echo_times, directions=directions, name=bval.name.split(".")[0])
+            return protocol if b_tolerance is None else protocol.rounded(b_tolerance)
+        except ValueError as error:
+            sources = ", ".join(str(source) for source in (bval, te, bvec) if source is not None)
+            msg = f"{sources}: {error}"
+            raise ValueError(msg) from None
+
+    @classmethod
+    def preset(cls, name: str) -> Protocol:
+        """
+        Return the advanced protocol of one of the study's two cohorts.
+
+        The study names b = 0, 50, 100, 400, 900, 1600 s/mm² and TE = 105, 120 ms; the other values
+        are assumed.
+
+        Parameters
+        ----------
+        name : {"cohort1", "cohort2"}
+            1.5 T, TE 93, 105, 120 ms; or 3 T, TE 75, 90, 105 ms.
+
+        Returns
+        -------
+        Protocol
+            21 contrasts, 7 b-values at each of 3 echo times, echo time by echo time.
+
+        Raises
+        ------
+        ValueError
+            If the name is not a preset.
+
+        References
+        ----------
+        Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
+        """
+        if name not in _PRESETS:
+            msg = f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one from files"
+            raise ValueError(msg)
+        b, te = _PRESETS[name]
+        return cls(np.tile(b, len(te)), np.repeat(te, len(b)), name=name)
+
+    def clinical(self, n_b: int = 5) -> NDArray[np.intp]:
+        """
+        Find the clinical part of an advanced protocol: the lowest b-values at the shortest TE.
+
+        Parameters
+        ----------
+        n_b : int, default=5
+            How many b-values.
+
+        Returns
+        -------
+        ndarray of shape (n_b,)
+            Indices of those measurements, by ascending b.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer b-values at the shortest echo time, or one of them was measured more
+            than once, exactly or within 2 % (average directions first).
+        """
+        at = np.arange(len(self)) if self.te is None else np.flatnonzero(self.te <= self.te.min() + _TE_MATCH)
+        at = at[np.argsort(self.b[at], kind="stable")]
+        where = "" if self.te is None else f" at the shortest TE ({self.te.min():g} ms)"
+        if len(at) < n_b:
+            msg = (
+                f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²"
+            )
+            raise ValueError(msg)
+        lowest = at[:n_b]
+        ends = self.b[at[: n_b + 1]]
+        if np.any(np.diff(ends) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ends[1:])):
+            msg = f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions first"
+            raise ValueError(msg)
+        return lowest
+
+    def take(self, indices: ArrayLike) -> Protocol:
+        """
+        Select measurements.
+
+        Parameters
+        ----------
+        indices : array_like of int
+            Which measurements, in the wanted order.
+
+        Returns
+        -------
+        Protocol
+            The selected measurements.
+        """
+        indices = np.asarray(indices)
+        return Protocol(
+            self.b[indices],
+            None if self.te is None else self.te[indices],
+            directions=None if self.directions is None else self.directions[indices],
+            name=self.name,
+        )
+
+    def rounded(self, tolerance: float = 10.0) -> Protocol:
+        """
+        Give b-values that were meant to be one the same value.
+
+        Scanners write the b-value that each volume really had: 0.5 or 5 for 0, 995 to 1005 for 1000. Fits may use
+        those; protocols that are to be found in each other, or counted, need the b-values that were meant.
+
+        Parameters
+        ----------
+        tolerance : float, default=10
+            b-values within ± tolerance (s/mm²) count as one. It has to be smaller than half the step between
+            b-values that differ on purpose: with the default, 10 and 20 become one.
+
+        Returns
+        -------
+        Protocol
+            The same measurements; the b-values of each group are replaced by the roundest number that lies within
+            the tolerance of their mean: a multiple of 1000, 500, 100, 50, 10, 5 or 1 s/mm², or the mean itself.
+
+        Raises
+        ------
+        ValueError
+            If the tolerance is negative or not finite.
+        """
+        if not (np.isfinite(tolerance) and tolerance >= 0):
+            msg = f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}"
+            raise ValueError(msg)
+        shell = _shells(self.b, tolerance)
+        b = np.empty(len(self))
+        for number in np.unique(shell):
+            b[shell == number] = _roundest(float(self.b[shell == number].mean()), tolerance)
+        return Protocol(b, self.te, directions=self.directions, name=self.name)
+
+    def indices_in(self, other: Protocol, *, b_tolerance: float = _B_MATCH) -> NDArray[np.intp]:
+        """
+        Find each measurement of this protocol in another one.
+
+        Parameters
+        ----------
+        other : Protocol
+            The protocol to look in; echo times match within 0.05 ms.
+        b_tolerance : float, default=1
+            b-values match within so many s/mm².
+
+        Returns
+        -------
+        ndarray of shape (len(self),)
+            ``other.take(result)`` has the contrasts of this protocol.
+
+        Raises
+        ------
+        ValueError
+            If a contrast is missing there (all missing ones are named) or stands there more than once.
+        """
+        if not (np.isfinite(b_tolerance) and b_tolerance >= 0):
+            msg = f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}"
+            raise ValueError(msg)
+        if (self.te is None) != (other.te is None):
+            msg = "only one of the two protocols has echo times; give both or none"
+            raise ValueError(msg)
+        same = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= b_tolerance)
+        if self.te is not None and other.te is not None:
+            same &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
+        if self.directions is not None and other.directions is not None:
+            along = np.abs(self.directions @ other.directions.T) > 1 - 1e-6
+            undirected = np.linalg.norm(self.directions, axis=1) == 0
+            same &= along | undirected[:, None]
+        found = same.sum(axis=1)
+        if np.any(found == 0):
+            missing = ", ".join(np.array(self.labels)[found == 0])
+            more = f", … ({len(other)} in all)" if len(other) > _MOST_LISTED else ""
+            msg = f"the other protocol lacks {missing}; it has {', '.join(other.labels[:_MOST_LISTED])}{more}"
+            apart = np.abs(self.b[found == 0][:, None] - other.b).min(axis=1)
+            limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * self.b[found == 0])
+            if ((apart > b_tolerance) & (apart <= limit)).all():
+                msg += f"; if b-values were meant to be the same, read them with b_tolerance={np.ceil(apart.max()):g}"
+            raise ValueError(msg)
+        if np.any(found > 1):
+            twice = ", ".join(np.array(self.labels)[found > 1])
+            msg = f"the other protocol has more than one measurement for {twice}; use average_directions first"
+            raise ValueError(msg)
+        return same.argmax(axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Give the protocol as plain lists for JSON.
+
+        Returns
+        -------
+        dict
+            Keys ``name``, ``b`` (s/mm²), ``te`` (ms) and ``directions``; the last two may be None.
+        """
+        return {
+            "name": self.name,
+            "b": self.b.tolist(),
+            "te": None if self.te is None else self.te.tolist(),
+            "directions": None if self.directions is None else self.directions.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Protocol:
+        """
+        Make a protocol from what `to_dict` gave.
+
+        Parameters
+        ----------
+        fields : dict
+            As returned by `to_dict`.
+
+        Returns
+        -------
+        Protocol
+            The same protocol.
+        """
+        return cls(fields["b"], fields.get("te"), directions=fields.get("directions"), name=fields.get("name", ""))
+
+
+def average_directions(
+    signals: ArrayLike, protocol: Protocol, *, mean: str = "geometric", tolerance: float = 25
+) -> tuple[NDArray[np.float64], Protocol]:
+    """
+    Average the measurements that share a b-value and an echo time.
+
+    Parameters
+    ----------
+    signals : array_like of shape (..., n_measurements)
+        Magnitudes. NaN and infinite ones are left out of the mean.
+    protocol : Protocol
+        The protocol of the last axis.
+    mean : {"geometric", "arithmetic"}, default="geometric"
+        The geometric mean is the signal of the mean diffusivity (trace-weighted image); a zero makes
+        it zero. The arithmetic mean is the powder average.
+    tolerance : float, default=25
+        b-values within ± tolerance (s/mm²) count as one, because scanners write the b-value that
+        each direction really had.
+
+    Returns
+    -------
+    signals : ndarray of shape (..., n_contrasts)
+        One column for each (b, TE), by echo time, then b; NaN where nothing could be averaged (and,
+        for the geometric mean, where a magnitude is negative).
+    protocol : Protocol
+        The contrasts, without directions; b is the mean of the b-values averaged over.
+
+    Raises
+    ------
+    ValueError
+        If the last axis is not as long as the protocol, or `mean` is unknown.
+    """
+    signals = real_numbers(signals, "signals")
+    if signals.ndim == 0 or signals.shape[-1] != len(protocol):
+        msg = f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the last axis"
+        raise ValueError(msg)
+    if mean not in ("geometric", "arithmetic"):
+        msg = f"mean must be 'geometric' or 'arithmetic', not {mean!r}"
+        raise ValueError(msg)
+    shell = _shells(protocol.b, tolerance)
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    groups = sorted({(float(t), int(s)) for t, s in zip(te, shell, strict=True)})
+    averaged = np.empty((*signals.shape[:-1], len(groups)))
+    b = np.empty(len(groups))
+    for i, (echo_time, number) in enumerate(groups):
+        members = (te == echo_time) & (shell == number)
+        b[i] = protocol.b[members].mean()
+        averaged[..., i] = _mean_of_finite(signals[..., members], geometric=mean == "geometric")
+    times = None if protocol.te is None else np.array([t for t, _ in groups])
+    return averaged, Protocol(b, times, name=protocol.name)
+
+
+def read_gradients(
+    bval: str | Path, bvec: str | Path | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """
+    Read b-values and gradient directions from FSL-style text files, as they stand there.
+
+    Parameters
+    ----------
+    bval : path
+        b-values in s/mm²: one row or one column, separated by blanks or commas.
+    bvec : path, optional
+        Gradient directions, 3 × n or n × 3.
+
+    Returns
+    -------
+    b : ndarray of shape (n,)
+        b-values.
+    directions : ndarray of shape (n, 3), or None
+        Directions.
+
+    Raises
+    ------
+    ValueError
+        If a file holds no numbers, or their numbers differ.
+    FileNotFoundError
+        If a file does not exist.
+    """
+    b = read_numbers(Path(bval)).ravel()
+    if bvec is None:
+        return b, None
+    directions = read_numbers(Path(bvec))
+    if directions.shape == (3, len(b)):  # FSL's own layout; it also decides the case of 3 × 3
+        directions = directions.T
+    if directions.shape != (len(b), 3):
+        msg = (
+            f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
+            f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
+        )
+        raise ValueError(msg)
+    return b, directions
+
+
+def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volumes: str = "") -> NDArray[np.float64]:
+    """
+    Read echo times from wherever they are written.
+
+    Parameters
+    ----------
+    te : path, number or sequence of paths
+        A number in ms; a text file in ms (one value, or one per volume); one BIDS sidecar (``.json``, EchoTime in
+        seconds); or one sidecar per volume.
+    n : int
+        How many volumes there are.
+    volumes : str, optional
+        What messages call them.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Echo times in ms.
+
+    Raises
+    ------
+    ValueError
+        If a file holds no echo times, their number is neither 1 nor `n`, or a unit looks wrong.
+    FileNotFoundError
+        If a file does not exist.
+    """
+    if isinstance(te, (str, Path)):
+        try:
+            times = np.array([float(te)])  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            path = Path(te)
+            if not path.is_file():
+                msg = f"echo times: {str(te)!r} is neither a number of ms nor a file; check its name and folder"
+                raise FileNotFoundError(msg) from None
+            times = _sidecar_echo_times(path) if path.suffix == ".json" else read_numbers(path).ravel()
+    elif isinstance(te, Sequence):
+        times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
+    else:
+        times = np.array([float(te)])
+    if len(times) not in (1, n):
+        named = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
+        msg = f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one for each"
+        raise ValueError(msg)
+    return np.broadcast_to(times, (n,))
+
+
+def _rebuild(b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str) -> Protocol:
+    return Protocol(b, te, directions=directions, name=name)
+
+
+def _contrasts(protocol: Protocol) -> Iterable[tuple[float, float | None]]:
+    return zip(protocol.b, [None] * len(protocol) if protocol.te is None else protocol.te, strict=True)
+
+
+def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
+    shell = np.zeros(len(b), dtype=np.intp)
+    order = np.argsort(b, kind="stable")
+    number, first = 0, b[order[0]]
+    for previous, i in itertools.pairwise(order):
+        if b[i] - b[previous] > tolerance or b[i] - first > 2 * tolerance:
+            number, first = number + 1, b[i]
+        shell[i] = number
+    return shell
+
+
+def _roundest(value: float, tolerance: float) -> float:
+    for step in (1000, 500, 100, 50, 10, 5, 1):
+        rounded = step * round(value / step)
+        if abs(value - rounded) <= tolerance:
+            return float(rounded)
+    return value
+
+
+def _mean_of_finite(values: NDArray, *, geometric: bool) -> NDArray:
+    usable = np.isfinite(values)
+    count = usable.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if geometric:
+            return geometric_mean(values, usable)
+        return np.where(usable, values, 0.0).sum(axis=-1) / count
+
+
+def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    array = np.array(array, dtype=np.float64)
+    array.flags.writeable = False
+    return array
+
+
+def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
+    b = _frozen(np.atleast_1d(real_numbers(b, "b-values")))
+    if b.ndim != 1 or b.size == 0:
+        msg = f"b must be a list of at least one b-value, not an array of shape {b.shape}"
+        raise ValueError(msg)
+    bad = ~np.isfinite(b) | (b < 0)
+    if bad.any():
+        msg = f"b-values must be finite and not negative; number {bad.argmax() + 1} is {b[bad.argmax()]:g}"
+        raise ValueError(msg)
+    if 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B:
+        msg = f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² (multiply by 1000)"
+        raise ValueError(msg)
+    if b.max() > _LARGEST_PLAUSIBLE_B:
+        msg = f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² (divide by 1e6)"
+        raise ValueError(msg)
+    return b
+
+
+def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
+    te = real_numbers(te, "echo times")
+    te = _frozen(np.full(n, te) if te.ndim == 0 or te.shape == (1,) else te)
+    if te.shape != (n,):
+        msg = f"{te.size} echo times for {n} b-values; give one, or one for each"
+        raise ValueError(msg)
+    bad = ~np.isfinite(te) | (te <= 0)
+    if bad.any():
+        msg = f"echo times must be finite and positive; number {bad.argmax() + 1} is {te[bad.argmax()]:g}"
+        raise ValueError(msg)
+    if te.max() < 1:
+        msg = f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds (multiply by 1000)"
+        raise ValueError(msg)
+    if te.max() > _LONGEST_PLAUSIBLE_TE:
+        msg = f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide by 1000)"
+        raise ValueError(msg)
+    return te
+
+
+def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
+    directions = np.array(directions, dtype=float)
+    if directions.shape != (n, 3):
+        msg = f"directions must have shape ({n}, 3), one unit vector for each b-value, not {directions.shape}"
+        raise ValueError(msg)
+    bad = np.abs(np.nan_to_num(directions)).max(axis=1) > _LONGEST_DIRECTION
+    if bad.any():
+        worst = bad.argmax()
+        msg = f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0"
+        raise ValueError(msg)
+    missing = np.isnan(directions)
+    if (partly := missing.any(axis=1) & ~missing.all(axis=1)).any():
+        worst = partly.argmax()
+        msg = f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or zeros at b = 0"
+        raise ValueError(msg)
+    length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
+    return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
+
+
+def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
+    if not path.is_file():
+        msg = f"{path}: no such sidecar; check its name and folder"
+        raise FileNotFoundError(msg)
+    try:
+        value = json.loads(read_small(path))["EchoTime"]
+        seconds = np.atleast_1d(np.array(value, dtype=float)).ravel()
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        msg = f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error}); write one"
+        raise ValueError(msg) from None
+    if not seconds.size:
+        msg = f"{path}: EchoTime is empty; write the echo time in seconds"
+        raise ValueError(msg)
+    if seconds.max() > _LONGEST_PLAUSIBLE_TE / _MS_PER_S:
+        msg = f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)"
+        raise ValueError(msg)
+    return seconds * _MS_PER_S

@@ -1,0 +1,150 @@
+"""Signals of another protocol, computed through a model that was fitted to those measured."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.engine.fitting import fit_voxels
+from dmrifit.engine.map_fitter import check_columns, resolve_model
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["missing_contrasts", "resynthesize"]
+
+
+def resynthesize(
+    signals: ArrayLike,
+    protocol: Protocol,
+    wanted: Protocol,
+    model: str | SignalModel,
+    *,
+    parameters: ArrayLike | None = None,
+    sigma: ArrayLike | None = None,
+    random_state: RandomState = None,
+) -> NDArray[np.float64]:
+    """
+    Give the signals of another protocol: as measured where they were, else through the fitted model.
+
+    A scanner that measured other contrasts can so train an estimator for the protocol of another one.
+    What was computed is as true as the model and no more; where the wanted contrasts lie outside the
+    measured ones, in b-value or echo time, it is an extrapolation.
+
+    Parameters
+    ----------
+    signals : array_like of shape (n_voxels, n_measurements)
+        Magnitudes on any common scale.
+    protocol : Protocol
+        The measurements of the columns, each contrast once.
+    wanted : Protocol
+        The contrasts of the result. Those that the protocol has are kept as they were measured.
+    model : str or SignalModel
+        What is fitted, or was.
+    parameters : array_like of shape (n_voxels, n_parameters), optional
+        The fit to the signals, when it is known already.
+    sigma : float or array_like of shape (n_voxels,), optional
+        Standard deviation of the noise, in the unit of the signals. Rician noise of that level is added
+        to what was computed, so that it is as noisy as what was measured; the fit that is made here
+        then has a noise floor, because the floor would enter twice otherwise.
+    random_state : int, RandomState or None, optional
+        Seed of that noise.
+
+    Returns
+    -------
+    ndarray of shape (n_voxels, n_wanted)
+        Signals in the unit of the input. Computed ones are NaN in voxels without parameters.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, only one protocol has echo times, the model needs them and
+        there are none, a measured contrast stands in the protocol twice, or sigma is negative.
+
+    References
+    ----------
+    Gudbjartsson and Patz, Magn Reson Med 34:910–914, 1995 (Rician noise).
+
+    Examples
+    --------
+    >>> measured, wanted = Protocol([0, 400, 800]), Protocol([0, 1000])
+    >>> resynthesize([[100.0, 67.032, 44.933]], measured, wanted, "adc").round(1).tolist()
+    [[100.0, 36.8]]
+    """
+    model = resolve_model(model)
+    measured = np.asarray(signals, dtype=np.float64)
+    check_columns(measured, protocol, "signals")
+    _check_protocols(wanted, protocol)
+    if model.needs_te and wanted.te is None:
+        msg = f"model {model.name} needs echo times, and the protocols have none; give them (te in ms)"
+        raise ValueError(msg)
+    noise = None if sigma is None else _checked_noise(sigma, len(measured))
+    out = np.empty((len(measured), len(wanted)))
+    kept = np.ones(len(wanted), bool)
+    kept[list(missing_contrasts(wanted, protocol))] = False
+    if kept.any():
+        out[:, kept] = measured[:, wanted.take(np.flatnonzero(kept)).indices_in(protocol)]
+    if kept.all():
+        return out
+    if parameters is None:
+        parameters = fit_voxels(measured, protocol, model, sigma=noise).parameters
+    values = np.asarray(parameters, dtype=np.float64)
+    if values.shape != (len(measured), len(model.names)):
+        msg = (
+            f"parameters must have shape ({len(measured)}, {len(model.names)}): one row per voxel, "
+            f"columns {', '.join(model.names)}; not {values.shape}"
+        )
+        raise ValueError(msg)
+    computed = model.signal(values, wanted.take(np.flatnonzero(~kept)))
+    if noise is not None:
+        rng = np.random.default_rng(seed_for(seed_from(random_state), "resynthesis"))
+        real, imaginary = noise[None, :, None] * rng.standard_normal((2, *computed.shape))
+        computed = np.hypot(computed + real, imaginary)
+    out[:, ~kept] = computed
+    return out
+
+
+@cache
+def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
+    """
+    Find the contrasts that a protocol does not have.
+
+    Parameters
+    ----------
+    wanted : Protocol
+        Contrasts to look for.
+    protocol : Protocol
+        Where.
+
+    Returns
+    -------
+    tuple of int
+        Indices into `wanted`.
+    """
+    missing = []
+    for i in range(len(wanted)):
+        try:
+            wanted.take([i]).indices_in(protocol)
+        except ValueError:
+            missing.append(i)
+    return tuple(missing)
+
+
+def _check_protocols(wanted: Protocol, protocol: Protocol) -> None:
+    if (wanted.te is None) != (protocol.te is None):
+        msg = "only one of the two protocols has echo times; give both or none"
+        raise ValueError(msg)
+    protocol.indices_in(protocol)  # names contrasts that stand there twice
+
+
+def _checked_noise(sigma: ArrayLike, n_voxels: int) -> NDArray[np.float64]:
+    noise = np.asarray(sigma, dtype=np.float64)
+    if noise.shape not in ((), (n_voxels,)) or not np.all(np.isfinite(noise) & (noise >= 0)):
+        msg = (
+            f"sigma must be one finite number of 0 or more, or {n_voxels} of them, one for each voxel; "
+            f"not {noise if noise.ndim == 0 else noise.shape}"
+        )
+        raise ValueError(msg)
+    return np.broadcast_to(noise, (n_voxels,))

@@ -1,0 +1,1 @@
+"""Whole images in, whole images out: fits, predictions, preprocessing, regions."""

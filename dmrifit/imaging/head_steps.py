@@ -1,0 +1,356 @@
+"""Single steps on scans of heads: where the brain is, what field lies over it, how an earlier scan is moved."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from dmrifit._optional import import_optional
+from dmrifit.imaging.corrections import quiet_dipy
+from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
+from dmrifit.io.masks import MASK_THRESHOLD, binarize
+from dmrifit.io.nifti import Image, image_name
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+__all__ = ["align_brain", "aligned", "correct_bias_field", "find_brain", "import_sitk", "inside_of"]
+
+_COARSE = 2.0  # mm, the grid on which brains are found and aligned
+_FIELD_GRID = 4.0  # mm, the grid on which the field is estimated
+_FIELD_ITERATIONS = (50, 50, 30)
+_STRIPPED_SHARE = 0.15  # of voxels with one and the same value, from which on it is a background that somebody set
+_LARGEST_BRAIN = 2200.0  # mL
+_SMALLEST_BRAIN = 20.0  # mL
+_MIDDLE = 40.0  # mm around the middle of a head, which is brain
+_TISSUE = (0.7, 1.4)  # of the signal there; fat and what enhances is brighter, fluid and bone is darker
+_NECKS = (5.0, 7.0, 9.0)  # mm, half the width of what may still join the brain to the scalp, tried in turn
+_DENT = 16.0  # mm, half the width of folds and dents that belong to the brain
+_NOT_POSITIVE = 0.05  # of the brain
+_LARGE_SHIFT, _LARGE_TURN = 30.0, 20.0  # mm, degrees
+_MM3_PER_ML = 1000.0
+
+
+def find_brain(image: Image) -> NDArray[np.bool_]:
+    """
+    Find the brain in a T1 image of a head.
+
+    Where somebody has set everything but the brain to one value, the brain is the rest. Elsewhere ``median_otsu`` of
+    dipy finds the head; what has about the signal of its middle, and is joined to the middle by more than a neck, is
+    brain, with folds and dents up to 32 mm wide filled: a rough mask, which keeps some of what surrounds the brain.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        Magnitudes on three axes.
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+        The brain.
+
+    Raises
+    ------
+    ValueError
+        If the image has not three axes, values that are not finite, or no brain is found.
+    ImportError
+        If the extra ``preprocess`` is not installed.
+    """
+    from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
+
+    scan = read_scan(image)
+    values = array_of(scan)
+    name = image_name(image)
+    if not np.ptp(values):
+        msg = f"{name} is {values.flat[0]:g} everywhere; there is no brain in it"
+        raise ValueError(msg)
+    voxel = float(abs(np.linalg.det(scan.affine[:3, :3]))) / _MM3_PER_ML
+    edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
+    found, counts = np.unique(edge, return_counts=True)
+    background = values == found[counts.argmax()]
+    inside = ~background
+    if background.mean() > _STRIPPED_SHARE and _SMALLEST_BRAIN < inside.sum() * voxel < _LARGEST_BRAIN:
+        return np.asarray(binary_fill_holes(_largest(binary_opening(inside))))
+
+    mask_tools = import_optional("dipy.segment.mask")
+    coarse = resampled(scan, _COARSE)
+    picture = array_of(coarse)
+    picture = np.minimum(picture, np.percentile(picture, 99.5))
+    with threadpool_limits(1), quiet_dipy():
+        _, bright = mask_tools.median_otsu(picture, median_radius=1, numpass=1)
+    steps = np.linalg.norm(coarse.affine[:3, :3], axis=0)
+    middle = _ball(bright, steps)
+    level = float(np.median(picture[middle & bright])) if (middle & bright).any() else np.inf
+    tissue = (picture > _TISSUE[0] * level) & (picture < _TISSUE[1] * level)
+    depth = distance_transform_edt(tissue, sampling=steps)
+    for neck in _NECKS:
+        parts, _ = label(depth > neck)
+        sizes = np.bincount(parts[middle])
+        if not sizes[1:].any():
+            break
+        core = parts == 1 + sizes[1:].argmax()
+        brain = _filled((distance_transform_edt(~core, sampling=steps) <= neck + 1) & tissue, steps)
+        volume = brain.sum() * float(np.prod(steps)) / _MM3_PER_ML
+        if _SMALLEST_BRAIN < volume < _LARGEST_BRAIN:
+            return array_of(onto(scan_of(brain.astype(np.float32), coarse.affine), scan, np.eye(4))) > MASK_THRESHOLD
+    msg = (
+        f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask of a tool for it "
+        "(brain_mask=…), or leave this step out (brain_mask=False)"
+    )
+    raise ValueError(msg)
+
+
+def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Find what lies near the middle of a head; that is brain."""
+    places = np.argwhere(head)
+    center = places.mean(axis=0) if len(places) else np.array(head.shape) / 2
+    apart = (np.moveaxis(np.indices(head.shape), 0, -1) - center) * steps
+    return np.asarray((apart**2).sum(axis=-1) < _MIDDLE**2)
+
+
+def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Fill folds, and the dents that bright tumors at the surface leave."""
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+
+    pad = int(np.ceil(_DENT / steps.min())) + 1
+    padded = np.pad(brain, pad)
+    grown = distance_transform_edt(~padded, sampling=steps) <= _DENT
+    closed = distance_transform_edt(grown, sampling=steps) > _DENT
+    return np.asarray(binary_fill_holes(closed | padded)[pad:-pad, pad:-pad, pad:-pad])
+
+
+def correct_bias_field(
+    values: ArrayLike, affine: ArrayLike, *, mask: NDArray[np.bool_] | None = None, name: str = "the image"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """
+    Remove the smooth field that coils lay over an image, by N4 (SimpleITK, on one thread).
+
+    Parameters
+    ----------
+    values : array_like of shape (x, y, z)
+        Magnitudes.
+    affine : array_like of shape (4, 4)
+        From voxel indices to world coordinates in mm.
+    mask : ndarray of bool, shape (x, y, z), optional
+        The brain; by default all that is brighter than a tenth of the bright parts.
+    name : str, default="the image"
+        What the message calls it.
+
+    Returns
+    -------
+    values : ndarray of float32, shape (x, y, z)
+        The image divided by the field.
+    field : ndarray of float32, shape (x, y, z)
+        The field, of geometric mean 1 inside the mask.
+
+    Raises
+    ------
+    ValueError
+        If the mask is empty or more than 5 % of the values inside it are not positive.
+    ImportError
+        If the extra ``preprocess`` is not installed.
+
+    References
+    ----------
+    Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010.
+    """
+    sitk = import_sitk()
+    picture = np.asarray(values, dtype=np.float32)
+    inside = picture > 0.1 * np.percentile(picture, 98) if mask is None else np.asarray(mask, dtype=bool)
+    n = np.count_nonzero(inside)
+    share = np.count_nonzero(picture[inside] <= 0) / n if n else 1.0
+    if share > _NOT_POSITIVE:
+        what = f"{100 * share:.0f} % of the values in the brain are not positive" if n else "the mask is empty"
+        msg = (
+            f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it cannot be removed "
+            "from normalized images: take the image before that, or leave this step out (bias_field=False)"
+        )
+        raise ValueError(msg)
+    steps = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
+    factors = [int(f) for f in np.clip(np.rint(_FIELD_GRID / steps), 1, np.maximum(np.array(picture.shape) // 8, 1))]
+    positive = np.maximum(picture, 1e-3 * float(np.median(picture[inside])))
+    # SimpleITK counts axes from the last one.
+    whole, where = (sitk.GetImageFromArray(a.transpose()) for a in (positive, inside.astype(np.uint8)))
+    for one in (whole, where):
+        one.SetSpacing(steps.tolist())
+    correct = sitk.N4BiasFieldCorrectionImageFilter()
+    correct.SetNumberOfThreads(1)
+    correct.SetMaximumNumberOfIterations(_FIELD_ITERATIONS)
+    correct.Execute(sitk.Shrink(whole, factors), sitk.Shrink(where, factors))
+    logarithm = sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(whole)).transpose()
+    field = np.exp(logarithm - logarithm[inside].mean()).astype(np.float32)
+    return (picture / field).astype(np.float32), field
+
+
+def align_brain(
+    prior: Image, image: Image, *, brain: Image | None = None, prior_brain: Image | None = None
+) -> NDArray[np.float64]:
+    """
+    Find the affine transformation that brings an earlier scan to the place of a later one (by dipy).
+
+    Centers of mass first, then mutual information, rigid and affine, with voxels of 6 and 4 mm.
+
+    Parameters
+    ----------
+    prior : path or Nifti1Image
+        The scan to move.
+    image : path or Nifti1Image
+        The scan that stays.
+    brain, prior_brain : path or Nifti1Image, optional
+        The brain in each, on its grid; what lies outside is not compared.
+
+    Returns
+    -------
+    ndarray of shape (4, 4)
+        From world coordinates of `image` to those of `prior`, in mm.
+
+    Raises
+    ------
+    ValueError
+        If an image has not three axes, values that are not finite, or fewer than 8 voxels along an axis.
+    ImportError
+        If the extra ``preprocess`` is not installed.
+
+    Warns
+    -----
+    UserWarning
+        If the center of the image moves by more than 30 mm or it turns by more than 20 degrees, or the scans agree
+        no better than by their headers.
+
+    References
+    ----------
+    Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003.
+    """
+    return aligned(read_scan(prior), read_scan(image), prior_brain, brain, image_name(prior))
+
+
+def aligned(
+    prior: nib.Nifti1Pair, image: nib.Nifti1Pair, prior_brain: Image | None, brain: Image | None, name: str
+) -> NDArray[np.float64]:
+    """
+    Do what `align_brain` does, with scans that were read.
+
+    Parameters
+    ----------
+    prior, image : Nifti1Image
+        The scan to move, and the one that stays.
+    prior_brain, brain : path or Nifti1Image, optional
+        The brain in each.
+    name : str
+        What the message calls the prior.
+
+    Returns
+    -------
+    ndarray of shape (4, 4)
+        From world coordinates of `image` to those of `prior`, in mm.
+    """
+    align = import_optional("dipy.align")
+    moving, fixed = (_cut(one, mask) for one, mask in ((prior, prior_brain), (image, brain)))
+    with threadpool_limits(1), quiet_dipy():
+        _, transform = align.affine_registration(
+            array_of(moving).astype(np.float64),
+            array_of(fixed).astype(np.float64),
+            moving_affine=moving.affine,
+            static_affine=fixed.affine,
+            pipeline=["center_of_mass", "rigid", "affine"],
+            level_iters=[50, 20],
+            sigmas=[2.0, 1.0],
+            factors=[3, 2],
+            optimizer_options={"gtol": 1e-4},
+        )
+    transform = np.asarray(transform, dtype=np.float64)
+    _warn_of_bad_fit(moving, fixed, transform, name)
+    return transform
+
+
+def _warn_of_bad_fit(moving: nib.Nifti1Pair, fixed: nib.Nifti1Pair, transform: NDArray, name: str) -> None:
+    """Say when a registration seems to have gone astray."""
+    center = (fixed.affine @ [*(np.array(fixed.shape) - 1) / 2, 1])[:3]
+    shift = float(np.linalg.norm(transform[:3, :3] @ center + transform[:3, 3] - center))
+    left, _, right = np.linalg.svd(transform[:3, :3])
+    turn = float(np.degrees(np.arccos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1))))
+    there = array_of(fixed) != 0
+    agreements = []
+    for matrix in (np.eye(4), transform):
+        values = array_of(onto(moving, fixed, matrix))[there]
+        agreements.append(0.0 if not values.std() else float(np.corrcoef(values, array_of(fixed)[there])[0, 1]))
+    problems = []
+    if shift > _LARGE_SHIFT or turn > _LARGE_TURN:
+        problems.append(f"was moved by {shift:.3g} mm and turned by {turn:.3g} degrees")
+    if agreements[1] < agreements[0]:
+        problems.append(f"agrees worse than before (correlation {agreements[0]:.2f}, now {agreements[1]:.2f})")
+    if problems:
+        msg = f"{name} {' and '.join(problems)}; look at the result, or align it by other means (register=False)"
+        warnings.warn(msg, stacklevel=4)
+
+
+def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
+    """
+    Read a mask.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+        What is above 0.5 is inside.
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+        The mask.
+
+    Raises
+    ------
+    ValueError
+        If nothing is inside.
+    """
+    return binarize(array_of(image), name=image_name(image))
+
+
+def _cut(scan: nib.Nifti1Pair, brain: Image | None) -> nib.Nifti1Pair:
+    """Bring a scan to the coarse grid, cut to the brain, for registration."""
+    values = array_of(scan).astype(np.float32)
+    inside = values != 0 if brain is None else inside_of(read_scan_like(brain, scan, image_name(scan)))
+    values = np.where(inside, values, 0)
+    where = np.argwhere(inside)
+    if not len(where):
+        msg = f"{image_name(scan)} is 0 everywhere; nothing can be aligned to it"
+        raise ValueError(msg)
+    margin = np.ceil(10 / np.linalg.norm(scan.affine[:3, :3], axis=0)).astype(int)
+    low = np.maximum(where.min(axis=0) - margin, 0)
+    high = np.minimum(where.max(axis=0) + margin + 1, values.shape)
+    affine = np.array(scan.affine)
+    affine[:3, 3] += affine[:3, :3] @ low
+    part = values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    coarse = max(_COARSE, float(np.linalg.norm(affine[:3, :3], axis=0).min()))
+    return resampled(scan_of(part, affine), coarse)
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy.ndimage import label
+
+    parts, n = label(mask)
+    return np.asarray(parts == 1 + np.bincount(parts.ravel())[1:].argmax()) if n > 1 else mask
+
+
+def import_sitk() -> Any:
+    """
+    Import SimpleITK, or say how to install it.
+
+    Returns
+    -------
+    module
+        SimpleITK.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``preprocess`` is not installed.
+    """
+    with warnings.catch_warnings():
+        # Its wrapper classes lack a name of their module, which later Pythons tell at import.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return import_optional("SimpleITK")

@@ -1,0 +1,203 @@
+"""What an estimator takes from an image: its measurements, their scale, rows slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.cohort.patches import neighborhoods, with_signal
+from dmrifit.cohort.scaling import PatientScale, reference_columns
+from dmrifit.engine.protocol import Protocol, average_directions
+from dmrifit.io.series import Series
+
+__all__ = ["patient_scale", "sliced_rows", "source_volumes"]
+
+
+def source_volumes(
+    series: Series, source: Protocol, protocol: Protocol | None, *, average: str | None, b_tolerance: float | None
+) -> Callable[[NDArray], NDArray]:
+    """
+    Give the function that takes the measurements that an estimator needs from those of an image.
+
+    Parameters
+    ----------
+    series : Series
+        The image.
+    source : Protocol
+        What the estimator predicts from.
+    protocol : Protocol or None
+        Of the image; None if its volumes are those of `source`.
+    average : str or None
+        How directions are averaged.
+    b_tolerance : float or None
+        How far b-values may differ, in s/mm².
+
+    Returns
+    -------
+    callable
+        From (n_voxels, n_measurements) to (n_voxels, n_source).
+
+    Raises
+    ------
+    ValueError
+        If the image does not hold these measurements, or options need the protocol.
+    """
+    if protocol is None:
+        if average is not None or b_tolerance is not None:
+            msg = "average and b_tolerance need the protocol of the image"
+            raise ValueError(msg)
+        if series.n_measurements != len(source):
+            msg = (
+                f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
+                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image"
+            )
+            raise ValueError(msg)
+        return lambda voxels: voxels
+    series.check_count(protocol)
+    if source.te is not None and protocol.te is None:
+        msg = f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)"
+        raise ValueError(msg)
+    if source.te is None and protocol.te is not None:
+        protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
+    tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
+    contrasts = protocol
+    if average is not None:
+        contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
+    try:
+        chosen = source.indices_in(contrasts, **tolerance)
+    except ValueError as error:
+        hint = "" if b_tolerance else "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
+        msg = f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}"
+        raise ValueError(msg) from None
+    if average is None:
+        return lambda voxels: voxels[:, chosen]
+    return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, chosen]
+
+
+def patient_scale(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    chosen: Callable[[NDArray], NDArray],
+    source: Protocol,
+    scale: str | float | PatientScale | None,
+    *,
+    progress: bool,
+) -> float:
+    """
+    Find the number that the signals are divided by.
+
+    Parameters
+    ----------
+    series : Series
+        The image.
+    region : ndarray of bool of shape (x, y, z) or None
+        Voxels in question; None for those with signal.
+    chosen : callable
+        What `source_volumes` gave.
+    source : Protocol
+        What the estimator predicts from.
+    scale : PatientScale, number or None
+        How it is found, or what it is; None for 1.
+    progress : bool
+        Whether a bar is shown.
+
+    Returns
+    -------
+    float
+        The number.
+
+    Raises
+    ------
+    ValueError
+        If `scale` is none of these, or finds no signal.
+    """
+    if scale is None:
+        return 1.0
+    if isinstance(scale, int | float):
+        if not (np.isfinite(scale) and scale > 0):
+            msg = f"scale must be a positive number, not {scale!r}"
+            raise ValueError(msg)
+        return float(scale)
+    if isinstance(scale, str):
+        msg = f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
+        raise ValueError(msg)
+    # The scale looks at these columns only; all voxels of the others need not be held at once.
+    seen = reference_columns(source)
+    parts = [chosen(voxels)[:, seen] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
+    try:
+        return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
+    except ValueError as error:
+        msg = f"{series.name}: {error}"
+        raise ValueError(msg) from None
+
+
+def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Empty the voxels without signal: a regression has an answer for any number, and must not invent tissue."""
+    return np.where(with_signal(voxels)[..., None], voxels, np.nan)
+
+
+def sliced_rows(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    chosen: Callable[[NDArray], NDArray],
+    patch_shape: tuple[int, int, int] | None,
+    *,
+    progress: bool,
+) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
+    """
+    Give the rows that an estimator predicts from, one slice of the image at a time.
+
+    Libraries of linear algebra may round a row differently among other rows. Slices are the same however the image
+    is cut into slabs, and so are the bits of their predictions.
+
+    Parameters
+    ----------
+    series : Series
+        The image.
+    region : ndarray of bool of shape (x, y, z) or None
+        Voxels in question; None for those with signal.
+    chosen : callable
+        What `source_volumes` gave.
+    patch_shape : tuple of 3 int or None
+        Neighborhood of a row in voxels; None for the voxel alone.
+    progress : bool
+        Whether a bar is shown.
+
+    Yields
+    ------
+    slab : slice
+        The slice along z.
+    part : ndarray of bool of shape (x, y, 1)
+        Its voxels in question.
+    rows : ndarray of shape (n_voxels, n_source) or (n_voxels, n_source·k)
+        What is predicted from; NaN without signal.
+    """
+    if patch_shape is None:
+        for slab, part, voxels in series.slabs(region, progress=progress, task="predict"):
+            ends = np.cumsum(part.sum(axis=(0, 1)))
+            # The voxels of a slab are in the order of its axes; those of a slice have to be gathered.
+            order = np.argsort(np.nonzero(part)[2], kind="stable")
+            rows = _usable(chosen(voxels[order]))
+            for k, (first, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+                if end > first:
+                    at = slab.start + k
+                    yield slice(at, at + 1), part[:, :, k : k + 1], rows[first:end]
+        return
+    reach = patch_shape[2] // 2
+    for slab, around, inside, values in series.slabs_with_margin(region, reach, progress=progress, task="predict"):
+        x, y, n_slices, m = values.shape
+        volume = _usable(chosen(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
+        for k in range(slab.start - around.start, slab.stop - around.start):
+            part = inside[:, :, k : k + 1]
+            if part.any():
+                at, first = around.start + k, max(0, k - reach)
+                near = slice(first, k + reach + 1)
+                where = np.nonzero(part)
+                where = (where[0], where[1], where[2] + k - first)
+                yield (
+                    slice(at, at + 1),
+                    part,
+                    neighborhoods(volume[:, :, near], where, patch_shape, region=inside[:, :, near]),
+                )

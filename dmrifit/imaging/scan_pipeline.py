@@ -1,0 +1,294 @@
+"""From scanner files to files that can be fitted: the steps of preprocessing, in order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dmrifit._optional import import_optional
+from dmrifit.cohort.scaling import reference_columns
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
+from dmrifit.imaging.head_pipeline import PreparedBrain, prepare_brain
+from dmrifit.imaging.noise import NoiseLevel, estimate_sigma
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.bids_derivatives import derivative_name, versions
+from dmrifit.io.masks import binarize
+from dmrifit.io.nifti import Image, Images, describe_sources, file_paths, image_name, save_image
+from dmrifit.io.series import Series, read_map
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+__all__ = ["STEPS", "PreparedBrain", "Preprocessed", "prepare_brain", "preprocess_image"]
+
+#: Steps of preprocessing, in the order in which they are right: denoising needs noise that is independent from voxel
+#: to voxel, Gibbs removal needs the grid of the scanner, and interpolation of moved volumes takes both away.
+STEPS = ("denoise", "gibbs", "motion")
+
+_LARGE_SHIFT = 10.0  # mm
+_LARGE_TURN = 10.0  # degrees
+_THICK = 1.2  # slices are thicker than pixels from this ratio on
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """
+    A scan that is ready to be fitted.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+        Magnitudes, shape (x, y, z, n_measurements), float32, on the grid of the scan; NaN where motion correction
+        would take a voxel from outside the image.
+    sigma : Nifti1Image
+        Standard deviation of the noise before denoising, for the noise floor of a fit.
+    protocol : Protocol
+        That of the scan, with rotated directions after motion correction.
+    transforms : ndarray of shape (n_measurements, 4, 4), or None
+        From world coordinates of the reference volume to those of each volume, in mm; None without motion correction.
+    """
+
+    image: nib.Nifti1Pair
+    sigma: nib.Nifti1Pair
+    protocol: Protocol
+    transforms: NDArray[np.float64] | None
+
+
+def preprocess_image(
+    image: Images,
+    protocol: Protocol,
+    *,
+    steps: Sequence[str] = STEPS,
+    mask: Image | None = None,
+    slice_axis: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Preprocessed:
+    """
+    Denoise a scan, remove Gibbs ringing and correct motion, and find its level of noise.
+
+    The image is held in memory. With `out`, image, protocol, noise level and a JSON sidecar are written as files
+    whose names have ``desc-preproc``; all appear together when the last one is complete.
+
+    After denoising the noise is lower, but the noise floor is not: magnitudes do not fall below about √(π/2)·σ of
+    the original noise. So the noise level that is returned, and that a fit with a noise floor takes, is that of the
+    original noise.
+
+    Parameters
+    ----------
+    image : path, Nifti1Image, or sequence of them
+        Magnitudes as the scanner gave them, as for `fit_image`.
+    protocol : Protocol
+        The measurements of the last axis.
+    steps : sequence of str, default=("denoise", "gibbs", "motion")
+        Which steps: ``"denoise"`` (see `denoise`), ``"gibbs"`` (`remove_gibbs`) and ``"motion"``
+        (`correct_motion`, to a volume of the lowest b-value at the shortest echo time). They are always done in
+        this order.
+    mask : path or Nifti1Image, optional
+        The body, with a margin: voxels to denoise, and to compare for motion.
+    slice_axis : {0, 1, 2}, optional
+        The axis across slices, for Gibbs removal; by default what the header says, or else the axis along which
+        voxels are longest, or else the last.
+    out : path, optional
+        Folder to write to, made if missing.
+    overwrite : bool, default=False
+        Whether files of the same names in `out` may be replaced.
+    progress : bool, default=False
+        Whether to show a progress bar on the standard error stream.
+
+    Returns
+    -------
+    Preprocessed
+        Image, noise level, protocol and transformations.
+
+    Raises
+    ------
+    ValueError
+        If a step is unknown or none is named, or for the reasons of `fit_image` and of the steps.
+    FileNotFoundError, FileExistsError, OSError
+        As for `fit_image`.
+    ImportError
+        If the extra ``preprocess`` is not installed.
+
+    Warns
+    -----
+    UserWarning
+        If volumes were moved by more than 10 mm or 10 degrees, which a registration that went astray does.
+    """
+    chosen = _chosen(steps)
+    import_optional("dipy")
+    series = Series.open(image)
+    series.check_count(protocol)
+    files = _files(series, protocol)
+    file_set = (
+        None if out is None else FileSet(out, files.values(), overwrite=overwrite, keep=file_paths((image, mask)))
+    )
+    with file_set or nullcontext():
+        region = None if mask is None else binarize(read_map(mask, series), name=image_name(mask))
+        axis = _slice_axis(series) if slice_axis is None else slice_axis
+        with series.unpacked() as readable:
+            signals = readable.read(slice(None), np.float32)
+        _check_signal(signals, region, series.name)
+        noise, transforms = None, None
+        if "denoise" in chosen:
+            with _bar(1, "denoise", progress=progress) as bar:
+                signals, sigma = denoise(signals, mask=region)
+                bar.update()
+            noise = NoiseLevel(sigma, "mppca")
+        else:
+            noise = estimate_sigma(signals, mask=region)
+        if "gibbs" in chosen:
+            with _bar(len(protocol), "gibbs", progress=progress) as bar:
+                signals = remove_gibbs(signals, slice_axis=axis, progress=bar.update)
+        if "motion" in chosen:
+            reference = int(reference_columns(protocol)[0])
+            with _bar(len(protocol), "motion", progress=progress) as bar:
+                signals, transforms = correct_motion(
+                    signals, series.affine, reference=reference, mask=region, progress=bar.update
+                )
+            protocol = _turned(protocol, transforms, series.affine)
+            _warn_of_large_motion(transforms, series)
+        result = Preprocessed(
+            series.map(signals, "dmrifit preprocessed"),
+            series.map(np.broadcast_to(np.float32(noise.sigma), series.grid).copy(), "dmrifit noise sigma"),
+            protocol,
+            transforms,
+        )
+        if file_set is not None:
+            described = _describe(chosen, noise, files, axis, transforms, series)
+            described |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask)}
+            _write(result, described, file_set, files)
+    return result
+
+
+def _chosen(steps: Sequence[str]) -> list[str]:
+    words = [steps] if isinstance(steps, str) else list(steps)
+    unknown = [step for step in words if step not in STEPS]
+    if unknown or not words:
+        problem = f"there is no step {unknown[0]!r}" if unknown else "no step is named"
+        msg = f"{problem}; choose of {', '.join(STEPS)}"
+        raise ValueError(msg)
+    return [step for step in STEPS if step in words]
+
+
+def _check_signal(signals: NDArray, region: NDArray[np.bool_] | None, name: str) -> None:
+    """Refuse an image in which no voxel holds a signal."""
+    usable = (np.isfinite(signals) & (signals != 0)).any(axis=-1)
+    if not (usable if region is None else usable & region).any():
+        where = "" if region is None else " of the mask"
+        msg = f"{name}: all voxels{where} are 0, NaN or infinite in every measurement; check that it is the right image"
+        raise ValueError(msg)
+
+
+def _slice_axis(series: Series) -> int:
+    """Find the axis across slices: written in the header, or that of the longest voxel edge."""
+    written = series.header.get_dim_info()[2]
+    if written is not None:
+        return int(written)
+    edges = np.linalg.norm(series.affine[:3, :3], axis=0)
+    longest = int(edges.argmax())
+    return longest if edges[longest] > _THICK * np.delete(edges, longest).max() else 2
+
+
+def _turned(protocol: Protocol, transforms: NDArray[np.float64], affine: NDArray[np.float64]) -> Protocol:
+    if protocol.directions is None:
+        return protocol
+    directions = rotate_directions(protocol.directions, transforms, affine)
+    return Protocol(protocol.b, protocol.te, directions=directions, name=protocol.name)
+
+
+def _size_of_motion(transforms: NDArray[np.float64], series: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the shift of the center of the image in mm and the rotation in degrees of each volume."""
+    center = (series.affine @ [*(np.array(series.grid) - 1) / 2, 1])[:3]
+    turns, offsets = transforms[:, :3, :3], transforms[:, :3, 3]
+    shifts = np.linalg.norm(turns @ center + offsets - center, axis=1)
+    cosines = (np.trace(turns, axis1=1, axis2=2) - 1) / 2
+    return shifts, np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+
+
+def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> None:
+    shifts, turns = _size_of_motion(transforms, series)
+    large = np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))
+    if len(large):
+        listed = ", ".join(map(str, large[:8])) + (", …" if len(large) > 8 else "")
+        msg = (
+            f"{series.name}: volumes {listed} (counted from 0) were moved by up to {shifts.max():.2g} mm and "
+            f"{turns.max():.2g} degrees; if the patient lay still, the image is too small or too dark for motion "
+            "correction: look at the result, or leave this step out"
+        )
+        warnings.warn(msg, stacklevel=3)
+
+
+def _files(series: Series, protocol: Protocol) -> dict[str, str]:
+    """Name the files; the sidecar, last, completes the set."""
+    names = {"image": "nii.gz", "bval": "bval"}
+    if protocol.directions is not None:
+        names["bvec"] = "bvec"
+    if protocol.te is not None:
+        names["te"] = "te"
+    files = {key: derivative_name(series.stem, f"dwi.{ending}", desc="preproc") for key, ending in names.items()}
+    files["sigma"] = derivative_name(series.stem, "dwimap.nii.gz", param="sigma", desc="preproc")
+    return files | {"sidecar": derivative_name(series.stem, "dwi.json", desc="preproc")}
+
+
+def _describe(
+    steps: list[str],
+    noise: NoiseLevel,
+    files: Mapping[str, str],
+    slice_axis: int,
+    transforms: NDArray[np.float64] | None,
+    series: Series,
+) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "Description": "Preprocessed magnitudes",
+        "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
+        "Versions": versions("dmrifit", "dipy", "numpy", "nibabel"),
+        "Steps": steps,
+        "File": files["image"],
+        "Sigma": {
+            "Description": "standard deviation of the noise before denoising, for the noise floor of a fit; "
+            "denoising lowers the noise, and leaves the floor",
+            "Method": noise.method,
+            "Median": float(np.median(noise.sigma)),
+            "File": files["sigma"],
+        },
+    }
+    if "gibbs" in steps:
+        described["SliceAxis"] = slice_axis
+    if transforms is not None:
+        shifts, turns = _size_of_motion(transforms, series)
+        described["Motion"] = {
+            "Description": "from world coordinates of the reference volume to those of each volume, mm; shift of the "
+            "center of the image in mm, rotation in degrees",
+            "Shifts": np.round(shifts, 4).tolist(),
+            "Rotations": np.round(turns, 4).tolist(),
+            "Transforms": transforms.tolist(),
+            "NoValue": "NaN where a voxel would come from outside the image",
+        }
+    return described
+
+
+def _write(result: Preprocessed, described: Mapping[str, Any], files: FileSet, names: Mapping[str, str]) -> None:
+    save_image(result.image, files.path(names["image"]))
+    save_image(result.sigma, files.path(names["sigma"]))
+    protocol = result.protocol
+    for key, numbers in (("bval", protocol.b), ("te", protocol.te), ("bvec", protocol.directions)):
+        if numbers is not None:
+            rows = numbers.T if key == "bvec" else numbers[None]
+            np.savetxt(files.path(names[key]), rows, fmt="%.10g")
+    files.write_json(names["sidecar"], described)
+
+
+def _bar(total: int, task: str, *, progress: bool) -> tqdm:
+    return tqdm(total=total, desc=task, unit="volume", disable=None if progress else True, leave=False)

@@ -1,0 +1,398 @@
+"""What cases of the applications share: arrays that fit together, names of their files, rows of their tables."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.masks import check_same_grid
+from dmrifit.io.nifti import image_of, load_image, save_image, values_of
+from dmrifit.io.tables import NOTHING, read_rows
+
+__all__ = [
+    "check_names",
+    "check_shape",
+    "checked_affine",
+    "checked_mask",
+    "checked_values",
+    "file_stem",
+    "file_stems",
+    "read_each",
+    "read_on_grid",
+    "save_values",
+    "three_axes",
+    "write_table",
+]
+
+_Case = TypeVar("_Case")
+
+
+def checked_values(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = "") -> NDArray[np.float32]:
+    """
+    Check that an array holds finite numbers and has a shape.
+
+    Parameters
+    ----------
+    values : array_like
+        The array.
+    shape : tuple of int
+        The shape that it must have.
+    what : str
+        What messages call it.
+    remedy : str, default=""
+        What to do about another shape.
+
+    Returns
+    -------
+    ndarray
+        In single precision and the order of C.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one or a value is no finite number.
+    """
+    found = np.asarray(values)
+    check_shape(found, shape, what, remedy)
+    if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
+        n = np.count_nonzero(~np.isfinite(found)) if found.dtype.kind in "fiub" else found.size
+        msg = f"{what} has {n} values that are no finite numbers ({found.dtype}); set voxels without a value to 0"
+        raise ValueError(msg)
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = "") -> NDArray[np.bool_]:
+    """
+    Check that an array is a mask and has a shape.
+
+    Parameters
+    ----------
+    values : array_like
+        The array.
+    shape : tuple of int
+        The shape that it must have.
+    what : str
+        What messages call it.
+    remedy : str, default=""
+        What to do about another shape.
+
+    Returns
+    -------
+    ndarray of bool
+        The mask.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one or a value is neither 0 nor 1.
+    """
+    found = np.asarray(values)
+    check_shape(found, shape, what, remedy)
+    if found.dtype != bool:
+        others = np.setdiff1d(np.unique(found), (0, 1))
+        if others.size:
+            msg = (
+                f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1"
+            )
+            raise ValueError(msg)
+    return np.ascontiguousarray(found != 0)
+
+
+def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str = "") -> None:
+    """
+    Check the shape of an array.
+
+    Parameters
+    ----------
+    values : ndarray
+        The array.
+    shape : tuple of int
+        The shape that it must have.
+    what : str
+        What the message calls it.
+    remedy : str, default=""
+        What to do about another shape.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one.
+    """
+    if values.shape != shape:
+        msg = f"{what} has shape {values.shape} and the image {shape}; {remedy or 'bring both to one grid'}"
+        raise ValueError(msg)
+
+
+def checked_affine(affine: ArrayLike, who: str) -> NDArray[np.float64]:
+    """
+    Check that a matrix places voxels.
+
+    Parameters
+    ----------
+    affine : array_like of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+    who : str
+        Whose it is, for messages.
+
+    Returns
+    -------
+    ndarray of shape (4, 4)
+        A copy.
+
+    Raises
+    ------
+    ValueError
+        If it places no voxels.
+    """
+    found = np.array(affine, dtype=np.float64)
+    if found.shape != (4, 4) or not np.isfinite(found).all() or np.linalg.det(found[:3, :3]) == 0:
+        msg = f"{who}: the affine places no voxels: {found.tolist()}; give a (4, 4) matrix of three axes in mm"
+        raise ValueError(msg)
+    return found
+
+
+def three_axes(values: NDArray, name: str | Path) -> NDArray:
+    """
+    Give a volume without a last axis of length 1.
+
+    Parameters
+    ----------
+    values : ndarray
+        The volume.
+    name : str or Path
+        What the message calls it.
+
+    Returns
+    -------
+    ndarray of shape (x, y, z)
+        The volume.
+
+    Raises
+    ------
+    ValueError
+        If it has another number of axes.
+    """
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        msg = f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
+        raise ValueError(msg)
+    return values
+
+
+def read_on_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], reference: str) -> NDArray:
+    """
+    Read a volume that lies on the grid of another image.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    shape : tuple of 3 int
+        Voxels of the other image.
+    affine : ndarray of shape (4, 4)
+        Of the other image.
+    reference : str
+        What messages call the other image.
+
+    Returns
+    -------
+    ndarray of shape (x, y, z)
+        Its values.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, has another number of axes or lies on another grid.
+    FileNotFoundError
+        If there is no such file.
+    """
+    loaded = load_image(path)
+    found = three_axes(values_of(loaded, str(path)), path)
+    check_same_grid(found.shape, loaded.affine, shape, affine, name=str(path), reference_name=reference)
+    return found
+
+
+def read_each(
+    table: str | Path,
+    read: Callable[[dict[str, str], Path], _Case],
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    aliases: Mapping[str, str],
+    what: str = "case",
+) -> list[_Case]:
+    """
+    Read the cases of a table, each of another name.
+
+    Parameters
+    ----------
+    table : path
+        As of `read_rows`.
+    read : callable
+        Makes a case of a row and the folder that its paths are relative to.
+    required, optional : sequence of str
+        Columns; ``patient`` is among those required, ``name`` among the others.
+    aliases : mapping of str to str
+        Other names of columns.
+    what : str, default="case"
+        What messages call a row.
+
+    Returns
+    -------
+    list
+        What `read` gave, in the order of the table.
+
+    Raises
+    ------
+    ValueError
+        If the table is wrong, two rows have one name, or `read` refuses one; the message names the row.
+    FileNotFoundError
+        If a file is missing.
+    """
+    table = Path(table)
+    cases: list[_Case] = []
+    lines: dict[str, int] = {}
+    for line, row in read_rows(table, required=required, optional=optional, aliases=aliases):
+        where = f"{table}, row {line} (patient {row['patient']})"
+        name = row.get("name") or row["patient"]
+        if (other := lines.setdefault(name, line)) != line:
+            msg = (
+                f"{where}: row {other} has a {what} of the name {name!r} too; add a column 'name' that tells them apart"
+            )
+            raise ValueError(msg)
+        try:
+            cases.append(read(row, table.parent))
+        except FileNotFoundError as error:
+            msg = f"{where}: {error}; paths are relative to {table.parent.resolve()}"
+            raise FileNotFoundError(msg) from None
+        except ValueError as error:
+            msg = f"{where}: {error}"
+            raise ValueError(msg) from None
+    return cases
+
+
+def file_stem(patient: str, name: str) -> str:
+    """
+    Make a name for the files of a case.
+
+    Parameters
+    ----------
+    patient : str
+        Identifier of its patient.
+    name : str
+        Its name.
+
+    Returns
+    -------
+    str
+        Its name, with ``-`` in place of what file names had better not have.
+
+    Raises
+    ------
+    ValueError
+        If its name or its patient's cannot stand in a table.
+    """
+    check_names({"patient": patient, "case": name})
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-") or "case"
+
+
+def check_names(names: Mapping[str, str]) -> None:
+    """
+    Check that words can stand in a table.
+
+    Parameters
+    ----------
+    names : mapping of str to str
+        What each is, with the word.
+
+    Raises
+    ------
+    ValueError
+        If one reads as nothing, or has spaces around it, tabs or line breaks.
+    """
+    for kind, name in names.items():
+        if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
+            msg = f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
+            raise ValueError(msg)
+
+
+def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
+    """
+    Make names for the files of cases.
+
+    Parameters
+    ----------
+    names : iterable of (str, str)
+        Patient and name of each case.
+
+    Returns
+    -------
+    list of str
+        A name for each; they differ even where large and small letters are the same.
+
+    Raises
+    ------
+    ValueError
+        If there is no case, two would have the same files, or a name cannot stand in a table.
+    """
+    pairs = list(names)
+    if not pairs:
+        msg = "there are no cases to write"
+        raise ValueError(msg)
+    stems = [file_stem(*pair) for pair in pairs]
+    folded = [stem.casefold() for stem in stems]
+    twice = sorted({pair[1] for pair, stem in zip(pairs, folded, strict=True) if folded.count(stem) > 1})
+    if twice:
+        msg = f"several cases would have the same files: {', '.join(twice)}; give them names of their own"
+        raise ValueError(msg)
+    return stems
+
+
+def save_values(values: NDArray, affine: NDArray[np.float64], path: Path) -> None:
+    """
+    Write an array as NIfTI to a place that nobody reads yet, such as one of a `FileSet`.
+
+    Parameters
+    ----------
+    values : ndarray of shape (x, y, z) or (x, y, z, m)
+        Masks are kept as bytes.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+    path : Path
+        Ends with ``.nii`` or ``.nii.gz``.
+    """
+    save_image(image_of(values, affine), path)
+
+
+def write_table(
+    file_set: FileSet, name: str, rows: Sequence[Mapping[str, str]], columns: Mapping[str, str], described: str
+) -> None:
+    """
+    Write a table of cases and what its columns mean.
+
+    Parameters
+    ----------
+    file_set : FileSet
+        The files that appear together.
+    name : str
+        Of the table in the set.
+    rows : sequence of mapping
+        Cells by column; what is missing is ``n/a``.
+    columns : mapping of str to str
+        All columns that there may be, in order, with what they mean; those without any cell are left out.
+    described : str
+        Name of the JSON file with their meanings in the set.
+    """
+    used = [key for key in columns if any(key in row for row in rows)]
+    with file_set.path(name).open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        writer.writerows([used, *([row.get(key, "n/a") for key in used] for row in rows)])
+    file_set.write_json(described, {key: {"Description": columns[key]} for key in used})

@@ -1,0 +1,294 @@
+"""Connected components of masks: their numbers, and which of them match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.checks import check_number, check_word, real_numbers
+
+__all__ = [
+    "CONNECTIVITIES",
+    "OVERSIZED",
+    "Matching",
+    "check_affine",
+    "label_components",
+    "match_components",
+    "match_to_lesions",
+    "meeting_pairs",
+]
+
+#: Voxels that share a face; a face or an edge; a face, an edge or a corner.
+CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
+#: A component larger than so many times the lesion that it hits is flagged.
+OVERSIZED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """
+    Which components of a prediction match which lesions.
+
+    Attributes
+    ----------
+    reference, prediction : ndarray of int, shape (x, y, z)
+        Numbers of lesions and of components, from 1; 0 elsewhere.
+    lesion, component : ndarray of int, shape (n_pairs,)
+        The pairs that match, by their numbers less 1.
+    overlap : ndarray of int, shape (n_pairs,)
+        Voxels that they share.
+    lesion_voxels : ndarray of int, shape (n_lesions,)
+        Size of each lesion.
+    component_voxels : ndarray of int, shape (n_components,)
+        Size of each component.
+    """
+
+    reference: NDArray[np.int32]
+    prediction: NDArray[np.int32]
+    lesion: NDArray[np.intp]
+    component: NDArray[np.intp]
+    overlap: NDArray[np.intp]
+    lesion_voxels: NDArray[np.intp]
+    component_voxels: NDArray[np.intp]
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Whether a component matches: shape (n_lesions,)."""
+        return np.bincount(self.lesion, minlength=len(self.lesion_voxels)) > 0
+
+    @property
+    def false_positive(self) -> NDArray[np.bool_]:
+        """Whether no lesion matches: shape (n_components,)."""
+        return np.bincount(self.component, minlength=len(self.component_voxels)) == 0
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Whether a component matches two lesions or is ten times larger than its one: shape (n_components,)."""
+        n = len(self.component_voxels)
+        flagged = np.bincount(self.component, minlength=n) > 1
+        oversized = self.component_voxels[self.component] > OVERSIZED * self.lesion_voxels[self.lesion]
+        flagged[self.component[oversized]] = True
+        return flagged
+
+    @property
+    def distinct(self) -> NDArray[np.bool_]:
+        """Whether a component matches that is not flagged: shape (n_lesions,)."""
+        good = ~self.flagged[self.component]
+        return np.bincount(self.lesion[good], minlength=len(self.lesion_voxels)) > 0
+
+
+def match_components(
+    reference: ArrayLike, prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1, min_voxels: int = 1
+) -> Matching:
+    """
+    Find the components of two masks that match, by the rule of `lesion_table`.
+
+    Parameters
+    ----------
+    reference : array_like of shape (x, y, z)
+        1 in lesions and 0 elsewhere.
+    prediction : array_like of shape (x, y, z)
+        1 where lesions are predicted and 0 elsewhere.
+    connectivity : {26, 18, 6}, default=26
+        As for `lesion_table`.
+    min_overlap : int, default=1
+        As for `lesion_table`.
+    min_voxels : int, default=1
+        As for `lesion_table`.
+
+    Returns
+    -------
+    Matching
+        The components and the pairs.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not possible.
+    """
+    lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
+    return match_to_lesions(
+        lesions, prediction, connectivity=connectivity, min_overlap=min_overlap, min_voxels=min_voxels
+    )
+
+
+def match_to_lesions(
+    lesions: NDArray[np.int32],
+    prediction: ArrayLike,
+    *,
+    connectivity: int = 26,
+    min_overlap: int = 1,
+    min_voxels: int = 1,
+) -> Matching:
+    """
+    Find the components of a mask that match lesions that are numbered already.
+
+    Parameters
+    ----------
+    lesions : ndarray of int, shape (x, y, z)
+        What `label_components` gave.
+    prediction : array_like of shape (x, y, z)
+        1 where lesions are predicted and 0 elsewhere.
+    connectivity : {26, 18, 6}, default=26
+        Of the components.
+    min_overlap : int, default=1
+        As for `lesion_table`.
+    min_voxels : int, default=1
+        As for `lesion_table`.
+
+    Returns
+    -------
+    Matching
+        The components and the pairs.
+
+    Raises
+    ------
+    ValueError
+        As `match_components`.
+    """
+    check_number("min_overlap", min_overlap, least=1, whole=True)
+    found = _mask(prediction, "the prediction")
+    if found.shape != lesions.shape:
+        msg = f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
+        raise ValueError(msg)
+    found = drop_small(found, min_voxels, connectivity=connectivity)
+    components = label_components(found, connectivity=connectivity)
+    inside = lesions > 0
+    sizes = np.bincount(lesions[inside], minlength=1)[1:], np.bincount(components[found], minlength=1)[1:]
+    lesion, component, overlap = meeting_pairs(lesions, components, inside, len(sizes[1]))
+    enough = overlap >= min_overlap
+    return Matching(lesions, components, lesion[enough], component[enough], overlap[enough], *sizes)
+
+
+def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.int32]:
+    """
+    Find the connected components of a mask and number them.
+
+    Parameters
+    ----------
+    mask : array_like of shape (x, y, z)
+        Any type; what is not 0 is inside.
+    connectivity : {26, 18, 6}, default=26
+        As for `lesion_table`.
+
+    Returns
+    -------
+    ndarray of int, shape (x, y, z)
+        Numbers from 1, as `scipy.ndimage.label` counts; 0 outside.
+
+    Raises
+    ------
+    ValueError
+        If there is no such connectivity.
+    """
+    from scipy import ndimage
+
+    check_word("connectivity", connectivity, CONNECTIVITIES)
+    structure = ndimage.generate_binary_structure(3, CONNECTIVITIES[connectivity])
+    return ndimage.label(np.asarray(mask), structure, output=np.int32)[0]
+
+
+def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> NDArray[np.bool_]:
+    """
+    Leave out components that are too small to be a finding.
+
+    Parameters
+    ----------
+    mask : array_like of shape (x, y, z)
+        Any type; what is not 0 is inside.
+    min_voxels : int
+        Components of fewer voxels are left out; 1 keeps all.
+    connectivity : {26, 18, 6}, default=26
+        As for `lesion_table`.
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+        What is left.
+
+    Raises
+    ------
+    ValueError
+        If the number is none of voxels, or there is no such connectivity.
+    """
+    check_number("min_voxels", min_voxels, least=1, whole=True)
+    inside = np.asarray(mask) != 0
+    if min_voxels == 1:
+        return inside
+    components = label_components(inside, connectivity=connectivity)
+    large = np.bincount(components.ravel()) >= min_voxels
+    large[0] = False
+    return large[components]
+
+
+def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
+    """
+    Check a matrix that places voxels.
+
+    Parameters
+    ----------
+    affine : array_like of shape (4, 4) or None
+        From voxel indices to mm; None stands for voxels of 1 mm.
+
+    Returns
+    -------
+    ndarray of shape (4, 4)
+        The matrix.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or places all voxels in a plane.
+    """
+    matrix = np.eye(4) if affine is None else real_numbers(affine, "the affine")
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
+        msg = f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
+        raise ValueError(msg)
+    return matrix
+
+
+def meeting_pairs(
+    a: NDArray[np.int32], b: NDArray[np.int32], inside: NDArray[np.bool_], n_b: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """
+    Find which components of two volumes share voxels.
+
+    Parameters
+    ----------
+    a : ndarray of int, shape (x, y, z)
+        Numbers of components, from 1.
+    b : ndarray of int, shape (x, y, z)
+        Numbers of others; 0 outside.
+    inside : ndarray of bool, shape (x, y, z)
+        Where `a` is above 0.
+    n_b : int
+        Number of components of `b`.
+
+    Returns
+    -------
+    first, second : ndarray of int, shape (n_pairs,)
+        Pairs that share a voxel, by their numbers less 1, in order.
+    voxels : ndarray of int, shape (n_pairs,)
+        How many they share.
+    """
+    first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
+    both = second > 0
+    keys, voxels = np.unique((first[both] - 1) * max(n_b, 1) + second[both] - 1, return_counts=True)
+    return keys // max(n_b, 1), keys % max(n_b, 1), voxels
+
+
+def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
+        msg = f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape {array.shape}"
+        raise ValueError(msg)
+    if array.dtype == bool:
+        return array
+    inside = array == 1
+    if not (inside | (array == 0)).all():
+        other = array[~(inside | (array == 0))].flat[0]
+        msg = f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first"
+        raise ValueError(msg)
+    return inside

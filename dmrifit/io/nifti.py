@@ -1,0 +1,564 @@
+"""Image files: headers checked, volumes read and written whole."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy, is_proxy
+from nibabel.imageglobals import logger
+from nibabel.openers import ImageOpener
+from numpy.typing import NDArray
+
+from dmrifit.io.atomic_files import whole_file
+from dmrifit.io.bids_derivatives import file_record
+from dmrifit.io.chunked_arrays import Array
+
+__all__ = [
+    "DAMAGED",
+    "Image",
+    "Images",
+    "check_real",
+    "damaged",
+    "describe_sources",
+    "file_paths",
+    "image_name",
+    "image_of",
+    "load_image",
+    "read_grid",
+    "read_volume",
+    "save_image",
+    "spatial_header",
+    "stored_bytes",
+    "values_of",
+    "write_volume",
+]
+
+Image: TypeAlias = str | Path | nib.Nifti1Pair | Array
+Images: TypeAlias = Image | Sequence[Image]
+
+#: What reading raises when a file is damaged or cut off.
+DAMAGED = (EOFError, OSError, zlib.error)
+
+#: Endings of compressed files.
+COMPRESSED = (".gz", ".bz2", ".zst")
+_GZIP_RATIO = 1032  # what deflate can pack at most, by its format
+_LARGEST_HEADER = 2**26  # bytes before the values, with DICOM headers and whatever else stands there
+_CHUNK = 2**20
+_ONE_AT_A_TIME = threading.Lock()
+_VOXEL_SIZES = (1e-4, 1e4)  # mm
+_FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
+_OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
+_SPATIAL = (
+    *("pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+
+
+def load_image(image: Image) -> nib.Nifti1Pair:
+    """
+    Load the header of a NIfTI image and check what it says of its voxels: their number, places and unit.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    Nifti1Image
+        Its values are not read yet.
+
+    Raises
+    ------
+    ValueError
+        If it is no NIfTI image, is damaged, its affine places no voxels, or its lengths are not in mm.
+    FileNotFoundError
+        If there is no such file.
+    """
+    name = image_name(image)
+    loaded = _load_header(Path(image)) if isinstance(image, str | Path) else image
+    if not isinstance(loaded, nib.Nifti1Pair):
+        msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
+        raise ValueError(msg)
+    shape, affine = loaded.shape, np.asarray(loaded.affine)
+    if min(shape, default=0) < 0:
+        msg = f"{name} says that it has {' × '.join(map(str, shape))} voxels; its header is damaged, copy it again"
+        raise ValueError(msg)
+    if not _places_voxels(affine):
+        msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
+        raise ValueError(msg)
+    unit = _OTHER_UNITS.get(int(loaded.header["xyzt_units"]) & 7)
+    if unit:
+        msg = (
+            f"{name} states its lengths in {unit}, and mm are needed: scale its affine, or, where that is in mm "
+            "already, set xyzt_units to 2"
+        )
+        raise ValueError(msg)
+    return loaded
+
+
+def image_name(image: Any) -> str:
+    """
+    Give what messages call an image.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    str
+        Its path, or ``"the image"`` if it was never in a file.
+    """
+    if isinstance(image, str | Path):
+        return str(image)
+    return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """
+    Read the shape and the affine of a NIfTI image, from its header alone.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    shape : tuple of int
+        Three numbers of voxels, and the number of volumes if there is one.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged, or its affine places no voxels.
+    """
+    loaded = load_image(path)
+    return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
+
+
+def read_volume(image: Image) -> NDArray:
+    """
+    Read a NIfTI image whole.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The image.
+
+    Returns
+    -------
+    ndarray
+        Its values, scale factors applied, in the order of storage.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no NIfTI image, is damaged or cut off.
+    """
+    return values_of(load_image(image), image_name(image))
+
+
+def image_of(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
+    """
+    Make an image in mm.
+
+    Parameters
+    ----------
+    values : ndarray of shape (x, y, z) or (x, y, z, m)
+        Masks are kept as bytes.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+
+    Returns
+    -------
+    Nifti1Image
+        The image.
+    """
+    image = nib.Nifti1Image(values.astype(np.uint8) if values.dtype == bool else values, affine)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
+    """
+    Write a NIfTI image that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    values : ndarray of shape (x, y, z) or (x, y, z, m)
+        Of a type that NIfTI knows.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+    path : path
+        Ends with ``.nii`` or ``.nii.gz``; its folder exists.
+    """
+    with whole_file(path) as part:
+        nib.save(image_of(values, affine), part)
+
+
+def save_image(image: nib.Nifti1Pair, path: Path) -> None:
+    """
+    Write an image to a place that nobody reads yet, such as one of a `FileSet`.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+        The image.
+    path : Path
+        Ends with ``.nii`` or ``.nii.gz``.
+    """
+    nib.save(image, path)
+
+
+def file_paths(inputs: Iterable[Any]) -> list[Path]:
+    """
+    Find the files that inputs are read from.
+
+    Parameters
+    ----------
+    inputs : iterable
+        Paths, images, sequences of them, or other values, which have no file. An image in memory may have changed
+        since it was saved and has none either.
+
+    Returns
+    -------
+    list of Path
+        Files that exist.
+    """
+    found: list[Path] = []
+    for one in inputs:
+        if isinstance(one, list | tuple):
+            found += file_paths(one)
+            continue
+        name = one.get_filename() if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj) else one
+        if isinstance(name, str | Path) and Path(name).is_file():
+            found.append(Path(name))
+    return found
+
+
+def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
+    """
+    Describe the files that inputs are read from, for a sidecar.
+
+    Parameters
+    ----------
+    **inputs : path, Nifti1Image, sequence of them, or other values
+        By role, such as ``Image=...``.
+
+    Returns
+    -------
+    dict of str to dict
+        Such as ``{"Image": {"Name": ..., "SHA256": ...}}``; several of one role are numbered.
+    """
+    sources = {}
+    for role, one in inputs.items():
+        paths = file_paths([one])
+        for number, path in enumerate(paths, start=1):
+            sources[role if len(paths) == 1 else f"{role} {number}"] = file_record(path)
+    return sources
+
+
+def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
+    """
+    Read the values of an image whose header is loaded.
+
+    Parameters
+    ----------
+    loaded : Nifti1Image
+        The image.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    ndarray
+        Its values, scale factors applied.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged or cut off, holds no real numbers, or does not fit into memory.
+    FileNotFoundError
+        If its file has vanished since.
+    """
+    check_real(loaded.get_data_dtype(), name)
+    if (path := file_of(loaded)) is not None:
+        _check_claim(loaded.dataobj, path, name)
+    try:
+        return np.asarray(_whole(loaded, name))
+    except MemoryError:
+        raise _too_large(loaded.dataobj, name) from None
+    except DAMAGED as error:
+        raise damaged(name, error, loaded.dataobj) from error
+
+
+def file_of(loaded: nib.Nifti1Pair) -> Path | None:
+    """
+    Find the file that the values of an image are read from, which stays the same where the image is saved elsewhere.
+
+    Parameters
+    ----------
+    loaded : Nifti1Image
+        An image.
+
+    Returns
+    -------
+    Path, or None
+        The file; None for values in memory.
+    """
+    stored = getattr(loaded.dataobj, "file_like", None)
+    return Path(stored) if isinstance(stored, str | os.PathLike) else None
+
+
+def check_real(kind: np.dtype, name: str) -> None:
+    """
+    Refuse values that are no real numbers.
+
+    Parameters
+    ----------
+    kind : dtype
+        Their type.
+    name : str
+        What the message calls the image.
+
+    Raises
+    ------
+    ValueError
+        If they are complex numbers, colors or no numbers at all.
+    """
+    if kind.names or not (np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating) or kind.kind == "b"):
+        held = "colors" if kind.names else f"values of type {kind}"
+        msg = f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first"
+        raise ValueError(msg)
+
+
+def stored_bytes(proxy: Any) -> int:
+    """
+    Tell how many bytes the unpacked file of an image has, as its header says.
+
+    Parameters
+    ----------
+    proxy : ArrayProxy
+        What nibabel gives for the values of a file.
+
+    Returns
+    -------
+    int
+        Bytes up to the end of the last value.
+    """
+    return int(proxy.offset) + int(proxy.dtype.itemsize) * math.prod(int(n) for n in proxy.shape)
+
+
+def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """
+    Give a header that places voxels as another one does and says nothing else that it says.
+
+    Descriptions, names of files and patients, and extensions stay behind: scanners and converters write them.
+
+    Parameters
+    ----------
+    header : Nifti1Header
+        Of an input; a Nifti2Header gives one of its kind.
+
+    Returns
+    -------
+    Nifti1Header
+        Sizes, affines with their codes, units, and which axis is which.
+    """
+    plain = type(header)()
+    plain.set_data_shape(header.get_data_shape())
+    for name in _SPATIAL:
+        plain[name] = header[name]
+    return plain
+
+
+def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
+    """
+    Make the error for a file that cannot be read to its end, or an array whose blocks cannot be had.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    error : BaseException
+        What reading raised.
+    data : array or nibabel's proxy of one, optional
+        What was read; by default a file.
+
+    Returns
+    -------
+    ValueError
+        The error to raise.
+    """
+    if data is not None and not nib.is_proxy(data):
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return ValueError(f"a block of {name} cannot be computed ({problem}); mend what the array is made from")
+    if isinstance(error, FileNotFoundError):
+        return _vanished(name)
+    problem = " ".join(str(error).split())
+    return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({problem}); copy it again")
+
+
+def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
+    """
+    Give the values of an image, read to the end of a packed file.
+
+    Only there is the checksum that tells whether they are those that were packed, and nibabel stops before it.
+    """
+    stored: Any = loaded.dataobj
+    path = file_of(loaded)
+    if path is None or path.suffix.lower() not in COMPRESSED:
+        return stored
+    needed = stored_bytes(stored)
+    with ImageOpener(str(path)) as packed:
+        raw = packed.read(needed)
+        rest = packed.read(_CHUNK)
+        too_long = len(rest) == _CHUNK and packed.read(1)
+    if len(raw) < needed:
+        msg = f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again"
+        raise ValueError(msg)
+    if too_long:
+        msg = f"{name} unpacks to more than the {needed} bytes that its header tells of; copy it again"
+        raise ValueError(msg)
+    return ArrayProxy(io.BytesIO(raw), (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter))
+
+
+def _vanished(name: str) -> Any:
+    return FileNotFoundError(f"{name} vanished while it was read; put it back, or copy it to a disk that stays")
+
+
+def _load_header(path: Path) -> Any:
+    """Load an image without its values; what nibabel repairs is refused where it would move the voxels."""
+    if not path.is_file():
+        msg = f"{path}: no such file; check its name and folder"
+        raise FileNotFoundError(msg)
+    _check_header(path)
+    try:
+        with _remarks() as remarks:
+            loaded = nib.load(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # each of the formats that nibabel guesses from the ending raises its own
+        if not path.is_file():
+            raise _vanished(str(path)) from error
+        msg = (
+            f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); copy it again, or "
+            "convert it to NIfTI"
+        )
+        raise ValueError(msg) from error
+    if not isinstance(loaded, nib.Nifti1Pair):
+        return loaded
+    by_sform = int(loaded.header["sform_code"]) > 0
+    moving = [one for one in remarks if one.startswith(("sform",) if by_sform else ("sform", "qform", "pixdim[1"))]
+    if moving:
+        msg = f"{path} has a header that cannot be right ({'; '.join(moving)}); repair it, or convert the scan again"
+        raise ValueError(msg)
+    shortest = getattr(loaded.header, "single_vox_offset", 0)
+    stored: Any = loaded.dataobj
+    if isinstance(loaded, nib.Nifti1Image) and stored.offset < shortest:
+        msg = (
+            f"{path} says that its values begin at byte {stored.offset}, which is inside its header; set "
+            f"vox_offset to {shortest}, or convert the scan again"
+        )
+        raise ValueError(msg)
+    return loaded
+
+
+@contextmanager
+def _remarks() -> Iterator[list[str]]:
+    """Collect what nibabel says of a header on the standard error stream, where it would not name the file."""
+    remarks: list[str] = []
+    handler = logging.Handler()
+    mine = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == mine)
+    handler.emit = lambda record: remarks.append(record.getMessage())  # type: ignore[method-assign]
+    with _ONE_AT_A_TIME:
+        kept = list(logger.handlers)
+        logger.handlers[:] = [handler]
+        try:
+            yield remarks
+        finally:
+            logger.handlers[:] = kept
+
+
+def _places_voxels(affine: NDArray[np.float64]) -> bool:
+    """Tell whether voxels have a size, and lie apart in three dimensions."""
+    if not np.isfinite(affine).all():
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    smallest, largest = _VOXEL_SIZES
+    if not (sizes.min() >= smallest and sizes.max() <= largest):
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / sizes)) >= _FLATTEST)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that is longer than any, before nibabel reads it whole."""
+    try:
+        with ImageOpener(str(path)) as file:
+            start = file.read(184)
+    except Exception:
+        return  # which nibabel tells better
+    for order in ("<", ">"):
+        size = np.frombuffer(start[:4].ljust(4), f"{order}i4")[0]
+        if size == 348 and len(start) >= 116:
+            offset, slope = (float(one) for one in np.frombuffer(start[108:116], f"{order}f4"))
+        elif size == 540 and len(start) >= 184:
+            offset = float(np.frombuffer(start[168:176], f"{order}i8")[0])
+            slope = float(np.frombuffer(start[176:184], f"{order}f8")[0])
+        else:
+            continue
+        if np.isinf(slope):
+            msg = f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; convert the scan again"
+            raise ValueError(msg)
+        if not 0 <= offset <= _LARGEST_HEADER:
+            msg = f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for"
+            raise ValueError(msg)
+
+
+def _check_claim(proxy: Any, path: Path, name: str) -> None:
+    """Refuse what a file cannot hold before memory is taken for it."""
+    needed = stored_bytes(proxy)
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return  # which reading tells
+    suffix = path.suffix.lower()
+    if suffix == ".gz" and needed > _GZIP_RATIO * size + _CHUNK:
+        msg = f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; copy it again"
+        raise ValueError(msg)
+    if suffix not in COMPRESSED and needed > size:
+        msg = f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again"
+        raise ValueError(msg)
+    # Values as they lie in a file are only looked at where they are needed; others are made.
+    mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
+    if not mapped and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise _too_large(proxy, name)
+
+
+def _too_large(proxy: Any, name: str) -> ValueError:
+    values = " × ".join(map(str, proxy.shape))
+    return ValueError(
+        f"{name} holds {values} values, {stored_bytes(proxy) / 2**30:.3g} GiB as they are stored, for which there is "
+        "no memory here; crop it, or take a larger machine"
+    )

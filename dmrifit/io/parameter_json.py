@@ -1,0 +1,91 @@
+"""Parameters as JSON and back, with nothing built that is not on a list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["RefusedError", "decoded", "encoded", "encoded_model", "refuse_keys"]
+
+
+class RefusedError(Exception):
+    """A model file that is not read, with the reason."""
+
+
+def refuse_keys(found: Any, known: set[str], what: str, *, complete: bool = False) -> None:
+    """Refuse what is no dictionary, has keys that are not known or, if complete, lacks one."""
+    if not isinstance(found, dict) or not set(found) <= known or (complete and set(found) != known):
+        keys = sorted(found) if isinstance(found, dict) else found
+        msg = f"{keys} instead of {sorted(known)}: unknown or missing {what}"
+        raise RefusedError(msg)
+
+
+def encoded(value: Any, key: str) -> Any:
+    """Give a parameter as JSON; what JSON does not know gets a key that begins with a dollar."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, Protocol):
+        return {"$protocol": value.to_dict()}
+    if isinstance(value, SignalModel):
+        return {"$model": encoded_model(value)}
+    if isinstance(value, tuple):
+        return {"$tuple": [encoded(item, key) for item in value]}
+    if isinstance(value, list):
+        return [encoded(item, key) for item in value]
+    if isinstance(value, Mapping) and not any(str(name).startswith("$") for name in value):
+        return {str(name): encoded(item, key) for name, item in value.items()}
+    msg = f"parameter {key} cannot be stored in a model file: {value!r}; give numbers, names and protocols"
+    raise TypeError(msg)
+
+
+def encoded_model(model: SignalModel) -> dict[str, Any]:
+    """Give a model as JSON: its formula and its parameters."""
+    if model.source:
+        msg = (
+            f"model {model.name} is a function with branches or loops, and a model file carries no code; write it as "
+            "one formula (SignalModel.from_expression), or train without maps (model=None)"
+        )
+        raise TypeError(msg)
+    parameters = [[p.name, p.unit, encoded(p.low, "low"), encoded(p.high, "high")] for p in model.parameters]
+    return {"name": model.name, "expression": model.expression, "parameters": parameters}
+
+
+def decoded(value: Any) -> Any:
+    """Make a parameter from what `encoded` has written."""
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tagged = [key for key in value if key.startswith("$")]
+    if not tagged:
+        return {key: decoded(item) for key, item in value.items()}
+    if len(value) == 1:
+        ((tag, content),) = value.items()
+        if tag == "$float":
+            return float(content)
+        if tag == "$tuple":
+            return tuple(decoded(item) for item in content)
+        if tag == "$protocol":
+            refuse_keys(content, {"name", "b", "te", "directions"}, "key of a protocol", complete=True)
+            return Protocol.from_dict(content)
+        if tag == "$model":
+            if isinstance(content, dict) and content.get("source"):
+                msg = f"its model {content.get('name')!r} is the source of a function, and code from files is never run"
+                raise RefusedError(msg)
+            refuse_keys(content, {"name", "expression", "parameters"}, "key of a model", complete=True)
+            parameters = [
+                Parameter(name, unit, decoded(low), decoded(high)) for name, unit, low, high in content["parameters"]
+            ]
+            return SignalModel.from_expression(content["expression"], parameters, name=content["name"])
+    msg = f"a parameter has the unknown key {tagged[0]!r}"
+    raise RefusedError(msg)

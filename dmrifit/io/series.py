@@ -1,0 +1,463 @@
+"""The measurements of a scan, in one file or several, read slab by slab."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.openers import ImageOpener
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dmrifit.engine.protocol import Protocol
+from dmrifit.io.bids_derivatives import common_stem
+from dmrifit.io.chunked_arrays import placed, slices_of
+from dmrifit.io.masks import check_same_grid, volume_to_voxels
+from dmrifit.io.nifti import (
+    COMPRESSED,
+    DAMAGED,
+    Image,
+    Images,
+    check_real,
+    damaged,
+    file_of,
+    image_name,
+    load_image,
+    spatial_header,
+    stored_bytes,
+    values_of,
+)
+
+__all__ = ["Part", "Series", "read_map"]
+
+#: Measurements are read and worked on in slabs of whole slices of about this many values (32 MB).
+SLAB_VALUES = 2**22
+
+_SLACK = 2**20  # bytes that programs leave behind the last value
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    One image of a series.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    path : Path or None
+        Where its measurements are stored, if they are in a file.
+    data : array or nibabel's proxy of one
+        Shape (x, y, z, m) or (x, y, z); slicing gives values with the file's scale factors applied.
+    """
+
+    name: str
+    path: Path | None
+    data: Any
+
+    @property
+    def n_measurements(self) -> int:
+        """Number of volumes."""
+        return self.data.shape[3] if len(self.data.shape) == 4 else 1
+
+    def read(self, slab: slice) -> NDArray:
+        """
+        Read slices.
+
+        Parameters
+        ----------
+        slab : slice
+            Which ones.
+
+        Returns
+        -------
+        ndarray of shape (x, y, slices, m)
+            Their values.
+        """
+        x, y = self.data.shape[:2]
+        try:
+            values = np.asarray(self.data[:, :, slab])
+        except DAMAGED as error:
+            raise damaged(self.name, error, self.data) from error
+        return values.reshape(x, y, -1, self.n_measurements)
+
+    @contextmanager
+    def unpacked(self) -> Iterator[Part]:
+        """
+        Check that the file is whole, and unpack a compressed one while the block lasts.
+
+        Slices of a compressed file can only be reached by unpacking it from the start, so it is unpacked once, into
+        a nameless temporary file that vanishes with the block or the process.
+
+        Yields
+        ------
+        Part
+            The same measurements, quick to reach.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or cut off.
+        OSError
+            If there is no room to unpack it.
+        """
+        if self.path is None:
+            yield self
+            return
+        if not self.path.name.lower().endswith(COMPRESSED):
+            try:
+                size = self.path.stat().st_size
+            except OSError as error:
+                raise damaged(self.name, error) from error
+            self._check_length(size)
+            yield self
+            return
+        with tempfile.TemporaryFile() as file:
+            try:
+                with ImageOpener(str(self.path)) as packed:
+                    shutil.copyfileobj(packed, _Bounded(file, stored_bytes(self.data), self.name), 2**20)
+            except DAMAGED as error:
+                if getattr(error, "errno", None) in _NO_ROOM:
+                    msg = f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
+                    raise type(error)(msg) from error
+                raise damaged(self.name, error) from error
+            self._check_length(file.tell())
+            stored = self.data
+            spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+            yield replace(self, data=ArrayProxy(file, spec))
+
+    def _check_length(self, found: int) -> None:
+        needed = stored_bytes(self.data)
+        if found < needed:
+            msg = f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class Series:
+    """
+    The measurements of a scan, in one 4-D image or in several, read slab by slab.
+
+    Parameters
+    ----------
+    parts : tuple of Part
+        The images, whose volumes follow each other.
+    affine : ndarray of shape (4, 4)
+        From voxel indices to mm.
+    header : Nifti1Header
+        Header of the first image.
+    image_class : type
+        Class of the maps.
+    """
+
+    parts: tuple[Part, ...]
+    affine: NDArray[np.float64]
+    header: nib.Nifti1Header
+    image_class: type[nib.Nifti1Pair]
+
+    @classmethod
+    def open(cls, images: Images) -> Series:
+        """
+        Read the headers and check what can be known from them.
+
+        Parameters
+        ----------
+        images : path, Nifti1Image, or sequence of them
+            One 4-D image, or several of one grid, 4-D or 3-D, in the order of the protocol.
+
+        Returns
+        -------
+        Series
+            The series.
+
+        Raises
+        ------
+        ValueError
+            If an image is of the wrong dimensions or type, damaged or empty, or grids differ.
+        FileNotFoundError
+            If a file does not exist.
+        """
+        given = placed(images, None)
+        listed = [given] if isinstance(given, str | Path | nib.Nifti1Pair) else list(given)
+        if not listed:
+            msg = "a list of images must name at least one"
+            raise ValueError(msg)
+        loaded = [load_image(image) for image in listed]
+        first, first_name = loaded[0], image_name(listed[0])
+        parts = []
+        for image, one in zip(listed, loaded, strict=True):
+            part = _part(one, image_name(image), may_be_3d=len(listed) > 1)
+            check_same_grid(
+                one.shape[:3], one.affine, first.shape[:3], first.affine, name=part.name, reference_name=first_name
+            )
+            parts.append(part)
+        # Maps are single files, also when the input is a pair of .hdr and .img.
+        image_class = nib.Nifti2Image if isinstance(first.header, nib.Nifti2Header) else nib.Nifti1Image
+        return cls(tuple(parts), first.affine, first.header, image_class)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        more = f" and {len(self.parts) - 1} more" if len(self.parts) > 1 else ""
+        return f"{self.parts[0].name}{more}"
+
+    @property
+    def stem(self) -> str:
+        """What the names of its files have in common, without folder and extensions; empty if there is nothing."""
+        return common_stem([part.path for part in self.parts if part.path is not None])
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        x, y, z = self.parts[0].data.shape[:3]
+        return x, y, z
+
+    @property
+    def n_measurements(self) -> int:
+        """Number of volumes."""
+        return sum(part.n_measurements for part in self.parts)
+
+    def check_count(self, protocol: Protocol) -> None:
+        """
+        Make sure that there is one volume for each measurement of a protocol.
+
+        Parameters
+        ----------
+        protocol : Protocol
+            The protocol.
+
+        Raises
+        ------
+        ValueError
+            If there are more or fewer.
+        """
+        if self.n_measurements != len(protocol):
+            named = f" of {protocol.name}" if protocol.name else ""
+            msg = (
+                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
+                f"{_count(len(protocol), 'b-value')}; "
+                "check that both belong to one scan"
+            )
+            raise ValueError(msg)
+
+    @contextmanager
+    def unpacked(self) -> Iterator[Series]:
+        """
+        Check that all files are whole, and unpack compressed ones while the block lasts.
+
+        Yields
+        ------
+        Series
+            The same measurements, quick to reach.
+        """
+        with ExitStack() as stack:
+            yield replace(self, parts=tuple(stack.enter_context(part.unpacked()) for part in self.parts))
+
+    def read(self, slab: slice, dtype: type[np.floating] = np.float64) -> NDArray:
+        """
+        Read slices.
+
+        Parameters
+        ----------
+        slab : slice
+            Which ones.
+        dtype : type, default=float64
+            Type of the result.
+
+        Returns
+        -------
+        ndarray of shape (x, y, slices, m)
+            Their measurements, in the order of the parts.
+        """
+        x, y, z = self.grid
+        values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements), dtype)
+        first = 0
+        for part in self.parts:
+            values[..., first : first + part.n_measurements] = part.read(slab)
+            first += part.n_measurements
+        return values
+
+    def slabs(
+        self, region: NDArray[np.bool_] | None, *, progress: bool, task: str
+    ) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
+        """
+        Go through the voxels in question, some slices at a time.
+
+        Parameters
+        ----------
+        region : ndarray of bool, shape (x, y, z), or None
+            Which voxels; None for those that are not 0 (or NaN) in every measurement.
+        progress : bool
+            Whether to show a progress bar on the standard error stream.
+        task : str
+            What the bar calls the work.
+
+        Yields
+        ------
+        slab : slice
+            The slices.
+        part : ndarray of bool, shape (x, y, slices)
+            The voxels in question.
+        voxels : ndarray of shape (n_voxels, m)
+            Their measurements.
+        """
+        x, y, z = self.grid
+        thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
+        with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
+            for slab in slices_of(z, thickness, [part.data for part in self.parts]):
+                if region is None or region[:, :, slab].any():
+                    signals = self.read(slab)
+                    inside = _with_signal(signals) if region is None else region[:, :, slab]
+                    if inside.any():
+                        voxels = volume_to_voxels(signals, inside)
+                        del signals
+                        yield slab, inside, voxels
+                bar.update(slab.stop - slab.start)
+
+    def slabs_with_margin(
+        self, region: NDArray[np.bool_] | None, margin: int, *, progress: bool, task: str
+    ) -> Iterator[tuple[slice, slice, NDArray[np.bool_], NDArray[np.float64]]]:
+        """
+        Go through the slices, some at a time, with their neighbors above and below.
+
+        Parameters
+        ----------
+        region, progress, task
+            As for `slabs`.
+        margin : int
+            How many slices to read on either side, as far as there are any.
+
+        Yields
+        ------
+        slab : slice
+            The slices.
+        around : slice
+            They and their neighbors.
+        inside : ndarray of bool, shape (x, y, slices around)
+            The voxels in question.
+        values : ndarray of shape (x, y, slices around, m)
+            Measurements of all voxels.
+        """
+        x, y, z = self.grid
+        thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
+        with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
+            for slab in slices_of(z, thickness, [part.data for part in self.parts]):
+                around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
+                if region is None or region[:, :, slab].any():
+                    values = self.read(around)
+                    yield slab, around, _with_signal(values) if region is None else region[:, :, around], values
+                bar.update(slab.stop - slab.start)
+
+    def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
+        """
+        Make an image of this grid with the spatial part of the header.
+
+        Parameters
+        ----------
+        values : ndarray of shape (x, y, z) or (x, y, z, m)
+            What it holds.
+        description : str
+            At most 79 characters for the header.
+
+        Returns
+        -------
+        Nifti1Image
+            Or Nifti2Image, as the series.
+        """
+        # What else a header says describes the measurements, or the patient, and not maps of them.
+        header = spatial_header(self.header)
+        header.set_data_dtype(values.dtype)
+        header["descrip"] = description.encode("ascii", "replace")[:79]
+        return self.image_class(values, self.affine, header)
+
+    def describe(self) -> dict[str, Any]:
+        """
+        Describe the grid for a sidecar.
+
+        Returns
+        -------
+        dict
+            Plain values.
+        """
+        return {"Grid": {"Shape": list(self.grid), "Affine": self.affine.tolist()}}
+
+
+def read_map(image: Image, series: Series) -> NDArray:
+    """
+    Read a 3-D image on the grid of a series.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        A mask or map; further axes of length one are dropped.
+    series : Series
+        What it belongs to.
+
+    Returns
+    -------
+    ndarray of shape (x, y, z)
+        Its values.
+
+    Raises
+    ------
+    ValueError
+        If it is on another grid, damaged or cut off.
+    FileNotFoundError
+        If there is no such file.
+    """
+    loaded, name = load_image(image), image_name(image)
+    shape = loaded.shape
+    if len(shape) < 3 or not set(shape[3:]) <= {1}:
+        msg = f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a map of one volume (x, y, z) is needed"
+        raise ValueError(msg)
+    grid = shape[:3]
+    check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
+    return values_of(loaded, name).reshape(series.grid)
+
+
+class _Bounded:
+    """A file that takes no more than a header tells of: a small packed file could fill the disk."""
+
+    def __init__(self, file: IO[bytes], told: int, name: str) -> None:
+        self.file, self.told, self.name = file, told, name
+
+    def write(self, chunk: bytes) -> int:
+        if self.file.tell() + len(chunk) > self.told + _SLACK:
+            msg = f"{self.name} unpacks to more than the {self.told} bytes that its header tells of; copy it again"
+            raise ValueError(msg)
+        return self.file.write(chunk)
+
+
+def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
+    """Check what a header says of one image of a series."""
+    shape = loaded.shape
+    if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
+        msg = (
+            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
+            "needed" + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
+        )
+        raise ValueError(msg)
+    check_real(loaded.get_data_dtype(), name)
+    if 0 in shape:
+        msg = f"{name} is empty, its shape is {shape}; convert the scan again"
+        raise ValueError(msg)
+    return Part(name, file_of(loaded), loaded.dataobj)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + "s" * (n != 1)
+
+
+def _with_signal(signals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Find the voxels that are not 0 or NaN in every measurement; NaN counts as different from 0."""
+    return ((signals != 0) & ~np.isnan(signals)).any(axis=-1)

@@ -1,0 +1,1 @@
+"""Model files: estimators saved and loaded without running code from a file."""

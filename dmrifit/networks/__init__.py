@@ -1,0 +1,1 @@
+"""The base of estimators of volumes, and how they train."""

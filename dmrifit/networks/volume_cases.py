@@ -1,0 +1,176 @@
+"""Cases of different shapes, as a network sees them: sequences that are held in memory or read one at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dmrifit.networks.volume_estimator import VolumeEstimator
+
+__all__ = [
+    "Chosen",
+    "Inputs",
+    "Targets",
+    "add_to_digest",
+    "called",
+    "check_length",
+    "listed",
+    "naming",
+    "volume_inputs",
+]
+
+
+def volume_inputs(case: Any) -> NDArray[np.float32]:
+    """
+    Give a volume as a network sees it.
+
+    Parameters
+    ----------
+    case : array_like of shape (x, y, z) or (x, y, z, channels)
+        Finite numbers; an array on the disk is read, not changed.
+
+    Returns
+    -------
+    ndarray of shape (channels, x, y, z)
+        In single precision.
+
+    Raises
+    ------
+    ValueError
+        If it has another number of axes, no voxel, or values that are not finite.
+    """
+    volume = np.asarray(case)
+    if volume.ndim not in (3, 4) or volume.size == 0 or volume.dtype.kind not in "fiub":
+        msg = f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or (x, y, z, channels)"
+        raise ValueError(msg)
+    if not np.isfinite(volume).all():
+        msg = f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite"
+        raise ValueError(msg)
+    largest = max(float(volume.max()), -float(volume.min()))
+    if largest > float(np.finfo(np.float32).max):
+        msg = f"values up to {largest:.3g}, which single precision does not hold; scale the scan"
+        raise ValueError(msg)
+    channels = volume[None] if volume.ndim == 3 else np.moveaxis(volume, -1, 0)
+    return np.array(channels, dtype=np.float32, order="C")
+
+
+class Inputs(Sequence[Any]):
+    """What the network sees of each case, held in memory or made anew."""
+
+    def __init__(self, estimator: VolumeEstimator, cases: Sequence[Any]) -> None:
+        self.estimator = estimator
+        self.cases = cases
+        self.made: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, i: Any) -> Any:
+        if not 0 <= i < len(self.cases):
+            raise IndexError(i)
+        if i not in self.made:
+            if not self.estimator._keep_inputs:
+                self.made.clear()
+            with naming(i):
+                self.made[i] = self._make(i)
+        return self.made[i]
+
+    def _make(self, i: int) -> Any:
+        return self.estimator._inputs(self.cases[i])
+
+
+class Targets(Inputs):
+    """What the loss sees of each target."""
+
+    def __init__(self, estimator: VolumeEstimator, targets: Sequence[Any] | None, inputs: Inputs) -> None:
+        super().__init__(estimator, inputs.cases)
+        self.targets = targets
+        self.inputs = inputs
+
+    def _make(self, i: int) -> Any:
+        return self.estimator._target(None if self.targets is None else self.targets[i], self.inputs[i])
+
+
+class Chosen(Sequence[Any]):
+    """Some of a sequence, in the order of their numbers."""
+
+    def __init__(self, everything: Sequence[Any], numbers: NDArray[np.int64]) -> None:
+        self.everything = everything
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.everything[int(self.numbers[i])]
+
+
+@contextmanager
+def naming(number: int) -> Iterator[None]:
+    """Name the case in errors about it."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError or str(error).startswith("case "):
+            raise
+        msg = f"case {number}: {error}"
+        raise ValueError(msg) from error
+
+
+@contextmanager
+def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[None]:
+    """Call cases by their names, and name the file they come from, in errors that tell of them by numbers."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(r"case (\d+)\b", str(error))
+        if type(error) is not ValueError or found is None or int(found[1]) >= len(names):
+            raise
+        begin = "" if source is None else f"{source}: "
+        msg = f"{begin}case {names[int(found[1])]}{str(error)[found.end() :]}"
+        raise ValueError(msg) from error
+
+
+def listed(values: Any, what: str) -> Sequence[Any]:
+    """Give a sequence of cases or targets, which may be an array whose first axis are cases."""
+    if hasattr(values, "iloc"):  # a table's own index counts otherwise
+        values = values.to_numpy()
+    sequence = hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | Mapping)
+    if not sequence or (isinstance(values, np.ndarray) and not values.ndim):
+        kind = f"the single value {values}" if isinstance(values, np.ndarray) else type(values).__name__
+        msg = f"{what} must be a list or an array with one of them per case, not {kind}"
+        raise ValueError(msg)
+    found: Sequence[Any] = values
+    if not len(found):
+        msg = f"there are no {what}; give at least one"
+        raise ValueError(msg)
+    return found
+
+
+def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> None:
+    """Check that there is one for each case."""
+    if len(targets) != len(cases):
+        msg = f"{len(targets)} {what} for {len(cases)} cases; give one for each"
+        raise ValueError(msg)
+
+
+def add_to_digest(digest: Any, part: Any) -> None:
+    """Add arrays to a digest."""
+    if isinstance(part, Mapping):
+        for key, value in part.items():
+            digest.update(str(key).encode())
+            add_to_digest(digest, value)
+    elif isinstance(part, tuple | list):
+        for value in part:
+            add_to_digest(digest, value)
+    else:
+        array = np.ascontiguousarray(part)
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)

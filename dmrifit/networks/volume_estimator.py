@@ -1,0 +1,656 @@
+"""The base of estimators of volumes: a network that learns from cases of different shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.utils.validation import check_is_fitted
+
+from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit.io.atomic_files import remove_abandoned_parts, write_text
+from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.networks.volume_cases import (
+    Chosen,
+    Inputs,
+    Targets,
+    add_to_digest,
+    check_length,
+    listed,
+    naming,
+    volume_inputs,
+)
+
+if TYPE_CHECKING:
+    import skorch
+    import torch
+    from sklearn.utils import Tags
+
+__all__ = ["VolumeEstimator"]
+
+_SCHEDULES = ("constant", "cosine")
+_WEIGHTS = "net.safetensors"
+_STATE = "state.safetensors"
+_FORMAT = 1
+#: What does not change what is learned in an epoch, and what may change when a training is resumed.
+_NOT_OF_RUN = frozenset({"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"})
+
+
+class VolumeEstimator(BaseEstimator, ABC):
+    """
+    Estimator that trains a network on volumes, one case after the other; the base of such estimators.
+
+    A case is a volume of its own shape, or whatever a derived class makes one from. The network is that of a skorch
+    net in ``net_``; what a derived class has to say about it stands in a few methods:
+
+    ``_module()``
+        The network. It is called with the generator seeded, after ``_learn``.
+    ``_criterion()``
+        The loss, a module called with answers and targets.
+    ``_case_score(prediction, target)``
+        How good the prediction of one case is; more is better.
+
+    and, where the default is not enough, ``_inputs(case)`` (what the network sees of a case: an array of shape
+    (channels, x, y, z) or a dict of arrays, by the names of the arguments of the network's ``forward``),
+    ``_target(target, inputs)`` (an array, or a dict or tuple of arrays), ``_stream(inputs, targets, rng, epoch)`` (the
+    samples of an epoch: by default whole cases in random order), ``_predict_case(infer, inputs, case)`` (by default
+    the whole case at once), ``_margin`` (voxels that a network without padding loses on either side of each axis),
+    ``_optimizer()``, ``_learning_rate(epoch)``, ``_learn(inputs, targets)`` with ``_fitted_names``, and ``_check()``.
+
+    Everything random comes from `random_state`; the generators of torch and numpy stay as they were. Training and
+    prediction use one thread on the processor, whatever number is set, so that the results do not depend on it; what
+    is to run side by side does so in processes. On the processor the same seed gives the same bits; on a GPU cuDNN
+    takes its repeatable kernels, but some layers (pooling and interpolation in three dimensions) have none.
+
+    With a folder in `checkpoint`, the state of the training is written after each epoch, and the same training, begun
+    again after an interrupt, goes on where it was: same class, parameters, cases, targets and groups. A training that
+    was finished gives its result at once, and without a number in `random_state` the first seed is kept. The number of
+    epochs may be raised where the schedule does not depend on it.
+
+    Parameters
+    ----------
+    epochs : int, default=20
+        Passes over the stream of samples.
+    batch_size : int, default=2
+        Samples in a step; only samples of one shape share a step.
+    learning_rate : float, default=0.001
+        Of the first epoch.
+    schedule : {"constant", "cosine"}, default="constant"
+        Whether the learning rate stays, or falls to zero over the epochs.
+    validation_fraction : float, default=0.0
+        Share of the groups that are scored after each epoch and not learned from.
+    patience : int, optional
+        End the training after so many epochs without a better mean score of the validation cases, and take the best
+        weights. By default all epochs are made, and the last weights taken.
+    mixed_precision : bool, default=False
+        Compute in bfloat16 where that is precise enough. On a GPU only: elsewhere nothing changes.
+    compile : bool, default=False
+        Let torch compile the network. On a GPU only: elsewhere nothing changes.
+    checkpoint : path, optional
+        Folder for the states of trainings, each in a folder of its own.
+    verbose : bool, default=False
+        Whether to show a bar with the time left.
+    device : str, default="auto"
+        ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of first weights, split, samples and all that is random in the network.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net.
+    history_ : list of dict
+        For each epoch ``epoch``, ``learning_rate``, ``train_loss`` and, with validation cases, ``valid_score``.
+    n_channels_ : int
+        Number of channels of a case.
+
+    See Also
+    --------
+    dmrifit.save_model : Write a trained estimator to a file.
+    """
+
+    #: Fitted attributes that prediction needs, beside the network.
+    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_",)
+    #: Whether what `_inputs` and `_target` give is held in memory, or made again each time, of one case at a time.
+    _keep_inputs: ClassVar[bool] = True
+    #: Whether predictions are volumes, whose shapes differ between cases.
+    _predicts_volumes: ClassVar[bool] = False
+    _needs_targets: ClassVar[bool] = True
+
+    net_: skorch.NeuralNet
+    history_: list[dict[str, Any]]
+    n_channels_: int
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 20,
+        batch_size: int = 2,
+        learning_rate: float = 0.001,
+        schedule: str = "constant",
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        mixed_precision: bool = False,
+        compile: bool = False,
+        checkpoint: str | Path | None = None,
+        verbose: bool = False,
+        device: str = "auto",
+        random_state: RandomState = None,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.mixed_precision = mixed_precision
+        self.compile = compile
+        self.checkpoint = checkpoint
+        self.verbose = verbose
+        self.device = device
+        self.random_state = random_state
+
+    # What users call ------------------------------------------------------------------------------
+
+    def fit(self, X: Sequence[Any], y: Sequence[Any] | None = None, *, groups: Sequence[Any] | None = None) -> Any:
+        """
+        Train the network.
+
+        Parameters
+        ----------
+        X : sequence of n_cases
+            Volumes of shape (x, y, z) or (x, y, z, channels); shapes may differ between cases.
+        y : sequence of n_cases, optional
+            A target for each case.
+        groups : sequence of n_cases, optional
+            The patient of each case: those of one patient are all learned from or all kept for validation. By
+            default each case is a patient.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a case or a target is not possible; before the training starts.
+        FloatingPointError
+            If the loss or a weight becomes infinite or no number.
+        ImportError
+            If torch or skorch is not installed.
+        """
+        return self._train(X, y, groups)
+
+    def predict(self, X: Sequence[Any]) -> NDArray[Any]:
+        """
+        Predict the targets of cases.
+
+        Parameters
+        ----------
+        X : sequence of n_cases
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_cases, ...)
+            A prediction for each case. Where predictions are volumes, an array of n_cases objects, each a volume
+            with the shape of its case.
+
+        Raises
+        ------
+        ValueError
+            If a case has another number of channels than those in training.
+        """
+        answers = list(self._predictions(X))
+        if not self._predicts_volumes:
+            return np.stack(answers)
+        joined = np.empty(len(answers), dtype=object)
+        for i, answer in enumerate(answers):
+            joined[i] = answer
+        return joined
+
+    def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
+        """
+        Give the mean over cases of the score of a case; more is better.
+
+        Parameters
+        ----------
+        X : sequence of n_cases
+            As in `fit`.
+        y : sequence of n_cases
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The mean.
+        """
+        cases, targets = listed(X, "cases"), listed(y, "targets")
+        check_length(cases, targets, "targets")
+        predictions = self._predictions(cases)
+        return float(np.mean([self._case_score(p, t) for p, t in zip(predictions, targets, strict=True)]))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "net_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = self._needs_targets
+        tags.no_validation = True
+        return tags
+
+    # What derived classes say ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _module(self) -> torch.nn.Module:
+        """Make the network."""
+
+    @abstractmethod
+    def _criterion(self) -> torch.nn.Module:
+        """Make the loss."""
+
+    @abstractmethod
+    def _case_score(self, prediction: Any, target: Any) -> float:
+        """Score the prediction of a case; larger is better."""
+
+    def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return import_optional("torch.optim").Adam, {}
+
+    def _learning_rate(self, epoch: int) -> float:
+        """Give the learning rate of an epoch, from its number alone."""
+        if self.schedule == "constant":
+            return float(self.learning_rate)
+        return float(self.learning_rate) * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+
+    @property
+    def _margin(self) -> tuple[int, int, int]:
+        return (0, 0, 0)
+
+    def _inputs(self, case: Any) -> Any:
+        """Give what the network sees of a case: (channels, x, y, z)."""
+        return volume_inputs(case)
+
+    def _target(self, target: Any, inputs: Any) -> Any:
+        """Give what the loss sees of a target."""
+        found = np.asarray(target, dtype=np.float32)
+        if not np.isfinite(found).all():
+            msg = "a target with values that are not finite"
+            raise ValueError(msg)
+        return found
+
+    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
+        """Set fitted attributes from all cases, before the network is made."""
+        self.n_channels_ = len(inputs[0])
+
+    def _check_inputs(self, inputs: Any) -> None:
+        """Refuse inputs that are not like those of the first case in training."""
+        if isinstance(inputs, np.ndarray) and len(inputs) != self.n_channels_:
+            msg = f"{len(inputs)} channels where the first case in training has {self.n_channels_}"
+            raise ValueError(msg)
+
+    def _stream(
+        self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
+    ) -> Iterator[tuple[Any, Any]]:
+        """Give the samples of an epoch."""
+        for i in rng.permutation(len(inputs)):
+            yield inputs[i], targets[i]
+
+    def _predict_case(self, infer: Callable[[Any], Any], inputs: Any, case: Any) -> Any:
+        """Give the prediction of a case; `infer` runs the network on a batch of inputs."""
+        return infer([inputs])[0]
+
+    def _check(self) -> None:
+        """Check the parameters."""
+        for name in ("epochs", "batch_size"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+        if self.patience is not None:
+            check_number("patience", self.patience, least=1, whole=True)
+            if not self.validation_fraction:
+                msg = f"patience={self.patience} needs validation cases; give a validation_fraction such as 0.2"
+                raise ValueError(msg)
+        check_number("learning_rate", self.learning_rate)
+        check_number("validation_fraction", self.validation_fraction, below=1)
+        folder: Any = self.checkpoint
+        if folder is not None and not isinstance(folder, str | Path):
+            msg = f"checkpoint must be a folder or None, not {folder!r}"
+            raise ValueError(msg)
+        check_word("schedule", self.schedule, _SCHEDULES)
+
+    # Training -------------------------------------------------------------------------------------
+
+    def _train(self, X: Any, y: Any, groups: Any) -> Any:
+        """Train on cases, targets (or None) and groups (or None); what `fit` of a derived class may call."""
+        self._check()
+        _require_torch()
+        from dmrifit._utils import torch_state
+        from dmrifit.networks import checkpoints, training
+
+        device = torch_state.resolve_device(self.device)
+        cases = listed(X, "cases")
+        targets = None if y is None else listed(y, "targets")
+        if targets is None and self._needs_targets:
+            msg = f"{type(self).__name__} needs a target for each case; give y"
+            raise ValueError(msg)
+        if targets is not None:
+            check_length(cases, targets, "targets")
+        if hasattr(self, "net_"):
+            del self.net_
+        seed = seed_from(self.random_state)
+        if groups is not None:
+            groups = listed(groups, "groups")
+            check_length(cases, groups, "groups")
+        inputs = Inputs(self, cases)
+        wanted = Targets(self, targets, inputs)
+        digest = hashlib.blake2b(digest_size=16)
+        for i, case in enumerate(inputs):
+            if i == 0:
+                self._learn(inputs, targets)
+            with naming(i):
+                self._check_inputs(case)
+            for part in (case, wanted[i]):
+                add_to_digest(digest, part)
+        folder = self._run_folder(digest, groups)
+        state = None
+        if folder is not None and (folder / _STATE).exists():
+            remove_abandoned_parts(folder)
+            state = checkpoints.read_state(folder / _STATE)
+            seed = self._resumed_seed(state[0], folder)
+        learned, kept = self._split(len(cases), groups, derived_seed(seed, "split"))
+        with torch_state.one_torch_thread():
+            net = self._new_net(device, seed)
+            best = None if state is None else checkpoints.restore_state(net, *state)
+            stream = _Stream(self, inputs, wanted, learned)
+            epochs = training.Epochs(
+                training.Batches(stream, self.batch_size, derived_seed(seed, "samples")),
+                self._learning_rate,
+                self.epochs,
+                derived_seed(seed, "epochs"),
+                score=_Score(self, cases, targets, inputs, kept) if len(kept) else None,
+                patience=self.patience,
+                save=None if folder is None else _Save(folder, self._header(seed)),
+                best=best,
+                verbose=self.verbose,
+            )
+            epochs.run(net)
+        self.history_ = checkpoints.history_rows(net)
+        self.net_ = net
+        return self
+
+    def _new_net(self, device: torch.device, seed: int) -> skorch.NeuralNet:
+        """Make the net with the first weights of a seed."""
+        from dmrifit._utils import torch_state
+        from dmrifit.networks import training
+
+        gpu = device.type == "cuda"
+        optimizer, options = self._optimizer()
+        with torch_state.forked_generator(derived_seed(seed, "weights"), device):
+            module = self._module()
+            net = training.Net(
+                module,
+                criterion=training.WithMargin(self._criterion(), self._margin),
+                optimizer=optimizer,
+                **{f"optimizer__{key}": value for key, value in options.items()},
+                lr=self._learning_rate(0),
+                max_epochs=self.epochs,
+                batch_size=self.batch_size,
+                train_split=None,
+                callbacks__epoch_timer=None,
+                callbacks__valid_loss=None,
+                callbacks__print_log=None,
+                predict_nonlinearity=None,
+                device=str(device),
+                verbose=0,
+                mixed=bool(self.mixed_precision and gpu),
+            ).initialize()
+        if self.compile and gpu:
+            net.module_.compile()  # in its place: the names of the weights stay
+        return net
+
+    def _split(self, n_cases: int, groups: Any, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Divide the cases by their groups into those to learn from and those to validate with."""
+        everyone = np.arange(n_cases)
+        if not self.validation_fraction:
+            return everyone, everyone[:0]
+        names = everyone if groups is None else np.asarray([str(group) for group in groups])
+        n_groups = len(np.unique(names))
+        n_kept = min(max(1, round(self.validation_fraction * n_groups)), n_groups - 1)
+        if n_kept < 1:
+            msg = (
+                f"all {n_cases} cases are of one patient, and validation_fraction={self.validation_fraction} keeps "
+                "whole patients; give more patients or validation_fraction=0"
+            )
+            raise ValueError(msg)
+        split = GroupShuffleSplit(1, test_size=n_kept, random_state=seed)
+        learned, kept = next(split.split(everyone, groups=names))
+        return np.sort(learned), np.sort(kept)
+
+    # Prediction -----------------------------------------------------------------------------------
+
+    def _predictions(self, X: Any) -> Iterator[Any]:
+        """Predict one case after the other."""
+        check_is_fitted(self)
+        from tqdm import tqdm
+
+        cases = listed(X, "cases")
+        for i, case in enumerate(tqdm(cases, unit="case", desc="predict", disable=not self.verbose)):
+            with naming(i):
+                inputs = self._inputs(case)
+                self._check_inputs(inputs)
+                yield self._answer(self.net_, inputs, case)
+
+    def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> Any:
+        """Predict a case with a net; training goes on afterwards as if nothing had been asked."""
+        from dmrifit._utils import torch_state
+        from dmrifit.networks import training
+
+        torch = import_optional("torch")
+
+        def infer(batch: Any) -> Any:
+            return training.as_arrays(net.infer(training.collated(batch)))
+
+        with torch_state.one_torch_thread(), torch.inference_mode(), torch_state.repeatable_kernels():
+            net.module_.eval()
+            return self._predict_case(infer, inputs, case)
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    def _run_folder(self, digest: Any, groups: Any) -> Path | None:
+        """Name the folder of this training: another one for other parameters or cases."""
+        if self.checkpoint is None:
+            return None
+        parameters = {k: encoded(v, k) for k, v in self._plain().items() if k not in _NOT_OF_RUN}
+        seeded = self.random_state if isinstance(self.random_state, int | np.integer) else None
+        names = None if groups is None else [str(group) for group in groups]
+        optimizer, options = self._optimizer()
+        run = [parameters, None if seeded is None else int(seeded), names, optimizer.__name__, repr(options)]
+        digest = digest.copy()
+        digest.update(json.dumps(run, sort_keys=True).encode())
+        return Path(self.checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
+
+    def _header(self, seed: int) -> dict[str, Any]:
+        """Say what a training is, for its state and for who finds the folder."""
+        parameters = {k: encoded(str(v) if k == "checkpoint" and v else v, k) for k, v in self._plain().items()}
+        return {
+            "format": _FORMAT,
+            "class": type(self).__name__,
+            "parameters": parameters,
+            "seed": seed,
+            "versions": {name: version(name) for name in ("dmrifit", "torch", "skorch", "numpy")},
+        }
+
+    def _plain(self) -> dict[str, Any]:
+        """Give the parameters; of a random state only a number is one."""
+        found = self.get_params(deep=False)
+        if isinstance(found.get("random_state"), np.random.RandomState):
+            found["random_state"] = None
+        return found
+
+    def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> int:
+        """Check that a state can be gone on from, and give its seed."""
+        if header.get("format") != _FORMAT:
+            msg = f"{folder} was written by another version; remove it to train from the beginning"
+            raise ValueError(msg)
+        for epoch, row in enumerate(header["history"]):
+            if row["learning_rate"] != self._learning_rate(epoch):
+                msg = (
+                    f"{folder} holds {len(header['history'])} epochs of a training of "
+                    f"{header['parameters']['epochs']} with the schedule {self.schedule!r}, which depends on their "
+                    f"number; go on with epochs={header['parameters']['epochs']}, or choose another checkpoint folder"
+                )
+                raise ValueError(msg)
+        if len(header["history"]) > self.epochs:
+            msg = (
+                f"{folder} holds {len(header['history'])} epochs already, more than epochs={self.epochs}; "
+                "raise epochs or choose another checkpoint folder"
+            )
+            raise ValueError(msg)
+        return int(header["seed"])
+
+    # Model files ----------------------------------------------------------------------------------
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """
+        Give what a model file holds: parameters, what is fitted, and the weights.
+
+        Returns
+        -------
+        parameters : dict
+            Of the constructor, but for the folder of checkpoints, which belongs to one machine.
+        fitted : dict
+            Fitted attributes.
+        files : dict of bytes
+            The weights in the format of safetensors.
+        """
+        check_is_fitted(self)
+        _require_torch()
+        from dmrifit.networks.checkpoints import packed
+
+        parameters = {k: encoded(v, k) for k, v in self._plain().items() if k != "checkpoint"}
+        names = (*self._fitted_names, "history_")
+        fitted = {name: encoded(getattr(self, name), name) for name in names}
+        state = self.net_.module_.state_dict()
+        return parameters, fitted, {_WEIGHTS: packed(state)}
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Take what `stored` has given; a device that this machine does not have becomes the processor.
+
+        Parameters
+        ----------
+        fitted : mapping
+            Fitted attributes.
+        files : mapping of bytes
+            The weights.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
+        _require_torch()
+        import torch
+        from safetensors.torch import load
+
+        from dmrifit._utils import torch_state
+        from dmrifit.networks import checkpoints
+
+        refuse_keys(fitted, {*self._fitted_names, "history_"}, "fitted attribute", complete=True)
+        refuse_keys(files, {_WEIGHTS}, "file", complete=True)
+        self._check()
+        for name, value in fitted.items():
+            setattr(self, name, decoded(value))
+        if "n_channels_" in fitted and not (type(self.n_channels_) is int and self.n_channels_ > 0):
+            msg = f"n_channels_ is {self.n_channels_!r}"
+            raise RefusedError(msg)
+        device = torch_state.resolve_device(self.device, fallback=True)
+        if self.device != "auto" and device.type == "cpu":
+            self.device = "cpu"
+        weights = load(files[_WEIGHTS])
+        if max(int(getattr(self, name, 0)) for name in ("depth", "levels")) > len(weights):
+            msg = f"its network has more levels than its {len(weights)} weights"
+            raise RefusedError(msg)
+        try:
+            # Before memory is taken for a network of the size that the file asks for.
+            with torch.device("meta"):
+                checkpoints.check_weights(self._module(), weights)
+            net = self._new_net(device, 0)
+            checkpoints.load_weights(net.module_, weights)
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
+        checkpoints.set_history(net, self.history_)
+        self.net_ = net
+
+
+# Helpers of a training: classes rather than closures, so that a net can be pickled in between ---------
+
+
+class _Stream:
+    """The samples of an epoch, from the cases that are learned from."""
+
+    def __init__(
+        self, estimator: VolumeEstimator, inputs: Sequence[Any], targets: Sequence[Any], numbers: NDArray[np.int64]
+    ) -> None:
+        self.estimator = estimator
+        self.inputs, self.targets = Chosen(inputs, numbers), Chosen(targets, numbers)
+
+    def __call__(self, rng: np.random.Generator, epoch: int) -> Iterator[tuple[Any, Any]]:
+        return self.estimator._stream(self.inputs, self.targets, rng, epoch)
+
+
+class _Score:
+    """Mean score of the cases that are kept for validation."""
+
+    def __init__(
+        self,
+        estimator: VolumeEstimator,
+        cases: Sequence[Any],
+        targets: Sequence[Any] | None,
+        inputs: Sequence[Any],
+        numbers: NDArray[np.int64],
+    ) -> None:
+        self.estimator, self.cases, self.targets = estimator, cases, targets
+        self.inputs, self.numbers = inputs, numbers
+
+    def __call__(self, net: skorch.NeuralNet) -> float:
+        scores = []
+        for i in self.numbers:
+            prediction = self.estimator._answer(net, self.inputs[i], self.cases[i])
+            target = None if self.targets is None else self.targets[i]
+            scores.append(self.estimator._case_score(prediction, target))
+        return float(np.mean(scores))
+
+
+class _Save:
+    """Write the state after an epoch, and once what the training is."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.header = header
+        # Before the first epoch: a folder that cannot be written to is an error now.
+        write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
+
+    def __call__(self, net: skorch.NeuralNet, best: dict[str, torch.Tensor] | None) -> None:
+        from dmrifit.networks import checkpoints
+
+        checkpoints.write_state(self.folder / _STATE, net, best, self.header)
+
+
+def _require_torch() -> None:
+    """Say how to install what training and prediction need, if it is missing."""
+    import_optional("torch")
+    import_optional("skorch")

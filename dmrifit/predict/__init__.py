@@ -1,0 +1,1 @@
+"""Estimators that predict an advanced protocol from a clinical one, and how sure they are."""

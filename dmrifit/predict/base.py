@@ -1,0 +1,345 @@
+"""What the strategies of prediction share: protocols checked, training voxels prepared, one regressor inside."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from joblib import parallel_config
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.model_selection import (
+    GroupKFold,
+    GroupShuffleSplit,
+    LeaveOneGroupOut,
+    LeavePGroupsOut,
+    PredefinedSplit,
+    StratifiedGroupKFold,
+)
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.utils import Tags, check_array, check_consistent_length
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dmrifit._utils.threads import one_thread
+from dmrifit.cohort.patches import check_patch_shape
+from dmrifit.engine.map_fitter import check_columns
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.algorithms import build_regressor, default_patch_shape, learns_from_moments
+from dmrifit.predict.least_squares import Moments
+
+__all__ = ["Design", "Strategy", "resolve_patch_shape"]
+
+_Array = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
+
+_BY_GROUP = (
+    GroupKFold, GroupShuffleSplit, LeaveOneGroupOut, LeavePGroupsOut, PredefinedSplit, StratifiedGroupKFold, list
+)  # fmt: skip
+
+
+def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
+    """
+    Tell what a row of X has to be for an estimator, fitted or not.
+
+    Parameters
+    ----------
+    estimator : SignalToSignal, MapsToMaps, or something that holds one
+        Such as a pipeline that ends in one, a search over its options, or intervals around it.
+
+    Returns
+    -------
+    tuple of 3 ints or None
+        The neighborhood, for `Cohort.arrays`; None for the voxel alone. It is the estimator's own
+        `patch_shape` or, where that is None, the default of its regressor.
+
+    Raises
+    ------
+    ValueError
+        If the estimator's `patch_shape` is not three odd numbers.
+
+    Examples
+    --------
+    >>> from dmrifit import SignalToSignal
+    >>> resolve_patch_shape(SignalToSignal("CNN")), resolve_patch_shape(SignalToSignal("LR"))
+    ((3, 3, 1), None)
+    """
+    while not hasattr(estimator, "patch_shape"):
+        inner = estimator.steps[-1][1] if hasattr(estimator, "steps") else getattr(estimator, "estimator", None)
+        if inner is None:
+            return None
+        estimator = inner
+    if estimator.patch_shape is not None:
+        return check_patch_shape(estimator.patch_shape)
+    return default_patch_shape(getattr(estimator, "regressor", None))
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """
+    What the regressor of a strategy is trained on.
+
+    Attributes
+    ----------
+    n_voxels : int
+        Usable voxels.
+    n_dropped : int
+        Voxels that are not usable.
+    n_columns : int
+        Of X.
+    features, targets : ndarray of shape (n_voxels, n_features), (n_voxels, n_targets), optional
+        Of the usable voxels; None where the moments are enough.
+    moments : Moments, optional
+        Of features and targets.
+    groups : ndarray of shape (n_voxels,), optional
+        Patients, for a regressor that is tuned by leaving patients out.
+    """
+
+    n_voxels: int
+    n_dropped: int
+    n_columns: int
+    features: NDArray[np.float64] | None = None
+    targets: NDArray[np.float64] | None = None
+    moments: Moments | None = None
+    groups: NDArray | None = None
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """
+        Give features and targets.
+
+        Returns
+        -------
+        features, targets : ndarray
+            As above.
+
+        Raises
+        ------
+        ValueError
+            If the design has moments alone.
+        """
+        if self.features is None or self.targets is None:
+            msg = "this design has moments alone, and the regressor needs features and targets"
+            raise ValueError(msg)
+        return self.features, self.targets
+
+    def reduced(self) -> Design:
+        """
+        Give the same design with moments alone.
+
+        Returns
+        -------
+        Design
+            Without arrays.
+        """
+        moments = Moments.of(*self.arrays()) if self.n_voxels else None
+        return Design(self.n_voxels, self.n_dropped, self.n_columns, moments=moments)
+
+
+class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """What the strategies share: protocols checked, unusable voxels set aside, one regressor inside."""
+
+    regressor: str | BaseEstimator
+    source: Protocol | None
+    target: Protocol | None
+    model: Any  # a name, a SignalModel or, where no maps are wanted, None
+    patch_shape: tuple[int, int, int] | None
+    random_state: int | np.random.RandomState | None
+    regressor_: RegressorMixin
+    _needed = ""  # of a training voxel
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.source is not None
+        return tags
+
+    def check_parameters(self) -> None:
+        """
+        Check the parameters, each and against each other, without data; `fit` does so too.
+
+        Raises
+        ------
+        ValueError
+            If a value is unknown or not supported, or one of two protocols is missing.
+        TypeError
+            If the regressor is neither a name nor a scikit-learn regressor.
+        """
+        build_regressor(self.regressor, n_targets=2, patch_shape=self.patch_shape_, loss=self._loss)
+        if (self.source is None) != (self.target is None):
+            missing = "source" if self.source is None else "target"
+            msg = f"{missing} is missing: give both protocols, or neither to regress plain arrays"
+            raise ValueError(msg)
+        search = _search(self.regressor)
+        if self.source is not None and search is not None and not isinstance(search.cv, _BY_GROUP):
+            msg = (
+                f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts voxels of one patient "
+                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups"
+            )
+            raise ValueError(msg)
+
+    @property
+    def patch_shape_(self) -> tuple[int, int, int] | None:
+        """The neighborhood that a row of X is; None for the voxel alone."""
+        if self.source is None and self.patch_shape is None:
+            return None
+        return resolve_patch_shape(self)
+
+    @property
+    def _loss(self) -> str:
+        return "mean"
+
+    def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
+        """Check the training data against the protocols."""
+        self.check_parameters()
+        if self.source is None or self.target is None:
+            x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
+            _check_blocks(x, self.patch_shape_)
+            return x, y.astype(np.float64, copy=False)
+        x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
+        y = check_array(Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y")
+        check_consistent_length(x, y)
+        _check_neighbors(x, self.source, self.patch_shape_)
+        check_columns(y, self.target, "Y")
+        return x, y
+
+    def _checked_input(self, X: ArrayLike) -> _Array:
+        check_is_fitted(self)
+        finite = self.source is None
+        return validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=finite)
+
+    def _protocols(self) -> tuple[Protocol, Protocol]:
+        if self.source is None or self.target is None:
+            msg = "maps need to know the measurements: give the protocols source= and target="
+            raise ValueError(msg)
+        return self.source, self.target
+
+    @property
+    def learns_from_moments(self) -> bool:
+        """Whether the moments of the training voxels are all that the regressor needs."""
+        return isinstance(self.regressor, str) and learns_from_moments(self.regressor, loss=self._loss)
+
+    def fit_designs(self, designs: Sequence[Design]) -> Self:
+        """
+        Fit to what `design` made of the voxels of one patient or several.
+
+        A comparison trains on the same patients again and again, and makes their designs once.
+
+        Parameters
+        ----------
+        designs : sequence of Design
+            Of an estimator with the same parameters, but for the regressor and the seed. Moments are
+            enough where `learns_from_moments`.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If no voxel is usable.
+        """
+        self.n_dropped_ = sum(design.n_dropped for design in designs)
+        self.n_features_in_ = designs[0].n_columns
+        if not any(design.n_voxels for design in designs):
+            msg = f"none of {self.n_dropped_} training voxels has {self._needed}; check images, masks and protocols"
+            raise ValueError(msg)
+        designs = [design for design in designs if design.n_voxels]
+        with one_thread():
+            moments = [design.moments for design in designs if design.moments is not None]
+            if self.learns_from_moments and len(moments) == len(designs):
+                total = Moments.total(moments)
+                self.regressor_ = self._build(len(total.mean_y)).fit_moments(total)
+            else:
+                x, y = (np.concatenate(parts) for parts in zip(*(design.arrays() for design in designs), strict=True))
+                regressor = self._build(1 if y.ndim == 1 else y.shape[1])
+                self.regressor_ = regressor.fit(x, y, **self._groups(designs))
+        return self
+
+    def _groups(self, designs: Sequence[Design]) -> dict[str, NDArray]:
+        """Give the patients to a regressor that is tuned inside."""
+        if _search(self.regressor) is None or self.source is None:
+            return {}
+        groups = [design.groups for design in designs if design.groups is not None]
+        if len(groups) != len(designs):
+            name = type(self.regressor).__name__
+            msg = f"regressor {name} is tuned by leaving patients out: fit needs groups=patients"
+            raise ValueError(msg)
+        return {"groups": np.concatenate(groups)}
+
+    def _build(self, n_targets: int) -> Any:
+        return build_regressor(
+            self.regressor,
+            n_targets=n_targets,
+            patch_shape=self.patch_shape_,
+            loss=self._loss,
+            random_state=self.random_state,
+        )
+
+    def _design(
+        self, x: _Array, y: _Array, groups: ArrayLike | None, usable: NDArray[np.bool_] | None = None
+    ) -> Design:
+        """Keep the usable rows of features and targets, and say how many are not."""
+        owners = None if groups is None else check_array(groups, ensure_2d=False, dtype=None, input_name="groups")
+        if owners is not None:
+            check_consistent_length(x, owners)
+        if usable is None:
+            usable = np.ones(len(x), bool)
+        n_dropped = int((~usable).sum())
+        if n_dropped:
+            _log.info("%d of %d training voxels are left out: they have not %s", n_dropped, len(usable), self._needed)
+            x, y = x[usable], y[usable]
+            owners = None if owners is None else owners[usable]
+        # Bits of a product depend on how its factors lie in memory.
+        x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+        return Design(len(x), n_dropped, self.n_features_in_, x, y, groups=owners)
+
+    def _answer(self, X: _Array) -> _Array:
+        # A forest in threads adds its trees in the order in which they finish.
+        with one_thread(), parallel_config("sequential"):
+            # Some libraries answer in single precision.
+            return np.asarray(self.regressor_.predict(X), dtype=np.float64)
+
+    def _answer_where(self, usable: NDArray[np.bool_], X: _Array, n_columns: int) -> _Array:
+        """Predict the usable rows of X; NaN elsewhere."""
+        out = np.full((len(X), n_columns), np.nan)
+        if usable.any():
+            out[usable] = self._answer(X[usable]).reshape(-1, n_columns)
+        return out
+
+
+def _search(regressor: Any) -> BaseSearchCV | None:
+    """Find the search by which a given regressor is tuned."""
+    if isinstance(regressor, TransformedTargetRegressor):
+        regressor = regressor.regressor
+    return regressor if isinstance(regressor, BaseSearchCV) else None
+
+
+def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:
+    """Check that rows of plain arrays can be taken apart into neighbors."""
+    k = 1 if patch_shape is None else math.prod(patch_shape)
+    if X.shape[1] % k:
+        msg = (
+            f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: the number of "
+            f"columns must be a multiple of {k}"
+        )
+        raise ValueError(msg)
+
+
+def _check_neighbors(X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None) -> None:
+    """Check that rows have the source's measurements of each neighbor."""
+    if patch_shape is None:
+        check_columns(X, source, "X")
+        return
+    k = math.prod(patch_shape)
+    if X.shape[1] != k * len(source):
+        msg = (
+            f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors (patch_shape="
+            f"{patch_shape}) with {len(source)} measurements each; Cohort.arrays(patch_shape={patch_shape}) gives them"
+        )
+        raise ValueError(msg)

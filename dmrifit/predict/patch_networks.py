@@ -1,0 +1,476 @@
+"""Small torch networks over the neighborhood of a voxel, as regressors of scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import skorch
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import load, save
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.torch_state import forked_generator, one_torch_thread
+from dmrifit.cohort.patches import check_patch_shape
+
+__all__ = ["PatchCNN", "PatchTransformer"]
+
+#: Rows that are predicted at once: few enough that what the layers hold of them stays small.
+_ROWS_AT_ONCE = 16384
+
+
+class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
+    """What the networks share: rows checked, the net made, seeded, trained and asked."""
+
+    #: Says to `dmrifit.predict.algorithms`, which does not load torch, that a row is a neighborhood.
+    patchwise: ClassVar[bool] = True
+
+    _least: ClassVar[dict[str, int]] = {"width": 1, "depth": 0, "epochs": 1, "batch_size": 1}
+
+    patch_shape: tuple[int, int, int] | None
+    loss: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    device: str
+    random_state: int | np.random.RandomState | None
+    net_: skorch.NeuralNet
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> _PatchNetwork:
+        """
+        Train the network for its number of epochs.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_neighbors * n_channels)
+            Neighborhoods in the order of ``np.ndindex(patch_shape)``, the channels of a neighbor side by
+            side, scaled to about unit variance; (n_voxels, n_channels) where `patch_shape` is None.
+        y : array_like of shape (n_voxels,) or (n_voxels, n_targets)
+            Targets of the voxel in the middle, scaled likewise.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the number of columns is not possible.
+        """
+        x, targets = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        self._check()
+        self.n_targets_ = 1 if targets.ndim == 1 else targets.shape[1]
+        self.flat_ = targets.ndim == 1
+        generator = check_random_state(self.random_state)
+        seeds = generator.randint(2**31 - 1, size=2)
+        with one_torch_thread():
+            rows, answers = self._tensor(x), self._tensor(targets.reshape(len(x), -1))
+            self.net_ = self._new_net(int(seeds[0]), int(seeds[1]))
+            self.net_.module_.start(rows, answers)
+            self.net_.partial_fit(rows, answers)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """
+        Predict the targets of the voxels in the middle.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_neighbors * n_channels)
+            Neighborhoods as in training.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels,) or (n_voxels, n_targets)
+            In the shape of the training targets.
+        """
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        module = self.net_.module_.eval()
+        out = np.empty((len(x), self.n_targets_))
+        with one_torch_thread(), torch.inference_mode():
+            for first in range(0, len(x), _ROWS_AT_ONCE):
+                rows = slice(first, first + _ROWS_AT_ONCE)
+                out[rows] = module(self._tensor(x[rows])).cpu().numpy()
+        return out[:, 0] if self.flat_ else out
+
+    def weights(self) -> bytes:
+        """
+        Give what the network has learned.
+
+        Returns
+        -------
+        bytes
+            In the format of safetensors.
+        """
+        check_is_fitted(self)
+        state = self.net_.module_.state_dict()
+        return save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+
+    def set_weights(self, weights: bytes) -> None:
+        """
+        Make the net of an estimator that knows its numbers of features and targets, and fill it.
+
+        A device that this machine does not have becomes the processor.
+
+        Parameters
+        ----------
+        weights : bytes
+            What `weights` has given.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of such a net.
+        """
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):
+            self.device = "cpu"
+        self._check()
+        state = load(weights)
+        if self.depth > len(state):
+            msg = f"{len(state)} weights do not fit a depth of {self.depth}"
+            raise ValueError(msg)
+        # Before memory is taken for a network of the size that the file asks for.
+        with torch.device("meta"):
+            expected = self._new_module().state_dict()
+        described = [{k: (v.shape, v.dtype) for k, v in one.items()} for one in (state, expected)]
+        if described[0] != described[1]:
+            msg = f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters"
+            raise ValueError(msg)
+        net = self._new_net(0, 0)
+        net.module_.load_state_dict(state)
+        self.net_ = net
+
+    @abstractmethod
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
+        """Make the network."""
+
+    def _new_module(self) -> _Residual:
+        """Make the network of a fitted estimator."""
+        shape = (1, 1, 1) if self.patch_shape is None else check_patch_shape(self.patch_shape)
+        n_channels = self.n_features_in_ // math.prod(shape)
+        return self._module(n_channels, self.n_targets_, shape).to(self._dtype())
+
+    def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
+        """Make the net of a fitted estimator with the weights that a seed gives."""
+        with forked_generator(seed):
+            module = self._new_module()
+        net = skorch.NeuralNet(
+            module,
+            criterion=nn.L1Loss if self.loss == "median" else nn.MSELoss,
+            optimizer=torch.optim.Adam,
+            optimizer__fused=True,
+            lr=self.learning_rate,
+            max_epochs=self.epochs,
+            batch_size=self.batch_size,
+            iterator_train=_Batches,
+            iterator_train__seed=seed_of_batches,
+            train_split=None,
+            callbacks=[("schedule", skorch.callbacks.LRScheduler("CosineAnnealingLR", T_max=self.epochs))],
+            callbacks__epoch_timer=None,
+            callbacks__valid_loss=None,
+            callbacks__print_log=None,
+            predict_nonlinearity=None,
+            device=self.device,
+            verbose=0,
+        )
+        return net.initialize()
+
+    def _dtype(self) -> torch.dtype:
+        # The processors of Apple's graphics know no doubles; everywhere else such small nets are no slower with them.
+        return torch.float32 if torch.device(self.device).type == "mps" else torch.float64
+
+    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
+        return torch.tensor(values, dtype=self._dtype(), device=self.device)
+
+    def _check(self) -> None:
+        """Check the parameters and that the columns are those of a neighborhood."""
+        check_word("loss", self.loss, ("mean", "median"))
+        for name, least in self._least.items():
+            check_number(name, getattr(self, name), least=least, whole=True)
+        check_number("learning_rate", self.learning_rate)
+        if self.patch_shape is None:
+            return
+        n_neighbors = math.prod(check_patch_shape(self.patch_shape))
+        if self.n_features_in_ % n_neighbors:
+            msg = (
+                f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
+                f"neighbors; patch_shape={self.patch_shape} must be that of X"
+            )
+            raise ValueError(msg)
+
+
+class PatchCNN(_PatchNetwork):
+    """
+    Convolutional network over the neighborhood of a voxel.
+
+    Convolutions without padding, three voxels wide, shrink the neighborhood to the voxel in the middle;
+    layers on that voxel follow. They are added to a linear path from the measurements of the middle voxel,
+    which starts as the solution of least squares, so that few epochs are enough.
+
+    Parameters
+    ----------
+    patch_shape : tuple of 3 odd ints, optional
+        The neighborhood that a row is; by default one voxel.
+    loss : {"mean", "median"}, default="mean"
+        Squared or absolute errors.
+    width : int, default=64
+        Channels of each layer.
+    depth : int, default=1
+        Layers after the convolutions.
+    epochs : int, default=5
+        Passes over the training data.
+    batch_size : int, default=256
+        Voxels per step.
+    learning_rate : float, default=0.01
+        Of the first epoch; it falls to zero as a cosine.
+    device : str, default="cpu"
+        Where torch computes.
+    random_state : int, RandomState or None, default=None
+        Seed of the first weights and of the order of the voxels.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net.
+    n_features_in_ : int
+        Number of columns.
+    n_targets_ : int
+        Number of targets.
+    """
+
+    def __init__(
+        self,
+        patch_shape: tuple[int, int, int] | None = None,
+        *,
+        loss: str = "mean",
+        width: int = 64,
+        depth: int = 1,
+        epochs: int = 5,
+        batch_size: int = 256,
+        learning_rate: float = 0.01,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.patch_shape = patch_shape
+        self.loss = loss
+        self.width = width
+        self.depth = depth
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.device = device
+        self.random_state = random_state
+
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
+        return _Convolutions(n_channels, n_targets, shape, self.width, self.depth)
+
+
+class PatchTransformer(_PatchNetwork):
+    """
+    Transformer over the neighborhood of a voxel: each neighbor is a token.
+
+    The tokens get a learned position, attend to each other, and the one in the middle answers. This is
+    added to a linear path from the measurements of the middle voxel, which starts as the solution of least
+    squares, so that few epochs are enough.
+
+    Parameters
+    ----------
+    patch_shape : tuple of 3 odd ints, optional
+        The neighborhood that a row is; by default one voxel.
+    loss : {"mean", "median"}, default="mean"
+        Squared or absolute errors.
+    width : int, default=16
+        Numbers per token.
+    depth : int, default=1
+        Layers.
+    heads : int, default=2
+        Attention heads per layer; the width is a multiple of it.
+    epochs : int, default=4
+        Passes over the training data.
+    batch_size : int, default=256
+        Voxels per step.
+    learning_rate : float, default=0.005
+        Of the first epoch; it falls to zero as a cosine.
+    device : str, default="cpu"
+        Where torch computes.
+    random_state : int, RandomState or None, default=None
+        Seed of the first weights and of the order of the voxels.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net.
+    n_features_in_ : int
+        Number of columns.
+    n_targets_ : int
+        Number of targets.
+    """
+
+    def __init__(
+        self,
+        patch_shape: tuple[int, int, int] | None = None,
+        *,
+        loss: str = "mean",
+        width: int = 16,
+        depth: int = 1,
+        heads: int = 2,
+        epochs: int = 4,
+        batch_size: int = 256,
+        learning_rate: float = 0.005,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.patch_shape = patch_shape
+        self.loss = loss
+        self.width = width
+        self.depth = depth
+        self.heads = heads
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.device = device
+        self.random_state = random_state
+
+    def _check(self) -> None:
+        super()._check()
+        if self.heads < 1 or self.width % self.heads:
+            msg = f"width={self.width} must be a multiple of heads={self.heads}"
+            raise ValueError(msg)
+
+    def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
+        return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
+
+
+class _Residual(nn.Module, ABC):
+    """A linear path from the middle voxel to the targets, and layers that learn what it leaves."""
+
+    def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.center = math.prod(shape) // 2
+        self.linear = nn.Linear(n_channels, n_targets)
+
+    @abstractmethod
+    def correction(self, voxels: torch.Tensor) -> torch.Tensor:
+        """Compute what is added to the linear path, for (n, neighbors, channels)."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        voxels = rows.unflatten(1, (-1, self.n_channels))
+        return self.linear(voxels[:, self.center]) + self.correction(voxels)
+
+    def start(self, rows: torch.Tensor, targets: torch.Tensor) -> None:
+        """Let the linear path be ordinary least squares: training then takes few epochs."""
+        middle = rows.unflatten(1, (-1, self.n_channels))[:, self.center].cpu()
+        design = torch.cat([middle, torch.ones_like(middle[:, :1])], dim=1)
+        solution = torch.linalg.lstsq(design, targets.cpu(), driver="gelsd").solution
+        with torch.no_grad():
+            self.linear.weight.copy_(solution[:-1].T)
+            self.linear.bias.copy_(solution[-1])
+
+
+class _Convolutions(_Residual):
+    """Convolutions written as products of gathered windows: on so small images faster than torch's own."""
+
+    def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int) -> None:
+        super().__init__(n_channels, n_targets, shape)
+        layers: list[nn.Module] = []
+        channels = n_channels
+        while True:
+            windows, shape = _windows(shape)
+            layers += [_Gather(windows), nn.Linear(channels * windows.shape[1], width), nn.ReLU()]
+            channels = width
+            if shape == (1, 1, 1):
+                break
+        layers.append(nn.Flatten())
+        for _ in range(depth):
+            layers += [nn.Linear(width, width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, _silent(width, n_targets))
+
+    def correction(self, voxels: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.layers(voxels)
+        return answer
+
+
+class _Gather(nn.Module):
+    """Lay the voxels of each window side by side: (n, voxels, channels) to (n, windows, columns)."""
+
+    windows: torch.Tensor
+
+    def __init__(self, windows: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.register_buffer("windows", torch.from_numpy(windows), persistent=False)
+
+    def forward(self, voxels: torch.Tensor) -> torch.Tensor:
+        if len(self.windows) == 1:  # the window is the whole neighborhood
+            return voxels.flatten(1)[:, None]
+        return voxels[:, self.windows].flatten(2)
+
+
+class _Tokens(_Residual):
+    def __init__(
+        self,
+        n_channels: int,
+        n_targets: int,
+        shape: tuple[int, int, int],
+        width: int,
+        depth: int,
+        heads: int,
+    ) -> None:
+        super().__init__(n_channels, n_targets, shape)
+        self.embed = nn.Linear(n_channels, width)
+        self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
+        self.layers = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+                for _ in range(depth)
+            )
+        )
+        self.answer = _silent(width, n_targets)
+
+    def correction(self, voxels: torch.Tensor) -> torch.Tensor:
+        tokens = self.layers(self.embed(voxels) + self.position)
+        answer: torch.Tensor = self.answer(tokens[:, self.center])
+        return answer
+
+
+def _silent(width: int, n_targets: int) -> nn.Linear:
+    """Make a last layer that answers zero until it is trained."""
+    layer = nn.Linear(width, n_targets)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class _Batches:
+    """Shuffled batches of a dataset in memory, without a Python call per voxel; new ones at each pass."""
+
+    def __init__(self, dataset: skorch.dataset.Dataset, batch_size: int, seed: int) -> None:
+        self.X, self.y = dataset.X, dataset.y
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = torch.randperm(len(self.X), generator=self.generator).to(self.X.device)
+        for rows in order.split(self.batch_size):
+            yield self.X[rows], self.y[rows]
+
+
+def _windows(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], tuple[int, int, int]]:
+    """List the voxels of each window of a convolution, and give the shape that it leaves."""
+    kernel = [min(3, n) for n in shape]
+    left = [n - k + 1 for n, k in zip(shape, kernel, strict=True)]
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    views = np.lib.stride_tricks.sliding_window_view(numbers, kernel)
+    return views.reshape(math.prod(left), math.prod(kernel)).copy(), (left[0], left[1], left[2])

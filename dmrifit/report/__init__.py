@@ -1,0 +1,1 @@
+"""Pages, figures and viewers of images; nothing here knows a study."""

@@ -1,0 +1,168 @@
+"""Three planes through a point of a scan, on any grid, in the radiological way, to draw outlines into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.report.style import FAINT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["PLANES", "Plane", "draw_planes", "sample_volume"]
+
+#: Planes by name: the axis they are perpendicular to, and the world axes across and up.
+PLANES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
+
+_ENDS = (("R", "L"), ("A", "P"), ("S", "I"))  # at the high and at the low end of each axis
+_STEP = 0.5  # mm
+
+
+@dataclass(frozen=True)
+class Plane:
+    """
+    A plane that is drawn.
+
+    Attributes
+    ----------
+    ax : matplotlib.axes.Axes
+        Where.
+    normal, across, up : int
+        World axes: the one it is perpendicular to, those that point across and up.
+    x, y : ndarray
+        Coordinates of its points in mm.
+    index : ndarray of shape (len(y), len(x), 3)
+        Where its points lie in the scan, in voxels.
+    """
+
+    ax: Axes
+    normal: int
+    across: int
+    up: int
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    index: NDArray[np.float64]
+
+    def outline(self, volume: NDArray[Any], **look: Any) -> bool:
+        """
+        Draw where a volume passes one half.
+
+        Parameters
+        ----------
+        volume : ndarray of shape (x, y, z)
+            Mask or shares on the grid of the scan.
+        **look : object
+            As ``matplotlib.axes.Axes.contour`` takes it.
+
+        Returns
+        -------
+        bool
+            Whether there was anything to draw.
+        """
+        shares = sample_volume(volume, self.index)
+        if not shares.max() > 0.5 > shares.min():
+            return False
+        self.ax.contour(self.x, self.y, shares, [0.5], **look)
+        return True
+
+
+def draw_planes(
+    figure: Figure,
+    image: NDArray[Any],
+    affine: ArrayLike,
+    center: Sequence[float] | NDArray[np.float64],
+    field: tuple[NDArray[np.float64], NDArray[np.float64]],
+    *,
+    window: tuple[float, float] | None = None,
+) -> Iterator[Plane]:
+    """
+    Draw a scan in three planes perpendicular to the scanner's axes; the patient's right is at the left.
+
+    Parameters
+    ----------
+    figure : Figure
+        Where to; the planes stand beside each other.
+    image : ndarray of shape (x, y, z)
+        The scan.
+    affine : array_like of shape (4, 4)
+        From voxel indices to RAS+ coordinates in mm.
+    center : sequence of 3 floats
+        Where the planes meet, in mm.
+    field : tuple of 2 ndarray of shape (3,)
+        Lowest and highest coordinates that are shown, in mm.
+    window : tuple of 2 floats, optional
+        Values that are black and white; by default percentiles 1 and 99.5 of the plane.
+
+    Yields
+    ------
+    Plane
+        Each plane, with its axes.
+    """
+    inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
+    low, high = field
+    for column, (name, (normal, across, up)) in enumerate(PLANES.items()):
+        ax = figure.add_axes((0.03 + column * 0.325, 0.13, 0.29, 0.72))
+        x, y = (np.arange(low[k], high[k] + _STEP, _STEP) for k in (across, up))
+        points = np.empty((len(y), len(x), 3))
+        points[..., normal] = center[normal]
+        points[..., across], points[..., up] = x[None], y[:, None]
+        plane = Plane(ax, normal, across, up, x, y, points @ inverse[:3, :3].T + inverse[:3, 3])
+        _draw_image(plane, image, window)
+        yield plane
+        ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
+        if name != "sagittal":
+            ax.invert_xaxis()
+        ax.set_title(f"{name}, {'xyz'[normal]} = {center[normal]:.1f} mm", fontsize=9.5, color=FAINT)
+        _name_ends(ax, across, up, flipped=name != "sagittal")
+
+
+def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Read a volume between its voxels; 0 outside.
+
+    Parameters
+    ----------
+    volume : ndarray of shape (x, y, z)
+        What to read.
+    index : ndarray of shape (..., 3)
+        Where, in voxels.
+
+    Returns
+    -------
+    ndarray of shape (...)
+        The values.
+    """
+    from scipy.ndimage import map_coordinates
+
+    # Only the voxels that the plane passes are turned into numbers.
+    flat = index.reshape(-1, 3)
+    low = np.clip(np.floor(flat.min(axis=0)).astype(int) - 1, 0, np.array(volume.shape) - 1)
+    high = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 2, low + 1, volume.shape)
+    part = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float64)
+    return map_coordinates(part, (flat - low).T, order=1, mode="constant").reshape(index.shape[:-1])
+
+
+def _draw_image(plane: Plane, image: NDArray[Any], window: tuple[float, float] | None) -> None:
+    values = sample_volume(np.nan_to_num(np.asarray(image)), plane.index)
+    inside = (plane.index > -0.5).all(-1) & (plane.index < np.array(image.shape) - 0.5).all(-1)
+    low, high = np.percentile(values[inside], [1, 99.5]) if inside.any() else (0.0, 1.0)
+    values = np.where(inside, values, low)
+    if window is not None:
+        low, high = window
+    x, y = plane.x, plane.y
+    extent = (x[0] - _STEP / 2, x[-1] + _STEP / 2, y[0] - _STEP / 2, y[-1] + _STEP / 2)
+    plane.ax.imshow(values, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower", extent=extent)
+
+
+def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
+    high, low = _ENDS[across]
+    left, right = (high, low) if flipped else (low, high)
+    top, bottom = _ENDS[up]
+    for text, x, y in ((left, 0.03, 0.5), (right, 0.97, 0.5), (top, 0.5, 0.96), (bottom, 0.5, 0.04)):
+        ax.text(x, y, text, transform=ax.transAxes, color="white", ha="center", va="center", fontsize=9)

@@ -1,0 +1,406 @@
+"""Figures of maps: slices side by side, with their colors and the distribution of values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._optional import import_optional
+from dmrifit.report.style import COLORMAP, add_axes, new_figure, shared_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.figure import Figure
+
+__all__ = ["MapPanel", "Slices", "plot_codes", "plot_panel", "plot_panels", "robust_limits"]
+
+#: For voxels of the mask that have no value. Outside the mask the page shows through.
+NO_VALUE_COLOR = "#b9bec6"
+
+_STYLE = {"font.size": 9, "axes.titlesize": 10}
+_BAR_COLOR = "#5b84b1"
+_BOUND_COLOR = "#a8321a"
+_STATUS_COLORS = ("#2f6c9e", "#e7a92f", "#a8321a", NO_VALUE_COLOR)
+_N_BINS = 40
+# Room between slices and for the line of text below them, in widths of a slice.
+_GAP = 0.06
+_LINE = 0.22
+
+
+@dataclass(frozen=True)
+class MapPanel:
+    """
+    A map with what a reader needs to judge it.
+
+    Parameters
+    ----------
+    name : str
+        Symbol of the quantity.
+    unit : str
+        Its unit; empty for a number without one.
+    values : ndarray of shape (x, y, z)
+        The map; NaN where a voxel of the mask has no value.
+    bounds : tuple of float, optional
+        Limits of the search, in the unit of the map.
+    shares : tuple of float, default=(0, 0)
+        Parts of the voxels at the lower and the upper bound, 0 to 1.
+    """
+
+    name: str
+    unit: str
+    values: NDArray
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    shares: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def label(self) -> str:
+        """Symbol and unit, for axes."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+class Slices:
+    """
+    The slices of a volume that figures show, seen as radiologists hang them: from the feet, right at the left.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (x, y, z)
+        Voxels to show, with axes that run to the right, to the front and upwards (RAS).
+    affine : ndarray of shape (4, 4)
+        From voxel indices to world coordinates in mm.
+    n_slices : int, default=6
+        How many slices at most; each stands in the middle of an equal part of the mask.
+    fullest : bool, default=False
+        Whether to show the slices with the most voxels of the mask instead.
+
+    Attributes
+    ----------
+    mask : ndarray of bool, shape (x, y, z)
+        As given.
+    labels : list of str
+        Position of each slice: ``"z = 12 mm"`` for the first, ``"18 mm"`` for the others.
+    sides : tuple of str
+        What is at the left and at the right of each picture, such as ``("R", "L")``.
+    """
+
+    def __init__(
+        self,
+        mask: NDArray[np.bool_],
+        affine: NDArray[np.float64],
+        *,
+        n_slices: int = 6,
+        fullest: bool = False,
+    ) -> None:
+        edges = np.linalg.norm(affine[:3, :3], axis=0)
+        # Thick slices are shown face on; of cubes, the axial ones.
+        axis = 2 - int(np.argmax(np.round(edges[::-1], 3)))
+        across, up = [(1, 2), (0, 2), (0, 1)][axis]
+        self.mask = mask
+        self.sides = [("A", "P"), ("R", "L"), ("R", "L")][axis]
+        self._order = (axis, up, across)
+        self._aspect = edges[up] / edges[across]
+        shown = mask.transpose(self._order)
+        filled = np.flatnonzero(shown.any(axis=(1, 2)))
+        n = min(n_slices, len(filled))
+        if fullest:
+            counts = shown.sum(axis=(1, 2))
+            self._indices = sorted(np.argsort(-counts, kind="stable")[:n].tolist())
+            shown = shown[self._indices]
+        else:
+            self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
+        self._box = (_extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1))))
+        self.labels: list[str] = []
+        middle = (np.array(mask.shape) - 1) / 2
+        for index in self._indices:
+            middle[axis] = index
+            # Only the first names the axis: labels of narrow slices would run into each other.
+            name = "" if self.labels else f"{'xyz'[axis]} = "
+            self.labels.append(f"{name}{affine[axis] @ [*middle, 1]:.0f} mm")
+
+    def pictures(self, volume: NDArray) -> list[NDArray]:
+        """
+        Cut the slices out of a volume.
+
+        Parameters
+        ----------
+        volume : ndarray of shape (x, y, z, ...)
+            A map, or its colors.
+
+        Returns
+        -------
+        list of ndarray of shape (rows, columns, ...)
+            The first row is the lowest one.
+        """
+        turned = volume.transpose(*self._order, *range(3, volume.ndim))
+        return [turned[index][self._box][:, ::-1] for index in self._indices]
+
+    def arrange(self, width: float, height: float) -> tuple[int, float, float]:
+        """
+        Find how many slices to put side by side, and how large the whole becomes.
+
+        Parameters
+        ----------
+        width, height : float
+            Room for the whole, in inches.
+
+        Returns
+        -------
+        n_columns : int
+            Slices in a row.
+        width, height : float
+            What they need of the room, in inches.
+        """
+        n = len(self.labels)
+        best = 1, 0.0, 0.0
+        most = 0.0
+        for n_columns in range(1, n + 1):
+            n_lines = -(-n // n_columns)
+            columns, rows = self._sizes(n_columns, n_lines)
+            size = min(width / columns, height / rows)
+            # The largest pictures, unless places stay empty.
+            worth = size * (1 - 0.5 * (n_columns * n_lines - n) / (n_columns * n_lines))
+            if worth > most:
+                most, best = worth, (n_columns, size * columns, size * rows)
+        return best
+
+    def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
+        """
+        Draw slices side by side.
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes
+            Where to.
+        pictures : sequence of ndarray of shape (rows, columns, 4)
+            Red, green, blue and opacity of each slice, 0 to 1.
+        n_columns : int
+            Slices in a row.
+        """
+        rows, columns = pictures[0].shape[:2]
+        high = rows * self._aspect
+        n_lines = -(-len(pictures) // n_columns)
+        gap, line = _GAP * columns, _LINE * columns
+        for i, (picture, label) in enumerate(zip(pictures, self.labels, strict=True)):
+            x, y = (i % n_columns) * (columns + gap), -(i // n_columns) * (high + line)
+            axes.imshow(picture, extent=(x, x + columns, y, y + high), origin="lower", interpolation="nearest")
+            axes.text(x + columns / 2, y - 0.1 * line, label, ha="center", va="top", size=8, color="#4a5563")
+            if i == 0:
+                axes.text(x - gap / 2, y + high / 2, self.sides[0], ha="right", va="center", size=8)
+            if i == min(n_columns, len(pictures)) - 1:
+                axes.text(x + columns + gap / 2, y + high / 2, self.sides[1], ha="left", va="center", size=8)
+        width, height = self._sizes(n_columns, n_lines)
+        axes.set(xlim=(0, width), ylim=(high - height, high), anchor="NW")
+        axes.set_axis_off()
+
+    @property
+    def aspect(self) -> float:
+        """Height of a picture divided by its width."""
+        rows, columns = (part.stop - part.start for part in self._box)
+        return float(rows * self._aspect / columns)
+
+    def _sizes(self, n_columns: int, n_lines: int) -> tuple[float, float]:
+        """Give width and height of a mosaic, in columns of voxels."""
+        rows, columns = (part.stop - part.start for part in self._box)
+        high = rows * self._aspect + _LINE * columns
+        return n_columns * columns + (n_columns - 1) * _GAP * columns, n_lines * high
+
+
+def robust_limits(values: NDArray) -> tuple[float, float]:
+    """
+    Give limits for a color scale that a few odd voxels do not decide.
+
+    Parameters
+    ----------
+    values : ndarray
+        Values of any shape; NaN and infinite ones are left out.
+
+    Returns
+    -------
+    tuple of float
+        Percentiles 2 and 98, moved apart if they are equal; (0, 1) if there is no value.
+    """
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = (float(x) for x in np.percentile(values, (2, 98)))
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        margin = 0.05 * abs(low) or 0.5
+        return low - margin, high + margin
+    return low, high
+
+
+def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
+    """
+    Show slices of a map and the distribution of its values.
+
+    Parameters
+    ----------
+    slices : Slices
+        What to show.
+    panel : MapPanel
+        The map.
+
+    Returns
+    -------
+    Figure
+        Colors span percentiles 2 to 98 of the values in the mask.
+    """
+    n_columns, width, height = slices.arrange(3.6, 3.2)
+    with shared_style(_STYLE):
+        figure = new_figure(4.6, height + 2.15)
+        axes = add_axes(figure, 0.2, 1.85, width, height)
+        axes.set_title(panel.label)
+        scale = _draw_map(axes, slices, panel, n_columns)
+        bar = figure.colorbar(scale, cax=add_axes(figure, width + 0.45, 1.95, 0.11, height - 0.1), extend="both")
+        _finish_bar(bar, panel)
+        _draw_histogram(add_axes(figure, 0.55, 0.45, 3.85, 1.05), slices, panel)
+    return figure
+
+
+def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figure:
+    """
+    Show several maps and their distributions in one picture.
+
+    Parameters
+    ----------
+    slices : Slices
+        What to show.
+    panels : sequence of MapPanel
+        One map for each row.
+    title : str
+        Heading.
+
+    Returns
+    -------
+    Figure
+        One row for each map: slices at the left, values at the right.
+    """
+    n_columns, width, height = slices.arrange(6.0, 1.6)
+    line = max(height, 1.2) + 0.75
+    with shared_style(_STYLE):
+        figure = new_figure(10, line * len(panels) + 0.45)
+        figure.text(0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold", va="baseline")
+        for i, panel in enumerate(panels):
+            bottom = line * (len(panels) - 1 - i) + 0.5
+            axes = add_axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
+            axes.set_title(panel.label)
+            scale = _draw_map(axes, slices, panel, n_columns)
+            bar = figure.colorbar(scale, cax=add_axes(figure, width + 0.6, bottom, 0.11, line - 0.75), extend="both")
+            _finish_bar(bar, panel)
+            _draw_histogram(add_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
+    return figure
+
+
+def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title: str) -> Figure:
+    """
+    Show a map of codes, such as how the fit of each voxel ended.
+
+    Parameters
+    ----------
+    slices : Slices
+        What to show.
+    values : ndarray of shape (x, y, z)
+        Codes.
+    codes : mapping of int to str
+        What each code means; four at most.
+    title : str
+        Heading.
+
+    Returns
+    -------
+    Figure
+        One color for each code that occurs in the mask.
+    """
+    patches = import_optional("matplotlib.patches")
+    colors = import_optional("matplotlib.colors")
+    cuts, insides = slices.pictures(values), slices.pictures(slices.mask)
+    pictures = [np.zeros((*cut.shape, 4)) for cut in cuts]
+    legend = []
+    for (code, meaning), color in zip(codes.items(), _STATUS_COLORS, strict=False):
+        for picture, cut, inside in zip(pictures, cuts, insides, strict=True):
+            picture[(cut == code) & inside] = colors.to_rgba(color)
+        if ((values == code) & slices.mask).any():
+            legend.append(patches.Patch(color=color, label=meaning))
+    n_columns, width, height = slices.arrange(4.2, 2.4)
+    with shared_style(_STYLE):
+        figure = new_figure(4.6, height + 0.85)
+        axes = add_axes(figure, 0.2, 0.5, width, height)
+        axes.set_title(title)
+        slices.mosaic(axes, pictures, n_columns)
+        figure.legend(handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False)
+    return figure
+
+
+def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> ScalarMappable:
+    matplotlib = import_optional("matplotlib")
+    cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
+    low, high = robust_limits(panel.values[slices.mask])
+    scale = cm.ScalarMappable(colors.Normalize(low, high), matplotlib.colormaps[COLORMAP])
+    pictures = []
+    # Only the slices that are shown are painted: colors take eight times the room of a map.
+    for cut, inside in zip(slices.pictures(panel.values), slices.pictures(slices.mask), strict=True):
+        painted = scale.cmap(scale.norm(np.nan_to_num(cut)))
+        painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
+        painted[~inside] = 0
+        pictures.append(painted)
+    slices.mosaic(axes, pictures, n_columns)
+    return scale
+
+
+def _finish_bar(bar: Colorbar, panel: MapPanel) -> None:
+    bar.ax.set_title(panel.unit, size=8, weight="normal", loc="left")
+    bar.outline.set_visible(False)
+    bar.ax.locator_params(nbins=6)
+
+
+def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
+    values = panel.values[slices.mask]
+    values = values[np.isfinite(values)]
+    low, high = _histogram_range(values, panel)
+    counts, edges = np.histogram(np.clip(values, low, high), bins=_N_BINS, range=(low, high))
+    shares = 100 * counts / max(len(values), 1)
+    axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
+    axes.set(xlabel=panel.label, ylabel="voxels (%)", xlim=(low, high))
+    for bound, share, side, sign in zip(panel.bounds, panel.shares, ("left", "right"), (1, -1), strict=True):
+        if low <= bound <= high:
+            axes.axvline(bound, color=_BOUND_COLOR, linewidth=1.6, linestyle=(0, (4, 2)), clip_on=False)
+            text, place = f"{100 * share:.2g} % at the bound", (bound, 1.0)
+            axes.annotate(
+                text,
+                place,
+                (4 * sign, 2),
+                ("data", "axes fraction"),
+                "offset points",
+                ha=side,
+                size=8,
+                color=_BOUND_COLOR,
+            )
+    if len(values):
+        axes.axvline(float(np.median(values)), color="#1d2530", linewidth=1)
+
+
+def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:
+    """Give the range of percentiles 1 to 99, widened to the bounds that voxels sit at."""
+    if not len(values):
+        return robust_limits(values)
+    low, high = (float(x) for x in np.percentile(values, (1, 99)))
+    margin = 0.08 * (high - low) or 0.05 * abs(low) or 0.5
+    low, high = low - margin, high + margin
+    lower, upper = panel.bounds
+    # A bound that differs from voxel to voxel, as that of an amplitude, has no place on the axis.
+    if np.isfinite(lower) and (panel.shares[0] > 0 or lower > low):
+        low = lower
+    if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
+        high = upper
+    return (low, high) if low < high else (low - margin, high + margin)
+
+
+def _extent(filled: NDArray) -> slice:
+    inside = np.flatnonzero(filled)
+    return slice(int(inside[0]), int(inside[-1]) + 1)

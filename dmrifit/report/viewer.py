@@ -1,0 +1,491 @@
+"""
+Three planes through volumes, to move through in a browser: part of a page, without a library and without a network.
+
+The planes are drawn by a script of the project's own (``data/viewer.js``) on plain canvases. Libraries were measured
+first, by the page of a T1-weighted scan of 240 × 240 × 155 voxels with the outline of a tumor (2.0 MB by this module):
+
+- NiiVue 0.69 (BSD-2-Clause) does all that is wanted, but adds 2.28 MB to the wheel and to each page (4.1 MB), needs
+  WebGL 2, of which Chromium calls the software form deprecated that it falls back to where there is no graphics card,
+  and knows a placed box only as a mesh or a mask.
+- brainsprite in nilearn 0.14 (BSD-3-Clause; 2.5 MB, with jQuery) takes pictures, not numbers: the threshold is chosen
+  in Python and cannot be slid, all is resampled to cubes, and the page asks GitHub for an icon.
+
+The script has 20 kB, reads the numbers themselves, cuts any grid along the scanner's axes, draws boxes exactly, and is
+all that the page may run: `dmrifit.report.html.html_page` allows it by its digest and allows no connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._optional import import_optional
+from dmrifit.report.html import html_page, html_template
+from dmrifit.report.slice_figures import robust_limits
+from dmrifit.report.style import COLORMAP
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["Box", "Layer", "html_viewer", "viewer_page"]
+
+#: The largest text of the numbers of one viewer; above it, voxels are put together.
+MAX_BYTES = 6_000_000
+#: Voxels of all layers before compression, which the browser holds in memory.
+_MAX_VOXELS = 40_000_000
+_MARGIN = 2  # voxels around what is shown
+_EXTREMES = (0.1, 99.9)  # percentiles that the codes of an image span
+_GRAYS = (1, 99.5)  # percentiles of an image that are black and white
+_BITS = {"image": 8, "map": 8, "score": 16, "mask": 8}
+_MOST_LABELS = 255
+_PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """
+    A volume that is shown.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    values : ndarray of shape (x, y, z)
+        Numbers; NaN where there is no value. Of a mask, 0 is outside.
+    kind : {"image", "map", "score", "mask"}, default="image"
+        An image is gray and lies below; a map may lie below, in gray, or above it, in colors; a score lies above it,
+        and keeps its maxima where voxels are put together; a mask is an outline, in one color for each number.
+    unit : str, default=""
+        Of the numbers.
+    window : tuple of float, optional
+        Ends of the scale of grays and colors; by default percentiles of the region, 1 and 99.5 of an image, 2 and 98 of
+        a map, and of a score the smallest and the largest number.
+    threshold : float, optional
+        Where the threshold starts; by default all is shown.
+    names : sequence of str, default=()
+        What the numbers 1, 2, … of a mask mean; by default the name of the mask.
+    shown : bool, default=True
+        Whether an outline is drawn from the start.
+    """
+
+    name: str
+    values: NDArray[Any]
+    kind: Literal["image", "map", "score", "mask"] = "image"
+    unit: str = ""
+    window: tuple[float, float] | None = None
+    threshold: float | None = None
+    names: Sequence[str] = field(default=())
+    shown: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """
+    A box that is drawn exactly where planes cut it.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    affine : array_like of shape (4, 4)
+        Its sides as columns and its center, in mm RAS+.
+    """
+
+    name: str
+    affine: ArrayLike
+
+
+def viewer_page(title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "", contents: bool = False) -> str:
+    """
+    Put sections, some of which hold a viewer, into one HTML page.
+
+    Parameters
+    ----------
+    title : str
+        Heading of the page.
+    sections : iterable of (str, str or Markup)
+        As `dmrifit.report.html.html_page` takes them.
+    lead : str, default=""
+        A sentence below the title.
+    contents : bool, default=False
+        Whether links to the sections stand below it.
+
+    Returns
+    -------
+    str
+        The page, which refers to nothing outside itself and may run nothing but the viewer.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``report`` is not installed.
+    """
+    script, style = (_read(f"viewer.{kind}") for kind in ("js", "css"))
+    return html_page(title, sections, lead=lead, contents=contents, script=script, style=style)
+
+
+def html_viewer(
+    layers: Sequence[Layer],
+    affine: ArrayLike,
+    *,
+    boxes: Sequence[Box] = (),
+    points: Sequence[tuple[str, Sequence[float] | NDArray[np.float64]]] = (),
+    region: NDArray[np.bool_] | None = None,
+    start: Sequence[float] | NDArray[np.float64] | None = None,
+    image: str | None = None,
+    overlay: str | None = None,
+    label: str = "Three planes",
+    instead: Any = "",
+    max_bytes: int = MAX_BYTES,
+) -> Markup:
+    """
+    Show volumes of one grid in three planes, with a threshold that can be slid.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The volumes, in any orientation.
+    affine : array_like of shape (4, 4)
+        From their voxel indices to RAS+ coordinates in mm; it may be oblique. Planes are perpendicular to the scanner's
+        axes, and voxels are drawn as they are, not interpolated.
+    boxes : sequence of Box, default=()
+        Boxes to draw.
+    points : sequence of (str, sequence of 3 floats), default=()
+        Places to go to, in mm.
+    region : ndarray of bool, shape (x, y, z), optional
+        What the planes have to show; by default all voxels in which a layer has a value that is neither 0 nor that of
+        its first corner.
+    start : sequence of 3 floats, optional
+        Where the planes meet at first, in mm; by default at the first point, or in the middle.
+    image, overlay : str, optional
+        Names of the layers that are shown at first; by default the first that may lie below, and the first that may
+        only lie above.
+    label : str, default="Three planes"
+        What the viewer is called for those who cannot see it.
+    instead : str or Markup, default=""
+        What stands in its place where no script runs, such as a picture.
+    max_bytes : int, default=6000000
+        The largest text that the numbers may become. Above it, voxels are put together, first along the finest axis:
+        means of images and maps, maxima of scores and masks. The page says so.
+
+    Returns
+    -------
+    Markup
+        The viewer, for a section of `viewer_page`. Numbers are stored in 8 bits, scores in 16; the step between two of
+        them stands below the planes.
+
+    Raises
+    ------
+    ValueError
+        If layers have different shapes, none or more than three axes, a mask has other numbers than 0 to 255, or the
+        affine cannot be inverted.
+    ImportError
+        If the extra ``report`` is not installed.
+    """
+    matrix = np.asarray(affine, dtype=np.float64)
+    _check(layers, matrix)
+    whole = layers[0].values.shape
+    layers, matrix, region = _upright(layers, matrix, region)
+    if region is None:
+        region = _filled(layers)
+    else:  # what is outlined is never cut away
+        for layer in layers:
+            if layer.kind == "mask":
+                region = region | (np.nan_to_num(layer.values) > 0)
+    layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
+    layers, matrix, cropped = _crop(layers, matrix, region, boxes)
+    factors = np.ones(3, int)
+    edges = np.linalg.norm(matrix[:3, :3], axis=0)
+    while True:
+        shape = layers[0].values.shape
+        packed = [] if len(layers) * np.prod(shape) > _MAX_VOXELS else [_pack(layer) for layer in layers]
+        if (packed and sum(len(one["data"]) for one in packed) <= max_bytes) or max(shape) < 2:
+            break
+        finest = int(np.argmin(np.where(np.array(shape) > 1, edges * factors, np.inf)))
+        factors[finest] *= 2
+        layers, matrix = [_coarser(layer, finest) for layer in layers], _coarser_affine(matrix, finest)
+    if not packed:
+        packed = [_pack(layer) for layer in layers]
+    number = 0
+    for one, layer in zip(packed, layers, strict=True):
+        if layer.kind == "mask":
+            most = max(int(np.nan_to_num(layer.values).max(initial=0)), len(layer.names), 1)
+            one["colors"] = list(range(number, number + most))
+            number += most
+    shape = layers[0].values.shape
+    if start is None:
+        start = points[0][1] if points else (matrix @ [*((np.array(shape) - 1) / 2), 1])[:3]
+    data = {
+        "shape": shape,
+        "affine": matrix[:3].tolist(),
+        "voxel": abs(float(np.linalg.det(matrix[:3, :3]))),
+        "layers": packed,
+        "boxes": [
+            {"name": box.name, "affine": np.asarray(box.affine, float)[:3].tolist(), "color": number + i}
+            for i, box in enumerate(boxes)
+        ],
+        "points": [[float(x) for x in place] for _, place in points],
+        "start": [float(x) for x in start],
+        "colormap": _colormap(),
+    }
+    below = [(i, one.name) for i, one in enumerate(layers) if one.kind in ("image", "map")]
+    above = [(i, one.name) for i, one in enumerate(layers) if one.kind in ("map", "score")]
+    chosen = next((i for i, name in above if name == overlay), _first_score(layers) if overlay is None else None)
+    return html_template(
+        _read("viewer.html"),
+        label=label,
+        planes=_PLANES,
+        below=below,
+        above=above,
+        image=next((i for i, name in below if name == image), below[0][0] if below else None),
+        overlay=chosen,
+        # The colors of a map are to be read; below a score one wants to see the scan.
+        opacity=100 if chosen is not None and layers[chosen].kind == "map" else 70,
+        outlines=_outlines(layers, packed, boxes, number),
+        points=[name for name, _ in points],
+        instead=instead,
+        note=_note(cropped, tuple(factors), edges * factors, whole),
+        stored=_stored(packed),
+        # A name that ends the element or begins a comment must not be read by the browser.
+        data=_safe_json(data),
+    )
+
+
+def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
+    if not layers:
+        msg = "the viewer has nothing to show; give it at least one layer"
+        raise ValueError(msg)
+    shape = layers[0].values.shape
+    for layer in layers:
+        if layer.values.ndim != 3 or layer.values.shape != shape or not all(shape):
+            msg = f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, z), like {shape}"
+            raise ValueError(msg)
+        if layer.threshold is not None and not np.isfinite(layer.threshold):
+            msg = f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to show all"
+            raise ValueError(msg)
+        if layer.kind == "mask":
+            values = layer.values[np.isfinite(layer.values)] if layer.values.dtype.kind == "f" else layer.values
+            if values.size and not 0 <= values.min() <= values.max() <= _MOST_LABELS:
+                msg = f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to {_MOST_LABELS}"
+                raise ValueError(msg)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+        msg = f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of shape (4, 4)"
+        raise ValueError(msg)
+
+
+def _upright(
+    layers: Sequence[Layer], affine: NDArray[np.float64], region: NDArray[np.bool_] | None
+) -> tuple[list[Layer], NDArray[np.float64], NDArray[np.bool_] | None]:
+    """Turn axes so that they run nearly to the right, to the front and upwards."""
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+    turn = io_orientation(affine)
+    turned = [replace(layer, values=apply_orientation(np.asarray(layer.values), turn)) for layer in layers]
+    if region is not None:
+        region = apply_orientation(region, turn)
+    return turned, affine @ inv_ornt_aff(turn, layers[0].values.shape), region
+
+
+def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
+    """Find where there is something: neither 0 nor without value nor what an image has in its corner."""
+    filled = np.zeros(layers[0].values.shape, bool)
+    for layer in layers:
+        filled |= np.isfinite(layer.values) & (layer.values != 0) & (layer.values != layer.values.flat[0])
+    return filled if filled.any() else np.ones_like(filled)
+
+
+def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:
+    """Choose the ends of the grays of an image and of the colors of a map; scores and masks need none."""
+    if layer.kind in ("score", "mask"):
+        return None
+    values = layer.values[region]
+    values = values[np.isfinite(values)]
+    if layer.kind == "map" or not values.size:
+        return robust_limits(values)
+    low, high = (float(x) for x in np.percentile(values, _GRAYS))
+    return (low, high) if high > low else robust_limits(values)
+
+
+def _crop(
+    layers: Sequence[Layer], affine: NDArray[np.float64], region: NDArray[np.bool_], boxes: Sequence[Box]
+) -> tuple[list[Layer], NDArray[np.float64], bool]:
+    """Cut away what is outside the region and the boxes."""
+    shape = layers[0].values.shape
+    ends = []
+    for axis in range(3):
+        filled = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
+        ends.append((filled[0], filled[-1]) if len(filled) else (0, shape[axis] - 1))
+    low, high = (np.array(end, dtype=np.float64) for end in zip(*ends, strict=True))
+    if region.any():
+        for box in boxes:
+            matrix = np.linalg.inv(affine) @ np.asarray(box.affine, dtype=np.float64)
+            reach = np.abs(matrix[:3, :3]).sum(axis=1) / 2
+            low, high = np.minimum(low, matrix[:3, 3] - reach), np.maximum(high, matrix[:3, 3] + reach)
+    first = np.clip(np.floor(low).astype(int) - _MARGIN, 0, shape)
+    last = np.clip(np.ceil(high).astype(int) + _MARGIN + 1, first + 1, shape)
+    part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ first
+    cropped = bool((last - first < shape).any())
+    return [replace(layer, values=layer.values[part]) for layer in layers], moved, cropped
+
+
+def _coarser(layer: Layer, axis: int) -> Layer:
+    """Put pairs of voxels along an axis together."""
+    values = np.moveaxis(layer.values, axis, 0)
+    if len(values) % 2:
+        values = np.concatenate([values, values[-1:]])
+    pairs = values.reshape(-1, 2, *values.shape[1:])
+    if layer.kind in ("score", "mask"):
+        joined = np.fmax(pairs[:, 0], pairs[:, 1])
+    else:
+        pairs = pairs.astype(np.float32)
+        known = np.isfinite(pairs)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            joined = np.where(known, pairs, 0).sum(axis=1) / known.sum(axis=1, dtype=np.float32)
+    return replace(layer, values=np.moveaxis(joined, 0, axis))
+
+
+def _coarser_affine(affine: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    coarser = affine.copy()
+    coarser[:3, 3] += affine[:3, axis] / 2
+    coarser[:3, axis] *= 2
+    return coarser
+
+
+def _pack(layer: Layer) -> dict[str, Any]:
+    """Turn the numbers of a layer into codes: 0 is no value, the others go from low to high in equal steps."""
+    bits, values = _BITS[layer.kind], np.asarray(layer.values)
+    packed: dict[str, Any] = {
+        "name": layer.name,
+        "kind": layer.kind,
+        "unit": layer.unit,
+        "bits": bits,
+        "names": list(layer.names),
+    }
+    if layer.kind == "mask":
+        codes = np.nan_to_num(values).astype(np.uint8)
+        return packed | {"data": _text(codes, bits), "low": 1.0, "high": 255.0, "window": [0.0, 1.0], "threshold": None}
+    values = values.astype(np.float64)
+    known = np.isfinite(values)
+    own = values[known]
+    extremes = (float(own.min()), float(own.max())) if own.size else (0.0, 1.0)
+    low, high = extremes
+    if layer.kind != "score" and own.size:
+        low, high = (float(x) for x in np.percentile(own, _EXTREMES))
+    if layer.kind == "score" and layer.threshold is not None:
+        low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
+    if layer.window is not None and layer.kind != "score":
+        low, high = min(low, max(layer.window[0], extremes[0])), max(high, min(layer.window[1], extremes[1]))
+    window = layer.window or (low, high)
+    if not window[1] > window[0]:
+        window = window[0], window[0] + (abs(window[0]) or 1.0)
+    levels = 2**bits - 1
+    span = high - low
+    share = np.clip((values[known] - low) / span, 0, 1) if span > 0 else np.zeros(own.size)
+    codes = np.zeros(values.shape, np.uint8 if bits == 8 else np.uint16)
+    codes[known] = 1 + np.floor(share * (levels - 1) + 0.5)
+    edge = None
+    if layer.threshold is not None and span > 0:
+        # What is below the threshold is never rounded up to it, however long the steps are.
+        edge = int(np.clip(1 + np.floor((layer.threshold - low) / span * (levels - 1) + 0.5), 2, levels))
+        reached = values[known] >= layer.threshold
+        codes[known] = np.where(reached, np.maximum(codes[known], edge), np.minimum(codes[known], edge - 1))
+    return packed | {
+        "edge": edge,
+        "data": _text(codes, bits),
+        "low": low,
+        "high": high,
+        "window": [float(window[0]), float(window[1])],
+        "threshold": None if layer.threshold is None else float(layer.threshold),
+        "clipped": [extremes[0] < low, extremes[1] > high],
+    }
+
+
+def _text(codes: NDArray[Any], bits: int) -> str:
+    """Write codes as gzip in base64; of 16 bits, all high bytes come first, which packs better."""
+    parts = [codes.astype(np.uint8)] if bits == 8 else [(codes >> 8).astype(np.uint8), (codes & 255).astype(np.uint8)]
+    raw = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+    return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+
+
+def _first_score(layers: Sequence[Layer]) -> int | None:
+    return next((i for i, layer in enumerate(layers) if layer.kind == "score"), None)
+
+
+def _outlines(
+    layers: Sequence[Layer], packed: Sequence[Mapping[str, Any]], boxes: Sequence[Box], number: int
+) -> list[tuple[str, str, list[tuple[str, str]], bool]]:
+    """List what is outlined: its key, its name, its colors with their meaning, whether it is shown."""
+    found = []
+    for i, (layer, one) in enumerate(zip(layers, packed, strict=True)):
+        if layer.kind == "mask":
+            names = [*layer.names, *[""] * (len(one["colors"]) - len(layer.names))]
+            colors = [(_color(k), name) for k, name in zip(one["colors"], names, strict=True)]
+            found.append((f"m{i}", layer.name, colors, layer.shown))
+    found += [(f"b{i}", box.name, [(_color(number + i), "")], True) for i, box in enumerate(boxes)]
+    return found
+
+
+def _color(number: int) -> str:
+    return f"c{number % 7}"
+
+
+def _note(
+    cropped: bool,
+    factors: tuple[int, ...],
+    edges: NDArray[np.float64],
+    whole: Sequence[int],
+) -> str:
+    size = " × ".join(f"{edge:.3g}" for edge in edges)
+    parts = [
+        "Positions are in mm, RAS: to the right, to the front, up; the patient's right is at the left of axial and "
+        f"coronal planes. Voxels of {size} mm are drawn as they are, not interpolated."
+    ]
+    if cropped:
+        parts.append(f"Cropped from {' × '.join(map(str, whole))} voxels to where there is something to see.")
+    if max(factors) > 1:
+        joined = " × ".join(map(str, factors))
+        parts.append(
+            f"To keep the page small, {joined} voxels were put together: means of images and maps, maxima of scores "
+            "and masks. Volumes are those of this coarser grid."
+        )
+    return " ".join(parts)
+
+
+def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tell what the codes of each layer stand for."""
+    lines = []
+    for one in packed:
+        if one["kind"] != "mask":
+            step = (one["high"] - one["low"]) / (2 ** one["bits"] - 2)
+            unit = f" {one['unit']}" if one["unit"] else ""
+            lines.append(f"{one['name']}: {one['low']:.4g} to {one['high']:.4g}{unit} in steps of {step:.2g}")
+    return lines
+
+
+def _safe_json(data: Any) -> Markup:
+    from markupsafe import Markup
+
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@cache
+def _colormap() -> str:
+    colors = import_optional("matplotlib").colormaps[COLORMAP](np.arange(256), bytes=True)
+    return base64.b64encode(np.ascontiguousarray(colors[:, :3]).tobytes()).decode("ascii")
+
+
+@cache
+def _read(name: str) -> str:
+    return (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Synthetic bodies and heads with known tissue."""

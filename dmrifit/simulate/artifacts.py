@@ -1,0 +1,135 @@
+"""What spoils synthetic images besides noise: movement between images, ringing at edges, lost signal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["ARTIFACTS", "artifact_strengths", "spoil"]
+
+#: Artifacts by name, each with its strength where none is given: the largest movement along x and y in voxels; the
+#: share of the spatial frequencies along x and y that is lost; the largest share of the signal that is lost.
+ARTIFACTS: Mapping[str, float] = MappingProxyType({"shift": 1.0, "gibbs": 0.2, "signal_loss": 0.5})
+
+_LARGEST: Mapping[str, float] = MappingProxyType({"shift": 4.0, "gibbs": 0.75, "signal_loss": 1.0})
+_LOSS_B = 400.0  # s/mm²; movement of tissue costs signal only where gradients are strong
+_LOSS_RADIUS = 0.35  # of half the field of view
+
+# Where signal is lost, in halves of the field of view: below the beating heart, and beside the gas of the rectum.
+_LOSS_CENTER: Mapping[str, tuple[float, float, float]] = MappingProxyType(
+    {"abdomen": (0.08, 0.42, 0.5), "male pelvis": (0.0, -0.2, 0.0), "female pelvis": (0.0, -0.2, 0.0)}
+)
+
+
+def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) -> dict[str, float]:
+    """
+    Check which artifacts are asked for, and how strong.
+
+    Parameters
+    ----------
+    artifacts : sequence of str, mapping of str to float, or None
+        Names in `ARTIFACTS`, with their strengths or without.
+
+    Returns
+    -------
+    dict of str to float
+        Strengths by name, in the order in which they are applied; those of strength 0 are left out.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or a strength out of its range.
+    """
+    if artifacts is None:
+        return {}
+    if isinstance(artifacts, str):
+        artifacts = (artifacts,)
+    if not isinstance(artifacts, Mapping):
+        artifacts = {name: ARTIFACTS.get(name, 0.0) for name in artifacts}
+    unknown = sorted(set(artifacts) - set(ARTIFACTS))
+    if unknown:
+        msg = f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}"
+        raise ValueError(msg)
+    for name, strength in artifacts.items():
+        if not isinstance(strength, int | float | np.number) or not 0 <= strength <= _LARGEST[name]:
+            msg = f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not {strength!r}"
+            raise ValueError(msg)
+    return {name: float(artifacts[name]) for name in ARTIFACTS if artifacts.get(name)}
+
+
+def spoil(
+    signals: NDArray[np.float64],
+    protocol: Protocol,
+    strengths: Mapping[str, float],
+    template: str,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """
+    Apply artifacts to images without noise.
+
+    Parameters
+    ----------
+    signals : ndarray of shape (x, y, z, n_measurements)
+        Images.
+    protocol : Protocol
+        Of the last axis. The image at its lowest b and shortest TE stays in its place.
+    strengths : mapping of str to float
+        As `artifact_strengths` returns them.
+    template : str
+        Which part of the body it is, for the region that loses signal.
+    rng : numpy.random.Generator
+        Stream. What an artifact draws does not depend on the others.
+
+    Returns
+    -------
+    ndarray of shape (x, y, z, n_measurements)
+        Spoiled images, of magnitudes.
+    """
+    streams = dict(zip(ARTIFACTS, rng.spawn(len(ARTIFACTS)), strict=True))
+    if "signal_loss" in strengths:
+        signals = _lose(signals, protocol, strengths["signal_loss"], template, streams["signal_loss"])
+    if "shift" in strengths:
+        signals = _shifted(signals, protocol, strengths["shift"], streams["shift"])
+    if "gibbs" in strengths:
+        signals = _cropped(signals, strengths["gibbs"])
+    return np.abs(signals)
+
+
+def _lose(
+    signals: NDArray, protocol: Protocol, strength: float, template: str, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    axes = [(np.arange(n) + 0.5) / n * 2 - 1 for n in signals.shape[:3]]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    center = np.array(_LOSS_CENTER[template]) + rng.normal(0, 0.05, 3)
+    distance = (x - center[0]) ** 2 + (y - center[1]) ** 2 + 0.25 * (z - center[2]) ** 2
+    region = np.exp(-distance / (2 * _LOSS_RADIUS**2 / np.log(4)))
+    lost = rng.uniform(0, strength, len(protocol)) * (protocol.b >= _LOSS_B)
+    return signals * (1 - region[..., None] * lost)
+
+
+def _shifted(signals: NDArray, protocol: Protocol, strength: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    from scipy.ndimage import shift
+
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    still = np.lexsort((protocol.b, te))[0]
+    moves = rng.uniform(-strength, strength, (len(protocol), 2))
+    moved = np.array(signals)
+    for i, (x, y) in enumerate(moves):
+        if i != still:
+            # Linear, so that a movement makes no signal that was not there.
+            moved[..., i] = shift(signals[..., i], (x, y, 0), order=1, mode="nearest")
+    return moved
+
+
+def _cropped(signals: NDArray, strength: float) -> NDArray[np.float64]:
+    """Leave out high spatial frequencies in the slice, as a scanner that interpolates its images does."""
+    spectrum = np.fft.rfft2(signals, axes=(0, 1))
+    for axis, frequencies in enumerate((np.fft.fftfreq(signals.shape[0]), np.fft.rfftfreq(signals.shape[1]))):
+        kept = np.abs(frequencies) <= 0.5 * (1 - strength)
+        spectrum = spectrum * kept.reshape((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))
+    return np.fft.irfft2(spectrum, s=signals.shape[:2], axes=(0, 1))

@@ -1,0 +1,409 @@
+"""Synthetic patients: a small abdomen or pelvis with tumors, its true parameter maps and noisy signals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.threads import check_jobs
+from dmrifit.cohort.cohort import Cohort
+from dmrifit.cohort.scan import Scan
+from dmrifit.engine.protocol import Protocol
+from dmrifit.simulate.artifacts import artifact_strengths, spoil
+from dmrifit.simulate.organs import VOXEL_SIZE, draw_template, paint
+from dmrifit.simulate.tissues import MODEL, draw_means, draw_textures, limited, log_sd, smooth_field, tissue_table
+
+__all__ = ["simulate_cohort", "simulate_patient", "tissue_table"]
+
+#: Field strength (T) of the scanners of the protocol presets.
+_PRESET_FIELD = {"cohort1": 1.5, "cohort2": 3.0}
+
+_DIFFICULTIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # One family of tumors, little variation between patients, denoised images of good quality.
+        "easy": {"tumor_types": ("adenocarcinoma-like",), "patient_variation": 1.0, "snr": 60.0},
+        # Mixed primaries: every type of the table, twice the variation, half the signal-to-noise ratio.
+        "mixed": {"tumor_types": None, "patient_variation": 2.0, "snr": 30.0},
+    }
+)
+
+_SMALLEST_SHAPE = (12, 12, 2)
+_MEAN_GAIN = 300.0  # signal units per unit of proton density
+_COIL_VARIATION = 0.12  # across the field of view
+
+
+def simulate_cohort(
+    protocol: str | Protocol = "cohort1",
+    n_patients: int = 16,
+    *,
+    difficulty: str = "mixed",
+    shape: tuple[int, int, int] = (48, 48, 8),
+    template: str = "both",
+    name: str | None = None,
+    field: float | None = None,
+    snr: float | None = None,
+    latent_corr: float = 0.6,
+    gain_variation: float = 0.25,
+    artifacts: Sequence[str] | Mapping[str, float] | None = None,
+    n_jobs: int | None = None,
+    random_state: RandomState = None,
+) -> Cohort:
+    """
+    Simulate a cohort of patients with tumors of abdomen and pelvis.
+
+    Parameters
+    ----------
+    protocol : str or Protocol, default="cohort1"
+        A preset (which also sets the field strength), by name or as a protocol, or any protocol with echo times.
+    n_patients : int, default=16
+        Number of patients. Patient k is the same whatever this number is, its name (``…p01``, ``…p100``) too.
+    difficulty : {"mixed", "easy"}, default="mixed"
+        ``"mixed"``: five types of tumor, large variation between patients, SNR 30. ``"easy"``: one
+        type, half that variation, SNR 60.
+    shape : tuple of 3 ints, default=(48, 48, 8)
+        Voxels of the image; a voxel has 3 × 3 × 6 mm, the anatomy fills the field of view.
+    template : {"both", "abdomen", "pelvis"}, default="both"
+        Which part of the body is seen; ``"both"`` draws it for each patient. A pelvis is a man's or a woman's,
+        with equal chances.
+    name : str, optional
+        Name of the cohort: by default that of the preset or protocol. Cohorts of different names have
+        different patients, with the same `random_state` too.
+    field : {1.5, 3.0}, optional
+        Field strength in T, which scales the relaxation times. By default that of the preset, 1.5 for
+        another protocol.
+    snr : float, optional
+        Signal-to-noise ratio in the liver at the lowest b and shortest TE; by default that of
+        `difficulty`, infinite for no noise.
+    latent_corr : float, default=0.6
+        Correlation, within a tissue, of the parameters that cellularity (Dt, K, T2t) or vascularity
+        (f, Dv) move together, 0 to 1. It helps to guess T2t from diffusion.
+    gain_variation : float, default=0.25
+        Coefficient of variation, between patients, of the receiver's gain.
+    artifacts : sequence of str or mapping of str to float, optional
+        What else spoils the images, by default nothing: ``"shift"``, movement between images by up to 1 voxel along
+        x and y; ``"gibbs"``, ringing at edges, from a fifth of the spatial frequencies that is missing;
+        ``"signal_loss"``, up to half of the signal at b ≥ 400 s/mm², below the heart or beside the rectum. A mapping
+        gives these strengths (1, 0.2, 0.5) another value.
+    n_jobs : int, optional
+        Processes, by joblib's rule. The patients are the same whatever it is.
+    random_state : int, RandomState or None, default=None
+        Seed.
+
+    Returns
+    -------
+    Cohort
+        Synthetic scans, each with ``.truth``: the maps of the seven parameters. ``.simulation`` holds these
+        arguments as plain values, and the template and the type of tumor that each patient drew.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, or the protocol has no echo times.
+
+    Notes
+    -----
+    Tissue values are typical of the literature and for the most part assumed, not measured (see `tissue_table`).
+    Signals, not parameters, are mixed in voxels at edges; the true parameters there are averages weighted by each
+    tissue's share of the proton density. Noise is Rician, of the same level everywhere: the median signal of the
+    liver, at the lowest b and shortest TE, over `snr`; where no liver is seen it is that of the patient's liver at the
+    median gain inside the body. Artifacts change signals and leave true maps as they are.
+    """
+    if isinstance(protocol, str):
+        protocol = Protocol.preset(protocol)
+    _check_protocol(protocol)
+    if field is None:
+        field = next((tesla for preset, tesla in _PRESET_FIELD.items() if protocol == Protocol.preset(preset)), 1.5)
+    name = name or protocol.name or "synthetic"
+    if difficulty not in _DIFFICULTIES:
+        msg = f"difficulty must be one of {', '.join(_DIFFICULTIES)}, not {difficulty!r}"
+        raise ValueError(msg)
+    _check_number("n_patients", n_patients, integer=True)
+    if n_patients < 1:
+        msg = f"a cohort needs at least one patient, not {n_patients}"
+        raise ValueError(msg)
+    options = dict(_DIFFICULTIES[difficulty])
+    if snr is not None:
+        options["snr"] = snr
+    options |= {
+        "field": field,
+        "shape": shape,
+        "template": template,
+        "latent_corr": latent_corr,
+        "gain_variation": gain_variation,
+        "artifacts": artifacts,
+    }
+    seed = seed_from(random_state)
+    streams = seed_for(seed, "cohort", name).spawn(n_patients)
+    patients = [f"{name}p{k:02d}" for k in range(1, n_patients + 1)]
+    scans = _simulate(protocol, patients, streams, {**options, "cohort": name}, n_jobs)
+    simulation = {
+        "difficulty": difficulty,
+        **options,
+        "shape": [int(n) for n in shape],
+        "tumor_types": list(options["tumor_types"] or tissue_table()["tumor_type"]),
+        "snr": float(options["snr"]) if np.isfinite(options["snr"]) else None,
+        "artifacts": artifact_strengths(artifacts),
+        "seed": seed,
+        "patients": {scan.patient: drawn for scan, drawn in scans},
+    }
+    return Cohort([scan for scan, _ in scans], name, simulation=simulation)
+
+
+def simulate_patient(
+    protocol: Protocol,
+    *,
+    patient: str = "synthetic",
+    cohort: str = "",
+    field: float = 1.5,
+    shape: tuple[int, int, int] = (48, 48, 8),
+    template: str = "both",
+    tumor_types: tuple[str, ...] | None = None,
+    patient_variation: float = 2.0,
+    snr: float = 30.0,
+    latent_corr: float = 0.6,
+    gain_variation: float = 0.25,
+    artifacts: Sequence[str] | Mapping[str, float] | None = None,
+    seed: int | np.random.SeedSequence | None = None,
+) -> Scan:
+    """
+    Simulate one patient.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        A protocol with echo times.
+    patient, cohort : str
+        Names.
+    field : {1.5, 3.0}, default=1.5
+        Field strength in T.
+    shape : tuple of 3 ints, default=(48, 48, 8)
+        Voxels of the image, at least 12 × 12 × 2.
+    template : {"both", "abdomen", "pelvis"}, default="both"
+        Which part of the body is seen; drawn with ``"both"``.
+    tumor_types : tuple of str, optional
+        Types of `tissue_table` that the patient's is drawn from; all by default.
+    patient_variation : float, default=2.0
+        Multiplies the variation between patients.
+    snr : float, default=30.0
+        Signal-to-noise ratio in the liver at the lowest b and shortest TE; infinite for no noise.
+    latent_corr : float, default=0.6
+        Correlation of the parameters that a latent texture moves together.
+    gain_variation : float, default=0.25
+        Coefficient of variation, between patients, of the receiver's gain.
+    artifacts : sequence of str or mapping of str to float, optional
+        What else spoils the images, see `simulate_cohort`.
+    seed : int, SeedSequence or None
+        Seed.
+
+    Returns
+    -------
+    Scan
+        Signals (float32), masks of the body and of the tumor, true maps and the noise level.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, or the protocol has no echo times.
+    """
+    return _simulate(
+        protocol,
+        [patient],
+        [seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)],
+        {
+            "cohort": cohort,
+            "field": field,
+            "shape": shape,
+            "template": template,
+            "tumor_types": tumor_types,
+            "patient_variation": patient_variation,
+            "snr": snr,
+            "latent_corr": latent_corr,
+            "gain_variation": gain_variation,
+            "artifacts": artifacts,
+        },
+    )[0][0]
+
+
+def _simulate(
+    protocol: Protocol,
+    patients: Sequence[str],
+    streams: Sequence[np.random.SeedSequence],
+    options: Mapping[str, Any],
+    n_jobs: int | None = None,
+) -> list[tuple[Scan, dict[str, str]]]:
+    """Check the options, then simulate patients, here or wherever joblib is told to."""
+    check_jobs(n_jobs)
+    _check(protocol, **{key: value for key, value in options.items() if key != "cohort"})
+    options = {**options, "artifacts": artifact_strengths(options["artifacts"])}
+    from joblib import Parallel, delayed
+
+    each = zip(patients, streams, strict=True)
+    return list(Parallel(n_jobs=n_jobs)(delayed(_scan)(protocol, *one, **options) for one in each))
+
+
+def _scan(
+    protocol: Protocol,
+    patient: str,
+    stream: np.random.SeedSequence,
+    *,
+    cohort: str,
+    field: float,
+    shape: tuple[int, int, int],
+    template: str,
+    tumor_types: tuple[str, ...] | None,
+    patient_variation: float,
+    snr: float,
+    latent_corr: float,
+    gain_variation: float,
+    artifacts: Mapping[str, float],
+) -> tuple[Scan, dict[str, str]]:
+    """Simulate one patient; tell what it drew."""
+    # One stream for each ingredient: a new ingredient leaves the others as they are.
+    rng = [np.random.default_rng(child) for child in stream.spawn(7)]
+    anatomy, biology, texture, scanner, noise, place, spoiling = rng
+    template = draw_template(template, place)
+    shares = paint(template, shape, anatomy)
+    types = tumor_types or tuple(tissue_table()["tumor_type"])
+    means, tumor_type = draw_means(field, types, patient_variation, biology)
+    factors = draw_textures(shape, VOXEL_SIZE, latent_corr, texture)
+    gain = _gain(shape, gain_variation, scanner)
+    signals, truth = _mixed(protocol, shares, means, factors)
+    signals *= gain[:, None]
+    truth[:, 0] *= gain
+    body = np.sum(list(shares.values()), axis=0) > 0.5
+    lesion = shares["tumor"] + shares.get("necrosis", 0.0) > 0.5
+
+    sigma = _liver_signal(protocol, signals, shares.get("liver"), means["liver"], gain[body]) / snr
+    if artifacts:
+        images = signals.reshape(*shape, -1)
+        signals = spoil(images, protocol, artifacts, template, spoiling).reshape(signals.shape)
+    if sigma > 0:
+        signals = np.hypot(
+            signals + sigma * noise.standard_normal(signals.shape),
+            sigma * noise.standard_normal(signals.shape),
+        )
+    scan = Scan(
+        patient,
+        signals.astype(np.float32).reshape(*shape, -1),
+        protocol,
+        body.reshape(shape),
+        np.diag([*VOXEL_SIZE, 1.0]),
+        lesion=lesion.reshape(shape),
+        cohort=cohort,
+        sigma=sigma,
+        truth={
+            name: np.where(body, truth[:, i], 0.0).astype(np.float32).reshape(shape)
+            for i, name in enumerate(MODEL.names)
+        },
+        synthetic=True,
+    )
+    return scan, {"template": template, "tumor_type": tumor_type}
+
+
+def _mixed(
+    protocol: Protocol,
+    shares: Mapping[str, NDArray[np.float64]],
+    means: Mapping[str, NDArray[np.float64]],
+    factors: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mix the signals of the tissues in every voxel; average their parameters by share of the proton density."""
+    n_voxels = len(factors)
+    signals = np.zeros((n_voxels, len(protocol)))
+    truth = np.zeros((n_voxels, len(MODEL.names)))
+    for tissue, share in shares.items():
+        at = np.flatnonzero(share)
+        parameters = limited(means[tissue] * factors[at], protocol)
+        weight = share[at] * parameters[:, 0]
+        signals[at] += share[at, None] * MODEL.signal(parameters, protocol)
+        truth[at, 1:] += weight[:, None] * parameters[:, 1:]
+        truth[at, 0] += weight
+    truth[:, 1:] /= np.where(truth[:, 0] > 0, truth[:, 0], 1.0)[:, None]
+    return signals, truth
+
+
+def _liver_signal(
+    protocol: Protocol,
+    signals: NDArray[np.float64],
+    share: NDArray[np.float64] | None,
+    mean: NDArray[np.float64],
+    gain: NDArray[np.float64],
+) -> float:
+    """Give the liver's signal at the lowest b and shortest TE: as it is in the image, or as it would be."""
+    first = np.lexsort((protocol.b, protocol.te))[:1]  # type: ignore[arg-type] # it has echo times
+    if share is not None and (share == 1).any():
+        return float(np.median(signals[share == 1, first[0]]))
+    return float(np.median(gain) * MODEL.signal(limited(mean[None], protocol), protocol.take(first))[0, 0])
+
+
+def _gain(shape: tuple[int, int, int], variation: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw the receiver's gain, one number, times the coils' sensitivity, a smooth field."""
+    level = _MEAN_GAIN * np.exp(log_sd(variation) * rng.standard_normal())
+    return level * np.exp(log_sd(_COIL_VARIATION) * smooth_field(shape, [n / 3 for n in shape], rng))
+
+
+def _check(
+    protocol: Protocol,
+    *,
+    field: float,
+    shape: tuple[int, int, int],
+    template: str,
+    tumor_types: tuple[str, ...] | None,
+    patient_variation: float,
+    snr: float,
+    latent_corr: float,
+    gain_variation: float,
+    artifacts: Sequence[str] | Mapping[str, float] | None,
+) -> None:
+    table = tissue_table()
+    _check_protocol(protocol)
+    if np.ndim(shape) != 1:
+        msg = f"shape must be three numbers of voxels, such as (48, 48, 8), not {shape!r}"
+        raise ValueError(msg)
+    for n in shape:
+        _check_number("shape", n, integer=True)
+    numbers = {"snr": snr, "latent_corr": latent_corr, "gain_variation": gain_variation, "field": field}
+    for name, value in (numbers | {"patient_variation": patient_variation}).items():
+        _check_number(name, value)
+    if len(shape) != 3 or any(n < least for n, least in zip(shape, _SMALLEST_SHAPE, strict=True)):
+        msg = f"shape must be three numbers of at least {_SMALLEST_SHAPE}, not {shape}"
+        raise ValueError(msg)
+    if f"{field:g}" not in table["field"]:
+        msg = f"field must be one of {', '.join(table['field'])} T, not {field!r}"
+        raise ValueError(msg)
+    unknown = sorted(set(tumor_types or ()) - set(table["tumor_type"]))
+    if unknown:
+        msg = f"unknown tumor types {', '.join(unknown)}; there are {', '.join(table['tumor_type'])}"
+        raise ValueError(msg)
+    if not snr > 0:
+        msg = f"snr must be positive, not {snr}"
+        raise ValueError(msg)
+    if not 0 <= latent_corr <= 1:
+        msg = f"latent_corr must be between 0 and 1, not {latent_corr}"
+        raise ValueError(msg)
+    for name, value in (("patient_variation", patient_variation), ("gain_variation", gain_variation)):
+        if not (np.isfinite(value) and value >= 0):
+            msg = f"{name} must be a finite number, 0 or more, got {value}"
+            raise ValueError(msg)
+    draw_template(template, np.random.default_rng(0))
+    artifact_strengths(artifacts)
+
+
+def _check_protocol(protocol: object) -> None:
+    if not isinstance(protocol, Protocol):
+        msg = f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}"
+        raise TypeError(msg)
+    if protocol.te is None:
+        msg = "synthetic patients need a protocol with echo times; give it te (ms)"
+        raise ValueError(msg)
+
+
+def _check_number(name: str, value: object, *, integer: bool = False) -> None:
+    kinds = int | np.integer if integer else int | float | np.integer | np.floating
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        msg = f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} ({type(value).__name__})"
+        raise TypeError(msg)

@@ -1,0 +1,1 @@
+"""Scores, agreement, lesion matching, and tests between methods."""

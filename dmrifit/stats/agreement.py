@@ -1,0 +1,276 @@
+"""Agreement between raters or measurements of the same targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.checks import check_word
+
+__all__ = ["ICC_FORMS", "ICCResult", "LimitsOfAgreement", "bland_altman", "finite_pairs", "icc"]
+
+ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
+
+
+@dataclass(frozen=True)
+class ICCResult:
+    """
+    An intraclass correlation with its interval.
+
+    Attributes
+    ----------
+    form : str
+        One of `ICC_FORMS`.
+    value : float
+        The correlation.
+    low, high : float
+        Confidence interval.
+    statistic, df1, df2, p : float
+        F test of no correlation.
+    n_targets, n_raters : int
+        What it was computed from.
+    reason : str
+        Why numbers are NaN; empty otherwise.
+    """
+
+    form: str
+    value: float
+    low: float
+    high: float
+    statistic: float
+    df1: float
+    df2: float
+    p: float
+    n_targets: int
+    n_raters: int
+    reason: str = ""
+
+
+def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95) -> ICCResult:
+    """
+    Compute an intraclass correlation of single ratings.
+
+    Parameters
+    ----------
+    ratings : array_like of shape (n_targets, n_raters)
+        One row for each target; rows with a NaN are left out.
+    form : {"ICC(1,1)", "ICC(2,1)", "ICC(3,1)"}, default="ICC(2,1)"
+        (1,1): each target has raters of its own. (2,1): the raters, drawn from many, rate all targets, and
+        differences between raters count as disagreement. (3,1): these raters only; their mean
+        differences do not count (consistency).
+    confidence : float, default=0.95
+        Coverage of the interval, which follows from the F distribution.
+
+    Returns
+    -------
+    ICCResult
+        NaN, with a reason, for fewer than two targets or raters or if nothing varies.
+
+    Raises
+    ------
+    ValueError
+        If the form is unknown, the ratings are no table, or one of them is infinite.
+
+    References
+    ----------
+    Shrout and Fleiss, Psychol Bull 86:420–428, 1979.
+    """
+    from scipy.stats import f as f_distribution
+
+    check_word("form", form, ICC_FORMS)
+    _check_confidence(confidence)
+    x = np.asarray(ratings, dtype=np.float64)
+    if x.ndim != 2:
+        msg = f"ratings need one row per target and one column per rater, not shape {x.shape}"
+        raise ValueError(msg)
+    if np.isinf(x).any():
+        msg = "ratings must be finite or NaN; one of them is infinite"
+        raise ValueError(msg)
+    x = x[~np.isnan(x).any(axis=1)]
+    n, k = x.shape
+    if n < 2 or k < 2:
+        return _no_icc(form, n, k, f"{n} complete targets and {k} raters; two of each are needed")
+    scale = np.abs(x).max()
+    # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
+    if np.ptp(x) <= 1e-12 * scale or scale == 0:
+        return _no_icc(form, n, k, "all ratings are equal")
+    x = (x - x.mean()) / scale
+    between = k * x.mean(axis=1).var(ddof=1)
+    within = x.var(axis=1, ddof=1).mean()
+    raters = n * x.mean(axis=0).var(ddof=1)
+    residual = ((x - x.mean(axis=1, keepdims=True) - x.mean(axis=0)) ** 2).sum() / ((n - 1) * (k - 1))
+    within, residual = (v if v > 1e-24 else 0.0 for v in (within, residual))
+    error, df2 = (within, n * (k - 1)) if form == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
+    df1 = n - 1
+    tail = (1 - confidence) / 2
+    whole = between + (k - 1) * error + k * (raters - error) / n
+    if form == "ICC(2,1)":
+        if whole <= 1e-12 * error:
+            return _no_icc(form, n, k, "neither targets nor raters vary on average")
+        value = (between - error) / whole
+    elif between + (k - 1) * error == 0:
+        return _no_icc(form, n, k, "targets do not vary")
+    else:
+        value = (between - error) / (between + (k - 1) * error)
+    statistic = between / error if error > 0 else np.inf
+    p = float(f_distribution.sf(statistic, df1, df2)) if error > 0 else 0.0
+    if form == "ICC(2,1)":
+        low, high = _icc2_interval(between, raters, error, value, n, k, tail)
+        # The degrees of freedom are approximate: where few are left, the interval can miss the estimate.
+        low, high = min(low, value), max(high, value)
+    elif error == 0:
+        low = high = 1.0
+    else:
+        lower = statistic / f_distribution.ppf(1 - tail, df1, df2)
+        upper = statistic * f_distribution.ppf(1 - tail, df2, df1)
+        low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
+    return ICCResult(form, float(value), float(low), float(high), float(statistic), float(df1), float(df2), p, n, k)
+
+
+def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """
+    Leave out pairs of which one value is NaN.
+
+    Parameters
+    ----------
+    a, b : array_like of shape (n,)
+        Paired values.
+
+    Returns
+    -------
+    a, b : ndarray of shape (n_finite,)
+        What is left.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or a value is infinite.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape:
+        msg = f"paired values need one length, not shapes {a.shape} and {b.shape}"
+        raise ValueError(msg)
+    if np.isinf(a).any() or np.isinf(b).any():
+        msg = "paired values must be finite or NaN; one of them is infinite"
+        raise ValueError(msg)
+    usable = ~(np.isnan(a) | np.isnan(b))
+    return a[usable], b[usable]
+
+
+def _icc2_interval(
+    between: float, raters: float, error: float, value: float, n: int, k: int, tail: float
+) -> tuple[float, float]:
+    """Interval of ICC(2,1) by Satterthwaite's degrees of freedom."""
+    from scipy.stats import f as f_distribution
+
+    if error == 0 and raters == 0:
+        return 1.0, 1.0
+    if error == 0:
+        # Only raters differ: the degrees of freedom are theirs.
+        v = float(k - 1)
+    else:
+        ratio = raters / error
+        rest = n * (1 + (k - 1) * value) - k * value
+        v = (k - 1) * (n - 1) * (k * value * ratio + rest) ** 2
+        v /= (n - 1) * k**2 * value**2 * ratio**2 + rest**2
+    with np.errstate(all="ignore"):
+        # Next to no degrees of freedom leave the quantile without bound; the interval has a limit there.
+        v = max(v, 1e-3)
+        f_low, f_high = f_distribution.ppf(1 - tail, n - 1, v), f_distribution.ppf(1 - tail, v, n - 1)
+    spread = k * raters + (k * n - k - n) * error
+    low = n * (between / f_low - error) / (spread + n * between / f_low)
+    if not np.isfinite(f_high):
+        return low, 1.0 if between > 0 else low
+    return low, n * (f_high * between - error) / (spread + n * f_high * between)
+
+
+def _no_icc(form: str, n: int, k: int, reason: str) -> ICCResult:
+    nan = float("nan")
+    return ICCResult(form, nan, nan, nan, nan, nan, nan, nan, n, k, reason)
+
+
+@dataclass(frozen=True)
+class LimitsOfAgreement:
+    """
+    Bland and Altman's bias and limits of agreement, in the unit of the measurements.
+
+    Attributes
+    ----------
+    bias : float
+        Mean difference.
+    sd : float
+        Standard deviation of the differences.
+    lower, upper : float
+        Limits of agreement.
+    bias_interval, lower_interval, upper_interval : tuple of float
+        Confidence intervals of the three.
+    n : int
+        Pairs.
+    reason : str
+        Why numbers are NaN; empty otherwise.
+    """
+
+    bias: float
+    sd: float
+    lower: float
+    upper: float
+    bias_interval: tuple[float, float]
+    lower_interval: tuple[float, float]
+    upper_interval: tuple[float, float]
+    n: int
+    reason: str = ""
+
+
+def bland_altman(a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confidence: float = 0.95) -> LimitsOfAgreement:
+    """
+    Compute how far two measurements of the same targets lie apart.
+
+    Parameters
+    ----------
+    a, b : array_like of shape (n,)
+        Paired measurements in one unit; pairs with a NaN are left out.
+    agreement : float, default=1.96
+        Standard deviations from the bias to a limit.
+    confidence : float, default=0.95
+        Coverage of the intervals (t distribution; the variance of a limit is that of the bias plus
+        ``agreement² sd² / (2 (n − 1))``).
+
+    Returns
+    -------
+    LimitsOfAgreement
+        Of a − b.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or a measurement is infinite.
+
+    References
+    ----------
+    Bland and Altman, Lancet 327:307–310, 1986; Stat Methods Med Res 8:135–160, 1999.
+    """
+    from scipy.stats import t as t_distribution
+
+    _check_confidence(confidence)
+    a, b = finite_pairs(a, b)
+    n, nan = len(a), float("nan")
+    if n < 2:
+        bias = float(np.mean(a - b)) if n else nan
+        none = (nan, nan)
+        return LimitsOfAgreement(bias, nan, nan, nan, none, none, none, n, f"{n} pairs; two are needed")
+    difference = a - b
+    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
+    t = t_distribution.ppf((1 + confidence) / 2, n - 1)
+    own = t * sd / np.sqrt(n)
+    limit = t * sd * np.sqrt(1 / n + agreement**2 / (2 * (n - 1)))
+    lower, upper = bias - agreement * sd, bias + agreement * sd
+    around, lowest, highest = ((float(x - w), float(x + w)) for x, w in ((bias, own), (lower, limit), (upper, limit)))
+    return LimitsOfAgreement(bias, sd, float(lower), float(upper), around, lowest, highest, n)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        msg = f"confidence must lie between 0 and 1, not {confidence}"
+        raise ValueError(msg)

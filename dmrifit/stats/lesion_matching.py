@@ -1,0 +1,406 @@
+"""Lesions of scans and predictions: which of them match, as tables, and the scores that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.io.components import (
+    CONNECTIVITIES,
+    OVERSIZED,
+    Matching,
+    check_affine,
+    label_components,
+    match_components,
+    match_to_lesions,
+    meeting_pairs,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "CONNECTIVITIES",
+    "HEADLINES",
+    "OVERSIZED",
+    "SMALL_ML",
+    "Matching",
+    "check_affine",
+    "label_components",
+    "lesion_counts",
+    "lesion_scores",
+    "lesion_table",
+    "match_components",
+    "match_to_lesions",
+    "scores_from_counts",
+]
+
+#: Lesions below this volume in mL are small: a ball of 5.8 mm.
+SMALL_ML = 0.1
+#: Scores that a prediction cannot win by covering everything, unless a lesion fills a tenth of that. Plain sensitivity,
+#: precision and false positives it can: one component over the whole brain hits every lesion.
+HEADLINES = ("strict_sensitivity", "strict_precision", "strict_f1", "mDSC", "lesion_dice")
+
+_MM3_PER_ML = 1000.0
+_KINDS = ("lesion", "false positive")
+_COLUMNS = (
+    *("number", "kind", "found", "distinct", "n_matched", "split", "bridged", "n_flagged"),
+    *("n_voxels", "volume_mL", "predicted_mL", "dice", "x", "y", "z"),
+    *("cluster", "cluster_voxels", "cluster_dice", "near"),
+)
+
+
+def lesion_table(
+    reference: ArrayLike,
+    prediction: ArrayLike,
+    affine: ArrayLike | None = None,
+    *,
+    connectivity: int = 26,
+    min_overlap: int = 1,
+    min_voxels: int = 1,
+) -> pd.DataFrame:
+    """
+    Compare the lesions of a scan with those of a prediction.
+
+    A lesion is a connected component of the reference. A component of the prediction matches a lesion when they share
+    `min_overlap` voxels or more, and may match several, as several may match one lesion; with more than one voxel
+    asked for, a lesion that has fewer is never found. A lesion is found when any component matches it; a component
+    that matches none is a false positive.
+
+    Parameters
+    ----------
+    reference : array_like of shape (x, y, z)
+        1 in lesions and 0 elsewhere.
+    prediction : array_like of shape (x, y, z)
+        1 where lesions are predicted and 0 elsewhere.
+    affine : array_like of shape (4, 4), optional
+        From voxel indices to RAS+ coordinates in mm; by default voxels of 1 mm.
+    connectivity : {26, 18, 6}, default=26
+        Voxels are connected that share a corner, an edge or a face; an edge or a face; a face.
+    min_overlap : int, default=1
+        Voxels that a component and a lesion must share to match.
+    min_voxels : int, default=1
+        Components of the prediction with fewer voxels are left out, as by `dmrifit.io.components.drop_small`;
+        lesions of
+        the reference are not.
+
+    Returns
+    -------
+    DataFrame
+        A row for each lesion, then one for each false positive.
+
+        ``number`` (from 1, as `scipy.ndimage.label` counts: of the lesion in the reference, of the false positive in
+        the prediction), ``kind`` (``"lesion"`` or ``"false positive"``), ``found``, ``distinct`` (found by a component
+        that is not flagged), ``n_matched`` (components that match), ``split`` (more than one does), ``bridged`` (a
+        flagged component matches: one that matches two lesions or more, or is more than ten times as large as the
+        lesion), ``n_flagged`` (flagged components, each counted at the first lesion that it matches), ``n_voxels``,
+        ``volume_mL``, ``predicted_mL`` (volume of the components that match, together), ``dice`` (between the lesion
+        and these components; 0 if there is none, and for false positives), ``x``, ``y``, ``z`` (center in mm RAS+).
+
+        For the rule of BraTS-METS: ``cluster`` (number, from 1, of the lesions that touch when each is grown by one
+        voxel across faces and edges; 0 for false positives), ``cluster_voxels`` (voxels of these lesions),
+        ``cluster_dice`` (between them and all components that touch the grown cluster) and ``near`` (whether a
+        component touches the grown cluster; of a false positive, whether it touches one).
+
+        ``attrs`` holds ``n_reference`` and ``n_predicted`` (components), ``connectivity``, ``min_overlap``,
+        ``min_voxels`` and ``voxel_mL``.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not possible.
+
+    References
+    ----------
+    Huang et al., Med Phys 49:5773–5786, 2022 (true positives are lesions that are hit, false positives components
+    that hit none); Moawad et al., arXiv:2306.00838, 2023 (BraTS-METS).
+    """
+    import pandas as pd
+
+    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
+    matched = match_components(reference, prediction, **options)
+    matrix = check_affine(affine)
+    voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
+    extra = np.flatnonzero(matched.false_positive)
+    n, n_extra = len(matched.lesion_voxels), len(extra)
+    clusters = _clusters(matched)
+    flagged = matched.flagged[matched.component]
+    n_matched = np.bincount(matched.lesion, minlength=n)
+    predicted = np.bincount(matched.lesion, matched.component_voxels[matched.component], n)
+    shared = np.bincount(matched.lesion, matched.overlap, n)
+    first = np.unique(matched.component, return_index=True)[1]
+    n_flagged = np.bincount(matched.lesion[first], flagged[first], n)
+    own: dict[str, NDArray[Any]] = {
+        "number": np.arange(1, n + 1),
+        "kind": np.full(n, _KINDS[0], dtype=object),
+        "found": n_matched > 0,
+        "distinct": matched.distinct,
+        "n_matched": n_matched,
+        "split": n_matched > 1,
+        "bridged": np.bincount(matched.lesion, flagged, n) > 0,
+        "n_flagged": n_flagged.astype(np.intp),
+        "n_voxels": matched.lesion_voxels,
+        "volume_mL": matched.lesion_voxels * voxel,
+        "predicted_mL": predicted * voxel,
+        "dice": 2 * shared / (matched.lesion_voxels + predicted),
+        **_centers(matched.reference, np.arange(n), matrix),
+        **clusters.of_lesions,
+    }
+    none = np.zeros(n_extra, dtype=bool)
+    size = matched.component_voxels[extra]
+    others: dict[str, NDArray[Any]] = {
+        "number": extra + 1,
+        "kind": np.full(n_extra, _KINDS[1], dtype=object),
+        **dict.fromkeys(("found", "distinct", "split", "bridged"), none),
+        **dict.fromkeys(("n_matched", "n_flagged", "cluster", "cluster_voxels"), none.astype(np.intp)),
+        **dict.fromkeys(("dice", "cluster_dice"), none.astype(np.float64)),
+        "n_voxels": size,
+        "volume_mL": size * voxel,
+        "predicted_mL": size * voxel,
+        **_centers(matched.prediction, extra, matrix),
+        "near": clusters.touched[extra],
+    }
+    table = pd.DataFrame({key: np.concatenate([own[key], others[key]]) for key in _COLUMNS})
+    table.attrs |= {"n_reference": n, "n_predicted": len(matched.component_voxels), "voxel_mL": voxel}
+    table.attrs |= options
+    return table
+
+
+def lesion_scores(
+    tables: pd.DataFrame | Iterable[pd.DataFrame], *, small: float = SMALL_ML, ignore_below: int = 2
+) -> dict[str, float]:
+    """
+    Score the lesions of all scans together.
+
+    Parameters
+    ----------
+    tables : DataFrame or iterable of DataFrame
+        What `lesion_table` gave, one table for each scan.
+    small : float, default=0.1
+        Volume in mL below which a lesion or a false positive counts as small.
+    ignore_below : int, default=2
+        For the rule of BraTS-METS: clusters with fewer voxels are neither hits nor misses. (The challenge's own code
+        leaves out up to 2 mm³: 3 here, with voxels of 1 mm.)
+
+    Returns
+    -------
+    dict of str to float
+        Counts: ``n_scans``, ``n_lesions``, ``n_found``, ``n_distinct``, ``n_false_positives``, ``n_flagged``
+        (components), ``n_bridged`` and ``n_split`` (lesions), ``n_lesion_free`` (scans).
+
+        As published: ``sensitivity`` (lesions found / lesions), ``precision`` (lesions found / (lesions found + false
+        positives)), ``f1`` (their harmonic mean), ``false_positives_per_scan``, ``mDSC`` (mean Dice of lesions that
+        are found).
+
+        Strictly: ``strict_sensitivity`` counts a lesion when a component finds it that is not flagged,
+        ``strict_precision`` counts flagged components as false positives, ``strict_f1`` is their harmonic mean.
+
+        Lesion-free scans: ``specificity`` (those without a false positive / all), and
+        ``false_positives_per_lesion_free``.
+
+        BraTS-METS, mean over scans: ``lesion_dice`` (Dice of clusters, 0 for each false positive) and ``lesion_f1``;
+        1 for a scan that has neither.
+
+        By size: ``n_small``, ``sensitivity_small``, ``precision_small``, and the same for ``large``.
+
+        What there is nothing to compute from is NaN. A prediction of everything has the best of some of these, but not
+        of those in `HEADLINES`, unless all that it covers is less than ten times a scan's only lesion.
+
+    Raises
+    ------
+    ValueError
+        If there is no table.
+    """
+    counts = lesion_counts(tables, small=small, ignore_below=ignore_below)
+    return {key: value.item() for key, value in scores_from_counts(counts.sum()).items()}
+
+
+def lesion_counts(
+    tables: pd.DataFrame | Iterable[pd.DataFrame], *, small: float = SMALL_ML, ignore_below: int = 2
+) -> pd.DataFrame:
+    """
+    Count what the scores are made of, scan by scan.
+
+    Parameters
+    ----------
+    tables : DataFrame or iterable of DataFrame
+        What `lesion_table` gave, one table for each scan.
+    small : float, default=0.1
+        Volume in mL below which a lesion or a false positive counts as small.
+    ignore_below : int, default=2
+        As for `lesion_scores`.
+
+    Returns
+    -------
+    DataFrame
+        A row for each scan. `scores_from_counts` makes scores of sums of rows, such as those of a patient or of a
+        bootstrap sample.
+
+    Raises
+    ------
+    ValueError
+        If there is no table.
+    """
+    import pandas as pd
+
+    listed = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
+    if not listed:
+        msg = "there is no table of lesions; give one of lesion_table for each scan"
+        raise ValueError(msg)
+    return pd.DataFrame([_counts(table, small, ignore_below) for table in listed])
+
+
+def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
+    """
+    Compute scores from sums of counts.
+
+    Parameters
+    ----------
+    counts : mapping of str to array_like
+        Sums of rows of `lesion_counts`, under its names: a Series, or arrays with one sum for each sample.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The scores of `lesion_scores`, of the shape of the sums.
+    """
+    c = {key: np.asarray(counts[key], dtype=np.float64) for key in counts.keys()}  # noqa: SIM118 (a Series, too)
+    scores = {key: value for key, value in c.items() if key.startswith("n_") and not key.startswith("n_found_")}
+    scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])
+    scores["false_positives_per_scan"] = _ratio(c["n_false_positives"], c["n_scans"])
+    scores["mDSC"] = _ratio(c["dice_sum"], c["n_found"])
+    strict = _rates(c["n_distinct"], c["n_lesions"], c["n_false_positives"] + c["n_flagged"])
+    scores |= {f"strict_{key}": value for key, value in strict.items()}
+    scores["specificity"] = _ratio(c["clean"], c["n_lesion_free"])
+    scores["false_positives_per_lesion_free"] = _ratio(c["lesion_free_false_positives"], c["n_lesion_free"])
+    scores["lesion_dice"] = _ratio(c["lesion_dice"], c["n_scans"])
+    scores["lesion_f1"] = _ratio(c["lesion_f1"], c["n_scans"])
+    for size in ("small", "large"):
+        rates = _rates(c[f"n_found_{size}"], c[f"n_{size}"], c[f"false_positives_{size}"])
+        scores |= {f"{key}_{size}": rates[key] for key in ("sensitivity", "precision")}
+    return scores
+
+
+# Counting ----------------------------------------------------------------------------------------------------------
+
+
+def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, float]:
+    lesion = (table["kind"] == _KINDS[0]).to_numpy()
+    own, others = table[lesion], table[~lesion]
+    found, is_small = own["found"].to_numpy(), own["volume_mL"].to_numpy() < small
+    small_others = int((others["volume_mL"] < small).sum())
+    free = not len(own)
+    dice, f1 = _challenge_scores(own, others, ignore_below)
+    return {
+        "n_scans": 1,
+        "n_lesions": len(own),
+        "n_found": int(found.sum()),
+        "n_distinct": int(own["distinct"].sum()),
+        "n_false_positives": len(others),
+        "n_flagged": int(own["n_flagged"].sum()),
+        "n_bridged": int(own["bridged"].sum()),
+        "n_split": int(own["split"].sum()),
+        "n_lesion_free": int(free),
+        "clean": int(free and not len(others)),
+        "lesion_free_false_positives": len(others) if free else 0,
+        "dice_sum": float(own["dice"].to_numpy()[found].sum()),
+        "lesion_dice": dice,
+        "lesion_f1": f1,
+        "n_small": int(is_small.sum()),
+        "n_found_small": int((found & is_small).sum()),
+        "false_positives_small": small_others,
+        "n_large": int((~is_small).sum()),
+        "n_found_large": int((found & ~is_small).sum()),
+        "false_positives_large": len(others) - small_others,
+    }
+
+
+def _challenge_scores(own: pd.DataFrame, others: pd.DataFrame, ignore_below: int) -> tuple[float, float]:
+    """Give Dice and F1 of a scan by the rule of BraTS-METS."""
+    clusters = own[own["cluster_voxels"] >= ignore_below].drop_duplicates("cluster")
+    wrong = int((~others["near"].to_numpy(dtype=bool)).sum())
+    hits = int(clusters["near"].sum())
+    if not len(clusters) + wrong:
+        return 1.0, 1.0
+    dice = float(clusters["cluster_dice"].sum()) / (len(clusters) + wrong)
+    return dice, 2 * hits / (hits + len(clusters) + wrong)
+
+
+def _rates(
+    found: NDArray[np.float64], lesions: NDArray[np.float64], wrong: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    sensitivity, precision = _ratio(found, lesions), _ratio(found, found + wrong)
+    return {
+        "sensitivity": sensitivity,
+        "precision": precision,
+        # Nothing found is 0, though precision may be of nothing.
+        "f1": np.where(found == 0, 0 * sensitivity, _ratio(2 * sensitivity * precision, sensitivity + precision)),
+    }
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
+# Components --------------------------------------------------------------------------------------------------------
+
+
+def _centers(
+    labels: NDArray[np.int32], numbers: NDArray[np.intp], affine: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Give centers in mm, each from the box around its component."""
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(labels) if len(numbers) else []
+    centers = np.empty((len(numbers), 3))
+    for row, number in enumerate(numbers):
+        box = boxes[number]
+        inside = labels[box] == number + 1
+        for axis in range(3):
+            along = inside.sum(axis=tuple({0, 1, 2} - {axis}))
+            centers[row, axis] = box[axis].start + along @ np.arange(len(along)) / along.sum()
+    return dict(zip("xyz", (centers @ affine[:3, :3].T + affine[:3, 3]).T, strict=True))
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """Lesions that touch when grown by a voxel: columns for each lesion, and which components touch any."""
+
+    of_lesions: dict[str, NDArray[Any]]
+    touched: NDArray[np.bool_]
+
+
+def _clusters(matched: Matching) -> _Clusters:
+    from scipy import ndimage
+
+    n, n_components = len(matched.lesion_voxels), len(matched.component_voxels)
+    grown = np.zeros(matched.reference.shape, dtype=bool)
+    structure = ndimage.generate_binary_structure(3, 2)
+    boxes = ndimage.find_objects(matched.reference) if n else []
+    corner = np.empty((n, 3), dtype=np.intp)
+    for i, box in enumerate(boxes):
+        wide = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+        inside = matched.reference[wide] == i + 1
+        corner[i] = np.argwhere(inside)[0] + [side.start for side in wide]
+        grown[wide] |= ndimage.binary_dilation(inside, structure)
+    labels = ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0] if n else matched.reference
+    cluster = labels[tuple(corner.T)].astype(np.intp) - 1
+    n_clusters = int(cluster.max(initial=-1)) + 1
+    near, component, _ = meeting_pairs(labels, matched.prediction, grown, n_components)
+    lesion, _, overlap = meeting_pairs(matched.reference, matched.prediction, matched.reference > 0, n_components)
+    voxels = np.bincount(cluster, matched.lesion_voxels, n_clusters)
+    predicted = np.bincount(near, matched.component_voxels[component], n_clusters)
+    shared = np.bincount(cluster[lesion], overlap, n_clusters)
+    touched = np.zeros(n_components, dtype=bool)
+    touched[component] = True
+    columns = {
+        "cluster": cluster + 1,
+        "cluster_voxels": voxels[cluster].astype(np.intp),
+        "cluster_dice": (2 * shared / np.maximum(voxels + predicted, 1))[cluster],
+        "near": (predicted > 0)[cluster],
+    }
+    return _Clusters(columns, touched)

@@ -1,0 +1,576 @@
+"""Tests between algorithms with the patient as the unit, and agreement between raters."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._optional import import_optional
+from dmrifit.stats.agreement import ICC_FORMS, ICCResult, LimitsOfAgreement, bland_altman, finite_pairs, icc
+from dmrifit.stats.mixed_model import mixed_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "ICC_FORMS",
+    "ICCResult",
+    "LimitsOfAgreement",
+    "bland_altman",
+    "holm",
+    "icc",
+    "patient_scores",
+    "rank_biserial",
+    "study_statistics",
+]
+
+#: The share of an index's typical size that counts as no difference; see `study_statistics`.
+MARGIN_SHARE = 0.1
+
+#: S0 scales with the scanner's gain: it is no property of the tissue.
+_NO_TISSUE = ("S0",)
+#: Its reference mostly sits at a bound, so summaries are given without it too.
+_AT_BOUND = "T2v"
+_KEYS = ["cohort", "strategy", "train_on", "metrics"]
+_TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric")
+_HIGHER_IS_BETTER = ("pearson", "spearman")
+_SIGNED = ("bias", *_HIGHER_IS_BETTER)
+# What each optional library is needed for.
+_LIBRARIES = {"statsmodels": {"equivalence", "mixed"}, "scikit_posthocs": {"ranks", "nemenyi", "cliques"}}
+_FEW = "{n} patients have all values; {least} are needed"
+
+
+# Tests between algorithms -------------------------------------------------------------------------------------------
+
+
+def study_statistics(
+    scores: pd.DataFrame,
+    *,
+    order: Sequence[str] = (),
+    index: str = "dispersion",
+    margin: float | None = None,
+    alpha: float = 0.05,
+    metrics: Sequence[str] | None = None,
+    by_metric: bool = False,
+    tables: Sequence[str] | None = None,
+    n_bootstrap: int = 2000,
+    random_state: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """
+    Test whether algorithms differ, with patients as the unit.
+
+    Each patient enters with one number for each algorithm (see `patient_scores`): the index, averaged
+    over parameters and repeats, at the largest number of training patients. Cohorts, strategies and ways
+    of training are tested apart.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Rows of ``Evaluation.scores``, without controls.
+    order : sequence of str, default=()
+        Algorithms in the order in which tables name them; others follow by name.
+    index : str, default="dispersion"
+        Column of `scores`, or ``"abs_"`` and a column for its magnitude: ``"abs_bias"``.
+    margin : float, optional
+        Largest difference of the mean index that counts as none, on the index's own scale. By default
+        10 % of the median of the index's magnitude over patients and algorithms. The letter tests for
+        differences only and names no margin. Ten percent is less than what it calls a substantial
+        difference between strategies, and is the tolerance within which its learning curves are read as
+        level; so "equivalent" says that the choice between two algorithms matters less than either.
+    alpha : float, default=0.05
+        Level of all tests and of the confidence intervals, which cover ``1 - alpha``.
+    metrics : sequence of str, optional
+        Parameters to average over. By default two groups: all but S0, which is no property of the
+        tissue, and the same without T2v, whose reference mostly sits at a bound.
+    by_metric : bool, default=False
+        Test each parameter for itself too.
+    tables : sequence of str, optional
+        Make these of the tables below only; by default all.
+    n_bootstrap : int, default=2000
+        Resamples of the patients for the intervals of effect sizes.
+    random_state : int, default=0
+        Seed of the resamples.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        Tables, each with the keys ``cohort``, ``strategy``, ``train_on`` and ``metrics`` (the group of
+        parameters, or one of them), and a column ``reason``, which says why a number is NaN or how it was
+        come by, and is empty otherwise:
+
+        ``patients``: the number of each ``patient`` and ``algorithm`` (``value``).
+        ``friedman``: Friedman's test: ``n_patients`` (with values of all algorithms), ``n_dropped`` (those
+        without), ``n_algorithms``, ``statistic``, ``p``, ``kendall_w`` (effect size, 0 to 1).
+        ``pairs``: for each two algorithms ``a`` and ``b`` their ``mean_a``, ``mean_b``, the median
+        ``difference`` a − b, Wilcoxon's signed-rank ``statistic`` and ``p``, ``p_holm`` (over the pairs of a
+        group), and the ``rank_biserial`` correlation with its bootstrap interval ``low`` … ``high``.
+        ``equivalence``: two one-sided paired t tests: mean ``difference``, its interval ``low`` … ``high``
+        of coverage 1 − 2 alpha, ``margin``, ``p_lower``, ``p_upper``, ``p`` (the larger), ``p_different``
+        (paired t test, Holm over pairs) and ``verdict``: equivalent, different or undecided.
+        "All are equivalent" needs every pair, so p values need no correction for that claim.
+        ``ranks``: ``average_rank`` of each ``algorithm`` (1 is best: lowest, or highest for correlations)
+        and ``critical_difference`` (Nemenyi).
+        ``nemenyi``: ``p`` for each two algorithms.
+        ``cliques``: ``clique`` (number), ``algorithms`` (tuple), ``low`` and ``high`` (average ranks): the
+        bars of a critical-difference diagram.
+        ``mixed``: linear mixed model of the index, with a random intercept of the patient. Its logarithm is
+        modeled where the index is positive by nature (column ``scale``: log, or raw). ``kind`` "test" are
+        Wald tests of ``term`` algorithm, metric and algorithm:metric (``statistic`` chi², ``df``, ``p``);
+        ``kind`` "effect" are deviations from the grand mean (``estimate``, ``standard_error``, ``low``,
+        ``high``, ``p``); ``kind`` "variance" those of patients and of the residual. ``converged`` tells
+        whether the fit did.
+
+    Raises
+    ------
+    ValueError
+        If the index is no column, a parameter or table is unknown, or margin or level are out of range.
+    ImportError
+        If a table needs statsmodels or scikit-posthocs (extra ``stats``) and they are not installed.
+
+    References
+    ----------
+    Demšar, J Mach Learn Res 7:1–30, 2006 (Friedman, Nemenyi, critical differences); Holm, Scand J Stat
+    6:65–70, 1979; Kerby, Compr Psychol 3:11.IT.3.1, 2014 (rank-biserial); Schuirmann, J Pharmacokinet
+    Biopharm 15:657–680, 1987 (two one-sided tests).
+    """
+    import pandas as pd
+
+    if margin is not None and not margin > 0:
+        msg = f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit"
+        raise ValueError(msg)
+    if not 0 < alpha < 0.5:
+        msg = f"alpha must lie between 0 and 0.5, not {alpha}"
+        raise ValueError(msg)
+    if n_bootstrap < 1:
+        msg = f"n_bootstrap must be at least 1, not {n_bootstrap}"
+        raise ValueError(msg)
+    wanted = list(_COLUMNS) if tables is None else list(tables)
+    unknown = [name for name in wanted if name not in _COLUMNS]
+    if unknown:
+        msg = f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
+        raise ValueError(msg)
+    for library, needing in _LIBRARIES.items():
+        if needing & set(wanted):
+            import_optional(library)
+    table = _indexed(scores, index)
+    groups = _metric_groups(table, metrics, by_metric)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _COLUMNS}
+    for keys, frame in _groups(table, groups):
+        wide, n_dropped = _complete(frame, order)
+        if "patients" in wanted:
+            long = wide.reset_index().melt(id_vars="patient", value_name="value")
+            rows["patients"] += [keys | row for row in long.to_dict("records")]
+        # Neither the order nor the names of patients may move a bit of the results.
+        values = wide.to_numpy()
+        values = values[np.lexsort(values.T)] if values.size else values
+        names = list(wide.columns)
+        nothing = _nothing(frame, order) if not len(values) else ""
+        if "friedman" in wanted:
+            rows["friedman"].append({**keys, **_friedman(values, nothing), "n_dropped": n_dropped})
+        if "pairs" in wanted:
+            rows["pairs"] += [keys | row for row in _pairs(values, names, alpha, n_bootstrap, random_state, nothing)]
+        if "equivalence" in wanted:
+            width = margin if margin is not None else MARGIN_SHARE * _typical(values)
+            rows["equivalence"] += [keys | row for row in _equivalence(values, names, width, alpha, nothing)]
+        if {"ranks", "nemenyi", "cliques"} & set(wanted):
+            higher = index.startswith(_HIGHER_IS_BETTER)
+            for name, found in zip(
+                ("ranks", "nemenyi", "cliques"), _nemenyi(values, names, alpha, higher, nothing), strict=True
+            ):
+                rows[name] += [keys | row for row in found]
+        if "mixed" in wanted:
+            algorithms = _ordered(set(frame["algorithm"]), order)
+            positive = not index.startswith(_SIGNED)
+            rows["mixed"] += [keys | row for row in mixed_model(frame, algorithms, positive=positive, alpha=alpha)]
+    return {name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]]) for name in wanted}
+
+
+def patient_scores(
+    scores: pd.DataFrame,
+    *,
+    index: str = "dispersion",
+    metrics: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """
+    Summarize a comparison to one number for each patient and algorithm.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        ``Evaluation.scores``.
+    index : str, default="dispersion"
+        Column of `scores`, or ``"abs_"`` and a column for its magnitude.
+    metrics : sequence of str, optional
+        Parameters to average over; by default all but S0.
+
+    Returns
+    -------
+    DataFrame
+        ``cohort``, ``strategy``, ``train_on``, ``patient``, ``algorithm``, ``value``: the mean over repeats,
+        then over parameters, at the patient's largest number of training patients. A parameter that has no
+        value of one algorithm in a patient is left out for all algorithms of that patient, so that means are
+        over the same parameters; patients without any are left out.
+
+    Raises
+    ------
+    ValueError
+        If the index is no column or a parameter is unknown.
+    """
+    import pandas as pd
+
+    table = _indexed(scores, index)
+    groups = _metric_groups(table, metrics, by_metric=False)
+    first = next(iter(groups))
+    pieces = []
+    for keys, frame in _groups(table, {first: groups[first]}):
+        wide, _ = _complete(frame, ())
+        long = wide.reset_index().melt(id_vars="patient", var_name="algorithm", value_name="value")
+        pieces.append(long.assign(**{key: keys[key] for key in _KEYS[:3]}))
+    columns = [*_KEYS[:3], "patient", "algorithm", "value"]
+    return pd.concat(pieces, ignore_index=True)[columns] if pieces else pd.DataFrame(columns=columns)
+
+
+def rank_biserial(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    n_bootstrap: int = 2000,
+    random_state: int = 0,
+) -> tuple[float, float, float]:
+    """
+    Compute the paired rank-biserial correlation with a bootstrap interval.
+
+    Parameters
+    ----------
+    a, b : array_like of shape (n_patients,)
+        Paired values.
+    confidence : float, default=0.95
+        Coverage of the interval.
+    n_bootstrap : int, default=2000
+        Resamples of the patients; percentiles of their values make the interval.
+    random_state : int, default=0
+        Seed of the resamples.
+
+    Returns
+    -------
+    value, low, high : float
+        The sum of ranks that favor a > b minus that of a < b, as a share of both: 1 where a is larger in
+        every patient, −1 where b is; 0 where no pair differs. Pairs without a difference have no rank.
+        NaN without any finite pair.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+
+    References
+    ----------
+    Kerby, Compr Psychol 3:11.IT.3.1, 2014.
+    """
+    a, b = finite_pairs(a, b)
+    difference = np.sort(a - b)
+    if not len(difference):
+        return np.nan, np.nan, np.nan
+    # Exchanging a and b has to mirror the interval, so resamples are drawn for one of the two orders.
+    mirrored = np.sort(-difference)
+    turned = tuple(difference) < tuple(mirrored)
+    if turned:
+        difference = mirrored
+    generator = np.random.default_rng(random_state)
+    drawn = difference[generator.integers(0, len(difference), (n_bootstrap, len(difference)))]
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(_signed_rank_share(drawn), [tail, 100 - tail])
+    if np.array_equal(difference, np.sort(-difference)):
+        low, high = (low - high) / 2, (high - low) / 2
+    value = _signed_rank_share(difference[None])[0]
+    return (float(-value), float(-high), float(-low)) if turned else (float(value), float(low), float(high))
+
+
+def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide sums of signed ranks by sums of ranks, row by row; zeros have no rank."""
+    from scipy.stats import rankdata
+
+    # Zeros get the lowest ranks; taking their number off leaves the ranks among the others.
+    zeros = (difference == 0).sum(axis=1, keepdims=True)
+    ranks = np.where(difference == 0, 0.0, rankdata(np.abs(difference), axis=1) - zeros)
+    total = ranks.sum(axis=1)
+    return (ranks * np.sign(difference)).sum(axis=1) / np.where(total > 0, total, 1.0)
+
+
+# What the tests are made of -----------------------------------------------------------------------------------------
+
+
+def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
+    """Give the rows of algorithms with the index as ``value``, sorted."""
+    column = index.removeprefix("abs_")
+    needed = ["cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "metric"]
+    missing = [name for name in needed if name not in scores.columns]
+    if missing:
+        msg = f"scores have no column {', '.join(missing)}; give the table Evaluation.scores"
+        raise ValueError(msg)
+    if column not in scores.columns or column in needed or scores[column].dtype.kind not in "fiu":
+        numbers = [name for name in scores.columns if scores[name].dtype.kind == "f"]
+        msg = f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of them, not {index!r}"
+        raise ValueError(msg)
+    value = scores[column].abs() if index.startswith("abs_") else scores[column]
+    table = scores[needed].astype(dict.fromkeys(_TEXT, str)).assign(value=value.astype(float))
+    table = table[table["metric"] != ""]
+    return table.sort_values([*needed, "value"], ignore_index=True)
+
+
+def _metric_groups(table: pd.DataFrame, metrics: Sequence[str] | None, by_metric: bool) -> dict[str, list[str]]:
+    known = list(dict.fromkeys(table["metric"]))
+    if metrics is not None:
+        metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+        unknown = [name for name in metrics if name not in known]
+        if unknown or not metrics:
+            msg = f"metrics must name some of {', '.join(known) or 'none'}, not {', '.join(unknown) or 'nothing'}"
+            raise ValueError(msg)
+        groups = {", ".join(metrics): metrics}
+        chosen = metrics
+    else:
+        chosen = [name for name in known if name not in _NO_TISSUE] or known
+        groups = {"all": chosen}
+        rest = [name for name in chosen if name != _AT_BOUND]
+        if rest and rest != chosen:
+            groups[f"without {_AT_BOUND}"] = rest
+    if by_metric:
+        groups |= {name: [name] for name in chosen}
+    return groups
+
+
+def _groups(table: pd.DataFrame, groups: dict[str, list[str]]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yield cohort, strategy, way of training and parameters; their rows at the largest training size."""
+    for (cohort, strategy, train_on), part in table.groupby(_KEYS[:3], sort=True):
+        largest = part.groupby("patient")["n_train"].transform("max")
+        part = part[part["n_train"] == largest]
+        means = part.groupby(["patient", "algorithm", "metric"], as_index=False)["value"].mean()
+        for name, metrics in groups.items():
+            keys = {"cohort": cohort, "strategy": strategy, "train_on": train_on, "metrics": name}
+            yield keys, means[means["metric"].isin(metrics)]
+
+
+def _complete(frame: pd.DataFrame, order: Sequence[str]) -> tuple[pd.DataFrame, int]:
+    """Give patients × algorithms, averaged over the parameters that all algorithms have; count the dropped."""
+    n_algorithms = frame["algorithm"].nunique()
+    finite = frame[np.isfinite(frame["value"])]
+    counts = finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")
+    wide = finite[counts == n_algorithms].pivot_table(index="patient", columns="algorithm", values="value")
+    wide = wide[_ordered(wide.columns, order)]
+    return wide, frame["patient"].nunique() - len(wide)
+
+
+def _ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Sort algorithms by their position in an order, then by name."""
+    positions = {name: i for i, name in enumerate(order)}
+    return sorted(names, key=lambda name: (positions.get(name, len(positions)), name))
+
+
+def _typical(values: NDArray[np.float64]) -> float:
+    return float(np.median(np.abs(values))) if values.size else float("nan")
+
+
+def _nothing(frame: pd.DataFrame, order: Sequence[str]) -> str:
+    """Say why no patient is left."""
+    whole = frame.groupby("algorithm")["value"].apply(lambda column: np.isfinite(column).any())
+    never = [name for name in _ordered(list(whole.index), order) if not whole[name]]
+    if never:
+        return f"no value of {', '.join(never)}"
+    return "no patient has values of all algorithms"
+
+
+def _friedman(values: NDArray[np.float64], nothing: str) -> dict[str, Any]:
+    from scipy.stats import friedmanchisquare
+
+    n, k = values.shape
+    row = {"n_patients": n, "n_algorithms": k, "statistic": np.nan, "p": np.nan, "kendall_w": np.nan}
+    reason = nothing
+    if not reason and k < 3:
+        reason = f"{k} algorithm{'s' * (k > 1)}; Friedman's test needs three" + "; see pairs" * (k == 2)
+    elif not reason and n < 3:
+        reason = _FEW.format(n=n, least=3)
+    elif not reason and (values == values[:, :1]).all():
+        reason = "all algorithms have equal values"
+    if not reason:
+        statistic, p = friedmanchisquare(*values.T)
+        row |= {"statistic": float(statistic), "p": float(p), "kendall_w": float(statistic / (n * (k - 1)))}
+    return row | {"reason": reason}
+
+
+def _pairs(
+    values: NDArray[np.float64], names: list[str], alpha: float, n_bootstrap: int, seed: int, nothing: str
+) -> list[dict[str, Any]]:
+    from scipy.stats import wilcoxon
+
+    rows = []
+    for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
+        x, y = values[:, i], values[:, j]
+        n = len(x)
+        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n, "statistic": np.nan, "p": np.nan, "reason": nothing}
+        row |= {"mean_a": _mean(x), "mean_b": _mean(y), "difference": float(np.median(x - y)) if n else np.nan}
+        share, low, high = rank_biserial(x, y, confidence=1 - alpha, n_bootstrap=n_bootstrap, random_state=seed)
+        row |= {"rank_biserial": share, "low": low, "high": high}
+        if not nothing and n < 3:
+            row["reason"] = _FEW.format(n=n, least=3)
+        elif not nothing and (x == y).all():
+            row["reason"] = "all differences are zero"
+        elif not nothing:
+            with warnings.catch_warnings():
+                # Few pairs with ties: the p value is approximate, which is what can be had.
+                warnings.simplefilter("ignore")
+                test = wilcoxon(x, y)
+            row |= {"statistic": float(test.statistic), "p": float(test.pvalue)}
+        rows.append(row)
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """
+    Correct p values of several tests by Holm's steps.
+
+    Parameters
+    ----------
+    p : sequence of float
+        NaN, no test, stays NaN and counts for nothing.
+
+    Returns
+    -------
+    list of float
+        Corrected values, in the same order.
+
+    References
+    ----------
+    Holm, Scand J Stat 6:65–70, 1979.
+    """
+    given = np.asarray(p, dtype=np.float64)
+    corrected = np.full(len(given), np.nan)
+    order = np.argsort(given)[: int(np.isfinite(given).sum())]
+    # statsmodels has this too, but collects garbage at every call, which takes longer than all tests.
+    steps = given[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(value) for value in corrected]
+
+
+def _equivalence(
+    values: NDArray[np.float64], names: list[str], margin: float, alpha: float, nothing: str
+) -> list[dict[str, Any]]:
+    from scipy.stats import t as t_distribution
+    from scipy.stats import ttest_rel
+
+    weightstats = import_optional("statsmodels.stats.weightstats")
+    rows = []
+    for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
+        difference = values[:, i] - values[:, j]
+        n = len(difference)
+        mean = _mean(difference)
+        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n, "difference": mean, "margin": margin}
+        row |= dict.fromkeys(("low", "high", "p_lower", "p_upper", "p", "p_different"), np.nan)
+        row |= {"verdict": "undecided", "reason": nothing}
+        rows.append(row)
+        if nothing:
+            continue
+        if not margin > 0:
+            row["reason"] = "the index is zero, and so is a margin relative to it; state a margin"
+        elif n < 3:
+            row["reason"] = _FEW.format(n=n, least=3)
+        elif np.ptp(difference) <= 1e-12 * np.abs(values[:, [i, j]]).max():
+            row |= {"low": mean, "high": mean, "verdict": "equivalent" if abs(mean) < margin else "different"}
+            row["reason"] = "all differences are equal: decided without a test"
+        else:
+            spread = difference.std(ddof=1) / np.sqrt(n) * t_distribution.ppf(1 - alpha, n - 1)
+            p, lower, upper = weightstats.ttost_paired(values[:, i], values[:, j], -margin, margin)
+            row |= {"low": mean - spread, "high": mean + spread, "p": float(p)}
+            row |= {"p_lower": float(lower[1]), "p_upper": float(upper[1])}
+            row["p_different"] = float(ttest_rel(values[:, i], values[:, j]).pvalue)
+    for row, p in zip(rows, holm([row["p_different"] for row in rows]), strict=True):
+        row["p_different"] = p
+        if row["p"] <= alpha:
+            row["verdict"] = "equivalent"
+        elif p <= alpha:
+            row["verdict"] = "different"
+    return rows
+
+
+def _nemenyi(
+    values: NDArray[np.float64], names: list[str], alpha: float, higher_is_better: bool, nothing: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Average ranks, p values of pairs, and the groups that no p value separates."""
+    from scipy.stats import rankdata, studentized_range
+
+    n, k = values.shape
+    reason = nothing
+    if not reason and k < 2:
+        reason = "one algorithm"
+    elif not reason and n < 3:
+        reason = _FEW.format(n=n, least=3)
+    if reason:
+        ranks = [
+            {"algorithm": name, "average_rank": np.nan, "critical_difference": np.nan, "n_patients": n}
+            for name in names
+        ]
+        pairs = [{"a": a, "b": b, "p": np.nan} for a, b in itertools.combinations(names, 2)]
+        return [row | {"reason": reason} for row in ranks], [row | {"reason": reason} for row in pairs], []
+    posthocs = import_optional("scikit_posthocs")
+    ranked = -values if higher_is_better else values
+    average = rankdata(ranked, axis=1).mean(axis=0)
+    critical = float(studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n)))
+    p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
+    ranks = [
+        {"algorithm": name, "average_rank": float(r), "critical_difference": critical, "n_patients": n, "reason": ""}
+        for name, r in zip(names, average, strict=True)
+    ]
+    pairs = [
+        {"a": names[i], "b": names[j], "p": float(p[i, j]), "reason": ""}
+        for i, j in itertools.combinations(range(k), 2)
+    ]
+    order = np.argsort(average, kind="stable")
+    spans: list[tuple[int, int]] = []
+    for first in range(k):
+        # Ranks are on a line, so the farthest that is not separated from the first spans a clique.
+        last = max(other for other in range(first, k) if p[order[first], order[other]] > alpha)
+        if last > first and not any(low <= first and last <= high for low, high in spans):
+            spans.append((first, last))
+    cliques = [
+        {
+            "clique": number,
+            "algorithms": tuple(names[i] for i in order[low : high + 1]),
+            "low": float(average[order[low]]),
+            "high": float(average[order[high]]),
+            "reason": "",
+        }
+        for number, (low, high) in enumerate(spans, start=1)
+    ]
+    return ranks, pairs, cliques
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+_COLUMNS = {
+    "patients": ["patient", "algorithm", "value"],
+    "friedman": ["n_patients", "n_dropped", "n_algorithms", "statistic", "p", "kendall_w", "reason"],
+    "pairs": [
+        *("a", "b", "n_patients", "mean_a", "mean_b", "difference", "statistic", "p", "p_holm"),
+        *("rank_biserial", "low", "high", "reason"),
+    ],
+    "equivalence": [
+        *("a", "b", "n_patients", "difference", "low", "high", "margin", "p_lower", "p_upper", "p"),
+        *("p_different", "verdict", "reason"),
+    ],
+    "ranks": ["algorithm", "average_rank", "critical_difference", "n_patients", "reason"],
+    "nemenyi": ["a", "b", "p", "reason"],
+    "cliques": ["clique", "algorithms", "low", "high", "reason"],
+    "mixed": [
+        *("kind", "term", "scale", "estimate", "standard_error", "low", "high", "statistic", "df", "p"),
+        *("n", "converged", "reason"),
+    ],
+}

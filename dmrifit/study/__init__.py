@@ -1,0 +1,1 @@
+"""A comparison of estimators over cohorts: train/test splits, trainings, scores."""

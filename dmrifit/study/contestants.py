@@ -1,0 +1,451 @@
+"""Who takes part in a comparison: estimators and controls, and what each sees of a scan."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sklearn.base import clone
+
+from dmrifit.cohort.cohort import Cohort
+from dmrifit.cohort.scan import Scan
+from dmrifit.engine.map_fitter import resolve_model
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.resynthesis import missing_contrasts
+from dmrifit.io.digests import describe, digest
+from dmrifit.predict.base import resolve_patch_shape
+from dmrifit.predict.controls import CONSTANT, CONTROLS
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+
+__all__ = [
+    "Entrant",
+    "View",
+    "check_distinct",
+    "choose_views",
+    "controls_of",
+    "named_cohorts",
+    "named_estimators",
+    "without_controls",
+]
+
+DEFAULT_MODEL = "t2-ivim-kurtosis"
+
+_STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
+
+
+@dataclass(frozen=True, eq=False)
+class Entrant:
+    """
+    An estimator that takes part.
+
+    Attributes
+    ----------
+    name : str
+        As the user named it.
+    strategy, algorithm : str
+        Columns of the tables.
+    estimator : estimator
+        Not fitted.
+    model : SignalModel
+        Whose parameters it predicts.
+    description : object
+        Plain values by which kept results are found again.
+    control : str
+        One of `CONTROLS`, or empty.
+    recipe : str
+        Same for estimators of a strategy that prepare training voxels in the same way; empty for others.
+    code : str
+        Digest of the code of classes that no version tells.
+    """
+
+    name: str
+    strategy: str
+    algorithm: str
+    estimator: Any
+    model: SignalModel
+    description: Any
+    control: str = ""
+    recipe: str = ""
+    code: str = ""
+
+    @classmethod
+    def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
+        """
+        Check an estimator.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        estimator : estimator
+            With ``fit``, ``predict`` and ``predict_maps``.
+        kept : bool
+            Whether results are kept; they need a description by which they are found again.
+        example : Protocol
+            Stands for the protocols that are not given yet.
+
+        Returns
+        -------
+        Entrant
+            Checked as far as can be without data.
+
+        Raises
+        ------
+        ValueError
+            If it is no such estimator, its parameters are wrong, or it cannot be described.
+        """
+        missing = [
+            method for method in ("fit", "predict", "predict_maps", "get_params") if not hasattr(estimator, method)
+        ]
+        if missing or isinstance(estimator, type):
+            msg = (
+                f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
+                "a regressor in SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your own "
+                "from sklearn.base.BaseEstimator"
+            )
+            raise ValueError(msg)
+        kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
+        strategy = _STRATEGIES.get(kind, type(estimator).__name__)
+        try:
+            if isinstance(estimator, SignalToSignal | MapsToMaps):
+                missing = [key for key in ("source", "target") if getattr(estimator, key) is None]
+                clone(estimator).set_params(**dict.fromkeys(missing, example)).check_parameters()
+            model = _model_of(estimator)
+        except (ValueError, TypeError) as error:
+            msg = f"estimator {name!r}: {error}"
+            raise ValueError(msg) from None
+        try:
+            description = describe(estimator)
+        except TypeError as error:
+            if kept:
+                msg = f"estimator {name!r}: {error}"
+                raise ValueError(msg) from None
+            description = repr(estimator)
+        return cls(
+            name,
+            strategy,
+            _algorithm(name, strategy),
+            estimator,
+            model,
+            description,
+            recipe=_recipe(estimator, kind),
+            code=_code(estimator),
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    What an estimator sees of a scan.
+
+    Attributes
+    ----------
+    source, target : Protocol
+        Contrasts of X and Y.
+    patch_shape : tuple of 3 ints or None
+        Neighborhood in X.
+    model : SignalModel
+        Of the reference maps.
+    """
+
+    source: Protocol
+    target: Protocol
+    patch_shape: tuple[int, int, int] | None
+    model: SignalModel
+
+    def unseen(self) -> tuple[int, ...]:
+        """
+        Find the target contrasts that are not among the source contrasts.
+
+        Returns
+        -------
+        tuple of int
+            Their indices.
+        """
+        return missing_contrasts(self.target, self.source)
+
+
+def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> dict[str, Cohort]:
+    """
+    Name the cohorts, and make sure that no patient is in two of them.
+
+    Parameters
+    ----------
+    cohorts : mapping of str to Cohort, sequence of Cohort, or Cohort
+        At least one.
+
+    Returns
+    -------
+    dict of str to Cohort
+        By name.
+
+    Raises
+    ------
+    ValueError
+        If there is none, two have one name, or a patient is in two.
+    """
+    if isinstance(cohorts, Cohort):
+        cohorts = [cohorts]
+    if not isinstance(cohorts, Mapping):
+        names = [cohort.name or f"cohort {i}" for i, cohort in enumerate(cohorts, start=1)]
+        if len(set(names)) != len(names):
+            msg = f"cohorts need different names, not {names}; give a dict of name to cohort"
+            raise ValueError(msg)
+        cohorts = dict(zip(names, cohorts, strict=True))
+    if not cohorts:
+        msg = "no cohort was given"
+        raise ValueError(msg)
+    _check_names(cohorts, "cohort")
+    home: dict[str, str] = {}
+    for name, cohort in cohorts.items():
+        for patient in cohort.patients:
+            if home.setdefault(patient, name) != name:
+                msg = (
+                    f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a patient in "
+                    "both training and test would spoil every score: keep one, or name two persons apart"
+                )
+                raise ValueError(msg)
+    return dict(cohorts)
+
+
+def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Make sure that estimators have names.
+
+    Parameters
+    ----------
+    estimators : mapping of str to estimator
+        At least one.
+
+    Returns
+    -------
+    mapping
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If it is no mapping, or empty.
+    """
+    if not isinstance(estimators, Mapping) or not estimators:
+        msg = "estimators must be a dict of name to estimator, with at least one"
+        raise ValueError(msg)
+    _check_names(estimators, "estimator")
+    return estimators
+
+
+def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -> list[Entrant]:
+    """
+    Make the controls of every strategy that takes part.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        Those who take part.
+    kept, example : bool, Protocol
+        As in `Entrant.of`.
+
+    Returns
+    -------
+    list of Entrant
+        For each strategy a constant predictor, linear regression of shuffled targets, and the answer
+        itself, unless an estimator of that name takes part already. They are copies of the strategy's
+        first estimator with another regressor, voxel by voxel.
+    """
+    controls = []
+    taken = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
+    for strategy, first in _first_of_strategies(entrants).items():
+        for control in CONTROLS:
+            if (strategy, control) in taken:
+                continue
+            changes: dict[str, Any] = {"regressor": CONSTANT if control == CONSTANT else "LR", "patch_shape": None}
+            if strategy == "m2m":
+                changes["loss"] = "mean"
+            plain = clone(first.estimator).set_params(**changes)
+            one = Entrant.of(f"{control} {strategy}", plain, kept=kept, example=example)
+            controls.append(replace(one, algorithm=control, description=[control, one.description], control=control))
+    return controls
+
+
+def without_controls(entrants: Sequence[Entrant]) -> list[str]:
+    """
+    Name the estimators that have no controls of their strategy and model beside them.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        Those who take part, controls included.
+
+    Returns
+    -------
+    list of str
+        Names.
+    """
+    covered = {(entrant.strategy, entrant.model) for entrant in entrants if entrant.control}
+    return [entrant.name for entrant in entrants if (entrant.strategy, entrant.model) not in covered]
+
+
+def _first_of_strategies(entrants: Sequence[Entrant]) -> dict[str, Entrant]:
+    """Find the first plain estimator of every strategy."""
+    found: dict[str, Entrant] = {}
+    for entrant in entrants:
+        if type(entrant.estimator) in (SignalToSignal, MapsToMaps):
+            found.setdefault(entrant.strategy, entrant)
+    return found
+
+
+def choose_views(
+    entrants: Sequence[Entrant], cohorts: Mapping[str, Cohort], regimes: Sequence[str], *, resynthesize: bool
+) -> dict[tuple[str, str], View]:
+    """
+    Choose what every estimator sees of the patients it is tested on, cohort by cohort.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        Those who take part.
+    cohorts : mapping of str to Cohort
+        By name.
+    regimes : sequence of {"same", "other", "pooled"}
+        Whom is trained on.
+    resynthesize : bool
+        Whether contrasts that training patients lack are computed.
+
+    Returns
+    -------
+    dict of (str, str) to View
+        By names of entrant and cohort.
+
+    Raises
+    ------
+    ValueError
+        If a scan lacks a contrast that it is to be tested with, or trained with and not computed.
+    """
+    views = {}
+    for name, cohort in cohorts.items():
+        full = cohort.scans[0].protocol
+        for entrant in entrants:
+            source = _parameter(entrant.estimator, "source")
+            target = _parameter(entrant.estimator, "target")
+            views[entrant.name, name] = view = View(
+                _clinical(full, cohort) if source is None else source,
+                full if target is None else target,
+                resolve_patch_shape(entrant.estimator),
+                entrant.model,
+            )
+            for scan in cohort.scans:
+                _check_contrasts(view, scan, name)
+            if resynthesize or all(regime == "same" for regime in regimes):
+                continue
+            for other, home in cohorts.items():
+                for scan in home.scans:
+                    _check_contrasts(view, scan, other, tested=name)
+    return views
+
+
+def check_distinct(entrants: Sequence[Entrant]) -> None:
+    """
+    Make sure that no two estimators have one strategy and algorithm, which would be one row of the tables.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        Those who take part.
+
+    Raises
+    ------
+    ValueError
+        Naming two that do.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    for entrant in entrants:
+        key = entrant.strategy, entrant.algorithm
+        if key in seen:
+            msg = (
+                f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm {entrant.algorithm!r} of strategy "
+                f"{entrant.strategy}; give them names of which more than signs and the strategy differ"
+            )
+            raise ValueError(msg)
+        seen[key] = entrant.name
+
+
+def _check_names(named: Mapping[Any, Any], what: str) -> None:
+    for name in named:
+        if not isinstance(name, str) or not name.strip():
+            msg = f"the name of a {what} must be a text, not {name!r}"
+            raise ValueError(msg)
+
+
+def _code(estimator: Any) -> str:
+    """Digest the code of classes that no version tells: those of the user."""
+    found: dict[str, str] = {}
+    for one in (estimator, *(estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ())):
+        for cls in type(one).__mro__:
+            package = cls.__module__.partition(".")[0]
+            if package in ("builtins", "dmrifit", "numpy", "sklearn", "abc", "typing"):
+                continue
+            try:
+                source = inspect.getsource(cls)
+            except (OSError, TypeError):  # typed in, or compiled
+                source = str(getattr(sys.modules.get(package), "__version__", ""))
+            found[f"{cls.__module__}.{cls.__qualname__}"] = source
+    return digest(found) if found else ""
+
+
+def _model_of(estimator: Any) -> SignalModel:
+    """Find the model whose parameters an estimator predicts; one that has no say predicts the default's."""
+    parameters = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+    model = parameters.get("model", DEFAULT_MODEL)
+    if model is None:
+        msg = "a comparison scores maps, and without a model there are none; give model="
+        raise ValueError(msg)
+    return resolve_model(model)
+
+
+def _recipe(estimator: Any, kind: str) -> str:
+    """Describe all of a strategy but what learns; an estimator with a fit of its own has no recipe."""
+    if type(estimator) not in (SignalToSignal, MapsToMaps):
+        return ""
+    parameters = estimator.get_params(deep=False)
+    try:
+        return digest([kind, {k: v for k, v in parameters.items() if k not in ("regressor", "random_state")}])
+    except TypeError:  # a parameter that cannot be described
+        return f"{kind} {id(estimator)}"
+
+
+def _parameter(estimator: Any, name: str) -> Any:
+    return estimator.get_params(deep=False).get(name) if hasattr(estimator, "get_params") else None
+
+
+def _algorithm(name: str, strategy: str) -> str:
+    """Take the strategy out of an estimator's name: "LR s2s" is algorithm LR."""
+    words = [word for word in re.split(r"[\s/_:,()-]+", name) if word and word.lower() != strategy]
+    return " ".join(words) or name
+
+
+def _clinical(full: Protocol, cohort: Cohort) -> Protocol:
+    try:
+        return full.take(full.clinical())
+    except ValueError as error:
+        msg = f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target"
+        raise ValueError(msg) from None
+
+
+def _check_contrasts(view: View, scan: Scan, cohort: str, tested: str = "") -> None:
+    for part in (view.source, view.target):
+        try:
+            part.indices_in(scan.protocol)
+        except ValueError as error:
+            msg = f"patient {scan.patient} of cohort {cohort!r}: {error}"
+            if tested and tested != cohort:
+                msg += (
+                    f". Training in one cohort and testing in another needs the protocol of {tested!r} in both: "
+                    "use train_on='same', give the estimators a source and a target that both have, or "
+                    "resynthesize=True to compute what is missing through the fitted model"
+                )
+            raise ValueError(msg) from None

@@ -1,0 +1,263 @@
+"""Curves: errors of signals by contrast, scores by number of training patients, decays of a lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmrifit.report.style import (
+    FAINT,
+    INK,
+    PANEL,
+    add_axes,
+    by_lines,
+    color_of,
+    dash_of,
+    handle,
+    head,
+    marker_of,
+    new_figure,
+    plain_ticks,
+    shared_style,
+)
+from dmrifit.study.report.figures.colors import algorithm_color
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_decays", "plot_learning_curve", "plot_signal_errors"]
+
+_PERCENT = 100.0
+_LEGEND_COLUMNS = 4
+_INDICES = {"bias": "|BI| (%)", "dispersion": "DI (%)"}
+
+
+def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequence[str] | None = None) -> Figure:
+    """
+    Draw the relative error of predicted signals, contrast by contrast.
+
+    Parameters
+    ----------
+    signals : DataFrame
+        Rows of ``Evaluation.signals`` of one cohort.
+    title : str
+        Heading, with further lines if wanted.
+    algorithms : sequence of str, optional
+        All algorithms of the report, which decide the colors; by default those of the table.
+
+    Returns
+    -------
+    Figure
+        The mean over patients, in percent; one line for each estimator, echo times side by side.
+    """
+    means = signals.groupby(["strategy", "algorithm", "te", "b"], sort=False, dropna=False)["relative_error"].mean()
+    table = means.reset_index()
+    names = list(dict.fromkeys(table["algorithm"]))
+    algorithms = names if algorithms is None else algorithms
+    strategies = list(dict.fromkeys(table["strategy"]))
+    contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"]).reset_index(drop=True)
+    # NaN, for a protocol without echo times, is not equal to itself.
+    position = {(_word(row.te), row.b): i for i, row in enumerate(contrasts.itertuples())}
+    with shared_style({"axes.grid": True}):
+        colors = [handle(name, color=algorithm_color(name, algorithms), lw=1.6) for name in names]
+        dashes = [handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.6) for name in strategies]
+        handles = by_lines((colors, dashes), _LEGEND_COLUMNS)
+        below = 0.2 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1
+        figure = new_figure(PANEL[0], PANEL[1] + below)
+        ax = add_axes(figure, 0.62, below + 0.72, PANEL[0] - 0.79, PANEL[1] - 1.4)
+        for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
+            for _, part in rows.groupby("te", dropna=False):
+                x = np.array([position[_word(te), b] for te, b in zip(part["te"], part["b"], strict=True)])
+                order = np.argsort(x)
+                y = _PERCENT * part["relative_error"].to_numpy()
+                look = {"color": algorithm_color(algorithm, algorithms), "linestyle": dash_of(strategy, strategies)}
+                ax.plot(x[order], y[order], marker=".", lw=1.4, **look)
+        ax.set_xticks(range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8.5)
+        for te, rows in contrasts.groupby("te"):
+            place = rows.index.to_numpy().mean(), 1.0
+            ax.annotate(
+                f"TE {te:g} ms", place, (0, 2), ax.get_xaxis_transform(), "offset points",
+                ha="center", va="bottom", fontsize=8.5, color=FAINT,
+            )  # fmt: skip
+            if rows.index[0] > 0:
+                ax.axvline(rows.index[0] - 0.5, color="#b9bec6", linewidth=0.8)
+        ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
+        plain_ticks(ax.yaxis, (1, 2, 5))
+        head(ax, title, lift=13)
+        figure.legend(handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, fontsize=9, borderaxespad=0.3)
+    return figure
+
+
+def plot_learning_curve(
+    scores: pd.DataFrame,
+    title: str,
+    *,
+    algorithms: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    like: pd.DataFrame | None = None,
+) -> Figure:
+    """
+    Draw bias and dispersion against the number of training patients: overall, by algorithm, by parameter.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Rows of ``Evaluation.scores`` of one strategy in one cohort, without controls.
+    title : str
+        Heading, with further lines if wanted.
+    algorithms, metrics : sequence of str, optional
+        All algorithms and parameters of the report, which decide colors and shapes.
+    like : DataFrame, optional
+        Rows of all figures that this one shall be comparable with; by default its own.
+
+    Returns
+    -------
+    Figure
+        Three rows of two panels, |BI| and DI in percent: means over patients. The band of the first row
+        holds the middle half of the patients. Axes begin at 0.
+    """
+    algorithms = list(dict.fromkeys(scores["algorithm"])) if algorithms is None else list(algorithms)
+    metrics = list(dict.fromkeys(scores["metric"])) if metrics is None else list(metrics)
+    looks: list[tuple[list[str], Mapping[str, dict[str, Any]]]] = [
+        ([], {}),
+        (["algorithm"], {name: {"color": algorithm_color(name, algorithms)} for name in algorithms}),
+        (["metric"], {
+            name: {"color": color_of(name, metrics), "marker": marker_of(name, metrics)} for name in metrics
+        }),
+    ]  # fmt: skip
+    own, wide = _by_patient(scores), _by_patient(scores if like is None else like)
+    sizes = sorted(own["n_train"].unique())
+    wanted = [(keys, look) for keys, look in looks if not keys or len(own[keys[0]].unique()) > 1]
+    entries = [[name for name in look if name in set(own[keys[0]])] if keys else [] for keys, look in wanted]
+    # Inches: the axes of each row, and the lines of its legend above them.
+    legends = [0.1 + 0.2 * -(-len(names) // _LEGEND_COLUMNS) if names else 0.0 for names in entries]
+    notes = 0.2 * title.count("\n")
+    with shared_style({"axes.grid": True}):
+        figure = new_figure(PANEL[0], 0.75 + notes + sum(legends) + len(wanted) * 1.75)
+        bottom = figure.get_figheight() - 0.35 - notes
+        for (keys, look), names, legend in zip(wanted, entries, legends, strict=True):
+            bottom -= legend + 1.55
+            top = _highest(wide, keys)
+            last = keys == wanted[-1][0]
+            for left, index in zip((0.58, 2.83), _INDICES, strict=True):
+                ax = add_axes(figure, left, bottom, 1.5, 1.45)
+                _draw_sizes(ax, own, index, keys, look)
+                ax.set(ylim=(0, 1.06 * top[index] or 1.0), ylabel=_INDICES[index], xlim=(0, sizes[-1] * 1.04))
+                ax.tick_params(labelsize=8.5)
+                ax.set_xticks(sizes, _spread_labels(sizes) if last else [""] * len(sizes))
+                if last:
+                    ax.set_xlabel("N, training patients")
+                if keys == wanted[0][0] and left < 1:
+                    head(ax, title)
+            handles = [handle(name, **{"marker": ".", "lw": 1.6, "markersize": 5, **look[name]}) for name in names]
+            if handles:
+                figure.legend(
+                    handles=by_lines([handles], _LEGEND_COLUMNS), ncols=_LEGEND_COLUMNS, fontsize=8.5,
+                    columnspacing=1.0, handlelength=1.5, loc="lower left", borderaxespad=0,
+                    bbox_to_anchor=(0.5 / PANEL[0], (bottom + 1.5) / figure.get_figheight()),
+                )  # fmt: skip
+            bottom -= 0.15
+    return figure
+
+
+def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
+    """
+    Draw measured and predicted signals against b, one color for each echo time.
+
+    Parameters
+    ----------
+    decays : DataFrame
+        ``b`` (s/mm²), ``te`` (ms, NaN without echo times), ``signal`` (relative to the patient's scale), ``kind``
+        (``"measured"`` or a strategy) and ``known`` (whether the contrast is among the inputs).
+    title : str
+        Heading, with further lines if wanted.
+
+    Returns
+    -------
+    Figure
+        Points are measured, filled where they are inputs; lines are predictions. The axis of signals is logarithmic.
+    """
+    measured = decays[decays["kind"] == "measured"]
+    strategies = [kind for kind in dict.fromkeys(decays["kind"]) if kind != "measured"]
+    echoes = sorted(decays["te"].dropna().unique()) or [np.nan]
+    with shared_style({"axes.grid": True}):
+        figure = new_figure(PANEL[0], PANEL[1] + 0.2)
+        ax = add_axes(figure, 0.62, 0.95, PANEL[0] - 0.79, PANEL[1] - 1.25)
+        names = [_word(te) for te in echoes]
+        for te, name in zip(echoes, names, strict=True):
+            color = color_of(name, names)
+            at = decays["te"].isna() if np.isnan(te) else decays["te"] == te
+            for strategy in strategies:
+                rows = decays[at & (decays["kind"] == strategy)].sort_values("b")
+                ax.plot(rows["b"], rows["signal"], color=color, linestyle=dash_of(strategy, strategies), lw=1.5)
+            rows = measured[at.loc[measured.index]]
+            fill = np.where(rows["known"], color, "white")
+            ax.scatter(rows["b"], rows["signal"], s=30, facecolors=fill, edgecolors=color, linewidths=1.3, zorder=3)
+        ax.set(xlabel="b (s/mm²)", ylabel="signal / patient's scale", yscale="log")
+        plain_ticks(ax.yaxis, (1, 2, 3, 5))
+        head(ax, title)
+        colors = [
+            handle("one TE" if np.isnan(te) else f"TE {te:g} ms", color=color_of(name, names), lw=3)
+            for te, name in zip(echoes, names, strict=True)
+        ]
+        points = [
+            handle("input", linestyle="", marker="o", color=INK, markersize=5.5),
+            handle("measured", linestyle="", marker="o", color=INK, markerfacecolor="white", markersize=5.5),
+        ]
+        lines = [handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.5) for name in strategies]
+        figure.legend(
+            handles=by_lines((colors, [*points, *lines]), 4), loc="outside lower left", ncols=4, fontsize=8.5,
+            columnspacing=1.0, handlelength=1.8,
+        )  # fmt: skip
+    return figure
+
+
+def _word(te: float) -> str:
+    return f"{te:g}"
+
+
+def _by_patient(scores: pd.DataFrame) -> pd.DataFrame:
+    """Average |BI| and DI over repeated draws, in percent."""
+    scores = scores.assign(bias=_PERCENT * scores["bias"].abs(), dispersion=_PERCENT * scores["dispersion"])
+    keys = ["cohort", "strategy", "algorithm", "metric", "patient", "n_train"]
+    return scores.groupby(keys, sort=False)[list(_INDICES)].mean().reset_index()
+
+
+def _highest(table: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Find the largest mean that a row of panels has to show."""
+    means = table.groupby(["cohort", "strategy", "n_train", *keys], sort=False)[list(_INDICES)].mean()
+    if not keys:
+        patients = table.groupby(["cohort", "strategy", "n_train", "patient"], sort=False)[list(_INDICES)].mean()
+        means = patients.groupby(["cohort", "strategy", "n_train"]).quantile(0.75).combine(means, np.fmax)
+    return means.max().fillna(0.0)
+
+
+def _draw_sizes(
+    ax: Axes, table: pd.DataFrame, index: str, keys: list[str], look: Mapping[str, Mapping[str, Any]]
+) -> None:
+    if not keys:
+        patients = table.groupby(["n_train", "patient"])[index].mean()
+        by_size = patients.groupby("n_train")
+        low, middle, high = by_size.quantile(0.25), by_size.mean(), by_size.quantile(0.75)
+        ax.fill_between(middle.index, low, high, color="#d5dae1", linewidth=0)
+        ax.plot(middle.index, middle, color=INK, marker="o", markersize=4, lw=1.8)
+        return
+    for name, rows in table.groupby(keys[0], sort=False):
+        means = rows.groupby("n_train")[index].mean()
+        ax.plot(means.index, means, **{"marker": ".", "markersize": 5, "lw": 1.4, **look[name]})
+
+
+def _spread_labels(sizes: Sequence[int]) -> list[str]:
+    """Leave out labels that would run into each other."""
+    labels: list[str] = []
+    last = -np.inf
+    for i, size in enumerate(sizes):
+        near = (size - last) / max(sizes[-1], 1) < 0.09
+        near |= i < len(sizes) - 1 and (sizes[-1] - size) / max(sizes[-1], 1) < 0.09
+        labels.append("" if near else f"{size:g}")
+        last = last if near else size
+    return labels

@@ -1,0 +1,146 @@
+"""Dispersion against bias: one point for each parameter and algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmrifit.predict.controls import is_control
+from dmrifit.report.style import (
+    INK,
+    PANEL,
+    add_axes,
+    by_lines,
+    handle,
+    head,
+    marker_of,
+    new_figure,
+    shared_style,
+)
+from dmrifit.study.report.figures.colors import algorithm_color
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_bias_dispersion", "plot_legend"]
+
+_THIN_MARKERS = ("P", "X", "*")  # of which a white edge leaves little
+_PERCENT = 100.0
+_LEGEND_COLUMNS = 4
+_LIMIT_QUANTILE = 0.97  # one parameter that went astray must not squeeze all others
+
+
+def plot_bias_dispersion(
+    panels: Sequence[tuple[str, pd.DataFrame]],
+    *,
+    legend: bool = True,
+    like: Sequence[tuple[str, pd.DataFrame]] | None = None,
+) -> Figure:
+    """
+    Draw dispersion against bias, one panel for each part of a comparison.
+
+    Parameters
+    ----------
+    panels : sequence of (str, DataFrame)
+        Title of each panel, with a second line if wanted, and its rows:
+        ``algorithm``, ``metric``, ``bias`` (the mean of abs(BI)) and
+        ``dispersion`` (the mean of DI), both as fractions.
+    legend : bool, default=True
+        Whether algorithms (colors) and parameters (shapes) are explained in the figure.
+    like : sequence of (str, DataFrame), optional
+        Panels of other figures that this one shall be comparable with: it gets their axes and colors.
+
+    Returns
+    -------
+    Figure
+        All panels have the same axes, in percent; points beyond them stand at the edge, hollow.
+    """
+    import pandas as pd
+
+    everything = pd.concat([rows for _, rows in like or panels], ignore_index=True)
+    algorithms = list(dict.fromkeys(everything["algorithm"]))
+    metrics = list(dict.fromkeys(everything["metric"]))
+    limits = _limit(everything["bias"]), _limit(everything["dispersion"])
+    columns = 1 if len(panels) == 1 else 2
+    lines = -(-len(panels) // columns)
+    with shared_style({"axes.grid": True}):
+        handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns) if legend else []
+        below = 0.2 * -(-len(handles) // (_LEGEND_COLUMNS * columns)) + 0.1 if legend else 0.0
+        figure = new_figure(columns * PANEL[0], lines * PANEL[1] + below)
+        for i, (title, rows) in enumerate(panels):
+            left, bottom = (i % columns) * PANEL[0] + 0.62, below + (lines - 1 - i // columns) * PANEL[1] + 0.5
+            ax = add_axes(figure, left, bottom, PANEL[0] - 0.79, PANEL[1] - 1.0)
+            _scatter(ax, rows, algorithms, metrics, limits)
+            head(ax, title)
+        if legend:
+            figure.legend(
+                handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS * columns, fontsize=9, borderaxespad=0.3
+            )
+    return figure
+
+
+def plot_legend(algorithms: Sequence[str], metrics: Sequence[str]) -> Figure:
+    """
+    Draw the legend of `plot_bias_dispersion` alone.
+
+    Parameters
+    ----------
+    algorithms, metrics : sequence of str
+        In the order of the tables.
+
+    Returns
+    -------
+    Figure
+        Colors stand for algorithms, shapes for parameters.
+    """
+    with shared_style({"axes.grid": True}):
+        handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS)
+        figure = new_figure(PANEL[0], 0.26 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1)
+        figure.legend(handles=handles, loc="center left", ncols=_LEGEND_COLUMNS, fontsize=9, columnspacing=1.2)
+    return figure
+
+
+def _limit(values: pd.Series) -> float:
+    finite = _PERCENT * values[np.isfinite(values)]
+    if not len(finite):
+        return 1.0
+    largest, usual = float(finite.max()), float(finite.quantile(_LIMIT_QUANTILE))
+    return 1.08 * (largest if largest < 1.5 * usual else usual) or 1.0
+
+
+def _scatter(
+    ax: Axes, rows: pd.DataFrame, algorithms: Sequence[str], metrics: Sequence[str], limits: tuple[float, float]
+) -> None:
+    for row in rows.to_dict("records"):
+        x, y = _PERCENT * row["bias"], _PERCENT * row["dispersion"]
+        if not (np.isfinite(x) and np.isfinite(y)):
+            continue
+        color = algorithm_color(row["algorithm"], algorithms)
+        beyond = x > limits[0] or y > limits[1]
+        marker = marker_of(row["metric"], metrics)
+        ax.scatter(
+            min(x, limits[0]),
+            min(y, limits[1]),
+            s=90 if marker in _THIN_MARKERS else 56,
+            facecolor="white" if beyond else color,
+            edgecolor=color if beyond else "white",
+            linewidth=1.4 if beyond else 0.6,
+            marker=marker,
+            clip_on=False,
+            zorder=2 if is_control(row["algorithm"]) else 3,
+        )
+    # Points at the limits stand whole inside the figure.
+    ax.set(xlim=(0, 1.03 * limits[0]), ylim=(0, 1.03 * limits[1]), xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
+
+
+def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    colors = [
+        handle(name, linestyle="", marker="o", markersize=9, color=algorithm_color(name, algorithms))
+        for name in algorithms
+    ]
+    shapes = [handle(name, linestyle="", marker=marker_of(name, metrics), markersize=7, color=INK) for name in metrics]
+    return colors, shapes

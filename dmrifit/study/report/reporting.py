@@ -1,0 +1,141 @@
+"""The report of a comparison: one self-contained page beside its tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.viewer import viewer_page
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.report.sections.conclusions import statistics_tables
+from dmrifit.study.report.sections.generalization import learning_curves, transfer_tables
+from dmrifit.study.report.sections.overview import cohort_tables, introduction, repeated_summary, summary_tables
+from dmrifit.study.report.sections.patients import example_patients, joint_histograms
+from dmrifit.study.report.sections.provenance import origin, times
+from dmrifit.study.report.sections.scores import (
+    correlation_tables,
+    parameter_tables,
+    reference_table,
+    scatter_figures,
+    signal_scores,
+    truth_tables,
+)
+from dmrifit.study.summaries import Board, summarize
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["summarize", "write_report"]
+
+PAGE = "report.html"
+FIGURES = "figures"
+TABLES = "tables"
+VECTORS = "figures.pdf"
+SUMMARY = "summary.csv"
+
+
+def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Path) -> Path:
+    """
+    Write the report of a comparison, or of several of the same question.
+
+    Parameters
+    ----------
+    evaluation : Evaluation or sequence of Evaluation
+        The comparison. Of several, which differ in seed, training region or difficulty of the cohorts, the
+        first is shown in full, the others in a table beside it.
+    folder : path
+        Made if needed; the files of an earlier report are replaced.
+
+    Returns
+    -------
+    Path
+        The page, ``report.html``, which needs no other file and no network. Beside it stand ``scores.csv``,
+        ``signals.csv``, ``summary.csv``, ``study.json``, in the folder ``figures`` every figure as PNG and all of
+        them as vectors (``figures.pdf``), in the folder ``tables`` all tests.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``report`` is not installed.
+    ValueError
+        If a comparison has no score.
+    """
+    evaluations = [evaluation] if isinstance(evaluation, Evaluation) else list(evaluation)
+    if not evaluations or not all(len(one.scores) for one in evaluations):
+        msg = "the comparison has no score to report; compare at least one estimator"
+        raise ValueError(msg)
+    folder = Path(folder)
+    board = Board.of(evaluations[0])
+    gallery = Gallery()
+    tables: dict[str, pd.DataFrame] = {}
+    page = viewer_page(_title(board), _sections(board, evaluations, gallery, tables), lead=_lead(board), contents=True)
+    evaluations[0].write(folder)
+    _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
+    _replace(folder / TABLES, {name: table.to_csv(index=False).encode() for name, table in tables.items()})
+    with FileSet(folder, [SUMMARY, PAGE], overwrite=True) as written:
+        written.path(SUMMARY).write_text(board.summary.to_csv(index=False), encoding="utf-8")
+        written.path(PAGE).write_text(page, encoding="utf-8")
+    return folder / PAGE
+
+
+def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put files into a folder of the report, and remove those of an earlier report."""
+    earlier = sorted(path.name for path in folder.glob("*") if path.suffix in (".png", ".csv", ".pdf"))
+    if not (files or earlier):
+        return
+    with FileSet(folder, list(dict.fromkeys([*files, *earlier])), overwrite=True) as written:
+        for name, content in files.items():
+            written.path(name).write_bytes(content)
+
+
+def _title(board: Board) -> str:
+    n = len(board.learners)
+    strategies = f" in {len(board.strategies)} strategies" if len(board.strategies) > 1 else ""
+    return f"Prediction of the advanced protocol: {n} algorithm{'s' * (n != 1)}{strategies}"
+
+
+def _lead(board: Board) -> str:
+    cohorts = board.study.get("cohorts", {})
+    notice = "Research software, not a medical device."
+    if not board.synthetic:
+        return notice
+    which = "All cohorts" if len(board.synthetic) == len(cohorts) else f"Cohorts {', '.join(board.synthetic)}"
+    note = f"Synthetic data. {which} were simulated; no person was scanned, and no number here is a clinical result."
+    return f"{notice} {note}"
+
+
+def _sections(
+    board: Board, evaluations: Sequence[Evaluation], gallery: Gallery, tables: dict[str, pd.DataFrame]
+) -> list[tuple[str, Any]]:
+    """Make all sections, in the order in which a reader asks."""
+
+    def tests() -> Any:
+        body, found = statistics_tables(board, gallery)
+        tables.update({f"{name}.csv": table for name, table in found.items()})
+        return body
+
+    made: list[tuple[str, Callable[[], Any]]] = [
+        ("", partial(introduction, board)),
+        ("Summary", partial(summary_tables, board)),
+        ("Cohorts", partial(cohort_tables, board)),
+        ("Example patients", partial(example_patients, board, gallery)),
+        ("Bias and dispersion", partial(scatter_figures, board, gallery)),
+        ("Learning curves", partial(learning_curves, board, gallery)),
+        ("Predicted against reference", partial(joint_histograms, board, gallery)),
+        ("Statistics", tests),
+        ("Parameter by parameter", partial(parameter_tables, board)),
+        ("Correlations", partial(correlation_tables, board)),
+        ("Truth beside reference", partial(truth_tables, board)),
+        ("What the reference is worth", partial(reference_table, board)),
+        ("From one cohort to another", partial(transfer_tables, board)),
+    ]
+    if len(board.signals):
+        made.append(("Predicted signals", partial(signal_scores, board, gallery)))
+    if len(evaluations) > 1:
+        made.insert(2, ("The same in other comparisons", partial(repeated_summary, evaluations)))
+    made += [("Time", partial(times, board)), ("How this was made", partial(origin, board, evaluations))]
+    return [(heading, make()) for heading, make in made]

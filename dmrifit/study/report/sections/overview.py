@@ -1,0 +1,307 @@
+"""What was studied, on whom, and what came out: the first sections of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmrifit.predict.controls import CONSTANT, CONTROLS, PERFECT, SHUFFLED, is_control
+from dmrifit.report.html import html_details, html_heading, html_join, html_lines, html_note, html_paragraph, html_table
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.report.sections.numerals import correlation, percent, plural
+from dmrifit.study.summaries import WHOM, Board
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+__all__ = ["TRAINED", "cohort_tables", "introduction", "repeated_summary", "summary_tables"]
+
+#: Ways of training in words.
+TRAINED = {
+    "same": "trained on the other patients of the same cohort",
+    "other": "trained on all patients of the other cohorts",
+    "pooled": "trained on the other patients of all cohorts",
+}
+_STRATEGIES = {
+    "s2s": "signals to signals (s2s: predict the missing images, then fit the model to them)",
+    "m2m": "maps to maps (m2m: predict the model's parameters from the clinical maps)",
+}
+_SIMULATION = {
+    "snr": "signal-to-noise ratio in the liver, lowest b, shortest TE",
+    "field": "field strength (T)",
+    "shape": "voxels of the image",
+    "latent_corr": "correlation by latent textures",
+    "gain_variation": "coefficient of variation of the gain",
+    "patient_variation": "variation between patients (× table)",
+}
+_CONTROLS = {
+    CONSTANT: "constant answers the median of the training targets whatever it is shown",
+    SHUFFLED: "shuffled is linear regression trained on targets in random order",
+    PERFECT: "perfect answers what was measured",
+}
+
+
+def introduction(board: Board) -> Markup:
+    """
+    Tell the question, the data and the indices in three paragraphs.
+
+    Parameters
+    ----------
+    board : Board
+        The comparison.
+
+    Returns
+    -------
+    Markup
+        Paragraphs.
+    """
+    cap = board.setting("max_voxels")
+    voxels = f"at most {cap} voxels" if cap else "all voxels"
+    patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
+    counts = " and ".join(
+        f"{'synthetic ' if name in board.synthetic else ''}{plural(n, 'patient')} of {name}".replace(
+            f"synthetic {n} ", f"{n} synthetic "
+        )
+        for name, n in patients.items()
+    )
+    known = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
+    learners = ", ".join(board.learners) or "none"
+    ways = "; ".join(f"{TRAINED.get(name, name)} ({_sizes(board, name)})" for name in board.regimes)
+    seed = board.setting("seed")
+    drawn = f", seed {seed}" if seed is not None else ""
+    repeats = board.setting("n_repeats", 1)
+    texts = [
+        "How well do models fitted to a long, advanced protocol follow from the few images of a clinical one? "
+        f"Each of {counts} was held out in turn; predictors were trained on {voxels} of the "
+        f"{board.setting('train_mask', 'body')} of each training patient and scored on every voxel of the "
+        f"{board.setting('score_mask', 'lesion')} of the held-out one. {_capital(ways)}; "
+        f"{plural(repeats, 'draw')}{drawn}.",
+        f"Algorithms: {learners}. Strategies: {'; '.join(known) or ', '.join(board.strategies)}.",
+        "The reference is the fit to the full protocol. E = (prediction − reference) / reference; the bias index BI is "
+        "the median of E over a patient's voxels, the dispersion index DI its interquartile range. BI is signed, so "
+        "|BI| is averaged. Both are blind to a predictor that ignores its input; the correlation r and the controls "
+        "show that one.",
+    ]
+    return html_join(map(html_paragraph, texts))
+
+
+def summary_tables(board: Board) -> Markup:
+    """
+    Tabulate the means over patients and parameters, controls included.
+
+    Parameters
+    ----------
+    board : Board
+        The comparison.
+
+    Returns
+    -------
+    Markup
+        The best of each cohort, then one table for each cohort and way of training.
+    """
+    controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
+    text = (
+        "Means over patients (± standard deviation between patients) of the mean over the tissue parameters "
+        f"{', '.join(board.metrics)}."
+    )
+    if "T2v" in board.metrics:
+        text += " T2v of the reference mostly sits at a bound of the fit, so the same without T2v stands beside it."
+    parts: list[Any] = [html_paragraph(text), _findings(board)]
+    if controls:
+        parts.append(html_note(f"Controls, in gray: {'; '.join(controls)}."))
+    partly = "T2v" in board.metrics and len(board.metrics) > 1
+    header: list[Any] = ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
+    header += [html_lines(name, "without T2v") for name in ("|BI| (%)", "DI (%)", "r")] if partly else []
+    header += [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")] if len(board.signals) else []
+    for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
+        cells, faint = [], []
+        for i, row in enumerate(rows.to_dict("records")):
+            line = [
+                row["strategy"],
+                row["algorithm"],
+                f"{percent(row['abs_bias'])} ± {percent(row['abs_bias_sd'])}",
+                f"{percent(row['dispersion'])} ± {percent(row['dispersion_sd'])}",
+                correlation(row["pearson"]),
+            ]
+            if partly:
+                line += [percent(row[f"{name}_without_T2v"]) for name in ("abs_bias", "dispersion")]
+                line.append(correlation(row["pearson_without_T2v"]))
+            if len(board.signals):
+                line += [percent(row["signal_error"]), correlation(row["signal_pearson"])]
+            cells.append(line)
+            faint += [i] if is_control(row["algorithm"]) else []
+        shown = board.scores[(board.scores["train_on"] == train_on) & (board.scores["cohort"] == cohort)]
+        n = plural(int(rows["n_patients"].iloc[0]), "patient")
+        title = f"{cohort}: {n}, {TRAINED.get(train_on, train_on)}; {board.conditions(shown)}"
+        table = html_table(cells, header, numbers=range(2, len(header)), faint=faint)
+        parts.append(html_details(title, table, opened=train_on == board.regimes[0]))
+    return html_join(parts)
+
+
+def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
+    """
+    Lay several comparisons of the same question beside each other.
+
+    Parameters
+    ----------
+    evaluations : sequence of Evaluation
+        Comparisons that differ in seed, training region or cohorts.
+
+    Returns
+    -------
+    Markup
+        One row for each comparison, cohort and strategy: means over the algorithms that learn.
+    """
+    rows = []
+    for evaluation in evaluations:
+        board = Board.of(evaluation)
+        summary = board.summary[~board.summary["algorithm"].map(is_control)]
+        summary = summary[summary["train_on"] == board.regimes[0]]
+        for (cohort, strategy), own in summary.groupby(["cohort", "strategy"], sort=False):
+            simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
+            means = own[["abs_bias", "dispersion"]].mean()
+            shown = board.scores[board.scores["cohort"] == cohort]
+            rows.append([
+                board.conditions(shown),
+                cohort,
+                simulation.get("difficulty", "–"),
+                strategy,
+                f"{percent(means['abs_bias'])} ± {percent(own['abs_bias'].std())}",
+                f"{percent(means['dispersion'])} ± {percent(own['dispersion'].std())}",
+                correlation(own["pearson"].mean()),
+            ])  # fmt: skip
+    header = ["regions, N, seed", "cohort", "difficulty", "strategy", "|BI| (%)", "DI (%)", "r"]
+    text = "Means over the algorithms that learn (± standard deviation between algorithms), first way of training."
+    return html_join([html_paragraph(text), html_table(rows, header, numbers=(4, 5, 6))])
+
+
+def cohort_tables(board: Board) -> Markup:
+    """
+    Tabulate the cohorts: patients, lesions, protocols, how they were simulated, who was left out.
+
+    Parameters
+    ----------
+    board : Board
+        The comparison.
+
+    Returns
+    -------
+    Markup
+        Tables and remarks.
+    """
+    cells, parts, simulations = [], [], {}
+    for name, cohort in board.study.get("cohorts", {}).items():
+        protocol = cohort["protocol"]
+        counts = cohort["patients"].values()
+        synthetic = bool(cohort.get("synthetic"))
+        clinical = _clinical(board, name)
+        cells.append([
+            name,
+            "synthetic" if synthetic else "measured",
+            len(cohort["patients"]),
+            _spread([one["lesion"] for one in counts]),
+            _spread([one["body"] for one in counts]),
+            ", ".join(f"{b:g}" for b in sorted(set(protocol["b"]))),
+            ", ".join(f"{te:g}" for te in sorted(set(protocol["te"]))) if protocol["te"] else "–",
+            len(protocol["b"]),
+            clinical,
+        ])  # fmt: skip
+        if cohort.get("simulation"):
+            simulations[name] = cohort["simulation"]
+        skipped = "; ".join(f"{patient}: {reason}" for patient, reason in (cohort.get("skipped") or {}).items())
+        if skipped:
+            parts.append(html_paragraph(f"Not scored in {name}: {skipped}."))
+    if not cells:
+        return html_paragraph("The comparison does not say which cohorts it was made from.")
+    header = ["cohort", "data", "patients", html_lines("lesion voxels,", "median (range)")]
+    header += [html_lines("body voxels,", "median (range)"), "b (s/mm²)", "TE (ms)", "contrasts", "clinical input"]
+    table = html_table(cells, header, numbers=(2, 3, 4, 7), words=(5, 8))
+    return html_join([table, *parts, *_simulations(simulations)])
+
+
+def _simulations(found: dict[str, dict[str, Any]]) -> list[Markup]:
+    if not found:
+        return []
+    keys = list(dict.fromkeys(key for one in found.values() for key in one if not isinstance(one[key], dict)))
+    rows = [
+        [_SIMULATION.get(key, key.replace("_", " ")), *(_plain(one.get(key)) for one in found.values())] for key in keys
+    ]
+    rows = [row for row in rows if any(row[1:])]
+    single = [
+        [cohort, name, *(_plain(value) for value in one.values())]
+        for cohort, simulation in found.items()
+        for name, one in simulation.get("patients", {}).items()
+        if isinstance(one, dict)
+    ]
+    parts = [html_heading("How the synthetic patients were made"), html_table(rows, ["", *found])]
+    if single:
+        first = next(iter(next(iter(found.values()))["patients"].values()))
+        header = ["cohort", "patient", *(str(key).replace("_", " ") for key in first)]
+        parts.append(html_details("Each patient", html_table(single, header)))
+    return parts
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _clinical(board: Board, cohort: str) -> str:
+    """Name the contrasts that predictors saw: those of the protocol that are not among the unseen ones."""
+    protocol = board.study["cohorts"][cohort]["protocol"]
+    unseen = board.signals[board.signals["cohort"] == cohort] if len(board.signals) else board.signals
+    if not len(unseen):
+        return "–"
+    te = protocol["te"] or [float("nan")] * len(protocol["b"])
+    hidden = {(f"{b:g}", f"{t:g}") for b, t in zip(unseen["b"], unseen["te"], strict=True)}
+    seen = [(b, t) for b, t in zip(protocol["b"], te, strict=True) if (f"{b:g}", f"{t:g}") not in hidden]
+    echoes = sorted({t for _, t in seen})
+    by_echo = []
+    for echo in echoes:
+        b = ", ".join(f"{b:g}" for b, t in seen if t == echo or t != t)
+        by_echo.append(f"b {b}" + ("" if echo != echo else f" at TE {echo:g}"))
+    return "; ".join(by_echo[:3]) or "–"
+
+
+def _spread(counts: Sequence[int]) -> str:
+    return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})" if counts else "–"
+
+
+def _sizes(board: Board, train_on: str) -> str:
+    return board.size(board.scores[board.scores["train_on"] == train_on])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _findings(board: Board) -> Markup:
+    """Say for each cohort which predictor has the smallest dispersion, and which of the constants."""
+    control = board.summary["algorithm"].map(is_control)
+    constant = board.summary["algorithm"].str.contains(CONSTANT, case=False)
+    cells = []
+    for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
+        learners = _smallest_dispersion(rows[~control[rows.index]], with_correlation=True)
+        constants = _smallest_dispersion(rows[constant[rows.index]], with_correlation=False)
+        cells.append([cohort, WHOM.get(train_on, train_on), *learners, *constants])
+    scores = ["DI (%)", "|BI| (%)", "r"]
+    header = ["cohort", "trained on", html_lines("smallest dispersion", "of all that learn"), *scores]
+    header += [html_lines("smallest dispersion", "of the constants"), *scores[:2]]
+    return html_table(cells, header, numbers=(3, 4, 5, 7, 8))
+
+
+def _smallest_dispersion(rows: pd.DataFrame, *, with_correlation: bool) -> list[str]:
+    """Name the predictor and give DI, |BI| and, if wanted, r."""
+    if not rows["dispersion"].notna().any():
+        return ["–"] * (4 if with_correlation else 3)
+    best = rows.loc[rows["dispersion"].idxmin()]
+    scores = [f"{best['algorithm']} {best['strategy']}", percent(best["dispersion"]), percent(best["abs_bias"])]
+    return [*scores, correlation(best["pearson"])] if with_correlation else scores

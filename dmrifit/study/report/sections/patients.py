@@ -1,0 +1,278 @@
+"""One patient of each cohort, voxel by voxel, and all of them in joint histograms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.html import html_grid, html_heading, html_join, html_note, html_paragraph
+from dmrifit.report.slice_figures import robust_limits
+from dmrifit.report.viewer import Layer, html_viewer
+from dmrifit.study.report.figures.curves import plot_decays
+from dmrifit.study.report.figures.voxels import plot_joint_histograms, plot_map_comparison
+from dmrifit.study.summaries import Board, tissue
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+    from dmrifit.study.predictions import PatientPredictions
+
+__all__ = ["example_patients", "joint_histograms"]
+
+_NOT_KEPT = (
+    "The comparison kept no predictions of single voxels, so there is nothing to draw here; compare(…, "
+    "keep_predictions=True), the default, keeps them."
+)
+_MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing that can be seen
+
+
+def example_patients(board: Board, gallery: Gallery) -> Markup:
+    """
+    Show decays and maps of one patient of each cohort: reference, predictions, relative errors.
+
+    Parameters
+    ----------
+    board : Board
+        The comparison.
+    gallery : Gallery
+        Takes the figures.
+
+    Returns
+    -------
+    Markup
+        Figures; one sentence where no predictions were kept.
+    """
+    chosen = {cohort: _typical(board, cohort) for cohort in board.cohorts}
+    algorithm = board.best()
+    found = {cohort: board.evaluation.predictions[cohort, name] for cohort, name in chosen.items() if name}
+    if algorithm is None or not found:
+        return html_paragraph(_NOT_KEPT)
+    text = (
+        f"Of each cohort, the patient whose mean DI is the median one, predicted by {algorithm}, which has the "
+        "smallest mean DI over the strategies. Maps show the slice with the most scored voxels; all maps of a "
+        "parameter have the colors of its reference (percentiles 2 to 98), and both errors have the same colors; where "
+        "the reference is 0, E is undefined and gray."
+    )
+    parts: list[Any] = [html_paragraph(text)]
+    for cohort, patient in found.items():
+        names = _estimators(board, patient, algorithm)
+        if not names or not len(patient.index):
+            continue
+        conditions = board.conditions(board.scores[board.scores["cohort"] == cohort])
+        kind = "synthetic" if cohort in board.synthetic else "measured"
+        parts.append(html_heading(f"{cohort}: {patient.patient} ({kind})"))
+        parts.append(html_grid(_decays(gallery, patient, names, f"{algorithm}; {conditions}")))
+        parts.append(_planes(board, patient, names, f"{algorithm}; {conditions}"))
+        parts.append(html_grid(_maps(board, gallery, patient, names, f"{algorithm}; {conditions}")))
+    return html_join(parts)
+
+
+def joint_histograms(board: Board, gallery: Gallery) -> Markup:
+    """
+    Count voxels by reference and prediction, for each parameter and for the unseen signals.
+
+    Parameters
+    ----------
+    board : Board
+        The comparison.
+    gallery : Gallery
+        Takes the figures.
+
+    Returns
+    -------
+    Markup
+        Figures; one sentence where no predictions were kept.
+    """
+    import pandas as pd
+
+    algorithm = board.best()
+    collected: dict[str, list[pd.DataFrame]] = {}
+    units: dict[str, str] = {}
+    for (cohort, _), patient in board.evaluation.predictions.items() if algorithm else ():
+        if cohort not in board.cohorts:
+            continue
+        for strategy, estimator in _estimators(board, patient, str(algorithm)).items():
+            keys = {"cohort": cohort, "strategy": strategy}
+            for i, name in enumerate(patient.names):
+                if name in board.metrics:
+                    units[name] = patient.units[i]
+                    pair = {"reference": patient.reference[:, i], "predicted": patient.maps[estimator][:, i]}
+                    collected.setdefault(name, []).append(pd.DataFrame(pair).assign(**keys))
+            if (hidden := ~patient.seen).any():
+                pair = {
+                    "reference": patient.measured[:, hidden].ravel(),
+                    "predicted": patient.signals[estimator][:, hidden].ravel(),
+                }
+                collected.setdefault("", []).append(pd.DataFrame(pair).assign(**keys))
+    if not collected:
+        return html_paragraph(_NOT_KEPT)
+    note = f"{algorithm}; {board.conditions(_first(board))}"
+    grid = []
+    for name in [*(name for name in board.metrics if name in collected), *([""] if "" in collected else [])]:
+        rows = _thinned(pd.concat(collected[name], ignore_index=True))
+        title, unit = (name, _unit(units[name])) if name else ("Unseen signals", "")
+        if not np.isfinite(rows[["reference", "predicted"]].to_numpy(float)).all(axis=1).any():
+            continue
+        figure = plot_joint_histograms(rows, f"{title}\n{note}", unit=unit, log=not name)
+        grid.append(gallery.show(f"joint_{name or 'signals'}", figure, f"Predicted against reference, {title}"))
+    text = (
+        f"All scored voxels of all held-out patients, predicted by {algorithm}. Colors are counts on a logarithmic "
+        "scale; on the line prediction equals reference; voxels beyond the axes are counted at their ends. Unseen "
+        "signals are relative to each patient's scale, all contrasts together."
+    )
+    return html_join([html_paragraph(text), html_grid(grid)])
+
+
+def _typical(board: Board, cohort: str) -> str | None:
+    """Choose the patient with the median dispersion, of those whose predictions were kept."""
+    kept = {patient for name, patient in board.evaluation.predictions if name == cohort}
+    rows = _first(board)
+    rows = tissue(rows[(rows["cohort"] == cohort) & rows["patient"].isin(kept)])
+    means = rows.groupby("patient")["dispersion"].mean().dropna().sort_values(kind="stable")
+    return str(means.index[(len(means) - 1) // 2]) if len(means) else None
+
+
+def _first(board: Board) -> pd.DataFrame:
+    """Rows of the way of training that predictions are kept of."""
+    return board.scores[board.scores["train_on"] == board.regimes[0]]
+
+
+def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> dict[str, str]:
+    """Find the estimators of an algorithm, by strategy."""
+    rows = board.scores[board.scores["algorithm"] == algorithm].drop_duplicates("strategy")
+    found = dict(zip(rows["strategy"], rows["estimator"], strict=True))
+    return {strategy: name for strategy, name in found.items() if name in patient.maps}
+
+
+def _decays(gallery: Gallery, patient: PatientPredictions, names: dict[str, str], note: str) -> list[Markup]:
+    """Draw the median over the scored voxels, and one voxel."""
+    usable = np.isfinite(patient.measured).all(axis=1)
+    usable &= np.all([np.isfinite(patient.signals[name]).all(axis=1) for name in names.values()], axis=0)
+    if not usable.any():
+        return []
+    measured = patient.measured[usable].astype(float)
+    first = patient.signals[next(iter(names.values()))][usable].astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.nanmean(np.abs((first - measured) / np.where(measured == 0, np.nan, measured)), axis=1)
+    one = int(np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")[(len(errors) - 1) // 2])
+    place = ", ".join(str(i) for i in patient.index[usable][one])
+    figures = []
+    for what, file, pick in (
+        ("median of the scored voxels", "median", lambda values: np.median(values[usable], axis=0)),
+        (f"voxel ({place}), of typical error", "voxel", lambda values: values[usable][one]),
+    ):
+        figure = plot_decays(_decay_table(patient, names, pick), f"{patient.patient}, {file}\n{note}")
+        figures.append(
+            gallery.show(
+                f"decays_{patient.cohort}_{file}", figure, f"Decays of {patient.patient}, {what}", _capital(what)
+            )
+        )
+    return figures
+
+
+def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    kinds = {"measured": patient.measured, **{strategy: patient.signals[name] for strategy, name in names.items()}}
+    rows = []
+    for kind, values in kinds.items():
+        signal = pick(values).astype(float)
+        columns = {
+            "b": patient.b,
+            "te": patient.te,
+            "signal": np.where(signal > 0, signal, np.nan),
+            "known": patient.seen,
+        }
+        rows.append(pd.DataFrame(columns).assign(kind=kind))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _maps(
+    board: Board, gallery: Gallery, patient: PatientPredictions, names: dict[str, str], note: str
+) -> list[Markup]:
+    figures = []
+    for name in board.metrics:
+        if name not in patient.names:
+            continue
+        i = patient.names.index(name)
+        columns = {} if patient.truth is None else {"truth": patient.truth[:, i]}
+        columns["reference"] = patient.reference[:, i]
+        columns |= {strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()}
+        figures.append(_map(gallery, patient, columns, name, _unit(patient.units[i]), list(names), note))
+    hidden = np.flatnonzero(~patient.seen)
+    if len(hidden):
+        # The farthest from the clinical images: the largest b at the longest echo time.
+        far = hidden[np.lexsort((patient.b[hidden], np.nan_to_num(patient.te[hidden])))[-1]]
+        columns = {"measured": patient.measured[:, far]}
+        columns |= {strategy: patient.signals[estimator][:, far] for strategy, estimator in names.items()}
+        label = f"Signal at b = {patient.b[far]:g} s/mm²"
+        label += "" if np.isnan(patient.te[far]) else f", TE = {patient.te[far]:g} ms"
+        figures.append(_map(gallery, patient, columns, label, "", list(names), note))
+    return [figure for figure in figures if figure]
+
+
+def _planes(board: Board, patient: PatientPredictions, names: dict[str, str], note: str) -> Markup | str:
+    """Show the maps of a patient, reference beside predictions, to move through."""
+    place = tuple(patient.index.T)
+    layers = []
+    for name in board.metrics:
+        if name not in patient.names:
+            continue
+        i = patient.names.index(name)
+        columns = {} if patient.truth is None else {"truth": patient.truth[:, i]}
+        columns |= {"reference": patient.reference[:, i]}
+        columns |= {strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()}
+        window = robust_limits(patient.reference[:, i].astype(float))
+        for kind, values in columns.items():
+            volume = np.full(patient.shape, np.nan)
+            volume[place] = values
+            layers.append(Layer(f"{name}, {kind}", volume, "map", _unit(patient.units[i]), window))
+    if not layers:
+        return ""
+    return html_viewer(
+        layers,
+        patient.affine,
+        overlay=layers[0].name,
+        label=f"Maps of {patient.patient}, {note}",
+        instead=html_note("The pictures below show slices of the same maps."),
+    )
+
+
+def _map(
+    gallery: Gallery,
+    patient: PatientPredictions,
+    columns: dict[str, Any],
+    name: str,
+    unit: str,
+    predictions: list[str],
+    note: str,
+) -> Markup | None:
+    import pandas as pd
+
+    reference = "measured" if "measured" in columns else "reference"
+    if not np.isfinite(columns[reference]).any():
+        return None
+    voxels = pd.DataFrame(patient.index, columns=["i", "j", "k"]).assign(**columns)
+    heading = f"{name} ({unit})" if unit else name
+    title = f"{heading}\n{patient.patient}, {note}"
+    figure = plot_map_comparison(voxels, patient.affine, title, unit=unit, reference=reference, predictions=predictions)
+    file = f"maps_{patient.cohort}_{name if reference == 'reference' else 'signal'}"
+    return gallery.show(file, figure, f"Maps of {heading} of {patient.patient} and their relative errors")
+
+
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep every k-th row of each panel, so that the largest has a bounded number."""
+    sizes = rows.groupby(["cohort", "strategy"])["reference"].transform("size")
+    step = int(np.ceil(sizes.max() / _MOST_PER_PANEL))
+    return rows.iloc[::step] if step > 1 else rows
+
+
+def _unit(unit: str) -> str:
+    return "" if unit in ("1", "signal") else unit
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

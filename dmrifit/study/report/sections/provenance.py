@@ -1,0 +1,102 @@
+"""Where the numbers come from: times, settings, seeds, versions, and the commands that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dmrifit.predict.controls import is_control
+from dmrifit.report.html import html_code, html_details, html_heading, html_join, html_paragraph, html_table
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.summaries import KEYS, Board, largest
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["origin", "times"]
+
+
+def times(board: Board) -> Markup:
+    """
+    Tabulate how long training and prediction took.
+
+    Parameters
+    ----------
+    board : Board
+        The comparison.
+
+    Returns
+    -------
+    Markup
+        Seconds of each algorithm and strategy.
+    """
+    keys = [*KEYS, "patient", "n_train", "repeat", "estimator"]
+    once = board.evaluation.scores.drop_duplicates(keys)
+    at_most = largest(once).groupby(["strategy", "algorithm"], sort=False)["seconds"].mean()
+    total = once.groupby(["strategy", "algorithm"], sort=False)["seconds"].sum()
+    pairs = sorted(total.index, key=lambda key: is_control(key[1]))
+    cells = [[*key, f"{at_most[key]:.3f}", f"{total[key]:.1f}"] for key in pairs]
+    faint = [i for i, key in enumerate(pairs) if is_control(key[1])]
+    header = ["strategy", "algorithm", f"seconds per patient, {board.size(board.scores)}", "seconds in all"]
+    table = html_table(cells, header, numbers=(2, 3), faint=faint)
+    text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
+    whole = board.study.get("seconds")
+    if whole is not None:
+        text += f" The last run took {whole:.0f} s in all"
+        models = board.study.get("models", {"trained": 0, "reused": 0})
+        text += f", without {models['reused']} models kept from earlier ones." if models["reused"] else "."
+    return html_join([table, html_paragraph(text)])
+
+
+def origin(board: Board, evaluations: Sequence[Evaluation]) -> Markup:
+    """
+    Tell settings, seeds, versions and commands.
+
+    Parameters
+    ----------
+    board : Board
+        The first comparison.
+    evaluations : sequence of Evaluation
+        All of the report.
+
+    Returns
+    -------
+    Markup
+        Tables and code.
+    """
+    study = board.study
+    commands = list(dict.fromkeys(one.study.get("command", "") for one in evaluations))
+    commands = [command for command in commands if command]
+    settings = study.get("settings", {})
+    rows: list[list[Any]] = [["date", study.get("date", "")]]
+    rows += [[key.replace("_", " "), _setting(key, settings[key])] for key in settings if key != "cohorts"]
+    rows += [[f"version of {name}", version] for name, version in study.get("versions", {}).items()]
+    names = [[name, _short(description)] for name, description in study.get("estimators", {}).items()]
+    parts: list[Any] = []
+    if commands:
+        parts += [html_heading("Commands" if len(commands) > 1 else "Command"), html_code("\n".join(commands))]
+    if len(evaluations) > 1:
+        parts.append(html_paragraph("Settings are those of the first of the comparisons."))
+    parts.append(html_table(rows))
+    if names:
+        parts.append(html_details("Estimators", html_table(names, ["name", "class and parameters"])))
+    return html_join(parts)
+
+
+def _setting(key: str, value: Any) -> str:
+    if value is None:
+        return "all" if key in ("n_train", "max_voxels") else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _short(description: Any) -> str:
+    """Write a description of an estimator like a call, without what repeats the protocols."""
+    if isinstance(description, dict) and "class" in description:
+        inside = description.get("parameters", {})
+        shown = [f"{key}={_short(value)}" for key, value in inside.items() if value is not None]
+        return f"{description['class'].rpartition('.')[2]}({', '.join(shown)})"
+    if isinstance(description, dict) and "protocol" in description:
+        return f"<{len(description['protocol']['b'])} contrasts>"
+    return str(description)

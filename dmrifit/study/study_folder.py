@@ -1,0 +1,234 @@
+"""Folder of a study: its settings, finished trainings and tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmrifit.io.atomic_files import remove_abandoned_parts, whole_file, write_text
+from dmrifit.io.digests import describe
+
+__all__ = ["StudyFolder"]
+
+_STUDY = "study.json"
+_CELLS = "cells"
+_PREDICTIONS = "predictions"
+_FINISHED = "finished"
+
+
+class StudyFolder:
+    """
+    The results of one study: finished cells, tables, a description.
+
+    Parameters
+    ----------
+    path : str or Path
+        Made on the first write.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def settings(self) -> dict[str, Any]:
+        """
+        Read what study the folder holds.
+
+        Returns
+        -------
+        dict
+            Its settings; empty if the folder holds none.
+
+        Raises
+        ------
+        ValueError
+            If the file of settings cannot be read.
+        """
+        path = self.path / _STUDY
+        if self.path.exists() and not self.path.is_dir():
+            msg = f"{self.path} is a file; name a folder for the results"
+            raise ValueError(msg)
+        if not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return dict(content["settings"])
+        except (ValueError, KeyError, RecursionError, TypeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            msg = f"{path} does not describe a study ({problem}); choose another folder, or remove this one"
+            raise ValueError(msg) from None
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """
+        Make sure that the folder holds no other study.
+
+        Parameters
+        ----------
+        settings : mapping
+            What makes two studies the same.
+
+        Raises
+        ------
+        ValueError
+            If it does; the message names the difference.
+        """
+        wanted, there = describe(settings), self.settings()
+        different = [key for key in wanted if there and there.get(key) != wanted[key]]
+        if different:
+            key = different[0]
+            msg = (
+                f"{self.path} holds the results of another study: {key} was {_short(there.get(key))} there "
+                f"and is {_short(wanted[key])} now; choose another folder, or remove that one"
+            )
+            raise ValueError(msg)
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """
+        Begin the study, or take it up again: until it is written whole, its tables count as unfinished.
+
+        Parameters
+        ----------
+        settings : mapping
+            As for `check`.
+
+        Raises
+        ------
+        ValueError
+            As for `check`.
+        """
+        self.check(settings)
+        write_text(self.path / _STUDY, _json({"settings": describe(settings)}))
+        for folder in (self.path, self.path / _CELLS):
+            remove_abandoned_parts(folder)
+
+    def write_study(self, content: Mapping[str, Any], tables: Mapping[str, str]) -> None:
+        """
+        Write tables, then the description of the study, which names their digests: so they belong together.
+
+        Parameters
+        ----------
+        content : mapping
+            Plain values; ``settings`` is what `check` compares.
+        tables : mapping of str to str
+            Names of files and their texts.
+        """
+        settings = content.get("settings", {})
+        write_text(self.path / _STUDY, _json({"settings": settings}))
+        for name, text in tables.items():
+            write_text(self.path / name, text)
+        finished = {name: _sha256(text) for name, text in tables.items()}
+        write_text(self.path / _STUDY, _json({"settings": settings, **content, _FINISHED: finished}))
+
+    def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """
+        Read the description of the study and its tables.
+
+        Returns
+        -------
+        content : dict
+            As `write_study` got it.
+        tables : dict of str to str
+            Texts of the files by name.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no study, or it is not finished.
+        ValueError
+            If a file is damaged or was changed.
+        """
+        path = self.path / _STUDY
+        if not path.is_file():
+            msg = f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made"
+            raise FileNotFoundError(msg)
+        self.settings()  # says so if it is no description
+        content = json.loads(path.read_text(encoding="utf-8"))
+        finished = content.pop(_FINISHED, None)
+        if finished is None:
+            msg = f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped"
+            raise FileNotFoundError(msg)
+        tables = {}
+        for name, expected in finished.items():
+            if Path(name).name != name:
+                msg = f"{path} names the table {name!r}, which is none of this folder; run the comparison again"
+                raise ValueError(msg)
+            table = self.path / name
+            if not table.is_file():
+                msg = f"{table} does not exist, which belongs to the comparison there; run it again"
+                raise FileNotFoundError(msg)
+            text = table.read_bytes().decode("utf-8", errors="replace")
+            if _sha256(text) != expected:
+                msg = f"{table} was changed or damaged after it was written; run the comparison again to restore it"
+                raise ValueError(msg)
+            tables[name] = text
+        return content, tables
+
+    def get(self, key: str, *, arrays: bool = False) -> dict[str, Any] | None:
+        """
+        Read a finished cell.
+
+        Parameters
+        ----------
+        key : str
+            Its digest.
+        arrays : bool, default=False
+            Whether its predictions are needed.
+
+        Returns
+        -------
+        dict or None
+            What `put` got; None if the cell is not finished, cannot be read, or lacks the predictions.
+        """
+        path = self.path / _CELLS / f"{key}.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if arrays:
+                content[_PREDICTIONS] = {}
+                with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    for name in stored:
+                        kind, _, patient = name.partition("/")
+                        content[_PREDICTIONS].setdefault(patient, {})[kind] = stored[name]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, RecursionError, TypeError):
+            return None
+        return content if isinstance(content, dict) and {"scores", "signals"} <= content.keys() else None
+
+    def put(self, key: str, content: Mapping[str, Any]) -> None:
+        """
+        Keep a finished cell.
+
+        Parameters
+        ----------
+        key : str
+            Its digest.
+        content : mapping
+            Plain values; ``predictions``, if there, are arrays by patient and kind.
+        """
+        path = self.path / _CELLS / f"{key}.json"
+        plain = {name: value for name, value in content.items() if name != _PREDICTIONS}
+        if _PREDICTIONS in content:
+            arrays = {
+                f"{kind}/{patient}": values
+                for patient, kinds in content[_PREDICTIONS].items()
+                for kind, values in kinds.items()
+            }
+            with whole_file(path.with_suffix(".npz")) as part, part.open("wb") as file:
+                np.savez(file, **arrays)
+        write_text(path, json.dumps(plain))
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}…"

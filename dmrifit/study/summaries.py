@@ -1,0 +1,306 @@
+"""What a comparison says in short: its scores at the largest training size, and their means over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmrifit.predict.controls import is_control
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.training_runs import POOLED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["KEYS", "WHOM", "Board", "largest", "summarize", "tissue", "unique"]
+
+#: What tells the rows of a board apart.
+KEYS = ["train_on", "cohort", "strategy", "algorithm"]
+#: Ways of training in words.
+WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
+
+#: S0 is no property of the tissue, and is left out of summaries over parameters.
+_NO_TISSUE = ("S0",)
+#: Its reference mostly sits at a bound, so summaries are given without it too.
+_AT_BOUND = "T2v"
+_INDICES = ["abs_bias", "dispersion", "pearson"]
+_VALUES = [*_INDICES, *(f"{name}_truth" for name in _INDICES)]
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """
+    List values in the order of their first appearance.
+
+    Parameters
+    ----------
+    values : iterable
+        Hashable values.
+
+    Returns
+    -------
+    list
+        Each once.
+    """
+    return list(dict.fromkeys(values))
+
+
+def tissue(scores: pd.DataFrame) -> pd.DataFrame:
+    """
+    Leave out what is no property of the tissue.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        With a column ``metric``.
+
+    Returns
+    -------
+    DataFrame
+        Without the rows of S0, unless there are no others.
+    """
+    found = scores[~scores["metric"].isin(_NO_TISSUE)]
+    return found if len(found) else scores
+
+
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """
+    Keep the scores at the largest number of training patients.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Scores or signals of an evaluation.
+
+    Returns
+    -------
+    DataFrame
+        For each way of training and held-out patient, the rows with the largest ``n_train``.
+    """
+    if not len(table):
+        return table
+    most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
+    return table[table["n_train"] == most]
+
+
+def summarize(evaluation: Evaluation) -> pd.DataFrame:
+    """
+    Summarize a comparison over patients and parameters.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        The comparison; of several numbers of training patients, the largest counts.
+
+    Returns
+    -------
+    DataFrame
+        One row for each way of training, cohort, strategy and algorithm: ``abs_bias`` and ``dispersion``,
+        the mean over patients of the mean over tissue parameters of abs(BI) and DI; ``pearson``, the same
+        of the correlation, NaN counted as 0 because a constant prediction has none; ``*_sd``, standard
+        deviations between patients; ``*_truth``, against the truth of synthetic patients;
+        ``*_without_T2v``, the same means without T2v, whose reference mostly sits at a bound;
+        ``signal_error`` and ``signal_pearson``, means over patients and unseen contrasts; ``n_train`` and
+        ``n_patients``.
+    """
+    import pandas as pd
+
+    scores = _with_magnitudes(tissue(largest(evaluation.scores)))
+    patients = scores.groupby([*KEYS, "patient"], sort=False)[_VALUES].mean()
+    groups = patients.groupby(KEYS, sort=False)
+    table = groups.mean()
+    table["abs_bias_sd"], table["dispersion_sd"] = groups["abs_bias"].std(), groups["dispersion"].std()
+    rest = scores[scores["metric"] != _AT_BOUND]
+    # A model of nothing but T2v has no mean without it.
+    means = rest.groupby([*KEYS, "patient"], sort=False)[_VALUES].mean().groupby(KEYS, sort=False).mean()
+    table = table.join(means.add_suffix(f"_without_{_AT_BOUND}"))
+    signals = largest(evaluation.signals)
+    if len(signals):
+        signals = signals[signals["contrast"] != POOLED]
+        signals = signals.assign(pearson=signals["pearson"].fillna(0.0))
+        means = signals.groupby(KEYS, sort=False)[["relative_error", "pearson"]].mean()
+        table = table.join(means.rename(columns={"relative_error": "signal_error", "pearson": "signal_pearson"}))
+    table["n_train"] = scores.groupby(KEYS, sort=False)["n_train"].max()
+    table["n_patients"] = groups.size()
+    return pd.DataFrame(table.reset_index())
+
+
+def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores.assign(
+        abs_bias=scores["bias"].abs(),
+        pearson=scores["pearson"].fillna(0.0),
+        abs_bias_truth=scores["bias_truth"].abs(),
+        pearson_truth=scores["pearson_truth"].where(scores["pearson_truth"].notna() | scores["bias_truth"].isna(), 0.0),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """
+    A comparison as the sections of a report see it.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        The comparison.
+    scores : DataFrame
+        Rows at the largest number of training patients; ``abs_bias`` is the magnitude of ``bias``, and a
+        constant prediction has a correlation of 0.
+    signals, pooled : DataFrame
+        Rows of single contrasts, and of all unseen ones together, at that number.
+    summary : DataFrame
+        What `summarize` gives.
+    """
+
+    evaluation: Evaluation
+    scores: pd.DataFrame
+    signals: pd.DataFrame
+    pooled: pd.DataFrame
+    summary: pd.DataFrame
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Board:
+        """
+        Prepare a comparison.
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+            With at least one score.
+
+        Returns
+        -------
+        Board
+            The board.
+        """
+        signals = largest(evaluation.signals)
+        # A table without rows may lack its columns.
+        single = signals[signals["contrast"] != POOLED] if len(signals) else signals
+        pooled = signals[signals["contrast"] == POOLED] if len(signals) else signals
+        scores = _with_magnitudes(largest(evaluation.scores))
+        return cls(evaluation, scores, single, pooled, summarize(evaluation))
+
+    @property
+    def study(self) -> dict[str, Any]:
+        """How the scores were made."""
+        return self.evaluation.study
+
+    @property
+    def algorithms(self) -> list[str]:
+        """All algorithms, in order."""
+        return unique(self.evaluation.scores["algorithm"])
+
+    @property
+    def learners(self) -> list[str]:
+        """The algorithms that are no controls."""
+        return [name for name in self.algorithms if not is_control(name)]
+
+    @property
+    def strategies(self) -> list[str]:
+        """All strategies, in order."""
+        return unique(self.scores["strategy"])
+
+    @property
+    def metrics(self) -> list[str]:
+        """Parameters of the tissue, in order."""
+        return unique(tissue(self.scores)["metric"])
+
+    @property
+    def cohorts(self) -> list[str]:
+        """Names of the cohorts that were scored."""
+        return unique(self.scores["cohort"])
+
+    @property
+    def regimes(self) -> list[str]:
+        """Ways of training, in order."""
+        return unique(self.scores["train_on"])
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether any patient has a truth."""
+        return bool(self.scores["bias_truth"].notna().any())
+
+    @property
+    def synthetic(self) -> list[str]:
+        """Names of the cohorts that were simulated."""
+        return self.evaluation.synthetic
+
+    def setting(self, name: str, otherwise: Any = None) -> Any:
+        """
+        Look up a setting.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        otherwise : object, optional
+            What counts if it is not known.
+
+        Returns
+        -------
+        object
+            Its value.
+        """
+        return self.study.get("settings", {}).get(name, otherwise)
+
+    def size(self, rows: pd.DataFrame) -> str:
+        """
+        Write numbers of training patients.
+
+        Parameters
+        ----------
+        rows : DataFrame
+            With a column ``n_train``.
+
+        Returns
+        -------
+        str
+            Such as ``"N = 15"`` or ``"N = 14–15"``.
+        """
+        sizes = sorted(set(rows["n_train"])) if len(rows) else []
+        if not sizes:
+            return "N = 0"
+        return f"N = {sizes[0]:g}" if len(sizes) == 1 else f"N = {sizes[0]:g}–{sizes[-1]:g}"
+
+    def conditions(self, rows: pd.DataFrame) -> str:
+        """
+        Write what a reader has to know of any figure: training region, scored region, N, seed.
+
+        Parameters
+        ----------
+        rows : DataFrame
+            The rows that a figure shows.
+
+        Returns
+        -------
+        str
+            Such as ``"body → lesion, N = 15, seed 0"``.
+        """
+        regions = f"{self.setting('train_mask', 'body')} → {self.setting('score_mask', 'lesion')}"
+        seed = self.setting("seed")
+        return f"{regions}, {self.size(rows)}" + ("" if seed is None else f", seed {seed}")
+
+    def best(self, rows: pd.DataFrame | None = None) -> str | None:
+        """
+        Name the algorithm with the smallest mean dispersion over all strategies it was used in.
+
+        Parameters
+        ----------
+        rows : DataFrame, optional
+            Rows of the summary; by default those of the first way of training.
+
+        Returns
+        -------
+        str or None
+            No control; of those that were used in the most strategies.
+        """
+        rows = self.summary[self.summary["train_on"] == self.regimes[0]] if rows is None else rows
+        rows = rows[~rows["algorithm"].map(is_control) & np.isfinite(rows["dispersion"])]
+        if not len(rows):
+            return None
+        by_name = rows.groupby("algorithm", sort=False)
+        counts = by_name["strategy"].nunique()
+        means = by_name["dispersion"].mean()
+        return str(means[counts == counts.max()].idxmin())

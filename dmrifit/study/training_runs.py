@@ -1,0 +1,243 @@
+"""One training of a comparison, tested and scored on the patients held out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from dmrifit._utils.randomness import derived_seed, seed_for
+from dmrifit._utils.threads import one_thread
+from dmrifit.engine.models import SignalModel
+from dmrifit.predict.base import Design
+from dmrifit.predict.controls import PERFECT, SHUFFLED
+from dmrifit.predict.strategies import Clinical, SignalToSignal
+from dmrifit.study.contestants import View
+from dmrifit.study.splits import Cell
+from dmrifit.study.voxel_bank import HeldOut
+
+__all__ = ["POOLED", "SIGNAL_COLUMNS", "run_trial"]
+
+#: The row of `Evaluation.signals` over all unseen contrasts together.
+POOLED = "all unseen"
+
+#: Columns of `Evaluation.signals`.
+SIGNAL_COLUMNS = (
+    "cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "estimator", "contrast", "b", "te",
+    "relative_error", "median_relative_error", "signed_relative_error", "n_voxels", "n_undefined", "pearson",
+)  # fmt: skip
+
+_NAN = float("nan")
+
+
+def run_trial(
+    cell: Cell,
+    features: NDArray | None,
+    targets: NDArray | None,
+    rows: Sequence[slice],
+    designs: Sequence[Design],
+    tests: Sequence[HeldOut],
+    clinical: Sequence[Clinical | None],
+) -> dict[str, Any]:
+    """
+    Train once, test on every held-out patient.
+
+    Parameters
+    ----------
+    cell : Cell
+        What is trained and tested.
+    features, targets : ndarray or None
+        Training voxels of all patients, as in `Stack`; None where moments are enough.
+    rows : sequence of slice
+        Where those stand that are trained on.
+    designs : sequence of Design
+        Of the patients that are trained on; empty for an estimator that is no strategy.
+    tests : sequence of HeldOut
+        The held-out patients.
+    clinical : sequence of Clinical or None
+        Their clinical metrics, for an estimator that predicts from these.
+
+    Returns
+    -------
+    dict
+        ``scores`` and ``signals``: rows of the tables. ``predictions``, where they are kept: by patient the
+        maps and signals as float32.
+
+    Raises
+    ------
+    RuntimeError
+        If the estimator fails; the message names it and the patient.
+    """
+    content: dict[str, Any] = {"scores": [], "signals": []}
+    if cell.keep:
+        content["predictions"] = {}
+    with one_thread():
+        try:
+            start = time.perf_counter()
+            estimator = None
+            if cell.entrant.control != PERFECT:
+                estimator = _trained(cell, features, targets, rows, designs)
+            training = (time.perf_counter() - start) / len(tests)
+            for test, metrics in zip(tests, clinical, strict=True):
+                start = time.perf_counter()
+                signals, predicted = _answers(estimator, cell, test, metrics)
+                seconds = training + time.perf_counter() - start
+                keys = _keys(cell, test)
+                content["scores"] += [keys | row for row in _score_maps(predicted, test, cell.entrant.model, seconds)]
+                content["signals"] += [keys | row for row in _score_signals(signals, test, cell.view)]
+                if cell.keep:
+                    shown = {"maps": predicted[test.shown], "signals": signals[test.shown]}
+                    kept = {kind: values.astype(np.float32) for kind, values in shown.items()}
+                    content["predictions"][test.patient] = kept
+        except Exception as error:
+            who = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
+            msg = (
+                f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
+                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}"
+            )
+            raise RuntimeError(msg) from error
+    return content
+
+
+def _keys(cell: Cell, test: HeldOut) -> dict[str, Any]:
+    return {
+        "cohort": test.cohort,
+        "patient": test.patient,
+        "strategy": cell.entrant.strategy,
+        "algorithm": cell.entrant.algorithm,
+        "train_on": cell.train_on,
+        "n_train": len(cell.train),
+        "repeat": cell.repeat,
+        "estimator": cell.entrant.name,
+    }
+
+
+def _trained(
+    cell: Cell, features: NDArray | None, targets: NDArray | None, rows: Sequence[slice], designs: Sequence[Design]
+) -> Any:
+    estimator = clone(cell.entrant.estimator)
+    estimator.set_params(**_completed(estimator, cell))
+    if features is None or targets is None:
+        return estimator.fit_designs(designs)
+    x, y = (np.concatenate([part[r] for r in rows]) for part in (features, targets))
+    if cell.entrant.control == SHUFFLED:
+        y = y[np.random.default_rng(seed_for(cell.seed, "shuffle")).permutation(len(y))]
+    if not designs:
+        return estimator.fit(x, y)
+    n_dropped = sum(design.n_dropped for design in designs)
+    groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
+    return estimator.fit_designs([Design(len(x), n_dropped, designs[0].n_columns, x, y, groups=groups)])
+
+
+def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
+    """Fill in what the user left open: contrasts, and every seed."""
+    given = estimator.get_params(deep=True)
+    own = {"source": cell.view.source, "target": cell.view.target}
+    missing: dict[str, Any] = {key: value for key, value in own.items() if key in given and given[key] is None}
+    seeded = [key for key in sorted(given) if key.split("__")[-1] == "random_state" and given[key] is None]
+    return missing | {key: derived_seed(cell.seed, key) for key in seeded}
+
+
+def _answers(estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | None) -> tuple[NDArray, NDArray]:
+    """Predict signals and maps; voxels without a usable source signal stay NaN."""
+    model, target = cell.entrant.model, cell.view.target
+    if estimator is None:
+        exact = cell.entrant.strategy == "s2s"
+        return (test.Y if exact else model.signal(test.reference, target)), test.reference
+    if clinical is not None:
+        predicted = estimator.maps_from(clinical)
+        return model.signal(predicted, target), predicted
+    usable = np.isfinite(test.X).all(axis=1)
+    signals = np.full((len(test.X), len(target)), np.nan)
+    maps = np.full((len(test.X), len(model.names)), np.nan)
+    if not usable.any():
+        return signals, maps
+    x = test.X[usable]
+    # What one strategy computes on the way to the other answer is computed once.
+    if type(estimator) is SignalToSignal:
+        signals[usable] = estimator.predict(x)
+        maps[usable] = estimator.maps_of(signals[usable])
+    else:
+        signals[usable] = estimator.predict(x)
+        maps[usable] = estimator.predict_maps(x)
+    return signals, maps
+
+
+def _score_maps(maps: NDArray, test: HeldOut, model: SignalModel, seconds: float) -> list[dict[str, Any]]:
+    from dmrifit.stats.metrics import pearson, relative_error_indices, spearman
+
+    r, rank_r = np.atleast_1d(pearson(maps, test.reference)), np.atleast_1d(spearman(maps, test.reference))
+    if test.truth is not None:
+        known_r, known_rank_r = np.atleast_1d(pearson(maps, test.truth)), np.atleast_1d(spearman(maps, test.truth))
+    rows = []
+    for j, parameter in enumerate(model.parameters):
+        indices = relative_error_indices(maps[:, j], test.reference[:, j])
+        row = {
+            "metric": parameter.name,
+            "bias": indices.bias,
+            "dispersion": indices.dispersion,
+            "pearson": float(r[j]),
+            "spearman": float(rank_r[j]),
+            "n_voxels": len(maps),
+            "seconds": seconds,
+            "unit": parameter.unit,
+            "median_abs_error": indices.median_abs_error,
+            "n_undefined": indices.n_dropped,
+            "n_failed": indices.n_failed,
+            "at_bound": float(test.at_bound[j]),
+            "bias_truth": _NAN,
+            "dispersion_truth": _NAN,
+            "median_abs_error_truth": _NAN,
+            "pearson_truth": _NAN,
+            "spearman_truth": _NAN,
+        }
+        if test.truth is not None:
+            known = relative_error_indices(maps[:, j], test.truth[:, j])
+            row |= {
+                "bias_truth": known.bias,
+                "dispersion_truth": known.dispersion,
+                "median_abs_error_truth": known.median_abs_error,
+                "pearson_truth": float(known_r[j]),
+                "spearman_truth": float(known_rank_r[j]),
+            }
+        rows.append(row)
+    return rows
+
+
+def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[str, Any]]:
+    """Score every unseen contrast for itself, and all of them together."""
+    from dmrifit.stats.metrics import pearson
+
+    unseen = view.unseen()
+    if not unseen:
+        return []
+    p, y = predicted[:, list(unseen)], test.Y[:, list(unseen)]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        error = (p - y) / y
+    te = view.target.te
+    r = np.atleast_1d(pearson(p, y))
+    rows = []
+    for column, j in enumerate(unseen):
+        place = {"contrast": view.target.labels[j], "b": float(view.target.b[j])}
+        place["te"] = _NAN if te is None else float(te[j])
+        rows.append(place | _signal_errors(error[:, column]) | {"pearson": float(r[column])})
+    pooled = {"contrast": POOLED, "b": _NAN, "te": _NAN}
+    rows.append(pooled | _signal_errors(error.ravel()) | {"pearson": float(pearson(p.ravel(), y.ravel()))})
+    return rows
+
+
+def _signal_errors(error: NDArray) -> dict[str, Any]:
+    usable = np.isfinite(error)
+    values = error[usable] if usable.any() else np.array([_NAN])
+    size = np.abs(values)
+    return {
+        "relative_error": float(np.mean(size)),
+        "median_relative_error": float(np.median(size)),
+        "signed_relative_error": float(np.mean(values)),
+        "n_voxels": len(error),
+        "n_undefined": int((~usable).sum()),
+    }

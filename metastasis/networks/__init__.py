@@ -1,0 +1,1 @@
+"""DeepMedic and a U-Net, their sizes, losses and optimizer."""

@@ -1,0 +1,294 @@
+"""Losses that weigh sensitivity against specificity, of whole segments (VSS, JVSS) or of voxels (SSE)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_word
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+else:
+    torch = import_optional("torch")
+    nn = torch.nn
+    functional = nn.functional
+
+__all__ = ["JVSSLoss", "SSELoss", "VSSLoss", "VoxelLoss", "jvss_loss", "sse_loss", "vss_loss"]
+
+_REDUCTIONS = ("paper", "code")
+#: The ε of the paper, which keeps a batch without positive (or negative) segments from dividing by zero.
+EPSILON = 1e-7
+
+
+def vss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
+    """
+    Compute the volume-level sensitivity-specificity loss of a batch of segments.
+
+    A segment is positive when any voxel of it is, and its probability is the largest of its voxels'. With y_i the
+    labels and p_i the probabilities of segment i, maxima over space and sums over the batch::
+
+        sens = Σ max(p_i y_i) / (Σ max y_i + ε)
+        spec = Σ (1 − max y_i)(1 − max p_i) / (Σ (1 − max y_i) + ε)
+        VSS = 1 − (α sens + (1 − α) spec)
+
+    The loss belongs to the batch and is no mean over segments: other batches, other values. False positives inside of
+    positive segments cost nothing, so that VSS alone does not delineate. Each maximum gives its gradient to one voxel,
+    the first of equals. A batch without positive segments has sens = 0: the value then holds α as a constant, and
+    the gradient is that of (1 − α)(1 − spec) alone; one without negative segments likewise. So the term that is
+    missing is skipped in training, but values of batches of different composition do not compare.
+
+    Parameters
+    ----------
+    logits : tensor of shape (n_segments, ...)
+        Before the sigmoid; those of half precision are computed in single precision.
+    target : tensor of the same shape
+        0 or 1.
+    alpha : float
+        Weight of sensitivity, from 0 to 1.
+    reduction : {"paper", "code"}, default="paper"
+        The denominators: ε = 1e-7 as the paper has them, or 1 in place of ε as in the published program, which then
+        cannot reach sens = 1: with five positive segments it ends at 5/6.
+
+    Returns
+    -------
+    tensor
+        One number, from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, `alpha` is not from 0 to 1 or the reduction has another name.
+
+    References
+    ----------
+    Huang et al., Medical Physics 49:5773–5786, 2022.
+    """
+    logits, target = _checked(logits, target, alpha, reduction)
+    logits, target = logits.flatten(1), target.flatten(1)
+    added = EPSILON if reduction == "paper" else 1.0
+    found = (torch.sigmoid(logits) * target).max(dim=1).values
+    positive = target.max(dim=1).values
+    negative = 1 - positive
+    sensitivity = found.sum() / (positive.sum() + added)
+    # 1 − p from the logit itself: the probability is 1 to the last digit from logits of 17 on.
+    quiet = torch.sigmoid(-logits.max(dim=1).values)
+    specificity = (negative * quiet).sum() / (negative.sum() + added)
+    return 1 - (alpha * sensitivity + (1 - alpha) * specificity)
+
+
+def jvss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
+    """
+    Compute the joint loss of a batch of segments: VSS plus the binary cross-entropy of its voxels, one to one.
+
+    Parameters
+    ----------
+    logits : tensor of shape (n_segments, ...)
+        Before the sigmoid; those of half precision are computed in single precision.
+    target : tensor of the same shape
+        0 or 1.
+    alpha : float
+        Weight of sensitivity, from 0 to 1.
+    reduction : {"paper", "code"}, default="paper"
+        As of `vss_loss`.
+
+    Returns
+    -------
+    tensor
+        One number.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, `alpha` is not from 0 to 1 or the reduction has another name.
+
+    References
+    ----------
+    Huang et al., Medical Physics 49:5773–5786, 2022.
+    """
+    logits, target = _checked(logits, target, alpha, reduction)
+    entropy = functional.binary_cross_entropy_with_logits(logits, target)
+    return vss_loss(logits, target, alpha, reduction=reduction) + entropy
+
+
+def sse_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
+    """
+    Compute the voxel-level sensitivity-specificity error, the loss that VSS is compared with.
+
+    With sums over all voxels of the batch::
+
+        SSE = α Σ (y − p)² y / Σ y + (1 − α) Σ (y − p)² (1 − y) / Σ (1 − y)
+
+    In a batch without lesion voxels, or without others, that term is 0 in value and gradient.
+
+    Parameters
+    ----------
+    logits : tensor of shape (n_segments, ...)
+        Before the sigmoid; those of half precision are computed in single precision.
+    target : tensor of the same shape
+        0 or 1.
+    alpha : float
+        Weight of lesion voxels, from 0 to 1.
+    reduction : {"paper", "code"}, default="paper"
+        The denominators as written, or with 1 added.
+
+    Returns
+    -------
+    tensor
+        One number, from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, `alpha` is not from 0 to 1 or the reduction has another name.
+
+    References
+    ----------
+    Brosch et al., MICCAI 2015, LNCS 9351:3–11; Huang et al., Medical Physics 49:5773–5786, 2022.
+    """
+    logits, target = _checked(logits, target, alpha, reduction)
+    added = EPSILON if reduction == "paper" else 1.0
+    # (1 − p)² where there is a lesion and p² elsewhere, each without a difference of nearly equal numbers.
+    missed = (torch.sigmoid(-logits).square() * target).sum() / (target.sum() + added)
+    alarmed = (torch.sigmoid(logits).square() * (1 - target)).sum() / ((1 - target).sum() + added)
+    return alpha * missed + (1 - alpha) * alarmed
+
+
+def _checked(
+    logits: torch.Tensor, target: torch.Tensor, alpha: float, reduction: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give logits and targets of one type, in single precision at least."""
+    if logits.shape != target.shape or logits.ndim < 2:
+        msg = (
+            f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; both must be of one "
+            "shape (n_segments, ...)"
+        )
+        raise ValueError(msg)
+    check_alpha(alpha)
+    check_word("reduction", reduction, _REDUCTIONS)
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
+    return logits, target.to(logits.dtype)
+
+
+def check_alpha(alpha: Any) -> None:
+    """Refuse a weight that is not from 0 to 1."""
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0 <= alpha <= 1:
+        msg = f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}"
+        raise ValueError(msg)
+
+
+class _Weighed(nn.Module):
+    """What the modules share: they are called with logits and targets."""
+
+    #: The loss as a function.
+    _loss: ClassVar[Callable[..., torch.Tensor]]
+
+    def __init__(self, alpha: float, *, reduction: str = "paper") -> None:
+        super().__init__()
+        check_alpha(alpha)
+        check_word("reduction", reduction, _REDUCTIONS)
+        self.alpha = alpha
+        self.reduction = reduction
+
+    def extra_repr(self) -> str:
+        """
+        Say the parameters.
+
+        Returns
+        -------
+        str
+            As in the constructor.
+        """
+        return f"alpha={self.alpha}, reduction={self.reduction!r}"
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """
+        Compute the loss of a batch.
+
+        Parameters
+        ----------
+        logits : tensor of shape (n_segments, ...)
+            Before the sigmoid.
+        target : tensor of the same shape
+            0 or 1.
+
+        Returns
+        -------
+        tensor
+            One number.
+        """
+        return self._loss(logits, target, self.alpha, reduction=self.reduction)
+
+
+class VSSLoss(_Weighed):
+    """
+    `vss_loss` as a module.
+
+    Parameters
+    ----------
+    alpha : float
+        Weight of sensitivity, from 0 to 1.
+    reduction : {"paper", "code"}, default="paper"
+        The denominators.
+    """
+
+    _loss = staticmethod(vss_loss)
+
+
+class JVSSLoss(_Weighed):
+    """
+    `jvss_loss` as a module.
+
+    Parameters
+    ----------
+    alpha : float
+        Weight of sensitivity, from 0 to 1.
+    reduction : {"paper", "code"}, default="paper"
+        The denominators.
+    """
+
+    _loss = staticmethod(jvss_loss)
+
+
+class SSELoss(_Weighed):
+    """
+    `sse_loss` as a module.
+
+    Parameters
+    ----------
+    alpha : float
+        Weight of lesion voxels, from 0 to 1.
+    reduction : {"paper", "code"}, default="paper"
+        The denominators.
+    """
+
+    _loss = staticmethod(sse_loss)
+
+
+class VoxelLoss(nn.Module):
+    """Mean binary cross-entropy of voxels, in single precision from logits."""
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """
+        Compute the loss of a batch.
+
+        Parameters
+        ----------
+        logits : tensor of shape (n_segments, ...)
+            Before the sigmoid.
+        target : tensor of the same shape
+            0 or 1.
+
+        Returns
+        -------
+        tensor
+            One number.
+        """
+        logits, target = _checked(logits, target, 0.0, "paper")
+        return functional.binary_cross_entropy_with_logits(logits, target)

@@ -1,0 +1,1 @@
+"""Brain scans with priors and lesions, from memory and from files."""

@@ -1,0 +1,337 @@
+"""Cases: a brain scan with what is known about it, in memory, and read from and written to a table of files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._utils.text_files import read_text
+from dmrifit.cohort.participants_table import WORDS
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.case_tables import (
+    checked_affine,
+    checked_mask,
+    checked_values,
+    file_stems,
+    read_each,
+    read_on_grid,
+    save_values,
+    three_axes,
+    write_table,
+)
+from dmrifit.io.masks import binarize
+from dmrifit.io.nifti import image_name, load_image, values_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TABLE", "Case", "read_case", "read_cases", "write_cases"]
+
+#: Name of the table that `write_cases` makes.
+TABLE = "cases.tsv"
+
+_REMEDY = "bring both to one grid (prepare_brain does)"
+_REQUIRED = ("patient", "image")
+_MAPS = ("label", "prior", "brain", "prior_label", "mimics")
+_OPTIONAL = ("name", *_MAPS, "lesions", "classes", "synthetic")
+_ALIASES = {"participant_id": "patient"}
+
+_COLUMNS = {
+    "patient": "Patient; cases of one patient are never split between training and test",
+    "image": "Contrast-enhanced T1 image",
+    "name": "Name of the case",
+    "label": "Metastases: 1 inside, 0 outside",
+    "prior": "Earlier image of the patient, aligned to the grid of the image",
+    "brain": "The brain",
+    "prior_label": "Metastases as they were in the prior image (synthetic cases)",
+    "mimics": "Bright structures that are no metastases (synthetic cases)",
+    "lesions": "Table of the metastases: number in the label's connected parts, diameter, status, volume",
+    "classes": "Which numbers of the label image are metastases, separated by commas; all above 0 by default",
+    "synthetic": "Whether the case was simulated; no person was scanned then",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """
+    A brain scan of a patient with what is known about it.
+
+    Parameters
+    ----------
+    patient : str
+        Identifier. Cases of one patient are never split between training and test.
+    image : ndarray of shape (x, y, z)
+        Contrast-enhanced T1 image in any unit, finite; kept in single precision.
+    label : ndarray of shape (x, y, z), optional
+        Metastases: 1 inside and 0 outside; kept as ``uint8``.
+    prior : ndarray of shape (x, y, z), optional
+        An earlier image of the patient, aligned to the grid of `image`; None if there is none.
+    affine : ndarray of shape (4, 4), optional
+        From voxel indices to RAS+ coordinates in mm; by default voxels of 1 mm.
+    brain : ndarray of shape (x, y, z), optional
+        The brain; kept as ``bool``.
+    synthetic : bool, default=False
+        Whether the case was simulated.
+    name : str, default=""
+        Name of the case; that of the patient by default.
+    prior_label, mimics : ndarray of shape (x, y, z), optional
+        Of a synthetic case: metastases in the prior image, and bright structures that are no metastases. 0 and 1.
+    lesions : DataFrame, optional
+        Of a synthetic case: a row for each metastasis, with `number` (in the order in which `scipy.ndimage.label`
+        finds the parts of `label`, voxels that share a corner connected), `diameter_mm`, `status` (``"new"``,
+        ``"grown"`` or ``"stable"``) and `volume_mL`.
+
+    Raises
+    ------
+    ValueError
+        If an array has no voxel, another number of axes or another shape than the image, values that are not finite
+        or a mask other values than 0 and 1, or the affine places no voxels.
+    """
+
+    patient: str
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None = None
+    prior: NDArray[np.float32] | None = None
+    affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    brain: NDArray[np.bool_] | None = None
+    synthetic: bool = False
+    name: str = ""
+    prior_label: NDArray[np.uint8] | None = None
+    mimics: NDArray[np.uint8] | None = None
+    lesions: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        patient = str(self.patient)
+        checked: dict[str, Any] = {"patient": patient, "name": str(self.name or patient)}
+        who = f"case {checked['name']}"
+        image = np.asarray(self.image)
+        if image.ndim != 3 or not image.size:
+            msg = f"{who}: the image must be a volume (x, y, z), not an array of shape {image.shape}"
+            raise ValueError(msg)
+        for key, values in (("image", image), ("prior", self.prior)):
+            if values is not None:
+                checked[key] = checked_values(values, image.shape, f"{who}: the {key}", remedy=_REMEDY)
+        for key in ("label", "brain", "prior_label", "mimics"):
+            if (mask := getattr(self, key)) is not None:
+                found = checked_mask(mask, image.shape, f"{who}: the {key.replace('_', ' ')}", remedy=_REMEDY)
+                checked[key] = found if key == "brain" else found.astype(np.uint8)
+        checked["affine"] = checked_affine(self.affine, who)
+        checked["synthetic"] = bool(self.synthetic)
+        for key, value in checked.items():
+            object.__setattr__(self, key, value)
+
+    def __repr__(self) -> str:
+        kind = "synthetic case" if self.synthetic else "case"
+        size = " × ".join(map(str, self.shape))
+        return f"<{kind} {self.name!r} of patient {self.patient!r}, {size} voxels>"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        x, y, z = self.image.shape
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Lengths of the edges of a voxel in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+def read_cases(table: str | Path) -> list[Case]:
+    """
+    Read cases from a table of files.
+
+    Parameters
+    ----------
+    table : path
+        Tab-separated (``.csv``: comma-separated). Needed are the columns ``patient`` and ``image``; ``label``,
+        ``prior``, ``brain``, ``name`` and ``synthetic`` (true or false) may follow, and what `write_cases` adds for
+        synthetic cases (``prior_label``, ``mimics``, ``lesions``). Paths are relative to the table, ``n/a`` stands for
+        nothing. All images of a case are NIfTI on one grid. Where labels have classes, ``classes`` says which ones
+        are metastases, such as ``1,3,4``; by default all above 0 are. A mask is what is above 0.5.
+
+    Returns
+    -------
+    list of Case
+        In the order of the table, all in memory.
+
+    Raises
+    ------
+    ValueError
+        If the table or a row is wrong, or two cases have one name; the message names the row.
+    FileNotFoundError
+        If a file is missing.
+
+    Examples
+    --------
+    A table of scans with several classes of labels::
+
+        patient  image        label        classes  prior             brain
+        p01      p01_T1c.nii  p01_seg.nii  1,3,4    p01_T1c_2024.nii  p01_brain.nii
+        p02      p02_T1c.nii  p02_seg.nii  1,3,4    n/a               p02_brain.nii
+    """
+    return read_each(table, _read_case, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
+
+
+def read_case(image: str | Path, *, prior: str | Path | None = None, brain: str | Path | None = None) -> Case:
+    """
+    Read a case without a table.
+
+    Parameters
+    ----------
+    image : path
+        Contrast-enhanced T1 image.
+    prior : path, optional
+        Earlier image of the patient on its grid.
+    brain : path, optional
+        The brain on its grid.
+
+    Returns
+    -------
+    Case
+        Named after the file.
+
+    Raises
+    ------
+    ValueError
+        If an image is damaged or lies on another grid.
+    FileNotFoundError
+        If a file is missing.
+    """
+    row = {"patient": stem(image), "image": str(image)}
+    row |= {key: str(path) for key, path in (("prior", prior), ("brain", brain)) if path is not None}
+    return _read_case(row, Path())
+
+
+def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
+    """
+    Write cases as NIfTI files and a table, which `read_cases` reads.
+
+    All files appear together, or none. Images are written as they are in memory, so they come back as they were.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        What to write; their names differ.
+    folder : path
+        Where to; made if missing.
+    overwrite : bool, default=False
+        Whether files of the same names may be replaced.
+
+    Returns
+    -------
+    Path
+        The table, ``cases.tsv``.
+
+    Raises
+    ------
+    ValueError
+        If there is no case, or names cannot be kept in a table or as files.
+    FileExistsError
+        If a file exists and `overwrite` is false.
+    OSError
+        If the folder cannot be written to.
+    """
+    stems = file_stems((case.patient, case.name) for case in cases)
+    rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
+    files = [row[key] for row in rows for key in ("image", *_MAPS, "lesions") if key in row]
+    with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
+        for case, row in zip(cases, rows, strict=True):
+            for key in ("image", *_MAPS):
+                if key in row:
+                    values = getattr(case, key)
+                    save_values(values, case.affine, file_set.path(row[key]))
+            if case.lesions is not None:
+                case.lesions.to_csv(file_set.path(row["lesions"]), sep="\t", index=False, na_rep="n/a")
+        write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
+    return Path(folder) / TABLE
+
+
+def _read_case(row: dict[str, str], folder: Path) -> Case:
+    """Make the case of one row."""
+    image = load_image(folder / row["image"])
+
+    def values(column: str) -> NDArray | None:
+        if not row.get(column):
+            return None
+        try:
+            return read_on_grid(folder / row[column], image.shape[:3], image.affine, row["image"])
+        except ValueError as error:
+            msg = f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")
+            raise ValueError(msg) from None
+
+    word = row.get("synthetic", "").lower()
+    if word not in WORDS:
+        msg = f"synthetic must be true or false, not {row['synthetic']!r}"
+        raise ValueError(msg)
+    masks: dict[str, Any] = {}
+    for column in ("label", "brain", "prior_label", "mimics"):
+        found = values(column)
+        if found is not None:
+            name = str(folder / row[column])
+            masks[column] = binarize(found, name=name, may_be_empty=column != "brain")
+            if column == "label" and row.get("classes"):
+                masks[column] = _of_classes(found, row["classes"])
+    volume = three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"])
+    _check_finite(volume, folder / row["image"])
+    prior = values("prior")
+    if prior is not None:
+        _check_finite(prior, folder / row["prior"])
+    if prior is not None and prior.size and not prior.any():
+        msg = f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none"
+        raise ValueError(msg)
+    return Case(
+        row["patient"],
+        volume,
+        prior=prior,
+        affine=image.affine,
+        synthetic=WORDS[word],
+        name=row.get("name", ""),
+        lesions=_read_lesions(folder / row["lesions"]) if row.get("lesions") else None,
+        **masks,
+    )
+
+
+def _of_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
+    """Find the voxels of some classes of labels."""
+    try:
+        wanted = [int(word) for word in classes.split(",")]
+    except ValueError:
+        msg = f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
+        raise ValueError(msg) from None
+    # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
+    return np.isin(np.rint(values), wanted)
+
+
+def _read_lesions(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        msg = f"{path}: no such table; check its name and folder"
+        raise FileNotFoundError(msg)
+    try:
+        return pd.read_csv(io.StringIO(read_text(path), newline=""), sep="\t")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        msg = f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one"
+        raise ValueError(msg) from None
+
+
+def _check_finite(values: NDArray, path: Path) -> None:
+    """Refuse values that are not finite by the name of their file."""
+    if wrong := np.count_nonzero(~np.isfinite(values)):
+        msg = f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0"
+        raise ValueError(msg)
+
+
+def _row(case: Case, stem: str) -> dict[str, str]:
+    row = {"patient": case.patient, "name": case.name, "synthetic": "true" if case.synthetic else "false"}
+    row |= {key: f"{stem}_{key}.nii.gz" for key in ("image", *_MAPS) if getattr(case, key) is not None}
+    return row | ({} if case.lesions is None else {"lesions": f"{stem}_lesions.tsv"})

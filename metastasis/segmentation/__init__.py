@@ -1,0 +1,1 @@
+"""The segmenter: sampling, training, dense inference, the two-model ensemble."""

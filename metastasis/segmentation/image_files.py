@@ -1,0 +1,90 @@
+"""Segmentation of image files: probabilities and labels on the grid of the scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.nifti import Image, file_paths, image_of, load_image, save_image, values_of
+from metastasis.segmentation.ensemble import segment_by
+
+__all__ = ["segment_image"]
+
+_NAMES = {"probability": "probability.nii.gz", "label": "label.nii.gz"}
+
+
+def segment_image(
+    segmenter: Any,
+    image: Image,
+    *,
+    prior: Image | None = None,
+    mask: Image | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, nib.Nifti1Image]:
+    """
+    Segment the metastases of a scan.
+
+    Parameters
+    ----------
+    segmenter : estimator
+        Fitted: a `DeepMedicSegmenter` or a `SensitivitySpecificityEnsemble`.
+    image : path or Nifti1Image
+        The scan, prepared as those that were learned from.
+    prior : path or Nifti1Image, optional
+        The prior scan on its grid.
+    mask : path or Nifti1Image, optional
+        The brain on its grid; by default the voxels that are not zero.
+    out : path, optional
+        Folder for ``probability.nii.gz`` and ``label.nii.gz``, which appear together.
+    overwrite : bool, default=False
+        Whether files of these names may be replaced.
+
+    Returns
+    -------
+    dict of Nifti1Image
+        ``"probability"`` (single precision) and ``"label"`` (0 and 1; of an ensemble 1 for candidates and 2 for
+        confirmed metastases), on the grid of the scan.
+
+    Raises
+    ------
+    ValueError
+        If an image is damaged, holds values that are not finite or lies on another grid than the scan, or a prior scan
+        is given where none is looked at.
+    FileNotFoundError
+        If there is no such file.
+    FileExistsError
+        If a file would be replaced.
+    """
+    models = [getattr(segmenter, name) for name in ("sensitive", "specific") if hasattr(segmenter, name)]
+    if prior is not None and all(getattr(model, "prior_", "unknown") is None for model in models or [segmenter]):
+        msg = "the prior scan would not be looked at: training was without any; leave it out, or train with priors"
+        raise ValueError(msg)
+    scans = {"image": image, "prior": prior, "mask": mask}
+    files = None
+    if out is not None:
+        sources = file_paths(part for part in scans.values() if part is not None)
+        files = FileSet(out, _NAMES.values(), overwrite=overwrite, keep=sources)
+    loaded = {key: None if part is None else _read(part) for key, part in scans.items()}
+    given = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if loaded[key] is not None}
+    label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **given)))
+    affine = loaded["image"].affine  # type: ignore[union-attr]
+    found = {"probability": image_of(probability, affine), "label": image_of(label, affine)}
+    if files is not None:
+        with files:
+            for name, file in _NAMES.items():
+                save_image(found[name], files.path(file))
+    return found
+
+
+def _read(image: Image) -> nib.Nifti1Image:
+    """Give an image with its values in memory."""
+    loaded = load_image(image)
+    values = values_of(loaded, str(image) if isinstance(image, str | Path) else "the image")
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    return nib.Nifti1Image(np.asarray(values, dtype=np.float32), loaded.affine)

@@ -1,0 +1,210 @@
+"""Threshold of a segmenter: scores over thresholds, and the one that gives a number of false positives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.stats.lesion_matching import label_components, match_to_lesions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["THRESHOLDS", "OperatingPoint", "operating_point", "paired_volumes", "threshold_curve"]
+
+#: Thresholds of a curve.
+THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+_LOGITS = np.linspace(-7, 7, 57)
+
+
+def threshold_curve(
+    labels: Sequence[ArrayLike],
+    probabilities: Sequence[ArrayLike],
+    *,
+    thresholds: ArrayLike = THRESHOLDS,
+    connectivity: int = 26,
+    min_overlap: int = 1,
+    min_voxels: int = 1,
+) -> pd.DataFrame:
+    """
+    Trace sensitivity, precision and false positives over thresholds.
+
+    Parameters
+    ----------
+    labels : sequence of array_like of shape (x, y, z)
+        1 in lesions and 0 elsewhere, for each scan.
+    probabilities : sequence of array_like of shape (x, y, z)
+        Predicted, 0 to 1; voxels that reach a threshold are lesions.
+    thresholds : array_like of shape (n,), default=THRESHOLDS
+        Between 0 and 1.
+    connectivity : {26, 18, 6}, default=26
+        As for `lesion_table`.
+    min_overlap : int, default=1
+        As for `lesion_table`.
+    min_voxels : int, default=1
+        As for `lesion_table`.
+
+    Returns
+    -------
+    DataFrame
+        A row for each threshold, ascending: ``threshold``, ``n_lesions``, ``n_found``, ``n_distinct``,
+        ``n_false_positives``, ``n_flagged``, ``sensitivity``, ``precision``, ``false_positives_per_scan``,
+        ``flagged_per_scan``, ``strict_sensitivity``, ``strict_precision`` as in `lesion_scores`. At low thresholds
+        components grow together: plain figures then become better without being so, strict ones do not.
+
+    Raises
+    ------
+    ValueError
+        If there is no scan, numbers or shapes differ, or a probability is not between 0 and 1.
+    """
+    import pandas as pd
+
+    pairs = paired_volumes(labels, probabilities)
+    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
+    steps = np.unique(np.asarray(thresholds, dtype=np.float64))
+    if steps.ndim != 1 or not len(steps) or not ((steps >= 0) & (steps <= 1)).all():
+        msg = f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
+        raise ValueError(msg)
+    keys = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
+    counts = np.zeros((len(steps), len(keys)))
+    for label, probability in pairs:
+        lesions = label_components(label, connectivity=connectivity)
+        for row, step in zip(counts, steps.tolist(), strict=True):
+            found = match_to_lesions(lesions, probability >= step, **options)
+            row += [
+                *(len(found.lesion_voxels), found.found.sum(), found.distinct.sum()),
+                *(found.false_positive.sum(), found.flagged.sum()),
+            ]
+    table = pd.DataFrame(counts.astype(np.intp), columns=list(keys))
+    table.insert(0, "threshold", steps)
+    with np.errstate(invalid="ignore"):
+        n, hits, distinct, wrong, flagged = counts.T
+        table["sensitivity"], table["precision"] = hits / n, hits / (hits + wrong)
+        table["false_positives_per_scan"] = wrong / len(pairs)
+        table["flagged_per_scan"] = flagged / len(pairs)
+        table["strict_sensitivity"] = distinct / n
+        table["strict_precision"] = distinct / (distinct + wrong + flagged)
+    return table
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """
+    A threshold, and what it gave on the cases that it was chosen on.
+
+    Attributes
+    ----------
+    threshold : float
+        Voxels that reach it are lesions.
+    false_positives : float
+        Per scan.
+    sensitivity, precision : float
+        Of lesions; NaN without lesions, or without any prediction.
+    wanted : float
+        The false positives per scan that were allowed.
+    n_scans, n_lesions : int
+        What it was chosen on.
+    """
+
+    threshold: float
+    false_positives: float
+    sensitivity: float
+    precision: float
+    wanted: float
+    n_scans: int
+    n_lesions: int
+
+
+def operating_point(
+    labels: Sequence[ArrayLike],
+    probabilities: Sequence[ArrayLike],
+    *,
+    false_positives: float,
+    thresholds: ArrayLike | None = None,
+    connectivity: int = 26,
+    min_overlap: int = 1,
+    min_voxels: int = 1,
+) -> OperatingPoint:
+    """
+    Choose the threshold that gives a number of false positives per scan.
+
+    Parameters
+    ----------
+    labels : sequence of array_like of shape (x, y, z)
+        1 in lesions and 0 elsewhere, of validation cases: neither of patients who were learned from nor of those to
+        be predicted.
+    probabilities : sequence of array_like of shape (x, y, z)
+        Predicted, 0 to 1.
+    false_positives : float
+        How many per scan are allowed.
+    thresholds : array_like of shape (n,), optional
+        Those to choose from; by default 57, evenly spaced in logits from −7 to 7 (.0009 to .9991).
+    connectivity : {26, 18, 6}, default=26
+        As for `lesion_table`.
+    min_overlap : int, default=1
+        As for `lesion_table`.
+    min_voxels : int, default=1
+        As for `lesion_table`.
+
+    Returns
+    -------
+    OperatingPoint
+        The lowest threshold from which on all higher ones, too, have no more false positives. Components that are
+        flagged count among them: at low thresholds all grows together to a few.
+
+    Raises
+    ------
+    ValueError
+        If the number is negative, no threshold gives as few, or as for `threshold_curve`.
+    """
+    if not false_positives >= 0:
+        msg = f"false positives per scan must be 0 or more, not {false_positives!r}"
+        raise ValueError(msg)
+    steps = 1 / (1 + np.exp(-_LOGITS)) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
+    curve = threshold_curve(labels, probabilities, thresholds=steps, **options)
+    n_scans = len(labels)
+    wrong = (curve["false_positives_per_scan"] + curve["flagged_per_scan"]).to_numpy()
+    highest_above = np.maximum.accumulate(wrong[::-1])[::-1]
+    if not highest_above[-1] <= false_positives:
+        highest = curve["threshold"].iloc[-1]
+        msg = f"{wrong[-1]:g} false positives per scan at the threshold {highest:g}, not {false_positives:g} or fewer"
+        raise ValueError(msg)
+    row = curve.iloc[int(np.argmax(highest_above <= false_positives))]
+    return OperatingPoint(
+        threshold=float(row["threshold"]),
+        false_positives=float(row["false_positives_per_scan"]),
+        sensitivity=float(row["sensitivity"]),
+        precision=float(row["precision"]),
+        wanted=float(false_positives),
+        n_scans=n_scans,
+        n_lesions=int(row["n_lesions"]),
+    )
+
+
+def paired_volumes(
+    labels: Sequence[ArrayLike], probabilities: Sequence[ArrayLike]
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Pair labels with probabilities of the same shape, both in their own precision."""
+    if len(labels) != len(probabilities) or not len(labels):
+        msg = f"{len(labels)} labels and {len(probabilities)} predictions; give both for each scan, one at least"
+        raise ValueError(msg)
+    pairs = []
+    for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
+        # Compared in their own precision, as the segmenter compares them with its threshold.
+        values, truth = np.asarray(probability), np.asarray(label)
+        if truth.shape != values.shape:
+            msg = f"scan {i}: a label of shape {truth.shape} and a prediction of shape {values.shape}"
+            raise ValueError(msg)
+        if not np.isin(truth, (0, 1)).all():
+            msg = f"scan {i}: a label holds values from {truth.min():g} to {truth.max():g} where 0 and 1 may stand"
+            raise ValueError(msg)
+        if values.dtype.kind not in "fb" or not ((values >= 0) & (values <= 1)).all():
+            msg = f"scan {i}: values from {values.min():g} to {values.max():g} ({values.dtype}) are no probabilities"
+            raise ValueError(msg)
+        pairs.append((truth, values))
+    return pairs

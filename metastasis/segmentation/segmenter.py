@@ -1,0 +1,832 @@
+"""Segmentation of brain metastases, small ones too, with a prior scan where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.randomness import RandomState
+from dmrifit.io.components import drop_small
+from dmrifit.io.parameter_json import RefusedError
+from dmrifit.model_files.registry import register
+from dmrifit.networks.volume_cases import naming, volume_inputs
+from dmrifit.networks.volume_estimator import VolumeEstimator
+from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
+from metastasis.networks.sizes import output_size
+from metastasis.scans.network_inputs import (
+    as_seen,
+    binary_label,
+    edge_of,
+    label_as_seen,
+    labelled,
+    on_own_grid,
+    together,
+    values_of,
+)
+from metastasis.segmentation.operating_points import operating_point
+from metastasis.segmentation.sampling import SegmentSampler, lesion_voxels, low_resolution, normalized
+
+if TYPE_CHECKING:
+    import skorch
+    import torch
+
+__all__ = ["DeepMedicSegmenter"]
+
+_CHOICES = {
+    "loss": ("jvss", "vss", "sse", "bce"),
+    "prior": ("path", "channel", None),
+    "network": ("deepmedic", "unet"),
+    "missing_prior": ("validity", "zeros"),
+    "sampling": ("lesion", "voxel"),
+    "low_resolution_input": ("average", "stride"),
+    "reduction": ("paper", "code"),
+    "optimizer": ("rmsprop", "adamw"),
+    "normalization": ("batch", None),
+}
+_DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
+#: Voxels of scans may be so much larger or smaller than those that were learned from.
+_SAME_EDGE = 1.25
+_PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
+
+
+class _Volumes(list[Any]):
+    """Volumes of different shapes, which numpy takes as an array of objects."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        joined = np.empty(len(self), dtype=object)
+        for i, volume in enumerate(self):
+            joined[i] = volume
+        return joined
+
+
+@register
+class DeepMedicSegmenter(VolumeEstimator):
+    """
+    Segment metastases by a network that sees a scan at several resolutions, and a prior scan of the patient.
+
+    Each channel is scaled to mean 0 and standard deviation 1 over the brain: the voxels of a mask, or those that are
+    not zero, as in a skull-stripped scan. Half of the segments that the network learns from have a lesion in their
+    middle; they are turned, mirrored and scaled at random, and which they are depends on `random_state`, cases and
+    labels alone, not on the loss. A whole volume is predicted at once, by
+    `metastasis.segmentation.inference.dense_logits`; beyond
+    its border it goes on with its outermost voxels.
+
+    What the network sees of the cases is held in memory: for each voxel four bytes for every channel, as many for
+    every factor of `low_resolution` and four for the prior.
+
+    Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
+
+    Parameters
+    ----------
+    loss : {"jvss", "vss", "sse", "bce"}, default="jvss"
+        What is minimized: `jvss_loss`, `vss_loss`, `sse_loss` or the binary cross-entropy.
+    alpha : float, default=0.995
+        Weight of sensitivity against specificity in the loss, from 0 to 1.
+    prior : {"path", "channel", None}, default="path"
+        Whether the prior scan has a path of its own that joins the others late, is one more channel of the scan, or
+        is not looked at. A network that is trained without any prior scan has no place for one.
+    low_resolution : tuple of int, default=(3, 5)
+        Factors of the low-resolution paths. Not for the U-Net.
+    segment_size : int, default=37
+        Voxels of a segment along each axis. For the U-Net it is rounded up to what its levels divide.
+    network : {"deepmedic", "unet"}, default="deepmedic"
+        The network.
+    widths : tuple of int, optional
+        Channels of the layers of each path, by default (8, 8, 8, 16, 16, 16, 16, 16, 16); of the levels of the U-Net,
+        by default (8, 16, 32, 64).
+    dense : tuple of int, default=(32,)
+        Channels of the dense layers. Not for the U-Net.
+    missing_prior : {"validity", "zeros"}, default="validity"
+        Whether the network knows that a case has no prior scan, and sees some cases without theirs in training; or a
+        missing one is a scan of zeros, as published.
+    prior_dropout : float, default=0.25
+        Share of segments whose prior is taken away in training. Not with zeros.
+    sampling : {"lesion", "voxel"}, default="lesion"
+        Whether all lesions, or all lesion voxels, are equally likely to be learned from.
+    augment : bool, default=True
+        Whether segments are turned by 90°, mirrored and scaled.
+    low_resolution_input : {"average", "stride"}, default="average"
+        Whether a low-resolution voxel is the mean of the voxels in it, or the one in its middle, as published, which
+        small lesions can fall between.
+    residual : bool, default=False
+        Residual connections in the paths.
+    normalization : {"batch", None}, default="batch"
+        What follows each convolution of DeepMedic.
+    dropout : float, default=0.0
+        Share of features left out in training.
+    reduction : {"paper", "code"}, default="paper"
+        Denominators of the loss.
+    optimizer : {"rmsprop", "adamw"}, default="rmsprop"
+        RMSProp with Nesterov's momentum of 0.6 and penalties on weights, as published, or AdamW with `l2` as its
+        decay of weights.
+    l1, l2 : float, default=1e-6, 1e-4
+        Weights of the penalties Σ|w| and Σw².
+    threshold : float, default=0.5
+        Probability from which a voxel is lesion, as long as no operating point is set.
+    min_voxels : int, default=1
+        Components of fewer voxels are left out of what `predict` marks; probabilities keep them. A sphere of 2 mm, as
+        small as metastases are outlined, has 4 voxels of 1 mm.
+    flips : bool, default=False
+        Whether probabilities are averaged over the eight mirror images of a volume.
+    spacing : float, optional
+        Edge in mm of the voxels that the network sees. Images are resampled to it as by `prepare_brain`, answers come
+        on their own grids. Arrays, which have no spacing, are taken as they are; so are images by default.
+    warm_start_from : path, optional
+        Model file of such a segmenter with a network of the same sizes: training begins with its weights.
+    segments_per_epoch : int, default=200
+        Segments in an epoch.
+    epochs : int, default=20
+        Number of epochs.
+    batch_size : int, default=10
+        Segments in a step.
+    learning_rate : float, default=0.001
+        Of the first epoch.
+    schedule : {"constant", "cosine"}, default="constant"
+        Whether the learning rate stays, or falls to zero over the epochs.
+    validation_fraction : float, default=0.0
+        Share of the patients that are scored after each epoch and not learned from.
+    patience : int, optional
+        End the training after so many epochs without a better score, and take the best weights.
+    mixed_precision, compile : bool, default=False
+        On a GPU only.
+    checkpoint : path, optional
+        Folder for the states of trainings.
+    verbose : bool, default=False
+        Whether to show the time left.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, split and segments.
+
+    Attributes
+    ----------
+    threshold_ : float
+        Probability from which a voxel is lesion in `predict`.
+    false_positives_ : float or None
+        False positives per scan that `threshold_` was chosen for; None where it was not.
+    prior_ : {"path", "channel", None}
+        Where the network looks for a prior scan.
+    net_ : skorch.NeuralNet
+        The trained net.
+    history_ : list of dict
+        What is known of each epoch.
+    n_channels_ : int
+        Channels of a volume.
+    edge_ : float or None
+        Edge in mm of the voxels that were learned from, the median of all images; None of arrays.
+
+    References
+    ----------
+    Huang et al., Medical Physics 49:5773–5786, 2022; Kamnitsas et al., Medical Image Analysis 36:61–78, 2017.
+    """
+
+    _predicts_volumes = True
+    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "edge_", "prior_", "threshold_", "false_positives_")
+
+    edge_: float | None
+    prior_: str | None
+    threshold_: float
+    false_positives_: float | None
+
+    def __init__(
+        self,
+        loss: str = "jvss",
+        alpha: float = 0.995,
+        prior: str | None = "path",
+        low_resolution: Sequence[int] = (3, 5),
+        segment_size: int = 37,
+        *,
+        network: str = "deepmedic",
+        widths: Sequence[int] | None = None,
+        dense: Sequence[int] = (32,),
+        missing_prior: str = "validity",
+        prior_dropout: float = 0.25,
+        sampling: str = "lesion",
+        augment: bool = True,
+        low_resolution_input: str = "average",
+        residual: bool = False,
+        normalization: str | None = "batch",
+        dropout: float = 0.0,
+        reduction: str = "paper",
+        optimizer: str = "rmsprop",
+        l1: float = 1e-6,
+        l2: float = 1e-4,
+        threshold: float = 0.5,
+        min_voxels: int = 1,
+        flips: bool = False,
+        spacing: float | None = None,
+        warm_start_from: str | Path | None = None,
+        segments_per_epoch: int = 200,
+        epochs: int = 20,
+        batch_size: int = 10,
+        learning_rate: float = 0.001,
+        schedule: str = "constant",
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        mixed_precision: bool = False,
+        compile: bool = False,
+        checkpoint: str | Path | None = None,
+        verbose: bool = False,
+        device: str = "auto",
+        random_state: RandomState = None,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            mixed_precision=mixed_precision,
+            compile=compile,
+            checkpoint=checkpoint,
+            verbose=verbose,
+            device=device,
+            random_state=random_state,
+        )
+        self.loss = loss
+        self.alpha = alpha
+        self.prior = prior
+        self.low_resolution = low_resolution
+        self.segment_size = segment_size
+        self.network = network
+        self.widths = widths
+        self.dense = dense
+        self.missing_prior = missing_prior
+        self.prior_dropout = prior_dropout
+        self.sampling = sampling
+        self.augment = augment
+        self.low_resolution_input = low_resolution_input
+        self.residual = residual
+        self.normalization = normalization
+        self.dropout = dropout
+        self.reduction = reduction
+        self.optimizer = optimizer
+        self.l1 = l1
+        self.l2 = l2
+        self.threshold = threshold
+        self.min_voxels = min_voxels
+        self.flips = flips
+        self.spacing = spacing
+        self.warm_start_from = warm_start_from
+        self.segments_per_epoch = segments_per_epoch
+
+    @classmethod
+    def published(cls, **parameters: Any) -> DeepMedicSegmenter:
+        """
+        Give an estimator with the sizes and the training of the publication; a GPU is needed to train it.
+
+        Nine layers of 30 to 110 channels and two dense layers of 300: 3.7 million weights, 4.9 with a path for the
+        prior; 60 epochs of 20 000 segments, ten in a step, and a missing prior is a scan of zeros.
+
+        Parameters
+        ----------
+        **parameters : dict
+            Parameters that are to differ.
+
+        Returns
+        -------
+        DeepMedicSegmenter
+            Not fitted.
+        """
+        sizes = {
+            "widths": _PUBLISHED_WIDTHS,
+            "dense": (300, 300),
+            "dropout": 0.5,
+            "missing_prior": "zeros",
+            "sampling": "voxel",
+            "low_resolution_input": "stride",
+            "epochs": 60,
+            "segments_per_epoch": 20000,
+        }
+        return cls(**(sizes | parameters))  # type: ignore[arg-type]
+
+    # What users call ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        volumes: Sequence[Any],
+        labels: Sequence[Any] | None = None,
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+        groups: Sequence[Any] | None = None,
+    ) -> DeepMedicSegmenter:
+        """
+        Train the network.
+
+        Parameters
+        ----------
+        volumes : sequence of n_cases
+            Scans of shape (x, y, z) or (x, y, z, channels), as arrays or Nifti1Image; shapes may differ.
+        labels : sequence of n_cases
+            For each an array or image of shape (x, y, z), 1 in metastases and 0 elsewhere.
+        priors : sequence of n_cases, optional
+            For each the prior scan on the same grid, of shape (x, y, z), or None. One of zeros is missing too.
+        masks : sequence of n_cases, optional
+            For each the brain, of shape (x, y, z), above 0.5 inside, or None for the voxels that are not zero.
+        groups : sequence of n_cases, optional
+            The patient of each case: those of one patient are all learned from or all kept for validation.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, a volume, a prior, a mask or a label is not possible, or the labels have no lesion, or
+            nothing else; before the training starts.
+        FloatingPointError
+            If the loss becomes infinite or no number.
+        ImportError
+            If torch, skorch or, for the U-Net, monai is not installed.
+        """
+        self._check()
+        cases = together(volumes, priors, masks)
+        paired = None if labels is None else labelled(cases, labels)
+        given = any(case[1] is not None and np.any(values_of(case[1])) for case in cases)
+        self.prior_ = self.prior if given else None
+        if self.network == "unet" and self.prior_ == "path":
+            msg = "the U-Net has no path for a prior scan; give prior='channel', or None to do without"
+            raise ValueError(msg)
+        self.__dict__.pop("threshold_", None)
+        edges = [edge for case in cases if (edge := edge_of(case[0])) is not None]
+        self.edge_ = self.spacing if self.spacing is not None else float(np.median(edges)) if edges else None
+        start = self._first_weights()
+        try:
+            if start is not None:
+                self._start = start
+            self._train(cases, paired, groups)
+        finally:
+            self.__dict__.pop("_start", None)
+        self.threshold_ = float(self.threshold)
+        self.false_positives_ = None
+        return self
+
+    def predict_proba(
+        self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """
+        Give the probability of a metastasis in each voxel.
+
+        Parameters
+        ----------
+        volumes : sequence of n_cases
+            As in `fit`; of any size.
+        priors : sequence of n_cases, optional
+            As in `fit`.
+        masks : sequence of n_cases, optional
+            As in `fit`.
+
+        Returns
+        -------
+        list of ndarray of shape (x, y, z)
+            For each case, on its own grid.
+
+        Raises
+        ------
+        ValueError
+            If a case has another number of channels than those in training, an image has voxels larger or smaller
+            by a quarter, or prior scans are given to a network that was trained without any.
+        """
+        check_is_fitted(self)
+        return _Volumes(self._predictions(together(volumes, priors, masks)))
+
+    def predict(  # type: ignore[override]
+        self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
+    ) -> list[NDArray[np.uint8]]:
+        """
+        Mark the voxels of metastases: those with a probability of at least ``threshold_``.
+
+        Parameters
+        ----------
+        volumes : sequence of n_cases
+            As in `fit`; of any size.
+        priors : sequence of n_cases, optional
+            As in `fit`.
+        masks : sequence of n_cases, optional
+            As in `fit`.
+
+        Returns
+        -------
+        list of ndarray of shape (x, y, z)
+            For each case 0 and 1, on its own grid.
+
+        Raises
+        ------
+        ValueError
+            If a case has another number of channels than those in training, or prior scans are given to a network
+            that was trained without any.
+        """
+        probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
+        return _Volumes(drop_small(one >= self.threshold_, self.min_voxels).astype(np.uint8) for one in probabilities)
+
+    def score(
+        self,
+        volumes: Sequence[Any],
+        labels: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> float:
+        """
+        Give the mean over cases of the lesion-wise Dice coefficient of what `predict` marks.
+
+        It is ``lesion_dice`` of `lesion_scores`: 0 for a lesion that is missed and for each false positive.
+
+        Parameters
+        ----------
+        volumes : sequence of n_cases
+            As in `fit`.
+        labels : sequence of n_cases
+            As in `fit`.
+        priors : sequence of n_cases, optional
+            As in `fit`.
+        masks : sequence of n_cases, optional
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The mean.
+        """
+        check_is_fitted(self)
+        cases = together(volumes, priors, masks)
+        pairs = zip(self._predictions(cases), labelled(cases, labels), strict=True)
+        return float(np.mean([self._case_score(found, label) for found, label in pairs]))
+
+    def set_operating_point(
+        self,
+        volumes: Sequence[Any],
+        labels: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+        false_positives: float = 1.0,
+    ) -> DeepMedicSegmenter:
+        """
+        Choose ``threshold_`` for a number of false positives per scan, on cases that were not learned from.
+
+        It is that of `operating_point`, and it is saved with the model.
+
+        Parameters
+        ----------
+        volumes : sequence of n_cases
+            As in `fit`.
+        labels : sequence of n_cases
+            As in `fit`.
+        priors : sequence of n_cases, optional
+            As in `fit`.
+        masks : sequence of n_cases, optional
+            As in `fit`.
+        false_positives : float, default=1.0
+            False positives per scan that are accepted.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
+        """
+        check_is_fitted(self)
+        check_number("false_positives", false_positives)
+        cases = together(volumes, priors, masks)
+        pairs = labelled(cases, labels)
+        truths = []
+        for number, (label, volume) in enumerate(pairs):
+            with naming(number):
+                truths.append(binary_label(label, volume))
+        found = operating_point(
+            truths, list(self._predictions(cases)), false_positives=false_positives, min_voxels=self.min_voxels
+        )
+        self.threshold_ = found.threshold
+        self.false_positives_ = float(false_positives)
+        return self
+
+    # What the base asks for -----------------------------------------------------------------------
+
+    @property
+    def _margin(self) -> tuple[int, int, int]:
+        margin = self._n_layers
+        return (margin, margin, margin)
+
+    @property
+    def _n_layers(self) -> int:
+        return 0 if self.network == "unet" else len(self._widths)
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return _DEFAULT_WIDTHS[self.network] if self.widths is None else tuple(self.widths)
+
+    @property
+    def _size(self) -> int:
+        """Voxels of a segment."""
+        step = 2 ** (len(self._widths) - 1) if self.network == "unet" else 1
+        return -(-self.segment_size // step) * step
+
+    @property
+    def _factors(self) -> tuple[int, ...]:
+        return () if self.network == "unet" else tuple(self.low_resolution)
+
+    def _module(self) -> torch.nn.Module:
+        from dmrifit.networks import checkpoints
+        from metastasis.networks import architectures
+
+        validity = self.missing_prior == "validity"
+        extra = 1 + validity if self.prior_ == "channel" else 0
+        module: torch.nn.Module
+        if self.network == "unet":
+            module = architectures.UNet(self.n_channels_ + extra, self._widths, dropout=self.dropout)
+        else:
+            module = architectures.DeepMedic(
+                self.n_channels_,
+                self._widths,
+                self._factors,
+                tuple(self.dense),
+                extra_channels=extra,
+                prior_path=self.prior_ == "path",
+                validity=validity,
+                residual=self.residual,
+                normalization=self.normalization,
+                dropout=self.dropout,
+            )
+        if hasattr(self, "_start"):
+            try:
+                checkpoints.load_weights(module, self._start)
+            except ValueError as error:
+                msg = (
+                    f"training cannot begin with {self.warm_start_from}: {error}; give the parameters of that model, "
+                    "and priors if it has seen such"
+                )
+                raise ValueError(msg) from None
+        return module
+
+    def _criterion(self) -> torch.nn.Module:
+        from metastasis.networks import losses
+
+        if self.loss == "bce":
+            return losses.VoxelLoss()
+        kinds = {"jvss": losses.JVSSLoss, "vss": losses.VSSLoss, "sse": losses.SSELoss}
+        return kinds[self.loss](self.alpha, reduction=self.reduction)
+
+    def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        if self.optimizer == "adamw":
+            return import_optional("torch.optim").AdamW, {"weight_decay": self.l2}
+        from metastasis.networks.optimizers import NesterovRMSprop
+
+        return NesterovRMSprop, {"l1": self.l1, "l2": self.l2}
+
+    def _predictions(self, X: Any) -> Iterator[Any]:
+        # What is wrong with the last scan is said before the first one is segmented.
+        for number, case in enumerate(X):
+            with naming(number):
+                self._check_seen(case)
+                shape = np.shape(case[0])
+                if len(shape) in (3, 4):
+                    self._check_channels(shape[3] if len(shape) == 4 else 1)
+        yield from super()._predictions(X)
+
+    def _check_seen(self, case: tuple[Any, Any, Any]) -> None:
+        """Refuse what shapes and affines tell already."""
+        shape, prior = np.shape(case[0])[:3], case[1]
+        if prior is not None and np.shape(prior) != shape:
+            msg = (
+                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
+                "volume, or give None for it"
+            )
+            raise ValueError(msg)
+        edge = edge_of(case[0])
+        ratio = 1.0 if self.spacing is not None or edge is None or self.edge_ is None else edge / self.edge_
+        if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
+            msg = (
+                f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; resample the scan "
+                f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing"
+            )
+            raise ValueError(msg)
+
+    def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
+        self._check_seen(case)
+        volume, prior, mask = as_seen(case, self.spacing)
+        channels = volume_inputs(volume)
+        shape = channels.shape[1:]
+        if mask is not None and (mask.shape != shape or not mask.any()):
+            msg = f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}"
+            raise ValueError(msg)
+        image = normalized(channels, mask)
+        inside = np.any(channels != 0, axis=0) if mask is None else mask
+        inputs = {"image": image, "brain": inside}
+        for factor in self._factors:
+            inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
+        earlier = None if prior is None else volume_inputs(prior)
+        there = earlier is not None and bool(np.any(earlier))
+        if self.prior is not None and self.prior_ is None and there:
+            msg = "a prior scan for a network that was trained without any; train it with priors, or give none"
+            raise ValueError(msg)
+        if self.prior_ is not None:
+            inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
+            inputs["valid"] = np.array(there, dtype=np.float32)
+        if self.prior_ is not None and earlier is not None and there:
+            try:
+                inputs["prior"] = normalized(earlier, mask)
+            except ValueError as error:
+                msg = f"its prior: {error}"
+                raise ValueError(msg) from None
+        return inputs
+
+    def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        self._check_channels(len(inputs["image"]))
+
+    def _check_channels(self, n: int) -> None:
+        if n != self.n_channels_:
+            msg = f"{n} channels where the first case in training has {self.n_channels_}"
+            raise ValueError(msg)
+
+    def _target(self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        binary = label_as_seen(*target, self.spacing)
+        voxels, ends = lesion_voxels(binary)
+        return {"label": binary, "voxels": voxels, "ends": ends}
+
+    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
+        self.n_channels_ = len(inputs[0]["image"])
+        assert targets is not None
+        out = output_size(self._size, self._n_layers)
+        marked = total = 0
+        for number in range(len(inputs)):
+            shape = inputs[number]["image"].shape[1:]
+            if self.network == "deepmedic" and min(shape) < out:
+                msg = (
+                    f"case {number}: a volume of shape {shape} is smaller than the {out} voxels along each axis that a "
+                    f"segment of {self._size} answers; lower segment_size or leave the case out"
+                )
+                raise ValueError(msg)
+            label, volume = targets[number]
+            with naming(number):
+                binary = binary_label(label, volume)
+            marked += int(np.count_nonzero(binary))
+            total += binary.size
+        if not marked or marked == total:
+            found = "no lesion voxel" if not marked else "nothing but lesion voxels"
+            msg = f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to learn from"
+            raise ValueError(msg)
+
+    def _stream(
+        self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
+    ) -> Iterator[tuple[Any, Any]]:
+        sampler = SegmentSampler(
+            self._size,
+            self._n_layers,
+            self._factors,
+            sampling=self.sampling,
+            augment=self.augment,
+            prior_dropout=self.prior_dropout if self.missing_prior == "validity" else 0.0,
+        )
+        for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
+            yield self._arranged(sample), label
+
+    def _arranged(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Give what the network takes, by the names of its arguments."""
+        found = {key: value for key, value in sample.items() if key != "brain"}
+        if self.prior_ == "channel":
+            prior, valid = found.pop("prior"), found.pop("valid")
+            channels = [found["image"], prior]
+            if self.missing_prior == "validity":
+                channels.append(np.full_like(prior, valid))
+            found["image"] = np.concatenate(channels)
+        elif self.prior_ == "path" and self.missing_prior == "zeros":
+            del found["valid"]
+        return found
+
+    def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
+        """Give the probabilities of a case on its own grid."""
+        from dmrifit._utils import torch_state
+        from metastasis.segmentation import inference
+
+        torch = import_optional("torch")
+        module = net.module_
+
+        def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+            sample = self._arranged(sample)
+            if self.network == "unet":
+                logits = inference.unet_logits(module, sample["image"], self._size)
+            else:
+                logits = inference.dense_logits(module, sample)
+            return torch.from_numpy(logits).sigmoid_().numpy()
+
+        with torch_state.one_torch_thread(), torch.inference_mode(), torch_state.repeatable_kernels():
+            module.eval()
+            found = inference.averaged_over_flips(probabilities, inputs) if self.flips else probabilities(inputs)
+        return on_own_grid(found, case[0], self.spacing)
+
+    def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
+        threshold = getattr(self, "threshold_", self.threshold)  # while it is trained, there is no operating point
+        table = lesion_table(binary_label(*target), prediction >= threshold, min_voxels=self.min_voxels)
+        return lesion_scores(table)["lesion_dice"]
+
+    def _check(self) -> None:
+        super()._check()
+        for name, known in _CHOICES.items():
+            check_word(name, getattr(self, name), known)
+        for name in ("widths", "dense", "low_resolution"):
+            value = getattr(self, name)
+            if name == "widths" and value is None:
+                continue
+            least = 2 if name == "low_resolution" else 1
+            sound = isinstance(value, tuple | list) and (len(value) or name == "low_resolution")
+            if not sound or not all(type(n) is int and n >= least for n in value):
+                msg = f"{name} must be whole numbers of at least {least}, not {value!r}"
+                raise ValueError(msg)
+        if len(set(self.low_resolution)) != len(self.low_resolution):
+            msg = f"low_resolution has a factor twice: {self.low_resolution!r}"
+            raise ValueError(msg)
+        if self.low_resolution_input == "stride" and any(f % 2 == 0 for f in self.low_resolution):
+            msg = f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; average them"
+            raise ValueError(msg)
+        for name in ("segment_size", "segments_per_epoch"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+        output_size(self._size, self._n_layers)
+        for name, high in (("alpha", 1), ("prior_dropout", 1), ("l1", np.inf), ("l2", np.inf)):
+            check_number(name, getattr(self, name), most=high)
+        check_number("dropout", self.dropout, below=1)
+        if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
+            msg = f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}"
+            raise ValueError(msg)
+        check_number("min_voxels", self.min_voxels, least=1, whole=True)
+        if self.spacing is not None and not (_is_number(self.spacing) and 0 < self.spacing < np.inf):
+            msg = f"spacing must be a length in mm or None, not {self.spacing!r}"
+            raise ValueError(msg)
+
+    # Model files ----------------------------------------------------------------------------------
+
+    def _first_weights(self) -> dict[str, torch.Tensor] | None:
+        """Read the weights that training begins with."""
+        if self.warm_start_from is None:
+            return None
+        from dmrifit.model_files.model_file import load_model
+
+        model = load_model(self.warm_start_from)
+        if not isinstance(model, DeepMedicSegmenter):
+            msg = (
+                f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the weights of a "
+                "DeepMedicSegmenter"
+            )
+            raise ValueError(msg)
+        return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
+
+    def _run_folder(self, digest: Any, groups: Any) -> Path | None:
+        if hasattr(self, "_start"):
+            # Not where the first weights lie, but which they are, makes another training.
+            digest = digest.copy()
+            for key, value in sorted(self._start.items()):
+                digest.update(key.encode())
+                digest.update(value.numpy().tobytes())
+        return super()._run_folder(digest, groups)
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Take what `stored` has given.
+
+        Parameters
+        ----------
+        fitted : mapping
+            Fitted attributes.
+        files : mapping of bytes
+            The weights.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
+        for name, high in (("threshold_", 1), ("false_positives_", np.inf), ("edge_", np.inf)):
+            value = fitted.get(name)
+            sound = _is_number(value) and 0 <= float(value) <= high  # type: ignore[arg-type]
+            if not sound and not (value is None and name != "threshold_"):
+                msg = f"{name} is {value!r}"
+                raise RefusedError(msg)
+        if fitted.get("prior_") not in (self.prior, None):
+            msg = f"prior_ is {fitted.get('prior_')!r} where prior is {self.prior!r}"
+            raise RefusedError(msg)
+        super().restore(fitted, files)
+
+    def _plain(self) -> dict[str, Any]:
+        found = super()._plain()
+        # A path belongs to one machine.
+        found["warm_start_from"] = None
+        return found
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float | np.number)

@@ -1,0 +1,438 @@
+"""Synthetic patients with brain metastases: contrast-enhanced images, priors, and what is true of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import affine_transform, gaussian_filter, label
+
+from dmrifit._utils.checks import check_number
+from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
+from dmrifit._utils.threads import check_jobs
+from dmrifit.io.nifti import Image
+from dmrifit.simulate.heads import Head, TissueMaps, centered_grid, draw_head, read_tissues, slow_field, texture_field
+from metastasis.scans.cases import Case
+from metastasis.simulate.enhancement import (
+    Nodule,
+    draw_mimics,
+    draw_nodule,
+    draw_places,
+    draw_vessels,
+    linings,
+    moved,
+    shares,
+    swelling,
+)
+
+__all__ = ["DIAMETERS", "STATUSES", "simulate_metastases"]
+
+#: Smallest, middle and largest diameter of a metastasis in mm: half of them lie on either side of the middle.
+DIAMETERS = (2.0, 6.0, 15.0)
+
+#: What a metastasis can be in comparison with the prior image, and how many of all are.
+STATUSES = {"new": 0.60, "grown": 0.25, "stable": 0.15}
+
+#: The same for those below and above the middle diameter; new ones are mostly small.
+_STATUS_SHARES = ((0.75, 0.20, 0.05), (0.45, 0.30, 0.25))
+_GROWTH = (0.45, 0.75)  # diameter in the prior image, of that in the image
+_RING, _RING_FROM = 0.5, 8.0  # share of those with a dark core, from a diameter in mm on
+_WHITE, _GRAY, _FLUID, _CORE = 1.0, 0.72, 0.28, 0.55  # signals, of white matter's
+_UNIT = 100.0  # signal of white matter at the gain of 1
+_TEXTURE, _TEXTURE_MM = 0.03, 1.5
+_EDEMA = 0.14  # of white matter's signal
+_BIAS = 0.08  # standard deviation of the field
+_BLUR = 0.55  # voxels
+_NOISE = 0.03  # of white matter's signal
+_GAIN = 0.10
+_TIMING = (0.85, 1.15)  # enhancement of the prior image, of that of the image
+_SHIFT, _TURN, _SCALE = 1.0, 1.5, 0.01  # of a prior at misregistration 1: mm along each axis, degrees, share
+_EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}  # irrational steps that leave no gaps
+_SMALLEST, _LARGEST = 24, 512  # voxels along an axis
+_LEAST_FIELD = 40.0  # mm along an axis
+_FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What all patients of a simulation share."""
+
+    prior: float
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    metastases: tuple[int, int]
+    mimics: tuple[int, int]
+    misregistration: float
+    tissues: TissueMaps | None
+    seed: int
+
+
+#: A part of the image, and which of its voxels.
+_Part: TypeAlias = tuple[tuple[slice, ...], NDArray[np.bool_]]
+
+
+def simulate_metastases(
+    n_patients: int,
+    *,
+    prior: float = 0.75,
+    shape: Sequence[int] = (66, 66, 66),
+    spacing: float | Sequence[float] = 1.5,
+    metastases: tuple[int, int] = (1, 7),
+    mimics: tuple[int, int] = (1, 5),
+    misregistration: float = 1.0,
+    tissues: Sequence[Image] | None = None,
+    skip: int = 0,
+    n_jobs: int | None = None,
+    random_state: RandomState = None,
+) -> list[Case]:
+    """
+    Simulate patients with brain metastases, one scan each, most with an earlier one.
+
+    These are no patients: nobody was scanned, and what a network finds here says little about what it finds in
+    people. The images are like contrast-enhanced T1 images without the skull: gray matter, white matter and fluid
+    with texture, vessels, enhancing dura and plexus, metastases of 2 to 15 mm (half of them below 6 mm; of those from
+    8 mm on half are rings with a dark core), a bias field, blur and noise. Things that look like metastases and are
+    none, the mimics, lie on vessels, under the dura, and alone in the brain, where only the prior tells them from small
+    metastases: all of them were there before.
+
+    A prior shows the same brain and the same mimics with another gain, bias field, enhancement and noise, and not
+    quite in the same place. Of the metastases 60 % are new, 25 % have grown from 45 to 75 % of their diameter, and
+    15 % have stayed; small ones are more often new.
+
+    Parameters
+    ----------
+    n_patients : int
+        Number of patients.
+    prior : float, default=0.75
+        Share of patients with a prior, 0 to 1. Their present images are the same whatever it is.
+    shape : sequence of 3 int, default=(66, 66, 66)
+        Voxels of the image, 24 to 512 along each axis.
+    spacing : float or sequence of 3 floats, default=1.5
+        Edges of a voxel in mm, up to 4; at least 40 mm along each axis are needed. The brain fills the field of view
+        up to a person's size: by default, of 99 mm, it is smaller than a person's, while folds, vessels and metastases
+        keep their sizes in mm.
+    metastases : tuple of 2 int, default=(1, 7)
+        Fewest and most metastases of a patient; ``(0, 0)`` for patients without any. One that finds no place, 3 mm
+        from the others, is left out.
+    mimics : tuple of 2 int, default=(1, 5)
+        Fewest and most mimics of a patient: 45 % on vessels, 40 % alone, 15 % under the dura.
+    misregistration : float, default=1.0
+        How badly priors lie on images: at 1 they are shifted by up to 1 mm along each axis, turned by up to 1.5
+        degrees about each and scaled by up to 1 %; larger numbers multiply this, 0 is a perfect match.
+    tissues : sequence of 2 paths or Nifti1Images, optional
+        Maps of gray and white matter of one brain, such as those of the MNI, which are scaled and warped for each
+        patient. By default brains are made from formulas.
+    skip : int, default=0
+        Patients to pass over: those that are made are the ones after them, the same as if all were made at once.
+    n_jobs : int, optional
+        Processes, by joblib's rule. The patients are the same whatever it is.
+    random_state : int, RandomState or None, default=None
+        Seed. A patient depends on it and on the patient's number, not on how many there are.
+
+    Returns
+    -------
+    list of Case
+        Synthetic cases, named "synthetic-001" and so on, with image, label, prior (or None), brain, `prior_label`,
+        `mimics` and `lesions`. A label holds the voxels that lie more than half inside a metastasis, at least one for
+        each; ``lesions["status"]`` is ``"unknown"`` for patients without a prior. Metastases that touch in the label
+        (one patient in a hundred, with large voxels) share a number and a volume.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+    FileNotFoundError
+        If there is no such map of tissue.
+
+    Examples
+    --------
+    >>> from metastasis import simulate_metastases
+    >>> case, = simulate_metastases(1, random_state=0)
+    >>> case.name, case.synthetic, case.image.shape
+    ('synthetic-001', True, (66, 66, 66))
+    """
+    for name, number, least in (("n_patients", n_patients, 1), ("skip", skip, 0)):
+        check_number(name, number, least=least, whole=True)
+    check_jobs(n_jobs)
+    for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
+        check_number(name, value, most=most)
+    settings = _Settings(
+        float(prior),
+        _checked_shape(shape),
+        _checked_spacing(spacing),
+        _range("metastases", metastases),
+        _range("mimics", mimics),
+        float(misregistration),
+        _checked_tissues(tissues),
+        seed_from(random_state),
+    )
+    field = np.array(settings.shape) * settings.spacing
+    if field.min() < _LEAST_FIELD:
+        msg = (
+            f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along an axis; a brain with "
+            f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels"
+        )
+        raise ValueError(msg)
+    from joblib import Parallel, delayed
+
+    numbers = range(skip, skip + n_patients)
+    return list(Parallel(n_jobs=n_jobs)(delayed(_simulate)(number, settings) for number in numbers))
+
+
+def _simulate(number: int, settings: _Settings) -> Case:
+    """Make one patient. Each ingredient has a stream of its own, so that a new one leaves the others as they are."""
+
+    def stream(purpose: str) -> np.random.Generator:
+        return np.random.default_rng(seed_for(settings.seed, "metastasis", purpose, number))
+
+    steps = np.array(settings.spacing)
+    affine = centered_grid(settings.shape, settings.spacing)
+    head = draw_head(settings.shape, settings.spacing, stream("head"), tissues=settings.tissues)
+    filled, contrast, points = draw_vessels(head, steps, stream("vessels"))
+    likely = _likely(head)
+    few, many = settings.metastases
+    n = few + int(_even(settings.seed, "number", number) * (many - few + 1))
+    lesions, course = _draw_lesions(n, likely, head, stream("metastases"), stream("course"))
+    rng = stream("mimics")
+    taken = [(lesion.center, lesion.radius) for lesion in lesions]
+    n_things = int(rng.integers(settings.mimics[0], settings.mimics[1] + 1))
+    things = draw_mimics(n_things, points, likely, taken, head, rng)
+
+    matter = _WHITE * head.white + _GRAY * head.gray + _FLUID * head.fluid
+    texture = texture_field(settings.shape, _TEXTURE_MM, steps, stream("texture"))
+    matter *= 1 + _TEXTURE * texture.astype(np.float32)
+    lining, lining_contrast = linings(head, steps, stream("linings"))
+    above = np.maximum(contrast, lining_contrast)
+    filled = np.maximum(filled, lining) * head.brain
+    # What is there without contrast agent, and what it adds: later it adds more or less.
+    plain = matter * (1 - filled) + _WHITE * filled
+    added = above * head.brain
+    seen = np.zeros(settings.shape, dtype=bool)
+    for thing in things:
+        window, share, _ = shares(thing, settings.shape, affine[:3, 3], steps)
+        share *= head.brain[window]
+        plain[window] += share * (_WHITE - plain[window])
+        added[window] += share * (thing.contrast - added[window])
+        seen[window] |= _voxels(share)
+
+    image, masks = _with_lesions(plain + added, lesions, head, affine, steps)
+    mask = _union(masks, settings.shape)
+    scan = _scanned(image, head.brain, stream("scanner"))
+    found: dict[str, Any] = {"prior": None, "prior_label": None}
+    has_prior = _even(settings.seed, "prior", number) < settings.prior
+    if has_prior:
+        found = _earlier(plain, added, lesions, course, head, affine, settings, stream("registration"))
+        found["prior"] = _scanned(found["prior"], head.brain, stream("earlier scanner"))
+    name = f"synthetic-{number + 1:03d}"
+    return Case(
+        name,
+        scan,
+        mask,
+        affine=affine,
+        brain=head.brain,
+        synthetic=True,
+        name=name,
+        mimics=(seen & (mask == 0)).astype(np.uint8),
+        lesions=_table(lesions, course, masks, mask, steps, has_prior=has_prior),
+        **found,
+    )
+
+
+def _even(seed: int, purpose: str, number: int) -> float:
+    return evenly(seed, number, _EVEN[purpose], "metastasis", purpose)
+
+
+def _likely(head: Head) -> NDArray[np.float32]:
+    """Say where metastases grow: mostly where gray and white matter meet, not in fluid and not at the very rim."""
+    border = gaussian_filter(head.gray, 1.0) * gaussian_filter(head.white, 1.0)
+    return (4 * border + 0.12 * (head.white + head.gray)) * (head.fluid < 0.3) * (head.depth > 2.5)
+
+
+def _draw_lesions(
+    n: int, likely: NDArray[np.float32], head: Head, rng: np.random.Generator, course: np.random.Generator
+) -> tuple[list[Nodule], list[tuple[str, float]]]:
+    """Draw metastases, and what each was at the time of the prior: its status and how large it was."""
+    small = rng.random(n) < 0.5
+    low, middle, high = np.log(DIAMETERS)
+    diameters = np.exp(np.where(small, rng.uniform(low, middle, n), rng.uniform(middle, high, n)))
+    order = np.argsort(-diameters)  # the large ones first, as they need room
+    places = draw_places(likely, (diameters[order] / 2).tolist(), [], head, rng)
+    lesions, courses = [], []
+    for i, place in zip(order, places, strict=True):
+        ring = _RING if diameters[i] > _RING_FROM else 0.0
+        status = str(course.choice(list(STATUSES), p=_STATUS_SHARES[int(diameters[i] > DIAMETERS[1])]))
+        grown = course.uniform(*_GROWTH)
+        if place is not None:
+            lesions.append(draw_nodule(place, float(diameters[i]), rng, ring=ring))
+            courses.append((status, {"new": 0.0, "grown": grown, "stable": 1.0}[status]))
+    return lesions, courses
+
+
+def _with_lesions(
+    picture: NDArray[np.float32],
+    lesions: Sequence[Nodule],
+    head: Head,
+    affine: NDArray[np.float64],
+    steps: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], list[_Part]]:
+    """Put metastases into a picture; find the voxels of each: those that it fills by more than half, at least one."""
+    picture = picture.copy()
+    for lesion in lesions:
+        if lesion.edema:
+            window, edema = swelling(lesion, picture.shape, affine[:3, 3], steps)
+            picture[window] -= _EDEMA * edema * head.white[window]
+    masks = []
+    for lesion in lesions:
+        window, share, core = shares(lesion, picture.shape, affine[:3, 3], steps)
+        share *= head.brain[window]
+        level = (_WHITE + lesion.contrast) * (1 - core) + _CORE * core
+        picture[window] += share * (level - picture[window])
+        masks.append((window, _voxels(share)))
+    return picture, masks
+
+
+def _union(parts: Sequence[_Part], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    mask = np.zeros(shape, dtype=np.uint8)
+    for window, voxels in parts:
+        mask[window] |= voxels
+    return mask
+
+
+def _voxels(share: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Find what is filled by more than half, or the fullest voxel."""
+    inside = share > 0.5
+    if not inside.any() and share.max(initial=0.0) > 0:
+        inside.flat[np.argmax(share)] = True
+    return inside
+
+
+def _earlier(
+    plain: NDArray[np.float32],
+    added: NDArray[np.float32],
+    lesions: Sequence[Nodule],
+    course: Sequence[tuple[str, float]],
+    head: Head,
+    affine: NDArray[np.float64],
+    settings: _Settings,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Make the earlier picture: the same brain, not quite in the same place, with the metastases of that time."""
+    steps, origin = np.array(settings.spacing), affine[:3, 3]
+    timing = rng.uniform(*_TIMING)
+    shift = rng.uniform(-_SHIFT, _SHIFT, 3) * settings.misregistration
+    size = 1 + rng.uniform(-_SCALE, _SCALE) * settings.misregistration
+    angles = np.radians(rng.uniform(-_TURN, _TURN, 3) * settings.misregistration)
+    turn = np.asarray(size * _rotation(angles), dtype=np.float64)
+    # Place x of the prior shows what lies at turn·x + shift.
+    before = [
+        moved(lesion, np.asarray(np.linalg.solve(turn, lesion.center - shift), dtype=np.float64), grown)
+        for lesion, (_, grown) in zip(lesions, course, strict=True)
+        if grown > 0
+    ]
+    matrix = turn * steps / steps[:, None]
+    offset = (turn @ origin + shift - origin) / steps
+    picture = sum(
+        factor * affine_transform(part, matrix, offset, order=1, mode="nearest")
+        for part, factor in ((plain, 1.0), (added, timing))
+    )
+    assert not isinstance(picture, int)
+    image, masks = _with_lesions(picture, before, head, affine, steps)
+    return {"prior": image, "prior_label": _union(masks, settings.shape)}
+
+
+def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    turn: NDArray[np.float64] = np.eye(3)
+    for axis, angle in enumerate(angles):
+        one = np.eye(3)
+        a, b = [k for k in range(3) if k != axis]
+        one[a, a] = one[b, b] = np.cos(angle)
+        one[a, b], one[b, a] = -np.sin(angle), np.sin(angle)
+        turn = turn @ one
+    return turn
+
+
+def _scanned(picture: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Give a picture what a scanner adds: blur, the coils' field, gain and noise; outside the brain nothing is kept."""
+    shape = picture.shape
+    field = slow_field(shape, 0.25 * np.array(shape), rng)
+    gain = _UNIT * np.exp(_GAIN * rng.standard_normal())
+    blurred = gaussian_filter(picture * brain, _BLUR) * np.exp(_BIAS * field)
+    real, imaginary = (_NOISE * rng.standard_normal(shape) for _ in range(2))
+    return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
+
+
+def _table(
+    lesions: Sequence[Nodule],
+    course: Sequence[tuple[str, float]],
+    masks: Sequence[_Part],
+    mask: NDArray[np.uint8],
+    steps: NDArray[np.float64],
+    *,
+    has_prior: bool,
+) -> Any:
+    """List the metastases in the order of the label's connected parts."""
+    import pandas as pd
+
+    parts, _ = label(mask, structure=_FULL_CONNECTION)
+    sizes = np.bincount(parts.ravel())
+    rows: list[dict[str, Any]] = []
+    for lesion, (status, _), (window, voxels) in zip(lesions, course, masks, strict=True):
+        number = int(parts[window][voxels][0])
+        rows.append(
+            {
+                "number": number,
+                "diameter_mm": round(2 * lesion.radius, 3),
+                "status": status if has_prior else "unknown",
+                "volume_mL": round(float(sizes[number] * np.prod(steps)) * 1e-3, 6),
+            }
+        )
+    columns = ["number", "diameter_mm", "status", "volume_mL"]
+    return pd.DataFrame(sorted(rows, key=lambda row: row["number"]), columns=columns)
+
+
+def _checked_tissues(tissues: Sequence[Image] | None) -> TissueMaps | None:
+    if tissues is None:
+        return None
+    if isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2:
+        msg = f"tissues must be two images, gray and white matter, not {tissues!r}"
+        raise ValueError(msg)
+    return read_tissues(*tissues)
+
+
+def _range(name: str, limits: Any) -> tuple[int, int]:
+    if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
+        msg = f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
+        raise ValueError(msg)
+    for value in limits:
+        check_number(name, value, whole=True)
+    if not limits[0] <= limits[1] <= 40:
+        msg = f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
+        raise ValueError(msg)
+    return int(limits[0]), int(limits[1])
+
+
+def _checked_shape(shape: Any) -> tuple[int, int, int]:
+    if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
+        msg = f"shape must be three numbers of voxels, such as (66, 66, 66), not {shape!r}"
+        raise ValueError(msg)
+    for n in shape:
+        check_number("each axis of shape", n, least=_SMALLEST, whole=True)
+        if n > _LARGEST:
+            msg = f"shape must have at most {_LARGEST} voxels along an axis, not {tuple(shape)}"
+            raise ValueError(msg)
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
+    try:
+        steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
+    except ValueError:
+        steps = np.full(3, np.nan)
+    if not ((steps > 0) & (steps <= 4)).all():
+        msg = f"spacing must be one number or three, between 0 and 4 mm, not {spacing!r}"
+        raise ValueError(msg)
+    x, y, z = steps
+    return float(x), float(y), float(z)

@@ -1,0 +1,1 @@
+"""Scores of segmentations: lesions, segments, curves, follow-up, report."""

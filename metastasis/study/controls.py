@@ -1,0 +1,128 @@
+"""Segmentations made without looking, which no method should fall short of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.stats.lesion_matching import label_components
+
+if TYPE_CHECKING:
+    from metastasis.scans.cases import Case
+
+__all__ = ["CONTROLS", "control_segmentations", "reference_masks"]
+
+#: Rows that no method should fall short of.
+CONTROLS = ("all positive", "empty", "another patient's lesions", "random blobs")
+
+
+def control_segmentations(
+    cases: Sequence[Case], *, random_state: RandomState = 0
+) -> dict[str, list[NDArray[np.bool_]]]:
+    """
+    Segment without looking: everything, nothing, what others have, anywhere.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Scans with a label.
+    random_state : int, RandomState or None, default=0
+        Seed of the blobs.
+
+    Returns
+    -------
+    dict of str to list of ndarray of bool, shape (x, y, z)
+        ``"all positive"``: the brain, or all voxels where there is none. ``"empty"``. ``"another patient's lesions"``:
+        the label of the next case of another patient that has lesions, on this grid voxel by voxel (where there is
+        none, the own one mirrored). ``"random blobs"``: as many lesions as another patient's case has, each a
+        lesion of other patients, at random voxels of the brain.
+
+    Raises
+    ------
+    ValueError
+        If there is no case, or one has no label.
+    """
+    truths = reference_masks(cases)
+    seed = seed_from(random_state)
+    made: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in CONTROLS}
+    shapes = [_shapes(truth) for truth in truths]
+    for i, case in enumerate(cases):
+        shape = truths[i].shape
+        brain = np.ones(shape, bool) if case.brain is None else np.asarray(case.brain) > 0
+        others = [j % len(cases) for j in range(i + 1, i + len(cases))]
+        others = [j for j in others if cases[j].patient != case.patient]
+        like = next((truths[j] for j in others if truths[j].any()), truths[i][::-1])
+        rng = np.random.default_rng(seed_for(seed, "random blobs", i))
+        pool = [blob for j in others for blob in shapes[j]] or shapes[i]
+        number = len(shapes[others[rng.integers(len(others))]]) if others else len(shapes[i])
+        for name, mask in zip(
+            CONTROLS,
+            (brain, np.zeros(shape, bool), _fitted(like, shape), _blobs(pool, number, brain, rng)),
+            strict=True,
+        ):
+            made[name].append(mask)
+    return made
+
+
+def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
+    """
+    Give the reference lesions of cases.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Scans with a label.
+
+    Returns
+    -------
+    list of ndarray of bool, shape (x, y, z)
+        Their labels.
+
+    Raises
+    ------
+    ValueError
+        If there is no case, or one has no label.
+    """
+    if not len(cases):
+        msg = "there are no cases to evaluate"
+        raise ValueError(msg)
+    missing = [case.name for case in cases if case.label is None]
+    if missing:
+        msg = f"cases without a label cannot be evaluated: {', '.join(missing[:5])}"
+        raise ValueError(msg)
+    return [np.asarray(case.label) > 0 for case in cases]
+
+
+def _shapes(truth: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Cut out each lesion."""
+    from scipy import ndimage
+
+    labels = label_components(truth)
+    return [labels[box] == i + 1 for i, box in enumerate(ndimage.find_objects(labels))]
+
+
+def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Put a mask on a grid of another shape, corner on corner."""
+    fitted = np.zeros(shape, bool)
+    both = tuple(slice(min(a, b)) for a, b in zip(mask.shape, shape, strict=True))
+    fitted[both] = mask[both]
+    return fitted
+
+
+def _blobs(
+    pool: Sequence[NDArray[np.bool_]], number: int, brain: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Place lesions around random voxels of a brain; what lies beyond the image is cut."""
+    mask = np.zeros(brain.shape, bool)
+    places = np.flatnonzero(brain)
+    for _ in range(number if pool and len(places) else 0):
+        blob = pool[int(rng.integers(len(pool)))]
+        center = np.unravel_index(places[rng.integers(len(places))], brain.shape)
+        voxels = np.argwhere(blob) + np.array(center) - np.array(blob.shape) // 2
+        inside = ((voxels >= 0) & (voxels < brain.shape)).all(axis=1)
+        mask[tuple(voxels[inside].T)] = True
+    return mask

@@ -1,0 +1,498 @@
+"""Pages about segmentations: of a run over many scans, and of a comparison with reference lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.randomness import RandomState
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.bids_derivatives import versions
+from dmrifit.io.components import drop_small
+from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.html import (
+    FEW,
+    NOTICE,
+    counted,
+    decimals,
+    few_note,
+    html_details,
+    html_figure,
+    html_heading,
+    html_join,
+    html_methods,
+    html_note,
+    html_page,
+    html_paragraph,
+    html_table,
+    synthetic_note,
+)
+from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from metastasis.study.controls import CONTROLS
+from metastasis.study.evaluation import evaluate_segmentations, for_method, format_summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+    from metastasis.scans.cases import Case
+
+__all__ = ["FEW", "KINDS", "PAGE", "batch_page", "scan_page", "write_evaluation"]
+
+#: Tables of a comparison.
+KINDS = (
+    *("summary", "intervals", "scans", "lesions", "status", "ensemble"),
+    *("curves", "calibration", "areas"),
+)
+PAGE = "report.html"
+
+_method_table = partial(html_methods, controls=CONTROLS)
+
+_FIGURES = ("curves.png", "calibration.png")
+_HEADINGS = {
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "n_false_positives": "false positives",
+    "mDSC": "mDSC",
+    "strict_sensitivity": "strict sensitivity",
+    "strict_precision": "strict precision",
+    "strict_f1": "strict F1",
+    "lesion_dice": "lesion-wise Dice",
+    "lesion_f1": "lesion-wise F1",
+}
+_EXPLAINED = (
+    "A lesion is found when a predicted component shares a voxel with it; a component that touches none is a false "
+    "positive; mDSC is the mean Dice coefficient of lesions that were found. By this published rule one component over "
+    "the whole brain is perfect. Strict figures do not count a component that covers several lesions or more than ten "
+    "times the volume of one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for each lesion "
+    "that is missed and each false positive; one component over everything has such an F1 of 1, too. Gray rows are "
+    "segmentations made without looking."
+)
+
+
+def write_evaluation(
+    cases: Sequence[Case],
+    predictions: Mapping[str, Sequence[ArrayLike]],
+    folder: str | Path,
+    *,
+    threshold: float | Mapping[str, float] = 0.5,
+    min_voxels: int | Mapping[str, int] = 1,
+    figures: int = 6,
+    overwrite: bool = False,
+    command: str = "",
+    n_bootstrap: int = 1000,
+    random_state: RandomState = 0,
+) -> dict[str, pd.DataFrame]:
+    """
+    Compare segmentations with reference lesions, and write tables and a page.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Scans with a label.
+    predictions : mapping of str to sequence of array_like of shape (x, y, z)
+        For each method and each case, as `evaluate_segmentations` takes them.
+    folder : path
+        Made if missing. All files appear together: tables as CSV files, figures as PNG files and ``report.html``,
+        which needs no other file and no network.
+    threshold : float or mapping of str to float, default=0.5
+        As for `evaluate_segmentations`.
+    min_voxels : int or mapping of str to int, default=1
+        As for `evaluate_segmentations`.
+    figures : int, default=6
+        How many scans are shown, those with the most errors of the first method first.
+    overwrite : bool, default=False
+        Whether files of an earlier comparison may be replaced.
+    command : str, default=""
+        What made it, for the page.
+    n_bootstrap : int, default=1000
+        Samples of patients for the intervals; 0 leaves them out.
+    random_state : int, RandomState or None, default=0
+        Seed of controls and of bootstrap samples.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        What `evaluate_segmentations` gave.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate_segmentations`.
+    FileExistsError
+        If a file would be replaced.
+    ImportError
+        If the extra ``report`` is not installed.
+    """
+    from metastasis.study.plotting import plot_overlay  # noqa: F401  says before long work what is not installed
+
+    html_note("")
+    names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
+    with FileSet(folder, names, overwrite=overwrite) as files:
+        tables = evaluate_segmentations(
+            cases,
+            predictions,
+            threshold=threshold,
+            min_voxels=min_voxels,
+            n_bootstrap=n_bootstrap,
+            random_state=random_state,
+        )
+        gallery = Gallery()
+        limits = {name: (for_method(threshold, name, 0.5), for_method(min_voxels, name, 1)) for name in predictions}
+        sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
+        page = viewer_page("Segmentations compared with reference lesions", sections, lead=_lead(cases), contents=True)
+        for kind in KINDS:
+            tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
+        for name in _FIGURES:
+            if name in gallery.pictures:
+                files.path(name).write_bytes(gallery.pictures[name])
+        files.path(PAGE).write_text(page, encoding="utf-8")
+    return tables
+
+
+def batch_page(
+    heading: str,
+    contents: Sequence[Mapping[str, Any]],
+    lesions: pd.DataFrame,
+    shown: Mapping[str, Sequence[Markup]],
+) -> str:
+    """
+    Make the page of a run over scans.
+
+    Parameters
+    ----------
+    heading : str
+        Of the page.
+    contents : sequence of dict
+        What `metastasis.cli.case_runs.segment_cases` gave.
+    lesions : DataFrame
+        A row for each lesion, with the column ``name``.
+    shown : mapping of str to sequence of Markup
+        What `dmrifit.cli.case_runs.picture_parts` gave, by the name of the case.
+
+    Returns
+    -------
+    str
+        The page.
+    """
+    n_synthetic = sum(content["synthetic"] for content in contents)
+    lead = f"{NOTICE} {synthetic_note(n_synthetic, len(contents))}".rstrip()
+    ensemble = any(content["n_confirmed"] is not None for content in contents)
+    header = ["scan", "patient", "lesions", *["confirmed"] * ensemble, "volume, mL", "synthetic"]
+    rows = []
+    for content in contents:
+        counts = [content["n_lesions"], *[content["n_confirmed"]] * ensemble]
+        kind = "synthetic" if content["synthetic"] else "no"
+        rows.append([content["name"], content["patient"], *counts, f"{content['volume_mL']:.2f}", kind])
+    sections: list[tuple[str, Any]] = [("All scans", html_table(rows, header, numbers=range(2, len(header) - 1)))]
+    for content in contents:
+        own = lesions[lesions["name"] == content["name"]]
+        told = _lesion_lines(own) if len(own) else html_paragraph("Nothing was found.")
+        title = content["name"] + (" (synthetic)" if content["synthetic"] else "")
+        sections.append((title, html_join([*shown[content["name"]], told])))
+    where = html_note("Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the left.")
+    return html_page(heading, [*sections, ("", where)], lead=lead)
+
+
+def scan_page(
+    case: Case,
+    labels: NDArray[Any],
+    probability: NDArray[np.floating],
+    lesions: pd.DataFrame,
+    *,
+    threshold: float | None,
+    picture: bytes,
+) -> str:
+    """
+    Make the page of one scan: what was found over the image, in three planes.
+
+    Parameters
+    ----------
+    case : Case
+        The scan.
+    labels : ndarray of shape (x, y, z)
+        What was found; an ensemble's candidates are 1 and what is confirmed 2.
+    probability : ndarray of shape (x, y, z)
+        Of being lesion, 0 to 1.
+    lesions : DataFrame
+        What `metastasis.study.followup.reader_table` gave for this scan.
+    threshold : float or None
+        Probability from which a voxel is lesion; None for an ensemble, which has several.
+    picture : bytes
+        The overlay as a PNG file, for browsers that run no scripts.
+
+    Returns
+    -------
+    str
+        The page, which needs no other file.
+    """
+    names = ("candidate", "confirmed") if threshold is None else ("found",)
+    layers = [Layer("scan", case.image)]
+    layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
+    layers += [
+        Layer("probability", probability, "score", window=(0.0, 1.0), threshold=threshold),
+        Layer("segmentation", labels, "mask", names=names),
+    ]
+    if case.label is not None:
+        layers.append(Layer("reference", case.label, "mask", shown=False))
+    places = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
+    planes = html_viewer(
+        layers,
+        case.affine,
+        points=[(f"{i}: {row['volume_mL']:.3f} mL", [row[axis] for axis in "xyz"]) for i, row in enumerate(places, 1)],
+        region=case.brain,
+        image="scan",
+        overlay=None if threshold is not None else "",
+        label="Lesions over the scan",
+        instead=html_figure(picture, f"Lesions of {case.name} in three planes", width=1000),
+    )
+    found = _lesion_lines(lesions) if len(lesions) else html_paragraph("Nothing was found.")
+    return viewer_page(case.name, [("", planes), ("What was found", found)], lead=_lead([case]))
+
+
+def _lesion_lines(lesions: pd.DataFrame) -> Markup:
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "finding": ("finding", str),
+        "change": ("since the prior scan", lambda text: text if isinstance(text, str) and text else "–"),
+        "volume_mL": ("volume, mL", decimals(3)),
+        "diameter_mm": ("diameter, mm", decimals(1)),
+        **{axis: (axis, decimals(1)) for axis in "xyz"},
+        "probability": ("probability", decimals(2)),
+        "prior_volume_mL": ("then, mL", decimals(3)),
+    }
+    shown = {key: value for key, value in columns.items() if key in lesions}
+    rows = [[str(i + 1)] + [write(row[key]) for key, (_, write) in shown.items()]
+            for i, row in enumerate(lesions.to_dict("records"))]  # fmt: skip
+    numbers = [0, *(i for i, key in enumerate(shown, start=1) if key not in ("finding", "change"))]
+    return html_table(rows, ["", *(name for name, _ in shown.values())], numbers=numbers)
+
+
+def _lead(cases: Sequence[Case]) -> str:
+    return f"{NOTICE} {synthetic_note(sum(case.synthetic for case in cases), len(cases))}".rstrip()
+
+
+def _sections(
+    cases: Sequence[Case],
+    predictions: Mapping[str, Sequence[ArrayLike]],
+    tables: Mapping[str, pd.DataFrame],
+    gallery: Gallery,
+    limits: Mapping[str, tuple[float, int]],
+    figures: int,
+    command: str,
+) -> list[tuple[str, Any]]:
+    made: list[tuple[str, Callable[[], Any]]] = [
+        ("", partial(_introduction, cases)),
+        ("Lesions found", partial(_summaries, tables)),
+        ("By size and by change", partial(_kinds_of_lesions, tables)),
+        *([("Confirmed and candidates", partial(_ensembles, tables))] if len(tables["ensemble"]) else []),
+        ("Over thresholds", partial(_curves, tables, gallery)),
+        *([("Probabilities", partial(_calibration, tables, gallery))] if len(tables["calibration"]) else []),
+        ("Scans", partial(_overlays, cases, predictions, tables, gallery, limits, figures)),
+        ("How this was made", partial(_origin, limits, predictions, command)),
+    ]
+    return [(heading, make()) for heading, make in made]
+
+
+def _introduction(cases: Sequence[Case]) -> Markup:
+    from dmrifit.stats.lesion_matching import label_components
+
+    patients = len({case.patient for case in cases})
+    lesions = sum(int(label_components(case.label).max(initial=0)) for case in cases if case.label is not None)
+    priors = sum(case.prior is not None for case in cases)
+    kind = "synthetic " if all(case.synthetic for case in cases) else ""
+    parts = [
+        html_paragraph(
+            f"{counted(len(cases), kind + 'scan')} of {counted(patients, kind + 'patient')} with "
+            f"{counted(lesions, 'reference lesion')}; {priors or 'none'} of the scans with a prior scan."
+        )
+    ]
+    if told := few_note(patients):
+        parts.append(html_paragraph(told))
+    return html_join(parts)
+
+
+def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    parts: list[Any] = [html_paragraph(_EXPLAINED)]
+    for part in dict.fromkeys(tables["summary"]["part"]):
+        table = format_summary(tables, part=part)
+        n = int(tables["summary"].query("part == @part")["n_scans"].iloc[0])
+        header = ["all scans" if part == "all" else f"scans {part}", *(_HEADINGS[key] for key in table.columns)]
+        body = _method_table(table.reset_index().to_numpy().tolist(), header)
+        parts.append(body if part == "all" else html_details(f"{counted(n, 'scan')} {part}", body, opened=False))
+    intervals = tables["intervals"]
+    rows = [
+        [row["part"], row["method"], row["measure"], *(decimals(3)(row[key]) for key in ("value", "low", "high"))]
+        for row in intervals.to_dict("records")
+        if row["method"] not in CONTROLS
+    ]
+    if rows:
+        table = html_table(rows, ["part", "method", "measure", "value", "2.5 %", "97.5 %"], numbers=(3, 4, 5))
+        parts.append(html_details("Intervals: bootstrap samples of patients", table))
+    return html_join(parts)
+
+
+def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    whole = tables["summary"].query("part == 'all'")
+    keys = ("n_small", "sensitivity_small", "precision_small", "n_large", "sensitivity_large", "precision_large")
+    rows = [
+        [row["method"], *(f"{row[key]:.0f}" if key.startswith("n_") else decimals(3)(row[key]) for key in keys)]
+        for row in whole.to_dict("records")
+    ]
+    header = ["method", "below 0.1 mL", "sensitivity", "precision", "0.1 mL and above", "sensitivity", "precision"]
+    parts = [_method_table(rows, header)]
+    status = tables["status"]
+    if len(status):
+        kinds = list(dict.fromkeys(status["status"]))
+        by_method = status.set_index(["method", "status"])["sensitivity"]
+        counts = status.drop_duplicates("status").set_index("status")["n"]
+        rows = [
+            [method, *(decimals(3)(by_method.get((method, kind), np.nan)) for kind in kinds)]
+            for method in dict.fromkeys(status["method"])
+        ]
+        header = ["sensitivity to lesions that are", *(f"{kind} ({counts[kind]})" for kind in kinds)]
+        parts.append(_method_table(rows, header))
+    return html_join(parts)
+
+
+def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    keys = {
+        "strict_sensitivity": "strict sensitivity, all",
+        "strict_precision": "strict precision, all",
+        "confirmed_strict_sensitivity": "strict sensitivity, confirmed",
+        "confirmed_strict_precision": "strict precision, confirmed",
+        "further_true_per_scan": "true candidates per scan",
+        "false_candidates_per_scan": "false candidates per scan",
+    }
+    rows = [[row["method"], *(decimals(3)(row[key]) for key in keys)] for row in tables["ensemble"].to_dict("records")]
+    return _method_table(rows, ["method", *keys.values()])
+
+
+def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+    from metastasis.study.plotting import plot_curves
+
+    text = (
+        "Strict figures. A mark is the threshold in use; lines go over thresholds from .01 to .99. Methods that give "
+        "no probabilities are marks alone, controls are gray."
+    )
+    figure = gallery.show("curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text)
+    keys = ("n_points", "low", "high", "area", "area_common", "froc")
+    rows = [
+        [row["name"], row["kind"], f"{row['n_points']:.0f}", *(decimals(3)(row[key]) for key in keys[1:])]
+        for row in tables["areas"].to_dict("records")
+    ]
+    header = ["method", "over", "points", "from sensitivity", "to", "area", "area, common range", "FROC score"]
+    return html_join([figure, html_details("Areas under precision over sensitivity", _method_table(rows, header, 2))])
+
+
+def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+    from metastasis.study.plotting import plot_calibration
+
+    text = "Voxels of the brain, and components by their mean probability; a mark for each tenth that holds any."
+    figure = gallery.show("calibration", plot_calibration(tables), "How often probabilities come true", text)
+    errors = tables["calibration"].drop_duplicates(["method", "level"])
+    rows = [[row["method"], row["level"], decimals(3)(row["error"])] for row in errors.to_dict("records")]
+    return html_join([figure, html_table(rows, ["method", "level", "expected calibration error"], numbers=(2,))])
+
+
+def _overlays(
+    cases: Sequence[Case],
+    predictions: Mapping[str, Sequence[ArrayLike]],
+    tables: Mapping[str, pd.DataFrame],
+    gallery: Gallery,
+    limits: Mapping[str, tuple[float, int]],
+    figures: int,
+) -> Markup:
+    from metastasis.study.plotting import plot_overlay
+
+    first = next(iter(predictions))
+    own = tables["scans"][tables["scans"]["method"] == first].set_index("case")
+    errors = own["n_lesions"] - own["n_distinct"] + own["n_false_positives"] + own["n_flagged"]
+    order = errors.sort_values(ascending=False, kind="stable").index[:figures]
+    text = (
+        f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors first; each at the "
+        "largest lesion that is missed, or else at the largest false positive. The patient's right is at the left."
+    )
+    parts = [html_paragraph(text)]
+    for i in order:
+        case = cases[i]
+        if i == order[0]:
+            parts.append(_planes(case, {name: np.asarray(values[i]) for name, values in predictions.items()}, limits))
+        for name, values in predictions.items():
+            labels = _labels(np.asarray(values[i]), *limits[name])
+            array = np.asarray(values[i])
+            ensemble = any(np.max(one) == 2 for one in values) if array.dtype.kind != "f" else False
+            title = f"{case.name} by {name}"
+            figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
+            kind = "Synthetic scan" if case.synthetic else "Scan"
+            parts.append(gallery.show(f"overlay-{i}", figure, f"{kind} {title} in three planes"))
+    return html_join(parts)
+
+
+def _labels(values: NDArray[Any], limit: float, least: int) -> NDArray[np.uint8]:
+    """Give what a method found: voxels from its threshold on, in components that are large enough."""
+    labels = (values >= limit).astype(np.uint8) if values.dtype.kind == "f" else values.astype(np.uint8)
+    return labels * drop_small(labels, least)
+
+
+def _planes(case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping[str, tuple[float, int]]) -> Markup:
+    """Show one scan with what each method found, to move through."""
+    layers = [Layer("scan", case.image)]
+    layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
+    for name, values in predictions.items():
+        if values.dtype.kind == "f":
+            layers.append(Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0]))
+    if case.label is not None:
+        layers.append(Layer("reference", case.label, "mask"))
+    points = []
+    for k, (name, values) in enumerate(predictions.items()):
+        labels = _labels(values, *limits[name])
+        names = ("candidate", "confirmed") if labels.max(initial=0) == 2 else ()
+        layers.append(Layer(name, labels, "mask", names=names, shown=k == 0))
+        if k == 0:
+            points = _places(case, labels, name)
+    title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
+    shown = html_viewer(
+        layers,
+        case.affine,
+        points=points,
+        region=case.brain,
+        image="scan",
+        label=title,
+        instead=html_note("The pictures below show the same scan."),
+    )
+    return html_join([html_heading(title), shown])
+
+
+def _places(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, list[float]]]:
+    """List where to look at a scan: first where the picture of a method is, then all lesions of the reference."""
+    from dmrifit.stats.lesion_matching import lesion_table
+    from metastasis.study.plotting import place_to_show
+
+    center, what = place_to_show(case, labels)
+    places = [(f"{what} ({method})", [float(x) for x in center])]
+    if case.label is not None:
+        table = lesion_table(case.label, labels > 0, case.affine)
+        for row in table[table["kind"] == "lesion"].to_dict("records"):
+            state = "found" if row["found"] else "missed"
+            places.append((f"lesion {row['number']}: {row['volume_mL']:.3f} mL, {state}", [row[k] for k in "xyz"]))
+    return places
+
+
+def _origin(
+    limits: Mapping[str, tuple[float, int]], predictions: Mapping[str, Sequence[ArrayLike]], command: str
+) -> Markup:
+    rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
+    rows += [["command", command]] if command else []
+    for name, values in predictions.items():
+        limit, least = limits[name]
+        graded = np.asarray(values[0]).dtype.kind == "f"
+        rule = f"probability of {limit:.4g} and above" if graded else "labels as given"
+        rows.append([name, rule if least == 1 else f"{rule}, findings from {least} voxels"])
+    rows += [[f"version of {name}", text] for name, text in versions("dmrifit", "numpy", "scipy").items()]
+    return html_table(rows)

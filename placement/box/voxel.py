@@ -1,0 +1,637 @@
+"""The box a spectrum is measured from: where it lies, how large it is, how it is turned."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.html_repr import html_summary
+
+__all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels", "rotation_of"]
+
+#: How three angles make a rotation, in words that other programs understand.
+CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+ axes"
+
+#: mm³ in a mL.
+MM3_PER_ML = 1000.0
+
+_FARTHEST_MM = 1e5  # no scanner is that large
+
+#: Rows along which an image voxel is cut, on each of two axes, to tell which part of it a box fills.
+MASK_ROWS = 6
+
+#: Axes that differ by less than this many degrees count as parallel, as scanners print angles.
+PARALLEL_DEGREES = 0.5
+
+#: Two equivalent poses whose rotation matrices have traces within this are equally near to the scanner's axes.
+NEAR_TIE = 1e-9
+
+#: A matrix is a rotation that was rounded in a file where its columns' products are this near to those of a rotation,
+#: and one that needs no correction where they are as near as the second.
+ROUNDED_TURN, EXACT_TURN = 3e-4, 1e-9
+
+
+def _turns() -> NDArray[np.float64]:
+    """List the 24 rotations that map a box onto a box: signed permutations with determinant 1, identity first."""
+    found = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[list(order), range(3)] = signs
+            if np.linalg.det(matrix) > 0:
+                found.append(matrix)
+    return np.array(found)
+
+
+TURNS = _turns()
+
+
+def rotation_of(angles: ArrayLike) -> NDArray[np.float64]:
+    """
+    Turn angles into a rotation matrix.
+
+    Parameters
+    ----------
+    angles : array_like of shape (3,)
+        Intrinsic XYZ Euler angles in degrees, about the RAS+ axes: R = Rx(a) Ry(b) Rz(c).
+
+    Returns
+    -------
+    ndarray of shape (3, 3)
+        Its columns are the directions of the box's sides.
+    """
+    a, b, c = np.radians(np.asarray(angles, dtype=np.float64))
+    (sa, sb, sc), (ca, cb, cc) = np.sin([a, b, c]), np.cos([a, b, c])
+    return np.array(
+        [
+            [cb * cc, -cb * sc, sb],
+            [ca * sc + sa * sb * cc, ca * cc - sa * sb * sc, -sa * cb],
+            [sa * sc - ca * sb * cc, sa * cc + ca * sb * sc, ca * cb],
+        ]
+    )
+
+
+def angles_of(rotation: ArrayLike) -> NDArray[np.float64]:
+    """
+    Turn a rotation matrix into angles.
+
+    Parameters
+    ----------
+    rotation : array_like of shape (3, 3)
+        A rotation, determinant 1.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        Intrinsic XYZ Euler angles in degrees, the second within ±90; where it is ±90 the third is 0.
+    """
+    r = np.asarray(rotation, dtype=np.float64)
+    cosine = np.hypot(r[0, 0], r[0, 1])
+    b = np.arctan2(r[0, 2], cosine)
+    if cosine > 1e-9:
+        a, c = np.arctan2(-r[1, 2], r[2, 2]), np.arctan2(-r[0, 1], r[0, 0])
+    else:
+        a, c = np.arctan2(r[2, 1], r[1, 1]), 0.0
+    # Adding 0 turns -0 into 0, which would otherwise be printed on a console.
+    return np.degrees([a, b, c]) + 0.0
+
+
+class Voxel:
+    """
+    A box in the scanner: center, sides and rotation.
+
+    Parameters
+    ----------
+    center : array_like of shape (3,)
+        Middle of the box in mm, RAS+ world coordinates as in NIfTI (x to the right, y to the front, z up).
+    size : array_like of shape (3,)
+        Lengths of its sides in mm.
+    angles : array_like of shape (3,), default=(0, 0, 0)
+        Intrinsic XYZ Euler angles in degrees: R = Rx(a) Ry(b) Rz(c), whose columns are the directions of the
+        sides. With R = 1 the sides run right–left, front–back and up–down.
+
+    Attributes
+    ----------
+    center, size, angles : ndarray of shape (3,)
+        As given; not to be written to.
+
+    Raises
+    ------
+    ValueError
+        If a number is missing or not finite, or a side is not positive.
+
+    Notes
+    -----
+    The angles are those of spec2nii for Philips scanners. Every box has 24 equivalent descriptions, because sides can
+    change names and directions; `canonical` picks one.
+
+    Examples
+    --------
+    >>> from placement import Voxel
+    >>> Voxel((0, 0, 0), (20, 20, 30)).volume
+    12.0
+    """
+
+    __slots__ = ("angles", "center", "rotation", "size")
+
+    center: NDArray[np.float64]
+    size: NDArray[np.float64]
+    angles: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+
+    def __init__(self, center: ArrayLike, size: ArrayLike, angles: ArrayLike = (0.0, 0.0, 0.0)) -> None:
+        for name, value in (("center", center), ("size", size), ("angles", angles)):
+            try:
+                array = np.array(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                array = np.empty(0)
+            if array.shape != (3,) or not np.isfinite(array).all():
+                msg = f"the {name} of a voxel is three finite numbers, not {value!r}"
+                raise ValueError(msg)
+            object.__setattr__(self, name, array)
+        if not (self.size > 0).all():
+            msg = f"the sides of a voxel must be positive, got {self.size.tolist()} mm"
+            raise ValueError(msg)
+        farthest = max(np.abs(self.center).max(), self.size.max())
+        if farthest > _FARTHEST_MM:
+            msg = f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; check the unit, mm"
+            raise ValueError(msg)
+        object.__setattr__(self, "rotation", rotation_of(self.angles))
+        for name in self.__slots__:
+            getattr(self, name).flags.writeable = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        msg = f"a voxel does not change; make a new Voxel with another {name}"
+        raise AttributeError(msg)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Voxel, (self.center, self.size, self.angles)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Voxel) and bool(np.array_equal(self.as_array(), other.as_array()))
+
+    def __hash__(self) -> int:
+        return hash(tuple((self.as_array() + 0.0).tolist()))
+
+    def _repr_html_(self) -> str:
+        """Show the box in notebooks."""
+        rows = [
+            (name, *(f"{one:.2f}" for one in np.round(values, 2) + 0.0))
+            for name, values in (
+                ("center, mm RAS+", self.center),
+                ("sides, mm", self.size),
+                ("angles, degrees", self.angles),
+            )
+        ]
+        return html_summary(f"Voxel of {self.volume:.2f} mL", ("", "x", "y", "z"), rows)
+
+    def __repr__(self) -> str:
+        center, size, angles = (tuple(np.round(v, 3).tolist()) for v in (self.center, self.size, self.angles))
+        return f"Voxel(center={center}, size={size}, angles={angles})"
+
+    @classmethod
+    def from_rotation(cls, center: ArrayLike, size: ArrayLike, rotation: ArrayLike) -> Voxel:
+        """
+        Make a voxel from a rotation matrix.
+
+        Parameters
+        ----------
+        center : array_like of shape (3,)
+            In mm, RAS+.
+        size : array_like of shape (3,)
+            In mm.
+        rotation : array_like of shape (3, 3)
+            Its columns are the directions of the sides. Of a matrix that was rounded to four digits, the nearest
+            rotation is taken.
+
+        Returns
+        -------
+        Voxel
+            The box.
+
+        Raises
+        ------
+        ValueError
+            If `rotation` is not a rotation, or as for the constructor.
+        """
+        r = np.asarray(rotation, dtype=np.float64)
+        off = np.abs(r.T @ r - np.eye(3)).max() if r.shape == (3, 3) else np.inf
+        if not (off <= ROUNDED_TURN and np.linalg.det(r) > 0):
+            msg = f"the matrix of a voxel must be a rotation (orthogonal, determinant 1), got {r.tolist()}"
+            raise ValueError(msg)
+        if off > EXACT_TURN:
+            left, _, right = np.linalg.svd(r)
+            r = left @ right
+        return cls(center, size, angles_of(r))
+
+    @property
+    def volume(self) -> float:
+        """Volume in mL."""
+        return float(np.prod(self.size)) / MM3_PER_ML
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """Corners in mm, RAS+: shape (8, 3), the first side changes slowest."""
+        signs = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
+        return self.center + (signs * self.size) @ self.rotation.T
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """
+        The box as the affine of an image of one voxel: shape (4, 4).
+
+        Columns are the sides as vectors in mm, the translation is the center.
+        """
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.rotation * self.size
+        matrix[:3, 3] = self.center
+        return matrix
+
+    @property
+    def rotated_axes(self) -> int:
+        """
+        How many turns about scanner axes the box needs, whatever their order and the names of its sides.
+
+        0 if its sides are parallel to the scanner's axes, 1 if one of them is, 2 if one side is perpendicular to a
+        scanner axis, else 3; within half a degree.
+        """
+        return rotated_axes(self.rotation)
+
+    @property
+    def rotated_angles(self) -> int:
+        """
+        How many Euler angles of the canonical pose differ from 0 by half a degree or more.
+
+        The study's count of rotated axes. It depends on the order of the angles: a box that needs two turns in
+        another order has three of them.
+        """
+        return int(np.sum(np.abs(self.canonical().angles) >= PARALLEL_DEGREES))
+
+    def contains(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """
+        Tell which points lie in the box or on its surface.
+
+        Parameters
+        ----------
+        points : array_like of shape (..., 3)
+            In mm, RAS+.
+
+        Returns
+        -------
+        ndarray of bool, shape (...)
+            Whether each is inside.
+        """
+        local = (np.asarray(points, dtype=np.float64) - self.center) @ self.rotation
+        return np.asarray((np.abs(local) <= self.size / 2 + 1e-12).all(axis=-1))
+
+    def mask(self, shape: tuple[int, ...], affine: ArrayLike, *, partial: bool = False) -> NDArray[Any]:
+        """
+        Draw the box on the grid of an image.
+
+        Parameters
+        ----------
+        shape : tuple of 3 int
+            Numbers of voxels of the image.
+        affine : array_like of shape (4, 4)
+            From its voxel indices to mm, RAS+.
+        partial : bool, default=False
+            Whether to give the part of every image voxel that the box fills: along one axis exactly, along two others
+            from `MASK_ROWS` rows.
+
+        Returns
+        -------
+        ndarray of bool or float32, of the shape given
+            Whether the center of each image voxel lies in the box; where `partial`, parts from 0 to 1. What
+            lies outside the image is left out.
+        """
+        matrix = np.asarray(affine, dtype=np.float64)
+        dims = tuple(int(n) for n in shape[:3])
+        out = np.zeros(dims, dtype=np.float32 if partial else bool)
+        inverse = np.linalg.inv(matrix)
+        index = self.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        low = np.maximum(np.floor(index.min(axis=0) + 0.5), 0).astype(int)
+        high = np.minimum(np.ceil(index.max(axis=0) + 0.5), dims).astype(int)
+        if (high <= low).any():
+            return out
+        window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        out[window] = self._parts(low, high, matrix) if partial else self._centers(low, high, matrix)
+        return out
+
+    def _centers(self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]) -> NDArray[np.bool_]:
+        grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), axis=-1)
+        return self.contains(grid @ matrix[:3, :3].T + matrix[:3, 3])
+
+    def _parts(self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Cut the box's rows along the first index, several rows to each image voxel."""
+        rows = MASK_ROWS
+        offsets = (np.arange(rows) + 0.5) / rows - 0.5
+        j, k = ((np.arange(a, b)[:, None] + offsets).ravel() for a, b in zip(low[1:], high[1:], strict=True))
+        step = self.rotation.T @ matrix[:3, :3]
+        start = self.rotation.T @ (matrix[:3, 3] - self.center)
+        local = start + j[:, None, None] * step[:, 1] + k[None, :, None] * step[:, 2]
+        half, slope = self.size / 2, step[:, 0]
+        flat = np.abs(slope) < 1e-12
+        safe = np.where(flat, 1.0, slope)
+        one, two = (-half - local) / safe, (half - local) / safe
+        near = np.where(flat, np.where(np.abs(local) <= half, -np.inf, np.inf), np.minimum(one, two)).max(axis=-1)
+        far = np.where(flat, np.inf, np.maximum(one, two)).min(axis=-1)
+        out = np.empty(tuple(high - low), dtype=np.float32)
+        for i in range(low[0], high[0]):
+            length = np.clip(np.minimum(far, i + 0.5) - np.maximum(near, i - 0.5), 0.0, None)
+            out[i - low[0]] = length.reshape(len(j) // rows, rows, len(k) // rows, rows).mean(axis=(1, 3))
+        return out
+
+    def intersection(self, other: Voxel) -> float:
+        """
+        Compute the volume that two boxes share.
+
+        The surface of the common body is what is left of each box's faces when they are clipped at the planes of
+        the other; the divergence theorem makes a volume of it. Only rounding errors remain (1e-8 of the volume).
+
+        Parameters
+        ----------
+        other : Voxel
+            The other box.
+
+        Returns
+        -------
+        float
+            In mL.
+        """
+        from placement.box.overlap import box_intersection
+
+        shared = box_intersection(self.center, self.size, self.rotation, other.center, other.size, other.rotation)
+        return min(float(shared) / MM3_PER_ML, self.volume, other.volume)
+
+    def dice(self, other: Voxel) -> float:
+        """
+        Compute the Dice coefficient of two boxes from their exact common volume.
+
+        Parameters
+        ----------
+        other : Voxel
+            The other box.
+
+        Returns
+        -------
+        float
+            Twice the common volume over the sum of volumes, from 0 to 1; see `intersection`.
+        """
+        return 2 * self.intersection(other) / (self.volume + other.volume)
+
+    def canonical(self) -> Voxel:
+        """
+        Describe the same box by the one of its 24 poses that is nearest to the scanner's axes.
+
+        Returns
+        -------
+        Voxel
+            Of these poses, that with the largest trace of the rotation matrix, so that the sides are named
+            right–left, front–back and up–down as far as possible. Where several are equally near, the first in a
+            fixed order of rotation matrices.
+        """
+        rotations = self.rotation @ TURNS
+        traces = np.trace(rotations, axis1=1, axis2=2)
+        near = np.flatnonzero(traces > traces.max() - NEAR_TIE)
+        # The tie is broken by the matrices themselves, which are the same 24 from whichever pose one starts.
+        best = min(near, key=lambda n: tuple((-np.round(rotations[n], 6).ravel()).tolist()))
+        return Voxel(self.center, self.size @ np.abs(TURNS[best]), angles_of(rotations[best]))
+
+    def transform(self, matrix: ArrayLike) -> Voxel:
+        """
+        Move the box with the patient, such as to a follow-up scan.
+
+        Parameters
+        ----------
+        matrix : array_like of shape (4, 4)
+            Rigid, from mm RAS+ of this scan to mm RAS+ of the other; four digits are enough.
+
+        Returns
+        -------
+        Voxel
+            The moved box, of the same sides.
+
+        Raises
+        ------
+        ValueError
+            If `matrix` is not rigid.
+        """
+        m = np.asarray(matrix, dtype=np.float64)
+        if m.shape != (4, 4) or not np.allclose(m[3], (0, 0, 0, 1)):
+            msg = f"a rigid transform is a matrix of shape (4, 4) with the last row 0 0 0 1, got {m.tolist()}"
+            raise ValueError(msg)
+        center = m[:3, :3] @ self.center + m[:3, 3]
+        return Voxel.from_rotation(center, self.size, m[:3, :3] @ self.rotation)
+
+    def as_array(self) -> NDArray[np.float64]:
+        """
+        Give the nine numbers of the box.
+
+        Returns
+        -------
+        ndarray of shape (9,)
+            Center in mm, sides in mm, angles in degrees.
+        """
+        return np.concatenate([self.center, self.size, self.angles])
+
+    @classmethod
+    def from_array(cls, a: ArrayLike) -> Voxel:
+        """
+        Make a voxel from nine numbers.
+
+        Parameters
+        ----------
+        a : array_like of shape (9,)
+            As `as_array` gives them.
+
+        Returns
+        -------
+        Voxel
+            The box.
+
+        Raises
+        ------
+        ValueError
+            If there are not nine finite numbers, or a side is not positive.
+        """
+        array = np.asarray(a, dtype=np.float64)
+        if array.shape != (9,):
+            msg = f"a voxel is made of nine numbers (center, size, angles), got an array of shape {array.shape}"
+            raise ValueError(msg)
+        return cls(array[:3], array[3:6], array[6:])
+
+    def to_json(self) -> str:
+        """
+        Write the box as JSON.
+
+        Returns
+        -------
+        str
+            Keys ``center_mm``, ``size_mm``, ``angles_deg`` and what they mean; numbers keep all their digits.
+        """
+        return json.dumps(
+            {
+                "center_mm": self.center.tolist(),
+                "size_mm": self.size.tolist(),
+                "angles_deg": self.angles.tolist(),
+                "frame": "RAS+",
+                "convention": CONVENTION,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> Voxel:
+        """
+        Read a box from JSON.
+
+        Parameters
+        ----------
+        text : str or mapping
+            What `to_json` wrote; further keys are ignored.
+
+        Returns
+        -------
+        Voxel
+            The box.
+
+        Raises
+        ------
+        ValueError
+            If it is no JSON, a key is missing, or frame or convention are others than those of this class.
+        """
+        try:
+            values = json.loads(text) if isinstance(text, str) else text
+        except json.JSONDecodeError as error:
+            msg = f"the text of a voxel is no JSON ({error})"
+            raise ValueError(msg) from error
+        missing = [
+            k for k in ("center_mm", "size_mm", "angles_deg") if not isinstance(values, Mapping) or k not in values
+        ]
+        if missing:
+            msg = f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json"
+            raise ValueError(msg)
+        for key, expected in (("frame", "RAS+"), ("convention", CONVENTION)):
+            if values.get(key, expected) != expected:
+                msg = f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first"
+                raise ValueError(msg)
+        return cls(values["center_mm"], values["size_mm"], values["angles_deg"])
+
+
+def allowed_sides(sizes: ArrayLike, size_range: ArrayLike, min_volume: float) -> NDArray[np.float64]:
+    """
+    Bring the sides of a box into their range and, in proportion, up to a least volume.
+
+    Parameters
+    ----------
+    sizes : array_like of shape (3,)
+        Sides in mm.
+    size_range : array_like of shape (2,) or (3, 2)
+        Least and largest side in mm, for all or for each.
+    min_volume : float
+        In mL.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        Sides in mm; where one side is at its limit, the others give what is missing, as far as they can.
+    """
+    low, high = np.broadcast_to(np.asarray(size_range, dtype=np.float64), (3, 2)).T
+    sides = np.clip(np.asarray(sizes, dtype=np.float64), low, high)
+    for _ in range(3):
+        free = sides < high
+        needed = min_volume * MM3_PER_ML / sides.prod()
+        if needed <= 1 or not free.any():
+            break
+        # What sides at their limit cannot give is shared by the others.
+        sides = np.where(free, np.minimum(sides * needed ** (1 / free.sum()), high), sides)
+    return sides
+
+
+def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float64]:
+    """
+    Check experts' voxels against the scenes that they were placed in.
+
+    Parameters
+    ----------
+    voxels : array_like of shape (n, 9) or (n, n_experts, 9)
+        Center in mm, sides in mm and angles in degrees, as `Voxel.as_array` gives them; rows of NaN where an expert
+        placed none.
+    scenes : sequence of n Scene
+        The tumors.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n_experts, 9)
+        A copy.
+
+    Raises
+    ------
+    ValueError
+        If a scene is none, numbers of scenes and voxels differ, a row is neither a box nor all NaN, or a scene has no
+        voxel of any expert.
+    """
+    strangers = [i for i, scene in enumerate(scenes) if not hasattr(type(scene), "tumor_volume")]
+    if strangers or not len(scenes):
+        what = f"case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}" if strangers else "there is none"
+        msg = f"placers learn from a sequence of Scene; {what}"
+        raise ValueError(msg)
+    try:
+        if np.iscomplexobj(voxels):
+            msg = "they are complex"
+            raise ValueError(msg)
+        array = np.array(voxels, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})"
+        raise ValueError(msg) from error
+    if array.ndim not in (2, 3) or array.shape[0] != len(scenes) or array.shape[-1] != 9 or not array.size:
+        n = len(scenes)
+        msg = f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}"
+        raise ValueError(msg)
+    array = array.reshape(len(scenes), -1, 9)
+    missing = np.asarray(np.isnan(array).all(axis=2))
+    for i, j in np.argwhere(~missing):
+        row = array[i, j]
+        if not np.isfinite(row).all() or (row[3:6] <= 0).any():
+            msg = (
+                f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or all NaN where there "
+                f"is none, not {row.tolist()}"
+            )
+            raise ValueError(msg)
+    alone = np.flatnonzero(np.all(missing, axis=1))
+    if len(alone):
+        msg = f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it"
+        raise ValueError(msg)
+    return array
+
+
+def rotated_axes(rotation: NDArray[np.float64], tolerance: float = PARALLEL_DEGREES) -> int:
+    """
+    Count the turns about scanner axes that a rotation needs, in the order that needs fewest.
+
+    Parameters
+    ----------
+    rotation : ndarray of shape (3, 3)
+        Its columns are the directions of the sides.
+    tolerance : float, default=0.5
+        In degrees.
+
+    Returns
+    -------
+    int
+        0 to 3; the same for the 24 equivalent poses of a box.
+    """
+    size = np.abs(rotation)
+    # Nearly parallel means a sine near 0, which a cosine near 1 would tell only to half of the digits.
+    sines = np.sqrt(np.maximum(0.0, 1.0 - np.minimum(size, 1.0) ** 2))
+    limit = np.sin(np.radians(tolerance))
+    parallel = sines < limit
+    if parallel.any(axis=0).all():
+        return 0
+    if parallel.any():
+        return 1
+    return 2 if (size < limit).any() else 3

@@ -1,0 +1,184 @@
+"""Commands that place voxels: place, prescribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, begin_run
+from dmrifit.cli.options import floats
+from placement.cli.case_runs import FIELDS, write_batch
+from placement.cli.options import (
+    CasesArgument,
+    ExcludeOption,
+    ImageOption,
+    IncludeOption,
+    LeastVolumeOption,
+    MarginOption,
+    PpmOption,
+    RateOption,
+    RotationsOption,
+    SidesOption,
+    ToleranceOption,
+    constraints_of,
+    labels_of,
+    shift_options,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EXAMPLES", "place", "prescribe"]
+
+
+def place(
+    cases: CasesArgument,
+    out: OutOption,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model file that train wrote; the optimizer by default.")
+    ] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    margin: MarginOption = 0.0,
+    tolerance: ToleranceOption = 0.0,
+    image: ImageOption = None,
+    min_volume: LeastVolumeOption = 6.0,
+    max_rotations: RotationsOption = 3,
+    sides: SidesOption = "10,60",
+    thorough: Annotated[bool, typer.Option("--thorough", help="Search from more places (optimizer).")] = False,
+    rounding: Annotated[bool, typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees.")] = True,
+    ppm: PpmOption = None,
+    percent_per_ppm: RateOption = None,
+    figure: FigureOption = True,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Place a voxel in every case, and write prescriptions. Not for clinical use.
+
+    The optimizer takes the place where the objective is largest and keeps the constraints; a model takes the place
+    that it has learned, and constraints that this breaks become flags. A run that was interrupted goes on where it
+    stopped if it is started again with the same options. Writes a folder for each case, a table placements.tsv and a
+    page with all overlays.
+    """
+    from dmrifit.cli.case_runs import run_parts
+    from dmrifit.io.nifti import file_record
+    from placement.exchange.prescription import write_prescription
+    from placement.exchange.tables import excluded_names, read_cases, read_scene, source_digests
+    from placement.search.optimizer import CONSOLE, VoxelOptimizer
+
+    if model is not None and thorough:
+        msg = "--thorough is for the optimizer; leave out --thorough or --model"
+        raise ValueError(msg)
+    optimizer = VoxelOptimizer(
+        **constraints_of(sides, min_volume, max_rotations),
+        thorough=thorough,
+        rounding=CONSOLE if rounding else None,
+        random_state=seed,
+    )
+    table = read_cases(cases, image=image, exclude=exclude)
+    labels = labels_of(include)
+    shift = shift_options(ppm, percent_per_ppm)
+    placer = optimizer if model is None else _trained(model, table)
+    settings = {"command": "place", "optimizer": repr(optimizer), "include": include, "exclude": exclude}
+    settings |= {
+        "margin": margin,
+        "tolerance": tolerance,
+        "model": None if model is None else file_record(model)["SHA256"],
+    } | shift
+    begin_run(out, settings, overwrite, results=("placements.tsv",), parts=("*/voxel.json",))
+
+    def make(row: Any) -> dict[str, Any]:
+        scene = read_scene(row, include=labels, margin=margin, tolerance=tolerance)
+        voxel = placer.place(scene)
+        if model is not None and rounding:
+            voxel = optimizer.rounded(voxel, scene)
+        return write_prescription(
+            voxel, scene, out / row.name, optimizer=optimizer, figure=figure, overwrite=True, **shift
+        )
+
+    def same(row: Any, old: dict[str, Any]) -> bool:
+        # A case whose files have changed, or its row in the table, is placed anew.
+        told = old["synthetic"] == row.synthetic and set(old["regions"]) == excluded_names(row)
+        return told and bool(old["sources"] == source_digests(row))
+
+    done = run_parts(
+        table.itertuples(),
+        lambda row: out / row.name / "voxel.json",
+        make,
+        fields=FIELDS,
+        same=same,
+        overwrite=overwrite,
+    )
+    contents = dict(zip(table["name"], done, strict=True))
+    write_batch(out, contents, figure=figure)
+    typer.echo(f"{len(contents)} case{'s' * (len(contents) != 1)} placed: {out}")
+    if any(content["synthetic"] for content in contents.values()):
+        typer.echo("synthetic cases: no clinical result")
+
+
+def prescribe(
+    tumor: Annotated[Path, typer.Argument(metavar="TUMOR", help="NIfTI mask of the tumor.")],
+    center: Annotated[str, typer.Option(metavar="X,Y,Z", help="Center in mm, RAS+.")],
+    size: Annotated[str, typer.Option(metavar="X,Y,Z", help="Sides in mm.")],
+    out: OutOption,
+    angles: Annotated[str, typer.Option(metavar="A,B,C", help="Intrinsic XYZ Euler angles in degrees.")] = "0,0,0",
+    matrix: Annotated[
+        Path | None,
+        typer.Option(help="Text file of 4 x 4 numbers, mm RAS+ of the scan of the box to those of TUMOR: moves it."),
+    ] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    margin: MarginOption = 0.0,
+    tolerance: ToleranceOption = 0.0,
+    image: ImageOption = None,
+    ppm: PpmOption = None,
+    percent_per_ppm: RateOption = None,
+    figure: FigureOption = True,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Evaluate a voxel placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
+    from dmrifit._utils.text_files import read_numbers
+    from placement.box.voxel import Voxel
+    from placement.exchange.prescription import write_prescription
+    from placement.exchange.tables import read_cases, read_scene
+
+    voxel = Voxel(floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3))
+    if matrix is not None:
+        try:
+            voxel = voxel.transform(read_numbers(matrix))
+        except ValueError as error:
+            msg = str(error) if str(matrix) in str(error) else f"{matrix}: {error}; write four rows of four numbers"
+            raise ValueError(msg) from None
+    row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
+    scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
+    content = write_prescription(
+        voxel, scene, out, figure=figure, overwrite=overwrite, **shift_options(ppm, percent_per_ppm)
+    )
+    scores = content["scores"]
+    words_ = [f"{content['volume_ml']:.2f} mL", f"{scores['tumor_fraction']:.3f} of it tumor"]
+    typer.echo("; ".join([*words_, f"objective {scores['objective']:.3f}", *content["flags"]]))
+
+
+def _trained(path: Path, table: pd.DataFrame) -> Any:
+    """Read a model file, and check that the cases have what the model looks at."""
+    from dmrifit.model_files.model_file import load_model
+    from placement.exchange.tables import check_channels
+    from placement.learned import ranker, regressor  # noqa: F401  their classes name themselves to load_model
+
+    placer = load_model(path)
+    if not hasattr(placer, "place"):
+        msg = f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement train makes placers"
+        raise ValueError(msg)
+    check_channels(placer, table)
+    return placer
+
+
+#: Commands, with the line that their help shows.
+EXAMPLES: dict[Callable[..., None], str] = {
+    place: "dmrifit-placement place cases/cases.tsv --out placed",
+    prescribe: "dmrifit-placement prescribe tumor.nii.gz --center 10,20,30 --size 20,20,20 --out voxel",
+}

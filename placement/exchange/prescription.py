@@ -1,0 +1,464 @@
+"""What a colleague or a scanner needs to know of a voxel: masks, geometry, numbers, a picture. Not for clinical use."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+import dmrifit
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.nifti import image_of, save_image
+from placement.box.voxel import CONVENTION, Voxel
+from placement.search.objective import PlacementObjective, tumor_fraction
+from placement.search.optimizer import VoxelOptimizer
+from placement.search.scene import Scene
+
+__all__ = [
+    "FORMAT_VERSION",
+    "NOTICE",
+    "describe_placement",
+    "displacement",
+    "geometry_image",
+    "philips_text",
+    "region_distances",
+    "write_prescription",
+]
+
+NOTICE = "Not for clinical use"
+FORMAT_VERSION = 1
+
+_FLIP = np.array([-1.0, -1.0, 1.0])  # RAS to LPS
+_DIVISIONS = 5  # points along each edge of an image voxel near the box
+_OFFSETS = 5  # chemical shifts between the ends of a range
+
+
+def write_prescription(
+    voxel: Voxel,
+    scene: Scene,
+    folder: str | Path,
+    *,
+    name: str = "voxel",
+    optimizer: VoxelOptimizer | None = None,
+    ppm_range: tuple[float, float] | None = None,
+    percent_per_ppm: float | Sequence[float] | None = None,
+    figure: bool = True,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """
+    Write a voxel for the colleague at the scanner and for programs that analyze spectra. Not for clinical use.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box, from a placer or by hand.
+    scene : Scene
+        What it was placed in.
+    folder : path
+        Made if missing.
+    name : str, default="voxel"
+        What file names begin with.
+    optimizer : VoxelOptimizer, default=None
+        Whose objective and constraints scores and flags are about; by default one with default parameters.
+    ppm_range : pair of float, default=None
+        See `displacement`; with `percent_per_ppm`, it becomes part of the JSON file.
+    percent_per_ppm : float or sequence of 3 floats, default=None
+        See `displacement`; sides in the order of the canonical pose, nearest to right–left, front–back and up–down.
+    figure : bool, default=True
+        Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2 is needed too.
+    overwrite : bool, default=False
+        Whether files of an earlier run may be replaced.
+
+    Returns
+    -------
+    dict
+        What is in the JSON file; see `describe_placement`.
+
+    Raises
+    ------
+    ValueError
+        If the name is no plain file name, or one of `ppm_range` and `percent_per_ppm` is missing.
+    FileExistsError
+        If a file exists and `overwrite` is false.
+
+    Notes
+    -----
+    The files appear together:
+
+    - ``*_mask.nii.gz``: 1 where the center of an image voxel is in the box, on the grid of the scene;
+      ``*_partial.nii.gz``: the part of each image voxel that the box fills;
+    - ``*_geometry.nii.gz``: an image of a single voxel whose affine is the box, which programs for spectroscopy read
+      (sform and qform alike). It holds no spectrum and is no NIfTI-MRS;
+    - ``*_philips.txt``: the numbers for the console of a Philips scanner, see `philips_text`;
+    - ``*_overlay.png``: three planes through the center with the exact outline; ``*_view.html``: the same to move
+      through in a browser, a page that needs no other file;
+    - ``*.json``: all numbers, with the digests of what they were computed from.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        msg = f"name must be a plain file name, not {name!r}"
+        raise ValueError(msg)
+    content = describe_placement(
+        voxel, scene, optimizer=optimizer, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
+    )
+    voxel = voxel.canonical()
+    drawing = figure and find_spec("matplotlib") is not None
+    ends = (
+        "_mask.nii.gz",
+        "_partial.nii.gz",
+        "_geometry.nii.gz",
+        "_philips.txt",
+        "_overlay.png",
+        "_view.html",
+        ".json",
+    )
+    with FileSet(folder, [name + end for end in ends], overwrite=overwrite) as files:
+        for end, values in (
+            ("_mask.nii.gz", voxel.mask(scene.shape, scene.affine)),
+            ("_partial.nii.gz", voxel.mask(scene.shape, scene.affine, partial=True).astype(np.float32)),
+        ):
+            image = image_of(values, scene.affine)
+            image.header["descrip"] = NOTICE.encode()
+            save_image(image, files.path(name + end))
+        save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
+        files.path(f"{name}_philips.txt").write_text(philips_text(voxel), encoding="utf-8")
+        if drawing:
+            from placement.exchange.overlays import plot_overlay
+
+            plot_overlay(voxel, scene).savefig(files.path(f"{name}_overlay.png"), dpi=110)
+            if find_spec("jinja2") is not None:
+                page = _view(voxel, scene, content, files.path(f"{name}_overlay.png").read_bytes())
+                files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
+        files.write_json(f"{name}.json", content)
+    return content
+
+
+def describe_placement(
+    voxel: Voxel,
+    scene: Scene,
+    *,
+    optimizer: VoxelOptimizer | None = None,
+    ppm_range: tuple[float, float] | None = None,
+    percent_per_ppm: float | Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """
+    Put a voxel, its scores and what is wrong with it into plain values.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box, from a placer or by hand.
+    scene : Scene
+        What it was placed in.
+    optimizer : VoxelOptimizer, default=None
+        Whose objective and constraints scores and flags are about.
+    ppm_range : pair of float, default=None
+        See `displacement`.
+    percent_per_ppm : float or sequence of 3 floats, default=None
+        See `displacement`; sides in the order of the canonical pose.
+
+    Returns
+    -------
+    dict
+        ``format``, ``format_version``, ``notice``, ``software``, ``name``, ``synthetic``; ``size_mm``,
+        ``volume_ml``, ``rotated_axes``, ``rotated_angles``; ``ras`` and ``lps``, each with ``center_mm``, ``rotation``
+        (columns are the sides), ``angles_deg`` and ``quaternion_wxyz``; ``convention``; ``scores`` (``objective``,
+        ``tumor_fraction``, ``tumor_volume_ml``), ``objective``, ``component``, ``feasible``, ``flags``; ``regions``
+        by name with ``distance_mm``, ``margin_mm``, ``tolerance`` and ``overlap_ml``; ``displacement``; ``tumor`` and
+        ``sources`` with digests.
+        Of the 24 poses of the box, the canonical one.
+
+    Raises
+    ------
+    ValueError
+        If one of `ppm_range` and `percent_per_ppm` is missing.
+    """
+    if (ppm_range is None) != (percent_per_ppm is None):
+        msg = "chemical-shift displacement needs both ppm_range and percent_per_ppm"
+        raise ValueError(msg)
+    judge = VoxelOptimizer() if optimizer is None else optimizer
+    found = judge.assess(voxel, scene)
+    box = found.voxel
+    objective = getattr(judge, "objective_", judge.objective) or PlacementObjective()
+    content: dict[str, Any] = {
+        "format": "placement prescription",
+        "format_version": FORMAT_VERSION,
+        "notice": NOTICE,
+        "software": f"dmrifit {dmrifit.__version__}",
+        "name": scene.name,
+        "synthetic": scene.synthetic,
+        "size_mm": box.size.tolist(),
+        "volume_ml": box.volume,
+        "rotated_axes": box.rotated_axes,
+        "rotated_angles": box.rotated_angles,
+        "ras": _pose(box.center, box.rotation, box.angles),
+        "lps": _pose(_FLIP * box.center, _FLIP[:, None] * box.rotation * _FLIP, _FLIP * box.angles),
+        "convention": CONVENTION,
+        "scores": {
+            "objective": found.objective,
+            "tumor_fraction": found.tumor_fraction,
+            "tumor_volume_ml": found.tumor_volume,
+        },
+        "objective": asdict(objective),
+        "component": found.component,
+        "feasible": found.feasible,
+        "flags": list(found.flags),
+        "regions": region_distances(box, scene),
+        "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
+        "sources": scene.sources,
+    }
+    if ppm_range is not None and percent_per_ppm is not None:
+        content["displacement"] = displacement(box, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm)
+    return content
+
+
+def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
+    """
+    Make an image of one voxel whose affine is the box.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box.
+
+    Returns
+    -------
+    Nifti1Image
+        Shape (1, 1, 1), value 1, sform and qform alike (scanner coordinates), pixdim the sides in mm; of the 24 poses
+        of the box, the canonical one.
+    """
+    # Headers hold quaternions in single precision, which are poor near half a turn; the canonical pose is far from it.
+    box = voxel.canonical()
+    image = nib.Nifti1Image(np.ones((1, 1, 1), dtype=np.float32), box.affine)
+    image.set_qform(box.affine, code="scanner")
+    image.set_sform(box.affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = NOTICE.encode()
+    return image
+
+
+def philips_text(voxel: Voxel) -> str:
+    """
+    Write a voxel in the numbers of a Philips console, for a patient who lies head first and supine.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box.
+
+    Returns
+    -------
+    str
+        Sizes and off-centers in mm and angulations in degrees under the names of SPAR files, after comment lines.
+
+    Notes
+    -----
+    spec2nii reads such numbers as intrinsic XYZ angles (−lr, −ap, +cc) and centers (−lr, −ap, +cc) in RAS+; this writes
+    the inverse. Programs of other vendors take other conventions, which nobody could verify here.
+    """
+    box = voxel.canonical()
+    lines = [
+        f"! {NOTICE}",
+        "! Philips, head first, supine; compare with the planned voxel on the console before use",
+    ]
+    for kind, values in (
+        ("size", box.size),
+        ("off_center", _FLIP * box.center),
+        ("angulation", _FLIP * box.angles),
+    ):
+        named = dict(zip(("lr", "ap", "cc"), values, strict=True))
+        lines += [f"{axis}_{kind} : {named[axis] + 0.0:.3f}" for axis in ("ap", "lr", "cc")]
+    return "\n".join(lines) + "\n"
+
+
+def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
+    """
+    Measure how far a voxel stays away from each excluded region.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box.
+    scene : Scene
+        With its excluded regions.
+
+    Returns
+    -------
+    dict of str to dict
+        By region: ``distance_mm`` from the box to the region, 0 where they touch, None for an empty region, measured to
+        points an eighth or less of an image voxel's diagonal apart; ``margin_mm`` and ``tolerance``, which were asked
+        for; ``overlap_ml``.
+    """
+    part = voxel.mask(scene.shape, scene.affine, partial=True)
+    return {
+        name: {
+            "distance_mm": _region(scene, name)(voxel),
+            "margin_mm": scene.margins[name],
+            "tolerance": scene.tolerances[name],
+            "overlap_ml": float(part[region].sum(dtype=np.float64)) * scene.voxel_volume,
+        }
+        for name, region in scene.forbidden.items()
+    }
+
+
+def displacement(
+    voxel: Voxel, scene: Scene, *, ppm_range: tuple[float, float], percent_per_ppm: float | Sequence[float]
+) -> dict[str, Any]:
+    """
+    Find the worst case under chemical-shift displacement.
+
+    Metabolites that resonate off the frequency of the pulses are excited in a box that is shifted along its sides.
+    Which way depends on the signs of the scanner's gradients, so all are tried.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box, where it is for the frequency of the pulses.
+    scene : Scene
+        The tumor and what to stay away from.
+    ppm_range : pair of float
+        Lowest and highest chemical shift of interest, relative to the frequency of the pulses, in ppm.
+    percent_per_ppm : float or sequence of 3 floats
+        Displacement along each side of `voxel` in percent of its length for a ppm:
+        100 · (Hz per ppm) / (bandwidth of the pulse in Hz).
+
+    Returns
+    -------
+    dict
+        ``ppm_range``, ``percent_per_ppm`` (3); ``tumor_fraction`` in place, ``worst_tumor_fraction``, and where it
+        is found: ``ppm``, ``shift_mm`` along the sides and ``center_mm`` in RAS+; ``largest_shift_mm``; and
+        ``worst_distance_mm`` by excluded region.
+
+    Raises
+    ------
+    ValueError
+        If numbers are not finite, the range is empty or a displacement negative.
+    """
+    ends = np.asarray(ppm_range, dtype=np.float64)
+    rate = np.asarray(percent_per_ppm, dtype=np.float64)
+    if not (ends.shape == (2,) and np.isfinite(ends).all() and ends[0] <= ends[1]):
+        msg = f"ppm_range must be a finite number and one that is not below it, got {ppm_range}"
+        raise ValueError(msg)
+    if not (rate.shape in ((), (3,)) and np.isfinite(rate).all() and (rate >= 0).all()):
+        msg = f"percent_per_ppm must be one number of 0 or more, or one for each of three sides, got {percent_per_ppm}"
+        raise ValueError(msg)
+    low, high = ends.tolist()
+    rate = np.broadcast_to(rate, (3,))
+    worst: dict[str, Any] = {}
+    nearest: dict[str, float | None] = dict.fromkeys(scene.margins)
+    near = {name: _region(scene, name) for name in scene.margins}
+    largest, lowest = 0.0, np.inf
+    for ppm in np.unique(np.linspace(low, high, _OFFSETS)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            shift = np.array(signs) * ppm * rate / 100 * voxel.size
+            moved = Voxel(voxel.center + voxel.rotation @ shift, voxel.size, voxel.angles)
+            part = tumor_fraction(moved, scene)
+            largest = max(largest, float(np.linalg.norm(shift)))
+            if part < lowest:
+                lowest = part
+                worst = {"ppm": float(ppm), "shift_mm": (shift + 0.0).tolist(), "center_mm": moved.center.tolist()}
+            for name, one in near.items():
+                before, own = nearest[name], one(moved)
+                nearest[name] = own if before is None or own is None else min(before, own)
+    return {
+        "ppm_range": [low, high],
+        "percent_per_ppm": rate.tolist(),
+        "tumor_fraction": tumor_fraction(voxel, scene),
+        "worst_tumor_fraction": lowest,
+        **worst,
+        "largest_shift_mm": largest,
+        "worst_distance_mm": nearest,
+    }
+
+
+def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -> str:
+    """Make the page that shows a voxel, the tumor and what to stay away from over the image."""
+    from dmrifit.report.html import html_figure, html_table, synthetic_note
+    from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
+
+    layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
+    layers += [Layer(name, region, "mask") for name, region in scene.forbidden.items()]
+    if scene.image is not None:
+        layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
+    planes = html_viewer(
+        layers,
+        scene.affine,
+        boxes=[Box("voxel", voxel.affine)],
+        points=[("center of the voxel", voxel.center), ("center of the tumor", scene.centroid)],
+        label="Voxel over the image",
+        instead=html_figure(picture, "Voxel in three planes", width=1000),
+    )
+    scores = content["scores"]
+    rows = [
+        ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
+        ["sides, mm", " × ".join(f"{x:.1f}" for x in content["size_mm"])],
+        ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
+        ["volume, mL", f"{content['volume_ml']:.2f}"],
+        ["part that is tumor", f"{scores['tumor_fraction']:.3f}"],
+        ["flags", "; ".join(content["flags"]) or "none"],
+    ]
+    lead = f"{NOTICE}. {synthetic_note(int(scene.synthetic), 1, 'case')}".rstrip()
+    return viewer_page(scene.name or "Voxel", [("", planes), ("The voxel", html_table(rows))], lead=lead)
+
+
+def _pose(center: NDArray[np.float64], rotation: NDArray[np.float64], angles: NDArray[np.float64]) -> dict[str, Any]:
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
+    sign = -1.0 if w < 0 else 1.0
+    return {
+        "center_mm": (center + 0.0).tolist(),
+        "rotation": (rotation + 0.0).tolist(),
+        "angles_deg": (angles + 0.0).tolist(),
+        "quaternion_wxyz": (sign * np.array([w, x, y, z]) + 0.0).tolist(),
+    }
+
+
+def _distance(voxel: Voxel, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances of points to a box in mm, 0 inside."""
+    local = np.abs((points - voxel.center) @ voxel.rotation) - voxel.size / 2
+    return np.linalg.norm(np.maximum(local, 0.0), axis=1)
+
+
+def _region(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
+    """Give a function that measures how far a box is from an excluded region."""
+    matrix = scene.affine[:3, :3]
+    region = scene.forbidden[name]
+    # What lies within a region is never nearest, unless the box is in it too, where any point will do.
+    rim = region & ~binary_erosion(region)
+    line = np.linspace(-0.5, 0.5, _DIVISIONS)
+    inside = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3) @ matrix.T
+    reach = float(np.linalg.norm(inside, axis=1).max())
+    centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
+    inverse = np.linalg.inv(scene.affine)
+
+    def distance(voxel: Voxel) -> float | None:
+        if not len(centers):
+            return None
+        index = np.rint(inverse[:3, :3] @ voxel.center + inverse[:3, 3]).astype(int)
+        if (index >= 0).all() and (index < region.shape).all() and region[tuple(index)]:
+            return 0.0
+        rough = _distance(voxel, centers)
+        near = centers[rough <= rough.min() + 2 * reach]
+        return min(float(_distance(voxel, near + offset).min()) for offset in inside)
+
+    return distance
+
+
+def _digest(scene: Scene) -> str:
+    """Digest of what scores depend on: tumor, grid and excluded regions."""
+    digest = hashlib.sha256(scene.affine.tobytes())
+    digest.update(repr((scene.shape, scene.origin)).encode())
+    digest.update(scene.occupancy.tobytes())
+    for name, region in scene.forbidden.items():
+        digest.update(f"{name} {scene.margins[name]} {scene.tolerances[name]}".encode())
+        digest.update(np.packbits(region).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,347 @@
+"""Tables of cases and of boxes, as files with tabs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.cli.options import words
+from dmrifit.cohort.participants_table import WORDS
+from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.nifti import describe_sources
+from dmrifit.io.tables import read_rows
+from placement.search.scene import Scene
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "BOX",
+    "box_columns",
+    "check_channels",
+    "excluded_names",
+    "read_boxes",
+    "read_cases",
+    "read_experts",
+    "read_scene",
+    "source_digests",
+]
+
+#: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
+BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
+
+_SHOWN = 5  # names in a message
+
+
+def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: str | None = None) -> pd.DataFrame:
+    """
+    Read a table of cases, or make one of a single mask.
+
+    Parameters
+    ----------
+    path : path
+        A table (.tsv) with the columns ``name`` and ``tumor``, and if wanted ``image``, ``exclude`` (labels of the
+        tumor file, or masks, with commas between them), ``synthetic`` (true or false) and others; or the mask of a
+        tumor. Files are relative to the table.
+    image : path, default=None
+        The image of a single mask.
+    exclude : str, default=None
+        What is excluded in every case, in place of the column.
+
+    Returns
+    -------
+    DataFrame
+        A row for each case; ``tumor``, ``image`` and ``exclude`` hold paths from here (or labels), or nothing, and
+        ``synthetic`` is true or false.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table, or a file that it names, is not there.
+    ValueError
+        If a column or all rows are missing, names cannot be names of folders or are there twice, or ``synthetic`` is
+        neither true nor false.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    _check_files([path])
+    if path.suffix.lower() not in (".tsv", ".csv"):
+        row = {"name": stem(path), "tumor": str(path), "image": str(image or ""), "exclude": exclude or ""}
+        _check_files(_files([row["image"], row["exclude"]]))
+        return pd.DataFrame([row | {"synthetic": False}])
+    if image is not None:
+        msg = "--image is for a single case; name images in a column of the table"
+        raise ValueError(msg)
+    rows = read_rows(path, required=("name", "tumor"))
+    table = pd.DataFrame([row | {"synthetic": _is_synthetic(row, f"{path}, row {line}")} for line, row in rows])
+    unsafe = [name for name in table["name"] if not name.isprintable() or Path(name).name != name or name[0] == "."]
+    twice = table["name"][table["name"].str.casefold().duplicated()]
+    if unsafe or len(twice):
+        what = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
+        msg = f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}"
+        raise ValueError(msg)
+    for column in ("tumor", "image", "exclude"):
+        given = table[column] if column in table else pd.Series([""] * len(table))
+        # Labels are no files; files are relative to the table.
+        table[column] = [
+            ",".join(one if one.isdecimal() else str(path.parent / one) for one in words(text)) for text in given
+        ]
+    if exclude is not None:
+        table["exclude"] = exclude
+    try:
+        _check_files(itertools.chain.from_iterable(_files(table[name]) for name in ("tumor", "image", "exclude")))
+    except FileNotFoundError as error:
+        msg = f"{path}: {error}; files are relative to the table"
+        raise FileNotFoundError(msg) from None
+    return table
+
+
+def read_scene(
+    row: Any,
+    *,
+    include: Sequence[int] | None = None,
+    margin: float = 0.0,
+    tolerance: float = 0.0,
+    image: bool = True,
+) -> Scene:
+    """
+    Read the files of a case.
+
+    Parameters
+    ----------
+    row : named tuple
+        A row of what `read_cases` gave.
+    include : sequence of int, default=None
+        Labels that count as tumor.
+    margin : float, default=0.0
+        Distance to what is excluded, in mm.
+    tolerance : float, default=0.0
+        Part of the voxel that may be excluded all the same.
+    image : bool, default=True
+        Whether the image is read, too.
+
+    Returns
+    -------
+    Scene
+        Named as the case.
+
+    Raises
+    ------
+    ValueError
+        As for `Scene.read`.
+    """
+    excluded = _excluded(row)
+    return Scene.read(
+        row.tumor,
+        excluded or None,
+        (row.image or None) if image else None,
+        include=include,
+        exclude_margin=margin if excluded else 0.0,
+        exclude_tolerance=tolerance if excluded else 0.0,
+        name=row.name,
+        synthetic=row.synthetic,
+    )
+
+
+def excluded_names(row: Any) -> set[str]:
+    """
+    Name what a case excludes as its scene does, without reading images.
+
+    Parameters
+    ----------
+    row : named tuple
+        A row of what `read_cases` gave.
+
+    Returns
+    -------
+    set of str
+        Names of the regions that `read_scene` makes.
+    """
+    return set(_excluded(row))
+
+
+def source_digests(row: Any) -> dict[str, dict[str, str]]:
+    """
+    Describe the files of a case as its scene does, without reading images.
+
+    Parameters
+    ----------
+    row : named tuple
+        A row of what `read_cases` gave.
+
+    Returns
+    -------
+    dict of str to dict
+        What `read_scene` leaves in ``sources``.
+    """
+    excluded = [Path(word) for word in words(row.exclude) if not word.isdecimal()]
+    return describe_sources(Tumor=row.tumor, Exclude=excluded, Image=row.image or None)
+
+
+def check_channels(placer: Any, table: pd.DataFrame) -> None:
+    """
+    Check that cases have what a network looks at.
+
+    Parameters
+    ----------
+    placer : placer
+        A network with its ``channels``, or another placer, which needs none.
+    table : DataFrame
+        What `read_cases` gave.
+
+    Raises
+    ------
+    ValueError
+        If images, or what is excluded, are missing.
+    """
+    for column in ("image", "exclude"):
+        lacking = table.loc[table[column] == "", "name"]
+        if column in getattr(placer, "channels", ()) and len(lacking):
+            first = ", ".join(lacking[:5])
+            msg = f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES"
+            raise ValueError(msg)
+
+
+def box_columns(box: Iterable[float]) -> dict[str, float]:
+    """
+    Name the nine numbers of a box.
+
+    Parameters
+    ----------
+    box : iterable of 9 floats
+        As `Voxel.as_array` gives them.
+
+    Returns
+    -------
+    dict of str to float
+        By the columns of `BOX`.
+    """
+    return dict(zip(BOX, box, strict=True))
+
+
+def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
+    """
+    Read a box for each case.
+
+    Parameters
+    ----------
+    path : path
+        Table with the columns ``name`` and those of `BOX`; other cases and columns may be there, too.
+    names : sequence of str
+        The cases, in order.
+
+    Returns
+    -------
+    ndarray of shape (n_cases, 9)
+        The boxes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column or a case is missing, or a case is there twice.
+    """
+    return _in_order(_box_table(Path(path), names), names, str(path))
+
+
+def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
+    """
+    Read the boxes of experts.
+
+    Parameters
+    ----------
+    path : path
+        As for `read_boxes`, with a row for each case and expert and the column ``expert``, unless there is one expert.
+    names : sequence of str
+        The cases, in order.
+
+    Returns
+    -------
+    ndarray of shape (n_cases, n_experts, 9)
+        The boxes; experts in the order of their names, NaN where one has placed none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column is missing, no expert has placed a box in a case, or one has placed two.
+    """
+    boxes = _box_table(Path(path), names)
+    if "expert" not in boxes:
+        return _in_order(boxes, names, str(path))[:, None]
+    raters = boxes["expert"].unique()
+    raters = sorted(raters, key=int if all(one.isdecimal() for one in raters) else str)
+    return np.stack(
+        [_in_order(boxes[boxes["expert"] == one], names, f"{path}, expert {one}") for one in raters], axis=1
+    )
+
+
+def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = read_rows(path, required=("name", *BOX), optional=("expert",))
+    table = pd.DataFrame([row for _, row in rows])
+    absent = [name for name in names if name not in set(table["name"])]
+    if absent:
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        msg = f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases"
+        raise ValueError(msg)
+    if "expert" in table and (table["expert"] == "").any():
+        line = rows[int((table["expert"] == "").argmax())][0]
+        msg = f"{path}, row {line}: no expert; every row needs one, or leave out the column"
+        raise ValueError(msg)
+    boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").astype(float)
+    broken = ~np.isfinite(boxes).all(axis=1) | (boxes[list(BOX[3:6])] <= 0).any(axis=1)
+    if broken.any():
+        line, row = rows[int(broken.argmax())]
+        found = ", ".join(row[name] for name in BOX)
+        msg = f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 mm, not {found}"
+        raise ValueError(msg)
+    table[list(BOX)] = boxes
+    return table
+
+
+def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[np.float64]:
+    twice = boxes["name"][boxes["name"].duplicated()]
+    if len(twice):
+        msg = f"{title}: more than one box for {twice.iloc[0]}; keep one"
+        raise ValueError(msg)
+    return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
+
+
+def _is_synthetic(row: Mapping[str, str], where: str) -> bool:
+    word = row.get("synthetic", "")
+    if word.lower() not in WORDS:
+        msg = f"{where}: synthetic must be true or false, not {word!r}"
+        raise ValueError(msg)
+    return WORDS[word.lower()]
+
+
+def _excluded(row: Any) -> dict[str, Any]:
+    """Give labels or masks to stay away from, by their names."""
+    given = words(row.exclude)
+    if given and all(word.isdecimal() for word in given):
+        return {f"label {int(word)}": int(word) for word in given}
+    names = [Path(word).name for word in given]
+    # Masks of one name lie in different folders, which names of regions do not tell.
+    named = [one if names.count(one) == 1 else f"{one} {i}" for i, one in enumerate(names, start=1)]
+    return dict(zip(named, given, strict=True))
+
+
+def _files(texts: Iterable[str]) -> list[Path]:
+    return [Path(one) for text in texts for one in words(text) if not one.isdecimal()]
+
+
+def _check_files(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            msg = f"{path}: no such file; check its name and folder"
+            raise FileNotFoundError(msg)

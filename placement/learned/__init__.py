@@ -1,0 +1,1 @@
+"""Placers that learn from experts: a ranker of candidates and a 3-D network."""

@@ -1,0 +1,300 @@
+"""What can be told of boxes in a tumor: how deep they lie, how they compare with the other boxes of the case."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placement.box.voxel import MM3_PER_ML, Voxel
+from placement.search.scene import Scene
+
+__all__ = ["FEATURES", "Surroundings", "describe_boxes"]
+
+#: Edge of the cubic grid that depths are measured on, in mm, and parts of the tumor's width that it is at most.
+GRID_MM = 2.0
+GRID_PARTS = 8.0
+
+#: By how much boxes are grown on each side to tell how deep they lie, in mm.
+GROWN_MM = (4.0, 8.0)
+
+#: Points along each side of a box that depths are read at.
+POINTS = 5
+
+#: Rows of a box that its parts are integrated along are at most this far apart, in mm.
+ROW_MM = 1.0
+
+#: Volume of the cube at the thickest place that boxes are compared with, in mL.
+CUBE_ML = 11.0
+
+#: Middles of the tumor weigh its points by their depth to these powers: from its center of mass to its thickest place.
+DEPTH_POWERS = (0, 2, 5, 12)
+
+#: Boxes count by the part of them that is tumor, to this power, where a box is compared with all of a case.
+PURITY_POWER = 4
+
+#: Names of the columns of `describe_boxes`.
+FEATURES = (
+    "objective",
+    "objective_share",
+    "rank",
+    "fraction",
+    "grown_4",
+    "grown_8",
+    "volume",
+    "volume_share",
+    "side_min",
+    "side_mid",
+    "side_max",
+    "elongation",
+    "rotated_axes",
+    "tilt",
+    "depth_center",
+    "depth_share",
+    "depth_mean",
+    "depth_low",
+    "to_centroid",
+    "to_centroid_share",
+    "to_thickest",
+    "to_thickest_share",
+    "dice_cube",
+    "dice_others",
+    "dice_pure",
+    "part_share",
+    "excluded",
+    "excluded_grown",
+    "tumor_volume",
+    "tumor_depth",
+    "roundness",
+    "n_parts",
+)
+
+
+class Surroundings:
+    """
+    A tumor on a cubic grid along the scanner's axes, so that depths mean the same whatever the image's grid.
+
+    Parameters
+    ----------
+    scene : Scene
+        The tumor; what it excludes counts as outside.
+
+    Attributes
+    ----------
+    scene : Scene
+        As given.
+    step : float
+        Edge of the grid in mm.
+    origin : ndarray of shape (3,)
+        Where index 0, 0, 0 lies, in mm RAS+.
+    depth : ndarray of float32, shape (a, b, c)
+        Distance to the outside in mm; 0 outside.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        from scipy.ndimage import distance_transform_edt, map_coordinates
+
+        self.scene = scene
+        width = float(np.cbrt(scene.tumor_volume * MM3_PER_ML))
+        self.step = float(np.clip(width / GRID_PARTS, 0.5, GRID_MM))
+        crop = scene.occupancy
+        ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in crop.shape], indexing="ij")).reshape(3, -1)
+        shift = scene.affine[:3, :3] @ np.array(scene.origin, dtype=np.float64) + scene.affine[:3, 3]
+        world = scene.affine[:3, :3] @ ends + shift[:, None]
+        low, high = world.min(axis=1) - self.step, world.max(axis=1) + self.step
+        counts = np.ceil((high - low) / self.step).astype(int) + 1
+        self.origin = 0.5 * (low + high) - 0.5 * (counts - 1) * self.step
+        grid = np.indices(counts).reshape(3, -1) * self.step + self.origin[:, None]
+        # Sums of BLAS may differ in their last bits with the number of threads, and ties would then be broken anew.
+        index = np.einsum("ij,jn->in", np.linalg.inv(scene.affine[:3, :3]), grid - shift[:, None])
+        values = map_coordinates(crop, index, order=1, mode="constant", cval=0.0)
+        if scene.margins:
+            excluded = scene.forbidden_in(scene.origin, crop.shape).astype(np.uint8)
+            values = values * (map_coordinates(excluded, index, order=0, mode="constant", cval=0) == 0)
+        inside = (values >= min(0.5, 0.5 * float(values.max()))) & (values > 0)
+        if not inside.any():
+            inside[np.argmin(((grid - scene.centroid[:, None]) ** 2).sum(axis=0))] = True
+        self.depth = distance_transform_edt(inside.reshape(counts)).astype(np.float32) * np.float32(self.step)
+
+    def at(self, points: NDArray[np.float64]) -> NDArray[np.float32]:
+        """
+        Read depths.
+
+        Parameters
+        ----------
+        points : ndarray of shape (..., 3)
+            In mm RAS+.
+
+        Returns
+        -------
+        ndarray of float32, shape (...)
+            Depth in mm at the nearest point of the grid.
+        """
+        index = np.rint((points - self.origin) / self.step).astype(np.intp)
+        last = np.array(self.depth.shape) - 1
+        inside = ((index >= 0) & (index <= last)).all(axis=-1)
+        index = np.clip(index, 0, last)
+        return np.where(inside, self.depth[index[..., 0], index[..., 1], index[..., 2]], np.float32(0))
+
+    def thick_places(self, n: int, apart: float) -> NDArray[np.float64]:
+        """
+        Find where the tumor is thickest.
+
+        Parameters
+        ----------
+        n : int
+            Places at most.
+        apart : float
+            Least distance between two, in mm.
+
+        Returns
+        -------
+        ndarray of shape (n_found, 3)
+            In mm RAS+, thickest first.
+        """
+        from scipy.ndimage import gaussian_filter
+
+        # A plateau has its middle as the thickest place, not its first point.
+        smooth = gaussian_filter(self.depth, 1.0).ravel()
+        index = np.flatnonzero(self.depth.ravel() > 0)
+        index = index[np.argsort(-smooth[index], kind="stable")]
+        points = np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
+        kept: list[NDArray[np.float64]] = []
+        while len(points) and len(kept) < n:
+            kept.append(points[0])
+            points = points[((points - points[0]) ** 2).sum(axis=1) > apart**2]
+        return np.array(kept)
+
+    def middles(self) -> NDArray[np.float64]:
+        """
+        Find the middle of the tumor, weighted more and more by depth.
+
+        Returns
+        -------
+        ndarray of shape (4, 3)
+            In mm RAS+; one for each of `DEPTH_POWERS`. That of a bent tumor may lie outside.
+        """
+        index = np.flatnonzero(self.depth.ravel() > 0)
+        points = np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
+        share = self.depth.ravel()[index].astype(np.float64) / float(self.depth.max())
+        weights = [share**power / (share**power).sum() for power in DEPTH_POWERS]
+        return np.array([(weight[:, None] * points).sum(axis=0) for weight in weights])
+
+    @cached_property
+    def thickest(self) -> NDArray[np.float64]:
+        """Where the tumor is thickest, in mm RAS+: shape (3,)."""
+        return self.thick_places(1, 0.0)[0]
+
+    @cached_property
+    def parts(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Numbers of connected parts on the grid, from 1, and their shares of the whole; the share of 0 is 0."""
+        from scipy.ndimage import label
+
+        labels, n = label(self.depth > 0, structure=np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel(), minlength=n + 1).astype(np.float64)
+        sizes[0] = 0.0
+        return labels, sizes / sizes.sum()
+
+
+def describe_boxes(
+    surroundings: Surroundings,
+    voxels: Sequence[Voxel],
+    objectives: NDArray[np.float64],
+    fractions: NDArray[np.float64],
+    others: Sequence[Voxel],
+) -> NDArray[np.float64]:
+    """
+    Measure boxes for a choice among them.
+
+    Parameters
+    ----------
+    surroundings : Surroundings
+        Of the scene.
+    voxels : sequence of n Voxel
+        The boxes of a case.
+    objectives : ndarray of shape (n,)
+        Their objectives.
+    fractions : ndarray of shape (n,)
+        Parts of them that are tumor.
+    others : sequence of Voxel
+        Boxes that a search found, to tell how far a box lies in the midst of them.
+
+    Returns
+    -------
+    ndarray of shape (n, n_features)
+        Columns as in `FEATURES`: lengths in mm, volumes in mL, shares of the tumor's volume, depth or radius.
+    """
+    scene = surroundings.scene
+    centers = np.array([voxel.center for voxel in voxels])
+    sizes = np.array([voxel.size for voxel in voxels])
+    rotations = np.array([voxel.rotation for voxel in voxels])
+    line = (np.arange(POINTS) + 0.5) / POINTS - 0.5
+    unit = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = np.einsum("nij,nkj->nki", rotations, unit * sizes[:, None]) + centers[:, None]
+    depths = surroundings.at(points)
+    at_center = surroundings.at(centers)
+    volumes = sizes.prod(axis=1) / MM3_PER_ML
+    sides = np.sort(sizes, axis=1)
+    total = scene.tumor_volume
+    radius = float(np.cbrt(total * MM3_PER_ML * 3 / (4 * np.pi)))
+    deepest = float(surroundings.depth.max())
+    to_centroid = np.linalg.norm(centers - scene.centroid, axis=1)
+    to_thickest = np.linalg.norm(centers - surroundings.thickest, axis=1)
+    cube = Voxel(surroundings.thickest, np.full(3, np.cbrt(min(CUBE_ML, total) * MM3_PER_ML)))
+    labels, shares = surroundings.parts
+    of_part = shares[labels[tuple(_grid_index(surroundings, centers).T)]]
+    grown = [[Voxel(one.center, one.size + 2 * by, one.angles) for one in voxels] for by in GROWN_MM]
+    n = len(voxels)
+    shared = np.eye(n)
+    for i, j in itertools.combinations(range(n), 2):
+        shared[i, j] = shared[j, i] = voxels[i].dice(voxels[j])
+    columns = {
+        "objective": objectives,
+        "objective_share": objectives / max(float(objectives.max()), 1e-300),
+        "rank": np.argsort(np.argsort(-objectives, kind="stable"), kind="stable") / n,
+        "fraction": fractions,
+        "volume": volumes,
+        "volume_share": volumes / total,
+        "side_min": sides[:, 0],
+        "side_mid": sides[:, 1],
+        "side_max": sides[:, 2],
+        "elongation": np.log(sides[:, 2] / sides[:, 0]),
+        "rotated_axes": np.array([float(voxel.rotated_axes) for voxel in voxels]),
+        "tilt": np.degrees(np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1))),
+        "depth_center": at_center,
+        "depth_share": at_center / deepest,
+        "depth_mean": depths.mean(axis=1),
+        "depth_low": np.quantile(depths, 0.1, axis=1),
+        "to_centroid": to_centroid,
+        "to_centroid_share": to_centroid / radius,
+        "to_thickest": to_thickest,
+        "to_thickest_share": to_thickest / radius,
+        "dice_cube": np.array([voxel.dice(cube) for voxel in voxels]),
+        "dice_others": np.array([np.mean([voxel.dice(other) for other in others]) for voxel in voxels]),
+        "dice_pure": (shared * fractions**PURITY_POWER).sum(axis=1) / n,
+        "part_share": of_part,
+        "excluded": _excluded(scene, voxels),
+        "excluded_grown": _excluded(scene, grown[-1]),
+        "tumor_volume": np.full(n, total),
+        "tumor_depth": np.full(n, deepest),
+        "roundness": np.full(n, deepest / radius),
+        "n_parts": np.full(n, float(len(shares) - 1)),
+    }
+    for name, larger in zip(("grown_4", "grown_8"), grown, strict=True):
+        columns[name] = np.array([scene.rows.fraction(voxel, row_mm=ROW_MM) for voxel in larger])
+    return np.stack([np.asarray(columns[name], dtype=np.float64) for name in FEATURES], axis=1)
+
+
+def _grid_index(surroundings: Surroundings, points: NDArray[np.float64]) -> NDArray[np.intp]:
+    index = np.rint((points - surroundings.origin) / surroundings.step).astype(np.intp)
+    return np.clip(index, 0, np.array(surroundings.depth.shape) - 1)
+
+
+def _excluded(scene: Scene, voxels: Sequence[Voxel]) -> NDArray[np.float64]:
+    """Sum up the parts of each box that excluded regions fill, without their margins."""
+    regions = [rows for rows in scene.forbidden_rows.values() if rows is not None]
+    shares = [sum(rows.fraction(voxel, row_mm=ROW_MM) for rows in regions) for voxel in voxels]
+    return np.array(shares, dtype=np.float64)

@@ -1,0 +1,442 @@
+"""The network that places a box, and what it is trained by: losses that know that a box has many names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from placement.box.voxel import TURNS
+
+__all__ = [
+    "LOSSES",
+    "PlacementLoss",
+    "PlacementNetwork",
+    "center_outside",
+    "rotation_from_six",
+    "sampled_dice",
+    "sampled_fraction",
+]
+
+LOSSES = ("symmetric", "euler", "moment")
+
+#: Weights of position, sides and orientation, as published.
+WEIGHTS = (2.0, 3.0, 3.0)
+
+#: Weight of one less the Dice coefficient.
+OVERLAP_WEIGHT = 6.0
+
+#: Positions, and in the published loss sides, are compared in units of so many mm.
+LENGTH_MM = 10.0
+
+#: Likelihoods of centers are made of features times this, so that few steps of training can point somewhere.
+SHARPNESS = 4.0
+
+#: Weight of the channel of distances in them before training, so that a network starts with the deepest places.
+DEPTH = 2.5
+
+#: Slope of activations below zero, so that no channel dies.
+SLOPE = 0.1
+
+#: The part of tumor in a box is sampled at so many points along each side.
+POINTS = 6
+
+#: Features from which the heads answer.
+HIDDEN = 128
+
+#: Angles of canonical poses are below this.
+LARGEST_ANGLE = np.pi / 3
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one = nn.Conv3d(width, width, 3, padding=1, bias=False)
+        self.norm_one = _norm(width)
+        self.two = nn.Conv3d(width, width, 3, padding=1, bias=False)
+        self.norm_two = _norm(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = functional.leaky_relu(self.norm_one(self.one(x)), SLOPE, inplace=True)
+        out: torch.Tensor = functional.leaky_relu(x + self.norm_two(self.two(inner)), SLOPE)
+        return out
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, width // 4), width)
+
+
+class PlacementNetwork(nn.Module):
+    """
+    Four convolutions of stride 2, a residual block after each, and linear heads.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of a view.
+    widths : sequence of 4 int
+        Channels after each convolution.
+    n : int
+        Points of the view along each axis.
+    step : float
+        Their usual distance in mm.
+    size_range : pair of float
+        Least and largest side in mm, between which the head's sigmoid lies on a logarithmic scale.
+    size : sequence of 3 float
+        Sides that it answers before training, in mm.
+    angles : bool, default=False
+        Whether orientation is three Euler angles (tanh), as in the study, or two vectors made orthonormal.
+
+    References
+    ----------
+    Lee et al., MICCAI 2024. Rotations of two vectors: Zhou et al., CVPR 2019.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        widths: Sequence[int],
+        n: int,
+        step: float,
+        *,
+        size_range: tuple[float, float],
+        size: Sequence[float],
+        angles: bool = False,
+        heat: bool = True,
+        depth: int | None = None,
+    ) -> None:
+        super().__init__()
+        stages = []
+        before, side = n_channels, n
+        for width in widths:
+            first = nn.Conv3d(before, width, 3, stride=2, padding=1, bias=False)
+            stages.append(nn.Sequential(first, _norm(width), nn.LeakyReLU(SLOPE, inplace=True), _Residual(width)))
+            before, side = width, (side + 1) // 2
+        self.stages = nn.ModuleList(stages)
+        heads = [nn.Linear(width, 1, bias=False) for width in (n_channels, *widths[:3])]
+        self.heat = nn.ModuleList(heads if heat else [])
+        self.features = nn.Linear(before * side**3 + 1, HIDDEN)
+        # Without it the first steps move all features alike, and all boxes come to have the same sides.
+        self.norm = nn.BatchNorm1d(HIDDEN)
+        self.center = nn.Linear(HIDDEN, 3)
+        self.size = nn.Linear(HIDDEN, 3)
+        self.turn = nn.Linear(HIDDEN, 3 if angles else 6)
+        self.reach = 0.5 * n
+        self.step = step
+        self.angles = angles
+        low, high = np.log(size_range)
+        self.low, self.span = float(low), float(high - low)
+        start = np.clip((np.log(np.asarray(size)) - low) / (high - low), 0.02, 0.98)
+        with torch.no_grad():
+            for head in (self.center, self.size, self.turn):
+                head.weight.mul_(0.1)
+                head.bias.zero_()
+            for head in heads:
+                head.weight.zero_()
+            if depth is not None:
+                heads[0].weight[0, depth] = DEPTH
+            self.size.bias.copy_(torch.from_numpy(np.log(start / (1 - start))))
+            if not angles:
+                self.turn.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
+
+    def forward(self, volume: torch.Tensor, frame: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Place boxes.
+
+        Parameters
+        ----------
+        volume : tensor of shape (n, n_channels, x, y, z)
+            Views.
+        frame : tensor of shape (n, 4)
+            Middles of the views, which are not used, and distances of their points, in mm.
+
+        Returns
+        -------
+        dict of tensors
+            ``center`` (n, 3) in mm from the middle of the view, ``log_size`` (n, 3) of mm, ``rotation`` (n, 3, 3), and
+            ``angles`` (n, 3) in radians where orientation is by angles.
+        """
+        step = frame[:, 3:]
+        maps = [volume]
+        x = volume
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        expected = self._expected(maps) * step if len(self.heat) else 0.0
+        x = x.flatten(1)
+        x = functional.silu(self._centered(self.features(torch.cat([x, torch.log(step / self.step)], dim=1))))
+        turn = self.turn(x).float()
+        answer = {
+            "center": expected + torch.tanh(self.center(x).float()) * self.reach * step,
+            "log_size": self.low + self.span * torch.sigmoid(self.size(x).float()),
+        }
+        if self.angles:
+            answer["angles"] = torch.tanh(turn) * LARGEST_ANGLE
+            answer["rotation"] = rotation_from_angles(answer["angles"])
+        else:
+            answer["rotation"] = rotation_from_six(turn)
+        return answer
+
+    def _centered(self, features: torch.Tensor) -> torch.Tensor:
+        """Normalize features over the batch; one sample alone as in prediction."""
+        if len(features) > 1:
+            return self.norm(features)
+        norm = self.norm
+        return functional.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+    def _expected(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Average places by how likely each is the center, in steps from the middle: shape (n, 3)."""
+        heat = torch.zeros((), device=maps[0].device)
+        for head, one in reversed(list(zip(self.heat, maps, strict=False))):
+            weight: torch.Tensor = head.weight  # type: ignore[assignment]
+            found = (weight @ one.flatten(2)).float().reshape(-1, 1, *one.shape[2:])
+            coarse = functional.interpolate(heat, size=one.shape[2:]) if heat.ndim else heat
+            heat = found + coarse
+        side = heat.shape[-1]
+        likely = torch.softmax(SHARPNESS * heat.flatten(1), dim=1).reshape(-1, side, side, side)
+        line = torch.arange(side, device=heat.device) - self.reach + 0.5
+        return torch.stack([likely.sum(other) @ line for other in ((2, 3), (1, 3), (1, 2))], dim=1)
+
+
+def rotation_from_six(six: torch.Tensor) -> torch.Tensor:
+    """
+    Make rotations of two vectors each, by the method of Gram and Schmidt.
+
+    Parameters
+    ----------
+    six : tensor of shape (n, 6)
+        The two vectors, one after the other.
+
+    Returns
+    -------
+    tensor of shape (n, 3, 3)
+        Rotations, whose first columns are along the first vectors.
+    """
+    one = functional.normalize(six[:, :3], dim=1, eps=1e-6)
+    rest = six[:, 3:] - (one * six[:, 3:]).sum(1, keepdim=True) * one
+    two = functional.normalize(rest, dim=1, eps=1e-6)
+    return torch.stack([one, two, torch.linalg.cross(one, two)], dim=2)
+
+
+def rotation_from_angles(angles: torch.Tensor) -> torch.Tensor:
+    """
+    Make rotations of intrinsic XYZ Euler angles.
+
+    Parameters
+    ----------
+    angles : tensor of shape (n, 3)
+        In radians.
+
+    Returns
+    -------
+    tensor of shape (n, 3, 3)
+        Rotations, as `placement.box.voxel.rotation_of` makes them.
+    """
+    (sa, sb, sc), (ca, cb, cc) = torch.sin(angles).unbind(1), torch.cos(angles).unbind(1)
+    rows = [
+        [cb * cc, -cb * sc, sb],
+        [ca * sc + sa * sb * cc, ca * cc - sa * sb * sc, -sa * cb],
+        [sa * sc - ca * sb * cc, sa * cc + ca * sb * sc, ca * cb],
+    ]
+    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+
+
+def sampled_fraction(
+    tumor: torch.Tensor, center: torch.Tensor, size: torch.Tensor, rotation: torch.Tensor, step: torch.Tensor
+) -> torch.Tensor:
+    """
+    Estimate which part of boxes is tumor, with gradients for all nine numbers.
+
+    Parameters
+    ----------
+    tumor : tensor of shape (n, 1, x, y, z)
+        Part of tumor on the grid of a view, with as many points along each axis.
+    center, size : tensor of shape (n, 3)
+        Of boxes, in mm from the middle of the view.
+    rotation : tensor of shape (n, 3, 3)
+        Of boxes.
+    step : tensor of shape (n,)
+        Distance of the grid's points in mm.
+
+    Returns
+    -------
+    tensor of shape (n,)
+        Means over `POINTS`³ places in each box, interpolated trilinearly; nothing is tumor outside the grid.
+    """
+    return _sampled(tumor, _points(center, size, rotation), step).mean(1)
+
+
+def _points(center: torch.Tensor, size: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Spread `POINTS`³ places in each box: shape (n, points, 3)."""
+    line = (torch.arange(POINTS, dtype=center.dtype, device=center.device) + 0.5) / POINTS - 0.5
+    unit = torch.cartesian_prod(line, line, line)
+    return (unit * size[:, None]) @ rotation.transpose(1, 2) + center[:, None]
+
+
+def sampled_dice(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """
+    Estimate the Dice coefficients of boxes with those of experts, with gradients where they overlap.
+
+    Parameters
+    ----------
+    answers, targets : mapping of tensors
+        As in `PlacementLoss`.
+
+    Returns
+    -------
+    tensor of shape (n, n_experts)
+        From the part of `POINTS`³ places in each box that the expert's holds. Faces are ramps as wide as places are
+        apart, so that a box shares all with itself, and boxes turned alike share what they do.
+    """
+    size = answers["log_size"].exp()
+    points = _points(answers["center"], size, answers["rotation"])
+    local = (points[:, None] - targets["center"][:, :, None]) @ targets["rotation"]
+    theirs = targets["size"][:, :, None]
+    inside = torch.clamp((0.5 * theirs - local.abs()) * (POINTS / theirs) + 0.5, 0, 1).prod(-1).mean(-1)
+    mine, other = size.prod(-1)[:, None], targets["size"].prod(-1)
+    return 2 * inside * mine / (mine + other)
+
+
+def _sampled(tumor: torch.Tensor, points: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """Interpolate at points, shape (n, m, 3) in mm from the middle."""
+    # Torch counts a grid from -1 to 1 over its outer faces, last axis first.
+    places = (points / (0.5 * tumor.shape[-1] * step[:, None, None])).flip(-1)
+    found = functional.grid_sample(tumor, places[:, :, None, None], align_corners=False, padding_mode="zeros")
+    return found[:, 0, :, 0, 0]
+
+
+def center_outside(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """
+    Tell which centers lie outside the tumor: the study's last term, a step that no network can learn from.
+
+    Parameters
+    ----------
+    answers, targets : mapping of tensors
+        As in `PlacementLoss`.
+
+    Returns
+    -------
+    tensor of shape (n,)
+        1 where the center is not in the tumor, else 0.
+    """
+    return (_at_center(answers, targets) < 0.5).to(answers["center"].dtype)
+
+
+def _at_center(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return _sampled(targets["tumor"], answers["center"][:, None], targets["step"])[:, 0]
+
+
+class PlacementLoss(nn.Module):
+    """
+    How far boxes are from those of experts, and how much of them is not tumor.
+
+    With weights λ = 2, 3, 3 it is λ₁ (center) + λ₂ (sides) + λ₃ (orientation) + (1 − f) + c, where f is the part of the
+    box that is tumor, sampled. Centers are compared in units of 10 mm.
+
+    Parameters
+    ----------
+    kind : {"symmetric", "euler", "moment"}
+        ``"euler"``: the study's sums of squares; sides in units of 10 mm, Euler angles of the canonical pose in
+        radians. The study's step for a center outside the tumor has no gradient; it is left to `center_outside`, and
+        c = 0. ``"moment"``: |Δcenter|², and |log S − log S*|² / 4 for sides and orientation together, with the second
+        moments S = R diag(d² / 12) Rᵀ, the same for all names of a box; without gradient for the orientation of a
+        cube. ``"symmetric"``: the least over the 24 names of a box of the squared logarithms of the ratios of sides and
+        |R − R*|² / 8; for centers √(1 + |Δcenter|²) − 1, which experts who chose another place do not pull far; and
+        `OVERLAP_WEIGHT` times one less the Dice coefficient, sampled. With the last two, c is 1 less what is tumor at
+        the center, interpolated.
+    expert_loss : {"min", "mean", "each"}
+        Whether the nearest expert counts, or the mean over experts. "each" is a mean; samples then hold one expert.
+
+    References
+    ----------
+    Lee et al., MICCAI 2024.
+    """
+
+    def __init__(self, kind: str = "symmetric", expert_loss: str = "min") -> None:
+        super().__init__()
+        self.kind = kind
+        self.expert_loss = expert_loss
+        self.turns: torch.Tensor
+        self.register_buffer("turns", torch.from_numpy(TURNS.astype(np.float32)), persistent=False)
+
+    def forward(self, answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """
+        Compute the loss.
+
+        Parameters
+        ----------
+        answers : mapping of tensors
+            As of `PlacementNetwork`.
+        targets : mapping of tensors
+            ``center``, ``size`` of shape (n, n_experts, 3) in mm, ``angles`` of this shape in radians, ``rotation`` (n,
+            n_experts, 3, 3), of canonical poses; ``present`` (n, n_experts), 1 where an expert placed a box, whatever
+            else stands where not; ``tumor`` (n, 1, x, y, z), and ``step`` (n,) in mm.
+
+        Returns
+        -------
+        tensor
+            Mean over the cases.
+        """
+        terms = self.terms(answers, targets)
+        return (terms["experts"] + terms["outside"] + terms["center"]).mean()
+
+    def terms(
+        self, answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """
+        Compute the parts of the loss for each case.
+
+        Parameters
+        ----------
+        answers, targets : mapping of tensors
+            As in `forward`.
+
+        Returns
+        -------
+        dict of tensors of shape (n,)
+            ``experts``: the weighted distance from experts; ``outside``: the part of the box that is not tumor;
+            ``center``: c.
+        """
+        position = ((answers["center"][:, None] - targets["center"]) / LENGTH_MM).square().sum(-1)
+        apart = self._shapes(answers, targets)
+        if self.kind == "symmetric":
+            apart = apart + WEIGHTS[0] * (torch.sqrt(1 + position) - 1)
+            apart = apart + OVERLAP_WEIGHT * (1 - sampled_dice(answers, targets))
+        else:
+            apart = apart + WEIGHTS[0] * position
+        present = targets["present"]
+        if self.expert_loss == "min":
+            distance = torch.where(present > 0, apart, torch.inf).amin(1)
+        else:
+            distance = torch.where(present > 0, apart, 0.0).sum(1) / present.sum(1)
+        size = answers["log_size"].exp()
+        part = sampled_fraction(targets["tumor"], answers["center"], size, answers["rotation"], targets["step"])
+        center = torch.zeros_like(part) if self.kind == "euler" else 1 - _at_center(answers, targets)
+        return {"experts": distance, "outside": 1 - part, "center": center}
+
+    def _shapes(self, answers: Mapping[str, Any], targets: Mapping[str, Any]) -> torch.Tensor:
+        """Compare sides and orientation with each expert's: shape (n, n_experts)."""
+        logs, wanted = answers["log_size"][:, None], targets["size"].log()
+        if self.kind == "euler":
+            sides = ((logs.exp() - targets["size"]) / LENGTH_MM).square().sum(-1)
+            return WEIGHTS[1] * sides + WEIGHTS[2] * (answers["angles"][:, None] - targets["angles"]).square().sum(-1)
+        if self.kind == "moment":
+            apart = _log_moment(logs, answers["rotation"][:, None]) - _log_moment(wanted, targets["rotation"])
+            return WEIGHTS[1] * apart.square().sum((-1, -2)) / 4
+        # All names of the experts' boxes: sides change places, |P|ᵀ d, and rotations become R P.
+        sides = (logs[:, :, None] - torch.einsum("kab,nea->nekb", self.turns.abs(), wanted)).square().sum(-1)
+        named = torch.einsum("neab,kbc->nekac", targets["rotation"], self.turns)
+        turned = (answers["rotation"][:, None, None] - named).square().sum((-1, -2)) / 8
+        return (WEIGHTS[1] * sides + WEIGHTS[2] * turned).amin(2)
+
+
+def _log_moment(log_size: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the second moments of boxes, which has the same eigenvectors as they."""
+    values = 2 * log_size - float(np.log(12.0))
+    return (rotation * values[..., None, :]) @ rotation.transpose(-1, -2)

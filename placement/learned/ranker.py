@@ -1,0 +1,418 @@
+"""Learn which of many good places experts choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.utils.validation import check_is_fitted
+
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
+from dmrifit._utils.threads import check_jobs, one_thread
+from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.model_files.registry import register
+from dmrifit.model_files.regressor_file import dumped, loaded, trees
+from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, expert_voxels
+from placement.learned.features import FEATURES, Surroundings, describe_boxes
+from placement.search.objective import PlacementObjective
+from placement.search.optimizer import VoxelOptimizer
+from placement.search.scene import Scene
+
+__all__ = ["VoxelRanker"]
+
+#: Cubes are tried at thickest places that are at least this far apart, in mm.
+PLACES_APART_MM = 6.0
+
+#: Cubes are tried in these quantiles of experts' volumes.
+VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
+
+#: Expected Dice coefficients that agree in so many decimals are tied; the first found goes first.
+SCORE_DIGITS = 9
+
+#: Two boxes that share more than this (Dice) are one candidate.
+SAME_DICE = 0.8
+
+_TARGETS = ("mean", "closest")
+_FOREST = "forest.skops"
+#: What the forest is called among the regressors of model files.
+_ALGORITHM = "ETR"
+
+
+@register
+class VoxelRanker(BaseEstimator):
+    """
+    Choose among many boxes the one that experts would have chosen.
+
+    The objective function has many maxima that are nearly equal, and its boxes all hold about the same volume. Here
+    the boxes that `VoxelOptimizer.candidates` finds are joined by cubes in the middle of the tumor, weighted more and
+    more by depth, and at its thickest places, in volumes that experts chose. A forest of extremely randomized trees
+    learns from experts' boxes which Dice coefficient to expect of each, from its depth, size, purity, rotation and
+    its place among the others.
+
+    Parameters
+    ----------
+    optimizer : VoxelOptimizer, default=None
+        Finds candidates, and says which boxes are allowed. By its parameters: what it has fitted is not used.
+    n_candidates : int, default=40
+        Boxes of the optimizer at most.
+    n_places : int, default=1
+        Thickest places that cubes are tried at, beside four middles; 0 for none. More candidates are not always
+        better: the best-looking of many is more often a mistake.
+    target : {"mean", "closest"}, default="mean"
+        Whether the mean of the Dice coefficients with a case's experts is learned, or the largest.
+    n_estimators : int, default=100
+        Trees.
+    min_samples_leaf : int, default=100
+        Boxes in a leaf at least. Those of one case have much in common, so that leaves must hold several cases.
+    verbose : bool, default=False
+        Whether to show progress.
+    n_jobs : int, default=None
+        Cases that are searched in parallel, by joblib's rule. The result is the same.
+    random_state : int, RandomState or None, default=None
+        Seed of the trees, and of the optimizer if it has no number of its own.
+
+    Attributes
+    ----------
+    optimizer_ : VoxelOptimizer
+        What finds candidates.
+    forest_ : ExtraTreesRegressor
+        What ranks them, by the features of `placement.learned.features.FEATURES`.
+    volumes_ : ndarray of shape (4,)
+        Volumes of the cubes in mL, quantiles of the experts' volumes.
+    feature_importances_ : ndarray of shape (n_features,)
+        How much each feature serves the forest; they add up to 1.
+
+    See Also
+    --------
+    VoxelOptimizer : The largest objective, without experts.
+
+    Examples
+    --------
+    >>> from placement import VoxelRanker, simulate_gliomas
+    >>> scenes, voxels = simulate_gliomas(6, random_state=0)
+    >>> ranker = VoxelRanker(n_candidates=5, n_places=2, n_estimators=10, random_state=0)
+    >>> ranker.fit(scenes[:5], voxels[:5]).predict(scenes[5:]).shape
+    (1, 9)
+    """
+
+    def __init__(
+        self,
+        optimizer: VoxelOptimizer | None = None,
+        *,
+        n_candidates: int = 40,
+        n_places: int = 1,
+        target: str = "mean",
+        n_estimators: int = 100,
+        min_samples_leaf: int = 100,
+        verbose: bool = False,
+        n_jobs: int | None = None,
+        random_state: RandomState = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.n_candidates = n_candidates
+        self.n_places = n_places
+        self.target = target
+        self.n_estimators = n_estimators
+        self.min_samples_leaf = min_samples_leaf
+        self.verbose = verbose
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def fit(self, scenes: Sequence[Scene], voxels: ArrayLike) -> VoxelRanker:
+        """
+        Learn which boxes experts choose.
+
+        Parameters
+        ----------
+        scenes : sequence of n Scene
+            Tumors.
+        voxels : array_like of shape (n, 9) or (n, n_experts, 9)
+            Experts' boxes as `Voxel.as_array` gives them; rows of NaN where an expert placed none.
+
+        Returns
+        -------
+        VoxelRanker
+            Itself.
+
+        Raises
+        ------
+        TypeError
+            If the optimizer is none.
+        ValueError
+            If a parameter is not possible, scenes and voxels differ in number, a voxel is none, or there is one case
+            only.
+        """
+        optimizer = self._checked()
+        experts = expert_voxels(voxels, scenes)
+        if len(scenes) < 2:
+            msg = "a ranker learns from two cases or more, got 1; more than 50 are advisable"
+            raise ValueError(msg)
+        seed = seed_from(self.random_state)
+        if optimizer.random_state is None or isinstance(optimizer.random_state, np.random.RandomState):
+            optimizer.set_params(random_state=derived_seed(seed, "optimizer"))
+        volumes = np.prod(experts[..., 3:6], axis=-1) / MM3_PER_ML
+        self.optimizer_ = optimizer
+        self.volumes_ = np.nanquantile(volumes, VOLUME_QUANTILES)
+        rows, values = [], []
+        for boxes, own in zip(self._gather(scenes, "candidates"), experts, strict=True):
+            placed = [Voxel.from_array(row) for row in own[~np.isnan(own).all(axis=1)]]
+            dice = np.array([[voxel.dice(one) for one in placed] for voxel in boxes.voxels])
+            rows.append(boxes.features)
+            values.append(dice.mean(axis=1) if self.target == "mean" else dice.max(axis=1))
+        forest = ExtraTreesRegressor(
+            self.n_estimators,
+            min_samples_leaf=self.min_samples_leaf,
+            max_features=0.5,
+            n_jobs=1,
+            random_state=derived_seed(seed, "forest"),
+        )
+        with one_thread():
+            self.forest_ = forest.fit(np.concatenate(rows), np.concatenate(values))
+        return self
+
+    def predict(self, scenes: Iterable[Scene]) -> NDArray[np.float64]:
+        """
+        Place a voxel in each scene.
+
+        Parameters
+        ----------
+        scenes : iterable of Scene
+            The tumors.
+
+        Returns
+        -------
+        ndarray of shape (n, 9)
+            Centers in mm, sides in mm, angles in degrees.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        check_is_fitted(self)
+        rows = [self._ranked(boxes, 1)[0][0].as_array() for boxes in self._gather(list(scenes), "place")]
+        return np.array(rows, dtype=np.float64).reshape(-1, 9)
+
+    def place(self, scene: Scene) -> Voxel:
+        """
+        Place a voxel.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+
+        Returns
+        -------
+        Voxel
+            The first of `candidates`, in its canonical pose.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        return self.candidates(scene, 1)[0][0]
+
+    def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
+        """
+        Rank distinct boxes.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+        n : int
+            How many at most.
+
+        Returns
+        -------
+        list of (Voxel, float)
+            Voxels and the Dice coefficient with experts that is expected of them, best first; no two share more than
+            80 % (Dice). What breaks constraints of the optimizer comes last.
+
+        Raises
+        ------
+        ValueError
+            If `n` is below 1.
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        check_is_fitted(self)
+        if n < 1:
+            msg = f"the number of candidates must be 1 or more, got {n}"
+            raise ValueError(msg)
+        return self._ranked(_boxes(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places), n)
+
+    @property
+    def feature_importances_(self) -> NDArray[np.float64]:
+        """How much each feature serves the forest: shape (n_features,), sum 1."""
+        check_is_fitted(self)
+        return np.asarray(self.forest_.feature_importances_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "forest_")
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """
+        Give what a model file holds: parameters, the optimizer's among what is fitted, and the forest.
+
+        Returns
+        -------
+        parameters : dict
+            Of the constructor, but for the optimizer and for what belongs to one machine.
+        fitted : dict
+            The optimizer's parameters and the volumes.
+        files : dict of bytes
+            The forest, as skops stores it.
+
+        Raises
+        ------
+        TypeError
+            If a parameter cannot be stored.
+        """
+        own = self.get_params(deep=False)
+        left_out = ("optimizer", "n_jobs", "verbose")
+        if isinstance(own["random_state"], np.random.RandomState):
+            own["random_state"] = None
+        parameters = {name: encoded(value, name) for name, value in own.items() if name not in left_out}
+        search = self.optimizer_.get_params(deep=False)
+        objective = search.pop("objective")
+        search["size_range"] = np.asarray(search["size_range"], dtype=np.float64).tolist()
+        fitted = {
+            "optimizer": {name: encoded(value, name) for name, value in search.items()},
+            "objective": None if objective is None else asdict(objective),
+            "volumes": self.volumes_.tolist(),
+            "features": list(FEATURES),
+        }
+        return parameters, fitted, {_FOREST: dumped(self.forest_, _ALGORITHM, {}, [])}
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Take what `stored` has given.
+
+        Parameters
+        ----------
+        fitted : mapping
+            As given by `stored`.
+        files : mapping of bytes
+            As given by `stored`.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
+        refuse_keys(fitted, {"optimizer", "objective", "volumes", "features"}, "fitted attribute", complete=True)
+        refuse_keys(files, {_FOREST}, "file", complete=True)
+        if fitted["features"] != list(FEATURES):
+            msg = f"it ranks by other features than this version: {fitted['features']}; train the model again"
+            raise RefusedError(msg)
+        known = set(VoxelOptimizer().get_params(deep=False)) - {"objective"}
+        refuse_keys(fitted["optimizer"], known, "parameter of VoxelOptimizer", complete=True)
+        objective = None
+        if fitted["objective"] is not None:
+            refuse_keys(fitted["objective"], set(asdict(PlacementObjective())), "part of an objective", complete=True)
+            objective = PlacementObjective(**fitted["objective"])
+        search = {name: decoded(value) for name, value in fitted["optimizer"].items()}
+        self.optimizer = VoxelOptimizer(objective, **search)
+        volumes = np.array(fitted["volumes"], dtype=np.float64)
+        if volumes.shape != (len(VOLUME_QUANTILES),) or not (np.isfinite(volumes) & (volumes > 0)).all():
+            msg = f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: {fitted['volumes']}"
+            raise RefusedError(msg)
+        self.optimizer_ = self._checked()
+        self.volumes_ = volumes
+        self.forest_ = _checked_forest(loaded(files[_FOREST], _ALGORITHM, [], files))
+
+    def _checked(self) -> VoxelOptimizer:
+        """Check the parameters; a copy of the optimizer."""
+        given: Any = self.optimizer
+        if given is not None and not isinstance(given, VoxelOptimizer):
+            msg = f"optimizer must be a VoxelOptimizer or None, got {given!r}"
+            raise TypeError(msg)
+        least = {"n_candidates": 1, "n_places": 0, "n_estimators": 1, "min_samples_leaf": 1}
+        for name, low in least.items():
+            check_number(name, getattr(self, name), least=low, whole=True)
+        check_jobs(self.n_jobs)
+        check_word("target", self.target, _TARGETS)
+        optimizer: VoxelOptimizer = VoxelOptimizer() if given is None else clone(given)
+        return optimizer.fit()  # which checks its parameters
+
+    def _gather(self, scenes: Sequence[Scene], task: str) -> Iterator[_Boxes]:
+        """Find and describe the boxes of scenes, in their order."""
+        from tqdm import tqdm
+
+        work = (
+            delayed(_boxes)(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places) for scene in scenes
+        )
+        found = Parallel(n_jobs=self.n_jobs, return_as="generator")(work)
+        yield from tqdm(found, total=len(scenes), unit="case", desc=task, disable=not self.verbose)
+
+    def _ranked(self, boxes: _Boxes, n: int) -> list[tuple[Voxel, float]]:
+        """Sort boxes by constraints, then by the forest; keep what is distinct."""
+        scores = self.forest_.predict(boxes.features)
+        kept: list[tuple[Voxel, float]] = []
+        for index in np.lexsort([-scores.round(SCORE_DIGITS), boxes.n_flags]):
+            voxel = boxes.voxels[index]
+            if all(voxel.dice(other) <= SAME_DICE for other, _ in kept):
+                kept.append((voxel, float(scores[index])))
+                if len(kept) == n:
+                    break
+        return kept
+
+
+class _Boxes:
+    """The boxes of a scene, what is told of them, and how many constraints each breaks."""
+
+    def __init__(self, voxels: list[Voxel], features: NDArray[np.float64], n_flags: NDArray[np.int64]) -> None:
+        self.voxels = voxels
+        self.features = features
+        self.n_flags = n_flags
+
+
+def _boxes(
+    optimizer: VoxelOptimizer, scene: Scene, volumes: NDArray[np.float64], n_candidates: int, n_places: int
+) -> _Boxes:
+    """Find boxes and describe them."""
+    found = [voxel for voxel, _ in optimizer.candidates(scene, n_candidates)]
+    surroundings = Surroundings(scene)
+    places = [*surroundings.middles(), *surroundings.thick_places(n_places, PLACES_APART_MM)]
+    cubes = []
+    for place in places:
+        cubes += [Voxel(place, _sides(volume, optimizer)) for volume in volumes]
+    if optimizer.rounding is not None:
+        cubes = [optimizer.rounded(voxel, scene) for voxel in cubes]
+    assessed = [optimizer.assess(voxel, scene) for voxel in found + cubes]
+    voxels = [placement.voxel for placement in assessed]
+    objectives = np.array([placement.objective for placement in assessed])
+    fractions = np.array([placement.tumor_fraction for placement in assessed])
+    features = describe_boxes(surroundings, voxels, objectives, fractions, found)
+    return _Boxes(voxels, features, np.array([len(placement.flags) for placement in assessed]))
+
+
+def _sides(volume: float, optimizer: VoxelOptimizer) -> NDArray[np.float64]:
+    """Give the sides of a cube, or of what is nearest to one that is allowed, in mm."""
+    wanted = max(volume, optimizer.min_volume)
+    return allowed_sides(np.full(3, np.cbrt(wanted * MM3_PER_ML)), optimizer.size_range, wanted)
+
+
+def _checked_forest(forest: Any) -> ExtraTreesRegressor:
+    """Refuse what is no forest over the features, and trees that lead out of their memory."""
+    if not isinstance(forest, ExtraTreesRegressor) or getattr(forest, "n_features_in_", None) != len(FEATURES):
+        msg = f"its regressor is no forest over {len(FEATURES)} features"
+        raise RefusedError(msg)
+    for parent, left, right, inner, feature, n_features in trees(forest):
+        below = np.stack([left, right])[:, inner]
+        sound = ((below > parent[inner]) & (below < len(parent))).all()
+        sound = sound and ((feature[inner] >= 0) & (feature[inner] < n_features)).all()
+        if not sound or n_features != len(FEATURES):
+            msg = "a tree of its forest has branches that lead nowhere"
+            raise RefusedError(msg)
+    return forest

@@ -1,0 +1,461 @@
+"""A network that learns from experts where to place a voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from dmrifit._optional import import_optional
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.randomness import RandomState
+from dmrifit.model_files.registry import register
+from dmrifit.networks.volume_estimator import VolumeEstimator
+from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, angles_of, expert_voxels
+from placement.learned.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
+from placement.search.objective import PlacementObjective, tumor_fraction
+from placement.search.scene import Scene
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["VoxelRegressor"]
+
+_LOSSES = ("symmetric", "euler", "moment")
+_EXPERT_LOSSES = ("min", "mean", "each")
+_HEADS = ("heat", "linear")
+
+#: Points of a view along each axis and their distance in mm, for the usual and for the fast form.
+_GRIDS = {False: (32, 3.0), True: (24, 4.0)}
+
+
+#: Center, sides and rotation.
+_Box: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+#: Boxes that share more than this part (Dice) are one answer.
+_ALIKE = 0.8
+
+#: First steps of the polish: mm, logarithm of sides, radians; and how often it tries at most.
+_POLISH_STEPS, _POLISH_TRIES = (2.0, 0.05, 0.1), 250
+
+
+@register
+class VoxelRegressor(VolumeEstimator):
+    """
+    Place a voxel by a network that has learned from experts.
+
+    The network sees the tumor on a grid of 96 mm along the scanner's axes about the centroid, and answers center,
+    sides and rotation at once. A lesion that would not fit is seen on a coarser grid.
+
+    Parameters
+    ----------
+    channels : sequence of {"tumor", "distance", "exclude", "image"}, default=("tumor", "distance")
+        What the network sees; ``"tumor"`` must be there. ``"exclude"`` is what scenes exclude, such as necrosis: it
+        then also counts as outside for ``"distance"``, and as no tumor in the loss.
+        See `placement.learned.views.view_of`.
+    loss : {"symmetric", "euler", "moment"}, default="symmetric"
+        How boxes are compared; see `placement.learned.pose_network.PlacementLoss`. ``"euler"`` is the study's.
+    expert_loss : {"min", "mean", "each"}, default="min"
+        Where several experts placed a voxel in a case: learn from the nearest, from all at once, or from each as a
+        sample of its own. The mean of two distant voxels lies between them.
+    head : {"heat", "linear"}, default="heat"
+        Whether the center is an average of places, weighted by how likely a linear head finds each, and a shift by
+        another, or the latter alone, as in the study. With a hundred cases the first learns faster.
+    fast : bool, default=False
+        A network of half the width on a coarser grid (4 mm in place of 3 mm), for less than half the time.
+    refine : bool, default=False
+        Polish each answer by the optimizer's search from there, with the answer's own volume as the wanted one, and
+        move it off what is excluded. It changes only where it comes to break fewer constraints, or no more and to hold
+        no smaller part of tumor.
+    size_range : pair of float, default=(10, 60)
+        Least and largest side in mm.
+    min_volume : float, default=6.0
+        Smaller answers are enlarged to this volume in mL, as far as `size_range` allows; 0 for none.
+    width : int, default=8
+        Channels after the first convolution (half of it where `fast`); each of the next three has twice as many.
+    augment : bool, default=True
+        Whether each case is turned and mirrored, in one of 48 ways that is drawn anew in each epoch.
+    weight_decay : float, default=0.01
+        Of AdamW.
+    epochs : int, default=60
+        Passes over the cases.
+    batch_size : int, default=10
+        Samples in a step.
+    learning_rate : float, default=0.001
+        Of the first epoch.
+    schedule : {"cosine", "constant"}, default="cosine"
+        Whether the learning rate falls to zero over the epochs, or stays. Where it stays, the running averages that
+        prediction needs lag behind the weights, and answers are far worse than the loss says.
+    validation_fraction : float, default=0.0
+        Share of the groups that are scored after each epoch, by Dice with the closest expert, and not learned from.
+    patience : int, optional
+        End the training after so many epochs without a better mean score, and take the best weights.
+    mixed_precision : bool, default=False
+        Compute in bfloat16 where that is precise enough, on a GPU only.
+    compile : bool, default=False
+        Let torch compile the network, on a GPU only.
+    checkpoint : path, optional
+        Folder for the states of trainings, from which an interrupted one goes on.
+    verbose : bool, default=False
+        Whether to show a bar with the time left.
+    device : str, default="auto"
+        ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+    random_state : int, RandomState or None, default=None
+        Seed of first weights, split and samples.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net.
+    history_ : list of dict
+        Of each epoch.
+    n_channels_ : int
+        Number of channels.
+
+    References
+    ----------
+    Lee et al., MICCAI 2024.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[str] = ("tumor", "distance"),
+        *,
+        loss: str = "symmetric",
+        expert_loss: str = "min",
+        head: str = "heat",
+        fast: bool = False,
+        refine: bool = False,
+        size_range: tuple[float, float] = (10.0, 60.0),
+        min_volume: float = 6.0,
+        width: int = 8,
+        augment: bool = True,
+        weight_decay: float = 0.01,
+        epochs: int = 60,
+        batch_size: int = 10,
+        learning_rate: float = 0.001,
+        schedule: str = "cosine",
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        mixed_precision: bool = False,
+        compile: bool = False,
+        checkpoint: str | Path | None = None,
+        verbose: bool = False,
+        device: str = "auto",
+        random_state: RandomState = None,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            mixed_precision=mixed_precision,
+            compile=compile,
+            checkpoint=checkpoint,
+            verbose=verbose,
+            device=device,
+            random_state=random_state,
+        )
+        self.channels = channels
+        self.loss = loss
+        self.expert_loss = expert_loss
+        self.head = head
+        self.fast = fast
+        self.refine = refine
+        self.size_range = size_range
+        self.min_volume = min_volume
+        self.width = width
+        self.augment = augment
+        self.weight_decay = weight_decay
+
+    # What users call ------------------------------------------------------------------------------
+
+    def fit(  # type: ignore[override]
+        self, scenes: Sequence[Scene], voxels: ArrayLike, *, groups: Sequence[Any] | None = None
+    ) -> VoxelRegressor:
+        """
+        Learn from experts.
+
+        Parameters
+        ----------
+        scenes : sequence of n Scene
+            The tumors.
+        voxels : array_like of shape (n, 9) or (n, n_experts, 9)
+            Experts' voxels as `Voxel.as_array` gives them; rows of NaN where an expert placed none.
+        groups : sequence of n, default=None
+            The patient of each scene, for `validation_fraction`.
+
+        Returns
+        -------
+        VoxelRegressor
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not possible, scenes and voxels differ in number, or a voxel is none; before the
+            training starts.
+        FloatingPointError
+            If the loss becomes infinite or no number.
+        ImportError
+            If torch or skorch is not installed.
+        """
+        self._check()
+        experts = expert_voxels(voxels, scenes)
+        self._train(scenes, experts, groups)
+        return self
+
+    def predict(self, scenes: Iterable[Scene]) -> NDArray[np.float64]:
+        """
+        Place a voxel in each scene.
+
+        Parameters
+        ----------
+        scenes : iterable of Scene
+            The tumors.
+
+        Returns
+        -------
+        ndarray of shape (n, 9)
+            Centers in mm, sides in mm, angles in degrees, of canonical poses.
+        """
+        listed = list(scenes)
+        check_is_fitted(self)
+        return super().predict(listed) if listed else np.empty((0, 9))
+
+    def place(self, scene: Scene) -> Voxel:
+        """
+        Place a voxel.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+
+        Returns
+        -------
+        Voxel
+            The voxel, in its canonical pose.
+        """
+        return Voxel.from_array(self.predict([scene])[0])
+
+    def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
+        """
+        Give distinct places: the answers to the scene in all 48 ways of turning and mirroring it.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+        n : int
+            How many at most.
+
+        Returns
+        -------
+        list of (Voxel, float)
+            Voxels and how well the answers agree with them (mean Dice with all), best first; no two share more than
+            80 % (Dice).
+
+        Raises
+        ------
+        ValueError
+            If `n` is below 1, or as for `predict`.
+        """
+        check_is_fitted(self)
+        if n < 1:
+            msg = f"the number of candidates must be 1 or more, got {n}"
+            raise ValueError(msg)
+        inputs = self._inputs(scene)
+        self._check_inputs(inputs)
+        torch = import_optional("torch")
+        from dmrifit._utils import torch_state
+        from dmrifit.networks import training
+
+        def infer(batch: Any) -> Any:
+            return training.as_arrays(self.net_.infer(training.collated(batch)))
+
+        with torch_state.one_torch_thread(), torch.inference_mode(), torch_state.repeatable_kernels():
+            self.net_.module_.eval()
+            found = self._boxes(infer, inputs, FLIPS)
+        boxes = [self._voxel(box, inputs["frame"]) for box in found]
+        shared = np.array([[one.dice(other) for other in boxes] for one in boxes])
+        scores = shared.mean(axis=1)
+        kept: list[int] = []
+        for i in np.argsort(-scores, kind="stable"):
+            if len(kept) < n and (shared[i, kept] <= _ALIKE).all():
+                kept.append(int(i))
+        return [(self._finished(boxes[i], scene), float(scores[i])) for i in kept]
+
+    # What the base asks for -----------------------------------------------------------------------
+
+    def _check(self) -> None:
+        super()._check()
+        channels = self.channels
+        known = isinstance(channels, Sequence) and not isinstance(channels, str) and set(channels) <= set(CHANNELS)
+        if not known or "tumor" not in channels or len(set(channels)) < len(channels):
+            msg = f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}"
+            raise ValueError(msg)
+        for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES), ("head", _HEADS)):
+            check_word(name, getattr(self, name), values)
+        try:
+            sides = np.asarray(self.size_range, dtype=np.float64)
+        except (TypeError, ValueError):
+            sides = np.empty(0)
+        if sides.shape != (2,) or not 0 < sides[0] < sides[1] < np.inf:
+            msg = f"size_range must be the least and the largest side in mm, not {self.size_range!r}"
+            raise ValueError(msg)
+        if not 0 <= self.min_volume <= sides[1] ** 3 / MM3_PER_ML:
+            msg = f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
+            raise ValueError(msg)
+        check_number("width", self.width, least=1, whole=True)
+        check_number("weight_decay", self.weight_decay, below=1)
+
+    @property
+    def _grid(self) -> tuple[int, float]:
+        return _GRIDS[bool(self.fast)]
+
+    def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
+        self.n_channels_ = len(self.channels)
+        boxes = np.asarray(targets, dtype=np.float64).reshape(-1, 9)
+        sides = np.log(boxes[~np.isnan(boxes).any(axis=1), 3:6])
+        self._usual_size = np.exp(sides.mean(axis=0))
+
+    def _module(self) -> torch.nn.Module:
+        from placement.learned.pose_network import PlacementNetwork
+
+        n, step = self._grid
+        width = max(1, self.width // 2) if self.fast else self.width
+        widths = [width * k for k in ((1, 2, 4, 4) if self.fast else (1, 2, 4, 8))]
+        return PlacementNetwork(
+            self.n_channels_,
+            widths,
+            n,
+            step,
+            size_range=self.size_range,
+            # A model file brings weights of its own.
+            size=getattr(self, "_usual_size", (20.0, 20.0, 20.0)),
+            angles=self.loss == "euler",
+            heat=self.head == "heat",
+            depth=list(self.channels).index("distance") if "distance" in self.channels else None,
+        )
+
+    def _criterion(self) -> torch.nn.Module:
+        from placement.learned.pose_network import PlacementLoss
+
+        return PlacementLoss(self.loss, self.expert_loss)
+
+    def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return import_optional("torch.optim").AdamW, {"weight_decay": self.weight_decay}
+
+    def _inputs(self, case: Any) -> dict[str, Any]:
+        if not isinstance(case, Scene):
+            msg = f"a Scene is needed, not {type(case).__name__}"
+            raise ValueError(msg)
+        volume, frame = view_of(case, self.channels, *self._grid)
+        return {"volume": volume, "frame": frame}
+
+    def _check_inputs(self, inputs: Any) -> None:
+        if len(inputs["volume"]) != self.n_channels_:
+            msg = f"{len(self.channels)} channels where {self.n_channels_} were learned from; fit again"
+            raise ValueError(msg)
+
+    def _target(self, target: Any, inputs: Any) -> dict[str, Any]:
+        rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)
+        present = np.asarray(~np.isnan(rows).any(axis=1))
+        # What stands for a missing expert has to be a box all the same.
+        rows = np.where(present[:, None], rows, rows[present][:1])
+        boxes = [Voxel.from_array(row).canonical() for row in rows]
+        volume, frame = inputs["volume"], inputs["frame"]
+        tumor = volume[self.channels.index("tumor")][None]
+        if "exclude" in self.channels:
+            tumor = tumor * (1 - volume[self.channels.index("exclude")][None])
+        return {
+            "center": np.array([box.center for box in boxes]) - frame[:3],
+            "size": np.array([box.size for box in boxes]),
+            "rotation": np.array([box.rotation for box in boxes]),
+            "present": present.astype(np.float64),
+            "tumor": tumor,
+            "step": frame[3],
+        }
+
+    def _stream(
+        self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
+    ) -> Iterator[tuple[Any, Any]]:
+        for i in rng.permutation(len(inputs)):
+            flip = FLIPS[rng.integers(len(FLIPS)) if self.augment else 0]
+            target = targets[i]
+            alone = np.flatnonzero(target["present"]) if self.expert_loss == "each" else [None]
+            for expert in alone:
+                yield self._turned(inputs[i], target, flip, expert)
+
+    def _turned(self, inputs: Any, target: Any, flip: NDArray[np.float64], expert: Any) -> tuple[Any, Any]:
+        """Turn a sample; of its experts, all or one is there."""
+        center, size, rotation = turned_pose(target["center"], target["size"], target["rotation"], flip)
+        present = target["present"]
+        if expert is not None:
+            present = (np.arange(len(present)) == expert).astype(np.float64)
+        turned = {
+            **target,
+            "center": center,
+            "size": size,
+            "rotation": rotation,
+            "present": present,
+            "tumor": turned_view(target["tumor"], flip),
+        }
+        if self.loss == "euler":
+            turned["angles"] = np.radians([angles_of(one) for one in rotation])
+        return {"volume": turned_view(inputs["volume"], flip), "frame": inputs["frame"]}, turned
+
+    def _predict_case(self, infer: Callable[[Any], Any], inputs: Any, case: Any) -> NDArray[np.float64]:
+        (box,) = self._boxes(infer, inputs, FLIPS[:1])
+        return self._finished(self._voxel(box, inputs["frame"]), case).as_array()
+
+    def _boxes(self, infer: Callable[[Any], Any], inputs: Any, flips: NDArray[np.float64]) -> list[_Box]:
+        """Let the network answer to a view that is turned and mirrored, and turn the answers back."""
+        views = [{"volume": turned_view(inputs["volume"], f), "frame": inputs["frame"]} for f in flips]
+        answer = infer(views)
+        sizes = np.exp(answer["log_size"].astype(np.float64))
+        return [
+            turned_pose(answer["center"][i].astype(np.float64), sizes[i], answer["rotation"][i], flip.T)
+            for i, flip in enumerate(flips)
+        ]
+
+    def _voxel(self, box: _Box, frame: NDArray[np.float64]) -> Voxel:
+        """Give a voxel in its canonical pose; if it is too small, enlarge it."""
+        center, size, rotation = box
+        enlarged = allowed_sides(size, self.size_range, self.min_volume)
+        return Voxel(frame[:3] + center, enlarged, angles_of(rotation)).canonical()
+
+    def _finished(self, voxel: Voxel, scene: Scene) -> Voxel:
+        voxel = scene.moved_inside(voxel)
+        return _polished(voxel, scene, self.size_range, self.min_volume) if self.refine else voxel
+
+    def _case_score(self, prediction: Any, target: Any) -> float:
+        """Dice with the closest expert."""
+        voxel = Voxel.from_array(prediction)
+        rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)
+        return max(voxel.dice(Voxel.from_array(row)) for row in rows if not np.isnan(row).any())
+
+
+def _polished(voxel: Voxel, scene: Scene, size_range: tuple[float, float], min_volume: float) -> Voxel:
+    """Search for a better box from this one, of about its volume; take it if it holds no smaller part of tumor."""
+    from placement.search.optimizer import VoxelOptimizer
+    from placement.search.scene_search import FINE, Search
+
+    wanted = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
+    optimizer = VoxelOptimizer(wanted, size_range=size_range, min_volume=min_volume)
+    search = Search(optimizer._wishes(), scene)
+    search.prepare()
+    start = search.spread(voxel.center[None], voxel.size[None], (7,), voxel.rotation[None])
+    polished = search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE)
+    if scene.margins:
+        polished = search.cleared(polished)
+    found = search.voxel(polished.boxes[0])
+    worth = [(-len(search.flags(one, own=True)), tumor_fraction(one, scene)) for one in (found, voxel)]
+    return found if worth[0] >= worth[1] else voxel

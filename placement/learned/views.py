@@ -1,0 +1,211 @@
+"""What a network sees of a scene: its tumor on a small grid about the centroid, whatever the image's grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placement.learned import resampling
+from placement.search.scene import Scene
+
+__all__ = ["CHANNELS", "FLIPS", "turned_pose", "turned_view", "view_of"]
+
+#: What a network can be shown.
+CHANNELS = ("tumor", "distance", "exclude", "image")
+
+#: Distances from the tumor's border are divided by this many mm.
+DISTANCE_MM = 12.0
+
+#: Contrasts of the image beyond this many standard deviations are cut.
+LARGEST_CONTRAST = 4.0
+
+
+def _flips() -> NDArray[np.float64]:
+    """List the 48 signed permutations, identity first."""
+    found = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[range(3), list(order)] = signs
+            found.append(matrix)
+    return np.array(found)
+
+
+#: The 48 ways to exchange and to mirror the axes of a cubic grid, shape (48, 3, 3).
+FLIPS = _flips()
+
+
+def view_of(
+    scene: Scene, channels: Sequence[str], n: int, step: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """
+    Lay a scene on a cubic grid along the scanner's axes, about the centroid of the tumor.
+
+    Parameters
+    ----------
+    scene : Scene
+        The tumor.
+    channels : sequence of {"tumor", "distance", "exclude", "image"}
+        ``"tumor"``: which part of a grid point's surrounding is tumor. ``"distance"``: signed distance from the border
+        of the tumor over `DISTANCE_MM`, positive inside; where ``"exclude"`` is a channel too, what is excluded counts
+        as outside. ``"exclude"``: what is excluded, without margins; nothing, where a scene excludes nothing.
+        ``"image"``: the image of the scene, less its mean over the grid and divided by its standard deviation there,
+        cut at `LARGEST_CONTRAST`; 0 outside the image.
+    n : int
+        Points along each axis.
+    step : float
+        Distance of points in mm. It is larger where the tumor would not fit.
+
+    Returns
+    -------
+    volume : ndarray of float32, shape (n_channels, n, n, n)
+        The channels.
+    frame : ndarray of shape (4,)
+        Middle of the grid in mm, RAS+, and the distance of its points in mm.
+
+    Raises
+    ------
+    ValueError
+        If an image is asked for and a scene has none of three axes, or it is not finite.
+    """
+    blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
+    tumor = resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
+    matrix, place = _placed(scene, scene.origin, blocks)
+    center = matrix @ resampling.mass_center(tumor) + place
+    step = _fitting_step(tumor, matrix, place, center, n, step)
+    frame = np.array([*center, step])
+
+    def on_grid(values: NDArray, origin: Any, by: NDArray[np.int64]) -> NDArray[np.float32]:
+        of_index, first = _placed(scene, origin, by)
+        inverse = np.linalg.inv(of_index)
+        corner = center - 0.5 * (n - 1) * step
+        return np.asarray(
+            resampling.resample(values, np.ascontiguousarray(inverse * step), inverse @ (corner - first), n)
+        )
+
+    volume = np.empty((len(channels), n, n, n), dtype=np.float32)
+    part = on_grid(tumor, scene.origin, blocks)
+    allowed = part
+    named = dict(zip(channels, volume, strict=True))
+    if "tumor" in named:
+        named["tumor"][:] = part
+    if "exclude" in named:
+        named["exclude"][:] = 0.0
+        if scene.margins:
+            origin, shape = _window(scene, center, n, step)
+            region = scene.forbidden_in(origin.tolist(), shape.tolist()).astype(np.float32)
+            named["exclude"][:] = on_grid(resampling.block_means(region, blocks), origin, blocks)
+            allowed = part * (1 - named["exclude"])
+    if "distance" in named:
+        # Probabilities may all be below one half.
+        inside = allowed > min(0.5, 0.5 * float(allowed.max()))
+        named["distance"][:] = resampling.signed_distance(inside) * np.float32(step / DISTANCE_MM)
+    if "image" in named:
+        named["image"][:] = _contrast(scene, on_grid, center, n, step, blocks)
+    return volume, frame
+
+
+def turned_view(volume: NDArray, flip: NDArray[np.float64]) -> NDArray:
+    """
+    Exchange and mirror the axes of a view.
+
+    Parameters
+    ----------
+    volume : ndarray of shape (n_channels, n, n, n)
+        The view.
+    flip : ndarray of shape (3, 3)
+        One of `FLIPS`.
+
+    Returns
+    -------
+    ndarray of shape (n_channels, n, n, n)
+        What lay at x, about the middle, now lies at ``flip @ x``.
+    """
+    order = np.abs(flip).argmax(axis=1)
+    turned = volume.transpose(0, *(1 + order))
+    return turned[(slice(None), *(slice(None, None, -1 if sign < 0 else 1) for sign in flip.sum(axis=1)))]
+
+
+def turned_pose(
+    center: NDArray, size: NDArray, rotation: NDArray, flip: NDArray[np.float64]
+) -> tuple[NDArray, NDArray, NDArray]:
+    """
+    Move boxes with a view.
+
+    Parameters
+    ----------
+    center, size : ndarray of shape (..., 3)
+        Centers about the middle of the view, and sides.
+    rotation : ndarray of shape (..., 3, 3)
+        Rotations.
+    flip : ndarray of shape (3, 3)
+        One of `FLIPS`.
+
+    Returns
+    -------
+    center, size, rotation : ndarray
+        Of the boxes that lie as before to what is seen. Sides are named by scanner axes as before, so a box in its
+        canonical pose stays in it.
+    """
+    return center @ flip.T, size @ np.abs(flip).T, flip @ rotation @ flip.T
+
+
+def _placed(scene: Scene, origin: Any, blocks: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give matrix and offset from indices of blocks, of a crop of the image, to mm."""
+    axes = scene.affine[:3, :3]
+    # A block's middle lies half a block from the outer face of its first voxel.
+    first = np.array(origin, dtype=np.float64) + 0.5 * (blocks - 1)
+    return axes * blocks, axes @ first + scene.affine[:3, 3]
+
+
+def _fitting_step(
+    tumor: NDArray[np.float32], matrix: NDArray, place: NDArray, center: NDArray, n: int, step: float
+) -> float:
+    """Enlarge the step where the tumor would reach beyond the outermost points but one."""
+    room = 0.5 * (n - 1) - 1.0
+    corners = np.array(list(itertools.product(*((0, k - 1) for k in tumor.shape))))
+    reach = np.abs(corners @ matrix.T + place - center).max()
+    if reach > room * step:
+        # The corners of an oblique crop may be empty.
+        reach = np.abs(np.argwhere(tumor > 0) @ matrix.T + place - center).max()
+    return max(step, float(reach) / room)
+
+
+def _window(scene: Scene, center: NDArray, n: int, step: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the part of the image's index space that holds the grid: first index and shape, one voxel more all round."""
+    inverse = np.linalg.inv(scene.affine)
+    middle = inverse[:3, :3] @ center + inverse[:3, 3]
+    reach = np.abs(inverse[:3, :3]).sum(axis=1) * 0.5 * n * step + 1
+    low = np.floor(middle - reach).astype(np.int64)
+    return low, np.ceil(middle + reach).astype(np.int64) - low + 1
+
+
+def _contrast(
+    scene: Scene, on_grid: Callable[..., NDArray[np.float32]], center: NDArray, n: int, step: float, blocks: NDArray
+) -> NDArray[np.float32]:
+    title = scene.name or "the scene"
+    image = scene.image
+    if image is None or (image.ndim != 3 and image.shape[3:] != (1,)):
+        msg = f"{title} has {'no image' if image is None else f'an image of shape {image.shape}'}; the network was "
+        msg += 'made for channels with "image": give a volume (x, y, z)'
+        raise ValueError(msg)
+    low, shape = _window(scene, center, n, step)
+    first = np.maximum(low, 0)
+    last = np.minimum(low + shape, scene.shape)
+    crop = np.asarray(image).reshape(scene.shape)[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
+    crop = np.ascontiguousarray(crop, dtype=np.float32)
+    if not np.isfinite(crop).all():
+        msg = f"{title}: the image holds values that are not finite; set them to 0"
+        raise ValueError(msg)
+    weight = on_grid(resampling.block_means(np.ones_like(crop), blocks), first, blocks)
+    values = on_grid(resampling.block_means(crop, blocks), first, blocks)
+    seen = weight > 0.5
+    found = np.zeros_like(values)
+    found[seen] = values[seen] / weight[seen]
+    spread = float(found[seen].std())
+    found[seen] = (found[seen] - found[seen].mean()) / (spread if spread > 0 else 1.0)
+    return np.clip(found, -LARGEST_CONTRAST, LARGEST_CONTRAST)

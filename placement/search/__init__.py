@@ -1,0 +1,1 @@
+"""The scene around a tumor, the objective, and the search for the best box."""

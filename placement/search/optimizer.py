@@ -1,0 +1,388 @@
+"""Place the best voxel for a tumor, or list the best places; say how good a voxel is and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+
+from dmrifit._utils.randomness import RandomState
+from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
+from placement.search.objective import PlacementObjective, tumor_fraction
+from placement.search.scene import Scene
+from placement.search.scene_search import FAMILIES, Search, Wishes
+
+__all__ = ["CONSOLE", "Placement", "VoxelOptimizer"]
+
+#: Steps of center (mm), sides (mm) and angles (degrees) that scanners' consoles take.
+CONSOLE = (0.1, 1.0, 0.1)
+
+
+#: A voxel with less tumor than this part is told of: exclusion or the least volume asks for too much then.
+MOSTLY = 0.7
+
+
+@dataclass(frozen=True)
+class Placement:
+    """
+    A voxel, how good it is, and what is wrong with it.
+
+    Attributes
+    ----------
+    voxel : Voxel
+        The box, in its canonical pose.
+    objective : float
+        Its objective, from 0 to 1, evaluated accurately.
+    tumor_fraction : float
+        Part of it that is tumor.
+    tumor_volume : float
+        Tumor in it, in mL.
+    best_objective : float
+        The best objective that the search found, which a simpler voxel may miss by the optimizer's ``tie_break``.
+    flags : tuple of str
+        Constraints that are broken, or why none could be kept; empty if all is well.
+    scene : Scene
+        Where it was placed.
+    """
+
+    voxel: Voxel
+    objective: float
+    tumor_fraction: float
+    tumor_volume: float
+    best_objective: float
+    flags: tuple[str, ...]
+    scene: Scene = field(repr=False)
+
+    @property
+    def component(self) -> int:
+        """Number of the part of the tumor that the voxel holds most of, see `Scene.component`."""
+        return self.scene.component(self.voxel)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether all constraints are kept."""
+        return not self.flags
+
+
+class VoxelOptimizer(BaseEstimator):
+    """
+    Place a voxel where the objective is largest.
+
+    A scan of boxes along the image's axes gives places to start from. From each, simplex searches of all nine
+    numbers run on averaged rows; the best are made exact on all rows. Of the voxels whose objective is within
+    `tie_break` of the best, the one with the fewest rotated axes is taken, and of these the one deepest in the
+    tumor, because large tumors have many places that are equally good.
+
+    Parameters
+    ----------
+    objective : PlacementObjective, default=None
+        What is maximized; the published one by default.
+    size_range : pair of float or three pairs, default=(10, 60)
+        Least and largest side in mm; for the sides right–left, front–back and up–down, if there are three pairs.
+    min_volume : float, default=6.0
+        Least volume of the voxel in mL; 0 for none.
+    max_rotations : int, default=3
+        How many rotated axes are allowed (`Voxel.rotated_axes`).
+    thorough : bool, default=False
+        Whether to start from more places and turns, for about five times the time.
+    tie_break : float, default=0.05
+        Part of the best objective that may be given up for fewer rotated axes and a deeper place; 0 to take the
+        best as it is.
+    rounding : tuple of 3 float, default=None
+        Steps of center (mm), sides (mm) and angles (degrees) to round to, such as `CONSOLE`; the sides are then
+        rounded up or down as the constraints and the objective have it.
+    inside_image : bool, default=True
+        Whether the voxel must lie within the image.
+    random_state : int, RandomState or None, default=None
+        Where the free searches start to turn from. The same number gives the same voxel.
+
+    Attributes
+    ----------
+    objective_ : PlacementObjective
+        The objective, with experts' moments after `fit` with their voxels.
+
+    Notes
+    -----
+    It can place without `fit`, which only learns what is wanted.
+
+    References
+    ----------
+    The objective: Lee et al., MICCAI 2024; after Bolan et al., MICCAI 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from placement import Scene, VoxelOptimizer
+    >>> tumor = np.zeros((60, 60, 60), bool)
+    >>> tumor[15:45, 15:45, 15:45] = True
+    >>> voxel = VoxelOptimizer(random_state=0).place(Scene(tumor, np.eye(4)))
+    >>> voxel.rotated_axes
+    0
+    """
+
+    def __init__(
+        self,
+        objective: PlacementObjective | None = None,
+        *,
+        size_range: Any = (10, 60),
+        min_volume: float = 6.0,
+        max_rotations: int = 3,
+        thorough: bool = False,
+        tie_break: float = 0.05,
+        rounding: tuple[float, float, float] | None = None,
+        inside_image: bool = True,
+        random_state: RandomState = None,
+    ) -> None:
+        self.objective = objective
+        self.size_range = size_range
+        self.min_volume = min_volume
+        self.max_rotations = max_rotations
+        self.thorough = thorough
+        self.tie_break = tie_break
+        self.rounding = rounding
+        self.inside_image = inside_image
+        self.random_state = random_state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def fit(self, scenes: Sequence[Scene] | None = None, voxels: ArrayLike | None = None) -> VoxelOptimizer:
+        """
+        Learn what experts want, if there are any.
+
+        Parameters
+        ----------
+        scenes : sequence of Scene, default=None
+            Tumors.
+        voxels : array_like of shape (n, 9) or (n, n_experts, 9), default=None
+            Experts' voxels as `Voxel.as_array` gives them; rows of NaN where an expert placed none. Mean and
+            standard deviation of the volume and of the part of tumor in them become those of the objective.
+
+        Returns
+        -------
+        VoxelOptimizer
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If scenes and voxels differ in number, a voxel has sides that are not positive, or there are fewer than
+            two voxels.
+        """
+        self._wishes()
+        self.objective_ = self._objective
+        if voxels is None:
+            return self
+        scenes = [] if scenes is None else list(scenes)
+        volumes, fractions = [], []
+        for scene, rows in zip(scenes, expert_voxels(voxels, scenes), strict=True):
+            for row in rows[~np.isnan(rows).any(axis=1)]:
+                voxel = Voxel.from_array(row)
+                fractions.append(tumor_fraction(voxel, scene))
+                volumes.append(fractions[-1] * voxel.volume)
+        if len(volumes) < 2:
+            msg = f"the moments of experts' voxels need two voxels or more, got {len(volumes)}"
+            raise ValueError(msg)
+        spread = float(np.std(volumes, ddof=1)), float(np.std(fractions, ddof=1))
+        if min(spread) == 0:
+            msg = f"experts' voxels all have the same volume or part of tumor (standard deviations {spread}); give more"
+            raise ValueError(msg)
+        self.objective_ = PlacementObjective(
+            float(np.mean(volumes)),
+            spread[0],
+            float(np.mean(fractions)),
+            spread[1],
+            one_sided=self._objective.one_sided,
+        )
+        return self
+
+    def predict(self, scenes: Iterable[Scene]) -> NDArray[np.float64]:
+        """
+        Place a voxel in each scene.
+
+        Parameters
+        ----------
+        scenes : iterable of Scene
+            The tumors.
+
+        Returns
+        -------
+        ndarray of shape (n, 9)
+            Centers in mm, sides in mm, angles in degrees.
+        """
+        rows = [self.place(scene).as_array() for scene in scenes]
+        return np.array(rows, dtype=np.float64).reshape(-1, 9)
+
+    def place(self, scene: Scene) -> Voxel:
+        """
+        Place a voxel.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+
+        Returns
+        -------
+        Voxel
+            The voxel, in its canonical pose. `placement` says how good it is and which constraints it breaks.
+        """
+        return self.placement(scene).voxel
+
+    def placement(self, scene: Scene) -> Placement:
+        """
+        Place a voxel and say how good it is.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+
+        Returns
+        -------
+        Placement
+            The voxel, its scores, and flags where constraints could not be kept.
+        """
+        search = Search(self._wishes(), scene)
+        chosen, best = search.chosen(search.run(16, 5))
+        if self.rounding is not None:
+            chosen = search.rounded(chosen)
+        return _assessed(chosen, search, best)
+
+    def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
+        """
+        Find distinct places.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+        n : int
+            How many at most.
+
+        Returns
+        -------
+        list of (Voxel, float)
+            Voxels and their objectives, best first; no two share more than 80 % (Dice). What breaks constraints
+            comes last.
+        """
+        if n < 1:
+            msg = f"the number of candidates must be 1 or more, got {n}"
+            raise ValueError(msg)
+        search = Search(self._wishes(), scene)
+        found = search.run(max(16, n), max(5, n), every=True).boxes
+        kept: list[Voxel] = []
+        for box in found[np.argsort(-search.values(found), kind="stable")]:
+            voxel = search.voxel(box)
+            if self.rounding is not None:
+                voxel = search.rounded(voxel)
+            if len(kept) < n and all(voxel.dice(other) <= 0.8 for other in kept):
+                kept.append(voxel)
+        objective = search.wishes.objective
+        pairs = [(voxel, objective(voxel, scene)) for voxel in kept]
+        return sorted(pairs, key=lambda pair: (bool(search.flags(pair[0], own=True)), -pair[1]))
+
+    def rounded(self, voxel: Voxel, scene: Scene) -> Voxel:
+        """
+        Round a voxel, such as one that a network placed, to the steps of `rounding`.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+        scene : Scene
+            The tumor.
+
+        Returns
+        -------
+        Voxel
+            Center and angles to the nearest step; of the sides around its own those that keep all constraints, if any
+            do, and have the largest objective. The canonical voxel as it is where `rounding` is None.
+        """
+        search = Search(self._wishes(), scene)
+        return voxel.canonical() if self.rounding is None else search.rounded(voxel.canonical())
+
+    def assess(self, voxel: Voxel, scene: Scene, *, best_objective: float | None = None) -> Placement:
+        """
+        Say how good a voxel is and which constraints it breaks, such as one placed by hand.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+        scene : Scene
+            The tumor.
+        best_objective : float, default=None
+            The best that a search found; the voxel's own by default.
+
+        Returns
+        -------
+        Placement
+            Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``, ``side out of range``,
+            ``too many rotations``, ``outside the image``, ``touches NAME`` (more of it than is tolerated), ``less than
+            70 % tumor``.
+        """
+        return _assessed(voxel.canonical(), Search(self._wishes(), scene), best_objective)
+
+    @property
+    def _objective(self) -> PlacementObjective:
+        given: Any = self.objective
+        if given is not None and not isinstance(given, PlacementObjective):
+            msg = f"objective must be a PlacementObjective, got {given!r}"
+            raise TypeError(msg)
+        return PlacementObjective() if given is None else given
+
+    def _wishes(self) -> Wishes:
+        """Check the parameters."""
+        sizes = np.asarray(self.size_range, dtype=np.float64)
+        if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
+            msg = f"size_range must be a pair of mm, or three pairs, got {self.size_range}"
+            raise ValueError(msg)
+        sizes = np.broadcast_to(sizes, (3, 2)).copy()
+        if (sizes[:, 0] <= 0).any() or (sizes[:, 0] > sizes[:, 1]).any():
+            msg = f"size_range must go from a positive side up, got {self.size_range}"
+            raise ValueError(msg)
+        if not 0 <= self.min_volume <= np.prod(sizes[:, 1]) / MM3_PER_ML:
+            msg = (
+                f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL with {self.size_range}"
+            )
+            raise ValueError(msg)
+        if self.max_rotations not in FAMILIES:
+            msg = f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}"
+            raise ValueError(msg)
+        if not 0 <= self.tie_break < 1:
+            msg = f"tie_break must be at least 0 and below 1, got {self.tie_break}"
+            raise ValueError(msg)
+        if self.rounding is not None and (np.shape(self.rounding) != (3,) or not min(self.rounding) > 0):
+            msg = f"rounding must be three positive steps (mm, mm, degrees), got {self.rounding}"
+            raise ValueError(msg)
+        return Wishes(
+            objective=getattr(self, "objective_", self._objective),
+            sizes=sizes,
+            min_volume=float(self.min_volume),
+            max_rotations=self.max_rotations,
+            thorough=self.thorough,
+            tie_break=float(self.tie_break),
+            rounding=self.rounding,
+            inside_image=self.inside_image,
+            random_state=self.random_state,
+        )
+
+
+def _assessed(voxel: Voxel, search: Search, best_objective: float | None) -> Placement:
+    """Say how good a canonical voxel is and which constraints it breaks."""
+    part = tumor_fraction(voxel, search.scene)
+    value = search.wishes.objective.value(part, part * voxel.volume)
+    return Placement(
+        voxel=voxel,
+        objective=value,
+        tumor_fraction=part,
+        tumor_volume=part * voxel.volume,
+        best_objective=value if best_objective is None else best_objective,
+        flags=(*search.flags(voxel), *(["less than 70 % tumor"] if part < MOSTLY else [])),
+        scene=search.scene,
+    )

@@ -1,0 +1,610 @@
+"""What a voxel is placed in: the tumor, where it lies, and what to stay away from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
+from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
+from placement.box.row_integrals import Rows
+from placement.box.voxel import MM3_PER_ML, Voxel
+
+__all__ = ["Labels", "Scene"]
+
+Labels: TypeAlias = int | Sequence[int]
+
+#: Files that scale labels give them back with an error of single precision.
+LABEL_TOLERANCE = 1e-4
+
+#: Above this ratio of the longest to the shortest edge of an image voxel, an affine is more likely wrong than true.
+LARGEST_EDGE_RATIO = 10.0
+
+#: Margins are at most this, in mm: heads are not larger, and what is looked at grows with its third power.
+_MAX_MARGIN = 100.0
+
+
+class Scene:
+    """
+    A tumor on the grid of an image, with regions to stay away from.
+
+    Parameters
+    ----------
+    tumor : array_like of shape (x, y, z)
+        A mask of two values (False and True, or 0 and one number), probabilities from 0 to 1, or whole numbers as
+        labels of which `include` names those to measure. A last dimension of length 1 is dropped.
+    affine : array_like of shape (4, 4)
+        From voxel indices to mm, RAS+ as in NIfTI. Oblique, flipped, sheared and anisotropic ones are fine.
+    include : int or sequence of int, default=None
+        Labels that count as tumor, such as ``(3, 4)`` for the solid part in BraTS. Needed where `tumor` has several.
+    exclude : int, sequence of int, array_like, sequence of array_like or mapping, default=None
+        What no voxel may touch: labels of `tumor`, such as necrosis; masks on the grid of `tumor` (True, or above
+        0.5), such as ventricles; or a mapping from names to either.
+    exclude_margin : float or mapping of str to float, default=0.0
+        How far the voxel's faces must stay away from what is excluded, 0 to 100 mm; by name, where regions differ.
+    exclude_tolerance : float or mapping of str to float, default=0.0
+        Which part of the voxel, grown by the margin, may be excluded; by name, where regions differ. 0 is strict, as
+        for skull and ventricles. Where single voxels of a label such as necrosis lie all over a tumor, no strict box is
+        large: tolerate a few percent of it, such as ``{"label 1": 0.05}``, or only leave it out of `include`.
+    image : array_like of shape (x, y, z, ...), default=None
+        The image that the tumor was drawn on, for figures and for networks.
+    name : str, default=""
+        What messages and tables call the case.
+    synthetic : bool, default=False
+        Whether the case was simulated, which pages and figures say then.
+
+    Attributes
+    ----------
+    affine : ndarray of shape (4, 4)
+        As given.
+    shape : tuple of 3 int
+        Numbers of voxels of the image.
+    origin : tuple of 3 int
+        Index of the first voxel of `occupancy` in the image.
+    occupancy : ndarray of float32, shape (a, b, c)
+        How much of each image voxel is tumor, cropped to where there is any.
+    margins, tolerances : dict of str to float
+        The margin in mm and the tolerated part of each excluded region.
+    image, name, synthetic
+        As given.
+
+    Raises
+    ------
+    ValueError
+        If there is no tumor or all of it is excluded, labels are not named or not there, a value is not finite or
+        neither a label nor a probability, the affine places no voxels, a mask is on another grid, or a margin
+        or tolerance is out of range.
+
+    Warns
+    -----
+    UserWarning
+        If edges of image voxels differ more than tenfold, or the tumor reaches the border of the image.
+    """
+
+    def __init__(
+        self,
+        tumor: ArrayLike,
+        affine: ArrayLike,
+        *,
+        include: Labels | None = None,
+        exclude: Any = None,
+        exclude_margin: float | Mapping[str, float] = 0.0,
+        exclude_tolerance: float | Mapping[str, float] = 0.0,
+        image: ArrayLike | None = None,
+        name: str = "",
+        synthetic: bool = False,
+    ) -> None:
+        self.name = name
+        self.synthetic = bool(synthetic)
+        self.affine = _checked_affine(affine, self._title)
+        values = _volume(tumor, f"the tumor of {self._title}")
+        self.shape: tuple[int, int, int] = values.shape
+        self.image = self._checked_image(image)
+        low, crop = _cropped(values)
+        wanted, labels, values_named = _read_values(crop, include, self._title)
+        names = _named(exclude)
+        self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
+        for key, region in names.items():
+            self._forbidden[key] = self._region(key, region, low, crop, labels, values_named)
+        self.margins = _by_name(exclude_margin, list(names), "exclude_margin", _MAX_MARGIN)
+        self.tolerances = _by_name(exclude_tolerance, list(names), "exclude_tolerance", 1.0)
+        inner, occupancy = _cropped(wanted)
+        self.origin = _shifted(inner, low)
+        self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
+        self.occupancy.flags.writeable = False
+        if not self.occupancy.any():
+            msg = f"{self._title}: no voxel is tumor; check the mask{'' if include is None else f' and {include=}'}"
+            raise ValueError(msg)
+        if self._forbidden and not (self.occupancy * ~self.forbidden_in(self.origin, self.occupancy.shape)).any():
+            msg = f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
+            raise ValueError(msg)
+        self.sources: dict[str, dict[str, str]] = {}
+        if self.touches_border:
+            warnings.warn(
+                f"{self._title}: the tumor reaches the border of the image; what lies beyond counts as no tumor",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def __repr__(self) -> str:
+        return f"Scene({self.name!r}, shape={self.shape}, tumor_volume={self.tumor_volume:.3g} mL)"
+
+    @classmethod
+    def read(
+        cls,
+        tumor: Image,
+        exclude: Any = None,
+        image: Image | None = None,
+        *,
+        include: Labels | None = None,
+        exclude_margin: float | Mapping[str, float] = 0.0,
+        exclude_tolerance: float | Mapping[str, float] = 0.0,
+        name: str | None = None,
+        synthetic: bool = False,
+    ) -> Scene:
+        """
+        Read a scene from NIfTI files.
+
+        Parameters
+        ----------
+        tumor : path or Nifti1Image
+            The mask, probabilities or labels.
+        exclude : path, Nifti1Image, int, sequence of int, sequence or mapping of these, default=None
+            As for the constructor, with files in place of arrays.
+        image : path or Nifti1Image, default=None
+            The image that the tumor was drawn on.
+        include : int or sequence of int, default=None
+            As for the constructor.
+        exclude_margin : float or mapping of str to float, default=0.0
+            In mm, as for the constructor.
+        exclude_tolerance : float or mapping of str to float, default=0.0
+            Parts of the voxel, as for the constructor.
+        name : str, default=None
+            What messages call the case; by default, the name of the file of the tumor.
+        synthetic : bool, default=False
+            Whether the case was simulated.
+
+        Returns
+        -------
+        Scene
+            With the digests of its files in ``sources``.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If a file is no NIfTI image or damaged, grids differ, or as for the constructor.
+
+        Warns
+        -----
+        UserWarning
+            If the two affines that a NIfTI header can hold differ; its sform is used then.
+        """
+        loaded = load_image(tumor)
+        title = image_name(tumor)
+        _warn_of_two_affines(loaded, title)
+        files = {key: one for key, one in _named(exclude).items() if not _are_labels(one)}
+
+        def values(one: Any) -> NDArray:
+            other = load_image(one)
+            check_same_grid(
+                other.shape[:3],
+                other.affine,
+                loaded.shape[:3],
+                loaded.affine,
+                name=image_name(one),
+                reference_name=title,
+            )
+            return values_of(other, image_name(one))
+
+        regions = {
+            key: region if _are_labels(region) else values(region) for key, region in _named(exclude).items()
+        } or None
+        occupied, picture = values_of(loaded, title), None if image is None else values(image)
+        try:
+            scene = cls(
+                occupied,
+                loaded.affine,
+                include=include,
+                exclude=regions,
+                exclude_margin=exclude_margin,
+                exclude_tolerance=exclude_tolerance,
+                image=picture,
+                name=title if name is None else name,
+                synthetic=synthetic,
+            )
+        except ValueError as error:
+            # Cases and regions have names of their own, by which nobody finds a file.
+            involved = [tumor, *(one for key, one in files.items() if key in str(error))]
+            unnamed = [str(one) for one in involved if isinstance(one, str | Path) and str(one) not in str(error)]
+            msg = f"{error} ({', '.join(unnamed)})" if unnamed else str(error)
+            raise ValueError(msg) from None
+        scene.sources = describe_sources(Tumor=tumor, Exclude=list(files.values()), Image=image)
+        return scene
+
+    @property
+    def _title(self) -> str:
+        return self.name or "the scene"
+
+    @property
+    def tumor(self) -> NDArray[np.float32]:
+        """How much of each image voxel is tumor, on the whole grid: shape (x, y, z), made anew at each call."""
+        whole = np.zeros(self.shape, dtype=np.float32)
+        whole[_window(self.origin, self.occupancy.shape)] = self.occupancy
+        return whole
+
+    @property
+    def forbidden(self) -> dict[str, NDArray[np.bool_]]:
+        """Masks of what is excluded, by name, without margins, on the whole grid; made anew at each call."""
+        return {key: self._whole(key) for key in self._forbidden}
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of an image voxel in mL."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / MM3_PER_ML
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """Lengths of the edges of an image voxel in mm: shape (3,)."""
+        return np.array([np.linalg.norm(edge) for edge in self.affine[:3, :3].T])
+
+    @property
+    def tumor_volume(self) -> float:
+        """Volume of the tumor in mL; probabilities count as parts."""
+        return float(self.occupancy.sum(dtype=np.float64)) * self.voxel_volume
+
+    @cached_property
+    def centroid(self) -> NDArray[np.float64]:
+        """Center of mass of the tumor in mm, RAS+: shape (3,)."""
+        weights = self.occupancy.astype(np.float64)
+        total = weights.sum()
+        index = []
+        for axis in range(3):
+            others = tuple(a for a in range(3) if a != axis)
+            index.append(weights.sum(axis=others) @ np.arange(weights.shape[axis]) / total)
+        return np.asarray(self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3], dtype=np.float64)
+
+    @property
+    def touches_border(self) -> bool:
+        """Whether the tumor reaches the border of the image, so that some of it may be missing."""
+        ends = np.add(self.origin, self.occupancy.shape)
+        return bool((np.array(self.origin) == 0).any() or (ends == self.shape).any())
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The tumor as rows that a box can be laid over."""
+        return Rows.of(self.occupancy, self.affine, self.origin)
+
+    @cached_property
+    def forbidden_rows(self) -> dict[str, Rows | None]:
+        """What is excluded as rows, by name, without margins; None where a region is empty."""
+        return {
+            key: Rows.of(region, self.affine, low) if region.any() else None
+            for key, (low, region) in self._forbidden.items()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = ("rows", "forbidden_rows", "_components")
+        return {key: value for key, value in self.__dict__.items() if key not in left_out}
+
+    @cached_property
+    def _components(self) -> tuple[NDArray[np.int32], int]:
+        from scipy.ndimage import label
+
+        inside = self.occupancy > MASK_THRESHOLD
+        labels, n = label(inside if inside.any() else self.occupancy > 0, structure=np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
+        rank = np.zeros(n + 1, dtype=np.int32)
+        rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, n + 1)
+        return rank[labels], n
+
+    @property
+    def component_volumes(self) -> NDArray[np.float64]:
+        """Volumes of the tumor's connected parts in mL, largest first: voxels that share a corner are connected."""
+        labels, n = self._components
+        weights = np.bincount(labels.ravel(), self.occupancy.ravel().astype(np.float64), minlength=n + 1)
+        return np.asarray(weights[1:] * self.voxel_volume, dtype=np.float64)
+
+    def component(self, voxel: Voxel) -> int:
+        """
+        Find the part of the tumor that a voxel holds most of.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+
+        Returns
+        -------
+        int
+            Number of the part in the order of `component_volumes`, counted from 0; -1 if it holds none.
+        """
+        labels, n = self._components
+        shift = self.affine.copy()
+        shift[:3, 3] += self.affine[:3, :3] @ np.array(self.origin, dtype=np.float64)
+        found = np.bincount(labels[voxel.mask(labels.shape, shift)], minlength=n + 1)[1:]
+        return int(found.argmax()) if found.any() else -1
+
+    def holds(self, voxel: Voxel) -> bool:
+        """
+        Tell whether a voxel lies within the image.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+
+        Returns
+        -------
+        bool
+            Whether all its corners do, up to the outer faces of the outermost image voxels.
+        """
+        inverse = np.linalg.inv(self.affine)
+        index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        return bool((index >= -0.5 - 1e-9).all() and (index <= np.array(self.shape) - 0.5 + 1e-9).all())
+
+    def moved_inside(self, voxel: Voxel) -> Voxel:
+        """
+        Shift a voxel that reaches beyond the image into it.
+
+        Parameters
+        ----------
+        voxel : Voxel
+            The box.
+
+        Returns
+        -------
+        Voxel
+            The box, shifted along the image's axes as little as it takes; as it is if it lies within, or along an axis
+            that is too short for it.
+        """
+        if self.holds(voxel):
+            return voxel
+        inverse = np.linalg.inv(self.affine)
+        index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
+        below = -0.5 - index.min(axis=0)
+        above = np.array(self.shape) - 0.5 - index.max(axis=0)
+        shift = np.where(above >= below, np.clip(0.0, below, np.maximum(above, below)), 0.0)
+        return Voxel(voxel.center + self.affine[:3, :3] @ shift, voxel.size, voxel.angles)
+
+    def forbidden_in(
+        self, origin: Sequence[int], shape: Sequence[int], *, names: Sequence[str] | None = None
+    ) -> NDArray[np.bool_]:
+        """
+        Give what is excluded within a part of the grid, without margins.
+
+        Parameters
+        ----------
+        origin : sequence of 3 int
+            Index of its first voxel; may lie outside the image.
+        shape : sequence of 3 int
+            Numbers of voxels.
+        names : sequence of str, default=None
+            Only these regions; all by default.
+
+        Returns
+        -------
+        ndarray of bool, of the shape given
+            Union of the regions.
+        """
+        out = np.zeros(tuple(shape), dtype=bool)
+        for key, (low, region) in self._forbidden.items():
+            if names is not None and key not in names:
+                continue
+            first = np.maximum(np.array(low), origin)
+            last = np.minimum(np.add(low, region.shape), np.add(origin, shape))
+            if (last > first).all():
+                to = _window(first - np.array(origin), last - first)
+                out[to] |= region[_window(first - np.array(low), last - first)]
+        return out
+
+    def _whole(self, key: str) -> NDArray[np.bool_]:
+        low, region = self._forbidden[key]
+        whole = np.zeros(self.shape, dtype=bool)
+        whole[_window(low, region.shape)] = region
+        return whole
+
+    def _checked_image(self, image: ArrayLike | None) -> NDArray | None:
+        if image is None:
+            return None
+        array = np.asarray(image)
+        if array.shape[:3] != self.shape:
+            msg = (
+                f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; resample one to the "
+                "grid of the other"
+            )
+            raise ValueError(msg)
+        return array
+
+    def _region(
+        self,
+        key: str,
+        region: Any,
+        low: tuple[int, int, int],
+        crop: NDArray,
+        included: tuple[int, ...],
+        present: tuple[int, ...],
+    ) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+        """Find the voxels of a region to stay away from, cropped to where there are any."""
+        if _are_labels(region):
+            labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
+            if set(labels) & set(included):
+                msg = f"{self._title}: labels {sorted(set(labels) & set(included))} are included and excluded at once"
+                raise ValueError(msg)
+            if not present:
+                msg = f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask"
+                raise ValueError(msg)
+            inner, found = _cropped(np.isin(np.rint(crop), labels))
+            if not found.any():
+                msg = f"{self._title}: no voxel has {key}, so nothing is excluded by it; check that it is the right one"
+                warnings.warn(msg, UserWarning, stacklevel=3)
+            return _shifted(inner, low), found
+        values = _volume(region, f"{key} of {self._title}")
+        if values.shape != self.shape:
+            msg = f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; resample one to the other"
+            raise ValueError(msg)
+        inner, found = _cropped(values)
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            msg = f"{self._title}: {key} holds values that are not finite; set them to 0 or 1"
+            raise ValueError(msg)
+        return inner, np.ascontiguousarray(found > MASK_THRESHOLD if found.dtype != bool else found)
+
+
+def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
+    matrix = np.array(affine, dtype=np.float64)
+    sound = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.allclose(matrix[3], (0, 0, 0, 1))
+    if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(np.linalg.norm(matrix[:3, :3], axis=0)):
+        msg = (
+            f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, of shape (4, 4), with "
+            "three independent axes and the last row 0 0 0 1"
+        )
+        raise ValueError(msg)
+    edges = np.linalg.norm(matrix[:3, :3], axis=0)
+    if edges.min() == 0:
+        msg = f"{title} has an affine with an axis of length 0: {matrix.tolist()}; three independent axes are needed"
+        raise ValueError(msg)
+    if edges.max() > LARGEST_EDGE_RATIO * edges.min():
+        warnings.warn(
+            f"{title} has image voxels of {edges.round(3).tolist()} mm; check the affine", UserWarning, stacklevel=3
+        )
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _volume(values: ArrayLike, what: str) -> NDArray:
+    array = np.asarray(values)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or array.dtype.kind not in "biuf":
+        msg = f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}"
+        raise ValueError(msg)
+    return array
+
+
+def _window(low: Any, shape: Any) -> tuple[slice, ...]:
+    return tuple(slice(int(a), int(a) + int(n)) for a, n in zip(low, shape, strict=True))
+
+
+def _shifted(low: tuple[int, int, int], by: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (low[0] + by[0], low[1] + by[1], low[2] + by[2])
+
+
+def _cropped(values: NDArray) -> tuple[tuple[int, int, int], NDArray]:
+    """Cut out the bounding box of what is not 0, slab by slab, so that no copy of a large volume is made."""
+    sides = [np.zeros(n, dtype=bool) for n in values.shape]
+    for i, plane in enumerate(values):
+        inside = plane != 0
+        if inside.any():
+            sides[0][i] = True
+            sides[1] |= inside.any(axis=1)
+            sides[2] |= inside.any(axis=0)
+    if not sides[0].any():
+        return (0, 0, 0), values[:1, :1, :1] != 0
+    ends = [np.flatnonzero(side)[[0, -1]] for side in sides]
+    low = (int(ends[0][0]), int(ends[1][0]), int(ends[2][0]))
+    return low, values[tuple(slice(int(a), int(b) + 1) for a, b in ends)]
+
+
+def _read_values(crop: NDArray, include: Labels | None, title: str) -> tuple[NDArray, tuple[int, ...], tuple[int, ...]]:
+    """Turn values into parts of tumor; with them, the labels that count as tumor and all labels that are there."""
+    if crop.dtype == bool:
+        if include is not None:
+            msg = f"{title}: the tumor is a mask of True and False, which has no labels to include ({include=})"
+            raise ValueError(msg)
+        return crop, (), ()
+    if not np.isfinite(crop).all():
+        msg = f"{title}: the tumor holds values that are not finite; set them to 0"
+        raise ValueError(msg)
+    whole = np.rint(crop)
+    if crop.dtype.kind == "f" and (np.abs(crop - whole) > LABEL_TOLERANCE).any():
+        if include is not None or crop.min() < 0 or crop.max() > 1 + LABEL_TOLERANCE:
+            msg = (
+                f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of them fractions; "
+                "give probabilities from 0 to 1, or labels as whole numbers"
+            )
+            raise ValueError(msg)
+        return np.minimum(crop, 1), (), ()
+    present = tuple(int(label) for label in np.unique(whole) if label != 0)
+    if include is None:
+        if len(present) > 1:
+            msg = f"{title}: the tumor has the labels {list(present)}; name those to measure: include={present[-1]}"
+            raise ValueError(msg)
+        return whole != 0, present, present
+    labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
+    wanted = np.isin(whole, labels)
+    if not wanted.any():
+        msg = f"{title}: none of the labels {list(labels)} is there; the tumor has {list(present) or 'no label'}"
+        raise ValueError(msg)
+    return wanted, labels, present
+
+
+def _are_labels(region: Any) -> bool:
+    """Tell labels from masks and files."""
+    if isinstance(region, bool | str) or hasattr(region, "affine"):
+        return False
+    if isinstance(region, int | np.integer):
+        return True
+    if isinstance(region, np.ndarray):
+        return region.ndim <= 1 and region.dtype.kind in "iu"
+    return isinstance(region, Sequence) and all(
+        isinstance(one, int | np.integer) and not isinstance(one, bool) for one in region
+    )
+
+
+def _named(exclude: Any) -> dict[str, Any]:
+    """Give each region to stay away from a name."""
+    if exclude is None:
+        return {}
+    if isinstance(exclude, Mapping):
+        return {str(key): region for key, region in exclude.items() if region is not None}
+    if _are_labels(exclude):
+        return {f"label {label}": int(label) for label in np.atleast_1d(np.asarray(exclude))}
+    if isinstance(exclude, list | tuple) and not _is_nested_volume(exclude):
+        return {f"region {n}": region for n, region in enumerate(exclude, start=1)}
+    return {"exclude": exclude}
+
+
+def _is_nested_volume(values: Any) -> bool:
+    return not any(isinstance(one, np.ndarray | str) or hasattr(one, "affine") for one in values) and all(
+        isinstance(one, list | tuple) for one in values
+    )
+
+
+def _by_name(given: float | Mapping[str, float], names: list[str], what: str, most: float) -> dict[str, float]:
+    """Give each excluded region its margin or tolerance."""
+    if isinstance(given, Mapping):
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            msg = f"{what} names {unknown}, which are not among the excluded regions {names}"
+            raise ValueError(msg)
+        found = {name: float(given.get(name, 0.0)) for name in names}
+    else:
+        found = dict.fromkeys(names, float(given))
+    for value in [*found.values(), *([] if isinstance(given, Mapping) else [float(given)])]:
+        if not (0 <= value <= most and np.isfinite(value)):
+            unit = "in mm, from 0 to 100" if most == _MAX_MARGIN else "a part of the voxel, from 0 (strict) to 1"
+            msg = f"{what} is {unit}, got {value}"
+            raise ValueError(msg)
+    return found
+
+
+def _warn_of_two_affines(loaded: Any, title: str) -> None:
+    sform, code_s = loaded.header.get_sform(coded=True)
+    qform, code_q = loaded.header.get_qform(coded=True)
+    if not (code_s and code_q):
+        return
+    ends = np.array([0, 0, 0, 1.0]), np.array([*(np.array(loaded.shape[:3]) - 1), 1.0])
+    apart = max(float(np.linalg.norm((sform - qform) @ end)) for end in ends)
+    if apart > 0.5:
+        warnings.warn(
+            f"{title}: its sform and qform place voxels up to {apart:.3g} mm apart; the sform is used",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,1 @@
+"""Synthetic gliomas and experts who place boxes in them."""

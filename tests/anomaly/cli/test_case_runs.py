@@ -1,0 +1,159 @@
+"""Runs over many scans: what is done again, and what of an earlier run never is taken for this one's."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly.cli.case_runs import RESULTS, detect_series, prepared_cases
+from anomaly.cli.detection_commands import detect
+from anomaly.cli.study_commands import evaluate, simulate
+from anomaly.detectors.gaussian import VoxelwiseGaussian
+from anomaly.scans.cases import TABLE, write_cases
+from anomaly.scans.series import SeriesDetector, read_series
+from anomaly.simulate.persons import simulate_dmri
+from dmrifit.model_files.model_file import save_model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Synthetic series, and two models of which one knows about age."""
+    folder = tmp_path_factory.mktemp("batches")
+    healthy, lesions = simulate_dmri(6, 2, n_directions=6, shape=(20, 24, 16), spacing=8.0, random_state=2)
+    write_cases(healthy, folder / "healthy")
+    write_cases(lesions, folder / "lesions")
+    series = read_series(folder / "healthy" / TABLE)
+    aging = SeriesDetector(VoxelwiseGaussian(calibration=2), covariates=("age",)).fit(series)
+    save_model(aging, folder / "aging.dmrifit")
+    save_model(SeriesDetector(VoxelwiseGaussian(side="low", calibration=2)).fit(series), folder / "low.dmrifit")
+    return folder
+
+
+def _map(folder, number=1):
+    return nib.load(folder / f"synthetic-glioma-00{number}" / "map.nii.gz").get_fdata()
+
+
+def test_a_scan_is_looked_at_anew_when_what_is_known_of_the_patient_has_changed(made, tmp_path):
+    cases = tmp_path / "cases"
+    shutil.copytree(made / "lesions", cases)
+    detect(made / "aging.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    first = _map(tmp_path / "found")
+    table = pd.read_csv(cases / TABLE, sep="\t", dtype=str, keep_default_na=False)
+    table["age"], table["patient"] = ["95", table["age"][1]], ["somebody", table["patient"][1]]
+    table.to_csv(cases / TABLE, sep="\t", index=False)
+    stamp = (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns
+    detect(made / "aging.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    assert not np.array_equal(_map(tmp_path / "found"), first)
+    assert pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")["patient"][0] == "somebody"
+    assert (tmp_path / "found" / "synthetic-glioma-002" / "map.nii.gz").stat().st_mtime_ns == stamp
+
+
+def test_a_scan_is_looked_at_anew_when_its_file_has_changed(made, tmp_path):
+    cases = tmp_path / "cases"
+    shutil.copytree(made / "lesions", cases)
+    words = (made / "low.dmrifit", cases / TABLE, tmp_path / "found")
+    detect(*words, figure=False)
+    first = _map(tmp_path / "found")
+    path = read_series(cases / TABLE)[0].image
+    image = nib.load(path)
+    values = image.get_fdata(dtype=np.float32)
+    values[..., 1:] *= 0.8
+    nib.save(nib.Nifti1Image(values, image.affine), path)
+    detect(*words, figure=False)
+    assert _map(tmp_path / "found").sum() > first.sum()
+
+
+def test_each_scan_has_a_page_to_move_through_that_starts_at_the_threshold(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    detect(made / "low.dmrifit", made / "lesions" / TABLE, tmp_path, figure=True)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    table = pd.read_csv(tmp_path / "detections.tsv", sep="\t")
+    lesions = pd.read_csv(tmp_path / "lesions.csv")
+    files = pd.read_csv(made / "lesions" / TABLE, sep="\t").set_index("name")
+    assert "all scans were simulated" in page
+    for _, row in table.iterrows():
+        assert f'href="./{row["name"]}/view.html"' in page
+        view = (tmp_path / row["name"] / "view.html").read_text(encoding="utf-8")
+        stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
+        assert stored["layers"][1]["threshold"] == pytest.approx(row["threshold"])
+        assert len(stored["points"]) == (lesions["name"] == row["name"]).sum() == row["n_lesions"]
+        assert "this scan was simulated; no person was scanned" in view
+        known = {one["name"]: one for one in stored["layers"]}["known lesion"]
+        lesion = nib.load(made / "lesions" / files.loc[row["name"], "lesion"]).get_fdata() > 0
+        codes = np.frombuffer(gzip.decompress(base64.b64decode(known["data"])), np.uint8)
+        assert (codes > 0).sum() == lesion.sum() > 0
+    assert table["n_lesions"].sum() > 0
+
+
+def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(made, tmp_path, monkeypatch):
+    out = tmp_path / "found"
+    words = (made / "lesions" / TABLE, out)
+    detect(made / "aging.dmrifit", *words, figure=False)
+    before = _map(out, 2)
+    (out / "index.html").write_text("of the run before")
+    own = SeriesDetector.detect
+
+    def stops(self, series, **options):
+        if series.name == "synthetic-glioma-002":
+            raise KeyboardInterrupt
+        return own(self, series, **options)
+
+    monkeypatch.setattr(SeriesDetector, "detect", stops)
+    with pytest.raises(KeyboardInterrupt):
+        detect(made / "low.dmrifit", *words, figure=False, overwrite=True)
+    assert not [name for name in RESULTS if (out / name).exists()]
+    monkeypatch.undo()
+    detect(made / "low.dmrifit", *words, figure=False)
+    assert not np.array_equal(_map(out, 2), before)
+    limits = pd.read_csv(out / "detections.tsv", sep="\t")["threshold"]
+    assert limits[0] == limits[1]
+    assert not (out / "index.html").exists()
+
+
+def test_persons_of_another_seed_are_never_taken_for_those_that_are_wanted(tmp_path):
+    options = {"directions": 1, "shape": "12,12,12", "spacing": 12.0}
+    simulate(2, 0, tmp_path / "mixed", seed=1, **options)
+    simulate(1, 0, tmp_path / "mixed", seed=2, overwrite=True, **options)
+    simulate(2, 0, tmp_path / "mixed", seed=2, **options)
+    simulate(2, 0, tmp_path / "whole", seed=2, **options)
+    one, other = (
+        nib.load(tmp_path / name / "synthetic-healthy-002" / "synthetic-healthy-002_dwi.nii.gz").get_fdata()
+        for name in ("mixed", "whole")
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    cases = tmp_path / "cases"
+    shutil.copytree(made / "lesions", cases)
+    for one in read_series(cases / TABLE):
+        image = nib.load(one.image)
+        values, b, along = np.asarray(image.dataobj), np.loadtxt(one.bval), np.loadtxt(one.bvec)
+        nib.save(nib.Nifti1Image(np.concatenate([values, values[..., 1:] / 2], -1), image.affine), one.image)
+        np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
+        np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
+    detect(made / "low.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
+    words = (cases / TABLE, [f"z={tmp_path / 'found' / 'detections.tsv'}"], tmp_path / "compared")
+    with pytest.raises(ValueError, match=r"several shells.*--b"):
+        evaluate(*words, figures=0)
+    evaluate(*words, figures=0, b=1000.0)
+    rows = pd.read_csv(tmp_path / "compared" / "scans.csv")
+    assert (rows["method"] == "z, stored").any()
+    low, high = (prepared_cases(read_series(cases / TABLE)[:1], tissue=False, mask=True, b=b)[0] for b in (1000, 2000))
+    assert (low.case.b, high.case.b) == (1000, 2000)
+    assert low.case.signal.max() > high.case.signal.max()
+
+
+def test_two_scans_of_one_folder_are_refused(made, tmp_path):
+    series = read_series(made / "lesions" / TABLE)[:1]
+    with pytest.raises(ValueError, match="several cases would have the same files"):
+        detect_series(SeriesDetector(), series * 2, tmp_path, figure=False, overwrite=False)

@@ -1,0 +1,128 @@
+"""Words on the command line become detectors, parameters and series."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import anomaly
+from anomaly.cli.options import DETECTORS, make_detector, parameters_of, series_of
+
+
+def test_every_detector_has_a_name_that_makes_it():
+    for name in DETECTORS:
+        assert make_detector(name, {}).get_params()
+    assert parameters_of(["a=1", "b=low", "c=[2,3]", "d=null", "e=.5"]) == {
+        "a": 1,
+        "b": "low",
+        "c": (2, 3),
+        "d": None,
+        "e": ".5",
+    }
+
+
+def test_detectors_are_called_as_stated():
+    classes = {
+        "gaussian": "VoxelwiseGaussian",
+        "pca": "PCADetector",
+        "forest": "IsolationForestDetector",
+        "implants": "ImplantDetector",
+        "mean": "OneMinusMean",
+        "dae": "DenoisingAutoencoder",
+        "recdisc": "RecDiscNet",
+    }
+    assert list(DETECTORS) == list(classes)
+    for name, title in classes.items():
+        assert type(make_detector(name, {})) is getattr(anomaly, title)
+
+
+def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
+    assert make_detector("pca", {"n_components": 3}).n_components == 3
+    default, published = (
+        make_detector("dae", {"epochs": 7}, published=is_published)
+        for is_published in (False, True)
+    )
+    assert default.epochs == published.epochs == 7
+    assert published.widths == (64, 128, 256, 512)
+    assert default.widths != published.widths
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "published", "message"),
+    [
+        ("z", {}, False, "there is no detector 'z'; choose one of gaussian, pca"),
+        (
+            "pca",
+            {"components": 3},
+            False,
+            "the detector pca has no parameter 'components'; it has .*n_components",
+        ),
+        ("forest", {}, True, "no sizes of the detector forest; leave out --published"),
+    ],
+)
+def test_detectors_that_cannot_be_made_are_refused(name, parameters, published, message):
+    with pytest.raises(ValueError, match=message):
+        make_detector(name, parameters, published=published)
+
+
+def test_values_are_numbers_words_and_truth_values():
+    parameters = parameters_of(
+        ["a=1", "b=2.5", "c=true", "d=1e-3", ' e = "x y" ', "f=[]", "g=a=b"]
+    )
+    assert parameters == {"a": 1, "b": 2.5, "c": True, "d": 0.001, "e": "x y", "f": (), "g": "a=b"}
+    assert type(parameters["a"]) is int
+    assert parameters_of([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["width"], "--set width: NAME=VALUE is needed"),
+        (["=3"], "--set =3: NAME=VALUE"),
+        (["width= "], "NAME=VALUE is needed"),
+        (["a=1", "b=2", " a=3"], "--set gives a twice"),
+    ],
+)
+def test_settings_that_are_no_pairs_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        parameters_of(settings)
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4)), path)
+    (tmp_path / "scan.bval").write_text("0 1000 1000")
+    (tmp_path / "scan.bvec").write_text("0 1 0\n0 0 1\n0 0 0")
+    return path
+
+
+def test_a_series_is_an_image_with_the_files_named(image, tmp_path):
+    mask, tissue = tmp_path / "mask.nii", tmp_path / "tissue.nii"
+    for path in (mask, tissue):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
+    (plain,) = series_of(image)
+    assert plain.image == image
+    assert plain.brain is plain.tissue is None
+    bval = tmp_path / "other.bval"
+    bval.write_text("0 700 700")
+    (series,) = series_of(image, bval=bval, bvec=tmp_path / "scan.bvec", mask=mask, tissue=tissue)
+    assert (series.bval, series.brain, series.tissue) == (bval, mask, tissue)
+    assert series.bvec == tmp_path / "scan.bvec"
+
+
+def test_series_of_a_table_are_those_of_its_rows(image, tmp_path):
+    table = tmp_path / "cases.tsv"
+    table.write_text("patient\timage\np1\tscan.nii.gz\n")
+    (series,) = series_of(table)
+    assert series.image == image
+    with pytest.raises(ValueError, match="names files in its columns; leave out --bval"):
+        series_of(table, mask=image)
+
+
+def test_files_that_are_missing_are_named(image, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.nii: no such file"):
+        series_of(tmp_path / "none.nii")
+    with pytest.raises(FileNotFoundError, match="is a folder; name an image or a table in it"):
+        series_of(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no\.bval: no such file"):
+        series_of(image, bval=tmp_path / "no.bval")

@@ -1,0 +1,261 @@
+"""Simulating, training and comparing on the command line: what is written, and what is refused in one line."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly import simulate_dmri
+from anomaly.cli.detection_commands import detect
+from anomaly.cli.study_commands import EXAMPLES, evaluate, simulate, train
+from anomaly.scans.cases import read_cases
+from dmrifit.model_files.model_file import load_model
+
+SMALL = ("--directions", 8, "--shape", "24,28,20", "--spacing", 6.5)
+
+
+# Simulation ---------------------------------------------------------------------------------------
+
+
+def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    code, out, error = run("simulate", 1, 2, "--out", whole, *SMALL, "--skip", 2)
+    assert code == 0, error
+    assert "1 healthy persons" in out
+    assert run("simulate", 1, 1, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
+    first = (stopped / "synthetic-glioma-003" / "cases.tsv").stat().st_mtime_ns
+    assert run("simulate", 1, 2, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
+    assert (stopped / "synthetic-glioma-003" / "cases.tsv").stat().st_mtime_ns == first
+    for table in ("healthy.tsv", "gliomas.tsv"):
+        assert (stopped / table).read_text() == (whole / table).read_text()
+    for one, other in zip(
+        read_cases(stopped / "gliomas.tsv"), read_cases(whole / "gliomas.tsv"), strict=True
+    ):
+        assert one.synthetic
+        np.testing.assert_array_equal(one.signal, other.signal)
+    code, _, error = run("simulate", 1, 2, "--out", whole, *SMALL, "--seed", 1)
+    assert code == 2
+    assert "other options (random_state, skip)" in error
+    assert (
+        "--shape 3,4: 3 whole numbers"
+        in run("simulate", 1, 0, "--out", whole, "--shape", "3,4")[2]
+    )
+    assert "at least one person" in run("simulate", 0, 0, "--out", whole)[2]
+
+
+def test_simulated_persons_are_those_of_the_function(cases):
+    settings = {"n_directions": 8, "shape": (24, 28, 20), "spacing": 6.5, "random_state": 0}
+    healthy, gliomas = simulate_dmri(8, 2, **settings)
+    for table, persons in (("healthy.tsv", healthy), ("gliomas.tsv", gliomas)):
+        read = read_cases(cases / table)
+        assert [case.name for case in read] == [person.name for person in persons]
+        np.testing.assert_array_equal(read[1].signal, persons[1].signal)
+        assert all(case.synthetic for case in read)
+    table = pd.read_csv(cases / "gliomas.tsv", sep="\t")
+    assert table["lesion"].tolist() == [
+        f"synthetic-glioma-00{i}/synthetic-glioma-00{i}_lesion.nii.gz" for i in (1, 2)
+    ]
+
+
+def test_options_of_a_simulation_reach_the_persons(tmp_path):
+    simulate(
+        0, 1, tmp_path / "out", directions=3, shape="16,20,14", spacing=9.0, registration="shifted", snr=40.0,
+        cellular=0.75, skip=3, seed=5,
+    )  # fmt: skip
+    _, (person,) = simulate_dmri(
+        0, 1, n_directions=3, shape=(16, 20, 14), spacing=9.0, registration="shifted", snr=40.0, cellular=0.75,
+        skip=3, random_state=5,
+    )  # fmt: skip
+    (case,) = read_cases(tmp_path / "out" / "gliomas.tsv")
+    assert case.name == "synthetic-glioma-004"
+    np.testing.assert_array_equal(case.signal, person.signal)
+    assert not (tmp_path / "out" / "healthy.tsv").exists()
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, cases, model, tmp_path):
+    words = (
+        "train",
+        cases / "healthy.tsv",
+        "--set",
+        "side=low",
+        "--calibration",
+        2,
+        "--rate",
+        0.02,
+    )
+    code, out, error = run(*words, "--out", tmp_path / "again.dmrifit")
+    assert code == 0, error
+    assert (
+        "gaussian learned from 8 scans of 24 × 28 × 20 voxels and 8 directions; threshold" in out
+    )
+    assert "for 2 % of healthy voxels" in out
+    one, other = load_model(model), load_model(tmp_path / "again.dmrifit")
+    assert one.detector_.threshold_.threshold_ == other.detector_.threshold_.threshold_
+    np.testing.assert_array_equal(one.detector_.coefficients_, other.detector_.coefficients_)
+    assert "exists already" in run(*words, "--out", tmp_path / "again.dmrifit")[2]
+
+
+class StoppedError(Exception):
+    """Raised where a detector would be made."""
+
+
+@pytest.fixture
+def asked_for(cases, tmp_path, monkeypatch):
+    """Start a training, and give what the detector would have been made of."""
+    calls = []
+
+    def stop(name, parameters, *, published):
+        calls.append((name, parameters, published))
+        raise StoppedError
+
+    def start(**options):
+        with pytest.raises(StoppedError):
+            train(cases / "healthy.tsv", tmp_path / "model.dmrifit", **options)
+        return calls[-1]
+
+    monkeypatch.setattr("anomaly.cli.study_commands.make_detector", stop)
+    return start
+
+
+def test_options_of_a_training_reach_the_detector(asked_for):
+    # A number with a point is a share, one without is a number of folds; what is set goes before the seed.
+    for options, calibration, rate, seed in (
+        ({"calibration": "0.25", "rate": 0.1}, 0.25, 0.1, 3),
+        ({"calibration": "4", "settings": ["n_trees=5", "random_state=9"]}, 4, 0.01, 9),
+    ):
+        settings = {"settings": ["n_trees=5"], **options}
+        name, parameters, published = asked_for(detector="implants", seed=3, **settings)
+        assert (name, published) == ("implants", False)
+        assert parameters.pop("threshold").rate == rate
+        assert parameters == {"n_trees": 5, "calibration": calibration, "random_state": seed}
+
+
+@pytest.mark.deep
+def test_options_of_a_networks_training_reach_it(asked_for, tmp_path):
+    pytest.importorskip("torch")
+    options = {"epochs": 7, "device": "cpu", "checkpoint": tmp_path / "states"}
+    name, parameters, published = asked_for(detector="dae", published=True, **options)
+    assert (name, published) == ("dae", True)
+    del parameters["threshold"]
+    training = {"epochs": 7, "device": "cpu", "random_state": 0, "verbose": True}
+    assert parameters == {**training, "checkpoint": str(tmp_path / "states")}
+
+
+def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_path):
+    out = tmp_path / "z.dmrifit"
+    train(cases / "healthy.tsv", out, covariates="age", calibration="4")
+    model = load_model(out)
+    assert tuple(model.covariates) == ("age",)
+    assert model.detector_.calibration == 4
+    # A constant and the age.
+    assert len(model.detector_.coefficients_) > 0
+
+
+@pytest.mark.deep
+def test_networks_are_trained_by_their_names(run, cases, tmp_path):
+    pytest.importorskip("torch")
+    for name, sizes in (("dae", ("widths=[2,2]", "latent_dim=4")), ("recdisc", ())):
+        out = tmp_path / f"{name}.dmrifit"
+        given = [word for size in sizes for word in ("--set", size)]
+        words = (
+            "train",
+            cases / "healthy.tsv",
+            "--detector",
+            name,
+            "--epochs",
+            1,
+            "--device",
+            "cpu",
+            *given,
+        )
+        code, said, error = run(*words, "--out", out)
+        assert code == 0, error
+        assert f"{name} learned from 8 scans" in said
+        assert not list(tmp_path.glob(".*training"))
+        code, said, error = run(
+            "detect", out, cases / "gliomas.tsv", "--out", tmp_path / name, "--no-figure"
+        )
+        assert code == 0, error
+
+
+@pytest.mark.deep
+def test_a_training_goes_on_where_it_stopped(run, cases, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+
+    def fails(*_, **__):
+        msg = "the disk is full"
+        raise ValueError(msg)
+
+    out = tmp_path / "dae.dmrifit"
+    words = (
+        "train",
+        cases / "healthy.tsv",
+        "--detector",
+        "dae",
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        out,
+    )
+    words += ("--set", "widths=[2,2]", "--set", "latent_dim=4")
+    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", fails)
+    assert "the disk is full" in run(*words)[2]
+    assert (tmp_path / ".dae.dmrifit.training").is_dir()
+    assert not out.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("dmrifit.networks.volume_estimator.VolumeEstimator._stream", fails)  # nothing is learned again
+    code, _, error = run(*words)
+    assert code == 0, error
+    assert out.exists()
+    assert not (tmp_path / ".dae.dmrifit.training").exists()
+
+
+# Comparison ---------------------------------------------------------------------------------------
+
+
+def test_maps_are_compared_with_controls_and_by_their_stored_threshold(
+    cases, model, tmp_path, capsys
+):
+    detect(model, cases / "gliomas.tsv", tmp_path / "seen", figure=False)
+    table = tmp_path / "seen" / "detections.tsv"
+    evaluate(cases / "gliomas.tsv", [f"z={table}"], tmp_path / "compared", figures=0)
+    assert "synthetic scans: no clinical result" in capsys.readouterr().out
+    thresholds = pd.read_csv(tmp_path / "compared" / "thresholds.csv")
+    by_method = thresholds.groupby("method")["rule"].unique().map(set)
+    assert by_method["z, stored"] == {"as given"}
+    assert {"Otsu", "best Dice"} <= by_method["z"]
+    scans = pd.read_csv(tmp_path / "compared" / "scans.csv")
+    detected = pd.read_csv(table, sep="\t").set_index("name")
+    for row in scans[scans["method"] == "z, stored"].itertuples():
+        binary = nib.load(table.parent / detected.loc[row.name, "binary"]).get_fdata()
+        assert row.n_found == np.count_nonzero(binary)
+
+
+def test_names_that_do_not_belong_together_are_refused(cases, tmp_path):
+    for named, healthy, message in (
+        (["z=a.tsv", "z=b.tsv"], None, "--detections names z twice"),
+        (["a.tsv"], None, "NAME=VALUE"),
+        (["z=a.tsv"], ["y=b.tsv"], "--healthy needs --healthy-detections of z, and of no others"),
+        (["z=a.tsv"], [], "--healthy needs --healthy-detections of z"),
+    ):
+        table = None if healthy is None else cases / "healthy.tsv"
+        with pytest.raises(ValueError, match=message):
+            evaluate(
+                cases / "gliomas.tsv",
+                named,
+                tmp_path / "no",
+                healthy=table,
+                healthy_detections=healthy,
+            )
+    assert not (tmp_path / "no").exists()
+
+
+def test_every_command_has_an_example_that_names_it():
+    assert set(EXAMPLES) == {simulate, train, evaluate}
+    for command, line in EXAMPLES.items():
+        assert line.startswith(f"dmrifit-anomaly {command.__name__} ")

@@ -1,0 +1,95 @@
+"""Alignment of scans to a mean: known shifts, sizes and warps are found, lesions do not pull."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from anomaly.detectors.alignment import align, guide_images, inverted, sampled
+
+SHAPE = (22, 26, 20)
+SCALES = (0.1, 0.05)
+
+
+def brain(positions):
+    """Give mean signal, spread and mask of a brain of known form at positions in voxels."""
+    middle = (np.array(SHAPE) - 1) / 2
+    x, y, z = positions - middle.reshape(3, 1, 1, 1)
+    radius = np.sqrt((x / 8.5) ** 2 + (y / 10.5) ** 2 + (z / 7.5) ** 2)
+    mask = radius < 1
+    mean = 0.4 + 0.12 * np.cos(0.9 * x) * np.sin(0.7 * y + 0.4) * np.cos(0.8 * z) - 0.25 * np.exp(-(x**2 + y**2) / 8)
+    spread = 0.06 + 0.05 * np.sin(0.5 * x + 0.6 * z)
+    return np.where(mask, mean, 0), np.where(mask, spread, 0), mask
+
+
+def grid():
+    return np.indices(SHAPE).astype(np.float32)
+
+
+def images(mean, spread, mask):
+    return guide_images(mean, spread, mask, SCALES)
+
+
+def similar(scale, shift):
+    middle = (np.array(SHAPE).reshape(3, 1, 1, 1) - 1) / 2
+    return ((grid() - middle) * scale + middle + np.reshape(shift, (3, 1, 1, 1))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1.0, (0, 0, 0)), (1.0, (1.6, -1.1, 0.7)), (1.05, (-1.5, 0.8, 1.2)), (0.95, (0.3, 2.0, -1))]
+)
+def test_known_shifts_and_sizes_are_found(scale, shift):
+    truth = similar(scale, shift)
+    mean, spread, mask = brain(truth)
+    found = align(images(mean, spread, mask), mask, images(*brain(grid())), smoothness=None)
+    error = np.sqrt(((found - truth) ** 2).sum(axis=0))[mask]
+    assert error.mean() < 0.1
+    assert error.max() < 0.3
+
+
+def test_a_smooth_warp_is_found_better_than_by_an_affine_map():
+    rng = np.random.default_rng(0)
+    warp = np.stack([ndimage.gaussian_filter(rng.standard_normal(SHAPE), 4.0) for _ in range(3)])
+    truth = similar(1.03, (1, -0.8, 0.5)) + (0.9 * warp / warp.std()).astype(np.float32)
+    mean, spread, mask = brain(truth)
+    errors = {}
+    for smoothness in (None, 2.0):
+        found = align(images(mean, spread, mask), mask, images(*brain(grid())), smoothness=smoothness)
+        errors[smoothness] = np.sqrt(((found - truth) ** 2).sum(axis=0))[mask].mean()
+    assert errors[2.0] < 0.8 * errors[None]
+
+
+def test_a_lesion_hardly_moves_what_is_around_it():
+    truth = similar(1.0, (1.0, 0.5, -0.5))
+    mean, spread, mask = brain(truth)
+    guide = images(*brain(grid()))
+    clean = align(images(mean, spread, mask), mask, guide)
+    where = grid() - np.array([8, 15, 10]).reshape(3, 1, 1, 1)
+    lesion = mask & ((where**2).sum(axis=0) < 9)
+    ill = np.where(lesion, 0.25, mean), np.where(lesion, 0.04, spread), mask
+    moved = np.sqrt(((align(images(*ill), mask, guide) - clean) ** 2).sum(axis=0))
+    assert moved[mask & ~ndimage.binary_dilation(lesion, iterations=3)].mean() < 0.1
+    assert moved[lesion].mean() < 0.7
+
+
+def test_two_alignments_are_the_same_bits():
+    mean, spread, mask = brain(similar(1.02, (0.5, 0.2, 0)))
+    guide = images(*brain(grid()))
+    one, two = (align(images(mean, spread, mask), mask, guide).tobytes() for _ in range(2))
+    assert one == two
+
+
+def test_an_inverse_leads_back():
+    rng = np.random.default_rng(1)
+    warp = np.stack([ndimage.gaussian_filter(rng.standard_normal(SHAPE), 4.0) for _ in range(3)])
+    positions = (similar(1.04, (1, 0, -1)) + 0.7 * warp / warp.std()).astype(np.float32)
+    back = inverted(positions)
+    there = np.stack([sampled(one, back) for one in positions])
+    inner = (slice(3, -3),) * 3
+    np.testing.assert_allclose(there[(slice(None), *inner)], grid()[(slice(None), *inner)], atol=0.02)
+
+
+def test_sampling_is_linear_between_voxels():
+    volume = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    found = sampled(volume, np.array([[0.5, 0], [1, 1.25], [2, 2]]))
+    np.testing.assert_allclose(found, [12.0, 7.0])
+    assert sampled(volume, np.array([[-3.0], [0.0], [0.0]]))[0] == 0.0

@@ -1,0 +1,291 @@
+"""Rules for thresholds find what brute force finds, and leave healthy scans empty where they may."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from anomaly.detectors.thresholds import (
+    RULES,
+    BestDiceThreshold,
+    FixedThreshold,
+    HealthyRateThreshold,
+    MeanPoolThreshold,
+    OtsuThreshold,
+    YoudenThreshold,
+    rate_limits,
+)
+
+SHAPE = (9, 8, 7)
+
+
+def draw(seed, n=4, *, tied=False):
+    """Give maps, masks and lesions that the maps know something about."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((n, *SHAPE)) < rng.uniform(0.4, 0.9)
+    truths = rng.random((n, *SHAPE)) < 0.15
+    maps = rng.gamma(2, 1, (n, *SHAPE)) + rng.uniform(0.5, 2) * truths
+    maps = np.round(maps) if tied else maps
+    return maps.astype(np.float32), masks, truths
+
+
+def dices(threshold, maps, masks, truths):
+    found = []
+    for values, mask, truth in zip(maps, masks, truths, strict=True):
+        above, lesion = (values > threshold) & mask, truth & mask
+        found.append(2 * (above & lesion).sum() / (above.sum() + lesion.sum()))
+    return np.mean(found)
+
+
+def youdens(threshold, maps, masks, truths):
+    found = []
+    for values, mask, truth in zip(maps, masks, truths, strict=True):
+        above = values[mask] > threshold
+        lesion = truth[mask]
+        found.append(above[lesion].mean() - above[~lesion].mean())
+    return np.mean(found)
+
+
+def candidates(maps, masks):
+    """All thresholds that make a difference: every score, and one below all."""
+    values = np.unique(maps[masks])
+    return [np.nextafter(values[0], np.float32(-np.inf)), *values]
+
+
+@pytest.mark.parametrize("seed", [7, 8, 20])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("rule", "quality"), [(BestDiceThreshold, dices), (YoudenThreshold, youdens)])
+def test_rules_that_know_the_truth_find_the_best_of_all_thresholds(rule, quality, seed, tied):
+    maps, masks, truths = draw(seed, tied=tied)
+    fitted = rule().fit(maps, masks, truths)
+    qualities = [quality(t, maps, masks, truths) for t in candidates(maps, masks)]
+    assert quality(fitted.threshold_, maps, masks, truths) == pytest.approx(max(qualities), abs=1e-12)
+    assert max(qualities) > np.median(qualities) + 0.01
+
+
+@pytest.mark.parametrize(("rule", "quality"), [(BestDiceThreshold, dices), (YoudenThreshold, youdens)])
+def test_each_scan_may_have_its_own_best_threshold(rule, quality):
+    maps, masks, truths = draw(11)
+    own = rule(scope="image").fit(maps, masks, truths)
+    limits = own.limits(maps, masks)
+    for i, limit in enumerate(limits):
+        one = maps[i : i + 1], masks[i : i + 1], truths[i : i + 1]
+        assert quality(limit, *one) == pytest.approx(max(quality(t, *one) for t in candidates(*one[:2])), abs=1e-12)
+    common = rule().fit(maps, masks, truths)
+    assert np.mean([dices(t, maps[i : i + 1], masks[i : i + 1], truths[i : i + 1]) for i, t in enumerate(limits)]) > 0
+    assert np.isnan(own.threshold_)
+    assert common.limits(maps, masks) == [common.threshold_] * 4
+    with pytest.raises(ValueError, match="fitted on 4 map"):
+        own.apply(maps[:2], masks[:2])
+
+
+@pytest.mark.parametrize("seed", [3, 14, 15])
+def test_otsu_is_the_best_split_of_the_scores_in_two_groups(seed):
+    maps, masks, _ = draw(seed)
+    threshold = OtsuThreshold().fit(maps, masks).threshold_
+    values = maps[masks].astype(np.float64)
+
+    def within(t):
+        low, high = values[values <= t], values[values > t]
+        return len(low) * low.var() + len(high) * high.var()
+
+    found = within(threshold)
+    assert found == pytest.approx(min(within(t) for t in np.unique(values)[:-1]), rel=1e-10)
+    # What is outside the masks, and the order of scans, make no difference.
+    assert OtsuThreshold().fit(np.where(masks, maps, 99)[::-1], masks[::-1]).threshold_ == threshold
+
+
+def test_otsu_separates_two_groups_and_moves_with_the_scale_of_scores():
+    rng = np.random.default_rng(0)
+    maps = np.where(rng.random((3, *SHAPE)) < 0.1, rng.normal(9, 1, (3, *SHAPE)), rng.normal(0, 1, (3, *SHAPE)))
+    rule = OtsuThreshold().fit(maps)
+    np.testing.assert_array_equal(rule.apply(maps), maps > 4.5)
+    assert OtsuThreshold().fit(3 * maps + 7).threshold_ == pytest.approx(3 * rule.threshold_ + 7)
+    each = OtsuThreshold(scope="image").fit(maps)
+    assert each.limits(maps) == [OtsuThreshold().fit(one[None]).threshold_ for one in maps]
+
+
+@pytest.mark.parametrize("shape", [(12, 11, 10), (4, 11, 20)])
+@pytest.mark.parametrize(("size", "spacing", "edges"), [(9.6, 2.4, (4, 4, 4)), (6.0, (2.0, 1.0, 3.0), (3, 6, 2))])
+def test_the_mean_pool_is_the_largest_mean_over_all_windows(shape, size, spacing, edges):
+    rng = np.random.default_rng(5)
+    volume, mask = rng.normal(size=shape), rng.random(shape) < 0.8
+    edges = np.minimum(edges, shape)
+    inside = np.where(mask, volume, 0)
+    windows = np.lib.stride_tricks.sliding_window_view(inside, tuple(edges))
+    rule = MeanPoolThreshold(size, spacing=spacing).fit([volume], [mask])
+    assert rule.threshold_ == pytest.approx(windows.mean(axis=(3, 4, 5)).max(), rel=1e-12)
+
+
+def test_the_published_window_has_16_voxels_and_means_the_same_with_other_voxels():
+    rng = np.random.default_rng(1)
+    coarse = rng.random((16, 12, 14))
+    fine = np.kron(coarse, np.ones((2, 2, 2)))
+    assert MeanPoolThreshold().fit([fine]).threshold_ == MeanPoolThreshold(spacing=2.4).fit([fine]).threshold_
+    windows = np.lib.stride_tricks.sliding_window_view(fine, (16, 16, 16))
+    assert MeanPoolThreshold().fit([fine]).threshold_ == pytest.approx(windows.mean(axis=(3, 4, 5)).max())
+    # On the coarser grid there are fewer places for a window, and all of them are places on the finer one.
+    at_same_places = windows[::2, ::2, ::2].mean(axis=(3, 4, 5)).max()
+    assert MeanPoolThreshold(spacing=4.8).fit([coarse]).threshold_ == pytest.approx(at_same_places)
+
+
+def test_the_mean_pool_of_several_maps_is_the_mean_of_their_own():
+    maps, masks, _ = draw(2)
+    each = MeanPoolThreshold(9.6, scope="image").fit(maps, masks)
+    limits = each.limits(maps, masks)
+    assert len(set(limits)) == 4
+    assert MeanPoolThreshold(9.6).fit(maps, masks).threshold_ == pytest.approx(np.mean(limits))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.1, 0.5])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_rate_of_false_positives_is_kept_as_closely_as_scores_allow(rate, tied):
+    maps, masks, _ = draw(21, tied=tied)
+
+    def rate_at(threshold):
+        return np.mean([(one[mask] > threshold).mean() for one, mask in zip(maps, masks, strict=True)])
+
+    threshold = HealthyRateThreshold(rate).fit(maps, masks).threshold_
+    assert rate_at(threshold) <= rate + 1e-12
+    lower = [t for t in candidates(maps, masks) if t < threshold]
+    assert rate_at(max(lower)) > rate
+
+
+def test_scans_of_all_sizes_count_alike_for_the_rate():
+    large, small = np.linspace(0, 1, 8000).reshape(20, 20, 20), np.linspace(2, 3, 8).reshape(2, 2, 2)
+    limits, realized = rate_limits([large.ravel(), small.ravel()], [0.25, 0.5, 0.75])
+    assert limits[0] == pytest.approx(2 + 3 / 7)
+    assert limits[2] == pytest.approx(0.5, abs=1e-3)
+    np.testing.assert_allclose(realized, [0.25, 0.5, 0.75], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
+def test_the_rate_does_not_depend_on_how_scores_are_stored(kind):
+    scores = [np.random.default_rng(seed).integers(0, 200, 300) for seed in range(3)]
+    rates = [0.0, 0.01, 0.1, 0.5]
+    expected = rate_limits([one.astype(np.float64) for one in scores], rates)
+    np.testing.assert_array_equal(rate_limits([one.astype(kind) for one in scores], rates), expected)
+
+
+def test_the_rate_is_realized_on_new_healthy_scans_and_some_come_out_empty():
+    rng = np.random.default_rng(20)
+    # Most scans are quiet, some are not: a rate is a mean over scans, and quiet ones have nothing.
+    loud = np.arange(40) % 4 == 0
+    maps = rng.normal(size=(40, 16, 16, 16)) + 6 * loud[:, None, None, None] - 3
+    rule = HealthyRateThreshold(0.01).fit(maps[:20])
+    found = rule.apply(maps[20:])
+    assert 0.005 < found.mean() < 0.02
+    assert (found.reshape(20, -1).sum(axis=1) == 0).sum() >= 10
+
+
+def test_a_map_without_differences_is_empty_under_rules_without_labels():
+    maps, masks, truths = np.full((3, *SHAPE), 0.25), draw(1, 3)[1], draw(1, 3)[2]
+    for rule in (OtsuThreshold(), OtsuThreshold(scope="image"), HealthyRateThreshold()):
+        assert not rule.fit(maps, masks).apply(maps, masks).any()
+    for name, rule in RULES.items():
+        if not rule.needs_truth:
+            assert not clone(rule).fit(0 * maps, masks).apply(0 * maps, masks).any(), name
+    # With the truth known, all or nothing is the choice, and everything has the better Dice.
+    assert BestDiceThreshold().fit(maps, masks, truths).apply(maps, masks).sum() == masks.sum()
+
+
+def test_scores_of_zero_are_scores():
+    maps = np.zeros((1, 4, 4, 4))
+    maps[0, 0] = -1
+    found = FixedThreshold(-0.5).fit(maps).apply(maps)
+    assert found.sum() == 48
+    assert found[0, 1:].all()
+
+
+def test_thresholds_are_exact_in_single_precision():
+    value = np.float32(0.1)
+    maps = np.full((1, 2, 2, 2), value)
+    maps[0, 0, 0, 0] = np.nextafter(value, np.float32(1))
+    rule = HealthyRateThreshold(0.5).fit(maps)
+    assert rule.apply(maps).sum() == 1
+    # Between two neighbors of single precision there are numbers of double precision.
+    between = FixedThreshold((float(value) + float(np.nextafter(value, np.float32(1)))) / 2)
+    assert between.fit(maps).apply(maps).sum() == 1
+
+
+def test_masks_and_kinds_of_input_are_kept():
+    maps, masks, truths = draw(6)
+    for name, rule in RULES.items():
+        stacked = clone(rule).fit(maps, masks, truths).apply(maps, masks)
+        listed = clone(rule).fit(list(maps), list(masks), list(truths)).apply(list(maps), list(masks.astype(int)))
+        assert stacked.dtype == bool, name
+        assert isinstance(listed, list)
+        np.testing.assert_array_equal(stacked, listed, err_msg=name)
+        assert not stacked[~masks].any()
+        # What lies outside the masks is not looked at.
+        other = clone(rule).fit(np.where(masks, maps, 5), masks, truths).apply(np.where(masks, maps, -5), masks)
+        np.testing.assert_array_equal(stacked, other, err_msg=name)
+
+
+def test_scans_of_several_shapes_go_together():
+    maps = [np.random.default_rng(i).random((4 + i, 5, 6)) for i in range(3)]
+    found = OtsuThreshold().fit(maps).apply(maps)
+    assert [one.shape for one in found] == [one.shape for one in maps]
+
+
+def test_rules_say_what_they_need_and_do_not_look_at_the_rest():
+    maps, masks, truths = draw(9)
+    assert [name for name, rule in RULES.items() if rule.needs_truth] == ["Youden", "best Dice"]
+    assert [name for name, rule in RULES.items() if rule.needs_healthy] == ["healthy rate"]
+    for rule in (OtsuThreshold(), MeanPoolThreshold(), HealthyRateThreshold(), FixedThreshold(0.3)):
+        assert rule.fit(maps, masks, truths).threshold_ == clone(rule).fit(maps, masks).threshold_
+
+
+def test_a_scan_without_a_lesion_enters_no_choice_and_stays_empty():
+    maps, masks, truths = draw(12)
+    truths[2] = False
+    for rule in (YoudenThreshold, BestDiceThreshold):
+        some = np.array([0, 1, 3])
+        common = rule().fit(maps, masks, truths)
+        assert common.threshold_ == rule().fit(maps[some], masks[some], truths[some]).threshold_
+        assert not rule(scope="image").fit(maps, masks, truths).apply(maps, masks)[2].any()
+        with pytest.raises(ValueError, match="needs lesions inside the masks"):
+            rule().fit(maps, masks, np.zeros_like(truths))
+        with pytest.raises(ValueError, match="fit\\(maps, masks, truths\\)"):
+            rule().fit(maps, masks)
+
+
+def test_what_is_not_possible_is_refused_by_name():
+    maps, masks, _ = draw(13)
+    with pytest.raises(ValueError, match="scope must be one of dataset, image, not 'patient'"):
+        OtsuThreshold(scope="patient").fit(maps)
+    with pytest.raises(ValueError, match="size_mm must be positive lengths in mm, not 0"):
+        MeanPoolThreshold(0).fit(maps)
+    with pytest.raises(ValueError, match="spacing must be one length in mm or three"):
+        MeanPoolThreshold(spacing=(1, 2)).fit(maps)
+    with pytest.raises(ValueError, match="spacing must be positive"):
+        MeanPoolThreshold(spacing=-2.4).fit(maps)
+    with pytest.raises(ValueError, match="rate must be a share of voxels"):
+        HealthyRateThreshold(1).fit(maps)
+    with pytest.raises(ValueError, match="finite number, not nan"):
+        FixedThreshold(float("nan")).fit(maps)
+    with pytest.raises(ValueError, match="there are no maps"):
+        OtsuThreshold().fit([])
+    with pytest.raises(ValueError, match=r"maps must be a list or an array .* not the single value"):
+        OtsuThreshold().fit(np.array(0.5))
+    with pytest.raises(ValueError, match="masks must be a list or an array with one of them per case"):
+        OtsuThreshold().fit(maps, np.array(1))
+    with pytest.raises(ValueError, match="truths must be a list or an array with one of them per case"):
+        YoudenThreshold().fit(maps, truths=np.array(1))
+    with pytest.raises(ValueError, match="3 mask\\(s\\) for 4 map\\(s\\)"):
+        OtsuThreshold().fit(maps, masks[:3])
+    with pytest.raises(ValueError, match="mask 0 has shape \\(9, 8, 6\\) and its map \\(9, 8, 7\\)"):
+        OtsuThreshold().fit(maps, masks[..., :6])
+    with pytest.raises(ValueError, match="mask 1 is empty"):
+        OtsuThreshold().fit(maps, [masks[0], np.zeros(SHAPE), *masks[2:]])
+    with pytest.raises(ValueError, match="mask 0 holds 0 and 1 only, not \\[2\\]"):
+        OtsuThreshold().fit(maps, 2 * masks)
+    with pytest.raises(ValueError, match="must be a volume"):
+        OtsuThreshold().fit(maps[0])
+    broken = maps.copy()
+    broken[2, 0, 0, :2] = np.nan, np.inf
+    for call in (OtsuThreshold().fit, FixedThreshold(1).fit(maps).apply):
+        with pytest.raises(ValueError, match="map 2 has 2 values that are no finite numbers"):
+            call(broken)
+    with pytest.raises(NotFittedError):
+        OtsuThreshold().apply(maps)

@@ -1,0 +1,286 @@
+"""Ellipsoids of noise: where they lie, what fills them, and that the mask says both."""
+
+import time
+
+import numpy as np
+import pytest
+
+from anomaly import corrupt
+from anomaly.generators.corruptions import COUNTS, MEANS, NOISES, RADII, SHORTEST, TissueMoments
+
+SHAPE = (24, 26, 20)
+ONE = (0, 1, 0)
+
+
+def brain(n_channels=8, seed=0, low=0.2, high=0.8):
+    rng = np.random.default_rng(seed)
+    grid = np.indices(SHAPE) - np.array(SHAPE)[:, None, None, None] / 2 + 0.5
+    mask = (np.square(grid / np.array([10, 11, 8])[:, None, None, None])).sum(axis=0) <= 1
+    volume = rng.uniform(low, high, (*SHAPE, n_channels)).astype(np.float32) * mask[..., None]
+    return volume, mask
+
+
+def oracle(volume, mask, center, axes, orientation, values):
+    """Put one ellipsoid into a brain, one voxel after the other."""
+    changed, anomaly = volume.copy(), np.zeros(mask.shape, dtype=bool)
+    for x in range(mask.shape[0]):
+        for y in range(mask.shape[1]):
+            for z in range(mask.shape[2]):
+                if not mask[x, y, z]:
+                    continue
+                along = orientation.T @ (np.array([x, y, z]) - center)
+                if ((along / axes) ** 2).sum() <= 1:
+                    changed[x, y, z] = values[int(anomaly.sum())]
+                    anomaly[x, y, z] = True
+    return changed, anomaly
+
+
+@pytest.mark.parametrize("noise", [*NOISES, "mix"])
+@pytest.mark.parametrize("mean", MEANS)
+def test_the_mask_is_what_was_changed(noise, mean):
+    volume, mask = brain()
+    for seed in range(12):
+        changed, anomaly = corrupt(volume, mask, noise=noise, mean=mean, random_state=seed)
+        np.testing.assert_array_equal((changed != volume).any(axis=-1), anomaly)
+        assert not anomaly[~mask].any()
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        assert changed.dtype == np.float32
+
+
+def test_voxels_whose_noise_is_not_above_zero_are_anomalies_too():
+    volume, mask = brain()
+    dark = TissueMoments(0.05, 0.3)
+    changed, anomaly = corrupt(
+        volume, mask, noise="normal-isotropic", mean="half", moments=dark, counts=ONE, random_state=0
+    )
+    black = (changed == 0).all(axis=-1) & mask
+    # About half of such noise would be below zero.
+    assert 0.3 < black.sum() / anomaly.sum() < 0.6
+    assert anomaly[black].all()
+    np.testing.assert_array_equal((changed != volume).any(axis=-1), anomaly)
+
+
+def test_the_mask_does_not_depend_on_the_first_channel():
+    volume, mask = brain()
+    dark = TissueMoments(0.0, 0.3)
+    changed, anomaly = corrupt(
+        volume, mask, noise="normal-directional", mean="full", moments=dark, counts=ONE, random_state=1
+    )
+    first_is_zero = [
+        (changed[anomaly][:, 0] == 0).all()
+        for changed, anomaly in (
+            corrupt(volume, mask, noise="normal-directional", moments=dark, counts=ONE, random_state=seed)
+            for seed in range(8)
+        )
+    ]
+    assert any(first_is_zero)
+    assert anomaly.any()
+    np.testing.assert_array_equal((changed != volume).any(axis=-1), anomaly)
+
+
+def test_a_second_ellipsoid_leaves_the_first_where_they_do_not_overlap():
+    volume, mask = brain()
+    overlaps = 0
+    for seed in range(30):
+        # What is drawn for the first does not depend on there being a second.
+        one = corrupt(volume, mask, noise="uniform-random", counts=(0, 1), random_state=seed)
+        two = corrupt(volume, mask, noise="uniform-random", counts=(0, 0, 1), random_state=seed)
+        assert not (one[1] & ~two[1]).any()
+        kept = one[1] & (one[0] == two[0]).all(axis=-1)
+        second = two[1] & ~kept
+        # Either all of the first is there unchanged or it is overwritten by noise of the second, never by zeros.
+        np.testing.assert_array_equal((two[0] != volume).any(axis=-1), two[1])
+        assert (two[0][two[1]] > 0).any(axis=-1).all()
+        overlaps += bool((one[1] & second).any())
+    assert overlaps
+
+
+def test_one_ellipsoid_is_that_of_a_loop_over_voxels(monkeypatch):
+    from anomaly.generators import corruptions
+
+    volume, mask = brain(3)
+    known = {}
+    whole = corruptions._ellipsoid
+    noise = corruptions._noise
+    monkeypatch.setattr(corruptions, "_ellipsoid", lambda *given: known.update(ellipsoid=given[1:]) or whole(*given))
+
+    def drawn(*given):
+        known["values"] = noise(*given)
+        return known["values"]
+
+    monkeypatch.setattr(corruptions, "_noise", drawn)
+    for seed in range(3):
+        changed, anomaly = corrupt(volume, mask, counts=(0, 1), random_state=seed)
+        expected = oracle(volume, mask, *known["ellipsoid"], known["values"])
+        np.testing.assert_array_equal(anomaly, expected[1])
+        np.testing.assert_array_equal(changed, expected[0])
+
+
+def test_ellipsoids_are_turned_and_their_axes_differ():
+    volume, mask = brain(1)
+    mask = np.ones_like(mask)
+    tilted, ratios = 0, []
+    for seed in range(40):
+        _, anomaly = corrupt(volume, mask, counts=(0, 1), radii=(0.35, 0.35), random_state=seed)
+        if anomaly[[0, -1]].any() or anomaly[:, [0, -1]].any() or anomaly[..., [0, -1]].any():
+            continue
+        covariance = np.cov(np.argwhere(anomaly).T)
+        values = np.linalg.eigvalsh(covariance)
+        ratios.append(np.sqrt(values[0] / values[-1]))
+        off = np.abs(covariance[np.triu_indices(3, 1)]).max()
+        tilted += off > 0.05 * values[-1]
+    assert len(ratios) > 10
+    assert tilted > 0.7 * len(ratios)
+    assert SHORTEST * 0.85 < min(ratios) < 0.8
+    assert max(ratios) > 0.75
+
+
+def test_none_one_and_two_come_by_twenty_sixty_and_twenty():
+    volume, mask = brain(1)
+    rng = np.random.default_rng(0)
+    from anomaly.generators import corruptions
+
+    counts = np.zeros(3)
+    for _ in range(600):
+        seen = []
+        original = corruptions._ellipsoid
+        try:
+            corruptions._ellipsoid = lambda *given, seen=seen, f=original: seen.append(1) or f(*given)
+            corruptions.corrupt_in_place(volume.copy(), mask, rng, TissueMoments(0.5, 0.1), noise="mix", mean="half")
+        finally:
+            corruptions._ellipsoid = original
+        counts[len(seen)] += 1
+    # Five standard deviations of a binomial number.
+    assert (np.abs(counts / 600 - COUNTS) < 5 * np.sqrt(0.24 / 600)).all()
+
+
+def test_moments_are_measured_in_the_tissue_and_give_those_of_the_noise():
+    volume, mask = brain(32)
+    moments = TissueMoments.measured([volume], [mask])
+    assert moments.mean == pytest.approx(volume[mask].mean(), rel=1e-5)
+    assert moments.sd == pytest.approx(volume[mask].std(), rel=1e-4)
+    assert TissueMoments.measured([volume]) == moments
+    narrow = TissueMoments(0.6, 0.05)
+    for noise in ("normal-random", "uniform-random"):
+        for mean, factor in MEANS.items():
+            changed, anomaly = corrupt(volume, mask, noise=noise, mean=mean, moments=narrow, counts=ONE, random_state=3)
+            # Within five standard errors.
+            error = 5 * 0.05 / np.sqrt(changed[anomaly].size)
+            assert changed[anomaly].mean() == pytest.approx(factor * 0.6, abs=error)
+            assert changed[anomaly].std() == pytest.approx(0.05, rel=0.05)
+    # Other tissue, other noise: nothing is a constant.
+    brighter, _ = brain(32, low=0.5, high=0.9)
+    for values in (volume, brighter):
+        changed, anomaly = corrupt(values, mask, noise="uniform-random", mean="full", counts=ONE, random_state=3)
+        assert changed[anomaly].mean() == pytest.approx(values[mask].mean(), abs=0.02)
+
+
+def test_noise_is_drawn_for_what_its_name_says():
+    volume, mask = brain(16)
+    for distribution in ("normal", "uniform"):
+        found = {}
+        for what in ("random", "directional", "isotropic"):
+            changed, anomaly = corrupt(volume, mask, noise=f"{distribution}-{what}", counts=ONE, random_state=4)
+            found[what] = changed[anomaly]
+        assert np.ptp(found["isotropic"], axis=1).max() == 0
+        assert len(np.unique(found["isotropic"][:, 0])) > 0.7 * len(found["isotropic"])
+        assert np.ptp(found["directional"], axis=0).max() == 0
+        assert len(np.unique(found["directional"][0])) > 8
+        assert np.ptp(found["random"], axis=0).min() > 0
+        assert np.ptp(found["random"], axis=1).min() > 0
+
+
+def test_a_mix_has_all_kinds_of_noise():
+    volume, mask = brain(16)
+    kinds = set()
+    for seed in range(60):
+        changed, anomaly = corrupt(volume, mask, counts=(0, 1), random_state=seed)
+        values = changed[anomaly]
+        if len(values) < 3:
+            continue
+        kinds.add(
+            "isotropic" if np.ptp(values, axis=1).max() == 0 else
+            "directional" if np.ptp(values, axis=0).max() == 0 else "random"
+        )  # fmt: skip
+    assert kinds == {"isotropic", "directional", "random"}
+
+
+def test_a_seed_gives_the_same_again_and_leaves_global_numbers_alone():
+    volume, mask = brain()
+    before = volume.copy()
+    state = repr(np.random.get_state())  # noqa: NPY002
+    one, again, other = (corrupt(volume, mask, counts=ONE, random_state=seed) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(one[0], again[0])
+    np.testing.assert_array_equal(one[1], again[1])
+    assert (one[1] != other[1]).any()
+    np.testing.assert_array_equal(volume, before)
+    assert repr(np.random.get_state()) == state  # noqa: NPY002
+    drawn = [corrupt(volume, mask, random_state=np.random.RandomState(2))[0] for _ in range(2)]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_brain_of_one_voxel_ends():
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[3, 4, 5] = True
+    volume = np.full((*SHAPE, 2), 0.9, dtype=np.float32)
+    moments = TissueMoments(0.4, 0.1)
+    changed, anomaly = corrupt(volume, mask, moments=moments, counts=(0, 0, 1), random_state=0)
+    np.testing.assert_array_equal(anomaly, mask)
+    assert (changed[~mask] == np.float32(0.9)).all()
+
+
+def test_radii_are_those_of_the_publication():
+    # 1.4 liters of voxels of 2.4 mm: 5 to 11 voxels.
+    size = (3 * 1.4e6 / 2.4**3 / (4 * np.pi)) ** (1 / 3)
+    np.testing.assert_allclose(size * np.array(RADII), [5, 11], rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"noise": "pink"}, "noise must be one of .*mix, not 'pink'"),
+        ({"mean": "third"}, "mean must be one of full, half, not 'third'"),
+        ({"mean": 0.5}, "not 0.5"),
+        ({"counts": (0, 0)}, "counts"),
+        ({"counts": (1, -1)}, "counts"),
+        ({"radii": (0.4, 0.2)}, "radii"),
+        ({"radii": (0.4,)}, "radii"),
+        ({"random_state": -1}, "negative"),
+    ],
+)
+def test_what_is_not_possible_is_refused(given, message):
+    volume, mask = brain(1)
+    with pytest.raises(ValueError, match=message):
+        corrupt(volume, mask, **given)
+
+
+def test_wrong_volumes_are_refused():
+    volume, mask = brain(1)
+    with pytest.raises(ValueError, match="empty"):
+        corrupt(volume, np.zeros_like(mask))
+    with pytest.raises(ValueError, match="one grid"):
+        corrupt(volume, mask[1:])
+    with pytest.raises(ValueError, match="one grid"):
+        corrupt(volume[..., 0], mask)
+    volume[12, 12, 10] = np.nan
+    with pytest.raises(ValueError, match="1 values of the volume are not finite"):
+        corrupt(volume, mask)
+    with pytest.raises(ValueError, match="no voxel of brain"):
+        TissueMoments.measured([volume], [np.zeros_like(mask)])
+
+
+@pytest.mark.slow
+def test_corrupting_is_much_faster_than_a_loop_over_voxels():
+    rng = np.random.default_rng(0)
+    shape = (40, 48, 32)
+    volume, mask = rng.uniform(0.2, 0.8, (*shape, 64)).astype(np.float32), np.ones(shape, dtype=bool)
+    axes, values = np.array([6.0, 5.0, 4.0]), np.full((10**4, 64), 0.1, dtype=np.float32)
+    begun = time.process_time()
+    oracle(volume, mask, np.array([20, 24, 16]), axes, np.eye(3), values)
+    loop = time.process_time() - begun
+    moments = TissueMoments.measured([volume], [mask])
+    begun = time.process_time()
+    for seed in range(10):
+        corrupt(volume, mask, counts=(0, 1), moments=moments, random_state=seed)
+    assert (time.process_time() - begun) / 10 < loop / 20

@@ -1,0 +1,144 @@
+"""The two networks: sizes, padding, what they repeat, what they see."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from anomaly.networks.architectures import (  # noqa: E402
+    Mix,
+    ReconstructionDiscrimination,
+    UShaped,
+    VariationalAutoencoder,
+    cut,
+    padded,
+    padded_shape,
+    padding,
+)
+
+pytestmark = pytest.mark.deep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Compute as the estimator does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_shapes_are_padded_to_the_next_multiple():
+    assert padded_shape((90, 90, 54), 16) == (96, 96, 64)
+    assert padded_shape((64, 80, 64), 16) == (64, 80, 64)
+    assert padded_shape((3, 8, 9), 8) == (8, 8, 16)
+    assert padding((3, 8, 9), (8, 8, 16)) == [(2, 3), (0, 0), (3, 4)]
+
+
+def test_what_is_padded_is_cut_to_the_same():
+    x = torch.rand(2, 3, 5, 8, 9)
+    larger = padded(x, (8, 8, 16))
+    assert larger.shape == (2, 3, 8, 8, 16)
+    torch.testing.assert_close(larger.sum(), x.sum())
+    torch.testing.assert_close(larger[:, :, 1:6, :, 3:12], x)
+    torch.testing.assert_close(cut(larger, (5, 8, 9)), x)
+    assert padded(x, (5, 8, 9)) is x
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (13, 16, 9), (5, 6, 7), (17, 1, 8)])
+@pytest.mark.parametrize("output", ["sigmoid", "linear"])
+@pytest.mark.parametrize("dense", [None, 6])
+def test_an_autoencoder_answers_with_the_shape_of_its_input(shape, output, dense):
+    network = VariationalAutoencoder(3, shape, (2, 4, 6), 5, output=output, dense=dense).eval()
+    volume = torch.rand(2, 3, *shape)
+    reconstruction, mean, log_variance = network(volume)
+    assert reconstruction.shape == volume.shape
+    assert mean.shape == log_variance.shape == (2, 5)
+    if output == "sigmoid":
+        assert reconstruction.min() > 0
+        assert reconstruction.max() < 1
+
+
+def test_an_autoencoder_refuses_another_shape():
+    with pytest.raises(ValueError, match=r"\(8, 8, 9\) voxels for a network that was made for \(8, 8, 8\)"):
+        VariationalAutoencoder(1, (8, 8, 8), (2,), 2)(torch.rand(1, 1, 8, 8, 9))
+
+
+def test_an_autoencoder_draws_in_training_and_nowhere_else():
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(2, (8, 8, 8), (2, 4), 3)
+    volume = torch.rand(2, 2, 8, 8, 8)
+    network.train()
+    assert not torch.equal(network(volume)[0], network(volume)[0])
+    network.eval()
+    state = torch.get_rng_state()
+    assert torch.equal(network(volume)[0], network(volume)[0])
+    torch.testing.assert_close(network(volume)[0], network.decode(network.encode(volume)[0]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_published_sizes_are_those_of_the_study():
+    network = VariationalAutoencoder(64, (64, 80, 64))
+    assert network.smallest == (4, 5, 4)
+    assert network.to_dense.in_features == 40960
+    assert (network.to_mean.in_features, network.to_mean.out_features) == (512, 512)
+    assert [level[0].out_channels for level in network.encoder] == [64, 128, 256, 512]
+    assert [level[0].out_channels for level in network.decoder] == [256, 128, 64, 64]
+
+
+@pytest.mark.parametrize("network", ["autoencoder", "both"])
+def test_lists_of_callers_stay_as_they_are(network):
+    widths, shape = [2, 4, 6], [8, 8, 8]
+    if network == "autoencoder":
+        first = VariationalAutoencoder(1, shape, widths, 2)
+        second = VariationalAutoencoder(1, shape, widths, 2)
+        first.load_state_dict(second.state_dict())
+    else:
+        UShaped([1, 2], 1, 2)(torch.rand(1, 1, 8, 8, 8), torch.rand(1, 2, 8, 8, 8))
+    assert widths == [2, 4, 6]
+    assert shape == [8, 8, 8]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (9, 7, 6), (4, 4, 5)])
+@pytest.mark.parametrize("stem", [None, 3])
+def test_both_answers_have_the_shape_of_the_input(shape, stem):
+    network = ReconstructionDiscrimination(5, 4, 2, 3, stem=stem).eval()
+    volume = torch.rand(2, 5, *shape)
+    reconstruction, logits = network(volume)
+    assert reconstruction.shape == volume.shape
+    assert logits.shape == (2, 1, *shape)
+    assert torch.equal(network(volume)[1], logits)
+
+
+def test_the_reconstruction_has_no_skips_and_the_discriminator_has():
+    torch.manual_seed(0)
+    network = ReconstructionDiscrimination(2, 4, 4, 2).eval()
+    calls = {}
+    for name in ("reconstruct", "discriminate"):
+        part = getattr(network, name)
+        part.after[0][0].register_forward_pre_hook(lambda _, x, name=name: calls.update({name: x[0].shape[1]}))
+    network(torch.rand(1, 2, 8, 8, 8))
+    assert calls == {"reconstruct": 4, "discriminate": 8}
+
+
+def test_the_discriminator_sees_scan_and_reconstruction():
+    torch.manual_seed(0)
+    network = ReconstructionDiscrimination(2, 4, 4, 2).eval()
+    volume = torch.rand(1, 2, 8, 8, 8, requires_grad=True)
+    reconstruction = network.reconstruct(volume).detach().requires_grad_()
+    network.discriminate(reconstruction, volume).sum().backward()
+    assert volume.grad.abs().sum() > 0
+    assert reconstruction.grad.abs().sum() > 0
+
+
+def test_mixing_is_a_convolution_of_one_voxel():
+    torch.manual_seed(0)
+    mix, volume = Mix(4, 3), torch.rand(2, 4, 3, 5, 2)
+    known = torch.nn.functional.conv3d(volume, mix.weight[..., None, None, None], mix.bias)
+    torch.testing.assert_close(mix(volume), known)
+    torch.testing.assert_close(mix(volume.contiguous(memory_format=torch.channels_last_3d)), known)
+
+
+def test_networks_begin_with_the_level_they_are_told():
+    network = ReconstructionDiscrimination(3, 4, 4, 2)
+    network.level([0.1, 0.2, 0.3])
+    assert network.reconstruct.answer.bias.tolist() == pytest.approx([0.1, 0.2, 0.3])

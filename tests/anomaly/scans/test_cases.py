@@ -1,0 +1,185 @@
+"""Cases hold what fits together, and come back from files as they were."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from anomaly import Case, read_cases, write_cases
+from anomaly.scans.cases import normalized
+
+AFFINE = np.array([[-2.0, 0, 0, 20], [0, 2.0, 0, -10], [0, 0, 3.0, 5], [0, 0, 0, 1]])
+SHAPE = (6, 7, 8)
+
+
+def made(name="p01", n=12, **changes):
+    rng = np.random.default_rng(len(name))
+    brain = rng.random(SHAPE) > 0.3
+    b0 = (50 + 900 * rng.random(SHAPE)).astype(np.float32)
+    magnitudes = (b0[..., None] * rng.random((*SHAPE, n))).astype(np.float32)
+    directions = rng.standard_normal((n, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    signal = (magnitudes / b0[..., None]) * brain[..., None]
+    return Case(**{"patient": "p01", "signal": signal, "brain": brain, "affine": AFFINE, "name": name, "b0": b0,
+                   "directions": directions} | changes)  # fmt: skip
+
+
+def table(folder, text):
+    (folder / "t.tsv").write_text(text)
+    return folder / "t.tsv"
+
+
+def test_cases_come_back_from_files_bit_by_bit(tmp_path):
+    rng = np.random.default_rng(5)
+    full = made(
+        "p01 'a'\"",
+        tissue=rng.integers(0, 5, SHAPE),
+        lesion=rng.random(SHAPE) > 0.9,
+        followup=rng.random(SHAPE) > 0.8,
+        age=63.5,
+        sex="female",
+        site="Trio",
+        grade="IV",
+        kind="cellular",
+        synthetic=True,
+        b=700,
+    )
+    bare = Case("p02", rng.random((2, 3, 4, 5)))
+    back = read_cases(write_cases([full, bare], tmp_path / "out"))
+    assert [case.name for case in back] == [full.name, "p02"]
+    for case, other in zip(back, (full, bare), strict=True):
+        for key in ("patient", "sex", "site", "grade", "kind", "synthetic", "b", "age"):
+            np.testing.assert_equal(getattr(case, key), getattr(other, key))
+        for key in ("signal", "brain", "tissue", "lesion", "followup", "affine", "directions"):
+            mine, theirs = getattr(case, key), getattr(other, key)
+            assert (mine is None) == (theirs is None)
+            if mine is not None:
+                assert mine.dtype == theirs.dtype
+                np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(back[0].b0, full.b0 * full.brain)
+    np.testing.assert_array_equal(back[1].b0, 1)
+    assert back[0].spacing == (2.0, 2.0, 3.0)
+
+
+def test_files_are_replaced_only_when_told(tmp_path):
+    write_cases([made()], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        write_cases([made()], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert read_cases(write_cases([made(synthetic=True)], tmp_path, overwrite=True))[0].synthetic
+
+
+def test_signals_stay_in_their_range_and_inside_the_brain():
+    brain = np.zeros((2, 2, 2), bool)
+    brain[0] = True
+    signal = np.full((2, 2, 2, 3), 1.5)
+    signal[0, 0] = -0.5
+    case = Case("a", signal, brain)
+    assert case.signal.dtype == np.float32
+    np.testing.assert_array_equal(case.signal[0, 1], 1)
+    np.testing.assert_array_equal(case.signal[0, 0], 0)
+    np.testing.assert_array_equal(case.signal[1], 0)
+    assert signal.max() == 1.5
+
+
+def test_white_and_gray_matter_are_scored_and_fluid_is_not():
+    tissue = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
+    brain = np.array([[[False, True, True, True, True]]])
+    case = Case("a", np.ones((1, 1, 5, 2)) * brain[..., None], brain, tissue)
+    np.testing.assert_array_equal(case.scored, [[[False, True, True, False, True]]])
+    np.testing.assert_array_equal(Case("a", case.signal, brain).scored, brain)
+    assert case.healthy
+    assert Case("a", case.signal, brain, lesion=np.zeros((1, 1, 5))).healthy
+    assert not Case("a", case.signal, brain, lesion=brain).healthy
+
+
+def test_signals_are_divided_by_the_mean_at_b_0():
+    values = np.array([[[[80.0, 30.0, 120.0, 300.0, -5.0]]], [[[80.0, 30.0, 120.0, 3.0, 5.0]]]])
+    signal, b0 = normalized(values, [0, 1000, 5, 990, 1010], [[[True]], [[False]]])
+    np.testing.assert_array_equal(b0.ravel(), [100, 0])
+    np.testing.assert_allclose(signal[0, 0, 0], [0.3, 1, 0])
+    np.testing.assert_array_equal(signal[1], 0)
+
+
+@pytest.mark.parametrize(
+    ("b", "value", "message"),
+    [
+        ([1000, 1000], 1.0, "no volume without .* 1000 to 1000"),
+        ([0, 5], 1.0, "no volume with diffusion weighting"),
+        ([0, 1000], np.nan, "1 voxels .* no finite numbers"),
+    ],
+)
+def test_series_that_cannot_be_divided_are_refused(b, value, message):
+    with pytest.raises(ValueError, match=message):
+        normalized(np.full((1, 1, 1, 2), value), b, np.ones((1, 1, 1), bool))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"signal": np.zeros((3, 3, 3))}, r"axes \(x, y, z, directions\), not the shape \(3, 3, 3\)"),
+        ({"signal": np.full((*SHAPE, 2), np.nan)}, "signal has 672 values"),
+        ({"brain": np.zeros(SHAPE)}, "brain is empty"),
+        ({"brain": np.zeros((6, 7, 9))}, r"'brain' has shape \(6, 7, 9\)"),
+        ({"lesion": np.full(SHAPE, 3)}, r"'lesion' must hold 0 and 1 only, not \[3\]"),
+        ({"followup": np.zeros((6, 7, 7))}, "'followup' has shape"),
+        ({"tissue": np.full(SHAPE, 7)}, r"tissue map holds \[7\]"),
+        ({"tissue": np.zeros((6, 7, 9))}, "tissue map has shape"),
+        ({"b0": np.zeros(SHAPE)}, "b = 0 is not above 0"),
+        ({"directions": np.ones((12, 2))}, r"shape \(12, 3\)"),
+        ({"directions": np.ones((12, 3))}, "unit vectors"),
+        ({"b": 0}, "b must be above 50"),
+        ({"affine": np.zeros((4, 4))}, "places no voxels"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes, message):
+    with pytest.raises(ValueError, match=f"case p01: .*{message}"):
+        made(**changes)
+
+
+def test_rows_that_are_wrong_are_named(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "i.nii")
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), 2 * np.eye(4)), tmp_path / "m.nii")
+    for name, text in (("b", "0 1000 1000"), ("short", "0 1000"), ("shells", "0 1000 2000"), ("none", "900 900 900"),
+                       ("negative", "-1000 1000 1000"), ("nothing", "0 nan 1000")):  # fmt: skip
+        (tmp_path / f"{name}.bval").write_text(text)
+    head = "patient\timage\tbval\tbrain\tage\tsynthetic\n"
+    for row, error, message in (
+        ("a\ti.nii\tb.bval\tm.nii\tn/a\tn/a", ValueError, r"row 2 \(patient a\).*m\.nii"),
+        ("a\tnot.nii\tb.bval\tn/a\tn/a\tn/a", FileNotFoundError, r"row 2 .*not\.nii.*relative to"),
+        ("a\ti.nii\tshort.bval\tn/a\tn/a\tn/a", ValueError, "3.*2 b-values"),
+        ("a\ti.nii\tshells.bval\tn/a\tn/a\tn/a", ValueError, "several b-values.*2000"),
+        ("a\ti.nii\tnone.bval\tn/a\tn/a\tn/a", ValueError, "no volume without"),
+        ("a\ti.nii\tnegative.bval\tn/a\tn/a\tn/a", ValueError, "negative.bval: .*finite and not negative.*-1000"),
+        ("a\ti.nii\tnothing.bval\tn/a\tn/a\tn/a", ValueError, "nothing.bval: .*finite and not negative.*nan"),
+        ("a\ti.nii\tb.bval\tn/a\told\tn/a", ValueError, "age must be a number of years, not 'old'"),
+        ("a\ti.nii\tb.bval\tn/a\tn/a\tmaybe", ValueError, "true or false, not 'maybe'"),
+        ("a\ti.nii\tb.bval\tn/a\t3\tn/a\na\ti.nii\tb.bval\tn/a\t3\tn/a", ValueError, "row 3 .*row 2.*'name'"),
+    ):
+        with pytest.raises(error, match=message):
+            read_cases(table(tmp_path, f"{head}{row}\n"))
+
+
+def test_real_series_are_read(data_dir, tmp_path):
+    folder = data_dir / "dipy_small_dwi"
+    row = "\t".join(str(folder / f"small_64D.{end}") for end in ("nii", "bval", "bvec"))
+    (case,) = read_cases(table(tmp_path, f"patient\timage\tbval\tbvec\nreal\t{row}\n"))
+    assert case.signal.shape[3] == 64
+    assert case.b == 994
+    assert not case.synthetic
+    assert 0.2 < case.signal[case.brain].mean() < 0.7
+
+
+def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
+    path = write_cases([made(lesion=np.ones(SHAPE, bool))], tmp_path)
+    row = dict(zip(*(line.split("\t") for line in path.read_text().splitlines()), strict=True))
+    image = nib.load(tmp_path / row["lesion"])
+    values = np.ones(SHAPE, np.float32)
+    values[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / row["lesion"])
+    (back,) = read_cases(path)
+    assert np.argwhere(~back.lesion).tolist() == [[0, 0, 0]]
+    values[0, 0, 0] = np.inf
+    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / row["lesion"])
+    with pytest.raises(ValueError, match=r"row 2 .*_lesion\.nii\.gz holds 1 infinite values; .*set them to one"):
+        read_cases(path)

@@ -1,0 +1,384 @@
+"""From a user's series to the array of a detector, and back."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from scipy.ndimage import binary_erosion
+
+from anomaly.scans.directions import directions_in_file
+from anomaly.scans.preparation import prepare_scan
+from dmrifit.engine.protocol import Protocol
+
+RAS = axcodes2ornt("RAS")
+
+
+def spread(n):
+    """Spread directions over half a sphere by the golden angle."""
+    k = np.arange(n) + 0.5
+    angle = np.pi * (1 + 5**0.5) * k
+    z = 1 - k / n
+    return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
+
+
+class Head:
+    """A synthetic head: an ellipsoid of tissue whose fibers run along x, with a ventricle and air around."""
+
+    shape = (22, 26, 20)
+
+    def __init__(self, n=20, b=1000.0, n_plain=2, spacing=4.0):
+        self.directions, self.b = spread(n), b
+        self.affine = np.diag([spacing] * 3 + [1.0])
+        self.affine[:3, 3] = (-40, -50, -30)
+        x, y, z = np.meshgrid(*(np.arange(m) - (m - 1) / 2 for m in self.shape), indexing="ij")
+        self.brain = (x / 8) ** 2 + (y / 10) ** 2 + (z / 7) ** 2 < 1
+        self.fluid = (x / 2.5) ** 2 + (y / 4) ** 2 + (z / 2.5) ** 2 < 1
+        self.white = self.brain & ~self.fluid & (np.abs(x) < 5)
+        self.tissue = np.where(self.fluid, 3, np.where(self.white, 1, 2 * self.brain)).astype(np.uint8)
+        tensors = {1: (1.6, 0.35, 0.35), 2: (0.8, 0.8, 0.8), 3: (3.0, 3.0, 3.0)}
+        self.signal = np.zeros((*self.shape, n), np.float32)
+        for number, tensor in tensors.items():
+            self.signal[self.tissue == number] = np.exp(-b / 1000 * (self.directions**2 @ np.array(tensor)))
+        self.b0 = np.where(self.brain, 700 + 20 * x + 10 * y, 5).astype(np.float32)
+        plain = np.stack([self.b0 * (1 + 0.02 * i) for i in range(n_plain)], axis=-1)
+        self.plain = plain
+        weighted = np.where(self.brain[..., None], self.b0[..., None] * (1 + 0.01 * (n_plain - 1)) * self.signal, 4)
+        # Volumes without weighting are not always the first.
+        self.series = np.concatenate([plain[..., :1], weighted, plain[..., 1:]], axis=-1).astype(np.float32)
+        zeros = np.zeros((1, 3))
+        self.bvec = np.concatenate([zeros, self.directions, np.zeros((n_plain - 1, 3))])
+        self.bval = np.concatenate([[0.0], np.full(n, b), np.full(n_plain - 1, 5.0)])
+
+    def stored(self, values, codes="RAS"):
+        """Give a volume as an image of another orientation."""
+        turn = ornt_transform(RAS, axcodes2ornt(tuple(codes)))
+        values = values.astype(np.uint8) if values.dtype == bool else values
+        return nib.Nifti1Image(apply_orientation(values, turn), self.affine @ inv_ornt_aff(turn, self.shape))
+
+    def write(self, folder, codes="RAS", name="dwi"):
+        """Write series, b-values and directions as FSL does."""
+        image = self.stored(self.series, codes)
+        nib.save(image, folder / f"{name}.nii.gz")
+        np.savetxt(folder / f"{name}.bval", self.bval[None], fmt="%g")
+        np.savetxt(folder / f"{name}.bvec", directions_in_file(self.bvec, image.affine).T)
+        return folder / f"{name}.nii.gz"
+
+    @property
+    def protocol(self):
+        return Protocol(self.bval, directions=directions_in_file(self.bvec, self.affine))
+
+
+@pytest.fixture(scope="module")
+def head():
+    return Head()
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "PLS", "IRP"])
+def test_one_call_gives_the_known_signals_however_the_file_is_stored(tmp_path, head, codes):
+    path = head.write(tmp_path, codes)
+    nib.save(head.stored(head.brain.astype(np.uint8), codes), tmp_path / "mask.nii.gz")
+    nib.save(head.stored(head.tissue, codes), tmp_path / "tissue.nii.gz")
+    scan = prepare_scan(path, mask=tmp_path / "mask.nii.gz", tissue=tmp_path / "tissue.nii.gz", age=40)
+    case = scan.case
+    np.testing.assert_allclose(case.signal, head.signal, atol=2e-6)
+    np.testing.assert_array_equal(case.brain, head.brain)
+    np.testing.assert_array_equal(case.tissue, head.tissue)
+    np.testing.assert_allclose(case.b0, head.plain.mean(axis=-1) * head.brain, rtol=1e-6)
+    np.testing.assert_allclose(case.affine, head.affine)
+    np.testing.assert_allclose(scan.protocol.directions, head.directions, atol=1e-12)
+    assert (case.signal.dtype, case.patient, case.age, case.b) == (np.float32, "dwi", 40, 1000)
+    assert scan.notes["b0_volumes"] == 2
+    assert scan.notes["directions"] == 20
+    assert not (case.scored & head.fluid).any()
+    assert (case.scored == head.brain & ~head.fluid).all()
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PLS", "IRP"])
+def test_maps_come_back_to_the_grid_of_the_file_voxel_by_voxel(tmp_path, head, codes):
+    path = head.write(tmp_path, codes)
+    mask = head.stored(head.brain.astype(np.uint8), codes)
+    scan = prepare_scan(path, mask=mask, shape=(24, 24, 18), center="brain")
+    where = np.random.default_rng(0).normal(size=head.shape).astype(np.float32) * head.brain
+    moved = prepare_scan(
+        nib.Nifti1Image(np.stack([where * 0 + head.b0, head.b0 * 0.5], -1), head.affine),
+        Protocol([0, 1000]),
+        mask=nib.Nifti1Image(head.brain.astype(np.uint8), head.affine),
+        shape=(24, 24, 18),
+        center="brain",
+    )
+    np.testing.assert_allclose(moved.case.affine, scan.case.affine)
+    values = np.zeros((24, 24, 18), np.float32)
+    index = np.argwhere(scan.case.brain)
+    native = np.rint(nib.affines.apply_affine(np.linalg.inv(head.affine) @ scan.case.affine, index)).astype(int)
+    values[tuple(index.T)] = where[tuple(native.T)]
+    image = scan.image(values)
+    expected = head.stored(where, codes)
+    np.testing.assert_allclose(image.affine, expected.affine)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(expected.dataobj))
+    binary = scan.image(values > 1)
+    assert binary.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(binary.dataobj) > 0, np.asarray(expected.dataobj) > 1)
+
+
+def test_maps_of_other_voxels_come_back_to_the_place_they_belong_to(head):
+    scan = prepare_scan(
+        head.stored(head.series, "LPI"),
+        Protocol(head.bval),
+        mask=head.stored(head.brain.astype(np.uint8), "LPI"),
+        lesion=head.stored(head.fluid.astype(np.uint8), "LPI"),
+        spacing=3.0,
+        shape=(36, 40, 32),
+    )
+    assert scan.case.spacing == pytest.approx((3, 3, 3))
+    volume = np.prod(scan.case.spacing) * scan.case.lesion.sum()
+    assert volume == pytest.approx(head.fluid.sum() * 64, rel=0.15)
+    back = np.asarray(scan.image(scan.case.lesion).dataobj) > 0
+    expected = np.asarray(head.stored(head.fluid, "LPI").dataobj) > 0
+    dice = 2 * (back & expected).sum() / (back.sum() + expected.sum())
+    assert back.shape == expected.shape
+    assert dice > 0.9
+    centers = [np.argwhere(one).mean(axis=0) for one in (back, expected)]
+    np.testing.assert_allclose(*centers, atol=0.3)
+    smooth = scan.restore(scan.case.b0)
+    inner = np.asarray(head.stored(binary_erosion(head.brain, iterations=2), "LPI").dataobj) > 0
+    b0 = np.asarray(head.stored(head.plain.mean(axis=-1), "LPI").dataobj)
+    assert np.corrcoef(smooth[inner], b0[inner])[0, 1] > 0.99
+    labels = scan.restore(np.where(scan.case.brain, 2, 0).astype(np.uint8))
+    assert set(np.unique(labels)) == {0, 2}
+
+
+def test_cropping_and_padding_keep_every_voxel_in_its_place_in_the_world(head):
+    options = {"mask": nib.Nifti1Image(head.brain.astype(np.uint8), head.affine)}
+    image = nib.Nifti1Image(head.series, head.affine)
+    whole = prepare_scan(image, head.protocol, **options).case
+    for shape, center in (((22, 26, 20), "grid"), ((18, 30, 16), "grid"), ((17, 21, 14), "brain")):
+        part = prepare_scan(image, head.protocol, shape=shape, center=center, **options).case
+        assert part.signal.shape == (*shape, 20)
+        assert part.brain.sum() == whole.brain.sum()
+        places = [nib.affines.apply_affine(one.affine, np.argwhere(one.brain)) for one in (whole, part)]
+        np.testing.assert_allclose(*places)
+        np.testing.assert_array_equal(whole.signal[whole.brain], part.signal[part.brain])
+
+
+def test_other_directions_are_brought_to_the_fitted_ones_across_orientations(tmp_path, head):
+    fitted = prepare_scan(
+        nib.Nifti1Image(head.series, head.affine), head.protocol, mask=head.stored(head.brain.astype(np.uint8))
+    )
+    other = Head(n=45)
+    path = other.write(tmp_path, "PLS")
+    mask = other.stored(other.brain.astype(np.uint8), "PLS")
+    with pytest.raises(ValueError, match="45 directions, and the detector was fitted to 20; directions='resampled'"):
+        prepare_scan(path, mask=mask, fitted=fitted.protocol)
+    scan = prepare_scan(path, mask=mask, fitted=fitted.protocol, directions="resampled")
+    assert scan.protocol == fitted.protocol
+    assert scan.notes["directions_measured"] == 45
+    # Fibers along x: wrong frames would exchange axes of the signal.
+    np.testing.assert_allclose(scan.case.signal, fitted.case.signal, atol=0.03)
+    assert np.abs(scan.case.signal - fitted.case.signal)[scan.case.brain].mean() < 0.012
+
+
+def test_the_fitted_directions_are_found_in_another_order(head):
+    image = nib.Nifti1Image(head.series, head.affine)
+    mask = head.stored(head.brain.astype(np.uint8))
+    fitted = prepare_scan(image, head.protocol, mask=mask)
+    order = np.random.default_rng(3).permutation(len(head.protocol))
+    shuffled = nib.Nifti1Image(head.series[..., order], head.affine)
+    again = prepare_scan(shuffled, head.protocol.take(order), mask=mask, fitted=fitted.protocol)
+    np.testing.assert_array_equal(again.case.signal, fitted.case.signal)
+    turned = Protocol(head.bval, directions=np.roll(head.bvec, 1, axis=1))
+    with pytest.raises(ValueError, match=r"other directions than those .* directions='resampled'"):
+        prepare_scan(image, turned, mask=mask, fitted=fitted.protocol)
+
+
+def test_one_shell_of_several_is_taken(head):
+    far = Head(b=2500.0)
+    series = np.concatenate([head.series, far.series[..., 1:21]], axis=-1)
+    image = nib.Nifti1Image(series, head.affine)
+    jitter = np.random.default_rng(0).uniform(-12, 12, 20)
+    b = np.concatenate([head.bval, far.bval[1:21]])
+    b[1:21] += jitter
+    protocol = Protocol(b, directions=directions_in_file(np.concatenate([head.bvec, far.bvec[1:21]]), head.affine))
+    mask = head.stored(head.brain.astype(np.uint8))
+    with pytest.raises(ValueError, match=r"several shells: .*1000 \(20\), b ≈ 2500 \(20\).*b=… \(--b\)"):
+        prepare_scan(image, protocol, mask=mask)
+    scan = prepare_scan(image, protocol, mask=mask, b=1000)
+    np.testing.assert_allclose(scan.case.signal, head.signal, atol=2e-6)
+    fitted = prepare_scan(nib.Nifti1Image(head.series, head.affine), head.protocol, mask=mask).protocol
+    assert prepare_scan(image, protocol, mask=mask, fitted=fitted).notes["directions"] == 20
+    with pytest.raises(ValueError, match="b = 2500 s/mm² is not that of the detector"):
+        prepare_scan(image, protocol, mask=mask, fitted=fitted, b=2500)
+    with pytest.raises(ValueError, match=r"no measurement at b = 1000 s/mm² \(± 5 %\); it has b ≈ 0 \(2\), b ≈ 2500"):
+        prepare_scan(nib.Nifti1Image(far.series, far.affine), far.protocol, mask=mask, fitted=fitted)
+
+
+def test_voxels_without_signal_at_b_0_leave_the_brain_instead_of_dividing(head):
+    series = head.series.copy()
+    dark = np.argwhere(head.brain)[100:130]
+    series[tuple(dark.T)] = 0.3
+    series[tuple(dark[0])] = 0
+    scan = prepare_scan(
+        nib.Nifti1Image(series, head.affine), head.protocol, mask=head.stored(head.brain.astype(np.uint8))
+    )
+    assert scan.notes["voxels_too_dark"] == 30
+    assert not scan.case.brain[tuple(dark.T)].any()
+    assert not scan.case.signal[tuple(dark.T)].any()
+    assert np.isfinite(scan.case.signal).all()
+    assert scan.case.signal.max() <= 1
+
+
+def test_signals_above_that_at_b_0_are_limited_and_many_of_them_are_told(head):
+    b = np.roll(head.bval, 3)
+    protocol = Protocol(b, directions=np.roll(head.bvec, 3, axis=0))
+    with pytest.warns(UserWarning, match="are above that at b = 0 where that is high; check that the b-values"):
+        scan = prepare_scan(
+            nib.Nifti1Image(head.series, head.affine), protocol, mask=head.stored(head.brain.astype(np.uint8))
+        )
+    assert scan.case.signal.max() == 1
+
+
+def test_the_brain_is_found_when_no_mask_is_given():
+    head = Head(spacing=6.0)
+    noise = np.random.default_rng(0).normal(scale=8, size=(2, *head.series.shape))
+    series = np.hypot(head.series + noise[0], noise[1]).astype(np.float32)
+    scan = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol)
+    dice = 2 * (scan.case.brain & head.brain).sum() / (scan.case.brain.sum() + head.brain.sum())
+    assert dice > 0.9
+    everything = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol, mask=False)
+    assert everything.case.brain.sum() > 1.5 * head.brain.sum()
+
+
+def test_not_a_number_counts_inside_the_brain_only(head):
+    mask = head.stored(head.brain.astype(np.uint8))
+    series = head.series.copy()
+    series[0, 0, 0, 3] = np.nan
+    fine = prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol, mask=mask, spacing=3.0)
+    assert np.isfinite(fine.case.signal).all()
+    series[11, 13, 10, 3] = np.inf
+    with pytest.raises(ValueError, match=r"1 of .* voxels of the brain have values that are not finite"):
+        prepare_scan(nib.Nifti1Image(series, head.affine), head.protocol, mask=mask)
+
+
+def test_errors_name_what_is_wrong_and_what_to_do(tmp_path, head):
+    image = nib.Nifti1Image(head.series, head.affine)
+    mask = head.stored(head.brain.astype(np.uint8))
+
+    def fails(message, one=image, protocol=head.protocol, kind=ValueError, **options):
+        with pytest.raises(kind, match=message):
+            prepare_scan(one, protocol, **({"mask": mask} | options))
+
+    fails("22 volumes, but the protocol has 21", protocol=head.protocol.take(np.arange(21)))
+    fails("no volume at b = 0 .* join the series", image.slicer[..., 1:21], head.protocol.take(np.arange(1, 21)))
+    fails("no volume with diffusion weighting", image.slicer[..., :1], head.protocol.take([0]))
+    fails("no voxel is inside the mask", mask=nib.Nifti1Image(np.zeros(head.shape, np.uint8), head.affine))
+    fails("different grids", mask=nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), head.affine))
+    moved = head.affine.copy()
+    moved[0, 3] += 8
+    fails("corners lie up to 8 mm apart", tissue=nib.Nifti1Image(head.tissue, moved))
+    fails("without white and gray matter", tissue=nib.Nifti1Image(head.brain.astype(np.uint8) * 3, head.affine))
+    fails(r"the numbers \[7\]", tissue=nib.Nifti1Image(head.brain.astype(np.uint8) * 7, head.affine))
+    fails("do not fit into 10 × 20 × 20; choose a larger shape", shape=(10, 20, 20))
+    fails("shape must be three numbers", shape=(10, 20))
+    fails("spacing must be an edge of 0.5 to 20 mm", spacing=0.0)
+    fails("center must be one of grid, brain", center="middle")
+    fails("directions must be one of acquired, resampled", directions="all")
+    fails("needs the directions to estimate signals along", directions="resampled")
+    fails("either a protocol, or bval and bvec", bval=tmp_path / "x.bval")
+    fails("no b-values; give bval", protocol=None)
+    fails("4-D image", nib.Nifti1Image(head.brain.astype(np.uint8), head.affine))
+    fails("no such file", tmp_path / "none.nii.gz", kind=FileNotFoundError)
+    fails("too small for voxels of 20 mm", lesion=_single(head), spacing=20.0)
+    fails("have no direction; check the bvec", protocol=Protocol(head.bval, directions=np.zeros((22, 3))))
+    dark = nib.Nifti1Image(head.series * 0, head.affine)
+    fails("nowhere above 0", dark)
+    fails("no voxel has signal", dark, mask=False)
+    fails("no brain was found", dark, mask=True)
+    off = head.stored(np.roll(head.brain, 3, axis=0).astype(np.uint8))
+    bright = nib.Nifti1Image(head.series + 300, head.affine)
+    fails(r"center='brain' \(--center brain\) makes room", bright, mask=off, shape=(18, 26, 20))
+    fitted = prepare_scan(image, head.protocol, mask=mask).protocol
+    without = Protocol(head.bval)
+    fails("cannot be estimated without those", protocol=without, fitted=fitted, directions="resampled")
+
+
+def test_directions_beside_the_image_count_when_b_values_lie_elsewhere(tmp_path, head):
+    path = head.write(tmp_path)
+    expected = prepare_scan(path, mask=False).case.directions
+    np.testing.assert_allclose(expected, head.directions, atol=1e-6)
+    (tmp_path / "dwi.bval").rename(tmp_path / "other.bval")
+    np.testing.assert_array_equal(
+        prepare_scan(path, bval=tmp_path / "other.bval", mask=False).case.directions, expected
+    )
+
+
+def test_unknown_directions_are_told_where_those_of_the_detector_are_known(head):
+    image = nib.Nifti1Image(head.series, head.affine)
+    fitted = prepare_scan(image, head.protocol, mask=False).protocol
+    without = Protocol(head.bval)
+    with pytest.warns(UserWarning, match="its directions are not known, and are taken for those"):
+        found = prepare_scan(image, without, mask=False, fitted=fitted)
+    assert found.case.directions is None
+    prepare_scan(image, without, mask=False, fitted=prepare_scan(image, without, mask=False).protocol)
+
+
+def test_a_tissue_map_that_scores_nothing_of_the_brain_is_refused(head):
+    labels = np.where(head.brain, 3, 0).astype(np.uint8)
+    labels[0, 0, 0] = 1
+    mask = head.stored(head.brain)
+    with pytest.raises(ValueError, match="no white or gray matter in the brain, so nothing would be scored"):
+        prepare_scan(
+            nib.Nifti1Image(head.series, head.affine),
+            head.protocol,
+            mask=mask,
+            tissue=nib.Nifti1Image(labels, head.affine),
+        )
+
+
+def test_numbers_of_another_program_are_those_of_tissues(head):
+    image, mask = nib.Nifti1Image(head.series, head.affine), head.stored(head.brain)
+    numbers = {7: 1, 5: 2, 9: 3, 2: 4}
+    others = np.select([head.tissue == own for own in numbers.values()], list(numbers), 0).astype(np.uint8)
+    given = ((head.tissue, None), (others, numbers))
+    first, second = (
+        prepare_scan(image, head.protocol, mask=mask, tissue=nib.Nifti1Image(labels, head.affine), tissue_numbers=names)
+        for labels, names in given
+    )
+    np.testing.assert_array_equal(first.case.tissue, second.case.tissue)
+    assert set(np.unique(second.case.tissue)) >= {1, 2, 3}
+
+
+def test_a_map_of_another_size_is_refused(head):
+    scan = prepare_scan(nib.Nifti1Image(head.series, head.affine), head.protocol, mask=False)
+    with pytest.raises(ValueError, match="give the detector's own map"):
+        scan.restore(np.zeros((3, 3, 3)))
+
+
+def test_a_real_scan_comes_out_as_signals_between_0_and_1(data_dir):
+    folder = data_dir / "dipy_small_dwi"
+    scan = prepare_scan(folder / "small_64D.nii", mask=False, shape=(12, 12, 12))
+    raw = nib.load(folder / "small_64D.nii")
+    assert scan.case.signal.shape == (12, 12, 12, 64)
+    assert scan.notes["voxels"] == 1000
+    # The study's tissue has a mean of about .4 at b = 1000.
+    assert scan.case.signal[scan.case.brain].mean() == pytest.approx(0.4, abs=0.05)
+    assert scan.notes["share_above_b0"] < 0.03
+    back = scan.image(scan.case.b0)
+    np.testing.assert_array_equal(np.asarray(back.dataobj), raw.get_fdata()[..., 0].astype(np.float32))
+    np.testing.assert_allclose(back.affine, raw.affine)
+    by_hand = raw.get_fdata()[..., 7] / raw.get_fdata()[..., 0]
+    found = np.asarray(scan.image(np.ascontiguousarray(scan.case.signal[..., 6])).dataobj)
+    np.testing.assert_allclose(found, np.clip(by_hand, 0, 1), atol=1e-6)
+
+
+def test_real_scans_of_other_shells_are_refused(data_dir):
+    folder = data_dir / "dipy_small_dwi"
+    fitted = prepare_scan(folder / "small_64D.nii", mask=False).protocol
+    with pytest.raises(ValueError, match="several shells"):
+        prepare_scan(folder / "small_101D.nii.gz", mask=False)
+    with pytest.raises(ValueError, match=r"no measurement at b = 99\d.* b ≈ 2000 \(25\)"):
+        prepare_scan(folder / "small_25.nii.gz", mask=False, fitted=fitted, directions="resampled")
+
+
+def _single(head):
+    one = np.zeros(head.shape, np.uint8)
+    one[11, 13, 10] = 1
+    return nib.Nifti1Image(one, head.affine)

@@ -1,0 +1,145 @@
+"""Figures show what maps are, where thresholds cut them, and what is synthetic."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from anomaly import Case
+from anomaly.study.controls import BRIGHTNESS
+from anomaly.study.plotting import (
+    map_limits,
+    plot_curves,
+    plot_densities,
+    plot_opening,
+    plot_panels,
+    plot_strata,
+    slice_to_show,
+)
+
+
+def words(figure):
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def pictures(figure):
+    return [ax.images[0] for ax in figure.axes if ax.images and ax.get_title(loc="left")]
+
+
+def test_scales_are_those_of_all_cases(compared):
+    limits = map_limits(compared.maps, compared.cases)
+    inside = np.concatenate(
+        [values[case.scored] for values, case in zip(compared.maps["sharp"], compared.cases, strict=True)]
+    )
+    np.testing.assert_allclose(limits["sharp"], np.percentile(inside, (1, 99.9)))
+    assert map_limits({"mask": [case.lesion for case in compared.cases]}, compared.cases) == {"mask": (0.0, 1.0)}
+    assert map_limits({"flat": [np.zeros(case.shape) for case in compared.cases]}, compared.cases)["flat"] == (0, 1)
+    for some, message in ((compared.maps["sharp"][:2], "2 maps for 4"), ([np.zeros((2, 2, 2))] * 4, "shape")):
+        with pytest.raises(ValueError, match=message):
+            map_limits({"a": some}, compared.cases)
+
+
+def test_panels_show_the_map_at_the_given_scale_and_what_is_above_the_threshold(compared):
+    case, values = compared.cases[0], compared.maps["sharp"][0]
+    figure = plot_panels(case, {"sharp": values}, {"sharp": 0.2}, {"sharp": (0.0, 0.8)})
+    mean, drawn, mask, opened = pictures(figure)
+    number = slice_to_show(case)
+    assert number == case.lesion.sum(axis=(0, 1)).argmax()
+    assert drawn.get_clim() == (0.0, 0.8)
+    inside = case.brain[:, :, number].T
+    np.testing.assert_allclose(drawn.get_array()[inside], values[:, :, number].T[inside])
+    np.testing.assert_allclose(mean.get_array()[inside], case.signal.mean(axis=-1)[:, :, number].T[inside], rtol=1e-6)
+    np.testing.assert_array_equal(mask.get_array()[inside], (values > 0.2)[:, :, number].T[inside])
+    assert opened.get_array().sum() <= mask.get_array().sum()
+    assert "Synthetic, no person was scanned" in words(figure)
+    assert f"grade {case.grade}" in words(figure)
+    assert "ynthetic, no" not in words(plot_panels(replace(case, synthetic=False), {"mask": case.lesion}, {}, {}))
+    healthy = plot_panels(compared.healthy[0], {"mask": compared.healthy[0].brain}, {}, {})
+    assert "healthy" in words(healthy)
+    assert not healthy.legends
+
+
+def test_right_is_at_the_left_whatever_the_order_of_the_voxels():
+    signal = np.zeros((4, 5, 3, 2))
+    signal[..., 0] = 0.5
+    values = np.arange(60.0).reshape(4, 5, 3)
+    straight = Case("a", signal, affine=np.diag([2.0, 2, 2, 1]))
+    turned = Case("b", signal[::-1].transpose(1, 0, 2, 3), affine=np.array(
+        [[0.0, -2, 0, 6], [2, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]
+    ))  # fmt: skip
+    limits = {"a": (0.0, 60.0)}
+    drawn = [
+        pictures(plot_panels(case, {"a": some}, {"a": 30.0}, limits, number=1))[1]
+        for case, some in ((straight, values), (turned, values[::-1].transpose(1, 0, 2)))
+    ]
+    np.testing.assert_array_equal(drawn[0].get_array(), drawn[1].get_array())
+    assert drawn[0].axes.xaxis_inverted()
+
+
+def test_panels_that_cannot_be_drawn_are_refused(compared):
+    case, values = compared.cases[0], compared.maps["sharp"][0]
+    for arguments, message in (
+        (({"a": values[1:]}, {"a": 0.1}, {"a": (0, 1)}), "shape"),
+        (({"a": values}, {}, {"a": (0, 1)}), "threshold and a scale"),
+        (({}, {}, {}), "no map"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plot_panels(case, *arguments)
+    with pytest.raises(ValueError, match="slices are 0 to 13"):
+        plot_panels(case, {"a": values}, {"a": 0.1}, {"a": (0, 1)}, number=14)
+
+
+def test_densities_have_an_area_of_one_and_tell_lesions_apart(compared):
+    figure = plot_densities(
+        compared.cases,
+        compared.maps | {"mask": [case.lesion for case in compared.cases]},
+        healthy=compared.healthy,
+        healthy_maps=compared.healthy_maps,
+        thresholds={"sharp": 0.2},
+    )
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == list(compared.maps)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    kinds = [f"lesions, {kind}" for kind in dict.fromkeys(case.kind for case in compared.cases)]
+    assert labels == ["healthy persons", "patients, elsewhere", *kinds, "threshold"]
+    for outline in figure.axes[0].patches:
+        x, y = outline.get_xy().T
+        if len(x):
+            area = abs(np.sum((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2))
+            np.testing.assert_allclose(area, 1, atol=0.02)
+    with pytest.raises(ValueError, match="no map with scores"):
+        plot_densities(compared.cases, {"mask": [case.lesion for case in compared.cases]})
+
+
+def test_curves_are_those_of_the_tables(compared):
+    figure = plot_curves(compared.tables)
+    own = compared.tables["curves"].query("method == 'sharp'")
+    line = figure.axes[1].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), own["coverage"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*compared.maps, BRIGHTNESS]
+    with pytest.raises(ValueError, match="healthy scans"):
+        plot_curves(compared.tables | {"curves": compared.tables["curves"].iloc[:0]})
+
+
+def test_opening_and_places_are_those_of_the_tables(compared):
+    figure = plot_opening(compared.tables, rules=["Otsu"])
+    row = compared.tables["summary"].query("part == 'all' and rule == 'Otsu' and method == 'sharp'").iloc[0]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), row[["dice", "dice_opened"]].astype(float))
+    rules = [ax.get_title(loc="left") for ax in plot_opening(compared.tables).axes]
+    assert not {"Youden", "as given"} & set(rules)
+    aided = compared.tables["summary"].query("needs_truth")
+    with pytest.raises(ValueError, match="all rules need lesions"):
+        plot_opening(compared.tables | {"summary": aided})
+    assert "healthy rate" in rules
+    places = plot_strata(compared.tables, rule="healthy rate")
+    table = compared.tables["strata"].query("rule == 'healthy rate' and method == 'sharp'").set_index("stratum")
+    ticks = [text.get_text() for text in places.axes[0].get_xticklabels()]
+    np.testing.assert_allclose(places.axes[0].lines[0].get_ydata(), table["auc"].reindex(ticks))
+    for draw in (
+        lambda: plot_opening(compared.tables, rules=["none"]),
+        lambda: plot_strata(compared.tables, rule="none"),
+    ):
+        with pytest.raises(ValueError, match="no rule none; there are"):
+            draw()

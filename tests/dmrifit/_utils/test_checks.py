@@ -1,0 +1,46 @@
+"""Checks of parameters."""
+
+import numpy as np
+import pytest
+
+from dmrifit._utils.checks import check_number, check_word
+
+
+@pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int64(1)])
+def test_numbers_inside_their_limits_are_accepted(value):
+    check_number("share", value, most=1)
+
+
+@pytest.mark.parametrize(
+    "value", [-1, 1.5, True, np.True_, "1", None, [1], np.array(1), np.complex64(1), float("nan"), float("inf")]
+)
+def test_other_values_are_named_with_the_limits(value):
+    with pytest.raises(ValueError, match="share must be a number from 0 to 1, not"):
+        check_number("share", value, most=1)
+
+
+def test_limits_that_are_not_reached_and_counts_are_told():
+    with pytest.raises(ValueError, match="dropout must be a number of at least 0 and below 1, not 1"):
+        check_number("dropout", 1, below=1)
+    with pytest.raises(ValueError, match=r"epochs must be a whole number of at least 1, not 1\.0"):
+        check_number("epochs", 1.0, least=1, whole=True)
+    with pytest.raises(ValueError, match="weight must be a number of at least 0, not inf"):
+        check_number("weight", np.inf)
+
+
+@pytest.mark.parametrize("value", ["low", np.str_("low"), None, 26, np.int64(26)])
+def test_known_words_are_accepted(value):
+    check_word("side", value, ("low", None, 26, 1))
+
+
+@pytest.mark.parametrize("value", ["Low", True, np.True_, ["low"], np.array(["low"]), {}])
+def test_unknown_words_are_named_with_the_known_ones(value):
+    with pytest.raises(ValueError, match="side must be one of low, None, 26, 1, not"):
+        check_word("side", value, ("low", None, 26, 1))
+
+
+@pytest.mark.parametrize("value", [True, np.True_, False, np.False_])
+def test_true_and_false_may_come_from_an_array(value):
+    check_word("leave_out", value, (True, False))
+    with pytest.raises(ValueError, match="count must be one of 0, 1, not"):
+        check_word("count", value, (0, 1))

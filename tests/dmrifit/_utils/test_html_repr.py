@@ -1,0 +1,143 @@
+"""What notebooks show in place of a line: small tables whose text cannot be anything but text."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit import MODELS, Evaluation, Protocol, fit_voxels
+from dmrifit._utils.html_repr import MOST_ROWS, html_summary
+from placement import Voxel
+
+PLANTED = "<script>alert('x')</script>\"&<b>"
+
+
+class Shown(HTMLParser):
+    """Read HTML as a browser does: which elements there are, and the text of cells."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.opened, self.closed, self.rows, self.words = [], [], [], ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.opened.append(tag)
+        assert all(name == "style" for name, _ in attrs)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.closed.append(tag)
+
+    def handle_data(self, data):
+        self.words += data
+        inside = len([tag for tag in self.opened if tag in ("td", "th")]) > len(
+            [tag for tag in self.closed if tag in ("td", "th")]
+        )
+        if inside:
+            self.rows[-1][-1] += data
+
+
+def shown(value):
+    """Read what a notebook shows, and check that it is plain and whole."""
+    page = Shown(value if isinstance(value, str) else value._repr_html_())
+    assert set(page.opened) <= {"div", "p", "strong", "small", "table", "thead", "tbody", "tr", "th", "td"}
+    assert sorted(page.opened) == sorted(page.closed)
+    assert len({len(row) for row in page.rows}) == 1
+    return page
+
+
+def scores(name="LR"):
+    """A table of scores of two patients."""
+    rows = [
+        ("cohort1", patient, "s2s", algorithm, "same", 3, 0, metric, bias, dispersion, r)
+        for patient in ("p1", "p2")
+        for algorithm, dispersion in ((name, 0.1), ("RFR", 0.3))
+        for metric, bias, r in (("S0", 9.0, 0.0), ("Dt", -0.2, 0.5), ("K", 0.4, 0.9))
+    ]
+    columns = ["cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat"]
+    columns += ["metric", "bias", "dispersion", "pearson"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_a_protocol_is_shown_by_echo_time():
+    page = shown(Protocol([0, 0, 500, 1000, 0, 500], [60, 60, 60, 60, 90, 90], name="mine"))
+    assert "Protocol mine: 6 measurements" in page.words
+    assert page.rows[1:] == [["60", "0 (2×), 500, 1000", "4"], ["90", "0, 500", "2"]]
+    assert shown(Protocol([0, 1000])).rows[1:] == [["–", "0, 1000", "2"]]
+
+
+def test_a_fit_is_shown_by_parameter_with_what_voxels_are_like():
+    protocol = Protocol([0, 300, 600, 1000])
+    signals = MODELS["adc"].signal([[100.0, 1.0], [200.0, 2.0], [300.0, 3.0]], protocol)
+    page = shown(fit_voxels(np.vstack([signals, np.zeros((1, 4))]), protocol, "adc"))
+    assert "Fit of adc: 4 voxels" in page.words
+    assert "3 converged, 1 not fitted" in page.words
+    assert [row[:4] for row in page.rows[1:]] == [
+        ["S0", "signal", "200", "150 to 250"],
+        ["ADC", "µm²/ms", "2", "1.5 to 2.5"],
+    ]
+    nothing = shown(fit_voxels(np.zeros((2, 4)), protocol, "adc"))
+    assert nothing.rows[1] == ["S0", "signal", "–", "–", "–", "–"]
+
+
+def test_an_evaluation_is_shown_best_row_first():
+    page = shown(Evaluation(scores(), pd.DataFrame()))
+    assert "2 patients" in page.words
+    assert page.rows[1:] == [
+        ["cohort1", "same", "s2s", "LR", "0.3", "0.1", "0.7"],
+        ["cohort1", "same", "s2s", "RFR", "0.3", "0.3", "0.7"],
+    ]
+    assert len(shown(Evaluation(scores().iloc[:0], pd.DataFrame())).rows) == 1
+
+
+def test_a_voxel_is_shown_in_millimeters_and_milliliters():
+    page = shown(Voxel((1, -2.5, 30), (20, 20, 30), (0, 10, -0.001)))
+    assert "Voxel of 12.00 mL" in page.words
+    assert page.rows[1:] == [
+        ["center, mm RAS+", "1.00", "-2.50", "30.00"],
+        ["sides, mm", "20.00", "20.00", "30.00"],
+        ["angles, degrees", "0.00", "10.00", "0.00"],
+    ]
+
+
+@pytest.mark.parametrize("place", ["title", "header", "cell", "note"])
+def test_no_text_becomes_an_element(place):
+    texts = {"title": "t", "header": "h", "cell": "c", "note": "n"} | {place: PLANTED}
+    page = shown(html_summary(texts["title"], [texts["header"]], [[texts["cell"]]], note=texts["note"]))
+    assert PLANTED in page.words
+
+
+def test_names_from_files_stay_text():
+    protocol = Protocol([0, 500, 1000], name=PLANTED)
+    fitted = fit_voxels(MODELS["adc"].signal([[1.0, 1.0]], protocol), protocol, "adc")
+    first, second = MODELS["adc"].parameters
+    model = replace(MODELS["adc"], name=PLANTED, parameters=(replace(first, unit=PLANTED), second))
+    for value, times in (
+        (protocol, 1),
+        (replace(fitted, model=model), 2),
+        (Evaluation(scores(PLANTED), pd.DataFrame()), 1),
+    ):
+        assert shown(value).words.count(PLANTED) == times
+
+
+def test_long_tables_are_cut_and_say_so():
+    page = shown(html_summary("many", ["n"], [[i] for i in range(MOST_ROWS + 5)]))
+    assert len(page.rows) == MOST_ROWS + 1
+    assert "5 more rows" in page.words
+
+
+def test_an_evaluation_is_one_line_of_text_and_says_where_patients_are_synthetic():
+    study = {"cohorts": {"cohort1": {"synthetic": True}}}
+    evaluation = Evaluation(scores(), pd.DataFrame(), study)
+    assert repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
+    assert "cohort1: synthetic patients" in shown(evaluation).words
+    assert (
+        "synthetic"
+        not in repr(Evaluation(scores(), pd.DataFrame())) + Evaluation(scores(), pd.DataFrame())._repr_html_()
+    )

@@ -1,0 +1,352 @@
+"""Commands on cohorts: what their options ask of the library, and what they tell the user."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit.cohort.cohort import Cohort
+from dmrifit.engine.protocol import Protocol
+from dmrifit.model_files.model_file import load_model
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.simulate.body_phantoms import simulate_cohort
+from dmrifit.study.comparison import Evaluation
+
+
+@pytest.fixture(scope="module")
+def cohorts():
+    """Two small cohorts measured with one protocol."""
+    protocol = Protocol.preset("cohort1")
+    return [
+        simulate_cohort(protocol, 2, name=name, shape=(12, 12, 2), random_state=1) for name in "AB"
+    ]
+
+
+@pytest.fixture(scope="module")
+def table(cohorts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return [cohort.write(folder) for cohort in cohorts][-1]
+
+
+# Simulation --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def simulations(monkeypatch, cohorts):
+    """What is asked of the simulation, in the place of patients made."""
+    calls = []
+
+    def record(protocol, n, **options):
+        calls.append((protocol, n, options))
+        return cohorts[0]
+
+    monkeypatch.setattr("dmrifit.simulate.body_phantoms.simulate_cohort", record)
+    monkeypatch.setattr(Cohort, "write", lambda self, folder: folder / "participants.tsv")
+    return calls
+
+
+def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, run, tmp_path):
+    code, out, err = run("simulate", "--out", tmp_path)
+    assert code == 0, err
+    assert out == f"4 synthetic patients: {tmp_path / 'participants.tsv'}\n"
+    (first, n, options), (second, _, others) = simulations
+    assert (first, second) == (Protocol.preset("cohort1"), Protocol.preset("cohort2"))
+    assert (n, options["name"], options["field"], others["name"], others["field"]) == (
+        *(16, "cohort1", 1.5),
+        *("cohort2", 3.0),
+    )
+    assert (options["shape"], options["difficulty"], options["template"]) == (
+        (48, 48, 8),
+        "mixed",
+        "both",
+    )
+    assert (options["snr"], options["artifacts"], options["random_state"]) == (None, None, 0)
+
+
+def test_cohorts_can_share_the_protocol_of_the_first(simulations, run, tmp_path):
+    run("simulate", "--out", tmp_path, "--same-protocol", "--preset", "cohort2,cohort1,cohort2")
+    assert [options["name"] for _, _, options in simulations] == ["cohort2", "cohort1"]
+    assert {protocol for protocol, _, _ in simulations} == {Protocol.preset("cohort2")}
+
+
+@pytest.mark.parametrize(
+    ("text", "artifacts"),
+    [
+        ("gibbs, shift", ["gibbs", "shift"]),
+        ("gibbs=0.3,shift=0.5", {"gibbs": 0.3, "shift": 0.5}),
+        ("", None),
+    ],
+)
+def test_artifacts_are_named_with_or_without_strengths(
+    simulations, run, tmp_path, text, artifacts
+):
+    code, _, err = run("simulate", "--out", tmp_path, "--artifacts", text)
+    assert code == 0, err
+    assert simulations[0][2]["artifacts"] == artifacts
+
+
+def test_strengths_for_some_artifacts_only_are_refused(simulations, run, tmp_path):
+    code, _, err = run("simulate", "--out", tmp_path, "--artifacts", "gibbs=0.3,shift")
+    assert code == 2
+    assert "give a strength to all of them" in err
+    assert not simulations
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, run, tmp_path):
+    model = tmp_path / "model.dmrifit"
+    options = ("--cohorts", "A", "--max-voxels", 0, "--train-mask", "lesion", "--n-b", 3)
+    code, out, err = run("train", table, "--out", model, *options)
+    assert code == 0, err
+    estimator = load_model(model)
+    assert isinstance(estimator, SignalToSignal)
+    assert len(estimator.source) == 3
+    signals = []
+    for scan in Cohort.read(table)["A"]:
+        unit = np.percentile(scan.signal[scan.mask][:, 0].astype(float), 95)
+        signals.append(scan.signal[scan.lesion].astype(float) / unit)
+    Y = np.concatenate(signals)
+    design = np.column_stack([np.ones(len(Y)), Y[:, :3]])
+    weights = np.linalg.lstsq(design, Y, rcond=None)[0]
+    np.testing.assert_allclose(estimator.predict(Y[:9, :3]), design[:9] @ weights, rtol=1e-6)
+    assert f"trained on {len(Y)} voxels of 2 patients: {model}" in out
+    assert "it predicts 21 images from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
+    assert "trained on synthetic data: no clinical use" in out
+
+
+def test_a_file_of_that_name_is_replaced_on_request_only(table, run, tmp_path):
+    model = tmp_path / "model.dmrifit"
+    model.write_text("mine")
+    arguments = ("train", table, "--out", model, "--max-voxels", 20, "--strategy", "m2m")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "exists already; choose another name, or --overwrite" in err
+    assert model.read_text() == "mine"
+    code, _, err = run(*arguments, "--overwrite", "--loss", "median", "--algorithm", "LR")
+    assert code == 0, err
+    estimator = load_model(model)
+    assert isinstance(estimator, MapsToMaps)
+    assert estimator.loss == "median"
+
+
+def test_a_folder_that_is_not_there_is_named_before_anything_is_read(run, tmp_path):
+    code, _, err = run("train", tmp_path / "no.tsv", "--out", tmp_path / "no" / "model")
+    assert code == 2
+    assert f"there is no folder {tmp_path / 'no'}" in err
+
+
+# Comparison --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comparisons(monkeypatch, make_evaluation):
+    """What is asked of the comparison, in the place of trainings; no report is written."""
+    calls = []
+
+    def record(estimators, cohorts, **options):
+        calls.append((estimators, cohorts, options))
+        return make_evaluation([{}, {"algorithm": "RFR", "dispersion": 0.4}])
+
+    monkeypatch.setattr("dmrifit.study.comparison.compare", record)
+    monkeypatch.setattr(
+        "dmrifit.study.report.reporting.write_report", lambda studies, folder: folder / "report.html"
+    )
+    return calls
+
+
+def test_options_of_a_comparison_reach_it(table, comparisons, run, tmp_path):
+    options = ("--algorithms", "LR,ETR", "--strategies", "m2m", "--sizes", "1", "--model", "adc")
+    options += (
+        "--train-mask",
+        "lesion",
+        "--score-mask",
+        "body",
+        "--max-voxels",
+        0,
+        "--repeats",
+        2,
+    )
+    options += (
+        "--no-controls",
+        "--resynthesize",
+        "--seed",
+        9,
+        "--jobs",
+        2,
+        "--train-on",
+        "pooled",
+    )
+    code, _, err = run("benchmark", table, "--out", tmp_path, *options)
+    assert code == 0, err
+    ((estimators, cohorts, settings),) = comparisons
+    assert list(estimators) == ["LR m2m", "ETR m2m"]
+    assert {(type(one), one.model) for one in estimators.values()} == {(MapsToMaps, "adc")}
+    assert list(cohorts) == ["A", "B"]
+    assert settings == {
+        "train_on": ["pooled"],
+        "train_mask": "lesion",
+        "score_mask": "body",
+        "n_train": (1,),
+        "n_repeats": 2,
+        "max_voxels": None,
+        "controls": False,
+        "resynthesize": True,
+        "out": tmp_path,
+        "n_jobs": 2,
+        "random_state": 9,
+    }
+
+
+def test_cohorts_of_one_protocol_train_for_each_other_by_default(
+    table, comparisons, run, tmp_path
+):
+    run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
+    settings = comparisons[0][2]
+    assert settings["train_on"] == ["same", "other"]
+    assert (settings["max_voxels"], settings["n_train"], settings["controls"]) == (250, None, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "ways"), [((), ["same"]), (("--resynthesize",), ["same", "other"])]
+)
+def test_cohorts_whose_protocols_differ_do_so_on_request(
+    comparisons, run, tmp_path, monkeypatch, option, ways
+):
+    two = {name: simulate_cohort(name, 1, shape=(12, 12, 2)) for name in ("cohort1", "cohort2")}
+    monkeypatch.setattr(Cohort, "read", lambda table: two)
+    code, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR", *option)
+    assert code == 0, err
+    assert comparisons[0][2]["train_on"] == ways
+    assert ("protocols differ (cohort1 lacks 15 of the contrasts of cohort2" in err) == (
+        ways == ["same"]
+    )
+
+
+def test_a_single_cohort_is_trained_on_itself(comparisons, cohorts, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Cohort, "read", lambda table: {"A": cohorts[0]})
+    run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR")
+    assert comparisons[0][2]["train_on"] == ["same"]
+
+
+def test_warnings_about_the_table_are_told_in_a_line(
+    comparisons, cohorts, run, tmp_path, monkeypatch
+):
+    def read(table):
+        warnings.warn("patient p3 is left out: no image", UserWarning, stacklevel=2)
+        return {"A": cohorts[0]}
+
+    monkeypatch.setattr(Cohort, "read", read)
+    _, _, err = run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR")
+    assert "dmrifit: patient p3 is left out: no image\n" in err
+
+
+def test_the_summary_is_printed_in_percent(table, comparisons, run, tmp_path):
+    code, out, _ = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    header = [
+        "trained",
+        "on",
+        "N",
+        "cohort",
+        "strategy",
+        "algorithm",
+        "|BI|",
+        "(%)",
+        "DI",
+        "(%)",
+        "r",
+    ]
+    assert lines[0] == header
+    assert lines[1] == ["same", "3", "A", "s2s", "LR", "10.0", "20.0", "0.50"]
+    assert lines[2] == ["same", "3", "A", "s2s", "RFR", "10.0", "40.0", "0.50"]
+    assert lines[3] == ["report:", str(tmp_path / "report.html")]
+
+
+def test_a_failure_says_where_finished_work_is(table, run, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        msg = "estimator 'LR s2s' failed for p1"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("dmrifit.study.comparison.compare", fail)
+    code, _, err = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
+    assert code == 2
+    assert f"failed for p1; finished work is kept in {tmp_path}" in err
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(
+    table, run, tmp_path, monkeypatch, started
+):
+    out = tmp_path / "study"
+
+    def interrupt(*arguments, **options):
+        if started:
+            out.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmrifit.study.comparison.compare", interrupt)
+    code, _, err = run("benchmark", table, "--out", out, "--algorithms", "LR")
+    assert code == 130
+    assert ("the same command goes on from there" in err) == started
+
+
+def test_a_report_needs_its_libraries_before_any_work(
+    table, comparisons, run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "dmrifit.cli.cohort_commands.find_spec", lambda name: None if name == "jinja2" else name
+    )
+    code, _, err = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
+    assert code == 2
+    assert 'pip install "dmrifit[report]"' in err
+    assert not comparisons
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose of LR"),
+        (("--without", "torch"), "no algorithm 'torch'; choose of LR"),
+        (("--algorithms", "LR", "--without", "LR"), "no algorithm is left"),
+        (("--algorithms", "LR", "--strategies", "s2m"), "no strategy 's2m'; choose of s2s, m2m"),
+        (("--algorithms", "LR", "--strategies", ","), "no strategy ''; choose of s2s, m2m"),
+    ],
+)
+def test_names_are_checked_before_anything_is_read(comparisons, run, tmp_path, arguments, message):
+    code, _, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", *arguments)
+    assert code == 2
+    assert message in err
+    assert not comparisons
+
+
+# Report ------------------------------------------------------------------------------------------
+
+
+def test_reports_are_written_beside_the_first_comparison_unless_told(
+    make_evaluation, run, tmp_path, monkeypatch
+):
+    study = {"cohorts": {"A": {"synthetic": True}}}
+    folders = [tmp_path / name for name in ("first", "second")]
+    for i, folder in enumerate(folders):
+        make_evaluation([{"dispersion": 0.1 * (i + 1)}], [{}], study).write(folder)
+    calls = []
+
+    def record(evaluations, folder):
+        calls.append((evaluations, folder))
+        return folder / "report.html"
+
+    monkeypatch.setattr("dmrifit.study.report.reporting.write_report", record)
+    code, out, err = run("report", *folders)
+    assert code == 0, err
+    evaluations, folder = calls[0]
+    assert folder == folders[0]
+    assert "synthetic data: no clinical result" in out
+    assert "10.0" in out
+    for evaluation, written in zip(evaluations, folders, strict=True):
+        pd.testing.assert_frame_equal(evaluation.scores, Evaluation.read(written).scores)
+    run("report", *folders, "--out", tmp_path / "new")
+    assert calls[1][1] == tmp_path / "new"

@@ -1,0 +1,197 @@
+"""The commands that preprocess, summarize regions, train and predict."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit.cli import cohort_commands, image_commands
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.fit_predict import fit_image, predict_image
+from dmrifit.imaging.regions import repeatability, roi_table
+from dmrifit.model_files.model_file import load_model
+
+PROTOCOL = Protocol([0, 200, 500, 1000])
+AFFINE = np.diag([2.0, 2, 4, 1])
+GRID = (4, 3, 2)
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    """Folders of maps of two subjects at two visits, and their labels."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros(GRID, np.uint8)
+    labels[:2], labels[2:] = 1, 5
+    nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / "labels.nii.gz")
+    for subject in ("A", "B"):
+        adc = rng.uniform(0.5, 2, 24)
+        for visit in (1, 2):
+            parameters = np.column_stack([np.full(24, 500.0), adc * (1 + 0.05 * rng.normal(size=24))])
+            signals = MODELS["adc"].signal(parameters, PROTOCOL).reshape(*GRID, 4)
+            path = tmp_path / f"sub-{subject}_ses-{visit}_dwi.nii"
+            nib.save(nib.Nifti1Image(signals, AFFINE), path)
+            fit_image(path, PROTOCOL, "adc", bounds={"ADC": (0, 1.5)}, out=tmp_path / f"maps{subject}{visit}")
+    return tmp_path
+
+
+def test_help_shows_a_worked_line_of_each_command(run):
+    for command, example in image_commands.EXAMPLES.items():
+        code, out, _ = run(command.__name__.replace("_", "-"), "--help")
+        assert code == 0
+        assert example in out
+    assert cohort_commands.EXAMPLES[cohort_commands.train] in run("train", "--help")[1]
+
+
+def test_regions_of_many_scans_become_one_table(fitted, run):
+    names = fitted / "names.tsv"
+    names.write_text("index\tname\n1\tliver\n5\tspleen\n")
+    folders = [fitted / f"mapsA{visit}" for visit in (1, 2)]
+    out = fitted / "roi.csv"
+    arguments = ("roi", *folders, "--labels", fitted / "labels.nii.gz", "--names", names, "--out", out)
+    code, printed, err = run(*arguments)
+    assert code == 0, err
+    assert "2 fits, 2 labels" in printed
+    table = pd.read_csv(out)
+    assert len(table) == 2 * 2 * 5
+    assert set(table["scan"]) == {"sub-A_ses-1", "sub-A_ses-2"}
+    assert set(table["name"]) == {"liver", "spleen"}
+    maps = {
+        name: folders[1] / f"sub-A_ses-2_model-adc_param-{file}_dwimap.nii.gz"
+        for name, file in (("S0", "S0"), ("ADC", "ADC"), ("S0_se", "S0se"), ("ADC_se", "ADCse"), ("status", "status"),
+                           ("at_bound", "atbound"))
+    }  # fmt: skip
+    expected = roi_table(maps, fitted / "labels.nii.gz").query("map == 'ADC'")
+    found = table[(table["scan"] == "sub-A_ses-2") & (table["map"] == "ADC")]
+    for column in ("n", "median", "iqr", "at_high"):
+        np.testing.assert_allclose(found[column], expected[column], rtol=1e-5)
+    assert found["at_high"].max() > 0
+    assert not (fitted / "roi_repeatability.csv").exists()
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "--overwrite" in err
+    assert run(*arguments, "--overwrite")[0] == 0
+
+
+def test_two_visits_give_the_repeatability(fitted, run):
+    lines = ["subject\tvisit\tmaps\tlabels"]
+    lines += [f"{subject}\t{visit}\tmaps{subject}{visit}\tlabels.nii.gz" for subject in "AB" for visit in (1, 2)]
+    (fitted / "scans.tsv").write_text("\n".join(lines))
+    code, printed, err = run("roi", fitted / "scans.tsv", "--out", fitted / "roi.csv")
+    assert code == 0, err
+    assert "within-subject CV (%)" in printed
+    table = pd.read_csv(fitted / "roi.csv", dtype={"name": str})
+    found = pd.read_csv(fitted / "roi_repeatability.csv", dtype={"name": str})
+    assert table["subject"].drop_duplicates().tolist() == ["A", "B"]
+    pd.testing.assert_frame_equal(found, repeatability(table), rtol=1e-4)
+    adc = found[found["map"] == "ADC"]
+    assert (adc["n_subjects"] == 2).all()
+    assert (adc["wcv"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mapsA1", "--labels", "none.nii"], "none.nii: no such label image"),
+        (["mapsA1"], "no label images for 1 folder of maps; give one (--labels)"),
+        (["mapsA1", "mapsA2", "mapsB1", "--labels", "labels.nii.gz", "--labels", "labels.nii.gz"], "2 label images"),
+        (["none", "--labels", "labels.nii.gz"], "none: no such folder of maps"),
+        (["scans.tsv", "mapsA1"], "scans.tsv among others"),
+        (["scans.tsv"], "no column maps"),
+        (["mapsA1", "--labels", "labels.nii.gz", "--names", "scans.tsv"], "no column name"),
+    ],
+)
+def test_bad_input_of_roi_is_one_line_and_writes_nothing(fitted, run, monkeypatch, arguments, message):
+    (fitted / "scans.tsv").write_text("subject\tvisit\nA\t1\n")
+    monkeypatch.chdir(fitted)
+    code, out, err = run("roi", *arguments, "--out", "new/roi.csv")
+    assert (code, out) == (2, "")
+    assert err.startswith("dmrifit: error: ")
+    assert message in err
+    assert not (fitted / "new").exists()
+
+
+def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_dir, run, tmp_path):
+    pytest.importorskip("dipy")
+    folder = data_dir / "dipy_small_dwi"
+    few = nib.load(folder / "small_64D.nii").slicer[..., :8]
+    nib.save(few, tmp_path / "sub-1_dwi.nii.gz")
+    for ending in ("bval", "bvec"):
+        numbers = np.loadtxt(folder / f"small_64D.{ending}")[:8]
+        np.savetxt(tmp_path / f"sub-1_dwi.{ending}", numbers)
+    out = tmp_path / "clean"
+    code, printed, err = run(
+        *("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "denoise", "--te", "90", "--out", out)
+    )
+    assert code == 0, err
+    assert "noise: median sigma" in printed
+    line = printed.splitlines()[-1].partition("dmrifit ")[2].split()
+    assert line[0] == "fit"
+    code, printed, err = run(*line[:-1], tmp_path / "maps", "--model", "adc", "--no-quicklook")
+    assert code == 0, err
+    assert "1000 voxels" in printed
+    described = json.loads((tmp_path / "maps" / "sub-1_model-adc_desc-preproc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Settings"]["Sigma"] == "map"
+    assert described["Sources"]["Sigma"]["Name"] == "sub-1_param-sigma_desc-preproc_dwimap.nii.gz"
+    code, _, err = run("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "unring", "--out", tmp_path / "other")
+    assert code == 2
+    assert "no step 'unring'; choose of denoise, gibbs, motion" in err
+
+
+def test_the_noise_is_estimated_in_a_fit_on_request(data_dir, run, tmp_path):
+    pytest.importorskip("dipy")
+    scan = data_dir / "dipy_small_dwi" / "small_64D.nii"
+    code, _, err = run(
+        *("fit", scan, "--model", "adc", "--sigma", "estimate", "--average-directions", "geometric"),
+        *("--no-quicklook", "--out", tmp_path),
+    )
+    assert code == 0, err
+    described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Settings"]["Sigma"].endswith("(estimated by mppca)")
+
+
+def test_a_model_is_trained_and_predicts_a_new_image(run, tmp_path):
+    code, _, err = run(
+        *("simulate", "--out", tmp_path / "data", "--patients", 2, "--same-protocol", "--shape", "20,20,4")
+    )
+    assert code == 0, err
+    table, model = tmp_path / "data" / "participants.tsv", tmp_path / "model.dmrifit"
+    code, printed, err = run("train", table, "--out", model, "--max-voxels", 50)
+    assert code == 0, err
+    assert "trained on 200 voxels of 4 patients" in printed
+    assert "it predicts 21 images from S_b0_TE93, S_b50_TE93" in printed
+    code, _, err = run("train", table, "--out", model)
+    assert code == 2
+    assert "exists already" in err
+    image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
+    mask = next(image.parent.glob("*body_mask.nii.gz"))
+    code, printed, err = run("predict", model, image, "--mask", mask, "--signals", "--out", tmp_path / "out")
+    assert code == 0, err
+    protocol = Protocol.read(image.with_name(image.name.replace("nii.gz", "bval")), image.with_name(
+        image.name.replace("nii.gz", "te")))  # fmt: skip
+    made = predict_image(load_model(model), image, protocol=protocol, mask=mask)
+    written = next((tmp_path / "out").glob("*param-Dt*.nii.gz"))
+    np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), np.asarray(made["Dt"].dataobj))
+    assert len(list((tmp_path / "out").glob("*_dwi.nii.gz"))) == 1
+
+
+def test_what_a_prediction_lacks_is_named(run, tmp_path):
+    run("simulate", "--out", tmp_path / "data", "--patients", 1, "--same-protocol", "--shape", "16,16,3")
+    model = tmp_path / "model.dmrifit"
+    assert run("train", tmp_path / "data" / "participants.tsv", "--out", model, "--max-voxels", 20)[0] == 0
+    image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
+    image.with_name(image.name.replace("nii.gz", "te")).unlink()
+    code, _, err = run("predict", model, image, "--out", tmp_path / "out")
+    assert code == 2
+    assert "needs echo times" in err
+    code, _, err = run("predict", image, image, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.count("\n") == 1
+    code, _, err = run("train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "x", "--strategy", "s3s")
+    assert code == 2
+    assert "no strategy 's3s'" in err
+    code, _, err = run("train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "no" / "x")
+    assert code == 2
+    assert "there is no folder" in err

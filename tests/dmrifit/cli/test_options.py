@@ -1,0 +1,174 @@
+"""Values on the command line: numbers, files, pairs, bounds, scans with the files beside them."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.cli.options import (
+    beside,
+    bounds_of,
+    floats,
+    number_or_path,
+    pairs,
+    say,
+    scan_of,
+    whole_numbers,
+    words,
+)
+from dmrifit.engine.protocol import Protocol
+
+
+@pytest.fixture
+def image(tmp_path):
+    """An image of three measurements, of which nothing is read, with its b-values beside it."""
+    path = tmp_path / "sub-1_dwi.nii.gz"
+    path.write_bytes(b"")
+    (tmp_path / "sub-1_dwi.bval").write_text("0 500 1000\n")
+    return path
+
+
+def test_words_are_parted_at_commas():
+    assert words(" LR, RFR,,CNN ,") == ["LR", "RFR", "CNN"]
+    assert words(" , ") == []
+
+
+def test_messages_go_to_standard_error_under_the_name_of_the_program(capsys):
+    say("using a file")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "dmrifit: using a file\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(None, None), ("2.5", 2.5), ("1e3", 1000.0), ("noise.nii", Path("noise.nii"))],
+)
+def test_a_word_is_a_number_or_else_a_file(text, value):
+    assert number_or_path(text) == value
+    assert type(number_or_path(text)) is type(value) or isinstance(value, Path)
+
+
+def test_pairs_are_parted_at_the_first_equals_sign():
+    assert pairs("--bounds", ["ADC=0,3", "name=a=b"]) == [("ADC", "0,3"), ("name", "a=b")]
+
+
+@pytest.mark.parametrize("text", ["ADC", "ADC=", "=3", ""])
+def test_a_word_that_is_no_pair_is_named(text):
+    with pytest.raises(ValueError, match=f"^--bounds {text}: write NAME=VALUE$"):
+        pairs("--bounds", ["S0=1", text])
+
+
+def test_numbers_are_counted():
+    assert floats("--box", "1, 2.5,-3", 3) == [1.0, 2.5, -3.0]
+    for text in ("1,2", "1,2,3,4", "1,2,x", ""):
+        with pytest.raises(ValueError, match=f"^--box {text}: 3 numbers with commas between them"):
+            floats("--box", text, 3)
+    with pytest.raises(ValueError, match="--shift a: a number is needed"):
+        floats("--shift", "a", 1)
+
+
+def test_whole_numbers_are_whole_and_counted_on_request():
+    assert whole_numbers("--sizes", "3,1,2") == (3, 1, 2)
+    assert whole_numbers("--shape", "4,5,6", 3) == (4, 5, 6)
+    with pytest.raises(ValueError, match=r"--sizes 1\.5: whole numbers with commas"):
+        whole_numbers("--sizes", "1.5")
+    with pytest.raises(ValueError, match="--sizes : whole numbers with commas"):
+        whole_numbers("--sizes", "")
+    with pytest.raises(ValueError, match="--shape 4,5: 3 whole numbers with commas"):
+        whole_numbers("--shape", "4,5", 3)
+
+
+@pytest.mark.parametrize(
+    ("texts", "bounds"),
+    [
+        ([], None),
+        (["published"], "published"),
+        (["ADC=0.5,3", "S0=0,9"], {"ADC": (0.5, 3.0), "S0": (0.0, 9.0)}),
+        (["K=0,monotonic"], {"K": (0.0, "monotonic")}),
+    ],
+)
+def test_bounds_are_read_as_the_fit_takes_them(texts, bounds):
+    assert bounds_of(texts) == bounds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ADC", "--bounds ADC: write NAME=VALUE"),
+        ("ADC=1", "--bounds ADC 1: 2 numbers"),
+        ("ADC=low,monotonic", "--bounds ADC low: a number is needed"),
+        ("ADC=1,2,3", "--bounds ADC 1,2,3: 2 numbers"),
+    ],
+)
+def test_bounds_of_another_form_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        bounds_of([text])
+
+
+def test_a_file_beside_an_image_is_used_and_that_is_said(image, capsys):
+    expected = image.with_name("sub-1_dwi.bval")
+    assert beside(image, "bval") == expected
+    assert capsys.readouterr().err == f"dmrifit: using {expected}\n"
+    assert beside(image, "bvec") is None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_scan_is_an_image_with_the_b_values_beside_it(image):
+    images, protocol = scan_of(image, None, None, None, needs_te=False)
+    assert images == [image]
+    assert protocol == Protocol([0, 500, 1000])
+
+
+def test_files_that_options_name_go_before_those_beside_the_image(image, tmp_path):
+    bval = tmp_path / "chosen.bval"
+    bval.write_text("0 700 800\n")
+    _, protocol = scan_of(image, bval, None, ["80"], needs_te=True)
+    assert protocol == Protocol([0, 700, 800], te=80)
+
+
+def test_echo_times_beside_the_image_are_read_only_where_they_are_needed(image):
+    image.with_name("sub-1_dwi.te").write_text("70 80 90\n")
+    assert scan_of(image, None, None, None, needs_te=False)[1].te is None
+    protocol = scan_of(image, None, None, None, needs_te=True)[1]
+    assert protocol == Protocol([0, 500, 1000], te=[70, 80, 90])
+
+
+def test_a_sidecar_gives_the_echo_time_if_it_has_one(image):
+    sidecar = image.with_name("sub-1_dwi.json")
+    sidecar.write_text(json.dumps({"RepetitionTime": 4}))
+    assert scan_of(image, None, None, None, needs_te=True)[1].te is None
+    sidecar.write_text(json.dumps({"EchoTime": 0.08}))
+    protocol = scan_of(image, None, None, None, needs_te=True)[1]
+    assert protocol == Protocol([0, 500, 1000], te=80)
+
+
+def test_directions_beside_the_image_are_read(image):
+    image.with_name("sub-1_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
+    protocol = scan_of(image, None, None, None, needs_te=False)[1]
+    assert protocol.directions.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+
+
+def test_a_table_of_images_is_one_scan_and_contradicts_no_option(tmp_path):
+    for name in ("a", "b"):
+        empty = nib.Nifti1Image(np.zeros((2, 2, 2, 2), np.uint8), np.eye(4))
+        nib.save(empty, tmp_path / f"{name}.nii")
+        (tmp_path / f"{name}.bval").write_text("0 500\n")
+    table = tmp_path / "scan.tsv"
+    table.write_text("image\tte\na.nii\t70\nb.nii\t90\n")
+    images, protocol = scan_of(table, None, None, None, needs_te=True)
+    assert [path.name for path in images] == ["a.nii", "b.nii"]
+    assert protocol == Protocol([0, 500, 0, 500], te=[70, 70, 90, 90])
+    with pytest.raises(ValueError, match="leave out --bval, --bvec and --te"):
+        scan_of(table, None, None, ["80"], needs_te=True)
+
+
+def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        scan_of(tmp_path / "no.nii", None, None, None, needs_te=False)
+    with pytest.raises(FileNotFoundError, match="is a folder; name an image in it"):
+        scan_of(tmp_path, None, None, None, needs_te=False)
+    image.with_name("sub-1_dwi.bval").unlink()
+    with pytest.raises(ValueError, match=r"no file sub-1_dwi.bval of b-values.*--bval"):
+        scan_of(image, None, None, None, needs_te=False)

@@ -1,0 +1,304 @@
+"""The command line: fits, its answers and its errors."""
+
+import gzip
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import dmrifit
+from dmrifit.cli import image_commands
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.fit_predict import fit_image
+
+PROTOCOL = Protocol([0, 200, 500, 1000], te=80)
+GRID = (4, 3, 2)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A synthetic scan of one slice-thick block, with its b-values beside it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    parameters = np.column_stack([rng.uniform(100, 900, 24), rng.uniform(0.3, 2, 24)])
+    signals = MODELS["adc"].signal(parameters, PROTOCOL).reshape(*GRID, 4)
+    nib.save(nib.Nifti1Image(signals, np.diag([2, 2, 4, 1])), folder / "sub-01_dwi.nii.gz")
+    np.savetxt(folder / "sub-01_dwi.bval", PROTOCOL.b[None], fmt="%g")
+    return folder / "sub-01_dwi.nii.gz"
+
+
+def one_line(err):
+    lines = [line for line in err.splitlines() if not line.startswith("dmrifit: using")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("dmrifit: error: ")
+    return lines[0]
+
+
+def test_help_names_the_commands_and_shows_a_worked_line(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert re.search(r"^ +fit ", out, re.MULTILINE)
+    code, out, _ = run("fit", "--help")
+    assert code == 0
+    assert image_commands.EXAMPLES[image_commands.fit] in out
+
+
+def test_the_worked_line_runs(run, tmp_path, monkeypatch):
+    protocol = Protocol.preset("cohort1")
+    rng = np.random.default_rng(0)
+    parameters = np.array([500, 0.15, 30, 200, 1.1, 0.8, 70]) * rng.uniform(0.9, 1.1, (8, 7))
+    signals = MODELS["t2-ivim-kurtosis"].signal(parameters, protocol).reshape(2, 2, 2, 21)
+    nib.save(nib.Nifti1Image(signals, np.eye(4)), tmp_path / "sub-01_dwi.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
+    np.savetxt(tmp_path / "sub-01_dwi.bval", protocol.b[None], fmt="%g")
+    np.savetxt(tmp_path / "sub-01_dwi.te", protocol.te[None], fmt="%g")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*image_commands.EXAMPLES[image_commands.fit].split()[1:])
+    assert code == 0, err
+    made = nib.load(tmp_path / "maps" / "sub-01_model-t2ivimkurtosis_param-T2t_dwimap.nii.gz")
+    np.testing.assert_allclose(np.asarray(made.dataobj).ravel(), parameters[:, 6], rtol=1e-2)
+    assert "8 voxels" in out
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version") == (0, f"dmrifit {dmrifit.__version__}\n", "")
+
+
+def test_a_true_process_fits_a_real_scan(data_dir, tmp_path):
+    path = data_dir / "dipy_small_dwi" / "small_101D.nii.gz"
+    command = [sys.executable, "-m", "dmrifit", "fit", path, "--model", "kurtosis", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "600 voxels" in done.stdout
+    assert f"using {path.with_name('small_101D.bval')}" in done.stderr
+    assert f"using {path.with_name('small_101D.bvec')}" in done.stderr
+    assert {path.name for path in tmp_path.glob("*_param-?_*.nii.gz")} == {
+        f"small_101D_model-kurtosis_param-{name}_dwimap.nii.gz" for name in "DK"
+    }
+    assert (tmp_path / "small_101D_model-kurtosis_quicklook.html").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "--overwrite" in one_line(again.stderr)
+    assert again.stdout == ""
+
+
+def test_options_reach_the_fit(scan, run, tmp_path):
+    out = tmp_path / "out"
+    mask = tmp_path / "mask.nii"
+    inside = np.ones(GRID, np.uint8)
+    inside[0] = 0
+    nib.save(nib.Nifti1Image(inside, np.diag([2, 2, 4, 1])), mask)
+    code, printed, err = run(
+        *("fit", scan, "--model", "adc", "--out", out, "--mask", mask, "--sigma", "3", "--te", "80", "--threads", "1"),
+        *("--bounds", "ADC=0.5,1", "--bounds", "S0=0,5", "--starts", "2", "--average-directions", "arithmetic"),
+        "--no-quicklook",
+    )
+    assert code == 0, err
+    maps = fit_image(
+        scan, PROTOCOL, "adc", mask=mask, sigma=3.0, bounds={"ADC": (0.5, 1), "S0": (0, 5)}, average="arithmetic",
+        n_starts=2,
+    )  # fmt: skip
+    written = nib.load(out / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["ADC"].dataobj))
+    described = json.loads((out / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Settings"]["Starts"] == 2
+    assert "of the fitted voxels at the upper bound 1" in printed
+    assert "18 voxels" in printed
+
+
+def test_the_method_and_the_regularization_reach_the_fit(scan, run, tmp_path):
+    protocol = Protocol([0, 20, 80, 200, 500, 1000])
+    signals = MODELS["ivim"].signal([[500, 0.2, 20, 1.0], [300, 0.1, 40, 0.8]], protocol).reshape(2, 1, 1, 6)
+    nib.save(nib.Nifti1Image(signals, np.eye(4)), scan)
+    np.savetxt(scan.with_name("sub-01_dwi.bval"), protocol.b[None], fmt="%g")
+    options = ["--model", "ivim", "--method", "segmented", "--regularization", 0.01, "--no-quicklook"]
+    code, _, err = run("fit", scan, "--out", tmp_path / "out", *options)
+    assert code == 0, err
+    expected = fit_image(scan, protocol, "ivim", method="segmented", regularization=0.01)
+    for name in MODELS["ivim"].names:
+        written = nib.load(tmp_path / "out" / f"sub-01_model-ivim_param-{name}_dwimap.nii.gz")
+        np.testing.assert_array_equal(np.asanyarray(written.dataobj), np.asanyarray(expected[name].dataobj))
+    code, _, err = run("fit", scan, "--out", tmp_path / "other", "--model", "adc", "--method", "segmented")
+    assert code == 2
+    assert "the segmented fit is for the model 'ivim'" in one_line(err)
+
+
+def test_the_lines_printed_name_what_was_written(scan, run, tmp_path):
+    for ending in (".nii.gz", ".bval"):
+        shutil.copy(scan.with_name(f"sub-01_dwi{ending}"), scan.with_name(f"sub-01_desc-preproc_dwi{ending}"))
+    image = scan.with_name("sub-01_desc-preproc_dwi.nii.gz")
+    code, out, err = run("fit", image, "--model", "adc", "--sigma", "estimate", "--out", tmp_path / "out")
+    assert code == 0, err
+    assert re.search(r"^noise: sigma [\d.]+ \(estimated by mppca\)$", out, re.MULTILINE)
+    pattern = re.search(r"^maps: (.+)$", out, re.MULTILINE)[1]
+    maps = list(Path(pattern).parent.glob(Path(pattern).name))
+    assert len(maps) == 8
+    assert Path(re.search(r"^page: (.+)$", out, re.MULTILINE)[1]).is_file()
+
+
+def test_parameters_are_fixed_by_name(scan, run, tmp_path):
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--fix", "ADC=0.9", "--no-quicklook")
+    assert code == 0, err
+    written = nib.load(tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.float32(0.9))
+
+
+def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
+    code, _, err = run("fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--bounds", "K=0,monotonic")
+    assert code == 0, err
+    maps = fit_image(scan, Protocol(PROTOCOL.b), "kurtosis", bounds={"K": (0, "monotonic")})
+    written = nib.load(tmp_path / "out" / "sub-01_model-kurtosis_param-K_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["K"].dataobj))
+    described = json.loads((tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Settings"]["Bounds"] == "K from 0.0 to monotonic"
+    assert described["Parameters"]["K"]["UpperBoundRule"] == "also at most 3/(b_max·D)"
+    assert "UpperBoundRule" not in described["Parameters"]["D"]
+    page = (tmp_path / "out" / "sub-01_model-kurtosis_quicklook.html").read_text(encoding="utf-8")
+    assert re.search(r"% at 5 or 3/\(b_max·D\)", page)
+
+
+def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
+    scan.with_name("sub-01_dwi.json").write_text('{"EchoTime": 0.08}')
+    code, _, err = run("fit", scan, "--out", tmp_path / "out", "--no-quicklook")
+    assert code == 2
+    # The model of the default needs more contrasts, but no echo times any more.
+    assert "7 free parameters" in one_line(err)
+    assert "TE = 80 ms" in err
+
+
+def test_echo_times_may_come_from_a_sidecar_for_each_volume(scan, run, tmp_path):
+    sidecars = []
+    for i in range(4):
+        sidecars += ["--te", tmp_path / f"{i}.json"]
+        sidecars[-1].write_text('{"EchoTime": 0.08}')
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--no-quicklook", *sidecars)
+    assert code == 0, err
+    described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Protocol"]["te"] == [80.0] * 4
+
+
+def test_a_scan_in_several_files_is_fitted_by_its_table(scan, run, tmp_path):
+    loaded = nib.load(scan)
+    lines = ["image\tbval"]
+    for i, b in enumerate((0.5, 199, 502, 995)):
+        nib.save(loaded.slicer[..., i : i + 1], scan.with_name(f"sub-01_acq-b{i}_dwi.nii.gz"))
+        lines.append(f"sub-01_acq-b{i}_dwi.nii.gz\t{b}")
+    table = scan.with_name("scan.tsv")
+    table.write_text("\n".join(lines))
+    code, out, err = run(
+        *("fit", table, "--model", "adc", "--b-tolerance", "5", "--out", tmp_path / "out", "--no-quicklook")
+    )
+    assert code == 0, err
+    assert "24 voxels" in out
+    assert str(tmp_path / "out" / "sub-01_model-adc_param-*_dwimap.nii.gz") in out
+    maps = fit_image(scan, Protocol(PROTOCOL.b), "adc")
+    written = nib.load(tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["ADC"].dataobj))
+    code, _, err = run("fit", table, "--model", "adc", "--te", "80", "--out", tmp_path / "other")
+    assert code == 2
+    assert "leave out --bval, --bvec and --te" in one_line(err)
+
+
+INTERRUPTED = """
+import signal, sys, time
+import nibabel as nib
+from dmrifit.cli import program
+from dmrifit.imaging import fit_predict
+
+def save(image, path):
+    path.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+
+# A shell that starts the tests in the background has switched Ctrl-C off.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+fit_predict.nib.save = save
+program.main()
+"""
+
+
+def test_ctrl_c_leaves_nothing_and_says_so(scan, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", INTERRUPTED, "fit", scan, "--model", "adc", "--out", out]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "dmrifit: interrupted" in err
+    assert "Traceback" not in err
+    assert not out.exists()
+
+
+def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(scan, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_commands, "find_spec", lambda name: None if name == "jinja2" else name)
+    code, out, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
+    assert code == 0
+    assert 'pip install "dmrifit[report]"' in err
+    assert "page" not in out
+    assert (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").exists()
+    assert not list((tmp_path / "out").glob("*quicklook*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "dti"], "no model 'dti'; choose one of adc, kurtosis"),
+        (["--bval", "none.bval"], "none.bval"),
+        (["--te", "none.te"], "none.te"),
+        (["--bounds", "ADC"], "--bounds ADC: write NAME=VALUE"),
+        (["--bounds", "ADC=1"], "--bounds ADC 1: 2 numbers with commas"),
+        (["--bounds", "D=0,1"], "D"),
+        (["--fix", "ADC=low"], "--fix ADC low: a number is needed"),
+        (["--average-directions", "median"], "'median'"),
+        (["--mask", "none.nii"], "none.nii: no such file"),
+        (["--sigma", "none.nii"], "none.nii: no such file"),
+        (["--sigma", "-1"], "sigma"),
+        (["--starts", "many"], "many"),
+        ([], "kurtosis has 3 free parameters"),
+    ],
+)
+def test_bad_input_is_one_line_with_exit_code_2_and_writes_nothing(scan, run, tmp_path, options, message):
+    if not options:
+        np.savetxt(scan.with_name("sub-01_dwi.bval"), [[0, 1000, 1000, 1000]], fmt="%g")
+        options = ["--model", "kurtosis"]
+    arguments = options if "--model" in options else ["--model", "adc", *options]
+    code, out, err = run("fit", scan, "--out", tmp_path / "out", *arguments)
+    assert (code, out) == (2, "")
+    assert message in one_line(err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_b_values_and_arguments_are_named(scan, run, tmp_path):
+    scan.with_name("sub-01_dwi.bval").unlink()
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path)
+    assert code == 2
+    assert "name one by --bval" in one_line(err)
+    code, _, err = run("fit", scan)
+    assert code == 2
+    assert "--out" in err
+    assert "Traceback" not in err
+
+
+def test_a_damaged_image_is_one_line(scan, run, tmp_path):
+    whole = gzip.decompress(scan.read_bytes())
+    scan.write_bytes(gzip.compress(whole[:600]))
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
+    assert code == 2
+    assert "cut off" in one_line(err)
+
+
+def test_the_installed_command_is_there():
+    command = shutil.which("dmrifit", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("the package is used without being installed")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("dmrifit ")

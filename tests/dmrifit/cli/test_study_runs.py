@@ -1,0 +1,307 @@
+"""The commands that simulate, train, compare and report."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import dmrifit
+from dmrifit import Cohort, Evaluation, _optional
+from dmrifit.cli import cohort_commands, program
+from dmrifit.model_files.model_file import load_model
+from dmrifit.predict.strategies import MapsToMaps
+from dmrifit.study import comparison as evaluation
+from dmrifit.study.report import reporting
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(program.app, [str(argument) for argument in arguments])
+
+
+def one_line(err):
+    """Give the error that a user sees, and make sure that it is one line without a traceback."""
+    lines = [line for line in err.splitlines() if line.startswith("dmrifit: error")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    result = invoke("simulate", "--out", folder, "--patients", 3, "--shape", "16,16,3", "--same-protocol", "--seed", 4)
+    assert result.exit_code == 0, result.output
+    assert "6 synthetic patients" in result.output
+    return folder / "participants.tsv"
+
+
+@pytest.fixture(scope="module")
+def study(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    result = invoke("benchmark", table, "--out", folder, "--algorithms", "LR", "--max-voxels", 40, "--sizes", "1,2")
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Leave the page out where a test is about something else."""
+    monkeypatch.setattr(reporting, "write_report", lambda evaluation, folder: folder / "report.html")
+
+
+def test_a_simulated_table_is_compared_within_cohorts_and_across(study):
+    folder, output = study
+    assert {path.name for path in folder.iterdir()} >= {"report.html", "scores.csv", "signals.csv", "study.json"}
+    settings = json.loads((folder / "study.json").read_text())["settings"]
+    assert settings["train_on"] == ["same", "other"]
+    assert settings["n_train"] == [1, 2]
+    assert settings["max_voxels"] == 40
+    assert "synthetic data: no clinical result" in output
+    assert str(folder / "report.html") in output
+    rows = re.findall(r"(same|other) +2 +(cohort[12]) +(s2s|m2m) +(LR|constant|shuffled|perfect)", output)
+    assert len(rows) == len(set(rows)) == 32
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "learning_curve" in str(sorted((folder / "figures").iterdir()))
+    assert "cohort1 ←" in page
+
+
+def test_the_report_is_written_again_from_the_folder(study, tmp_path, monkeypatch):
+    folder, _ = study
+    called = []
+
+    def note(found, out):
+        called.append((found, out))
+        return out / "report.html"
+
+    monkeypatch.setattr(reporting, "write_report", note)
+    assert invoke("report", folder).exit_code == 0
+    assert called[0][1] == folder
+    pd.testing.assert_frame_equal(called[0][0][0].scores, Evaluation.read(folder).scores)
+    result = invoke("report", folder, folder, "--out", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    assert len(called[1][0]) == 2
+    assert str(tmp_path / "new" / "report.html") in result.output
+
+
+def test_protocols_that_differ_are_compared_each_for_itself_and_that_is_said(tmp_path, no_page):
+    assert invoke("simulate", "--out", tmp_path, "--patients", 2, "--shape", "12,12,2").exit_code == 0
+    arguments = ("--algorithms", "LR", "--strategies", "m2m", "--max-voxels", 0, "--no-controls")
+    result = invoke("benchmark", tmp_path / "participants.tsv", "--out", tmp_path / "study", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "protocols differ (cohort1 lacks 15 of the contrasts of cohort2" in result.output
+    settings = json.loads((tmp_path / "study" / "study.json").read_text())["settings"]
+    assert (settings["max_voxels"], settings["train_on"], settings["resynthesize"]) == (None, ["same"], False)
+    assert "constant" not in result.output
+    arguments += ("--resynthesize",)
+    result = invoke("benchmark", tmp_path / "participants.tsv", "--out", tmp_path / "more", *arguments)
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "more" / "study.json").read_text())["settings"]
+    assert (settings["train_on"], settings["resynthesize"]) == (["same", "other"], True)
+
+
+def test_the_default_is_the_study_s_seven_algorithms(table, tmp_path, monkeypatch):
+    asked = {}
+
+    def stop(estimators, cohorts, **options):
+        asked.update(estimators)
+        msg = "enough"
+        raise ValueError(msg)
+
+    monkeypatch.setattr(evaluation, "compare", stop)
+    monkeypatch.setattr(cohort_commands, "_check_extras", lambda *_, **__: None)
+    invoke("benchmark", table, "--out", tmp_path / "new")
+    assert list(asked) == [f"{name} {strategy}" for strategy in ("s2s", "m2m") for name in dmrifit.ALGORITHMS]
+    asked.clear()
+    invoke("benchmark", table, "--out", tmp_path / "new", "--without", "CNN,GBR", "--strategies", "s2s")
+    assert list(asked) == [f"{name} s2s" for name in ("LR", "RFR", "ETR", "slNN", "mlNN")]
+
+
+def test_a_missing_library_names_its_command_before_anything_is_read(run, tmp_path, monkeypatch):
+    find = _optional.import_module
+
+    def absent(name):
+        if name.partition(".")[0] in ("torch", "skorch"):
+            raise ModuleNotFoundError(name=name.partition(".")[0])
+        return find(name)
+
+    monkeypatch.setattr(_optional, "import_module", absent)
+    code, out, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--algorithms", "LR,CNN")
+    assert code == 2
+    assert out == ""
+    assert "algorithm CNN: " in one_line(err)
+    assert 'pip install "dmrifit[deep]"' in err
+    assert "--without CNN" in err
+    assert not (tmp_path / "new").exists()
+    code, _, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--without", "CNN")
+    assert "no.tsv" in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose of LR"),
+        (("--without", "torch"), "no algorithm 'torch'; choose of LR"),
+        (("--algorithms", "LR", "--without", "LR"), "no algorithm is left"),
+        (("--strategies", "s2m"), "no strategy 's2m'; choose of s2s, m2m"),
+        (("--strategies", ","), "no strategy ''; choose of s2s, m2m"),
+        (("--train-on", "others"), "same, other, pooled"),
+        (("--n-train", "5"), "5"),
+        (("--sizes", "1,2,9"), "9"),
+        (("--sizes", "1,two"), "--sizes 1,two: whole numbers with commas between them are needed"),
+        (("--sizes", "1,1"), "each number of patients once"),
+        (("--train-mask", "liver"), "a mask is 'body' or 'lesion', not 'liver'"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_line_before_work_starts(table, tmp_path, run, arguments, message):
+    options = ("--algorithms", "LR") if "--algorithms" not in arguments and "--without" not in arguments else ()
+    code, _, err = run("benchmark", table, "--out", tmp_path / "new", *options, *arguments)
+    assert code == 2
+    assert message in one_line(err)
+    assert not list(tmp_path.rglob("cells"))
+
+
+def test_the_folder_of_another_study_is_refused_and_left_alone(study, table, run):
+    folder, _ = study
+    before = (folder / "scores.csv").read_bytes()
+    code, _, err = run("benchmark", table, "--out", folder, "--algorithms", "LR", "--max-voxels", 41, "--sizes", "1,2")
+    assert code == 2
+    assert "another study: max_voxels was 40 there and is 41 now" in one_line(err)
+    assert (folder / "scores.csv").read_bytes() == before
+
+
+def test_a_patient_in_two_cohorts_is_refused(table, tmp_path, run):
+    shutil.copytree(table.parent, tmp_path / "data")
+    text = table.read_text(encoding="utf-8").replace("cohort2p01\t", "cohort1p01\t", 1)
+    (tmp_path / "data" / "participants.tsv").write_text(text, encoding="utf-8")
+    code, _, err = run(
+        *("benchmark", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "new", "--algorithms", "LR")
+    )
+    assert code == 2
+    assert "cohort1p01" in one_line(err)
+
+
+def test_an_interrupted_comparison_says_so_and_goes_on_where_it_was(study, table, tmp_path, run, monkeypatch, no_page):
+    folder, _ = study
+    out = tmp_path / "new"
+    train, done = evaluation.run_trial, []
+
+    def interrupted(*arguments):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(1)
+        return train(*arguments)
+
+    command = ("benchmark", table, "--out", out, "--algorithms", "LR", "--max-voxels", 40, "--sizes", "1,2")
+    monkeypatch.setattr(evaluation, "run_trial", interrupted)
+    code, _, err = run(*command)
+    assert code == 130
+    assert f"finished work is kept in {out}; the same command goes on from there" in err
+    assert "Traceback" not in err
+    monkeypatch.setattr(evaluation, "run_trial", train)
+    code, _, err = run(*command)
+    assert code == 0, err
+    described = json.loads((out / "study.json").read_text())
+    assert described["models"]["reused"] == 5
+    again, whole = Evaluation.read(out).scores, Evaluation.read(folder).scores
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+
+
+def test_an_algorithm_that_fails_is_one_line_and_loses_nothing(table, tmp_path, run, monkeypatch):
+    train, done = evaluation.run_trial, []
+
+    def broken(*arguments):
+        if len(done) == 3:
+            msg = "estimator 'LR s2s' failed for p03"
+            raise RuntimeError(msg)
+        done.append(1)
+        return train(*arguments)
+
+    monkeypatch.setattr(evaluation, "run_trial", broken)
+    code, _, err = run("benchmark", table, "--out", tmp_path / "new", "--algorithms", "LR", "--max-voxels", 30)
+    assert code == 2
+    assert "failed for p03; finished work is kept in" in one_line(err)
+
+
+def test_what_is_asked_of_the_simulation_is_done_and_written_down(tmp_path, run):
+    code, out, err = run(
+        *("simulate", "--out", tmp_path, "--patients", 1, "--preset", "cohort2", "--shape", "16,16,3", "--snr", 50),
+        *("--difficulty", "easy", "--template", "pelvis", "--artifacts", "gibbs=0.3,shift=0.5", "--latent-corr", 0.2),
+        *("--gain-variation", 0.1, "--seed", 5),
+    )
+    assert code == 0, err
+    assert "1 synthetic patients" in out
+    cohorts = Cohort.read(tmp_path / "participants.tsv")
+    assert list(cohorts) == ["cohort2"]
+    expected = dmrifit.simulate_cohort(
+        "cohort2", 1, shape=(16, 16, 3), snr=50, difficulty="easy", template="pelvis",
+        artifacts={"gibbs": 0.3, "shift": 0.5}, latent_corr=0.2, gain_variation=0.1, random_state=5,
+    )  # fmt: skip
+    np.testing.assert_allclose(cohorts["cohort2"].scans[0].signal, expected.scans[0].signal, rtol=1e-3)
+    simulation = cohorts["cohort2"].simulation
+    assert (simulation["difficulty"], simulation["snr"], simulation["latent_corr"]) == ("easy", 50, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", ","), "names no cohort"),
+        (("--preset", "cohort3"), "cohort3"),
+        (("--shape", "16,16"), "--shape 16,16: 3 whole numbers"),
+        (("--template", "head"), "head"),
+        (("--difficulty", "hard"), "mixed"),
+        (("--artifacts", "gibbs=0.2,shift"), "to all of them"),
+        (("--artifacts", "ghost"), "ghost"),
+    ],
+)
+def test_wrong_words_of_the_simulation_are_one_line(tmp_path, run, arguments, message):
+    code, _, err = run("simulate", "--out", tmp_path / "new", "--patients", 1, *arguments)
+    assert code == 2
+    assert message in one_line(err)
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_of_maps_to_maps_reach_the_model_file(table, tmp_path, run):
+    model = tmp_path / "m.dmrifit"
+    code, out, err = run(
+        *("train", table, "--out", model, "--strategy", "m2m", "--algorithm", "LR", "--target-scale", "log"),
+        *("--patch-shape", "3,3,1", "--cohorts", "cohort2", "--max-voxels", 40, "--train-mask", "body"),
+    )
+    assert code == 0, err
+    assert "voxels of 3 patients" in out
+    assert "trained on synthetic data: no clinical use" in out
+    loaded = load_model(model)
+    assert isinstance(loaded, MapsToMaps)
+    assert (loaded.target_scale, loaded.patch_shape, loaded.loss) == ("log", (3, 3, 1), "mean")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--loss", "median"), "options of --strategy m2m"),
+        (("--strategy", "m2m", "--loss", "mode"), "mode"),
+        (("--patch-shape", "3,3"), "--patch-shape 3,3: 3 whole numbers"),
+        (("--patch-shape", "2,2,1"), "odd"),
+        (("--cohorts", "cohort3"), "no cohort 'cohort3'; the table has cohort1, cohort2"),
+        (("--algorithm", "forest"), "no algorithm 'forest'"),
+    ],
+)
+def test_wrong_words_of_the_training_are_one_line(table, tmp_path, run, arguments, message):
+    code, _, err = run("train", table, "--out", tmp_path / "m.dmrifit", *arguments)
+    assert code == 2
+    assert message in one_line(err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_a_finished_comparison_is_one_line(tmp_path, run):
+    code, _, err = run("report", tmp_path)
+    assert code == 2
+    assert "study.json does not exist" in one_line(err)
+
+
+@pytest.mark.parametrize("command", list(cohort_commands.EXAMPLES.values()))
+def test_help_shows_a_worked_line(command):
+    assert command in invoke(command.split()[1], "--help").output

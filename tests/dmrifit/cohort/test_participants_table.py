@@ -1,0 +1,349 @@
+"""Tables of participants, read with every check before work starts."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.cohort.participants_table import participant_rows, read_participants, simulations_of
+
+SHAPE, AFFINE = (4, 5, 3), np.diag([2.0, 2, 5, 1])
+B = [0, 500, 1000]
+COLUMNS = ("patient", "cohort", "image", "mask", "lesion", "bval", "te", "synthetic")
+
+
+def save(path, values, affine=AFFINE):
+    nib.save(nib.Nifti1Image(values, affine), path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write three patients whose lesion is the first slice."""
+    rng = np.random.default_rng(0)
+    lesion = np.zeros(SHAPE, np.uint8)
+    lesion[0] = 1
+    for name in "abc":
+        save(tmp_path / f"{name}.nii", rng.uniform(50, 100, (*SHAPE, 3)).astype(np.float32))
+        save(tmp_path / f"{name}_mask.nii", np.ones(SHAPE, np.uint8))
+        save(tmp_path / f"{name}_lesion.nii", lesion)
+    (tmp_path / "protocol.bval").write_text("0 500 1000\n")
+    return tmp_path
+
+
+def row(name, **changes):
+    cells = {"patient": name, "cohort": "one", "image": f"{name}.nii", "mask": f"{name}_mask.nii"}
+    cells |= {
+        "lesion": f"{name}_lesion.nii",
+        "bval": "protocol.bval",
+        "te": "80",
+        "synthetic": "no",
+    }
+    return cells | changes
+
+
+def table(folder, *rows, separator="\t", titles=None, columns=COLUMNS):
+    path = folder / ("participants.csv" if separator == "," else "participants.tsv")
+    lines = [
+        [(titles or {}).get(name, name) for name in columns],
+        *([cells[name] for name in columns] for cells in rows),
+    ]
+    path.write_text("\n".join(separator.join(line) for line in lines) + "\n")
+    return path
+
+
+def test_scans_come_by_cohort_in_the_order_of_the_table(folder):
+    path = table(folder, row("c"), row("a", cohort="two", synthetic="Yes"), row("b", te="n/a"))
+    participants = read_participants(path)
+    names = {
+        cohort: [scan.patient for scan in scans] for cohort, scans in participants.scans.items()
+    }
+    assert names == {"one": ["c", "b"], "two": ["a"]}
+    assert participants.skipped == {}
+    assert participants.simulations == {}
+    (c, b), (a,) = participants.scans.values()
+    assert a.synthetic
+    assert not b.synthetic
+    assert c.protocol.b.tolist() == B
+    assert c.protocol.te.tolist() == [80, 80, 80]
+    assert b.protocol.te is None
+    np.testing.assert_array_equal(a.signal, np.asarray(nib.load(folder / "a.nii").dataobj))
+    np.testing.assert_array_equal(a.affine, AFFINE)
+    assert a.lesion.sum() == 15
+    assert a.mask.all()
+    assert a.cohort == "two"
+
+
+@pytest.mark.parametrize("separator", ["\t", ","])
+@pytest.mark.parametrize(
+    "titles",
+    [
+        {"patient": "participant_id"},
+        {"mask": "body_mask", "lesion": "lesion_mask"},
+        {"mask": "body mask", "lesion": "lesion mask"},
+    ],
+)
+def test_columns_have_other_names_too(folder, separator, titles):
+    scan = read_participants(table(folder, row("a"), separator=separator, titles=titles)).scans[
+        "one"
+    ][0]
+    assert scan.patient == "a"
+    assert scan.mask.all()
+    assert scan.lesion.sum() == 15
+
+
+def test_rows_are_read_without_opening_the_files_that_they_name(tmp_path):
+    rows = participant_rows(table(tmp_path, row("a"), row("b", te="n/a")))
+    assert [(line, cells["image"], cells["te"]) for line, cells in rows] == [
+        (2, "a.nii", "80"),
+        (3, "b.nii", ""),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.tsv: no such table"):
+        participant_rows(tmp_path / "nowhere.tsv")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("1", True), ("YES", True), ("0", False), ("n/a", False)]
+)
+def test_truth_values_may_be_written_in_several_ways(folder, text, value):
+    assert (
+        read_participants(table(folder, row("a", synthetic=text))).scans["one"][0].synthetic
+        is value
+    )
+
+
+def test_echo_times_may_be_a_number_or_a_file(folder):
+    (folder / "te.txt").write_text("60 60 90")
+    scan = read_participants(table(folder, row("a", te="te.txt"))).scans["one"][0]
+    assert scan.protocol.te.tolist() == [60, 60, 90]
+    with pytest.raises(FileNotFoundError, match=r"row 2 \(patient a\): te '93 ms' does not exist"):
+        read_participants(table(folder, row("a", te="93 ms")))
+
+
+def test_a_noise_level_is_a_number_or_a_map(folder):
+    save(folder / "sigma.nii", np.full(SHAPE, 2.5, np.float32))
+    columns = (*COLUMNS, "sigma")
+    path = table(folder, row("a", sigma="3.5"), row("b", sigma="sigma.nii"), columns=columns)
+    number, image = read_participants(path).scans["one"]
+    assert number.sigma == 3.5
+    np.testing.assert_array_equal(image.sigma, np.full(SHAPE, 2.5))
+
+
+def spoiled(cells, message, error=ValueError, columns=COLUMNS):
+    return pytest.param(cells, message, error, columns, id=message[:30])
+
+
+@pytest.mark.parametrize(
+    ("cells", "message", "error", "columns"),
+    [
+        spoiled({"mask": "n/a"}, "row 3: no mask"),
+        spoiled(
+            {"mask": "none.nii"},
+            r"row 3 \(patient b\): mask 'none.nii' does not exist",
+            FileNotFoundError,
+        ),
+        spoiled(
+            {"cohort": "two", "patient": "a"},
+            r"row 3: patient a is in cohort 'two' and, in row 2, in cohort 'one'",
+        ),
+        spoiled(
+            {"image": "./a.nii"}, "rows 2 and 3: patients a and b have the same image './a.nii'"
+        ),
+        spoiled(
+            {"synthetic": "perhaps"},
+            r"row 3 \(patient b\): synthetic must be true or false, not 'perhaps'",
+        ),
+        spoiled({"te": "0.093"}, r"row 3 \(patient b\): .*look like seconds"),
+        spoiled(
+            {"sigma": "-3"},
+            r"row 3 \(patient b\): .*finite, 0 or more, not -3",
+            columns=(*COLUMNS, "sigma"),
+        ),
+        spoiled(
+            {"sigma": "inf"}, r"row 3 \(patient b\): .*must be finite", columns=(*COLUMNS, "sigma")
+        ),
+        spoiled({}, "no column mask in", columns=("patient", "cohort", "image", "bval")),
+        spoiled(
+            {}, "more than one column patient; keep one", columns=(*COLUMNS, "participant_id")
+        ),
+    ],
+)
+def test_a_spoiled_row_is_refused_with_its_number(folder, cells, message, error, columns):
+    path = table(
+        folder,
+        row("a", sigma="1", participant_id="a"),
+        row("b", sigma="1", participant_id="b") | cells,
+        columns=columns,
+    )
+    with pytest.raises(error, match=message):
+        read_participants(path)
+
+
+def test_the_same_scan_twice_would_count_twice(folder):
+    with pytest.raises(
+        ValueError, match="row 3: image and masks are those of row 2, and would count twice"
+    ):
+        read_participants(table(folder, row("a"), row("a")))
+    second = np.zeros(SHAPE, np.uint8)
+    second[2] = 1
+    save(folder / "second_lesion.nii", second)
+    twice = read_participants(table(folder, row("a"), row("a", lesion="second_lesion.nii"))).scans[
+        "one"
+    ]
+    assert [scan.patient for scan in twice] == ["a", "a"]
+
+
+def test_a_body_mask_without_a_voxel_is_refused(folder):
+    save(folder / "b_mask.nii", np.zeros(SHAPE, np.uint8))
+    with pytest.raises(
+        ValueError, match=r"row 3 \(patient b\): .*b_mask\.nii.*no voxel is inside"
+    ):
+        read_participants(table(folder, row("a"), row("b")))
+
+
+def test_a_lesion_outside_the_body_is_another_patients(folder):
+    body = np.ones(SHAPE, np.uint8)
+    body[0] = 0
+    save(folder / "b_mask.nii", body)
+    message = r"row 3 \(patient b\): no voxel of the lesion mask 'b_lesion.nii' is inside the body mask 'b_mask.nii'"
+    with pytest.raises(ValueError, match=message):
+        read_participants(table(folder, row("a"), row("b")))
+
+
+def test_patients_without_a_lesion_are_left_out_and_named(folder):
+    save(folder / "b_lesion.nii", np.zeros(SHAPE, np.uint8))
+    path = table(folder, row("a"), row("b"), row("c"))
+    with pytest.warns(
+        UserWarning, match=r"row 3: patient b left out: the lesion mask b_lesion\.nii is empty"
+    ):
+        participants = read_participants(path)
+    assert [scan.patient for scan in participants.scans["one"]] == ["a", "c"]
+    assert participants.skipped == {"one": {"b": "the lesion mask b_lesion.nii is empty"}}
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="no usable patient"),
+    ):
+        read_participants(table(folder, row("b")))
+
+
+def test_a_patient_of_whom_another_scan_is_used_is_not_skipped(folder):
+    save(folder / "b_lesion.nii", np.zeros(SHAPE, np.uint8))
+    path = table(folder, row("a"), row("b", patient="a"))
+    with pytest.warns(
+        UserWarning, match="row 3: one scan of patient a, of whom another is used, left out"
+    ):
+        participants = read_participants(path)
+    assert len(participants.scans["one"]) == 1
+    assert participants.skipped == {}
+
+
+# Repeated measurements ------------------------------------------------------------------------------
+
+
+def protocol_of(folder, b, te="80", **options):
+    values = np.random.default_rng(0).uniform(50, 100, (*SHAPE, len(b))).astype(np.float32)
+    save(folder / "a.nii", values)
+    (folder / "protocol.bval").write_text(" ".join(map(str, b)))
+    (folder / "te.txt").write_text(te)
+    scan = read_participants(
+        table(folder, row("a", te="te.txt" if " " in te else te)), **options
+    ).scans["one"][0]
+    return scan, values
+
+
+def test_repeats_are_averaged_as_asked(folder):
+    b = [0, 500, 500, 1000]
+    scan, values = protocol_of(folder, b)
+    assert scan.protocol.b.tolist() == [0, 500, 1000]
+    np.testing.assert_allclose(
+        scan.signal[..., 1], np.sqrt(values[..., 1] * values[..., 2]), rtol=1e-5
+    )
+    scan, values = protocol_of(folder, b, average="arithmetic")
+    np.testing.assert_allclose(
+        scan.signal[..., 1], (values[..., 1] + values[..., 2]) / 2, rtol=1e-5
+    )
+    scan, values = protocol_of(folder, b, average=None)
+    assert scan.protocol.b.tolist() == b
+    np.testing.assert_array_equal(scan.signal, values)
+    with pytest.raises(ValueError, match="'geometric', 'arithmetic' or None, not 'median'"):
+        protocol_of(folder, b, average="median")
+
+
+def test_measurements_at_other_echo_times_are_no_repeats(folder):
+    scan, values = protocol_of(folder, [0, 500, 4, 503], te="60 60 90 90")
+    assert scan.protocol.b.tolist() == [0, 500, 4, 503]
+    np.testing.assert_array_equal(scan.signal, values)
+
+
+@pytest.mark.parametrize(
+    ("b", "n"), [([0, 500, 501, 1000], 3), ([0, 500, 520, 1000], 4), ([0, 500, 509, 1000], 3)]
+)
+def test_b_values_within_two_percent_are_repeats(folder, b, n):
+    assert len(protocol_of(folder, b)[0].protocol) == n
+
+
+def test_repeats_without_echo_times_and_directions_are_doubted(folder):
+    message = (
+        r"the 4 measurements of patient a have 3 b-values and no directions; .*give the column te"
+    )
+    with pytest.warns(UserWarning, match=message):
+        protocol_of(folder, [0, 500, 500, 1000], te="n/a")
+
+
+def test_low_b_values_that_are_joined_are_told_and_kept_apart_on_request(folder):
+    b = [0, 10, 10, 20, 20, 1000, 1000]
+    with pytest.warns(
+        UserWarning, match=r"row 2 .*b = 0, 10, 20 s/mm² are averaged as one; give b_tolerance=1"
+    ):
+        joined, _ = protocol_of(folder, b)
+    assert joined.protocol.b.tolist() == [10, 1000]
+    apart, _ = protocol_of(folder, b, b_tolerance=1)
+    assert apart.protocol.b.tolist() == [0, 10, 20, 1000]
+
+
+# How cohorts were simulated -------------------------------------------------------------------------
+
+
+def sidecar(folder, fields):
+    (folder / "participants.json").write_text(json.dumps(fields))
+
+
+def test_simulations_are_those_of_cohorts_all_of_whose_scans_are_synthetic(folder):
+    told = {"one": {"snr": 30}, "two": {"snr": 60}, "three": {"snr": 90}}
+    sidecar(folder, {"cohort": {"Simulation": told}})
+    path = table(
+        folder, row("a", synthetic="yes"), row("b"), row("c", cohort="two", synthetic="yes")
+    )
+    assert read_participants(path).simulations == {"two": {"snr": 60}}
+    assert simulations_of(path) == told
+
+
+@pytest.mark.parametrize(
+    "fields", [None, {}, {"age": {"Units": "years"}}, {"cohort": {"Description": "x"}}]
+)
+def test_a_table_without_simulations_is_a_table(tmp_path, fields):
+    if fields is not None:
+        sidecar(tmp_path, fields)
+    assert simulations_of(tmp_path / "participants.tsv") == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[], {"cohort": 3}, {"cohort": {"Simulation": 3}}, {"cohort": {"Simulation": {"a": 1}}}],
+)
+def test_a_sidecar_of_another_form_is_named(tmp_path, fields):
+    sidecar(tmp_path, fields)
+    with pytest.raises(
+        ValueError,
+        match=r"participants\.json: not a sidecar of participants\.tsv .*repair or remove it",
+    ):
+        simulations_of(tmp_path / "participants.tsv")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{", b"[" * 100_000])
+def test_a_sidecar_that_is_no_json_is_named(tmp_path, content):
+    (tmp_path / "participants.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"participants\.json: not a sidecar of participants\.tsv"
+    ):
+        simulations_of(tmp_path / "participants.tsv")

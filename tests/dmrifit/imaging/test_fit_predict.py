@@ -1,0 +1,861 @@
+"""Images in, maps out."""
+
+import errno
+import gzip
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+
+import nibabel as nib
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from dmrifit.cohort.cohort import Cohort
+from dmrifit.cohort.scaling import PatientScale
+from dmrifit.engine.fitting import FitStatus, fit_voxels
+from dmrifit.engine.models import MODELS, Parameter, SignalModel
+from dmrifit.engine.protocol import Protocol, average_directions
+from dmrifit.imaging import fit_predict
+from dmrifit.imaging.fit_predict import fit_image, predict_image
+from dmrifit.io import series
+from dmrifit.model_files.model_file import load_model, save_model
+from dmrifit.predict.base import resolve_patch_shape
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.simulate.body_phantoms import simulate_cohort
+
+PROTOCOL = Protocol([0, 200, 500, 1000])
+ADC = MODELS["adc"]
+AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.9, -0.4, -60], [0, 0.3, 3.0, -30], [0, 0, 0, 1]])
+GRID = (4, 3, 5)
+MAPS = {"S0", "ADC", "S0_se", "ADC_se", "cost", "status", "at_bound", "doubt"}
+
+
+@pytest.fixture(scope="module")
+def truth():
+    rng = np.random.default_rng(1)
+    return np.stack([rng.uniform(100, 900, GRID), rng.uniform(0.3, 3, GRID)], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def signals(truth):
+    clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL))
+    return np.abs(clean + np.random.default_rng(2).normal(size=clean.shape)).astype(np.float32)
+
+
+@pytest.fixture
+def image(signals):
+    return nib.Nifti1Image(signals, AFFINE)
+
+
+@pytest.fixture
+def scan(signals, tmp_path):
+    path = tmp_path / "in" / "sub-01_dwi.nii.gz"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(signals, AFFINE), path)
+    return path
+
+
+def data(image):
+    return np.asanyarray(image.dataobj)
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.glob("[!.]*")) if folder.exists() else []
+
+
+def same(maps, others):
+    assert maps.keys() == others.keys()
+    for name in maps:
+        np.testing.assert_array_equal(data(maps[name]), data(others[name]), err_msg=name)
+
+
+# What comes out
+
+
+def test_maps_are_those_of_the_voxels_in_their_places(image, signals):
+    maps = fit_image(image, PROTOCOL, "adc")
+    result = fit_voxels(signals.reshape(-1, 4), PROTOCOL, "adc")
+    assert set(maps) == MAPS
+    for name, column in {
+        "S0": result["S0"],
+        "ADC": result["ADC"],
+        "ADC_se": result.standard_errors[:, 1],
+        "cost": result.cost,
+        "status": result.status,
+    }.items():
+        np.testing.assert_array_equal(data(maps[name]), column.reshape(GRID).astype(data(maps[name]).dtype))
+    assert data(maps["ADC"]).dtype == np.float32
+    assert data(maps["status"]).dtype == np.uint8
+
+
+def test_true_maps_come_back(truth):
+    clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL))
+    maps = fit_image(nib.Nifti1Image(clean, AFFINE), PROTOCOL, ADC)
+    np.testing.assert_allclose(data(maps["S0"]), truth[..., 0], rtol=1e-4)
+    np.testing.assert_allclose(data(maps["ADC"]), truth[..., 1], rtol=1e-4)
+
+
+def test_outside_the_mask_is_zero_and_what_cannot_be_fitted_is_nan(signals):
+    inside = np.zeros(GRID, np.uint8)
+    inside[1:3] = 1
+    broken = signals.copy()
+    broken[1, 1, 1] = 0
+    broken[2, 2, 2, 1] = -1
+    mask = nib.Nifti1Image(inside, AFFINE)
+    maps = fit_image(nib.Nifti1Image(broken, AFFINE), PROTOCOL, "adc", mask=mask)
+    adc, status = data(maps["ADC"]), data(maps["status"])
+    assert (adc[inside == 0] == 0).all()
+    assert (status[inside == 0] == 255).all()
+    unfitted = np.isnan(adc)
+    assert np.argwhere(unfitted).tolist() == [[1, 1, 1], [2, 2, 2]]
+    assert (status[unfitted] == FitStatus.NOT_FITTED).all()
+    whole = fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc")
+    fitted = (inside == 1) & ~unfitted
+    np.testing.assert_array_equal(adc[fitted], data(whole["ADC"])[fitted])
+
+
+def test_without_a_mask_zero_and_nan_voxels_are_outside(signals):
+    background = signals.copy()
+    background[0, 0] = 0
+    background[0, 1] = np.nan
+    background[0, 2, 0] = [np.nan, 0, 0, np.nan]
+    maps = fit_image(nib.Nifti1Image(background, AFFINE), PROTOCOL, "adc")
+    outside = data(maps["status"]) == 255
+    assert outside.sum() == 2 * GRID[2] + 1
+    assert (data(maps["ADC"])[outside] == 0).all()
+    assert np.isfinite(data(maps["ADC"])).all()
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 2), (1, 4), (0, 0)])
+def test_grid_codes_zooms_and_units_of_the_header_are_kept(signals, codes):
+    given = nib.Nifti1Image(signals, AFFINE)
+    # A qform cannot hold shears; here it differs from the sform, and both stay.
+    given.header.set_qform(np.diag([2.0, 1.5, 3.0, 1.0]), code=codes[0])
+    given.header.set_sform(AFFINE, code=codes[1])
+    given.header.set_zooms((2.0, 1.5, 3.0, 7.5))
+    given.header.set_xyzt_units("mm", "sec")
+    given.header["cal_max"] = 900
+    given.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"patient: NN"))
+    given = nib.Nifti1Image.from_bytes(given.to_bytes())
+    made = fit_image(given, PROTOCOL, "adc")["ADC"]
+    made = nib.Nifti1Image.from_bytes(made.to_bytes())
+    before, after = given.header, made.header
+    np.testing.assert_array_equal(made.affine, given.affine)
+    for field in ("qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "srow_z", "xyzt_units"):
+        np.testing.assert_array_equal(after[field], before[field])
+    assert after.get_zooms() == before.get_zooms()[:3]
+    assert after.get_data_dtype() == np.float32
+    assert after["cal_max"] == 0
+    assert after["descrip"].item() == b"dmrifit adc ADC"
+    assert not after.extensions
+
+
+def test_all_48_orientations_give_the_same_values_at_the_same_places(image):
+    expected = nib.as_closest_canonical(fit_image(image, PROTOCOL, "adc")["ADC"])
+    turned = 0
+    for order in itertools.permutations(range(3)):
+        for flips in itertools.product((1, -1), repeat=3):
+            stored = image.as_reoriented(np.column_stack([order, flips]).astype(float))
+            turned += nib.aff2axcodes(stored.affine) != nib.aff2axcodes(image.affine)
+            made = fit_image(stored, PROTOCOL, "adc")["ADC"]
+            np.testing.assert_array_equal(made.affine, stored.affine)
+            canonical = nib.as_closest_canonical(made)
+            np.testing.assert_array_equal(data(canonical), data(expected))
+            np.testing.assert_allclose(canonical.affine, expected.affine, atol=1e-12)
+    assert turned == 47
+
+
+def test_scaled_integers_are_the_values_they_stand_for(signals, tmp_path):
+    stored = np.round(signals).astype(np.int16)
+    scaled = nib.Nifti1Image(stored * 0.25 + 10, AFFINE)
+    packed = nib.Nifti1Image(stored, AFFINE)
+    packed.header.set_slope_inter(0.25, 10)
+    path = tmp_path / "scaled.nii.gz"
+    nib.save(packed, path)
+    # nibabel rescales on saving; write the raw numbers with the factors instead.
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[112:120] = np.array([0.25, 10], "<f4").tobytes()
+    raw[352:] = stored.tobytes(order="F")
+    path.write_bytes(gzip.compress(bytes(raw)))
+    assert nib.load(path).dataobj.slope == 0.25
+    same(fit_image(path, PROTOCOL, "adc"), fit_image(scaled, PROTOCOL, "adc"))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.img", "a.nii.bz2"])
+def test_all_kinds_of_files_give_the_same_maps(image, tmp_path, name):
+    kind = nib.Nifti1Pair if name.endswith("img") else nib.Nifti1Image
+    path = tmp_path / name
+    nib.save(kind(data(image), AFFINE), path)
+    maps = fit_image(path, PROTOCOL, "adc")
+    same(maps, fit_image(image, PROTOCOL, "adc"))
+    assert type(maps["ADC"]) is nib.Nifti1Image
+
+
+def test_nifti_2_stays_nifti_2(signals, tmp_path):
+    nib.save(nib.Nifti2Image(signals, AFFINE), tmp_path / "a.nii.gz")
+    fit_image(tmp_path / "a.nii.gz", PROTOCOL, "adc", out=tmp_path)
+    assert type(nib.load(tmp_path / "a_model-adc_param-ADC_dwimap.nii.gz")) is nib.Nifti2Image
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_slabs_give_the_bits_of_the_whole(image, tmp_path, name, monkeypatch):
+    path = tmp_path / name
+    nib.save(image, path)
+    mask = nib.Nifti1Image((np.arange(60).reshape(GRID) % 3).astype(np.uint8), AFFINE)
+    sigma = nib.Nifti1Image(np.linspace(0, 3, 60).reshape(GRID), AFFINE)
+    whole = fit_image(path, PROTOCOL, "adc", mask=mask, sigma=sigma)
+    read = []
+    original = series.Series.read
+    monkeypatch.setattr(series, "SLAB_VALUES", 1)
+    monkeypatch.setattr(series.Series, "read", lambda self, slab: read.append(slab) or original(self, slab))
+    same(fit_image(path, PROTOCOL, "adc", mask=mask, sigma=sigma), whole)
+    assert [slab.stop - slab.start for slab in read] == [1] * GRID[2]
+
+
+def test_threads_give_the_same_bits(image):
+    same(fit_image(image, PROTOCOL, "adc", n_threads=1), fit_image(image, PROTOCOL, "adc", n_threads=3))
+
+
+def test_a_noise_map_is_taken_voxel_by_voxel(image, signals):
+    levels = np.linspace(0, 30, 60).reshape(GRID)
+    maps = fit_image(image, PROTOCOL, "adc", sigma=nib.Nifti1Image(levels, AFFINE))
+    result = fit_voxels(signals.reshape(-1, 4), PROTOCOL, "adc", sigma=levels.ravel())
+    np.testing.assert_array_equal(data(maps["ADC"]).ravel(), result["ADC"].astype(np.float32))
+    same(
+        fit_image(image, PROTOCOL, "adc", sigma=5),
+        fit_image(image, PROTOCOL, "adc", sigma=nib.Nifti1Image(np.full(GRID, 5, np.uint8), AFFINE)),
+    )
+
+
+def test_a_mask_whose_ones_became_0_99999997_in_the_file_is_a_mask(image, tmp_path):
+    ones = np.zeros(GRID, np.int32)
+    ones[2] = 1
+    path = tmp_path / "mask.nii"
+    nib.save(nib.Nifti1Image(ones, AFFINE), path)
+    raw = bytearray(path.read_bytes())
+    raw[112:116] = np.float32(0.99999997).tobytes()
+    path.write_bytes(bytes(raw))
+    assert data(nib.load(path)).max() < 1
+    status = data(fit_image(image, PROTOCOL, "adc", mask=path)["status"])
+    np.testing.assert_array_equal(status != 255, ones == 1)
+
+
+def test_bounds_and_fixed_values_reach_the_fit(image):
+    maps = fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0.5, 1.0)})
+    assert data(maps["ADC"]).min() == 0.5
+    assert data(maps["ADC"]).max() == 1.0
+    maps = fit_image(image, PROTOCOL, "adc", fixed={"ADC": 0.75})
+    assert (data(maps["ADC"]) == 0.75).all()
+    assert np.isnan(data(maps["ADC_se"])).all()
+
+
+def test_fits_in_doubt_are_marked_as_the_engine_marks_them():
+    """At two echo times and without high b-values, much of this model is undetermined."""
+    protocol = Protocol(np.tile([0, 50, 100, 400, 900], 2), np.repeat([80, 100], 5))
+    model = MODELS["t2-ivim-kurtosis"]
+    rng = np.random.default_rng(2)
+    low, high = [100, 0, 5, 160, 0.5, 0, 50], [900, 0.4, 60, 240, 2.0, 1.5, 120]
+    signals = model.signal(rng.uniform(low, high, (60, 7)), protocol) + rng.normal(0, 20, (60, 10))
+    signals[7] = -1
+    maps = fit_image(nib.Nifti1Image(np.abs(signals).reshape(*GRID, 10), AFFINE), protocol, model)
+    result = fit_voxels(np.abs(signals), protocol, model)
+    doubt = data(maps["doubt"]).ravel()
+    np.testing.assert_array_equal(doubt & 1 > 0, result.starts_disagree)
+    np.testing.assert_array_equal(doubt & 2 > 0, result.ill_conditioned)
+    assert 0 < np.count_nonzero(doubt) < 60
+
+
+def test_a_parameter_that_the_signal_does_not_show_has_no_error_in_the_map(truth):
+    """Without perfusion the diffusivity of the blood has an infinite error, which a map cannot hold."""
+    clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL)
+    errors = fit_voxels(clean, PROTOCOL, "ivim").standard_errors
+    assert np.isinf(errors[:, 2]).any()
+    maps = fit_image(nib.Nifti1Image(clean.reshape(*GRID, 4), AFFINE), PROTOCOL, "ivim")
+    expected = np.where(np.isinf(errors), np.nan, errors).astype(np.float32)
+    for name, column in zip(MODELS["ivim"].names, expected.T, strict=True):
+        np.testing.assert_array_equal(data(maps[f"{name}_se"]).ravel(), column)
+
+
+def test_a_parameter_cannot_have_the_name_of_another_map(image):
+    model = SignalModel.from_expression(
+        "S0*exp(-b*cost)", [Parameter("S0", "signal", 0, np.inf), Parameter("cost", "µm²/ms", 0, 5)], name="own"
+    )
+    with pytest.raises(ValueError, match="model own: a parameter has the name of another map"):
+        fit_image(image, PROTOCOL, model)
+
+
+# What is written
+
+
+def test_files_hold_the_maps_and_the_sidecar_describes_them(image, scan, tmp_path):
+    out = tmp_path / "out"
+    mask = tmp_path / "mask.nii"
+    nib.save(nib.Nifti1Image(np.ones(GRID, np.uint8), AFFINE), mask)
+    bounds = {"ADC": (0.5, 1.0)}
+    maps = fit_image(scan, PROTOCOL, "adc", mask=mask, sigma=2, bounds=bounds, out=out)
+    names = {name: f"sub-01_model-adc_param-{name.replace('_', '')}_dwimap.nii.gz" for name in MAPS}
+    assert visible(out) == sorted([*names.values(), "sub-01_model-adc_dwimap.json"])
+    assert sorted(path.name for path in out.iterdir()) == visible(out)
+    for name, file in names.items():
+        np.testing.assert_array_equal(data(nib.load(out / file)), data(maps[name]))
+    described = json.loads((out / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    adc = data(maps["ADC"])
+    entry = described["Parameters"]["ADC"]
+    assert entry["Units"] == "µm²/ms"
+    assert entry["Bounds"] == [0.5, 1.0]
+    assert entry["File"] == names["ADC"]
+    assert entry["ShareAtBounds"]["Lower"] == pytest.approx((adc == 0.5).mean())
+    assert entry["ShareAtBounds"]["Upper"] == pytest.approx((adc == 1.0).mean())
+    assert entry["ShareAtBounds"]["Upper"] > 0.3
+    assert described["Parameters"]["S0"]["Bounds"] == [0.0, None]
+    assert sum(described["Status"]["Voxels"].values()) == 60
+    assert described["Status"]["Voxels"]["at bound"] == (data(maps["status"]) == FitStatus.AT_BOUND).sum()
+    assert described["Protocol"] == PROTOCOL.to_dict()
+    assert described["Settings"]["Sigma"] == 2.0
+    assert described["Sources"]["Image"] == {
+        "Name": "sub-01_dwi.nii.gz",
+        "SHA256": sha256(scan.read_bytes()).hexdigest(),
+    }
+    assert described["Sources"]["Mask"]["Name"] == "mask.nii"
+    assert "Sigma" not in described["Sources"]
+    assert set(described["Versions"]) >= {"dmrifit", "numba", "numpy"}
+
+
+def test_the_same_fit_writes_the_same_bytes(scan, tmp_path):
+    for folder in ("one", "two"):
+        fit_image(scan, PROTOCOL, "adc", out=tmp_path / folder)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_nothing_is_overwritten_unless_allowed_and_that_is_checked_before_the_fit(scan, tmp_path, monkeypatch):
+    fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
+    (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").write_text("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_predict, "fit_voxels", lambda *_, **__: pytest.fail("fitted"))
+        with pytest.raises(FileExistsError, match="--overwrite"):
+            fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
+    assert (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").read_text() == "mine"
+    maps = fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out", overwrite=True)
+    written = nib.load(tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(data(written), data(maps["ADC"]))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_run_leaves_nothing(scan, tmp_path, monkeypatch, error):
+    calls = []
+    original = nib.save
+
+    def save(image, path):
+        calls.append(path)
+        if len(calls) == 4:
+            path.write_bytes(b"half")
+            raise error
+        original(image, path)
+
+    monkeypatch.setattr(fit_predict.nib, "save", save)
+    with pytest.raises(error):
+        fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
+    assert len(calls) == 4
+    assert not (tmp_path / "out").exists()
+
+
+KILLED = """
+import sys, time
+import nibabel as nib
+from dmrifit import Protocol, fit_image
+from dmrifit.imaging import fit_predict as volumes
+
+original = nib.save
+def save(image, path):
+    original(image, path)
+    if "cost" in path.name:
+        path.write_bytes(b"half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+volumes.nib.save = save
+fit_image(sys.argv[1], Protocol([0, 200, 500, 1000]), "adc", out=sys.argv[2])
+"""
+
+
+def test_a_killed_run_leaves_no_half_file_under_a_final_name(scan, tmp_path):
+    out = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(scan), str(out)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        os.kill(process.pid, signal.SIGKILL)
+    assert visible(out) == []
+    fit_image(scan, PROTOCOL, "adc", out=out)
+    assert sorted(path.name for path in out.iterdir()) == visible(out)
+    assert len(visible(out)) == len(MAPS) + 1
+
+
+# Bad input: named before the work, nothing written
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Expect an error before any voxel with a signal is fitted, and an untouched folder."""
+
+    def no_work(signals, *arguments, **options):
+        assert np.isnan(signals).all(), "fitted before the input was checked"
+        return fit_voxels(signals, *arguments, **options)
+
+    def check(image, message, *, error=ValueError, protocol=PROTOCOL, model="adc", out=tmp_path / "out", **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(fit_predict, "fit_voxels", no_work)
+            with pytest.raises(error, match=message):
+                fit_image(image, protocol, model, out=out, **options)
+        assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+    return check
+
+
+def test_counts_that_differ_are_named(image, scan, refused):
+    refused(scan, r"sub-01_dwi\.nii\.gz has 4 volumes.*has 3 b-values", protocol=Protocol([0, 500, 1000]))
+    refused(image, "the image has 4 volumes", protocol=Protocol([0, 500, 1000]))
+
+
+def test_images_of_other_dimensions_are_refused(signals, refused):
+    refused(nib.Nifti1Image(signals[..., 0], AFFINE), "is 3-D .*manifest")
+    refused(nib.Nifti1Image(signals[:, :, :, None], AFFINE), "is 5-D")
+    refused(nib.Nifti1Image(signals[:0], AFFINE), "is empty")
+
+
+def test_values_that_are_no_magnitudes_are_refused(signals, refused):
+    refused(nib.Nifti1Image(signals.astype(np.complex64), AFFINE), "complex64")
+    colors = np.zeros((*GRID, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    refused(nib.Nifti1Image(colors, AFFINE), "magnitudes")
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_file_that_is_cut_off_is_named(signals, tmp_path, refused, name, keep):
+    path = tmp_path / name
+    nib.save(nib.Nifti1Image(signals, AFFINE), path)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    refused(path, rf"{name}.*(damaged|cut off)")
+
+
+def test_a_damaged_gzip_is_named(scan, tmp_path, refused):
+    raw = bytearray(scan.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    scan.write_bytes(bytes(raw))
+    refused(scan, r"sub-01_dwi\.nii\.gz.*damaged")
+    shorter = gzip.compress(gzip.decompress(gzip.compress(b"x" * 100)))
+    (tmp_path / "other.nii.gz").write_bytes(shorter)
+    refused(tmp_path / "other.nii.gz", r"other\.nii\.gz cannot be read as an image")
+
+
+def test_files_that_are_no_images_are_named(tmp_path, refused):
+    refused(tmp_path / "none.nii", "no such file", error=FileNotFoundError)
+    (tmp_path / "text.nii").write_text("b-values")
+    refused(tmp_path / "text.nii", r"text\.nii cannot be read as an image")
+    (tmp_path / "table.csv").write_text("a,b")
+    refused(tmp_path / "table.csv", r"table\.csv cannot be read as an image")
+    nib.save(nib.MGHImage(np.zeros((2, 2, 2, 4), np.float32), np.eye(4)), tmp_path / "a.mgz")
+    refused(tmp_path / "a.mgz", "convert it to NIfTI")
+
+
+@pytest.mark.parametrize("bad", [np.full((4, 4), np.nan), np.diag([2.0, 2.0, 0.0, 1.0])])
+def test_an_affine_that_places_no_voxels_is_refused(signals, refused, bad):
+    given = nib.Nifti1Image(signals, AFFINE)
+    given._affine = bad
+    refused(given, "affine that places no voxels")
+
+
+def test_masks_of_other_grids_and_empty_ones_are_named(image, tmp_path, refused):
+    path = tmp_path / "mask.nii.gz"
+    ones = np.ones(GRID, np.uint8)
+    for values, affine, message in (
+        (np.ones((4, 3, 4), np.uint8), AFFINE, r"mask\.nii\.gz has 4 × 3 × 4 voxels.*4 × 3 × 5.*resample"),
+        (ones, AFFINE @ np.diag([-1, 1, 1, 1]), r"mask\.nii\.gz and the image.*apart.*resample"),
+        (0 * ones, AFFINE, r"mask\.nii\.gz: no voxel is inside"),
+    ):
+        nib.save(nib.Nifti1Image(values, affine), path)
+        refused(image, message, mask=path)
+    path.write_bytes(path.read_bytes()[:-20])
+    refused(image, r"mask\.nii\.gz.*damaged", mask=path)
+    refused(image, "no such file", mask=tmp_path / "other.nii", error=FileNotFoundError)
+
+
+def test_noise_levels_that_are_none_are_refused(image, tmp_path, refused):
+    refused(image, "sigma must be.*-1", sigma=-1)
+    refused(image, "sigma must be", sigma=float("nan"))
+    path = tmp_path / "sigma.nii"
+    levels = np.ones(GRID)
+    levels[0, 0, :2] = -1, np.nan
+    nib.save(nib.Nifti1Image(levels, AFFINE), path)
+    refused(image, r"sigma\.nii.*2 voxels", sigma=path)
+    inside = np.ones(GRID, np.uint8)
+    inside[0] = 0
+    maps = fit_image(image, PROTOCOL, "adc", sigma=path, mask=nib.Nifti1Image(inside, AFFINE))
+    assert np.isfinite(data(maps["ADC"])).all()
+    nib.save(nib.Nifti1Image(levels[:3], AFFINE), path)
+    refused(image, r"sigma\.nii has 3 × 3 × 5", sigma=path)
+
+
+def test_models_that_the_protocol_cannot_determine_are_refused(image, refused):
+    refused(image, "needs echo times", model="t2-ivim-kurtosis")
+    refused(image, "no model 'dti'", model="dti")
+    refused(image, "4 free parameters.*3 different contrasts", model="ivim", protocol=Protocol([0, 0, 500, 1000]))
+    # Scanners write the b-values of one shell with scatter.
+    refused(image, "3 free parameters.*2 different", model="kurtosis", protocol=Protocol([0, 995, 1000, 1005]))
+    maps = fit_image(image, Protocol([0, 0, 500, 1000]), "ivim", fixed={"Dv": 20})
+    assert (data(maps["Dv"]) == 20).all()
+
+
+def test_options_of_the_engine_are_checked_before_the_image_is_unpacked(image, scan, refused):
+    refused(scan, "T2", fixed={"T2": 50})
+    refused(image, "mean must be", average="median")
+
+
+def test_an_image_without_any_signal_is_refused(signals, refused):
+    refused(nib.Nifti1Image(np.zeros_like(signals), AFFINE), "nothing to fit")
+
+
+def test_an_image_of_which_nothing_can_be_fitted_is_told(signals):
+    with pytest.warns(UserWarning, match="none of the 60 voxels could be fitted"):
+        maps = fit_image(nib.Nifti1Image(np.ones_like(signals), AFFINE), PROTOCOL, "adc")
+    assert np.isnan(data(maps["ADC"])).all()
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(series.shutil, "copyfileobj", full)
+    refused(scan, r"no room to unpack .*sub-01_dwi\.nii\.gz.*TMPDIR", error=OSError)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(image, tmp_path, refused):
+    refused(image, "cannot write to the folder /dev/null/x", error=OSError, out="/dev/null/x")
+    (tmp_path / "file").write_text("")
+    refused(image, "cannot write to the folder .*file", error=OSError, out=tmp_path / "file")
+
+
+LARGE = """
+import sys
+from pathlib import Path
+from dmrifit import Protocol, fit_image
+
+maps = fit_image(sys.argv[1], Protocol.preset("cohort1"), "t2-ivim-kurtosis", n_starts=1, out=sys.argv[2])
+output = sum(image.dataobj.nbytes for image in maps.values())
+status = Path("/proc/self/status").read_text()
+peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+print(output, peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_a_large_scan_goes_through_in_slabs(tmp_path, name):
+    """A series of 256 × 256 × 64 × 21 values takes less memory than input, output and 300 MB."""
+    protocol = Protocol.preset("cohort1")
+    shape = (256, 256, 64, len(protocol))
+    clean = MODELS["t2-ivim-kurtosis"].signal([[500.0, 0.2, 20.0, 200.0, 1.0, 0.8, 70.0]], protocol)[0]
+    rng = np.random.default_rng(5)
+    signals = np.empty(shape, np.float32)
+    for i, volume in enumerate(np.moveaxis(signals, -1, 0)):
+        # Rounded, so that packing takes seconds.
+        volume[:] = np.round(np.abs(clean[i] + 5 * rng.standard_normal(shape[:3], np.float32)))
+    nib.save(nib.Nifti1Image(signals, np.eye(4)), tmp_path / name)
+    command = [sys.executable, "-c", LARGE, tmp_path / name, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    output, peak = map(int, done.stdout.split())
+    assert peak < signals.nbytes + output + 300e6
+    # Were the input held, this would be exceeded: the slabs and the program itself take the rest.
+    assert peak < output + 500e6
+    assert len(visible(tmp_path / "out")) == 2 * 7 + 4 + 1
+
+
+# Real scans
+
+
+def read_protocol(folder, name):
+    return Protocol.read(folder / f"{name}.bval", bvec=folder / f"{name}.bvec")
+
+
+@pytest.fixture
+def dipy_scans(data_dir):
+    return data_dir / "dipy_small_dwi"
+
+
+def test_a_real_scan_with_101_weightings_is_fitted(dipy_scans, tmp_path):
+    path = dipy_scans / "small_101D.nii.gz"
+    maps = fit_image(path, read_protocol(dipy_scans, "small_101D"), "kurtosis", out=tmp_path)
+    loaded = nib.load(path)
+    written = nib.load(tmp_path / "small_101D_model-kurtosis_param-D_dwimap.nii.gz")
+    np.testing.assert_array_equal(written.affine, loaded.affine)
+    assert written.shape == loaded.shape[:3]
+    assert nib.aff2axcodes(written.affine) == ("L", "A", "S")
+    assert (written.header["qform_code"], written.header["sform_code"]) == (1, 1)
+    assert 0.6 < np.median(data(maps["D"])) < 1.0
+    assert 0.5 < np.median(data(maps["K"])) < 1.2
+    assert np.isin(data(maps["status"]), (FitStatus.CONVERGED, FitStatus.AT_BOUND)).mean() > 0.99
+
+
+def test_the_diffusivity_of_a_real_scan_agrees_with_a_straight_line_through_logarithms(dipy_scans):
+    path, protocol = dipy_scans / "small_64D.nii", read_protocol(dipy_scans, "small_64D")
+    # One b = 0, the others near 1000: the line falls from the first logarithm to the mean of the others.
+    adc = data(fit_image(path, protocol, "adc", average="geometric")["ADC"])
+    signals = data(nib.load(path)).astype(float)
+    positive = (signals > 0).all(axis=-1)
+    logs = np.log(signals[positive])
+    line = 1000 * (logs[:, 0] - logs[:, 1:].mean(axis=1)) / protocol.b[1:].mean()
+    np.testing.assert_allclose(adc[positive], np.maximum(line, 0), rtol=1e-4, atol=1e-4)
+    assert np.median(adc[positive]) == pytest.approx(0.849, rel=0.02)
+
+
+def test_directions_of_a_real_scan_are_averaged_on_request(dipy_scans, tmp_path):
+    path, protocol = dipy_scans / "small_64D.nii", read_protocol(dipy_scans, "small_64D")
+    maps = fit_image(path, protocol, "adc", average="geometric", out=tmp_path)
+    signals, contrasts = average_directions(np.asarray(nib.load(path).dataobj).reshape(-1, 65), protocol)
+    assert len(contrasts) == 2
+    expected = fit_voxels(signals, contrasts, "adc")["ADC"]
+    inside = data(maps["status"]).ravel() != 255
+    np.testing.assert_array_equal(data(maps["ADC"]).ravel()[inside], expected.astype(np.float32)[inside])
+    described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Settings"]["AverageDirections"] == "geometric"
+    assert len(described["FittedProtocol"]["b"]) == 2
+    assert len(described["Protocol"]["b"]) == 65
+
+
+def test_a_real_volume_of_one_weighting_is_refused(dipy_scans):
+    with pytest.raises(ValueError, match=r"2 free parameters.*1 different contrasts"):
+        fit_image(dipy_scans / "S0_10slices.nii.gz", Protocol([0]), "adc")
+    with pytest.raises(ValueError, match=r"aniso_vox\.nii\.gz is 3-D"):
+        fit_image(dipy_scans / "aniso_vox.nii.gz", Protocol([0]), "adc")
+
+
+# Prediction
+
+TARGET = Protocol([0, 200, 500, 1000, 1500, 2000])
+SOURCE = TARGET.take(TARGET.clinical(4))
+
+
+def trained(strategy, scale=1.0):
+    rng = np.random.default_rng(3)
+    parameters = np.column_stack([rng.uniform(0.5, 1.5, 300), rng.uniform(0.3, 3, 300)])
+    signals = ADC.signal(parameters, TARGET) * (1 + 0.02 * rng.normal(size=(300, 6))) * scale
+    return strategy("LR", source=SOURCE, target=TARGET, model="adc").fit(signals[:, :4], signals)
+
+
+def test_predicted_maps_are_those_of_the_estimator_on_the_scaled_voxels(image, signals):
+    estimator = trained(SignalToSignal)
+    mask = nib.Nifti1Image((np.arange(60).reshape(GRID) > 20).astype(np.uint8), AFFINE)
+    made = predict_image(estimator, image, mask=mask, signals=True)
+    voxels = signals.reshape(-1, 4)[21:].astype(float)
+    unit = PatientScale().of(voxels, SOURCE)
+    expected = estimator.predict_maps(voxels / unit)
+    assert set(made) == {"S0", "ADC", "signals"}
+    inside = data(mask) > 0
+    np.testing.assert_array_equal(data(made["ADC"])[inside], expected[:, 1].astype(np.float32))
+    np.testing.assert_array_equal(data(made["S0"])[inside], (expected[:, 0] * unit).astype(np.float32))
+    np.testing.assert_array_equal(
+        data(made["signals"])[inside], (estimator.predict(voxels / unit) * unit).astype(np.float32)
+    )
+    for result in made.values():
+        assert (data(result)[~inside] == 0).all()
+        np.testing.assert_array_equal(result.affine, AFFINE)
+
+
+@pytest.mark.parametrize("gain", [0.01, 30])
+def test_the_gain_of_the_scanner_changes_amplitudes_only(image, signals, gain):
+    estimator = trained(SignalToSignal)
+    louder = nib.Nifti1Image(signals.astype(float) * gain, AFFINE)
+    made, reference = predict_image(estimator, louder), predict_image(estimator, image)
+    np.testing.assert_allclose(data(made["ADC"]), data(reference["ADC"]), rtol=1e-4)
+    np.testing.assert_allclose(data(made["S0"]), data(reference["S0"]) * gain, rtol=1e-4)
+
+
+def test_a_prediction_in_slabs_has_the_bits_of_the_whole(image, monkeypatch):
+    estimator = trained(SignalToSignal)
+    whole = predict_image(estimator, image, signals=True)
+    monkeypatch.setattr(series, "SLAB_VALUES", 1)
+    same(predict_image(estimator, image, signals=True), whole)
+
+
+@pytest.fixture(scope="module", params=[(3, 3, 1), (3, 1, 5)], ids=str)
+def synthetic(request):
+    """A synthetic patient, a strategy that looks at neighborhoods of another one, and the rows it was shown."""
+    shape = request.param
+    one, other = simulate_cohort("cohort1", 2, shape=(16, 16, 6), random_state=0)
+    table = Cohort([one]).arrays(mask="body", patch_shape=shape)
+    estimator = SignalToSignal("LR", source=table.source, target=table.target, patch_shape=shape)
+    return other, estimator.fit(table.X, table.Y), Cohort([other]).arrays(mask="body", patch_shape=shape)
+
+
+def test_neighborhoods_of_an_image_are_those_of_a_cohort(synthetic):
+    scan, estimator, table = synthetic
+    image = nib.Nifti1Image(scan.signal[..., :5], scan.affine)
+    made = predict_image(estimator, image, mask=nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine))
+    maps = estimator.predict_maps(table.X) * np.where(np.arange(7) == 0, table.scale[:, None], 1)
+    for i, name in enumerate(MODELS["t2-ivim-kurtosis"].names):
+        np.testing.assert_allclose(data(made[name])[tuple(table.index[:, 1:].T)], maps[:, i], rtol=1e-4)
+        assert (data(made[name])[~scan.mask] == 0).all()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_neighborhoods_in_slabs_have_the_bits_of_the_whole(synthetic, masked, monkeypatch):
+    scan, estimator, _ = synthetic
+    signal = np.where(scan.mask[..., None], scan.signal[..., :5], 0)
+    image = nib.Nifti1Image(signal, scan.affine)
+    mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine) if masked else None
+    whole = predict_image(estimator, image, mask=mask, signals=True)
+    for values in (1, 16 * 16 * 5 * 7):
+        monkeypatch.setattr(series, "SLAB_VALUES", values)
+        same(predict_image(estimator, image, mask=mask, signals=True), whole)
+
+
+@pytest.mark.parametrize("name", ["ETR", "slNN", pytest.param("CNN", marks=pytest.mark.deep)])
+def test_any_algorithm_in_slabs_has_the_bits_of_the_whole(name, monkeypatch):
+    one, other = simulate_cohort("cohort1", 2, shape=(16, 16, 6), random_state=1)
+    estimator = SignalToSignal(name, random_state=0)
+    table = Cohort([one]).arrays(mask="body", max_voxels=200, patch_shape=resolve_patch_shape(SignalToSignal(name)))
+    estimator.set_params(source=table.source, target=table.target).fit(table.X, table.Y)
+    image = nib.Nifti1Image(other.signal[..., :5], other.affine)
+    whole = predict_image(estimator, image, signals=True)
+    monkeypatch.setattr(series, "SLAB_VALUES", 16 * 16 * 5 * 3)
+    same(predict_image(estimator, image, signals=True), whole)
+
+
+def test_no_signal_is_not_predicted_to_be_tissue(signals):
+    broken = signals.copy()
+    broken[0, 0, 0] = 0
+    broken[1, 1, 1, 2] = np.nan
+    broken[2, 2, 2, 0] = -5
+    mask = nib.Nifti1Image(np.ones(GRID, np.uint8), AFFINE)
+    made = predict_image(trained(SignalToSignal), nib.Nifti1Image(broken, AFFINE), mask=mask)
+    assert np.argwhere(np.isnan(data(made["ADC"]))).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+
+
+def test_source_images_are_found_among_others(image, signals):
+    estimator = trained(SignalToSignal)
+    order = [2, 0, 3, 1]
+    noise = np.full((*GRID, 1), 7.0)
+    mixed = nib.Nifti1Image(np.concatenate([noise, signals[..., order]], axis=-1), AFFINE)
+    protocol = Protocol([3000, *SOURCE.b[order]])
+    same(predict_image(estimator, mixed, protocol=protocol), predict_image(estimator, image))
+    with pytest.raises(ValueError, match="lacks S_b200"):
+        predict_image(estimator, image, protocol=Protocol([0, 300, 500, 1000]))
+    with pytest.raises(ValueError, match=r"5 volumes.*needs 4.*S_b200"):
+        predict_image(estimator, mixed)
+
+
+def test_measurements_are_found_within_a_tolerance(image, signals):
+    estimator = trained(SignalToSignal)
+    scanned = Protocol(SOURCE.b + np.array([0.5, 4, -5, 6]))
+    with pytest.raises(ValueError, match="lacks S_b200"):
+        predict_image(estimator, image, protocol=scanned)
+    same(predict_image(estimator, image, protocol=scanned, b_tolerance=10), predict_image(estimator, image))
+
+
+def test_directions_are_averaged_before_a_prediction(image, signals):
+    estimator = trained(SignalToSignal)
+    twice = nib.Nifti1Image(np.concatenate([signals, 1.1 * signals[..., 1:]], axis=-1), AFFINE)
+    protocol = Protocol([*SOURCE.b, *SOURCE.b[1:]])
+    with pytest.raises(ValueError, match="more than one measurement"):
+        predict_image(estimator, twice, protocol=protocol)
+    averaged, contrasts = average_directions(data(twice), protocol)
+    assert contrasts == SOURCE
+    made = predict_image(estimator, twice, protocol=protocol, average="geometric")
+    same(made, predict_image(estimator, nib.Nifti1Image(averaged, AFFINE)))
+    with pytest.raises(ValueError, match="need the protocol"):
+        predict_image(estimator, image, average="geometric")
+
+
+def test_the_scale_is_that_of_the_training(image, signals, tmp_path):
+    estimator = trained(SignalToSignal)
+    default = predict_image(estimator, image)
+    for rule in (PatientScale(percentile=50), None):
+        save_model(estimator, tmp_path / "model", scale=rule)
+        made = predict_image(load_model(tmp_path / "model"), image)
+        same(made, predict_image(estimator, image, scale=rule))
+        assert (data(made["S0"]) != data(default["S0"])).any()
+
+
+def test_the_noise_level_is_scaled_with_the_signals(image, signals):
+    estimator = trained(SignalToSignal)
+    voxels = signals.reshape(-1, 4).astype(float)
+    expected = estimator.predict_maps(voxels / 50.0, sigma=0.2)
+    made = predict_image(estimator, image, scale=50, sigma=10.0)
+    np.testing.assert_array_equal(data(made["ADC"]).ravel(), expected[:, 1].astype(np.float32))
+    levels = nib.Nifti1Image(np.full(GRID, 10.0), AFFINE)
+    same(made, predict_image(estimator, image, scale=50, sigma=levels))
+
+
+def test_predictions_are_written_under_their_own_names(scan, tmp_path):
+    out = tmp_path / "out"
+    fit_image(scan, PROTOCOL, "adc", out=out)
+    made = predict_image(trained(SignalToSignal), scan, signals=True, out=out)
+    written = nib.load(out / "sub-01_desc-predicted_dwi.nii.gz")
+    np.testing.assert_array_equal(data(written), data(made["signals"]))
+    assert written.shape == (*GRID, 6)
+    assert Protocol.read(out / "sub-01_desc-predicted_dwi.bval") == TARGET
+    described = json.loads((out / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Estimator"]["Class"] == "SignalToSignal"
+    assert described["Scale"] == pytest.approx(PatientScale().of(data(nib.load(scan)).reshape(-1, 4), SOURCE))
+    n_negative = int((data(made["signals"]) < 0).any(axis=-1).sum())
+    assert described["Voxels"] == {"InMask": 60, "WithSignal": 60, "NegativeSignal": n_negative}
+    with pytest.raises(FileExistsError):
+        predict_image(trained(SignalToSignal), scan, out=out)
+
+
+def test_negative_predictions_are_counted_and_kept(scan, tmp_path):
+    rng = np.random.default_rng(0)
+    parameters = np.column_stack([rng.uniform(0.5, 1.5, 300), rng.uniform(0.3, 3, 300)])
+    taught = ADC.signal(parameters, TARGET)
+    taught[:, 5] -= 0.2
+    estimator = SignalToSignal("LR", source=SOURCE, target=TARGET, model="adc").fit(taught[:, :4], taught)
+    made = predict_image(estimator, scan, signals=True, out=tmp_path)
+    described = json.loads((tmp_path / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8"))
+    negative = (data(made["signals"]) < 0).any(axis=-1)
+    assert 0 < negative.sum() == described["Voxels"]["NegativeSignal"]
+    assert np.isfinite(data(made["ADC"])).all()
+
+
+def test_without_a_model_signals_alone_are_predicted(scan, tmp_path):
+    estimator = trained(SignalToSignal)
+    expected = predict_image(estimator, scan, signals=True)["signals"]
+    estimator.model = None
+    made = predict_image(estimator, scan, signals=True, out=tmp_path / "out")
+    assert set(made) == {"signals"}
+    np.testing.assert_array_equal(data(made["signals"]), data(expected))
+    assert visible(tmp_path / "out") == [
+        f"sub-01_desc-predicted_dwi.{extension}" for extension in ("bval", "json", "nii.gz")
+    ]
+    with pytest.raises(ValueError, match="signals=True"):
+        predict_image(estimator, scan)
+
+
+def test_what_cannot_be_predicted_is_refused_by_name(image):
+    with pytest.raises(NotFittedError):
+        predict_image(SignalToSignal(source=SOURCE, target=TARGET), image)
+    plain = SignalToSignal().fit(np.eye(4), np.eye(4))
+    with pytest.raises(ValueError, match="without protocols"):
+        predict_image(plain, image)
+    for scale in ("voxel", 0, -1, float("nan")):
+        with pytest.raises(ValueError, match="scale must be"):
+            predict_image(trained(SignalToSignal), image, scale=scale)
+
+
+def test_sigma_is_refused_where_maps_are_not_fitted(image):
+    clinical = Protocol([0, 50, 100, 400, 900])
+    target = Protocol([0, 50, 100, 400, 900, 1200])
+    rng = np.random.default_rng(0)
+    signals = ADC.signal(np.column_stack([rng.uniform(50, 90, 50), rng.uniform(0.5, 2, 50)]), target)
+    estimator = MapsToMaps(source=clinical, target=target, model="adc").fit(signals[:, :5], signals)
+    volume = nib.Nifti1Image(signals[:24, :5].reshape(2, 3, 4, 5), AFFINE)
+    made = predict_image(estimator, volume, scale=None)
+    np.testing.assert_array_equal(
+        data(made["ADC"]).ravel(), estimator.predict_maps(signals[:24, :5])[:, 1].astype(np.float32)
+    )
+    with pytest.raises(ValueError, match=r"MapsToMaps .* no use for sigma"):
+        predict_image(estimator, volume, sigma=3)

@@ -1,0 +1,66 @@
+"""The level of noise, from scans whose noise is known."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.noise import estimate_sigma
+from dmrifit.simulate.body_phantoms import simulate_cohort
+
+pytest.importorskip("dipy")
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate_cohort(Protocol.preset("cohort1"), 1, shape=(40, 40, 6), random_state=3).scans[0]
+
+
+def test_a_background_of_noise_gives_the_level_to_a_few_percent(scan):
+    found = estimate_sigma(scan.signal)
+    assert found.method == "piesno"
+    assert found.sigma == pytest.approx(scan.sigma, rel=0.05)
+
+
+def test_a_background_that_was_masked_is_not_taken_for_noise(scan):
+    masked = scan.signal * scan.mask[..., None]
+    found = estimate_sigma(masked, mask=scan.mask)
+    assert found.method == "mppca"
+    assert np.median(found.sigma[scan.mask]) == pytest.approx(scan.sigma, rel=0.2)
+    with pytest.raises(ValueError, match="background is masked"):
+        estimate_sigma(masked, method="piesno")
+
+
+def test_neighbors_give_the_level_where_nothing_else_does(scan):
+    found = estimate_sigma(scan.signal, mask=scan.mask, method="local")
+    assert found.method == "local"
+    assert found.sigma == pytest.approx(scan.sigma, rel=0.3)
+
+
+def test_piesno_gives_the_known_level_of_its_reference_image(data_dir):
+    values = np.asarray(nib.load(data_dir / "dipy_small_dwi" / "test_piesno.nii.gz").dataobj)
+    found = estimate_sigma(values[:, :, None], method="piesno", n_coils=8)
+    assert found.sigma == pytest.approx(0.010749458, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "low", "high"), [("small_64D.nii", "mppca", 15, 25), ("small_101D.nii.gz", "local", 3, 8)]
+)
+def test_real_blocks_of_tissue_have_no_background(data_dir, name, method, low, high):
+    found = estimate_sigma(np.asarray(nib.load(data_dir / "dipy_small_dwi" / name).dataobj))
+    assert found.method == method
+    assert low < np.median(found.sigma) < high
+
+
+def test_an_image_without_differences_has_no_noise_to_estimate(data_dir):
+    values = np.asarray(nib.load(data_dir / "dipy_small_dwi" / "small_64D.nii").dataobj)
+    for alike in (values[:1, :1, :1], np.full((6, 6, 6, 200), 7.0)):
+        with pytest.raises(ValueError, match="cannot be estimated: neighbors do not differ; give sigma"):
+            estimate_sigma(alike, method="local")
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="method must be"):
+        estimate_sigma(np.ones((4, 4, 4, 4)), method="median")
+    with pytest.raises(ValueError, match="must have shape"):
+        estimate_sigma(np.ones((4, 4, 4)))

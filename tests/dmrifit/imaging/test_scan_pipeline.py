@@ -1,0 +1,143 @@
+"""From scanner files to files that can be fitted."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging import scan_pipeline
+from dmrifit.imaging.corrections import denoise, remove_gibbs
+from dmrifit.imaging.fit_predict import fit_image
+from dmrifit.imaging.scan_pipeline import preprocess_image
+from dmrifit.simulate.body_phantoms import simulate_cohort
+
+pytest.importorskip("dipy")
+
+
+def data(image):
+    return np.asanyarray(image.dataobj)
+
+
+@pytest.fixture
+def small_64(data_dir, tmp_path):
+    """A real block of brain, with files of b-values and directions beside it."""
+    folder = data_dir / "dipy_small_dwi"
+    return folder / "small_64D.nii", Protocol.read(folder / "small_64D.bval", 90, folder / "small_64D.bvec")
+
+
+def test_a_real_scan_is_denoised_unrung_and_fitted_with_its_noise_level(small_64, tmp_path):
+    image, protocol = small_64
+    # Gibbs removal takes its time for each volume.
+    first = nib.load(image).slicer[..., :9]
+    image, protocol = tmp_path / "small_64D.nii", protocol.take(range(9))
+    nib.save(first, image)
+    out = tmp_path / "out"
+    made = preprocess_image(image, protocol, steps=["gibbs", "denoise"], out=out)
+    signals = data(nib.load(image)).astype(np.float32)
+    denoised, sigma = denoise(signals)
+    np.testing.assert_array_equal(data(made.image), remove_gibbs(denoised))
+    np.testing.assert_array_equal(data(made.sigma), sigma)
+    assert made.protocol == protocol
+    assert made.transforms is None
+    np.testing.assert_array_equal(made.image.affine, nib.load(image).affine)
+    assert sorted(path.name for path in out.iterdir()) == [
+        *(f"small_64D_desc-preproc_dwi.{ending}" for ending in ("bval", "bvec", "json", "nii.gz", "te")),
+        "small_64D_param-sigma_desc-preproc_dwimap.nii.gz",
+    ]
+    base = out / "small_64D_desc-preproc_dwi"
+    again = Protocol.read(f"{base}.bval", f"{base}.te", f"{base}.bvec")
+    np.testing.assert_allclose(again.b, protocol.b)
+    np.testing.assert_allclose(again.directions, protocol.directions, atol=1e-9)
+    described = json.loads((out / "small_64D_desc-preproc_dwi.json").read_text(encoding="utf-8"))
+    assert described["Steps"] == ["denoise", "gibbs"]
+    assert described["Sigma"]["Median"] == pytest.approx(np.median(sigma))
+    assert described["Sources"]["Image"]["Name"] == "small_64D.nii"
+    assert "dipy" in described["Versions"]
+    noise = out / described["Sigma"]["File"]
+    maps = fit_image(f"{base}.nii.gz", again, "adc", sigma=noise, average="geometric")
+    plain = fit_image(f"{base}.nii.gz", again, "adc", average="geometric")
+    # The floor that is allowed for makes the true signals fall faster.
+    assert np.median(data(maps["ADC"])) > np.median(data(plain["ADC"]))
+
+
+def test_motion_turns_directions_and_is_told(small_64, tmp_path, monkeypatch):
+    image, protocol = small_64
+    quarter = np.tile(np.eye(4), (65, 1, 1))
+    quarter[1, :3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    references = []
+
+    def no_motion(signals, affine, *, reference, **_):
+        references.append(reference)
+        return signals, quarter
+
+    monkeypatch.setattr(scan_pipeline, "correct_motion", no_motion)
+    with pytest.warns(UserWarning, match=r"small_64D\.nii: volumes 1 \(counted from 0\).*90 degrees"):
+        made = preprocess_image(image, protocol, steps=["motion"], out=tmp_path / "out")
+    assert references == [0]
+    np.testing.assert_array_equal(made.transforms, quarter)
+    np.testing.assert_allclose(made.protocol.directions[2:], protocol.directions[2:], atol=1e-9)
+    assert abs(made.protocol.directions[1] @ protocol.directions[1]) < 0.999
+    written = Protocol.read(
+        tmp_path / "out" / "small_64D_desc-preproc_dwi.bval", None, tmp_path / "out" / "small_64D_desc-preproc_dwi.bvec"
+    )
+    np.testing.assert_allclose(written.directions, made.protocol.directions, atol=1e-9)
+    described = json.loads((tmp_path / "out" / "small_64D_desc-preproc_dwi.json").read_text(encoding="utf-8"))
+    assert described["Motion"]["Rotations"][:3] == [0, 90, 0]
+    assert described["Sigma"]["Method"] == "mppca"
+
+
+# 10³ voxels are so few that where the search ends, and so the warning, depends on the processor's linear algebra.
+@pytest.mark.filterwarnings("ignore:the image. volumes:UserWarning")
+def test_a_few_real_volumes_are_brought_together(small_64):
+    image, protocol = small_64
+    loaded = nib.load(image)
+    few = nib.Nifti1Image(data(loaded)[..., :3], loaded.affine)
+    made = preprocess_image(few, protocol.take([0, 1, 2]), steps=["motion"])
+    shift = np.linalg.norm(made.transforms[:, :3, 3], axis=1)
+    assert shift[0] == 0
+    assert np.all(shift[1:] > 0)
+    turns = made.transforms[:, :3, :3]
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-9)
+    np.testing.assert_array_equal(data(made.image)[..., 0], data(loaded)[..., 0].astype(np.float32))
+
+
+def test_the_floor_is_estimated_in_the_fit_where_no_map_is(tmp_path):
+    scan = simulate_cohort(Protocol.preset("cohort1"), 1, shape=(32, 32, 4), random_state=1).scans[0]
+    image = nib.Nifti1Image(scan.signal, scan.affine)
+    mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine)
+    fit_image(image, scan.protocol, "t2-ivim-kurtosis", mask=mask, sigma="estimate", out=tmp_path)
+    described = json.loads((tmp_path / "model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8"))
+    number, _, method = described["Settings"]["Sigma"].partition(" ")
+    assert method == "(estimated by piesno)"
+    assert float(number) == pytest.approx(scan.sigma, rel=0.05)
+
+
+def test_the_axis_across_slices_is_written_or_that_of_the_longest_edge(small_64):
+    values = np.ones((4, 5, 6, 2), np.float32)
+    series = scan_pipeline.Series
+    assert scan_pipeline._slice_axis(series.open(nib.Nifti1Image(values, np.diag([2, 2, 2, 1])))) == 2
+    assert scan_pipeline._slice_axis(series.open(nib.Nifti1Image(values, np.diag([2, 6, 2, 1])))) == 1
+    written = nib.Nifti1Image(values, np.diag([2, 6, 2, 1]))
+    written.header.set_dim_info(1, 2, 0)
+    assert scan_pipeline._slice_axis(series.open(written)) == 0
+
+
+def test_wrong_input_is_named_before_the_work(small_64, tmp_path, monkeypatch):
+    image, protocol = small_64
+    monkeypatch.setattr(scan_pipeline, "denoise", lambda *_, **__: pytest.fail("worked before the check"))
+    for steps, message in ((["unring"], "no step 'unring'"), ([], "no step is named")):
+        with pytest.raises(ValueError, match=message):
+            preprocess_image(image, protocol, steps=steps)
+    with pytest.raises(ValueError, match=r"65 volumes.*64 b-values"):
+        preprocess_image(image, protocol.take(range(64)))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to the folder"):
+        preprocess_image(image, protocol, out=tmp_path / "file")
+    (tmp_path / "small_64D_desc-preproc_dwi.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        preprocess_image(image, protocol, out=tmp_path)
+    other = nib.Nifti1Image(np.ones((10, 10, 9), np.uint8), nib.load(image).affine)
+    with pytest.raises(ValueError, match="10 × 10 × 9"):
+        preprocess_image(image, protocol, mask=other)

@@ -1,0 +1,213 @@
+"""What cases of the applications share: checked arrays, names of files, rows of tables."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.case_tables import (
+    check_names,
+    check_shape,
+    checked_affine,
+    checked_mask,
+    checked_values,
+    file_stem,
+    file_stems,
+    read_each,
+    read_on_grid,
+    save_values,
+    three_axes,
+    write_table,
+)
+
+AFFINE = np.array([[-1.5, 0, 0, 20], [0, 1.5, 0, -10], [0, 0, 2.0, 5], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int64, np.float16, np.float64])
+def test_values_become_single_in_the_order_of_c(kind):
+    values = np.asfortranarray((np.arange(24).reshape(2, 3, 4) % 2).astype(kind))
+    checked = checked_values(values, (2, 3, 4), "image")
+    assert checked.dtype == np.float32
+    assert checked.flags.c_contiguous
+    np.testing.assert_array_equal(checked, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.array([1.0, np.nan, np.inf]),
+            r"image has 2 values that are no finite numbers \(float64\)",
+        ),
+        (np.array([1j, 2, 3]), r"image has 3 values that are no finite numbers \(complex128\)"),
+        (np.array(["a", "b", "c"]), "image has 3 values that are no finite numbers"),
+        (np.ones(4), r"image has shape \(4,\) and the image \(3,\); bring both to one grid"),
+    ],
+)
+def test_values_that_are_no_finite_numbers_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        checked_values(values, (3,), "image")
+
+
+def test_a_mask_holds_zeros_and_ones_of_any_type():
+    truth = np.array([True, False, True])
+    for kind in (bool, np.uint8, np.float32):
+        mask = checked_mask(truth.astype(kind), (3,), "label")
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, truth)
+    for wrong, held in (([0, 1, 2], r"\[2\]"), ([0, 0.5, -1], r"\[-1.0, 0.5\]")):
+        with pytest.raises(
+            ValueError, match=f"label must hold 0 and 1 only, not {held}; .*label == 1"
+        ):
+            checked_mask(wrong, (3,), "label")
+    with pytest.raises(
+        ValueError, match=r"label has shape \(3,\) and the image \(2,\); draw it again"
+    ):
+        checked_mask(truth, (2,), "label", remedy="draw it again")
+
+
+def test_a_shape_that_differs_is_told_with_its_remedy():
+    check_shape(np.ones((2, 3)), (2, 3), "prior")
+    with pytest.raises(
+        ValueError, match=r"prior has shape \(2, 3\) and the image \(3, 2\); bring both"
+    ):
+        check_shape(np.ones((2, 3)), (3, 2), "prior")
+
+
+def test_an_affine_is_copied_and_must_place_voxels():
+    checked = checked_affine(AFFINE.tolist(), "case a")
+    checked[0, 0] = 9
+    assert AFFINE[0, 0] == -1.5
+    flat, missing = np.diag([1.0, 0, 1, 1]), np.full((4, 4), np.nan)
+    for wrong in (flat, missing, np.eye(3)):
+        with pytest.raises(ValueError, match="case a: the affine places no voxels"):
+            checked_affine(wrong, "case a")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 1)])
+def test_a_last_axis_of_one_is_dropped(shape):
+    values = np.arange(24).reshape(shape)
+    np.testing.assert_array_equal(three_axes(values, "t1.nii"), np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 2), (2, 3), (2, 3, 4, 1, 1)])
+def test_another_number_of_axes_is_refused(shape):
+    with pytest.raises(ValueError, match=rf"t1\.nii has {len(shape)} axes .*volume \(x, y, z\)"):
+        three_axes(np.zeros(shape), "t1.nii")
+
+
+def test_a_volume_comes_back_on_its_grid_and_on_no_other(tmp_path):
+    values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    save_values(values, AFFINE, tmp_path / "image.nii.gz")
+    save_values(values > 0, AFFINE, tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(
+        read_on_grid(tmp_path / "image.nii.gz", (4, 5, 6), AFFINE, "t1"), values
+    )
+    stored = nib.load(tmp_path / "mask.nii.gz")
+    assert stored.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), values > 0)
+    moved = AFFINE.copy()
+    moved[0, 3] += 3
+    for shape, affine in (((4, 5, 7), AFFINE), ((4, 5, 6), moved)):
+        with pytest.raises(ValueError, match=r"different grids|corners"):
+            read_on_grid(tmp_path / "image.nii.gz", shape, affine, "t1")
+
+
+# Tables ---------------------------------------------------------------------------------------------
+
+
+COLUMNS = {
+    "required": ["patient", "image"],
+    "optional": ["name"],
+    "aliases": {"participant_id": "patient"},
+}
+
+
+def table(folder, *rows, header="patient\timage\tname"):
+    path = folder / "cases.tsv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_each_row_is_read_with_the_folder_of_its_table(tmp_path):
+    path = table(
+        tmp_path, "p1\ta.nii\tfirst", "p1\tb.nii\tn/a", header="participant_id\timage\tname"
+    )
+    cases = read_each(
+        path, lambda row, folder: (row["patient"], folder / row["image"], row["name"]), **COLUMNS
+    )
+    assert cases == [("p1", tmp_path / "a.nii", "first"), ("p1", tmp_path / "b.nii", "")]
+
+
+@pytest.mark.parametrize(
+    "rows", [("p1\ta.nii\tsame", "p2\tb.nii\tsame"), ("p1\ta.nii\tn/a", "p1\tb.nii\tn/a")]
+)
+def test_two_rows_of_one_name_are_refused(tmp_path, rows):
+    path = table(tmp_path, *rows)
+    with pytest.raises(
+        ValueError,
+        match=r"row 3 .*: row 2 has a scan of the name '(same|p1)' too; add a column 'name'",
+    ):
+        read_each(path, lambda row, folder: row, what="scan", **COLUMNS)
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
+def test_what_reading_a_row_refuses_is_told_with_the_row(tmp_path, error):
+    def read(row, folder):
+        if row["patient"] == "p2":
+            raise error(row["image"])
+
+    with pytest.raises(error, match=r"cases\.tsv, row 3 \(patient p2\): broken\.nii") as caught:
+        read_each(table(tmp_path, "p1\ta\tx", "p2\tbroken.nii\ty"), read, **COLUMNS)
+    assert (f"paths are relative to {tmp_path}" in str(caught.value)) == (
+        error is FileNotFoundError
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("p01", "p01"),
+        ("Jane Doe/2", "Jane-Doe-2"),
+        ("..hidden", "hidden"),
+        ("-x", "x"),
+        ("ÄÖ", "case"),
+        ("a.b_c-d", "a.b_c-d"),
+    ],
+)
+def test_names_of_files_have_letters_digits_and_few_signs(name, stem):
+    assert file_stem("p", name) == stem
+
+
+@pytest.mark.parametrize("name", ["", "n/a", "nan", " a", "a ", "a\tb", "a\nb", "\x00"])
+def test_names_that_no_table_holds_are_refused(name):
+    with pytest.raises(ValueError, match="a name in a table has letters"):
+        check_names({"case": name})
+    with pytest.raises(ValueError, match=r"^case "):
+        file_stem("p", name)
+    with pytest.raises(ValueError, match=r"^patient "):
+        file_stem(name, "a")
+
+
+def test_files_of_cases_differ_even_where_small_and_large_letters_are_the_same():
+    assert file_stems([("p", "a"), ("p", "b"), ("q", "A1")]) == ["a", "b", "A1"]
+    with pytest.raises(
+        ValueError, match=r"several cases would have the same files: A b, a/B; give"
+    ):
+        file_stems([("p", "a/B"), ("q", "A b"), ("q", "c")])
+    with pytest.raises(ValueError, match="there are no cases to write"):
+        file_stems([])
+
+
+def test_a_table_has_the_columns_that_hold_something_and_says_what_they_mean(tmp_path):
+    described = {"name": "Its name.", "age": "In years.", "site": "Scanner."}
+    with FileSet(tmp_path, ["cases.json", "cases.tsv"]) as files:
+        rows = [{"name": 'a "b"', "site": "x"}, {"name": "c"}]
+        write_table(files, "cases.tsv", rows, described, "cases.json")
+    assert (tmp_path / "cases.tsv").read_text() == 'name\tsite\n"a ""b"""\tx\nc\tn/a\n'
+    assert json.loads((tmp_path / "cases.json").read_text()) == {
+        "name": {"Description": "Its name."},
+        "site": {"Description": "Scanner."},
+    }

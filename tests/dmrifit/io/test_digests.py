@@ -1,0 +1,68 @@
+"""Digests of settings: equal values have equal ones, different values different ones."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from dmrifit import MODELS, Parameter, Protocol, SignalModel, SignalToSignal
+from dmrifit.io.digests import describe, digest
+
+DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)],
+                                    name="decay")  # fmt: skip
+
+
+def branched(b, S0, D):
+    return S0 * math.exp(-b * D) if b < 0.2 else S0 * math.exp(-0.2 * D)
+
+
+BRANCHED = SignalModel.from_function(branched, DECAY.parameters, name="decay")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.arange(4.0), np.array([0.0, 1, 2, 3])),
+        (Protocol([0, 100], te=80), Protocol([0, 100], te=80, name="same measurements")),
+        (SignalToSignal(Ridge()), SignalToSignal(Ridge())),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({3, 1, 2}, {1, 2, 3}),
+        (np.float64(2), 2.0),
+        (replace(DECAY), DECAY),
+        (BRANCHED, SignalModel.from_function(branched, DECAY.parameters, name="decay")),
+    ],
+)
+def test_equal_values_have_equal_digests(one, other):
+    assert digest(one) == digest(other)
+    assert json.loads(json.dumps(describe(one))) == describe(one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.arange(4.0), np.array([0, 1, 2, np.nextafter(3, 4)])),
+        (np.arange(4), np.arange(4.0)),
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (Protocol([0, 100], te=80), Protocol([0, 100], te=81)),
+        (SignalToSignal(Ridge()), SignalToSignal(Ridge(alpha=2.0))),
+        (MODELS["adc"], MODELS["kurtosis"]),
+        (DECAY, replace(DECAY, parameters=(DECAY.parameters[0], Parameter("D", "µm²/ms", 0, 4)))),
+        (DECAY, replace(DECAY, expression="S0*exp(-2*b*D)")),
+        (DECAY, replace(DECAY, parameters=(DECAY.parameters[0], Parameter("D", "other", 0, 3)))),
+        (DECAY, replace(DECAY, parameters=DECAY.parameters[::-1])),
+        (BRANCHED, replace(BRANCHED, source=BRANCHED.source.replace("0.2", "0.3"))),
+        (np.mean, np.median),
+        (np.random.RandomState(0), np.random.RandomState(1)),
+        ([1, 2], [2, 1]),
+    ],
+)
+def test_different_values_have_different_digests(one, other):
+    assert digest(one) != digest(other)
+
+
+def test_what_has_no_lasting_description_is_refused():
+    with pytest.raises(TypeError, match="cannot be described"):
+        describe({"function": lambda: 0})

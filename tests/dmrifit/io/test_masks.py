@@ -1,0 +1,112 @@
+"""Masks and grids, as arrays."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dmrifit.io.masks import binarize, check_same_grid, volume_to_voxels, voxels_to_volume
+
+AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0.1, -126], [0, -0.1, 3.0, -72], [0, 0, 0, 1]])
+SHAPE = (6, 5, 4)
+
+
+def same_grid(shape=SHAPE, affine=AFFINE):
+    check_same_grid(shape, affine, SHAPE, AFFINE, name="mask.nii", reference_name="dwi.nii")
+
+
+def test_inside_is_above_one_half_whatever_the_type():
+    assert binarize([0.0, 0.4, 0.6, np.nan, -3.0, 0.99999997]).tolist() == [False, False, True, False, False, True]
+    assert binarize(np.array([0, 1, 7, 255], np.uint8)).tolist() == [False, True, True, True]
+    assert binarize([True, False]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.3], [0, 0], [np.nan, np.nan], [False]])
+def test_an_empty_mask_is_refused_by_name(values):
+    with pytest.raises(ValueError, match=r"liver\.nii: no voxel is inside"):
+        binarize(values, name="liver.nii")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinite_values_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"liver\.nii holds 1 infinite values; .* set them to one of these"):
+        binarize([1.0, value, 0.0], name="liver.nii")
+
+
+def test_a_mask_may_be_empty_where_that_is_said_if_it_holds_a_number():
+    assert binarize([0.0, np.nan], may_be_empty=True).tolist() == [False, False]
+    with pytest.raises(ValueError, match="it holds no finite value"):
+        binarize([np.nan, np.nan], may_be_empty=True)
+
+
+def test_grids_that_differ_by_the_rounding_of_files_are_the_same():
+    same_grid(affine=AFFINE.astype(np.float32))
+    same_grid(affine=AFFINE + np.random.default_rng(0).uniform(-1e-4, 1e-4, (4, 4)))
+
+
+def test_another_number_of_voxels_is_another_grid():
+    with pytest.raises(ValueError, match=r"mask\.nii has 6 × 5 × 5 voxels and dwi\.nii has 6 × 5 × 4.*resample"):
+        same_grid(shape=(6, 5, 5))
+
+
+def test_another_place_is_another_grid_and_both_affines_are_shown():
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 2
+    with pytest.raises(ValueError, match=r"up to 2 mm apart.*92\.0.*90\.0.*resample"):
+        same_grid(affine=shifted)
+    with pytest.raises(ValueError, match="apart"):
+        same_grid(affine=AFFINE @ np.diag([-1, 1, 1, 1]))
+    with pytest.raises(ValueError, match="apart"):
+        same_grid(affine=np.full((4, 4), np.nan))
+
+
+@given(mask=hnp.arrays(bool, (4, 3, 5)), n=st.integers(1, 3))
+def test_voxels_return_to_their_places(mask, n):
+    volume = np.random.default_rng(0).normal(size=(4, 3, 5, n))
+    voxels = volume_to_voxels(volume, mask)
+    assert voxels.shape == (mask.sum(), n)
+    back = voxels_to_volume(voxels, mask, fill=-7)
+    np.testing.assert_array_equal(back[mask], volume[mask])
+    assert (back[~mask] == -7).all()
+
+
+def test_voxels_stand_in_the_order_of_their_indices():
+    mask = np.zeros((2, 2, 2), bool)
+    mask[1, 0, 1] = mask[0, 1, 0] = mask[1, 1, 1] = True
+    volume = np.arange(8).reshape(2, 2, 2)
+    assert volume_to_voxels(volume, mask).tolist() == [volume[tuple(index)] for index in np.argwhere(mask)]
+
+
+def test_volumes_and_masks_of_different_shapes_are_refused():
+    mask = np.ones((2, 2, 2), bool)
+    with pytest.raises(ValueError, match=r"\(2, 2, 3\).*\(2, 2, 2\)"):
+        volume_to_voxels(np.zeros((2, 2, 3)), mask)
+    with pytest.raises(ValueError, match="8 voxels"):
+        voxels_to_volume(np.zeros(7), mask)
+    with pytest.raises(ValueError, match="8 voxels"):
+        voxels_to_volume(3.0, mask)
+
+
+@pytest.mark.parametrize(("shift", "refused"), [(0.19, False), (0.21, True)])
+def test_grids_agree_within_a_tenth_of_the_smallest_edge(shift, refused):
+    """Which is 2 mm here, and the largest 3 mm."""
+    moved = AFFINE.copy()
+    moved[0, 3] += shift
+    if not refused:
+        same_grid(affine=moved)
+        return
+    with pytest.raises(ValueError, match="apart"):
+        same_grid(affine=moved)
+
+
+@pytest.mark.parametrize(("stretch", "refused"), [(0.039, False), (0.041, True)])
+def test_grids_are_compared_at_the_middle_of_their_outermost_voxels(stretch, refused):
+    """Five steps along the first of six voxels may add up to 0.2 mm."""
+    longer = AFFINE.copy()
+    longer[0, 0] -= stretch
+    if not refused:
+        same_grid(affine=longer)
+        return
+    with pytest.raises(ValueError, match="apart"):
+        same_grid(affine=longer)

@@ -1,0 +1,147 @@
+"""Image files, read and written whole."""
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.io import nifti
+from dmrifit.io.nifti import describe_sources, file_paths, load_image, read_grid, read_volume, write_volume
+
+AFFINE = np.diag([-2.0, 2, 5, 1])
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+
+
+def test_a_volume_returns_from_its_file(values, tmp_path):
+    write_volume(values, AFFINE, tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz"), values)
+    shape, affine = read_grid(tmp_path / "a.nii.gz")
+    assert shape == (3, 4, 5)
+    np.testing.assert_array_equal(affine, AFFINE)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_what_was_there(values, tmp_path, monkeypatch, error):
+    write_volume(values, AFFINE, tmp_path / "a.nii.gz")
+
+    def save(_, path):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(nifti.nib, "save", save)
+    with pytest.raises(error):
+        write_volume(values + 1, AFFINE, tmp_path / "a.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz"), values)
+
+
+def test_a_damaged_volume_is_named(tmp_path):
+    write_volume(np.random.default_rng(1).normal(size=(20, 20, 20)), AFFINE, tmp_path / "a.nii.gz")
+    (tmp_path / "a.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"a\.nii\.gz.*copy it again"):
+        read_volume(tmp_path / "a.nii.gz")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_volume(tmp_path / "b.nii.gz")
+
+
+def test_files_of_inputs_are_found_and_numbered(values, tmp_path):
+    for name in ("a.nii", "b.nii"):
+        write_volume(values, AFFINE, tmp_path / name)
+    a, b = tmp_path / "a.nii", tmp_path / "b.nii"
+    in_memory = nib.Nifti1Image(values, AFFINE)
+    assert file_paths([str(a), nib.load(b), in_memory, None, 3.0, [a, b], tmp_path / "none"]) == [a, b, a, b]
+    described = describe_sources(Image=[a, b], Mask=b, Sigma=2.0)
+    assert list(described) == ["Image 1", "Image 2", "Mask"]
+    assert described["Image 2"] == described["Mask"]
+    assert described["Mask"]["Name"] == "b.nii"
+
+
+def test_an_image_that_was_saved_elsewhere_is_read_from_where_it_was_loaded(values, tmp_path):
+    nib.save(nib.Nifti1Image(np.rint(100 * values).astype(np.int16), AFFINE), tmp_path / "a.nii.gz")
+    loaded = nib.load(tmp_path / "a.nii.gz")
+    expected = np.asarray(loaded.dataobj).copy()
+    loaded.set_data_dtype(np.float32)
+    nib.save(loaded, tmp_path / "backup.nii.gz")
+    np.testing.assert_array_equal(nifti.values_of(loaded, "a"), expected)
+
+
+def test_remarks_on_one_image_are_not_those_on_another_and_handlers_stay(values, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nibabel.imageglobals import logger
+
+    write_volume(values, AFFINE, tmp_path / "good.nii.gz")
+    raw = bytearray(gzip.decompress((tmp_path / "good.nii.gz").read_bytes()))
+    raw[254:256] = np.int16(77).tobytes()  # no code of an sform
+    (tmp_path / "wrong.nii").write_bytes(raw)
+
+    def verdict(name):
+        try:
+            nifti.load_image(tmp_path / name)
+        except ValueError:
+            return "refused"
+        return "read"
+
+    alone = {name: verdict(name) for name in ("good.nii.gz", "wrong.nii")}
+    assert alone == {"good.nii.gz": "read", "wrong.nii": "refused"}
+    before = list(logger.handlers)
+    names = ["good.nii.gz", "wrong.nii", "good.nii.gz"] * 40
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(verdict, names)) == [alone[name] for name in names]
+    assert logger.handlers == before
+
+
+@pytest.mark.parametrize("ending", ["mgz", "gii", "HEAD", "PAR", "nii.zst", "img", "trk"])
+def test_files_with_the_ending_of_another_kind_are_refused_by_name(tmp_path, ending):
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    path = (tmp_path / "a.nii.gz").rename(tmp_path / f"scan.{ending}")
+    with pytest.raises(ValueError, match=rf"scan\.{ending} cannot be read as an image, .*convert it to NIfTI"):
+        load_image(path)
+
+
+def placed(folder, affine, *, units=None):
+    """Write an image whose header says what nibabel would not write."""
+    image = nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4))
+    image.set_sform(affine, code=1)
+    if units is not None:
+        image.header.set_xyzt_units(*units)
+    nib.save(image, folder / "a.nii")
+    return folder / "a.nii"
+
+
+@pytest.mark.parametrize(
+    ("edge", "refused"), [(9e3, False), (1.1e4, True), (1.1e-4, False), (0.9e-4, True)]
+)
+def test_voxels_have_edges_from_a_tenth_of_a_micrometer_to_ten_meters(tmp_path, edge, refused):
+    path = placed(tmp_path, np.diag([edge, edge, edge, 1]))
+    if not refused:
+        assert load_image(path).shape == (2, 2, 2)
+        return
+    with pytest.raises(ValueError, match=r"a\.nii has an affine that places no voxels"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(("height", "refused"), [(2e-3, False), (5e-4, True)])
+def test_axes_that_nearly_lie_in_a_plane_place_no_voxels(tmp_path, height, refused):
+    """The third axis is as long as the others and rises by so many mm over the plane of the others."""
+    affine = np.array([[1, 0, np.sqrt(1 - height**2), 0], [0, 1, 0, 0], [0, 0, height, 0], [0, 0, 0, 1.0]])
+    path = placed(tmp_path, affine)
+    if not refused:
+        assert load_image(path).shape == (2, 2, 2)
+        return
+    with pytest.raises(ValueError, match="places no voxels"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("time", [None, "sec", "msec"])
+@pytest.mark.parametrize(("length", "shown"), [("meter", "m"), ("micron", "µm")])
+def test_lengths_in_other_units_are_refused_whatever_the_unit_of_time(tmp_path, length, shown, time):
+    with pytest.raises(ValueError, match=rf"a\.nii states its lengths in {shown}, and mm are needed"):
+        load_image(placed(tmp_path, np.eye(4), units=(length, time)))
+    assert load_image(placed(tmp_path, np.eye(4), units=("mm", time))).shape == (2, 2, 2)

@@ -1,0 +1,141 @@
+"""Parameters of model files as JSON and back."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, Parameter, Protocol, SignalModel
+from dmrifit.io.parameter_json import RefusedError, decoded, encoded, encoded_model, refuse_keys
+
+DIRECTED = Protocol(
+    [0, 500, 1000], [80, 80, 90], directions=[[0, 0, 0], [1, 0, 0], [0, 1, 0]], name="three"
+)
+STRETCHED = SignalModel.from_expression(
+    "S0*exp(-(b*D)**a)",
+    [
+        Parameter("S0", "signal", 0, np.inf),
+        Parameter("D", "µm²/ms", 0.1, 3),
+        Parameter("a", "", 0.3, 1),
+    ],
+    name="stretched",
+)
+
+
+def there_and_back(value):
+    return decoded(json.loads(json.dumps(encoded(value, "p"), allow_nan=False)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        "µ",
+        3,
+        0.1,
+        -0.0,
+        np.inf,
+        -np.inf,
+        (),
+        (1, (2.5, "a")),
+        [1, [2, (3,)]],
+        {"bounds": {"Dt": (0.2, np.inf)}, "fixed": None},
+    ],
+    ids=repr,
+)
+def test_plain_values_come_back_as_they_were(value):
+    back = there_and_back(value)
+    assert back == value
+    assert type(back) is type(value)
+    assert repr(back) == repr(value)
+
+
+def test_numbers_of_numpy_come_back_as_plain_ones():
+    back = there_and_back([np.int64(3), np.float32(0.5), np.float64("nan")])
+    assert back[:2] == [3, 0.5]
+    assert [type(value) for value in back] == [int, float, float]
+    assert math.isnan(back[2])
+
+
+def test_protocols_come_back_with_directions_and_name():
+    back = there_and_back({"source": DIRECTED, "target": Protocol([0, 100])})
+    assert back["source"] == DIRECTED
+    assert back["source"].name == "three"
+    np.testing.assert_array_equal(back["source"].te, [80, 80, 90])
+    np.testing.assert_array_equal(back["source"].directions, DIRECTED.directions)
+    assert back["target"].te is None
+
+
+def test_a_model_comes_back_as_its_formula_and_parameters():
+    assert encoded_model(STRETCHED) == {
+        "name": "stretched",
+        "expression": "S0*exp(-(b*D)**a)",
+        "parameters": [
+            ["S0", "signal", 0, {"$float": "inf"}],
+            ["D", "µm²/ms", 0.1, 3],
+            ["a", "", 0.3, 1],
+        ],
+    }
+    back = there_and_back(STRETCHED)
+    assert back == STRETCHED
+    assert back.parameters[0].high == np.inf
+    signals = [
+        model.signal([[2.0, 1.5, 0.7]], Protocol([0, 400, 900])) for model in (back, STRETCHED)
+    ]
+    np.testing.assert_array_equal(*signals)
+    assert encoded_model(MODELS["adc"])["name"] == "adc"
+
+
+def branched(b, S0, D):
+    return S0 * math.exp(-b * D) if b < 0.5 else S0
+
+
+def test_a_model_that_is_a_function_is_not_written():
+    model = SignalModel.from_function(branched, STRETCHED.parameters[:2], name="branched")
+    with pytest.raises(TypeError, match=r"model branched is a function.* carries no code"):
+        encoded(model, "model")
+
+
+@pytest.mark.parametrize(
+    "value", [1j, {1, 2}, np.ones(2), object, {"$tuple": 1}, [{"$x": 1}], b"x"], ids=repr
+)
+def test_what_json_does_not_know_is_refused_with_the_parameter(value):
+    with pytest.raises(TypeError, match="parameter given cannot be stored in a model file"):
+        encoded(value, "given")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"$class": "os.system"}, r"unknown key '\$class'"),
+        ({"$tuple": [1], "$float": "1"}, "unknown key"),
+        ({"$tuple": [1], "other": 1}, r"unknown key '\$tuple'"),
+        ({"a": {"$call": 1}}, r"unknown key '\$call'"),
+        ([({"$call": 1})], r"unknown key '\$call'"),
+        ({"$protocol": {"name": "", "b": [0]}}, "unknown or missing key of a protocol"),
+        ({"$model": {"name": "x", "expression": "x"}}, "unknown or missing key of a model"),
+        (
+            {"$model": {"name": "x", "expression": "", "parameters": [], "source": "import os"}},
+            "'x' is the source",
+        ),
+    ],
+)
+def test_what_encoded_does_not_write_is_refused(value, message):
+    with pytest.raises(RefusedError, match=message):
+        decoded(value)
+
+
+@pytest.mark.parametrize("keys", [[], ["a"], ["a", "b"]])
+def test_known_keys_are_accepted(keys):
+    refuse_keys(dict.fromkeys(keys), {"a", "b"}, "key")
+
+
+@pytest.mark.parametrize(
+    ("fields", "complete"),
+    [({"a": 1, "c": 1}, False), ({"a": 1}, True), (["a", "b"], False), (None, False)],
+)
+def test_unknown_and_missing_keys_are_refused(fields, complete):
+    with pytest.raises(RefusedError, match=r"instead of \['a', 'b'\]: unknown or missing word"):
+        refuse_keys(fields, {"a", "b"}, "word", complete=complete)

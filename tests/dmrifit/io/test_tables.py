@@ -1,0 +1,78 @@
+"""Small tables that users write."""
+
+import pytest
+
+from dmrifit.io.tables import named_file, read_rows, table_with
+
+
+def test_rows_come_with_their_lines(tmp_path):
+    (tmp_path / "a.tsv").write_text("\ufeffname \tvalue\tnote\nliver\t 1 \tn/a\nspleen\t\tx y\n", encoding="utf-8")
+    assert read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"]) == [
+        (2, {"name": "liver", "value": "1", "note": ""}),
+        (3, {"name": "spleen", "value": "", "note": "x y"}),
+    ]
+    (tmp_path / "a.csv").write_text('name,value\n"a, b",001\n')
+    assert read_rows(tmp_path / "a.csv", required=["name"]) == [(2, {"name": "a, b", "value": "001"})]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label\n1\n", r"no column name in label; needed are name and optionally value, separated by tabs"),
+        ("name,value\na,b\n", r"no column name in name,value"),
+        ("name\tsize\na\t1\n", "unknown column size"),
+        ("name\tvalue\na\t1\n\t2\n", "row 3: no name"),
+        ("name\tvalue\n", "a header and no row"),
+        ("", "not a table"),
+        ("name\tvalue\na\t1\t2\n", "not a table"),
+    ],
+)
+def test_wrong_tables_are_named(tmp_path, text, message):
+    (tmp_path / "a.tsv").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.tsv.*{message}"):
+        read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"], strict=True)
+
+
+def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such table"):
+        read_rows(tmp_path / "a.tsv", required=["name"])
+    (tmp_path / "a.tsv").write_bytes(b"\x1f\x8b\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not text in UTF-8"):
+        read_rows(tmp_path / "a.tsv", required=["name"])
+
+
+def test_columns_of_another_name_and_nothing_are_understood(tmp_path):
+    (tmp_path / "a.csv").write_text("id, value\na, nan\nb, n/a\nc, 2\n")
+    rows = read_rows(tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"})
+    assert [(row["name"], row["value"]) for _, row in rows] == [("a", ""), ("b", ""), ("c", "2")]
+
+
+def test_a_file_of_numbers_in_place_of_a_table_does_not_fill_the_screen(data_dir):
+    with pytest.raises(ValueError, match="no column name in ") as error:
+        read_rows(data_dir / "dipy_small_dwi" / "small_64D.bval", required=["name"])
+    assert len(str(error.value)) < 400
+
+
+def test_a_table_with_further_rows_keeps_its_lines(tmp_path):
+    path = tmp_path / "a.tsv"
+    options = {"columns": ["name", "value", "more", "never"], "aliases": {"id": "name"}}
+    path.write_text('id\tnote\na\t"two\nlines"\nb\n\n')
+    text, names = table_with(path, [{"name": '"c"', "value": "3"}], **options)
+    assert text == 'id\tnote\tvalue\na\t"two\nlines"\tn/a\nb\tn/a\tn/a\n\n"""c"""\tn/a\t3\n'
+    assert names == {"name": "id", "value": "value"}
+    path.write_text(text)
+    rows = [row for _, row in read_rows(path, required=["name"], aliases=options["aliases"])]
+    assert [(row["name"], row["note"], row["value"]) for row in rows] == [
+        ("a", "two\nlines", ""), ("b", "", ""), ('"c"', "", "3")
+    ]  # fmt: skip
+    text, names = table_with(tmp_path / "new.tsv", [{"name": "a"}], **options)
+    assert text == "name\tvalue\tmore\tnever\na\tn/a\tn/a\tn/a\n"
+
+
+def test_a_file_that_a_table_names_is_found_or_told_apart_from_a_folder(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    assert named_file(tmp_path, "a.nii", "scan.tsv, row 1: image") == tmp_path / "a.nii"
+    for name, told in (("b", "'b' is a folder"), ("c.nii", "'c.nii' does not exist"), ("", "'' does not exist")):
+        with pytest.raises(FileNotFoundError, match=f"^scan.tsv, row 1: image {told}; paths are relative to /"):
+            named_file(tmp_path, name, "scan.tsv, row 1: image")

@@ -1,0 +1,631 @@
+"""Model files."""
+
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from skops import io as skops_io
+
+from dmrifit.cohort.scaling import PatientScale
+from dmrifit.engine.map_fitter import ClinicalMetrics, MapFitter
+from dmrifit.engine.models import MODELS, Parameter, SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.model_files.model_file import load_model, save_model
+from dmrifit.predict.algorithms import PATCHWISE, VOXELWISE, make_regressor
+from dmrifit.predict.conformal import ConformalIntervals
+from dmrifit.predict.controls import CONSTANT
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+
+TARGET = Protocol.preset("cohort1").take([0, 1, 2, 3, 4, 6, 7, 11, 13, 18, 20])
+CLINICAL = TARGET.clinical()
+PROTOCOLS = {"source": TARGET.take(CLINICAL), "target": TARGET}
+STRATEGIES = [SignalToSignal, MapsToMaps]
+NAMES = [*VOXELWISE, CONSTANT, *(pytest.param(name, marks=pytest.mark.deep) for name in PATCHWISE)]
+PATCH = (3, 3, 1)
+
+
+def source_of(signals, name):
+    """Give the source signals that an algorithm sees: a voxel, or the ones around it, which are just other voxels."""
+    clinical = signals[:, CLINICAL]
+    if name not in PATCHWISE:
+        return clinical
+    return np.concatenate([np.roll(clinical, i - 4, axis=0) for i in range(9)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def signals():
+    rng = np.random.default_rng(0)
+    low, high = [200, 0.05, 10, 160, 0.6, 0.4, 40], [400, 0.3, 40, 240, 1.8, 1.0, 100]
+    clean = MODELS["t2-ivim-kurtosis"].signal(rng.uniform(low, high, (160, 7)), TARGET)
+    return np.abs(clean + rng.normal(0, 1, clean.shape))
+
+
+@pytest.fixture(scope="module")
+def forest(signals):
+    estimator = SignalToSignal("RFR", **PROTOCOLS, random_state=0)
+    return estimator.fit(signals[:100, CLINICAL], signals[:100])
+
+
+@pytest.fixture
+def file(forest, tmp_path):
+    save_model(forest, tmp_path / "forest.dmrifit")
+    return tmp_path / "forest.dmrifit"
+
+
+def rewrite(path, *, metadata=None, parts=None, seal=True):
+    """Change a model file as someone would who knows its layout."""
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content.update(parts or {})
+    fields = json.loads(content["model.json"])
+    (metadata or dict)(fields)
+    if seal and isinstance(fields.get("sha256"), dict):
+        for name in set(content) - {"model.json"}:
+            fields["sha256"][name] = hashlib.sha256(content[name]).hexdigest()
+    content["model.json"] = json.dumps(fields).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_are_the_same_bits_after_loading(strategy, name, signals, tmp_path):
+    X = source_of(signals, name)
+    estimator = strategy(name, **PROTOCOLS, random_state=1).fit(X[:100], signals[:100])
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert type(again) is strategy
+    assert again.get_params() == estimator.get_params()
+    assert again.predict(X[100:]).tobytes() == estimator.predict(X[100:]).tobytes()
+    assert again.predict_maps(X[100:]).tobytes() == estimator.predict_maps(X[100:]).tobytes()
+    assert (again.n_features_in_, again.n_dropped_) == (X.shape[1], 0)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("name", ["LR", "ETR", "GBR", pytest.param("CNN", marks=pytest.mark.deep)])
+def test_medians_are_the_same_bits_after_loading(name, scale, signals, tmp_path):
+    X = source_of(signals, name)
+    estimator = MapsToMaps(name, **PROTOCOLS, loss="median", target_scale=scale, random_state=1)
+    estimator.fit(X[:100], signals[:100])
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.get_params() == estimator.get_params()
+    assert again.predict_maps(X).tobytes() == estimator.predict_maps(X).tobytes()
+
+
+def test_another_process_predicts_the_same_bits(forest, file, signals, tmp_path):
+    np.save(tmp_path / "X.npy", signals[100:, CLINICAL])
+    code = (
+        "import sys, numpy as np, dmrifit; "
+        "p = dmrifit.load_model(sys.argv[1]).predict(np.load(sys.argv[2])); np.save(sys.argv[3], p)"
+    )
+    out = tmp_path / "P.npy"
+    subprocess.run([sys.executable, "-c", code, file, tmp_path / "X.npy", out], check=True)
+    assert np.load(out).tobytes() == forest.predict(signals[100:, CLINICAL]).tobytes()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Ridge(0.3),
+        RandomForestRegressor(5),
+        make_pipeline(PolynomialFeatures(2), LinearRegression()),
+        make_regressor("GBR", multi_strategy="multi_output_tree", n_estimators=5),
+    ],
+    ids=["Ridge", "forest", "pipeline", "boosting"],
+)
+def test_a_regressor_of_scikit_learn_is_stored_with_its_parameters(given, signals, tmp_path):
+    estimator = SignalToSignal(given, **PROTOCOLS, random_state=0).fit(signals[:, CLINICAL], signals)
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert repr(again) == repr(estimator)
+    assert again.predict(signals[:, CLINICAL]).tobytes() == estimator.predict(signals[:, CLINICAL]).tobytes()
+
+
+@pytest.mark.deep
+def test_a_given_network_is_stored_with_its_parameters(signals, tmp_path):
+    from dmrifit.predict.patch_networks import PatchCNN
+
+    given = make_pipeline(StandardScaler(), PatchCNN(width=8, epochs=2))
+    X = source_of(signals, "CNN")
+    estimator = SignalToSignal(given, **PROTOCOLS, random_state=0).fit(X, signals)
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.regressor[-1].get_params() == given[-1].get_params()
+    assert again.regressor_.regressor_[-1].patch_shape == PATCH
+    assert again.predict(X).tobytes() == estimator.predict(X).tobytes()
+
+
+@pytest.mark.deep
+def test_a_network_of_a_device_that_is_not_here_answers_on_the_processor(signals, tmp_path):
+    if torch_has_a_device("mtia"):
+        pytest.skip("this machine has the device that the test takes for missing")
+    X = source_of(signals, "CNN")
+    estimator = SignalToSignal("CNN", **PROTOCOLS, random_state=0).fit(X, signals)
+    save_model(estimator, tmp_path / "model")
+
+    def elsewhere(fields):
+        fields["leaves"][1]["parameters"]["device"] = "mtia"
+
+    rewrite(tmp_path / "model", metadata=elsewhere)
+    assert load_model(tmp_path / "model").predict(X).tobytes() == estimator.predict(X).tobytes()
+
+
+def torch_has_a_device(name):
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_intervals_are_the_same_bits_after_loading(strategy, signals, tmp_path):
+    X, patients = signals[:, CLINICAL], np.arange(len(signals)) // 20
+    estimator = ConformalIntervals(strategy("GBR", **PROTOCOLS, random_state=3), coverage=0.8, random_state=0)
+    estimator.fit(X, signals, patients)
+    save_model(estimator, tmp_path / "model", scale=PatientScale(percentile=90))
+    again = load_model(tmp_path / "model")
+    assert repr(again) == repr(estimator)
+    assert again.predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
+    assert again.predict_maps(X).tobytes() == estimator.predict_maps(X).tobytes()
+    assert again.names_ == estimator.names_
+    assert again.patient_scale_ == PatientScale(percentile=90)
+    pd.testing.assert_frame_equal(again.calibration_, estimator.calibration_)
+    save_model(again, tmp_path / "second")
+    assert load_model(tmp_path / "second").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
+
+
+def test_intervals_of_plain_arrays_are_stored(tmp_path):
+    X = np.random.default_rng(1).normal(size=(80, 3))
+    estimator = ConformalIntervals(SignalToSignal("LR"), random_state=0).fit(X, X[:, 0])
+    save_model(estimator, tmp_path / "model")
+    assert load_model(tmp_path / "model").predict_interval(X).tobytes() == estimator.predict_interval(X).tobytes()
+
+
+@pytest.mark.parametrize("y", [np.arange(40.0), np.arange(80.0).reshape(40, 2)], ids=["one", "two"])
+def test_plain_arrays_keep_their_column_names_and_shape(y, tmp_path):
+    X = pd.DataFrame(np.random.default_rng(1).normal(size=(40, 3)), columns=["a", "b", "c"])
+    estimator = MapsToMaps("GBR", random_state=0).fit(X, y)
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert again.predict(X).tobytes() == estimator.predict(X).tobytes()
+
+
+STRETCHED = SignalModel.from_expression(
+    "S0*exp(-(b*D)**a)",
+    [
+        Parameter("S0", "signal", 0, np.inf),
+        Parameter("D", "µm²/ms", 0.1, 3),
+        Parameter("a", "", 0.3, 1),
+    ],
+    name="stretched",
+)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MapFitter("ivim", PROTOCOLS["source"], bounds={"Dt": (0.2, np.inf)}, fixed={"Dv": 20.0}, sigma=2.0),
+        MapFitter("adc", PROTOCOLS["source"], bounds="published", n_threads=1),
+        ClinicalMetrics(PROTOCOLS["source"], method="wls", s0="measured"),
+    ],
+    ids=["MapFitter", "published", "ClinicalMetrics"],
+)
+def test_transformers_are_stored_too(estimator, signals, tmp_path):
+    estimator.fit(signals[:, CLINICAL])
+    save_model(estimator, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert repr(again) == repr(estimator)
+    assert again.bounds == estimator.bounds if isinstance(estimator, MapFitter) else True
+    if getattr(estimator, "bounds", None) != "published":
+        X = signals[:9, CLINICAL]
+        assert again.transform(X).tobytes() == estimator.transform(X).tobytes()
+
+
+def test_a_model_of_the_users_own_is_stored_with_its_formula(signals, tmp_path):
+    estimator = SignalToSignal("LR", **PROTOCOLS, model=STRETCHED).fit(signals[:, CLINICAL], signals)
+    save_model(estimator, tmp_path / "model")
+    assert load_model(tmp_path / "model").model == STRETCHED
+
+
+def branched(b, S0, D):
+    return S0 * math.exp(-b * D) if b < 0.5 else S0 * math.exp(-0.5 * D)
+
+
+def test_a_model_that_is_a_function_is_refused_when_it_is_written(signals, tmp_path):
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0, 5)]
+    model = SignalModel.from_function(branched, parameters, name="branched")
+    estimator = SignalToSignal("LR", **PROTOCOLS, model=model).fit(signals[:, CLINICAL], signals)
+    with pytest.raises(TypeError, match=r"model branched is a function.* carries no code; write it as one formula"):
+        save_model(estimator, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_strategy_without_a_model_is_stored(signals, tmp_path):
+    estimator = SignalToSignal("LR", **PROTOCOLS, model=None).fit(signals[:, CLINICAL], signals)
+    save_model(estimator, tmp_path / "model")
+    assert load_model(tmp_path / "model").model is None
+
+
+def test_the_rule_of_the_patients_scale_travels_with_the_model(forest, tmp_path):
+    save_model(forest, tmp_path / "default")
+    assert load_model(tmp_path / "default").patient_scale_ == PatientScale()
+    save_model(forest, tmp_path / "none", scale=None)
+    assert load_model(tmp_path / "none").patient_scale_ is None
+    save_model(forest, tmp_path / "other", scale=PatientScale(percentile=90))
+    other = load_model(tmp_path / "other")
+    save_model(other, tmp_path / "again")
+    assert load_model(tmp_path / "again").patient_scale_ == PatientScale(percentile=90)
+    with pytest.raises(TypeError, match="PatientScale or None"):
+        save_model(forest, tmp_path / "bad", scale=95)
+
+
+def test_the_metadata_can_be_read_by_anyone(file):
+    with zipfile.ZipFile(file) as archive:
+        fields = json.loads(archive.read("model.json"))
+    assert fields["class"] == "SignalToSignal"
+    assert fields["parameters"]["regressor"] == "RFR"
+    assert fields["parameters"]["target"]["$protocol"]["te"][-1] == 120
+    assert fields["model"]["name"] == "t2-ivim-kurtosis"
+    assert set(fields["versions"]) == {"dmrifit", "scikit-learn", "skops", "numpy"}
+
+
+class TestSaving:
+    def test_an_estimator_that_is_not_fitted_is_refused(self, tmp_path):
+        with pytest.raises(NotFittedError):
+            save_model(SignalToSignal(), tmp_path / "model")
+
+    def test_another_class_is_refused(self, tmp_path):
+        with pytest.raises(TypeError, match="Ridge has no model file"):
+            save_model(Ridge().fit([[1.0], [2.0]], [1.0, 2.0]), tmp_path / "model")
+
+    def test_a_class_of_someone_else_is_refused_when_it_is_written(self, signals, tmp_path):
+        class Own(LinearRegression):
+            pass
+
+        estimator = SignalToSignal(Own(), **PROTOCOLS).fit(signals[:, CLINICAL], signals)
+        with pytest.raises(ValueError, match=r"does not carry .*Own"):
+            save_model(estimator, tmp_path / "model")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_generator_as_seed_is_refused(self, signals, tmp_path):
+        estimator = SignalToSignal("LR", **PROTOCOLS, random_state=np.random.RandomState(0))
+        with pytest.raises(TypeError, match="parameter random_state cannot be stored"):
+            save_model(estimator.fit(signals[:, CLINICAL], signals), tmp_path / "model")
+
+    def test_a_file_is_replaced_only_when_the_new_one_is_complete(self, forest, file, monkeypatch):
+        before = file.read_bytes()
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        for where, call in ((zipfile.ZipFile, "writestr"), (os, "fsync"), (os, "replace")):
+            with monkeypatch.context() as patch:
+                patch.setattr(where, call, full)
+                with pytest.raises(OSError, match="No space"):
+                    save_model(forest, file)
+            assert file.read_bytes() == before
+            assert list(file.parent.iterdir()) == [file]
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return __import__("os").mkdir, (str(self.folder),)
+
+
+CODE = {
+    "name": "own",
+    "expression": "",
+    "source": "def user_function(b, S0):\n    import os\n    os.mkdir('/tmp/trapped')\n    return S0",
+    "parameters": [["S0", "signal", 0.0, 1.0]],
+}
+
+
+def leaf(cls, weights):
+    return {"class": cls, "parameters": {}, "fitted": {}, "weights": weights}
+
+
+class TestRefusals:
+    def refused(self, path, match):
+        with pytest.raises(ValueError, match=match) as error:
+            load_model(path)
+        assert str(path) in str(error.value)
+
+    @pytest.mark.parametrize("dump", [pickle.dumps, joblib.dump], ids=["pickle", "joblib"])
+    def test_a_pickle_is_not_read(self, dump, tmp_path):
+        path = tmp_path / "model"
+        if dump is joblib.dump:
+            joblib.dump(Trap(tmp_path / "sprung"), path)
+        else:
+            path.write_bytes(dump(Trap(tmp_path / "sprung")))
+        self.refused(path, "pickles are never read")
+        assert not (tmp_path / "sprung").exists()
+
+    def test_a_pickle_in_place_of_the_regressor_is_not_read(self, file, tmp_path):
+        rewrite(file, parts={"regressor.skops": pickle.dumps(Trap(tmp_path / "sprung"))})
+        self.refused(file, "not a zip file")
+        assert not (tmp_path / "sprung").exists()
+
+    def test_a_file_that_does_not_exist_says_so(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            load_model(tmp_path / "nothing")
+
+    @pytest.mark.parametrize("keep", [0, 10, 1000, -1, -30])
+    def test_a_truncated_file_is_refused(self, file, keep):
+        file.write_bytes(file.read_bytes()[:keep])
+        self.refused(file, "refused as a model file")
+
+    def test_a_flipped_byte_is_refused(self, file):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        self.refused(file, "refused as a model file")
+
+    def test_a_regressor_that_was_altered_is_refused(self, forest, signals, file):
+        other = SignalToSignal("RFR", **PROTOCOLS, random_state=5).fit(signals[:, CLINICAL], signals)
+        rewrite(file, parts={"regressor.skops": skops_io.dumps(other.regressor_)}, seal=False)
+        self.refused(file, "regressor.skops was altered")
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda m: m.update({"class": "Pipeline"}), "class is 'Pipeline'"),
+            (lambda m: m.update({"class": "MapFitter"}), "parameter of MapFitter"),
+            (lambda m: m.update(extra=1), "unknown or missing key"),
+            (lambda m: m.pop("scale"), "unknown or missing key"),
+            (lambda m: m.update(format=2), "format is 2, and this version reads 1"),
+            (lambda m: m["parameters"].update(verbose=True), "parameter of SignalToSignal"),
+            (lambda m: m["parameters"].update(regressor={"$call": "os.system"}), r"unknown key '\$call'"),
+            (lambda m: m["parameters"].update(regressor="LR"), "asks for .*RandomForestRegressor"),
+            (lambda m: m["parameters"].update(regressor="CNN"), "asks for"),
+            (lambda m: m.update(leaves={}), "leaves are no list"),
+            (lambda m: m.update(leaves=[{"class": "os.system"}]), "key of a leaf"),
+            (lambda m: m.update(leaves=[leaf("os.system", None)]), "asks for os.system"),
+            (lambda m: m.update(leaves=[leaf("xgboost.sklearn.XGBRegressor", "x.pkl")]), "from 'x.pkl'"),
+            (lambda m: m["versions"].pop("numpy"), "does not say with which"),
+            (lambda m: m["versions"].update(pickle="1"), "missing package"),
+            (lambda m: m["parameters"].update(model="adc"), "not the one of that name"),
+            (lambda m: m["model"]["parameters"][0].__setitem__(2, 0.1), "not the one of that name"),
+            (lambda m: m["parameters"]["source"]["$protocol"].update(b=[-1] * 5), "altered"),
+            (lambda m: m["parameters"]["source"]["$protocol"].update(file="x"), "key of a protocol"),
+            (lambda m: m["parameters"].update(patch_shape=[3]), r"three odd numbers.* not \[3\]"),
+            (lambda m: m["parameters"].update(source=None), "source is missing"),
+            (lambda m: m["parameters"].update(target=m["parameters"]["source"]), "answers with 11 numbers"),
+            (lambda m: m["fitted"].update(n_features_in_=4), "5 inputs, and the estimator has 4"),
+            (lambda m: m["fitted"].update(n_features_in_="5"), "not counts and names"),
+            (lambda m: m["fitted"].update(regressor_="LR"), "fitted attribute"),
+            (lambda m: m["versions"].update({"scikit-learn": "0.24.2"}), "scikit-learn 0.24.2.*installed"),
+            (lambda m: m["versions"].update(dmrifit="7.0"), "dmrifit 7.0.*installed"),
+            (lambda m: m["parameters"].update(model={"$model": CODE}), "source of a function.* is never run"),
+            (lambda m: m["parameters"].update(model={"$model": {**CODE, "source": ""}}), "key of a model"),
+            (lambda m: m.update(scale={"rule": "voxel", "percentile": 95}), "no rule 'voxel'"),
+        ],
+    )
+    def test_metadata_that_was_altered_is_refused(self, change, match, file):
+        rewrite(file, metadata=change)
+        self.refused(file, match)
+
+    def test_another_part_is_refused(self, file):
+        rewrite(file, parts={"hook.py": b"print()"})
+        self.refused(file, "holds hook.py, model.json, regressor.skops")
+
+    @pytest.mark.parametrize(
+        "guest",
+        [Ridge(), make_pipeline(RandomForestRegressor(2))],
+        ids=["another regressor", "no scaling"],
+    )
+    def test_a_type_outside_the_list_of_the_algorithm_is_refused(self, guest, signals, tmp_path):
+        estimator = SignalToSignal("LR", **PROTOCOLS).fit(signals[:, CLINICAL], signals)
+        save_model(estimator, tmp_path / "model")
+        guest.fit(signals[:, CLINICAL], signals)
+        rewrite(tmp_path / "model", parts={"regressor.skops": skops_io.dumps(guest)})
+        self.refused(tmp_path / "model", r"asks for .*, which no regressor here is made of")
+
+    def test_a_function_is_refused_whatever_it_is_called(self, file):
+        with zipfile.ZipFile(file) as archive:
+            inner = archive.read("regressor.skops")
+
+        def add_function(schema):
+            schema["content"]["content"]["func"] = {
+                "__class__": "dict", "__module__": "builtins", "__loader__": "FunctionNode",
+                "__id__": 1, "content": {"module_path": "os", "function": "abort"},
+            }  # fmt: skip
+
+        rewrite(file, parts={"regressor.skops": changed_schema(inner, add_function)})
+        self.refused(file, "asks for FunctionNode")
+
+    def test_a_tree_whose_branches_lead_out_of_memory_is_refused(self, forest, file):
+        """Such a tree would crash the process: it is followed in compiled code without checks."""
+        state = forest.regressor_.regressor_[-1].estimators_[0].tree_.__getstate__()
+        with zipfile.ZipFile(file) as archive:
+            inner = archive.read("regressor.skops")
+        nodes = state["nodes"]
+        for field, value in {"left_child": 10**6, "right_child": 0, "feature": 50}.items():
+            broken = nodes.copy()
+            broken[field][0] = value
+            rewrite(file, parts={"regressor.skops": changed_array(inner, nodes, broken)})
+            self.refused(file, "branches that lead nowhere")
+
+    def test_a_boosted_tree_whose_branches_lead_out_of_memory_is_refused(self, signals, tmp_path):
+        boosting = HistGradientBoostingRegressor(max_iter=8)
+        estimator = SignalToSignal(boosting, random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
+        save_model(estimator, tmp_path / "model")
+        with zipfile.ZipFile(tmp_path / "model") as archive:
+            inner = archive.read("regressor.skops")
+        nodes = estimator.regressor_.regressor_.estimators_[1]._predictors[7][0].nodes
+        broken = nodes.copy()
+        broken["left"][0] = 10**6
+        rewrite(tmp_path / "model", parts={"regressor.skops": changed_array(inner, nodes, broken)})
+        self.refused(tmp_path / "model", "branches that lead nowhere")
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda m: m["fitted"]["intervals"].update(unit=[1.0]), "those of 7 outputs"),
+            (lambda m: m["fitted"]["intervals"].update(forest=1), "part of intervals"),
+            (lambda m: m["fitted"].update(n_features_in_=3), "instead of 3 and"),
+            (lambda m: m["parameters"].update(estimator="LR"), "damaged or was altered"),
+        ],
+    )
+    def test_intervals_that_were_altered_are_refused(self, change, match, signals, tmp_path):
+        estimator = ConformalIntervals(SignalToSignal("LR", **PROTOCOLS), random_state=0)
+        save_model(estimator.fit(signals[:, CLINICAL], signals, np.arange(len(signals)) // 20), tmp_path / "model")
+        rewrite(tmp_path / "model", metadata=change)
+        self.refused(tmp_path / "model", match)
+
+    def test_a_regressor_without_a_strategy_has_no_file_in_intervals_either(self, tmp_path):
+        X = np.random.default_rng(1).normal(size=(80, 3))
+        estimator = ConformalIntervals(Ridge(), random_state=0).fit(X, X[:, 0])
+        with pytest.raises(TypeError, match="Ridge has no model file"):
+            save_model(estimator, tmp_path / "model")
+
+    @pytest.fixture
+    def boosted(self, signals, tmp_path):
+        estimator = SignalToSignal("GBR", random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
+        save_model(estimator, tmp_path / "model")
+        return tmp_path / "model"
+
+    @pytest.mark.parametrize(
+        ("field", "node", "value"),
+        [
+            ("left_children", 0, 10**6),
+            ("right_children", 0, 0),
+            ("split_indices", 0, 50),
+            ("split_type", 0, 1),
+        ],
+    )
+    def test_trees_of_xgboost_are_followed_before_it_follows_them(self, field, node, value, boosted):
+        """xgboost itself follows what stands in the file, out of its memory if need be."""
+        change_booster(boosted, field, node, value)
+        self.refused(boosted, "branches that lead nowhere")
+
+    @pytest.mark.parametrize("field", [b"tree_info", b"iteration_indptr"])
+    def test_rounds_and_targets_of_xgboost_are_counted(self, field, boosted):
+        with zipfile.ZipFile(boosted) as archive:
+            content = archive.read("leaf1.ubj")
+        first = content.index(field + b"[#L") + len(field) + 3 + 8
+        assert content[first : first + 2] == b"i\x00"  # the type of the number, and the number
+        rewrite(boosted, parts={"leaf1.ubj": content[: first + 1] + b"\x09" + content[first + 2 :]})
+        self.refused(boosted, "not in order")
+
+    def test_a_leaf_of_many_numbers_stays_in_its_place(self, signals, tmp_path):
+        given = make_regressor("GBR", multi_strategy="multi_output_tree", n_estimators=3)
+        estimator = SignalToSignal(given, random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
+        save_model(estimator, tmp_path / "model")
+        change_booster(tmp_path / "model", "right_children", -1, 10**6)
+        self.refused(tmp_path / "model", "branches that lead nowhere")
+
+    def test_a_booster_without_trees_is_refused_when_it_is_written(self, signals, tmp_path):
+        given = make_regressor("GBR", booster="gblinear", max_depth=None)
+        estimator = SignalToSignal(given, random_state=0).fit(signals[:, CLINICAL], signals[:, 5:7])
+        with pytest.raises(ValueError, match="carries boosted trees"):
+            save_model(estimator, tmp_path / "model")
+
+    def test_a_pickle_in_place_of_boosted_trees_is_not_read(self, boosted, tmp_path):
+        rewrite(boosted, parts={"leaf1.ubj": pickle.dumps(Trap(tmp_path / "sprung"))})
+        self.refused(boosted, "damaged or was altered")
+        assert not (tmp_path / "sprung").exists()
+
+    def test_a_leaf_of_another_algorithm_is_refused(self, boosted):
+        rewrite(boosted, metadata=lambda m: m["parameters"].update(regressor="CNN"))
+        self.refused(boosted, "asks for xgboost.*which no regressor here is made of")
+
+    def test_a_leaf_that_is_not_there_is_refused(self, boosted):
+        rewrite(boosted, metadata=lambda m: m.update(leaves=[]))
+        self.refused(boosted, "has no part 0")
+
+    @pytest.mark.deep
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda p: p["parameters"].update(width=9), "weights .* do not fit a PatchCNN"),
+            (lambda p: p["parameters"].update(module="os.system"), "parameter of PatchCNN"),
+            (lambda p: p["fitted"].update(n_targets_=4), "do not fit|instead of"),
+            (lambda p: p["fitted"].update(n_targets_=True), "n_targets_ of a network is True"),
+            (lambda p: p["fitted"].update(net_="x"), "fitted attribute of a network"),
+            (
+                lambda p: p.update({"class": "dmrifit.predict.patch_networks.PatchTransformer"}),
+                "no regressor here is made of",
+            ),
+        ],
+    )
+    def test_a_network_that_was_altered_is_refused(self, change, match, signals, tmp_path):
+        estimator = SignalToSignal("CNN", **PROTOCOLS, random_state=0)
+        save_model(estimator.fit(source_of(signals, "CNN"), signals), tmp_path / "model")
+        rewrite(tmp_path / "model", metadata=lambda m: change(m["leaves"][1]))
+        self.refused(tmp_path / "model", match)
+
+    def test_a_missing_library_is_named_with_the_command(self, boosted, monkeypatch):
+        monkeypatch.setitem(sys.modules, "xgboost", None)
+        with pytest.raises(ImportError, match=r'pip install "dmrifit\[boost\]"'):
+            load_model(boosted)
+
+
+def change_booster(path, field, node, value):
+    """Change one number of the first tree of xgboost in a model file, or of the list of that name."""
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".ubj"))
+        content = bytearray(archive.read(name))
+    head = f"{field}[$".encode()
+    start = content.index(head) + len(head)
+    dtype = np.dtype({b"l": ">i4", b"L": ">i8", b"U": ">u1"}[bytes(content[start : start + 1])])
+    assert content[start + 1 : start + 3] == b"#L"
+    n = int.from_bytes(content[start + 3 : start + 11])
+    array = np.frombuffer(content, dtype, n, start + 11)
+    array[node] = value
+    rewrite(path, parts={name: bytes(content)})
+
+
+def changed_schema(data, change):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(content["schema.json"])
+    change(schema)
+    content["schema.json"] = json.dumps(schema).encode()
+    return zipped(content)
+
+
+def changed_array(data, old, new):
+    """Replace the one array of a skops file that equals another."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    found = [n for n, c in content.items() if n.endswith(".npy") and old.tobytes() in c]
+    assert found
+    for name in found:
+        buffer = io.BytesIO()
+        np.save(buffer, new)
+        content[name] = buffer.getvalue()
+    return zipped(content)
+
+
+def zipped(content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()

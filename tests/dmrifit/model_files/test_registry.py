@@ -1,0 +1,84 @@
+"""Classes of other packages that name themselves for model files."""
+
+import pytest
+from sklearn.base import BaseEstimator
+
+from dmrifit.model_files import registry
+
+
+@pytest.fixture(autouse=True)
+def empty_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_CLASSES", {})
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [])
+
+
+def storable(name, module="first", qualname=None):
+    """Make an estimator with the two methods of a registered class."""
+    methods = {"stored": lambda self: ({}, {}, {}), "restore": lambda self, fitted, files: None}
+    cls = type(name, (BaseEstimator,), methods)
+    cls.__module__, cls.__qualname__ = module, qualname or name
+    return cls
+
+
+def test_a_registered_class_is_found_by_its_name():
+    cls = storable("Detector")
+    assert registry.register(cls) is cls
+    assert registry.registered("Detector") is cls
+    assert registry.registered("Other") is None
+
+
+@pytest.mark.parametrize("name", [None, 7, ["Detector"], {"a": 1}, b"Detector"])
+def test_what_is_no_name_has_no_class(name):
+    registry.register(storable("Detector"))
+    assert registry.registered(name) is None
+
+
+@pytest.mark.parametrize("missing", ["stored", "restore"])
+def test_a_class_without_one_of_the_methods_is_refused(missing):
+    cls = storable("Detector")
+    delattr(cls, missing)
+    with pytest.raises(TypeError, match=f"^Detector cannot have model files without {missing}$"):
+        registry.register(cls)
+    assert registry.registered("Detector") is None
+
+
+def test_a_class_that_is_no_estimator_is_refused():
+    class Plain:
+        stored = restore = None
+
+    with pytest.raises(TypeError, match="Plain cannot have model files without get_params"):
+        registry.register(Plain)
+
+
+@pytest.mark.parametrize("identity", [("second", "Detector"), ("first", "inner.Detector")])
+def test_two_classes_cannot_register_one_name(identity):
+    first = registry.register(storable("Detector"))
+    with pytest.raises(
+        ValueError, match="first has registered a Detector already; choose another name"
+    ):
+        registry.register(storable("Detector", *identity))
+    assert registry.registered("Detector") is first
+
+
+def test_a_module_that_is_loaded_again_replaces_its_own_class():
+    registry.register(storable("Detector"))
+    again = registry.register(storable("Detector"))
+    assert registry.registered("Detector") is again
+
+
+def test_installed_packages_are_asked_for_the_class_of_that_name_and_only_once(monkeypatch):
+    asked = []
+
+    class Entry:
+        def load(self):
+            registry.register(storable("Detector"))
+
+    def entry_points(**choice):
+        asked.append(choice)
+        return [Entry()] if choice["name"] == "Detector" else []
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    assert registry.registered("Detector").__name__ == "Detector"
+    assert registry.registered("Detector").__name__ == "Detector"
+    assert registry.registered("Absent") is None
+    assert asked == [{"group": "dmrifit.models", "name": name} for name in ("Detector", "Absent")]

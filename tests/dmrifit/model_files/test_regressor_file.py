@@ -1,0 +1,185 @@
+"""Fitted regressors as bytes and back, without a pickle."""
+
+import numpy as np
+import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeRegressor
+
+from dmrifit.io.parameter_json import RefusedError
+from dmrifit.model_files.regressor_file import Leaf, check_leaves, dumped, loaded, trees, versions_of
+from dmrifit.predict.algorithms import make_regressor
+
+X = np.random.default_rng(0).normal(size=(60, 4))
+Y = X[:, :2] ** 2 + X[:, 2:]
+XGBOOST = "xgboost.sklearn.XGBRegressor"
+
+
+def stored(regressor, algorithm):
+    parts, leaves = {}, []
+    return dumped(regressor, algorithm, parts, leaves), leaves, parts
+
+
+@pytest.mark.parametrize("name", ["LR", "RFR", "ETR", "slNN"])
+def test_regressors_of_scikit_learn_come_back_whole(name):
+    regressor = make_regressor(name, random_state=0).fit(X, Y)
+    data, leaves, parts = stored(regressor, name)
+    assert (leaves, parts) == ([], {})
+    assert loaded(data, name, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
+
+
+def test_boosted_trees_lie_beside_the_regressor():
+    regressor = make_regressor("GBR", random_state=0).fit(X, Y)
+    before = regressor.predict(X).tobytes()
+    data, leaves, parts = stored(regressor, "GBR")
+    fitted = [leaf for leaf in leaves if leaf["weights"]]
+    assert {leaf["class"] for leaf in leaves} == {XGBOOST}
+    assert set(parts) == {leaf["weights"] for leaf in fitted}
+    assert all(name.endswith(".ubj") for name in parts)
+    assert loaded(data, "GBR", leaves, parts).predict(X).tobytes() == before
+    # What was stored is as it was before.
+    assert regressor.predict(X).tobytes() == before
+    assert set(versions_of(leaves)) == {"xgboost"}
+    assert versions_of([]) == {}
+
+
+def test_parts_of_a_second_regressor_are_numbered_after_those_of_the_first():
+    parts, leaves, files = {}, [], []
+    regressors = [make_regressor("GBR", random_state=0).fit(X, sign * Y) for sign in (1, -1)]
+    for regressor in regressors:
+        files.append(dumped(regressor, "GBR", parts, leaves))
+    for data, regressor in zip(files, regressors, strict=True):
+        assert (
+            loaded(data, "GBR", leaves, parts).predict(X).tobytes()
+            == regressor.predict(X).tobytes()
+        )
+
+
+def test_a_regressor_that_was_given_may_be_any_of_scikit_learn():
+    regressor = make_pipeline(StandardScaler(), Ridge(0.5)).fit(X, Y)
+    data, leaves, parts = stored(regressor, None)
+    assert loaded(data, None, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
+
+
+class Mine(LinearRegression):
+    """A class that no reader knows."""
+
+
+@pytest.mark.parametrize(
+    ("regressor", "algorithm", "named"),
+    [
+        (Mine(), None, "Mine"),
+        (Ridge(), "LR", "Ridge"),
+        (RandomForestRegressor(2), "ETR", "RandomForestRegressor"),
+        (Ridge(), "unheard", "Ridge"),
+    ],
+)
+def test_what_would_not_be_read_is_not_written(regressor, algorithm, named):
+    with pytest.raises(
+        ValueError, match=f"cannot be stored, because a model file does not carry .*{named}"
+    ):
+        stored(regressor.fit(X, Y), algorithm)
+
+
+def test_trees_of_xgboost_are_no_part_of_another_algorithm():
+    regressor = make_regressor("GBR", random_state=0).fit(X, Y)
+    with pytest.raises(
+        ValueError, match=f"cannot be stored: {XGBOOST} is not what RFR is made of"
+    ):
+        stored(regressor, "RFR")
+
+
+def test_types_of_another_algorithm_are_not_read():
+    data, leaves, parts = stored(make_regressor("RFR", random_state=0).fit(X, Y), "RFR")
+    for algorithm in ("LR", "ETR", "unheard"):
+        with pytest.raises(
+            RefusedError, match=r"asks for .*RandomForestRegressor.*no regressor here is made of"
+        ):
+            loaded(data, algorithm, leaves, parts)
+
+
+@pytest.mark.parametrize("number", [-1, 1, 10, 1.0, True, None, "0"])
+def test_a_place_in_the_list_of_parts_that_there_is_not_is_refused(number):
+    from skops.io import dumps
+
+    leaf = {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": None}
+    with pytest.raises(RefusedError, match=r"it has no part .* beside the regressor"):
+        loaded(dumps(make_pipeline(StandardScaler(), Leaf(number))), "GBR", [leaf], {})
+
+
+def test_a_part_of_another_class_is_refused():
+    data, leaves, parts = stored(make_regressor("GBR", random_state=0).fit(X, Y), "GBR")
+    for leaf in leaves:
+        leaf["class"] = "dmrifit.predict.patch_networks.PatchCNN"
+    with pytest.raises(RefusedError, match=r"asks for dmrifit\.networks\.PatchCNN"):
+        loaded(data, "GBR", leaves, parts)
+
+
+def leaf(**changes):
+    return {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": "leaf0.ubj"} | changes
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        [],
+        [leaf()],
+        [leaf(weights=None)],
+        [leaf(**{"class": "dmrifit.predict.patch_networks.PatchCNN", "weights": "leaf3.safetensors"}), leaf()],
+    ],
+)
+def test_descriptions_of_parts_are_accepted(leaves):
+    check_leaves(leaves)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "message"),
+    [
+        ({}, "its leaves are no list"),
+        (None, "its leaves are no list"),
+        ([3], "key of a leaf"),
+        ([leaf(more=1)], "key of a leaf"),
+        ([{"class": XGBOOST}], "key of a leaf"),
+        ([leaf(**{"class": "os.system"})], "asks for os.system"),
+        ([leaf(weights="leaf0.safetensors")], "from 'leaf0.safetensors'"),
+        ([leaf(**{"class": "dmrifit.predict.patch_networks.PatchCNN"})], "from 'leaf0.ubj'"),
+        ([leaf(), leaf(weights=7)], "from 7"),
+    ],
+)
+def test_descriptions_that_dumped_would_not_write_are_refused(leaves, message):
+    with pytest.raises(RefusedError, match=message):
+        check_leaves(leaves)
+
+
+def test_a_tree_is_given_by_its_branches():
+    """One split of the second feature: a root with two leaves."""
+    inputs = np.array([[0, 0.0], [0, 1], [0, 2], [0, 3]])
+    tree = DecisionTreeRegressor(max_depth=1).fit(inputs, [0, 0, 1, 1])
+    ((nodes, left, right, inner, feature, n_features),) = trees(tree)
+    assert nodes.tolist() == [0, 1, 2]
+    assert (left[0], right[0], feature[0]) == (1, 2, 1)
+    assert inner.tolist() == [True, False, False]
+    assert n_features == 2
+
+
+@pytest.mark.parametrize(
+    ("regressor", "n"),
+    [
+        (RandomForestRegressor(5), 5),
+        (make_pipeline(StandardScaler(), RandomForestRegressor(3)), 3),
+        (make_regressor("RFR", n_estimators=4), 4),
+        (HistGradientBoostingRegressor(max_iter=7), 7),
+        (Ridge(), 0),
+    ],
+    ids=["forest", "pipeline", "scaled", "boosting", "none"],
+)
+def test_all_trees_of_a_regressor_are_looked_at(regressor, n):
+    listed = list(trees(regressor.fit(X, Y[:, 0])))
+    assert len(listed) == n
+    for nodes, left, right, inner, feature, n_features in listed:
+        assert n_features == 4
+        # Each node but the root is the child of one branch.
+        assert sorted([*left[inner], *right[inner]]) == nodes[1:].tolist()
+        assert set(feature[inner]) <= {0, 1, 2, 3}

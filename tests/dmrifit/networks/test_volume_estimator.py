@@ -1,0 +1,842 @@
+"""The base of estimators of volumes."""
+
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from volume_contract import VolumeContract, bits
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("skorch")
+
+from torch import nn  # noqa: E402
+
+from dmrifit._utils import torch_state  # noqa: E402
+from dmrifit.model_files import registry  # noqa: E402
+from dmrifit.model_files.model_file import load_model, save_model  # noqa: E402
+from dmrifit.networks import checkpoints  # noqa: E402
+from dmrifit.networks.volume_estimator import VolumeEstimator  # noqa: E402
+
+pytestmark = pytest.mark.deep
+
+
+# Two small estimators: a number for a volume, and a volume for a volume ------------------------------
+
+
+@registry.register
+class LesionVolume(VolumeEstimator):
+    """Logarithm of the number of bright voxels of a synthetic volume."""
+
+    def __init__(
+        self,
+        *,
+        width=4,
+        dropout=0.0,
+        epochs=20,
+        batch_size=2,
+        learning_rate=0.01,
+        schedule="constant",
+        validation_fraction=0.0,
+        patience=None,
+        mixed_precision=False,
+        compile=False,
+        checkpoint=None,
+        verbose=False,
+        device="cpu",
+        random_state=None,
+    ):
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            mixed_precision=mixed_precision,
+            compile=compile,
+            checkpoint=checkpoint,
+            verbose=verbose,
+            device=device,
+            random_state=random_state,
+        )
+        self.width = width
+        self.dropout = dropout
+
+    def _module(self):
+        return Counter(self.n_channels_, self.width, self.dropout)
+
+    def _criterion(self):
+        return nn.MSELoss()
+
+    def _case_score(self, prediction, target):
+        return -float(np.abs(prediction - target))
+
+
+class Counter(nn.Module):
+    def __init__(self, n_channels, width, dropout):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(n_channels, width, 3, padding=1), nn.BatchNorm3d(width), nn.ReLU(), nn.Dropout(dropout),
+        )  # fmt: skip
+        self.answer = nn.Linear(width, 1)
+
+    def forward(self, x):
+        sums = self.layers(x).sum(dim=(2, 3, 4))
+        return self.answer(torch.log1p(sums))[:, 0]
+
+
+@registry.register
+class BlobSegmenter(VolumeEstimator):
+    """Bright blobs, from patches half of which have one; convolutions without padding."""
+
+    _predicts_volumes = True
+
+    def __init__(self, *, epochs=8, batch_size=8, learning_rate=0.02, device="cpu", random_state=None):
+        super().__init__(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, device=device, random_state=random_state
+        )
+
+    @property
+    def _margin(self):
+        return (2, 2, 2)
+
+    def _module(self):
+        return nn.Sequential(nn.Conv3d(self.n_channels_, 4, 3), nn.ReLU(), nn.Conv3d(4, 1, 3))
+
+    def _criterion(self):
+        return nn.BCEWithLogitsLoss()
+
+    def _target(self, target, inputs):
+        return super()._target(target, inputs)[None]
+
+    def _stream(self, inputs, targets, rng, epoch):
+        for i in rng.permutation(len(inputs)):
+            inside = np.argwhere(targets[i][0] > 0)
+            for n in range(8):
+                high = np.array(targets[i].shape[1:]) - 9
+                first = rng.integers(0, high + 1)
+                if n % 2 and len(inside):
+                    first = np.clip(inside[rng.integers(len(inside))] - 4, 0, high)
+                window = (slice(None), *(slice(k, k + 9) for k in first))
+                yield inputs[i][window], targets[i][window]
+
+    def _predict_case(self, infer, inputs, case):
+        padded = np.pad(inputs, [(0, 0), (2, 2), (2, 2), (2, 2)], mode="edge")
+        return infer([padded])[0, 0] > 0
+
+    def _case_score(self, prediction, target):
+        return 2 * np.sum(prediction & target) / max(1, np.sum(prediction) + np.sum(target))
+
+
+def blobs(n, seed):
+    """Make synthetic volumes of different shapes with balls that are bright, and their masks."""
+    rng = np.random.default_rng(seed)
+    cases, masks = [], []
+    for i in range(n):
+        shape = (11 + i % 3, 12, 10 + i % 2)
+        place = rng.uniform(3, np.array(shape) - 4)
+        grid = np.stack(np.indices(shape), axis=-1)
+        mask = np.linalg.norm(grid - place, axis=-1) < rng.uniform(1.2, 4)
+        noise = ndimage.gaussian_filter(rng.normal(size=shape), 0.5)
+        cases.append((mask + 0.3 * noise).astype(np.float32))
+        masks.append(mask)
+    return cases, masks
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    cases, masks = blobs(8, 0)
+    return cases, masks, [f"patient {i // 2}" for i in range(8)]
+
+
+def sizes(masks):
+    return [math.log(mask.sum()) for mask in masks]
+
+
+class TestNumbers(VolumeContract):
+    grid = ("width", [2, 4])
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls):
+        return lambda **more: LesionVolume(**{"epochs": 2, "dropout": 0.2, **more})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def world(cls, cohort):
+        return cohort[0], sizes(cohort[1]), cohort[2]
+
+
+class TestVolumes(VolumeContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls):
+        return lambda **more: BlobSegmenter(**{"epochs": 1, **more})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def world(cls, cohort):
+        return cohort
+
+
+# They learn -------------------------------------------------------------------------------------------
+
+
+def test_the_volume_of_a_lesion_is_learned_from_cases_of_different_shapes():
+    cases, masks = blobs(32, 1)
+    truth = np.array(sizes(masks))
+    train, test = slice(0, 24), slice(24, None)
+    found = LesionVolume(epochs=40, random_state=0).fit(cases[train], truth[train]).predict(cases[test])
+    constant = np.abs(truth[test] - np.median(truth[train])).mean()
+    assert found.shape == (8,)
+    assert np.abs(found - truth[test]).mean() < 0.5 * constant
+
+
+def test_blobs_are_segmented_in_volumes_of_their_own_shapes():
+    cases, masks = blobs(16, 2)
+    model = BlobSegmenter(random_state=0).fit(cases[:10], masks[:10])
+    found = model.predict(cases[10:])
+    assert [volume.shape for volume in found] == [case.shape for case in cases[10:]]
+    assert model.score(cases[10:], masks[10:]) > 0.8
+
+
+# Repetition -------------------------------------------------------------------------------------------
+
+
+def test_generators_and_threads_of_the_process_stay_as_they_were(cohort):
+    before = torch.get_num_threads()
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    found = []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        torch.rand(n_threads)
+        kept = torch.get_rng_state().tolist()
+        model = LesionVolume(epochs=2, dropout=0.5, validation_fraction=0.3, random_state=0)
+        found.append(bits(model.fit(cohort[0], sizes(cohort[1])).predict(cohort[0])))
+        assert torch.get_num_threads() == n_threads
+        assert torch.get_rng_state().tolist() == kept
+    torch.set_num_threads(before)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[:2]  # noqa: NPY002
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_seed_sets_the_first_weights_and_the_order_of_every_epoch(cohort):
+    class Orders(LesionVolume):
+        def _stream(self, inputs, targets, rng, epoch):
+            samples = list(super()._stream(inputs, targets, rng, epoch))
+            self.orders_ = [*getattr(self, "orders_", []), [float(y) for _, y in samples]]
+            return iter(samples)
+
+    models = [Orders(epochs=3, learning_rate=0.0, random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
+    first = [model.net_.module_.answer.weight.tolist() for model in models]
+    assert first[0] != first[1]
+    orders = [tuple(order) for model in models for order in model.orders_]
+    assert len(set(orders)) == len(orders) == 6
+
+
+def test_two_searches_side_by_side_find_the_same_as_one(cohort):
+    cases, masks, groups = cohort
+    found = [
+        GridSearchCV(
+            LesionVolume(epochs=1, random_state=0), {"width": [2, 3]}, cv=GroupKFold(2), n_jobs=n, error_score="raise"
+        )
+        .fit(cases, sizes(masks), groups=groups)
+        .cv_results_["mean_test_score"]
+        for n in (1, 2)
+    ]
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_after_an_error_in_training_threads_are_given_back_and_nothing_is_fitted(cohort):
+    class Broken(LesionVolume):
+        def _stream(self, inputs, targets, rng, epoch):
+            yield inputs[0], targets[0]
+            raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    model = Broken(random_state=0)
+    # skorch would swallow the interrupt of a user and call the training finished.
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(cohort[0], sizes(cohort[1]))
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+    with pytest.raises(NotFittedError):
+        model.predict(cohort[0])
+
+
+def test_the_type_of_numbers_does_not_matter(cohort):
+    cases, masks, _ = cohort
+    doubles = [case.astype(np.float64) for case in cases]
+    found = [
+        bits(BlobSegmenter(epochs=1, random_state=0).fit(x, y).predict(x))
+        for x, y in ((cases, masks), (doubles, [mask.astype(np.int64) for mask in masks]))
+    ]
+    assert found[0] == found[1]
+
+
+def test_arrays_that_cannot_be_written_are_read(cohort, tmp_path):
+    cases, masks, _ = cohort
+    on_disk = []
+    for i, case in enumerate(cases):
+        np.save(tmp_path / f"{i}.npy", case)
+        on_disk.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
+    model = LesionVolume(epochs=1, random_state=0)
+    expected = bits(clone(model).fit(cases, sizes(masks)).predict(cases))
+    assert bits(model.fit(on_disk, sizes(masks)).predict(on_disk)) == expected
+
+
+def test_cases_on_disk_are_read_one_at_a_time(tmp_path):
+    class Lazy(LesionVolume):
+        _keep_inputs = False
+
+    rng = np.random.default_rng(0)
+    cases = []
+    for i in range(12):
+        np.save(tmp_path / f"{i}.npy", rng.normal(size=(40, 40, 40)))
+        cases.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
+    y = np.arange(12.0)
+    model = LesionVolume(epochs=1, width=1, batch_size=1, random_state=0)
+    expected = bits(clone(model).fit(cases, y).predict(cases))
+    lazy = Lazy(**model.get_params())
+    tracemalloc.start()
+    found = bits(lazy.fit(cases, y).predict(cases))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == expected
+    assert peak < 5 * 4 * 40**3  # bytes; in single precision all of them take 12 * 4 * 40**3
+
+
+def test_one_array_holds_cases_of_one_shape_and_channels_come_last():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4, 6, 5, 4, 3))
+    model = LesionVolume(epochs=1, random_state=0).fit(X, np.arange(4.0))
+    assert model.n_channels_ == 3
+    assert bits(model.predict(X)) == bits(model.predict(list(X)))
+    with pytest.raises(ValueError, match="case 1: 1 channels where the first case in training has 3"):
+        model.predict([X[0], X[0, ..., 0]])
+
+
+# Groups, scores and early stopping --------------------------------------------------------------------
+
+
+class Watched(LesionVolume):
+    """Remembers which cases were learned from."""
+
+    def _stream(self, inputs, targets, rng, epoch):
+        self.seen_ = getattr(self, "seen_", set())
+        for x, y in super()._stream(inputs, targets, rng, epoch):
+            self.seen_.add(float(y))
+            yield x, y
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cases_of_one_patient_are_on_one_side(cohort, seed):
+    cases, _, groups = cohort
+    y = np.arange(8.0)
+    model = Watched(epochs=1, validation_fraction=0.3, random_state=seed).fit(cases, y, groups=groups)
+    assert 0 < len(model.seen_) < 8
+    sides = {}
+    for group, number in zip(groups, y, strict=True):
+        sides.setdefault(group, set()).add(number in model.seen_)
+    assert all(len(side) == 1 for side in sides.values())
+    assert "valid_score" in model.history_[0]
+
+
+def test_a_validation_share_of_one_patient_is_refused(cohort):
+    cases, masks, _ = cohort
+    with pytest.raises(ValueError, match="give more patients or validation_fraction=0"):
+        LesionVolume(validation_fraction=0.5).fit(cases, sizes(masks), groups=["one"] * 8)
+    with pytest.raises(ValueError, match="7 groups for 8 cases"):
+        LesionVolume(validation_fraction=0.5).fit(cases, sizes(masks), groups=["one"] * 7)
+
+
+class Scripted(LesionVolume):
+    """Scores as written, whatever is predicted; remembers the weights of each epoch."""
+
+    scores = (-3.0, math.nan, -1.0, -2.0, -1.0, -5.0)
+
+    def _case_score(self, prediction, target):
+        return self.scores[min(len(self.script_), 5)]
+
+    def _answer(self, net, inputs, case):
+        if not hasattr(self, "script_") or len(self.script_) < len(net.history) - 1:
+            self.script_ = getattr(self, "script_", [])
+        answer = super()._answer(net, inputs, case)
+        self.weights_ = getattr(self, "weights_", {})
+        self.weights_[len(net.history)] = net.module_.answer.bias.item()
+        self.script_ = [None] * (len(net.history) - 1)
+        return answer
+
+
+def test_training_ends_when_cases_are_not_predicted_better_and_takes_the_best_weights(cohort):
+    cases, masks, groups = cohort
+    model = Scripted(epochs=30, validation_fraction=0.3, patience=2, random_state=0)
+    model.fit(cases, sizes(masks), groups=groups)
+    # The third epoch is the best; as good again is not better, and no number is no score.
+    assert [row["epoch"] for row in model.history_] == [1, 2, 3, 4, 5]
+    assert model.net_.module_.answer.bias.item() == model.weights_[3] != model.weights_[5]
+
+
+def test_without_patience_every_epoch_is_made_and_the_last_weights_taken(cohort):
+    cases, masks, groups = cohort
+    model = Scripted(epochs=6, validation_fraction=0.3, random_state=0).fit(cases, sizes(masks), groups=groups)
+    assert len(model.history_) == 6
+    assert model.net_.module_.answer.bias.item() == model.weights_[6]
+
+
+def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
+    class Fixed(LesionVolume):
+        def _split(self, n_cases, groups, seed):
+            return np.arange(6), np.arange(6, 8) if self.validation_fraction else np.arange(0)
+
+    cases, masks, _ = cohort
+    models = [Fixed(epochs=3, dropout=0.3, validation_fraction=share, random_state=0) for share in (0, 0.2)]
+    found = [bits(model.fit(cases, sizes(masks)).predict(cases)) for model in models]
+    assert found[0] == found[1]
+
+
+# Checkpoints ------------------------------------------------------------------------------------------
+
+
+def states(folder):
+    return sorted(Path(folder).glob("*/state.safetensors"))
+
+
+class Momentum(LesionVolume):
+    def _optimizer(self):
+        return torch.optim.RMSprop, {"alpha": 0.9, "momentum": 0.6, "weight_decay": 1e-4, "centered": True}
+
+    def _learning_rate(self, epoch):
+        return self.learning_rate * 0.95**epoch
+
+
+@pytest.mark.parametrize("cls", [LesionVolume, Momentum])
+@pytest.mark.parametrize("more", [{}, {"validation_fraction": 0.3, "patience": 9}])
+def test_two_and_two_epochs_are_four(cohort, tmp_path, cls, more):
+    cases, masks, groups = cohort
+    model = cls(epochs=4, dropout=0.5, random_state=0, **more)
+    whole = clone(model).fit(cases, sizes(masks), groups=groups)
+    model.set_params(checkpoint=tmp_path)
+    clone(model).set_params(epochs=2).fit(cases, sizes(masks), groups=groups)
+    found = clone(model).fit(cases, sizes(masks), groups=groups)
+    assert bits(found.predict(cases)) == bits(whole.predict(cases))
+    assert found.history_ == whole.history_
+    ends = [net.optimizer_.state_dict() for net in (found.net_, whole.net_)]
+    assert ends[0]["param_groups"] == ends[1]["param_groups"]
+    assert len(ends[0]["state"][0]) >= 3
+    assert all(torch.equal(ends[0]["state"][0][key], value) for key, value in ends[1]["state"][0].items())
+    assert len(states(tmp_path)) == 1
+
+
+class Interrupted(LesionVolume):
+    """Stops like a user would in an epoch."""
+
+    stop_in = 2
+
+    def _stream(self, inputs, targets, rng, epoch):
+        for n, sample in enumerate(super()._stream(inputs, targets, rng, epoch)):
+            if epoch == type(self).stop_in and n == 3:
+                raise KeyboardInterrupt
+            yield sample
+
+
+@pytest.mark.parametrize("random_state", [0, None])
+def test_an_interrupted_training_goes_on_with_its_schedule(cohort, tmp_path, monkeypatch, random_state):
+    cases, masks, _ = cohort
+    model = Interrupted(epochs=4, schedule="cosine", dropout=0.5, checkpoint=tmp_path, random_state=random_state)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(cases, sizes(masks))
+    monkeypatch.setattr(Interrupted, "stop_in", None)
+    seed = json.loads(next(tmp_path.glob("*/run.json")).read_text())["seed"]
+    model.fit(cases, sizes(masks))
+    whole = clone(model).set_params(checkpoint=None, random_state=random_state if random_state is not None else seed)
+    assert bits(model.predict(cases)) == bits(whole.fit(cases, sizes(masks)).predict(cases))
+    rates = [row["learning_rate"] for row in model.history_]
+    np.testing.assert_allclose(rates, 0.01 * 0.5 * (1 + np.cos(np.pi * np.arange(4) / 4)))
+
+
+def test_a_finished_training_is_not_made_again(cohort, tmp_path, monkeypatch):
+    cases, masks, _ = cohort
+    model = LesionVolume(epochs=2, checkpoint=tmp_path, random_state=0)
+    first = bits(clone(model).fit(cases, sizes(masks)).predict(cases))
+    monkeypatch.setattr(LesionVolume, "_stream", None)
+    assert bits(clone(model).fit(cases, sizes(masks)).predict(cases)) == first
+
+
+def test_early_stopping_goes_on_where_it_was(cohort, tmp_path):
+    cases, masks, groups = cohort
+    model = Scripted(epochs=30, validation_fraction=0.3, patience=2, random_state=0)
+    whole = clone(model).fit(cases, sizes(masks), groups=groups)
+    for epochs in (4, 30, 40):
+        model.set_params(checkpoint=tmp_path, epochs=epochs).fit(cases, sizes(masks), groups=groups)
+    assert len(model.history_) == 5
+    assert bits(model.predict(cases)) == bits(whole.predict(cases))
+
+
+def test_other_cases_parameters_and_seeds_are_other_trainings(cohort, tmp_path):
+    cases, masks, groups = cohort
+    model = LesionVolume(epochs=1, checkpoint=tmp_path, random_state=0)
+    changed = [cases[0] + np.float32(1e-6), *cases[1:]]
+    clone(model).fit(cases, sizes(masks))
+    clone(model).fit(changed, sizes(masks))
+    clone(model).fit(cases, np.add(sizes(masks), 1))
+    clone(model).fit(cases, sizes(masks), groups=groups)
+    clone(model).set_params(width=3).fit(cases, sizes(masks))
+    clone(model).set_params(random_state=1).fit(cases, sizes(masks))
+    assert len(states(tmp_path)) == 6
+    clone(model).set_params(verbose=False, device="auto").fit(cases, sizes(masks))
+    assert len(states(tmp_path)) == 6
+
+
+def test_states_that_cannot_be_gone_on_from_are_refused(cohort, tmp_path):
+    cases, masks, _ = cohort
+    model = LesionVolume(epochs=2, schedule="cosine", checkpoint=tmp_path, random_state=0).fit(cases, sizes(masks))
+    with pytest.raises(ValueError, match="go on with epochs=2"):
+        clone(model).set_params(epochs=4).fit(cases, sizes(masks))
+    constant = clone(model).set_params(schedule="constant").fit(cases, sizes(masks))
+    with pytest.raises(ValueError, match="more than epochs=1"):
+        clone(constant).set_params(epochs=1).fit(cases, sizes(masks))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        clone(model).set_params(checkpoint=tmp_path / "file").fit(cases, sizes(masks))
+    for state in states(tmp_path):
+        state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="remove it to train from the beginning"):
+        clone(model).fit(cases, sizes(masks))
+
+
+KILLED = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+sys.path.insert(0, sys.argv[3])
+spec = spec_from_file_location("killed", sys.argv[1])
+module = module_from_spec(spec)
+sys.modules["killed"] = module
+spec.loader.exec_module(module)
+cases, masks = module.blobs(8, 0)
+module.LesionVolume(epochs=100000, dropout=0.5, checkpoint=sys.argv[2], random_state=0).fit(cases, module.sizes(masks))
+"""
+
+
+def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
+    cases, masks, _ = cohort
+    contracts = Path(sys.modules["volume_contract"].__file__).parent
+    process = subprocess.Popen([sys.executable, "-c", KILLED, __file__, str(tmp_path), str(contracts)])
+    try:
+        limit = time.monotonic() + 120
+        while not states(tmp_path):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    header, _ = checkpoints.read_state(states(tmp_path)[0])
+    done = len(header["history"])
+    model = LesionVolume(epochs=done + 2, dropout=0.5, random_state=0)
+    made = []
+    stream = LesionVolume._stream
+    monkeypatch.setattr(LesionVolume, "_stream", lambda *given: (made.append(given[-1]), stream(*given))[1])
+    found = clone(model).set_params(checkpoint=tmp_path).fit(cases, sizes(masks))
+    assert made == [done, done + 1]
+    assert len(states(tmp_path)) == 1
+    whole = model.fit(cases, sizes(masks))
+    assert found.history_ == whole.history_
+    assert bits(found.predict(cases)) == bits(whole.predict(cases))
+
+
+# Model files ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    cases, masks, groups = cohort
+    model = LesionVolume(epochs=2, validation_fraction=0.3, checkpoint=folder, random_state=0)
+    model.fit(cases, sizes(masks), groups=groups)
+    save_model(model, folder / "volume.dmrifit")
+    return model, folder / "volume.dmrifit"
+
+
+def test_a_model_file_predicts_the_same_bits(saved, cohort, tmp_path):
+    model, path = saved
+    found = load_model(path)
+    assert bits(found.predict(cohort[0])) == bits(model.predict(cohort[0]))
+    assert found.history_ == model.history_
+    assert found.get_params() == {**model.get_params(), "checkpoint": None}
+    segmenter = BlobSegmenter(epochs=1, random_state=np.random.RandomState(0)).fit(*cohort[:2])
+    save_model(segmenter, tmp_path / "blobs.dmrifit")
+    again = load_model(tmp_path / "blobs.dmrifit").predict(cohort[0])
+    assert bits(again) == bits(segmenter.predict(cohort[0]))
+
+
+def test_a_model_of_a_gpu_is_read_without_one(saved, cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with zipfile.ZipFile(saved[1]) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    fields = json.loads(parts["model.json"])
+    fields["parameters"]["device"] = "cuda:3"
+    parts["model.json"] = json.dumps(fields).encode()
+    write(tmp_path / "gpu.dmrifit", parts)
+    model = load_model(tmp_path / "gpu.dmrifit")
+    assert model.device == "cpu"
+    assert bits(model.predict(cohort[0])) == bits(saved[0].predict(cohort[0]))
+
+
+def write(path, parts):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"class": "Unheard"}, "import the package"),
+        ({"parameters": {"depth": 3}}, "parameter of LesionVolume"),
+        ({"parameters": {"width": 5}}, "do not fit this network"),
+        ({"fitted": {"n_channels_": 1}}, "fitted attribute"),
+        ({"fitted": {"n_channels_": -1, "history_": []}}, "n_channels_ is -1"),
+        ({"more": 1}, "unknown or missing key"),
+    ],
+)
+def test_unknown_classes_keys_and_shapes_are_refused(saved, tmp_path, change, match):
+    with zipfile.ZipFile(saved[1]) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert not any("pickle" in name or name.endswith((".pkl", ".pt")) for name in parts)
+    fields = json.loads(parts["model.json"])
+    fields.update(change)
+    parts["model.json"] = json.dumps(fields).encode()
+    write(tmp_path / "bad.dmrifit", parts)
+    with pytest.raises(ValueError, match=match):
+        load_model(tmp_path / "bad.dmrifit")
+
+
+def test_a_class_that_did_not_register_has_no_model_file(cohort, tmp_path):
+    model = Watched(epochs=1, random_state=0).fit(cohort[0], sizes(cohort[1]))
+    with pytest.raises(TypeError, match="Watched has no model file"):
+        save_model(model, tmp_path / "no.dmrifit")
+    with pytest.raises(NotFittedError):
+        save_model(LesionVolume(), tmp_path / "no.dmrifit")
+
+
+def test_packages_that_are_not_imported_are_asked_for_their_classes(saved, cohort, monkeypatch):
+    class Entry:
+        def load(self):
+            registry.register(LesionVolume)
+
+    def entry_points(group, name):
+        assert (group, name) == ("dmrifit.models", "LesionVolume")
+        return [Entry()]
+
+    monkeypatch.delitem(registry._CLASSES, "LesionVolume")
+    with pytest.raises(ValueError, match="import the package"):
+        load_model(saved[1])
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    assert bits(load_model(saved[1]).predict(cohort[0])) == bits(saved[0].predict(cohort[0]))
+
+
+# Bad input --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"batch_size": 1.5}, "batch_size"),
+        ({"learning_rate": -1}, "learning_rate"),
+        ({"schedule": "stairs"}, "constant, cosine, not 'stairs'"),
+        ({"validation_fraction": 1}, "validation_fraction"),
+        ({"patience": 3}, "validation_fraction such as 0.2"),
+        ({"device": "tpu"}, "device must be 'auto'"),
+        ({"device": "cuda:99"}, "take device='auto' or 'cpu'"),
+    ],
+)
+def test_impossible_parameters_are_named_before_training(cohort, parameters, match):
+    with pytest.raises(ValueError, match=match):
+        LesionVolume(**parameters).fit(cohort[0], sizes(cohort[1]))
+
+
+def test_values_that_are_not_finite_are_refused(cohort):
+    cases, masks, _ = cohort
+    bad = cases[3].copy()
+    bad[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="case 3: 1 values that are not finite"):
+        LesionVolume().fit([*cases[:3], bad, *cases[4:]], sizes(masks))
+    with pytest.raises(ValueError, match="case 0: a target"):
+        LesionVolume().fit(cases, [np.inf, *sizes(masks)[1:]])
+
+
+def test_answers_of_another_shape_than_their_targets_are_an_error(cohort):
+    class Misjudged(BlobSegmenter):
+        _margin = (1, 1, 1)
+
+    # Torch would repeat one voxel over a larger target with no more than a warning.
+    with pytest.raises(ValueError, match=r"answers \(5, 5, 5\) voxels where the target has \(7, 7, 7\)"):
+        Misjudged(random_state=0).fit(*cohort[:2])
+
+
+def test_a_loss_that_explodes_is_an_error(cohort):
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        LesionVolume(epochs=60, learning_rate=1e30, random_state=0).fit(cohort[0], sizes(cohort[1]))
+
+
+class Rooted(LesionVolume):
+    def _criterion(self):
+        return RootOfZero()
+
+
+class RootOfZero(nn.Module):
+    def forward(self, answers, targets):
+        return torch.sqrt(((answers - answers) ** 2).sum())  # 0, with a gradient of 0 times infinity
+
+
+def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, tmp_path):
+    masks = cohort[1]
+    estimator = Rooted(epochs=1, batch_size=8, checkpoint=tmp_path, random_state=0)
+    alike = [np.full((6, 6, 6), k, np.float32) for k in range(4)]
+    with pytest.raises(FloatingPointError, match=r"weights became.*epoch 1 .*though the loss did not"):
+        estimator.fit(alike, sizes(masks[:4]))
+    assert not hasattr(estimator, "net_")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_targets_that_torch_would_repeat_are_an_error(cohort):
+    cases, masks, _ = cohort
+    with pytest.raises(ValueError, match="different shapes"):
+        LesionVolume(epochs=1, random_state=0).fit(cases, [[v, v] for v in sizes(masks)])
+
+
+def test_a_stream_without_samples_is_an_error(cohort):
+    class Empty(LesionVolume):
+        def _stream(self, inputs, targets, rng, epoch):
+            return iter(())
+
+    with pytest.raises(ValueError, match="no samples came in epoch 0"):
+        Empty(random_state=0).fit(cohort[0], sizes(cohort[1]))
+
+
+# Options ----------------------------------------------------------------------------------------------
+
+
+def test_a_bar_shows_the_time_left(cohort, capfd):
+    model = LesionVolume(epochs=2, random_state=0).fit(cohort[0], sizes(cohort[1]))
+    assert capfd.readouterr().err == ""
+    model.set_params(verbose=True).fit(cohort[0], sizes(cohort[1])).predict(cohort[0])
+    shown = capfd.readouterr().err
+    assert "train: 100%" in shown
+    assert "loss=" in shown
+    assert "predict: 100%" in shown
+
+
+def test_mixed_precision_and_compilation_are_for_gpus(cohort):
+    plain = LesionVolume(epochs=1, random_state=0)
+    model = clone(plain).set_params(mixed_precision=True, compile=True)
+    found = [bits(one.fit(cohort[0], sizes(cohort[1])).predict(cohort[0])) for one in (model, plain)]
+    assert found[0] == found[1]
+    assert not model.net_.mixed
+
+
+def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, tmp_path):
+    """Everything but the GPU: the processor stands in for it."""
+    compiled = []
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: (compiled.append(self), original(self, backend="eager")))
+
+    class Gpu:
+        type = "cuda"
+
+        def __str__(self):
+            return "cpu"
+
+    monkeypatch.setattr(torch_state, "resolve_device", lambda device, fallback=False: Gpu())
+    monkeypatch.setattr(torch_state, "forked_generator", lambda seed, device: torch.random.fork_rng(devices=[]))
+    model = LesionVolume(epochs=1, compile=True, checkpoint=tmp_path, random_state=0).fit(cohort[0], sizes(cohort[1]))
+    assert compiled == [model.net_.module_]
+    assert set(model.net_.module_.state_dict()) == set(Counter(1, 4, 0).state_dict())
+    assert bits(pickle.loads(pickle.dumps(model)).predict(cohort[0])) == bits(model.predict(cohort[0]))
+
+
+def test_inputs_and_targets_may_have_several_parts(cohort):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(2))
+
+        def forward(self, image, prior):
+            return self.scale[0] * image.mean(dim=(1, 2, 3, 4)) + self.scale[1] * prior.mean(dim=(1, 2, 3, 4))
+
+    class Pairs(nn.Module):
+        def forward(self, answers, targets):
+            return ((answers - targets["size"]) ** 2 + 0 * targets["weight"].sum()).mean()
+
+    class Parts(LesionVolume):
+        def _inputs(self, case):
+            image = super()._inputs(case)
+            return {"image": image, "prior": 2 * image}
+
+        def _learn(self, inputs, targets):
+            self.n_channels_ = len(inputs[0]["image"])
+
+        def _target(self, target, inputs):
+            return {"size": np.float64(target), "weight": np.ones(3)}
+
+        def _module(self):
+            return Two()
+
+        def _criterion(self):
+            return Pairs()
+
+    cases, masks, _ = cohort
+    model = Parts(epochs=1, learning_rate=0.0, checkpoint=None, random_state=0).fit(cases, sizes(masks))
+    np.testing.assert_allclose(model.predict(cases), [3 * case.mean() for case in cases], rtol=1e-4)
+
+
+def test_the_estimator_is_there_without_torch_and_says_what_to_install():
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch': raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from dmrifit import VolumeEstimator\n"
+        "class One(VolumeEstimator):\n"
+        "    def __init__(self, *, epochs=2): super().__init__(epochs=epochs)\n"
+        "    def _module(self): pass\n"
+        "    def _criterion(self): pass\n"
+        "    def _case_score(self, prediction, target): pass\n"
+        "assert One(epochs=3).get_params() == {'epochs': 3}\n"
+        "One().fit([[[[1.0]]]], [1.0])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert result.returncode == 1
+    assert 'pip install "dmrifit[deep]"' in result.stderr
+
+
+def test_a_class_that_lacks_a_hook_is_refused_by_its_name():
+    class Half(VolumeEstimator):
+        def _module(self):
+            pass
+
+    with pytest.raises(TypeError, match=r"abstract class Half .*_case_score.*_criterion"):
+        Half()

@@ -1,0 +1,247 @@
+"""The study's regressors by their names."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+from sklearn.svm import SVR
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from dmrifit.predict.algorithms import (
+    ALGORITHMS,
+    CONSTANT,
+    PATCHWISE,
+    VOXELWISE,
+    TargetWise,
+    build_regressor,
+    default_patch_shape,
+    make_regressor,
+)
+
+
+@parametrize_with_checks([TargetWise(Ridge())])
+def test_one_regressor_per_target_keeps_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture
+def world():
+    """A mildly curved map of 4 inputs to 3 targets whose units differ by orders of magnitude."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(0, 1, (300, 4))
+    Y = X @ rng.normal(size=(4, 3)) + 0.3 * X[:, :1] ** 2
+    return X, Y * [1.0, 1e3, 1e-3]
+
+
+@pytest.fixture(params=[*VOXELWISE, *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE)])
+def name(request):
+    return request.param
+
+
+MEDIAN = ["LR", "RFR", "ETR", "GBR", *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE), CONSTANT]
+
+
+def test_the_seven_names_are_those_of_the_study():
+    assert ALGORITHMS == ("LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN")
+    assert ALGORITHMS[:6] == VOXELWISE
+    assert set(ALGORITHMS) - set(VOXELWISE) < set(PATCHWISE)
+
+
+def test_every_algorithm_learns_targets_of_any_unit(name, world):
+    X, Y = world
+    prediction = make_regressor(name, random_state=0).fit(X, Y).predict(X)
+    residual = ((prediction - Y) ** 2).sum(axis=0) / ((Y - Y.mean(axis=0)) ** 2).sum(axis=0)
+    assert residual.max() < 0.25
+
+
+def test_units_do_not_change_what_is_learned(name, world):
+    X, Y = world
+    unit = 2.0**14  # exact, because a tie between two splits would be decided by rounding
+    one = make_regressor(name, random_state=0).fit(X, Y).predict(X)
+    other = make_regressor(name, random_state=0).fit(unit * X, unit * Y).predict(unit * X)
+    np.testing.assert_allclose(other, unit * one, rtol=1e-9)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(name, world):
+    X, Y = world
+    first, second = (make_regressor(name, random_state=3).fit(X, Y).predict(X) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+    other = make_regressor(name, random_state=4).fit(X, Y).predict(X)
+    draws = name not in ("LR", "GBR")
+    assert (first.tobytes() != other.tobytes()) == draws
+
+
+def test_one_target_comes_back_as_it_was_given(name, world):
+    X, Y = world
+    assert make_regressor(name, random_state=0).fit(X, Y[:, 0]).predict(X[:5]).shape == (5,)
+    assert make_regressor(name, random_state=0).fit(X, Y).predict(X[:5]).shape == (5, 3)
+
+
+def test_parameters_reach_the_class_behind_the_name():
+    assert make_regressor("RFR", n_estimators=7, n_jobs=2).regressor[-1].n_estimators == 7
+    assert make_regressor("RFR", n_jobs=2).regressor[-1].n_jobs == 2
+    assert make_regressor("GBR", max_depth=2).regressor[-1].max_depth == 2
+    assert make_regressor("mlNN", hidden_layer_sizes=(4, 4)).regressor[-1].hidden_layer_sizes == (4, 4)
+    for name in ("RFR", "GBR", "slNN"):
+        with pytest.raises(TypeError, match="n_trees"):
+            make_regressor(name, n_trees=7)
+
+
+def test_boosting_keeps_to_one_thread_because_bits_depend_on_their_number():
+    assert make_regressor("GBR", n_jobs=2).regressor[-1].n_jobs == 1
+
+
+@pytest.mark.parametrize("epochs", [3, 12])
+def test_perceptrons_stop_after_their_epochs_without_a_warning(epochs, world):
+    fitted = make_regressor("slNN", epochs=epochs, random_state=0).fit(*world)
+    assert fitted.regressor_[-1].n_iter_ == epochs
+
+
+def test_a_stopping_rule_of_scikit_learn_replaces_the_epochs(world):
+    fitted = make_regressor("slNN", tol=0.05, n_iter_no_change=2, random_state=0).fit(*world).regressor_[-1]
+    assert fitted.max_iter == 200
+    assert 2 < fitted.n_iter_ < 100
+
+
+@pytest.mark.parametrize("name", MEDIAN)
+def test_the_median_is_learned_where_it_can_be(name):
+    """Skewed noise that the inputs do not explain: mean 3.1, median 1."""
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(1500, 2))
+    Y = np.exp(1.5 * rng.normal(size=(1500, 2))) * [1.0, 100.0]
+    params = {"min_samples_leaf": 300} if name in ("RFR", "ETR") else {}
+    prediction = make_regressor(name, loss="median", random_state=0, **params).fit(X, Y).predict(X)
+    np.testing.assert_allclose(np.median(prediction, axis=0), [1, 100], rtol=0.25)
+    built = build_regressor(name, n_targets=2, loss="median", random_state=0)
+    assert built.fit(X, Y).predict(X).shape == Y.shape
+
+
+@pytest.mark.parametrize("name", ["slNN", "mlNN"])
+def test_who_has_no_median_names_those_that_have(name):
+    with pytest.raises(ValueError, match=rf"{name} cannot learn the median; LR, RFR, ETR, GBR, CNN, ViT"):
+        build_regressor(name, n_targets=2, loss="median")
+
+
+def test_losses_are_named():
+    with pytest.raises(ValueError, match="'mean' or 'median', not 'mode'"):
+        make_regressor("LR", loss="mode")
+    with pytest.raises(ValueError, match=r"loss='median' is for regressors by name .*Ridge was given"):
+        build_regressor(Ridge(), n_targets=2, loss="median")
+
+
+def test_neighborhoods_are_those_of_the_patchwise_algorithms():
+    assert {name: default_patch_shape(name) for name in (*ALGORITHMS, *PATCHWISE, CONSTANT)} == {
+        **dict.fromkeys((*VOXELWISE, CONSTANT)), **dict.fromkeys(PATCHWISE, (3, 3, 1))
+    }  # fmt: skip
+    assert default_patch_shape(Ridge()) is None
+
+
+@pytest.mark.deep
+def test_a_given_network_is_told_its_neighborhood_unless_it_has_one():
+    from dmrifit.predict.patch_networks import PatchCNN
+
+    for given in (PatchCNN(), make_pipeline(PolynomialFeatures(1), PatchCNN()), make_regressor("CNN")):
+        assert default_patch_shape(given) == (3, 3, 1)
+        built = build_regressor(given, n_targets=2, patch_shape=(5, 3, 1))
+        assert default_patch_shape(built) == (5, 3, 1)
+    own = PatchCNN((3, 3, 3))
+    assert default_patch_shape(own) == (3, 3, 3)
+    assert build_regressor(own, n_targets=2, patch_shape=(5, 3, 1)).regressor.patch_shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [("GBR", "xgboost", "boost"), ("CNN", "torch", "deep"), ("ViT", "skorch", "deep")],
+)
+def test_a_missing_library_is_named_with_the_command(name, library, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch", sys))
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf'{library} is not installed; .*pip install "dmrifit\[{extra}\]"'):
+        build_regressor(name, n_targets=2)
+
+
+def test_the_module_loads_no_library_of_an_extra():
+    code = (
+        "import sys, dmrifit.predict.algorithms as a; a.default_patch_shape('CNN'); a.make_regressor('LR'); "
+        "assert not {'torch', 'skorch', 'xgboost'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["LR", "slNN"])
+def test_a_given_algorithm_is_fitted_to_all_targets_at_once(name):
+    assert not isinstance(build_regressor(make_regressor(name), n_targets=3).regressor, TargetWise)
+
+
+def test_linear_regression_is_ordinary_least_squares(world):
+    X, Y = world
+    np.testing.assert_allclose(
+        make_regressor("LR").fit(X, Y).predict(X), LinearRegression().fit(X, Y).predict(X), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_the_constant_is_the_median_of_the_training_targets(world):
+    X, Y = world
+    prediction = make_regressor(CONSTANT).fit(X, Y).predict(X[:2])
+    np.testing.assert_array_equal(prediction, np.tile(np.median(Y, axis=0), (2, 1)))
+
+
+@pytest.mark.parametrize("unknown", ["lr", "SVM", ""])
+def test_an_unknown_algorithm_is_named_with_the_choice(unknown):
+    with pytest.raises(ValueError, match=rf"no algorithm '{unknown}'.*LR, RFR, ETR"):
+        make_regressor(unknown)
+
+
+def test_a_given_regressor_is_copied_seeded_and_scaled(world):
+    X, Y = world
+    given = RandomForestRegressor(5)
+    built = build_regressor(given, n_targets=3, random_state=0)
+    assert isinstance(built, TransformedTargetRegressor)
+    assert built.regressor is not given
+    assert given.random_state is None
+    first = built.fit(X, Y).predict(X)
+    assert first.tobytes() == build_regressor(given, n_targets=3, random_state=0).fit(X, Y).predict(X).tobytes()
+
+
+def test_targets_are_scaled_for_a_given_regressor_that_minds(world):
+    X, Y = world
+    predicted, large = (build_regressor(SVR(), n_targets=3).fit(X, unit * Y).predict(X) for unit in (1, 1000))
+    np.testing.assert_allclose(large / 1000, predicted, atol=0.01 * Y.std())
+
+
+def test_a_seed_of_its_own_stays_with_a_given_regressor():
+    built = build_regressor(RandomForestRegressor(5, random_state=7), n_targets=3, random_state=0)
+    assert built.regressor.random_state == 7
+
+
+def test_a_generator_moves_on_between_two_regressors(world):
+    X, Y = world
+    generator = np.random.RandomState(0)
+    first = build_regressor("RFR", n_targets=3, random_state=generator).fit(X, Y).predict(X)
+    second = build_regressor("RFR", n_targets=3, random_state=generator).fit(X, Y).predict(X)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("single", [SVR(), HistGradientBoostingRegressor(max_iter=5)], ids=["SVR", "boosting"])
+def test_a_regressor_of_one_target_is_fitted_target_by_target(single, world):
+    X, Y = world
+    assert build_regressor(single, n_targets=3).fit(X, Y).predict(X).shape == (300, 3)
+    assert not isinstance(build_regressor(single, n_targets=1).regressor, TargetWise)
+
+
+def test_a_given_target_transformation_is_kept():
+    given = TransformedTargetRegressor(make_pipeline(PolynomialFeatures(2), Ridge()))
+    assert build_regressor(given, n_targets=3).get_params().keys() == clone(given).get_params().keys()
+
+
+@pytest.mark.parametrize("thing", [LinearRegression, 3, PolynomialFeatures()])
+def test_what_is_no_regressor_is_refused(thing):
+    with pytest.raises(TypeError, match=r"name .* or a scikit-learn regressor"):
+        build_regressor(thing, n_targets=3)

@@ -1,0 +1,235 @@
+"""What strategies share: checks of protocols, unusable voxels, designs, tuning by patients."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold, LeaveOneGroupOut
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.base import Design, resolve_patch_shape
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+
+TARGET = Protocol.preset("cohort1")
+CLINICAL = TARGET.clinical()
+SOURCE = TARGET.take(CLINICAL)
+PROTOCOLS = {"source": SOURCE, "target": TARGET}
+X = np.ones((30, 5))
+Y = np.ones((30, 21))
+
+
+@pytest.fixture(params=[SignalToSignal, MapsToMaps], ids=lambda strategy: strategy.__name__)
+def strategy(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """Noisy signals of 400 voxels whose T2t, K and S0 follow Dt."""
+    rng = np.random.default_rng(0)
+    n = 400
+    dt = rng.uniform(0.6, 1.8, n)
+    s0, f = rng.uniform(200, 400, n), rng.uniform(0.05, 0.3, n)
+    dv, t2v = rng.uniform(10, 40, n), rng.uniform(160, 240, n)
+    truth = np.column_stack([s0, f, dv, t2v, dt, 1.2 - 0.4 * dt, 30 + 30 * dt])
+    signals = MODELS["t2-ivim-kurtosis"].signal(truth, TARGET)
+    return np.abs(signals + rng.normal(0, 1, signals.shape))
+
+
+def test_the_neighborhood_of_an_estimator_is_known_before_it_is_fitted(strategy):
+    assert resolve_patch_shape(strategy("LR")) is None
+    assert resolve_patch_shape(strategy("LR", patch_shape=(3, 3, 3))) == (3, 3, 3)
+    assert resolve_patch_shape(strategy("CNN")) == (3, 3, 1)
+    assert resolve_patch_shape(strategy("CNN", patch_shape=(5, 5, 1))) == (5, 5, 1)
+    pipeline = make_pipeline(FunctionTransformer(), strategy("CNN"))
+    assert resolve_patch_shape(GridSearchCV(pipeline, {})) == (3, 3, 1)
+    assert resolve_patch_shape(Ridge()) is None
+    with pytest.raises(ValueError, match="three odd numbers"):
+        resolve_patch_shape(strategy(patch_shape=(2, 2, 2)))
+
+
+def test_one_voxel_is_a_neighborhood_of_one(strategy, noisy):
+    source = noisy[:, CLINICAL]
+    alone = strategy("LR", **PROTOCOLS).fit(source, noisy)
+    patch = strategy("LR", **PROTOCOLS, patch_shape=(1, 1, 1)).fit(source, noisy)
+    np.testing.assert_array_equal(alone.predict_maps(source[:20]), patch.predict_maps(source[:20]))
+
+
+# Usable voxels -----------------------------------------------------------------------------------
+
+
+def test_unusable_training_voxels_are_dropped_and_counted(strategy, noisy):
+    source, target = noisy[:300, CLINICAL].copy(), noisy[:300].copy()
+    clean = strategy("LR", **PROTOCOLS).fit(source[10:], target[10:])
+    source[:5], target[5:10] = np.nan, np.nan
+    estimator = strategy("LR", **PROTOCOLS).fit(source, target)
+    assert (clean.n_dropped_, estimator.n_dropped_) == (0, 10)
+    tested = noisy[300:, CLINICAL]
+    np.testing.assert_array_equal(estimator.predict(tested), clean.predict(tested))
+
+
+def test_nothing_usable_is_an_error(strategy):
+    with pytest.raises(ValueError, match="none of 30 training voxels"):
+        strategy("LR", **PROTOCOLS).fit(np.full((30, 5), np.nan), np.full((30, 21), np.nan))
+
+
+def test_a_voxel_with_a_gap_is_predicted_as_nan_and_its_neighbors_are_not(strategy, noisy):
+    estimator = strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    source = noisy[300:320, CLINICAL].copy()
+    whole = estimator.predict(source)
+    source[3] = np.nan
+    broken = estimator.predict(source)
+    assert np.isnan(broken[3]).all()
+    complete = np.arange(20) != 3
+    np.testing.assert_allclose(broken[complete], whole[complete], rtol=1e-12)
+    assert np.isnan(estimator.predict_maps(source)[3]).all()
+    assert np.isnan(estimator.predict(np.full((2, 5), np.nan))).all()
+
+
+# Designs -----------------------------------------------------------------------------------------
+
+
+def linear_world(seed, n=40):
+    """Signals of which the target is a linear function of the source, with noise."""
+    rng = np.random.default_rng(seed)
+    source = rng.uniform(1, 10, (n, 5))
+    target = source @ np.random.default_rng(99).uniform(0, 1, (5, 21)) + rng.normal(
+        0, 0.1, (n, 21)
+    )
+    return source, target
+
+
+def test_designs_of_patients_are_as_good_as_all_their_voxels_at_once():
+    patients = [linear_world(seed) for seed in range(3)]
+    together = SignalToSignal("LR", **PROTOCOLS)
+    designs = [together.design(source, target) for source, target in patients]
+    together.fit_designs(designs)
+    source = np.concatenate([patient[0] for patient in patients])
+    target = np.concatenate([patient[1] for patient in patients])
+    reference = LinearRegression().fit(source, target)
+    new = linear_world(7)[0]
+    np.testing.assert_allclose(together.predict(new), reference.predict(new), rtol=1e-8)
+
+
+def test_linear_regression_needs_no_more_of_a_design_than_its_moments():
+    estimator = SignalToSignal("LR", **PROTOCOLS)
+    assert estimator.learns_from_moments
+    assert not SignalToSignal("RFR", **PROTOCOLS).learns_from_moments
+    assert not SignalToSignal(LinearRegression(), **PROTOCOLS).learns_from_moments
+    designs = [estimator.design(*linear_world(seed)).reduced() for seed in range(3)]
+    assert all(design.features is None for design in designs)
+    new = linear_world(7)[0]
+    estimator.fit_designs(designs)
+    whole = LinearRegression().fit(
+        *map(np.concatenate, zip(*map(linear_world, range(3)), strict=True))
+    )
+    np.testing.assert_allclose(estimator.predict(new), whole.predict(new), rtol=1e-8)
+
+
+def test_a_design_of_moments_alone_has_no_arrays_to_give():
+    features, targets = np.arange(12.0).reshape(6, 2), np.arange(6.0)[:, None]
+    design = Design(6, 1, 2, features, targets)
+    assert design.arrays() == (features, targets)
+    reduced = design.reduced()
+    assert (reduced.n_voxels, reduced.n_dropped, reduced.n_columns) == (6, 1, 2)
+    np.testing.assert_allclose(reduced.moments.mean_y, [2.5])
+    with pytest.raises(ValueError, match="moments alone"):
+        reduced.arrays()
+
+
+def test_designs_without_a_usable_voxel_are_counted_only():
+    estimator = SignalToSignal("LR", **PROTOCOLS)
+    source, target = linear_world(0)
+    empty = estimator.design(np.full((7, 5), np.nan), np.full((7, 21), np.nan))
+    assert (empty.n_voxels, empty.n_dropped) == (0, 7)
+    assert empty.reduced().moments is None
+    filled = estimator.design(source, target)
+    estimator.fit_designs([empty.reduced(), filled.reduced()])
+    estimator.fit_designs([empty, filled])
+    assert estimator.n_dropped_ == 7
+    reference = LinearRegression().fit(source, target)
+    np.testing.assert_allclose(estimator.predict(source), reference.predict(source), rtol=1e-8)
+
+
+# Regressors that are tuned inside ----------------------------------------------------------------
+
+
+def test_a_regressor_is_tuned_inside_by_leaving_patients_out(strategy, noisy):
+    target, groups = noisy[:240], np.repeat(list("abcd"), 60)
+    source = target[:, CLINICAL]
+    sizes = []
+
+    class Watched(Ridge):
+        def fit(self, X, y):
+            sizes.append(len(X))
+            return super().fit(X, y)
+
+    search = GridSearchCV(Watched(), {"alpha": [1e-3, 1.0]}, cv=LeaveOneGroupOut())
+    estimator = strategy(search, **PROTOCOLS).fit(source, target, groups=groups)
+    assert estimator.predict(source[:3]).shape == (3, 21)
+    assert sizes[:8] == [180] * 8  # each patient left out, for two candidates
+    with pytest.raises(
+        ValueError, match=r"tuned by leaving patients out: fit needs groups=patients"
+    ):
+        strategy(search, **PROTOCOLS).fit(source, target)
+    voxelwise = GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=5)
+    message = r"cv=5, which puts voxels of one patient on both sides.*GroupKFold"
+    with pytest.raises(ValueError, match=message):
+        strategy(voxelwise, **PROTOCOLS).fit(source, target, groups=groups)
+    by_patient = GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=GroupKFold(2))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        strategy(by_patient, **PROTOCOLS).fit(source, target, groups=groups[:-1])
+
+
+# Refusals ----------------------------------------------------------------------------------------
+
+
+def test_columns_of_the_source_are_named(strategy):
+    message = r"X of shape \(30, 21\).*5 columns.*S_b0_TE93, S_b50_TE93"
+    with pytest.raises(ValueError, match=message):
+        strategy(**PROTOCOLS).fit(Y, Y)
+
+
+def test_columns_of_the_target_are_named(strategy):
+    with pytest.raises(ValueError, match=r"Y of shape \(30, 20\).*21 columns.*S_b1600_TE120"):
+        strategy(**PROTOCOLS).fit(X, Y[:, 1:])
+    with pytest.raises(ValueError, match=r"Y of shape \(30,\)"):
+        strategy(**PROTOCOLS).fit(X, Y[:, 0])
+
+
+def test_rows_must_be_the_same_voxels(strategy):
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples.*30.*29"):
+        strategy(**PROTOCOLS).fit(X, Y[1:])
+
+
+def test_one_protocol_alone_is_refused(strategy):
+    with pytest.raises(ValueError, match="target is missing: give both protocols"):
+        strategy(source=SOURCE).fit(X, Y)
+    with pytest.raises(ValueError, match="source is missing"):
+        strategy(target=TARGET).fit(X, Y)
+
+
+def test_rows_without_their_neighbors_are_refused(strategy):
+    message = r"X of shape \(30, 5\).*45 columns of 9 neighbors.*Cohort.arrays"
+    with pytest.raises(ValueError, match=message):
+        strategy(**PROTOCOLS, patch_shape=(3, 3, 1)).fit(X, Y)
+    with pytest.raises(ValueError, match="a multiple of 9"):
+        strategy(patch_shape=(3, 3, 1)).fit(X, Y)
+    message = r"three odd numbers such as \(3, 3, 1\), not \(2, 3, 1\)"
+    with pytest.raises(ValueError, match=message):
+        strategy(**PROTOCOLS, patch_shape=(2, 3, 1)).fit(X, Y)
+
+
+def test_parameters_are_checked_without_data(strategy):
+    with pytest.raises(ValueError, match="no algorithm 'XGB'"):
+        strategy("XGB", **PROTOCOLS).check_parameters()
+    with pytest.raises(ValueError, match="target is missing"):
+        strategy(source=SOURCE).check_parameters()
+
+
+def test_the_prediction_checks_its_columns_too(strategy, noisy):
+    estimator = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+    with pytest.raises(ValueError, match=r"4 features.*expecting 5"):
+        estimator.predict(noisy[:, CLINICAL[:4]])

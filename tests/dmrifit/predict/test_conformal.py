@@ -1,0 +1,266 @@
+"""Intervals that are calibrated patient by patient."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.dummy import DummyRegressor
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, cross_validate
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from dmrifit.engine.fitting import fit_voxels
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.base import resolve_patch_shape
+from dmrifit.predict.conformal import ConformalIntervals, coverage_table
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal, reference_parameters
+from dmrifit.simulate.body_phantoms import simulate_cohort
+
+MODEL = MODELS["t2-ivim-kurtosis"]
+NAMES = MODEL.names
+
+
+@parametrize_with_checks([ConformalIntervals(SignalToSignal("LR"), random_state=0)])
+def test_intervals_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([ConformalIntervals(one, random_state=0) for one in (Ridge(), MapsToMaps("LR"))])
+def test_intervals_of_others_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Twenty patients with an offset each; the noise grows with the first input."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"p{i:02d}" for i in range(20)], rng.integers(20, 120, 20))
+    X = rng.uniform(0, 1, (len(patients), 2))
+    offset = dict(zip(np.unique(patients), rng.normal(scale=0.3, size=20), strict=True))
+    noise = rng.normal(size=len(X)) * (0.1 + 2 * X[:, 0])
+    y = 3 * X[:, 1] + noise + np.array([offset[p] for p in patients])
+    return X, y, patients
+
+
+def test_new_patients_are_covered_and_intervals_are_wide_where_errors_are_large(world):
+    X, y, patients = world
+    covered = []
+    for train, test in GroupKFold(7).split(X, groups=patients):
+        fitted = ConformalIntervals(Ridge(), random_state=0).fit(X[train], y[train], patients[train])
+        low, high = fitted.predict_interval(X[test])[:, 0].T
+        covered += [np.mean(((low <= y[test]) & (y[test] <= high))[patients[test] == p]) for p in set(patients[test])]
+        if len(covered) <= 3:
+            noisy = X[test][:, 0] > 0.8
+            calm = X[test][:, 0] < 0.2
+            assert (high - low)[noisy].mean() > 2 * (high - low)[calm].mean()
+    assert len(covered) == 20
+    assert abs(np.mean(covered) - 0.9) < 0.03
+
+
+def test_the_share_asked_for_is_the_share_covered(world):
+    X, y, patients = world
+    widths = []
+    for coverage in (0.5, 0.8, 0.95):
+        table = ConformalIntervals(Ridge(), coverage=coverage, random_state=0).fit(X, y, patients).calibration_
+        assert abs(table["coverage"].mean() - coverage) < 0.04
+        widths.append(table["width"].mean())
+    assert widths == sorted(widths)
+
+
+def test_quantiles_are_those_of_patients_that_were_not_trained_on(world):
+    """Recomputed by plain numpy for a constant prediction, whose errors are the targets themselves."""
+    X, y, patients = world
+    fitted = ConformalIntervals(DummyRegressor(), random_state=3).fit(X, y, patients)
+    predicted = np.empty(len(y))
+    for train, test in GroupKFold(5, shuffle=True, random_state=3).split(X, groups=patients):
+        assert not set(patients[train]) & set(patients[test])
+        predicted[test] = y[train].mean()
+    errors = y - predicted
+    spread = np.empty(len(y))
+    unit = np.sqrt((errors**2).mean())
+    for train, test in GroupKFold(5, shuffle=True, random_state=4).split(X, groups=patients):
+        weight = np.array([1 / np.sum(patients[train] == p) for p in patients[train]])
+        forest = clone(fitted._forest).fit(
+            np.column_stack([X, predicted])[train], np.abs(errors[train]) / unit, sample_weight=weight
+        )
+        spread[test] = forest.predict(np.column_stack([X, predicted])[test])
+    smallest = 0.05 * np.mean(np.abs(errors) / unit)
+    relative = errors / (np.maximum(spread, smallest) * unit)
+    order = np.argsort(relative)
+    below = np.cumsum(np.array([1 / np.sum(patients == p) for p in patients])[order]) / 20
+    expected = [relative[order][np.searchsorted(below, q)] for q in (0.05, 0.95)]
+    np.testing.assert_allclose(fitted.quantiles_[0], expected, rtol=1e-8)
+
+
+def test_a_patient_with_many_voxels_counts_as_one(world):
+    X, y, patients = world
+    loud = patients == "p03"
+    shifted = np.where(loud, y + 50, y)
+    many = np.concatenate([np.arange(len(y)), *[np.flatnonzero(loud)] * 20])
+    few, more = (
+        ConformalIntervals(DummyRegressor(strategy="median"), random_state=0)
+        .fit(X[rows], shifted[rows], patients[rows]).calibration_
+        for rows in (np.arange(len(y)), many)
+    )  # fmt: skip
+    assert more["width"].median() < 2 * few["width"].median()
+    assert more.loc[more["patient"] == "p03", "coverage"].item() < 0.1
+
+
+def test_voxels_that_do_not_calibrate_are_trained_on(world):
+    """Errors count where they are asked for: among the voxels of large noise."""
+    X, y, patients = world
+    noisy = X[:, 0] > 0.6
+    fitted = ConformalIntervals(LinearRegression(), random_state=0).fit(X, y, patients, calibrate=noisy)
+    assert fitted.calibration_["n_voxels"].sum() == noisy.sum()
+    np.testing.assert_array_equal(fitted.predict(X), LinearRegression().fit(X, y).predict(X))
+    everywhere = ConformalIntervals(LinearRegression(), random_state=0).fit(X, y, patients)
+    wide, narrow = (np.ptp(one.predict_interval(X[X[:, 0] < 0.2]), axis=2).mean() for one in (fitted, everywhere))
+    assert wide > narrow
+
+
+def test_the_same_seed_gives_the_same_bits_and_copies_keep_them(world):
+    X, y, patients = world
+    fitted = ConformalIntervals(Ridge(), random_state=5).fit(X, y, patients)
+    expected = fitted.predict_interval(X[:50])
+    again = clone(fitted).fit(X, y, patients)
+    np.testing.assert_array_equal(again.predict_interval(X[:50]), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict_interval(X[:50]), expected)
+    assert fitted.get_params()["estimator__alpha"] == 1.0
+
+
+def test_groups_are_routed_by_scikit_learn(world):
+    X, y, patients = world
+    with config_context(enable_metadata_routing=True):
+        intervals = ConformalIntervals(Ridge(), random_state=0).set_fit_request(groups=True)
+        done = cross_validate(intervals, X, y, cv=GroupKFold(4), params={"groups": patients}, return_estimator=True)
+    for one, (train, _) in zip(done["estimator"], GroupKFold(4).split(X, groups=patients), strict=True):
+        assert set(one.calibration_["patient"]) == set(patients[train])
+
+
+def test_the_table_of_coverage_counts_by_hand():
+    intervals = np.array([[[0, 1], [0, 2]], [[0, 1], [0, 4]], [[2, 3], [np.nan, 1]], [[2, 3], [1, 1]]])
+    reference = np.array([[0.5, 3.0], [2.0, 3.0], [2.0, 0.0], [np.nan, 1.0]])
+    table = coverage_table(intervals, reference, ["a", "a", "b", "b"], names=("f", "K"))
+    assert table.to_dict("list") == {
+        "patient": ["a", "a", "b", "b"],
+        "parameter": ["f", "K", "f", "K"],
+        "n_voxels": [2, 2, 1, 1],
+        "coverage": [0.5, 0.5, 1.0, 1.0],
+        "width": [1.0, 3.0, 1.0, 0.0],
+    }
+    with pytest.raises(ValueError, match="do not fit together"):
+        coverage_table(intervals, reference[:3], ["a", "a", "b", "b"])
+
+
+# Strategies -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Six synthetic patients with the maps that were fitted to their signals."""
+    voxels = simulate_cohort("cohort1", 6, shape=(16, 16, 4), random_state=2).arrays(
+        mask="body", max_voxels=80, random_state=0
+    )
+    return voxels, reference_parameters(voxels.Y, voxels.target, MODEL)
+
+
+@pytest.mark.parametrize("strategy", [SignalToSignal, MapsToMaps])
+def test_intervals_of_a_strategy_are_those_of_the_maps(strategy, table):
+    voxels, maps = table
+    estimator = strategy("LR", source=voxels.source, target=voxels.target)
+    fitted = ConformalIntervals(estimator, random_state=0).fit(voxels.X, voxels.Y, voxels.groups)
+    known = clone(fitted).fit(voxels.X, voxels.Y, voxels.groups, reference_maps=maps)
+    intervals = fitted.predict_interval(voxels.X)
+    np.testing.assert_array_equal(known.predict_interval(voxels.X), intervals)
+    assert intervals.shape == (len(voxels), 7, 2)
+    assert fitted.names_ == NAMES
+    assert set(fitted.calibration_["patient"]) == set(voxels.groups)
+    low, high = np.array(MODEL.bounds).T
+    assert np.all((intervals[:, 1:, 0] >= low[1:]) & (intervals[:, 1:, 1] <= high[1:]))
+    assert np.all(intervals[..., 0] <= intervals[..., 1])
+    np.testing.assert_array_equal(fitted.predict_maps(voxels.X), clone(estimator).fit(voxels.X, voxels.Y).predict_maps(
+        voxels.X))  # fmt: skip
+    gap = voxels.X[:3].copy()
+    gap[1] = np.nan
+    assert np.isnan(fitted.predict_interval(gap)).all(axis=(1, 2)).tolist() == [False, True, False]
+
+
+def test_intervals_go_around_neighborhoods_and_signals_too(table):
+    voxels, _ = table
+    rows = np.tile(voxels.X, 3)
+    estimator = SignalToSignal("LR", source=voxels.source, target=voxels.target, model=None, patch_shape=(3, 1, 1))
+    fitted = ConformalIntervals(estimator, random_state=0)
+    assert resolve_patch_shape(fitted) == (3, 1, 1)
+    assert fitted.fit(rows, voxels.Y, voxels.groups).predict_interval(rows[:5]).shape == (5, 21, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [SignalToSignal, MapsToMaps])
+@pytest.mark.parametrize("seed", [7101, 7102, 7103])
+def test_held_out_patients_of_a_mixed_cohort_are_covered(strategy, seed):
+    """Coverage and width by plain numpy; tumors, patient by patient held out, references from the fit."""
+    cohort = simulate_cohort("cohort1", 16, shape=(32, 32, 6), random_state=seed)
+    voxels = cohort.arrays(mask="lesion", max_voxels=150, random_state=0)
+    maps = fit_voxels(voxels.Y, voxels.target, MODEL).parameters
+    covered, width, constant = [], [], []
+    for train, test in LeaveOneGroupOut().split(voxels.X, groups=voxels.groups):
+        estimator = strategy("LR", source=voxels.source, target=voxels.target)
+        fitted = ConformalIntervals(estimator, random_state=0)
+        fitted.fit(voxels.X[train], voxels.Y[train], voxels.groups[train], reference_maps=maps[train])
+        intervals = fitted.predict_interval(voxels.X[test])
+        low, high = np.moveaxis(intervals, 2, 0)
+        covered.append(np.mean((low <= maps[test]) & (maps[test] <= high), axis=0))
+        found = coverage_table(intervals, maps[test], voxels.groups[test], names=NAMES)
+        np.testing.assert_allclose(found["coverage"], covered[-1])
+        width.append(np.mean(high - low, axis=0))
+        _, member, count = np.unique(voxels.groups[train], return_inverse=True, return_counts=True)
+        ends = np.quantile(
+            maps[train], [0.05, 0.95], axis=0, weights=np.tile(1 / count[member], (7, 1)).T, method="inverted_cdf"
+        )
+        constant.append(np.ptp(ends, axis=0))
+    assert np.all(np.abs(np.mean(covered, axis=0) - 0.9) < 0.05)
+    ratio = np.mean(width, axis=0) / np.mean(constant, axis=0)
+    assert ratio.mean() < 0.9
+
+
+class TestBadInput:
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    Y = X @ np.ones((2, 1))
+    patients = np.repeat(np.arange(6), 10)
+
+    def test_strategies_need_the_patients(self):
+        target = Protocol.preset("cohort1")
+        estimator = SignalToSignal(source=target.take(target.clinical()), target=target)
+        with pytest.raises(ValueError, match="patient by patient: give groups"):
+            ConformalIntervals(estimator).fit(np.ones((60, 5)), np.ones((60, 21)))
+
+    def test_few_patients_are_refused_with_their_number(self):
+        with pytest.raises(ValueError, match="at least 5 patients, and there are 3"):
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients % 3)
+        with pytest.raises(ValueError, match="at least 8 patients, and there are 6"):
+            ConformalIntervals(Ridge(), n_splits=8).fit(self.X, self.Y, self.patients)
+        with pytest.raises(ValueError, match="at least 5 patients, and there are 2"):
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, calibrate=self.patients < 2)
+
+    def test_rows_belong_together(self):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients[:-1])
+        with pytest.raises(ValueError, match="calibrate must be 60 booleans"):
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, calibrate=np.arange(60))
+        with pytest.raises(ValueError, match="reference_maps belong to a strategy"):
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, reference_maps=self.Y)
+
+    @pytest.mark.parametrize("options", [{"coverage": 1.0}, {"coverage": 90}, {"n_splits": 1}, {"n_splits": 2.5}])
+    def test_options_have_their_ranges(self, options):
+        with pytest.raises(ValueError, match=r"coverage must lie|n_splits must be"):
+            ConformalIntervals(Ridge(), **options).fit(self.X, self.Y, self.patients)
+
+    def test_nothing_is_predicted_before_the_fit(self):
+        for method in ("predict", "predict_interval", "predict_maps"):
+            with pytest.raises(NotFittedError):
+                getattr(ConformalIntervals(SignalToSignal()), method)(self.X)

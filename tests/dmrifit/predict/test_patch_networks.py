@@ -1,0 +1,185 @@
+"""Small torch networks over the neighborhood of a voxel."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LinearRegression
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("skorch")
+
+from dmrifit.predict import patch_networks  # noqa: E402
+from dmrifit.predict.patch_networks import PatchCNN, PatchTransformer  # noqa: E402
+
+pytestmark = pytest.mark.deep
+
+PATCH = (3, 3, 1)
+BOTH = [PatchCNN, PatchTransformer]
+
+
+@parametrize_with_checks([PatchCNN(), PatchCNN((1, 1, 1), loss="median"), PatchTransformer()])
+def test_the_networks_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Targets that depend on the middle voxel and, not linearly, on its neighbors; 2 channels."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 9, 2))
+    first = X[:, 4, 0] + np.tanh(2 * X[:, :, 1].mean(axis=1)) * X[:, 4, 1]
+    return X.reshape(1500, 18), np.stack([first, X[:, 4, 0] - X[:, 4, 1]], axis=1)
+
+
+@pytest.fixture(params=BOTH)
+def network(request):
+    return request.param(PATCH, random_state=0)
+
+
+def bits(network, X, Y):
+    return network.fit(X, Y).predict(X).tobytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 3, 1), (3, 3, 3), (5, 3, 1)])
+def test_convolutions_are_those_of_torch(shape):
+    torch.manual_seed(0)
+    net = patch_networks._Convolutions(2, 4, shape, 6, 0).double()
+    torch.nn.init.normal_(net.layers[-1].weight)
+    rows = torch.randn(5, int(np.prod(shape)) * 2, dtype=torch.float64)
+    images = rows.reshape(5, *shape, 2).movedim(-1, 1)
+    convolutions = [layer for layer in net.layers if isinstance(layer, torch.nn.Linear)][:-1]
+    expected = images
+    for layer in convolutions:
+        kernel = [min(3, n) for n in expected.shape[2:]]
+        weight = layer.weight.reshape(6, *kernel, -1).movedim(-1, 1)
+        expected = torch.relu(torch.nn.functional.conv3d(expected, weight, layer.bias))
+    middle = images[:, :, shape[0] // 2, shape[1] // 2, shape[2] // 2]
+    expected = net.layers[-1](expected.flatten(1)) + net.linear(middle)
+    np.testing.assert_allclose(net(rows).detach(), expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_training_begins_with_least_squares_on_the_middle_voxel(network, world):
+    X, Y = world
+    linear = LinearRegression().fit(X[:, 8:10], Y)
+    untrained = clone(network).set_params(learning_rate=0.0).fit(X, Y)
+    np.testing.assert_allclose(untrained.predict(X), linear.predict(X[:, 8:10]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("cls", "epochs"), [(PatchCNN, 60), (PatchTransformer, 30)])
+def test_neighbors_are_learned_that_no_line_finds(cls, epochs, world):
+    X, Y = world
+    train, test = slice(0, 1000), slice(1000, None)
+    linear = LinearRegression().fit(X[train], Y[train]).predict(X[test])
+    found = cls(PATCH, epochs=epochs, random_state=0).fit(X[train], Y[train]).predict(X[test])
+    left = [((answer - Y[test])[:, 0] ** 2).mean() for answer in (found, linear)]
+    assert left[0] < 0.6 * left[1]
+
+
+def test_the_median_is_learned_on_request():
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(4000, 1))
+    y = np.exp(1.5 * rng.normal(size=4000))
+    mean, median = (PatchCNN(loss=loss, epochs=30, random_state=0).fit(X, y).predict(X) for loss in ("mean", "median"))
+    assert median.mean() == pytest.approx(np.median(y), rel=0.15)
+    assert mean.mean() == pytest.approx(y.mean(), rel=0.15)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(network, world):
+    X, Y = world
+    first = bits(network, X, Y)
+    assert bits(clone(network), X, Y) == first
+    assert bits(clone(network).set_params(random_state=1), X, Y) != first
+
+
+def test_torch_keeps_its_generator_and_its_threads(network, world):
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    network.fit(*world).predict(world[0])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_state_of_torch_changes_no_bit(network, world):
+    X, Y = world
+    first = bits(network, X, Y)
+    threads = torch.get_num_threads()
+    torch.manual_seed(5)
+    torch.set_num_threads(threads + 1)
+    try:
+        assert bits(clone(network), X, Y) == first
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_networks_trained_in_threads_give_the_same_bits(network, world):
+    X, Y = world
+    alone = [bits(clone(network).set_params(random_state=seed), X, Y) for seed in range(4)]
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda seed: bits(clone(network).set_params(random_state=seed), X, Y), range(4)))
+    assert together == alone
+    assert torch.get_num_threads() == threads
+
+
+def test_rows_are_predicted_each_for_itself(network, world, monkeypatch):
+    X, Y = world
+    whole = network.fit(X, Y).predict(X)
+    monkeypatch.setattr(patch_networks, "_ROWS_AT_ONCE", 7)
+    np.testing.assert_allclose(network.predict(X), whole, rtol=1e-9, atol=1e-12)
+
+
+def test_every_pass_shows_every_row_once_in_a_new_order():
+    data = type("Data", (), {"X": torch.arange(10.0)[:, None], "y": torch.arange(10.0)})
+    batches = patch_networks._Batches(data, 4, seed=0)
+    passes = [torch.cat([y for _, y in batches]).tolist() for _ in range(2)]
+    assert [len(y) for _, y in batches] == [4, 4, 2]
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(10))
+    assert passes[0] != passes[1]
+
+
+def test_training_takes_the_epochs_that_were_asked_for(world):
+    history = PatchCNN(PATCH, epochs=3, random_state=0).fit(*world).net_.history
+    assert len(history) == 3
+    assert history[-1, "train_loss"] < history[0, "train_loss"]
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_parameters_are_plain(cls):
+    parameters = cls(PATCH, random_state=0).get_params()
+    assert json.loads(json.dumps(parameters)) == parameters | {"patch_shape": [3, 3, 1]}
+    names = list(cls.__init__.__annotations__)
+    assert names[-3:-1] == ["device", "random_state"]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"patch_shape": (5, 5, 1)}, r"18 columns are no whole number .* 25 neighbors; patch_shape=\(5, 5, 1\)"),
+        ({"patch_shape": (2, 3, 1)}, "three odd numbers"),
+        ({"loss": "mode"}, "must be one of mean, median, not 'mode'"),
+        ({"width": 0}, "width must be a whole number of at least 1, not 0"),
+        ({"epochs": 2.5}, "epochs must be a whole number of at least 1, not 2.5"),
+        ({"depth": -1}, "depth must be"),
+        ({"batch_size": True}, "batch_size must be"),
+        ({"learning_rate": -0.1}, "learning_rate must be"),
+    ],
+)
+def test_bad_parameters_are_named(change, match, network, world):
+    with pytest.raises(ValueError, match=match):
+        network.set_params(**change).fit(*world)
+
+
+def test_heads_share_the_width(world):
+    with pytest.raises(ValueError, match="width=15 must be a multiple of heads=2"):
+        PatchTransformer(PATCH, width=15).fit(*world)
+
+
+def test_weights_of_another_network_are_refused(network, world):
+    X, Y = world
+    weights = network.fit(X, Y).weights()
+    other = clone(network).set_params(width=8).fit(X, Y)
+    with pytest.raises(ValueError, match="do not fit"):
+        other.set_weights(weights)

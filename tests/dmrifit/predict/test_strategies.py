@@ -1,0 +1,528 @@
+"""Strategies that predict the advanced protocol from the clinical one."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from dmrifit.engine.fitting import FitStatus, fit_voxels
+from dmrifit.engine.map_fitter import ClinicalMetrics
+from dmrifit.engine.models import MODELS, Parameter, SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict import strategies as prediction
+from dmrifit.predict.algorithms import ALGORITHMS, PATCHWISE, VOXELWISE
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.stats.metrics import pearson
+
+TARGET = Protocol.preset("cohort1")
+CLINICAL = TARGET.clinical()
+SOURCE = TARGET.take(CLINICAL)
+MODEL = MODELS["t2-ivim-kurtosis"]
+PROTOCOLS = {"source": SOURCE, "target": TARGET}
+STRATEGIES = [SignalToSignal, MapsToMaps]
+
+
+@parametrize_with_checks([
+    SignalToSignal(), MapsToMaps(),
+    SignalToSignal("RFR", random_state=0), SignalToSignal(Ridge()), MapsToMaps(make_pipeline(Ridge())),
+])  # fmt: skip
+def test_strategies_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+# No check is left out, but the one of array API, which scikit-learn skips itself unless it is switched on.
+@pytest.mark.slow
+@parametrize_with_checks([strategy(name, random_state=0) for strategy in STRATEGIES for name in VOXELWISE])
+def test_every_algorithm_keeps_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.deep
+@parametrize_with_checks([strategy(name, random_state=0) for strategy in STRATEGIES for name in PATCHWISE])
+def test_networks_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_the_checks_cover_every_algorithm():
+    assert {*VOXELWISE, *PATCHWISE} >= set(ALGORITHMS)
+
+
+@pytest.fixture(params=STRATEGIES, ids=lambda strategy: strategy.__name__)
+def strategy(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Synthetic tissue whose T2t, K and S0 follow Dt, so that they can be guessed from ADC and F."""
+    rng = np.random.default_rng(0)
+    n = 400
+    dt = rng.uniform(0.6, 1.8, n)
+    return np.column_stack([
+        rng.uniform(200, 400, n), rng.uniform(0.05, 0.3, n), rng.uniform(10, 40, n), rng.uniform(160, 240, n),
+        dt, 1.2 - 0.4 * dt, 30 + 30 * dt,
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clean(truth):
+    return MODEL.signal(truth, TARGET)
+
+
+@pytest.fixture(scope="module")
+def noisy(clean):
+    rng = np.random.default_rng(1)
+    return np.abs(clean + rng.normal(0, 1, clean.shape) + 1j * rng.normal(0, 1, clean.shape))
+
+
+def test_a_linear_world_is_learned_exactly():
+    rng = np.random.default_rng(2)
+    X = rng.uniform(1, 10, (200, 5))
+    Y = X @ rng.uniform(0, 1, (5, 21))
+    estimator = SignalToSignal("LR", **PROTOCOLS).fit(X[:100], Y[:100])
+    np.testing.assert_allclose(estimator.predict(X[100:]), Y[100:], rtol=1e-8)
+    plain = SignalToSignal("LR").fit(X[:100], Y[:100])
+    np.testing.assert_allclose(plain.predict(X[100:]), Y[100:], rtol=1e-8)
+
+
+def test_the_maps_of_signals_to_signals_are_the_fit_to_the_prediction(noisy):
+    estimator = SignalToSignal("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    X = noisy[300:, CLINICAL]
+    expected = fit_voxels(estimator.predict(X), TARGET, MODEL).parameters
+    np.testing.assert_array_equal(estimator.predict_maps(X), expected)
+    assert np.isfinite(expected).all()
+    floor = fit_voxels(estimator.predict(X), TARGET, MODEL, sigma=2.0).parameters
+    np.testing.assert_array_equal(estimator.predict_maps(X, sigma=2.0), floor)
+
+
+def test_maps_to_maps_recovers_what_clinical_metrics_determine(truth, clean):
+    train, test = slice(0, 300), slice(300, None)
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(clean[train][:, CLINICAL], clean[train])
+    maps = estimator.predict_maps(clean[test][:, CLINICAL])
+    correlation = dict(zip(MODEL.names, pearson(maps, truth[test]), strict=True))
+    assert min(correlation[name] for name in ("f", "Dt", "K", "T2t")) > 0.85
+    assert abs(correlation["T2v"]) < 0.5  # nothing in the features tells it
+    assert np.median(np.abs(maps[:, 0] / truth[test][:, 0] - 1)) < 0.05
+
+
+def test_the_signals_of_maps_to_maps_are_those_of_its_maps(noisy):
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    X = noisy[300:, CLINICAL]
+    np.testing.assert_array_equal(estimator.predict(X), MODEL.signal(estimator.predict_maps(X), TARGET))
+
+
+def test_maps_to_maps_learns_scale_free_targets(noisy):
+    """A patient whose images are eight times as bright has the same maps but for S0."""
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    one = estimator.predict_maps(noisy[300:, CLINICAL])
+    bright = estimator.predict_maps(8 * noisy[300:, CLINICAL])
+    np.testing.assert_allclose(bright[:, 0], 8 * one[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(bright[:, 1:], one[:, 1:], rtol=1e-9)
+    retrained = MapsToMaps("LR", **PROTOCOLS).fit(8 * noisy[:300, CLINICAL], 8 * noisy[:300])
+    np.testing.assert_allclose(retrained.predict_maps(noisy[300:, CLINICAL]), one, rtol=1e-6)
+
+
+def test_maps_to_maps_sees_only_the_three_clinical_metrics(noisy):
+    """Two voxels with the same ADC_fast, ADC_slow and F get the same maps."""
+    estimator = MapsToMaps("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
+    assert estimator.regressor_.n_features_in_ == 3
+    metrics = ClinicalMetrics(SOURCE).fit_transform(noisy[300:, CLINICAL])
+    features = estimator.regressor_.predict(metrics[:, 2:])
+    low, high = np.array(MODEL.bounds).T
+    np.testing.assert_array_equal(
+        estimator.predict_maps(noisy[300:, CLINICAL])[:, 1:], np.clip(features, low, high)[:, 1:]
+    )
+
+
+def test_predicted_maps_stay_inside_the_bounds_of_the_model(noisy):
+    wild = np.random.default_rng(3).uniform(1, 100, (200, 5))
+    estimator = MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    maps = estimator.predict_maps(wild)
+    low, high = np.array(MODEL.bounds).T
+    fitted = np.isfinite(maps).all(axis=1)
+    assert fitted.sum() > 100
+    assert np.all(maps[fitted, 1:] >= low[1:])
+    assert np.all(maps[fitted, 1:] <= high[1:])
+    assert np.all(maps[fitted, 0] >= 0.8 * wild.max(axis=1)[fitted] * (1 - 1e-12))
+    assert np.any(maps[fitted, 1:] == low[1:])
+
+
+def test_reference_maps_that_are_known_save_the_fit_and_change_nothing(noisy):
+    X, Y = noisy[:300, CLINICAL], noisy[:300]
+    known = fit_voxels(Y, TARGET, MODEL).parameters
+    one = MapsToMaps("LR", **PROTOCOLS).fit(X, Y).predict_maps(noisy[300:, CLINICAL])
+    other = MapsToMaps("LR", **PROTOCOLS).fit(X, Y, reference_maps=known).predict_maps(noisy[300:, CLINICAL])
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"\(300, 7\).*S0, f, Dv.*not \(300, 6\)"):
+        MapsToMaps("LR", **PROTOCOLS).fit(X, Y, reference_maps=known[:, 1:])
+    with pytest.raises(ValueError, match="source= and target="):
+        MapsToMaps("LR").fit(X, Y, reference_maps=known)
+
+
+def test_a_reference_that_could_not_be_fitted_is_not_learned(noisy):
+    Y = noisy[:300].copy()
+    Y[:7] = 0.0
+    Y[7:9, 3] = -1.0
+    assert MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], Y).n_dropped_ == 9
+    assert SignalToSignal("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], Y).n_dropped_ == 0
+
+
+def test_negative_predictions_are_shown_and_fitted_as_zero(noisy):
+    X, Y = noisy[:300, CLINICAL], noisy[:300].copy()
+    Y[:, 20] -= 1000.0
+    estimator = SignalToSignal("LR", **PROTOCOLS).fit(X, Y)
+    prediction = estimator.predict(noisy[300:, CLINICAL])
+    assert np.all(prediction[:, 20] < 0)
+    expected = fit_voxels(np.maximum(prediction, 0), TARGET, MODEL).parameters
+    np.testing.assert_array_equal(estimator.predict_maps(noisy[300:, CLINICAL]), expected)
+    assert np.isfinite(expected).all()
+
+
+def test_the_held_out_targets_do_not_reach_the_prediction(strategy, noisy):
+    """Whatever stands in the targets of the patient that is left out, its prediction is the same."""
+    groups = np.repeat(np.arange(4), 100)
+    changed = noisy.copy()
+    changed[groups == 3] = 1e6 * np.arange(1, 22)
+    predictions = [
+        cross_val_predict(
+            strategy("RFR", **PROTOCOLS, random_state=0), noisy[:, CLINICAL], targets,
+            groups=groups, cv=LeaveOneGroupOut(),
+        )[groups == 3]
+        for targets in (noisy, changed)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(*predictions)
+
+
+def test_scaling_is_learned_from_the_training_voxels_alone(noisy):
+    estimator = SignalToSignal("ETR", **PROTOCOLS).fit(noisy[:100, CLINICAL], noisy[:100])
+    scaler = estimator.regressor_.regressor_["scale"]
+    np.testing.assert_allclose(scaler.mean_, noisy[:100, CLINICAL].mean(axis=0))
+    np.testing.assert_allclose(estimator.regressor_.transformer_.mean_, noisy[:100].mean(axis=0))
+
+
+def test_voxel_normalization_makes_the_prediction_follow_the_gain_of_each_voxel(noisy):
+    gain = np.random.default_rng(4).uniform(0.5, 2.0, (100, 1))
+    X = noisy[300:, CLINICAL]
+    relative = SignalToSignal("RFR", **PROTOCOLS, normalize="voxel", random_state=0)
+    relative.fit(noisy[:300, CLINICAL], noisy[:300])
+    np.testing.assert_allclose(relative.predict(gain * X), gain * relative.predict(X), rtol=1e-9)
+    absolute = SignalToSignal("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
+    assert np.abs(absolute.predict(gain * X) / (gain * absolute.predict(X)) - 1).max() > 0.1
+
+
+def test_voxel_normalization_leaves_out_voxels_without_a_signal_to_divide_by(noisy):
+    X = noisy[:300, CLINICAL].copy()
+    X[:3, 0] = 0.0
+    estimator = SignalToSignal("LR", **PROTOCOLS, normalize="voxel").fit(X, noisy[:300])
+    assert estimator.n_dropped_ == 3
+    assert np.isnan(estimator.predict(X[:4])).all(axis=1).tolist() == [True, True, True, False]
+
+
+def test_columns_may_stand_in_any_order(strategy, noisy):
+    order = np.random.default_rng(5).permutation(5)
+    back = np.random.default_rng(6).permutation(21)
+    plain = strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
+    mixed = strategy("LR", source=SOURCE.take(order), target=TARGET.take(back))
+    mixed.fit(noisy[:300, CLINICAL[order]], noisy[:300, back])
+    X = noisy[300:, CLINICAL]
+    np.testing.assert_allclose(mixed.predict(X[:, order]), plain.predict(X)[:, back], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LR", "RFR", "slNN"])
+def test_the_same_seed_gives_the_same_bits(strategy, name, noisy):
+    predictions = [
+        strategy(name, **PROTOCOLS, random_state=1).fit(noisy[:300, CLINICAL], noisy[:300])
+        .predict(noisy[300:, CLINICAL]).tobytes()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert predictions[0] == predictions[1]
+
+
+def test_the_number_of_jobs_does_not_change_the_bits(noisy):
+    predictions = {
+        SignalToSignal(RandomForestRegressor(20, n_jobs=jobs), **PROTOCOLS, random_state=0)
+        .fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL]).tobytes()
+        for jobs in (1, 2)
+    }  # fmt: skip
+    assert len(predictions) == 1
+
+
+def test_clone_and_pickle_keep_the_strategy(strategy, noisy):
+    estimator = strategy("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
+    X = noisy[300:, CLINICAL]
+    again = clone(estimator)
+    assert (again.source, again.target, again.regressor) == (SOURCE, TARGET, "RFR")
+    assert not hasattr(again, "regressor_")
+    np.testing.assert_array_equal(again.fit(noisy[:300, CLINICAL], noisy[:300]).predict(X), estimator.predict(X))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X), estimator.predict(X))
+
+
+def test_options_are_tuned_with_one_patient_left_out(strategy, noisy):
+    groups = np.repeat(np.arange(4), 100)
+    search = GridSearchCV(
+        strategy(Ridge(), **PROTOCOLS),
+        {"regressor__alpha": [1e-3, 1e6]},
+        cv=LeaveOneGroupOut(),
+        scoring="neg_median_absolute_error",
+    )
+    search.fit(noisy[:, CLINICAL], noisy, groups=groups)
+    assert search.best_params_ == {"regressor__alpha": 1e-3}
+    assert search.best_estimator_.predict_maps(noisy[:3, CLINICAL]).shape == (3, 7)
+
+
+def test_known_reference_maps_are_split_with_the_patients(noisy):
+    maps = fit_voxels(noisy, TARGET, MODEL).parameters
+    groups = np.repeat(np.arange(4), 100)
+    with config_context(enable_metadata_routing=True):
+        known, fitted = (
+            cross_val_predict(
+                MapsToMaps("LR", **PROTOCOLS).set_fit_request(reference_maps=use), noisy[:, CLINICAL], noisy,
+                cv=LeaveOneGroupOut(), params={"groups": groups} | ({"reference_maps": maps} if use else {}),
+            )
+            for use in (True, False)
+        )  # fmt: skip
+    np.testing.assert_array_equal(known, fitted)
+
+
+def test_a_strategy_ends_a_pipeline(strategy, noisy):
+    pipeline = make_pipeline(FunctionTransformer(), strategy("LR", **PROTOCOLS))
+    prediction = pipeline.fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
+    assert prediction.shape == (100, 21)
+
+
+def test_names_of_columns_come_through_a_pipeline(strategy, noisy):
+    names = [f"S_{label}" for label in SOURCE.labels]
+    pipeline = make_pipeline(FunctionTransformer(feature_names_out="one-to-one"), strategy("LR", **PROTOCOLS))
+    pipeline.set_output(transform="pandas")
+    frame = pd.DataFrame(noisy[:, CLINICAL], columns=names)
+    prediction = pipeline.fit(frame[:300], noisy[:300]).predict(frame[300:])
+    assert pipeline[-1].feature_names_in_.tolist() == names
+    np.testing.assert_array_equal(
+        prediction, strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
+    )
+    with pytest.raises(ValueError, match="feature names"):
+        pipeline[-1].predict(frame[names[::-1]])
+
+
+def test_another_model_and_a_protocol_without_echo_times_will_do():
+    target = Protocol([0, 50, 100, 400, 900, 1400])
+    parameters = np.random.default_rng(7).uniform([80, 0.05, 10, 0.6], [120, 0.2, 40, 1.6], (120, 4))
+    Y = MODELS["ivim"].signal(parameters, target)
+    for strategy in STRATEGIES:
+        estimator = strategy("LR", source=target.take(range(5)), target=target, model="ivim").fit(Y[:, :5], Y)
+        assert pearson(estimator.predict_maps(Y[:, :5]), parameters)[3] > 0.9
+
+
+def test_signals_are_predicted_without_a_model_for_them():
+    """Two shells predict a third; only maps ask for a model."""
+    target = Protocol([0, 700, 2000])
+    Y = np.random.default_rng(8).uniform(10, 20, (60, 3))
+    estimator = SignalToSignal("LR", source=target.take([0, 1]), target=target).fit(Y[:, :2], Y)
+    assert estimator.predict(Y[:4, :2]).shape == (4, 3)
+    with pytest.raises(ValueError, match=r"t2-ivim-kurtosis needs echo times.*target protocol has none"):
+        estimator.predict_maps(Y[:4, :2])
+    with pytest.raises(ValueError, match="without a model"):
+        estimator.set_params(model=None).predict_maps(Y[:4, :2])
+
+
+# Neighborhoods ----------------------------------------------------------------------------------------
+
+PATCH = (3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def patches(noisy):
+    """Rows of three neighbors; the voxel itself is the middle one."""
+    X = noisy[:, CLINICAL]
+    return np.concatenate([np.roll(X, 1, axis=0), X, np.roll(X, -1, axis=0)], axis=1)
+
+
+def test_what_the_neighbors_say_is_learned(strategy, noisy, patches):
+    """The target is the mean of the neighborhood, which the voxel alone does not tell."""
+    Y = (np.roll(noisy, 1, axis=0) + noisy + np.roll(noisy, -1, axis=0)) / 3
+    alone = strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], Y[:300])
+    near = strategy("LR", **PROTOCOLS, patch_shape=PATCH).fit(patches[:300], Y[:300])
+    assert (near.patch_shape_, near.n_features_in_) == (PATCH, 15)
+    reference = fit_voxels(Y[300:], TARGET, MODEL).parameters
+    dt = [pearson(maps, reference)[4] for maps in (
+        near.predict_maps(patches[300:]), alone.predict_maps(noisy[300:, CLINICAL]))]  # fmt: skip
+    assert dt[0] > 0.8
+    assert dt[1] < dt[0] - 0.15
+
+
+def test_maps_to_maps_computes_the_metrics_of_every_neighbor(noisy, patches):
+    """Neighbors without usable metrics have those of the voxel itself."""
+    broken = patches[:300].copy()
+    broken[:, :5] = np.nan
+    estimator = MapsToMaps(RecordingRidge(), **PROTOCOLS, patch_shape=PATCH).fit(broken, noisy[:300])
+    own = ClinicalMetrics(SOURCE).fit_transform(noisy[:301, CLINICAL])[:, 2:]
+    expected = np.concatenate([own[:300], own[:300], own[1:301]], axis=1)
+    np.testing.assert_array_equal(estimator.regressor_.regressor_.seen_, expected)
+    assert estimator.n_dropped_ == 0
+    assert np.isfinite(estimator.predict_maps(broken[:5])).all()
+    broken[:, 5:10] = np.nan
+    with pytest.raises(ValueError, match="none of 300 training voxels"):
+        estimator.fit(broken, noisy[:300])
+
+
+class RecordingRidge(Ridge):
+    """Keeps what it was shown."""
+
+    def fit(self, X, y, sample_weight=None):
+        self.seen_ = X
+        return super().fit(X, y, sample_weight)
+
+
+def test_the_amplitude_of_a_patch_is_that_of_its_own_voxel(noisy, patches):
+    estimator = MapsToMaps("LR", **PROTOCOLS, patch_shape=PATCH).fit(patches[:300], noisy[:300])
+    bright = patches[300:].copy()
+    bright[:, :5] *= 8
+    bright[:, 10:] *= 8
+    np.testing.assert_allclose(estimator.predict_maps(bright), estimator.predict_maps(patches[300:]), rtol=1e-6)
+
+
+def test_a_patch_is_normalized_by_its_own_voxel(noisy, patches):
+    own = patches[:, 5]
+    given = SignalToSignal("LR", **PROTOCOLS, normalize="voxel", patch_shape=PATCH).fit(patches, noisy)
+    plain = SignalToSignal("LR", **PROTOCOLS, patch_shape=PATCH).fit(patches / own[:, None], noisy / own[:, None])
+    by_hand = plain.predict(patches / own[:, None]) * own[:, None]
+    np.testing.assert_allclose(given.predict(patches), by_hand, rtol=1e-10)
+
+
+@pytest.mark.deep
+def test_the_patchwise_algorithm_looks_at_nine_neighbors_unless_told(strategy, noisy):
+    X = np.tile(noisy[:, CLINICAL], 9)
+    estimator = strategy("CNN", **PROTOCOLS, random_state=0).fit(X[:300], noisy[:300])
+    assert estimator.patch_shape_ == (3, 3, 1)
+    assert pearson(estimator.predict(X[300:]), noisy[300:]).mean() > 0.5
+    again = strategy("CNN", **PROTOCOLS, random_state=0).fit(X[:300], noisy[:300])
+    np.testing.assert_array_equal(again.predict(X[300:]), estimator.predict(X[300:]))
+    with pytest.raises(ValueError, match="45 columns of 9 neighbors"):
+        strategy("CNN", **PROTOCOLS).fit(X[:, :5], noisy)
+
+
+# What is learned of the maps --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def skewed():
+    """Reference maps whose Dv is log-normal given the clinical metrics, and whose K is 0 in part."""
+    rng = np.random.default_rng(11)
+    maps = np.tile([250.0, 0.2, 15.0, 200.0, 1.0, 0.8, 60.0], (400, 1))
+    maps[:, 2] = np.clip(15 * np.exp(0.8 * rng.standard_normal(400)), 4, 100)
+    maps[:, 5] = np.where(rng.random(400) < 0.3, 0.0, 0.8)
+    return maps
+
+
+@pytest.mark.parametrize("name", ["LR", "ETR"])
+def test_the_median_is_learned_on_request(name, clean, skewed):
+    X = clean[:, CLINICAL]
+    medians = MapsToMaps(name, **PROTOCOLS, loss="median", random_state=0).fit(X, clean, reference_maps=skewed)
+    means = MapsToMaps(name, **PROTOCOLS, random_state=0).fit(X, clean, reference_maps=skewed)
+    share_below = [(skewed[:, 2] < estimator.predict_maps(X)[:, 2]).mean() for estimator in (medians, means)]
+    assert abs(share_below[0] - 0.5) < 0.06
+    assert share_below[1] > 0.58
+
+
+def test_logarithms_give_the_geometric_mean_and_have_a_floor(clean, skewed):
+    X = clean[:, CLINICAL]
+    flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale="log").fit(X, clean, reference_maps=skewed)
+    maps = flat.predict_maps(X)
+    np.testing.assert_allclose(maps[:, 2], np.exp(np.log(skewed[:, 2]).mean()), rtol=1e-9)
+    np.testing.assert_allclose(maps[:, 5], np.exp(np.log(np.maximum(skewed[:, 5], 0.05)).mean()), rtol=1e-9)
+    clinical_s0 = ClinicalMetrics(SOURCE).fit_transform(X)[:, 0]
+    ratio = np.exp(np.log(250.0 / clinical_s0).mean())
+    largest = X.max(axis=1)
+    np.testing.assert_allclose(maps[:, 0], np.maximum(ratio * clinical_s0, 0.8 * largest), rtol=1e-9)
+
+
+def test_an_amplitude_is_learned_as_the_logarithm_of_its_ratio_on_either_scale(clean):
+    """The mean of S0 over the clinical S0 would follow the few voxels of short T2."""
+    X = clean[:, CLINICAL]
+    maps = np.tile([250.0, 0.2, 15.0, 200.0, 1.0, 0.8, 60.0], (400, 1))
+    maps[:, 0] = X.max(axis=1) * np.where(np.arange(400) % 10, 3.0, 90.0)
+    clinical_s0 = ClinicalMetrics(SOURCE).fit_transform(X)[:, 0]
+    ratio = np.exp(np.log(maps[:, 0] / clinical_s0).mean())
+    for scale in ("linear", "log"):
+        flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale=scale).fit(X, clean, reference_maps=maps)
+        np.testing.assert_allclose(flat.predict_maps(X)[:, 0], ratio * clinical_s0, rtol=1e-9)
+
+
+def test_a_line_that_leaves_all_numbers_ends_at_the_bounds(noisy):
+    estimator = MapsToMaps("LR", **PROTOCOLS, target_scale="log").fit(noisy[:300, CLINICAL], noisy[:300])
+    wild = np.array([[1e-9, 1.0, 1e3, 1.0, 1e-9], [1.0, 1.0, 5.0, 1.0, 1.0], [100.0, 1.0, 1.0, 0.9, 0.1]])
+    maps = estimator.predict_maps(wild)
+    low, high = np.array(MODEL.bounds).T
+    assert np.all((maps[:, 1:] >= low[1:]) & (maps[:, 1:] <= high[1:]))
+
+
+class TestBadInput:
+    X = np.ones((30, 5))
+    Y = np.ones((30, 21))
+
+    def test_losses_and_scales_of_targets_must_be_known(self):
+        with pytest.raises(ValueError, match="'mean' or 'median', not 'mode'"):
+            MapsToMaps(**PROTOCOLS, loss="mode").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="slNN cannot learn the median"):
+            MapsToMaps("slNN", **PROTOCOLS, loss="median").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="'linear' or 'log', not 'ln'"):
+            MapsToMaps(**PROTOCOLS, target_scale="ln").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="needs to know the parameters: give source="):
+            MapsToMaps(target_scale="log").fit(self.X, self.Y)
+
+    def test_a_parameter_of_either_sign_has_no_logarithm(self):
+        model = SignalModel.from_expression(
+            "S0*exp(-b*D) + c", [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3),
+                                 Parameter("c", "", -1, 1)], name="offset",
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=r"no floor for parameter c of model offset.*-1 and 1"):
+            MapsToMaps(**PROTOCOLS, model=model, target_scale="log").fit(self.X, self.Y)
+
+    def test_maps_need_protocols(self, strategy):
+        rng = np.random.default_rng(9)
+        estimator = strategy("LR").fit(rng.normal(size=(30, 5)), rng.normal(size=(30, 21)))
+        with pytest.raises(ValueError, match="source= and target="):
+            estimator.predict_maps(self.X)
+
+    def test_maps_to_maps_names_the_clinical_images_it_lacks(self):
+        source = TARGET.take([0, 1, 2, 3])
+        with pytest.raises(ValueError, match=r"b = 900 s/mm², which the protocol lacks"):
+            MapsToMaps(source=source, target=TARGET).fit(self.X[:, :4], self.Y)
+
+    def test_normalization_must_be_known_and_needs_protocols(self):
+        with pytest.raises(ValueError, match="not 'patient'"):
+            SignalToSignal(**PROTOCOLS, normalize="patient").fit(self.X, self.Y)
+        with pytest.raises(ValueError, match="source= and target="):
+            SignalToSignal(normalize="voxel").fit(self.X, self.Y)
+
+
+def test_maps_are_not_learned_from_fits_that_did_not_converge(noisy, monkeypatch):
+    lost = np.zeros(len(noisy), bool)
+    lost[[3, 50, 211]] = True
+
+    def some_lost(signals, protocol, model, **options):
+        result = fit_voxels(signals, protocol, model, **options)
+        if model == "adc" or len(protocol) != len(TARGET):
+            return result
+        return replace(result, status=np.where(lost, FitStatus.NOT_CONVERGED, result.status))
+
+    expected = MapsToMaps(**PROTOCOLS).fit(noisy[~lost][:, CLINICAL], noisy[~lost])
+    monkeypatch.setattr(prediction, "fit_voxels", some_lost)
+    found = MapsToMaps(**PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+    assert found.n_dropped_ == expected.n_dropped_ + 3
+    X = noisy[:20, CLINICAL]
+    np.testing.assert_allclose(found.predict_maps(X), expected.predict_maps(X), rtol=1e-9)
+
+

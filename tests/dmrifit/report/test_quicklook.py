@@ -1,0 +1,170 @@
+"""The page to look at after a fit."""
+
+import base64
+import gzip
+import io
+import json
+import math
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from dmrifit.engine.models import MODELS, Parameter, SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging import fit_predict
+from dmrifit.imaging.fit_predict import fit_image, predict_image
+from dmrifit.predict.strategies import SignalToSignal
+
+PROTOCOL = Protocol([0, 200, 500, 1000])
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A synthetic scan; half of its voxels diffuse faster than the upper bound of the fits below."""
+    rng = np.random.default_rng(0)
+    adc = np.concatenate([rng.uniform(0.3, 0.9, 50), rng.uniform(1.5, 2, 50)])
+    signals = MODELS["adc"].signal(np.column_stack([np.full(100, 300.0), adc]), PROTOCOL).reshape(5, 5, 4, 4)
+    signals[0, 0, 0] = -1
+    path = tmp_path / "a<b>.nii"
+    nib.save(nib.Nifti1Image(signals, np.diag([-2.0, 2, 4, 1])), path)
+    return path
+
+
+@pytest.fixture
+def page(image, tmp_path):
+    fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 1)}, sigma=1.5, out=tmp_path / "out", quicklook=True)
+    return (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_from_elsewhere(page):
+    addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')\s]+)", page)
+    assert addresses
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    # The viewer's own script and its numbers; nothing else may run, and nothing may be asked for.
+    assert len(re.findall("<script", page)) == 2
+    assert "default-src &#39;none&#39;; img-src data:;" in page
+    assert "@import" not in page
+
+
+def test_its_pictures_can_be_read(page):
+    pictures = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
+    assert len(pictures) == 3  # S0, ADC, status
+    for picture in pictures:
+        shown = imread(io.BytesIO(base64.b64decode(picture)))
+        assert shown.shape[1] > 600
+        assert shown[..., :3].std() > 0.02
+
+
+def test_it_says_what_was_fitted_and_how(page):
+    text = re.sub(r"<[^>]+>", " ", page.partition("<body>")[2])
+    for expected in (
+        "S0*exp(-b*ADC)",
+        "µm²/ms",
+        "100 voxels",
+        "1 not fitted",
+        "b = 0, 200, 500, 1000 s/mm²",
+        "50.5 % at 1",
+        "0 % at 0",
+        "1.5",
+        "numba",
+        "SHA-256",
+    ):
+        assert expected in text, expected
+
+
+def test_names_of_files_are_escaped(page):
+    assert "a&lt;b&gt;" in page
+    assert "<b>_" not in page
+
+
+def test_a_picture_of_all_parameters_stands_beside_it(page, tmp_path):
+    shown = imread(tmp_path / "out" / "a<b>_model-adc_quicklook.png")
+    assert shown.shape[1] == 1500
+    assert shown[..., :3].std() > 0.02
+
+
+def test_fixed_parameters_are_listed_but_not_drawn(image, tmp_path):
+    fit_image(image, PROTOCOL, "adc", fixed={"ADC": 0.8}, out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
+    assert "fixed at 0.8" in page
+    assert page.count("<img") == 2
+
+
+def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monkeypatch):
+    def absent(name):
+        msg = f'{name} is not installed; to install it: pip install "dmrifit[report]"'
+        raise ImportError(msg)
+
+    monkeypatch.setattr(fit_predict, "import_optional", absent)
+    monkeypatch.setattr(fit_predict, "fit_voxels", lambda *_, **__: pytest.fail("fitted"))
+    with pytest.raises(ImportError, match="pip install"):
+        fit_image(image, PROTOCOL, "adc", out=tmp_path / "out", quicklook=True)
+    assert not (tmp_path / "out").exists()
+
+
+def stretched(b, S0, D, a):
+    if b <= 0.0:
+        return S0
+    return S0 * math.exp(-((b * D) ** a))
+
+
+def test_a_model_that_is_a_function_is_shown_and_described_by_its_source(image, tmp_path):
+    # The function of test_functions: a model is compiled once for all tests.
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 5), Parameter("a", "", 0.3, 1)]
+    model = SignalModel.from_function(stretched, parameters, name="stretched")
+    fit_image(image, PROTOCOL, model, out=tmp_path / "out", quicklook=True)
+    described = json.loads((tmp_path / "out" / "a<b>_model-stretched_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Model"]["Source"] == model.source
+    assert "Expression" not in described["Model"]
+    page = (tmp_path / "out" / "a<b>_model-stretched_quicklook.html").read_text(encoding="utf-8")
+    assert "if b &lt;= 0.0:" in page
+
+
+def test_doubts_are_told_and_shown(image, tmp_path):
+    """Where nothing is perfused, the diffusivity of the blood is undetermined."""
+    fit_image(image, PROTOCOL, "ivim", out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-ivim_quicklook.html").read_text(encoding="utf-8")
+    described = json.loads((tmp_path / "out" / "a<b>_model-ivim_dwimap.json").read_text(encoding="utf-8"))
+    doubt = np.asanyarray(nib.load(tmp_path / "out" / described["Doubt"]["File"]).dataobj)
+    shares = described["Doubt"]["Share"]
+    assert shares["starts disagree"] == pytest.approx(np.count_nonzero(doubt & 1) / 99)
+    assert shares["ill-conditioned"] == pytest.approx(np.count_nonzero(doubt & 2) / 99)
+    assert doubt.any()
+    assert f"In {100 * shares['starts disagree']:.3g} % of the fitted voxels starts disagree" in page
+    assert 'alt="Fits in doubt"' in page
+
+
+def test_both_orders_of_storage_give_the_same_pictures(image, tmp_path):
+    turned = nib.load(image).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]], float))
+    path = tmp_path / "turned" / image.name
+    path.parent.mkdir()
+    nib.save(turned, path)
+    for name, scan in (("one", image), ("two", path)):
+        fit_image(scan, PROTOCOL, "adc", out=tmp_path / name, quicklook=True)
+    one, two = (tmp_path / name / "a<b>_model-adc_quicklook.png" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_prediction_has_a_page_of_its_own_with_its_maps_in_it(image, tmp_path):
+    """Maps are stored as they were written; what was not predicted has no value."""
+    source = PROTOCOL.take([0, 3])
+    signals = np.asanyarray(nib.load(image).dataobj).reshape(-1, 4)[1:]
+    estimator = SignalToSignal("LR", source=source, target=PROTOCOL, model="adc").fit(signals[:, [0, 3]], signals)
+    maps = predict_image(estimator, image, protocol=PROTOCOL, scale=None, out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
+    assert "<b>_" not in page
+    assert "a&lt;b&gt;" in page
+    assert "SignalToSignal" in page
+    assert page.count("<img") == 2
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
+    assert [layer["name"] for layer in stored["layers"]] == ["S0", "ADC"]
+    codes = np.frombuffer(gzip.decompress(base64.b64decode(stored["layers"][1]["data"])), np.uint8)
+    layer = stored["layers"][1]
+    values = layer["low"] + (codes.astype(float) - 1) / 254 * (layer["high"] - layer["low"])
+    written = nib.as_closest_canonical(maps["ADC"]).get_fdata()
+    values = np.where(codes == 0, np.nan, values).reshape(stored["shape"])
+    step = (layer["high"] - layer["low"]) / 254
+    np.testing.assert_allclose(values, np.clip(written, layer["low"], layer["high"]), rtol=0, atol=step)

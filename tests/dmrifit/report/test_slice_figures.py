@@ -1,0 +1,136 @@
+"""Figures of maps: which slices, which side is which, which limits."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from dmrifit.report.html import png_bytes
+from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels, robust_limits
+
+AFFINE = np.array([[3.0, 0, 0, -30], [0, 3, 0, -20], [0, 0, 6, 12], [0, 0, 0, 1]])
+SHAPE = (10, 8, 7)
+
+
+@pytest.fixture
+def slices():
+    return Slices(np.ones(SHAPE, bool), AFFINE)
+
+
+def picture(figure):
+    return imread(io.BytesIO(png_bytes(figure, dpi=60)))
+
+
+def test_the_right_of_the_patient_is_at_the_left_and_the_front_on_top(slices):
+    volume = np.zeros(SHAPE)
+    volume[-1, -1, :] = 1  # right, front
+    for cut in slices.pictures(volume):
+        assert cut.shape == (8, 10)
+        assert np.argwhere(cut).tolist() == [[7, 0]]  # rows run upwards
+    assert slices.sides == ("R", "L")
+
+
+def test_thick_slices_are_shown_face_on():
+    coronal = Slices(np.ones((6, 4, 5), bool), np.diag([2.0, 5, 2, 1]))
+    volume = np.zeros((6, 4, 5))
+    volume[-1, :, -1] = 1  # right, top
+    assert all(np.argwhere(cut).tolist() == [[4, 0]] for cut in coronal.pictures(volume))
+    assert coronal.labels[0] == "y = 0 mm"
+    sagittal = Slices(np.ones((3, 4, 5), bool), np.diag([5.0, 2, 2, 1]))
+    volume = np.zeros((3, 4, 5))
+    volume[:, -1, -1] = 1  # front, top
+    assert all(np.argwhere(cut).tolist() == [[4, 0]] for cut in sagittal.pictures(volume))
+    assert sagittal.sides == ("A", "P")
+
+
+def test_slices_are_spread_over_the_mask_and_cut_to_it():
+    mask = np.zeros((10, 8, 40), bool)
+    mask[2:5, 3:7, 10:34] = True
+    slices = Slices(mask, AFFINE, n_slices=4)
+    index = np.broadcast_to(np.arange(40), mask.shape)
+    cuts = slices.pictures(index)
+    assert [cut[0, 0] for cut in cuts] == [13, 19, 25, 31]
+    assert all(cut.shape == (4, 3) for cut in cuts)
+    assert slices.labels[0] == f"z = {12 + 6 * 13} mm"
+
+
+def test_one_voxel_is_enough():
+    mask = np.zeros(SHAPE, bool)
+    mask[3, 3, 3] = True
+    slices = Slices(mask, AFFINE)
+    assert [cut.shape for cut in slices.pictures(mask)] == [(1, 1)]
+    assert picture(plot_panel(slices, MapPanel("D", "µm²/ms", np.full(SHAPE, 1.5)))).size
+
+
+def test_limits_leave_out_the_odd_voxels():
+    values = np.concatenate([np.linspace(1, 2, 1000), [1e6, -1e6, np.nan, np.inf]])
+    low, high = robust_limits(values)
+    assert 1 <= low < 1.1
+    assert 1.9 < high <= 2
+    assert robust_limits(np.array([np.nan])) == (0, 1)
+    low, high = robust_limits(np.full(9, 3.0))
+    assert low < 3 < high
+    low, high = robust_limits(np.zeros(9))
+    assert low < 0 < high
+
+
+def test_outside_the_mask_the_page_shows_and_missing_values_are_gray(slices):
+    mask = np.zeros(SHAPE, bool)
+    mask[2:8, 2:6] = True
+    values = np.ones(SHAPE)
+    values[5, 4] = np.nan
+    shown = picture(plot_panel(Slices(mask, AFFINE), MapPanel("D", "", values)))[..., :3]
+    gray = np.array([0xB9, 0xBE, 0xC6]) / 255
+    assert (np.abs(shown - gray).max(axis=-1) < 0.02).sum() > 50
+    assert (shown[0, 0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "values", [np.full(SHAPE, np.nan), np.zeros(SHAPE), np.random.default_rng(0).normal(size=SHAPE)]
+)
+def test_any_map_can_be_drawn(slices, values):
+    panels = [MapPanel("K", "", values, (0.0, 5.0), (0.2, 0.0)), MapPanel("D", "µm²/ms", values)]
+    for figure in (plot_panel(slices, panels[0]), plot_panels(slices, panels, "title")):
+        shown = picture(figure)
+        assert shown[..., :3].std() > 0.02
+
+
+def test_the_histogram_reaches_the_bound_that_voxels_sit_at(slices):
+    values = np.random.default_rng(0).uniform(1, 2, SHAPE)
+    values[0] = 0
+    histogram = plot_panel(slices, MapPanel("K", "", values, (0.0, 5.0), (0.1, 0.0))).axes[-1]
+    assert histogram.get_xlim()[0] == 0
+    assert histogram.get_xlim()[1] < 3
+    assert [text.get_text() for text in histogram.texts] == ["10 % at the bound"]
+
+
+def test_the_histogram_holds_all_voxels(slices):
+    values = np.random.default_rng(0).normal(size=SHAPE)
+    values[0, 0, 0] = 1e5
+    histogram = plot_panel(slices, MapPanel("K", "", values)).axes[-1]
+    assert histogram.patches[0].get_data().values.sum() == pytest.approx(100)
+
+
+def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
+    panel = MapPanel("S0", "a.u.", np.random.default_rng(0).normal(size=SHAPE), shares=(0.01, 0.02))
+    histogram = plot_panel(slices, panel).axes[-1]
+    assert np.isfinite(histogram.get_xlim()).all()
+    assert not histogram.texts
+
+
+def test_the_status_names_only_what_occurs(slices):
+    status = np.zeros(SHAPE, np.uint8)
+    status[0] = 3
+    figure = plot_codes(slices, status, {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"}, "Status")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["converged", "not fitted"]
+    assert picture(figure).size
+
+
+def test_the_same_figure_gives_the_same_bytes(slices):
+    panel = MapPanel("D", "µm²/ms", np.random.default_rng(0).normal(size=SHAPE))
+    assert png_bytes(plot_panel(slices, panel)) == png_bytes(plot_panel(slices, panel))
+
+
+def test_the_first_label_names_the_axis_and_all_say_where_they_are(slices):
+    assert slices.labels == ["z = 12 mm", "18 mm", "24 mm", "36 mm", "42 mm", "48 mm"]

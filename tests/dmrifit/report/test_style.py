@@ -1,0 +1,109 @@
+"""The look that figures share: colors, shapes, headings, legends."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from dmrifit.report.style import (
+    add_axes,
+    by_lines,
+    color_of,
+    dash_of,
+    handle,
+    head,
+    marker_of,
+    new_figure,
+    plain_ticks,
+    shared_style,
+)
+
+SEVEN = ["LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN"]
+
+
+def spread(color):
+    """Distance between the strongest and the weakest of red, green and blue."""
+    channels = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return max(channels) - min(channels)
+
+
+def test_the_seven_algorithms_of_a_study_have_seven_colors():
+    colors = [color_of(name, SEVEN) for name in SEVEN]
+    assert len(set(colors)) == 7
+    assert min(spread(color) for color in colors) > 60
+
+
+def test_more_algorithms_than_colors_begin_again():
+    many = [f"a{i}" for i in range(9)]
+    assert color_of("a8", many) == color_of("a0", many)
+
+
+def test_shapes_and_dashes_are_chosen_by_place():
+    parameters = ["S0", "f", "Dv", "T2v", "Dt", "K", "T2t"]
+    assert len({marker_of(name, parameters) for name in parameters}) == 7
+    assert marker_of("f", parameters) == marker_of("RFR", SEVEN)
+    assert dash_of("s2s", ["s2s", "m2m"]) == "-"
+    assert dash_of("m2m", ["s2s", "m2m"]) != "-"
+
+
+def test_settings_of_matplotlib_hold_inside_the_style_only():
+    before = dict(matplotlib.rcParams)
+    with shared_style({"font.size": 7}):
+        assert matplotlib.rcParams["font.size"] == 7
+        assert not matplotlib.rcParams["axes.spines.top"]
+        assert not matplotlib.rcParams["text.parse_math"]
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_name_with_dollar_signs_is_drawn_as_it_is():
+    with shared_style({}):
+        figure = new_figure(3, 2)
+        head(add_axes(figure, 0.5, 0.5, 2, 1), r"a$\frac{$b")
+        figure.draw_without_rendering()
+    assert figure.axes[0].get_title(loc="left") == r"a$\frac{$b"
+
+
+def test_axes_stand_where_inches_say():
+    figure = new_figure(4, 2)
+    assert isinstance(figure, Figure)
+    axes = add_axes(figure, 1, 0.5, 2, 1)
+    np.testing.assert_allclose(axes.get_position().bounds, (0.25, 0.25, 0.5, 0.5))
+
+
+def test_the_first_line_is_the_title_and_the_others_are_smaller_notes():
+    with shared_style({}):
+        axes = add_axes(new_figure(4, 2), 1, 0.5, 2, 1)
+        head(axes, "title\nnote\nmore")
+    assert axes.get_title(loc="left") == "title"
+    (note,) = axes.texts
+    assert note.get_text() == "note\nmore"
+    assert note.get_fontsize() < axes.title.get_fontsize()
+
+
+def test_a_heading_stands_above_its_notes():
+    figure = new_figure(4, 3)
+    with shared_style({}):
+        axes = add_axes(figure, 0.5, 0.5, 3, 1)
+        head(axes, "title\nnote\nmore")
+    figure.draw_without_rendering()
+    title = axes._left_title.get_window_extent()
+    note = axes.texts[0].get_window_extent()
+    assert title.y0 >= note.y1 - 1
+    assert note.y0 >= axes.get_window_extent().y1
+
+
+def test_ticks_of_logarithmic_axes_are_plain_numbers():
+    axes = add_axes(new_figure(4, 3), 0.5, 0.5, 3, 2)
+    axes.set(xscale="log", xlim=(1, 100))
+    plain_ticks(axes.xaxis, (1, 2, 5))
+    inside = [tick for tick in axes.xaxis.get_majorticklocs() if 1 <= tick <= 100]
+    np.testing.assert_allclose(inside, [1, 2, 5, 10, 20, 50, 100])
+    assert axes.xaxis.get_major_formatter()(20.0, 0) == "20"
+    assert len(axes.xaxis.get_minorticklocs()) == 0
+
+
+def test_legends_that_fill_columns_read_line_by_line():
+    groups = [[handle(name) for name in "abc"], [handle(name) for name in "xyzuv"]]
+    columns = [entry.get_label() for entry in by_lines(groups, 4)]
+    # Matplotlib fills a column of three, then the next one.
+    lines = [columns[i::3] for i in range(3)]
+    assert lines == [["a", "b", "c", " "], ["x", "y", "z", "u"], ["v", " ", " ", " "]]

@@ -1,0 +1,255 @@
+"""Agreement of raters and of measurements: published values, hand calculation, another library."""
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmrifit.stats.agreement import ICC_FORMS, bland_altman, finite_pairs, icc
+
+# What versions of pingouin call the forms.
+NAMES = {
+    "ICC(1,1)": ("ICC1", "ICC(1,1)"),
+    "ICC(2,1)": ("ICC2", "ICC(A,1)"),
+    "ICC(3,1)": ("ICC3", "ICC(C,1)"),
+}
+
+# Shrout and Fleiss 1979, table 2: six targets, four judges.
+SHROUT_FLEISS = [
+    [9, 2, 5, 8],
+    [6, 1, 3, 2],
+    [8, 4, 6, 8],
+    [7, 1, 2, 6],
+    [10, 5, 6, 9],
+    [6, 2, 4, 7],
+]
+
+# Bland and Altman 1986: peak expiratory flow (l/min), first reading by each of two meters.
+WRIGHT = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
+MINI_WRIGHT = [512, 430, 520, 428, 500, 600, 364, 380, 658, 445, 432, 626, 260, 477, 259, 350, 451]
+
+# Two-sided quantiles of Student's t with 3 degrees of freedom, from a printed table.
+T3_95 = 3.182446
+T3_90 = 2.353363
+
+
+# Intraclass correlation --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "published", "low", "high"),
+    [
+        ("ICC(1,1)", 0.17, -0.13, 0.72),
+        ("ICC(2,1)", 0.29, 0.02, 0.76),
+        ("ICC(3,1)", 0.71, 0.34, 0.95),
+    ],
+)
+def test_intraclass_correlations_are_those_that_were_published(form, published, low, high):
+    result = icc(SHROUT_FLEISS, form)
+    assert result.value == pytest.approx(published, abs=0.005)
+    assert (result.low, result.high) == (
+        pytest.approx(low, abs=0.01),
+        pytest.approx(high, abs=0.01),
+    )
+    assert (result.n_targets, result.n_raters, result.reason) == (6, 4, "")
+
+
+@pytest.mark.parametrize(
+    ("form", "statistic", "df1", "df2"),
+    [("ICC(1,1)", 1.795, 5, 18), ("ICC(2,1)", 11.03, 5, 15), ("ICC(3,1)", 11.03, 5, 15)],
+)
+def test_the_f_test_of_the_published_ratings(form, statistic, df1, df2):
+    # Mean squares of the paper: between targets 11.24, within 6.26, residual 1.02.
+    result = icc(SHROUT_FLEISS, form)
+    assert result.statistic == pytest.approx(statistic, abs=0.01)
+    assert (result.df1, result.df2) == (df1, df2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("form", ICC_FORMS)
+def test_intraclass_correlations_agree_with_another_library(form, seed):
+    pingouin = pytest.importorskip("pingouin")
+    generator = np.random.default_rng(seed)
+    ratings = (
+        generator.normal(10, 2, (9, 1))
+        + generator.normal(0, 1, (9, 3))
+        + generator.normal(0, 1, (1, 3))
+    )
+    long = (
+        pd.DataFrame(ratings).rename_axis("target").reset_index().melt("target", var_name="rater")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas's words to pingouin
+        reference = pingouin.intraclass_corr(long, "target", "rater", "value")
+    row = reference[reference["Type"].isin(NAMES[form])].iloc[0]
+    result = icc(ratings, form)
+    assert result.value == pytest.approx(row["ICC"], abs=1e-9)
+    assert result.statistic == pytest.approx(row["F"], rel=1e-9)
+    assert result.p == pytest.approx(row["pval"], rel=1e-6)
+    interval = next(row[name] for name in ("CI95", "CI95%") if name in row.index)
+    np.testing.assert_allclose([result.low, result.high], interval, atol=0.006)
+
+
+def test_a_wider_confidence_gives_a_wider_interval_around_the_same_correlation():
+    narrow, wide = icc(SHROUT_FLEISS, confidence=0.8), icc(SHROUT_FLEISS, confidence=0.99)
+    assert narrow.value == wide.value
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_targets_with_a_missing_rating_are_left_out():
+    incomplete = [*SHROUT_FLEISS[:3], [7, np.nan, 2, 6], *SHROUT_FLEISS[3:]]
+    assert icc(incomplete) == icc(SHROUT_FLEISS)
+
+
+def test_perfect_agreement_is_one_and_a_constant_offset_counts_for_absolute_agreement_only():
+    x = np.array([1.0, 2.0, 4.0, 7.0])
+    for form in ICC_FORMS:
+        result = icc(np.c_[x, x, x], form)
+        assert (result.value, result.low, result.high, result.p) == (1.0, 1.0, 1.0, 0.0)
+    assert icc(np.c_[x, x + 5], "ICC(3,1)").value == pytest.approx(1.0)
+    shifted = icc(np.c_[x, x + 5], "ICC(2,1)")
+    # By hand: between 14, raters 50, no residual: 14 / (14 + 2 * 50 / 4).
+    assert shifted.value == pytest.approx(14 / (14 + 25))
+    assert shifted.low <= shifted.value <= shifted.high
+
+
+@pytest.mark.parametrize("form", ICC_FORMS)
+def test_intraclass_correlations_without_a_number_say_why(form):
+    assert "raters" in icc([[1.0], [2.0]], form).reason
+    assert "complete targets" in icc([[1.0, np.nan], [2.0, 3.0]], form).reason
+    equal = icc(np.full((5, 2), 0.1), form)
+    assert np.isnan(equal.value)
+    assert "equal" in equal.reason
+
+
+def test_two_raters_who_swap_two_targets_have_no_absolute_agreement_to_measure():
+    # Means of targets and of raters are all alike: the denominator of the formula is zero.
+    result = icc([[1.0, 2.0], [2.0, 1.0]], "ICC(2,1)")
+    assert np.isnan(result.value)
+    assert "on average" in result.reason
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.lists(st.floats(-100, 100), min_size=3, max_size=3), min_size=3, max_size=8),
+    st.floats(0.5, 2),
+    st.floats(-50, 50),
+    st.sampled_from(ICC_FORMS),
+)
+def test_the_unit_and_the_order_of_ratings_do_not_change_their_correlation(
+    ratings, factor, shift, form
+):
+    ratings = np.round(np.array(ratings), 3)
+    first, second = icc(ratings, form), icc(factor * ratings[::-1, ::-1] + shift, form)
+    assert (first.reason == "") == (second.reason == "") or np.ptp(ratings) < 1e-6
+    if not (first.reason or second.reason):
+        assert first.value == pytest.approx(second.value, abs=1e-6)
+        assert first.low <= first.value + 1e-9
+        assert first.value <= first.high + 1e-9
+        assert first.value <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: icc([[1, 2], [3, 4]], "ICC(2,k)"), "form must be one of"),
+        (lambda: icc([1, 2, 3]), "one row per target"),
+        (lambda: icc([[1, np.inf], [3, 4]]), "infinite"),
+        (lambda: icc([[1, 2], [3, 4]], confidence=95), "confidence must lie between 0 and 1"),
+        (
+            lambda: bland_altman([1, 2], [1, 2], confidence=95),
+            "confidence must lie between 0 and 1",
+        ),
+        (lambda: bland_altman([1, 2], [1, 2, 3]), "one length"),
+        (lambda: bland_altman([1, np.inf], [1, 2]), "infinite"),
+        (lambda: finite_pairs([[1, 2]], [[1, 2]]), r"not shapes \(1, 2\) and \(1, 2\)"),
+    ],
+)
+def test_what_cannot_be_rated_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Limits of agreement -----------------------------------------------------------------------------
+
+
+def test_limits_of_agreement_are_those_that_were_published():
+    result = bland_altman(WRIGHT, MINI_WRIGHT)
+    assert (result.bias, result.sd) == (
+        pytest.approx(-2.1, abs=0.05),
+        pytest.approx(38.8, abs=0.05),
+    )
+    # The paper multiplies by 2 and rounds: −79.7 and 75.5; with 1.96 a little inside.
+    two = bland_altman(WRIGHT, MINI_WRIGHT, agreement=2)
+    assert (two.lower, two.upper) == (
+        pytest.approx(-79.7, abs=0.1),
+        pytest.approx(75.5, abs=0.1),
+    )
+    assert result.bias_interval == (
+        pytest.approx(-22.0, abs=0.1),
+        pytest.approx(17.8, abs=0.1),
+    )
+    # It takes the variance of a limit as 3 sd² / n, which is nearly the same.
+    assert two.lower_interval == (
+        pytest.approx(-114.3, abs=1.5),
+        pytest.approx(-45.1, abs=1.5),
+    )
+    assert two.upper_interval == (
+        pytest.approx(40.9, abs=1.5),
+        pytest.approx(110.1, abs=1.5),
+    )
+
+
+def test_limits_and_intervals_of_four_pairs_by_hand():
+    # Differences 1, 2, 3, 6: mean 3, sum of squares 14, so the variance is 14 / 3.
+    result = bland_altman([11, 22, 33, 46], [10, 20, 30, 40])
+    sd = math.sqrt(14 / 3)
+    assert (result.n, result.bias) == (4, pytest.approx(3))
+    assert result.sd == pytest.approx(sd)
+    assert (result.lower, result.upper) == (
+        pytest.approx(3 - 1.96 * sd),
+        pytest.approx(3 + 1.96 * sd),
+    )
+    # Three degrees of freedom are left of four pairs: 6 = 2 · (4 − 1) divides 1.96².
+    width = T3_95 * sd / 2
+    limit = T3_95 * sd * math.sqrt(1 / 4 + 1.96**2 / 6)
+    assert result.bias_interval == (
+        pytest.approx(3 - width, abs=1e-5),
+        pytest.approx(3 + width, abs=1e-5),
+    )
+    assert result.lower_interval == (
+        pytest.approx(3 - 1.96 * sd - limit, abs=1e-5),
+        pytest.approx(3 - 1.96 * sd + limit, abs=1e-5),
+    )
+    assert result.upper_interval == (
+        pytest.approx(3 + 1.96 * sd - limit, abs=1e-5),
+        pytest.approx(3 + 1.96 * sd + limit, abs=1e-5),
+    )
+
+
+def test_the_confidence_of_an_interval_chooses_its_quantile():
+    result = bland_altman([11, 22, 33, 46], [10, 20, 30, 40], confidence=0.9)
+    width = T3_90 * math.sqrt(14 / 3) / 2
+    assert result.bias_interval == (
+        pytest.approx(3 - width, abs=1e-5),
+        pytest.approx(3 + width, abs=1e-5),
+    )
+
+
+def test_limits_of_agreement_leave_out_nan_and_say_when_there_are_too_few():
+    whole = bland_altman([1.0, 2.0, 4.0], [1.5, 1.0, 2.0])
+    assert bland_altman([1.0, np.nan, 2.0, 4.0], [1.5, 7.0, 1.0, 2.0]) == whole
+    assert (whole.n, whole.bias) == (3, pytest.approx(2.5 / 3))
+    single = bland_altman([3.0], [1.0])
+    assert (single.bias, single.n) == (2.0, 1)
+    assert np.isnan(single.lower)
+    assert "two are needed" in single.reason
+
+
+def test_pairs_are_left_out_where_either_value_is_missing():
+    a, b = finite_pairs([1, np.nan, 3, 4], [5, 6, np.nan, 8])
+    assert (a.tolist(), b.tolist()) == ([1, 4], [5, 8])

@@ -1,0 +1,407 @@
+"""Lesions are matched as a plain search does it, scored as published, and never won by covering everything."""
+
+import importlib.util
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmrifit import lesion_scores, lesion_table
+from dmrifit.io.components import drop_small
+from dmrifit.stats.lesion_matching import (
+    HEADLINES,
+    label_components,
+    lesion_counts,
+    match_components,
+    scores_from_counts,
+)
+
+ROOT = Path(__file__).parents[3]
+SHAPE = (9, 8, 7)
+REACH = {6: 1, 18: 2, 26: 3}
+
+
+# A search in plain Python --------------------------------------------------------------------------------------------
+
+
+def neighbors(voxel, connectivity):
+    for step in itertools.product((-1, 0, 1), repeat=3):
+        if 0 < sum(map(abs, step)) <= REACH[connectivity]:
+            yield tuple(a + b for a, b in zip(voxel, step, strict=True))
+
+
+def components(voxels, connectivity):
+    """Give sets of connected voxels, in the order of their first ones."""
+    left, found = set(voxels), []
+    for start in sorted(voxels):
+        if start not in left:
+            continue
+        left.discard(start)
+        part, border = {start}, [start]
+        while border:
+            for other in neighbors(border.pop(), connectivity):
+                if other in left:
+                    left.discard(other)
+                    part.add(other)
+                    border.append(other)
+        found.append(part)
+    return found
+
+
+def dice(a, b):
+    return 2 * len(a & b) / (len(a) + len(b))
+
+
+def grow(voxels, shape):
+    more = set(voxels) | {other for voxel in voxels for other in neighbors(voxel, 18)}
+    return {voxel for voxel in more if all(0 <= i < n for i, n in zip(voxel, shape, strict=True))}
+
+
+def oracle(reference, prediction, connectivity, min_overlap):
+    """Compute the rows of the table, one comparison after the other."""
+    lesions, parts = (
+        components([tuple(map(int, v)) for v in np.argwhere(mask)], connectivity) for mask in (reference, prediction)
+    )
+    hits = {
+        j: [i for i, lesion in enumerate(lesions) if len(lesion & part) >= min_overlap] for j, part in enumerate(parts)
+    }
+    flagged = {j for j, own in hits.items() if len(own) > 1 or any(len(parts[j]) > 10 * len(lesions[i]) for i in own)}
+    clusters = components(set().union(*(grow(lesion, reference.shape) for lesion in lesions)), 26)
+    rows = []
+    for i, lesion in enumerate(lesions):
+        own = [j for j in hits if i in hits[j]]
+        joined = set().union(*(parts[j] for j in own))
+        cluster = next(k for k, grown in enumerate(clusters) if lesion <= grown)
+        together = set().union(*(other for other in lesions if other <= clusters[cluster]))
+        around = set().union(*(part for part in parts if part & clusters[cluster]))
+        row = {"number": i + 1, "kind": "lesion", "found": bool(own), "n_matched": len(own), "split": len(own) > 1}
+        row |= {"distinct": any(j not in flagged for j in own), "bridged": any(j in flagged for j in own)}
+        row |= {"n_flagged": sum(j in flagged and hits[j][0] == i for j in own), "n_voxels": len(lesion)}
+        row |= {"predicted_mL": len(joined) / 1000, "dice": dice(lesion, joined), "near": bool(around)}
+        row |= {"cluster": cluster + 1, "cluster_voxels": len(together), "cluster_dice": dice(together, around)}
+        rows.append(row | dict(zip("xyz", np.mean(sorted(lesion), axis=0), strict=True)))
+    for j, part in enumerate(parts):
+        if not hits[j]:
+            row = {"number": j + 1, "kind": "false positive", "n_voxels": len(part), "predicted_mL": len(part) / 1000}
+            row |= dict.fromkeys(("found", "split", "bridged", "distinct"), False)
+            row |= dict.fromkeys(("n_matched", "n_flagged", "dice", "cluster", "cluster_voxels", "cluster_dice"), 0)
+            row["near"] = any(part & grown for grown in clusters)
+            rows.append(row | dict(zip("xyz", np.mean(sorted(part), axis=0), strict=True)))
+    return rows
+
+
+def box(mask, *sides):
+    mask[tuple(slice(*side) for side in sides)] = True
+
+
+def random_pair(seed):
+    """Draw speckles, boxes joined and cut apart, one side empty, everything."""
+    rng = np.random.default_rng(seed)
+    reference, prediction = (rng.random(SHAPE) < rng.choice([0, 0.02, 0.06, 0.15]) for _ in range(2))
+    kind = seed % 5
+    if kind == 1:  # one component over two lesions
+        box(reference, (1, 3), (1, 3), (1, 3))
+        box(reference, (5, 8), (1, 3), (1, 3))
+        box(prediction, (2, 7), (1, 3), (2, 3))
+    elif kind == 2:  # two components on one lesion
+        box(reference, (1, 8), (2, 5), (2, 5))
+        box(prediction, (1, 3), (2, 4), (2, 4))
+        box(prediction, (6, 8), (3, 5), (3, 5))
+    elif kind == 3:
+        (reference, prediction)[rng.integers(2)][:] = False
+    elif kind == 4:
+        prediction[:] = True if rng.integers(4) == 0 else np.roll(reference, rng.integers(0, 2), rng.integers(3))
+    return reference, prediction
+
+
+@pytest.mark.parametrize(("connectivity", "min_overlap", "start"), [(26, 1, 0), (26, 2, 80), (18, 1, 160), (6, 2, 240)])
+def test_tables_are_those_of_a_plain_search(connectivity, min_overlap, start):
+    bridged = split = empty = 0
+    for seed in range(start, start + 80):
+        reference, prediction = random_pair(seed)
+        table = lesion_table(reference, prediction, connectivity=connectivity, min_overlap=min_overlap)
+        expected = oracle(reference, prediction, connectivity, min_overlap)
+        assert len(table) == len(expected), seed
+        for found, row in zip(table.to_dict("records"), expected, strict=True):
+            assert {key: found[key] for key in row} == pytest.approx(row, abs=1e-12), seed
+        bridged, split = bridged + table["bridged"].any(), split + table["split"].any()
+        empty += not reference.any() or not prediction.any()
+    assert min(bridged, split, empty) >= 5
+
+
+@pytest.mark.parametrize(("connectivity", "min_voxels"), [(26, 2), (6, 3), (18, 5)])
+def test_components_that_are_too_small_are_as_if_they_were_not_there(connectivity, min_voxels):
+    less = 0
+    for seed in range(400, 440):
+        reference, prediction = random_pair(seed)
+        kept = np.zeros_like(prediction)
+        for part in components([tuple(map(int, v)) for v in np.argwhere(prediction)], connectivity):
+            for voxel in part if len(part) >= min_voxels else ():
+                kept[voxel] = True
+        table = lesion_table(reference, prediction, connectivity=connectivity, min_voxels=min_voxels)
+        expected = lesion_table(reference, kept, connectivity=connectivity)
+        assert table.equals(expected), seed
+        assert table.attrs == expected.attrs | {"min_voxels": min_voxels}
+        np.testing.assert_array_equal(drop_small(prediction, min_voxels, connectivity=connectivity), kept)
+        less += kept.sum() < prediction.sum()
+    assert less >= 20
+
+
+def test_numbers_are_those_that_scipy_counts():
+    reference, prediction = random_pair(7)
+    table = lesion_table(reference, prediction)
+    labels = label_components(reference)
+    lesions = table[table["kind"] == "lesion"]
+    np.testing.assert_array_equal(lesions["n_voxels"], np.bincount(labels.ravel())[1:])
+    assert table.attrs["n_reference"] == len(lesions) == labels.max()
+    assert table.attrs["n_predicted"] == label_components(prediction).max()
+
+
+# Published figures, other programs -----------------------------------------------------------------------------------
+
+
+def counted(n_found, n_missed, n_wrong):
+    """Make masks of isolated voxels with so many lesions found, missed and invented."""
+    places = np.zeros((24, 24, 24), dtype=bool)
+    places[::2, ::2, ::2] = True
+    spots = np.argwhere(places)[: n_found + n_missed + n_wrong]
+    reference, prediction = np.zeros_like(places), np.zeros_like(places)
+    reference[tuple(spots[: n_found + n_missed].T)] = True
+    prediction[tuple(spots[:n_found].T)] = True
+    prediction[tuple(spots[n_found + n_missed :].T)] = True
+    return reference, prediction
+
+
+@pytest.mark.parametrize(
+    ("n_found", "n_wrong", "sensitivity", "precision"), [(237, 106, 0.853, 0.691), (271, 718, 0.975, 0.274)]
+)
+def test_published_counts_give_the_published_precision(n_found, n_wrong, sensitivity, precision):
+    scores = lesion_scores(lesion_table(*counted(n_found, 278 - n_found, n_wrong)))
+    assert round(scores["precision"], 3) == precision
+    assert round(scores["sensitivity"], 3) == sensitivity
+    assert scores["n_false_positives"] == n_wrong
+    assert scores["mDSC"] == 1
+
+
+@pytest.fixture(scope="module")
+def panoptica():
+    path = ROOT / "benchmarks" / "compare_panoptica.py"
+    spec = importlib.util.spec_from_file_location("compare_panoptica", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, json.loads((Path(__file__).parents[1] / "data" / "panoptica.json").read_text(encoding="utf-8"))
+
+
+def test_counts_and_dice_agree_with_panoptica(panoptica):
+    script, result = panoptica
+    assert result["versions"]["panoptica"]
+    assert len(result["pairs"]) >= 50
+    alone = joined = 0
+    for row in result["pairs"]:
+        reference, prediction = script.make_pair(row["seed"])
+        assert script.digest(reference, prediction) == row["digest"]
+        table = lesion_table(reference, prediction)
+        scores = lesion_scores(table)
+        assert table.attrs["n_reference"] == row["n_reference"]
+        # Components on the same lesion are one there.
+        assert row["tp"] + row["fp"] == row["n_predicted"] <= table.attrs["n_predicted"]
+        assert scores["n_false_positives"] == row["fp"]
+        # There a component counts for one lesion only; here it finds all that it hits, and is flagged.
+        matched = match_components(reference, prediction)
+        if np.bincount(matched.component, minlength=1).max() < 2:
+            alone += 1
+            assert scores["n_found"] == row["tp"]
+            if row["tp"]:
+                assert scores["mDSC"] == pytest.approx(row["mean_dice"], abs=1e-9)
+        else:
+            joined += 1
+            assert row["tp"] < scores["n_found"]
+            assert scores["n_distinct"] <= row["tp"]
+    assert alone >= 30
+    assert joined >= 5
+
+
+# Scores ------------------------------------------------------------------------------------------------------------
+
+
+def ball(center, radius, shape=(40, 40, 40)):
+    grid = np.ogrid[tuple(slice(n) for n in shape)]
+    return sum((axis - c) ** 2 for axis, c in zip(grid, center, strict=True)) <= radius**2
+
+
+def test_a_component_over_two_lesions_finds_both_but_is_flagged():
+    reference = ball((10, 10, 10), 3) | ball((10, 20, 10), 3)
+    prediction = reference.copy()
+    prediction[10, 10:20, 10] = True
+    scores = lesion_scores(lesion_table(reference, prediction))
+    assert scores["sensitivity"] == scores["precision"] == 1
+    assert scores["n_bridged"] == 2
+    assert scores["n_flagged"] == 1
+    assert scores["strict_sensitivity"] == scores["strict_precision"] == 0
+
+
+def test_a_component_more_than_ten_times_too_large_is_flagged():
+    reference = np.zeros((30, 30, 30), bool)
+    reference[5, 5, 5] = True
+    prediction = np.zeros_like(reference)
+    prediction[5, 5, 5:15] = True
+    assert not lesion_table(reference, prediction)["bridged"].any()
+    prediction[5, 5, 15] = True
+    assert lesion_table(reference, prediction)["bridged"].all()
+
+
+def test_two_components_on_one_lesion_are_one_hit():
+    reference = ball((10, 10, 10), 5)
+    prediction = ball((7, 10, 10), 1) | ball((13, 10, 10), 1)
+    scores = lesion_scores(lesion_table(reference, prediction))
+    assert scores["n_split"] == scores["n_found"] == scores["strict_sensitivity"] == scores["precision"] == 1
+    assert scores["mDSC"] == pytest.approx(2 * 14 / (14 + reference.sum()))
+
+
+@pytest.fixture(scope="module")
+def study():
+    """Give two scans with lesions and one without, and predictions of some worth."""
+    references = [
+        ball((8, 8, 8), 3) | ball((30, 30, 30), 4) | ball((8, 30, 8), 1),
+        ball((20, 20, 20), 3),
+        np.zeros((40,) * 3, bool),
+    ]
+    predictions = [np.roll(mask & ~ball((8, 30, 8), 2), 1, axis=0) for mask in references]
+    predictions[1] |= ball((5, 35, 5), 2)
+    return references, predictions
+
+
+def test_everything_wins_plain_scores_but_no_headline(study):
+    references, predictions = study
+    everything = [np.ones_like(mask) for mask in references]
+    scores = lesion_scores(lesion_table(*pair) for pair in zip(references, predictions, strict=True))
+    control = lesion_scores(lesion_table(*pair) for pair in zip(references, everything, strict=True))
+    with_lesions = lesion_scores(lesion_table(*pair) for pair in zip(references[:2], everything[:2], strict=True))
+    assert with_lesions["sensitivity"] == with_lesions["precision"] == with_lesions["f1"] == 1
+    assert with_lesions["n_false_positives"] == 0
+    for name in HEADLINES:
+        assert control[name] < scores[name] / 4, name
+        assert with_lesions[name] < 0.02, name
+    assert control["n_bridged"] == 4
+    assert control["specificity"] == 0
+    assert scores["specificity"] == 1
+
+
+def test_lesion_free_scans_count_by_themselves(study):
+    nothing = study[0][2]
+    clean, wrong = lesion_table(nothing, nothing), lesion_table(nothing, ball((5, 5, 5), 2))
+    scores = lesion_scores([clean, wrong])
+    assert scores["n_lesion_free"] == scores["n_scans"] == 2
+    assert scores["specificity"] == scores["false_positives_per_lesion_free"] == 0.5
+    assert scores["lesion_dice"] == scores["lesion_f1"] == 0.5
+    assert scores["precision"] == 0
+    assert np.isnan(scores["sensitivity"])
+    assert np.isnan(scores["mDSC"])
+    assert np.isnan(scores["f1"])
+
+
+def test_a_prediction_of_nothing_has_no_precision_and_misses_all(study):
+    scores = lesion_scores(lesion_table(mask, np.zeros_like(mask)) for mask in study[0])
+    assert scores["sensitivity"] == scores["f1"] == scores["strict_f1"] == 0
+    assert np.isnan(scores["precision"])
+    assert scores["specificity"] == 1
+    assert scores["lesion_dice"] == pytest.approx(1 / 3)
+
+
+def test_the_challenges_scores_are_those_by_hand():
+    reference = np.zeros((20, 20, 20), bool)
+    box(reference, (2, 4), (2, 4), (2, 4))
+    box(reference, (5, 7), (2, 4), (2, 4))  # one voxel apart: a cluster of 16 voxels
+    reference[15, 15, 15] = True  # one voxel: left out
+    box(reference, (2, 4), (15, 17), (2, 4))  # missed
+    prediction = np.zeros_like(reference)
+    box(prediction, (2, 4), (2, 4), (4, 5))  # beside the first lesion, not on it: near
+    prediction[10, 10, 10] = True
+    table = lesion_table(reference, prediction)
+    scores = lesion_scores(table)
+    assert scores["n_found"] == 0
+    assert scores["n_false_positives"] == 2
+    # Clusters: one hit with Dice 0, one missed; one component is far from all.
+    assert scores["lesion_dice"] == 0
+    assert scores["lesion_f1"] == pytest.approx(2 / (2 + 1 + 1))
+    prediction |= reference
+    scores = lesion_scores(lesion_table(reference, prediction))
+    assert scores["lesion_dice"] == pytest.approx((2 * 16 / (16 + 20) + 1 + 0) / 3)
+    assert scores["lesion_f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
+    assert lesion_scores(lesion_table(reference, reference), ignore_below=9)["lesion_f1"] == 1
+
+
+def test_volumes_positions_and_size_classes_follow_the_affine():
+    reference = ball((10, 20, 30), 2) | ball((30, 10, 10), 4)
+    affine = np.array([[-2.0, 0, 0, 60], [0, 0, 1, -7], [0, 1.5, 0, 5], [0, 0, 0, 1]])
+    table = lesion_table(reference, np.roll(reference, 1, axis=2), affine)
+    np.testing.assert_allclose(table[["x", "y", "z"]], [[40, 23, 35], [0, 3, 20]])
+    np.testing.assert_allclose(table["volume_mL"], [33 * 0.003, 257 * 0.003])
+    scores = lesion_scores(table)
+    assert (scores["n_small"], scores["n_large"]) == (1, 1)
+    assert lesion_scores(table, small=0.09)["n_small"] == 0
+    assert scores["sensitivity_small"] == scores["precision_large"] == 1
+
+
+def test_small_and_large_lesions_are_counted_apart():
+    """Voxels of 1 mm³, so that 100 of them are 0.1 mL, where large begins."""
+    reference = np.zeros((40, 40, 40), bool)
+    box(reference, (0, 3), (0, 3), (0, 11))  # 99 voxels, found
+    box(reference, (0, 2), (20, 22), (0, 2))  # small, found
+    box(reference, (0, 2), (30, 32), (0, 2))  # small, missed
+    box(reference, (20, 25), (0, 5), (0, 4))  # 100 voxels, found
+    box(reference, (20, 26), (10, 16), (0, 6))  # large, missed
+    prediction = np.zeros_like(reference)
+    for where in ((0, 0, 0), (0, 20, 0), (20, 0, 0)):
+        prediction[where] = True
+    box(prediction, (30, 32), (30, 32), (0, 2))  # small, on no lesion
+    for start in (12, 20, 28):  # 100 voxels, on no lesion
+        box(prediction, (34, 39), (0, 5), (start, start + 4))
+    table = lesion_table(reference, prediction)
+    counts = lesion_counts(table).iloc[0]
+    by_size = {name: int(counts[name]) for name in counts.index if name.endswith(("_small", "_large"))}
+    expected = {"n_small": 3, "n_found_small": 2, "false_positives_small": 1}
+    expected |= {"n_large": 2, "n_found_large": 1, "false_positives_large": 3}
+    assert by_size == expected
+    scores = lesion_scores(table)
+    assert scores["sensitivity_small"] == scores["precision_small"] == pytest.approx(2 / 3)
+    assert scores["sensitivity_large"] == pytest.approx(1 / 2)
+    assert scores["precision_large"] == pytest.approx(1 / 4)
+
+
+def test_scores_of_all_scans_are_those_of_summed_counts(study):
+    tables = [lesion_table(*pair) for pair in zip(*study, strict=True)]
+    counts = lesion_counts(tables)
+    assert list(counts["n_lesions"]) == [3, 1, 0]
+    twice = scores_from_counts({name: np.array([column.sum(), 2 * column.sum()]) for name, column in counts.items()})
+    whole = lesion_scores(tables)
+    for name, value in whole.items():
+        scale = 2 if name.startswith("n_") else 1
+        assert twice[name] == pytest.approx([value, scale * value]), name
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "options", "message"),
+    [
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 4)), {}, "different grids"),
+        (np.zeros((3, 3)), np.zeros((3, 3)), {}, r"volume \(x, y, z\)"),
+        (np.zeros((3, 3, 3)), np.full((3, 3, 3), 0.3), {}, "0.3.*threshold"),
+        (np.full((3, 3, 3), np.nan), np.zeros((3, 3, 3)), {}, "reference holds nan"),
+        (np.full((3, 3, 3), 2), np.zeros((3, 3, 3)), {}, "reference holds 2"),
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"connectivity": 8}, "26, not 8"),
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_overlap": 0}, "not 0"),
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_overlap": 0.5}, "not 0.5"),
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_voxels": 0}, "min_voxels must be a whole number.*not 0"),
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"affine": np.zeros((4, 4))}, "affine"),
+    ],
+)
+def test_what_is_no_pair_of_masks_is_refused(reference, prediction, options, message):
+    with pytest.raises(ValueError, match=message):
+        lesion_table(reference, prediction, **options)
+
+
+def test_scores_of_no_scan_are_refused():
+    with pytest.raises(ValueError, match="no table"):
+        lesion_scores([])

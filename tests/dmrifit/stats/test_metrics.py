@@ -1,0 +1,111 @@
+"""Scores of a prediction against a reference."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dmrifit.stats.metrics import bias_index, dice, dispersion_index, pearson, relative_error_indices, spearman
+
+
+@pytest.fixture
+def reference():
+    return np.random.default_rng(0).gamma(2.0, 1.0, 400)
+
+
+def test_ten_percent_too_much_everywhere_is_a_bias_of_a_tenth_without_dispersion(reference):
+    assert bias_index(1.1 * reference, reference) == pytest.approx(0.1, rel=1e-12)
+    assert dispersion_index(1.1 * reference, reference) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_five_voxels_by_hand():
+    # E = -0.5, 0, 0.25, 0.5, 2: median 0.25, quartiles 0 and 0.5.
+    reference = np.array([2.0, 4.0, 4.0, -2.0, 1.0])
+    prediction = np.array([1.0, 4.0, 5.0, -3.0, 3.0])
+    indices = relative_error_indices(prediction, reference)
+    assert (indices.bias, indices.dispersion, indices.abs_bias) == (0.25, 0.5, 0.25)
+    assert (indices.median_abs_error, indices.n, indices.n_dropped, indices.n_failed) == (0.5, 5, 0, 0)
+
+
+def test_voxels_without_a_relative_error_are_dropped_and_counted(reference):
+    prediction = 0.8 * reference
+    reference[:3] = 0.0
+    reference[3:5] = [np.nan, np.inf]
+    prediction[0] = np.nan
+    prediction[5:7] = [np.nan, -np.inf]
+    reference[7] = 5e-324
+    indices = relative_error_indices(prediction, reference)
+    assert (indices.n, indices.n_dropped, indices.n_failed) == (392, 6, 2)
+    assert indices.bias == pytest.approx(-0.2)
+    assert indices.abs_bias == pytest.approx(0.2)
+    assert np.isfinite(indices.dispersion)
+
+
+def test_the_indices_do_not_depend_on_the_unit(reference):
+    prediction = reference * np.random.default_rng(1).normal(1.2, 0.1, 400)
+    assert bias_index(1024 * prediction, 1024 * reference) == bias_index(prediction, reference)
+    assert dispersion_index(1024 * prediction, 1024 * reference) == dispersion_index(prediction, reference)
+
+
+def test_nothing_usable_gives_nan_and_counts():
+    indices = relative_error_indices([1.0, 2.0], [0.0, np.nan])
+    assert np.isnan([indices.bias, indices.dispersion, indices.abs_bias, indices.median_abs_error]).all()
+    assert (indices.n, indices.n_dropped) == (0, 2)
+    assert np.isnan(bias_index([], []))
+
+
+@pytest.mark.parametrize("score", [bias_index, dispersion_index, pearson, spearman])
+def test_columns_are_scored_each_for_itself(score):
+    rng = np.random.default_rng(2)
+    reference = rng.gamma(2.0, 1.0, (100, 3))
+    prediction = reference + rng.normal(0, [0.1, 0.5, 1.0], (100, 3))
+    columns = score(prediction, reference)
+    assert columns.shape == (3,)
+    assert columns.tolist() == [score(prediction[:, i], reference[:, i]) for i in range(3)]
+
+
+@pytest.mark.parametrize("score", [bias_index, dispersion_index, pearson, spearman, dice])
+def test_shapes_that_differ_are_an_error(score):
+    with pytest.raises(ValueError, match=r"\(3,\) and \(3, 1\)"):
+        score(np.ones(3), np.ones((3, 1)))
+
+
+def test_volumes_are_refused_by_scores_of_columns():
+    with pytest.raises(ValueError, match=r"\(2, 2, 2\)"):
+        bias_index(np.ones((2, 2, 2)), np.ones((2, 2, 2)))
+
+
+def test_correlations_agree_with_numpy_and_with_pearson_of_ranks(reference):
+    prediction = np.sqrt(reference) + np.random.default_rng(3).normal(0, 0.1, 400)
+    assert pearson(prediction, reference) == pytest.approx(np.corrcoef(prediction, reference)[0, 1])
+    ranks = np.corrcoef(stats.rankdata(prediction), stats.rankdata(reference))[0, 1]
+    assert spearman(prediction, reference) == pytest.approx(ranks)
+    assert spearman(np.exp(reference), reference) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_correlation_leaves_out_gaps_and_is_nan_for_a_constant(correlation, reference):
+    prediction = reference[::-1].copy()
+    expected = correlation(prediction[2:], reference[2:])
+    prediction[0], reference[1] = np.nan, np.inf
+    assert correlation(prediction, reference) == expected
+    assert np.isnan(correlation(np.full(400, 3.0), reference))
+    assert np.isnan(correlation([1.0], [2.0]))
+
+
+def test_dice_by_hand_and_at_its_ends():
+    a = np.array([[1, 1, 0], [0, 0, 0]], bool)
+    b = np.array([[0, 1, 1], [1, 0, 0]], bool)
+    assert dice(a, b) == 2 * 1 / (2 + 3)
+    assert (dice(a, a), dice(a, ~a)) == (1.0, 0.0)
+    assert np.isnan(dice(np.zeros(4), np.zeros(4)))
+    with pytest.raises(ValueError, match="NaN"):
+        dice(np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
+
+
+def test_scores_load_no_scientific_library():
+    code = "import sys, dmrifit.stats.metrics; print({'scipy', 'sklearn', 'pandas'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"

@@ -1,0 +1,168 @@
+"""Tests between algorithms as a report tabulates and draws them, beside those of scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.report.sections.conclusions import statistics_tables
+from dmrifit.study.summaries import Board
+
+ALGORITHMS = ("LR", "RFR", "ETR")
+
+
+@pytest.fixture(scope="module")
+def dispersions():
+    """DI of six patients by three algorithms: the third is worse in every patient."""
+    rng = np.random.default_rng(3)
+    return rng.uniform(0.1, 0.3, (6, 1)) + rng.uniform(0, 0.05, (6, 3)) + np.array([0, 0, 0.2])
+
+
+@pytest.fixture(scope="module")
+def board(make_evaluation, dispersions):
+    rows = []
+    for (i, j), dispersion in np.ndenumerate(dispersions):
+        keys = {"patient": f"p{i}", "algorithm": ALGORITHMS[j], "bias": -dispersion / 2}
+        rows.append(keys | {"dispersion": dispersion})
+        # Trained on other cohorts, all three are alike on average.
+        mixed = 0.4 + 0.01 * ((i + j) % 3)
+        rows.append(keys | {"dispersion": mixed, "bias": mixed, "train_on": "other"})
+    for i in range(6):
+        rows.append({"patient": f"p{i}", "algorithm": "constant"})
+    return Board.of(make_evaluation(rows))
+
+
+@pytest.fixture(scope="module")
+def section(board, make_figures):
+    """Text, tables and figures of the section."""
+    figures = make_figures()
+    html, tables = statistics_tables(board, figures)
+    return html, tables, figures.figures
+
+
+def p_text(p):
+    """Write a p-value with two digits."""
+    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def test_friedmans_test_of_each_index_is_that_of_scipy(section, html_tables, dispersions):
+    header, rows = html_tables(section[0]).table(
+        "Trained on the same cohort; body → lesion, N = 3"
+    )
+    assert header[:7] == [
+        *("index", "cohort", "strategy", "parameters", "patients"),
+        *("Friedman p", "Kendall's W"),
+    ]
+    result = stats.friedmanchisquare(*dispersions.T)
+    coefficient = result.statistic / (6 * (3 - 1))
+    assert [row[0] for row in rows] == ["DI", "|BI|"]
+    for row in rows:
+        assert row[1:5] == ["A", "s2s", "all", "6"]
+        assert row[5:7] == [p_text(result.pvalue), f"{coefficient:.2f}"]
+
+
+def test_pairs_are_tested_by_wilcoxon_with_holms_correction(section, html_tables, dispersions):
+    _, rows = html_tables(section[0]).table("All pairs, DI")
+    pairs = [("ETR", "LR"), ("ETR", "RFR"), ("LR", "RFR")]
+    p = {}
+    for row in rows:
+        a, b = (dispersions[:, ALGORITHMS.index(name)] for name in row[3:5])
+        p[tuple(row[3:5])] = stats.wilcoxon(a, b).pvalue
+        assert row[5:8] == [f"{100 * a.mean():.0f}", f"{100 * b.mean():.0f}", row[7]]
+        median = 100 * np.median(a - b)
+        number = float(row[7].replace("−", "-"))
+        assert number == pytest.approx(median, abs=0.51 if abs(median) > 9.94 else 0.051)
+    assert {frozenset(pair) for pair in p} == {frozenset(pair) for pair in pairs}
+    ordered = sorted(p, key=p.get)
+    largest = 0.0
+    for rank, pair in enumerate(ordered):
+        largest = max(largest, min(1.0, (3 - rank) * p[pair]))
+        row = next(row for row in rows if tuple(row[3:5]) == pair)
+        assert row[8] == p_text(largest)
+
+
+def test_the_overview_counts_the_pairs_that_differ_and_those_that_are_equivalent(
+    section, html_tables
+):
+    html, tables, _ = section
+    _, rows = html_tables(html).table("Trained on the same cohort")
+    pairs = tables["statistics_dispersion_pairs"].query("train_on == 'same'")
+    differing = int((pairs["p_holm"] < 0.05).sum())
+    verdicts = tables["statistics_dispersion_equivalence"].query("train_on == 'same'")["verdict"]
+    assert rows[0][7] == f"{differing} of 3"
+    assert rows[0][8] == f"{int((verdicts == 'equivalent').sum())} of 3"
+    _, rows = html_tables(html).table("All pairs, DI")
+    assert [row[11] for row in rows] == verdicts.tolist()
+
+
+def test_the_mixed_model_of_each_index_is_tabulated(section, html_tables):
+    html, tables, _ = section
+    _, rows = html_tables(html).table("Mixed model of DI")
+    mixed = tables["statistics_dispersion_mixed"]
+    tests = mixed[(mixed["kind"] == "test") & (mixed["train_on"] == "same")]
+    assert [row[3] for row in rows] == tests["term"].tolist() == ["algorithm"]
+    assert rows[0][5] == f"{tests['statistic'].iloc[0]:.1f}"
+    assert rows[0][6] == "2"
+
+
+def test_ranks_are_drawn_for_each_index_in_the_first_way_of_training(section, dispersions):
+    figures = section[2]
+    assert list(figures) == ["ranks_dispersion_A_s2s", "ranks_abs_bias_A_s2s"]
+    (axes,) = figures["ranks_dispersion_A_s2s"].axes
+    points = np.concatenate([dots.get_offsets() for dots in axes.collections])
+    ranks = stats.rankdata(dispersions, axis=1).mean(axis=0)
+    np.testing.assert_allclose(sorted(points[:, 0]), sorted(ranks))
+    assert axes.get_title(loc="left") == "DI: A, s2s"
+    texts = [text.get_text() for text in axes.texts]
+    assert "6 patients; body → lesion, N = 3" in texts
+
+
+def test_every_table_is_given_and_other_ways_of_training_are_left_to_the_files(section):
+    html, tables, _ = section
+    kinds = (
+        "patients",
+        "friedman",
+        "pairs",
+        "equivalence",
+        "ranks",
+        "nemenyi",
+        "cliques",
+        "mixed",
+    )
+    names = []
+    for index in ("dispersion", "abs_bias"):
+        names += [f"statistics_{index}_{table}" for table in kinds]
+    assert list(tables) == names
+    assert set(tables["statistics_dispersion_pairs"]["train_on"]) == {"same", "other"}
+    assert "other ways of training are in the folder tables" in html
+
+
+def test_two_patients_are_too_few_and_the_reason_is_named(make_evaluation, figures, html_tables):
+    rows = []
+    for patient, algorithm in (("p1", "LR"), ("p1", "RFR"), ("p2", "LR"), ("p2", "RFR")):
+        rows.append({"patient": patient, "algorithm": algorithm})
+    html, _ = statistics_tables(Board.of(make_evaluation(rows)), figures)
+    _, table = html_tables(html).table("Trained on the same cohort")
+    assert table[0][5] == "–"
+    assert "(DI of A s2s, |BI| of A s2s)" in html
+    assert not figures.figures
+    assert "other ways of training" not in html
+
+
+def test_one_algorithm_has_nothing_to_be_tested_against(make_evaluation, figures):
+    rows = [{}, {"algorithm": "constant"}]
+    html, tables = statistics_tables(Board.of(make_evaluation(rows)), figures)
+    assert "One algorithm was compared" in html
+    assert tables == {}
+
+
+def test_a_missing_library_is_named_with_what_to_install(make_evaluation, figures, monkeypatch):
+    def missing(self, **options):
+        msg = 'statsmodels is not installed; to install it: pip install "dmrifit[stats]"'
+        raise ImportError(msg)
+
+    monkeypatch.setattr(Evaluation, "statistics", missing)
+    rows = [{}, {"algorithm": "RFR"}]
+    html, tables = statistics_tables(Board.of(make_evaluation(rows)), figures)
+    assert "pip install &#34;dmrifit[stats]&#34;" in html
+    assert tables == {}

@@ -1,0 +1,261 @@
+"""The patients that a report shows: which ones, and what is drawn of their voxels."""
+
+import numpy as np
+import pytest
+
+from dmrifit.report.style import new_figure
+from dmrifit.study.predictions import PatientPredictions
+from dmrifit.study.report.sections.patients import example_patients, joint_histograms
+from dmrifit.study.summaries import Board
+
+INDEX = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]])
+REFERENCE = np.column_stack([np.full(4, 100.0), [1.0, 2.0, 3.0, 4.0]])
+MEASURED = np.array([[1.0, 0.5, 0.25], [0.9, 0.4, 0.2], [0.8, 0.6, 0.3], [0.7, 0.3, 0.0]])
+
+
+def predicted(cohort="A", patient="p1", **changes):
+    """Predictions for four voxels by LR, of which the third contrast is unseen."""
+    values = {
+        "cohort": cohort,
+        "patient": patient,
+        "index": INDEX,
+        "shape": (2, 2, 2),
+        "affine": np.diag([2.0, 2, 4, 1]),
+        "names": ("S0", "Dt"),
+        "units": ("signal", "µm²/ms"),
+        "labels": ("a", "b", "c"),
+        "b": np.array([0.0, 500.0, 1000.0]),
+        "te": np.array([70.0, 70.0, 90.0]),
+        "seen": np.array([True, True, False]),
+        "reference": REFERENCE,
+        "truth": None,
+        "measured": MEASURED,
+        "maps": {"LR s2s": 1.1 * REFERENCE, "LR m2m": 0.8 * REFERENCE},
+        "signals": {"LR s2s": 1.2 * MEASURED, "LR m2m": 0.9 * MEASURED},
+    }
+    return PatientPredictions(**values | changes)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Record tables and options of figures and layers of the viewer, and draw nothing."""
+    drawn = {
+        "plot_decays": [],
+        "plot_joint_histograms": [],
+        "plot_map_comparison": [],
+        "html_viewer": [],
+    }
+
+    def recorder(name):
+        def record(data, *arguments, **options):
+            drawn[name].append((data, arguments, options))
+            return "" if name == "html_viewer" else new_figure(1, 1)
+
+        return record
+
+    for name in drawn:
+        monkeypatch.setattr(f"dmrifit.study.report.sections.patients.{name}", recorder(name))
+    return drawn
+
+
+def board_of(make_evaluation, dispersions, predictions=None, study=None):
+    """Make a board of patients with these dispersions, predicted by LR in both strategies."""
+    rows = []
+    for patient, dispersion in dispersions.items():
+        for strategy in ("s2s", "m2m"):
+            keys = {"patient": patient, "strategy": strategy, "dispersion": dispersion}
+            rows += [keys | {"metric": "Dt"}, keys | {"metric": "S0", "dispersion": 99.0}]
+    if predictions is None:
+        predictions = {("A", patient): predicted(patient=patient) for patient in dispersions}
+    return Board.of(make_evaluation(rows, study=study, predictions=predictions))
+
+
+# Choice of patients ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dispersions", "typical"),
+    [
+        ({"p1": 0.3, "p2": 0.1, "p3": 0.2}, "p3"),
+        ({"p1": 0.4, "p2": 0.1, "p3": 0.2, "p4": 0.9}, "p3"),
+        ({"p1": np.nan, "p2": 0.1, "p3": 0.2, "p4": 0.9}, "p3"),
+    ],
+)
+def test_the_patient_with_the_median_dispersion_is_shown(
+    make_evaluation, figures, calls, dispersions, typical
+):
+    html = example_patients(board_of(make_evaluation, dispersions), figures)
+    assert f"A: {typical} (measured)" in html
+    assert len(calls["html_viewer"]) == 1
+
+
+def test_of_the_patients_only_those_with_predictions_can_be_shown(make_evaluation, figures, calls):
+    predictions = {("A", "p1"): predicted(), ("B", "p3"): predicted("B", "p3")}
+    board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1, "p3": 0.2}, predictions)
+    assert "A: p1 (measured)" in example_patients(board, figures)
+
+
+def test_patients_of_a_simulation_are_called_synthetic(make_evaluation, figures, calls):
+    study = {"cohorts": {"A": {"synthetic": True}}}
+    board = board_of(make_evaluation, {"p1": 0.3}, study=study)
+    assert "A: p1 (synthetic)" in example_patients(board, figures)
+
+
+@pytest.mark.parametrize("section", [example_patients, joint_histograms])
+def test_without_predictions_there_is_nothing_to_draw(make_evaluation, figures, section):
+    board = board_of(make_evaluation, {"p1": 0.3}, {})
+    assert "kept no predictions of single voxels" in section(board, figures)
+    controls = make_evaluation([{"algorithm": "constant"}], predictions={("A", "p1"): predicted()})
+    assert "kept no predictions" in section(Board.of(controls), figures)
+
+
+# Decays ------------------------------------------------------------------------------------------
+
+
+def test_decays_are_those_of_the_median_and_of_one_typical_voxel(make_evaluation, figures, calls):
+    signals = {"LR s2s": MEASURED * np.array([[1.1], [1.3], [1.2], [1.6]]), "LR m2m": MEASURED}
+    board = board_of(make_evaluation, {"p1": 0.3}, {("A", "p1"): predicted(signals=signals)})
+    html = example_patients(board, figures)
+    (median, (title,), _), (voxel, _, _) = calls["plot_decays"]
+    assert title == "p1, median\nLR; body → lesion, N = 3"
+    # Magnitudes of errors are 0.1, 0.3, 0.2 and 0.6: the lower median is that of the third voxel.
+    assert "Voxel (0, 1, 0), of typical error" in html
+    assert median["kind"].tolist() == ["measured"] * 3 + ["s2s"] * 3 + ["m2m"] * 3
+    np.testing.assert_allclose(median["signal"][:3], [0.85, 0.45, 0.225])
+    np.testing.assert_allclose(voxel["signal"][3:6], 1.2 * MEASURED[2])
+    assert voxel["known"].tolist() == [True, True, False] * 3
+    assert voxel["te"].tolist() == [70.0, 70.0, 90.0] * 3
+
+
+def test_signals_that_have_no_logarithm_are_left_out_of_decays(make_evaluation, figures, calls):
+    predictions = {("A", "p1"): predicted(measured=np.where(MEASURED < 0.3, -1.0, MEASURED))}
+    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    median = calls["plot_decays"][0][0]
+    assert np.isnan(median["signal"][2])
+    assert np.isfinite(median["signal"][:2]).all()
+
+
+def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, figures, calls):
+    measured = MEASURED.copy()
+    measured[0, 2] = np.nan
+    predictions = {("A", "p1"): predicted(measured=measured)}
+    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    np.testing.assert_allclose(calls["plot_decays"][0][0]["signal"][:3], [0.8, 0.4, 0.2])
+    none = {("A", "p1"): predicted(measured=np.full((4, 3), np.nan))}
+    calls["plot_decays"].clear()
+    example_patients(board_of(make_evaluation, {"p1": 0.3}, none), figures)
+    assert not calls["plot_decays"]
+
+
+# Maps --------------------------------------------------------------------------------------------
+
+
+def test_maps_and_the_farthest_unseen_signal_are_compared(make_evaluation, figures, calls):
+    inputs = np.array([True, False, False])
+    truth = 1.05 * REFERENCE
+    predictions = {("A", "p1"): predicted(seen=inputs, truth=truth)}
+    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    (maps, (affine, title), options), (signal, (_, signal_title), signal_options) = calls[
+        "plot_map_comparison"
+    ]
+    assert list(maps.columns) == ["i", "j", "k", "truth", "reference", "s2s", "m2m"]
+    np.testing.assert_array_equal(maps[["i", "j", "k"]], INDEX)
+    np.testing.assert_allclose(maps["truth"], truth[:, 1])
+    np.testing.assert_allclose(maps["s2s"], 1.1 * REFERENCE[:, 1])
+    assert title == "Dt (µm²/ms)\np1, LR; body → lesion, N = 3"
+    assert options == {"unit": "µm²/ms", "reference": "reference", "predictions": ["s2s", "m2m"]}
+    np.testing.assert_array_equal(affine, np.diag([2.0, 2, 4, 1]))
+    # The largest b at the longest echo time.
+    np.testing.assert_allclose(signal["measured"], MEASURED[:, 2])
+    np.testing.assert_allclose(signal["m2m"], 0.9 * MEASURED[:, 2])
+    assert signal_title.startswith("Signal at b = 1000 s/mm², TE = 90 ms\n")
+    assert signal_options["reference"] == "measured"
+    assert [name for name in figures.figures if name.startswith("maps")] == [
+        "maps_A_Dt",
+        "maps_A_signal",
+    ]
+
+
+def test_a_map_without_any_reference_is_not_drawn(make_evaluation, figures, calls):
+    predictions = {("A", "p1"): predicted(reference=np.full((4, 2), np.nan))}
+    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    assert [name for name in figures.figures if name.startswith("maps")] == ["maps_A_signal"]
+
+
+def test_planes_show_the_maps_at_their_voxels_with_the_colors_of_the_reference(
+    make_evaluation, figures, calls
+):
+    example_patients(board_of(make_evaluation, {"p1": 0.3}), figures)
+    ((layers, (affine,), options),) = calls["html_viewer"]
+    np.testing.assert_array_equal(affine, np.diag([2.0, 2, 4, 1]))
+    assert [layer.name for layer in layers] == ["Dt, reference", "Dt, s2s", "Dt, m2m"]
+    assert len({layer.window for layer in layers}) == 1
+    volume = layers[1].values
+    np.testing.assert_allclose(volume[tuple(INDEX.T)], 1.1 * REFERENCE[:, 1])
+    assert np.isnan(volume).sum() == 4
+    assert options["overlay"] == "Dt, reference"
+
+
+# Joint histograms --------------------------------------------------------------------------------
+
+
+def test_joint_histograms_gather_all_patients_of_a_parameter_and_the_unseen_signals(
+    make_evaluation, figures, calls
+):
+    board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
+    joint_histograms(board, figures)
+    (dt, (title,), options), (signals, (signal_title,), signal_options) = calls[
+        "plot_joint_histograms"
+    ]
+    assert dt.groupby(["cohort", "strategy"]).size().to_dict() == {
+        ("A", "m2m"): 8,
+        ("A", "s2s"): 8,
+    }
+    pairs = dt[dt["strategy"] == "m2m"]
+    np.testing.assert_allclose(pairs["predicted"], 0.8 * pairs["reference"])
+    np.testing.assert_allclose(sorted(pairs["reference"]), sorted([*REFERENCE[:, 1]] * 2))
+    assert title == "Dt\nLR; body → lesion, N = 3"
+    assert options == {"unit": "µm²/ms", "log": False}
+    pairs = signals[signals["strategy"] == "s2s"]
+    np.testing.assert_allclose(pairs["reference"], [*MEASURED[:, 2]] * 2)
+    np.testing.assert_allclose(pairs["predicted"], [*1.2 * MEASURED[:, 2]] * 2)
+    assert signal_title.startswith("Unseen signals\n")
+    assert signal_options == {"unit": "", "log": True}
+    assert list(figures.figures) == ["joint_Dt", "joint_signals"]
+
+
+def test_where_every_contrast_is_seen_there_is_no_histogram_of_signals(
+    make_evaluation, figures, calls
+):
+    predictions = {("A", "p1"): predicted(seen=np.full(3, True))}
+    joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    assert list(figures.figures) == ["joint_Dt"]
+
+
+def test_parameters_without_a_usable_voxel_have_no_histogram(make_evaluation, figures, calls):
+    predictions = {("A", "p1"): predicted(reference=np.full((4, 2), np.nan))}
+    joint_histograms(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    assert list(figures.figures) == ["joint_signals"]
+
+
+def test_a_large_study_is_thinned_evenly_to_a_bounded_number_of_points(
+    make_evaluation, figures, calls, monkeypatch
+):
+    monkeypatch.setattr("dmrifit.study.report.sections.patients._MOST_PER_PANEL", 3)
+    board = board_of(make_evaluation, {"p1": 0.3, "p2": 0.1})
+    joint_histograms(board, figures)
+    counts = calls["plot_joint_histograms"][0][0].groupby("strategy").size()
+    assert counts.max() <= 3
+    assert counts.min() >= 2
+
+
+def test_figures_of_a_patient_are_drawn(make_evaluation, figures):
+    board = board_of(make_evaluation, {"p1": 0.3})
+    html = example_patients(board, figures)
+    assert list(figures.figures) == [
+        "decays_A_median",
+        "decays_A_voxel",
+        "maps_A_Dt",
+        "maps_A_signal",
+    ]
+    assert "The pictures below show slices of the same maps." in html

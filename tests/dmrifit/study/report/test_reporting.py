@@ -1,0 +1,359 @@
+"""The report of a comparison: complete, self-contained, honest about its data, equal to its tables."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit import (
+    MODELS,
+    Cohort,
+    Evaluation,
+    Protocol,
+    Scan,
+    SignalToSignal,
+    compare,
+    learning_curve,
+    simulate_cohort,
+    write_report,
+)
+from dmrifit.report.figure_gallery import Gallery
+
+TISSUE = ["f", "Dv", "T2v", "Dt", "K", "T2t"]
+
+
+class Page(HTMLParser):
+    """What a reader finds: sections by heading, and in each the tables with their titles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.heading, self.title = [], "", ""
+        self._cell = self._tag = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "table":
+            self.tables.append((self.heading, self.title, []))
+        elif tag == "tr":
+            self.tables[-1][2].append([])
+        if tag in ("td", "th", "h2", "h3", "summary"):
+            self._tag, self._cell = tag, ""
+        elif tag == "br" and self._cell is not None:
+            self._cell += " "
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell += data
+
+    def handle_endtag(self, tag):
+        if tag != self._tag:
+            return
+        if tag in ("td", "th"):
+            self.tables[-1][2][-1].append(self._cell)
+        elif tag == "h2":
+            self.heading, self.title = self._cell, ""
+        else:
+            self.title = self._cell
+        self._cell = self._tag = None
+
+    def table(self, heading, title=""):
+        """Give the first table of a section under a title, as header and rows."""
+        return next((rows[0], rows[1:]) for h, t, rows in self.tables if h == heading and title in t)
+
+
+def number(text):
+    return float(text.replace("−", "-"))
+
+
+def same_percent(text, fraction):
+    """Compare as far as the report rounds: one decimal below ten percent, none above."""
+    assert number(text) == pytest.approx(100 * fraction, abs=0.051 if abs(fraction) < 0.0995 else 0.51)
+
+
+def cohorts(n, names=("A<1>", "B"), shape=(16, 16, 3)):
+    protocol = Protocol.preset("cohort1")
+    return [simulate_cohort(protocol, n, name=name, shape=shape, random_state=0) for name in names]
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return learning_curve(
+        cohorts(4),
+        sizes=(1, 3),
+        algorithms=("LR", "RFR"),
+        train_on=("same", "other"),
+        max_voxels=40,
+        random_state=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def shown(evaluation, tmp_path_factory):
+    """The folder of the report, and the figures that went into it."""
+    folder = tmp_path_factory.mktemp("report")
+    figures = []
+    with pytest.MonkeyPatch.context() as patch:
+        show = Gallery.show
+        patch.setattr(Gallery, "show", lambda self, name, figure, *rest: (
+            figures.append((name, figure)), show(self, name, figure, *rest)
+        )[1])  # fmt: skip
+        write_report(evaluation, folder)
+    return folder, figures
+
+
+@pytest.fixture(scope="module")
+def folder(shown):
+    return shown[0]
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tables(page):
+    return Page(page)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """One cohort, one algorithm, one size, nothing kept, no controls."""
+    cohort = simulate_cohort("cohort2", 2, shape=(12, 12, 2), random_state=0)
+    return compare(
+        {"mine": SignalToSignal("LR")}, cohort, max_voxels=30, controls=False, keep_predictions=False, random_state=0
+    )
+
+
+def board_rows(evaluation, train_on, cohort, strategy, algorithm):
+    """Rows of the largest training size, by plain pandas."""
+    scores = evaluation.scores
+    rows = scores[(scores["train_on"] == train_on) & (scores["cohort"] == cohort)]
+    rows = rows[rows["n_train"] == rows["n_train"].max()]
+    return rows[(rows["strategy"] == strategy) & (rows["algorithm"] == algorithm)]
+
+
+def means(rows, metrics, suffix=""):
+    """Mean over patients of the mean over parameters of |BI|, DI and r."""
+    rows = rows[rows["metric"].isin(metrics)].copy()
+    rows["abs"] = rows[f"bias{suffix}"].abs()
+    rows["r"] = rows[f"pearson{suffix}"].fillna(0)
+    return rows.groupby("patient")[["abs", f"dispersion{suffix}", "r"]].mean().mean().tolist()
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_no_other_file_and_no_network(page, folder):
+    assert not re.search(r"""src\s*=\s*["'](?!data:)""", page)
+    assert not re.search(r"""href\s*=\s*["'](?!#)""", page)
+    assert not re.search(r"https?://|@import|url\(", page)
+    # The numbers of the planes of each cohort's patient, and the script that draws them.
+    scripts = re.findall(r"<script[^>]*>", page)
+    assert scripts == ['<script type="application/json">'] * page.count('class="viewer"') + ["<script>"]
+    assert page.count("data:image/png;base64,") == 1 + len(list((folder / "figures").glob("*.png")))
+    assert len(page) < 8e6
+
+
+def test_links_lead_to_sections(page):
+    links = re.findall(r'<a href="#(\w+)">(.*?)</a>', page)
+    sections = re.findall(r'<section id="(\w+)">\s*<h2>(.*?)</h2>', page)
+    assert links == sections
+    headings = [heading for _, heading in sections]
+    for wanted in ("Summary", "Cohorts", "Example patients", "Learning curves",
+                   "Statistics", "From one cohort to another", "Truth beside reference"):  # fmt: skip
+        assert wanted in headings
+
+
+def test_synthetic_data_are_called_synthetic_at_the_top(page):
+    assert page.index("Synthetic data") < page.index("<h2>")
+    assert "4 synthetic patients of A&lt;1&gt; and 4 synthetic patients of B" in page
+
+
+def test_names_of_users_are_escaped(page):
+    assert "A<1>" not in page
+    assert "A&lt;1&gt;" in page
+
+
+def test_every_figure_says_region_size_and_seed(shown):
+    _, figures = shown
+    assert len(figures) > 20
+    for name, figure in figures:
+        texts = [text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))]
+        found = [text for text in texts if re.search(r"body → lesion, N = (3|1–3), seed 0", text)]
+        assert found, name
+        assert any("1–3" in text for text in found) == name.startswith("learning_curve")
+
+
+def test_every_kind_of_figure_is_there(folder, evaluation):
+    names = sorted(path.stem for path in (folder / "figures").glob("*.png"))
+    assert len([name for name in names if name.startswith("bias_dispersion")]) == 2 * 2 * 2
+    assert len([name for name in names if name.startswith("learning_curve")]) == 2 * 2
+    assert len([name for name in names if name.startswith("maps")]) == 2 * (len(TISSUE) + 1)
+    assert len([name for name in names if name.startswith("decays")]) == 2 * 2
+    assert len([name for name in names if name.startswith("joint")]) == len(TISSUE) + 1
+    assert len([name for name in names if name.startswith("signal_errors")]) == 2
+
+
+def test_every_number_of_the_comparison_can_be_read_from_files_beside_the_page(folder, evaluation):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"report.html", "scores.csv", "signals.csv", "summary.csv", "study.json", "figures",
+                     "tables", "predictions"}  # fmt: skip
+    back = Evaluation.read(folder)
+    pd.testing.assert_frame_equal(back.scores, evaluation.scores, check_exact=True)
+    assert (folder / "figures" / "figures.pdf").read_bytes().startswith(b"%PDF")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").glob("*.png"))
+    tests = {path.name for path in (folder / "tables").iterdir()}
+    assert {"statistics_dispersion_pairs.csv", "statistics_abs_bias_equivalence.csv"} <= tests
+
+
+def test_the_page_tells_settings_seed_versions_units_and_controls(page):
+    for text in ("constant", "shuffled", "perfect", "max voxels", "seed", "version of numpy", "trained on", "µm²/ms",
+                 "s/mm²", "T2t", "at a bound", "resynthesize", "Command"):  # fmt: skip
+        assert text in page
+
+
+def test_a_report_can_be_written_again_over_itself_and_leaves_nothing_old(small, tmp_path):
+    first = write_report(small, tmp_path).read_bytes()
+    vectors = (tmp_path / "figures" / "figures.pdf").read_bytes()
+    (tmp_path / "figures" / "of_an_earlier_report.png").write_bytes(b"")
+    # One algorithm has no tests, and so no tables of its own.
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "of_an_earlier_report.csv").write_text("")
+    assert write_report(small, tmp_path).read_bytes() == first
+    assert (tmp_path / "figures" / "figures.pdf").read_bytes() == vectors
+    assert not list(tmp_path.rglob("of_an_earlier_report*"))
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train_on", ["same", "other"])
+@pytest.mark.parametrize("cohort", ["A<1>", "B"])
+def test_the_summary_on_the_page_is_that_of_the_scores(tables, evaluation, train_on, cohort):
+    words = {"same": "of the same cohort", "other": "all patients of the other"}[train_on]
+    title = f"{cohort}: 4 patients, trained on "
+    header, rows = next(
+        (rows[0], rows[1:]) for h, t, rows in tables.tables if h == "Summary" and title in t and words in t
+    )
+    assert header[:5] == ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
+    assert [row[1] for row in rows].count("perfect") == 2
+    assert len(rows) == 2 * (2 + 3)
+    for strategy, algorithm, bias, dispersion, r, *rest in rows:
+        own = board_rows(evaluation, train_on, cohort, strategy, algorithm)
+        assert len(own) == 4 * 7
+        expected = means(own, TISSUE)
+        same_percent(bias.split(" ± ")[0], expected[0])
+        same_percent(dispersion.split(" ± ")[0], expected[1])
+        assert number(r) == pytest.approx(expected[2], abs=0.0051)
+        without = means(own, [name for name in TISSUE if name != "T2v"])
+        same_percent(rest[0], without[0])
+        same_percent(rest[1], without[1])
+        assert number(rest[2]) == pytest.approx(without[2], abs=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("heading", "title", "columns"),
+    [
+        ("Parameter by parameter", "B, trained on", ["strategy", "algorithm", "S0"]),
+        ("Correlations", "B, trained on", ["strategy", "algorithm", "S0"]),
+        ("Truth beside reference", "B, trained on", ["strategy", "algorithm", "against reference"]),
+        ("From one cohort to another", "Mean over", ["strategy", "algorithm", "A<1> ← A<1>"]),
+        ("Learning curves", "As a table", ["cohort", "strategy", "algorithm", "N = 1", "N = 3"]),
+        ("What the reference is worth", "", ["parameter", "meaning", "unit"]),
+        ("Statistics", "All pairs, DI", ["cohort", "strategy", "parameters", "a", "b"]),
+        ("Predicted signals", "All readings", ["cohort", "trained on", "strategy", "algorithm"]),
+    ],
+)
+def test_tables_of_all_sections_stand_under_their_headings(tables, heading, title, columns):
+    header, rows = tables.table(heading, title)
+    assert header[: len(columns)] == columns
+    assert rows
+
+
+# Less than everything ------------------------------------------------------------------------------------------------
+
+
+def test_one_cohort_one_algorithm_one_size_and_nothing_kept_make_a_page_too(small, tmp_path):
+    text = write_report(small, tmp_path).read_text(encoding="utf-8")
+    for sentence in ("One number of training patients was compared", "One cohort was compared", "nothing to draw here",
+                     "One algorithm was compared"):  # fmt: skip
+        assert sentence in text
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 2
+    assert "Trained on" not in text[text.index("One cohort was compared") :].partition("</section>")[0]
+
+
+def test_measured_patients_without_truth_are_not_called_synthetic(small, tmp_path):
+    unknown = {name: np.nan for name in small.scores.columns if name.endswith("_truth")}
+    study = {**small.study, "cohorts": {
+        name: {**cohort, "synthetic": False, "simulation": None} for name, cohort in small.study["cohorts"].items()
+    }}  # fmt: skip
+    measured = Evaluation(small.scores.assign(**unknown), small.signals, study)
+    text = write_report(measured, tmp_path).read_text(encoding="utf-8")
+    assert "ynthetic" not in re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert "No patient has a known truth" in text
+    assert not re.search(r">\s*nan\b", text)
+
+
+def test_a_protocol_without_echo_times_and_a_model_of_its_own_make_a_page(tmp_path):
+    rng = np.random.default_rng(0)
+    protocol = Protocol([0, 100, 400, 800, 1500, 2500])
+    scans = []
+    for k in range(3):
+        parameters = np.column_stack([np.full(60, 500.0), rng.uniform(0.6, 2, 60), rng.uniform(0.3, 1.2, 60)])
+        signals = MODELS["kurtosis"].signal(parameters, protocol) + rng.normal(0, 3, (60, 6))
+        inside = np.ones((5, 4, 3), bool)
+        scans.append(Scan(f"p{k}", signals.reshape(5, 4, 3, 6), protocol, inside, np.diag([2, 2, 5, 1]), lesion=inside))
+    estimators = {"LR s2s": SignalToSignal("LR", source=protocol.take([0, 2, 3]), target=protocol, model="kurtosis")}
+    result = compare(estimators, Cohort(scans, "mine"), random_state=0)
+    text = write_report(result, tmp_path).read_text(encoding="utf-8")
+    assert not re.search("Synthetic data|synthetic patients|[(]synthetic[)]", text)
+    assert len(list((tmp_path / "figures").glob("maps_mine_*.png"))) == 3
+    assert len(list((tmp_path / "figures").glob("decays_mine_*.png"))) == 2
+    assert not re.search(r">\s*nan\b", text)
+
+
+def test_scores_alone_make_a_page(small, tmp_path):
+    bare = Evaluation(small.scores, small.signals.iloc[:0], {})
+    text = write_report(bare, tmp_path).read_text(encoding="utf-8")
+    assert "Predicted signals" not in text
+    assert "does not say which cohorts" in text
+
+
+def test_a_patient_that_nothing_can_be_said_of_is_shown_by_dashes(small, tmp_path):
+    nothing = small.scores.assign(bias=np.nan, dispersion=np.nan, pearson=np.nan, spearman=np.nan)
+    text = write_report(Evaluation(nothing, small.signals, small.study), tmp_path).read_text(encoding="utf-8")
+    _, rows = Page(text).table("Parameter by parameter")
+    assert rows[0][2].startswith("– / – / ")
+
+
+def test_without_the_library_of_tests_the_page_names_what_to_install(evaluation, tmp_path, monkeypatch):
+    def missing(self, **options):
+        msg = 'statsmodels is not installed; to install it: pip install "dmrifit[stats]"'
+        raise ImportError(msg)
+
+    monkeypatch.setattr(Evaluation, "statistics", missing)
+    light = Evaluation(evaluation.scores[evaluation.scores["train_on"] == "same"], evaluation.signals.iloc[:0],
+                       evaluation.study)  # fmt: skip
+    text = write_report(light, tmp_path).read_text(encoding="utf-8")
+    assert "pip install &#34;dmrifit[stats]&#34;" in text
+    assert "To train on the other cohorts too" in text
+
+
+def test_several_comparisons_are_laid_beside_each_other(small, tmp_path):
+    settings = small.study["settings"]
+    second = Evaluation(small.scores, small.signals, {**small.study, "settings": {**settings, "seed": 7,
+                                                                                "train_mask": "lesion"}})  # fmt: skip
+    text = write_report([small, second], tmp_path).read_text(encoding="utf-8")
+    _, rows = Page(text).table("The same in other comparisons")
+    assert [row[0] for row in rows] == ["body → lesion, N = 1, seed 0", "lesion → lesion, N = 1, seed 7"]
+
+
+@pytest.mark.parametrize("what", ["no row", "no evaluation"])
+def test_an_empty_comparison_has_no_report(small, tmp_path, what):
+    empty = Evaluation(small.scores.iloc[:0], small.signals.iloc[:0], {})
+    with pytest.raises(ValueError, match="no score"):
+        write_report(empty if what == "no row" else [], tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,579 @@
+"""Comparisons: who is trained on whom, against what, resumed, repeated to the bit, refused when impossible."""
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import rankdata
+from sklearn.base import BaseEstimator
+
+from dmrifit import (
+    MODELS,
+    Cohort,
+    Evaluation,
+    MapsToMaps,
+    Protocol,
+    Scan,
+    SignalToSignal,
+    compare,
+    simulate_cohort,
+)
+from dmrifit.engine.fitting import fit_voxels
+
+SMALL = (16, 16, 3)
+PROTOCOL = Protocol.preset("cohort1")
+TABLES = ("scores", "signals")
+
+
+def cohort(name="A", n=3, seed=0, protocol=PROTOCOL):
+    return simulate_cohort(protocol, n, name=name, shape=SMALL, random_state=seed)
+
+
+@pytest.fixture(scope="module")
+def two():
+    return {"A": cohort("A"), "B": cohort("B")}
+
+
+class Recorder(BaseEstimator):
+    """Remember what every copy was trained and tested on; answer with the mean of the training targets."""
+
+    log: list = []  # noqa: RUF012
+    fail_at: int | None = None
+
+    def __init__(self, source=None, target=None, model="t2-ivim-kurtosis", random_state=None):
+        self.source = source
+        self.target = target
+        self.model = model
+        self.random_state = random_state
+
+    def fit(self, X, Y):
+        if Recorder.fail_at is not None and len(Recorder.log) == Recorder.fail_at:
+            msg = "out of luck"
+            raise ArithmeticError(msg)
+        self.mean_ = Y.mean(axis=0)
+        self.record_ = {"train": X.copy(), "test": [], "random_state": self.random_state}
+        Recorder.log.append(self.record_)
+        return self
+
+    def predict(self, X):
+        self.record_["test"].append(X.copy())
+        return np.tile(self.mean_, (len(X), 1))
+
+    def predict_maps(self, X):
+        return fit_voxels(np.tile(self.mean_, (len(X), 1)), self.target, self.model).parameters
+
+
+class Oracle(BaseEstimator):
+    """Know the advanced signals of every voxel beforehand."""
+
+    def __init__(self, X, Y, source=None, target=None, model="t2-ivim-kurtosis"):
+        self.X = X
+        self.Y = Y
+        self.source = source
+        self.target = target
+        self.model = model
+
+    def fit(self, X, Y):
+        return self
+
+    def predict(self, X):
+        known = {row.tobytes(): i for i, row in enumerate(self.X)}
+        return self.Y[[known[row.tobytes()] for row in X]]
+
+    def predict_maps(self, X):
+        return fit_voxels(self.predict(X), self.target, self.model).parameters
+
+
+@pytest.fixture
+def record():
+    Recorder.log.clear()
+    Recorder.fail_at = None
+    yield Recorder.log
+    Recorder.log.clear()
+    Recorder.fail_at = None
+
+
+def owners(X, cohorts):
+    """Name the patients whose voxels are rows of X."""
+    tables = [c.arrays(mask="body") for c in cohorts.values()]
+    known = {row.tobytes(): group for table in tables for row, group in zip(table.X, table.groups, strict=True)}
+    return {str(known[row.tobytes()]) for row in X}
+
+
+def equal(one, other, *, timed=False):
+    for name in TABLES:
+        left, right = (getattr(e, name).drop(columns=[] if timed else "seconds", errors="ignore") for e in (one, other))
+        pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+def test_no_patient_is_trained_on_itself_and_all_others_are_used(two, record):
+    compare({"r": Recorder()}, two, max_voxels=20, random_state=0)
+    assert len(record) == 6
+    for entry in record:
+        (tested,) = owners(entry["test"][0], two)
+        home = two[tested[0]].patients
+        assert owners(entry["train"], two) == set(home) - {tested}
+        assert len(entry["train"]) == 2 * 20
+
+
+@pytest.mark.parametrize(("train_on", "n_models", "n_patients"), [("other", 2, 3), ("pooled", 6, 5)])
+def test_training_crosses_cohorts_as_asked(two, record, train_on, n_models, n_patients):
+    scores = compare({"r": Recorder()}, two, train_on=train_on, max_voxels=10, random_state=0).scores
+    assert len(record) == n_models
+    for entry in record:
+        trained, tested = owners(entry["train"], two), set().union(*(owners(x, two) for x in entry["test"]))
+        assert not trained & tested
+        assert len(trained) == n_patients
+        if train_on == "other":
+            assert {name[0] for name in trained} != {name[0] for name in tested}
+    assert set(scores["patient"]) == {*two["A"].patients, *two["B"].patients}
+    assert set(scores["n_train"]) == {n_patients}
+
+
+def test_lesions_are_scored_whole_and_bodies_are_trained_on(two, record):
+    scores = compare({"r": Recorder()}, two["A"], random_state=0).scores
+    for scan in two["A"]:
+        assert set(scores.loc[scores["patient"] == scan.patient, "n_voxels"]) == {scan.lesion.sum()}
+    others = [scan for scan in two["A"] if scan.patient != two["A"].patients[0]]
+    assert len(record[0]["train"]) == sum(scan.mask.sum() for scan in others)
+
+
+def test_a_prediction_of_the_measured_signals_has_no_error(two):
+    table = two["A"].arrays(mask="body")
+    result = compare({"oracle": Oracle(table.X, table.Y)}, two["A"], train_mask="lesion", random_state=0)
+    scores = result.scores
+    # S0 is divided by the patient's scale after the fit of the reference and before that of the prediction.
+    assert scores["bias"].abs().max() < 1e-6
+    assert scores["dispersion"].max() < 1e-6
+    assert scores["pearson"].min() > 1 - 1e-6
+    assert (result.signals["relative_error"] == 0).all()
+    assert len(result.signals) == 3 * (16 + 1)
+    assert (result.signals["contrast"] == "all unseen").sum() == 3
+    assert not set(result.signals["contrast"]) & set(table.source.labels)
+
+
+def test_a_linear_world_is_predicted_exactly_by_linear_regression():
+    rng = np.random.default_rng(0)
+    protocol = Protocol([0, 500, 1000, 1500, 2000, 2500], te=70)
+    weights = rng.uniform(0.1, 0.5, (3, 3))
+    scans = []
+    for patient in "abc":
+        source = rng.uniform(0.2, 1, (6, 6, 2, 1)) * np.exp(-rng.uniform(0.5, 2, (6, 6, 2, 1)) * [0.0, 0.5, 1.0])
+        signal = 100 * np.concatenate([source, source @ weights], axis=-1)
+        scans.append(Scan(patient, signal, protocol, np.ones((6, 6, 2)), np.eye(4), lesion=np.ones((6, 6, 2))))
+    clinical = protocol.take([0, 1, 2])
+    estimator = SignalToSignal("LR", source=clinical, target=protocol, model="kurtosis")
+    result = compare({"LR": estimator}, Cohort(scans, "linear"), controls=False, random_state=0)
+    assert result.signals["relative_error"].max() < 1e-9
+    assert result.signals["pearson"].min() > 1 - 1e-9
+    assert result.scores["median_abs_error"].max() < 1e-4
+    assert not result.study["cohorts"]["linear"]["synthetic"]
+    assert result.scores["bias_truth"].isna().all()
+
+
+def test_the_truth_of_synthetic_patients_is_scored_beside_the_reference(two):
+    scan = two["A"].scans[0]
+    noiseless = [
+        Scan(
+            f"p{i}",
+            MODELS["t2-ivim-kurtosis"].signal(
+                np.stack([scan.truth[n][scan.mask] for n in scan.truth], axis=1) * ([1 + i, *[1] * 6]), PROTOCOL
+            )[np.cumsum(scan.mask.ravel()).reshape(SMALL) - 1]
+            * scan.mask[..., None],
+            PROTOCOL,
+            scan.mask,
+            scan.affine,
+            lesion=scan.lesion,
+            truth={n: values * (1 + i if n == "S0" else 1) for n, values in scan.truth.items()},
+        )
+        for i in range(2)
+    ]
+    scores = compare({"LR s2s": SignalToSignal("LR")}, Cohort(noiseless, "n"), random_state=0).scores
+    # Without noise the fit finds the truth, so both columns agree.
+    np.testing.assert_allclose(scores["bias"], scores["bias_truth"], atol=2e-3)
+    np.testing.assert_allclose(scores["dispersion"], scores["dispersion_truth"], atol=2e-2)
+
+
+def test_scores_have_the_same_bits_for_any_number_of_jobs(two):
+    estimators = {"RFR s2s": SignalToSignal("RFR"), "LR m2m": MapsToMaps("LR")}
+    one, other = (
+        compare(estimators, two, train_on=("same", "other"), max_voxels=30, n_jobs=n, random_state=3) for n in (1, 2)
+    )
+    equal(one, other)
+
+
+def test_strategies_and_algorithms_are_told_apart_by_name(two):
+    estimators = {"constant s2s": SignalToSignal("constant"), "m2m: LR": MapsToMaps("LR"), "mine": Recorder()}
+    scores = compare(estimators, two["A"], max_voxels=20, controls=False, random_state=0).scores
+    found = scores.drop_duplicates("estimator")[["estimator", "strategy", "algorithm"]].to_numpy().tolist()
+    assert found == [
+        ["constant s2s", "s2s", "constant"],
+        ["m2m: LR", "m2m", "LR"],
+        ["mine", "Recorder", "mine"],
+    ]
+    # A constant has no correlation, however small its bias and dispersion may be.
+    assert scores.loc[scores["estimator"] == "constant s2s", "pearson"].isna().all()
+
+
+def test_seeds_of_estimators_are_set_and_repeats_differ(two, record):
+    scores = compare({"r": Recorder()}, two["A"], n_train=1, n_repeats=4, max_voxels=10, random_state=0).scores
+    seeds = [entry["random_state"] for entry in record]
+    assert len(set(seeds)) == len(record) == 12
+    assert {len(owners(entry["train"], two)) for entry in record} == {1}
+    assert sorted(scores["repeat"].unique()) == [0, 1, 2, 3]
+    chosen = {}
+    for entry in record:
+        (tested,) = owners(entry["test"][0], two)
+        chosen.setdefault(tested, []).append(owners(entry["train"], two).pop())
+    assert any(len(set(patients)) > 1 for patients in chosen.values())
+
+
+def test_repeats_draw_other_voxels(two, record):
+    compare({"r": Recorder()}, two["A"], n_repeats=2, max_voxels=5, random_state=0)
+    assert len(record) == 6
+    first, second = ({row.tobytes() for entry in record[i::2] for row in entry["train"]} for i in (0, 1))
+    assert not first <= second
+
+
+def test_training_voxels_with_a_gap_are_left_out(two, record):
+    scan = two["A"].scans[0]
+    signal = scan.signal.copy()
+    signal[(*np.argwhere(scan.mask)[0], 12)] = np.nan
+    signal[(*np.argwhere(scan.mask)[1], 2)] = np.inf
+    gaps = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion)
+    scans = [gaps, *two["A"].scans[1:]]
+    compare({"r": Recorder()}, Cohort(scans, "A"), random_state=0)
+    sizes = {i: int(np.count_nonzero(one.mask)) - 2 * (i == 0) for i, one in enumerate(scans)}
+    assert [len(entry["train"]) for entry in record] == [sum(sizes.values()) - sizes[i] for i in range(3)]
+
+
+def test_an_interrupted_comparison_goes_on_where_it_stopped(two, record, tmp_path):
+    arguments = {"max_voxels": 20, "random_state": 7}
+    whole = compare({"r": Recorder()}, two, **arguments)
+    record.clear()
+    Recorder.fail_at = 4
+    with pytest.raises(RuntimeError, match=r"estimator 'r' failed for Bp02 of cohort 'B'.*out of luck"):
+        compare({"r": Recorder()}, two, out=tmp_path, **arguments)
+    with pytest.raises(FileNotFoundError, match="was not finished"):
+        Evaluation.read(tmp_path)
+    Recorder.fail_at = None
+    record.clear()
+    resumed = compare({"r": Recorder()}, two, out=tmp_path, **arguments)
+    assert len(record) == 2
+    assert resumed.study["models"] == {"trained": 2, "reused": 4}
+    equal(whole, resumed)
+    equal(Evaluation.read(tmp_path), resumed, timed=True)
+
+
+def test_changed_data_are_noticed(two, record, tmp_path):
+    compare({"r": Recorder()}, two, max_voxels=20, out=tmp_path, random_state=7)
+    record.clear()
+    scan = two["B"].scans[2]
+    changed = Scan("Bp03", scan.signal * 1.0, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion)
+    changed.signal[scan.lesion] *= 1.5
+    cohorts = {"A": two["A"], "B": Cohort([*two["B"].scans[:2], changed], "B")}
+    compare({"r": Recorder()}, cohorts, max_voxels=20, out=tmp_path, random_state=7)
+    # The changed patient is tested on, and trained on by the two others.
+    assert 1 <= len(record) <= 3
+    assert all(owners(entry["test"][0], cohorts).pop()[0] == "B" for entry in record)
+    record.clear()
+    other = {"r": Recorder(), "more": Recorder(random_state=1)}
+    compare(other, cohorts, max_voxels=20, out=tmp_path, random_state=7)
+    assert len(record) == 6
+
+
+def test_changed_signals_of_a_held_out_patient_are_noticed(two, record, tmp_path):
+    compare({"r": Recorder()}, two["A"], max_voxels=1, out=tmp_path, random_state=7)
+    trained_on = {row.tobytes() for entry in record for row in entry["train"]}
+    record.clear()
+    scan = two["A"].scans[0]
+    table = Cohort([scan], "A").arrays()
+    i = next(i for i, row in enumerate(table.X) if row.tobytes() not in trained_on)
+    signal = scan.signal.copy()
+    signal[(*table.index[i, 1:], 12)] *= 1.5  # a contrast that is no input
+    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion, truth=scan.truth)
+    cohorts = Cohort([changed, *two["A"].scans[1:]], "A")
+    result = compare({"r": Recorder()}, cohorts, max_voxels=1, out=tmp_path, random_state=7)
+    assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{scan.patient}]
+    assert result.study["models"] == {"trained": 1, "reused": 2}
+
+
+def test_changed_targets_of_a_training_patient_are_noticed(two, record, tmp_path):
+    compare({"r": Recorder()}, two["A"], out=tmp_path, random_state=7)
+    record.clear()
+    scan = two["A"].scans[0]
+    signal = scan.signal.copy()
+    signal[(*np.argwhere(scan.mask & ~scan.lesion)[0], 12)] *= 1.5  # a contrast that is no input
+    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion, truth=scan.truth)
+    cohorts = Cohort([changed, *two["A"].scans[1:]], "A")
+    compare({"r": Recorder()}, cohorts, out=tmp_path, random_state=7)
+    assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{"Ap02"}, {"Ap03"}]
+
+
+def test_the_seed_of_a_folder_is_taken_up_again(two, record, tmp_path):
+    first = compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path)
+    n = len(record)
+    second = compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path)
+    assert len(record) == n
+    equal(first, second, timed=True)
+
+
+def test_a_folder_of_another_study_is_left_alone(two, tmp_path):
+    compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path, random_state=0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="another study: max_voxels was 20 there and is 30 now"):
+        compare({"r": Recorder()}, two["A"], max_voxels=30, out=tmp_path, random_state=0)
+    with pytest.raises(ValueError, match="another study: cohorts was"):
+        compare({"r": Recorder()}, two["B"], max_voxels=20, out=tmp_path, random_state=0)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(ValueError, match="does not describe a study"):
+        compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path, random_state=0)
+
+
+def test_a_damaged_cell_is_computed_again(two, record, tmp_path):
+    first = compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path, random_state=0)
+    record.clear()
+    next((tmp_path / "cells").iterdir()).write_text('{"scores": [')
+    equal(first, compare({"r": Recorder()}, two["A"], max_voxels=20, out=tmp_path, random_state=0))
+    assert len(record) == 1
+
+
+def test_the_study_says_how_it_was_made(two, tmp_path):
+    result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], max_voxels=20, out=tmp_path, random_state=11)
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert study.pop("finished").keys() == {"scores.csv", "signals.csv"}
+    assert study == result.study
+    assert study["settings"]["seed"] == 11
+    assert study["cohorts"]["A"]["synthetic"]
+    assert study["estimators"]["LR s2s"]["parameters"]["regressor"] == "LR"
+    assert {"dmrifit", "numpy", "scikit-learn", "numba"} <= set(study["versions"])
+
+
+def test_voxels_without_a_reference_are_counted(two):
+    scan = two["A"].scans[0]
+    signal = scan.signal.copy()
+    lost = tuple(np.argwhere(scan.lesion)[0])
+    signal[lost] = 0
+    broken = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion)
+    scores = compare(
+        {"r": Recorder()}, Cohort([broken, *two["A"].scans[1:]], "A"), max_voxels=20, random_state=0
+    ).scores
+    adc = scores[(scores["patient"] == scan.patient) & (scores["metric"] == "Dt")].iloc[0]
+    assert adc["n_undefined"] == 1
+    assert adc["n_voxels"] == scan.lesion.sum()
+
+
+def test_voxels_without_a_source_signal_are_not_predicted(two):
+    scan = two["A"].scans[0]
+    signal = scan.signal.copy()
+    signal[(*np.argwhere(scan.lesion)[0], 1)] = np.nan
+    broken = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion)
+    scores = compare(
+        {"r": Recorder()}, Cohort([broken, *two["A"].scans[1:]], "A"), max_voxels=20, random_state=0
+    ).scores
+    adc = scores[(scores["patient"] == scan.patient) & (scores["metric"] == "Dt")].iloc[0]
+    assert adc["n_failed"] == 1
+
+
+def test_patients_without_a_lesion_train_and_are_named(two, record):
+    scan = two["A"].scans[1]
+    healthy = Scan(scan.patient, scan.signal, PROTOCOL, scan.mask, scan.affine)
+    scans = [two["A"].scans[0], healthy, two["A"].scans[2]]
+    result = compare({"r": Recorder()}, Cohort(scans, "A"), max_voxels=20, random_state=0)
+    assert healthy.patient not in set(result.scores["patient"])
+    assert result.study["cohorts"]["A"]["skipped"] == {healthy.patient: "no lesion voxel"}
+    assert all(healthy.patient in owners(entry["train"], two) for entry in record)
+
+
+def test_cohorts_of_different_protocols_are_compared_each_for_itself_only():
+    cohorts = [cohort("A"), cohort("C", protocol=Protocol.preset("cohort2"))]
+    assert len(compare({"r": Recorder()}, cohorts, max_voxels=10, random_state=0).scores) == 6 * 7
+    with pytest.raises(ValueError, match=r"Cp01 of cohort 'C'.*lacks S_b0_TE93.*same"):
+        compare({"r": Recorder()}, cohorts, train_on="other", max_voxels=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train_on": "others"}, "same, other, pooled"),
+        ({"train_on": ("same", "same")}, "each way once"),
+        ({"train_mask": "tumor"}, "'body' or 'lesion'"),
+        ({"n_train": 3}, r"cohort 'A' .*needs at least 3 other patient\(s\); there are 2"),
+        ({"n_repeats": 0}, "n_repeats must be at least 1"),
+        ({"max_voxels": 0}, "max_voxels must be at least 1"),
+        ({"estimators": {}}, "at least one"),
+        ({"estimators": {"forest": BaseEstimator()}}, "fit, predict, predict_maps"),
+        ({"cohorts": []}, "no cohort"),
+        ({"cohorts": [cohort("A", 1)]}, "at least 1 other patient"),
+        ({"cohorts": [cohort("A", 2), cohort("A", 2)]}, "different names"),
+        ({"cohorts": {"one": cohort("A", 2), "two": cohort("A", 2)}}, "Ap01 is in cohort 'one' and in cohort 'two'"),
+        ({"cohorts": [cohort("A", 2)], "train_on": "other"}, "at least two cohorts"),
+    ],
+)
+def test_impossible_comparisons_are_refused_before_work_starts(two, record, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        compare(**{"estimators": {"r": Recorder()}, "cohorts": two, **arguments})
+    assert not record
+
+
+def test_nothing_is_warned_about(two):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare({"c": MapsToMaps("constant")}, two["A"], max_voxels=20, random_state=0)
+
+
+def test_a_protocol_without_clinical_images_is_refused_with_the_remedy():
+    short = cohort("short", 2, protocol=Protocol([0, 500, 1000, 0, 500, 1000], te=[70, 70, 70, 90, 90, 90]))
+    with pytest.raises(ValueError, match=r"cohort 'short': a clinical protocol needs 5 b-values.*give the estimators"):
+        compare({"r": Recorder()}, short)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["/there/dmrifit", "benchmark", "a b.tsv"], "dmrifit benchmark 'a b.tsv'"),
+        (["/there/dmrifit/__main__.py", "report"], "python -m dmrifit report"),
+        (["examples/plot_compare_algorithms.py"], "python plot_compare_algorithms.py"),
+        ([""], "in a Python session"),
+    ],
+)
+def test_the_study_names_the_command_that_made_it(two, monkeypatch, argv, expected):
+    monkeypatch.setattr("sys.argv", argv)
+    assert compare({"r": Recorder()}, two["A"], max_voxels=5, random_state=0).study["command"] == expected
+
+
+def test_what_cannot_be_described_is_compared_but_not_kept(two, tmp_path):
+    def odd():
+        return Recorder(random_state=None, source=None).set_params(random_state=lambda: 0)
+
+    assert len(compare({"r": odd()}, two["A"], max_voxels=10, random_state=0).scores) == 3 * 7
+    with pytest.raises(ValueError, match=r"estimator 'r': .*cannot be described"):
+        compare({"r": odd()}, two["A"], max_voxels=10, random_state=0, out=tmp_path)
+
+
+def test_scores_agree_with_a_comparison_written_plainly(two):
+    """Least squares by numpy, trained on all body voxels of the others, scored by hand."""
+    result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], controls=False, random_state=0)
+    signals, lesions, truths = [], [], []
+    for scan in two["A"]:
+        body = scan.signal[scan.mask].astype(float)
+        unit = np.percentile(body[:, 0], 95)
+        signals.append(body / unit)
+        lesions.append(scan.signal[scan.lesion].astype(float) / unit)
+        truth = {name: values[scan.lesion] for name, values in scan.truth.items()}
+        truths.append(truth | {"S0": truth["S0"] / unit})
+    for held_out, patient in enumerate(two["A"].patients):
+        train = np.concatenate([s for i, s in enumerate(signals) if i != held_out])
+        weights = np.linalg.lstsq(np.column_stack([np.ones(len(train)), train[:, :5]]), train, rcond=None)[0]
+        measured = lesions[held_out]
+        predicted = np.column_stack([np.ones(len(measured)), measured[:, :5]]) @ weights
+        error = (predicted / measured - 1)[:, 5:]
+        found = result.signals[(result.signals["patient"] == patient) & (result.signals["contrast"] != "all unseen")]
+        np.testing.assert_allclose(found["relative_error"], np.abs(error).mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(found["median_relative_error"], np.median(np.abs(error), axis=0), rtol=1e-6)
+        np.testing.assert_allclose(found["signed_relative_error"], error.mean(axis=0), rtol=1e-6, atol=1e-9)
+        maps, reference = (
+            fit_voxels(np.maximum(s, 0), PROTOCOL, "t2-ivim-kurtosis").parameters for s in (predicted, measured)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            E = maps / reference - 1
+        for j, (_, row) in enumerate(result.scores[result.scores["patient"] == patient].iterrows()):
+            e = E[:, j][np.isfinite(E[:, j])]
+            assert row["bias"] == pytest.approx(np.median(e), abs=1e-4)
+            assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=2e-4)
+            assert row["median_abs_error"] == pytest.approx(np.median(np.abs(e)), abs=1e-4)
+            assert row["n_undefined"] == len(E) - len(e)
+            true = maps[:, j] / truths[held_out][row["metric"]] - 1
+            assert row["bias_truth"] == pytest.approx(np.median(true), abs=1e-4)
+            assert row["dispersion_truth"] == pytest.approx(np.subtract(*np.percentile(true, [75, 25])), abs=2e-4)
+            ranks = [rankdata(values[:, j]) for values in (maps, reference)]
+            assert row["pearson"] == pytest.approx(np.corrcoef(maps[:, j], reference[:, j])[0, 1], abs=1e-4)
+            assert row["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
+
+
+def plain_decay(signals, b):
+    """Fit S0·exp(−b·ADC) to every row: the best ADC of a fine grid, then ever finer ones around it."""
+    adc = np.linspace(-8, 100, 5401)[None, :].repeat(len(signals), axis=0)
+    for _ in range(5):
+        decay = np.exp(-adc[:, :, None] * b / 1000)
+        s0 = np.einsum("vgb,vb->vg", decay, signals) / (decay**2).sum(axis=2)
+        cost = ((s0[:, :, None] * decay - signals[:, None, :]) ** 2).sum(axis=2)
+        best = np.arange(len(signals)), cost.argmin(axis=1)
+        step = adc[:, 1] - adc[:, 0]
+        found = s0[best], adc[best]
+        adc = found[1][:, None] + step[:, None] * np.linspace(-1, 1, 41)
+    return found
+
+
+def test_maps_from_maps_agree_with_a_comparison_written_plainly():
+    """Features from a search on a grid, least squares by numpy, scored by hand."""
+    patients = cohort("plain", seed=9041)
+    result = compare({"LR m2m": MapsToMaps("LR")}, patients, train_mask="lesion", random_state=0)
+    model = MODELS["t2-ivim-kurtosis"]
+    X, targets, references = [], [], []
+    clinical = np.array([0.0, 50, 100, 400, 900])
+    for scan in patients:
+        Y = scan.signal[scan.lesion].astype(float) / np.percentile(scan.signal[scan.mask][:, 0].astype(float), 95)
+        source = Y[:, :5]
+        s0, _ = plain_decay(source, clinical)
+        _, fast = plain_decay(source[:, :3], clinical[:3])
+        slow0, slow = plain_decay(source[:, 2:], clinical[2:])
+        reference = fit_voxels(Y, PROTOCOL, model).parameters
+        X.append((np.column_stack([np.ones(len(Y)), fast, slow, 1 - slow0 / s0]), s0, source.max(axis=1)))
+        references.append(reference)
+        targets.append(np.column_stack([np.log(reference[:, 0] / s0), reference[:, 1:]]))
+    for held_out, patient in enumerate(patients.patients):
+        train = [i for i in range(3) if i != held_out]
+        weights = np.linalg.lstsq(
+            np.concatenate([X[i][0] for i in train]), np.concatenate([targets[i] for i in train]), rcond=None
+        )[0]
+        features, s0, largest = X[held_out]
+        maps = features @ weights
+        maps[:, 0] = np.exp(maps[:, 0]) * s0
+        for j, parameter in enumerate(model.parameters):
+            unit = largest if j == 0 else 1.0
+            predicted = np.clip(maps[:, j], parameter.low * unit, parameter.high * unit)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                e = predicted / references[held_out][:, j] - 1
+            e = e[np.isfinite(e)]
+            rows = result.scores[result.scores["patient"] == patient]
+            row = rows[rows["metric"] == parameter.name].iloc[0]
+            assert row["bias"] == pytest.approx(np.median(e), abs=1e-3)
+            assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (SignalToSignal("LRR"), "'x': no algorithm 'LRR'; choose one of LR"),
+        (SignalToSignal(model="mono"), "'x': no model 'mono'; choose one of adc"),
+        (SignalToSignal(model=None), "'x': .*without a model there are none; give model="),
+        (SignalToSignal(normalize="scan"), "'x': normalize must be None or 'voxel'"),
+        (MapsToMaps(target_scale="square"), "'x': target_scale must be 'linear' or 'log'"),
+    ],
+)
+def test_estimators_that_cannot_work_are_refused_before_images_are_read(estimator, message):
+    unread = Cohort([Scan(f"p{i}", np.zeros((2, 2, 2, 21)), PROTOCOL, np.ones((2, 2, 2)), np.eye(4)) for i in range(2)])
+    with pytest.raises(ValueError, match=message):
+        compare({"x": estimator}, unread)
+
+
+def test_evaluations_can_be_compared_and_put_into_sets(two):
+    one = compare({"r": Recorder()}, two["A"], max_voxels=5, random_state=0)
+    other = Evaluation(one.scores, one.signals, one.study)
+    assert one != other
+    assert len({one, other}) == 2
+
+
+def test_neighborhoods_may_reach_out_of_the_images_of_one_patient_but_not_of_all():
+    thick = simulate_cohort("cohort1", 2, shape=(12, 12, 5), random_state=1)
+    thin = simulate_cohort("cohort1", 3, shape=(12, 12, 2), random_state=1).scans[2:]
+    study = {"max_voxels": 20, "controls": False, "random_state": 0}
+    estimators = {"near": SignalToSignal("LR", patch_shape=(3, 3, 5))}
+    found = compare(estimators, Cohort([*thick.scans, *thin], "cohort1"), **study)
+    assert found.scores["patient"].nunique() == 3
+    with pytest.raises(ValueError, match=r"\(3, 3, 99\) reaches out of every image.*take \(3, 3, 9\) or less"):
+        compare({"far": SignalToSignal("LR", patch_shape=(3, 3, 99))}, thick, **study)

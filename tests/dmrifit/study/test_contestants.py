@@ -1,0 +1,310 @@
+"""Who takes part in a comparison: estimators checked and named, their controls, what they see."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.linear_model import Ridge
+
+from dmrifit.cohort.cohort import Cohort
+from dmrifit.cohort.scan import Scan
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.study.contestants import (
+    Entrant,
+    View,
+    check_distinct,
+    choose_views,
+    controls_of,
+    named_cohorts,
+    named_estimators,
+    without_controls,
+)
+
+FULL = Protocol([0, 100, 300, 500, 900, 1500])
+CLINICAL = Protocol([0, 100, 300, 500, 900])
+
+
+class Own(BaseEstimator):
+    """An estimator of a user's own."""
+
+    def __init__(self, model="adc", option=None):
+        self.model = model
+        self.option = option
+
+    def fit(self, X, Y):
+        return self
+
+    def predict(self, X):
+        return X
+
+    def predict_maps(self, X):
+        return X
+
+
+def entrant(name, estimator, *, kept=False):
+    return Entrant.of(name, estimator, kept=kept, example=FULL)
+
+
+def cohort(name, patients=("p1", "p2"), protocol=FULL):
+    everywhere = np.ones((2, 2, 1), bool)
+    signal = np.ones((2, 2, 1, len(protocol)))
+    scans = [Scan(patient, signal, protocol, everywhere, np.eye(4)) for patient in patients]
+    return Cohort(scans, name)
+
+
+# Estimators --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator", "strategy", "algorithm"),
+    [
+        ("LR s2s", SignalToSignal("LR", model="adc"), "s2s", "LR"),
+        ("m2m: LR", MapsToMaps("LR", model="adc"), "m2m", "LR"),
+        ("Random forest (S2S)", SignalToSignal("RFR", model="adc"), "s2s", "Random forest"),
+        ("s2s", SignalToSignal("LR", model="adc"), "s2s", "s2s"),
+        ("m2m of s2s", SignalToSignal("LR", model="adc"), "s2s", "m2m of"),
+        ("mine", Own(), "Own", "mine"),
+    ],
+)
+def test_strategy_and_algorithm_follow_from_class_and_name(name, estimator, strategy, algorithm):
+    result = entrant(name, estimator)
+    assert (result.name, result.strategy, result.algorithm) == (name, strategy, algorithm)
+    assert result.model is MODELS["adc"]
+    assert result.control == ""
+
+
+def test_an_estimator_that_names_no_model_predicts_that_of_the_study():
+    class Nameless(Own):
+        def __init__(self, option=None):
+            self.option = option
+
+    assert entrant("own", Nameless()).model is MODELS["t2-ivim-kurtosis"]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (Ridge(), "'x' is Ridge.*has no predict_maps; wrap a regressor in SignalToSignal"),
+        (SignalToSignal, "has no instance; wrap a regressor"),
+        (SignalToSignal("LRR"), "'x': no algorithm 'LRR'"),
+        (SignalToSignal(model="mono"), "'x': no model 'mono'"),
+        (SignalToSignal(model=None), "'x': .*without a model there are none; give model="),
+        (SignalToSignal(normalize="scan"), "'x': normalize must be None or 'voxel'"),
+        (MapsToMaps(target_scale="square"), "'x': target_scale must be 'linear' or 'log'"),
+    ],
+)
+def test_estimators_that_cannot_work_are_refused_without_data(estimator, message):
+    with pytest.raises(ValueError, match=message):
+        entrant("x", estimator)
+
+
+def test_what_is_kept_needs_a_description_by_which_it_can_be_found_again():
+    odd = Own(option=lambda: 0)
+    with pytest.raises(ValueError, match=r"'x': .*cannot be described"):
+        entrant("x", odd, kept=True)
+    assert entrant("x", odd).description == repr(odd)
+    described = entrant("x", Own(option=3), kept=True).description
+    assert described["parameters"] == {"model": "adc", "option": 3}
+
+
+def test_estimators_that_prepare_voxels_alike_share_a_recipe():
+    def recipe(estimator):
+        return entrant("x", estimator).recipe
+
+    first = recipe(SignalToSignal("LR", model="adc"))
+    assert first == recipe(SignalToSignal("RFR", model="adc", random_state=3)) != ""
+    different = [
+        SignalToSignal("LR", model="kurtosis"),
+        SignalToSignal("LR", model="adc", normalize="voxel"),
+        SignalToSignal("LR", model="adc", patch_shape=(3, 3, 1)),
+        MapsToMaps("LR", model="adc"),
+    ]
+    assert len({first, *map(recipe, different)}) == 5
+
+    class Mine(SignalToSignal):
+        pass
+
+    # Classes with a fit of their own prepare what they like.
+    assert recipe(Mine("LR", model="adc")) == recipe(Own()) == ""
+
+
+def test_the_code_of_users_classes_counts_and_that_of_libraries_does_not():
+    assert entrant("x", SignalToSignal("LR", model="adc")).code == ""
+    assert entrant("x", SignalToSignal(Ridge(), model="adc")).code == ""
+
+    class Mine(Ridge):
+        pass
+
+    class Mine2(Ridge):
+        alias = 2
+
+    codes = [
+        entrant("x", estimator).code
+        for estimator in (Own(), SignalToSignal(Mine()), SignalToSignal(Mine2()))
+    ]
+    assert len(set(codes)) == 3
+    assert "" not in codes
+
+
+def test_two_estimators_of_one_strategy_and_algorithm_are_one_row_too_many():
+    first, second = (
+        entrant(name, SignalToSignal(model="adc")) for name in ("LR-a s2s", "LR_a s2s")
+    )
+    with pytest.raises(ValueError, match="'LR-a s2s' and 'LR_a s2s' are both algorithm 'LR a'"):
+        check_distinct([first, second])
+    check_distinct([first, entrant("LR-a m2m", MapsToMaps(model="adc"))])
+
+
+@pytest.mark.parametrize("estimators", [{}, [SignalToSignal()], None])
+def test_estimators_need_names(estimators):
+    with pytest.raises(ValueError, match="dict of name to estimator, with at least one"):
+        named_estimators(estimators)
+
+
+@pytest.mark.parametrize("name", [1, "", "  "])
+def test_names_are_texts(name):
+    with pytest.raises(ValueError, match="the name of a estimator must be a text"):
+        named_estimators({name: SignalToSignal()})
+    with pytest.raises(ValueError, match="the name of a cohort must be a text"):
+        named_cohorts({name: cohort("A")})
+
+
+# Cohorts -----------------------------------------------------------------------------------------
+
+
+def test_cohorts_have_their_own_names_or_those_of_a_mapping():
+    first, second = cohort("A", ("a",)), cohort("", ("b",))
+    assert named_cohorts(first) == {"A": first}
+    assert named_cohorts([first, second]) == {"A": first, "cohort 2": second}
+    assert named_cohorts({"x": first, "y": second}) == {"x": first, "y": second}
+
+
+def test_cohorts_that_share_a_name_or_a_patient_are_refused():
+    with pytest.raises(ValueError, match=r"different names, not \['A', 'A'\]"):
+        named_cohorts([cohort("A", ("a",)), cohort("A", ("b",))])
+    message = "patient p2 is in cohort 'A' and in cohort 'B'"
+    with pytest.raises(ValueError, match=message):
+        named_cohorts([cohort("A", ("p1", "p2")), cohort("B", ("p2", "p3"))])
+    with pytest.raises(ValueError, match="no cohort was given"):
+        named_cohorts([])
+
+
+def test_a_patient_may_have_several_scans_in_one_cohort():
+    assert list(named_cohorts(cohort("A", ("p1", "p1")))) == ["A"]
+
+
+# Controls ----------------------------------------------------------------------------------------
+
+
+def test_every_strategy_gets_three_controls_made_of_its_first_estimator():
+    first = SignalToSignal("RFR", model="adc", patch_shape=(3, 3, 1), normalize="voxel")
+    second = MapsToMaps("ETR", model="adc", loss="median", target_scale="log")
+    entrants = [entrant("own", Own()), entrant("RFR s2s", first), entrant("ETR m2m", second)]
+    entrants.append(entrant("LR s2s", SignalToSignal("LR", model="adc")))
+    controls = controls_of(entrants, kept=True, example=FULL)
+    assert [control.name for control in controls] == [
+        *("constant s2s", "shuffled s2s", "perfect s2s"),
+        *("constant m2m", "shuffled m2m", "perfect m2m"),
+    ]
+    assert [control.algorithm for control in controls] == ["constant", "shuffled", "perfect"] * 2
+    assert [control.control for control in controls] == ["constant", "shuffled", "perfect"] * 2
+    constant, shuffled = controls[0].estimator, controls[1].estimator
+    assert (constant.regressor, shuffled.regressor) == ("constant", "LR")
+    # Voxel by voxel, with the other options of the estimator that they stand beside.
+    assert (constant.patch_shape, constant.normalize) == (None, "voxel")
+    assert (controls[3].estimator.loss, controls[3].estimator.target_scale) == ("mean", "log")
+    assert first.patch_shape == (3, 3, 1)
+    # Their estimators look alike, so kept results must be told apart by name.
+    assert shuffled.get_params() == controls[2].estimator.get_params()
+    assert controls[1].description != controls[2].description
+
+
+def test_a_control_that_takes_part_already_is_not_added_again():
+    entrants = [entrant("constant s2s", SignalToSignal("constant", model="adc"))]
+    controls = controls_of(entrants, kept=False, example=FULL)
+    assert [control.algorithm for control in controls] == ["shuffled", "perfect"]
+
+
+def test_estimators_without_controls_beside_them_are_named():
+    class Mine(SignalToSignal):
+        pass
+
+    entrants = [
+        entrant("mine s2s", Mine("LR", model="adc")),
+        entrant("LR s2s", SignalToSignal("LR", model="adc")),
+        entrant("K s2s", SignalToSignal("LR", model="kurtosis")),
+        entrant("own", Own()),
+    ]
+    plain = [entrants[0], *entrants[2:]]
+    assert without_controls(plain) == ["mine s2s", "K s2s", "own"]
+    entrants += controls_of(entrants, kept=False, example=FULL)
+    assert without_controls(entrants) == ["K s2s", "own"]
+
+
+# Views -------------------------------------------------------------------------------------------
+
+
+def views_of(estimators, cohorts, regimes=("same",), *, resynthesize=False):
+    entrants = [entrant(name, estimator) for name, estimator in estimators.items()]
+    by_name = {cohort.name: cohort for cohort in cohorts}
+    return choose_views(entrants, by_name, regimes, resynthesize=resynthesize)
+
+
+def test_contrasts_that_are_not_given_are_those_of_the_cohort():
+    target = FULL.take([0, 1, 5])
+    estimators = {
+        "open": SignalToSignal("LR", model="adc"),
+        "near": SignalToSignal("LR", model="kurtosis", patch_shape=(3, 3, 1)),
+        "half": SignalToSignal("LR", model="adc", target=target),
+        "own": Own(),
+    }
+    views = views_of(estimators, [cohort("A")])
+    assert list(views) == [(name, "A") for name in estimators]
+    assert (views["open", "A"].source, views["open", "A"].target) == (CLINICAL, FULL)
+    assert views["open", "A"].patch_shape is None
+    assert views["near", "A"].patch_shape == (3, 3, 1)
+    assert views["near", "A"].model is MODELS["kurtosis"]
+    assert (views["half", "A"].source, views["half", "A"].target) == (CLINICAL, target)
+    assert views["own", "A"].source == CLINICAL
+
+
+def test_unseen_contrasts_are_those_of_the_target_that_are_no_source():
+    view = View(Protocol([0, 500]), Protocol([900, 0, 500, 1500]), None, MODELS["adc"])
+    assert view.unseen() == (0, 3)
+    assert replace(view, source=view.target).unseen() == ()
+
+
+def test_a_protocol_without_a_clinical_part_needs_a_source():
+    short = cohort("short", protocol=Protocol([0, 500, 900]))
+    with pytest.raises(
+        ValueError, match=r"cohort 'short': a clinical protocol needs 5.*give the estimators"
+    ):
+        views_of({"x": SignalToSignal(model="adc")}, [short])
+    source = Protocol([0, 500])
+    views = views_of({"x": SignalToSignal(model="adc", source=source)}, [short])
+    assert views["x", "short"].source == source
+
+
+def test_a_scan_that_lacks_a_contrast_is_named():
+    scans = [*cohort("A", ("p1",)).scans, *cohort("A", ("p2",), CLINICAL).scans]
+    with pytest.raises(ValueError, match=r"patient p2 of cohort 'A': .*lacks S_b1500") as refusal:
+        views_of({"x": SignalToSignal(model="adc")}, [Cohort(scans, "A")])
+    assert "resynthesize" not in str(refusal.value)
+
+
+def test_crossing_cohorts_needs_the_tested_protocol_in_both_or_computed_contrasts():
+    longer = Protocol([*FULL.b, 2000])
+    cohorts = [cohort("A", ("a",)), cohort("B", ("b",), longer)]
+    estimators = {"x": SignalToSignal(model="adc")}
+    assert len(views_of(estimators, cohorts, ("same",))) == 2
+    for regimes in (("other",), ("same", "pooled")):
+        message = (
+            r"patient a of cohort 'A': .*lacks S_b2000.*protocol of 'B' in both.*resynthesize=True"
+        )
+        with pytest.raises(ValueError, match=message):
+            views_of(estimators, cohorts, regimes)
+        views = views_of(estimators, cohorts, regimes, resynthesize=True)
+        assert (views["x", "A"].target, views["x", "B"].target) == (FULL, longer)

@@ -1,0 +1,326 @@
+"""Train/test splits of a comparison: who is left out, nested sizes, keys of kept results."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.study import splits
+from dmrifit.study.contestants import Entrant, View
+from dmrifit.study.splits import check_settings, plan, software, views_by_cohort
+
+FULL = Protocol([0, 100, 300, 500, 900, 1500])
+VIEW = View(FULL.take([0, 1]), FULL, None, MODELS["adc"])
+PATIENTS = {"A": ["a1", "a2", "a3", "a4"], "B": ["b1", "b2", "b3"]}
+
+
+class Voxels:
+    """Stands for the voxels of a comparison: which patients there are, and what their data are."""
+
+    def __init__(self, trainable=PATIENTS, testable=PATIENTS, content="data"):
+        self.trainable = trainable
+        self.testable = testable
+        self.content = content
+
+    def digest(self, view, repeat, train, test):
+        return [[self.content, repeat, *train], list(test)]
+
+
+def make_entrant(name="LR s2s", **changes):
+    values = {"strategy": "s2s", "algorithm": "LR", "estimator": None}
+    values |= {"model": MODELS["adc"], "description": name}
+    return Entrant(name, **values | changes)
+
+
+def cells_of(
+    regimes=("same",),
+    sizes=None,
+    *,
+    entrants=None,
+    bank=None,
+    n_repeats=1,
+    seed=0,
+    keep=True,
+    view=VIEW,
+):
+    entrants = entrants or [make_entrant()]
+    views = {}
+    for entrant in entrants:
+        views |= {(entrant.name, cohort): view for cohort in PATIENTS}
+    return plan(
+        entrants,
+        list(PATIENTS),
+        regimes,
+        views,
+        bank or Voxels(),
+        sizes,
+        n_repeats,
+        seed,
+        keep=keep,
+    )
+
+
+# Splits ------------------------------------------------------------------------------------------
+
+
+def test_each_patient_is_left_out_once_and_all_others_of_its_cohort_are_trained_on():
+    cells = cells_of()
+    assert [cell.test for cell in cells] == [
+        ("a1",),
+        ("a2",),
+        ("a3",),
+        ("a4",),
+        ("b1",),
+        ("b2",),
+        ("b3",),
+    ]
+    for cell in cells:
+        assert set(cell.train) == set(PATIENTS[cell.cohort]) - set(cell.test)
+        assert (cell.train_on, cell.repeat) == ("same", 0)
+
+
+def test_a_model_of_the_other_cohorts_is_trained_once_for_all_patients():
+    first, second = cells_of(("other",))
+    assert (first.cohort, first.test, first.train) == (
+        "A",
+        tuple(PATIENTS["A"]),
+        tuple(PATIENTS["B"]),
+    )
+    assert (second.cohort, second.test, second.train) == (
+        "B",
+        tuple(PATIENTS["B"]),
+        tuple(PATIENTS["A"]),
+    )
+
+
+def test_pooled_training_takes_everyone_but_the_tested_patient():
+    everyone = {*PATIENTS["A"], *PATIENTS["B"]}
+    cells = cells_of(("pooled",))
+    assert len(cells) == 7
+    for cell in cells:
+        assert set(cell.train) == everyone - set(cell.test)
+
+
+def test_patients_of_a_smaller_training_are_among_those_of_a_larger_one():
+    cells = cells_of(
+        sizes=(1, 2, 3),
+        n_repeats=6,
+        bank=Voxels(testable={"A": ["a1"], "B": ["b1"]}),
+        regimes=("pooled",),
+    )
+    draws = set()
+    for repeat in range(6):
+        first, second, third = (
+            cell for cell in cells if cell.repeat == repeat and cell.test == ("a1",)
+        )
+        assert (len(first.train), len(second.train), len(third.train)) == (1, 2, 3)
+        assert set(first.train) < set(second.train) < set(third.train)
+        assert "a1" not in third.train
+        draws.add(third.train)
+    # Repeats draw on their own.
+    assert len(draws) > 1
+
+
+def test_only_those_with_usable_voxels_are_trained_on_and_only_those_with_a_score_are_tested():
+    trainable = {"A": ["a1", "a2"], "B": ["b1", "b2"]}
+    testable = {"A": ["a2", "a4"], "B": ["b3"]}
+    cells = cells_of(bank=Voxels(trainable, testable))
+    assert [(cell.test, cell.train) for cell in cells] == [
+        (("a2",), ("a1",)),
+        (("a4",), ("a1", "a2")),
+        (("b3",), ("b1", "b2")),
+    ]
+
+
+def test_controls_are_trained_at_the_largest_size_only():
+    entrants = [
+        make_entrant(),
+        make_entrant("constant s2s", algorithm="constant", control="constant"),
+    ]
+    sizes = {}
+    for cell in cells_of(sizes=(1, 2), entrants=entrants):
+        sizes.setdefault(cell.entrant.name, set()).add(len(cell.train))
+    assert sizes == {"LR s2s": {1, 2}, "constant s2s": {2}}
+
+
+def test_predictions_of_the_first_way_and_draw_at_the_largest_size_are_kept():
+    entrants = [
+        make_entrant(),
+        make_entrant("perfect s2s", algorithm="perfect", control="perfect"),
+    ]
+    options = {
+        "regimes": ("pooled", "same"),
+        "sizes": (1, 2),
+        "entrants": entrants,
+        "n_repeats": 2,
+    }
+    trainings = {
+        (cell.entrant.name, cell.train_on, len(cell.train), cell.repeat)
+        for cell in cells_of(**options)
+        if cell.keep
+    }
+    assert trainings == {("LR s2s", "pooled", 2, 0)}
+    assert not any(cell.keep for cell in cells_of(**options, keep=False))
+
+
+def test_seeds_belong_to_the_training_and_not_to_the_algorithm():
+    entrants = [make_entrant(), make_entrant("RFR s2s", algorithm="RFR")]
+    cells = cells_of(entrants=entrants, n_repeats=2)
+    seeds = {}
+    for cell in cells:
+        seeds.setdefault((cell.test, cell.repeat), set()).add(cell.seed)
+    assert all(len(shared) == 1 for shared in seeds.values())
+    assert len(set.union(*seeds.values())) == 7 * 2
+    assert {cell.seed for cell in cells_of()} <= set.union(*seeds.values())
+    assert {cell.seed for cell in cells_of(seed=1)}.isdisjoint(set.union(*seeds.values()))
+
+
+def test_too_few_patients_and_cohorts_without_a_score_are_named():
+    message = r"training for a1 of cohort 'A' .*needs at least 4 other patient\(s\); there are 3"
+    with pytest.raises(ValueError, match=message):
+        cells_of(sizes=(4,))
+    with pytest.raises(ValueError, match="cohort 'B' has no voxel to score"):
+        cells_of(bank=Voxels(testable={"A": ["a1"], "B": []}))
+
+
+# Keys --------------------------------------------------------------------------------------------
+
+
+def keys_of(**options):
+    return [cell.key for cell in cells_of(**options)]
+
+
+def test_the_same_training_has_the_same_key_and_every_change_another_one(monkeypatch):
+    keys = keys_of()
+    assert len(set(keys)) == 7
+    assert keys == keys_of()
+    changes = [
+        {"seed": 1},
+        {"bank": Voxels(content="other data")},
+        {"entrants": [make_entrant(description="alpha=2")]},
+        {"entrants": [make_entrant(code="other code")]},
+        {"view": View(FULL.take([0, 2]), FULL, None, MODELS["adc"])},
+        {"view": View(VIEW.source, FULL, (3, 3, 1), MODELS["adc"])},
+        {"view": View(VIEW.source, FULL, None, MODELS["kurtosis"])},
+        {"regimes": ("pooled",)},
+        {"sizes": (1,)},
+    ]
+    for change in changes:
+        assert set(keys).isdisjoint(keys_of(**change)), change
+    monkeypatch.setattr(splits, "software", lambda: {"numpy": "0"})
+    assert set(keys).isdisjoint(keys_of())
+
+
+def test_the_order_of_estimators_and_what_is_kept_change_no_key():
+    entrants = [make_entrant("RFR s2s", algorithm="RFR"), make_entrant()]
+    assert set(keys_of()) < set(keys_of(entrants=entrants))
+    assert keys_of() == keys_of(keep=False)
+
+
+def test_versions_are_those_of_the_installed_software():
+    versions = software()
+    assert {"dmrifit", "numpy", "scipy", "scikit-learn", "numba"} <= set(versions)
+    assert versions["numpy"] == version("numpy")
+    assert versions["scikit-learn"] == version("scikit-learn")
+
+
+def test_every_module_that_a_score_depends_on_counts_as_source(monkeypatch, tmp_path):
+    source = Path(splits.__file__).parent
+    copy = tmp_path / "dmrifit"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(splits, "__file__", str(copy / "folds.py"))
+
+    def changed(name):
+        before = splits._sources.__wrapped__()
+        with (copy / name).open("a") as file:
+            file.write("\n")
+        return splits._sources.__wrapped__() != before
+
+    kernels = sorted(
+        path.relative_to(copy).as_posix() for path in (copy / "_kernels").glob("*.py")
+    )
+    assert kernels
+    for name in ("metrics.py", "fitting.py", "prediction.py", *kernels):
+        assert changed(name), name
+    for name in ("reporting.py", "figures/curves.py", "sections/scores.py"):
+        assert not changed(name), name
+
+
+# Settings ----------------------------------------------------------------------------------------
+
+
+def check(
+    regimes=("same",),
+    sizes=None,
+    n_repeats=1,
+    max_voxels=None,
+    masks=("body", "lesion"),
+    cohorts=PATIENTS,
+):
+    check_settings(regimes, cohorts, sizes, n_repeats, max_voxels, masks)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"regimes": ("others",)}, "same, other, pooled"),
+        ({"regimes": ()}, "train_on must name each way once"),
+        ({"regimes": ("same", "same")}, "train_on must name each way once"),
+        ({"masks": ("body", "tumor")}, "a mask is 'body' or 'lesion', not 'tumor'"),
+        ({"sizes": ()}, "n_train must name each number of patients once"),
+        ({"sizes": (2, 2)}, "n_train must name each number of patients once"),
+        ({"sizes": (0, 1)}, "n_train must be at least 1, not 0"),
+        ({"sizes": (1.0,)}, r"n_train must be a whole number, not 1\.0"),
+        ({"n_repeats": 0}, "n_repeats must be at least 1"),
+        ({"n_repeats": 2.0}, "n_repeats must be a whole number"),
+        ({"max_voxels": 0}, "max_voxels must be at least 1"),
+        ({"max_voxels": 50.0}, "max_voxels must be a whole number"),
+        ({"regimes": ("other",), "cohorts": {"A": ["a1", "a2"]}}, "at least two cohorts"),
+        ({"sizes": (3,)}, r"cohort 'B' with train_on='same' needs at least 3 .*there are 2"),
+        (
+            {"regimes": ("other",), "sizes": (4,)},
+            r"cohort 'A' with train_on='other' .*there are 3",
+        ),
+        (
+            {"regimes": ("pooled",), "sizes": (7,)},
+            r"cohort 'A' with train_on='pooled' .*there are 6",
+        ),
+        ({"cohorts": {"A": ["a1"]}}, r"needs at least 1 other patient\(s\); there are 0"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check(**settings)
+
+
+def test_settings_at_their_limits_are_accepted():
+    check(sizes=(1, 2), max_voxels=1)
+    check(("other",), sizes=(3,))
+    check(("same", "other", "pooled"), sizes=(2,), masks=("lesion", "lesion"))
+    check(("pooled",), sizes=(6,))
+
+
+# Views -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("regimes", "of_its_own", "of_the_other"),
+    [
+        (("same",), True, False),
+        (("other",), False, True),
+        (("pooled",), True, True),
+        (("same", "other"), True, True),
+    ],
+)
+def test_patients_are_lent_in_the_views_of_those_that_they_train_for(
+    regimes, of_its_own, of_the_other
+):
+    near, far = VIEW, View(FULL.take([0, 2]), FULL, None, MODELS["adc"])
+    views = {("x", "A"): near, ("y", "A"): near, ("x", "B"): far, ("y", "B"): far}
+    seen, lent = views_by_cohort(views, regimes)
+    assert seen == {"A": [near], "B": [far]}
+    assert (near in lent["A"], far in lent["A"]) == (of_its_own, of_the_other)
+    assert (far in lent["B"], near in lent["B"]) == (of_its_own, of_the_other)

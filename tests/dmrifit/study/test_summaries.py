@@ -1,0 +1,183 @@
+"""Means of a comparison over patients and parameters, by hand and by plain pandas."""
+
+import numpy as np
+import pytest
+
+from dmrifit.study.summaries import Board, largest, summarize, tissue, unique
+
+
+def test_values_are_listed_once_in_the_order_of_their_first_appearance():
+    assert unique(["b", "a", "b", "c", "a"]) == ["b", "a", "c"]
+
+
+def test_the_signal_without_weighting_is_no_property_of_the_tissue(make_evaluation):
+    scores = make_evaluation([{"metric": "S0"}, {"metric": "Dt"}, {"metric": "K"}]).scores
+    assert tissue(scores)["metric"].tolist() == ["Dt", "K"]
+    assert tissue(scores.iloc[:1])["metric"].tolist() == ["S0"]
+
+
+def test_the_largest_training_counts_patient_by_patient_and_way_by_way(make_evaluation):
+    rows = []
+    for patient, train_on, sizes in (
+        ("p1", "same", (1, 2)),
+        ("p2", "same", (1, 3)),
+        ("p1", "other", (4,)),
+    ):
+        for size in sizes:
+            rows.append({"patient": patient, "train_on": train_on, "n_train": size})
+    table = largest(make_evaluation(rows).scores)
+    assert table[["patient", "train_on", "n_train"]].to_numpy().tolist() == [
+        ["p1", "same", 2],
+        ["p2", "same", 3],
+        ["p1", "other", 4],
+    ]
+    empty = make_evaluation().scores
+    assert largest(empty) is empty
+
+
+# Two patients with two parameters each, of different signs; the means are easy to take by hand.
+HAND = [
+    {"patient": "p1", "metric": "Dt", "bias": 0.1, "dispersion": 0.2, "pearson": 0.5},
+    {"patient": "p1", "metric": "T2v", "bias": -0.3, "dispersion": 0.4, "pearson": np.nan},
+    {"patient": "p1", "metric": "S0", "bias": 9.0, "dispersion": 9.0, "pearson": 0.0},
+    {"patient": "p2", "metric": "Dt", "bias": -0.5, "dispersion": 0.6, "pearson": -0.1},
+    {"patient": "p2", "metric": "T2v", "bias": 0.7, "dispersion": 1.0, "pearson": 0.2},
+]
+
+
+def test_the_summary_by_hand(make_evaluation):
+    row = summarize(make_evaluation(HAND)).iloc[0]
+    # |BI| of the patients: 0.2 and 0.6; DI: 0.3 and 0.8; r: 0.25 and 0.05.
+    assert row["abs_bias"] == pytest.approx(0.4)
+    assert row["dispersion"] == pytest.approx(0.55)
+    assert row["pearson"] == pytest.approx(0.15)
+    assert row["abs_bias_sd"] == pytest.approx(0.4 / 2**0.5)
+    assert row["dispersion_sd"] == pytest.approx(0.5 / 2**0.5)
+    assert row["abs_bias_without_T2v"] == pytest.approx(0.3)
+    assert row["dispersion_without_T2v"] == pytest.approx(0.4)
+    assert row["pearson_without_T2v"] == pytest.approx(0.2)
+    assert (row["n_patients"], row["n_train"]) == (2, 3)
+    assert np.isnan(row["abs_bias_truth"])
+    assert np.isnan(row["pearson_truth"])
+
+
+def test_a_patient_counts_once_however_many_parameters_it_has(make_evaluation):
+    rows = [
+        {"patient": "p1", "metric": "Dt", "dispersion": 0.2},
+        {"patient": "p1", "metric": "K", "dispersion": 0.4},
+        {"patient": "p2", "metric": "Dt", "dispersion": 0.9},
+    ]
+    row = summarize(make_evaluation(rows)).iloc[0]
+    assert row["dispersion"] == pytest.approx((0.3 + 0.9) / 2)
+
+
+def test_a_model_of_nothing_but_t2v_has_no_mean_without_it(make_evaluation):
+    row = summarize(make_evaluation([{"metric": "T2v"}])).iloc[0]
+    assert row["dispersion"] == pytest.approx(0.2)
+    assert np.isnan(row["dispersion_without_T2v"])
+
+
+def test_signals_are_means_over_unseen_contrasts_without_the_pooled_row(make_evaluation):
+    signals = [
+        {"contrast": "a", "relative_error": 0.1, "pearson": 0.8},
+        {"contrast": "b", "relative_error": 0.3, "pearson": np.nan},
+        {"contrast": "all unseen", "relative_error": 5.0, "pearson": 1.0},
+        {"contrast": "a", "relative_error": 7.0, "pearson": 0.0, "n_train": 1},
+    ]
+    row = summarize(make_evaluation([{}], signals)).iloc[0]
+    assert row["signal_error"] == pytest.approx(0.2)
+    assert row["signal_pearson"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("suffix", ["", "_truth"])
+def test_the_summary_of_a_whole_study_is_that_of_plain_means(random_study, suffix):
+    summary = summarize(random_study.evaluation)
+    assert len(summary) == 2 * 2 * 2 * 5
+    assert (summary["n_train"] == 3).all()
+    assert (summary["n_patients"] == 4).all()
+    keys = ["train_on", "cohort", "strategy", "algorithm"]
+    columns = [f"{name}{suffix}" for name in ("abs_bias", "dispersion", "pearson")]
+    partly = [name for name in random_study.tissue if name != "T2v"]
+    for row in summary.to_dict("records"):
+        rows = random_study.rows(*(row[key] for key in keys))
+        expected = random_study.means(rows, random_study.tissue, suffix)
+        np.testing.assert_allclose([row[name] for name in columns], expected, rtol=1e-12)
+        expected = random_study.means(rows, partly, suffix)
+        without = [row[f"{name}_without_T2v"] for name in columns]
+        np.testing.assert_allclose(without, expected, rtol=1e-12)
+
+
+def test_a_constant_has_a_correlation_of_zero(random_study):
+    summary = summarize(random_study.evaluation)
+    constant = summary["algorithm"] == "constant"
+    assert (summary.loc[constant, ["pearson", "pearson_truth"]] == 0).all().all()
+    assert (summary.loc[~constant, "pearson"] != 0).all()
+
+
+# What the sections of a report see ---------------------------------------------------------------
+
+
+def test_a_board_knows_its_algorithms_cohorts_and_ways_of_training(random_study):
+    board = Board.of(random_study.evaluation)
+    assert board.algorithms == ["LR", "RFR", "constant", "shuffled", "perfect"]
+    assert board.learners == ["LR", "RFR"]
+    assert board.strategies == ["s2s", "m2m"]
+    assert board.metrics == random_study.tissue
+    assert board.cohorts == board.synthetic == ["A<1>", "B"]
+    assert board.regimes == ["same", "other"]
+    assert board.has_truth
+    assert set(board.scores["n_train"]) == {3}
+
+
+def test_single_contrasts_and_pooled_ones_are_told_apart(random_study):
+    board = Board.of(random_study.evaluation)
+    assert set(board.pooled["contrast"]) == {"all unseen"}
+    assert len(board.signals) == 3 * len(board.pooled)
+    assert set(board.signals["n_train"]) == {3}
+
+
+def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation):
+    board = Board.of(make_evaluation(HAND))
+    assert not board.has_truth
+    assert board.synthetic == []
+    assert len(board.signals) == len(board.pooled) == 0
+    assert board.scores["abs_bias"].tolist() == [0.1, 0.3, 9.0, 0.5, 0.7]
+    assert board.setting("seed") is None
+    assert board.setting("n_repeats", 1) == 1
+
+
+def test_sizes_of_training_are_one_number_or_a_range(make_evaluation):
+    board = Board.of(make_evaluation(HAND))
+    assert board.size(board.scores) == "N = 3"
+    assert board.size(board.scores.assign(n_train=[14, 15, 15, 15, 14])) == "N = 14–15"
+    assert board.size(board.scores.iloc[:0]) == "N = 0"
+
+
+def test_conditions_name_regions_size_and_seed(make_evaluation):
+    board = Board.of(make_evaluation(HAND))
+    assert board.conditions(board.scores) == "body → lesion, N = 3"
+    settings = {"train_mask": "lesion", "score_mask": "body", "seed": 0}
+    board = Board.of(make_evaluation(HAND, study={"settings": settings}))
+    assert board.conditions(board.scores) == "lesion → body, N = 3, seed 0"
+
+
+def scored(algorithm, strategy, dispersion, **changes):
+    return {"algorithm": algorithm, "strategy": strategy, "dispersion": dispersion, **changes}
+
+
+def test_the_best_algorithm_has_the_smallest_mean_over_its_strategies(make_evaluation):
+    rows = [scored("LR", "s2s", 0.1), scored("LR", "m2m", 0.5)]
+    rows += [scored("RFR", "s2s", 0.2), scored("RFR", "m2m", 0.3)]
+    rows += [scored("constant", "s2s", 0.0), scored("constant", "m2m", 0.0)]
+    assert Board.of(make_evaluation(rows)).best() == "RFR"
+    # What was used in fewer strategies does not take part, nor do other ways of training.
+    rows += [scored("ETR", "s2s", 0.01), scored("LR", "s2s", 0.0, train_on="other")]
+    rows += [scored("LR", "m2m", 0.0, train_on="other")]
+    board = Board.of(make_evaluation(rows))
+    assert board.best() == "RFR"
+    assert board.best(board.summary[board.summary["train_on"] == "other"]) == "LR"
+
+
+def test_controls_alone_and_undefined_scores_have_no_best(make_evaluation):
+    assert Board.of(make_evaluation([scored("constant", "s2s", 0.1)])).best() is None
+    assert Board.of(make_evaluation([scored("LR", "s2s", np.nan)])).best() is None

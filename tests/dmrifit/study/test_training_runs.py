@@ -1,0 +1,308 @@
+"""One training with its tests: what is trained, and scores by hand of what is answered."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.base import BaseEstimator
+
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.strategies import Clinical, MapsToMaps, SignalToSignal
+from dmrifit.study.contestants import Entrant, View
+from dmrifit.study.splits import Cell
+from dmrifit.study.training_runs import POOLED, SIGNAL_COLUMNS, run_trial
+from dmrifit.study.voxel_bank import HeldOut
+
+ADC = MODELS["adc"]
+FULL = Protocol([0, 500, 1000, 1500])
+SOURCE = FULL.take([0, 1])
+VIEW = View(SOURCE, FULL, None, ADC)
+TRAINING = np.random.default_rng(0).uniform(0.2, 1, (40, 4))
+
+
+class Answer(BaseEstimator):
+    """Remember what it was trained on, and answer as it was told."""
+
+    def __init__(
+        self, maps=None, signals=None, source=None, target=None, model="adc", random_state=None
+    ):
+        self.maps = maps
+        self.signals = signals
+        self.source = source
+        self.target = target
+        self.model = model
+        self.random_state = random_state
+
+    trained = ()
+
+    def fit(self, X, Y):
+        if isinstance(self.maps, str):
+            msg = "out of luck"
+            raise ArithmeticError(msg)
+        Answer.trained = (X.copy(), Y.copy(), self.get_params(deep=False))
+        return self
+
+    def predict(self, X):
+        return np.array(self.signals)[: len(X)]
+
+    def predict_maps(self, X):
+        return np.array(self.maps)[: len(X)]
+
+
+def make_cell(estimator, *, control="", keep=False, view=VIEW, seed=5, test=("p",)):
+    entrant = Entrant.of("x s2s", estimator, kept=False, example=FULL)
+    values = (entrant.name, entrant.strategy, entrant.algorithm, estimator, ADC, "")
+    entrant = Entrant(*values, control=control)
+    return Cell(entrant, view, "same", "A", ("q", "r"), test, 1, seed, "key", keep)
+
+
+REFERENCE = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 4.0], [1.0, 2.0]])
+MEASURED = np.array(
+    [
+        [1.0, 0.8, 0.5, 0.2],
+        [1.0, 0.9, 0.4, 0.1],
+        [1.0, 0.7, 0.8, 0.0],
+        [1.0, 0.6, 0.5, 0.4],
+    ]
+)
+
+
+def held_out(patient="p", **changes):
+    index = np.column_stack([np.zeros(4, int), np.arange(4), np.zeros(4, int), np.zeros(4, int)])
+    values = {
+        "cohort": "A",
+        "patient": patient,
+        "X": MEASURED[:, :2],
+        "Y": MEASURED,
+        "reference": REFERENCE,
+        "at_bound": np.array([0.0, 0.25]),
+        "truth": None,
+        "index": index,
+        "shape": (4, 1, 1),
+        "affine": np.eye(4),
+    }
+    return HeldOut(**values | changes)
+
+
+ROWS = [slice(0, 10), slice(30, 40)]
+
+
+def run_answers(maps, signals, test=None, **options):
+    """Train the estimator that answers so, and test it on one patient."""
+    cell = make_cell(Answer(maps, signals), **options)
+    tests = [test or held_out()]
+    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None])
+
+
+# Scores ------------------------------------------------------------------------------------------
+
+
+def test_scores_of_maps_by_hand():
+    maps = [[1.1, 1.5], [1.8, 2.0], [5.0, 5.0], [1.3, 1.0]]
+    rows = run_answers(maps, MEASURED)["scores"]
+    assert [row["metric"] for row in rows] == ["S0", "ADC"]
+    s0, adc = rows
+    # Errors of S0: 0.1, −0.1, none (the reference is 0) and 0.3.
+    assert s0["bias"] == pytest.approx(0.1)
+    assert s0["dispersion"] == pytest.approx(0.2)
+    assert s0["median_abs_error"] == pytest.approx(0.1)
+    assert (s0["n_voxels"], s0["n_undefined"], s0["n_failed"]) == (4, 1, 0)
+    # Errors of ADC: 0.5, 0, 0.25 and −0.5.
+    assert adc["bias"] == pytest.approx(0.125)
+    assert adc["dispersion"] == pytest.approx(0.3125 + 0.125)
+    assert adc["median_abs_error"] == pytest.approx(0.375)
+    predicted, reference = np.array(maps)[:, 1], REFERENCE[:, 1]
+    assert adc["pearson"] == pytest.approx(stats.pearsonr(predicted, reference)[0])
+    assert adc["spearman"] == pytest.approx(stats.spearmanr(predicted, reference)[0])
+    assert (adc["unit"], adc["at_bound"]) == ("µm²/ms", 0.25)
+    assert np.isnan(adc["bias_truth"])
+    assert np.isnan(adc["pearson_truth"])
+
+
+def test_keys_say_who_was_trained_on_whom():
+    row = run_answers(REFERENCE, MEASURED)["scores"][0]
+    keys = [
+        "cohort",
+        "patient",
+        "strategy",
+        "algorithm",
+        "train_on",
+        "n_train",
+        "repeat",
+        "estimator",
+    ]
+    expected = ["A", "p", "Answer", "x s2s", "same", 2, 1, "x s2s"]
+    assert [row[key] for key in keys] == expected
+    assert row["seconds"] > 0
+
+
+def test_scores_against_the_truth_stand_beside_those_against_the_reference():
+    truth = np.column_stack([np.ones(4), [2.0, 2.0, 4.0, 4.0]])
+    maps = np.column_stack([np.full(4, 1.2), [1.0, 3.0, 4.0, 6.0]])
+    row = run_answers(maps, MEASURED, held_out(truth=truth))["scores"][1]
+    # Errors: −0.5, 0.5, 0 and 0.5.
+    assert row["bias_truth"] == pytest.approx(0.25)
+    assert row["dispersion_truth"] == pytest.approx(0.5 + 0.125)
+    assert row["median_abs_error_truth"] == pytest.approx(0.5)
+    assert row["pearson_truth"] == pytest.approx(stats.pearsonr(maps[:, 1], truth[:, 1])[0])
+    assert row["spearman_truth"] == pytest.approx(stats.spearmanr(maps[:, 1], truth[:, 1])[0])
+
+
+def test_scores_of_unseen_signals_by_hand():
+    signals = MEASURED.copy()
+    signals[:, 2] *= [1.1, 0.8, 1.0, 1.3]
+    signals[:, 3] *= [1.2, 1.2, 1.0, 0.5]
+    signals[:, 0] = 99.0  # an input, which is not scored
+    first, second, pooled = run_answers(REFERENCE, signals)["signals"]
+    assert [row["contrast"] for row in (first, second, pooled)] == ["S_b1000", "S_b1500", POOLED]
+    assert (first["b"], second["b"]) == (1000, 1500)
+    assert np.isnan([first["te"], pooled["te"], pooled["b"]]).all()
+    # Errors of the first: 0.1, −0.2, 0 and 0.3.
+    assert first["relative_error"] == pytest.approx(0.15)
+    assert first["median_relative_error"] == pytest.approx(0.15)
+    assert first["signed_relative_error"] == pytest.approx(0.05)
+    # Of the second: 0.2, 0.2, none (nothing was measured) and −0.5.
+    assert second["relative_error"] == pytest.approx(0.3)
+    assert second["median_relative_error"] == pytest.approx(0.2)
+    assert second["signed_relative_error"] == pytest.approx(-0.1 / 3)
+    assert (second["n_voxels"], second["n_undefined"]) == (4, 1)
+    # All seven together.
+    assert pooled["relative_error"] == pytest.approx(1.5 / 7)
+    assert pooled["median_relative_error"] == pytest.approx(0.2)
+    assert (pooled["n_voxels"], pooled["n_undefined"]) == (8, 1)
+    r = stats.pearsonr(signals[:, 2:].ravel(), MEASURED[:, 2:].ravel())[0]
+    assert pooled["pearson"] == pytest.approx(r)
+    assert set(first) == set(SIGNAL_COLUMNS)
+
+
+def test_echo_times_of_contrasts_are_named():
+    target = Protocol([0, 500, 1000, 1500], te=[70, 70, 90, 90])
+    view = View(target.take([0, 1]), target, None, ADC)
+    first, _, pooled = run_answers(REFERENCE, MEASURED, view=view)["signals"]
+    assert (first["contrast"], first["te"]) == ("S_b1000_TE90", 90)
+    assert np.isnan(pooled["te"])
+
+
+def test_where_every_contrast_is_seen_no_signal_is_scored():
+    assert run_answers(REFERENCE, MEASURED, view=View(FULL, FULL, None, ADC))["signals"] == []
+
+
+def test_voxels_without_a_source_signal_are_not_predicted():
+    source = MEASURED[:, :2].copy()
+    source[1, 0] = np.nan
+    # The estimator is asked for three voxels and answers their truth.
+    usable = [0, 2, 3]
+    content = run_answers(REFERENCE[usable], MEASURED[usable], held_out(X=source), keep=True)
+    row = content["scores"][1]
+    assert (row["n_failed"], row["n_voxels"], row["bias"]) == (1, 4, 0)
+    maps = content["predictions"]["p"]["maps"]
+    assert np.isnan(maps[1]).all()
+    np.testing.assert_array_equal(maps[usable], REFERENCE[usable])
+    nothing = held_out(X=np.full((4, 2), np.nan))
+    assert run_answers([], [], nothing)["scores"][1]["n_failed"] == 4
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def test_an_estimator_is_trained_on_the_rows_of_its_patients_with_contrasts_and_seed():
+    run_answers(REFERENCE, MEASURED)
+    X, Y, parameters = Answer.trained
+    np.testing.assert_array_equal(Y, TRAINING[[*range(10), *range(30, 40)]])
+    np.testing.assert_array_equal(X, Y[:, :2])
+    assert (parameters["source"], parameters["target"]) == (SOURCE, FULL)
+    first = parameters["random_state"]
+    run_answers(REFERENCE, MEASURED)
+    assert Answer.trained[2]["random_state"] == first
+    run_answers(REFERENCE, MEASURED, seed=6)
+    assert Answer.trained[2]["random_state"] != first
+
+
+def test_what_the_user_gave_is_left_as_it_is():
+    estimator = Answer(REFERENCE, MEASURED, random_state=11, target=FULL.take([0, 1, 2]))
+    run_trial(make_cell(estimator), TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None])
+    parameters = Answer.trained[2]
+    assert (parameters["random_state"], parameters["target"]) == (11, FULL.take([0, 1, 2]))
+    assert estimator.source is None
+
+
+def test_shuffled_targets_are_those_of_other_voxels():
+    run_answers(REFERENCE, MEASURED, control="shuffled")
+    X, Y, _ = Answer.trained
+    used = TRAINING[[*range(10), *range(30, 40)]]
+    np.testing.assert_array_equal(X, used[:, :2])
+    assert not np.array_equal(Y, used)
+    np.testing.assert_array_equal(Y[np.argsort(Y[:, 0])], used[np.argsort(used[:, 0])])
+
+
+def test_the_perfect_prediction_needs_no_training_and_has_no_error():
+    cell = make_cell(SignalToSignal("LR", model="adc"), control="perfect", keep=True)
+    content = run_trial(cell, None, None, [], [], [held_out()], [None])
+    predictions = content["predictions"]["p"]
+    np.testing.assert_array_equal(predictions["maps"], REFERENCE)
+    np.testing.assert_array_equal(predictions["signals"], MEASURED.astype(np.float32))
+    assert {row["bias"] for row in content["scores"]} == {0}
+    # Of maps it answers the signals of the reference.
+    cell = make_cell(MapsToMaps("LR", model="adc"), control="perfect", keep=True)
+    content = run_trial(cell, None, None, [], [], [held_out()], [None])
+    signals = REFERENCE[:, :1] * np.exp(-REFERENCE[:, 1:] * FULL.b / 1000)
+    np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
+
+
+def test_strategies_are_fitted_to_rows_or_to_moments_alike():
+    estimator = SignalToSignal("LR", model="adc", source=SOURCE, target=FULL)
+    designs = [estimator.design(TRAINING[rows, :2], TRAINING[rows]) for rows in ROWS]
+    cell = make_cell(estimator, keep=True)
+    by_rows = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, designs, [held_out()], [None])
+    moments = [design.reduced() for design in designs]
+    by_moments = run_trial(cell, None, None, ROWS, moments, [held_out()], [None])
+    used = TRAINING[[*range(10), *range(30, 40)]]
+    X = np.column_stack([np.ones(20), used[:, :2]])
+    weights = np.linalg.lstsq(X, used, rcond=None)[0]
+    expected = np.column_stack([np.ones(4), MEASURED[:, :2]]) @ weights
+    for content in (by_rows, by_moments):
+        np.testing.assert_allclose(content["predictions"]["p"]["signals"], expected, rtol=1e-5)
+
+
+def test_maps_follow_from_clinical_metrics_that_are_known(monkeypatch):
+    clinical = Clinical(np.zeros((4, 3)), np.ones(4), np.ones(4))
+    maps = np.column_stack([np.ones(4), [1.0, 2.0, 3.0, 1.0]])
+    monkeypatch.setattr(
+        MapsToMaps, "maps_from", lambda self, metrics: maps * (metrics is clinical)
+    )
+    monkeypatch.setattr(MapsToMaps, "fit_designs", lambda self, designs: self)
+    cell = make_cell(MapsToMaps("LR", model="adc"), keep=True)
+    content = run_trial(cell, None, None, [], [], [held_out()], [clinical])
+    np.testing.assert_array_equal(content["predictions"]["p"]["maps"], maps)
+    signals = np.exp(-maps[:, 1:] * FULL.b / 1000)
+    np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
+
+
+# What is kept, and what fails --------------------------------------------------------------------
+
+
+def test_predictions_are_kept_on_request_in_single_precision_for_the_first_scan():
+    assert "predictions" not in run_answers(REFERENCE, MEASURED)
+    index = held_out().index.copy()
+    index[2:, 0] = 1
+    content = run_answers(REFERENCE, MEASURED, held_out(index=index), keep=True)
+    predictions = content["predictions"]["p"]
+    np.testing.assert_array_equal(predictions["maps"], REFERENCE[:2])
+    assert predictions["signals"].dtype == np.float32
+    assert len(predictions["signals"]) == 2
+
+
+def test_every_held_out_patient_is_scored():
+    cell = make_cell(Answer(REFERENCE, MEASURED), test=("p", "o"))
+    tests = [held_out("p"), held_out("o")]
+    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None, None])
+    assert [row["patient"] for row in content["scores"]] == ["p", "p", "o", "o"]
+    assert [row["patient"] for row in content["signals"]] == ["p"] * 3 + ["o"] * 3
+
+
+@pytest.mark.parametrize(("test", "who"), [(("p",), "p"), (("p", "o"), "the 2 patients")])
+def test_a_failure_names_estimator_patient_and_training(test, who):
+    cell = make_cell(Answer("fail"), test=test)
+    message = f"'x s2s' failed for {who} of cohort 'A', trained on 2 patients .same.: out of luck"
+    with pytest.raises(RuntimeError, match=message):
+        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None])

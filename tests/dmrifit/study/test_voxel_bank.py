@@ -1,0 +1,329 @@
+"""Voxels of a comparison: read, scaled, fitted and described once, for training and for tests."""
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator
+
+from dmrifit.cohort.cohort import Cohort
+from dmrifit.cohort.scan import Scan
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.study.contestants import Entrant, View
+from dmrifit.study.voxel_bank import Bank, HeldOut, Stack
+
+ADC = MODELS["adc"]
+FULL = Protocol([0, 50, 100, 400, 900, 1500])
+CLINICAL = FULL.take([0, 1, 2, 3, 4])
+VIEW = View(CLINICAL, FULL, None, ADC)
+GRID = (4, 3, 2)
+AFFINE = np.diag([2.0, 2, 4, 1])
+
+
+def make_scan(
+    patient, seed, *, gain=100.0, protocol=FULL, spoil=None, with_lesion=True, with_truth=False
+):
+    """Make a noiseless scan of 23 body voxels, of which six are a lesion."""
+    rng = np.random.default_rng(seed)
+    parameters = np.column_stack([gain * rng.uniform(0.5, 1.5, 24), rng.uniform(0.5, 2.5, 24)])
+    signal = ADC.signal(parameters, protocol).reshape(*GRID, len(protocol))
+    body = np.ones(GRID, bool)
+    body[0, 0, 0] = False
+    lesion = np.zeros(GRID, bool)
+    lesion[1:, 1:, 1] = True
+    if spoil is not None:
+        spoil(signal)
+    truth = {name: parameters[:, i].reshape(GRID) for i, name in enumerate(ADC.names)}
+    return Scan(
+        patient,
+        signal,
+        protocol,
+        body,
+        AFFINE,
+        lesion=lesion if with_lesion else None,
+        truth=truth if with_truth else None,
+    )
+
+
+def make_bank(cohorts, *, views=(VIEW,), seen=None, lent=None, **options):
+    named = {cohort.name: cohort for cohort in cohorts}
+    everywhere = dict.fromkeys(named, views)
+    settings = {"train_mask": "body", "score_mask": "lesion", "max_voxels": None}
+    settings |= {"n_repeats": 1, "seed": 0} | options
+    return Bank(named, seen or everywhere, lent or everywhere, **settings)
+
+
+def entrant(estimator, name="x s2s"):
+    return Entrant.of(name, estimator, kept=False, example=FULL)
+
+
+class Own(BaseEstimator):
+    """An estimator of a user's own, which sees signals as they are."""
+
+    def __init__(self, model="adc"):
+        self.model = model
+
+    def fit(self, X, Y):
+        return self
+
+    predict = predict_maps = fit
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return [make_scan(f"p{i}", i, gain=10.0**i) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def bank(scans):
+    return make_bank([Cohort(scans, "A")])
+
+
+# Tests -------------------------------------------------------------------------------------------
+
+
+def test_lesions_are_tested_whole_on_the_scale_of_each_patient(bank, scans):
+    for scan, test in zip(scans, bank.tests(VIEW, ["p0", "p1", "p2"]), strict=True):
+        unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
+        expected = scan.signal[scan.lesion] / unit
+        assert (test.cohort, test.patient, test.shape) == ("A", scan.patient, GRID)
+        np.testing.assert_allclose(test.Y, expected)
+        np.testing.assert_allclose(test.X, expected[:, :5])
+        np.testing.assert_array_equal(test.index[:, 1:], np.argwhere(scan.lesion))
+        np.testing.assert_array_equal(test.affine, AFFINE)
+        assert test.shown.all()
+
+
+def test_the_reference_is_the_fit_to_the_target_signals(bank):
+    (test,) = bank.tests(VIEW, ["p1"])
+    # Without noise a straight line through the logarithms is the fit.
+    slope, intercept = np.polyfit(FULL.b / 1000, np.log(test.Y).T, 1)
+    np.testing.assert_allclose(
+        test.reference, np.column_stack([np.exp(intercept), -slope]), rtol=1e-4
+    )
+    assert test.truth is None
+    np.testing.assert_array_equal(test.at_bound, [0, 0])
+
+
+def test_the_share_at_a_bound_counts_fitted_voxels():
+    def spoil(signal):
+        # Rising signals give ADC at its lower bound; without signal nothing is fitted.
+        signal[1, 1, 1] = signal[2, 1, 1] = np.linspace(50, 70, 6)
+        signal[3, 1, 1] = 0.0
+
+    bank = make_bank([Cohort([make_scan("p", 0, spoil=spoil), make_scan("q", 1)], "A")])
+    (test,) = bank.tests(VIEW, ["p"])
+    assert ADC.parameters[1].low == 0
+    np.testing.assert_allclose(test.at_bound, [0, 2 / 5])
+
+
+def test_the_truth_stands_on_the_scale_of_the_signals():
+    scan = make_scan("p", 0, with_truth=True)
+    (test,) = make_bank([Cohort([scan, make_scan("q", 1, with_truth=True)], "A")]).tests(
+        VIEW, ["p"]
+    )
+    unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
+    np.testing.assert_allclose(test.truth[:, 0], scan.truth["S0"][scan.lesion] / unit)
+    np.testing.assert_allclose(test.truth[:, 1], scan.truth["ADC"][scan.lesion])
+
+
+def test_symbols_of_another_model_are_not_taken_for_the_truth():
+    kurtosis = View(CLINICAL, FULL, None, MODELS["kurtosis"])
+    cohort = Cohort([make_scan(name, i, with_truth=True) for i, name in enumerate("pq")], "A")
+    (test,) = make_bank([cohort], views=(kurtosis,)).tests(kurtosis, ["p"])
+    assert test.truth is None
+
+
+def test_images_of_the_first_scan_of_a_patient_are_shown():
+    index = np.array([[1, 0, 0, 0], [1, 0, 1, 0], [2, 0, 0, 0]])
+    nothing = np.empty((3, 0))
+    test = HeldOut("A", "p", nothing, nothing, nothing, nothing, None, index, GRID, AFFINE)
+    assert test.shown.tolist() == [True, True, False]
+
+
+def test_patients_without_a_lesion_are_trained_on_and_not_tested():
+    scans = [make_scan("p", 0), make_scan("q", 1, with_lesion=False)]
+    bank = make_bank([Cohort(scans, "A")])
+    assert bank.patients == {"A": {"p": {"body": 23, "lesion": 6}, "q": {"body": 23, "lesion": 0}}}
+    assert (bank.trainable, bank.testable) == ({"A": ["p", "q"]}, {"A": ["p"]})
+    bank = make_bank([Cohort(scans, "A")], train_mask="lesion", score_mask="body")
+    assert (bank.trainable, bank.testable) == ({"A": ["p"]}, {"A": ["p", "q"]})
+    assert len(bank.tests(VIEW, ["q"])[0].X) == 23
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def test_training_voxels_of_all_patients_stand_in_their_rows(bank, scans):
+    stack = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
+    features, targets = stack.arrays
+    assert stack.rows == {"p0": slice(0, 23), "p1": slice(23, 46), "p2": slice(46, 69)}
+    for scan in scans:
+        body = scan.signal[scan.mask]
+        expected = body / np.percentile(body[:, 0], 95)
+        np.testing.assert_allclose(targets[stack.rows[scan.patient]], expected)
+        np.testing.assert_allclose(features[stack.rows[scan.patient]], expected[:, :5])
+        design = stack.designs[scan.patient]
+        assert (design.n_voxels, design.n_columns, design.features) == (23, 5, None)
+        np.testing.assert_allclose(design.moments.mean_y, expected.mean(axis=0))
+
+
+def test_estimators_that_prepare_voxels_alike_share_them(bank):
+    first = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
+    assert bank.material(entrant(SignalToSignal("RFR", model="adc")), VIEW, 0) is first
+    normalized = entrant(SignalToSignal("LR", model="adc", normalize="voxel"))
+    assert bank.material(normalized, VIEW, 0) is not first
+
+
+def test_maps_to_maps_learns_the_reference_maps_from_clinical_metrics(bank):
+    stack = bank.material(entrant(MapsToMaps("LR", model="adc"), "x m2m"), VIEW, 0)
+    features, targets = stack.arrays
+    assert features.shape == (69, 3)
+    parameters = np.random.default_rng(0).uniform(0.5, 2.5, 48)[24:]
+    body = np.arange(24) != 0
+    np.testing.assert_allclose(targets[:23, 1], parameters[body], rtol=1e-3)
+
+
+def test_an_estimator_of_a_users_own_sees_signals_as_they_are():
+    voxels = {}
+    for i, name in enumerate("pq"):
+        X, Y = np.full((2 + i, 5), float(i)), np.full((2 + i, 6), 10.0 + i)
+        voxels[name] = X, Y, np.zeros((2 + i, 2))
+    stack = Stack.of(entrant(Own()), VIEW, voxels)
+    assert stack.rows == {"p": slice(0, 2), "q": slice(2, 5)}
+    assert stack.arrays[0][:, 0].tolist() == [0, 0, 1, 1, 1]
+    assert stack.arrays[1][:, 0].tolist() == [10, 10, 11, 11, 11]
+    assert stack.designs == {}
+
+
+def test_voxels_that_an_estimator_refuses_are_named():
+    voxels = {"p": (np.ones((3, 4)), np.ones((3, 6)), np.ones((3, 2)))}
+    with pytest.raises(ValueError, match=r"estimator 'x s2s', patient p: X of shape \(3, 4\)"):
+        Stack.of(entrant(SignalToSignal("LR", model="adc")), VIEW, voxels)
+
+
+def test_voxels_with_a_gap_are_left_out_and_patients_without_any_other_too():
+    def holes(signal):
+        signal[1, 0, 0, 5], signal[2, 0, 0, 1] = np.nan, np.inf
+
+    def nothing(signal):
+        signal[..., 3] = np.nan
+
+    scans = [make_scan("p", 0, spoil=holes), make_scan("q", 1, spoil=nothing), make_scan("r", 2)]
+    bank = make_bank([Cohort(scans, "A")], score_mask="body")
+    assert bank.trainable["A"] == ["p", "r"]
+    stack = bank.material(entrant(SignalToSignal("LR", model="adc")), VIEW, 0)
+    assert stack.designs["p"].n_voxels == 21
+
+
+def test_a_gap_in_a_source_that_is_no_target_leaves_a_voxel_out_too():
+    def hole(signal):
+        signal[1, 0, 0, 1] = np.nan
+
+    view = View(FULL.take([0, 1]), FULL.take([0, 3, 4]), None, ADC)
+    scans = [make_scan("p", 0, spoil=hole), make_scan("q", 1)]
+    bank = make_bank([Cohort(scans, "A")], views=(view,))
+    stack = bank.material(entrant(Own()), view, 0)
+    assert stack.rows == {"p": slice(0, 22), "q": slice(22, 45)}
+    assert np.isfinite(stack.arrays[0]).all()
+
+
+def test_drawn_voxels_are_counted_and_repeats_draw_others(scans):
+    bank = make_bank([Cohort(scans, "A")], max_voxels=5, n_repeats=2)
+    estimator = entrant(SignalToSignal("LR", model="adc"))
+    first, second = (bank.material(estimator, VIEW, repeat).arrays[0] for repeat in (0, 1))
+    assert len(first) == len(second) == 3 * 5
+    assert not np.array_equal(first, second)
+    again = make_bank([Cohort(scans, "A")], max_voxels=5, n_repeats=2)
+    np.testing.assert_array_equal(again.material(estimator, VIEW, 1).arrays[0], second)
+    reseeded = make_bank([Cohort(scans, "A")], max_voxels=5, n_repeats=2, seed=1)
+    assert not np.array_equal(reseeded.material(estimator, VIEW, 0).arrays[0], first)
+
+
+def test_all_voxels_are_drawn_once_for_all_repeats(scans):
+    bank = make_bank([Cohort(scans, "A")], n_repeats=3)
+    estimator = entrant(SignalToSignal("LR", model="adc"))
+    assert bank.material(estimator, VIEW, 2) is bank.material(estimator, VIEW, 0)
+    assert bank.digest(VIEW, 2, ["p0"], ["p1"]) == bank.digest(VIEW, 0, ["p0"], ["p1"])
+
+
+def test_clinical_metrics_are_made_once_and_only_for_those_that_need_them(bank):
+    maps = entrant(MapsToMaps("LR", model="adc"), "x m2m")
+    clinical = bank.clinical(maps, VIEW, "p1")
+    assert bank.clinical(entrant(MapsToMaps("RFR", model="adc"), "y m2m"), VIEW, "p1") is clinical
+    (test,) = bank.tests(VIEW, ["p1"])
+    np.testing.assert_allclose(clinical.largest, test.X.max(axis=1))
+    np.testing.assert_allclose(clinical.s0, test.reference[:, 0], rtol=1e-4)
+    assert bank.clinical(entrant(SignalToSignal("LR", model="adc")), VIEW, "p1") is None
+
+
+# Digests -----------------------------------------------------------------------------------------
+
+
+def test_digests_follow_the_data_of_each_patient(bank, scans):
+    digest = bank.digest(VIEW, 0, ["p0", "p1"], ["p2"])
+    assert [len(texts) for texts in digest] == [2, 1]
+    (alone,), _ = bank.digest(VIEW, 0, ["p1"], [])
+    assert alone == digest[0][1] != digest[0][0]
+
+    def spoil(signal):
+        signal[1, 1, 1, 5] *= 1.5
+
+    changed = make_bank(
+        [Cohort([scans[0], make_scan("p1", 1, gain=10.0, spoil=spoil), scans[2]], "A")]
+    )
+    assert changed.digest(VIEW, 0, ["p0"], ["p2"]) == bank.digest(VIEW, 0, ["p0"], ["p2"])
+    train, test = changed.digest(VIEW, 0, ["p1"], ["p1"])
+    before = bank.digest(VIEW, 0, ["p1"], ["p1"])
+    assert (train != before[0], test != before[1]) == (True, True)
+
+
+def test_the_gain_of_a_scanner_changes_no_signal():
+    louder = make_bank([Cohort([make_scan("p", 0, gain=512.0), make_scan("q", 1)], "A")])
+    plain = make_bank([Cohort([make_scan("p", 0, gain=1.0), make_scan("q", 1)], "A")])
+    (first,), (second,) = louder.tests(VIEW, ["p"]), plain.tests(VIEW, ["p"])
+    np.testing.assert_allclose(first.X, second.X, rtol=1e-12)
+
+
+# Views -------------------------------------------------------------------------------------------
+
+
+def test_contrasts_that_a_lent_patient_lacks_are_computed_through_the_model():
+    longer = Protocol([*FULL.b, 2500])
+    view = View(CLINICAL, longer, None, ADC)
+    near = Cohort([make_scan("p", 0, protocol=longer), make_scan("q", 1, protocol=longer)], "A")
+    far = Cohort([make_scan("r", 2)], "B")
+    bank = make_bank([near, far], seen={"A": [view], "B": []}, lent={"A": [], "B": [view]})
+    assert (bank.trainable, bank.testable["A"]) == ({"A": ["p", "q"], "B": ["r"]}, ["p", "q"])
+    targets = bank.material(entrant(SignalToSignal("LR", model="adc")), view, 0).arrays[1]
+    truth = make_scan("r", 2, protocol=longer)
+    body = truth.signal[truth.mask]
+    np.testing.assert_allclose(targets, body / np.percentile(body[:, 0], 95), rtol=1e-4)
+
+
+def test_neighborhoods_that_reach_out_of_every_image_are_refused_before_work(scans):
+    view = View(CLINICAL, FULL, (3, 3, 99), ADC)
+    with pytest.raises(ValueError, match=r"\(3, 3, 99\) reaches out of every image"):
+        make_bank([Cohort(scans, "A")], views=(view,))
+
+
+def test_neighborhoods_stand_in_the_rows_of_x(scans):
+    view = View(CLINICAL, FULL, (1, 1, 3), ADC)
+    (test,) = make_bank([Cohort(scans, "A")], views=(view,)).tests(view, ["p0"])
+    assert test.X.shape == (6, 3 * 5)
+    below, middle, above = test.X.reshape(6, 3, 5).transpose(1, 0, 2)
+    scan = scans[0]
+    unit = np.percentile(scan.signal[scan.mask][:, 0], 95)
+    np.testing.assert_allclose(below, scan.signal[1:, 1:, 0].reshape(6, 6)[:, :5] / unit)
+    np.testing.assert_allclose(middle, test.Y[:, :5])
+    # Above the last slice the voxel itself stands in.
+    np.testing.assert_allclose(above, middle)
+
+
+def test_a_reference_that_cannot_be_fitted_names_its_patient():
+    # Two contrasts do not determine the three parameters of kurtosis.
+    view = View(FULL.take([0]), FULL.take([0, 1]), None, MODELS["kurtosis"])
+    with pytest.raises(
+        ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"
+    ):
+        make_bank([Cohort([make_scan("p", 0)], "A")], views=(view,))

@@ -1,0 +1,128 @@
+"""Runs write what was found on the grids of the scans, go on where they stopped, and are read again."""
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit.io.components import drop_small
+from metastasis import SensitivitySpecificityEnsemble
+from metastasis.cli.case_runs import read_segmentations, scans_of, segment_cases, write_batch
+from metastasis.study.evaluation import evaluate_segmentations
+
+
+@pytest.fixture
+def cases(synthetic_cases):
+    turned = np.array([[0, -2.5, 0, 7.0], [2.5, 0, 0, -3.0], [0, 0, 2.5, 11.0], [0, 0, 0, 1]])
+    return [replace(synthetic_cases[0], affine=turned), *synthetic_cases[1:]]
+
+
+def run(model, cases, out, **options):
+    contents = segment_cases(model, cases, out, **{"figure": False, "overwrite": False, **options})
+    write_batch(out, contents, figure=False, heading="Segmentations")
+    return contents
+
+
+def test_probabilities_and_labels_lie_on_the_grid_of_the_scan(brightness, cases, tmp_path):
+    model = brightness(3)
+    run(model, cases, tmp_path)
+    expected = model.predict_proba(**{key: value for key, value in scans_of(cases).items() if key != "priors"})
+    for case, probability in zip(cases, expected, strict=True):
+        images = {name: nib.load(tmp_path / case.name / f"{name}.nii.gz") for name in ("probability", "label")}
+        for image in images.values():
+            np.testing.assert_array_equal(image.affine, case.affine)
+        np.testing.assert_array_equal(np.asarray(images["probability"].dataobj), probability)
+        np.testing.assert_array_equal(np.asarray(images["label"].dataobj), probability >= 0.5)
+    table = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t")
+    assert table["synthetic"].all()
+    lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
+    assert list(table["n_lesions"]) == list(lesions.groupby("name").size())
+    assert "change" not in lesions
+    predictions, threshold, least = read_segmentations(tmp_path / "segmentations.tsv", cases[::-1])
+    assert (threshold, least) == (0.5, 1)
+    np.testing.assert_array_equal(predictions[0], expected[2])
+
+
+def test_the_smallest_finding_goes_with_the_run(brightness, cases, tmp_path):
+    model = brightness(3)
+    run(model, cases, tmp_path / "all")
+    model.min_voxels = 3
+    run(model, cases, tmp_path / "large")
+    predictions, threshold, least = read_segmentations(tmp_path / "large" / "segmentations.tsv", cases)
+    assert (threshold, least) == (0.5, 3)
+    kept = [nib.load(tmp_path / "large" / case.name / "label.nii.gz").get_fdata() > 0 for case in cases]
+    for mask, probability in zip(kept, predictions, strict=True):
+        np.testing.assert_array_equal(mask, drop_small(probability >= threshold, 3))
+    options = {"controls": False, "n_bootstrap": 0}
+    read = evaluate_segmentations(cases, {"model": predictions}, min_voxels={"model": least}, **options)
+    marked = evaluate_segmentations(cases, {"model": kept}, **options)
+    pd.testing.assert_frame_equal(read["summary"], marked["summary"])
+    every, _, _ = read_segmentations(tmp_path / "all" / "segmentations.tsv", cases)
+    assert any((one >= 0.5).sum() > mask.sum() for one, mask in zip(every, kept, strict=True))
+
+
+def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, cases, tmp_path):
+    both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
+    contents = run(both, cases, tmp_path)
+    lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t", keep_default_na=False)
+    with_prior = {case.name for case in cases if case.prior is not None}
+    assert with_prior
+    assert set(lesions.loc[lesions["name"].isin(with_prior), "change"]) <= {
+        "new",
+        "grown",
+        "stable",
+        "shrunk",
+        "vanished",
+    }
+    assert set(lesions.loc[~lesions["name"].isin(with_prior), "change"]) <= {""}
+    predictions, _, _ = read_segmentations(tmp_path / "segmentations.tsv", cases)
+    assert {0, 1, 2} == set(np.unique(np.concatenate([one.ravel() for one in predictions])))
+    for content, labels in zip(contents, predictions, strict=True):
+        assert content["n_confirmed"] <= content["n_lesions"]
+        assert content["volume_mL"] == pytest.approx((labels > 0).sum() * 2.5**3 / 1000)
+
+
+def test_a_run_goes_on_where_it_stopped_and_sees_changed_scans(brightness, cases, tmp_path):
+    run(brightness(3), cases, tmp_path)
+    first = (tmp_path / "segmentations.tsv").read_text()
+    (tmp_path / cases[1].name / "segmentation.json").unlink()
+    written = [tmp_path / case.name / "label.nii.gz" for case in cases]
+    before = [path.stat().st_mtime_ns for path in written]
+    run(brightness(3), cases, tmp_path)
+    assert [path.stat().st_mtime_ns == time for path, time in zip(written, before, strict=True)] == [True, False, True]
+    assert (tmp_path / "segmentations.tsv").read_text() == first
+    before = [path.stat().st_mtime_ns for path in written]
+    changed = [replace(cases[0], image=cases[0].image + np.float32(1)), *cases[1:]]
+    run(brightness(3), changed, tmp_path)
+    assert [path.stat().st_mtime_ns == time for path, time in zip(written, before, strict=True)] == [False, True, True]
+
+
+def test_what_cannot_be_read_is_named(brightness, cases, tmp_path):
+    run(brightness(3), cases[:2], tmp_path)
+    table = tmp_path / "segmentations.tsv"
+    with pytest.raises(ValueError, match=f"has no segmentation of {cases[2].name}"):
+        read_segmentations(table, cases)
+    with pytest.raises(ValueError, match=r"probability.nii.gz"):
+        read_segmentations(table, [replace(cases[0], affine=np.eye(4))])
+    rows = pd.read_csv(table, sep="\t", dtype=str)
+    rows.loc[0, "threshold"] = "0.7"
+    rows.to_csv(table, sep="\t", index=False)
+    with pytest.raises(ValueError, match="different values of threshold"):
+        read_segmentations(table, cases[:2])
+    rows["threshold"] = "high"
+    rows.to_csv(table, sep="\t", index=False)
+    with pytest.raises(ValueError, match="'high' is no number"):
+        read_segmentations(table, cases[:2])
+    with pytest.raises(ValueError, match="several cases would have the same files"):
+        segment_cases(brightness(3), [cases[0], cases[0]], tmp_path, figure=False, overwrite=False)
+
+
+def test_what_is_known_of_a_case_is_that_of_its_table_when_a_run_goes_on(brightness, cases, tmp_path):
+    run(brightness(3), cases[:1], tmp_path)
+    known = replace(cases[0], patient="p07", synthetic=False)
+    content = run(brightness(3), [known], tmp_path)[0]
+    assert (content["patient"], content["synthetic"]) == ("p07", False)
+    row = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t").iloc[0]
+    assert (row["patient"], row["synthetic"]) == ("p07", False)

@@ -1,0 +1,173 @@
+"""The commands run after each other, go on where they stopped, and name what is wrong in one line."""
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit import MapFitter, Protocol, load_model, save_model
+from metastasis import DeepMedicSegmenter, write_cases
+
+TINY = ("--widths", "2,2", "--epochs", 1, "--segments-per-epoch", 4, "--batch-size", 2, "--device", "cpu")
+
+
+@pytest.mark.deep
+def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_cases, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+
+    def too_many(*_, **__):
+        msg = "7 false positives per scan"
+        raise ValueError(msg)
+
+    others = [replace(case, patient=f"other {case.patient}") for case in synthetic_cases]
+    validation = write_cases(others, tmp_path / "validation")
+    models = [tmp_path / "sensitive.dmrifit", tmp_path / "specific.dmrifit"]
+    code, out, error = run("train", table, "--out", models[0], *TINY)
+    assert code == 0, error
+    assert "trained on 3 scans" in out
+    assert "synthetic" in out
+    words = ("train", table, "--out", models[1], "--alpha", 0.5, *TINY, "--warm-start", models[0])
+    words = (*words, "--validation", validation, "--false-positives")
+    monkeypatch.setattr("metastasis.segmentation.segmenter.operating_point", too_many)
+    code, _, error = run(*words, 0)
+    assert code == 2
+    assert "keeps the threshold 0.5" in error
+    before = load_model(models[1])
+    monkeypatch.undo()
+    assert "--overwrite" in run(*words, 1000)[2]
+    # Nothing is trained again.
+    monkeypatch.setattr("metastasis.segmentation.segmenter.DeepMedicSegmenter._stream", too_many)
+    code, out, error = run(*words, 1000, "--overwrite")
+    monkeypatch.undo()
+    assert code == 0, error
+    assert "for 1000 false positives per scan, chosen on 3 scans of other patients" in out
+    assert load_model(models[1]).false_positives_ == 1000
+    assert before.false_positives_ is None
+    assert not list(tmp_path.glob(".*training"))
+
+    segmented, joined, compared = (tmp_path / name for name in ("segmented", "joined", "compared"))
+    code, out, error = run("segment", models[1], table, "--out", segmented, "--no-figure")
+    assert code == 0, error
+    written = segmented / synthetic_cases[0].name / "label.nii.gz"
+    before = written.stat().st_mtime_ns
+    assert run("segment", models[1], table, "--out", segmented, "--no-figure")[0] == 0
+    assert written.stat().st_mtime_ns == before
+    code, _, error = run("segment", models[1], table, "--out", segmented, "--threshold", 0.4)
+    assert code == 2
+    assert "other options (figure, threshold)" in error
+    model, case = load_model(models[1]), synthetic_cases[0]
+    expected = model.predict_proba([case.image], priors=[case.prior], masks=[case.brain])[0]
+    probability = nib.load(segmented / case.name / "probability.nii.gz")
+    np.testing.assert_allclose(np.asarray(probability.dataobj), expected, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), expected >= model.threshold_)
+
+    code, out, error = run("ensemble", *models, table, "--out", joined, "--thresholds", "0.4,0.6", "--no-figure")
+    assert code == 0, error
+    assert "confirmed" in out
+    assert "synthetic scans: no clinical result" in out
+    pytest.importorskip("matplotlib")
+    names = [f"one={segmented / 'segmentations.tsv'}", f"both={joined / 'segmentations.tsv'}"]
+    words = ("--segmentations", names[0], "--segmentations", names[1], "--out", compared, "--figures", 1)
+    code, out, error = run("evaluate", table, *words)
+    assert code == 0, error
+    assert "all positive" in out
+    assert "no performance" in out
+    assert (compared / "report.html").is_file()
+    assert set(pd.read_csv(compared / "summary.csv")["method"]) > {"one", "both", "empty"}
+    code, _, error = run("evaluate", table, *words)
+    assert code == 2
+    assert "--overwrite" in error
+
+
+@pytest.mark.deep
+def test_a_single_image_is_segmented(run, table, synthetic_cases, tmp_path):
+    pytest.importorskip("torch")
+    model, case = tmp_path / "model.dmrifit", synthetic_cases[0]
+    assert run("train", table, "--out", model, *TINY, "--prior", "none")[0] == 0
+    image = tmp_path / "cases" / f"{case.name}_image.nii.gz"
+    brain = tmp_path / "cases" / f"{case.name}_brain.nii.gz"
+    code, out, error = run("segment", model, image, "--mask", brain, "--out", tmp_path / "out", "--no-figure")
+    assert code == 0, error
+    assert "1 scan," in out
+    content = json.loads((tmp_path / "out" / f"{case.name}_image" / "segmentation.json").read_text())
+    assert content["notice"] == "Research software; not for clinical use."
+    words = ("segment", model, image, "--prior", image, "--out", tmp_path / "prior", "--no-figure")
+    code, _, error = run(*words)
+    assert code == 0, error
+    assert "trained without prior scans" in error
+
+
+@pytest.mark.deep
+def test_what_is_wrong_is_one_line_before_long_work(run, table, synthetic_cases, tmp_path):
+    pytest.importorskip("torch")
+    out = tmp_path / "model.dmrifit"
+
+    def error_of(*words):
+        code, _, error = run(*words)
+        assert code == 2
+        assert error.count("\n") == 1
+        return error
+
+    train = ("train", table, "--out", out, *TINY)
+    assert "no folder" in error_of("train", table, "--out", tmp_path / "no" / "model")
+    assert "loss" in error_of(*train, "--loss", "dice")
+    assert "both --false-positives and --validation" in error_of(*train, "--false-positives", 1)
+    assert "patients that" in error_of(*train, "--false-positives", 1, "--validation", table)
+    assert "--widths 2,x" in error_of("train", table, "--out", out, "--widths", "2,x")
+    bare = write_cases([replace(case, label=None) for case in synthetic_cases], tmp_path / "bare")
+    assert "no label of synthetic-001" in error_of("train", bare, "--out", out, *TINY)
+    assert not out.exists()
+
+    fitter = tmp_path / "fitter.dmrifit"
+    save_model(MapFitter("adc", Protocol([0, 500, 1000])).fit(np.array([[1.0, 0.6, 0.4]])), fitter)
+    assert "MapFitter, which segments nothing" in error_of("segment", fitter, table, "--out", tmp_path / "a")
+    assert "no such model file" in error_of("segment", out, table, "--out", tmp_path / "a")
+    labels = [case.label for case in synthetic_cases]
+    sizes = {"segment_size": 5, "low_resolution": (), "widths": (2,), "dense": (2,)}
+    tiny = DeepMedicSegmenter(**sizes, epochs=1, segments_per_epoch=2, device="cpu")
+    save_model(tiny.fit([case.image for case in synthetic_cases], labels), tmp_path / "tiny.dmrifit")
+    segment = ("segment", tmp_path / "tiny.dmrifit", table, "--out", tmp_path / "a", "--device")
+    assert "device must be 'auto'" in error_of(*segment, "gpu")
+    assert "take device='auto' or 'cpu'" in error_of(*segment, "cuda:63")
+    compare = ("evaluate", table, "--out", tmp_path / "b", "--segmentations")
+    assert "write NAME=VALUE" in error_of(*compare, "x")
+    assert "x twice" in error_of(*compare, "x=a", "--segmentations", "x=b")
+    assert "nothing.tsv" in error_of(*compare, f"x={tmp_path / 'nothing.tsv'}")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.deep
+@pytest.mark.slow
+def test_real_scans_go_through_all_commands(run, data_dir, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    folder = data_dir / "brats2013_deepmedic"
+    rows = [
+        [name[-6:-2], f"{folder / name}/T1c_subtrMeanDivStd.nii.gz", f"{folder / name}/OTMultiClass.nii.gz", "1,3,4",
+         f"{folder / name}/brainmask.nii.gz"]
+        for name in sorted(path.name for path in folder.iterdir() if path.is_dir())
+    ]  # fmt: skip
+    for file, some in (("learned.tsv", rows[:2]), ("new.tsv", rows[2:])):
+        lines = ["\t".join(line) for line in (["patient", "image", "label", "classes", "brain"], *some)]
+        (tmp_path / file).write_text("\n".join(lines) + "\n")
+    model, out, compared = tmp_path / "model.dmrifit", tmp_path / "out", tmp_path / "compared"
+    code, said, error = run("train", tmp_path / "learned.tsv", "--out", model, *TINY, "--spacing", 4)
+    assert code == 0, error
+    assert "synthetic" not in said
+    assert run("segment", model, tmp_path / "new.tsv", "--out", out)[0] == 0
+    scan = nib.load(rows[2][1])
+    for name in ("probability", "label"):
+        image = nib.load(out / rows[2][0] / f"{name}.nii.gz")
+        assert image.shape == scan.shape
+        np.testing.assert_allclose(image.affine, scan.affine)
+    words = ("--segmentations", f"tiny={out / 'segmentations.tsv'}", "--out", compared)
+    code, said, error = run("evaluate", tmp_path / "new.tsv", *words)
+    assert code == 0, error
+    assert "1 patient: numbers about these scans, no performance" in said
+    page = (compared / "report.html").read_text(encoding="utf-8")
+    assert "they are no performance" in page
+    assert "ynthetic" not in page

@@ -1,0 +1,278 @@
+"""Simulating, training and comparing on the command line: what is written, and what is refused in one line."""
+
+import inspect
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from metastasis import DeepMedicSegmenter, read_cases, simulate_metastases, write_cases
+from metastasis.cli.study_commands import EXAMPLES, evaluate, simulate, train
+
+TINY = (
+    "--widths",
+    "2,2",
+    "--epochs",
+    1,
+    "--segments-per-epoch",
+    4,
+    "--batch-size",
+    2,
+    "--device",
+    "cpu",
+)
+SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
+
+
+# Simulation ---------------------------------------------------------------------------------------
+
+
+def test_a_simulation_without_options_is_that_of_the_function():
+    named, known = (inspect.signature(one).parameters for one in (simulate, simulate_metastases))
+    for key in ("prior", "shape", "spacing", "metastases", "mimics", "misregistration", "skip"):
+        default = known[key].default
+        given = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        assert named[key].default == given, key
+
+
+def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    code, out, error = run("simulate", 3, "--out", whole, *SMALL, "--skip", 2)
+    assert code == 0, error
+    assert "3 synthetic patients" in out
+    assert run("simulate", 2, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
+    first = (stopped / "synthetic-003" / "cases.tsv").stat().st_mtime_ns
+    (stopped / "synthetic-004" / "cases.tsv").unlink()
+    assert run("simulate", 3, "--out", stopped, *SMALL, "--skip", 2)[0] == 0
+    assert (stopped / "synthetic-003" / "cases.tsv").stat().st_mtime_ns == first
+    assert (stopped / "cases.tsv").read_text() == (whole / "cases.tsv").read_text()
+    for one, other in zip(
+        read_cases(stopped / "cases.tsv"), read_cases(whole / "cases.tsv"), strict=True
+    ):
+        assert one.synthetic
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.image, other.image)
+    code, _, error = run("simulate", 3, "--out", whole, *SMALL, "--seed", 1)
+    assert code == 2
+    assert "other options (random_state, skip)" in error
+    assert (
+        "--shape 3,4: 3 whole numbers" in run("simulate", 1, "--out", whole, "--shape", "3,4")[2]
+    )
+
+
+def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
+    simulate(
+        2, tmp_path / "out", prior=1.0, shape="30,28,26", spacing=3.0, metastases="2,3", mimics="0,1",
+        misregistration=0.0, skip=4, seed=7,
+    )  # fmt: skip
+    expected = simulate_metastases(
+        2, prior=1.0, shape=(30, 28, 26), spacing=3.0, metastases=(2, 3), mimics=(0, 1), misregistration=0.0, skip=4,
+        random_state=7,
+    )  # fmt: skip
+    table = tmp_path / "out" / "cases.tsv"
+    assert f"2 synthetic patients: {table}" in capsys.readouterr().out
+    for case, patient in zip(read_cases(table), expected, strict=True):
+        assert case.name == patient.name
+        np.testing.assert_array_equal(case.image, patient.image)
+        np.testing.assert_array_equal(case.prior, patient.prior)
+        np.testing.assert_array_equal(case.label, patient.label)
+    rows = pd.read_csv(table, sep="\t")
+    assert rows["label"].tolist() == [
+        f"synthetic-00{i}/synthetic-00{i}_label.nii.gz" for i in (5, 6)
+    ]
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.deep
+def test_a_model_is_written_once_and_with_its_threshold(
+    run, table, synthetic_cases, tmp_path, monkeypatch
+):
+    pytest.importorskip("torch")
+    path = tmp_path / "model.dmrifit"
+    seen = []
+
+    def choose(self, **_):
+        seen.append(path.exists())
+        self.threshold_ = 0.25
+
+    def save(model, place):
+        seen.append(model.threshold_)
+        place.write_bytes(b"model")
+
+    monkeypatch.setattr(DeepMedicSegmenter, "fit", lambda self, **_: self)
+    monkeypatch.setattr(DeepMedicSegmenter, "set_operating_point", choose)
+    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", save)
+    validation = write_cases(
+        [replace(case, patient=f"other {case.patient}") for case in synthetic_cases], tmp_path
+    )
+    words = (
+        "train",
+        table,
+        "--out",
+        path,
+        *TINY,
+        "--validation",
+        validation,
+        "--false-positives",
+        1,
+    )
+    code, out, error = run(*words)
+    assert code == 0, error
+    assert seen == [False, 0.25]
+    assert "threshold 0.2500 for 1 false positives per scan" in out
+
+
+@pytest.fixture
+def learn_nothing(monkeypatch):
+    """Train without learning, and give what was fitted with what."""
+    calls = []
+
+    def fit(self, volumes, labels, **more):
+        calls.append((self, {"volumes": volumes, "labels": labels, **more}))
+        return self
+
+    monkeypatch.setattr(DeepMedicSegmenter, "fit", fit)
+    monkeypatch.setattr(
+        "dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model")
+    )
+    return calls
+
+
+@pytest.mark.deep
+def test_options_of_a_training_reach_the_segmenter(table, learn_nothing, tmp_path):
+    pytest.importorskip("skorch")
+    out = tmp_path / "model.dmrifit"
+    train(
+        table, out, loss="vss", alpha=0.5, prior="channel", network="unet", widths="4,8", epochs=3,
+        segments_per_epoch=7, batch_size=2, learning_rate=0.01, schedule="cosine", spacing=3.0,
+        validation_fraction=0.3, patience=2, min_voxels=4, device="cpu", seed=5,
+    )  # fmt: skip
+    ((model, _),) = learn_nothing
+    expected = {
+        "loss": "vss", "alpha": 0.5, "prior": "channel", "network": "unet", "widths": (4, 8), "epochs": 3,
+        "segments_per_epoch": 7, "batch_size": 2, "learning_rate": 0.01, "schedule": "cosine", "spacing": 3.0,
+        "validation_fraction": 0.3, "patience": 2, "min_voxels": 4, "device": "cpu", "random_state": 5,
+        "verbose": True, "warm_start_from": None,
+    }  # fmt: skip
+    parameters = model.get_params()
+    assert {key: parameters[key] for key in expected} == expected
+    # States of the training lie beside the model file.
+    assert parameters["checkpoint"] == str(tmp_path / ".model.dmrifit.training")
+    train(table, tmp_path / "other", prior="none", checkpoint=tmp_path / "states")
+    plain = learn_nothing[1][0].get_params()
+    assert (plain["prior"], plain["checkpoint"]) == (None, str(tmp_path / "states"))
+    defaults = DeepMedicSegmenter().get_params()
+    assert all(
+        plain[key] == defaults[key]
+        for key in ("widths", "epochs", "batch_size", "learning_rate", "schedule")
+    )
+
+
+@pytest.mark.deep
+def test_published_sizes_are_those_of_the_class(table, learn_nothing, tmp_path):
+    pytest.importorskip("skorch")
+    train(table, tmp_path / "model.dmrifit", published=True, epochs=1)
+    published = learn_nothing[0][0].get_params()
+    assert published["widths"] == (30, 40, 50, 60, 70, 80, 90, 100, 110)
+    assert (published["dense"], published["epochs"]) == ((300, 300), 1)
+
+
+@pytest.mark.deep
+def test_scans_of_the_table_are_learned_from_by_patient(
+    table, synthetic_cases, learn_nothing, tmp_path, capsys
+):
+    pytest.importorskip("skorch")
+    twice = [*synthetic_cases, replace(synthetic_cases[0], name="later")]
+    train(write_cases(twice, tmp_path / "more"), tmp_path / "model.dmrifit")
+    ((_, training),) = learn_nothing
+    assert training["groups"] == [case.patient for case in twice]
+    assert len(training["volumes"]) == len(training["labels"]) == 4
+    for volume, label, case in zip(training["volumes"], training["labels"], twice, strict=True):
+        np.testing.assert_array_equal(np.asarray(volume.dataobj), case.image)
+        np.testing.assert_array_equal(np.asarray(label.dataobj), case.label)
+        np.testing.assert_allclose(label.affine, case.affine)
+    n_lesions = sum(len(case.lesions) for case in twice)
+    output = capsys.readouterr().out
+    assert f"trained on 4 scans with {n_lesions} lesions" in output
+    assert "trained on synthetic scans: what it finds in people is unknown" in output
+
+
+@pytest.mark.deep
+def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing, tmp_path):
+    pytest.importorskip("skorch")
+    out = tmp_path / "model.dmrifit"
+    bare = write_cases(
+        [synthetic_cases[0], replace(synthetic_cases[1], label=None)], tmp_path / "bare"
+    )
+    for cases, options, message in (
+        (
+            table,
+            {"validation": table},
+            "an operating point needs both --false-positives and --validation",
+        ),
+        (table, {"false_positives": 1.0}, "an operating point needs both"),
+        (
+            table,
+            {"validation": table, "false_positives": 1.0},
+            "has patients that .* has too: synthetic-001",
+        ),
+        (bare, {}, f"no label of {synthetic_cases[1].name}; name one in the column label"),
+        (table, {"loss": "dice"}, "loss"),
+        (table, {"widths": "2,x"}, "--widths 2,x"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(cases, out, **options)
+    assert not learn_nothing
+    out.write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        train(table, out)
+
+
+# Comparison ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def segmentations(synthetic_cases, tmp_path):
+    """Give the table of a model that marks the lesions of the first scan and nothing else."""
+    rows = ["name\tpatient\tlabel"]
+    for i, case in enumerate(synthetic_cases):
+        label = case.label if i == 0 else np.zeros_like(case.label)
+        nib.save(nib.Nifti1Image(label, case.affine), tmp_path / f"{case.name}.nii.gz")
+        rows.append(f"{case.name}\t{case.patient}\t{case.name}.nii.gz")
+    path = tmp_path / "segmentations.tsv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_segmentations_are_compared_with_lesions_and_controls(
+    table, synthetic_cases, segmentations, tmp_path, capsys
+):
+    pytest.importorskip("matplotlib")
+    evaluate(table, [f"first={segmentations}"], tmp_path / "compared", figures=0)
+    output = capsys.readouterr().out
+    assert "synthetic scans: no clinical result" in output
+    assert "3 patients: numbers about these scans, no performance" in output
+    summary = pd.read_csv(tmp_path / "compared" / "summary.csv")
+    row = summary[(summary["method"] == "first") & (summary["part"] == "all")].iloc[0]
+    n_lesions = [len(case.lesions) for case in synthetic_cases]
+    assert row["sensitivity"] == pytest.approx(n_lesions[0] / sum(n_lesions))
+    assert row["precision"] == 1
+    assert {"empty", "all positive"} <= set(summary["method"])
+
+
+def test_names_that_stand_twice_are_refused(table, segmentations, tmp_path):
+    with pytest.raises(ValueError, match="--segmentations names a twice"):
+        evaluate(table, [f"a={segmentations}", "b=x", f"a={segmentations}"], tmp_path / "no")
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        evaluate(table, [str(segmentations)], tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_every_command_has_an_example_that_names_it():
+    assert set(EXAMPLES) == {simulate, train, evaluate}
+    for command, line in EXAMPLES.items():
+        assert line.startswith(f"dmrifit-metastasis {command.__name__} ")

@@ -1,0 +1,190 @@
+"""Losses against sums by hand, finite differences and batches that lack a class."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from metastasis.networks.losses import (  # noqa: E402
+    JVSSLoss,
+    SSELoss,
+    VoxelLoss,
+    VSSLoss,
+    jvss_loss,
+    sse_loss,
+    vss_loss,
+)
+
+pytestmark = pytest.mark.deep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Compute as the estimator does; threads that wait for a busy core take long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+LOSSES = (vss_loss, jvss_loss, sse_loss)
+MODULES = {vss_loss: VSSLoss, jvss_loss: JVSSLoss, sse_loss: SSELoss}
+MIXED = [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+BATCHES = {
+    "mixed": MIXED,
+    "all positive": [[1, 0, 0, 1], [0, 1, 0, 0], [1, 1, 1, 1]],
+    "all negative": [[0, 0, 0, 0], [0, 0, 0, 0]],
+}
+
+
+def batch(name, dtype=torch.float32, seed=0):
+    target = torch.tensor(BATCHES[name]).reshape(-1, 1, 1, 2, 2)
+    logits = torch.as_tensor(np.random.default_rng(seed).normal(0, 2, target.shape), dtype=dtype)
+    return logits, target
+
+
+def by_hand(loss, logits, target, alpha, reduction):
+    """Write the equations out, one segment after the other, in numbers of Python."""
+    p = [[1 / (1 + math.exp(-z)) for z in segment] for segment in logits.flatten(1).tolist()]
+    y = target.flatten(1).tolist()
+    added = {"paper": 1e-7, "code": 1}[reduction]
+    positive = [max(one) for one in y]
+    sens = sum(max(a * b for a, b in zip(*pair, strict=True)) for pair in zip(p, y, strict=True))
+    sens /= sum(positive) + added
+    spec = sum((1 - n) * (1 - max(one)) for n, one in zip(positive, p, strict=True))
+    spec /= sum(1 - n for n in positive) + added
+    vss = 1 - (alpha * sens + (1 - alpha) * spec)
+    pairs = [pair for one in zip(p, y, strict=True) for pair in zip(*one, strict=True)]
+    entropy = -sum(math.log(a if b else 1 - a) for a, b in pairs) / len(pairs)
+    n_lesion = sum(b for _, b in pairs)
+    missed = sum((b - a) ** 2 * b for a, b in pairs) / (n_lesion + added)
+    alarmed = sum((b - a) ** 2 * (1 - b) for a, b in pairs) / (len(pairs) - n_lesion + added)
+    sse = alpha * missed + (1 - alpha) * alarmed
+    return {vss_loss: vss, jvss_loss: vss + entropy, sse_loss: sse}[loss]
+
+
+@pytest.mark.parametrize("reduction", ["paper", "code"])
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_equal_their_equations_written_out(loss, name, reduction):
+    for seed, alpha in enumerate((0.0, 0.5, 0.995, 1.0)):
+        logits, target = batch(name, seed=seed)
+        expected = by_hand(loss, logits, target, alpha, reduction)
+        assert abs(float(loss(logits, target, alpha, reduction=reduction)) - expected) < 1e-6
+        module = MODULES[loss](alpha, reduction=reduction)
+        assert float(module(logits, target)) == float(loss(logits, target, alpha, reduction=reduction))
+
+
+def test_vss_of_a_small_batch_is_the_number_computed_on_paper():
+    # Two positive segments found with 0.9 and 0.2 at a lesion voxel, one negative with 0.4 at most.
+    p = torch.tensor([[0.9, 0.3], [0.2, 0.8], [0.4, 0.1]])
+    y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    found = float(vss_loss(torch.logit(p), y, 0.75))
+    assert found == pytest.approx(1 - (0.75 * (0.9 + 0.2) / 2 + 0.25 * 0.6), abs=1e-6)
+    in_code = float(vss_loss(torch.logit(p), y, 0.75, reduction="code"))
+    assert in_code == pytest.approx(1 - (0.75 * (0.9 + 0.2) / 3 + 0.25 * 0.6 / 2), abs=1e-6)
+    # (0.01 + 0.64) / 2 of the lesion voxels, (0.09 + 0.64 + 0.16 + 0.01) / 4 of the others.
+    assert float(sse_loss(torch.logit(p), y, 0.75)) == pytest.approx(0.75 * 0.325 + 0.25 * 0.225, abs=1e-6)
+
+
+def test_the_voxel_loss_is_the_mean_over_voxels_computed_on_paper():
+    p = torch.tensor([[0.9, 0.3], [0.2, 0.8]], dtype=torch.float64)
+    y = torch.tensor([[1, 0], [1, 0]])
+    expected = -(math.log(0.9) + math.log(0.7) + math.log(0.2) + math.log(0.2)) / 4
+    assert float(VoxelLoss()(torch.logit(p), y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_with_one_added_a_perfect_answer_is_not_perfect():
+    target = torch.tensor([[1.0, 0.0]] * 5 + [[0.0, 0.0]] * 5)
+    logits = 60 * target - 30
+    assert float(vss_loss(logits, target, 1.0)) == pytest.approx(0, abs=1e-6)
+    assert float(vss_loss(logits, target, 1.0, reduction="code")) == pytest.approx(1 / 6, abs=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["paper", "code"])
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_equal_finite_differences(loss, name, reduction):
+    logits, target = batch(name, torch.float64)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: loss(z, target, 0.7, reduction=reduction), (logits,))
+
+
+def test_each_segment_gives_its_gradient_to_one_voxel():
+    logits, target = batch("mixed")
+    logits.requires_grad_()
+    vss_loss(logits, target, 0.6).backward()
+    gradient = logits.grad.flatten(1)
+    assert (gradient != 0).sum(dim=1).tolist() == [1, 1, 1, 1, 1]
+    for moved, z, y in zip(gradient, logits.detach().flatten(1), target.flatten(1), strict=True):
+        where = int(torch.argmax(moved.abs()))
+        searched = torch.where(y > 0, z, -torch.inf) if y.any() else z
+        assert where == int(torch.argmax(searched))
+        assert (moved[where] < 0) == bool(y.any())
+
+
+def test_of_equal_voxels_the_first_has_the_whole_gradient():
+    logits = torch.zeros(2, 5, requires_grad=True)
+    target = torch.tensor([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0]])
+    vss_loss(logits, target, 0.5).backward()
+    np.testing.assert_allclose(logits.grad, [[0, -0.125, 0, 0, 0], [0.125, 0, 0, 0, 0]], atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("all positive", 0.8), ("all negative", 0.2)])
+def test_a_missing_class_leaves_the_gradient_of_the_other_as_it_is(name, weight):
+    logits, target = batch(name)
+    ours = logits.clone().requires_grad_()
+    vss_loss(ours, target, 0.8).backward()
+    alone = logits.clone().requires_grad_()
+    p = torch.sigmoid(alone).flatten(1)
+    y = target.flatten(1)
+    term = 1 - (p * y).max(dim=1).values.mean() if name == "all positive" else p.max(dim=1).values.mean()
+    (weight * term).backward()
+    np.testing.assert_allclose(ours.grad, alone.grad, atol=1e-7)
+    joint = logits.clone().requires_grad_()
+    jvss_loss(joint, target, 0.8).backward()
+    assert torch.isfinite(joint.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_half_precision_is_computed_in_single_precision(loss, dtype):
+    logits = torch.tensor([[20.0, -20.0], [-20.0, 12.0], [9.0, -3.0]], dtype=dtype, requires_grad=True)
+    target = torch.tensor([[0, 1], [0, 1], [0, 0]])
+    value = loss(logits, target, 0.9)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value)
+    assert torch.isfinite(logits.grad).all()
+    assert value.item() == pytest.approx(by_hand(loss, logits.float(), target, 0.9, "paper"), abs=1e-6)
+
+
+def test_a_confident_false_alarm_keeps_its_gradient():
+    logits = torch.tensor([[30.0, -5.0]], requires_grad=True)
+    vss_loss(logits, torch.zeros(1, 2), 0.5).backward()
+    assert float(logits.grad[0, 0]) == pytest.approx(0.5 * math.exp(-30), rel=1e-4)
+
+
+def test_the_value_does_not_depend_on_the_type_of_the_target():
+    logits, target = batch("mixed")
+    for loss in LOSSES:
+        values = {float(loss(logits, target.to(kind), 0.3)) for kind in (torch.uint8, torch.bool, torch.float64)}
+        assert len(values) == 1
+
+
+def test_what_is_not_possible_is_refused():
+    logits, target = batch("mixed")
+    with pytest.raises(ValueError, match=r"alpha .* from 0 to 1, not 1.5"):
+        vss_loss(logits, target, 1.5)
+    with pytest.raises(ValueError, match=r"alpha .* not nan"):
+        JVSSLoss(math.nan)
+    with pytest.raises(ValueError, match="one of paper, code, not 'mean'"):
+        sse_loss(logits, target, 0.5, reduction="mean")
+    with pytest.raises(ValueError, match="one of paper, code"):
+        SSELoss(0.5, reduction="mean")
+    with pytest.raises(ValueError, match=r"shape \(5, 1, 1, 2, 2\) and a target of shape \(5, 1, 1, 2, 1\)"):
+        jvss_loss(logits, target[..., :1], 0.5)
+    with pytest.raises(ValueError, match="n_segments"):
+        vss_loss(torch.zeros(3), torch.zeros(3), 0.5)

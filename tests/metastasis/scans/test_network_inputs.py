@@ -1,0 +1,105 @@
+"""Scans, masks and labels as a network sees them, and its answers on their own grids."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from dmrifit.imaging.head_pipeline import prepare_brain
+from dmrifit.io.grids import array_of
+from metastasis.scans.network_inputs import as_seen, edge_of, label_as_seen, on_own_grid, together
+
+TURNED = Rotation.from_euler("xyz", [20, 10, 30], degrees=True).as_matrix()
+#: Axes of the voxels in mm and their numbers: mirrored, exchanged, oblique with thick slices, finer than 1 mm.
+GRIDS = [
+    (np.diag([-1.0, -1.0, 1.0]), (40, 40, 40)),
+    (np.array([[0, 0, 3.0], [-0.8, 0, 0], [0, 0.8, 0]]), (50, 50, 14)),
+    (TURNED @ np.diag([0.8, 0.8, 2.5]), (50, 50, 16)),
+    (np.diag([0.6, -0.6, 0.6]), (66, 66, 66)),
+]
+
+
+def around(axes, shape, middle=(3.0, -7.0, 11.0)):
+    """Give an affine that has a point in the middle of its grid."""
+    affine = np.eye(4)
+    affine[:3, :3] = axes
+    affine[:3, 3] = middle - axes @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def ball(shape, affine, center, radius):
+    world = np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3]
+    return (np.linalg.norm(world - center, axis=-1) < radius).astype(np.float32)
+
+
+@pytest.mark.parametrize(("axes", "shape"), GRIDS)
+def test_what_lies_at_a_place_is_seen_and_answered_there(axes, shape):
+    affine, center = around(axes, shape), np.array([5.0, -4.0, 9.0])
+    image = nib.Nifti1Image(ball(shape, affine, center, 6.0), affine)
+    seen, _, mask = as_seen((image, None, image), 1.0)
+    assert np.array_equal(mask, seen > 0.5)
+    assert np.array_equal(label_as_seen(image, image, 1.0), mask)
+    # Its volume is that of the ball, but for its surface, and its voxels those of prepare_brain.
+    assert mask.sum() == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.08)
+    prepared = prepare_brain(image, spacing=1.0, bias_field=False, brain_mask=False).image
+    np.testing.assert_array_equal(seen, array_of(prepared))
+    answer = on_own_grid(seen, image, 1.0)
+    assert answer.shape == image.shape
+    places = np.argwhere(answer >= 0.5) @ affine[:3, :3].T + affine[:3, 3]
+    np.testing.assert_allclose(places.mean(axis=0), center, atol=0.15)
+    both = np.asarray(image.dataobj), answer >= 0.5
+    assert 2 * (both[0] * both[1]).sum() / (both[0].sum() + both[1].sum()) > 0.98
+
+
+def test_larger_voxels_are_seen_as_means_of_smaller_ones():
+    noise = np.random.default_rng(0).standard_normal((60, 60, 60)).astype(np.float32)
+    seen, _, _ = as_seen((nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0)
+    # Of 2.5³ voxels; one voxel in its place, or a line between two, has more than .6.
+    assert seen.std() == pytest.approx(0.4**1.5, rel=0.2)
+
+
+def test_channels_are_resampled_each_by_itself_and_keep_their_order():
+    levels = np.ones((8, 8, 8, 2), np.float32) * np.array([1, 5], np.float32)
+    resampled, _, _ = as_seen((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
+    assert resampled.ndim == 4
+    np.testing.assert_allclose(resampled[..., 0], 1, rtol=1e-5)
+    np.testing.assert_allclose(resampled[..., 1], 5, rtol=1e-5)
+
+
+def test_an_answer_at_the_border_is_not_faded():
+    image = nib.Nifti1Image(np.ones((10, 10, 6), np.float32), np.diag([2.0, 2.0, 5.0, 1]))
+    seen, _, _ = as_seen((image, None, None), 1.0)
+    np.testing.assert_allclose(seen, 1, atol=1e-6)
+    np.testing.assert_allclose(on_own_grid(seen, image, 1.0), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [None, 1.0])
+def test_the_brain_is_what_a_mask_has_above_a_half(spacing):
+    image = nib.Nifti1Image(np.ones((9, 9, 9), np.float32), np.eye(4))
+    share = np.linspace(0, 1, 9)[:, None, None] * np.ones((9, 9, 9))
+    share[:, 0] = np.nan
+    _, _, mask = as_seen((image, None, nib.Nifti1Image(share, np.eye(4))), spacing)
+    assert mask.dtype == bool
+    assert np.array_equal(mask, np.nan_to_num(share) > 0.5)
+    with pytest.raises(ValueError, match="no voxel is inside the mask"):
+        as_seen((image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing)
+
+
+def test_the_edge_of_a_voxel_is_that_of_a_cube_of_its_volume():
+    values = np.ones((4, 4, 4), np.float32)
+    assert edge_of(nib.Nifti1Image(values, np.diag([-1.0, 2.0, 4.0, 1]))) == pytest.approx(2)
+    turned = np.eye(4)
+    turned[:3, :3] = TURNED @ np.diag([0.5, 0.5, 4.0])
+    assert edge_of(nib.Nifti1Image(values, turned)) == pytest.approx(1)
+    assert edge_of(values) is None
+
+
+def test_grids_that_differ_by_the_rounding_of_files_are_one():
+    affine = around(np.eye(3), (9, 9, 9), (100.0, -80.0, 60.0))
+    rounded, moved = affine.copy(), affine.copy()
+    rounded[:3, 3] += (0.005, -0.003, 0)
+    moved[0, 3] += 0.5
+    image, prior, other = (nib.Nifti1Image(np.ones((9, 9, 9), np.float32), one) for one in (affine, rounded, moved))
+    assert len(together([image], [prior], None)) == 1
+    with pytest.raises(ValueError, match=r"case 0: its prior and the volume .* 0\.5 mm apart"):
+        together([image], [other], None)

@@ -1,0 +1,189 @@
+"""What both models see is confirmed, nothing that one sees is lost."""
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+
+from dmrifit.stats.lesion_matching import label_components, lesion_scores, lesion_table
+from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, merge_segmentations, segment_by
+from metastasis.segmentation.segmenter import DeepMedicSegmenter
+from metastasis.simulate.patients import simulate_metastases
+from metastasis.study.followup import CHANGES, follow_up
+
+
+class Stub(BaseEstimator):
+    """Take the scan itself, times a factor, for its probability, and note what else is given."""
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+        self.seen = []
+
+    def predict_proba(self, volumes, *, priors=None):
+        self.seen.append(priors)
+        return [np.asarray(volume, np.float32) * self.factor for volume in volumes]
+
+
+class Plain:
+    """Know nothing of priors."""
+
+    threshold_ = 0.9
+
+    def predict_proba(self, volumes):
+        return [np.asarray(volume, np.float32) for volume in volumes]
+
+
+@pytest.fixture
+def volume():
+    image = np.zeros((12, 12, 12), np.float32)
+    image[1:3, 1:3, 1:3] = 0.6  # seen by the sensitive model only
+    image[6:9, 6:9, 6:9] = 0.6
+    image[7, 7, 7] = 0.95  # the other one, too
+    image[11, 11, 11] = 0.3
+    return image
+
+
+def test_a_lesion_is_confirmed_as_a_whole_when_the_specific_model_sees_a_voxel(volume):
+    ensemble = SensitivitySpecificityEnsemble(Stub(), Stub(0.6))
+    (labels,) = ensemble.predict([volume])
+    assert labels.dtype == np.uint8
+    assert (labels[1:3, 1:3, 1:3] == 1).all()
+    assert (labels[6:9, 6:9, 6:9] == 2).all()
+    assert np.count_nonzero(labels) == 8 + 27
+    (probability,) = ensemble.predict_proba([volume])
+    np.testing.assert_allclose(probability, volume)
+
+
+def test_what_only_the_specific_model_sees_is_confirmed():
+    sensitive, specific = np.zeros((2, 5, 5, 5), bool)
+    specific[2, 2, 2] = True
+    assert merge_segmentations(sensitive, specific)[2, 2, 2] == 2
+    sensitive[2, 2, 3] = sensitive[0, 0, 0] = True
+    labels = merge_segmentations(sensitive, specific)
+    assert (labels[2, 2, 3], labels[0, 0, 0], labels.sum()) == (2, 1, 5)
+    specific[3, 3, 4] = True
+    assert merge_segmentations(sensitive, specific, connectivity=26)[2, 2, 3] == 2
+    assert not merge_segmentations(np.zeros((3, 3, 3)), np.zeros((3, 3, 3))).any()
+
+
+def test_connectivity_decides_what_one_lesion_is():
+    sensitive, specific = np.zeros((2, 5, 5, 5), bool)
+    sensitive[1, 1, 1] = specific[2, 2, 2] = True
+    assert merge_segmentations(sensitive, specific)[1, 1, 1] == 2
+    assert merge_segmentations(sensitive, specific, connectivity=18)[1, 1, 1] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_union_finds_all_that_either_finds_and_false_alarms_of_the_specific_model_do_not_multiply(seed):
+    rng = np.random.default_rng(seed)
+    truth, sensitive, specific = (rng.random((16, 16, 16)) > level for level in (0.99, 0.97, 0.995))
+    labels = merge_segmentations(sensitive, specific)
+    np.testing.assert_array_equal(labels > 0, sensitive | specific)
+    union, sure = (lesion_table(truth, labels > 0), lesion_table(truth, labels == 2))
+    for mask in (sensitive, specific):
+        alone = lesion_table(truth, mask)["found"][: len(label_components(truth)[truth])]
+        assert lesion_scores(union)["n_found"] >= alone.sum()
+    assert lesion_scores(sure)["n_false_positives"] <= lesion_scores(lesion_table(truth, specific))["n_false_positives"]
+    assert lesion_scores(sure)["n_found"] >= lesion_scores(lesion_table(truth, specific))["n_found"]
+
+
+def test_thresholds_are_the_models_own_unless_given(volume):
+    own = SensitivitySpecificityEnsemble(Stub(), Plain())
+    assert (own.predict([volume])[0] == 2).sum() == 27
+    low = SensitivitySpecificityEnsemble(Stub(), Plain(), thresholds=(0.25, 0.5))
+    labels = low.predict([volume])[0]
+    assert (labels == 2).sum() == 27 + 8
+    assert labels[11, 11, 11] == 1
+    exact = SensitivitySpecificityEnsemble(Stub(), Plain(), thresholds=(1.0, float(volume[7, 7, 7])))
+    assert exact.predict([volume])[0].sum() == 2  # a probability that reaches the threshold counts
+
+
+def test_priors_go_case_by_case_to_models_that_take_them(volume):
+    first, prior = Stub(), np.ones_like(volume)
+    SensitivitySpecificityEnsemble(first, Plain()).predict([volume, volume], priors=[prior, None])
+    assert first.seen[0][0] is prior
+    assert first.seen[1] == [None]
+    trained_without = Stub()
+    trained_without.prior_ = None
+    SensitivitySpecificityEnsemble(trained_without, Plain()).predict([volume], priors=[prior])
+    assert trained_without.seen == [None]
+
+
+def test_a_models_smallest_finding_is_kept_to(volume):
+    model = Plain()
+    ((labels, _),) = segment_by(model, [volume])
+    assert labels.sum() == 1
+    model.min_voxels = 2
+    ((labels, _),) = segment_by(model, [volume])
+    assert not labels.any()
+    labels = SensitivitySpecificityEnsemble(Plain(), model).predict([volume])[0]
+    assert (labels == 1).sum() == 1
+    assert not (labels == 2).any()
+
+
+def test_the_smallest_finding_is_a_component_of_the_ensembles_connectivity():
+    image = np.zeros((6, 6, 6), np.float32)
+    image[1, 1, 1] = image[2, 2, 2] = 0.95  # one component by its corners, two by its faces
+    model = Plain()
+    model.min_voxels = 2
+    by_corners, by_faces = (SensitivitySpecificityEnsemble(model, model, connectivity=n) for n in (26, 6))
+    assert np.count_nonzero(by_corners.predict([image])[0]) == 2
+    assert not by_faces.predict([image])[0].any()
+
+
+def test_a_single_model_gives_candidates(volume):
+    ((labels, probability),) = segment_by(Plain(), [volume])
+    assert labels.sum() == 1
+    np.testing.assert_array_equal(probability, volume)
+
+
+def test_a_probability_that_reaches_the_threshold_of_a_single_model_counts(volume):
+    model = Plain()
+    model.threshold_ = float(volume[7, 7, 7])
+    ((labels, _),) = segment_by(model, [volume])
+    assert labels[7, 7, 7] == labels.sum() == 1
+
+
+def test_its_parameters_are_those_given():
+    ensemble = clone(SensitivitySpecificityEnsemble(Stub(), Stub(0.5), connectivity=6))
+    assert ensemble.get_params()["connectivity"] == 6
+    assert ensemble.get_params()["specific__factor"] == 0.5
+
+
+@pytest.mark.deep
+def test_what_a_sensitive_network_marks_is_never_lost():
+    cases = simulate_metastases(2, prior=1.0, shape=(30, 30, 30), spacing=3.0, random_state=3)
+    sizes = {"widths": (2,) * 9, "low_resolution": (), "segment_size": 25, "dense": (4,)}
+    volumes, priors = [case.image for case in cases], [case.prior for case in cases]
+    labels, brains = [case.label for case in cases], [case.brain for case in cases]
+    models = [
+        DeepMedicSegmenter(**sizes, alpha=alpha, epochs=1, segments_per_epoch=8, batch_size=4, random_state=0).fit(
+            volumes, labels, priors=priors, masks=brains
+        )
+        for alpha in (0.995, 0.5)
+    ]
+    seen = {"volumes": volumes[:1], "priors": priors[:1], "masks": brains[:1]}
+    marked = []
+    for model, share in zip(models, (0.99, 0.998), strict=True):
+        (found,) = model.predict_proba(**seen)
+        model.threshold_ = float(np.quantile(found, share))
+        marked.append(found >= model.threshold_)
+    (label,) = SensitivitySpecificityEnsemble(*models).predict(**seen)
+    np.testing.assert_array_equal(label > 0, marked[0] | marked[1])
+    assert (label[marked[1]] == 2).all()
+    assert (label == 1).any()
+    table = follow_up(SensitivitySpecificityEnsemble(*models), cases[:1])
+    assert set(table["finding"]) >= {"confirmed", "candidate"}
+    assert set(table["change"]) <= set(CHANGES)
+
+
+def test_what_cannot_be_joined_is_refused(volume):
+    with pytest.raises(ValueError, match="2 priors for 1 volumes"):
+        SensitivitySpecificityEnsemble(Stub(), Stub()).predict([volume], priors=[None, None])
+    with pytest.raises(ValueError, match="connectivity"):
+        SensitivitySpecificityEnsemble(Stub(), Stub(), connectivity=4).predict([volume])
+    with pytest.raises(ValueError, match="thresholds"):
+        SensitivitySpecificityEnsemble(Stub(), Stub(), thresholds=(0.5, 0)).predict([volume])
+    with pytest.raises(ValueError, match="shape"):
+        merge_segmentations(np.zeros((3, 3, 3)), np.zeros((3, 3, 4)))
+    with pytest.raises(ValueError, match="case 0"):
+        SensitivitySpecificityEnsemble(Stub(), Stub()).predict([volume[0]])

@@ -1,0 +1,217 @@
+"""Dense inference against tiles, one segment and its own slabs; borders; mirror images; the U-Net."""
+
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from metastasis.networks.architectures import DeepMedic, UNet  # noqa: E402
+from metastasis.segmentation import inference  # noqa: E402
+from metastasis.segmentation.inference import averaged_over_flips, dense_logits, tiled_logits, unet_logits  # noqa: E402
+from metastasis.segmentation.sampling import low_resolution  # noqa: E402
+
+pytestmark = pytest.mark.deep
+
+SHAPES = [(21, 19, 17), (5, 7, 3), (1, 1, 1), (24, 13, 31), (2, 33, 11), (18, 18, 18), (37, 5, 9)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Compute as the estimator does; threads that wait for a busy core take long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def network(widths=(4, 5, 6, 7), factors=(3, 5), dense=(9, 6), seed=0, **more):
+    """Make a network whose answers differ from voxel to voxel, with normalizations that have seen something."""
+    torch.manual_seed(seed)
+    found = DeepMedic(1, widths, factors, dense, **more).eval()
+    with torch.no_grad():
+        found.answer.weight.normal_()
+        for layer in found.modules():
+            if isinstance(layer, torch.nn.BatchNorm3d):
+                layer.running_mean.normal_(0, 0.3)
+                layer.running_var.uniform_(0.5, 2)
+                layer.bias.normal_(0, 0.3)
+                layer.weight.uniform_(0.5, 1.5)
+        if found.validity:
+            found.valid_weight.normal_()
+    return found
+
+
+def case(shape, factors=(3, 5), *, prior=None, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(1, *shape)).astype(np.float32)
+    found = {"image": image} | {f"low_{f}": low_resolution(image, f) for f in factors}
+    if prior is not None:
+        found |= {"prior": rng.normal(size=(1, *shape)).astype(np.float32), "valid": np.float32(prior)}
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dense_and_tiled_logits_are_equal(shape):
+    model, one = network(), case(shape)
+    dense = dense_logits(model, one)
+    assert dense.shape == shape
+    assert np.abs(dense - tiled_logits(model, one, tile=19)).max() < 1e-5
+    assert np.abs(dense - dense_logits(model, one, slab_numbers=1)).max() < 1e-5
+    assert dense.size == 1 or dense.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"residual": True, "widths": (3, 4, 4, 5, 5, 4, 6, 6)},
+        {"normalization": None},
+        {"prior_path": True},
+        {"prior_path": True, "validity": False},
+        {"factors": ()},
+        {"factors": (2, 7), "dense": (4,)},
+    ],
+    ids=str,
+)
+def test_every_kind_of_network_is_computed_alike(more):
+    model = network(**more)
+    for valid in (1, 0) if "prior_path" in more else (None,):
+        one = case((13, 22, 10), more.get("factors", (3, 5)), prior=valid)
+        dense = dense_logits(model, one)
+        margin = 2 * model.n_layers
+        assert np.abs(dense - tiled_logits(model, one, tile=margin + 8)).max() < 1e-5
+        assert np.abs(dense - dense_logits(model, one, slab_numbers=1)).max() < 1e-5
+
+
+def test_each_layer_is_computed_once_and_holds_no_more_than_a_slab(monkeypatch):
+    model = network(prior_path=True, factors=(3,))
+    one = case((50, 12, 9), (3,), prior=1)
+    convolve, made, weights = inference.functional.conv3d, [], []
+
+    def watched(x, weight, bias):
+        found = convolve(x, weight, bias)
+        weights.append(weight)  # as long as it lives, no other has its place in memory
+        made.append((weight.data_ptr(), x.numel(), found.shape[2], found[0, 0, 0].numel()))
+        return found
+
+    monkeypatch.setattr(inference.functional, "conv3d", watched)
+    limit = 3 * (12 + 8) * (9 + 8) * 9
+    dense_logits(model, one, slab_numbers=limit)
+    # Three planes of the widest layer; a layer has the two planes before them beside them, the first slab the margin.
+    assert max(numbers for _, numbers, _, _ in made) <= (3 + 8 + 2) * limit // 3
+    planes = {}
+    for layer, _, n, area in made:
+        total, _ = planes.get(layer, (0, area))
+        planes[layer] = total + n, area
+    full = [(50 + 8 - 2 * i, (12 + 8 - 2 * i) * (9 + 8 - 2 * i)) for i in range(1, 5)]
+    low = [(17 + 8 - 2 * i, (4 + 8 - 2 * i) * (3 + 8 - 2 * i)) for i in range(1, 5)]
+    assert sorted(planes.values()) == sorted(2 * full + low)
+
+
+def test_the_middle_of_a_volume_is_what_a_segment_there_answers():
+    """Without padding and tiles: the segment is cut by hand, and its cells are averaged by hand."""
+    model, shape = network(factors=(3,)), (45, 45, 45)
+    one = case(shape, (3,))
+    image = one["image"][0]
+    first, out, layers = 18, 9, 4
+    window = image[(slice(first - layers, first + out + layers),) * 3]
+    cells = image.reshape(15, 3, 15, 3, 15, 3).mean(axis=(1, 3, 5))
+    low = cells[(slice(first // 3 - layers, (first + out) // 3 + layers),) * 3]
+    with torch.no_grad():
+        found = model(torch.from_numpy(window)[None, None], low_3=torch.from_numpy(low)[None, None])[0, 0]
+    inner = dense_logits(model, one)[(slice(first, first + out),) * 3]
+    np.testing.assert_allclose(inner, found, atol=1e-5)
+
+
+def test_beyond_the_border_a_volume_goes_on_with_its_outermost_voxels():
+    model, one = network(), case((9, 8, 7))
+    padded = np.pad(one["image"], [(0, 0)] + [(60, 60)] * 3, mode="edge")
+    whole = {"image": padded} | {f"low_{f}": low_resolution(padded, f) for f in (3, 5)}
+    inside = dense_logits(model, whole)[60:69, 60:68, 60:67]
+    np.testing.assert_allclose(dense_logits(model, one), inside, atol=1e-5)
+
+
+def test_a_mirrored_volume_has_mirrored_logits_where_the_weights_are_symmetric():
+    model = network()
+    with torch.no_grad():
+        for path in model.paths.values():
+            for layer in path.convolutions:
+                layer.weight += layer.weight.flip(2, 3, 4)
+                layer.weight += layer.weight.flip(2)
+                layer.weight += layer.weight.flip(3)
+    # Cells begin at the first voxel: a shape that they fill is mirrored onto itself.
+    one = case((15, 30, 15))
+    turned = {key: np.flip(value, 2) for key, value in one.items()}
+    np.testing.assert_allclose(np.flip(dense_logits(model, turned), 1), dense_logits(model, one), rtol=1e-4)
+
+
+def test_flips_average_eight_predictions_on_the_grid_of_the_volume():
+    one = case((4, 5, 6), prior=1)
+    seen = []
+
+    def predict(turned):
+        seen.append(turned)
+        assert turned["valid"] == 1
+        return turned["image"][0] * np.arange(4, dtype=np.float32)[:, None, None]
+
+    found = averaged_over_flips(predict, one)
+    np.testing.assert_allclose(found, 1.5 * one["image"][0], rtol=1e-5)
+    assert len({turned["image"].tobytes() for turned in seen}) == len(seen) == 8
+    for turned in seen:
+        np.testing.assert_allclose(low_resolution(turned["image"], 3), turned["low_3"], atol=1e-6)
+        assert turned["prior"].shape == turned["image"].shape
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (21, 9, 30)])
+def test_the_u_net_answers_in_windows_of_its_size(shape):
+    torch.manual_seed(0)
+    model = UNet(2, (4, 8, 8)).eval()
+    image = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    found = unet_logits(model, image, 16)
+    assert found.shape == shape
+    assert found.dtype == np.float32
+    if shape == (16, 16, 16):
+        with torch.no_grad():
+            whole = model(torch.from_numpy(image)[None])[0, 0]
+        np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+class PlaceInWindow(torch.nn.Module):
+    """Answer each voxel with its number in the window along the first axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.nn.Parameter(torch.zeros(()))
+        self.n_windows = 0
+
+    def forward(self, image):
+        self.n_windows += 1
+        numbers = torch.arange(image.shape[2], dtype=torch.float32)[:, None, None]
+        return numbers.expand(image.shape[2:])[None, None] + self.offset
+
+
+def test_windows_of_the_u_net_overlap_by_a_quarter_and_count_less_at_their_borders():
+    model = PlaceInWindow()
+    logits = unet_logits(model, np.zeros((1, 28, 16, 16), dtype=np.float32), 16)
+    # Two windows of 16 voxels in 28: voxels 12 to 15 are the last of one and the first of the other.
+    assert model.n_windows == 2
+    line = logits[:, 8, 8]
+    np.testing.assert_allclose(line[:12], np.arange(12), rtol=1e-4)
+    np.testing.assert_allclose(line[16:], np.arange(4, 16), rtol=1e-4)
+    # Both have voxel 13: number 13 of the first window is farther from its border than number 1 of the other.
+    assert 9 < line[13] < 12.5
+    assert 2.5 < line[14] < 6
+
+
+@pytest.mark.slow
+def test_dense_inference_is_three_times_as_fast_as_tiles():
+    model = network((8, 8, 8, 16, 16, 16, 16, 16, 16), dense=(32,))
+    one = case((66, 66, 66))
+    seconds = []
+    # Not the wall clock: others may be at work on the same core.
+    for run in (dense_logits, tiled_logits):
+        start = time.thread_time()
+        run(model, one)
+        seconds.append(time.thread_time() - start)
+    assert seconds[1] > 3 * seconds[0]

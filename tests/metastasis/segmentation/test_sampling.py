@@ -1,0 +1,299 @@
+"""Segments: where they lie, that their resolutions belong together, how they are varied."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from metastasis.segmentation.sampling import (
+    SegmentSampler,
+    lesion_voxels,
+    low_resolution,
+    normalized,
+    take_cells,
+    take_window,
+)
+
+SIZE, LAYERS = 11, 2
+
+
+def case(shape=(20, 17, 15), *, seed=0, factors=(3,), how="average", prior=None):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(1, *shape)).astype(np.float32)
+    found = {"image": image, "brain": np.ones(shape, dtype=bool)}
+    found |= {f"low_{f}": low_resolution(image, f, how) for f in factors}
+    if prior is not None:
+        found |= {"prior": rng.normal(size=(1, *shape)).astype(np.float32), "valid": np.float32(prior)}
+    return found
+
+
+def target(shape=(20, 17, 15), boxes=(((3, 4, 5), 3), ((14, 12, 9), 1))):
+    label = np.zeros(shape, dtype=np.uint8)
+    for first, size in boxes:
+        label[tuple(slice(a, a + size) for a in first)] = 1
+    voxels, ends = lesion_voxels(label)
+    return {"label": label, "voxels": voxels, "ends": ends}
+
+
+def drawn(sampler, n, *, inputs=None, targets=None, seed=0):
+    inputs, targets = inputs or [case(factors=sampler.factors)], targets or [target()]
+    return list(sampler.draw(inputs, targets, n, np.random.default_rng(seed)))
+
+
+# Volumes ----------------------------------------------------------------------------------------------
+
+
+def test_the_brain_has_mean_0_and_deviation_1():
+    rng = np.random.default_rng(0)
+    volume = np.zeros((2, 8, 8, 8))
+    volume[:, 2:6, 2:6] = rng.normal(500, 40, (2, 4, 4, 8))
+    found = normalized(volume)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:, 2:6, 2:6].mean(axis=(1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(found[:, 2:6, 2:6].std(axis=(1, 2, 3)), 1, atol=1e-5)
+    mask = np.zeros((8, 8, 8), dtype=bool)
+    mask[3:5, 3:5] = True
+    inside = normalized(volume, mask)
+    np.testing.assert_allclose(inside[:, mask].mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(normalized(volume * 7, mask), inside, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "no voxel that is not zero"), (5.3, "value 5.3 everywhere")])
+def test_a_channel_without_contrast_is_refused(value, said):
+    volume = np.random.default_rng(0).normal(size=(2, 4, 4, 4))
+    volume[1] = value
+    with pytest.raises(ValueError, match=f"channel 1 .*{said}"):
+        normalized(volume)
+
+
+@pytest.mark.parametrize("how", ["average", "stride"])
+@pytest.mark.parametrize("factor", [3, 5])
+def test_cells_are_those_of_the_voxels_they_cover(factor, how):
+    rng = np.random.default_rng(0)
+    volume = rng.normal(size=(1, 9, 8, 7)).astype(np.float32)
+    cells = low_resolution(volume, factor, how)
+    first, count = (-4, 2, -11), (4, 3, 6)
+    found = take_cells(cells, factor, first, count)
+    padded = np.pad(volume[0], 40, mode="edge")
+    for place in np.ndindex(count):
+        begin = [40 + a + factor * i for a, i in zip(first, place, strict=True)]
+        block = padded[tuple(slice(a, a + factor) for a in begin)]
+        middle = block[(factor // 2,) * 3]
+        assert found[(0, *place)] == pytest.approx(block.mean() if how == "average" else middle, abs=1e-6)
+
+
+@given(st.tuples(*[st.integers(-9, 9)] * 3), st.tuples(*[st.integers(1, 9)] * 3))
+def test_a_window_goes_on_beyond_the_border_with_the_outermost_voxels(first, size):
+    volume = np.arange(4 * 5 * 3).reshape(1, 4, 5, 3)
+    padded = np.pad(volume, [(0, 0)] + [(20, 20)] * 3, mode="edge")
+    expected = padded[(slice(None), *(slice(20 + a, 20 + a + n) for a, n in zip(first, size, strict=True)))]
+    assert np.array_equal(take_window(volume, first, size), expected)
+
+
+def test_lesion_voxels_are_listed_lesion_by_lesion():
+    rng = np.random.default_rng(0)
+    label = ndimage.gaussian_filter(rng.normal(size=(16, 16, 16)), 1) > 0.15
+    voxels, ends = lesion_voxels(label)
+    numbers, n = ndimage.label(label, np.ones((3, 3, 3)))
+    parts = np.split(voxels, ends[:-1])
+    assert len(ends) == n > 3
+    for number, part in enumerate(parts, start=1):
+        assert np.array_equal(np.sort(part), np.flatnonzero(numbers == number))
+    assert [len(part) for part in lesion_voxels(np.zeros((4, 4, 4)))] == [0, 0]
+
+
+# Segments ---------------------------------------------------------------------------------------------
+
+
+def test_every_other_segment_has_a_lesion_in_its_middle():
+    samples = drawn(SegmentSampler(SIZE, LAYERS, (3,)), 60)
+    inner = [label[0, LAYERS:-LAYERS, LAYERS:-LAYERS, LAYERS:-LAYERS] for _, label in samples]
+    assert all(one.any() for one in inner[::2])
+    assert not all(one.any() for one in inner[1::2])
+    assert {label.shape for _, label in samples} == {(1, SIZE, SIZE, SIZE)}
+    assert {sample["low_3"].shape for sample, _ in samples} == {(1, 7, 7, 7)}
+    assert {sample["image"].dtype for sample, _ in samples} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(("sampling", "share"), [("lesion", 0.5), ("voxel", 1 / 28)])
+def test_lesions_or_their_voxels_are_equally_likely(sampling, share):
+    # Two lesions of 27 voxels and of 1, too far from each other for one segment.
+    shape = (40, 20, 20)
+    inputs = [case(shape)]
+    targets = [target(shape, (((3, 8, 8), 3), ((35, 9, 9), 1)))]
+    sampler = SegmentSampler(SIZE, LAYERS, (), sampling=sampling, augment=False)
+    samples = drawn(sampler, 1200, inputs=inputs, targets=targets)[::2]
+    small = np.mean([label.sum() == 1 for _, label in samples])
+    assert small == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 600))
+
+
+def test_cases_share_the_segments_by_their_lesions():
+    inputs = [case(seed=0), case(seed=1)]
+    targets = [target(boxes=()), target()]
+    samples = drawn(SegmentSampler(SIZE, LAYERS, (), augment=False), 40, inputs=inputs, targets=targets)
+    assert all(label.any() for _, label in samples[::2])
+    with pytest.raises(ValueError, match="none of the 1 cases to learn from has a lesion"):
+        drawn(SegmentSampler(SIZE, LAYERS), 2, inputs=inputs[:1], targets=targets[:1])
+
+
+def test_background_segments_lie_in_the_brain():
+    inside = case((24, 24, 24))
+    inside["brain"] = np.zeros((24, 24, 24), dtype=bool)
+    inside["brain"][12, 12, 12] = True
+    inside["image"][0, 12, 12, 12] = 100
+    sampler = SegmentSampler(SIZE, LAYERS, (), augment=False)
+    samples = drawn(sampler, 20, inputs=[inside], targets=[target((24, 24, 24))])
+    assert {int(sample["image"].argmax()) for sample, _ in samples[1::2]} == {(SIZE**3) // 2}
+    inside["brain"][:] = False
+    assert len(drawn(sampler, 4, inputs=[inside], targets=[target((24, 24, 24))])) == 4
+
+
+def test_no_background_segment_has_a_lesion_in_its_middle():
+    shape = (24, 24, 24)
+    inputs = case(shape, factors=())
+    inner = (slice(8, 16),) * 3
+    inputs["brain"] = np.zeros(shape, dtype=bool)
+    inputs["brain"][inner] = True
+    half = target(shape, [((8, 8, 8), 4), ((12, 12, 8), 4), ((8, 12, 12), 4), ((12, 8, 12), 4)])
+    # In a brain this small guesses fail, and its voxels are listed.
+    rare = inputs | {"brain": np.zeros(shape, dtype=bool)}
+    rare["brain"][12, 12, 11:13] = True
+    single = target(shape, [((12, 12, 12), 1)])
+    middle = (0, *(SIZE // 2,) * 3)
+    for volumes, labels in ((inputs, half), (rare, single)):
+        samples = drawn(SegmentSampler(SIZE, LAYERS), 160, inputs=[volumes], targets=[labels])
+        assert {int(label[middle]) for _, label in samples[::2]} == {1}
+        assert {int(label[middle]) for _, label in samples[1::2]} == {0}
+
+
+def test_the_answers_of_a_segment_reach_the_border_of_the_volume_and_not_beyond():
+    shape = (20, 17, 15)
+    sampler = SegmentSampler(SIZE, LAYERS, (), augment=False)
+    # Of 11 voxels the 7 from number 2 on are answered.
+    for corner, number in (((0, 0, 0), 2), ((19, 16, 14), 8)):
+        ((_, label),) = drawn(sampler, 1, inputs=[case(shape)], targets=[target(shape, [(corner, 1)])])
+        answered = np.argwhere(label[0, 2:9, 2:9, 2:9]) + 2
+        assert answered.tolist() == [[number] * 3]
+
+
+@pytest.mark.parametrize("how", ["average", "stride"])
+def test_resolutions_of_a_segment_belong_together_however_it_is_turned(how):
+    """A volume whose voxels say where they are: cells are the mean of, or the voxel in, what they cover."""
+    shape = (26, 25, 24)
+    where = np.stack(np.indices(shape)).astype(np.float32)
+    inputs = {"image": where, "brain": np.ones(shape, dtype=bool), "prior": where[:1], "valid": np.float32(1)}
+    inputs |= {f"low_{f}": low_resolution(where, f, how) for f in (3, 5)}
+    # Small enough that a segment with all its cells can lie inside of the volume.
+    sampler = SegmentSampler(5, 1, (3, 5), intensity_scale=0.0)
+    targets = [target(shape, [((11, 11, 11), 3)])]
+    turns = set()
+    for sample, label in drawn(sampler, 150, inputs=[inputs], targets=targets)[::2]:
+        image = sample["image"]
+        assert np.array_equal(sample["prior"], image[:1])
+        expected = targets[0]["label"][tuple(image.astype(int))]
+        assert np.array_equal(label[0], expected)
+        steps = [image[:, i, j, k] - image[:, 0, 0, 0] for i, j, k in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+        turns.add(tuple(int(n) for step in steps for n in step))
+        for factor in (3, 5):
+            low = sample[f"low_{factor}"]
+            # The first cell of the output begins at its first voxel, in the middle of the cells.
+            middle = image[:, 1, 1, 1] + sum(steps) * (factor - 1) / 2
+            np.testing.assert_allclose(low[:, 1, 1, 1], middle, atol=1e-5)
+    assert len(turns) > 30
+
+
+def cube_around(volume, middle, radius):
+    """Cut a cube around a voxel in the last three axes."""
+    x, y, z = (slice(m - radius, m + radius + 1) for m in middle)
+    return volume[..., x, y, z]
+
+
+def turns_of(cube):
+    """Give a cube in all 48 positions: exchanged axes, each mirrored or not."""
+    for order in itertools.permutations((1, 2, 3)):
+        exchanged = cube.transpose(0, *order)
+        for mirrored in itertools.product((False, True), repeat=3):
+            axes = [axis for axis, is_mirrored in enumerate(mirrored, start=1) if is_mirrored]
+            yield np.flip(exchanged, axes)
+
+
+def test_a_mirrored_segment_is_the_mirror_image_about_its_middle():
+    """Image, prior and label of a segment are one of the 48 positions of the cube around the lesion voxel."""
+    shape, middle = (23, 24, 25), (10, 12, 13)
+    inputs = case(shape, prior=1)
+    label = np.zeros(shape, dtype=np.uint8)
+    label[middle] = 1
+    voxels, ends = lesion_voxels(label)
+    targets = [{"label": label, "voxels": voxels, "ends": ends}]
+    volumes = np.concatenate([inputs["image"], inputs["prior"], label[None]])
+    positions = [turned.tobytes() for turned in turns_of(cube_around(volumes, middle, SIZE // 2))]
+    sampler = SegmentSampler(SIZE, LAYERS, (3,), intensity_scale=0.0)
+    segments = set()
+    for sample, cut_label in drawn(sampler, 400, inputs=[inputs], targets=targets)[::2]:
+        segment = np.concatenate([sample["image"], sample["prior"], cut_label])
+        assert segment.astype(np.float32).tobytes() in positions
+        segments.add(segment.tobytes())
+    assert len(segments) > 40
+
+
+def test_all_turns_come_equally_often():
+    corner = np.zeros((9, 9, 9), dtype=np.float32)
+    corner[0, 1, 2] = 1
+    inputs = {"image": corner[None], "brain": np.ones((9, 9, 9), dtype=bool)}
+    sampler = SegmentSampler(9, 0, (), intensity_scale=0.0)
+    samples = drawn(sampler, 2400, inputs=[inputs], targets=[target((9, 9, 9), [((4, 4, 4), 1)])])
+    places = [tuple(np.unravel_index(sample["image"].argmax(), (9, 9, 9))) for sample, _ in samples]
+    ends = {0: (0, 8), 1: (1, 7), 2: (2, 6)}
+    whole = {p for order in itertools.permutations((0, 1, 2)) for p in itertools.product(*(ends[k] for k in order))}
+    counts = [places.count(place) for place in sorted(whole)]
+    assert len(counts) == 48
+    assert sum(counts) == 2400
+    assert 15 < min(counts) < max(counts) < 95
+
+
+def test_intensities_of_scan_and_prior_are_scaled_each_by_itself():
+    inputs = case(prior=1)
+    inputs["image"][:] = inputs["low_3"][:] = inputs["prior"][:] = 1
+    samples = [sample for sample, _ in drawn(SegmentSampler(SIZE, LAYERS, (3,)), 400, inputs=[inputs])]
+    scales = np.array([[np.unique(sample[key])[0] for key in ("image", "low_3", "prior")] for sample in samples])
+    assert np.array_equal(scales[:, 0], scales[:, 1])
+    assert 0.9 <= scales.min() < 0.905
+    assert 1.095 < scales.max() <= 1.1
+    assert abs(np.corrcoef(scales[:, 0], scales[:, 2])[0, 1]) < 0.4
+    plain = drawn(SegmentSampler(SIZE, LAYERS, (3,), augment=False), 4, inputs=[inputs])
+    assert all(sample["image"].min() == sample["image"].max() == 1 for sample, _ in plain)
+
+
+def test_priors_are_taken_away_as_often_as_asked_for():
+    inputs = case(prior=1)
+    sampler = SegmentSampler(SIZE, LAYERS, (), prior_dropout=0.25)
+    samples = [sample for sample, _ in drawn(sampler, 400, inputs=[inputs])]
+    gone = np.array([sample["valid"] == 0 for sample in samples])
+    assert gone.mean() == pytest.approx(0.25, abs=0.09)
+    assert all(np.any(sample["prior"]) != missing for sample, missing in zip(samples, gone, strict=True))
+    missing = case(prior=0)
+    assert not any(sample["valid"] for sample, _ in drawn(sampler, 40, inputs=[missing]))
+
+
+def test_the_same_segments_come_whether_priors_are_used_or_not():
+    plain, with_prior = case(), case(prior=1)
+    first, second = (
+        drawn(SegmentSampler(SIZE, LAYERS, (3,), prior_dropout=p), 20, inputs=[one])
+        for p, one in ((0.0, plain), (0.25, with_prior))
+    )
+    for (a, la), (b, lb) in zip(first, second, strict=True):
+        assert np.array_equal(a["image"], b["image"])
+        assert np.array_equal(la, lb)
+    other = drawn(SegmentSampler(SIZE, LAYERS, (3,)), 20, seed=1)
+    assert not np.array_equal(other[0][0]["image"], first[0][0]["image"])
+
+
+def test_a_volume_smaller_than_a_segment_is_seen_beyond_its_border():
+    inputs, labels = case((8, 9, 7)), target((8, 9, 7), [((3, 3, 3), 1)])
+    for sample, label in drawn(SegmentSampler(SIZE, LAYERS, (3,)), 20, inputs=[inputs], targets=[labels]):
+        assert sample["image"].shape == (1, SIZE, SIZE, SIZE)
+        assert np.isfinite(sample["low_3"]).all()
+        assert label.shape == (1, SIZE, SIZE, SIZE)

@@ -1,0 +1,284 @@
+"""What enhances in synthetic brains has the size, place and brightness that it is drawn with."""
+
+import numpy as np
+import pytest
+
+from dmrifit.simulate.heads import draw_head
+from metastasis.simulate.enhancement import (
+    Nodule,
+    draw_mimics,
+    draw_nodule,
+    draw_places,
+    draw_vessels,
+    linings,
+    moved,
+    shares,
+    swelling,
+)
+
+STEPS = np.array([2.5, 2.5, 2.5])
+#: A grid with voxels of 1, 1.5 and 2 mm around 0.
+GRID = {
+    "shape": (41, 29, 23),
+    "origin": np.array([-20.0, -21.0, -22.0]),
+    "steps": np.array([1.0, 1.5, 2.0]),
+}
+
+
+@pytest.fixture(scope="module")
+def head():
+    return draw_head((32, 36, 32), (2.5, 2.5, 2.5), np.random.default_rng(0))
+
+
+def ball(radius, center=(0.3, -0.4, 0.5), **parts):
+    """Make a nodule that is a ball with an even surface."""
+    return Nodule(np.array(center), radius, np.eye(3), np.zeros((4, 3)), 0.8, **parts)
+
+
+def centers(window):
+    """Give the centers of the voxels of a window in mm."""
+    axes = (
+        origin + step * np.arange(side.start, side.stop)
+        for side, origin, step in zip(window, GRID["origin"], GRID["steps"], strict=True)
+    )
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+# Nodules ------------------------------------------------------------------------------------------
+
+
+def test_the_share_of_a_ball_in_a_voxel_is_that_of_27_points():
+    nodule = ball(5.0, core=0.6)
+    window, filled, core = shares(nodule, **GRID)
+    points = centers(window)[..., None, :] + np.stack(
+        np.meshgrid(*(step * np.array([-1, 0, 1]) / 3 for step in GRID["steps"]), indexing="ij"),
+        axis=-1,
+    ).reshape(27, 3)
+    distance = np.linalg.norm(points - nodule.center, axis=-1)
+    np.testing.assert_allclose(filled, (distance < 5).mean(axis=-1), atol=1e-6)
+    np.testing.assert_allclose(core, (distance < 3).mean(axis=-1), atol=1e-6)
+    assert filled.sum() * 3.0 == pytest.approx(4 / 3 * np.pi * 5**3, rel=0.02)
+
+
+def test_a_nodule_at_the_border_is_cut():
+    window, filled, _ = shares(ball(5.0, center=(-20.0, 0.0, 0.0)), **GRID)
+    assert window[0].start == 0
+    assert filled.sum() * 3.0 == pytest.approx((4 / 3 * np.pi * 5**3 + np.pi * 5**2) / 2, rel=0.05)
+
+
+def test_an_uneven_surface_is_a_sum_of_waves():
+    rng = np.random.default_rng(1)
+    nodule = draw_nodule(np.zeros(3), 12.0, rng)
+    window, filled, _ = shares(nodule, **GRID)
+    unstretched = (centers(window) - nodule.center) @ nodule.axes.T / nodule.radius
+    radius = np.linalg.norm(unstretched, axis=-1)
+    unit = unstretched / (radius[..., None] + 1e-9)
+    waves = sum(np.sin(2 * unit @ lobe + lobe[0]) for lobe in nodule.lobes)
+    rough = radius * (1 + 0.06 * waves)
+    # Voxels well inside and well outside.
+    assert (filled[rough < 0.8] == 1).all()
+    assert not filled[rough > 1.25].any()
+
+
+def test_swelling_falls_around_a_nodule():
+    nodule = ball(4.0, edema=2.0)
+    window, edema = swelling(nodule, **GRID)
+    distance = np.linalg.norm(centers(window) - nodule.center, axis=-1) / 4.0
+    # All of it up to 1.4 radii, none from 2 on, half of it in the middle.
+    assert (edema[distance < 1.39] == 1).all()
+    assert not edema[distance > 2.01].any()
+    between = np.abs(distance - 1.7) < 0.02
+    assert between.any()
+    np.testing.assert_allclose(edema[between], 0.5, atol=0.04)
+
+
+def test_nodules_are_stretched_by_up_to_15_percent_and_keep_their_volume():
+    for seed in range(40):
+        nodule = draw_nodule((1, 2, 3), 8.0, np.random.default_rng(seed), contrasts=(0.2, 0.3))
+        assert nodule.radius == 4.0
+        assert nodule.center.tolist() == [1, 2, 3]
+        stretches = 1 / np.linalg.norm(nodule.axes, axis=1)
+        assert stretches.prod() == pytest.approx(1)
+        assert stretches.max() / stretches.min() <= 1.15 / 0.85 + 1e-9
+        directions = nodule.axes * stretches[:, None]
+        np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-9)
+        assert 0.2 <= nodule.contrast <= 0.3
+
+
+def test_half_of_the_large_ones_are_rings():
+    rng = np.random.default_rng(0)
+    rings = [draw_nodule(np.zeros(3), 10.0, rng, ring=0.5).core > 0 for _ in range(200)]
+    assert 0.4 < np.mean(rings) < 0.6
+    assert not any(draw_nodule(np.zeros(3), 6.0, rng).core for _ in range(20))
+
+
+def test_three_fifths_of_those_above_5_mm_have_edema():
+    edema = [
+        draw_nodule(np.zeros(3), 6.0, np.random.default_rng(seed)).edema for seed in range(200)
+    ]
+    assert np.mean(np.array(edema) > 0) == pytest.approx(0.6, abs=3 * np.sqrt(0.24 / 200))
+    assert all(1.5 <= reach <= 2.3 for reach in edema if reach)
+    assert not any(
+        draw_nodule(np.zeros(3), 5.0, np.random.default_rng(seed)).edema for seed in range(20)
+    )
+
+
+def test_the_size_changes_no_other_number_that_is_drawn():
+    small, large = (
+        draw_nodule(np.zeros(3), size, np.random.default_rng(3), ring=1.0) for size in (4.0, 20.0)
+    )
+    np.testing.assert_array_equal(small.lobes, large.lobes)
+    assert (small.contrast, small.core) == (large.contrast, large.core)
+
+
+def test_a_moved_nodule_has_another_place_and_size_alone():
+    nodule = draw_nodule(np.zeros(3), 8.0, np.random.default_rng(0), ring=1.0)
+    small = moved(nodule, [4, 5, 6], 0.5)
+    assert small.center.tolist() == [4, 5, 6]
+    assert small.radius == 2.0
+    assert (small.contrast, small.core, small.edema) == (
+        nodule.contrast,
+        nodule.core,
+        nodule.edema,
+    )
+    assert nodule.radius == 4.0
+
+
+def test_shares_of_a_nodule_add_up_to_its_volume_and_move_with_it():
+    nodule = draw_nodule(np.zeros(3), 9.0, np.random.default_rng(3))
+    steps, origin = np.array([1.0, 1.5, 2.0]), np.array([-15.0, -15.0, -16.0])
+    window, filled, core = shares(nodule, (31, 21, 17), origin, steps)
+    assert filled.sum() * 3.0 == pytest.approx(np.pi / 6 * 9**3, rel=0.2)
+    assert not core.any()
+    there = shares(moved(nodule, np.array([1.0, 3.0, -2.0]), 1.0), (31, 21, 17), origin, steps)
+    assert [b.start - a.start for a, b in zip(window, there[0], strict=True)] == [1, 2, -1]
+    np.testing.assert_allclose(there[1], filled, atol=1e-6)
+    half = shares(moved(nodule, np.zeros(3), 0.5), (31, 21, 17), origin, steps)
+    assert half[1].sum() == pytest.approx(filled.sum() / 8, rel=0.1)
+    outside = shares(moved(nodule, np.full(3, 99.0), 1.0), (31, 21, 17), origin, steps)
+    assert outside[1].size == 0
+
+
+# Places -------------------------------------------------------------------------------------------
+
+
+def test_places_keep_off_each_other_and_off_what_is_there(head):
+    taken = [(np.zeros(3), 10.0)]
+    radii = [3.0, 6.0, 2.0, 8.0, 4.0]
+    places = draw_places(head.white, radii, taken, head, np.random.default_rng(0), gap=5.0)
+    balls = taken + [
+        (point, radius) for point, radius in zip(places, radii, strict=True) if point is not None
+    ]
+    assert len(balls) >= 4
+    for i, (first, radius) in enumerate(balls):
+        for second, other_radius in balls[:i]:
+            assert np.linalg.norm(first - second) > radius + other_radius + 5.0
+    assert len(taken) == 1
+
+
+def test_places_are_voxels_drawn_by_their_weight(head):
+    weights = np.zeros(head.brain.shape)
+    weights[16, 18, 16], weights[10, 20, 14] = 3, 1
+    rng = np.random.default_rng(0)
+    drawn = [draw_places(weights, [2.0], [], head, rng)[0] for _ in range(200)]
+    heavy, light = head.grid[16, 18, 16], head.grid[10, 20, 14]
+    n_heavy = sum(np.allclose(point, heavy) for point in drawn)
+    assert n_heavy + sum(np.allclose(point, light) for point in drawn) == 200
+    assert n_heavy / 200 == pytest.approx(0.75, abs=3 * np.sqrt(0.75 * 0.25 / 200))
+
+
+def test_what_has_no_room_has_no_place(head):
+    weights = np.zeros(head.brain.shape)
+    weights[16, 18, 16] = 1
+    first, second = draw_places(weights, [2.0, 2.0], [], head, np.random.default_rng(0))
+    np.testing.assert_allclose(first, head.grid[16, 18, 16])
+    assert second is None
+
+
+# Vessels and linings ------------------------------------------------------------------------------
+
+
+def test_vessels_are_thin_and_bright_around_their_points(head):
+    filled, contrast, points = draw_vessels(head, STEPS, np.random.default_rng(0))
+    assert filled.shape == contrast.shape == head.brain.shape
+    assert 0 <= filled.min() <= filled.max() <= 1
+    # Brightness from 0.7 times 0.2 to 0.5 of white matter's.
+    inside = filled > 0.2
+    assert 0.01 < inside.mean() < 0.2
+    ratio = contrast[inside] / filled[inside]
+    assert 0.13 < ratio.min() < ratio.max() <= 0.5 + 1e-5
+    index = np.rint((points - head.grid[0, 0, 0]) / STEPS).astype(int)
+    within = ((index >= 0) & (index < filled.shape)).all(axis=1)
+    near = np.linalg.norm(head.grid[tuple(index[within].T)] - points[within], axis=1) < 0.4
+    assert near.any()
+    assert (filled[tuple(index[within][near].T)] > 0.5).all()
+
+
+def test_most_vessels_run_near_the_surface(head):
+    _, _, points = draw_vessels(head, STEPS, np.random.default_rng(1))
+    index = np.rint((points - head.grid[0, 0, 0]) / STEPS).astype(int)
+    within = ((index >= 0) & (index < head.depth.shape)).all(axis=1)
+    depth = head.depth[tuple(index[within].T)]
+    assert np.median(depth) < 8
+    assert depth.max() > 12
+
+
+def test_a_sinus_runs_under_the_top_along_the_middle(head):
+    filled, contrast, _ = draw_vessels(head, STEPS, np.random.default_rng(0))
+    middle = np.argmin(np.abs(head.grid[:, 0, 0, 0]))
+    n_bright = 0
+    for row in range(14, 22):
+        top = np.flatnonzero(head.brain[middle, row]).max()
+        n_bright += filled[middle, row, top - 1 : top + 1].max() > 0.5
+        assert contrast[middle, row, top - 1 : top + 1].max() > 0.1
+    assert n_bright == 8
+
+
+def test_linings_are_dura_on_the_surface_and_plexus_in_the_back():
+    steps = np.full(3, 1.5)
+    head = draw_head((52, 56, 50), tuple(steps), np.random.default_rng(0))
+    filled, contrast = linings(head, steps, np.random.default_rng(0))
+    np.testing.assert_allclose(contrast, 0.3 * filled, rtol=1e-5)
+    dura = head.brain & (head.depth < 2)
+    plexus = (head.fluid > 0) & (head.depth > 14) & (head.grid[..., 1] < 0)
+    assert not filled[~(dura | plexus)].any()
+    # Dura comes in patches and enhances by 0.7 at most, plexus all of the fluid at most.
+    for region, highest in ((dura, 0.7), (plexus, 1.0)):
+        assert 0.05 < np.mean(filled[region] > 0) < 0.7
+        assert 0.3 < filled[region].max() <= highest + 1e-6
+
+
+# Mimics -------------------------------------------------------------------------------------------
+
+
+def test_mimics_keep_off_metastases_and_are_as_small_as_small_ones(head):
+    _, _, points = draw_vessels(head, STEPS, np.random.default_rng(0))
+    metastases = [(np.array([0.0, 10.0, 10.0]), 8.0)]
+    sizes = []
+    for seed in range(6):
+        mimics = draw_mimics(8, points, head.white, metastases, head, np.random.default_rng(seed))
+        balls = metastases + [(mimic.center, mimic.radius) for mimic in mimics]
+        for i, (first, radius) in enumerate(balls):
+            for second, other_radius in balls[:i]:
+                assert np.linalg.norm(first - second) > radius + other_radius + 4.0
+        sizes += [2 * mimic.radius for mimic in mimics]
+    assert len(sizes) > 30
+    assert 2.5 <= min(sizes) < 3
+    assert 5 < max(sizes) <= 5.5
+
+
+def test_without_vessels_and_surface_mimics_stand_where_metastases_may(head):
+    weights = (head.depth > 20).astype(np.float32)
+    mimics = draw_mimics(12, np.zeros((0, 3)), weights, [], head, np.random.default_rng(0))
+    index = [
+        tuple(np.rint((mimic.center - head.grid[0, 0, 0]) / STEPS).astype(int)) for mimic in mimics
+    ]
+    deep = np.array([weights[voxel] > 0 for voxel in index])
+    shallow = np.array([1.5 < head.depth[voxel] < 4 for voxel in index])
+    assert (deep | shallow).all()
+    # What stands alone is as bright as a metastasis, what lies under the dura as dark as a vessel.
+    brightness = np.array([mimic.contrast for mimic in mimics])
+    assert (brightness[deep] >= 0.5).all()
+    assert (brightness[shallow] <= 0.5).all()
+    assert deep.any()
+    assert shallow.any()

@@ -1,0 +1,336 @@
+"""Tables of segmentations add up, and no control wins what counts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+import metastasis
+from dmrifit.io.components import drop_small
+from dmrifit.stats.lesion_matching import HEADLINES, label_components, lesion_scores, lesion_table
+from metastasis.scans.cases import Case
+from metastasis.segmentation.ensemble import merge_segmentations
+from metastasis.study.controls import CONTROLS, control_segmentations
+from metastasis.study.evaluation import candidate_scores, evaluate_segmentations, format_summary
+from metastasis.study.segment_metrics import segment_scores
+
+SHAPE = (40, 38, 36)
+AFFINE = np.diag([1.5, 1.5, 1.5, 1])
+
+
+def ball(center, radius):
+    grid = np.ogrid[tuple(slice(n) for n in SHAPE)]
+    return sum((axis - c) ** 2 for axis, c in zip(grid, center, strict=True)) <= radius**2
+
+
+def make_case(i):
+    """Give a synthetic case: three lesions, or none in every fourth; every third has no prior."""
+    rng = np.random.default_rng([3, i])
+    label = np.zeros(SHAPE, bool)
+    for corner in ((0, 0, 0), (16, 0, 12), (16, 14, 0)) if i % 4 != 3 else ():
+        label |= ball(np.array(corner) + rng.integers(6, 14, 3), rng.uniform(1.3, 3.5))
+    image = rng.normal(size=SHAPE).astype(np.float32)
+    rows = pd.DataFrame({"number": [1, 2, 3], "status": ["new", "grown", "new"]}) if label.any() else None
+    return Case(
+        f"p{i // 2}",
+        image,
+        label=label.astype(np.uint8),
+        prior=None if i % 3 == 0 else image,
+        affine=AFFINE,
+        brain=ball((20, 19, 18), 25),
+        synthetic=True,
+        name=f"case {i}",
+        lesions=rows,
+    )
+
+
+def probability(case, i, *, wrong):
+    """Shift lesions by a voxel, doubt the last, or every one of some scans, and invent some."""
+    rng = np.random.default_rng([4, i])
+    values = np.full(SHAPE, 0.05, np.float32)
+    numbers = np.roll(label_components(case.label), 1, axis=i % 3)
+    values[numbers > 0] = 0.9
+    values[numbers == 3] = 0.6 if wrong else 0.2
+    if i == 2:
+        values[numbers == 1] = 0.2
+    for level in [0.95, *[0.7] * (wrong - 1)] if wrong else ():
+        values[ball(rng.integers(3, 33, 3), 1)] = level
+    return values
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [make_case(i) for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def predictions(cases):
+    sure = [probability(case, i, wrong=0) for i, case in enumerate(cases)]
+    loose = [probability(case, i, wrong=4) for i, case in enumerate(cases)]
+    both = [merge_segmentations(b >= 0.5, a >= 0.5) for a, b in zip(sure, loose, strict=True)]
+    return {"sure": sure, "loose": loose, "both": both, "mask": [one >= 0.8 for one in sure]}
+
+
+@pytest.fixture(scope="module")
+def tables(cases, predictions):
+    return evaluate_segmentations(cases, predictions, families={"line": ["sure", "loose"]}, segment=9, n_bootstrap=200)
+
+
+def row(tables, method, part="all"):
+    summary = tables["summary"]
+    return summary[(summary["part"] == part) & (summary["method"] == method)].iloc[0]
+
+
+def test_the_summary_is_the_score_of_all_tables(cases, predictions, tables):
+    masks = [values >= 0.5 for values in predictions["loose"]]
+    expected = lesion_scores(lesion_table(c.label, m, c.affine) for c, m in zip(cases, masks, strict=True))
+    found = row(tables, "loose")
+    assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
+    segments = segment_scores([c.label for c in cases], masks, segment=9, masks=[c.brain for c in cases])
+    assert {key: found[f"segment_{key}"] for key in segments} == pytest.approx(segments)
+    lesions = tables["lesions"].query("method == 'loose' and kind == 'lesion'")
+    assert lesions["found"].mean() == pytest.approx(found["sensitivity"])
+    assert lesions["dice"][lesions["found"]].mean() == pytest.approx(found["mDSC"])
+
+
+def test_parts_add_up(tables):
+    scans = tables["scans"]
+    assert len(scans) == 8 * (5 + len(CONTROLS))
+    for method in ("sure", "both, confirmed", *CONTROLS):
+        parts = [row(tables, method, part) for part in ("with prior", "without prior")]
+        for key in ("n_scans", "n_lesions", "n_found", "n_false_positives", "segment_n_positive"):
+            assert parts[0][key] + parts[1][key] == row(tables, method)[key]
+    assert row(tables, "sure", "without prior")["n_scans"] == 3
+    assert row(tables, "sure")["n_lesion_free"] == 2
+
+
+def test_the_prediction_of_everything_wins_no_headline(tables):
+    summary = tables["summary"].query("part == 'all'").set_index("method")
+    everything = summary.loc["all positive"]
+    assert everything["sensitivity"] == 1  # what plain overlap gives it
+    assert everything["n_false_positives"] == 2  # in the scans without lesions only
+    for name in HEADLINES:
+        ours, control = summary.loc["sure", name], everything[name]
+        assert control < 0.05 < 0.5 < ours, name
+        assert summary[name].idxmax() not in CONTROLS, name
+        assert not summary.loc[list(CONTROLS[2:]), name].max() > ours / 2, name
+    assert np.isnan(summary.loc["empty", "mDSC"])
+    assert everything["n_bridged"] == everything["n_lesions"]
+    assert everything["specificity"] == 0
+    assert everything["segment_specificity"] == 0
+
+
+def test_controls_are_what_they_say(cases):
+    made, again = (control_segmentations(cases, random_state=3) for _ in range(2))
+    assert tuple(made) == CONTROLS
+    sizes = {size for case in cases for size in lesion_table(case.label, case.label)["n_voxels"]}
+    blobs = []
+    for i, case in enumerate(cases):
+        np.testing.assert_array_equal(made["all positive"][i], case.brain)
+        assert not made["empty"][i].any()
+        np.testing.assert_array_equal(made["random blobs"][i], again["random blobs"][i])
+        whose = [j for j, other in enumerate(cases) if np.array_equal(other.label > 0, made[CONTROLS[2]][i])]
+        assert whose
+        assert all(cases[j].patient != case.patient for j in whose)
+        own = lesion_table(made["random blobs"][i], made["random blobs"][i])
+        assert len(own) <= 3
+        blobs += own["n_voxels"].tolist()
+    # Some are cut at the border or lie over each other.
+    assert len(blobs) > 8
+    assert np.mean([size in sizes for size in blobs]) > 0.6
+    other = control_segmentations(cases, random_state=4)
+    assert any((a != b).any() for a, b in zip(made["random blobs"], other["random blobs"], strict=True))
+
+
+def test_controls_of_one_patient_or_of_different_shapes_can_be_made(cases):
+    alone = control_segmentations(cases[:1])
+    np.testing.assert_array_equal(alone[CONTROLS[2]][0], cases[0].label[::-1] > 0)
+    label = np.zeros((20, 50, 30), np.uint8)
+    label[2:4, 2:4, 2:4] = 1
+    other = Case("q", label.astype(np.float32), label=label)
+    made = control_segmentations([cases[0], other])
+    assert [one.shape for one in made[CONTROLS[2]]] == [SHAPE, (20, 50, 30)]
+    assert made[CONTROLS[2]][0].sum() == 8
+
+
+def test_an_ensemble_is_scored_as_union_and_as_what_it_confirms(cases, predictions, tables):
+    union, sure = row(tables, "both"), row(tables, "both, confirmed")
+    assert sure["n_false_positives"] == row(tables, "sure")["n_false_positives"] == 0
+    assert union["n_false_positives"] > 10
+    found = tables["ensemble"].set_index("method").loc["both"]
+    assert found["false_candidates"] == union["n_false_positives"]
+    assert found["false_candidates_per_scan"] == found["false_candidates"] / 8
+    assert found["false_candidates_per_patient"] == found["false_candidates"] / 4
+    assert found["confirmed_precision"] == sure["precision"] == 1
+    assert found["further_true"] == union["n_found"] - sure["n_found"]
+
+
+def test_candidates_by_hand():
+    label = np.zeros((12, 12, 12), int)
+    label[1, 1, 1] = label[5, 5, 5] = label[9, 9, 9] = 1
+    ensemble = np.zeros_like(label)
+    ensemble[1, 1, 1], ensemble[5, 5, 5], ensemble[9, 1, 1], ensemble[1, 9, 1] = 2, 1, 1, 2
+    scores = candidate_scores([label, label], [ensemble, 0 * label], patients=["p", "p"])
+    assert scores["sensitivity"] == pytest.approx(2 / 6)
+    assert scores["confirmed_sensitivity"] == pytest.approx(1 / 6)
+    assert scores["confirmed_precision"] == scores["further_true_per_scan"] == scores["precision"] == 0.5
+    assert scores["false_candidates_per_patient"] == scores["further_true"] == 1
+
+
+def test_intervals_hold_their_value_and_shrink_with_patients(cases, tables):
+    intervals = tables["intervals"].dropna()
+    assert (intervals["low"] <= intervals["value"] + 1e-12).all()
+    assert (intervals["value"] <= intervals["high"] + 1e-12).all()
+    whole = row(tables, "loose")
+    one = tables["intervals"].query("part == 'all' and method == 'loose'").set_index("measure")
+    for measure in ("sensitivity", "lesion_dice", "false_positives_per_scan"):
+        assert one.loc[measure, "value"] == pytest.approx(whole[measure])
+        assert one.loc[measure, "low"] < one.loc[measure, "high"]
+    again = evaluate_segmentations(
+        cases, {"loose": [probability(case, i, wrong=4) for i, case in enumerate(cases)]}, n_bootstrap=200, segment=9
+    )["intervals"]
+    same = again.query("part == 'all' and method == 'loose'").set_index("measure")
+    pd.testing.assert_frame_equal(one, same)
+
+
+def scan(patient, *voxels, **properties):
+    """Give a scan of 6³ voxels with a lesion in each of some voxels."""
+    label = np.zeros((6, 6, 6), np.uint8)
+    for voxel in voxels:
+        label[voxel] = 1
+    return Case(patient, label.astype(np.float32), label=label, **properties)
+
+
+def test_intervals_of_a_sensitivity_are_those_of_the_binomial_distribution():
+    n = 16
+    scans = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
+    # Every other patient's lesion is found.
+    masks = [(case.label > 0) & (i % 2 == 0) for i, case in enumerate(scans)]
+    intervals = evaluate_segmentations(scans, {"a": masks}, controls=False, n_bootstrap=4000)["intervals"]
+    row = intervals[intervals["measure"] == "sensitivity"].iloc[0]
+    np.testing.assert_allclose(row[["low", "high"]].astype(float), binom.ppf((0.025, 0.975), n, 0.5) / n)
+
+
+def test_the_overlap_of_voxels_by_hand():
+    two, none = scan("p", (1, 1, 1), (1, 1, 2)), scan("q")
+    one_of_two = np.zeros((6, 6, 6), bool)
+    one_of_two[1, 1, 1] = True
+    predictions = {"a": [one_of_two, none.label > 0], "b": [one_of_two, one_of_two]}
+    table = evaluate_segmentations([two, none], predictions, controls=False, n_bootstrap=0)["scans"]
+    dice = {name: rows["voxel_dice"].tolist() for name, rows in table.groupby("method")}
+    assert dice["a"] == pytest.approx([2 / 3, np.nan], nan_ok=True)
+    assert dice["b"] == pytest.approx([2 / 3, 0])
+
+
+def test_controls_lose_small_findings_where_the_number_is_for_all():
+    scans = [scan("p", (1, 1, 1)), scan("q", (4, 4, 4))]
+    masks = {"a": [case.label > 0 for case in scans]}
+    for least, n_wrong in ((2, 0), ({"a": 2}, 2)):
+        summary = evaluate_segmentations(scans, masks, min_voxels=least, n_bootstrap=0)["summary"]
+        by_method = summary[summary["part"] == "all"].set_index("method")
+        assert by_method.loc["a", "n_found"] == 0
+        assert by_method.loc[CONTROLS[2], "n_false_positives"] == n_wrong
+
+
+def test_statuses_belong_to_lesions_joined_at_corners_alone():
+    rows = pd.DataFrame({"number": [1], "status": ["grown"]})
+    cases = [scan("p", (1, 1, 1), (2, 2, 2), lesions=rows)]
+    for connectivity, statuses in ((26, ["grown"]), (6, ["", ""])):
+        tables = evaluate_segmentations(
+            cases, {"a": [cases[0].label > 0]}, connectivity=connectivity, controls=False, n_bootstrap=0
+        )
+        assert tables["lesions"]["status"].tolist() == statuses
+        assert len(tables["status"]) == (connectivity == 26)
+
+
+def test_status_curves_calibration_and_areas_are_there(tables):
+    status = tables["status"].query("method == 'sure'").set_index("status")["n"]
+    assert dict(status) == {"new": 12, "grown": 6}
+    assert set(tables["curves"]["method"]) == {"sure", "loose", *CONTROLS}
+    assert set(tables["calibration"]["method"]) == {"sure", "loose"}
+    assert tables["calibration"]["error"].between(0, 1).all()
+    areas = tables["areas"].set_index("name")
+    # Plainly, everything is nearly perfect; strictly it is nothing.
+    assert areas.loc["all positive", "area_plain"] > 0.85
+    assert areas.loc[list(CONTROLS), ["area", "froc"]].max().max() < 0.1 < areas.loc["loose", "area"]
+    ensembles = tables["ensemble"].set_index("method")
+    assert ensembles.loc["all positive", "confirmed_sensitivity"] == 1
+    assert ensembles.loc["all positive", "confirmed_strict_precision"] == 0
+    assert ensembles.loc["both", "confirmed_strict_precision"] == 1
+    assert ensembles["control"].to_dict() == {"both": False, **dict.fromkeys(CONTROLS, True)}
+    assert areas.loc["sure", "area"] > areas.loc["loose", "area"]
+    assert areas.loc["line", "kind"] == "family"
+    assert areas.loc["sure", "froc"] > areas.loc["loose", "froc"]
+
+
+def test_thresholds_are_those_of_each_method(cases, predictions):
+    options = {"controls": False, "n_bootstrap": 0}
+    high = evaluate_segmentations(
+        cases, {key: predictions[key] for key in ("sure", "loose")}, threshold={"loose": 0.8}, **options
+    )
+    assert row(high, "loose")["n_false_positives"] == 8  # the certain ones among 32
+    assert row(high, "sure")["n_false_positives"] == 0
+    assert not len(high["intervals"])
+    assert not len(high["ensemble"])
+    assert set(high["summary"]["method"]) == {"sure", "loose"}
+
+
+def test_small_findings_are_left_out_of_all_tables(cases, predictions):
+    options = {"segment": 9, "n_bootstrap": 0, "controls": False, "thresholds": [0.5, 0.8]}
+    graded = {key: predictions[key] for key in ("loose", "both", "mask")}
+    # Balls of radius 1 have 7 voxels.
+    found = evaluate_segmentations(cases, graded, min_voxels=8, **options)
+    masks = {"loose": [drop_small(one >= 0.5, 8) for one in graded["loose"]]}
+    masks["both"] = [one * drop_small(one, 8) for one in graded["both"]]
+    masks["mask"] = [drop_small(one, 8) for one in graded["mask"]]
+    expected = evaluate_segmentations(cases, masks, **options)
+    for name in ("scans", "lesions", "summary", "status", "ensemble"):
+        pd.testing.assert_frame_equal(found[name], expected[name])
+    every = evaluate_segmentations(cases, graded, **options)
+    assert row(found, "loose")["n_false_positives"] < row(every, "loose")["n_false_positives"]
+    at = found["curves"].query("method == 'loose' and threshold == .5").iloc[0]
+    assert at["n_false_positives"] == row(found, "loose")["n_false_positives"]
+    with pytest.raises(ValueError, match="min_voxels must be a whole number"):
+        evaluate_segmentations(cases, graded, min_voxels=0.5, **options)
+
+
+def test_the_summary_is_written_for_each_part(tables):
+    text = format_summary(tables, part="with prior")
+    assert text.loc["sure", "precision"] == "1.000"
+    assert text.loc["empty", "precision"] == "–"
+    with pytest.raises(ValueError, match="'some'"):
+        format_summary(tables, part="some")
+
+
+# Bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_evaluated_is_refused(cases, predictions):
+    sure = predictions["sure"]
+    for values, message in (
+        ({}, "none at all"),
+        ({"empty": sure}, "empty"),
+        ({"a, confirmed": sure}, "a, confirmed"),
+        ({"a": sure[:3]}, "a: 3 predictions for 8 cases"),
+        ({"a": [one[1:] for one in sure]}, "whose shape is"),
+        ({"a": [2 * one for one in sure]}, "a: values up to 1.8"),
+        ({"a": [np.full(SHAPE, 3)] * 8}, "a: values up to 3"),
+        ({"a": [*sure[:7], predictions["mask"][7]]}, "masks and probabilities"),
+        ({"a": [np.full(SHAPE, np.nan)] * 8}, "probabilities"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_segmentations(cases, values)
+    with pytest.raises(ValueError, match="case 0"):
+        evaluate_segmentations([replace(cases[0], label=None)], {"a": sure[:1]})
+    with pytest.raises(ValueError, match="no cases"):
+        evaluate_segmentations([], {"a": []})
+    for threshold in (0, {"a": 1.5}, {"b": 0.5}):
+        with pytest.raises(ValueError, match="threshold"):
+            evaluate_segmentations(cases, {"a": sure}, threshold=threshold)
+
+
+def test_the_scores_of_lesions_are_the_librarys():
+    assert metastasis.lesion_table is lesion_table
+    assert metastasis.lesion_scores is lesion_scores

@@ -1,0 +1,220 @@
+"""Curves are those of masks scored one by one; areas, operating points and calibration have known answers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+from sklearn.calibration import calibration_curve as reference_calibration
+
+from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
+from metastasis.segmentation.operating_points import operating_point, threshold_curve
+from metastasis.study.operating_curves import (
+    area_table,
+    calibration_curve,
+    family_table,
+    froc_score,
+    precision_at_sensitivity,
+    precision_recall_area,
+)
+
+SHAPE = (24, 24, 24)
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """Give labels of a few balls, and probabilities that know something of them."""
+    rng = np.random.default_rng(5)
+    grid = np.indices(SHAPE)
+    labels, probabilities = [], []
+    for n in (3, 2, 0, 4):
+        label = np.zeros(SHAPE, bool)
+        for _ in range(n):
+            center, radius = rng.integers(4, 20, 3), rng.uniform(1, 3)
+            label |= ((grid - center[:, None, None, None]) ** 2).sum(0) <= radius**2
+        noise = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.2) * 2
+        values = 1 / (1 + np.exp(-(4 * ndimage.gaussian_filter(label.astype(float), 0.7) + 2 * noise - 3)))
+        labels.append(label)
+        probabilities.append(values.astype(np.float32))
+    return labels, probabilities
+
+
+@pytest.fixture(scope="module")
+def curve(scans):
+    return threshold_curve(*scans)
+
+
+def test_each_point_is_the_score_of_its_masks(scans, curve):
+    for row in curve.iloc[[0, 4, 7, 14]].to_dict("records"):
+        masks = [values >= row["threshold"] for values in scans[1]]
+        scores = lesion_scores(lesion_table(label, mask) for label, mask in zip(scans[0], masks, strict=True))
+        shared = set(row) & set(scores)
+        assert len(shared) >= 10
+        assert {key: row[key] for key in shared} == pytest.approx({key: scores[key] for key in shared}, nan_ok=True)
+    assert len(curve) == 15
+    assert curve["threshold"].is_monotonic_increasing
+
+
+def test_fewer_false_positives_at_every_higher_threshold_than_the_operating_point(scans):
+    for wanted in (0, 1, 4):
+        point = operating_point(*scans, false_positives=wanted)
+        assert point.n_scans == 4
+        assert point.wanted == wanted
+        fine = threshold_curve(*scans, thresholds=1 / (1 + np.exp(-np.linspace(-7, 7, 57))))
+        wrong = fine["false_positives_per_scan"] + fine["flagged_per_scan"]
+        above = fine["threshold"] >= point.threshold
+        assert (wrong[above] <= wanted).all()
+        below = wrong[~above]
+        assert below.iloc[-1] > wanted
+        row = fine[above].iloc[0]
+        assert (point.sensitivity, point.false_positives) == (row["sensitivity"], row["false_positives_per_scan"])
+
+
+def test_a_low_threshold_where_all_grows_together_is_no_operating_point():
+    label = np.zeros((9, 9, 9), bool)
+    label[4, 4, 4] = True
+    probability = np.full(label.shape, 0.3)  # one component over everything, with the lesion inside
+    probability[label] = 0.8
+    assert operating_point([label], [probability], false_positives=0).threshold > 0.3
+    assert operating_point([label], [probability], false_positives=1).threshold < 0.3
+
+
+def test_an_operating_point_that_no_threshold_reaches_is_refused():
+    label, certain = np.zeros((5, 5, 5), bool), np.ones((5, 5, 5))
+    with pytest.raises(ValueError, match=r"not 0\.5 or fewer"):
+        operating_point([label], [certain], false_positives=0.5)
+    with pytest.raises(ValueError, match="0 or more"):
+        operating_point([label], [certain], false_positives=-1)
+
+
+def test_areas_by_hand():
+    assert precision_recall_area([0.5], [0.8]) == pytest.approx(0.4)
+    assert precision_recall_area([1.0, 0.0], [0.5, 1.0]) == pytest.approx(0.75)
+    # A point that another surpasses changes nothing, nor does a gap.
+    assert precision_recall_area([1.0, 0.0, 0.4, np.nan], [0.5, 1.0, 0.2, 1.0]) == pytest.approx(0.75)
+    assert precision_recall_area([0.4, 0.8], [0.9, 0.5], between=(0.4, 0.8)) == pytest.approx(0.7)
+    assert precision_recall_area([0.4, 0.8], [0.9, 0.5], between=(0.8, 1.0)) == 0
+    assert precision_recall_area([0.2], [0.9], between=(0.4, 0.6)) == 0
+    assert np.isnan(precision_recall_area([np.nan], [0.5]))
+    with pytest.raises(ValueError, match="range"):
+        precision_recall_area([0.2], [0.9], between=(0.6, 0.4))
+
+
+def test_the_published_points_rank_the_losses_as_published():
+    # Points of the publication: joint loss at six settings; of the voxel loss two are stated.
+    joint = pd.DataFrame(
+        {
+            "sensitivity": [0.974, 0.946, 0.914, 0.881, 0.860, 0.802],
+            "precision": [0.274, 0.516, 0.736, 0.918, 0.930, 0.987],
+        }
+    )
+    voxel = pd.DataFrame({"sensitivity": [0.673, 0.88], "precision": [0.93, 0.631]})
+    areas = [precision_recall_area(one["sensitivity"], one["precision"]) for one in (joint, voxel)]
+    assert areas[0] == pytest.approx(0.925, abs=0.001)
+    assert areas[0] > areas[1]
+
+
+def test_families_are_traced_in_their_order_and_compared_where_all_are_measured():
+    summary = pd.DataFrame(
+        {
+            "method": ["a1", "a2", "b1", "b2"],
+            **{key: [0.9, 0.5, 0.8, 0.6] for key in ("sensitivity", "strict_sensitivity")},
+            **{key: [0.3, 0.9, 0.2, 0.4] for key in ("precision", "strict_precision")},
+            "false_positives_per_scan": [9.0, 1, 8, 5],
+        }
+    )
+    members = family_table(summary, {"a": ["a2", "a1"], "b": ["b1", "b2"]})
+    assert list(members["method"]) == ["a2", "a1", "b1", "b2"]
+    areas = area_table(dict(iter(members.groupby("family"))), "family").set_index("name")
+    assert areas.loc["a", "area"] == pytest.approx(0.5 * 0.9 + 0.4 * 0.6)
+    assert areas.loc["a", "area_common"] == pytest.approx(0.6)  # from .6 to .8: .75 to .45
+    assert areas.loc["b", "area_common"] == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="'c1'"):
+        family_table(summary, {"c": ["c1"]})
+
+
+def test_everything_above_a_low_threshold_adds_no_area():
+    label = np.zeros(SHAPE, bool)
+    label[5:8, 5:8, 5:8] = label[15:18, 15:18, 15:18] = True
+    probability = np.where(label, 0.1, 0.2)  # knows nothing, but covers all below .1
+    curve = threshold_curve([label], [probability])
+    assert curve.loc[0, ["sensitivity", "precision"]].tolist() == [1, 1]
+    areas = area_table({"nothing": curve}, "thresholds").iloc[0]
+    assert areas["area_plain"] == 1
+    assert areas["area"] == 0
+    assert froc_score(curve) == 0
+
+
+def test_froc_is_the_mean_sensitivity_within_rates():
+    keys = ("false_positives_per_scan", "flagged_per_scan", "strict_sensitivity")
+    curve = pd.DataFrame(dict(zip(keys, [[3.0, 0.5, 0.1], [0, 0.5, 0], [0.9, 0.6, 0.4]], strict=True)))
+    assert froc_score(curve, rates=(0.05, 0.5, 1, 4)) == pytest.approx((0 + 0.4 + 0.6 + 0.9) / 4)
+
+
+def test_a_curve_is_read_where_it_has_a_sensitivity(curve):
+    steps = pd.DataFrame({"threshold": [0.1, 0.5, 0.9, 0.99], "sensitivity": [0.9, 0.8, 0.4, 0.0]})
+    steps["precision"] = [0.2, 0.6, 0.8, np.nan]
+    # At .1, the next threshold that finds .85, the precision of .2 says little about what .85 costs.
+    between = precision_at_sensitivity(steps, 0.85)
+    assert between == pytest.approx({"threshold": 0.3, "sensitivity": 0.85, "precision": 0.4})
+    for i in range(3):
+        row = steps.iloc[i].to_dict()
+        assert precision_at_sensitivity(steps, row["sensitivity"]) == pytest.approx(row)
+    assert precision_at_sensitivity(steps, 0.1)["precision"] == 0.8  # where there is no prediction, there is none
+    assert np.isnan(precision_at_sensitivity(steps, 0.95)["threshold"])
+    for wanted in (0.3, 0.6, 0.85):
+        row = precision_at_sensitivity(curve, wanted)
+        assert row["sensitivity"] == pytest.approx(max(wanted, curve["sensitivity"].min()))
+        assert curve["precision"].min() <= row["precision"] <= curve["precision"].max()
+
+
+def test_calibration_of_voxels_is_that_of_scikit_learn(scans):
+    masks = [None, np.indices(SHAPE)[0] < 12, None, None]
+    table = calibration_curve(*scans, masks=masks)
+    voxels = table[table["level"] == "voxel"]
+    inside = [np.ones(SHAPE, bool) if mask is None else mask for mask in masks]
+    truth, values = (
+        np.concatenate([one[mask] for one, mask in zip(side, inside, strict=True)]).astype(float) for side in scans
+    )
+    observed, mean = reference_calibration(truth, values, n_bins=10)
+    filled = voxels[voxels["n"] > 0]
+    np.testing.assert_allclose(filled["observed"], observed, atol=1e-12)
+    np.testing.assert_allclose(filled["probability"], mean, rtol=1e-6)
+    assert voxels["n"].sum() == len(truth)
+    error = (filled["n"] * (filled["observed"] - filled["probability"]).abs()).sum() / len(truth)
+    assert table.attrs["error"]["voxel"] == pytest.approx(error)
+
+
+def test_certain_voxels_belong_to_the_last_bin():
+    label = np.zeros((3, 3, 3), int)
+    label[0] = 1
+    table = calibration_curve([label], [np.where(np.indices((3, 3, 3))[0] < 2, 1.0, 0.0)], n_bins=4)
+    voxels = table[table["level"] == "voxel"]
+    assert voxels["n"].tolist() == [9, 0, 0, 18]
+    assert voxels["observed"].iloc[-1] == 0.5
+    assert table.attrs["error"]["voxel"] == pytest.approx(18 / 27 * 0.5)
+
+
+def test_calibration_of_components_counts_those_that_hit(scans):
+    table = calibration_curve(*scans, threshold=0.4)
+    parts = table[table["level"] == "component"]
+    row = threshold_curve(*scans, thresholds=[0.4]).iloc[0]
+    true = (parts["n"] * parts["observed"].fillna(0)).sum()
+    assert parts["n"].sum() - true == pytest.approx(row["n_false_positives"])
+    assert parts.loc[parts["high"] <= 0.4, "n"].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "options", "message"),
+    [
+        ([], [], {}, "0 labels"),
+        ([np.zeros((3, 3, 3))], [], {}, "0 predictions"),
+        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 4))], {}, "scan 0.*shape"),
+        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), 1.5)], {}, "1.5 .*no probabilities"),
+        ([np.full((3, 3, 3), 4)], [np.zeros((3, 3, 3))], {}, "scan 0: a label"),
+        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), np.nan)], {}, "no probabilities"),
+        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": [2]}, "thresholds"),
+    ],
+)
+def test_what_has_no_curve_is_refused(labels, values, options, message):
+    with pytest.raises(ValueError, match=message):
+        threshold_curve(labels, values, **options)

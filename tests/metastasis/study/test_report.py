@@ -1,0 +1,102 @@
+"""The pages hold tables, controls, curves and overlays, refer to nothing outside, and say what is synthetic."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+from dmrifit import lesion_table
+from metastasis import SensitivitySpecificityEnsemble, write_evaluation
+from metastasis.cli.case_runs import scans_of, segment_cases, write_batch
+from metastasis.study.evaluation import CONTROLS
+from metastasis.study.plotting import place_to_show
+from metastasis.study.report import KINDS
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def found(brightness, synthetic_cases):
+    scans = scans_of(synthetic_cases)
+    both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
+    masks = {"masks": scans["masks"]}
+    return {
+        f"bright {EVIL}": brightness(3).predict_proba(scans["volumes"], **masks),
+        "ensemble": both.predict(scans["volumes"], **masks),
+    }
+
+
+def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
+    tables = write_evaluation(
+        synthetic_cases, found, tmp_path, figures=2, n_bootstrap=20, command=f"evaluate {EVIL}", random_state=0
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+    assert EVIL not in page
+    assert "alert(1)" in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    for words in (*CONTROLS, "ensemble, confirmed", "expected calibration error", "not for clinical use"):
+        assert words in page
+    assert "all scans were simulated; no person was scanned" in page
+    assert "they are no performance" in page
+    assert page.count("<img ") == 2 + 2 * len(found)
+    # Each figure, and the heading and the name of the planes.
+    assert page.count("Synthetic scan ") == 2 * len(found) + 2
+    assert page.count('class="viewer"') == 1
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
+    # The viewer starts where the first picture is, and every lesion of the reference can be gone to.
+    chosen = next(case for case in synthetic_cases if f"Synthetic scan {case.name}" in page.partition("<canvas")[0])
+    values = next(iter(found.values()))[synthetic_cases.index(chosen)]
+    np.testing.assert_allclose(stored["start"], place_to_show(chosen, values >= 0.5)[0])
+    assert len(stored["points"]) == 1 + (lesion_table(chosen.label, chosen.label)["kind"] == "lesion").sum()
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    for kind in KINDS:
+        written = pd.read_csv(tmp_path / f"{kind}.csv")
+        assert len(written) == len(tables[kind])
+    summary = pd.read_csv(tmp_path / "summary.csv").query("part == 'all'").set_index("method")
+    assert summary.loc["ensemble", "n_found"] == tables["summary"].query("part == 'all'").set_index("method").loc[
+        "ensemble", "n_found"
+    ]  # fmt: skip
+    with pytest.raises(FileExistsError, match="overwrite"):
+        write_evaluation(synthetic_cases, found, tmp_path)
+
+
+def test_masks_alone_have_no_calibration_and_real_scans_are_not_called_synthetic(synthetic_cases, tmp_path):
+    cases = [replace(case, synthetic=False, name=f"case {case.name[-1]}") for case in synthetic_cases[:2]]
+    masks = {"mask": [np.asarray(case.label) for case in cases]}
+    write_evaluation(cases, masks, tmp_path, figures=1, n_bootstrap=0)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "ynthetic" not in page
+    assert ">Probabilities<" not in page
+    assert not (tmp_path / "calibration.png").exists()
+
+
+def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_cases, tmp_path):
+    named = [replace(synthetic_cases[0], patient=EVIL), synthetic_cases[1]]
+    both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
+    contents = segment_cases(both, named, tmp_path, figure=True, overwrite=False)
+    write_batch(tmp_path, contents, figure=True, heading="Confirmed and candidates")
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert EVIL not in page
+    assert page.count("<img ") == 2
+    lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
+    assert page.count("<td>confirmed</td>") == (lesions["finding"] == "confirmed").sum()
+    assert "all scans were simulated" in page
+    assert "since the prior scan" in page
+    links = re.findall(r'href="([^"#]+)"', page)
+    assert links == [f"./{content['folder']}/view.html" for content in contents]
+    for link, case in zip(links, named, strict=True):
+        view = (tmp_path / link).read_text(encoding="utf-8")
+        assert EVIL not in view
+        assert case.name in view
+        assert "this scan was simulated" in view
+        stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
+        assert {"scan", "probability", "segmentation"} <= {layer["name"] for layer in stored["layers"]}
+        assert stored["layers"][-2]["names"] == ["candidate", "confirmed"]
+        own = lesions[(lesions["name"] == case.name) & (lesions["finding"] != "prior only")]
+        np.testing.assert_allclose(stored["points"], own[["x", "y", "z"]], atol=1e-5)

@@ -1,0 +1,184 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from placement import Voxel
+from placement.box import overlap
+from placement.box.row_integrals import Rows
+
+RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, kernel
+print(kernel.running_sums(np.ones((1, 1, 3), np.float32))[1, 1].tolist(), len(kernel.running_sums.stats.cache_hits))
+"""
+
+
+def run(folder):
+    done = subprocess.run([sys.executable, "-c", RUN, str(folder)], capture_output=True, text=True, check=True)
+    return done.stdout.split("]")
+
+
+def test_compiled_code_is_kept_on_disk_and_never_stale(tmp_path):
+    source = Path(overlap.__file__).read_text(encoding="utf-8")
+    kernel = tmp_path / "kernel.py"
+    kernel.write_text(source)
+    assert run(tmp_path) == ["[0.0, 1.0, 2.0, 3.0", " 0\n"]
+    assert run(tmp_path) == ["[0.0, 1.0, 2.0, 3.0", " 1\n"]
+    kernel.write_text(source.replace("total += volume[i, j, k]", "total += 2.0 * volume[i, j, k]"))
+    assert run(tmp_path) == ["[0.0, 2.0, 4.0, 6.0", " 0\n"]
+
+
+def test_quick_rows_agree_with_the_accurate_integral():
+    rng = np.random.default_rng(0)
+    grid = np.moveaxis(np.indices((50, 50, 50)), 0, -1)
+    tumor = np.linalg.norm((grid - 24.5) / (20, 16, 14), axis=-1) < 1
+    rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
+    grid = rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset
+    for _ in range(20):
+        voxel = Voxel(24.5 + rng.uniform(-8, 8, 3), rng.uniform(10, 28, 3), rng.uniform(-90, 90, 3))
+        exact = rows.fraction(voxel)
+        rotation = np.ascontiguousarray(voxel.rotation)
+        assert abs(overlap.fraction(grid, voxel.center, rotation, voxel.size / 2, 1) - exact) < 6e-3
+        assert abs(overlap.fraction(grid, voxel.center, rotation, voxel.size / 2, 4) - exact) < 1e-3
+
+
+def test_averaged_rows_keep_the_sum():
+    rng = np.random.default_rng(1)
+    sums = overlap.running_sums(rng.random((7, 8, 5)).astype(np.float32))
+    averaged = overlap.average_rows(sums, 3, 2)
+    assert averaged.shape == (5, 6, 6)
+    np.testing.assert_allclose(averaged.sum(axis=(0, 1)) * 6, sums.sum(axis=(0, 1)), rtol=1e-5)
+
+
+def test_the_simplex_ends_below_where_it_starts():
+    tumor = np.zeros((40, 40, 40), np.float32)
+    tumor[8:30, 8:30, 8:30] = 1
+    rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
+    inverse = np.linalg.inv(rows.matrix)
+    grid = rows.prefix, rows.matrix, inverse, rows.offset
+    forbidden = np.zeros((0, 2, 2, 2), np.float32), rows.offset, rows.matrix, inverse
+    ends = np.full(3, -0.5), np.full(3, 39.5)
+    limits = np.array([8000, 2000, 0.95, 0.05, 0, 6000, *np.log([10] * 3), *np.log([60] * 3), 3.0])
+    x = np.zeros((1, 9))
+    x[0, 3:6] = np.log(18)
+    origin = np.array([[16.0, 20, 21]])
+    frame = np.array([7]), np.eye(3)[None], origin
+    common = *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits
+    before = overlap.costs_of(x, *common)
+    steps, rounds = np.array([3.0, 0.1, 0.2]), np.array([[1, 500]])
+    found, costs, boxes = overlap.descend(x, *common, steps, rounds, 1e-6)
+    after = overlap.costs_of(found, *common)
+    assert costs[0] == after[0] < 1e-3 < before[0]
+    np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
+
+
+def cuboid_grid():
+    """Make rows of a cuboid of tumor from 7.5 to 29.5 mm in a volume of 40 mm."""
+    tumor = np.zeros((40, 40, 40), np.float32)
+    tumor[8:30, 8:30, 8:30] = 1
+    rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
+    return rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset
+
+
+@pytest.mark.parametrize(("least_volume", "side"), [(1000.0, 18.0), (8000.0, 20.0)])
+def test_costs_are_half_the_squares_of_both_terms_and_of_broken_limits(least_volume, side):
+    grid = cuboid_grid()
+    forbidden = np.zeros((0, 2, 2, 2), np.float32), grid[3], grid[1], grid[2]
+    frame = np.array([0]), np.eye(3)[None], np.array([[18.5, 18.5, 18.5]])
+    sides = np.log([10, 10, 10, 30, 30, 30])
+    limits = np.array([9000, 1500, 0.9, 0.2, 0, least_volume, *sides, 3.0])
+    ends = np.full(3, -0.5), np.full(3, 39.5)
+    x = np.zeros((1, 9))
+    x[0, :3] = 5, 0, 0
+    x[0, 3:6] = np.log(18)
+    # The box is centered 6 mm before the face of the tumor at 29.5 mm.
+    part = (6 + side / 2) / side
+    expected = 0.5 * ((part - 0.9) / 0.2) ** 2 + 0.5 * ((part * side**3 - 9000) / 1500) ** 2
+    # Sides that have to grow to the least volume cost the square of the logarithm of their growth.
+    expected += np.log(side / 18) ** 2
+    costs = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits)
+    np.testing.assert_allclose(costs, expected, rtol=1e-5)
+    x[0, 3] = np.log(36)
+    wide = limits.copy()
+    wide[6:12] = np.log([10, 10, 10, 36, 36, 36])
+    free = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, wide)
+    cut = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits)
+    x[0, 3] = np.log(30)
+    at_limit = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits)
+    np.testing.assert_allclose(cut - at_limit, np.log(36 / 30) ** 2, rtol=1e-5)
+    assert free[0] != pytest.approx(cut[0], rel=1e-3)
+
+
+def test_the_scan_scores_boxes_as_counting_voxels_does():
+    rng = np.random.default_rng(2)
+    tumor = np.zeros((20, 22, 24), np.float32)
+    tumor[4:15, 5:17, 4:19] = 1
+    tumor[rng.random(tumor.shape) < 0.05] = 0
+    limits = np.array([400.0, 150, 0.9, 0.1, 0, 100, *np.log([3] * 3), *np.log([12] * 3), 3.0])
+    sums = overlap.running_sums(tumor)
+    places, sides, costs = overlap.scan(sums, 1, np.ones(3), 1.0, limits, 2, 12.0)
+    assert len(costs) == 10 * 11 * 24
+
+    def count(middle, size, grow=0):
+        low = np.maximum(np.rint(middle - size / 2 - grow), 0).astype(int)
+        high = np.maximum(np.rint(middle + size / 2 + grow), 0).astype(int)
+        return tumor[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].sum()
+
+    def cost_of(middle, size):
+        held = count(middle, size)
+        part = held / size.prod()
+        deep = count(middle, size, 2) / (size + 4).prod()
+        return ((part - 0.9) / 0.1) ** 2 / 2 + ((held - 400) / 150) ** 2 / 2 - 0.05 * deep
+
+    assert ((sides >= 3) & (sides <= 12)).all()
+    shapes = np.unique(sides, axis=0)
+    assert len(shapes) > 10
+    for index in rng.choice(len(costs), 60, replace=False):
+        cost = cost_of(places[index], sides[index])
+        assert costs[index] == pytest.approx(cost, rel=1e-3, abs=1e-3)
+        # No other sides are better at the place, but for how deep they lie.
+        corner = places[index] - sides[index] / 2
+        middle = corner + sides[index] // 2
+        for shape in shapes:
+            rival = cost_of(middle - shape // 2 + shape / 2, shape)
+            assert costs[index] <= rival + 0.06
+
+
+def test_the_scan_of_thick_blocks_counts_their_layers():
+    tumor = np.zeros((12, 12, 24), np.float32)
+    tumor[3:9, 3:9, 6:18] = 1
+    limits = np.array([432.0, 100, 0.95, 0.1, 0, 100, *np.log([4] * 3), *np.log([12] * 3), 3.0])
+    sums = overlap.running_sums(tumor)
+    # Blocks of 1 × 1 × 2 voxels: the tumor is 6 × 6 × 6 of them, from layer 3 on.
+    places, sides, costs = overlap.scan(sums, 2, np.array([1.0, 1, 2]), 2.0, limits, 1, 12.0)
+    best = np.argmin(costs)
+    np.testing.assert_allclose(places[best], [6, 6, 6])
+    np.testing.assert_allclose(sides[best], [6, 6, 6])
+    assert costs[best] == pytest.approx(0.5 * 0.25 - 0.05 * 216 / 1000, abs=1e-3)
+
+
+def test_points_and_boxes_that_are_alike_are_chosen_once():
+    points = np.array([[0.0, 0, 0], [3, 0, 0], [3.1, 0, 0], [0, 0, 9]])
+    order = np.array([2, 0, 1, 3])
+    np.testing.assert_array_equal(overlap.apart(points, order, 4, 3.0), [2, 0, 3])
+    np.testing.assert_array_equal(overlap.apart(points, order, 2, 3.0), [2, 0])
+    boxes = np.zeros((4, 5, 3))
+    boxes[:, 1] = 20
+    boxes[1, 0, 2], boxes[2, 1, 0] = 2.0, 22.5
+    boxes[3, 2:] = 1
+    np.testing.assert_array_equal(overlap.distinct(boxes, np.arange(4), 4, 2.0), [0, 2])
+
+
+def test_boxes_can_be_grown_before_their_part_of_tumor_is_computed():
+    box = np.array([[18.5, 18.5, 18.5], [12, 14, 16], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    boxes = np.stack([box, box])
+    boxes[1, 0, 0] += 11
+    parts = overlap.fractions(boxes, cuboid_grid(), 4.0, 1)
+    # Grown by 4 mm on each side, the first measures 20, 22 and 24 mm in a tumor of 22 mm.
+    np.testing.assert_allclose(parts, [22 / 24, 0.5 * 22 / 24], atol=1e-6)
+    plain = overlap.fractions(boxes, cuboid_grid(), 0.0, 1)
+    np.testing.assert_allclose(plain, [1, 0.5], atol=1e-6)

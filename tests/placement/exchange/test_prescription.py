@@ -1,0 +1,242 @@
+"""What is written of a voxel says the same everywhere, and what other programs read is the box."""
+
+import itertools
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy.spatial.transform import Rotation
+
+from placement.box.voxel import Voxel
+from placement.exchange.overlays import box_outline, plot_overlay
+from placement.exchange.prescription import (
+    NOTICE,
+    describe_placement,
+    displacement,
+    geometry_image,
+    philips_text,
+    region_distances,
+    write_prescription,
+)
+from placement.search.objective import PlacementObjective, tumor_fraction
+from placement.search.optimizer import VoxelOptimizer
+from placement.search.scene import Scene
+from placement.simulate.gliomas import simulate_gliomas
+
+VOXEL = Voxel((12.5, -8, 20), (22, 17, 30), (12, -20, 35))
+AFFINE = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -80], [0, 0, 3, -70], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def scene():
+    shape = (80, 80, 50)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    tumor = np.linalg.norm(grid - (12, -8, 20), axis=-1) < 22
+    wall = grid[..., 0] > 50
+    return Scene(tumor, AFFINE, exclude={"wall": wall}, image=grid[..., 0] + 5.0 * tumor, name="synthetic sphere")
+
+
+@pytest.fixture
+def written(scene, tmp_path):
+    return tmp_path, write_prescription(VOXEL, scene, tmp_path, ppm_range=(-2, 2), percent_per_ppm=3)
+
+
+def read_spar(text):
+    """Read numbers as spec2nii does, and make the affine by the formula it documents."""
+    rows = [line.split(":") for line in text.splitlines() if line and not line.startswith("!")]
+    p = {key.strip(): float(value) for key, value in rows}
+    affine = np.eye(4)
+    turn = Rotation.from_euler(
+        "XYZ", [-p["lr_angulation"], -p["ap_angulation"], p["cc_angulation"]], degrees=True
+    ).as_matrix()
+    affine[:3, :3] = turn @ np.diag([p["lr_size"], p["ap_size"], p["cc_size"]])
+    affine[:3, 3] = [-p["lr_off_center"], -p["ap_off_center"], p["cc_off_center"]]
+    return affine
+
+
+def test_the_single_voxel_image_is_the_box_in_both_forms_of_its_header(written):
+    image = nib.load(written[0] / "voxel_geometry.nii.gz")
+    affine = VOXEL.canonical().affine
+    assert image.shape == (1, 1, 1)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-4)
+    np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-4)
+    np.testing.assert_allclose(image.header["pixdim"][1:4], VOXEL.canonical().size, atol=1e-5)
+    assert image.header["qform_code"] == image.header["sform_code"] == 1
+    assert np.linalg.det(image.affine[:3, :3]) > 0
+
+
+def test_both_forms_of_the_header_agree_near_half_a_turn():
+    # Single precision leaves half of the digits of a quaternion there.
+    for axis in np.random.default_rng(0).standard_normal((50, 3)):
+        turn = Rotation.from_rotvec(np.radians(179.9) * axis / np.linalg.norm(axis)).as_matrix()
+        voxel = Voxel.from_rotation((1, 2, 3), (20, 30, 60), turn)
+        image = geometry_image(voxel)
+        np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-4)
+        sides = np.array(image.header.get_zooms(), dtype=np.float64)
+        read = Voxel.from_rotation(image.affine[:3, 3], sides, image.affine[:3, :3] / sides)
+        assert read.dice(voxel) > 1 - 1e-5
+
+
+def test_masks_lie_on_the_grid_and_hold_the_volume_of_the_box(written, scene):
+    mask, partial = (nib.load(written[0] / f"voxel_{name}.nii.gz") for name in ("mask", "partial"))
+    np.testing.assert_allclose(mask.affine, scene.affine)
+    assert mask.shape == partial.shape == scene.shape
+    assert mask.get_data_dtype() == np.uint8
+    assert partial.get_fdata().sum() * scene.voxel_volume == pytest.approx(VOXEL.volume, rel=5e-3)
+    assert mask.get_fdata().sum() * scene.voxel_volume == pytest.approx(VOXEL.volume, rel=0.03)
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (12, -20, 35), (-40, 10, 3)])
+def test_the_numbers_for_philips_read_back_as_the_box(angles):
+    voxel = Voxel((12.5, -8, 20), (22, 17, 30), angles)
+    again = Voxel.from_rotation(*parts(read_spar(philips_text(voxel))))
+    assert again.dice(voxel) > 0.9999
+    np.testing.assert_allclose(again.canonical().center, voxel.center, atol=1e-3)
+
+
+def parts(affine):
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    return affine[:3, 3], size, affine[:3, :3] / size
+
+
+def test_all_descriptions_of_the_pose_agree(written):
+    content = json.loads((written[0] / "voxel.json").read_text())
+    assert content == json.loads(json.dumps(written[1]))
+    flip = np.diag([-1, -1, 1])
+    for frame, change in (("ras", np.eye(3)), ("lps", flip)):
+        pose = content[frame]
+        rotation = np.array(pose["rotation"])
+        assert np.linalg.det(rotation) == pytest.approx(1)
+        np.testing.assert_allclose(Rotation.from_euler("XYZ", pose["angles_deg"], degrees=True).as_matrix(), rotation)
+        w, *xyz = pose["quaternion_wxyz"]
+        np.testing.assert_allclose(Rotation.from_quat([*xyz, w]).as_matrix(), rotation, atol=1e-12)
+        box = Voxel.from_rotation(change @ pose["center_mm"], content["size_mm"], change @ rotation @ change)
+        assert box.dice(VOXEL) == pytest.approx(1)
+
+
+def test_files_say_that_they_are_not_for_clinical_use(written):
+    folder, content = written
+    assert content["notice"] == NOTICE == "Not for clinical use"
+    assert NOTICE in (folder / "voxel_philips.txt").read_text()
+    assert nib.load(folder / "voxel_geometry.nii.gz").header["descrip"].item().decode() == NOTICE
+
+
+def test_scores_and_flags_are_those_of_the_given_constraints(scene):
+    objective = PlacementObjective(mean_volume=10)
+    found = describe_placement(VOXEL, scene, optimizer=VoxelOptimizer(objective, max_rotations=1, min_volume=20))
+    assert found["scores"]["objective"] == pytest.approx(objective(VOXEL, scene))
+    assert found["scores"]["tumor_fraction"] == pytest.approx(tumor_fraction(VOXEL, scene))
+    assert found["objective"]["mean_volume"] == 10
+    assert found["flags"] == ["volume below min_volume", "too many rotations"]
+    assert not found["feasible"]
+
+
+def test_digests_tell_scenes_apart(scene):
+    one = describe_placement(VOXEL, scene)["tumor"]["sha256"]
+    assert one == describe_placement(Voxel((0, 0, 0), (10, 10, 10)), scene)["tumor"]["sha256"]
+    other = Scene(scene.tumor, scene.affine)
+    assert one != describe_placement(VOXEL, other)["tumor"]["sha256"]
+    region = scene.forbidden
+    strict, lenient = (Scene(scene.tumor, AFFINE, exclude=region, exclude_tolerance=part) for part in (0, 0.1))
+    told = [describe_placement(VOXEL, tolerating) for tolerating in (strict, lenient)]
+    assert told[0]["tumor"]["sha256"] == one != told[1]["tumor"]["sha256"]
+    assert [found["regions"]["wall"]["tolerance"] for found in told] == [0, 0.1]
+
+
+def test_distances_to_regions_are_those_of_a_wall(scene):
+    # Image voxels reach 1 mm beyond their centers, of which the first in the wall lies at 52 mm.
+    box = Voxel((12, -8, 20), (20, 20, 20))
+    found = region_distances(box, scene)["wall"]
+    assert found["distance_mm"] == pytest.approx(51 - 22, abs=0.01)
+    assert found["overlap_ml"] == 0
+    turned = Voxel((12, -8, 20), (20, 20, 20), (0, 0, 45))
+    assert region_distances(turned, scene)["wall"]["distance_mm"] == pytest.approx(51 - 12 - 10 * 2**0.5, abs=0.1)
+    inside = region_distances(Voxel((56, 0, 20), (20, 20, 20)), scene)["wall"]
+    assert inside["distance_mm"] == 0
+    assert inside["overlap_ml"] == pytest.approx(6, rel=0.01)
+
+
+def test_displacement_is_that_of_the_formula_and_the_worst_is_found(scene):
+    box = Voxel((12, -8, 20), (30, 24, 24), (0, 0, 30))
+    none = displacement(box, scene, ppm_range=(-2, 2), percent_per_ppm=0)
+    assert none["worst_tumor_fraction"] == none["tumor_fraction"] == pytest.approx(tumor_fraction(box, scene))
+    found = displacement(box, scene, ppm_range=(-1, 3), percent_per_ppm=(5, 0, 0))
+    assert found["largest_shift_mm"] == pytest.approx(3 * 0.05 * 30)
+    assert abs(found["shift_mm"][0]) == pytest.approx(4.5)
+    np.testing.assert_allclose(found["center_mm"], box.center + box.rotation @ found["shift_mm"])
+    moved = Voxel(found["center_mm"], box.size, box.angles)
+    assert found["worst_tumor_fraction"] == pytest.approx(tumor_fraction(moved, scene))
+    assert found["worst_tumor_fraction"] < found["tumor_fraction"]
+    distance = region_distances(box, scene)["wall"]["distance_mm"]
+    assert found["worst_distance_mm"]["wall"] == pytest.approx(distance - 4.5 * np.cos(np.pi / 6), abs=0.25)
+
+
+def test_nothing_is_replaced_unasked(written, scene):
+    with pytest.raises(FileExistsError, match="overwrite"):
+        write_prescription(VOXEL, scene, written[0])
+    write_prescription(VOXEL, scene, written[0], overwrite=True, figure=False)
+    assert not (written[0] / "voxel_overlay.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "a/b"}, "plain file name"),
+        ({"ppm_range": (0, 1)}, "both ppm_range"),
+        ({"ppm_range": (1, 0), "percent_per_ppm": 1}, "one that is not below it, got"),
+        ({"ppm_range": (0, 1), "percent_per_ppm": -1}, "0 or more"),
+        ({"ppm_range": (0, 1), "percent_per_ppm": (1, 2)}, "one for each of three sides"),
+        ({"ppm_range": 3, "percent_per_ppm": 1}, "ppm_range must be"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(scene, tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        write_prescription(VOXEL, scene, tmp_path / "new", **change)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_outlines_have_the_area_of_the_cut(axis):
+    height = VOXEL.center[axis] + 3
+    outline = box_outline(VOXEL, axis, height)
+    assert 3 <= len(outline) <= 6
+    assert (outline[:, axis] == height).all()
+    x, y = np.delete(outline, axis, axis=1).T
+    area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
+    rng = np.random.default_rng(0)
+    points = VOXEL.center + rng.uniform(-25, 25, (200_000, 3))
+    points[:, axis] = height
+    assert area == pytest.approx(VOXEL.contains(points).mean() * 50**2, rel=0.02)
+
+
+def test_a_box_along_the_axes_is_cut_in_a_rectangle_and_not_beyond_its_ends():
+    box = Voxel((0, 0, 0), (10, 20, 30))
+    assert sorted(map(tuple, box_outline(box, 2, 0))) == [(-5, -10, 0), (-5, 10, 0), (5, -10, 0), (5, 10, 0)]
+    assert len(box_outline(box, 2, 15)) == 4  # through a face
+    assert len(box_outline(box, 2, 15.1)) == 0
+
+
+def test_overlays_show_the_exact_outline_in_three_planes(scene):
+    figure = plot_overlay({"one": VOXEL, "two": Voxel((0, 0, 0), (10, 10, 10))}, scene)
+    axes = [ax for ax in figure.axes if ax.images]
+    assert len(axes) == 3
+    drawn = np.column_stack(axes[2].lines[0].get_data())
+    outline = box_outline(VOXEL, 2, 20)[:, :2]
+    np.testing.assert_allclose(drawn[:-1], outline)
+    assert axes[2].xaxis_inverted()  # the patient's right is at the left
+    with pytest.raises(ValueError, match="not 0"):
+        plot_overlay({}, scene)
+
+
+def test_what_is_written_on_overlays_of_many_boxes_does_not_overlap():
+    (scene,), boxes = simulate_gliomas(1, n_experts=2, spacing=4, exclude=("necrosis",), random_state=0)
+    names = ("ranker", "objective", "simulated expert 1", "simulated expert 2")
+    figure = plot_overlay({name: Voxel.from_array(boxes[0, 0]) for name in names}, scene)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    written = [*figure.legends, *figure.texts]
+    assert "Synthetic, no person was scanned" in [text.get_text() for text in figure.texts]
+    for one, other in itertools.combinations([part.get_window_extent(renderer) for part in written], 2):
+        assert not one.overlaps(other)

@@ -1,0 +1,97 @@
+"""Tables of cases and boxes come as arrays in the order of the cases, or one line says what they lack."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from placement.exchange.tables import BOX, read_boxes, read_cases, read_experts, read_scene, source_digests
+
+
+@pytest.fixture
+def table(tmp_path):
+    for name in ("one.nii.gz", "two.nii.gz", "core.nii.gz"):
+        (tmp_path / name).write_bytes(name.encode())
+    path = tmp_path / "cases.tsv"
+    path.write_text("name\ttumor\texclude\tpatient\none\tone.nii.gz\t3,4\tp\ntwo\ttwo.nii.gz\tcore.nii.gz\tq\n")
+    return path
+
+
+@pytest.fixture
+def boxes(tmp_path):
+    rows = [
+        {"name": name, "expert": expert, **dict(zip(BOX, 10 * i + expert + np.arange(9.0), strict=True))}
+        for i, (name, expert) in enumerate([("two", 1), ("one", 2), ("one", 1)])
+    ]
+    path = tmp_path / "experts.tsv"
+    pd.DataFrame(rows).to_csv(path, sep="\t", index=False)
+    return path
+
+
+def test_files_are_relative_to_the_table_and_labels_are_no_files(table, tmp_path):
+    cases = read_cases(table)
+    assert list(cases["tumor"]) == [str(tmp_path / "one.nii.gz"), str(tmp_path / "two.nii.gz")]
+    assert list(cases["exclude"]) == ["3,4", str(tmp_path / "core.nii.gz")]
+    assert list(cases["image"]) == ["", ""]
+    assert list(cases["patient"]) == ["p", "q"]
+    assert [set(source_digests(row)) for row in cases.itertuples()] == [{"Tumor"}, {"Tumor", "Exclude"}]
+    assert list(read_cases(table, exclude="1")["exclude"]) == ["1", "1"]
+
+
+def test_masks_of_one_name_in_two_folders_are_both_excluded(tmp_path):
+    masks = {name: np.zeros((12, 12, 12), np.uint8) for name in ("tumor.nii.gz", "a/mask.nii.gz", "b/mask.nii.gz")}
+    for i, (name, values) in enumerate(masks.items()):
+        values[2 * i + 2 : 2 * i + 4, 4:8, 4:8] = 1
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / name)
+    path = tmp_path / "cases.tsv"
+    path.write_text("name\ttumor\texclude\none\ttumor.nii.gz\ta/mask.nii.gz,b/mask.nii.gz\n")
+    scene = read_scene(next(read_cases(path).itertuples()))
+    assert [np.flatnonzero(one.any(axis=(1, 2))).tolist() for one in scene.forbidden.values()] == [[4, 5], [6, 7]]
+
+
+def test_a_single_mask_is_a_table_of_one(table, tmp_path):
+    cases = read_cases(tmp_path / "one.nii.gz", image=tmp_path / "two.nii.gz")
+    assert list(cases["name"]) == ["one"]
+    assert list(cases["image"]) == [str(tmp_path / "two.nii.gz")]
+
+
+def test_boxes_come_in_the_order_of_cases_and_experts(boxes):
+    found = read_experts(boxes, ["one", "two"])
+    np.testing.assert_array_equal(found[..., 0], [[21, 12], [1, np.nan]])
+    np.testing.assert_array_equal(found[0, 1], 12 + np.arange(9.0))
+    only = pd.read_csv(boxes, sep="\t").query("expert == 1").drop(columns="expert")
+    only.to_csv(boxes, sep="\t", index=False)
+    np.testing.assert_array_equal(read_boxes(boxes, ["one", "two"])[:, 0], [21, 1])
+    np.testing.assert_array_equal(read_experts(boxes, ["one", "two"])[:, 0], read_boxes(boxes, ["one", "two"]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("two\ttwo.nii.gz", "two\tthree.nii.gz", "three.nii.gz: no such file"),
+        ("core.nii.gz", "rim.nii.gz", "rim.nii.gz: no such file"),
+        ("two\t", "one\t", "'one' is there twice"),
+        ("two\t", ".two\t", "not '.two'"),
+        ("two\ttwo.nii.gz", "two\t", "no tumor; every row"),
+        ("name\t", "case\t", "no column name"),
+    ],
+)
+def test_tables_of_cases_are_checked(table, old, new, said):
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        read_cases(table)
+
+
+def test_tables_of_boxes_are_checked(boxes):
+    with pytest.raises(ValueError, match="no box for three"):
+        read_experts(boxes, ["one", "three"])
+    with pytest.raises(ValueError, match="more than one box for one"):
+        read_boxes(boxes, ["one", "two"])
+    table = pd.read_csv(boxes, sep="\t")
+    table.assign(size_x=0).to_csv(boxes, sep="\t", index=False)
+    with pytest.raises(ValueError, match="sides above 0"):
+        read_experts(boxes, ["one"])
+    table.drop(columns="size_x").to_csv(boxes, sep="\t", index=False)
+    with pytest.raises(ValueError, match="no column size_x"):
+        read_experts(boxes, ["one"])

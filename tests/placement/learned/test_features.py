@@ -1,0 +1,182 @@
+"""Depths of a tumor and features of boxes in it, against what geometry says."""
+
+import numpy as np
+import pytest
+
+from placement import Scene, Voxel
+from placement.learned.features import FEATURES, Surroundings, describe_boxes
+
+
+def test_depths_of_a_ball_are_those_of_the_ball_on_any_grid():
+    radius = 20.0
+    for affine in (np.diag([2.0, 2.0, 2.0, 1.0]), np.diag([-1.0, 1.5, 4.0, 1.0])):
+        sheared = affine.copy()
+        sheared[0, 2] = 0.5
+        sheared[:3, 3] = (5, -7, 11)
+        shape = np.ceil(90 / np.abs(np.diag(affine)[:3])).astype(int)
+        middle = sheared[:3, :3] @ (shape / 2) + sheared[:3, 3]
+        places = np.moveaxis(np.indices(shape), 0, -1) @ sheared[:3, :3].T + sheared[:3, 3]
+        scene = Scene(np.linalg.norm(places - middle, axis=-1) < radius, sheared)
+        found = Surroundings(scene)
+        assert np.linalg.norm(found.thickest - middle) < 3
+        assert abs(found.depth.max() - radius) < 3
+        points = middle + np.array([[0, 0, 0], [10, 0, 0], [0, 14, 0], [0, 0, 30], [500, 0, 0]])
+        np.testing.assert_allclose(found.at(points), [20, 10, 6, 0, 0], atol=3)
+        np.testing.assert_array_equal(found.at(points[3:]), 0)
+
+
+def test_middles_go_from_the_center_of_mass_to_the_thickest_place():
+    x, y, z = np.indices((64, 36, 36)) * 2.0
+    along = (x - 28) / 70
+    cone = (along > 0) & (along < 1) & ((y - 36) ** 2 + (z - 36) ** 2 < (12 + 6 * along) ** 2)
+    scene = Scene(cone, np.diag([2.0, 2.0, 2.0, 1.0]))
+    middles = Surroundings(scene).middles()
+    np.testing.assert_allclose(middles[0], scene.centroid, atol=1)
+    assert (np.diff(middles[:, 0]) > 0).all()
+    np.testing.assert_allclose(middles[:, 1:], 36, atol=1)
+
+
+def test_features_of_known_boxes_are_right():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[5:25, 5:25, 5:25] = True
+    tumor[32:36, 32:36, 32:36] = True
+    far = np.zeros_like(tumor)
+    far[:, :, :10] = True
+    scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]), exclude={"floor": far})
+    boxes = [Voxel((29, 29, 29), (20, 20, 20)), Voxel((29, 29, 24), (10, 20, 40), (0, 0, 30))]
+    table = describe_boxes(
+        Surroundings(scene), boxes, np.array([0.5, 0.25]), np.array([1.0, 0.9]), boxes[:1]
+    )
+    found = dict(zip(FEATURES, table.T, strict=True))
+    np.testing.assert_allclose(found["volume"], [8, 8])
+    np.testing.assert_allclose(found["volume_share"], 8 / scene.tumor_volume)
+    np.testing.assert_allclose(found["elongation"], [0, np.log(4)], atol=1e-12)
+    np.testing.assert_array_equal(found["rotated_axes"], [0, 1])
+    np.testing.assert_allclose(found["tilt"], [0, 30], atol=1e-9)
+    np.testing.assert_allclose(found["objective_share"], [1, 0.5])
+    np.testing.assert_allclose(found["rank"], [0, 0.5])
+    np.testing.assert_array_equal(found["n_parts"], 2)
+    np.testing.assert_allclose(found["dice_others"], [1, boxes[0].dice(boxes[1])])
+    shared = boxes[0].dice(boxes[1])
+    np.testing.assert_allclose(
+        found["dice_pure"], [(1 + shared * 0.9**4) / 2, (shared + 0.9**4) / 2]
+    )
+    np.testing.assert_allclose(found["excluded"], [0, 15 / 40], atol=1e-6)
+    np.testing.assert_allclose(found["excluded_grown"][0], 8 / 36, atol=1e-6)
+    assert (found["part_share"] > 0.9).all()
+    assert found["grown_4"][0] == pytest.approx(1.0)
+
+
+def test_a_tumor_thinner_than_the_grid_has_a_place():
+    thin = np.zeros((40, 40, 40))
+    thin[20, 20, 20] = 0.3
+    found = Surroundings(Scene(thin, np.diag([0.4, 0.4, 0.4, 1.0])))
+    assert np.linalg.norm(found.thickest - found.scene.centroid) < 1
+
+
+def described(scene, voxels):
+    n = len(voxels)
+    table = describe_boxes(Surroundings(scene), voxels, np.ones(n), np.ones(n), voxels)
+    return dict(zip(FEATURES, table.T, strict=True))
+
+
+def test_the_share_of_a_part_is_that_of_the_part_a_box_is_centered_in():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[2:8, 2:8, 2:8] = True
+    tumor[20:34, 20:34, 20:34] = True
+    scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
+    centers = [(9, 9, 9), (53, 53, 53), (31, 31, 31), (500, 500, 500)]
+    features = described(scene, [Voxel(center, (12, 12, 12)) for center in centers])
+    large = 14**3 / (14**3 + 6**3)
+    np.testing.assert_allclose(features["part_share"], [1 - large, large, 0, 0], atol=0.02)
+    np.testing.assert_array_equal(features["n_parts"], 2)
+
+
+def test_depths_and_distances_of_boxes_in_a_cube_are_those_of_its_faces():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[12:28, 12:28, 12:28] = True
+    scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
+    middle, volume = np.full(3, 39.0), 32**3 / 1000
+    radius = np.cbrt(32**3 * 3 / (4 * np.pi))
+    voxels = [
+        Voxel(middle, (10, 10, 10)),
+        Voxel((47, 39, 39), (24, 10, 15), (0, 0, 90)),
+        Voxel((39, 39, 53), (10, 10, 40)),
+    ]
+    features = described(scene, voxels)
+    np.testing.assert_allclose(features["tumor_volume"], volume)
+    np.testing.assert_allclose(features["tumor_depth"], 16, atol=1.5)
+    np.testing.assert_allclose(features["roundness"], features["tumor_depth"] / radius)
+    np.testing.assert_allclose(features["depth_center"], [16, 8, 2], atol=1.5)
+    np.testing.assert_allclose(
+        features["depth_share"], features["depth_center"] / features["tumor_depth"]
+    )
+    np.testing.assert_allclose(features["to_centroid"], [0, 8, 14], atol=1e-9)
+    np.testing.assert_allclose(features["to_centroid_share"], np.array([0, 8, 14]) / radius)
+    np.testing.assert_allclose(features["to_thickest"], [0, 8, 14], atol=1.8)
+    np.testing.assert_allclose(features["to_thickest_share"], features["to_thickest"] / radius)
+    np.testing.assert_allclose(
+        [features[f"side_{name}"][1] for name in ("min", "mid", "max")], [10, 15, 24]
+    )
+    # Points of the first box lie at 0, 2 and 4 mm from its middle along each side.
+    line = np.array([-4, -2, 0, 2, 4])
+    off = np.abs(np.stack(np.meshgrid(line, line, line), axis=-1)).max(axis=-1).ravel()
+    assert features["depth_mean"][0] == pytest.approx((16 - off).mean(), abs=1)
+    assert features["depth_low"][0] == pytest.approx(np.quantile(16 - off, 0.1), abs=1)
+    # Of the third box, the upper half lies beside the cube.
+    assert features["depth_low"][2] == 0
+    assert features["grown_4"][0] == features["grown_8"][0] == pytest.approx(1)
+    # The third box ends 6 mm below the middle of the cube, and 10 or 14 mm below it when it is grown.
+    assert features["grown_4"][2] == pytest.approx((16 + 10) / 48, abs=1e-6)
+    assert features["grown_8"][2] == pytest.approx((16 + 14) / 56, abs=1e-6)
+
+
+def test_boxes_are_compared_with_a_cube_at_the_thickest_place():
+    tumor = np.zeros((60, 40, 40), bool)
+    tumor[5:55, 16:24, 16:24] = True
+    tumor[36:52, 12:28, 12:28] = True
+    scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
+    thick = np.array([87.0, 39, 39])
+    side = np.cbrt(11000)
+    voxels = [Voxel(thick, np.full(3, side)), Voxel((20, 39, 39), (20, 16, 16))]
+    features = described(scene, voxels)
+    assert features["dice_cube"][0] > 0.8
+    assert features["dice_cube"][1] == 0
+    small = np.zeros((40, 40, 40), bool)
+    small[15:25, 15:25, 15:25] = True
+    whole = described(Scene(small, np.eye(4)), [Voxel((19.5, 19.5, 19.5), (10, 10, 10))])
+    assert whole["dice_cube"][0] > 0.8
+
+
+def test_thick_places_lie_apart_the_thickest_first():
+    grid = np.moveaxis(np.indices((70, 40, 40)), 0, -1)
+    tumor = np.linalg.norm(grid - (15, 20, 20), axis=-1) < 9
+    tumor |= np.linalg.norm(grid - (50, 20, 20), axis=-1) < 14
+    surroundings = Surroundings(Scene(tumor, np.eye(4)))
+    places = surroundings.thick_places(2, 25.0)
+    np.testing.assert_allclose(places, [[50, 20, 20], [15, 20, 20]], atol=2)
+    np.testing.assert_array_equal(surroundings.thickest, places[0])
+    several = surroundings.thick_places(10, 6.0)
+    gaps = np.linalg.norm(several[:, None] - several[None], axis=-1)[
+        np.triu_indices(len(several), 1)
+    ]
+    assert len(several) == 10
+    assert gaps.min() > 6
+    assert (np.diff(surroundings.at(several)) <= 1.5).all()
+
+
+def test_what_is_excluded_counts_as_outside():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[8:32, 8:32, 8:32] = True
+    core = np.zeros_like(tumor)
+    core[18:22, 18:22, 18:22] = True
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    middle = np.full(3, 39.0)
+    free, walled = (
+        Surroundings(Scene(tumor, affine)),
+        Surroundings(Scene(tumor, affine, exclude={"core": core})),
+    )
+    assert free.at(middle) > 20
+    assert walled.at(middle) == 0
+    assert walled.at(np.array([45, 39, 39])) == pytest.approx(2, abs=2)
+    assert np.abs(walled.thickest - middle).max() > 8

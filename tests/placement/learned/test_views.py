@@ -1,0 +1,115 @@
+"""What a network sees of a scene, and how views and boxes are turned and mirrored together."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from placement.box.voxel import Voxel, rotation_of
+from placement.learned import resampling
+from placement.learned.views import CHANNELS, DISTANCE_MM, FLIPS, turned_pose, turned_view, view_of
+from placement.search.scene import Scene
+
+
+def world_scene(affine, shape, **options):
+    """A lesion that is the same in the world, on any grid: an ellipsoid with a smooth border."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
+    points = index @ affine[:3, :3].T + affine[:3, 3]
+    radius = np.linalg.norm((points - [10.0, -5.0, 20.0]) / [24.0, 18.0, 15.0], axis=-1)
+    return Scene(np.clip((1 - radius) * 8 + 0.5, 0, 1), affine, **options)
+
+
+def affine_of(axes, middle, shape):
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes
+    matrix[:3, 3] = np.array(middle) - axes @ ((np.array(shape) - 1) / 2)
+    return matrix
+
+
+AXES = {
+    "fine": np.diag([1.0, 1.0, 1.0]),
+    "anisotropic": np.diag([1.0, 1.0, 3.0]),
+    "flipped": np.diag([-2.0, -2.0, 2.0]),
+    "permuted": np.array([[0, 2.0, 0], [0, 0, 2.0], [2.0, 0, 0]]),
+    "oblique": rotation_of([20, -15, 30]) * 1.5,
+    "sheared": np.array([[2.0, 0, 0], [0, 2.0, 0.6], [0, 0, 2.0]]),
+}
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_the_same_lesion_on_another_grid_looks_the_same(name):
+    axes = AXES[name]
+    shape = tuple(np.ceil(90 / np.linalg.norm(axes, axis=0)).astype(int))
+    plain = world_scene(affine_of(np.eye(3) * 2, (10, -5, 20), (45, 45, 45)), (45, 45, 45))
+    other = world_scene(affine_of(axes, (10, -5, 20), shape), shape)
+    (one, frame), (two, frame_two) = (view_of(scene, ("tumor", "distance"), 32, 3.0) for scene in (plain, other))
+    np.testing.assert_allclose(frame_two, frame, atol=0.25)
+    assert np.abs(one[0] - two[0]).mean() < 0.004
+    assert np.abs(one[1] - two[1]).max() * DISTANCE_MM < 4.0
+    np.testing.assert_allclose(one[0].sum() * 0.027, plain.tumor_volume, rtol=0.02)
+
+
+def test_distances_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.5, 0.98):
+        inside = rng.random((17, 17, 17)) < share
+        wanted = np.where(inside, distance_transform_edt(inside) - 0.5, 0.5 - distance_transform_edt(~inside))
+        np.testing.assert_allclose(resampling.signed_distance(inside), wanted, atol=1e-5)
+
+
+def test_a_lesion_that_is_too_large_is_seen_on_a_coarser_grid():
+    tumor = np.zeros((90, 40, 40), bool)
+    tumor[5:85, 5:35, 5:35] = True
+    volume, frame = view_of(Scene(tumor, np.diag([2.0, 2, 2, 1])), ("tumor",), 32, 3.0)
+    assert frame[3] > 5
+    assert volume[0].sum() * frame[3] ** 3 / 1000 == pytest.approx(tumor.sum() * 0.008, rel=0.15)
+    assert volume[0][[0, -1]].max() == 0
+
+
+def test_excluded_parts_and_images_are_channels():
+    tumor, necrosis = np.zeros((2, 50, 50, 50), bool)
+    tumor[10:40, 10:40, 10:40] = True
+    necrosis[10:22, 10:40, 10:40] = True
+    image = np.where(necrosis, 1.0, np.where(tumor, 5.0, 3.0))
+    affine = np.diag([2.0, 2, 2, 1])
+    with_both = Scene(tumor, affine, exclude={"necrosis": necrosis}, image=image)
+    volume, _ = view_of(with_both, CHANNELS, 32, 3.0)
+    plain, _ = view_of(Scene(tumor, affine), ("tumor", "distance", "exclude"), 32, 3.0)
+    np.testing.assert_array_equal(volume[0], plain[0])
+    assert plain[2].max() == 0
+    assert volume[2].sum() * 0.027 == pytest.approx(necrosis.sum() * 0.008, rel=0.02)
+    # In the middle of the necrosis it is outside, in that of what is left deep inside.
+    assert plain[1][6 + 3, 16, 16] > 0 > volume[1][6 + 3, 16, 16]
+    dead, solid = volume[2] > 0.9, (volume[0] > 0.9) & (volume[2] < 0.1)
+    assert volume[3][dead].max() < -0.5 < 0.5 < volume[3][solid].min()
+    seen = volume[3][volume[3] != 0]
+    assert abs(seen.mean()) < 0.1
+    assert 0.5 < seen.std() < 1.5
+
+
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
+def test_an_image_that_is_asked_for_must_be_there():
+    tumor = np.ones((4, 4, 4), bool)
+    with pytest.raises(ValueError, match="one has no image"):
+        view_of(Scene(tumor, np.eye(4), name="one"), ("tumor", "image"), 24, 4.0)
+    with pytest.raises(ValueError, match="an image of shape"):
+        view_of(Scene(tumor, np.eye(4), image=np.ones((4, 4, 4, 2))), ("tumor", "image"), 24, 4.0)
+    with pytest.raises(ValueError, match="not finite"):
+        view_of(Scene(tumor, np.eye(4), image=np.full((4, 4, 4), np.nan)), ("tumor", "image"), 24, 4.0)
+
+
+def test_boxes_move_with_what_is_seen():
+    rng = np.random.default_rng(3)
+    n, step = 32, 3.0
+    box = Voxel((6, -4, 9), (18, 30, 24), (12, -20, 8))
+    line = np.diag([step, step, step, 1])
+    line[:3, 3] = -0.5 * (n - 1) * step
+    drawn = box.mask((n, n, n), line, partial=True)[None]
+    for flip in FLIPS[rng.permutation(48)[:12]]:
+        center, size, rotation = turned_pose(box.center, box.size, box.rotation, flip)
+        moved = Voxel.from_rotation(center, size, rotation)
+        np.testing.assert_allclose(moved.mask((n, n, n), line, partial=True), turned_view(drawn, flip)[0], atol=0.02)
+        assert moved.canonical().dice(moved) == pytest.approx(1)
+        np.testing.assert_allclose(moved.canonical().size, moved.size)
+        back = turned_pose(center, size, rotation, flip.T)
+        np.testing.assert_allclose(back[0], box.center, atol=1e-12)
+    assert len({flip.tobytes() for flip in FLIPS}) == 48

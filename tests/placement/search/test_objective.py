@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+
+from placement import PlacementObjective, Scene, Voxel, tumor_fraction, tumor_volume_inside
+from placement.box.voxel import rotation_of
+
+AFFINES = {
+    "1 mm": np.diag([1.0, 1, 1, 1]),
+    "flipped": np.array([[-1.0, 0, 0, 40], [0, -1, 0, 37], [0, 0, 1, -20], [0, 0, 0, 1]]),
+    "thick": np.diag([0.9, 0.9, 5.0, 1]),
+    "thick first": np.diag([5.0, 0.9, 0.9, 1]),
+    "sheared": np.array([[1.0, 0, 0, -20], [0, 1, 0.9, -34], [0, 0, 3.0, -40], [0, 0, 0, 1]]),
+}
+
+
+def oblique():
+    affine = np.eye(4)
+    affine[:3, :3] = rotation_of((20, -15, 35)) @ np.diag([1.0, 1.2, 3.0])
+    return affine
+
+
+AFFINES["oblique"] = oblique()
+
+
+def blob(affine, extent=44.0, seed=0):
+    """Make a ball with dents, larger than the boxes, in the middle of a grid of 70 mm."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    shape = np.ceil(70 / spacing).astype(int)
+    middle = affine[:3, :3] @ ((shape - 1) / 2) + affine[:3, 3]
+    points = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3] - middle
+    rng = np.random.default_rng(seed)
+    radius = extent / 2 + sum(2.5 * np.sin(points @ rng.normal(size=3) / 6) for _ in range(3))
+    return np.linalg.norm(points, axis=-1) < radius, middle
+
+
+def sampled(voxel, tumor, affine, n=60):
+    """Ask at n³ points of the box whether their nearest image voxel is tumor."""
+    steps = (np.arange(n) + 0.5) / n - 0.5
+    points = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    inverse = np.linalg.inv(affine)
+    world = (points * voxel.size) @ voxel.rotation.T + voxel.center
+    index = np.rint(world @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    inside = ((index >= 0) & (index < tumor.shape)).all(axis=1)
+    return (tumor[tuple(index[inside].T)]).sum() / len(points)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
+def test_half_a_box_lies_on_each_side_of_a_plane_through_its_center(axis):
+    tumor = np.zeros((60, 60, 60), bool)
+    tumor[tuple(slice(0, 30) if a == axis else slice(None) for a in range(3))] = True
+    scene = Scene(tumor, np.eye(4))
+    rng = np.random.default_rng(axis)
+    for _ in range(20):
+        center = rng.uniform(28, 31, 3)
+        center[axis] = 29.5
+        voxel = Voxel(center, rng.uniform(10, 25, 3), rng.uniform(-180, 180, 3))
+        assert abs(tumor_fraction(voxel, scene) - 0.5) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
+def test_a_box_within_the_tumor_is_full_and_one_beside_it_empty():
+    scene = Scene(np.ones((50, 50, 50), bool), np.eye(4))
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        voxel = Voxel((25, 25, 25), rng.uniform(5, 22, 3), rng.uniform(-180, 180, 3))
+        assert tumor_fraction(voxel, scene) == pytest.approx(1, abs=1e-12)
+        assert tumor_volume_inside(voxel, scene) == pytest.approx(voxel.volume, rel=1e-12)
+    assert tumor_fraction(Voxel((200, 0, 0), (10, 10, 10)), scene) == 0
+
+
+def test_a_cuboid_and_a_box_along_the_grid_share_what_their_sides_say():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[8:30, 10:25, 5:33] = True
+    scene = Scene(tumor, np.eye(4))
+    low, high = np.array([7.5, 9.5, 4.5]), np.array([29.5, 24.5, 32.5])
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        voxel = Voxel(rng.uniform(5, 35, 3), rng.uniform(5, 30, 3))
+        sides = np.minimum(high, voxel.center + voxel.size / 2) - np.maximum(low, voxel.center - voxel.size / 2)
+        expected = np.prod(np.maximum(sides, 0)) / np.prod(voxel.size)
+        assert abs(tumor_fraction(voxel, scene) - expected) < 1e-9
+
+
+def test_a_ball_in_a_box_has_the_volume_of_a_ball():
+    shape, spacing, radius = (80, 80, 80), 0.5, 14.0
+    grid = (np.moveaxis(np.indices(shape), 0, -1) - 39.5) * spacing
+    affine = np.diag([spacing, spacing, spacing, 1])
+    affine[:3, 3] = -39.5 * spacing
+    scene = Scene(np.linalg.norm(grid, axis=-1) <= radius, affine)
+    ball = 4 / 3 * np.pi * radius**3
+    for angles in ((0, 0, 0), (20, 30, 40)):
+        assert abs(tumor_fraction(Voxel((0, 0, 0), (30, 30, 30), angles), scene) - ball / 30**3) < 3e-3
+        half = Voxel(rotation_of(angles) @ (15, 0, 0), (30, 30, 30), angles)
+        assert abs(tumor_fraction(half, scene) - ball / 2 / 30**3) < 3e-3
+        assert tumor_fraction(Voxel((0, 0, 0), (12, 12, 12), angles), scene) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_fractions_agree_with_sampling_for_every_affine(name):
+    affine = AFFINES[name]
+    tumor, middle = blob(affine)
+    scene = Scene(tumor, affine)
+    rng = np.random.default_rng(3)
+    errors = []
+    for _ in range(5):
+        voxel = Voxel(middle + rng.uniform(-12, 12, 3), rng.uniform(10, 30, 3), rng.uniform(-90, 90, 3))
+        errors.append(tumor_fraction(voxel, scene) - sampled(voxel, tumor, affine))
+    assert np.abs(errors).max() < 5e-3
+    assert np.std(np.round(errors, 12)) < 2.5e-3
+
+
+def test_the_same_points_stored_another_way_give_the_same_fraction():
+    affine = AFFINES["thick"]
+    tumor, middle = blob(affine)
+    n = np.array(tumor.shape) - 1
+    flip = np.array([[-1.0, 0, 0, n[0]], [0, 0, -1, n[1]], [0, 1, 0, 0], [0, 0, 0, 1]])
+    # Index (i, j, k) of the stored volume is voxel (n0 - i, n1 - k, j) of the first.
+    stored = np.transpose(tumor[::-1, ::-1], (0, 2, 1))
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        voxel = Voxel(middle + rng.uniform(-12, 12, 3), rng.uniform(10, 30, 3), rng.uniform(-90, 90, 3))
+        one = tumor_fraction(voxel, Scene(tumor, affine))
+        two = tumor_fraction(voxel, Scene(stored, affine @ flip))
+        assert abs(one - two) < 2e-3
+
+
+def test_probabilities_weigh_the_fraction():
+    tumor, middle = blob(np.eye(4))
+    voxel = Voxel(middle + 9, (20, 25, 15), (10, 20, 30))
+    full = tumor_fraction(voxel, Scene(tumor, np.eye(4)))
+    assert tumor_fraction(voxel, Scene(tumor * 0.25, np.eye(4))) == pytest.approx(full / 4, rel=1e-6)
+
+
+def test_published_values_of_the_objective():
+    objective = PlacementObjective()
+    assert objective.value(0.95, 12.9) == 1
+    assert objective.value(1.0, 12.9) == pytest.approx(np.exp(-0.5), abs=1e-12)
+    assert objective.value(0.95, 12.9 + 8.7) == pytest.approx(np.exp(-0.5), abs=1e-12)
+    assert PlacementObjective(one_sided=True).value(1.0, 12.9) == 1
+    assert PlacementObjective(one_sided=True).value(0.9, 12.9) == pytest.approx(np.exp(-0.5), abs=1e-12)
+    assert PlacementObjective(10, 2, 0.9, 0.1).value(0.8, 12) == pytest.approx(np.exp(-1), abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
+def test_a_voxel_is_scored_in_its_scene():
+    scene = Scene(np.ones((50, 50, 50), bool), np.eye(4))
+    side = 12900 ** (1 / 3)
+    assert PlacementObjective()(Voxel((25, 25, 25), (side,) * 3), scene) == pytest.approx(0.60653, abs=1e-5)
+    side = (12900 / 0.95) ** (1 / 3)
+    beside = Voxel((-0.5 + 0.45 * side, 25, 25), (side,) * 3)
+    assert PlacementObjective()(beside, scene) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(12.9, 0, 0.95, 0.05), (12.9, 8.7, 0.95, -1), (np.nan, 1, 1, 1), (12.9, 8.7, 95, 0.05), (-1, 1, 0.9, 0.1)],
+)
+def test_numbers_that_make_no_objective_are_refused(values):
+    with pytest.raises(ValueError, match="PlacementObjective"):
+        PlacementObjective(*values)
+
+
+def test_the_cost_tells_boxes_apart_whose_scores_are_too_small():
+    objective = PlacementObjective()
+    assert objective.value(-5.0, 0.0) == objective.value(-6.0, 0.0) == 0
+    assert objective.cost(-6.0, 0.0) > objective.cost(-5.0, 0.0)
+    assert np.exp(-objective.cost(0.9, 11.0)) == objective.value(0.9, 11.0)
+    assert PlacementObjective(one_sided=True).cost(1.0, 12.9) == 0

@@ -1,0 +1,364 @@
+"""The search for the best box in one scene: what it minimizes, where it starts, and which box it takes."""
+
+import numpy as np
+import pytest
+
+from placement import PlacementObjective, Scene, Voxel
+from placement.box import overlap
+from placement.box.row_integrals import Rows
+from placement.box.voxel import rotation_of
+from placement.search.scene_search import FINE, Boxes, Search, Wishes
+
+OBJECTIVE = PlacementObjective(11.0, 4.0, 0.8, 0.15)
+
+# A block of tumor on a grid with thick slices: its faces in mm.
+AFFINE = np.array([[1.0, 0, 0, 5], [0, 1, 0, -7], [0, 0, 2.5, 11], [0, 0, 0, 1]])
+LOW, HIGH = np.array([14.5, 4.5, 29.75]), np.array([44.5, 36.5, 79.75])
+
+
+def make_wishes(**changes):
+    options = {
+        "objective": OBJECTIVE,
+        "sizes": np.tile([10.0, 60.0], (3, 1)),
+        "min_volume": 6.0,
+        "max_rotations": 3,
+        "thorough": False,
+        "tie_break": 0.05,
+        "rounding": None,
+        "inside_image": True,
+        "random_state": 0,
+    }
+    return Wishes(**(options | changes))
+
+
+def block_scene(**options):
+    tumor = np.zeros((60, 60, 40), bool)
+    tumor[10:40, 12:44, 8:28] = True
+    return Scene(tumor, AFFINE, **options)
+
+
+def prepared(scene, **changes):
+    search = Search(make_wishes(**changes), scene)
+    search.prepare()
+    return search
+
+
+def compiled_costs(search, voxels, weight=3.0):
+    """Evaluate what the compiled search minimizes, at boxes along the scanner's axes."""
+    centers = np.array([voxel.center for voxel in voxels])
+    sizes = np.array([voxel.size for voxel in voxels])
+    start = search.spread(centers, sizes, (0,), np.eye(3)[None])
+    return overlap.costs_of(
+        start.x, start.kinds, start.bases, start.origins, *search.common(FINE, weight)
+    )
+
+
+def as_boxes(voxels):
+    """Describe boxes as the compiled searches return them."""
+    n = len(voxels)
+    boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
+    return Boxes(
+        np.zeros((n, 9)),
+        np.zeros(n, int),
+        np.tile(np.eye(3), (n, 1, 1)),
+        boxes[:, 0],
+        np.zeros(n),
+        boxes,
+    )
+
+
+def shared_fraction(voxel, low, high):
+    """Divide the volume that an unturned box shares with a cuboid by its own."""
+    first = np.maximum(voxel.center - voxel.size / 2, low)
+    last = np.minimum(voxel.center + voxel.size / 2, high)
+    return np.prod(np.maximum(last - first, 0)) / np.prod(voxel.size)
+
+
+# What is minimized -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_compiled_costs_are_the_published_objective_of_cuboids(one_sided):
+    objective = PlacementObjective(11.0, 4.0, 0.8, 0.15, one_sided=one_sided)
+    search = prepared(block_scene(), objective=objective)
+    rng = np.random.default_rng(0)
+    voxels = [Voxel(rng.uniform(LOW, HIGH), rng.uniform(19, 28, 3)) for _ in range(40)]
+    voxels += [Voxel((LOW + HIGH) / 2, (20, 20, 20))]
+    voxels = [voxel for voxel in voxels if search.scene.holds(voxel)]
+    parts = np.array([shared_fraction(voxel, LOW, HIGH) for voxel in voxels])
+    volumes = parts * [voxel.volume for voxel in voxels]
+    assert len(parts) > 20
+    assert parts.min() < 0.4
+    assert parts.max() == 1
+    off = (parts - 0.8) / 0.15
+    if one_sided:
+        off = np.minimum(off, 0)
+    expected = ((volumes - 11.0) / 4.0) ** 2 / 2 + off**2 / 2
+    np.testing.assert_allclose(compiled_costs(search, voxels), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        search.costs(as_boxes(voxels).boxes), expected, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(search.value(voxels[0]), np.exp(-expected[0]), rtol=1e-4)
+
+
+def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
+    search = prepared(block_scene(), min_volume=0.0)
+    rng = np.random.default_rng(1)
+    voxels = []
+    while len(voxels) < 50:
+        voxel = Voxel(
+            rng.uniform(LOW + 5, HIGH - 5), rng.uniform(12, 28, 3), rng.uniform(-90, 90, 3)
+        )
+        if search.scene.holds(voxel):
+            voxels.append(voxel)
+    turned = [
+        search.spread(one.center[None], one.size[None], (7,), one.rotation[None]) for one in voxels
+    ]
+    start = Boxes(*(np.concatenate(columns) for columns in zip(*turned, strict=True)))
+    costs = overlap.costs_of(*start[:4], *search.common(FINE))
+    expected = -np.log([OBJECTIVE(voxel, search.scene) for voxel in voxels])
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(costs, expected, atol=0.12)
+    assert abs(np.mean(costs - expected)) < 0.02
+
+
+def test_every_millimeter_beyond_the_image_costs_the_weight():
+    search = prepared(block_scene())
+    # The image ends at 4.5 mm along x and at 109.75 mm along z.
+    below, above = Voxel((11.5, 20, 50), (20, 20, 20)), Voxel((30, 20, 102), (20, 20, 20))
+    expected = []
+    for voxel in (below, above):
+        part = shared_fraction(voxel, LOW, HIGH)
+        expected.append(OBJECTIVE.cost(part, part * voxel.volume))
+    added = compiled_costs(search, [below, above], weight=2.0) - expected
+    np.testing.assert_allclose(added, [2 * (0.1 + 3.0), 2 * (0.1 + 2.25)], rtol=1e-4)
+    free = prepared(block_scene(), inside_image=False)
+    np.testing.assert_allclose(compiled_costs(free, [below, above]), expected, rtol=1e-4)
+
+
+def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_weight():
+    wall = np.zeros((60, 60, 40), bool)
+    wall[:20] = True
+    voxel = Voxel((32.5, 20, 50), (20, 20, 20))
+    part = shared_fraction(voxel, LOW, HIGH)
+    plain = OBJECTIVE.cost(part, part * voxel.volume)
+    # The wall ends at 24.5 mm: 2 of 20 mm lie in it, 5 of 26 mm of the box that is grown by 3 mm.
+    for margin, tolerance, excess in ((0, 0, 0.1), (3, 0, 5 / 26), (0, 0.04, 0.06)):
+        scene = block_scene(
+            exclude={"wall": wall}, exclude_margin=margin, exclude_tolerance=tolerance
+        )
+        cost = compiled_costs(prepared(scene), [voxel], weight=2.0)[0]
+        assert cost - plain == pytest.approx(2 * (0.1 + 100 * excess), rel=1e-4)
+    scene = block_scene(exclude={"wall": wall}, exclude_tolerance=0.11)
+    assert compiled_costs(prepared(scene), [voxel])[0] == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
+    tumor = np.zeros((80, 60, 60), bool)
+    tumor[20:30, 25:35, 25:35] = True
+    wall = np.zeros_like(tumor)
+    wall[48:] = True
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]), exclude={"wall": wall})
+    search = prepared(scene, inside_image=False)
+    # Half the diagonal is 42.43 mm long, and the wall begins at 95 mm.
+    start = search.spread(
+        np.array([[57.0, 60, 60]]), np.full((1, 3), 60.0), (7,), rotation_of((0, 0, 45))[None]
+    )
+    walled = overlap.costs_of(*start[:4], *search.common(FINE))[0]
+    free = prepared(Scene(tumor, np.diag([2.0, 2, 2, 1])), inside_image=False)
+    plain = overlap.costs_of(*start[:4], *free.common(FINE))[0]
+    tip = (30 * np.sqrt(2) - 38) ** 2 / 60**2
+    # The search looks at one row for each image voxel, 2 mm apart.
+    assert walled - plain == pytest.approx(3 * (0.1 + 100 * tip), rel=0.2)
+
+
+# Constraints -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("margin", "size"), [(0.0, 20.0), (3.0, 20.0), (3.0, 14.0)])
+def test_a_box_touches_what_is_nearer_than_the_margin(margin, size):
+    wall = np.zeros((60, 60, 40), bool)
+    wall[:20] = True
+    search = Search(make_wishes(), block_scene(exclude={"wall": wall}, exclude_margin=margin))
+    for gap, names in ((margin - 0.05, ["wall"]), (margin + 0.05, [])):
+        assert search.touched(Voxel((24.5 + gap + size / 2, 20, 50), (size, 25, 25))) == names
+
+
+def test_flags_name_every_constraint_that_a_box_breaks():
+    search = Search(make_wishes(max_rotations=1), block_scene())
+    assert search.flags(Voxel((30, 20, 50), (20, 20, 20))) == ()
+    assert search.flags(Voxel((30, 20, 50), (20, 20, 14.9))) == ("volume below min_volume",)
+    assert search.flags(Voxel((30, 20, 50), (9.9, 30, 30))) == ("side out of range",)
+    assert search.flags(Voxel((30, 20, 50), (20, 20, 20), (20, 20, 0))) == ("too many rotations",)
+    assert search.flags(Voxel((14, 20, 50), (20, 20, 20))) == ("outside the image",)
+    small = np.zeros((30, 30, 30), bool)
+    small[10:20, 10:20, 10:20] = True
+    tiny = Search(make_wishes(), Scene(small, np.eye(4)))
+    box = Voxel((14.5, 14.5, 14.5), (19, 19, 19))
+    assert tiny.flags(box) == ("tumor smaller than min_volume",)
+    assert tiny.flags(box, own=True) == ()
+
+
+# Starts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_starts_lie_apart_in_the_tumor_with_sides_along_the_axes_of_the_scanner(order):
+    tumor = np.zeros((90, 40, 40), bool)
+    tumor[10:80, 12:26, 14:34] = True
+    affine = np.eye(4)[:, [*order, 3]]
+    search = prepared(Scene(np.transpose(tumor, order), affine), max_rotations=0)
+    centers, sizes = search.starts(6)
+    assert 3 <= len(centers) <= 6
+    gaps = np.linalg.norm(centers[:, None] - centers[None], axis=-1)[
+        np.triu_indices(len(centers), 1)
+    ]
+    assert gaps.min() > 8
+    assert ((centers > (9.5, 11.5, 13.5)) & (centers < (79.5, 25.5, 33.5))).all()
+    # The tumor is long along x and thin along y, and so are the boxes.
+    assert (sizes[:, 0] > 1.4 * sizes[:, 1]).all()
+    assert len(search.starts(2)[0]) == 2
+
+
+def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
+    core = np.zeros((60, 60, 40), bool)
+    core[18:24, 20:30, 12:16] = True
+    search = prepared(block_scene(exclude={"core": core}, exclude_margin=2.0))
+    tumor = search.scene.tumor
+    # Within 2 mm lie two more voxels along x and y; along z the next one is 2.5 mm away.
+    lost = np.zeros_like(core)
+    lost[16:26, 20:30, 12:16] = lost[18:24, 18:32, 12:16] = True
+    lost[17:25, 19:31, 12:16] = True
+    assert search.left()[..., -1].sum() * np.prod(search.block[:2]) == pytest.approx(
+        (tumor - 4 * lost).sum(), rel=1e-4
+    )
+    tolerated = prepared(block_scene(exclude={"core": core}, exclude_tolerance=0.1))
+    np.testing.assert_array_equal(tolerated.left(), tolerated.grids[0][0])
+
+
+def test_averaged_grids_lie_where_the_tumor_lies():
+    tumor = np.zeros((60, 60, 40), bool)
+    tumor[10:40, 12:48, 8:28] = True
+    search = prepared(Scene(tumor, AFFINE))
+    assert search.block.tolist() == [3, 3, 1]
+    for sums, matrix, inverse, offset in search.grids:
+        np.testing.assert_allclose(inverse @ matrix, np.eye(3), atol=1e-12)
+        full = np.diff(sums, axis=-1)
+        index = np.moveaxis(np.indices(full.shape), 0, -1).reshape(-1, 3)
+        # Value k of a row lies between the sums k and k + 1, half a slice beyond its index.
+        centers = index @ matrix.T + offset
+        weights = full.ravel() / full.sum()
+        np.testing.assert_allclose(weights @ centers, [29.5, 22.5, 54.75], atol=1e-3)
+
+
+def test_turns_to_start_from_are_rotations_by_one_angle_and_follow_the_seed():
+    scene = block_scene()
+    turns = Search(make_wishes(random_state=5), scene).turns(24)
+    np.testing.assert_allclose(
+        turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (24, 1, 1)), atol=1e-12
+    )
+    np.testing.assert_allclose(np.linalg.det(turns), 1)
+    angles = np.arccos((np.trace(turns, axis1=1, axis2=2) - 1) / 2)
+    np.testing.assert_allclose(angles, 0.8)
+    np.testing.assert_array_equal(turns, Search(make_wishes(random_state=5), scene).turns(24))
+    assert not np.array_equal(turns, Search(make_wishes(random_state=6), scene).turns(24))
+
+
+def test_places_sizes_and_first_turns_are_combined():
+    search = Search(make_wishes(), block_scene())
+    centers = np.array([[30.0, 20, 50], [25, 15, 45]])
+    sizes = np.array([[20.0, 21, 22], [10, 11, 12]])
+    start = search.spread(centers, sizes, (0, 4), np.eye(3)[None], (0.3, -0.3))
+    assert len(start.x) == 8
+    np.testing.assert_array_equal(start.kinds, [0, 0, 0, 0, 4, 4, 4, 4])
+    np.testing.assert_array_equal(start.origins, np.tile(centers, (4, 1)))
+    np.testing.assert_allclose(np.exp(start.x[:, 3:6]), np.tile(sizes, (4, 1)))
+    np.testing.assert_array_equal(start.x[:, 6], [0, 0, 0, 0, 0.3, 0.3, -0.3, -0.3])
+
+
+# Choice ------------------------------------------------------------------------------------------
+
+
+def test_distinct_boxes_differ_by_two_millimeters_in_center_or_sides():
+    voxels = [
+        Voxel((30, 20, 50), (20, 20, 20)),
+        Voxel((31.9, 20, 50), (20, 20, 20)),
+        Voxel((32.1, 20, 50), (20, 20, 20)),
+        Voxel((30, 20, 50), (20, 20, 22.1)),
+        Voxel((30, 20, 50), (20, 21.9, 20)),
+    ]
+    boxes = as_boxes(voxels)._replace(costs=np.array([0.1, 0.2, 0.3, 0.4, 0.5]))
+    np.testing.assert_array_equal(boxes.distinct(5).costs, [0.1, 0.3, 0.4])
+    np.testing.assert_array_equal(boxes.distinct(2).costs, [0.1, 0.3])
+    first = boxes._replace(costs=boxes.costs[::-1].copy())
+    np.testing.assert_allclose(first.distinct(5).boxes[0, 1], [20, 21.9, 20])
+
+
+def test_boxes_are_ordered_by_the_tumor_around_them():
+    search = Search(make_wishes(), block_scene())
+    voxels = [Voxel((x, 20.5, 54.75), (12, 20, 20)) for x in (36.0, 29.5, 22.0, 33.0)]
+    ordered = search.deepest_first(as_boxes(voxels).boxes)
+    np.testing.assert_array_equal(ordered[:, 0, 0], [29.5, 33.0, 36.0, 22.0])
+
+
+def test_a_box_along_the_axes_is_taken_where_it_costs_little():
+    search = Search(make_wishes(), block_scene())
+    # Wholly within the tumor, the objective depends on the volume alone.
+    turned = Voxel((29.5, 20.5, 54.75), (20, 22, 25), (0, 0, 20))
+    for side, taken in ((20.5, "straight"), (17.0, "turned")):
+        straight = Voxel((29.5, 20.5, 54.75), (side, 20, 25))
+        found = as_boxes([straight, turned])
+        values = search.values(found.boxes)
+        assert values[0] < values[1]
+        assert (values[0] >= 0.95 * values[1]) == (taken == "straight")
+        voxel, best = search.chosen(found)
+        assert voxel.rotated_axes == (0 if taken == "straight" else 1)
+        assert best == values[1]
+        assert Search(make_wishes(tie_break=0.0), block_scene()).chosen(found)[0].rotated_axes == 1
+
+
+def test_what_breaks_fewest_constraints_is_taken_where_all_boxes_break_some():
+    search = Search(make_wishes(), block_scene())
+    small, small_and_thin = Voxel((30, 20, 50), (15, 15, 15)), Voxel((30, 20, 50), (9, 24, 24))
+    assert len(search.flags(small)) < len(search.flags(small_and_thin))
+    voxel, _ = search.chosen(as_boxes([small_and_thin, small]))
+    np.testing.assert_allclose(voxel.size, 15)
+
+
+@pytest.mark.parametrize("target", [9.0, 12.0])
+def test_rounded_sides_are_the_best_of_the_nearest_steps(target):
+    objective = PlacementObjective(target, 4.0, 0.95, 0.05)
+    scene = block_scene()
+    search = Search(make_wishes(objective=objective, rounding=(0.5, 2.0, 5.0)), scene)
+    voxel = Voxel((29.6, 20.4, 54.9), (21.3, 20.7, 23.9), (0, 12, 0))
+    rounded = search.rounded(voxel)
+    np.testing.assert_allclose(rounded.center, [29.5, 20.5, 55.0])
+    np.testing.assert_allclose(rounded.angles, [0, 10, 0])
+    trials = [
+        Voxel((29.5, 20.5, 55.0), (x, y, z), (0, 10, 0))
+        for x, y, z in np.stack(np.meshgrid([20.0, 22], [20.0, 22], [22.0, 24]), -1).reshape(-1, 3)
+    ]
+    best = max(trials, key=lambda trial: objective(trial, scene))
+    np.testing.assert_allclose(rounded.size, best.size)
+
+
+def test_a_search_improves_on_its_starts_and_keeps_the_constraints():
+    search = Search(make_wishes(), block_scene())
+    found = search.run(4, 2)
+    centers, sizes = search.starts(4)
+    starts = as_boxes([Voxel(center, size) for center, size in zip(centers, sizes, strict=True)])
+    assert found.costs.min() < search.costs(starts.boxes).min()
+    assert found.costs.min() < 0.01
+    voxel, best = search.chosen(found)
+    assert search.flags(voxel) == ()
+    assert best == pytest.approx(np.exp(-found.costs.min()), abs=0.01)
+
+
+def test_rows_of_the_search_are_those_of_the_scene():
+    scene = block_scene()
+    search = Search(make_wishes(), scene)
+    assert isinstance(search.rows, Rows)
+    sums, matrix, inverse, offset = search.whole
+    np.testing.assert_allclose(inverse, np.linalg.inv(matrix))
+    assert sums[..., -1].sum() == scene.tumor.sum()
+    np.testing.assert_allclose(matrix @ [1, 1, 0] + offset, [15, 5, 31])

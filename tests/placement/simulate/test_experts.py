@@ -1,0 +1,155 @@
+"""Simulated experts place boxes as their rules say, with the moments of the study's."""
+
+import numpy as np
+import pytest
+
+from dmrifit.stats.agreement import icc
+from placement import Scene, Voxel, simulate_gliomas, tumor_fraction
+from placement.simulate.experts import _rounded, _sampler, _search, place_boxes
+
+
+def test_boxes_are_what_a_console_takes():
+    _, voxels = simulate_gliomas(6, spacing=3, random_state=3)
+    assert (voxels[..., 3:6] == voxels[..., 3:6].round()).all()
+    assert (voxels[..., 6:] == voxels[..., 6:].round()).all()
+    assert ((voxels[..., 3:6] >= 10) & (voxels[..., 3:6] <= 60)).all()
+    assert (voxels[..., 3:6].prod(-1) >= 6000).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["preference", "objective"])
+def test_simulated_experts_have_about_the_published_moments(kind):
+    # 80 cases differ between seeds by about this much.
+    scenes, voxels = simulate_gliomas(80, experts=kind, random_state=0)
+    boxes = [[Voxel.from_array(box) for box in pair] for pair in voxels]
+    volumes = voxels[..., 3:6].prod(-1) / 1000
+    fractions = np.array(
+        [[tumor_fraction(b, s) for b in pair] for pair, s in zip(boxes, scenes, strict=True)]
+    )
+    turned = np.array([[b.rotated_angles for b in pair] for pair in boxes])
+    tumors = np.array([scene.tumor_volume for scene in scenes])
+    assert volumes.mean() == pytest.approx(12.4, abs=1.6)
+    assert volumes.std() == pytest.approx(6.6, abs=1.6)
+    assert fractions.mean() == pytest.approx(0.93, abs=0.04)
+    assert fractions.std() == pytest.approx(0.12, abs=0.07)
+    assert turned.mean() == pytest.approx(1.2, abs=0.25)
+    assert turned.std() == pytest.approx(1.0, abs=0.2)
+    assert np.mean([a.dice(b) for a, b in boxes]) == pytest.approx(0.46, abs=0.07)
+    assert icc(volumes, "ICC(1,1)").value == pytest.approx(0.30, abs=0.2)
+    assert np.corrcoef(volumes.mean(1), tumors)[0, 1] == pytest.approx(0.5, abs=0.15)
+
+
+def ellipsoid(spacing=(2.0, 2.0, 2.0), radii=(26.0, 20.0, 18.0)):
+    """Make a lesion about the origin, and its affine."""
+    shape = np.ceil(np.array([72, 60, 56]) / spacing).astype(int)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -0.5 * (shape - 1) * spacing
+    points = np.moveaxis(np.indices(shape), 0, -1) * spacing + affine[:3, 3]
+    return np.linalg.norm(points / radii, axis=-1) < 1, points, affine
+
+
+def streams(seed, n):
+    return [np.random.default_rng([seed, i]) for i in range(n)]
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.5, 2.5, 3.0)])
+def test_the_sampler_estimates_the_share_of_a_box_in_a_mask(spacing):
+    mask, _, affine = ellipsoid(spacing)
+    scene = Scene(mask, affine)
+    rng = np.random.default_rng(0)
+    boxes = np.concatenate(
+        [rng.normal(0, 9, (30, 3)), rng.uniform(12, 30, (30, 3)), rng.uniform(-40, 40, (30, 3))],
+        axis=1,
+    )
+    exact = [tumor_fraction(Voxel.from_array(box), scene) for box in boxes]
+    shares = _sampler(mask, affine)(boxes)
+    assert np.ptp(exact) > 0.3
+    np.testing.assert_allclose(shares, exact, atol=0.08)
+    assert abs(np.mean(shares - exact)) < 0.015
+    boxes[:, 0] += 500
+    assert _sampler(mask, affine)(boxes).max() == 0
+
+
+@pytest.mark.parametrize("kind", ["preference", "objective"])
+def test_an_improved_box_has_the_intended_volume_and_is_nearly_pure(kind):
+    mask, _, affine = ellipsoid()
+    share = _sampler(mask, affine)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        box = _search(np.array([4.0, -3, 2]), 11.0, np.zeros(3, bool), share, kind, rng)
+        volume = box[3:6].prod() / 1000
+        inside = tumor_fraction(Voxel.from_array(box), Scene(mask, affine))
+        assert (volume * (inside if kind == "objective" else 1)) == pytest.approx(11, rel=0.25)
+        assert inside > 0.9
+        np.testing.assert_array_equal(box[6:], 0)
+        turned = _search(np.zeros(3), 11.0, np.array([True, False, True]), share, kind, rng)
+        np.testing.assert_array_equal(turned[6:] != 0, [True, False, True])
+
+
+def test_rounding_keeps_turned_axes_and_the_least_volume():
+    box = np.array([1.23, -4.56, 7.89, 18.4, 18.4, 17.6, 0.3, 12.6, -0.2])
+    rounded = _rounded(box, np.array([True, True, False]))
+    # 18 × 18 × 18 mm are less than 6 mL; one side grows.
+    np.testing.assert_allclose(rounded, [1.2, -4.6, 7.9, 19, 18, 18, 1, 13, 0])
+    assert rounded[3:6].prod() >= 6000
+    assert box[0] == 1.23
+
+
+def test_experts_avoid_necrosis_only_where_they_prefer_solid_tumor():
+    tumor, points, affine = ellipsoid()
+    necrosis = tumor & (points[..., 0] < -2)
+    shares = {}
+    for kind in ("preference", "objective"):
+        boxes = place_boxes(
+            *(tumor, necrosis, affine),
+            kind=kind,
+            n_experts=20,
+            rngs=streams(1, 20),
+            shared=np.random.default_rng(2),
+        )
+        assert boxes.shape == (20, 9)
+        scene = Scene(necrosis, affine)
+        shares[kind] = np.mean([tumor_fraction(Voxel.from_array(box), scene) for box in boxes])
+    assert shares["preference"] < 0.15
+    assert shares["objective"] > shares["preference"] + 0.1
+
+
+def test_boxes_of_experts_depend_on_streams_of_their_own_and_one_in_common():
+    tumor, _, affine = ellipsoid()
+    nothing = np.zeros_like(tumor)
+
+    def boxes(n, seed, common):
+        return place_boxes(
+            *(tumor, nothing, affine),
+            kind="preference",
+            n_experts=n,
+            rngs=streams(seed, n),
+            shared=np.random.default_rng(common),
+        )
+
+    three = boxes(3, 0, 0)
+    np.testing.assert_array_equal(boxes(2, 0, 0), three[:2])
+    assert (boxes(3, 1, 0) != three).any(axis=1).all()
+    assert len({row.tobytes() for row in three}) == 3
+
+
+@pytest.mark.parametrize("kind", ["preference", "objective"])
+def test_experts_choose_volumes_and_turns_as_often_as_stated(kind):
+    tumor, _, affine = ellipsoid((3.0, 3.0, 3.0), (34.0, 28.0, 26.0))
+    nothing, n = np.zeros_like(tumor), 120
+    boxes = place_boxes(
+        *(tumor, nothing, affine),
+        kind=kind,
+        n_experts=n,
+        rngs=streams(3, n),
+        shared=np.random.default_rng(4),
+    )
+    # Boxes turn about none to three axes with these chances: 1.12 axes on the average.
+    counts = np.bincount((boxes[:, 6:] != 0).sum(axis=1), minlength=4) / n
+    np.testing.assert_allclose(counts, [0.36, 0.27, 0.26, 0.11], atol=0.12)
+    assert (np.abs(boxes[:, 6:]) <= 40).all()
+    volumes = boxes[:, 3:6].prod(axis=1) / 1000
+    assert volumes.min() >= 6
+    # Logarithms of volumes scatter by 0.7 about 2.6, cut at 6 mL and at about half of the lesion.
+    assert np.median(volumes) == pytest.approx(np.exp(2.57), rel=0.2)
+    assert np.percentile(volumes, 90) > 20

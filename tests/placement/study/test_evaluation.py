@@ -1,0 +1,350 @@
+"""Placements are compared with experts' by known truth, an independent reference, and with fair peers."""
+
+import numpy as np
+import pytest
+from scipy.stats import f_oneway, friedmanchisquare, pearsonr, spearmanr, ttest_rel, wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+from placement.box.voxel import Voxel
+from placement.search.scene import Scene
+from placement.simulate.gliomas import simulate_gliomas
+from placement.study.evaluation import (
+    case_folds,
+    control_placements,
+    cross_validate_placements,
+    evaluate_placements,
+    format_summary,
+)
+from placement.study.plotting import plot_evaluation
+
+N = 10
+
+
+@pytest.fixture(scope="module")
+def study():
+    return simulate_gliomas(N, spacing=4, random_state=1)
+
+
+@pytest.fixture(scope="module")
+def tables(study):
+    scenes, experts = study
+    network = experts.mean(axis=1)
+    objective = experts[:, 0].copy()
+    objective[:, :3] += 12
+    objective[:, 3:6] = 23 + np.arange(N)[:, None] % 2
+    return evaluate_placements(
+        scenes,
+        experts,
+        {"network": network, "objective": objective},
+        folds=case_folds(N),
+        seconds={"network": 0.01, "objective": np.full(N, 0.02)},
+    )
+
+
+def cell(tables, method, measure, case):
+    cases = tables["cases"]
+    return cases[(cases["method"] == method) & (cases["case"] == case)][measure].item()
+
+
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
+def test_measures_of_a_case_are_those_of_its_boxes():
+    scene = Scene(np.ones((40, 40, 40), bool), np.diag([2.0, 2, 2, 1]))
+    one, two = Voxel((40, 40, 40), (20, 20, 20)), Voxel((50, 40, 40), (20, 20, 20))
+    far = Voxel((0, 40, 40), (20, 20, 20), (0, 0, 10))
+    found = evaluate_placements([scene], [[one.as_array(), two.as_array()]], {"a": [one], "b": [far]}, controls=False)
+    assert cell(found, "experts", "dice_mean", 0) == pytest.approx(0.5)
+    assert cell(found, "a", "dice_closest", 0) == pytest.approx(1)
+    assert cell(found, "a", "dice_mean", 0) == pytest.approx(0.75)
+    assert cell(found, "a", "f_tumor", 0) == pytest.approx(1)
+    assert cell(found, "a", "volume", 0) == pytest.approx(8)
+    assert cell(found, "a", "difference", 0) == pytest.approx(0)
+    assert cell(found, "b", "rotated_axes", 0) == cell(found, "b", "rotated_angles", 0) == 1
+    assert 0.4 < cell(found, "b", "f_tumor", 0) < 0.6
+
+
+@pytest.mark.filterwarnings("ignore:.*reaches the border")
+def test_the_closest_of_two_is_never_compared_with_the_only_other():
+    rng = np.random.default_rng(0)
+    scene = Scene(np.ones((40, 40, 40), bool), np.diag([2.0, 2, 2, 1]))
+    boxes = np.concatenate([40 + rng.normal(0, 4, (400, 3, 3)), np.full((400, 3, 3), 22.0), np.zeros((400, 3, 3))], 2)
+    found = evaluate_placements([scene] * 400, boxes[:, :2], {"third": boxes[:, 2]}, controls=False)
+    mean = found["cases"].groupby("method")[["dice_closest", "dice_fair"]].mean()
+    # The method is one more expert: the closest of two flatters it, the fair Dice does not.
+    assert mean.loc["third", "dice_closest"] > mean.loc["experts", "dice_closest"] + 0.05
+    assert mean.loc["third", "dice_fair"] == pytest.approx(mean.loc["experts", "dice_fair"], abs=0.02)
+
+
+def test_the_one_way_test_is_scipys_and_repeated_measures_take_cases_out(tables):
+    cases = tables["cases"].pivot(index="case", columns="method", values="dice_mean")
+    values = cases[["experts", "network", "objective"]].to_numpy()
+    rows = tables["anova"].query("measure == 'dice_mean'").set_index("test")
+    expected = f_oneway(*values.T)
+    assert rows.loc["one-way ANOVA", "statistic"] == pytest.approx(expected[0], rel=1e-10)
+    assert rows.loc["one-way ANOVA", "p"] == pytest.approx(expected[1], rel=1e-8)
+    assert rows.loc["Friedman", "statistic"] == pytest.approx(friedmanchisquare(*values.T)[0])
+    # By hand: sums of squares of methods, and of what neither cases nor methods explain.
+    centered = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+    between = N * ((values.mean(0) - values.mean()) ** 2).sum() / 2
+    by_hand = between / ((centered**2).sum() / (2 * (N - 1)))
+    assert rows.loc["repeated-measures ANOVA", "statistic"] == pytest.approx(by_hand)
+
+
+def test_degrees_of_freedom_are_those_of_cases_and_groups(tables):
+    rows = tables["anova"].query("measure == 'volume'").set_index("test")
+    np.testing.assert_array_equal(rows.loc["one-way ANOVA", ["df1", "df2"]], [2, 3 * N - 3])
+    within = rows.loc["repeated-measures ANOVA", ["df1", "df2"]]
+    np.testing.assert_array_equal(within, [2, 2 * (N - 1)])
+    assert rows.loc["Friedman", "df1"] == 2
+
+
+def test_a_summary_holds_means_sample_deviations_and_medians_of_each_part(tables):
+    cases = tables["cases"].query("method == 'objective'")
+    first = cases["fold"] == 1
+    parts = {"all": cases, "fold 1": cases[first], "other folds": cases[~first]}
+    summary = tables["summary"].query("method == 'objective'").set_index(["part", "measure"])
+    for part, rows in parts.items():
+        for measure in ("dice_mean", "volume", "difference"):
+            values = rows[measure].to_numpy()
+            row = summary.loc[part, measure]
+            assert row["n"] == len(values) > 1
+            spread = np.sqrt(((values - values.mean()) ** 2).sum() / (len(values) - 1))
+            measured = row[["mean", "sd", "median"]].astype(float)
+            np.testing.assert_allclose(measured, [values.mean(), spread, np.median(values)])
+    single = tables["summary"].query("method == 'single experts' and part == 'all'")
+    assert (single["n"] == 2 * N).all()
+
+
+def test_paired_tests_are_scipys_with_the_correction_of_statsmodels(tables):
+    wide = tables["cases"].pivot(index="case", columns="method", values="volume")
+    rows = tables["paired"].query("measure == 'volume'")
+    assert list(zip(rows["a"], rows["b"], strict=True)) == [
+        ("experts", "network"),
+        ("experts", "objective"),
+        ("network", "objective"),
+    ]
+    tested = rows[rows["t"].notna()]
+    assert len(tested) >= 2
+    for _, row in tested.iterrows():
+        a, b = wide[row["a"]], wide[row["b"]]
+        assert row["difference"] == pytest.approx((a - b).mean())
+        assert (row["t"], row["t_p"]) == pytest.approx(tuple(ttest_rel(a, b)))
+        signed = wilcoxon(a, b, method="approx")
+        assert row["wilcoxon_p"] == pytest.approx(signed.pvalue)
+    corrected = multipletests(tested["wilcoxon_p"], method="holm")[1]
+    np.testing.assert_allclose(tested["holm_p"], corrected)
+
+
+def test_correlations_with_the_volume_of_the_tumor_are_scipys(tables):
+    cases = tables["cases"].query("method == 'objective'")
+    rows = tables["correlations"].query("method == 'objective'").set_index("measure")
+    for measure, values in (
+        ("dice_mean", cases["dice_mean"]),
+        ("absolute_difference", np.abs(cases["difference"])),
+    ):
+        row = rows.loc[measure]
+        pearson = pearsonr(cases["tumor_volume"], values)
+        spearman = spearmanr(cases["tumor_volume"], values)
+        assert (row["pearson"], row["p"]) == pytest.approx(tuple(pearson))
+        assert (row["spearman"], row["spearman_p"]) == pytest.approx(tuple(spearman))
+        interval = pearson.confidence_interval(0.95)
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_slope_of_agreement_is_that_of_the_difference_over_the_mean(study, tables):
+    _, experts = study
+    volumes = tables["cases"].pivot(index="case", columns="method", values="volume")["objective"]
+    first = experts[:, 0, 3:6].prod(-1) / 1000
+    slope, _ = np.polyfit((volumes + first) / 2, volumes - first, 1)
+    row = tables["bland_altman"].query("method == 'objective' and against == 'expert 1'").iloc[0]
+    assert row["slope"] == pytest.approx(slope)
+    assert row["bias"] == pytest.approx((volumes - first).mean())
+
+
+def test_differences_are_those_of_the_method_from_the_mean_of_experts():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[5:35, 5:35, 5:35] = True
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]))
+    sides = ((20, 20, 20), (20, 20, 30))
+    experts = [[Voxel((39, 39, 39), size).as_array() for size in sides]]
+    placements = {"a": [Voxel((39, 39, 39), (25, 24, 20))]}
+    found = evaluate_placements([scene], experts, placements, controls=False)
+    assert cell(found, "a", "difference", 0) == pytest.approx(12 - 10)
+    assert cell(found, "experts", "difference", 0) == pytest.approx(8 - 12)
+    # One expert is left out in turn: the closest of the other one.
+    dice = [2 * 8 / (8 + 12), 2 * 8 / (12 + 12)]
+    assert cell(found, "a", "dice_fair", 0) == pytest.approx(np.mean(dice))
+    assert cell(found, "a", "dice_closest", 0) == pytest.approx(dice[0])
+
+
+def test_random_boxes_are_centered_in_the_tumor():
+    tumor = np.zeros((30, 30, 30), bool)
+    tumor[4:8, 4:8, 4:8] = tumor[22:26, 20:26, 22:26] = True
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]))
+    experts = np.tile([30.0, 30, 30, 20, 20, 20, 0, 0, 0], (40, 1, 1))
+    boxes = control_placements([scene] * 40, experts)["random box"]
+    index = np.rint(boxes[:, :3] / 2).astype(int)
+    assert tumor[tuple(index.T)].all()
+    assert len(np.unique(index, axis=0)) > 20
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the reference
+def test_repeated_measures_agree_with_pingouin(tables):
+    pingouin = pytest.importorskip("pingouin")
+    long = tables["cases"][tables["cases"]["method"].isin(["experts", "network", "objective"])]
+    expected = pingouin.rm_anova(long, dv="f_tumor", within="method", subject="case")
+    rows = tables["anova"].query("measure == 'f_tumor' and test == 'repeated-measures ANOVA'")
+    assert rows["statistic"].item() == pytest.approx(expected["F"].item(), rel=1e-6)
+
+
+def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
+    forms = tables["icc"].groupby(["method", "against"]).size()
+    assert (forms == 3).all()
+    assert ("expert 1", "expert 2") in forms.index
+    assert ("network", "expert 2") in forms.index
+    assert (tables["icc"]["low"] <= tables["icc"]["high"]).all()
+    pair = tables["bland_altman"].query("method == 'expert 1' and against == 'expert 2'")
+    means = tables["cases"].query("method == 'experts'")["difference"]
+    assert pair["bias"].item() == pytest.approx(means.mean())
+    assert pair["upper"].item() == pytest.approx(means.mean() + 1.96 * means.std())
+
+
+def test_the_figure_draws_every_case_and_the_limits_of_agreement(tables):
+    figure = plot_evaluation(tables)
+    assert figure.get_supxlabel() == "Not for clinical use"
+    assert "no person was scanned" in plot_evaluation(tables, synthetic=True).get_supxlabel()
+    dice = figure.axes[0]
+    points = [line for line in dice.lines if line.get_marker() == "o"]
+    methods = tables["cases"]["method"].nunique()
+    assert [len(line.get_xdata()) for line in points] == [N] * methods
+    agreement = figure.axes[4]
+    row = tables["bland_altman"].query("method == 'network' and against == 'mean of experts'").iloc[0]
+    drawn = [line.get_ydata()[0] for line in agreement.lines[1:]]
+    np.testing.assert_allclose(drawn, [row["bias"], row["lower"], row["upper"]])
+
+
+def test_fold_one_is_summarized_apart(tables):
+    summary = tables["summary"].query("method == 'network' and measure == 'volume'").set_index("part")
+    assert summary.loc["all", "n"] == N == summary.loc["fold 1", "n"] + summary.loc["other folds", "n"]
+    assert "±" in format_summary(tables, part="other folds").loc["experts", "f_tumor"]
+    with pytest.raises(ValueError, match="fold 1"):
+        format_summary(tables, part="fold 9")
+
+
+def test_controls_are_repeatable_and_of_sizes_that_experts_chose(study):
+    scenes, experts = study
+    first, again = (control_placements(scenes, experts, random_state=2) for _ in range(2))
+    for name, boxes in first.items():
+        np.testing.assert_array_equal(boxes, again[name])
+    np.testing.assert_allclose(first["centroid box"][:, :3], [scene.centroid for scene in scenes])
+    np.testing.assert_allclose(first["centroid box"][:, 3:6].prod(-1), experts[..., 3:6].prod(-1).mean())
+    sides = experts[..., 3:6].reshape(N, -1, 3)
+    for i, box in enumerate(first["random box"]):
+        assert (np.delete(sides, i, axis=0) == box[3:6]).all(-1).any()
+
+
+def test_a_missing_expert_or_placement_leaves_the_rest(study):
+    scenes, experts = study
+    gaps = experts.copy()
+    gaps[0, 1] = np.nan
+    placed = experts[:, 0].copy()
+    placed[3] = np.nan
+    found = evaluate_placements(scenes, gaps, {"a": placed}, controls=False)
+    assert np.isnan(cell(found, "experts", "dice_mean", 0))
+    assert cell(found, "a", "dice_closest", 0) == pytest.approx(1)
+    assert np.isnan(cell(found, "a", "f_tumor", 3))
+    assert (found["paired"].query("measure == 'f_tumor'")["n"] == N - 1).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_cases_give_tables_with_reasons_and_no_warnings(study, n):
+    scenes, experts = (one[:n] for one in study)
+    tables = evaluate_placements(scenes, experts, {"a": experts[:, 0], "b": experts[:, 1] + 0.5})
+    assert (tables["cases"]["method"] == "a").sum() == n
+    for name in ("icc", "anova", "paired"):
+        value = tables[name]["value" if name == "icc" else "statistic" if name == "anova" else "t"]
+        assert (tables[name].loc[value.isna(), "reason"] != "").all()
+
+
+def test_groups_that_are_alike_in_every_case_have_no_test_within_cases(study):
+    scenes, experts = study
+    same = np.repeat(experts[:, :1], 2, axis=1)
+    tables = evaluate_placements(scenes, same, {"a": same[:, 0], "b": same[:, 0]}, controls=False)
+    table = tables["anova"].set_index(["measure", "test"]).loc["f_tumor"]
+    assert table.loc["one-way ANOVA", "statistic"] == pytest.approx(0, abs=1e-9)
+    for test in ("repeated-measures ANOVA", "Friedman"):
+        assert np.isnan(table.loc[test, "statistic"])
+        assert table.loc[test, "reason"] == "the groups are alike in every case"
+
+
+def test_what_rounding_leaves_of_a_spread_is_not_printed(study):
+    scenes, experts = study
+    text = format_summary(evaluate_placements(scenes, experts, {"a": experts[:, 0]}))
+    assert text.loc["centroid box", "volume"].endswith("± 0")
+    assert not text.stack().str.contains("e-").any()
+
+
+def test_folds_are_even_repeatable_and_keep_patients_together():
+    folds = case_folds(12, n_folds=5, random_state=0)
+    assert sorted(np.bincount(folds)[1:]) == [2, 2, 2, 3, 3]
+    np.testing.assert_array_equal(folds, case_folds(12, n_folds=5, random_state=0))
+    patients = np.repeat(np.arange(6), 2)
+    together = case_folds(12, n_folds=3, groups=patients)
+    assert all(len(set(together[patients == p])) == 1 for p in range(6))
+    with pytest.raises(ValueError, match="3 patients cannot be dealt"):
+        case_folds(3)
+
+
+class Mean:
+    """Place the mean of what was seen, and remember of what."""
+
+    def fit(self, scenes, voxels):
+        self.seen_ = np.array(voxels)
+        return self
+
+    def get_params(self, deep=True):
+        return {}
+
+    def place(self, scene):
+        return Voxel.from_array(self.seen_[..., :9].reshape(-1, 9).mean(0))
+
+
+def test_cases_are_placed_by_methods_that_never_saw_them(study):
+    scenes, experts = study
+    folds = case_folds(N)
+    placed, seconds = cross_validate_placements({"mean": Mean()}, scenes, experts, folds=folds)
+    for i in range(N):
+        np.testing.assert_allclose(placed["mean"][i], experts[folds != folds[i]].reshape(-1, 9).mean(0))
+    assert (seconds["mean"] > 0).all()
+
+
+def test_a_case_without_experts_is_placed_but_not_learned_from(study):
+    scenes, experts = study
+    folds, experts = case_folds(N), experts.copy()
+    experts[0] = np.nan
+    placed, _ = cross_validate_placements({"mean": Mean()}, scenes, experts, folds=folds)
+    for i in range(N):
+        own = (folds != folds[i]) & (np.arange(N) > 0)
+        np.testing.assert_allclose(placed["mean"][i], experts[own].reshape(-1, 9).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"experts": np.ones((2, 9))}, "n_experts, 9"),
+        ({"placements": {}}, "none at all"),
+        ({"placements": {"experts": np.ones((N, 9))}}, "names of their own"),
+        ({"placements": {"a": np.ones((2, 9))}}, "2 boxes for 10 scenes"),
+        ({"placements": {"a": -np.ones((N, 9))}}, "a, case 0: the sides"),
+        ({"folds": np.ones(3, int)}, "one whole number for each"),
+        ({"folds": np.arange(N) % 5}, "count from 1.*smallest is 0"),
+        ({"experts": np.full((N, 2, 9), np.nan)}, "no expert placed a box in the 10 scenes"),
+        ({"seconds": {"b": 1}}, "not among the placements"),
+    ],
+)
+def test_bad_input_is_named(study, change, words):
+    scenes, experts = study
+    given = {"experts": experts, "placements": {"a": experts[:, 0]}} | change
+    with pytest.raises(ValueError, match=words):
+        evaluate_placements(scenes, **given)
+    with pytest.raises(ValueError, match="case 9 is a ndarray"):
+        evaluate_placements([*scenes[:-1], scenes[-1].tumor], **given)
