@@ -14,7 +14,7 @@ import numpy as np
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.io.bids_derivatives import versions
-from dmrifit.io.digests import digest
+from dmrifit.io.digests import digest, source_digest
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.voxel_bank import Bank
 
@@ -26,13 +26,9 @@ TRAIN_ON = ("same", "other", "pooled")
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
 _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
 
-#: Modules of ours that no score depends on.
-_PRESENTATION = frozenset({
-    "__main__", "_optional", "agreement", "boards", "cli", "commands", "look", "mixed",
-    "mosaics", "options", "pages", "precision", "predictions", "quicklook", "reporting",
-    "statistics", "studies", "summaries",
-})  # fmt: skip
-_PRESENTATION_FOLDERS = frozenset({"figures", "sections"})
+#: Folders of the package whose code a score depends on; of `stats` only the metrics, of `study` all but its report.
+COMPUTING = ("_utils", "engine", "io", "cohort", "simulate", "predict", "networks", "stats/metrics.py", "study")
+_REPORT = "study/report"
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,11 +298,26 @@ def _available(
 
 @cache
 def _sources() -> str:
-    """Digest of our own source: a version number does not change with every edit."""
-    here = Path(__file__).parents[1]
-    found = sorted(
-        path
-        for path in here.rglob("*.py")
-        if path.stem not in _PRESENTATION and not _PRESENTATION_FOLDERS & set(path.relative_to(here).parts)
-    )
-    return digest([[path.relative_to(here).as_posix(), path.read_text(encoding="utf-8")] for path in found])
+    """Digest our own source: a version number does not change with every edit."""
+    return source_digest(computing_modules(Path(__file__).parents[1]))
+
+
+def computing_modules(package: Path) -> list[Path]:
+    """
+    List the modules that a score depends on.
+
+    Parameters
+    ----------
+    package : Path
+        Folder of dmrifit.
+
+    Returns
+    -------
+    list of Path
+        Source files.
+    """
+    modules = []
+    for name in COMPUTING:
+        place = package / name
+        modules += sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    return [path for path in modules if not path.is_relative_to(package / _REPORT)]

@@ -1,5 +1,6 @@
 """Train/test splits of a comparison: who is left out, nested sizes, keys of kept results."""
 
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
+from dmrifit.io.digests import source_digest
 from dmrifit.study import splits
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.splits import check_settings, plan, software, views_by_cohort
@@ -227,26 +229,53 @@ def test_versions_are_those_of_the_installed_software():
     assert versions["scikit-learn"] == version("scikit-learn")
 
 
-def test_every_module_that_a_score_depends_on_counts_as_source(monkeypatch, tmp_path):
-    source = Path(splits.__file__).parent
-    copy = tmp_path / "dmrifit"
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(splits, "__file__", str(copy / "folds.py"))
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Copy the package, to be edited, and give a function that digests what scores depend on."""
+    package = tmp_path_factory.mktemp("source") / "dmrifit"
+    original = Path(splits.__file__).parents[1]
+    shutil.copytree(original, package, ignore=shutil.ignore_patterns("__pycache__"))
+    return package, lambda: source_digest(splits.computing_modules(package))
 
-    def changed(name):
-        before = splits._sources.__wrapped__()
-        with (copy / name).open("a") as file:
-            file.write("\n")
-        return splits._sources.__wrapped__() != before
 
-    kernels = sorted(
-        path.relative_to(copy).as_posix() for path in (copy / "_kernels").glob("*.py")
-    )
-    assert kernels
-    for name in ("metrics.py", "fitting.py", "prediction.py", *kernels):
-        assert changed(name), name
-    for name in ("reporting.py", "figures/curves.py", "sections/scores.py"):
-        assert not changed(name), name
+def test_scores_depend_on_the_rooms_that_compute_and_on_no_page(source):
+    package, _ = source
+    computing = {path.relative_to(package).as_posix() for path in splits.computing_modules(package)}
+    kernels = {path.relative_to(package).as_posix() for path in package.glob("engine/kernels/*.py")}
+    assert {*kernels, "engine/fitting.py", "io/masks.py", "cohort/patches.py", "predict/strategies.py"} <= computing
+    assert {"stats/metrics.py", "study/training_runs.py", "simulate/body_phantoms.py"} <= computing
+    assert not [name for name in computing if name.startswith(("cli/", "report/", "study/report/", "imaging/"))]
+    assert "stats/method_tests.py" not in computing
+
+
+def test_an_edited_kernel_repeats_trainings_and_an_edited_page_does_not(source):
+    package, digest_sources = source
+    before = digest_sources()
+    for page in ("study/report/reporting.py", "study/report/figures/scatter.py", "report/html.py"):
+        with (package / page).open("a", encoding="utf-8") as file:
+            file.write("\nEDITED = True\n")
+    assert digest_sources() == before
+    kernel = package / "engine" / "kernels" / "template.py"
+    text = kernel.read_text(encoding="utf-8")
+    edited = text.replace("parameters[i, j] = value * unit\n", "parameters[i, j] = 2.0 * value * unit\n")
+    assert edited != text
+    kernel.write_text(edited, encoding="utf-8")
+    assert digest_sources() != before
+    kernel.write_text(text, encoding="utf-8")
+
+
+def test_a_renamed_module_repeats_no_training(source):
+    package, digest_sources = source
+    before = digest_sources()
+    for path in package.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        renamed = text.replace("dmrifit.engine.results", "dmrifit.engine.zz_outcomes")
+        renamed = renamed.replace("from dmrifit.engine import exact_math", "from dmrifit.engine import zz_bits")
+        renamed = re.sub(r"\bexact_math\b", "zz_bits", renamed)
+        path.write_text(renamed, encoding="utf-8")
+    (package / "engine" / "results.py").rename(package / "engine" / "zz_outcomes.py")
+    (package / "engine" / "exact_math.py").rename(package / "engine" / "zz_bits.py")
+    assert digest_sources() == before
 
 
 # Settings ----------------------------------------------------------------------------------------
