@@ -29,7 +29,7 @@ from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = ["load_model", "save_model"]
 
-_FORMAT = 1
+_FORMAT = 2
 _METADATA = "model.json"
 _REGRESSOR = "regressor.skops"
 _GIVEN = "given.skops"
@@ -341,9 +341,9 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def _check_metadata(metadata: Any) -> None:
-    if not isinstance(metadata, dict) or "format" not in metadata or metadata["format"] != _FORMAT:
-        found = metadata.get("format") if isinstance(metadata, dict) else None
-        msg = f"its format is {found!r}, and this version reads {_FORMAT}"
+    file_format = metadata.get("format") if isinstance(metadata, dict) else None
+    if file_format != _FORMAT:
+        msg = f"its format is {file_format!r}, not {_FORMAT}: it was written by another version; train again"
         raise RefusedError(msg)
     refuse_keys(metadata, _KEYS, "key", complete=True)
     own = _own(metadata["class"])

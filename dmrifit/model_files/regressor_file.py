@@ -12,7 +12,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,21 @@ _SCALED = _PLAIN | {
     "sklearn.pipeline.Pipeline",
     "sklearn.preprocessing._data.StandardScaler",
 }
-_LEAST_SQUARES = "dmrifit.predict.least_squares.LeastSquares"
+# Classes of ours have short names in files, which stay when a module is renamed.
+_MODULES = {
+    "LeastSquares": "dmrifit.predict.least_squares",
+    "TargetWise": "dmrifit.predict.algorithms",
+    "Leaf": "dmrifit.model_files.regressor_file",
+}
+_LEAST_SQUARES = "dmrifit.LeastSquares"
 _TREE = "sklearn.tree._tree.Tree"
-_TARGETWISE = "dmrifit.predict.algorithms.TargetWise"
+_TARGETWISE = "dmrifit.TargetWise"
 _PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 _ADAM = "sklearn.neural_network._stochastic_optimizers.AdamOptimizer"
-_LEAF = "dmrifit.model_files.regressor_file.Leaf"
-_XGBOOST = "xgboost.sklearn.XGBRegressor"
-_CNN = "dmrifit.predict.patch_networks.PatchCNN"
-_TRANSFORMER = "dmrifit.predict.patch_networks.PatchTransformer"
+_LEAF = "dmrifit.Leaf"
+_XGBOOST = "xgboost.XGBRegressor"
+_CNN = "dmrifit.PatchCNN"
+_TRANSFORMER = "dmrifit.PatchTransformer"
 _NETWORK = _SCALED | {
     "numpy.random.mtrand.RandomState",
     "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
@@ -124,7 +130,7 @@ def dumped(regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], le
         leaves.append(description)
     if held:
         regressor = copy.deepcopy(regressor, {key: stub for key, (_, stub) in held.items()})
-    data: bytes = dumps(regressor)  # not compressed: the archive around it is
+    data = _with_short_names(dumps(regressor))  # not compressed: the archive around it is
     unknown = _types_in(data) - _allowed(algorithm)
     if unknown:
         msg = (
@@ -144,7 +150,8 @@ def loaded(data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Map
     if unknown:
         msg = f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of"
         raise RefusedError(msg)
-    regressor = loads(data, trusted=sorted(allowed & set(_TRUSTED_BEYOND_SKOPS)))
+    trusted = [_full_name(name) for name in sorted(allowed & set(_TRUSTED_BEYOND_SKOPS))]
+    regressor = loads(_with_full_names(data), trusted=trusted)
     stubs = list(_leaves_in(regressor, {_LEAF}))
     if not stubs:
         return regressor
@@ -165,7 +172,58 @@ _STORED = {_XGBOOST, _CNN, _TRANSFORMER}
 
 
 def _class_of(thing: Any) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+    """Name a class by its package and itself."""
+    package = type(thing).__module__.partition(".")[0]
+    return f"{package}.{type(thing).__qualname__}"
+
+
+def _full_name(name: str) -> str:
+    """Give the name by which Python imports a class of ours."""
+    package, _, title = name.rpartition(".")
+    return f"{_MODULES[title]}.{title}" if package == "dmrifit" else name
+
+
+def _with_short_names(data: bytes) -> bytes:
+    def shorten(node: dict[str, Any]) -> None:
+        if "__module__" in node and _MODULES.get(node["__class__"]) == node["__module__"]:
+            node["__module__"] = "dmrifit"
+
+    return _with_schema(data, shorten)
+
+
+def _with_full_names(data: bytes) -> bytes:
+    def expand(node: dict[str, Any]) -> None:
+        if node.get("__module__") == "dmrifit":
+            node["__module__"] = _MODULES[node["__class__"]]
+
+    return _with_schema(data, expand)
+
+
+def _with_schema(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """Write a skops file again, with each node of its schema changed in place."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(buffer, "w") as changed:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            if entry.filename == "schema.json":
+                schema = json.loads(content)
+                for node in _nodes(schema):
+                    change(node)
+                content = json.dumps(schema).encode()
+            changed.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """Find the dictionaries of a schema, at any depth."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
 
 
 def _leaves_in(part: Any, classes: set[str]) -> Iterator[Any]:
@@ -272,18 +330,12 @@ def _types_in(data: bytes) -> set[str]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         _check_members(archive, len(data))
         schema = json.loads(archive.read("schema.json"))
-    found = set()
-    waiting = [schema]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            if not {"__class__", "__module__", "__loader__"}.isdisjoint(node):
-                found.add(f"{node['__module__']}.{node['__class__']}")
-                found |= {node["__loader__"]} - _LOADERS
-            waiting.extend(node.values())
-        elif isinstance(node, list):
-            waiting.extend(node)
-    return found
+    names = set()
+    for node in _nodes(schema):
+        if not {"__class__", "__module__", "__loader__"}.isdisjoint(node):
+            names.add(f"{node['__module__']}.{node['__class__']}")
+            names |= {node["__loader__"]} - _LOADERS
+    return names
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> None:

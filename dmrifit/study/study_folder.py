@@ -17,6 +17,7 @@ from dmrifit.io.digests import describe
 __all__ = ["StudyFolder"]
 
 _STUDY = "study.json"
+_FORMAT = 2
 _CELLS = "cells"
 _PREDICTIONS = "predictions"
 _FINISHED = "finished"
@@ -57,11 +58,15 @@ class StudyFolder:
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return dict(content["settings"])
+            settings, file_format = dict(content["settings"]), content.get("format")
         except (ValueError, KeyError, RecursionError, TypeError) as error:
             problem = f"{type(error).__name__}: {error}"
             msg = f"{path} does not describe a study ({problem}); choose another folder, or remove this one"
             raise ValueError(msg) from None
+        if file_format != _FORMAT:
+            msg = f"{path} was written by another version: train again, in another folder or after removing this one"
+            raise ValueError(msg)
+        return settings
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """
@@ -102,7 +107,7 @@ class StudyFolder:
             As for `check`.
         """
         self.check(settings)
-        write_text(self.path / _STUDY, _json({"settings": describe(settings)}))
+        write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": describe(settings)}))
         for folder in (self.path, self.path / _CELLS):
             remove_abandoned_parts(folder)
 
@@ -118,11 +123,11 @@ class StudyFolder:
             Names of files and their texts.
         """
         settings = content.get("settings", {})
-        write_text(self.path / _STUDY, _json({"settings": settings}))
+        write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings}))
         for name, text in tables.items():
             write_text(self.path / name, text)
         finished = {name: _sha256(text) for name, text in tables.items()}
-        write_text(self.path / _STUDY, _json({"settings": settings, **content, _FINISHED: finished}))
+        write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings, **content, _FINISHED: finished}))
 
     def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
         """
@@ -148,6 +153,7 @@ class StudyFolder:
             raise FileNotFoundError(msg)
         self.settings()  # says so if it is no description
         content = json.loads(path.read_text(encoding="utf-8"))
+        del content["format"]
         finished = content.pop(_FINISHED, None)
         if finished is None:
             msg = f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped"

@@ -24,3 +24,9 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         StudyFolder(tmp_path / "study").settings()
     with pytest.raises(FileNotFoundError, match="dmrifit benchmark"):
         StudyFolder(tmp_path).read_study()
+
+
+def test_a_study_of_another_version_is_refused(tmp_path):
+    (tmp_path / "study.json").write_text('{"settings": {"seed": 1}}')
+    with pytest.raises(ValueError, match="was written by another version: train again"):
+        StudyFolder(tmp_path).claim({"seed": 1})
