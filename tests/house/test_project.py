@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -75,11 +76,11 @@ def test_the_version_has_one_source(root, setup_cfg):
 def test_data_files_of_the_packages_are_installed_with_them(tracked_texts, setup_cfg):
     patterns = setup_cfg["options.package_data"]["*"].split()
     packages = ("dmrifit", "placement", "anomaly", "metastasis")
-    files = [
-        file
-        for package, _, file in (name.partition("/") for name in tracked_texts)
-        if package in packages and not file.endswith(".py")
-    ]
+    files = []
+    for name in tracked_texts:
+        room = next((folder for folder in Path(name).parents if f"{folder}/__init__.py" in tracked_texts), None)
+        if name.partition("/")[0] in packages and not name.endswith(".py"):
+            files.append(Path(name).relative_to(room).as_posix())
     assert "py.typed" in files
     left_out = [file for file in files if not any(fnmatch(file, pattern) for pattern in patterns)]
     assert not left_out

@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dmrifit.cli import cohort_commands, image_commands, program
 from dmrifit.cohort.participants_table import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from dmrifit.io.scan_manifest import COLUMNS as manifest_columns
 
+PACKAGES = ("dmrifit", "placement", "anomaly", "metastasis")
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^    (?:[.]venv/bin/)?(dmrifit .*)$", re.MULTILINE)
 
@@ -122,13 +124,32 @@ def test_columns_of_other_tables_are_those_that_are_read(readme):
     assert set(re.findall(r"`(\w+)`", visits)) == {"maps", "labels", "subject", "visit"}
 
 
-@pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis"])
-def test_all_modules_are_listed_once(root, package):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_are_listed_from_the_top_floor_down(root, setup_cfg, package):
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text[text.index(f"| of `{package}/`") :].partition("\n\n")[0]
-    listed = re.findall(r"`(\w+)`", table)
-    modules = [path.stem for path in (root / package).glob("[!_]*.py")]
-    assert sorted(listed) == sorted(modules)
+    listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert listed == re.findall(r"\w+", setup_cfg[f"importlinter:contract:{package}"]["layers"])
+    assert sorted(listed) == sorted(path.parent.name for path in (root / package).glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_room_holds_more_than_eighteen_modules(root, package):
+    modules = [path for path in (root / package).rglob("*.py") if path.name != "__init__.py"]
+    rooms = Counter(path.parent for path in modules)
+    assert max(rooms.values()) <= 18
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_has_tests_of_its_name_in_its_room(root, package):
+    untested = []
+    for module in sorted((root / package).rglob("*.py")):
+        if module.stem.startswith("__"):
+            continue
+        room = module.relative_to(root).parent
+        if not (root / "tests" / room / f"test_{module.stem.lstrip('_')}.py").is_file():
+            untested.append(module.relative_to(root).as_posix())
+    assert not untested
 
 
 def test_symbols_and_units_of_the_readme_are_those_of_the_model(readme):
