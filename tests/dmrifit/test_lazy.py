@@ -10,7 +10,7 @@ from dmrifit._lazy import lazy_names
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Write a package of two modules whose import is counted, with lazy names for what is in them."""
+    """Write a package of two modules that are not imported yet."""
     folder = tmp_path / "drawers"
     folder.mkdir()
     (folder / "__init__.py").write_text("")

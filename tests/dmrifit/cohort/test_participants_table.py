@@ -205,7 +205,7 @@ def test_a_lesion_outside_the_body_is_another_patients(folder):
     body = np.ones(SHAPE, np.uint8)
     body[0] = 0
     save(folder / "b_mask.nii", body)
-    message = r"row 3 \(patient b\): no voxel of the lesion mask 'b_lesion.nii' is inside the body mask 'b_mask.nii'"
+    message = r"row 3 .*: no voxel of the lesion mask 'b_lesion.nii' is inside .* 'b_mask.nii'"
     with pytest.raises(ValueError, match=message):
         read_participants(table(folder, row("a"), row("b")))
 
@@ -237,7 +237,7 @@ def test_a_patient_of_whom_another_scan_is_used_is_not_skipped(folder):
     assert participants.skipped == {}
 
 
-# Repeated measurements ------------------------------------------------------------------------------
+# Repeated measurements --------------------------------------------------------------------
 
 
 def protocol_of(folder, b, te="80", **options):
@@ -301,7 +301,7 @@ def test_low_b_values_that_are_joined_are_told_and_kept_apart_on_request(folder)
     assert apart.protocol.b.tolist() == [0, 10, 20, 1000]
 
 
-# How cohorts were simulated -------------------------------------------------------------------------
+# How cohorts were simulated ---------------------------------------------------------------
 
 
 def sidecar(folder, fields):
@@ -309,13 +309,13 @@ def sidecar(folder, fields):
 
 
 def test_simulations_are_those_of_cohorts_all_of_whose_scans_are_synthetic(folder):
-    told = {"one": {"snr": 30}, "two": {"snr": 60}, "three": {"snr": 90}}
-    sidecar(folder, {"cohort": {"Simulation": told}})
+    described = {"one": {"snr": 30}, "two": {"snr": 60}, "three": {"snr": 90}}
+    sidecar(folder, {"cohort": {"Simulation": described}})
     path = table(
         folder, row("a", synthetic="yes"), row("b"), row("c", cohort="two", synthetic="yes")
     )
     assert read_participants(path).simulations == {"two": {"snr": 60}}
-    assert simulations_of(path) == told
+    assert simulations_of(path) == described
 
 
 @pytest.mark.parametrize(

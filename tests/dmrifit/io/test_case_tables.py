@@ -115,7 +115,7 @@ def test_a_volume_comes_back_on_its_grid_and_on_no_other(tmp_path):
             read_on_grid(tmp_path / "image.nii.gz", shape, affine, "t1")
 
 
-# Tables ---------------------------------------------------------------------------------------------
+# Tables -----------------------------------------------------------------------------------
 
 
 COLUMNS = {

@@ -61,7 +61,7 @@ def test_small_components_are_left_out(min_voxels, kept):
 
 @pytest.fixture
 def matching():
-    """Match three lesions in a row with four components: on two, too large on one, on one of two, on none."""
+    """Match lesions with components: one on two, a too large one, two on one, one on none."""
     reference, prediction = np.zeros((30, 5, 3), bool), np.zeros((30, 5, 3), bool)
     reference[0:3, 0, 0] = reference[4:6, 0, 0] = True
     prediction[2:5, 0, 0] = True  # shares one voxel with each of the two

@@ -101,10 +101,10 @@ def test_places_stay_where_they_are_on_another_spacing():
     np.testing.assert_allclose(np.diag(scan.affine), [2.5, 2.5, 2.5, 1])
     # 24 · 3, 30 · 2 and 20 · 4 mm
     assert scan.shape == (29, 24, 32)
-    there = world_of(scan.shape, scan.affine)
+    world = world_of(scan.shape, scan.affine)
     inner = (slice(2, -2),) * 3
     np.testing.assert_allclose(
-        array_of(scan)[inner], (there[0] + 2 * there[1] - there[2] + 500)[inner], atol=0.01
+        array_of(scan)[inner], (world[0] + 2 * world[1] - world[2] + 500)[inner], atol=0.01
     )
     assert resampled(scan, None) is scan
 
@@ -123,7 +123,7 @@ def test_larger_voxels_are_means_of_smaller_ones():
     fine = scan_of(rng.standard_normal((60, 60, 60)), np.diag([0.25, 0.25, 0.25, 1]))
     coarse = resampled(fine, 1.0)
     assert coarse.shape == (15, 15, 15)
-    # The mean of 64 has a standard deviation of 0.125; between eight of them alone it would be 0.35.
+    # The mean of 64 has a standard deviation of 0.125, that of eight of them 0.35.
     assert 0.08 < array_of(coarse).std() < 0.17
 
 

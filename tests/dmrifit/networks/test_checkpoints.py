@@ -44,9 +44,9 @@ def step(trained, n=1):
     return trained
 
 
-def same(tensors, others):
-    return set(tensors) == set(others) and all(
-        torch.equal(tensors[key], others[key]) for key in tensors
+def equal(tensors, expected):
+    return set(tensors) == set(expected) and all(
+        torch.equal(tensors[key], expected[key]) for key in tensors
     )
 
 
@@ -59,11 +59,11 @@ def test_a_training_goes_on_from_its_file_bit_for_bit(optimizer, tmp_path):
     assert header["seed"] == 5
     resumed = net(optimizer=optimizer)
     assert checkpoints.restore_state(resumed, header, tensors) is None
-    assert same(resumed.module_.state_dict(), trained.module_.state_dict())
+    assert equal(resumed.module_.state_dict(), trained.module_.state_dict())
     assert checkpoints.history_rows(resumed) == checkpoints.history_rows(trained)
     for continued in (trained, resumed):
         step(continued, 2)
-    assert same(resumed.module_.state_dict(), trained.module_.state_dict())
+    assert equal(resumed.module_.state_dict(), trained.module_.state_dict())
 
 
 def test_the_best_weights_are_kept_beside_the_last_ones(tmp_path):
@@ -72,9 +72,9 @@ def test_the_best_weights_are_kept_beside_the_last_ones(tmp_path):
     step(trained, 2)
     checkpoints.write_state(tmp_path / "state", trained, best, {})
     resumed = net()
-    kept = checkpoints.restore_state(resumed, *checkpoints.read_state(tmp_path / "state"))
-    assert same(kept, best)
-    assert not same(kept, resumed.module_.state_dict())
+    restored = checkpoints.restore_state(resumed, *checkpoints.read_state(tmp_path / "state"))
+    assert equal(restored, best)
+    assert not equal(restored, resumed.module_.state_dict())
 
 
 def test_a_file_is_tensors_and_json_and_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_filled(change, na
     change(weights)
     with pytest.raises(ValueError, match=f"the weights do not fit this network: {named} differ"):
         checkpoints.load_weights(module, weights)
-    assert same(module.state_dict(), before)
+    assert equal(module.state_dict(), before)
 
 
 def test_weights_are_compared_without_memory_for_the_network():
@@ -167,10 +167,10 @@ def test_the_history_holds_what_is_known_of_each_epoch_and_no_more():
         {"epoch", "learning_rate", "train_loss"},
         {"epoch", "learning_rate", "train_loss", "valid_score"},
     ]
-    other = step(net(), 5)
-    checkpoints.set_history(other, rows)
-    assert len(other.history) == 2
-    assert checkpoints.history_rows(other) == rows
+    longer = step(net(), 5)
+    checkpoints.set_history(longer, rows)
+    assert len(longer.history) == 2
+    assert checkpoints.history_rows(longer) == rows
 
 
 def test_tensors_that_share_memory_are_packed_each_by_itself():

@@ -24,8 +24,12 @@ class Product(nn.Module):
 
 def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
     net = training.Net(
-        nn.Linear(3, 1), criterion=training.WithMargin(nn.BCEWithLogitsLoss()), train_split=None, mixed=True, verbose=0,
-    ).initialize()  # fmt: skip
+        nn.Linear(3, 1),
+        criterion=training.WithMargin(nn.BCEWithLogitsLoss()),
+        train_split=None,
+        mixed=True,
+        verbose=0,
+    ).initialize()
     answer = net.infer(torch.randn(4, 3))
     assert answer.dtype == torch.bfloat16
     net.criterion_.criterion = Product()
@@ -37,7 +41,7 @@ def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
     assert loss.item() == pytest.approx(9 + math.log1p(math.exp(-9)), rel=1e-5)
 
 
-# The loss -------------------------------------------------------------------------------------------
+# The loss --------------------------------------------------------------------------------
 
 
 def test_targets_are_cropped_to_what_a_network_without_padding_answers():
@@ -59,7 +63,7 @@ def test_answers_of_another_shape_than_their_targets_are_an_error():
         training.WithMargin(nn.MSELoss())(torch.zeros(4), torch.zeros(4, 1))
 
 
-# Batches --------------------------------------------------------------------------------------------
+# Batches --------------------------------------------------------------------------------
 
 
 def batches(samples, batch_size, seed=0):
@@ -69,16 +73,16 @@ def batches(samples, batch_size, seed=0):
 def test_samples_of_one_shape_come_together_and_none_is_lost():
     shapes = [(2, 3), (4,), (2, 3), (2, 3), (4,), (2, 3), (2, 3), (4,)]
     samples = [(np.full(shape, i), i) for i, shape in enumerate(shapes)]
-    made = list(batches(samples, 2))
-    assert [tuple(inputs.shape) for inputs, _ in made] == [
+    made_batches = list(batches(samples, 2))
+    assert [tuple(inputs.shape) for inputs, _ in made_batches] == [
         (2, 2, 3),
         (2, 4),
         (2, 2, 3),
         (1, 2, 3),
         (1, 4),
     ]
-    assert [targets.tolist() for _, targets in made] == [[0, 2], [1, 4], [3, 5], [6], [7]]
-    for inputs, targets in made:
+    assert [targets.tolist() for _, targets in made_batches] == [[0, 2], [1, 4], [3, 5], [6], [7]]
+    for inputs, targets in made_batches:
         assert [block.unique().item() for block in inputs] == targets.tolist()
 
 
@@ -94,9 +98,9 @@ def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
         yield rng.random(3), epoch
 
     def drawn(seed, epoch):
-        made = training.Batches(stream, 4, seed)
-        made.epoch = epoch
-        ((inputs, targets),) = made
+        made_batches = training.Batches(stream, 4, seed)
+        made_batches.epoch = epoch
+        ((inputs, targets),) = made_batches
         assert targets.tolist() == [epoch]
         return tuple(inputs[0].tolist())
 
@@ -105,21 +109,21 @@ def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
 
 
 def test_a_stream_without_samples_is_an_error():
-    made = batches([], 2)
-    made.epoch = 3
+    made_batches = batches([], 2)
+    made_batches.epoch = 3
     with pytest.raises(ValueError, match="no samples came in epoch 3"):
-        list(made)
+        list(made_batches)
 
 
 def test_samples_are_laid_together_in_the_form_of_one():
     samples = [{"x": (np.ones(2), i), "n": np.float64(i), "flag": True} for i in range(3)]
-    made = training.collated(samples)
-    assert made["x"][0].dtype == torch.float32
-    assert made["x"][0].shape == (3, 2)
-    assert made["x"][1].tolist() == [0, 1, 2]
-    assert made["x"][1].dtype == torch.int64
-    assert made["n"].dtype == torch.float32
-    assert made["flag"].dtype == torch.bool
+    collated = training.collated(samples)
+    assert collated["x"][0].dtype == torch.float32
+    assert collated["x"][0].shape == (3, 2)
+    assert collated["x"][1].tolist() == [0, 1, 2]
+    assert collated["x"][1].dtype == torch.int64
+    assert collated["n"].dtype == torch.float32
+    assert collated["flag"].dtype == torch.bool
 
 
 def test_answers_become_arrays_of_single_precision_at_least():
@@ -136,7 +140,7 @@ def test_answers_become_arrays_of_single_precision_at_least():
     np.testing.assert_array_equal(arrays["a"], [1, 1])
 
 
-# Epochs ---------------------------------------------------------------------------------------------
+# Epochs --------------------------------------------------------------------------------
 
 
 def net():

@@ -143,7 +143,7 @@ def test_signal_is_lost_in_one_region_by_another_share_in_each_image():
     region, shares = lost.reshape(-1, 4)[:, [0, 3]].T
     np.testing.assert_allclose(region / region.max(), shares / shares.max(), atol=1e-9)
     assert 0 < region.max() <= 0.8
-    # The region of an abdomen is right of the middle and in front, and its signal falls to a half in 0.35 of the field.
+    # Right of the middle and in front; half of the loss is left at 0.35 of the field.
     profile = lost[..., 0] / lost[..., 0].max()
     axes = np.meshgrid(*((np.arange(n) + 0.5) / n * 2 - 1 for n in (32, 32, 4)), indexing="ij")
     center = [(axis * profile**8).sum() / (profile**8).sum() for axis in axes]

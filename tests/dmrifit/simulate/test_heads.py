@@ -24,7 +24,7 @@ def head():
 
 
 def shells(affine, shape=(40, 48, 36)):
-    """Make a ball of white matter in a shell of gray, and the distance of voxels to the middle of the grid."""
+    """Make a ball of white matter in a shell of gray, in the middle of the grid."""
     middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
     places = np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3] - middle
     radius = np.sqrt(((places / [64, 80, 56]) ** 2).sum(axis=-1))
@@ -101,7 +101,7 @@ def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
     np.testing.assert_allclose(maps.gray, gray, atol=1e-6)
     np.testing.assert_allclose(maps.white, white, atol=1e-6)
     np.testing.assert_array_equal(maps.brain > 0, gray + white > 0.2)
-    # The middle of the brain is at 0, wherever it lay in the file; its half axes are those up to centers of voxels.
+    # The middle of the brain is at 0, wherever it lay; half axes end at centers of voxels.
     corners = np.argwhere(maps.brain > 0) @ maps.affine[:3, :3].T + maps.affine[:3, 3]
     np.testing.assert_allclose(corners.min(axis=0), -corners.max(axis=0), atol=1e-9)
     np.testing.assert_allclose(maps.half_axes, corners.max(axis=0))

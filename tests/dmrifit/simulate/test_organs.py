@@ -67,7 +67,7 @@ def test_shares_of_a_voxel_are_eighths_and_fill_it_inside_the_body(template):
         np.testing.assert_array_equal(share * 8, np.rint(share * 8))
     assert total.min() == 0
     assert total.max() == 1
-    # The body is an ellipse of 0.93 by 0.74 halves of the field, times 0.94 to 1.04; organs do not leave it.
+    # An ellipse of 0.93 by 0.74 halves of the field, times 0.94 to 1.04; organs stay in it.
     area = np.pi / 4 * 0.93 * 0.74
     assert 0.94**2 * area * 0.98 < total.mean() < 1.04**2 * area * 1.02
     assert total[0].max() == total[:, 0].max() == 0

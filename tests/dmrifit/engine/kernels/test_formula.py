@@ -146,7 +146,7 @@ B, TE, MEASURED = (
 
 
 def check_sums(model, inner, predicted, *, high, turn_up):
-    """Compare the sums over three measurements with those of finite differences, in inner coordinates."""
+    """Compare sums over three measurements with finite differences in inner coordinates."""
     code, lane, n = written(model), Lane(len(inner)), len(inner)
     steps = np.diag(1e-6 * np.abs(inner))
     columns = [
@@ -201,20 +201,20 @@ def test_a_step_inside_the_bounds_is_the_damped_one_of_linear_algebra():
 def test_a_parameter_that_the_step_carries_out_is_put_on_its_bound_and_the_rest_solved_again():
     code, lane = written(MODELS["ivim"]), Lane(4)
     matrix, gradient = drawn(4, 1)
-    free = np.linalg.solve(matrix + 0.1 * np.diag(np.diag(matrix)), gradient)
+    whole_step = np.linalg.solve(matrix + 0.1 * np.diag(np.diag(matrix)), gradient)
     high = np.full(4, 1e3)
-    high[2], low = 0.5 * free[2], np.full(4, -1e3)
-    assert free[2] > 0
+    high[2], low = 0.5 * whole_step[2], np.full(4, -1e3)
+    assert whole_step[2] > 0
     lane["Q"], lane["LO"], lane["HI"] = np.zeros(4), low, high
     lane["G"], lane["LAM"], lane["C"], lane["GB"] = gradient, 0.1, 50.0, np.inf
     lane.put_matrix("M", matrix)
     run(code["STEP"], w=lane.w, s=np.full(2 * UNROLL + 2, 1e-9))
-    others = [0, 1, 3]
-    inner = matrix[np.ix_(others, others)]
-    rest = np.linalg.solve(
-        inner + 0.1 * np.diag(np.diag(inner)), gradient[others] - matrix[others, 2] * high[2]
+    free = [0, 1, 3]
+    inner = matrix[np.ix_(free, free)]
+    expected = np.linalg.solve(
+        inner + 0.1 * np.diag(np.diag(inner)), gradient[free] - matrix[free, 2] * high[2]
     )
-    np.testing.assert_allclose(lane.get("T", 4)[others], rest, rtol=1e-10)
+    np.testing.assert_allclose(lane.get("T", 4)[free], expected, rtol=1e-10)
     assert lane.get("T", 4)[2] == high[2]
 
 

@@ -138,9 +138,9 @@ def test_a_product_and_a_sum_are_rounded_once():
 
 def test_places_in_tables_begin_at_their_offsets():
     apply = compiled(["w[0 + l] = t[2, 16 + l]", "t[1, 0 + l] = y[0 + l] + v[16 + l]"])
-    table, measured, known = np.arange(160.0), 1000 + np.arange(64.0), 2000 + np.arange(80.0)
+    table, measured, weights = np.arange(160.0), 1000 + np.arange(64.0), 2000 + np.arange(80.0)
     work = np.zeros(16)
-    apply(work, work, measured, known, table, np.array([32, 96, 48]))
+    apply(work, work, measured, weights, table, np.array([32, 96, 48]))
     np.testing.assert_array_equal(work, 48 + 16 + np.arange(16.0))
     np.testing.assert_array_equal(table[96:112], (1032 + np.arange(16)) + (2048 + np.arange(16)))
     np.testing.assert_array_equal(

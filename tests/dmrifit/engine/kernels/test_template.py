@@ -1,4 +1,4 @@
-"""The part of a kernel that is the same for every model, against plain numpy, scipy and finite differences."""
+"""The part of a kernel that all models share, against numpy, scipy and finite differences."""
 
 import numpy as np
 import pytest
@@ -94,7 +94,8 @@ def test_sums_of_derivatives_are_those_of_finite_differences(floor):
     np.testing.assert_allclose(
         field("GT", 7).T, np.einsum("nmj,nm->nj", jacobian, residual), rtol=1e-5, atol=1e-8
     )
-    # With a floor the curvature of √(s² + nf²) counts where it holds the signal up: s²/z² + max(0, −r)·nf²/z³.
+    # With a floor the curvature of √(s² + nf²) counts where it holds the signal up:
+    # s²/z² + max(0, −r)·nf²/z³.
     squared, z = np.pi / 2 * floor**2, predicted(inner)
     held = np.maximum(-residual, 0) * squared / z**3 / (1 - squared / z**2)
     products = np.einsum("nmi,nmj,nm->nij", jacobian, jacobian, 1 + held)
