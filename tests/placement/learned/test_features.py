@@ -142,6 +142,8 @@ def test_boxes_are_compared_with_a_cube_at_the_thickest_place():
     features = described(scene, voxels)
     assert features["dice_cube"][0] > 0.8
     assert features["dice_cube"][1] == 0
+    np.testing.assert_allclose(features["to_thickest"], [0, 67], atol=2)
+    assert abs(features["to_centroid"][0] - features["to_thickest"][0]) > 5
     small = np.zeros((40, 40, 40), bool)
     small[15:25, 15:25, 15:25] = True
     whole = described(Scene(small, np.eye(4)), [Voxel((19.5, 19.5, 19.5), (10, 10, 10))])

@@ -12,6 +12,7 @@ pytest.importorskip("skorch")
 from dmrifit import load_model, save_model  # noqa: E402
 from placement import Scene, Voxel, VoxelOptimizer, VoxelRegressor, simulate_gliomas, tumor_fraction  # noqa: E402
 from placement.learned.regressor import _polished  # noqa: E402
+from placement.learned.views import FLIPS  # noqa: E402
 
 pytestmark = pytest.mark.deep
 
@@ -204,6 +205,61 @@ def test_candidates_are_distinct_and_best_first(lesions):
     assert model.candidates(scenes[0], 1)[0] == found[0]
     with pytest.raises(ValueError, match="must be 1 or more"):
         model.candidates(scenes[0], 0)
+
+
+def test_targets_are_boxes_about_the_middle_of_the_view_and_tumor_that_is_allowed():
+    tumor, core = np.zeros((2, 40, 40, 40), bool)
+    tumor[10:30, 10:30, 10:30] = True
+    core[10:20, 10:30, 10:30] = True
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]), exclude={"core": core})
+    rows = np.array([[43, 39, 35, 20, 22, 30, 0, 0, 90], np.full(9, np.nan)])
+    for channels, share in ((("tumor", "exclude"), 0.5), (("tumor", "distance"), 1.0)):
+        model = small(channels=channels)
+        inputs = model._inputs(scene)
+        target = model._target(rows, inputs)
+        np.testing.assert_array_equal(target["present"], [1, 0])
+        np.testing.assert_allclose(target["center"], [[4, 0, -4]] * 2, atol=1e-6)
+        # Turned by 90 degrees, the sides along x and y change places.
+        np.testing.assert_allclose(target["size"], [[22, 20, 30]] * 2)
+        np.testing.assert_allclose(target["rotation"], [np.eye(3)] * 2, atol=1e-12)
+        volume = target["tumor"].sum() * target["step"] ** 3
+        assert volume == pytest.approx(share * 40**3, rel=0.03)
+
+
+def test_the_usual_sides_are_geometric_means_of_those_of_experts():
+    model = small()
+    rows = np.zeros((3, 2, 9))
+    rows[..., 3:6] = 20
+    rows[0, 0, 3:6], rows[1, 1, 3:6] = (10, 20, 30), (40, 20, 30)
+    rows[2, 1] = np.nan
+    model._learn([], rows)
+    np.testing.assert_allclose(model._usual_size, [20, 20, (20**3 * 30**2) ** (1 / 5)])
+
+
+def test_answers_to_turned_views_are_turned_back():
+    rng = np.random.default_rng(4)
+    tumor = np.zeros((24, 24, 24))
+    tumor[3:9, 5:15, 4:20] = rng.random((6, 10, 16))
+    grid = (np.moveaxis(np.indices(tumor.shape), 0, -1) - 11.5) * 4.0
+
+    def moments(views):
+        """Answer with the center of mass of each view, and how far it spreads."""
+        centers, logs = [], []
+        for view in views:
+            weights = view["volume"][0] / view["volume"][0].sum()
+            centers.append((weights[..., None] * grid).sum(axis=(0, 1, 2)))
+            spread = (weights[..., None] * (grid - centers[-1]) ** 2).sum(axis=(0, 1, 2))
+            logs.append(0.5 * np.log(spread))
+        turns = np.tile(np.eye(3), (len(views), 1, 1))
+        return {"center": np.array(centers), "log_size": np.array(logs), "rotation": turns}
+
+    boxes = small()._boxes(moments, {"volume": tumor[None], "frame": np.zeros(4)}, FLIPS)
+    center, size, _ = boxes[0]
+    assert len(np.unique(size.round(3))) == 3
+    for other in boxes[1:]:
+        np.testing.assert_allclose(other[0], center, atol=1e-9)
+        np.testing.assert_allclose(other[1], size)
+        np.testing.assert_allclose(other[2], np.eye(3), atol=1e-12)
 
 
 def test_a_model_file_predicts_the_same(lesions, tmp_path):

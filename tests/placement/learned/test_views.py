@@ -113,3 +113,55 @@ def test_boxes_move_with_what_is_seen():
         back = turned_pose(center, size, rotation, flip.T)
         np.testing.assert_allclose(back[0], box.center, atol=1e-12)
     assert len({flip.tobytes() for flip in FLIPS}) == 48
+
+
+def test_contrasts_are_standard_deviations_from_the_mean_cut_at_four():
+    rng = np.random.default_rng(0)
+    tumor = np.zeros((24, 24, 24), bool)
+    tumor[8:16, 8:16, 8:16] = True
+    image = rng.normal(100, 10, tumor.shape)
+    image[2, 3, 4], image[5, 6, 7] = 900, -700
+    scene = Scene(tumor, np.diag([4.0, 4, 4, 1]), image=image)
+    # The grid of the view is that of the image.
+    volume, frame = view_of(scene, ("tumor", "image"), 24, 4.0)
+    np.testing.assert_allclose(frame, [46, 46, 46, 4])
+    np.testing.assert_allclose(volume[0], tumor, atol=1e-6)
+    scores = (image - image.mean()) / image.std()
+    assert np.abs(scores).max() > 20
+    np.testing.assert_allclose(volume[1], np.clip(scores, -4, 4), atol=1e-3)
+
+
+def test_the_border_of_what_is_seen_of_an_image_is_not_darker():
+    tumor = np.zeros((12, 30, 30), bool)
+    tumor[2:10, 10:20, 10:20] = True
+    ramp = np.broadcast_to(np.arange(30.0), tumor.shape) + 100
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]), image=ramp)
+    volume, frame = view_of(scene, ("tumor", "image"), 24, 3.0)
+    inside = volume[1] != 0
+    assert inside.any(axis=(1, 2)).sum() < 24
+    # Along x the image is constant, up to its faces.
+    z = (np.arange(24) - 11.5) * 3 + frame[2]
+    line = np.polyfit(z[3:21], volume[1][12, 12, 3:21], 1)
+    expected = np.broadcast_to(np.polyval(line, z), volume[1].shape)
+    middle = inside & (z > 4) & (z < 54)
+    np.testing.assert_allclose(volume[1][middle], expected[middle], atol=0.05)
+
+
+def test_distances_are_in_units_of_twelve_millimeters_on_every_grid():
+    tumor = np.zeros((40, 40, 40), bool)
+    tumor[10:30, 10:30, 10:30] = True
+    scene = Scene(tumor, np.diag([2.0, 2, 2, 1]))
+    for n, step in ((24, 4.0), (32, 3.0), (49, 2.0)):
+        volume, _ = view_of(scene, ("tumor", "distance"), n, step)
+        # The faces of a cube of 40 mm lie 20 mm from its middle.
+        assert volume[1].max() * 12 == pytest.approx(20, abs=step)
+        farthest = 20 - 0.5 * (n - 1) * step
+        assert volume[1][n // 2, n // 2, 0] * 12 == pytest.approx(farthest, abs=step)
+
+
+@pytest.mark.parametrize("number", [1, 17, 40])
+def test_sides_and_rotations_are_exchanged_with_the_axes(number):
+    flip = FLIPS[number]
+    center, size, _ = turned_pose(np.array([1.0, 2, 3]), np.array([10.0, 20, 30]), np.eye(3), flip)
+    np.testing.assert_allclose(center, flip @ [1, 2, 3])
+    np.testing.assert_allclose(size, np.abs(flip) @ [10, 20, 30])

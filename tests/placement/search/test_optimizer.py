@@ -199,6 +199,15 @@ def test_a_voxel_that_is_mostly_no_tumor_is_told(cube):
     assert VoxelOptimizer().assess(Voxel((8, 30, 30), (14, 20, 25)), cube).flags == ("less than 70 % tumor",)
 
 
+@pytest.mark.parametrize(("inside", "flags"), [(13.9, ("less than 70 % tumor",)), (14.1, ())])
+def test_less_than_seven_tenths_of_tumor_are_told(cube, inside, flags):
+    # The tumor begins at 12.5 mm along x.
+    voxel = Voxel((12.5 + inside - 10, 29.5, 30.5), (20, 20, 20))
+    placement = VoxelOptimizer().assess(voxel, cube)
+    assert placement.tumor_fraction == pytest.approx(inside / 20, abs=1e-6)
+    assert placement.flags == flags
+
+
 @pytest.mark.filterwarnings("ignore:.*reaches the border")
 def test_a_voxel_stays_within_the_image():
     tumor = np.zeros((40, 40, 40), bool)

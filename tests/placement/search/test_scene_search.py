@@ -153,6 +153,27 @@ def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_w
     assert compiled_costs(prepared(scene), [voxel])[0] == pytest.approx(plain, rel=1e-4)
 
 
+def test_each_region_is_tolerated_for_itself_and_strict_ones_together():
+    left, right = np.zeros((2, 60, 60, 40), bool)
+    left[15:17], right[35:36] = True, True
+    voxel = Voxel((29.5, 20, 50), (20, 20, 20))
+    part = shared_fraction(voxel, LOW, HIGH)
+    plain = OBJECTIVE.cost(part, part * voxel.volume)
+    regions = {"left": left, "right": right}
+    # The box reaches from 19.5 to 39.5 mm: 2 of its 20 mm lie in the one, none in the other.
+    tolerated = prepared(block_scene(exclude=regions, exclude_tolerance=0.12))
+    assert compiled_costs(tolerated, [voxel])[0] == pytest.approx(plain, rel=1e-4)
+    wide = Voxel((30.0, 20, 50), (21, 20, 20))
+    part = shared_fraction(wide, LOW, HIGH)
+    plain = OBJECTIVE.cost(part, part * wide.volume)
+    # This one reaches to 40.5 mm, and holds 2 and 1 of 21 mm.
+    both = prepared(block_scene(exclude=regions, exclude_tolerance=0.1))
+    assert compiled_costs(both, [wide])[0] == pytest.approx(plain, rel=1e-4)
+    strict = prepared(block_scene(exclude=regions))
+    cost = compiled_costs(strict, [wide], weight=2.0)[0]
+    assert cost - plain == pytest.approx(2 * (0.1 + 100 * 3 / 21), rel=1e-4)
+
+
 def test_a_wall_in_reach_of_the_largest_turned_box_is_seen():
     tumor = np.zeros((80, 60, 60), bool)
     tumor[20:30, 25:35, 25:35] = True
@@ -218,6 +239,24 @@ def test_starts_lie_apart_in_the_tumor_with_sides_along_the_axes_of_the_scanner(
     # The tumor is long along x and thin along y, and so are the boxes.
     assert (sizes[:, 0] > 1.4 * sizes[:, 1]).all()
     assert len(search.starts(2)[0]) == 2
+
+
+def test_the_scan_asks_for_a_third_of_the_purity_and_one_range_of_sides(monkeypatch):
+    ranges = np.array([[10.0, 40], [12, 50], [14, 60]])
+    search = prepared(block_scene(), sizes=ranges)
+    scan, given = overlap.scan, []
+
+    def recorded(sums, depth, edges, volume, limits, stride, longest):
+        given.append((limits, edges, volume))
+        return scan(sums, depth, edges, volume, limits, stride, longest)
+
+    monkeypatch.setattr(overlap, "scan", recorded)
+    search.starts(4)
+    limits, edges, volume = given[0]
+    np.testing.assert_allclose(limits[:6], [11000, 4000, 0.8, 3 * 0.15, 0, 6000])
+    np.testing.assert_allclose(np.exp(limits[6:12]), [10, 10, 10, 60, 60, 60])
+    np.testing.assert_allclose(edges, search.block * [1, 1, 2.5])
+    assert volume == pytest.approx(edges.prod())
 
 
 def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
