@@ -4,29 +4,25 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import _measure as measure
 import joblib
 
-import dmrifit
 from dmrifit.io.atomic_files import whole_file, write_text
 
-
-def modules(package: ModuleType, *, without: Collection[str] = (), only: Iterable[str] = ()) -> list[Path]:
-    """List the modules of a package: all but some, or some."""
-    folder = Path(str(package.__file__)).parent
-    named = [folder / f"{stem}.py" for stem in only]
-    return named or [path for path in sorted(folder.glob("*.py")) if path.stem not in without]
+ROOT = Path(__file__).parents[1]
 
 
-def code_digest(paths: Iterable[Path], lower: Iterable[str]) -> str:
-    """Digest of modules, and of some of dmrifit."""
-    paths = [*paths, *modules(dmrifit, only=lower)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+def room_modules(*rooms: str) -> list[Path]:
+    """List the modules of rooms, or single modules, by dotted name."""
+    modules = []
+    for name in rooms:
+        place = ROOT.joinpath(*name.split("."))
+        modules += sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    return modules
 
 
 def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:

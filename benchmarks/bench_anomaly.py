@@ -29,7 +29,6 @@ import _measure as measure
 import joblib
 import numpy as np
 import pandas as pd
-from claims.weninger import methods
 from claims.weninger.board import (
     anomaly_board,
     board_figures,
@@ -49,25 +48,24 @@ from claims.weninger.methods import (
     method_name,
 )
 
-import anomaly
 from anomaly import DenoisingAutoencoder, RecDiscNet, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
 from anomaly.scans.cases import Case
 from anomaly.study.evaluation import healthy_folds
+from dmrifit.io.digests import source_digest
 
 RESULT = Path(__file__).parent / "results" / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)
-#: Modules that maps do not depend on.
-WITHOUT_MAPS = {
-    *("__init__", "batches", "cli", "commands", "controls", "curves", "evaluation", "followup"),
-    *("entrants", "maps", "options", "plotting", "report", "scores", "series", "strata"),
-    *("studies", "summaries", "thresholds"),
-}
-#: Modules that the evaluation depends on.
-OF_EVALUATION = (
-    *("controls", "curves", "entrants", "evaluation", "followup", "scores", "strata", "summaries", "maps"),
-    "thresholds",
+#: Rooms that maps depend on, and what the evaluation depends on.
+OF_MAPS = (
+    *("anomaly.networks", "anomaly.generators", "anomaly.detectors", "anomaly.scans", "anomaly.simulate"),
+    *("dmrifit._utils", "dmrifit.networks", "dmrifit.simulate.heads"),
 )
-LOWER = ("cases", "checkpoints", "devices", "heads", "nets", "randomness", "training")
+OF_EVALUATION = (
+    *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
+    *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores", "anomaly.study.strata"),
+    *("anomaly.study.summaries", "anomaly.detectors.maps", "anomaly.detectors.thresholds"),
+    *("dmrifit.stats.lesion_matching", "benchmarks.claims.weninger.methods"),
+)
 MEASURES = ("auc", "average_precision")
 BY_RULE = ("dice", "dice_opened", "gain", "false_positive_rate", "false_positive_rate_opened", "empty_opened")
 MIX = method_name("RecDiscNet")
@@ -180,10 +178,8 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
 
 
 # Once, as code may be changed while it runs.
-CODE_OF_MAPS = boards.code_digest(boards.modules(anomaly, without=WITHOUT_MAPS), LOWER)
-CODE_OF_EVALUATION = boards.code_digest(
-    [*boards.modules(anomaly, only=OF_EVALUATION), Path(methods.__file__)], ["lesions"]
-)
+CODE_OF_MAPS = source_digest(boards.room_modules(*OF_MAPS))
+CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ import numpy as np
 import pandas as pd
 from claims.huang import ALPHAS, CLAIMS, metastasis_board, method_name
 
-import metastasis
 from dmrifit import load_model, save_model
+from dmrifit.io.digests import source_digest
 from dmrifit.stats.claim_board import check_claims
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
 from metastasis.segmentation.ensemble import merge_segmentations
@@ -61,17 +61,20 @@ LOSSES: dict[str, list[tuple[str, float | None]]] = {
 FIRST = "start"  # what the training of a form is called, by cross-entropy, that others go on from
 PLAIN = "plain"  # what the form without a prior scan is called on the command line
 MOVED = 2.0  # times the misregistration of prior scans in training
-#: Modules that segmentations do not depend on.
-WITHOUT_VOXELS = {
-    *("__init__", "cli", "commands", "controls", "curves", "ensemble", "evaluation", "followup", "images"),
-    *("plotting", "report", "segments", "studies"),
-}
-LOWER = ("cases", "checkpoints", "devices", "nets", "randomness", "training")
-#: Modules that the evaluation depends on.
-OF_EVALUATION = ("controls", "curves", "ensemble", "evaluation", "segments")
+#: Rooms that segmentations depend on, and what the evaluation depends on.
+OF_VOXELS = (
+    *("metastasis.scans", "metastasis.networks", "metastasis.simulate", "metastasis.segmentation.inference"),
+    *("metastasis.segmentation.sampling", "metastasis.segmentation.segmenter"),
+    *("metastasis.segmentation.operating_points", "dmrifit._utils", "dmrifit.networks"),
+)
+OF_EVALUATION = (
+    *("metastasis.study.controls", "metastasis.study.evaluation", "metastasis.study.operating_curves"),
+    *("metastasis.study.segment_metrics", "metastasis.segmentation.ensemble"),
+    *("metastasis.segmentation.operating_points", "dmrifit.io.components", "dmrifit.stats.lesion_matching"),
+)
 # Once, as code may be changed while it runs.
-CODE_OF_VOXELS = boards.code_digest(boards.modules(metastasis, without=WITHOUT_VOXELS), LOWER)
-CODE_OF_EVALUATION = boards.code_digest(boards.modules(metastasis, only=OF_EVALUATION), ["components", "lesions"])
+CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
+CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
 #: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the smallest metastasis.
 MIN_VOXELS = 4
 #: Below this a probability is kept as zero; the lowest threshold is higher.

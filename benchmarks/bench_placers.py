@@ -10,8 +10,7 @@ and not repeated as long as the code is the same; a training that was interrupte
 thread, and times are of the processor.
 """
 
-import ast
-import hashlib
+import itertools
 import json
 import shlex
 import time
@@ -20,14 +19,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import _boards as boards
 import _measure as measure
 import numpy as np
 import pandas as pd
 from claims.lee import placement_board
 
-import dmrifit
-import placement
 from dmrifit.io.atomic_files import write_text
+from dmrifit.io.digests import source_digest
 from placement import Scene, Voxel, VoxelOptimizer, VoxelRanker, VoxelRegressor, evaluate_placements, simulate_gliomas
 from placement.study.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
 
@@ -39,16 +38,13 @@ N_CASES, N_FOLDS = 125, 5
 EXCLUDING = ("tumor", "distance", "exclude")
 TRAINED = ("network", "network fast", "network, exclude channel")
 MEASURES = ("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_axes", "necrosis")
-#: Modules that no box depends on, and those that only one kind of placer does: of placement and of dmrifit.
-WITHOUT_BOXES = {
-    *("__init__", "batches", "cli", "commands", "evaluation", "options", "plotting", "prescription"),
-    *("studies", "tables"),
-}
+#: Rooms that every box depends on, and those that only one kind of placer does.
+OF_BOXES = ("placement.box", "placement.search", "placement.simulate", "dmrifit._utils")
 OF_KIND = {
-    "ranker": (("features", "ranker"), ()),
+    "ranker": ("placement.learned.features", "placement.learned.ranker"),
     "network": (
-        ("_sampling", "networks", "regressor", "views"),
-        ("cases", "checkpoints", "devices", "nets", "training"),
+        *("placement.learned.pose_network", "placement.learned.regressor", "placement.learned.resampling"),
+        *("placement.learned.views", "dmrifit.networks"),
     ),
 }
 #: Differences of the mean Dice with the closest expert, and what they are to reach on experts with a preference.
@@ -131,27 +127,9 @@ def entrants(
 
 def code_digest(name: str) -> str:
     """Digest of the code that the boxes of a placer depend on, so that work on another one does not count."""
-    folder, library = (Path(package.__file__).parent for package in (placement, dmrifit))
-    modules = {path for path in folder.glob("*.py") if path.stem not in WITHOUT_BOXES}
-    modules |= {library / f"{stem}.py" for stem in ("randomness", "threads")}
-    for kind, (own, lower) in OF_KIND.items():
-        if name.startswith(kind):
-            modules |= {library / f"{stem}.py" for stem in lower}
-        else:
-            modules -= {folder / f"{stem}.py" for stem in own}
-    return hashlib.sha256("".join(meaning(path) for path in sorted(modules)).encode()).hexdigest()
+    own = [rooms for kind, rooms in OF_KIND.items() if name.startswith(kind)]
+    return source_digest(boards.room_modules(*OF_BOXES, *itertools.chain.from_iterable(own)))
 
-
-def meaning(path: Path) -> str:
-    """Give the code of a module without docstrings and comments, which change nothing."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]
-                one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
-            ]
-    return ast.dump(tree)
 
 
 def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]:

@@ -181,6 +181,6 @@ def test_folders_of_the_layout_exist(root, readme):
     folders = re.findall(r"`([\w/]+/)`", readme[readme.index("## Layout") :])
     assert len(folders) >= 7
     assert all((root / folder).is_dir() for folder in folders)
-    modules = re.findall(r"`(\w+)`", readme[readme.index("Inside the library") :])
-    assert len(modules) >= 7
-    assert all((root / "dmrifit" / f"{module}.py").is_file() for module in modules)
+    rooms = re.findall(r"`(\w+)`", readme[readme.index("Inside the library") :])
+    assert len(rooms) >= 6
+    assert all((root / "dmrifit" / room).is_dir() for room in rooms)
