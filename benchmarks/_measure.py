@@ -96,8 +96,7 @@ def run_child(code: str, environment: Mapping[str, str] | None = None, cwd: Path
     )
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
-        msg = f"a measurement in a process of its own ended with code {done.returncode}:\n{done.stderr[-3000:]}"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"a measurement in a process of its own ended with code {done.returncode}:\n{done.stderr[-3000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"out": done.stdout, "err": done.stderr, "wall_s": wall, "cpu_s": cpu}
 
@@ -155,8 +154,7 @@ def replace_block(text: str, name: str, block: str) -> str:
     """
     start, end = (f"<!-- {name}: {which} -->" for which in ("begin", "end"))
     if text.count(start) != 1 or text.count(end) != 1:
-        msg = f"the text needs the line {start} and the line {end}, once each"
-        raise ValueError(msg)
+        raise ValueError(f"the text needs the line {start} and the line {end}, once each")
     return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{block}\n{end}", text, flags=re.DOTALL)
 
 

@@ -188,8 +188,7 @@ def caught(cohort: Cohort, algorithms: tuple[str, ...], **options: Any) -> tuple
         return asked.args[0], time.process_time() - start
     finally:
         joblib.Parallel = own
-    msg = "the study has no trainings"
-    raise RuntimeError(msg)
+    raise RuntimeError("the study has no trainings")
 
 
 def tasks(quick: bool, algorithms: tuple[str, ...]) -> dict[str, Any]:

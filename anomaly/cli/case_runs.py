@@ -87,8 +87,7 @@ def detect_series(
         try:
             detection = detector.detect(one, **options)
         except ValueError as error:
-            msg = f"{one.label}: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"{one.label}: {error}") from None
         return _write_detection(detection, out / stem, sources, _known(one), figure=figure)
 
     return run_parts(
@@ -188,20 +187,17 @@ def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, lis
 
     rows = {row["name"]: row for _, row in read_rows(table, required=("name", "map", "binary"), optional=_COLUMNS)}
     if missing := [scan.case.name for scan in scans if scan.case.name not in rows]:
-        msg = f"{table} knows nothing of {', '.join(missing[:5])}; run detect on these scans, or leave them out"
-        raise ValueError(msg)
+        raise ValueError(f"{table} knows nothing of {', '.join(missing[:5])}; run detect on these scans, or leave them out")
     found: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
     for scan in scans:
         for key, listed in found.items():
             path = table.parent / rows[scan.case.name][key]
             if not path.is_file():
-                msg = f"{table}: there is no {path}, the {key} of {scan.case.name}; run detect on this scan again"
-                raise FileNotFoundError(msg)
+                raise FileNotFoundError(f"{table}: there is no {path}, the {key} of {scan.case.name}; run detect on this scan again")
             image = load_image(path)
             values = values_of(image, str(path))
             if wrong := np.count_nonzero(~np.isfinite(values)):
-                msg = f"{path} holds {wrong} values that are not finite; a map is 0 where there is no score"
-                raise ValueError(msg)
+                raise ValueError(f"{path} holds {wrong} values that are not finite; a map is 0 where there is no score")
             what = f"the scan {scan.case.name}"
             check_same_grid(values.shape, image.affine, scan.shape, scan.affine, name=str(path), reference_name=what)
             ordered = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)).dataobj)
@@ -241,8 +237,7 @@ def prepared_cases(
         try:
             scans.append(one.prepare(tissue=tissue, mask=mask, b=b))
         except ValueError as error:
-            msg = f"{one.label}: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"{one.label}: {error}") from None
     return scans
 
 

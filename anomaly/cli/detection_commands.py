@@ -58,8 +58,7 @@ def detect(
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
-        msg = f"--out {out} is a file; name a folder"
-        raise ValueError(msg)
+        raise ValueError(f"--out {out} is a file; name a folder")
     detector = _trained(model, device)
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue)
     if threshold is not None:
@@ -98,11 +97,8 @@ def _trained(path: Path, device: str | None) -> SeriesDetector:
 
     model = load_model(path)
     if not isinstance(model, SeriesDetector):
-        msg = (
-            f"{path} holds a {type(model).__name__}, which does not know how series are prepared; "
-            "dmrifit-anomaly train makes models that do"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{path} holds a {type(model).__name__}, which does not know how series are prepared; "
+            "dmrifit-anomaly train makes models that do")
     net = getattr(model.detector_, "net_", None)
     if device is not None and net is not None:
         from dmrifit._utils.torch_state import resolve_device

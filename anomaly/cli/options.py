@@ -88,17 +88,14 @@ def make_detector(name: str, parameters: Mapping[str, Any], *, published: bool =
         If there is no such detector or parameter, or nothing was published of it.
     """
     if name not in DETECTORS:
-        msg = f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}"
-        raise ValueError(msg)
+        raise ValueError(f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}")
     module, title = DETECTORS[name]
     cls = getattr(import_module(module), title)
     known = cls._get_param_names()
     if strange := [key for key in parameters if key not in known]:
-        msg = f"the detector {name} has no parameter {strange[0]!r}; it has {', '.join(known)}"
-        raise ValueError(msg)
+        raise ValueError(f"the detector {name} has no parameter {strange[0]!r}; it has {', '.join(known)}")
     if published and not hasattr(cls, "published"):
-        msg = f"the publication has no sizes of the detector {name}; leave out --published"
-        raise ValueError(msg)
+        raise ValueError(f"the publication has no sizes of the detector {name}; leave out --published")
     return (cls.published if published else cls)(**parameters)
 
 
@@ -125,11 +122,9 @@ def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         name, sign, text = setting.partition("=")
         if not sign or not name.strip() or not text.strip():
-            msg = f"--set {setting}: NAME=VALUE is needed, such as latent_dim=64"
-            raise ValueError(msg)
+            raise ValueError(f"--set {setting}: NAME=VALUE is needed, such as latent_dim=64")
         if name.strip() in found:
-            msg = f"--set gives {name.strip()} twice"
-            raise ValueError(msg)
+            raise ValueError(f"--set gives {name.strip()} twice")
         try:
             value = json.loads(text)
         except ValueError:
@@ -173,15 +168,12 @@ def series_of(
     given = {"bval": bval, "bvec": bvec, "brain": mask, "tissue": tissue}
     named: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
     if not scans.is_file():
-        msg = f"{scans} is a folder; name an image or a table in it" if scans.is_dir() else f"{scans}: no such file"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{scans} is a folder; name an image or a table in it" if scans.is_dir() else f"{scans}: no such file")
     if scans.suffix.lower() in (".tsv", ".csv"):
         if named:
-            msg = f"{scans} names files in its columns; leave out --bval, --bvec, --mask and --tissue"
-            raise ValueError(msg)
+            raise ValueError(f"{scans} names files in its columns; leave out --bval, --bvec, --mask and --tissue")
         return read_series(scans)
     for path in named.values():
         if not path.is_file():
-            msg = f"{path}: no such file"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"{path}: no such file")
     return [SeriesFiles(scans, **named)]

@@ -60,8 +60,7 @@ def simulate(
     from dmrifit.io.atomic_files import write_text
 
     if not n_healthy + n_lesions:
-        msg = "N_HEALTHY and N_LESIONS are 0; ask for at least one person"
-        raise ValueError(msg)
+        raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")
     options: dict[str, Any] = {
         "n_directions": directions,
         "shape": whole_numbers("--shape", shape, 3),
@@ -181,8 +180,7 @@ def train(
     found = _detector(detector, used | parameters, published, str(checkpoint or own), seed)
     known = () if covariates is None else tuple(words(covariates))
     if known and detector != "gaussian":
-        msg = f"--covariates {covariates}: the detector {detector} takes none into account; gaussian does"
-        raise ValueError(msg)
+        raise ValueError(f"--covariates {covariates}: the detector {detector} takes none into account; gaussian does")
     model = SeriesDetector(
         found,
         spacing=spacing,
@@ -247,8 +245,7 @@ def evaluate(
     named = _named("--detections", detections)
     others = _named("--healthy-detections", healthy_detections or [])
     if (healthy is None) != (not others) or (others and set(others) != set(named)):
-        msg = f"--healthy needs --healthy-detections of {', '.join(named)}, and of no others"
-        raise ValueError(msg)
+        raise ValueError(f"--healthy needs --healthy-detections of {', '.join(named)}, and of no others")
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(read_series(cases), **options)
     well = [] if healthy is None else prepared_cases(read_series(healthy), **options)
@@ -292,8 +289,7 @@ def _calibration(text: str) -> float | int:
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
-        msg = f"--calibration {text}: a share such as 0.25, or a number of folds such as 4"
-        raise ValueError(msg) from None
+        raise ValueError(f"--calibration {text}: a share such as 0.25, or a number of folds such as 4") from None
 
 
 def _three(option: str, text: str) -> tuple[int, int, int]:
@@ -305,8 +301,7 @@ def _named(option: str, texts: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, path in pairs(option, texts):
         if name in found:
-            msg = f"{option} names {name} twice"
-            raise ValueError(msg)
+            raise ValueError(f"{option} names {name} twice")
         found[name] = Path(path)
     return found
 

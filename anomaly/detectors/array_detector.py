@@ -86,8 +86,7 @@ class ArrayDetector(AnomalyDetector):
         shape, n_channels = fitted["shape"], fitted["n_channels"]
         whole = isinstance(shape, list) and len(shape) == 3
         if not whole or not all(type(n) is int and n > 0 for n in (*shape, n_channels)):
-            msg = f"its scans have {shape} voxels and {n_channels} directions"
-            raise RefusedError(msg)
+            raise RefusedError(f"its scans have {shape} voxels and {n_channels} directions")
         self.shape_, self.n_channels_ = (shape[0], shape[1], shape[2]), n_channels
         self.threshold = decoded_rule(fitted["rule"])
         self.threshold_ = decoded_rule(fitted["threshold"])
@@ -96,8 +95,7 @@ class ArrayDetector(AnomalyDetector):
         others = {name: content for name, content in files.items() if name != _ARRAYS}
         expected = {_ARRAYS} if self._array_names else set()
         if expected != set(files) - set(others):
-            msg = f"it holds the files {sorted(files)}"
-            raise RefusedError(msg)
+            raise RefusedError(f"it holds the files {sorted(files)}")
         if expected:
             self._restore_arrays(files[_ARRAYS])
         try:
@@ -115,8 +113,7 @@ class ArrayDetector(AnomalyDetector):
         refuse_keys(arrays, set(self._array_names), "array", complete=True)
         for name, values in arrays.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                msg = f"its array {name} has values that are not finite"
-                raise RefusedError(msg)
+                raise RefusedError(f"its array {name} has values that are not finite")
             setattr(self, name, values)
 
     def _check_restored(self) -> None:

@@ -199,8 +199,7 @@ class DenoisingAutoencoder(Reconstructor):
         if self.dense is not None:
             check_number("dense", self.dense, least=1, whole=True)
         if not isinstance(self.widths, list | tuple) or not len(self.widths):
-            msg = f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)"
-            raise ValueError(msg)
+            raise ValueError(f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)")
         for width in self.widths:
             check_number("each of widths", width, least=1, whole=True)
 
@@ -208,11 +207,8 @@ class DenoisingAutoencoder(Reconstructor):
         from anomaly.networks.architectures import VariationalAutoencoder
 
         if max(self.shape_) <= 2 ** len(self.widths) and self.batch_size == 1:
-            msg = (
-                f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after {len(self.widths)} halvings, "
-                "which cannot be normalized; give fewer widths, or a batch_size of 2 or more"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after {len(self.widths)} halvings, "
+                "which cannot be normalized; give fewer widths, or a batch_size of 2 or more")
         module: torch.nn.Module = self._leveled(
             VariationalAutoencoder(
                 self.n_channels_, self.shape_, tuple(self.widths), self.latent_dim, output=self.output, dense=self.dense

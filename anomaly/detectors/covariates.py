@@ -92,26 +92,21 @@ class Design:
         given = _listed(covariates, n_scans)
         names = [column["name"] for column in self.columns]
         if set(given) != set(names):
-            msg = f"the covariates are {sorted(given)}, and the model was fitted with {sorted(names)}; give those"
-            raise ValueError(msg)
+            raise ValueError(f"the covariates are {sorted(given)}, and the model was fitted with {sorted(names)}; give those")
         found = [np.ones(n_scans)]
         for column in self.columns:
             values = given[column["name"]]
             if "levels" not in column:
                 if values.dtype.kind not in "fiu":
-                    msg = f"covariate {column['name']} was a number, and is now {values[0]!r}"
-                    raise ValueError(msg)
+                    raise ValueError(f"covariate {column['name']} was a number, and is now {values[0]!r}")
                 if column["sd"] > 0:
                     found.append((values.astype(np.float64) - column["mean"]) / column["sd"])
                 continue
             words = np.array([str(value) for value in values.tolist()])
             unknown = sorted(set(words.tolist()) - set(column["levels"]))
             if unknown:
-                msg = (
-                    f"covariate {column['name']} is {', '.join(unknown)}, and the healthy subjects have "
-                    f"{', '.join(column['levels'])}; add healthy scans of it, or fit without {column['name']}"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"covariate {column['name']} is {', '.join(unknown)}, and the healthy subjects have "
+                    f"{', '.join(column['levels'])}; add healthy scans of it, or fit without {column['name']}")
             found += [(words == level).astype(np.float64) for level in column["levels"][1:]]
         return np.stack(found, axis=1)
 
@@ -136,8 +131,7 @@ class Design:
             If these are no columns.
         """
         if not isinstance(columns, list):
-            msg = f"its covariates are {columns!r}"
-            raise RefusedError(msg)
+            raise RefusedError(f"its covariates are {columns!r}")
         for column in columns:
             words = isinstance(column, dict) and "levels" in column
             refuse_keys(column, {"name", "levels"} if words else {"name", "mean", "sd"}, "key of a covariate",
@@ -148,8 +142,7 @@ class Design:
                 else all(isinstance(column[key], float | int) for key in ("mean", "sd"))
             )
             if not good or not isinstance(column["name"], str):
-                msg = f"one of its covariates is {column!r}"
-                raise RefusedError(msg)
+                raise RefusedError(f"one of its covariates is {column!r}")
         return cls(columns)
 
 
@@ -158,14 +151,12 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
     if covariates is None:
         return {}
     if not isinstance(covariates, Mapping) and not hasattr(covariates, "columns"):
-        msg = f"covariates must be a table with a column for each, such as age, not {type(covariates).__name__}"
-        raise ValueError(msg)
+        raise ValueError(f"covariates must be a table with a column for each, such as age, not {type(covariates).__name__}")
     found = {}
     for name in covariates:
         values = np.asarray(covariates[name])
         if values.shape != (n_scans,):
-            msg = f"covariate {name} has {values.size} values for {n_scans} scans; give one for each"
-            raise ValueError(msg)
+            raise ValueError(f"covariate {name} has {values.size} values for {n_scans} scans; give one for each")
         if values.dtype.kind == "O" and all(isinstance(value, int | float | np.number) for value in values):
             values = values.astype(np.float64)
         if values.dtype.kind == "b":
@@ -176,11 +167,8 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             missing = np.array([_is_missing(value) for value in values.tolist()])
             values = np.array([str(value) for value in values.tolist()])
         if missing.any():
-            msg = (
-                f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give all, or leave "
-                f"{name} out"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give all, or leave "
+                f"{name} out")
         found[str(name)] = values
     return found
 

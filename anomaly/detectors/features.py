@@ -111,8 +111,7 @@ def voxel_features(signal: NDArray[np.floating], mask: NDArray[np.bool_], names:
     made: dict[str, NDArray[Any]] = {}
     unknown = [name for name in names if name not in FEATURES]
     if unknown or not len(names):
-        msg = f"features must be some of {', '.join(FEATURES)}, not {unknown or names!r}"
-        raise ValueError(msg)
+        raise ValueError(f"features must be some of {', '.join(FEATURES)}, not {unknown or names!r}")
     if {"mean", "local mean", "gradient"} & set(names):
         made["mean"] = np.where(mask, mean_signal(signal), 0)
     if {"spread", "local spread"} & set(names):

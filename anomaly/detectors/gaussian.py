@@ -220,11 +220,9 @@ class VoxelwiseGaussian(ArrayDetector):
         if self.features not in ("mean", "channels"):
             names = (self.features,) if isinstance(self.features, str) else tuple(self.features)
             if not names or not set(names) <= set(FEATURES):
-                msg = f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not {self.features!r}"
-                raise ValueError(msg)
+                raise ValueError(f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not {self.features!r}")
         if self.distance == "mahalanobis" and self.side != "both":
-            msg = f"a Mahalanobis distance has no side; use side='both', or distance='z' with side={self.side!r}"
-            raise ValueError(msg)
+            raise ValueError(f"a Mahalanobis distance has no side; use side='both', or distance='z' with side={self.side!r}")
 
     # Learning -------------------------------------------------------------------------------------
 
@@ -238,11 +236,8 @@ class VoxelwiseGaussian(ArrayDetector):
         design = self._whole_design
         columns = design.matrix(scans.covariates, len(scans))
         if len(scans) <= columns.shape[1]:
-            msg = (
-                f"{len(scans)} scans are too few for a mean and {columns.shape[1] - 1} columns of covariates; give "
-                "more scans or fewer covariates"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{len(scans)} scans are too few for a mean and {columns.shape[1] - 1} columns of covariates; give "
+                "more scans or fewer covariates")
         self.design_ = design.columns
         masks = np.stack([scans.mask(i) for i in range(len(scans))])
         self.counts_ = masks.sum(axis=0).astype(np.int32)
@@ -346,14 +341,12 @@ class VoxelwiseGaussian(ArrayDetector):
         }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
-                msg = f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
-                raise RefusedError(msg)
+                raise RefusedError(f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}")
         wanted = (
             {"channels": self.n_channels_, "mean": 1}.get(self.features) if isinstance(self.features, str) else None
         )
         if n_features != (wanted or (1 if isinstance(self.features, str) else len(self.features))):
-            msg = f"it has learned {n_features} features, and its parameters name others"
-            raise RefusedError(msg)
+            raise RefusedError(f"it has learned {n_features} features, and its parameters name others")
 
 
 @register
@@ -392,8 +385,7 @@ class OneMinusMean(ArrayDetector):
 
     def _check_parameters(self) -> None:
         if not 0 <= self.smoothing < np.inf:
-            msg = f"smoothing must be a number of at least 0, not {self.smoothing!r}"
-            raise ValueError(msg)
+            raise ValueError(f"smoothing must be a number of at least 0, not {self.smoothing!r}")
 
     def _fit_scans(self, scans: Scans) -> None:
         """Learn nothing."""

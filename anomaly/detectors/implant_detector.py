@@ -142,8 +142,7 @@ class ImplantDetector(ArrayDetector):
         if self.smoothness is not None:
             check_number("smoothness", self.smoothness)
             if not self.smoothness:
-                msg = "smoothness must be a number above 0, or None, not 0"
-                raise ValueError(msg)
+                raise ValueError("smoothness must be a number above 0, or None, not 0")
         check_number("map_smoothing", self.map_smoothing)
 
     def _new_threshold(self) -> Any:
@@ -155,11 +154,8 @@ class ImplantDetector(ArrayDetector):
 
     def _fit_scans(self, scans: Scans) -> None:
         if min(scans.shape[:3]) < _LEAST_SIZE or len(scans) < _LEAST_SCANS:
-            msg = (
-                f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} voxels; alignment and a "
-                f"healthy variance need {_LEAST_SCANS} scans and {_LEAST_SIZE} voxels along each axis"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} voxels; alignment and a "
+                f"healthy variance need {_LEAST_SCANS} scans and {_LEAST_SIZE} voxels along each axis")
         self._learn([_look(scans, i) for i in range(len(scans))])
 
     def _learn(self, looks: list[Look]) -> None:
@@ -175,11 +171,8 @@ class ImplantDetector(ArrayDetector):
         ])  # fmt: skip
         if not (self.scales_ > _LEAST_CONTRAST).all():
             means, spreads = self.scales_
-            msg = (
-                f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and their spreads over "
-                f"directions by {spreads:.3g} in a scan; give scans with contrast, of several directions"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and their spreads over "
+                f"directions by {spreads:.3g} in a scan; give scans with contrast, of several directions")
         images = [guide_images(look.mean, look.spread, look.mask, self.scales_) for look in looks]
         grid = np.indices(looks[0].mask.shape, dtype=np.float32)
         stacks = _stacked(looks, [grid] * len(looks))
@@ -252,22 +245,19 @@ class ImplantDetector(ArrayDetector):
         refuse_keys(dict(files), {_TREES}, "file", complete=True)
         found = loaded(files[_TREES], None, [], {})
         if not isinstance(found, HistGradientBoostingRegressor) or getattr(found, "n_features_in_", 0) != _N_COLUMNS:
-            msg = f"its trees do not look at {_N_COLUMNS} columns"
-            raise RefusedError(msg)
+            raise RefusedError(f"its trees do not look at {_N_COLUMNS} columns")
         for parent, left, right, inner, feature, n_seen in trees(found):
             reachable = (np.minimum(left, right)[inner] > parent[inner]).all()
             inside = (np.maximum(left, right)[inner] < len(parent)).all()
             seen = (feature[inner] >= 0).all() and (feature[inner] < n_seen).all()
             if not (reachable and inside and seen and n_seen == _N_COLUMNS):
-                msg = "one of its trees has branches that lead nowhere"
-                raise RefusedError(msg)
+                raise RefusedError("one of its trees has branches that lead nowhere")
         self.trees_ = found
 
     def _check_restored(self) -> None:
         for name, shape in (("template_", (7, *self.shape_)), ("guide_", (3, *self.shape_)), ("scales_", (2,))):
             if getattr(self, name).shape != shape:
-                msg = f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
-                raise RefusedError(msg)
+                raise RefusedError(f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}")
 
 
 class _Smoother:

@@ -103,11 +103,9 @@ class IsolationForestDetector(ArrayDetector):
 
     def _check_parameters(self) -> None:
         if not self.features or not set(self.features) <= set(FEATURES):
-            msg = f"features must be a tuple of some of {', '.join(FEATURES)}, not {self.features!r}"
-            raise ValueError(msg)
+            raise ValueError(f"features must be a tuple of some of {', '.join(FEATURES)}, not {self.features!r}")
         if self.position not in ("world", "depth", None):
-            msg = f"position must be 'world', 'depth' or None, not {self.position!r}"
-            raise ValueError(msg)
+            raise ValueError(f"position must be 'world', 'depth' or None, not {self.position!r}")
         check_jobs(self.n_jobs)
         for name in ("n_voxels", "n_estimators", "max_samples"):
             check_number(name, getattr(self, name), least=1, whole=True)
@@ -161,8 +159,7 @@ class IsolationForestDetector(ArrayDetector):
         forest = loaded(files[_FOREST], None, [], {})
         n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]
         if not isinstance(forest, IsolationForest) or getattr(forest, "n_features_in_", None) != n_features:
-            msg = f"its forest does not take {n_features} features"
-            raise RefusedError(msg)
+            raise RefusedError(f"its forest does not take {n_features} features")
         for parent, left, right, inner, feature, n_seen in trees(forest):
             sound = (
                 (np.minimum(left, right)[inner] > parent[inner]).all()
@@ -172,6 +169,5 @@ class IsolationForestDetector(ArrayDetector):
                 and n_seen <= n_features
             )
             if not sound:
-                msg = "a tree of its forest has branches that lead nowhere"
-                raise RefusedError(msg)
+                raise RefusedError("a tree of its forest has branches that lead nowhere")
         self.forest_ = forest

@@ -73,13 +73,11 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
     """
     found = np.asarray(binary)
     if found.ndim not in (3, 4):
-        msg = f"a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the shape {found.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the shape {found.shape}")
     if found.dtype != bool:
         found = _only_binary(found, "map")
     if isinstance(size, bool) or int(size) != size or size < 1:
-        msg = f"size must be a whole number of voxels of 1 or more, not {size!r}"
-        raise ValueError(msg)
+        raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
     edge = int(size)
     axes = range(found.ndim - 3, found.ndim)
     if any(found.shape[axis] < edge for axis in axes):
@@ -123,12 +121,10 @@ def checked_volumes(maps: Volumes, what: str) -> list[NDArray[Any]]:
     volumes = [np.asarray(one) for one in listed(maps, f"{what}s")]
     for i, volume in enumerate(volumes):
         if volume.ndim != 3:
-            msg = f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}")
         if volume.dtype.kind not in "fiub" or not np.isfinite(volume).all():
             n = np.count_nonzero(~np.isfinite(volume)) if volume.dtype.kind in "fiub" else volume.size
-            msg = f"{what} {i} has {n} values that are no finite numbers ({volume.dtype}); set voxels without one to 0"
-            raise ValueError(msg)
+            raise ValueError(f"{what} {i} has {n} values that are no finite numbers ({volume.dtype}); set voxels without one to 0")
     return [volume.astype(np.float32) if volume.dtype.kind in "iub" else volume for volume in volumes]
 
 
@@ -158,8 +154,7 @@ def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[ND
     found = checked_binary(masks, volumes, "mask")
     for i, mask in enumerate(found):
         if not mask.any():
-            msg = f"mask {i} is empty; leave the scan out or mark the voxels that count"
-            raise ValueError(msg)
+            raise ValueError(f"mask {i} is empty; leave the scan out or mark the voxels that count")
     return found
 
 
@@ -188,12 +183,10 @@ def checked_binary(values: Volumes, volumes: list[NDArray[Any]], what: str) -> l
     """
     found = [np.asarray(one) for one in listed(values, f"{what}s")]
     if len(found) != len(volumes):
-        msg = f"{len(found)} {what}(s) for {len(volumes)} map(s); give one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{len(found)} {what}(s) for {len(volumes)} map(s); give one for each")
     for i, (one, volume) in enumerate(zip(found, volumes, strict=True)):
         if one.shape != volume.shape:
-            msg = f"{what} {i} has shape {one.shape} and its map {volume.shape}; bring both to one grid"
-            raise ValueError(msg)
+            raise ValueError(f"{what} {i} has shape {one.shape} and its map {volume.shape}; bring both to one grid")
     return [one if one.dtype == bool else _only_binary(one, f"{what} {i}") for i, one in enumerate(found)]
 
 
@@ -201,8 +194,7 @@ def _only_binary(values: NDArray[Any], what: str) -> NDArray[np.bool_]:
     positive = values == 1
     if not (positive | (values == 0)).all():
         others = np.setdiff1d(np.unique(values), (0, 1))[:5].tolist()
-        msg = f"a {what} holds 0 and 1 only, not {others}; choose its classes, for example values == 1"
-        raise ValueError(msg)
+        raise ValueError(f"a {what} holds 0 and 1 only, not {others}; choose its classes, for example values == 1")
     return positive
 
 

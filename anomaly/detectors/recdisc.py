@@ -292,8 +292,7 @@ class RecDiscNet(Reconstructor):
         if self.stem is not None:
             check_number("stem", self.stem, least=1, whole=True)
         if not self.mse_weight and not self.bce_weight:
-            msg = "mse_weight and bce_weight are both 0, so that nothing would be learned; give one of them"
-            raise ValueError(msg)
+            raise ValueError("mse_weight and bce_weight are both 0, so that nothing would be learned; give one of them")
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         super()._learn(inputs, targets)
@@ -304,8 +303,7 @@ class RecDiscNet(Reconstructor):
         if self.levels > 1 and max(size) <= 2 ** (self.levels - 1):
             most = max((max(size) - 1).bit_length(), 1)
             voxels = " × ".join(map(str, size))
-            msg = f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take {most} at most"
-            raise ValueError(msg)
+            raise ValueError(f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take {most} at most")
 
     def _box(self, mask: NDArray[np.bool_]) -> tuple[slice, ...]:
         """Give the box that the network sees of a scan."""
@@ -414,8 +412,7 @@ class RecDiscNet(Reconstructor):
         box, sizes = self.box_, self.shape_
         whole = isinstance(box, tuple) and len(box) == 6 and all(type(n) is int for n in box)
         if not whole or not all(0 <= box[k] < box[k + 3] <= sizes[k] for k in range(3)):
-            msg = f"box_ is {box!r} in scans of {sizes} voxels"
-            raise RefusedError(msg)
+            raise RefusedError(f"box_ is {box!r} in scans of {sizes} voxels")
 
 
 def _around(mask: NDArray[np.bool_], margin: int = 2) -> tuple[int, ...]:

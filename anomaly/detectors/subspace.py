@@ -136,8 +136,7 @@ class PCADetector(ArrayDetector):
             # What is left of rounding is no component; with n scans there are n - 1 at most.
             order = order[variances[order] > variances.max() * 1e-6][: max(n - 1, 0)]
             if not len(order):
-                msg = f"the {n} scans to learn from do not differ, so there are no components; give scans of others"
-                raise ValueError(msg)
+                raise ValueError(f"the {n} scans to learn from do not differ, so there are no components; give scans of others")
             self.components_ = np.zeros((len(order), *self.mean_.shape), dtype=np.float32)
             for i in range(n):
                 row = self._centered(scans, i)
@@ -180,8 +179,6 @@ class PCADetector(ArrayDetector):
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
-                msg = f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
-                raise RefusedError(msg)
+                raise RefusedError(f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}")
         if self.known_.dtype != bool:
-            msg = f"its array known_ is of type {self.known_.dtype}, not bool"
-            raise RefusedError(msg)
+            raise RefusedError(f"its array known_ is of type {self.known_.dtype}, not bool")

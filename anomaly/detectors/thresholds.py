@@ -89,8 +89,7 @@ class ThresholdRule(BaseEstimator, ABC):
         lesions = None
         if self.needs_truth:
             if truths is None:
-                msg = f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without labels do not"
-                raise ValueError(msg)
+                raise ValueError(f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without labels do not")
             lesions = checked_binary(truths, volumes, "truth")
         self._choose(ScoredScans(volumes, inside, lesions))
         return self
@@ -196,8 +195,7 @@ class _TruthThreshold(ThresholdRule):
             _graded(values, lesion) for values, lesion in zip(scans.inside(), scans.lesions_inside(), strict=True)
         ]
         if not any(n_lesion for _, _, _, n_lesion in scored):
-            msg = f"{type(self).__name__} needs lesions inside the masks; there is no voxel in {len(scored)} scan(s)"
-            raise ValueError(msg)
+            raise ValueError(f"{type(self).__name__} needs lesions inside the masks; there is no voxel in {len(scored)} scan(s)")
         self.thresholds_ = [float("nan")] * len(scored)
         if self.scope == SCOPES[0]:
             self.threshold_ = self._best([one for one in scored if one[3]])
@@ -210,11 +208,8 @@ class _TruthThreshold(ThresholdRule):
         if self.scope == SCOPES[0]:
             return super()._limits(scans)
         if len(scans.volumes) != len(self.thresholds_):
-            msg = (
-                f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} map(s) with their lesions "
-                f"and is applied to {len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} map(s) with their lesions "
+                f"and is applied to {len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'")
         return self.thresholds_
 
     def _best(self, scored: list[_Graded]) -> float:
@@ -256,8 +251,7 @@ class FixedThreshold(_OwnThreshold):
 
     def _check_parameters(self) -> None:
         if not np.isfinite(self.value):
-            msg = f"the threshold must be a finite number, not {self.value!r}"
-            raise ValueError(msg)
+            raise ValueError(f"the threshold must be a finite number, not {self.value!r}")
 
     def _of_all(self, scans: ScoredScans) -> float:
         return float(self.value)
@@ -323,14 +317,12 @@ class MeanPoolThreshold(_OwnThreshold):
         super()._check_parameters()
         for name, value in (("size_mm", self.size_mm), ("spacing", self._edges())):
             if not (np.isfinite(value).all() and (np.asarray(value) > 0).all()):
-                msg = f"{name} must be positive lengths in mm, not {getattr(self, name)!r}"
-                raise ValueError(msg)
+                raise ValueError(f"{name} must be positive lengths in mm, not {getattr(self, name)!r}")
 
     def _edges(self) -> NDArray[np.float64]:
         edges = np.asarray(STUDY_SPACING if self.spacing is None else self.spacing, dtype=np.float64)
         if edges.shape not in ((), (3,)):
-            msg = f"spacing must be one length in mm or three, not {self.spacing!r}"
-            raise ValueError(msg)
+            raise ValueError(f"spacing must be one length in mm or three, not {self.spacing!r}")
         return np.broadcast_to(edges, 3)
 
     def _of_all(self, scans: ScoredScans) -> float:
@@ -399,8 +391,7 @@ class HealthyRateThreshold(_OwnThreshold):
 
     def _check_parameters(self) -> None:
         if not 0 <= self.rate < 1:
-            msg = f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
-            raise ValueError(msg)
+            raise ValueError(f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}")
 
     def _of_all(self, scans: ScoredScans) -> float:
         limits, _ = rate_limits(scans.inside(), [self.rate])

@@ -77,8 +77,7 @@ class TissueMoments:
             total += float(chosen.sum(dtype=np.float64))
             squares += float(np.square(chosen, dtype=np.result_type(chosen, np.float32)).sum(dtype=np.float64))
         if not count:
-            msg = "there is no voxel of brain to measure; give masks that are not empty, or volumes that are not zero"
-            raise ValueError(msg)
+            raise ValueError("there is no voxel of brain to measure; give masks that are not empty, or volumes that are not zero")
         mean = total / count
         return cls(mean, float(np.sqrt(max(0.0, squares / count - mean**2))))
 
@@ -144,18 +143,13 @@ def corrupt(
     changed = np.array(volume, dtype=np.result_type(np.asarray(volume).dtype, np.float32))
     inside = np.asarray(mask) > 0
     if changed.ndim != 4 or changed.shape[:3] != inside.shape:
-        msg = (
-            f"a volume of shape {changed.shape} and a mask of shape {inside.shape}; give a volume (x, y, z, channels) "
-            "and a mask (x, y, z) on one grid"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"a volume of shape {changed.shape} and a mask of shape {inside.shape}; give a volume (x, y, z, channels) "
+            "and a mask (x, y, z) on one grid")
     if not inside.any():
-        msg = "the mask is empty, so that there is no brain to put an anomaly into"
-        raise ValueError(msg)
+        raise ValueError("the mask is empty, so that there is no brain to put an anomaly into")
     n_bad = changed.size - np.count_nonzero(np.isfinite(changed))
     if n_bad:
-        msg = f"{n_bad} values of the volume are not finite; set what is outside the brain to 0"
-        raise ValueError(msg)
+        raise ValueError(f"{n_bad} values of the volume are not finite; set what is outside the brain to 0")
     known = TissueMoments.measured([changed], [inside]) if moments is None else moments
     rng = np.random.default_rng(seed_for(seed_from(random_state), "corrupt"))
     anomaly = corrupt_in_place(changed, inside, rng, known, noise=noise, mean=mean, counts=counts, radii=radii)
@@ -233,20 +227,17 @@ def check_corruption(noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = R
         check_word(name, value, known)
     shares = _numbers("counts", counts)
     if shares.ndim != 1 or not shares.size or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
-        msg = f"counts={counts!r} must say how often there are no, one, two, … ellipsoids, such as {COUNTS}"
-        raise ValueError(msg)
+        raise ValueError(f"counts={counts!r} must say how often there are no, one, two, … ellipsoids, such as {COUNTS}")
     sizes = _numbers("radii", radii)
     if sizes.shape != (2,) or not 0 < sizes[0] <= sizes[1] <= 2:
-        msg = f"radii={radii!r} must be two numbers above 0, the smaller one first, such as {RADII}"
-        raise ValueError(msg)
+        raise ValueError(f"radii={radii!r} must be two numbers above 0, the smaller one first, such as {RADII}")
 
 
 def _numbers(name: str, values: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        msg = f"{name} must be numbers, not {values!r}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{name} must be numbers, not {values!r}") from None
 
 
 def _ellipsoid(

@@ -251,8 +251,7 @@ class VariationalAutoencoder(nn.Module):
             If the volumes have another shape than the network was made for.
         """
         if tuple(volume.shape[2:]) != self.shape:
-            msg = f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}")
         features = self.to_dense(self.encoder(_channels_last(padded(volume, self.larger))).flatten(1))
         return self.to_mean(features), self.to_log_variance(features).clamp(*_LOG_VARIANCES)
 

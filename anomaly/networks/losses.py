@@ -78,8 +78,7 @@ def squared_error(
         If the shapes differ.
     """
     if reconstruction.shape != volume.shape:
-        msg = f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}"
-        raise ValueError(msg)
+        raise ValueError(f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}")
     if brain is None:
         return functional.mse_loss(reconstruction, volume)
     squares = (reconstruction - volume).square().mean(dim=1, keepdim=True)
@@ -116,8 +115,7 @@ def weighted_cross_entropy(
         If the shapes differ.
     """
     if logits.shape != target.shape:
-        msg = f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}"
-        raise ValueError(msg)
+        raise ValueError(f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}")
     weight = logits.new_tensor(positive_weight)
     each = functional.binary_cross_entropy_with_logits(
         logits, target.to(logits.dtype), pos_weight=weight, reduction="none"

@@ -135,8 +135,7 @@ class Case:
         who = f"case {checked['name']}"
         signal = np.asarray(self.signal)
         if signal.ndim != 4 or not signal.size:
-            msg = f"{who}: the signal must have axes (x, y, z, directions), not the shape {signal.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"{who}: the signal must have axes (x, y, z, directions), not the shape {signal.shape}")
         shape = signal.shape[:3]
         signal = checked_values(signal, signal.shape, f"{who}: the signal")
         for key in _MASKS:
@@ -144,8 +143,7 @@ class Case:
                 checked[key] = checked_mask(mask, shape, f"{who}: the mask {key!r}")
         brain = checked.setdefault("brain", (signal > 0).any(axis=-1))
         if not brain.any():
-            msg = f"{who}: the brain is empty; give a mask of what is brain"
-            raise ValueError(msg)
+            raise ValueError(f"{who}: the brain is empty; give a mask of what is brain")
         inside = signal[brain]
         if signal.min() < 0 or signal.max() > 1 or np.count_nonzero(signal) > np.count_nonzero(inside):
             signal = np.clip(signal, 0, 1) * brain[..., None]
@@ -155,22 +153,17 @@ class Case:
             check_shape(tissue, shape, f"{who}: the tissue map")
             if not np.isin(tissue, (0, *TISSUES)).all():
                 others = np.setdiff1d(np.unique(tissue), (0, *TISSUES))
-                msg = f"{who}: the tissue map holds {others[:5].tolist()}; its numbers are 0 to {max(TISSUES)}"
-                raise ValueError(msg)
+                raise ValueError(f"{who}: the tissue map holds {others[:5].tolist()}; its numbers are 0 to {max(TISSUES)}")
             checked["tissue"] = np.ascontiguousarray(tissue, dtype=np.uint8)
         if self.b0 is not None:
             checked["b0"] = checked_values(self.b0, shape, f"{who}: the signal at b = 0")
             if checked["b0"][brain].min() <= 0:
                 n = np.count_nonzero(checked["b0"][brain] <= 0)
-                msg = (
-                    f"{who}: the signal at b = 0 is not above 0 in {n} voxels of the brain; leave them out of the mask"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"{who}: the signal at b = 0 is not above 0 in {n} voxels of the brain; leave them out of the mask")
         if self.directions is not None:
             checked["directions"] = _unit_vectors(self.directions, signal.shape[3], who)
         if not (np.isfinite(self.b) and self.b > _UNWEIGHTED):
-            msg = f"{who}: b must be above {_UNWEIGHTED:g} s/mm², not {self.b!r}"
-            raise ValueError(msg)
+            raise ValueError(f"{who}: b must be above {_UNWEIGHTED:g} s/mm², not {self.b!r}")
         checked["affine"] = checked_affine(self.affine, who)
         checked["age"], checked["b"] = float(self.age), float(self.b)
         checked |= {key: str(getattr(self, key)) for key in _WORDS}
@@ -237,16 +230,12 @@ def normalized(values: ArrayLike, b: ArrayLike, brain: ArrayLike) -> tuple[NDArr
     plain = weights <= _UNWEIGHTED
     if plain.all() or not plain.any():
         missing = "without" if not plain.any() else "with"
-        msg = (
-            f"no volume {missing} diffusion weighting: b is from {weights.min():g} to {weights.max():g} s/mm²; signals "
-            "with it are divided by those without, so both are needed"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"no volume {missing} diffusion weighting: b is from {weights.min():g} to {weights.max():g} s/mm²; signals "
+            "with it are divided by those without, so both are needed")
     wrong = ~np.isfinite(series[inside])
     if wrong.any():
         n = np.count_nonzero(wrong.any(axis=1))
-        msg = f"{n} voxels of the brain have values that are no finite numbers; leave them out of the mask"
-        raise ValueError(msg)
+        raise ValueError(f"{n} voxels of the brain have values that are no finite numbers; leave them out of the mask")
     b0 = np.zeros(inside.shape, dtype=np.float32)
     b0[inside] = series[inside][:, plain].mean(axis=1, dtype=np.float64)
     signal = np.zeros((*inside.shape, np.count_nonzero(~plain)), dtype=np.float32)
@@ -341,15 +330,12 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     try:
         Protocol(b)
     except ValueError as error:
-        msg = f"{row['bval']}: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{row['bval']}: {error}") from None
     if image.ndim != 4 or image.shape[3] != len(b):
-        msg = f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for each volume is needed"
-        raise ValueError(msg)
+        raise ValueError(f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for each volume is needed")
     weighted = b > _UNWEIGHTED
     if weighted.any() and np.ptp(b[weighted]) > 0.1 * b[weighted].mean():
-        msg = f"{row['bval']} has several b-values, {np.unique(b[weighted])[:6].tolist()} s/mm²; keep one of them"
-        raise ValueError(msg)
+        raise ValueError(f"{row['bval']} has several b-values, {np.unique(b[weighted])[:6].tolist()} s/mm²; keep one of them")
     shape = image.shape[:3]
     found: dict[str, Any] = {}
     for key in (*_MASKS, "tissue"):
@@ -370,8 +356,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         try:
             found[key] = words[word] if words else float(word or "nan")
         except (KeyError, ValueError):
-            msg = f"{key} must be {'true or false' if words else 'a number of years'}, not {row[key]!r}"
-            raise ValueError(msg) from None
+            raise ValueError(f"{key} must be {'true or false' if words else 'a number of years'}, not {row[key]!r}") from None
     return Case(
         row["patient"],
         signal,
@@ -418,12 +403,10 @@ def _unit_vectors(directions: ArrayLike, n: int, who: str) -> NDArray[np.float64
     """Check directions."""
     found = np.array(directions, dtype=np.float64)
     if found.shape != (n, 3):
-        msg = f"{who}: directions must have the shape ({n}, 3), one for each signal, not {found.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"{who}: directions must have the shape ({n}, 3), one for each signal, not {found.shape}")
     lengths = np.linalg.norm(found, axis=1)
     if not np.isfinite(lengths).all() or not (abs(lengths - 1) < 0.1).all():
-        msg = f"{who}: directions must be unit vectors; their lengths are from {lengths.min():g} to {lengths.max():g}"
-        raise ValueError(msg)
+        raise ValueError(f"{who}: directions must be unit vectors; their lengths are from {lengths.min():g} to {lengths.max():g}")
     if (abs(lengths - 1) > _ROUNDING).any():
         found /= lengths[:, None]
     return found

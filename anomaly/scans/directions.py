@@ -158,8 +158,7 @@ def harmonic_order(n: int) -> int:
         If there are fewer than 6 directions.
     """
     if n < _FEWEST:
-        msg = f"{n} directions are too few to estimate others from; at least {_FEWEST} are needed"
-        raise ValueError(msg)
+        raise ValueError(f"{n} directions are too few to estimate others from; at least {_FEWEST} are needed")
     fitting = [
         order
         for order in range(2, _LARGEST_ORDER + 1, 2)
@@ -216,16 +215,13 @@ def resample_directions(
     values = np.asarray(signals, dtype=np.float32)
     there, target = (_unit(a, name) for a, name in ((directions, "directions"), (wanted, "wanted")))
     if values.ndim == 0 or values.shape[-1] != len(there):
-        msg = f"signals of shape {values.shape} do not have {len(there)} directions on the last axis"
-        raise ValueError(msg)
+        raise ValueError(f"signals of shape {values.shape} do not have {len(there)} directions on the last axis")
     chosen = harmonic_order(len(there)) if order is None else order
     if chosen not in range(2, _LARGEST_ORDER + 1, 2):
-        msg = f"order must be an even number from 2 to {_LARGEST_ORDER}, not {order!r}"
-        raise ValueError(msg)
+        raise ValueError(f"order must be an even number from 2 to {_LARGEST_ORDER}, not {order!r}")
     weight = _SMOOTHING * min(1.0, len(there) / _FULL_SMOOTHING) if smoothing is None else smoothing
     if not (np.isfinite(weight) and weight >= 0):
-        msg = f"smoothing must be 0 or more, not {smoothing!r}"
-        raise ValueError(msg)
+        raise ValueError(f"smoothing must be 0 or more, not {smoothing!r}")
     harmonic_order(len(there))
     harmonics = import_optional("dipy.reconst.shm")
     sphere = import_optional("dipy.core.sphere").Sphere
@@ -234,11 +230,8 @@ def resample_directions(
     # What is fitted without a penalty, and what takes most of it, has to be seen by the directions themselves.
     enough = matrix if len(matrix) <= len(there) else matrix[:_FEWEST]
     if not np.linalg.cond(enough) <= _WORST_CONDITION:
-        msg = (
-            f"the {len(there)} directions do not cover the sphere well enough for harmonics of order {chosen}; a lower "
-            "order may do, or a scan whose directions are spread evenly"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"the {len(there)} directions do not cover the sphere well enough for harmonics of order {chosen}; a lower "
+            "order may do, or a scan whose directions are spread evenly")
     other = harmonics.sh_to_sf_matrix(sphere(xyz=target), return_inv=False, **basis)
     return np.asarray(values @ (inverse @ other).astype(np.float32))
 
@@ -246,11 +239,9 @@ def resample_directions(
 def _unit(directions: ArrayLike, name: str) -> NDArray[np.float64]:
     found = np.asarray(directions, dtype=np.float64)
     if found.ndim != 2 or found.shape[1] != 3 or not len(found):
-        msg = f"{name} must have shape (n, 3), not {found.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must have shape (n, 3), not {found.shape}")
     length = np.linalg.norm(found, axis=1, keepdims=True)
     if not (np.isfinite(length) & (length > 0)).all():
         number = int(np.flatnonzero(~(np.isfinite(length) & (length > 0)))[0])
-        msg = f"{name}: number {number + 1} is {found[number].tolist()}, which points nowhere"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: number {number + 1} is {found[number].tolist()}, which points nowhere")
     return np.asarray(found / length)

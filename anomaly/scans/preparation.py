@@ -97,8 +97,7 @@ class PreparedScan:
 
         found = np.asarray(values)
         if found.shape != self.case.shape:
-            msg = f"a map of shape {found.shape} for a scan prepared to {self.case.shape}; give the detector's own map"
-            raise ValueError(msg)
+            raise ValueError(f"a map of shape {found.shape} for a scan prepared to {self.case.shape}; give the detector's own map")
         shape, affine = self.working
         whole = np.zeros(shape, found.dtype)
         here, there = _overlap(shape, self.offset, found.shape)
@@ -248,8 +247,7 @@ def prepare_scan(
         try:
             labels = relabel_tissue(found, tissue_numbers)
         except ValueError as error:
-            msg = f"{image_name(tissue)}: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"{image_name(tissue)}: {error}") from None
     lesions = {key: binarize(read_map(one, series), name=image_name(one)) for key, one in marked.items() if one}
     with series.unpacked() as readable:
         values = readable.read(slice(None), np.float32)[..., np.concatenate([plain, shell])]
@@ -276,8 +274,7 @@ def prepare_scan(
     signal = channels.of(signal, brain)
     parts: dict[str, Any] = {key: working.mask(one) for key, one in lesions.items()}
     if empty := [key for key, one in parts.items() if not one.any()]:
-        msg = f"the {empty[0]} of {series.name} is too small for voxels of {spacing:g} mm; nothing of it is left"
-        raise ValueError(msg)
+        raise ValueError(f"the {empty[0]} of {series.name} is too small for voxels of {spacing:g} mm; nothing of it is left")
     if labels is not None:
         parts["tissue"] = working.labels(labels)
     elif tissue:
@@ -300,11 +297,8 @@ def prepare_scan(
         **known,
     )
     if not case.scored.any():
-        msg = (
-            f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing would be scored; "
-            "check that it belongs to this scan, and what its numbers stand for"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing would be scored; "
+            "check that it belongs to this scan, and what its numbers stand for")
     notes = {
         "b0_volumes": len(plain),
         "b": case.b,
@@ -380,15 +374,12 @@ class _Working:
 def _check_options(fitted: Protocol | None, directions: str, spacing: float | None, shape: Any, center: str) -> None:
     check_word("directions", directions, _WAYS)
     if directions == "resampled" and (fitted is None or fitted.directions is None):
-        msg = "directions='resampled' needs the directions to estimate signals along: fitted=…, a protocol with them"
-        raise ValueError(msg)
+        raise ValueError("directions='resampled' needs the directions to estimate signals along: fitted=…, a protocol with them")
     check_word("center", center, _CENTERS)
     if spacing is not None and not _SPACINGS[0] <= spacing <= _SPACINGS[1]:
-        msg = f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}"
-        raise ValueError(msg)
+        raise ValueError(f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}")
     if shape is not None and not (len(shape) == 3 and all(int(n) == n and n > 0 for n in shape)):
-        msg = f"shape must be three numbers of voxels, not {shape!r}"
-        raise ValueError(msg)
+        raise ValueError(f"shape must be three numbers of voxels, not {shape!r}")
 
 
 def _tables_of(
@@ -399,8 +390,7 @@ def _tables_of(
     if path is not None and len(series.parts) == 1:
         beside = {ending: path.with_name(f"{stem(path)}.{ending}") for ending in ("bval", "bvec")}
         if bval is None and not beside["bval"].is_file():
-            msg = f"{series.name}: no b-values; give bval=… (--bval), or put {beside['bval'].name} beside the image"
-            raise ValueError(msg)
+            raise ValueError(f"{series.name}: no b-values; give bval=… (--bval), or put {beside['bval'].name} beside the image")
         bval = beside["bval"] if bval is None else bval
         bvec = beside["bvec"] if bvec is None and beside["bvec"].is_file() else bvec
     return bval, bvec
@@ -412,12 +402,10 @@ def _protocol_of(
     """Give the measurements, or read b-values and directions."""
     if protocol is not None:
         if bval is not None or bvec is not None:
-            msg = "give either a protocol, or bval and bvec, not both"
-            raise ValueError(msg)
+            raise ValueError("give either a protocol, or bval and bvec, not both")
         return protocol
     if bval is None:
-        msg = f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings beside the image"
-        raise ValueError(msg)
+        raise ValueError(f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings beside the image")
     return Protocol.read(bval, bvec=bvec)
 
 
@@ -428,27 +416,20 @@ def _shell(
     plain, weighted = np.flatnonzero(protocol.b <= _UNWEIGHTED), np.flatnonzero(protocol.b > _UNWEIGHTED)
     found = _b_values(protocol.b)
     if not len(plain):
-        msg = (
-            f"{name} has no volume at b = 0 (up to {_UNWEIGHTED:g} s/mm²), which signals are divided by; it has "
-            f"{found}: join the series with a volume at b = 0 of the same scan"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{name} has no volume at b = 0 (up to {_UNWEIGHTED:g} s/mm²), which signals are divided by; it has "
+            f"{found}: join the series with a volume at b = 0 of the same scan")
     if not len(weighted):
-        msg = f"{name} has no volume with diffusion weighting; it has {found}: check the b-values"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has no volume with diffusion weighting; it has {found}: check the b-values")
     if fitted is not None and b is not None and not _near(fitted.b[fitted.b > _UNWEIGHTED], b).all():
-        msg = f"b = {b:g} s/mm² is not that of the detector, which was fitted to {_b_values(fitted.b)}; leave b out"
-        raise ValueError(msg)
+        raise ValueError(f"b = {b:g} s/mm² is not that of the detector, which was fitted to {_b_values(fitted.b)}; leave b out")
     if b is None:
         source = protocol if fitted is None else fitted
         b = float(np.median(source.b[source.b > _UNWEIGHTED]))
         if fitted is None and not _near(protocol.b[weighted], b).all():
-            msg = f"{name} has several shells: {found}; choose one of them: b=… (--b)"
-            raise ValueError(msg)
+            raise ValueError(f"{name} has several shells: {found}; choose one of them: b=… (--b)")
     shell = np.flatnonzero(_near(protocol.b, b))
     if not len(shell):
-        msg = f"{name} has no measurement at b = {b:g} s/mm² (± {100 * _SHELL_WIDTH:g} %); it has {found}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has no measurement at b = {b:g} s/mm² (± {100 * _SHELL_WIDTH:g} %); it has {found}")
     return plain, shell
 
 
@@ -472,22 +453,19 @@ def _channels(
         along = directions_on_grid(protocol.directions, affine)
         if not np.linalg.norm(along, axis=1).all():
             n = int(np.count_nonzero(np.linalg.norm(along, axis=1) == 0))
-            msg = f"{name}: {n} of {len(along)} measurements with diffusion weighting have no direction; check the bvec"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: {n} of {len(along)} measurements with diffusion weighting have no direction; check the bvec")
     measured = Protocol(protocol.b, directions=along, name=protocol.name)
     if fitted is None:
         return _Channels(measured)
     wanted = fitted.take(np.flatnonzero(fitted.b > _UNWEIGHTED))
     if way == "resampled":
         if along is None:
-            msg = f"{name}: other directions cannot be estimated without those that were measured; give bvec=…"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: other directions cannot be estimated without those that were measured; give bvec=…")
         harmonic_order(len(along))
         return _Channels(wanted, source=along)
     remedy = "directions='resampled' (--resample-directions) estimates signals along the fitted directions"
     if len(measured) != len(wanted):
-        msg = f"{name} has {len(measured)} directions, and the detector was fitted to {len(wanted)}; {remedy}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has {len(measured)} directions, and the detector was fitted to {len(wanted)}; {remedy}")
     if along is None or wanted.directions is None:
         if wanted.directions is not None:
             msg = (
@@ -498,8 +476,7 @@ def _channels(
         return _Channels(measured)
     order = matching_directions(along, wanted.directions)
     if order is None:
-        msg = f"{name} has other directions than those that the detector was fitted to, by more than 5°; {remedy}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has other directions than those that the detector was fitted to, by more than 5°; {remedy}")
     return _Channels(wanted, order=order)
 
 
@@ -521,22 +498,17 @@ def _found_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool
         _, inside = mask_tools.median_otsu(picture, median_radius=radius, numpass=2)
     parts, n = label(inside)
     if not n or not np.ptp(picture):
-        msg = f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, --mask)"
-        raise ValueError(msg)
+        raise ValueError(f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, --mask)")
     return np.asarray(binary_fill_holes(parts == 1 + np.bincount(parts.ravel())[1:].argmax()))
 
 
 def _check_finite(values: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> None:
     n = int(np.count_nonzero(~np.isfinite(values[brain]).all(axis=-1)))
     if n:
-        msg = (
-            f"{name}: {n} of {np.count_nonzero(brain)} voxels of the brain have values that are not finite (NaN or "
-            "infinite); leave them out of the mask, or repair the series"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{name}: {n} of {np.count_nonzero(brain)} voxels of the brain have values that are not finite (NaN or "
+            "infinite); leave them out of the mask, or repair the series")
     if not brain.any():
-        msg = f"{name}: no voxel has signal at b = 0"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: no voxel has signal at b = 0")
 
 
 def _bright(b0: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> tuple[NDArray[np.bool_], int]:
@@ -544,8 +516,7 @@ def _bright(b0: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> tup
     positive = b0[brain & (b0 > 0)]
     bright = brain & (b0 > _TINY * np.median(positive)) if positive.size else np.zeros_like(brain)
     if not bright.any():
-        msg = f"{name}: the signal at b = 0 is nowhere above 0 in the brain; check that mask and b-values belong to it"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: the signal at b = 0 is nowhere above 0 in the brain; check that mask and b-values belong to it")
     return bright, int(np.count_nonzero(brain & ~bright))
 
 
@@ -566,11 +537,8 @@ def _offset(
             if fits and center == "grid"
             else "choose a larger shape, or larger voxels"
         )
-        msg = (
-            f"{name}: {np.count_nonzero(lost)} of {len(places)} voxels of the brain ({box}) do not fit into "
-            f"{' × '.join(map(str, size))}; {remedy}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{name}: {np.count_nonzero(lost)} of {len(places)} voxels of the brain ({box}) do not fit into "
+            f"{' × '.join(map(str, size))}; {remedy}")
     return int(offset[0]), int(offset[1]), int(offset[2])
 
 

@@ -235,14 +235,12 @@ class SeriesDetector(BaseEstimator):
             If fields of view do not lie on each other.
         """
         if not isinstance(self.detector, AnomalyDetector):
-            msg = f"detector must be a detector of anomalies, not {self.detector!r}"
-            raise ValueError(msg)
+            raise ValueError(f"detector must be a detector of anomalies, not {self.detector!r}")
         self._check_covariates()
         sick = [one.label for one in series if one.lesion is not None]
         if not len(series) or sick:
             n = f"{', '.join(sick[:5])} have a lesion" if sick else "there are no scans"
-            msg = f"{n}; detectors learn from healthy scans: leave others out of the table"
-            raise ValueError(msg)
+            raise ValueError(f"{n}; detectors learn from healthy scans: leave others out of the table")
         scans: list[PreparedScan] = []
         for one in series:
             first = scans[0] if scans else None
@@ -312,11 +310,8 @@ class SeriesDetector(BaseEstimator):
             edges = _edges_in_order(affine)
             if not np.allclose(edges, self.edges_, rtol=_SAME_EDGE):
                 if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
-                    msg = (
-                        f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
-                        "train it with a spacing (--spacing), so that scans are resampled, or resample the scan"
-                    )
-                    raise ValueError(msg)
+                    raise ValueError(f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
+                        "train it with a spacing (--spacing), so that scans are resampled, or resample the scan")
                 spacing = float(np.mean(self.edges_))
         given = {"spacing": spacing, "center": self.center, "directions": self.directions} | options
         scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **given)
@@ -357,8 +352,7 @@ class SeriesDetector(BaseEstimator):
         scan = series if isinstance(series, PreparedScan) else self.prepare(series, **options)
         case, detector = scan.case, self.detector_
         if detector.threshold_ is None:
-            msg = "the model has no threshold: train it with calibration, or use its maps and a rule of your own"
-            raise ValueError(msg)
+            raise ValueError("the model has no threshold: train it with calibration, or use its maps and a rule of your own")
         known = {"covariates": self._covariates_of([scan])} if self.covariates else {}
         maps = detector.anomaly_map([case.signal], [case.brain], **known)
         found = np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool) & case.scored
@@ -417,8 +411,7 @@ class SeriesDetector(BaseEstimator):
         refuse_keys(inner, _OF_DETECTOR, "part of a detector", complete=True)
         cls = registered(inner["class"])
         if cls is None or not issubclass(cls, AnomalyDetector):
-            msg = f"its detector is a {inner['class']!r}, which finds no anomalies"
-            raise RefusedError(msg)
+            raise RefusedError(f"its detector is a {inner['class']!r}, which finds no anomalies")
         refuse_keys(inner["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}")
         detector = cls(**{key: decoded(value) for key, value in inner["parameters"].items()})
         detector.restore(inner["fitted"], files)
@@ -430,11 +423,9 @@ class SeriesDetector(BaseEstimator):
             self.n_scans_, self.synthetic_ = int(fitted["n_scans"]), bool(fitted["synthetic"])
             self._check_covariates()
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            msg = f"what it says of its scans is not sound ({error})"
-            raise RefusedError(msg) from None
+            raise RefusedError(f"what it says of its scans is not sound ({error})") from None
         if self.shape_ != detector.shape_ or len(self.protocol_) != detector.n_channels_:
-            msg = f"its detector takes {detector.shape_} voxels, and its scans have {self.shape_}"
-            raise RefusedError(msg)
+            raise RefusedError(f"its detector takes {detector.shape_} voxels, and its scans have {self.shape_}")
         self.detector = clone(detector)
         self.detector_ = detector
 
@@ -444,8 +435,7 @@ class SeriesDetector(BaseEstimator):
     def _check_covariates(self) -> None:
         strange = [name for name in self.covariates if name not in COVARIATES]
         if strange:
-            msg = f"covariates can be {', '.join(COVARIATES)}, not {strange[0]!r}"
-            raise ValueError(msg)
+            raise ValueError(f"covariates can be {', '.join(COVARIATES)}, not {strange[0]!r}")
 
     def _covariates_of(self, scans: Sequence[PreparedScan]) -> pd.DataFrame:
         import pandas as pd
@@ -470,8 +460,7 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
     files = {key: folder / row[key] for key in _FILES if row.get(key)}
     for key, path in files.items():
         if not path.is_file():
-            msg = f"{key} {row[key]!r} {'is a folder' if path.is_dir() else 'does not exist'}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"{key} {row[key]!r} {'is a folder' if path.is_dir() else 'does not exist'}")
     return SeriesFiles(patient=row["patient"], name=row.get("name") or row["patient"], known=_known(row), **files)
 
 
@@ -484,8 +473,7 @@ def _known(row: Mapping[str, str]) -> dict[str, Any]:
         if "synthetic" in found:
             found["synthetic"] = WORDS[found["synthetic"].lower()]
     except (KeyError, ValueError):
-        msg = "age must be a number of years, and synthetic true or false"
-        raise ValueError(msg) from None
+        raise ValueError("age must be a number of years, and synthetic true or false") from None
     return found
 
 
@@ -495,8 +483,7 @@ def _naming(series: SeriesFiles) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        msg = f"{series.label}: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{series.label}: {error}") from None
 
 
 def _check_like(scan: PreparedScan, first: PreparedScan | None) -> None:
@@ -505,17 +492,11 @@ def _check_like(scan: PreparedScan, first: PreparedScan | None) -> None:
         return
     own, other = scan.case, first.case
     if own.shape != other.shape:
-        msg = (
-            f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape (--shape), which "
-            "all scans are cropped or padded to"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape (--shape), which "
+            "all scans are cropped or padded to")
     if not np.allclose(own.spacing, other.spacing, rtol=_SAME_EDGE):
-        msg = (
-            f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing (--spacing), "
-            "which all scans are resampled to"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing (--spacing), "
+            "which all scans are resampled to")
 
 
 def _edges_in_order(affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -54,14 +54,10 @@ def diffusion_maps(
     """
     values, inside = np.asarray(signal), np.asarray(brain, dtype=bool)
     if values.ndim != 4 or values.shape[:3] != inside.shape or values.shape[3] != len(protocol):
-        msg = (
-            f"a scan of shape {values.shape} does not fit a brain of shape {inside.shape} and a protocol of "
-            f"{len(protocol)} measurements"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"a scan of shape {values.shape} does not fit a brain of shape {inside.shape} and a protocol of "
+            f"{len(protocol)} measurements")
     if protocol.directions is None or len(protocol) < 6:
-        msg = "a tensor needs at least 6 directions; give them (bvec), or a tissue map"
-        raise ValueError(msg)
+        raise ValueError("a tensor needs at least 6 directions; give them (bvec), or a tissue map")
     dti = import_optional("dipy.reconst.dti")
     gradients = import_optional("dipy.core.gradients")
     table = gradients.gradient_table(
@@ -158,9 +154,7 @@ def relabel_tissue(labels: ArrayLike, numbers: Mapping[int, int] | None = None) 
             made[found == int(old)] = int(new)
     known = ", ".join(f"{number} {name}" for number, name in TISSUES.items())
     if strange := sorted(set(np.unique(made).tolist()) - {0, *TISSUES}):
-        msg = f"a tissue map has the numbers {strange[:5]}; {known} are known: name what others stand for"
-        raise ValueError(msg)
+        raise ValueError(f"a tissue map has the numbers {strange[:5]}; {known} are known: name what others stand for")
     if not np.isin(made, (1, 2, 4)).any():
-        msg = f"a tissue map without white and gray matter scores nothing; {known} are known"
-        raise ValueError(msg)
+        raise ValueError(f"a tissue map without white and gray matter scores nothing; {known} are known")
     return made.astype(np.uint8)

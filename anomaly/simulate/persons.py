@@ -140,25 +140,19 @@ def simulate_dmri(
     check_number("n_directions", n_directions, least=1, most=_MOST_DIRECTIONS, whole=True)
     check_jobs(n_jobs)
     if not n_healthy + n_lesions:
-        msg = "n_healthy and n_lesions are 0; ask for at least one person"
-        raise ValueError(msg)
+        raise ValueError("n_healthy and n_lesions are 0; ask for at least one person")
     if registration not in REGISTRATIONS:
-        msg = f"registration must be 'good' or 'shifted', not {registration!r}"
-        raise ValueError(msg)
+        raise ValueError(f"registration must be 'good' or 'shifted', not {registration!r}")
     voxels, steps = _checked_shape(shape), _checked_spacing(spacing)
     if not (isinstance(snr, float | np.floating) and snr == np.inf):
         check_number("snr", snr, least=1)
     check_number("cellular", cellular, most=1 - GRADES["II"])
     field = np.array(voxels) * steps
     if field.min() < _LEAST_FIELD:
-        msg = (
-            f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain with tumors needs "
-            f"{_LEAST_FIELD:g} mm: give more or larger voxels"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain with tumors needs "
+            f"{_LEAST_FIELD:g} mm: give more or larger voxels")
     if tissues is not None and (isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2):
-        msg = f"tissues must be two images, gray and white matter, not {tissues!r}"
-        raise ValueError(msg)
+        raise ValueError(f"tissues must be two images, gray and white matter, not {tissues!r}")
     settings = _Settings(
         spread_directions(int(n_directions)),
         voxels,
@@ -245,8 +239,7 @@ def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
 
 def _checked_shape(shape: Any) -> tuple[int, int, int]:
     if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
-        msg = f"shape must be three numbers of voxels, such as (40, 48, 32), not {shape!r}"
-        raise ValueError(msg)
+        raise ValueError(f"shape must be three numbers of voxels, such as (40, 48, 32), not {shape!r}")
     for n in shape:
         check_number("each axis of shape", n, least=_SMALLEST, most=_LARGEST, whole=True)
     return int(shape[0]), int(shape[1]), int(shape[2])
@@ -258,7 +251,6 @@ def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
     except ValueError:
         steps = np.full(3, np.nan)
     if not ((steps > 0) & (steps <= _LARGEST_VOXEL)).all():
-        msg = f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not {spacing!r}"
-        raise ValueError(msg)
+        raise ValueError(f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not {spacing!r}")
     x, y, z = steps
     return float(x), float(y), float(z)

@@ -98,8 +98,7 @@ class Bench:
             If there is no case or none with a lesion, nothing to score in one, or a healthy scan is none.
         """
         if not len(cases):
-            msg = "there are no cases to evaluate"
-            raise ValueError(msg)
+            raise ValueError("there are no cases to evaluate")
         scored = [case.scored for case in cases]
         empty = [
             case.name
@@ -107,20 +106,17 @@ class Bench:
             if not mask.any()
         ]
         if empty:
-            msg = f"no white or gray matter to score in {', '.join(empty[:5])}; check the tissue maps"
-            raise ValueError(msg)
+            raise ValueError(f"no white or gray matter to score in {', '.join(empty[:5])}; check the tissue maps")
         nothing = [np.zeros(case.shape, dtype=bool) if case.lesion is None else case.lesion for case in cases]
         lesions = [lesion & mask for lesion, mask in zip(nothing, scored, strict=True)]
         if not any(lesion.any() for lesion in lesions):
-            msg = f"none of {len(cases)} case(s) has a lesion in white or gray matter"
-            raise ValueError(msg)
+            raise ValueError(f"none of {len(cases)} case(s) has a lesion in white or gray matter")
         with_lesion = [case.name for case in healthy if not case.healthy]
         known = {case.patient for case in cases}
         shared = [case.name for case in healthy if case.patient in known]
         if with_lesion or shared:
             why = "have lesions" if with_lesion else "are of patients among the cases"
-            msg = f"healthy scans that {why}: {', '.join((with_lesion or shared)[:5])}"
-            raise ValueError(msg)
+            raise ValueError(f"healthy scans that {why}: {', '.join((with_lesion or shared)[:5])}")
         open_map(np.zeros((1, 1, 1), dtype=bool), opening)
         return cls(
             cases,
@@ -211,31 +207,25 @@ def method_entries(
         If numbers, shapes, names or kinds do not fit, values are not finite, or scans may not meet.
     """
     if not maps:
-        msg = "there are no maps to evaluate; give those of one method at least"
-        raise ValueError(msg)
+        raise ValueError("there are no maps to evaluate; give those of one method at least")
     if (validation is None) != (validation_maps is None):
-        msg = "validation and validation_maps belong together; give both or neither"
-        raise ValueError(msg)
+        raise ValueError("validation and validation_maps belong together; give both or neither")
     if bool(len(bench.healthy)) != (healthy_maps is not None):
-        msg = "healthy and healthy_maps belong together; give both or neither"
-        raise ValueError(msg)
+        raise ValueError("healthy and healthy_maps belong together; give both or neither")
     for what, other in (("healthy_maps", healthy_maps), ("validation_maps", validation_maps)):
         if other is not None and set(other) != set(maps):
-            msg = f"{what} are of {sorted(other)} and maps of {sorted(maps)}; give both for the same methods"
-            raise ValueError(msg)
+            raise ValueError(f"{what} are of {sorted(other)} and maps of {sorted(maps)}; give both for the same methods")
     held = None
     if validation is not None:
         held = _by_fold(validation, "validation", folds, single)
         cohort = {case.patient for case in bench.cases}
         wrong = [case.name for one in held for case in one if not case.healthy or case.patient in cohort]
         if wrong:
-            msg = f"validation scans have to be healthy and of other patients than the cases: {', '.join(wrong[:5])}"
-            raise ValueError(msg)
+            raise ValueError(f"validation scans have to be healthy and of other patients than the cases: {', '.join(wrong[:5])}")
         known = {case.patient for case in bench.healthy}
         twice = [case.name for one in held for case in one if case.patient in known]
         if twice:
-            msg = f"thresholds and false positives need healthy scans of different patients: {', '.join(twice[:5])}"
-            raise ValueError(msg)
+            raise ValueError(f"thresholds and false positives need healthy scans of different patients: {', '.join(twice[:5])}")
     found = []
     for method in maps:
         own = _by_fold(maps[method], f"maps of {method}", folds, single)
@@ -260,8 +250,7 @@ def method_entries(
             )
             kinds = {one.dtype == bool for part in (entry.maps, entry.healthy, entry.validation) for one in part or ()}
             if len(kinds) > 1:
-                msg = f"{method}: some maps are masks (bool) and some are scores; give one kind"
-                raise ValueError(msg)
+                raise ValueError(f"{method}: some maps are masks (bool) and some are scores; give one kind")
             found.append(entry)
     return found
 
@@ -291,24 +280,20 @@ def _by_fold(values: Sequence[Any], what: str, folds: Sequence[str], single: boo
     if single:
         return [values]
     if len(values) != len(folds):
-        msg = f"{what}: {len(values)} entries for {len(folds)} folds; give one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{what}: {len(values)} entries for {len(folds)} folds; give one for each")
     return list(values)
 
 
 def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], what: str) -> list[NDArray[Any]]:
     arrays = [np.asarray(one) for one in values]
     if len(arrays) != len(cases):
-        msg = f"{what}: {len(arrays)} for {len(cases)} scans; give one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{what}: {len(arrays)} for {len(cases)} scans; give one for each")
     for array, case in zip(arrays, cases, strict=True):
         if array.shape != case.shape:
-            msg = f"{what}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"{what}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}")
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
             n = np.count_nonzero(~np.isfinite(array)) if array.dtype.kind in "fiub" else array.size
-            msg = f"{what}: {n} values of {case.name} are no finite numbers; a map is 0 where there is no score"
-            raise ValueError(msg)
+            raise ValueError(f"{what}: {n} values of {case.name} are no finite numbers; a map is 0 where there is no score")
     return arrays
 
 
@@ -343,31 +328,26 @@ def checked_rules(
 
     def fitting(name: str, rule: Any) -> ThresholdRule:
         if not isinstance(rule, ThresholdRule):
-            msg = f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not {type(rule).__name__}"
-            raise ValueError(msg)
+            raise ValueError(f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not {type(rule).__name__}")
         if rule.needs_healthy and not has_healthy:
-            msg = f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy and healthy_maps"
-            raise ValueError(msg)
+            raise ValueError(f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy and healthy_maps")
         made = clone(rule)
         if isinstance(made, MeanPoolThreshold) and made.spacing is None:
             if spacing is None:
-                msg = f"rule {name!r} has windows in mm, and voxels differ between scans; resample them to one size"
-                raise ValueError(msg)
+                raise ValueError(f"rule {name!r} has windows in mm, and voxels differ between scans; resample them to one size")
             made.set_params(spacing=spacing)
         return made
 
     if rules is None:
         rules = {name: rule for name, rule in RULES.items() if has_healthy or not rule.needs_healthy}
     if AS_GIVEN in rules:
-        msg = f"{AS_GIVEN!r} is the name for masks; give the rule another one"
-        raise ValueError(msg)
+        raise ValueError(f"{AS_GIVEN!r} is the name for masks; give the rule another one")
     chosen: dict[str, dict[str, ThresholdRule] | ThresholdRule] = {}
     for name, rule in rules.items():
         if isinstance(rule, Mapping):
             unknown = [method for method in rule if method not in (*methods, *CONTROLS)]
             if unknown:
-                msg = f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}"
-                raise ValueError(msg)
+                raise ValueError(f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}")
             chosen[name] = {method: fitting(name, one) for method, one in rule.items()}
         else:
             chosen[name] = fitting(name, rule)

@@ -78,8 +78,7 @@ def coverage_curve(
 
     steps = np.unique(np.asarray(rates, dtype=np.float64))
     if not len(healthy) or not len(steps) or steps[0] < 0 or steps[-1] > 1:
-        msg = f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not {list(rates)}"
-        raise ValueError(msg)
+        raise ValueError(f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not {list(rates)}")
     limits, realized = rate_limits(healthy, steps)
     coverage, sensitivity, hit = [], [], []
     for values, lesion, mask in zip(scores, lesions, masks, strict=True):

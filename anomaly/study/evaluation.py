@@ -144,16 +144,14 @@ def evaluate_detectors(
     bench = Bench.of(cases, healthy, opening, connectivity, min_overlap, lesion_wise)
     names = ["all"] if folds is None else [str(fold) for fold in folds]
     if not names or len(set(names)) != len(names):
-        msg = f"folds need names of their own, not {names}"
-        raise ValueError(msg)
+        raise ValueError(f"folds need names of their own, not {names}")
     chosen = checked_rules(rules, list(maps), bench.spacing, has_healthy=bool(len(healthy)) or validation is not None)
     entries = method_entries(bench, maps, healthy_maps, validation, validation_maps, names, single=folds is None)
     blind = []
     if controls:
         taken = [name for name in maps if name in CONTROLS]
         if taken:
-            msg = f"maps need names of their own, not {taken}; controls=False leaves the controls out"
-            raise ValueError(msg)
+            raise ValueError(f"maps need names of their own, not {taken}; controls=False leaves the controls out")
         blind = control_entries(bench, names[0])
     jobs = [delayed(score_method)(bench, entry, rules_of(chosen, entry.method)) for entry in (*entries, *blind)]
     parts = Parallel(n_jobs=n_jobs)(jobs)
@@ -207,8 +205,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, rule: str | None = Non
     summary = tables["summary"]
     for name, value in (("part", part), ("rule", rule)):
         if value is not None and value not in set(summary[name]):
-            msg = f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}"
-            raise ValueError(msg)
+            raise ValueError(f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}")
     own = summary[summary["part"] == part]
     rows: dict[str, dict[str, str]] = {}
     for _, line in own.iterrows():
@@ -254,8 +251,7 @@ def healthy_folds(
 
     patients = [case.patient for case in cases]
     if not 2 <= n_folds <= len(set(patients)):
-        msg = f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, not {n_folds!r}"
-        raise ValueError(msg)
+        raise ValueError(f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, not {n_folds!r}")
     splitter = GroupKFold(n_folds, shuffle=True, random_state=seed_from(random_state) % 2**32)
     return [(train.tolist(), held.tolist()) for train, held in splitter.split(patients, groups=patients)]
 
@@ -280,12 +276,10 @@ def choose_by_loss(losses: Mapping[str, Sequence[float]]) -> str:
         If there is none, a loss is not finite, or numbers of folds differ.
     """
     if not losses or len({len(values) for values in losses.values()}) != 1 or not len(next(iter(losses.values()))):
-        msg = f"each configuration needs a loss for every fold, not { ({name: len(v) for name, v in losses.items()}) }"
-        raise ValueError(msg)
+        raise ValueError(f"each configuration needs a loss for every fold, not { ({name: len(v) for name, v in losses.items()}) }")
     wrong = [name for name, values in losses.items() if not np.isfinite(np.asarray(values, dtype=np.float64)).all()]
     if wrong:
-        msg = f"losses that are not finite: {', '.join(wrong)}; leave out what did not converge"
-        raise ValueError(msg)
+        raise ValueError(f"losses that are not finite: {', '.join(wrong)}; leave out what did not converge")
     return min(losses, key=lambda name: float(np.mean(losses[name])))
 
 

@@ -122,14 +122,10 @@ def overlap_with_followup(
     inside = np.ones(before.shape, dtype=bool) if brain is None else _mask(brain, "brain")
     for name, one in (("anomaly", flagged), ("followup", later), ("brain", inside)):
         if one.shape != before.shape:
-            msg = f"{name} has shape {one.shape} and structural {before.shape}; bring all to one grid"
-            raise ValueError(msg)
+            raise ValueError(f"{name} has shape {one.shape} and structural {before.shape}; bring all to one grid")
     if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
-        msg = (
-            f"margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not {margin_mm!r}, {min_voxels!r} "
-            f"and {min_overlap!r}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not {margin_mm!r}, {min_voxels!r} "
+            f"and {min_overlap!r}")
     matrix = check_affine(affine)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     excluded = before
@@ -197,8 +193,7 @@ def mismatch_counts(found: Sequence[FollowupOverlap], grades: Sequence[str]) -> 
     import pandas as pd
 
     if len(found) != len(grades):
-        msg = f"{len(grades)} grades for {len(found)} patients; give one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{len(grades)} grades for {len(found)} patients; give one for each")
     rows = []
     for grade in dict.fromkeys(grades):
         own = [one for one, other in zip(found, grades, strict=True) if other == grade]
@@ -222,14 +217,12 @@ def mismatch_counts(found: Sequence[FollowupOverlap], grades: Sequence[str]) -> 
 def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     array = np.asarray(values)
     if array.ndim != 3:
-        msg = f"{name} must be a volume (x, y, z), not an array of shape {array.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be a volume (x, y, z), not an array of shape {array.shape}")
     if array.dtype == bool:
         return array
     positive = array == 1
     if not (positive | (array == 0)).all():
-        msg = f"{name} holds values other than 0 and 1; compare it with a threshold first"
-        raise ValueError(msg)
+        raise ValueError(f"{name} holds values other than 0 and 1; compare it with a threshold first")
     return positive
 
 

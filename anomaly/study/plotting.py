@@ -142,20 +142,16 @@ def plot_panels(
     arrays = {name: np.asarray(values) for name, values in maps.items()}
     for name, values in arrays.items():
         if values.shape != case.shape:
-            msg = f"{name}: a map of shape {values.shape} for {case.name}, whose shape is {case.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: a map of shape {values.shape} for {case.name}, whose shape is {case.shape}")
         if values.dtype != bool and (name not in thresholds or name not in limits):
-            msg = f"{name} needs a threshold and a scale; give both (map_limits finds scales)"
-            raise ValueError(msg)
+            raise ValueError(f"{name} needs a threshold and a scale; give both (map_limits finds scales)")
     if not arrays:
-        msg = "there is no map to draw"
-        raise ValueError(msg)
+        raise ValueError("there is no map to draw")
     mean = case.signal.mean(axis=-1)
     height = _upright(mean, case).shape[2]
     at = slice_to_show(case) if number is None else number
     if not 0 <= at < height:
-        msg = f"slice {number} of {case.name}, whose slices are 0 to {height - 1}"
-        raise ValueError(msg)
+        raise ValueError(f"slice {number} of {case.name}, whose slices are 0 to {height - 1}")
     steps = np.abs(np.array(case.spacing)[_order(case)])
     shape = _upright(mean, case).shape
     tall = _SLICE * shape[1] * steps[1] / (shape[0] * steps[0])
@@ -244,8 +240,7 @@ def plot_densities(
     """
     graded = {name: values for name, values in maps.items() if np.asarray(values[0]).dtype != bool}
     if not graded:
-        msg = "there is no map with scores to draw"
-        raise ValueError(msg)
+        raise ValueError("there is no map with scores to draw")
     rows = -(-len(graded) // _PER_ROW)
     columns = min(len(graded), _PER_ROW)
     used: dict[str, str] = {}
@@ -308,8 +303,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     table = tables["curves"]
     if not len(table):
-        msg = "there are no curves; they need maps with scores, and healthy scans"
-        raise ValueError(msg)
+        raise ValueError("there are no curves; they need maps with scores, and healthy scans")
     methods, names = _methods(tables, table)
     with shared_style({}):
         lines = -(-len(methods) // 3)
@@ -364,11 +358,9 @@ def plot_opening(tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | N
     told = blind[~blind["control"].astype(bool)]
     chosen = list(dict.fromkeys(told["rule"])) if rules is None else list(rules)
     if unknown := [rule for rule in chosen if rule not in known]:
-        msg = f"no rule {', '.join(unknown)}; there are {', '.join(known)}"
-        raise ValueError(msg)
+        raise ValueError(f"no rule {', '.join(unknown)}; there are {', '.join(known)}")
     if not chosen:
-        msg = "all rules need lesions; name those to draw (rules=…)"
-        raise ValueError(msg)
+        raise ValueError("all rules need lesions; name those to draw (rules=…)")
     _, names = _methods(tables, whole)
     columns = min(len(chosen), _PER_ROW)
     rows = -(-len(chosen) // _PER_ROW)
@@ -424,8 +416,7 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
     table = tables["strata"]
     known = list(dict.fromkeys(table["rule"]))
     if rule not in known:
-        msg = f"no rule {rule}; there are {', '.join(known)}"
-        raise ValueError(msg)
+        raise ValueError(f"no rule {rule}; there are {', '.join(known)}")
     own = table[table["rule"] == rule]
     methods, names = _methods(tables, own)
     places = [place for place in (*STRATA, ELSEWHERE) if place in set(own["stratum"])]
@@ -477,14 +468,12 @@ def _legend(figure: Figure, methods: Sequence[str], names: Sequence[str], *, mar
 def _scores(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> list[NDArray]:
     """Take the scores of each case in white and gray matter."""
     if len(values) != len(cases):
-        msg = f"{name}: {len(values)} maps for {len(cases)} cases; give one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: {len(values)} maps for {len(cases)} cases; give one for each")
     found = []
     for one, case in zip(values, cases, strict=True):
         array = np.asarray(one)
         if array.shape != case.shape:
-            msg = f"{name}: a map of shape {array.shape} for {case.name}, whose shape is {case.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: a map of shape {array.shape} for {case.name}, whose shape is {case.shape}")
         found.append(array[case.scored])
     return found
 

@@ -168,8 +168,7 @@ def _crosswise(bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule) -> l
     half = [patients.index(case.patient) % 2 for case in bench.healthy]
     found: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)] * len(maps)
     if len(patients) < 2:
-        msg = f"{rule!r} needs healthy scans of two patients, or validation scans, to tell its false positives"
-        raise ValueError(msg)
+        raise ValueError(f"{rule!r} needs healthy scans of two patients, or validation scans, to tell its false positives")
     for side in (0, 1):
         others = [i for i, one in enumerate(half) if one != side]
         own = [i for i, one in enumerate(half) if one == side]

@@ -47,8 +47,7 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
         If the distance is negative.
     """
     if not near_mm >= 0:
-        msg = f"near_mm must be a distance of 0 mm or more, not {near_mm!r}"
-        raise ValueError(msg)
+        raise ValueError(f"near_mm must be a distance of 0 mm or more, not {near_mm!r}")
     if case.tissue is None:
         cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)
     else:

@@ -55,8 +55,7 @@ def _value(tables: _Tables, method: str, measure: str, part: str = "all") -> flo
     rows = summary[(summary["part"] == part) & (summary["method"] == method)]
     if not len(rows):
         where = "" if part == "all" else f" ({part})"
-        msg = f"{measure} of {method}{where}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"{measure} of {method}{where}")
     return float(rows[measure].iloc[0])
 
 
@@ -133,8 +132,7 @@ def _more_precise(tables: _Tables) -> list[Check]:
     """Compare precision where BCE has, by its threshold, at least the same sensitivity."""
     curve = tables["curves"][tables["curves"]["method"] == "BCE"]
     if not len(curve):
-        msg = "the curve of BCE"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("the curve of BCE")
     result = []
     for alpha in (0.99, 0.95, 0.9):
         sensitivity = _jvss(tables, alpha, "sensitivity")
@@ -160,8 +158,7 @@ def _area(tables: _Tables, name: str, kind: str, column: str) -> float:
     areas = tables["areas"]
     rows = areas[(areas["name"] == name) & (areas["kind"] == kind)]
     if not len(rows):
-        msg = f"area of {name} over {'α' if kind == 'family' else kind}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"area of {name} over {'α' if kind == 'family' else kind}")
     return float(rows[column].iloc[0])
 
 
@@ -226,8 +223,7 @@ def _kept_and_confirmed(tables: _Tables) -> list[Check]:
 def _most_confirmed(tables: _Tables) -> list[Check]:
     review = tables["ensemble"][tables["ensemble"]["method"] == "ensemble"]
     if not len(review):
-        msg = "the ensemble"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("the ensemble")
     row = review.iloc[0]
     share = row["confirmed_sensitivity"] / row["sensitivity"]
     return [

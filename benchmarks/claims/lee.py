@@ -41,8 +41,7 @@ def _mean(tables: _Tables, method: str, measure: str) -> float:
     rows = summary[(summary["part"] == part) & (summary["method"] == method)]
     means = rows.loc[rows["measure"] == measure, "mean"]
     if not len(means) or np.isnan(means.iloc[0]):
-        msg = f"{measure} of {method}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"{measure} of {method}")
     return float(means.iloc[0])
 
 
@@ -53,8 +52,7 @@ def _icc(tables: _Tables, method: str) -> float:
     if method == EXPERTS:
         is_method = table["method"].str.startswith("expert ")
     if not is_method.any():
-        msg = f"ICC of {method}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"ICC of {method}")
     return float(table.loc[is_method, "value"].mean())
 
 
@@ -62,8 +60,7 @@ def _correlation(tables: _Tables, method: str, measure: str) -> float:
     table = tables["correlations"]
     rows = table[(table["method"] == method) & (table["measure"] == measure)]
     if not len(rows):
-        msg = f"correlations of {method}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"correlations of {method}")
     return float(rows["pearson"].iloc[0])
 
 

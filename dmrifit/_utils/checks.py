@@ -39,8 +39,7 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, kinds) or not (least <= value <= most and value < below):
         limits = f"from {least:g} to {most:g}" if most < np.inf else f"of at least {least:g}"
         limits += f" and below {below:g}" if below < np.inf else ""
-        msg = f"{name} must be a {'whole ' if whole else ''}number {limits}, not {value!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {limits}, not {value!r}")
 
 
 def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
@@ -64,8 +63,7 @@ def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
     words = tuple(known)
     alike = [word for word in words if isinstance(word, bool) == isinstance(value, bool | np.bool_)]
     if not isinstance(value, Hashable) or value not in alike:
-        msg = f"{name} must be one of {', '.join(map(str, words))}, not {value!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be one of {', '.join(map(str, words))}, not {value!r}")
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -90,6 +88,5 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
         If they are complex, so that a part would be lost, or no numbers.
     """
     if np.iscomplexobj(values):
-        msg = f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones")
     return np.asarray(values, dtype=np.float64)

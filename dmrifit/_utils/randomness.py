@@ -39,11 +39,9 @@ def seed_from(random_state: RandomState) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(0, 2**31 - 1))
     if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
-        msg = f"random_state must be an int, a numpy RandomState or None, not {random_state!r}"
-        raise TypeError(msg)
+        raise TypeError(f"random_state must be an int, a numpy RandomState or None, not {random_state!r}")
     if random_state < 0:
-        msg = f"random_state must not be negative, got {random_state}"
-        raise ValueError(msg)
+        raise ValueError(f"random_state must not be negative, got {random_state}")
     return int(random_state)
 
 

@@ -37,8 +37,7 @@ def read_small(path: Path) -> bytes:
         content = file.read(_LARGEST_TEXT + 1)
     if len(content) > _LARGEST_TEXT:
         size = path.stat().st_size
-        msg = f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file"
-        raise ValueError(msg)
+        raise ValueError(f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file")
     return content
 
 
@@ -63,13 +62,11 @@ def read_text(path: Path) -> str:
     """
     content = read_small(path)
     if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        msg = f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8"
-        raise ValueError(msg)
+        raise ValueError(f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8") from None
 
 
 def read_numbers(path: Path) -> NDArray[np.float64]:
@@ -94,22 +91,18 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
         If there is no such file.
     """
     if not path.is_file():
-        msg = f"{path}: no such file; check its name and folder"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path}: no such file; check its name and folder")
     text = read_text(path)
     rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     if not rows:
-        msg = f"{path} is empty; numbers with blanks or commas between them are needed"
-        raise ValueError(msg)
+        raise ValueError(f"{path} is empty; numbers with blanks or commas between them are needed")
     try:
         numbers = [[_number(word) for word in row] for row in rows]
     except ValueError as error:
-        msg = f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them") from None
     if len({len(row) for row in numbers}) != 1:
         counts = ", ".join(str(len(row)) for row in numbers[:8])
-        msg = f"{path}: rows hold {counts} numbers; give each row as many"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: rows hold {counts} numbers; give each row as many")
     return np.array(numbers)
 
 
@@ -121,5 +114,4 @@ def _number(word: str) -> float:
         return float(word)
     except ValueError:
         shown = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…"
-        msg = f"{shown!r} is no number"
-        raise ValueError(msg) from None
+        raise ValueError(f"{shown!r} is no number") from None

@@ -106,16 +106,14 @@ def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
     except (RuntimeError, TypeError):
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
-        msg = f"device must be 'auto', 'cpu', 'cuda' or 'cuda:0', not {device!r}"
-        raise ValueError(msg)
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:0', not {device!r}")
     if found.type == "cpu":
         return torch.device("cpu")
     number = found.index or 0
     if number >= there:
         if fallback:
             return torch.device("cpu")
-        msg = f"device={device!r}, and this machine has {there} GPUs that torch can use; take device='auto' or 'cpu'"
-        raise ValueError(msg)
+        raise ValueError(f"device={device!r}, and this machine has {there} GPUs that torch can use; take device='auto' or 'cpu'")
     return torch.device("cuda", number)
 
 

@@ -72,8 +72,7 @@ def simulate(
     check_jobs(jobs, "--jobs")
     names = words(preset)
     if not names:
-        msg = "--preset names no cohort; choose of cohort1, cohort2"
-        raise ValueError(msg)
+        raise ValueError("--preset names no cohort; choose of cohort1, cohort2")
     x, y, z = whole_numbers("--shape", shape, 3)
     first = Protocol.preset(names[0])
     made = [
@@ -136,11 +135,9 @@ def train(
     from dmrifit.predict.base import resolve_patch_shape
 
     if out.exists() and not overwrite:
-        msg = f"{out} exists already; choose another name, or --overwrite"
-        raise FileExistsError(msg)
+        raise FileExistsError(f"{out} exists already; choose another name, or --overwrite")
     if not out.parent.is_dir():
-        msg = f"{out} cannot be written: there is no folder {out.parent}"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{out} cannot be written: there is no folder {out.parent}")
     _check_names([algorithm], [strategy])
     _check_extras([algorithm], remedy="choose another --algorithm")
     options: dict[str, Any] = {"model": model}
@@ -149,8 +146,7 @@ def train(
     given = {"loss": loss, "target_scale": target_scale}
     options |= {name: value for name, value in given.items() if value is not None}
     if strategy == "s2s" and (loss or target_scale):
-        msg = "--loss and --target-scale are options of --strategy m2m, which learns parameters; s2s learns signals"
-        raise ValueError(msg)
+        raise ValueError("--loss and --target-scale are options of --strategy m2m, which learns parameters; s2s learns signals")
     estimator = _strategies()[strategy](algorithm, **options)
     chosen = _chosen(_cohorts(table), cohorts)
     protocol = next(iter(chosen.values())).scans[0].protocol
@@ -248,8 +244,7 @@ def benchmark(
     _check_names([*names, *left_out], words(strategies))
     names = [name for name in names if name not in left_out]
     if not names:
-        msg = "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
-        raise ValueError(msg)
+        raise ValueError("no algorithm is left to compare; name one by --algorithms, or fewer by --without")
     _check_extras(names, remedy="or leave it out: --without {name}")
     estimators = {
         f"{name} {strategy}": _strategies()[strategy](name, model=model)
@@ -279,8 +274,7 @@ def benchmark(
             say(f"finished work is kept in {out}; the same command goes on from there")
         raise
     except RuntimeError as error:
-        msg = f"{error}; finished work is kept in {out}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{error}; finished work is kept in {out}") from error
     _finish_report([evaluation], write_report(evaluation, out))
 
 
@@ -322,15 +316,13 @@ def _artifacts(text: str | None) -> list[str] | dict[str, float] | None:
     if not any(equals for _, equals, _ in found):
         return [name for name, _, _ in found]
     if not all(equals for _, equals, _ in found):
-        msg = f"--artifacts {text}: give a strength to all of them, NAME=STRENGTH, or to none"
-        raise ValueError(msg)
+        raise ValueError(f"--artifacts {text}: give a strength to all of them, NAME=STRENGTH, or to none")
     return {name: floats(f"--artifacts {name}", value, 1)[0] for name, _, value in found}
 
 
 def _check_report() -> None:
     if not (find_spec("matplotlib") and find_spec("jinja2")):
-        msg = 'the report needs more packages: pip install "dmrifit[report]"'
-        raise ImportError(msg)
+        raise ImportError('the report needs more packages: pip install "dmrifit[report]"')
 
 
 def _strategies() -> dict[str, Any]:
@@ -350,8 +342,7 @@ def _check_names(algorithms: list[str], strategies: list[str]) -> None:
         *((name, tuple(_strategies()), "strategy") for name in strategies or [""]),
     ):
         if word not in allowed:
-            msg = f"there is no {what} {word!r}; choose of {', '.join(allowed)}"
-            raise ValueError(msg)
+            raise ValueError(f"there is no {what} {word!r}; choose of {', '.join(allowed)}")
 
 
 def _check_extras(algorithms: list[str], *, remedy: str) -> None:
@@ -362,8 +353,7 @@ def _check_extras(algorithms: list[str], *, remedy: str) -> None:
         try:
             build_regressor(name, n_targets=2, patch_shape=default_patch_shape(name))
         except ImportError as error:
-            msg = f"algorithm {name}: {error}; {remedy.format(name=name)}"
-            raise ImportError(msg) from error
+            raise ImportError(f"algorithm {name}: {error}; {remedy.format(name=name)}") from error
 
 
 def _cohorts(table: Path) -> dict[str, Cohort]:
@@ -383,8 +373,7 @@ def _chosen(cohorts: dict[str, Cohort], names: str | None) -> dict[str, Cohort]:
         return cohorts
     unknown = [name for name in words(names) if name not in cohorts]
     if unknown or not words(names):
-        msg = f"there is no cohort {', '.join(unknown) or names!r}; the table has {', '.join(cohorts)}"
-        raise ValueError(msg)
+        raise ValueError(f"there is no cohort {', '.join(unknown) or names!r}; the table has {', '.join(cohorts)}")
     return {name: cohorts[name] for name in words(names)}
 
 

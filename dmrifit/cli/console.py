@@ -161,17 +161,14 @@ def begin_run(
     results = list(results)
     strangers = [name for name in results if (out / name).exists() and not path.exists()]
     if strangers and not overwrite:
-        msg = f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite"
-        raise FileExistsError(msg)
+        raise FileExistsError(f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite")
     if path.exists() and not overwrite:
         before, now = _object(path), json.loads(text)
         if before is None:
-            msg = f"{path} is damaged, so nothing says what {out} holds; choose another folder, or --overwrite"
-            raise ValueError(msg)
+            raise ValueError(f"{path} is damaged, so nothing says what {out} holds; choose another folder, or --overwrite")
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if changed:
-            msg = f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite"
-            raise ValueError(msg)
+            raise ValueError(f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite")
     if overwrite and not (path.is_file() and path.read_bytes() == text.encode()):
         for file in [*(out / name for name in results), *(file for part in parts for file in out.glob(part))]:
             file.unlink(missing_ok=True)
@@ -228,14 +225,11 @@ def check_output(path: Path, overwrite: bool) -> None:
         If it is a folder, which is never replaced.
     """
     if path.exists() and not overwrite:
-        msg = f"{path} exists already; choose another name, or --overwrite"
-        raise FileExistsError(msg)
+        raise FileExistsError(f"{path} exists already; choose another name, or --overwrite")
     if path.is_dir():
-        msg = f"{path} is a folder; name a file"
-        raise IsADirectoryError(msg)
+        raise IsADirectoryError(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
-        msg = f"{path} cannot be written: there is no folder {path.parent}"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def progress(rows: Iterable[Any], total: int, what: str | None = None) -> Iterable[Any]:

@@ -106,8 +106,7 @@ def fit(
     from dmrifit.io.bids_derivatives import common_stem, derivative_name
 
     if model not in MODELS:
-        msg = f"no model {model!r}; choose one of {', '.join(MODELS)}"
-        raise ValueError(msg)
+        raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)}")
     images, protocol = scan_of(image, bval, bvec, te, needs_te=MODELS[model].needs_te)
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
@@ -258,8 +257,7 @@ def predict(
     estimator = load_model(model)
     source = getattr(estimator, "source", None)
     if source is None:
-        msg = f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one by dmrifit train"
-        raise ValueError(msg)
+        raise ValueError(f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one by dmrifit train")
     images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
     predict_image(
         estimator,
@@ -319,8 +317,7 @@ def dicom_seg(
 
     check_output(out, overwrite)
     if out.exists() and out.samefile(labels):
-        msg = f"--out {out} is the image of the labels and would be overwritten; choose another name"
-        raise ValueError(msg)
+        raise ValueError(f"--out {out} is the image of the labels and would be overwritten; choose another name")
     segments = write_dicom_seg(
         read_volume(labels),
         load_image(labels).affine,

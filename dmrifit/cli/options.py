@@ -103,20 +103,17 @@ def scan_of(
     from dmrifit.io.scan_manifest import read_manifest
 
     if not image.is_file():
-        msg = (
+        raise FileNotFoundError((
             f"{image} is a folder; name an image in it" if image.is_dir() else f"{image}: no such file; check its name"
-        )
-        raise FileNotFoundError(msg)
+        ))
     if image.suffix.lower() in (".tsv", ".csv"):
         if bval or bvec or te:
-            msg = f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te"
-            raise ValueError(msg)
+            raise ValueError(f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te")
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
     bval = bval or beside(image, "bval")
     if bval is None:
-        msg = f"{image}: there is no file {stem(image)}.bval of b-values beside it; name one by --bval"
-        raise ValueError(msg)
+        raise ValueError(f"{image}: there is no file {stem(image)}.bval of b-values beside it; name one by --bval")
     if not te and needs_te and (found := beside(image, "te") or _sidecar(image)):
         te = [str(found)]
     return [image], Protocol.read(bval, te[0] if te and len(te) == 1 else te, bvec or beside(image, "bvec"))
@@ -178,8 +175,7 @@ def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
     pairs = [text.partition("=") for text in texts]
     for text, (name, equals, value) in zip(texts, pairs, strict=True):
         if not (name and equals and value):
-            msg = f"{option} {text}: write NAME=VALUE"
-            raise ValueError(msg)
+            raise ValueError(f"{option} {text}: write NAME=VALUE")
     return [(name, value) for name, _, value in pairs]
 
 
@@ -211,8 +207,7 @@ def floats(option: str, text: str, n: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != n:
-        msg = f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed"
-        raise ValueError(msg)
+        raise ValueError(f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed")
     return numbers
 
 
@@ -245,8 +240,7 @@ def whole_numbers(option: str, text: str, n: int | None = None) -> tuple[int, ..
         numbers = ()
     if not numbers or (n is not None and len(numbers) != n):
         wanted = "whole numbers" if n is None else f"{n} whole numbers"
-        msg = f"{option} {text}: {wanted} with commas between them are needed"
-        raise ValueError(msg)
+        raise ValueError(f"{option} {text}: {wanted} with commas between them are needed")
     return numbers
 
 

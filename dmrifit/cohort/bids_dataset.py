@@ -70,19 +70,16 @@ def write_participants(
     try:
         rows = [row for _, row in participant_rows(table)] if table.exists() else []
     except ValueError as error:
-        msg = f"{error}; add what is missing, or write to another folder"
-        raise ValueError(msg) from None
+        raise ValueError(f"{error}; add what is missing, or write to another folder") from None
     _check_names(scans, cohort)
     patients = dict.fromkeys(scan.patient for scan in scans)
     there = {row["patient"] for row in rows} & set(patients)
     if there:
-        msg = f"{table} already has {', '.join(sorted(there))}; write to another folder"
-        raise ValueError(msg)
+        raise ValueError(f"{table} already has {', '.join(sorted(there))}; write to another folder")
     labels = [_bids_label(scan, scans) for scan in scans]
     taken = {Path(row["image"]).parts[0] for row in rows} & {_subject(label) for label in labels}
     if len(set(labels)) != len(labels) or taken or any(label.startswith("_") or not label for label in labels):
-        msg = f"patients {', '.join(patients)} do not have different names made of letters and digits"
-        raise ValueError(msg)
+        raise ValueError(f"patients {', '.join(patients)} do not have different names made of letters and digits")
     for scan in scans:
         _check_truth(scan)
     simulated = {scan.cohort or cohort for scan in scans if scan.synthetic}
@@ -110,27 +107,19 @@ def _check_names(scans: Sequence[Scan], cohort: str) -> None:
         for kind, name in (("cohort", mine), ("patient", scan.patient)):
             if name.strip() in NOTHING:
                 remedy = "; Cohort(scans, name) gives one" if kind == "cohort" else ""
-                msg = f"a table needs a name for each {kind}, not {name!r}{remedy}"
-                raise ValueError(msg)
+                raise ValueError(f"a table needs a name for each {kind}, not {name!r}{remedy}")
             if name != name.strip() or not name.isprintable():
-                msg = (
-                    f"{kind} {name!r}: a name in a table has no tab, line break or other character that cannot be "
-                    "printed, and no blank at its ends"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"{kind} {name!r}: a name in a table has no tab, line break or other character that cannot be "
+                    "printed, and no blank at its ends")
         if cohort_of.setdefault(scan.patient, mine) != mine:
-            msg = f"patient {scan.patient} is in cohort {mine!r} and in cohort {cohort_of[scan.patient]!r}; keep one"
-            raise ValueError(msg)
+            raise ValueError(f"patient {scan.patient} is in cohort {mine!r} and in cohort {cohort_of[scan.patient]!r}; keep one")
 
 
 def _check_truth(scan: Scan) -> None:
     truth = scan.truth
     if truth is not None and set(truth) != set(truth_names()):
-        msg = (
-            f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, all of them, not "
-            f"{', '.join(truth)}; leave the truth out of the scan (truth=None), or give these maps"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, all of them, not "
+            f"{', '.join(truth)}; leave the truth out of the scan (truth=None), or give these maps")
 
 
 def _refuse_to_replace(folder: Path, labels: Sequence[str]) -> None:
@@ -138,8 +127,7 @@ def _refuse_to_replace(folder: Path, labels: Sequence[str]) -> None:
     subjects = sorted({_subject(label) for label in labels})
     there = [subject for subject in subjects if (folder / subject).exists()]
     if there:
-        msg = f"{folder} already has {', '.join(there)}, maybe with your data; remove it, or write to another folder"
-        raise ValueError(msg)
+        raise ValueError(f"{folder} already has {', '.join(there)}, maybe with your data; remove it, or write to another folder")
 
 
 def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
@@ -206,11 +194,8 @@ def _merged(
         there, values = merged.get(name, dict(values)), dict(values)
         other = [key for key in there | values if key != "patients" and there.get(key) != values.get(key)]
         if other:
-            msg = (
-                f"cohort {name!r} in {table} was simulated with another {other[0]} ({there.get(other[0])!r}, now "
-                f"{values.get(other[0])!r}); give the cohort another name, or write to another folder"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"cohort {name!r} in {table} was simulated with another {other[0]} ({there.get(other[0])!r}, now "
+                f"{values.get(other[0])!r}); give the cohort another name, or write to another folder")
         merged[name] = dict(values)
         if "patients" in there or "patients" in values:
             merged[name]["patients"] = {**there.get("patients", {}), **values.get("patients", {})}

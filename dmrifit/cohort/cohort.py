@@ -97,8 +97,7 @@ class Cohort:
         self.simulation: dict[str, Any] | None = None if simulation is None else describe(dict(simulation))
         self.skipped: dict[str, str] = {}
         if not self.scans:
-            msg = f"cohort {name!r} has no scan"
-            raise ValueError(msg)
+            raise ValueError(f"cohort {name!r} has no scan")
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -200,8 +199,7 @@ class Cohort:
                 _check_noise(scan, sigma)
                 parts["sigma"].append(np.asarray(sigma, dtype=float))
         if not parts["X"]:
-            msg = f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; name one of each, or other masks"
-            raise ValueError(msg)
+            raise ValueError(f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; name one of each, or other masks")
         joined = {key: np.concatenate(values) for key, values in parts.items() if key != "sigma"}
         complete = len(parts["sigma"]) == len(parts["X"])
         return VoxelTable(
@@ -335,8 +333,7 @@ def _indices(contrasts: Protocol, scan: Scan) -> NDArray[np.intp]:
     try:
         return contrasts.indices_in(scan.protocol)
     except ValueError as error:
-        msg = f"patient {scan.patient} (cohort {scan.cohort!r}): {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): {error}") from None
 
 
 def _scale_rule(scale: Any) -> PatientScale | None:
@@ -344,8 +341,7 @@ def _scale_rule(scale: Any) -> PatientScale | None:
         return scale
     if scale == "patient":
         return PatientScale()
-    msg = f"scale must be 'patient', None or a PatientScale, not {scale!r}"
-    raise ValueError(msg)
+    raise ValueError(f"scale must be 'patient', None or a PatientScale, not {scale!r}")
 
 
 def _scale_of(scan: Scan, body: NDArray, source: Protocol, rule: PatientScale | None) -> float:
@@ -354,16 +350,14 @@ def _scale_of(scan: Scan, body: NDArray, source: Protocol, rule: PatientScale | 
     try:
         return rule.of(body, source)
     except ValueError as error:
-        msg = f"patient {scan.patient}: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"patient {scan.patient}: {error}") from None
 
 
 def _clinical(scan: Scan) -> NDArray[np.intp]:
     try:
         return scan.protocol.clinical()
     except ValueError as error:
-        msg = f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; or name the source contrasts (source=)"
-        raise ValueError(msg) from None
+        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; or name the source contrasts (source=)") from None
 
 
 def _check_order(scan: Scan, body: NDArray) -> None:
@@ -379,17 +373,11 @@ def _check_order(scan: Scan, body: NDArray) -> None:
     level = np.nanmedian(voxels, axis=0)
     rising = (level > _RISE * level[:, None])[more].mean()
     if rising > 0.5:
-        msg = (
-            f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of contrasts the signal in "
-            "the body rises with b or TE; check that the order of volumes is that of the b-values and echo times"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of contrasts the signal in "
+            "the body rises with b or TE; check that the order of volumes is that of the b-values and echo times")
 
 
 def _check_noise(scan: Scan, sigma: NDArray) -> None:
     if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
-        msg = (
-            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask that are negative "
-            "or not finite; correct the map, or give one number"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask that are negative "
+            "or not finite; correct the map, or give one number")

@@ -102,8 +102,7 @@ def read_participants(
     empty: list[tuple[int, Scan, str]] = []
     cohort_of: dict[str, tuple[str, int]] = {}
     if average not in (None, "geometric", "arithmetic"):
-        msg = f"average must be 'geometric', 'arithmetic' or None, not {average!r}"
-        raise ValueError(msg)
+        raise ValueError(f"average must be 'geometric', 'arithmetic' or None, not {average!r}")
     rows = participant_rows(table)
     _refuse_shared_images(rows, table)
     for line, row in rows:
@@ -111,12 +110,9 @@ def read_participants(
         scan = _scan_of(row, where, table.parent, average, b_tolerance)
         other, first_line = cohort_of.setdefault(scan.patient, (scan.cohort, line))
         if other != scan.cohort:
-            msg = (
-                f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, in row "
+            raise ValueError(f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, in row "
                 f"{first_line}, in cohort {other!r}; a patient in both training and test would spoil "
-                "every score: keep one, or name two persons differently"
-            )
-            raise ValueError(msg)
+                "every score: keep one, or name two persons differently")
         if row.get("lesion") and scan.lesion is None:
             empty.append((line, scan, f"the lesion mask {row['lesion']} is empty"))
             continue
@@ -132,8 +128,7 @@ def read_participants(
         if scan.patient not in used:
             skipped.setdefault(scan.cohort, {})[scan.patient] = reason
     if not scans:
-        msg = f"{table}: no usable patient"
-        raise ValueError(msg)
+        raise ValueError(f"{table}: no usable patient")
     told = simulations_of(table)
     simulations = {
         name: told[name] for name, members in scans.items() if name in told and all(scan.synthetic for scan in members)
@@ -171,14 +166,10 @@ def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -
         other, patient = first.setdefault(image, (line, row["patient"]))
         again = twice.setdefault((image, *(row.get(column, "") for column in ("mask", "lesion"))), line)
         if patient == row["patient"] and again != line:
-            msg = f"{table}, row {line}: image and masks are those of row {again}, and would count twice; remove one"
-            raise ValueError(msg)
+            raise ValueError(f"{table}, row {line}: image and masks are those of row {again}, and would count twice; remove one")
         if patient != row["patient"]:
-            msg = (
-                f"{table}, rows {other} and {line}: patients {patient} and {row['patient']} have the same image "
-                f"{row['image']!r}; a patient under two names would be in training and test: correct one row"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{table}, rows {other} and {line}: patients {patient} and {row['patient']} have the same image "
+                f"{row['image']!r}; a patient under two names would be in training and test: correct one row")
 
 
 def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
@@ -186,14 +177,10 @@ def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
     try:
         body, lesion = scan.mask, scan.lesion
     except ValueError as error:
-        msg = f"{where}: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{where}: {error}") from None
     if lesion is not None and not (body & lesion).any():
-        msg = (
-            f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask {row['mask']!r}; "
-            "check that both belong to this patient"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask {row['mask']!r}; "
+            "check that both belong to this patient")
 
 
 def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None, b_tolerance: float | None) -> Scan:
@@ -214,8 +201,7 @@ def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None,
         echo_times = files if len(files) > 1 else files[0]
     synthetic = row.get("synthetic", "")
     if synthetic.lower() not in WORDS:
-        msg = f"{where}: synthetic must be true or false, not {synthetic!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{where}: synthetic must be true or false, not {synthetic!r}")
     try:
         protocol = Protocol.read(path("bval"), echo_times, optional("bvec"), b_tolerance=b_tolerance)
         if average is not None and (protocol.directions is not None or _has_repeats(protocol)):
@@ -236,8 +222,7 @@ def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None,
             synthetic=WORDS[synthetic.lower()],
         )
     except ValueError as error:
-        msg = f"{where}: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
@@ -311,5 +296,4 @@ def simulations_of(table: Path) -> dict[str, dict[str, Any]]:
         told = fields.get("cohort", {}).get("Simulation", {})
         return {str(name): dict(values) for name, values in told.items()}
     except (UnicodeDecodeError, ValueError, AttributeError, RecursionError, TypeError) as error:
-        msg = f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); repair or remove it"
-        raise ValueError(msg) from None
+        raise ValueError(f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); repair or remove it") from None

@@ -34,8 +34,7 @@ def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
     sizes = tuple(patch_shape) if isinstance(patch_shape, tuple | list | np.ndarray) else ()
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes)
     if len(sizes) != 3 or not whole or any(n < 1 or n % 2 == 0 for n in sizes):
-        msg = f"patch_shape must be three odd numbers such as (3, 3, 1), not {patch_shape!r}"
-        raise ValueError(msg)
+        raise ValueError(f"patch_shape must be three odd numbers such as (3, 3, 1), not {patch_shape!r}")
     x, y, z = map(int, sizes)
     return x, y, z
 
@@ -60,8 +59,7 @@ def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
     largest = [2 * max(lengths) - 1 for lengths in zip(*shapes, strict=True)]
     if any(size > most for size, most in zip(sizes, largest, strict=True)):
         best = tuple(min(size, most) for size, most in zip(sizes, largest, strict=True))
-        msg = f"patch_shape {sizes} reaches out of every image, whatever the voxel; take {best} or less"
-        raise ValueError(msg)
+        raise ValueError(f"patch_shape {sizes} reaches out of every image, whatever the voxel; take {best} or less")
 
 
 def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:

@@ -82,11 +82,8 @@ class Scan:
         self.patient = str(patient)
         quoted = sum(len(quote(name, errors="surrogatepass")) for name in (self.patient, str(cohort)))
         if quoted > _LONGEST_NAMES:
-            msg = (
-                f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
-                f"they are quoted there; shorten them to {_LONGEST_NAMES}"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
+                f"they are quoted there; shorten them to {_LONGEST_NAMES}")
         self._measured = protocol
         self._average = average
         self.protocol = protocol if average is None else self._averaged(np.ones(len(protocol)))[1]
@@ -99,11 +96,9 @@ class Scan:
         self._truth = truth
         self._affine = None if affine is None else _checked_affine(affine, self.patient)
         if self._affine is None and not _is_path(signal):
-            msg = f"patient {patient}: signals given as an array need the affine of their grid"
-            raise ValueError(msg)
+            raise ValueError(f"patient {patient}: signals given as an array need the affine of their grid")
         if isinstance(sigma, int | float | np.number) and not (np.isfinite(sigma) and sigma >= 0):
-            msg = f"patient {patient}: sigma (standard deviation of the noise) must be finite, 0 or more, not {sigma}"
-            raise ValueError(msg)
+            raise ValueError(f"patient {patient}: sigma (standard deviation of the noise) must be finite, 0 or more, not {sigma}")
         self._check_grids()
 
     def __repr__(self) -> str:
@@ -187,8 +182,7 @@ class Scan:
             If there is no such mask.
         """
         if name not in ("body", "lesion"):
-            msg = f"a mask is 'body' or 'lesion', not {name!r}"
-            raise ValueError(msg)
+            raise ValueError(f"a mask is 'body' or 'lesion', not {name!r}")
         return self.mask if name == "body" else self.lesion
 
     def loaded(self) -> Scan:
@@ -222,17 +216,11 @@ class Scan:
         image = _describe(self._signal, f"signals of patient {self.patient}")
         counts = " × ".join(map(str, shape))
         if len(shape) != 4:
-            msg = (
-                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for each of the "
-                f"{len(self._measured)} measurements: put the volumes together, for example by nibabel.concat_images"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for each of the "
+                f"{len(self._measured)} measurements: put the volumes together, for example by nibabel.concat_images")
         if shape[3] != len(self._measured):
-            msg = (
-                f"{image}: {counts} values do not make one volume for each of the {len(self._measured)} "
-                "measurements of the protocol; check that b-values and image belong to one scan"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{image}: {counts} values do not make one volume for each of the {len(self._measured)} "
+                "measurements of the protocol; check that b-values and image belong to one scan")
         truth: dict[str, Volume] = {}
         if isinstance(self._truth, str | Path):
             truth = {"truth": self._truth}
@@ -260,11 +248,8 @@ class Scan:
     def _check_truth(path: str | Path) -> None:
         shape, names = _grid(path)[0], truth_names()
         if len(shape) != 4 or shape[3] != len(names):
-            msg = (
-                f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} volumes of a 4-D image, "
-                f"in the order {', '.join(names)}"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} volumes of a 4-D image, "
+                f"in the order {', '.join(names)}")
 
 
 def truth_names() -> tuple[str, ...]:
@@ -285,8 +270,7 @@ def _checked_affine(affine: ArrayLike, patient: str) -> NDArray[np.float64]:
     found = np.array(real_numbers(affine, f"patient {patient}: the affine"))
     shaped = found.shape == (4, 4) and np.isfinite(found).all()
     if not shaped or np.abs(found).max() > _LARGEST_PLACE or np.linalg.det(found[:3, :3]) == 0:
-        msg = f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, not {found.tolist()}"
-        raise ValueError(msg)
+        raise ValueError(f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, not {found.tolist()}")
     return found
 
 

@@ -61,12 +61,10 @@ def _definition(function: Callable) -> ast.FunctionDef:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError) as error:
-        msg = f"the source of {function!r} cannot be read ({error}); define it with def in a file or a notebook"
-        raise ValueError(msg) from None
+        raise ValueError(f"the source of {function!r} cannot be read ({error}); define it with def in a file or a notebook") from None
     definition = tree.body[0]
     if not isinstance(definition, ast.FunctionDef):
-        msg = f"a signal model is a function made with def, not {ast.unparse(definition)!r}"
-        raise ValueError(msg)
+        raise ValueError(f"a signal model is a function made with def, not {ast.unparse(definition)!r}")
     definition.decorator_list, definition.returns = [], None
     for argument in definition.args.args:
         argument.annotation = None
@@ -81,8 +79,7 @@ def _check_arguments(definition: ast.FunctionDef, names: Sequence[str]) -> None:
     plain = not (arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults)
     if not plain or given not in (["b", *names], ["b", "te", *names]):
         wanted = ", ".join(names)
-        msg = f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got ({', '.join(given)})"
-        raise ValueError(msg)
+        raise ValueError(f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got ({', '.join(given)})")
 
 
 def _surroundings(function: Callable, definition: ast.FunctionDef) -> dict[str, object]:
@@ -96,8 +93,7 @@ def _surroundings(function: Callable, definition: ast.FunctionDef) -> dict[str, 
         elif any(value is module or (callable(value) and getattr(module, name, None) is value) for module in _MODULES):
             known[name] = value
         else:
-            msg = f"{definition.name} uses {name}, which is neither a number nor math or numpy; define it inside"
-            raise ValueError(msg)
+            raise ValueError(f"{definition.name} uses {name}, which is neither a number nor math or numpy; define it inside")
     return known
 
 

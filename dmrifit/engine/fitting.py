@@ -103,30 +103,24 @@ def fit_voxels(
     """
     if isinstance(model, str):
         if model not in MODELS:
-            msg = f"no model {model!r}; choose one of {', '.join(MODELS)} or make a SignalModel"
-            raise ValueError(msg)
+            raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)} or make a SignalModel")
         model = MODELS[model]
     signals = np.asarray(signals)
     _check_measurements(signals, protocol, model)
     whole = isinstance(n_threads, int | np.integer) and not isinstance(n_threads, bool)
     if n_threads is not None and (not whole or n_threads < 1):
-        msg = f"n_threads must be a whole number of at least 1, or None for one on each core, not {n_threads!r}"
-        raise ValueError(msg)
+        raise ValueError(f"n_threads must be a whole number of at least 1, or None for one on each core, not {n_threads!r}")
     if method == "segmented":
         return _fit_segmented(signals, protocol, model, bounds, fixed, sigma, regularization, n_starts, n_threads)
     if method != "nlls":
-        msg = f"method must be 'nlls' or 'segmented', not {method!r}"
-        raise ValueError(msg)
+        raise ValueError(f"method must be 'nlls' or 'segmented', not {method!r}")
     n = len(signals)
     box = _box(model, bounds)
     values = _fixed_values(model, fixed, n, box)
     n_free = len(model.names) - len(values)
     if len(protocol) < n_free:
-        msg = (
-            f"{len(protocol)} measurements cannot determine {n_free} free parameters of {model.name}; "
-            "fix some, or measure more"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{len(protocol)} measurements cannot determine {n_free} free parameters of {model.name}; "
+            "fix some, or measure more")
     problem = _Problem(model, protocol, box, values, n_free, regularization, n_starts)
     noise = _noise(sigma, n)
     out = _empty_result(problem, n, tuple(values))
@@ -147,17 +141,12 @@ def _fit_segmented(
 ) -> FitResult:
     """Fit Dt where perfusion has died out, and the rest with it fixed."""
     if model != MODELS["ivim"]:
-        msg = f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'"
-        raise ValueError(msg)
+        raise ValueError(f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'")
     if "Dt" in (fixed or {}):
-        msg = "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
-        raise ValueError(msg)
+        raise ValueError("Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'")
     slow = protocol.b >= _SEGMENT_B
     if len(np.unique(protocol.b[slow])) < 2:
-        msg = (
-            f"a segmented fit needs two b-values of {_SEGMENT_B:g} s/mm² or more; there are {protocol.b[slow].tolist()}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"a segmented fit needs two b-values of {_SEGMENT_B:g} s/mm² or more; there are {protocol.b[slow].tolist()}")
     box = _box(model, bounds)
     tissue = fit_voxels(
         signals[:, slow],
@@ -191,13 +180,9 @@ def _fit_segmented(
 
 def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
-        msg = (
-            f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}")
     if not (np.issubdtype(signals.dtype, np.floating) or np.issubdtype(signals.dtype, np.integer)):
-        msg = f"signals must be real numbers (magnitudes), not {signals.dtype}"
-        raise ValueError(msg)
+        raise ValueError(f"signals must be real numbers (magnitudes), not {signals.dtype}")
     check_echo_times(protocol, model)
 
 
@@ -218,15 +203,11 @@ def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
         If the model needs echo times and there are none, or knows no relaxation and there are several.
     """
     if model.needs_te and protocol.te is None:
-        msg = f"model {model.name} needs echo times, and the protocol has none; give te in ms"
-        raise ValueError(msg)
+        raise ValueError(f"model {model.name} needs echo times, and the protocol has none; give te in ms")
     if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:
         times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
-        msg = (
-            f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
-            "take the measurements of one echo time (protocol.take), or use a model with T2"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
+            "take the measurements of one echo time (protocol.take), or use a model with T2")
 
 
 def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[float, float | str]]:
@@ -235,38 +216,29 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
         return box
     if isinstance(bounds, str):
         if bounds != "published":
-            msg = f"bounds must be a dict by parameter name or 'published', not {bounds!r}"
-            raise ValueError(msg)
+            raise ValueError(f"bounds must be a dict by parameter name or 'published', not {bounds!r}")
         if model.published_bounds is None:
-            msg = f"there are no published bounds for model {model.name}; give a dict by parameter name"
-            raise ValueError(msg)
+            raise ValueError(f"there are no published bounds for model {model.name}; give a dict by parameter name")
         bounds = model.published_bounds
     for name, pair in bounds.items():
         _check_name(model, name, "bounds")
         try:
             low, high = pair
         except (TypeError, ValueError):
-            msg = f"bounds of {name} must be (low, high), not {pair!r}"
-            raise ValueError(msg) from None
+            raise ValueError(f"bounds of {name} must be (low, high), not {pair!r}") from None
         parameter = model.parameters[model.names.index(name)]
         if high == "monotonic":
             if low != 0:
-                msg = f"the lower bound of {name} must be 0 where the upper one is 'monotonic', not {low!r}"
-                raise ValueError(msg)
+                raise ValueError(f"the lower bound of {name} must be 0 where the upper one is 'monotonic', not {low!r}")
             if model.cumulant is None or name != model.cumulant[0]:
-                msg = (
-                    f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}")
             low = float(low)
         else:
             low, high = float(low), float(high)
             if not low <= high:
-                msg = f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
-                raise ValueError(msg)
+                raise ValueError(f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first")
             if form(parameter) != "plain" and high <= 0:
-                msg = f"{name} is positive, but its upper bound is {high:g}"
-                raise ValueError(msg)
+                raise ValueError(f"{name} is positive, but its upper bound is {high:g}")
         box[name] = (low, high)
     return box
 
@@ -274,8 +246,7 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
 def _check_name(model: SignalModel, name: str, what: str) -> None:
     if name not in model.names:
         known = ", ".join(model.names)
-        msg = f"{what} name the parameter {name!r}, which model {model.name} does not have; it has {known}"
-        raise ValueError(msg)
+        raise ValueError(f"{what} name the parameter {name!r}, which model {model.name} does not have; it has {known}")
 
 
 def _fixed_values(
@@ -286,20 +257,16 @@ def _fixed_values(
         _check_name(model, name, "fixed values")
         array = np.asarray(value, dtype=float)
         if array.shape not in ((), (1,), (n,)) or not np.isfinite(array).all():
-            msg = f"fixed {name} must be a finite number or {n} of them, one for each voxel; got {value!r}"
-            raise ValueError(msg)
+            raise ValueError(f"fixed {name} must be a finite number or {n} of them, one for each voxel; got {value!r}")
         parameter = model.parameters[model.names.index(name)]
         if form(parameter) != "plain" and not (array > 0).all():
-            msg = f"fixed {name} must be positive; got {array.min():g}"
-            raise ValueError(msg)
+            raise ValueError(f"fixed {name} must be positive; got {array.min():g}")
         values[name] = array
     for name in values:
         if box[name][1] == "monotonic":
-            msg = f"{name} is fixed, so it cannot have a 'monotonic' bound; give one or the other"
-            raise ValueError(msg)
+            raise ValueError(f"{name} is fixed, so it cannot have a 'monotonic' bound; give one or the other")
     if len(values) == len(model.names):
-        msg = f"all parameters of {model.name} are fixed: there is nothing to fit"
-        raise ValueError(msg)
+        raise ValueError(f"all parameters of {model.name} are fixed: there is nothing to fit")
     return values
 
 
@@ -308,11 +275,9 @@ def _noise(sigma: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
         return None
     noise = np.asarray(sigma, dtype=float)
     if noise.shape not in ((), (1,), (n,)):
-        msg = f"sigma must be a number or {n} of them, one for each voxel; got shape {noise.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"sigma must be a number or {n} of them, one for each voxel; got shape {noise.shape}")
     if not (np.isfinite(noise).all() and (noise >= 0).all()):
-        msg = "sigma must be finite and not negative (it is the standard deviation of the noise, in the signals' units)"
-        raise ValueError(msg)
+        raise ValueError("sigma must be finite and not negative (it is the standard deviation of the noise, in the signals' units)")
     return np.ascontiguousarray(noise.reshape(-1))
 
 
@@ -350,8 +315,7 @@ class _Problem:
         self.regularized = bool(regularization)
         if regularization is not None:
             if not (np.isfinite(regularization) and regularization >= 0):
-                msg = f"regularization must be a finite number, 0 or more; got {regularization!r}"
-                raise ValueError(msg)
+                raise ValueError(f"regularization must be a finite number, 0 or more; got {regularization!r}")
             width = high - low
             bounded = np.isfinite(width) & (width > 0)
             self.penalty[bounded] = regularization / width[bounded] ** 2
@@ -364,8 +328,7 @@ class _Problem:
         if n_starts == "auto":
             n_starts = 1 if n_free <= 2 else 3
         if isinstance(n_starts, bool) or not isinstance(n_starts, (int, np.integer)) or n_starts < 1:
-            msg = f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}"
-            raise ValueError(msg)
+            raise ValueError(f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}")
         own = self.kernel, model, protocol
         if all(np.ndim(value) == 0 for value in fixed.values()):
             single = tuple(sorted((name, float(value)) for name, value in fixed.items()))

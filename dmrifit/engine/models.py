@@ -58,17 +58,12 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name in (*_PROTOCOL_NAMES, *_FUNCTIONS):
-            msg = f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, exp, log, sqrt"
-            raise ValueError(msg)
+            raise ValueError(f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, exp, log, sqrt")
         if self.unit in _REFUSED_UNITS:
-            msg = (
-                f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: give it in µm²/ms "
-                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: give it in µm²/ms "
+                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}")
         if not self.low <= self.high:
-            msg = f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower one comes first"
-            raise ValueError(msg)
+            raise ValueError(f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower one comes first")
 
     @property
     def is_amplitude(self) -> bool:
@@ -119,8 +114,7 @@ class SignalModel:
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", tuple(self.parameters))
         if len(set(self.names)) != len(self.names) or not self.names:
-            msg = f"model {self.name} needs parameters with different names, not {self.names}"
-            raise ValueError(msg)
+            raise ValueError(f"model {self.name} needs parameters with different names, not {self.names}")
         if self.source:
             object.__setattr__(self, "_needs_te", bool(re.match(r"def \w+\(b, te\b", self.source)))
             return
@@ -130,11 +124,8 @@ class SignalModel:
         unused = set(self.names) - used
         if unknown or unused:
             what = f"uses the unknown {sorted(unknown)}" if unknown else f"does not use {sorted(unused)}"
-            msg = (
-                f"model {self.name}: the expression {what}; parameters are {self.names}, "
-                "and b (ms/µm²) and te (ms) are given"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"model {self.name}: the expression {what}; parameters are {self.names}, "
+                "and b (ms/µm²) and te (ms) are given")
         object.__setattr__(self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval"))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -247,11 +238,9 @@ class SignalModel:
         """
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
         if values.ndim != 2 or values.shape[1] != len(self.parameters):
-            msg = f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape {values.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape {values.shape}")
         if self.needs_te and protocol.te is None:
-            msg = f"model {self.name} needs echo times; give them to the protocol (te in ms)"
-            raise ValueError(msg)
+            raise ValueError(f"model {self.name} needs echo times; give them to the protocol (te in ms)")
         if self._code is None:
             return self._called(values, protocol)
         return self._evaluated(self._code, _FUNCTIONS, values, protocol)
@@ -311,13 +300,11 @@ class _PowersAsCalls(ast.NodeTransformer):
 def _names_in(expression: str) -> set[str]:
     """Check that an expression is plain arithmetic; return the names of its variables."""
     if len(expression) > _LONGEST:
-        msg = f"the expression {expression[:40]!r}… has {len(expression)} characters, more than {_LONGEST}; shorten it"
-        raise ValueError(msg)
+        raise ValueError(f"the expression {expression[:40]!r}… has {len(expression)} characters, more than {_LONGEST}; shorten it")
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
-        msg = f"expression {expression!r} is not Python syntax: {error.msg}"
-        raise ValueError(msg) from None
+        raise ValueError(f"expression {expression!r} is not Python syntax: {error.msg}") from None
     functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     names = set()
     for node in ast.walk(tree):
@@ -336,24 +323,17 @@ def _names_in(expression: str) -> set[str]:
             case _:
                 allowed = False
         if not allowed:
-            msg = (
-                f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not allowed; "
-                "use numbers, names, + - * / **, exp, log and sqrt"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not allowed; "
+                "use numbers, names, + - * / **, exp, log and sqrt")
         # 9**9**9 would be computed to its last digit.
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             power, value = _constant(node.right), _constant(node)
             written = ast.unparse(node)
             if not abs(power or 0) <= _HIGHEST_POWER:
-                msg = (
-                    f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to {_HIGHEST_POWER}; "
-                    "take a smaller one, or write exp(n*log(x)) for x**n"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to {_HIGHEST_POWER}; "
+                    "take a smaller one, or write exp(n*log(x)) for x**n")
             if not np.isfinite(value or 0):
-                msg = f"expression {expression!r}: {written} is no number that a computer holds; write a smaller one"
-                raise ValueError(msg)
+                raise ValueError(f"expression {expression!r}: {written} is no number that a computer holds; write a smaller one")
     return names
 
 

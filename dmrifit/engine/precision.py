@@ -226,12 +226,10 @@ def rank_contrasts(
     """
     model = resolve_model(model)
     if criterion not in CRITERIA:
-        msg = f"criterion must be 'A' or 'D', not {criterion!r}; for predicted signals see rank_contrasts_by_prediction"
-        raise ValueError(msg)
+        raise ValueError(f"criterion must be 'A' or 'D', not {criterion!r}; for predicted signals see rank_contrasts_by_prediction")
     values = _parameter_sets(model, parameters)
     if (values == 0).any():
-        msg = f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; give a small value"
-        raise ValueError(msg)
+        raise ValueError(f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; give a small value")
     free = _free(model, fixed)
     names = [name for name, is_free in zip(model.names, free, strict=True) if is_free]
     # Derivatives by the logarithm of the parameters: variances are then squared coefficients of variation.
@@ -305,12 +303,10 @@ def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | No
         taken = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist() if np.size(start) else []
     outside = [index for index in taken if not 0 <= index < len(protocol)]
     if outside or len(set(taken)) != len(taken):
-        msg = f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}"
-        raise ValueError(msg)
+        raise ValueError(f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}")
     left = [index for index in range(len(protocol)) if index not in taken]
     if not left or (n is not None and not 1 <= n <= len(left)):
-        msg = f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}"
-        raise ValueError(msg)
+        raise ValueError(f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}")
     return taken, left
 
 
@@ -359,19 +355,15 @@ def _information_rows(
 ) -> NDArray[np.float64]:
     """Give rows R, of shape (n_sets, m, p), such that R'R is the Fisher information."""
     if noise not in NOISES:
-        msg = f"noise must be 'gaussian' or 'rician', not {noise!r}"
-        raise ValueError(msg)
+        raise ValueError(f"noise must be 'gaussian' or 'rician', not {noise!r}")
     check_echo_times(protocol, model)
     level = _noise(sigma, len(values))[:, None]
     with np.errstate(all="ignore"):
         rows = signal_jacobian(model, values, protocol) / level[:, :, None]
     if not np.isfinite(rows).all():
         at, _, column = np.argwhere(~np.isfinite(rows))[0]
-        msg = (
-            f"the signal of model {model.name} has no finite derivative by {model.names[column]} in set {at}, where "
-            f"it is {values[at, column]:g}; give a value inside its bounds, away from 0"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"the signal of model {model.name} has no finite derivative by {model.names[column]} in set {at}, where "
+            f"it is {values[at, column]:g}; give a value inside its bounds, away from 0")
     if noise == "rician":
         rows *= np.sqrt(_rician_share(np.abs(model.signal(values, protocol)) / level))[:, :, None]
     return rows
@@ -401,12 +393,9 @@ def _judge(
     unknown = (known <= _SMALLEST) | ~(inflation <= _LARGEST_INFLATION)
     if unknown.any():
         which = [name for name, one in zip(names, unknown.any(axis=(0, 1)), strict=True) if one]
-        msg = (
-            f"some choice of contrasts does not determine {', '.join(which)} with so weak a prior; give a stronger one "
+        raise ValueError(f"some choice of contrasts does not determine {', '.join(which)} with so weak a prior; give a stronger one "
             "(prior=1, the default, is the size of each parameter), contrasts that determine them (start=), or values "
-            "that are known (fixed=)"
-        )
-        raise ValueError(msg)
+            "that are known (fixed=)")
     covariance = np.linalg.inv(information)
     variances = np.diagonal(covariance, axis1=-2, axis2=-1)
     cv = np.sqrt(variances.mean(axis=1))
@@ -436,33 +425,26 @@ def _parameter_sets(model: SignalModel, parameters: ArrayLike | Mapping[str, Arr
         missing, unknown = set(model.names) - set(parameters), set(parameters) - set(model.names)
         if missing or unknown:
             what = f"no {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(unknown))}"
-            msg = f"parameters of model {model.name}: {what}; it has {', '.join(model.names)}"
-            raise ValueError(msg)
+            raise ValueError(f"parameters of model {model.name}: {what}; it has {', '.join(model.names)}")
         columns = np.broadcast_arrays(*(np.asarray(parameters[name], dtype=float) for name in model.names))
         values = np.stack([np.ravel(column) for column in columns], axis=1)
     else:
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
     if values.ndim != 2 or values.shape[1] != len(model.names) or not len(values):
-        msg = (
-            f"parameters must have shape (n_sets, {len(model.names)}), columns {', '.join(model.names)}; "
-            f"not {values.shape}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"parameters must have shape (n_sets, {len(model.names)}), columns {', '.join(model.names)}; "
+            f"not {values.shape}")
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
-        msg = f"parameters must be finite; {model.names[column]} of set {row} is {values[row, column]}"
-        raise ValueError(msg)
+        raise ValueError(f"parameters must be finite; {model.names[column]} of set {row} is {values[row, column]}")
     return values
 
 
 def _noise(sigma: ArrayLike, n: int) -> NDArray[np.float64]:
     noise = np.asarray(sigma, dtype=float)
     if noise.shape not in ((), (1,), (n,)):
-        msg = f"sigma must be a number or {n} of them, one for each set of parameters; got shape {noise.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"sigma must be a number or {n} of them, one for each set of parameters; got shape {noise.shape}")
     if not (np.isfinite(noise).all() and (noise > 0).all()):
-        msg = f"sigma must be positive and finite (the standard deviation of the noise); got {np.ravel(noise).min():g}"
-        raise ValueError(msg)
+        raise ValueError(f"sigma must be positive and finite (the standard deviation of the noise); got {np.ravel(noise).min():g}")
     return np.broadcast_to(noise, (n,))
 
 
@@ -471,8 +453,7 @@ def _free(model: SignalModel, fixed: Sequence[str]) -> NDArray[np.bool_]:
     unknown = sorted(set(fixed) - set(model.names))
     if unknown or set(fixed) == set(model.names):
         problem = f"unknown {', '.join(unknown)}" if unknown else "all are"
-        msg = f"fixed parameters of model {model.name}: {problem}; it has {', '.join(model.names)}"
-        raise ValueError(msg)
+        raise ValueError(f"fixed parameters of model {model.name}: {problem}; it has {', '.join(model.names)}")
     return np.array([name not in fixed for name in model.names])
 
 
@@ -486,19 +467,16 @@ def _prior_rows(
     if isinstance(prior, Mapping):
         unknown = sorted(set(prior) - set(model.names))
         if unknown:
-            msg = f"the prior knows {', '.join(unknown)}, which model {model.name} does not have; it has {model.names}"
-            raise ValueError(msg)
+            raise ValueError(f"the prior knows {', '.join(unknown)}, which model {model.name} does not have; it has {model.names}")
         for name, value in prior.items():
             sd[:, model.names.index(name)] = value
     elif prior is not None:
         given = np.asarray(prior, dtype=float)
         if given.shape != (len(model.names),):
-            msg = f"the prior must be a mapping by name or {len(model.names)} standard deviations, not {prior!r}"
-            raise ValueError(msg)
+            raise ValueError(f"the prior must be a mapping by name or {len(model.names)} standard deviations, not {prior!r}")
         sd[:] = given
     if not (sd > 0).all():
-        msg = "standard deviations of the prior must be positive; name parameters that are known in fixed="
-        raise ValueError(msg)
+        raise ValueError("standard deviations of the prior must be positive; name parameters that are known in fixed=")
     return 1 / sd
 
 

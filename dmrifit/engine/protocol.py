@@ -99,12 +99,10 @@ class Protocol:
         set_(self, "name", str(name))
 
     def __setattr__(self, attribute: str, value: object) -> None:
-        msg = f"Protocol is frozen: make a new one instead of setting {attribute!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"Protocol is frozen: make a new one instead of setting {attribute!r}")
 
     def __delattr__(self, attribute: str) -> None:
-        msg = f"Protocol is frozen: {attribute!r} cannot be deleted"
-        raise AttributeError(msg)
+        raise AttributeError(f"Protocol is frozen: {attribute!r} cannot be deleted")
 
     def _key(self) -> tuple[bytes | None, ...]:
         return tuple(None if a is None else (a + 0.0).tobytes() for a in (self.b, self.te, self.directions))
@@ -208,8 +206,7 @@ class Protocol:
             return protocol if b_tolerance is None else protocol.rounded(b_tolerance)
         except ValueError as error:
             sources = ", ".join(str(source) for source in (bval, te, bvec) if source is not None)
-            msg = f"{sources}: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"{sources}: {error}") from None
 
     @classmethod
     def preset(cls, name: str) -> Protocol:
@@ -239,8 +236,7 @@ class Protocol:
         Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
         """
         if name not in _PRESETS:
-            msg = f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one from files"
-            raise ValueError(msg)
+            raise ValueError(f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one from files")
         b, te = _PRESETS[name]
         return cls(np.tile(b, len(te)), np.repeat(te, len(b)), name=name)
 
@@ -268,15 +264,11 @@ class Protocol:
         at = at[np.argsort(self.b[at], kind="stable")]
         where = "" if self.te is None else f" at the shortest TE ({self.te.min():g} ms)"
         if len(at) < n_b:
-            msg = (
-                f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²")
         lowest = at[:n_b]
         ends = self.b[at[: n_b + 1]]
         if np.any(np.diff(ends) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ends[1:])):
-            msg = f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions first"
-            raise ValueError(msg)
+            raise ValueError(f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions first")
         return lowest
 
     def take(self, indices: ArrayLike) -> Protocol:
@@ -326,8 +318,7 @@ class Protocol:
             If the tolerance is negative or not finite.
         """
         if not (np.isfinite(tolerance) and tolerance >= 0):
-            msg = f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}"
-            raise ValueError(msg)
+            raise ValueError(f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}")
         shell = _shells(self.b, tolerance)
         b = np.empty(len(self))
         for number in np.unique(shell):
@@ -356,11 +347,9 @@ class Protocol:
             If a contrast is missing there (all missing ones are named) or stands there more than once.
         """
         if not (np.isfinite(b_tolerance) and b_tolerance >= 0):
-            msg = f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}"
-            raise ValueError(msg)
+            raise ValueError(f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}")
         if (self.te is None) != (other.te is None):
-            msg = "only one of the two protocols has echo times; give both or none"
-            raise ValueError(msg)
+            raise ValueError("only one of the two protocols has echo times; give both or none")
         same = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= b_tolerance)
         if self.te is not None and other.te is not None:
             same &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
@@ -380,8 +369,7 @@ class Protocol:
             raise ValueError(msg)
         if np.any(found > 1):
             twice = ", ".join(np.array(self.labels)[found > 1])
-            msg = f"the other protocol has more than one measurement for {twice}; use average_directions first"
-            raise ValueError(msg)
+            raise ValueError(f"the other protocol has more than one measurement for {twice}; use average_directions first")
         return same.argmax(axis=1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -452,11 +440,9 @@ def average_directions(
     """
     signals = real_numbers(signals, "signals")
     if signals.ndim == 0 or signals.shape[-1] != len(protocol):
-        msg = f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the last axis"
-        raise ValueError(msg)
+        raise ValueError(f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the last axis")
     if mean not in ("geometric", "arithmetic"):
-        msg = f"mean must be 'geometric' or 'arithmetic', not {mean!r}"
-        raise ValueError(msg)
+        raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
     shell = _shells(protocol.b, tolerance)
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     groups = sorted({(float(t), int(s)) for t, s in zip(te, shell, strict=True)})
@@ -504,11 +490,8 @@ def read_gradients(
     if directions.shape == (3, len(b)):  # FSL's own layout; it also decides the case of 3 × 3
         directions = directions.T
     if directions.shape != (len(b), 3):
-        msg = (
-            f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
-            f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
+            f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan")
     return b, directions
 
 
@@ -544,8 +527,7 @@ def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volum
         except (TypeError, ValueError):
             path = Path(te)
             if not path.is_file():
-                msg = f"echo times: {str(te)!r} is neither a number of ms nor a file; check its name and folder"
-                raise FileNotFoundError(msg) from None
+                raise FileNotFoundError(f"echo times: {str(te)!r} is neither a number of ms nor a file; check its name and folder") from None
             times = _sidecar_echo_times(path) if path.suffix == ".json" else read_numbers(path).ravel()
     elif isinstance(te, Sequence):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
@@ -553,8 +535,7 @@ def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volum
         times = np.array([float(te)])
     if len(times) not in (1, n):
         named = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
-        msg = f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one for each")
     return np.broadcast_to(times, (n,))
 
 
@@ -603,18 +584,14 @@ def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
 def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
     b = _frozen(np.atleast_1d(real_numbers(b, "b-values")))
     if b.ndim != 1 or b.size == 0:
-        msg = f"b must be a list of at least one b-value, not an array of shape {b.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"b must be a list of at least one b-value, not an array of shape {b.shape}")
     bad = ~np.isfinite(b) | (b < 0)
     if bad.any():
-        msg = f"b-values must be finite and not negative; number {bad.argmax() + 1} is {b[bad.argmax()]:g}"
-        raise ValueError(msg)
+        raise ValueError(f"b-values must be finite and not negative; number {bad.argmax() + 1} is {b[bad.argmax()]:g}")
     if 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B:
-        msg = f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² (multiply by 1000)"
-        raise ValueError(msg)
+        raise ValueError(f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² (multiply by 1000)")
     if b.max() > _LARGEST_PLAUSIBLE_B:
-        msg = f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² (divide by 1e6)"
-        raise ValueError(msg)
+        raise ValueError(f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² (divide by 1e6)")
     return b
 
 
@@ -622,54 +599,43 @@ def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
     te = real_numbers(te, "echo times")
     te = _frozen(np.full(n, te) if te.ndim == 0 or te.shape == (1,) else te)
     if te.shape != (n,):
-        msg = f"{te.size} echo times for {n} b-values; give one, or one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{te.size} echo times for {n} b-values; give one, or one for each")
     bad = ~np.isfinite(te) | (te <= 0)
     if bad.any():
-        msg = f"echo times must be finite and positive; number {bad.argmax() + 1} is {te[bad.argmax()]:g}"
-        raise ValueError(msg)
+        raise ValueError(f"echo times must be finite and positive; number {bad.argmax() + 1} is {te[bad.argmax()]:g}")
     if te.max() < 1:
-        msg = f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds (multiply by 1000)"
-        raise ValueError(msg)
+        raise ValueError(f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds (multiply by 1000)")
     if te.max() > _LONGEST_PLAUSIBLE_TE:
-        msg = f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide by 1000)"
-        raise ValueError(msg)
+        raise ValueError(f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide by 1000)")
     return te
 
 
 def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
     directions = np.array(directions, dtype=float)
     if directions.shape != (n, 3):
-        msg = f"directions must have shape ({n}, 3), one unit vector for each b-value, not {directions.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"directions must have shape ({n}, 3), one unit vector for each b-value, not {directions.shape}")
     bad = np.abs(np.nan_to_num(directions)).max(axis=1) > _LONGEST_DIRECTION
     if bad.any():
         worst = bad.argmax()
-        msg = f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0"
-        raise ValueError(msg)
+        raise ValueError(f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0")
     missing = np.isnan(directions)
     if (partly := missing.any(axis=1) & ~missing.all(axis=1)).any():
         worst = partly.argmax()
-        msg = f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or zeros at b = 0"
-        raise ValueError(msg)
+        raise ValueError(f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or zeros at b = 0")
     length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
     return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
     if not path.is_file():
-        msg = f"{path}: no such sidecar; check its name and folder"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path}: no such sidecar; check its name and folder")
     try:
         value = json.loads(read_small(path))["EchoTime"]
         seconds = np.atleast_1d(np.array(value, dtype=float)).ravel()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        msg = f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error}); write one"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error}); write one") from None
     if not seconds.size:
-        msg = f"{path}: EchoTime is empty; write the echo time in seconds"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: EchoTime is empty; write the echo time in seconds")
     if seconds.max() > _LONGEST_PLAUSIBLE_TE / _MS_PER_S:
-        msg = f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)")
     return seconds * _MS_PER_S

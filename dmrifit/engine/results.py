@@ -91,8 +91,7 @@ class FitResult:
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         if name not in self.names:
-            msg = f"model {self.model.name} has no parameter {name!r}; it has {', '.join(self.names)}"
-            raise KeyError(msg)
+            raise KeyError(f"model {self.model.name} has no parameter {name!r}; it has {', '.join(self.names)}")
         return self.parameters[:, self.names.index(name)]
 
     def __len__(self) -> int:
@@ -149,8 +148,7 @@ class FitResult:
         """
         lmfit = import_optional("lmfit")
         if self.status[voxel] == FitStatus.NOT_FITTED:
-            msg = f"voxel {voxel} was not fitted: it has no usable signal"
-            raise ValueError(msg)
+            raise ValueError(f"voxel {voxel} was not fitted: it has no usable signal")
         signal = np.asarray(signals, dtype=float)[voxel]
         measured = np.isfinite(signal)
 

@@ -80,8 +80,7 @@ def denoise(
     # A voxel at the rim that no patch reached has neither.
     reached = where & np.all(np.isfinite(denoised), axis=-1) & np.isfinite(sigma)
     if not reached.any():
-        msg = f"no voxel of the image of {_times(original.shape)} could be denoised; check image and mask"
-        raise ValueError(msg)
+        raise ValueError(f"no voxel of the image of {_times(original.shape)} could be denoised; check image and mask")
     sigma = np.where(reached, sigma, np.median(sigma[reached])).astype(np.float32)
     return np.where(reached[..., None], denoised, original).astype(np.float32), sigma
 
@@ -123,8 +122,7 @@ def remove_gibbs(
     gibbs = import_optional("dipy.denoise.gibbs")
     original = checked_signals(signals)
     if slice_axis not in (0, 1, 2):
-        msg = f"slice_axis must be 0, 1 or 2, not {slice_axis!r}"
-        raise ValueError(msg)
+        raise ValueError(f"slice_axis must be 0, 1 or 2, not {slice_axis!r}")
     result = np.empty_like(original)
     for i in range(original.shape[3]):
         volume = original[..., i]
@@ -191,11 +189,9 @@ def correct_motion(
     original, affine = checked_signals(signals), np.asarray(affine, dtype=np.float64)
     n = original.shape[3]
     if min(original.shape[:3]) < 4:
-        msg = f"motion correction needs at least 4 voxels along each axis; the image has {_times(original.shape[:3])}"
-        raise ValueError(msg)
+        raise ValueError(f"motion correction needs at least 4 voxels along each axis; the image has {_times(original.shape[:3])}")
     if not 0 <= reference < n:
-        msg = f"there is no volume {reference} to be the reference among {n}, counted from 0"
-        raise ValueError(msg)
+        raise ValueError(f"there is no volume {reference} to be the reference among {n}, counted from 0")
     fixed = np.nan_to_num(original[..., reference]).astype(np.float64)
     moved = original.copy()
     transforms = np.tile(np.eye(4), (n, 1, 1))
@@ -314,8 +310,7 @@ def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
     """
     values = np.asarray(signals)
     if values.ndim != 4:
-        msg = f"signals must have shape (x, y, z, n_measurements), not {values.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
@@ -323,14 +318,12 @@ def _patch_radius(shape: tuple[int, ...], wanted: int | None) -> NDArray[np.intp
     """Choose a radius for each axis."""
     most = (np.array(shape[:3]) - 1) // 2
     if shape[3] < 2:
-        msg = "denoising compares measurements, and there is only one"
-        raise ValueError(msg)
+        raise ValueError("denoising compares measurements, and there is only one")
     radius = np.minimum(_SMALLEST_RADIUS if wanted is None else wanted, most)
     while wanted is None and np.prod(2 * radius + 1) - 1 < shape[3] and (radius < most).any():
         radius = np.minimum(radius + 1, most)
     if np.prod(2 * radius + 1) < 2:
-        msg = f"an image of {_times(shape)} is too small for patches of radius {wanted or _SMALLEST_RADIUS}"
-        raise ValueError(msg)
+        raise ValueError(f"an image of {_times(shape)} is too small for patches of radius {wanted or _SMALLEST_RADIUS}")
     return radius
 
 

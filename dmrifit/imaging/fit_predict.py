@@ -206,8 +206,7 @@ def fit_image(
                     maps[name][:, :, slab][part] = column
                 tally.add(result)
         if not tally.status.any():
-            msg = f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
-            raise ValueError(msg)
+            raise ValueError(f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement")
         if not tally.n_fitted:
             msg = (
                 f"{series.name}: none of the {tally.status.sum()} voxels could be fitted; each has a negative value, "
@@ -386,8 +385,7 @@ def _place(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     images = list(image) if isinstance(image, list | tuple) else [image]
     if affine is not None and not any(is_array(one) for one in (*images, *maps)):
         own = next(one for one in images if not is_array(one))
-        msg = f"{image_name(own)} brings its own affine; leave out affine=, which is for arrays"
-        raise ValueError(msg)
+        raise ValueError(f"{image_name(own)} brings its own affine; leave out affine=, which is for arrays")
     return [placed(one, affine) for one in (image, *maps)]
 
 
@@ -395,8 +393,7 @@ def _find_model(model: str | SignalModel) -> SignalModel:
     if isinstance(model, SignalModel):
         return model
     if model not in MODELS:
-        msg = f"no model {model!r}; choose one of {', '.join(MODELS)}, or make one by SignalModel.from_expression"
-        raise ValueError(msg)
+        raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)}, or make one by SignalModel.from_expression")
     return MODELS[model]
 
 
@@ -406,16 +403,12 @@ def _check_protocol(
     """Check image, protocol and model against each other; return the protocol that is fitted."""
     series.check_count(protocol)
     if model.needs_te and protocol.te is None:
-        msg = f"model {model.name} needs echo times; give them to the protocol (te in ms; on the command line --te)"
-        raise ValueError(msg)
+        raise ValueError(f"model {model.name} needs echo times; give them to the protocol (te in ms; on the command line --te)")
     free = [name for name in model.names if name not in (fixed or {})]
     n_contrasts = _count_contrasts(protocol)
     if n_contrasts < len(free):
-        msg = (
-            f"model {model.name} has {len(free)} free parameters ({', '.join(free)}), but {series.name} has only "
-            f"{n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a simpler model"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"model {model.name} has {len(free)} free parameters ({', '.join(free)}), but {series.name} has only "
+            f"{n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a simpler model")
     times = [one.name for one in model.parameters if one.unit == "ms" and one.name in free]
     if model.needs_te and times and protocol.te is not None and np.ptp(protocol.te) == 0:
         msg = (
@@ -447,19 +440,15 @@ def _read_region(
         return region, None
     if isinstance(sigma, int | float):
         if not (np.isfinite(sigma) and sigma >= 0):
-            msg = f"sigma must be a standard deviation of the noise, not negative and finite, not {sigma!r}"
-            raise ValueError(msg)
+            raise ValueError(f"sigma must be a standard deviation of the noise, not negative and finite, not {sigma!r}")
         return region, float(sigma)
     noise = read_map(sigma, series).astype(np.float64)
     used = noise if region is None else noise[region]
     n_bad = np.count_nonzero(~(np.isfinite(used) & (used >= 0)))
     if n_bad:
         where = "" if region is None else " of the mask"
-        msg = (
-            f"{image_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
-            f"and in {n_bad} voxels{where} it is; correct the map or leave these voxels out by a mask"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{image_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
+            f"and in {n_bad} voxels{where} it is; correct the map or leave these voxels out by a mask")
     return region, noise
 
 
@@ -521,14 +510,11 @@ def _check_estimator(
 
     check_is_fitted(estimator)
     if estimator.source is None or estimator.target is None:
-        msg = "the estimator was fitted without protocols; give source= and target= to it before fitting"
-        raise ValueError(msg)
+        raise ValueError("the estimator was fitted without protocols; give source= and target= to it before fitting")
     if sigma is not None and "sigma" not in signature(estimator.predict_maps).parameters:
-        msg = f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; leave it out"
-        raise ValueError(msg)
+        raise ValueError(f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; leave it out")
     if estimator.model is None and not signals:
-        msg = "the estimator has no model, so there are no maps; ask for signals=True"
-        raise ValueError(msg)
+        raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")
     return estimator.source, estimator.target, None if estimator.model is None else _find_model(estimator.model)
 
 

@@ -128,8 +128,7 @@ def prepare_brain(
         and not isinstance(spacing, bool)
         and _SPACINGS[0] <= spacing <= _SPACINGS[1]
     ):
-        msg = f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}"
-        raise ValueError(msg)
+        raise ValueError(f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}")
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
     scan = read_scan(image)

@@ -66,8 +66,7 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     values = array_of(scan)
     name = image_name(image)
     if not np.ptp(values):
-        msg = f"{name} is {values.flat[0]:g} everywhere; there is no brain in it"
-        raise ValueError(msg)
+        raise ValueError(f"{name} is {values.flat[0]:g} everywhere; there is no brain in it")
     voxel = float(abs(np.linalg.det(scan.affine[:3, :3]))) / _MM3_PER_ML
     edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
     found, counts = np.unique(edge, return_counts=True)
@@ -97,11 +96,8 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
         volume = brain.sum() * float(np.prod(steps)) / _MM3_PER_ML
         if _SMALLEST_BRAIN < volume < _LARGEST_BRAIN:
             return array_of(onto(scan_of(brain.astype(np.float32), coarse.affine), scan, np.eye(4))) > MASK_THRESHOLD
-    msg = (
-        f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask of a tool for it "
-        "(brain_mask=…), or leave this step out (brain_mask=False)"
-    )
-    raise ValueError(msg)
+    raise ValueError(f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask of a tool for it "
+        "(brain_mask=…), or leave this step out (brain_mask=False)")
 
 
 def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -165,11 +161,8 @@ def correct_bias_field(
     share = np.count_nonzero(picture[inside] <= 0) / n if n else 1.0
     if share > _NOT_POSITIVE:
         what = f"{100 * share:.0f} % of the values in the brain are not positive" if n else "the mask is empty"
-        msg = (
-            f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it cannot be removed "
-            "from normalized images: take the image before that, or leave this step out (bias_field=False)"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it cannot be removed "
+            "from normalized images: take the image before that, or leave this step out (bias_field=False)")
     steps = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
     factors = [int(f) for f in np.clip(np.rint(_FIELD_GRID / steps), 1, np.maximum(np.array(picture.shape) // 8, 1))]
     positive = np.maximum(picture, 1e-3 * float(np.median(picture[inside])))
@@ -317,8 +310,7 @@ def _cut(scan: nib.Nifti1Pair, brain: Image | None) -> nib.Nifti1Pair:
     values = np.where(inside, values, 0)
     where = np.argwhere(inside)
     if not len(where):
-        msg = f"{image_name(scan)} is 0 everywhere; nothing can be aligned to it"
-        raise ValueError(msg)
+        raise ValueError(f"{image_name(scan)} is 0 everywhere; nothing can be aligned to it")
     margin = np.ceil(10 / np.linalg.norm(scan.affine[:3, :3], axis=0)).astype(int)
     low = np.maximum(where.min(axis=0) - margin, 0)
     high = np.minimum(where.max(axis=0) + margin + 1, values.shape)

@@ -46,19 +46,14 @@ def source_volumes(
     """
     if protocol is None:
         if average is not None or b_tolerance is not None:
-            msg = "average and b_tolerance need the protocol of the image"
-            raise ValueError(msg)
+            raise ValueError("average and b_tolerance need the protocol of the image")
         if series.n_measurements != len(source):
-            msg = (
-                f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
-                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
+                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image")
         return lambda voxels: voxels
     series.check_count(protocol)
     if source.te is not None and protocol.te is None:
-        msg = f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)"
-        raise ValueError(msg)
+        raise ValueError(f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)")
     if source.te is None and protocol.te is not None:
         protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
     tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
@@ -69,8 +64,7 @@ def source_volumes(
         chosen = source.indices_in(contrasts, **tolerance)
     except ValueError as error:
         hint = "" if b_tolerance else "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
-        msg = f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}") from None
     if average is None:
         return lambda voxels: voxels[:, chosen]
     return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, chosen]
@@ -117,20 +111,17 @@ def patient_scale(
         return 1.0
     if isinstance(scale, int | float):
         if not (np.isfinite(scale) and scale > 0):
-            msg = f"scale must be a positive number, not {scale!r}"
-            raise ValueError(msg)
+            raise ValueError(f"scale must be a positive number, not {scale!r}")
         return float(scale)
     if isinstance(scale, str):
-        msg = f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
-        raise ValueError(msg)
+        raise ValueError(f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}")
     # The scale looks at these columns only; all voxels of the others need not be held at once.
     seen = reference_columns(source)
     parts = [chosen(voxels)[:, seen] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
     try:
         return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
     except ValueError as error:
-        msg = f"{series.name}: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{series.name}: {error}") from None
 
 
 def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:

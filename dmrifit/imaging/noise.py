@@ -75,19 +75,15 @@ def estimate_sigma(
     Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008 (local).
     """
     if method not in ("auto", "piesno", "mppca", "local"):
-        msg = f"method must be auto, piesno, mppca or local, not {method!r}"
-        raise ValueError(msg)
+        raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
     values = checked_signals(signals)
     if method in ("auto", "piesno"):
         found = _piesno(values, n_coils)
         if found is not None:
             return NoiseLevel(found, "piesno")
         if method == "piesno":
-            msg = (
-                "PIESNO found no voxels that hold nothing but noise: the background is masked or there is none; "
-                "use method 'mppca' or 'local'"
-            )
-            raise ValueError(msg)
+            raise ValueError("PIESNO found no voxels that hold nothing but noise: the background is masked or there is none; "
+                "use method 'mppca' or 'local'")
     if method == "mppca" or (method == "auto" and patches_are_large(values.shape)):
         return NoiseLevel(denoise(values, mask=mask)[1], "mppca")
     return NoiseLevel(_local(values, mask), "local")
@@ -125,6 +121,5 @@ def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float
     usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
     if not usable.size:
         size = " × ".join(map(str, values.shape))
-        msg = f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give sigma as a number"
-        raise ValueError(msg)
+        raise ValueError(f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give sigma as a number")
     return float(usable.min())

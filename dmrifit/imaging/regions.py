@@ -88,14 +88,12 @@ def roi_table(
         one.check(where)
     summarized = [name for name in values if name not in _NO_PARAMETERS]
     if not summarized:
-        msg = f"there is no map to summarize among {', '.join(values) or 'none'}"
-        raise ValueError(msg)
+        raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")
     numbers = _whole_numbers(where)
     present = np.unique(numbers[numbers != 0]).tolist()
     listed = sorted({*present, *(names or {})} - {0})
     if not present:
-        msg = f"{where.name}: no voxel has a label other than 0; draw a region, or name another image"
-        raise ValueError(msg)
+        raise ValueError(f"{where.name}: no voxel has a label other than 0; draw a region, or name another image")
     usable = np.ones(numbers.shape, bool)
     if "status" in values:
         usable = np.isin(values["status"].array, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
@@ -159,17 +157,13 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
 
     missing = [column for column in ("subject", "visit", "label", "name", "map", value) if column not in table]
     if missing:
-        msg = f"repeatability needs the columns subject and visit beside those of roi_table; {missing} are missing"
-        raise ValueError(msg)
+        raise ValueError(f"repeatability needs the columns subject and visit beside those of roi_table; {missing} are missing")
     keys = [*(["model"] if "model" in table else []), "label", "name", "map"]
     twice = table.duplicated([*keys, "subject", "visit"])
     if twice.any():
         first = table[twice].iloc[0]
-        msg = (
-            f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at visit "
-            f"{first['visit']}; name the visits differently"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at visit "
+            f"{first['visit']}; name the visits differently")
     rows = []
     for key, group in table.groupby(keys, sort=False):
         visits = group.dropna(subset=[value]).groupby("subject")[value]
@@ -231,28 +225,23 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        msg = f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{folder}: no such folder of maps; name one that dmrifit fit wrote")
     found = []
     for sidecar in sorted(folder.glob("*model-*dwimap.json")):
         try:
             described = json.loads(read_small(sidecar))
         except (RecursionError, ValueError) as error:
-            msg = f"{sidecar} is no sidecar of a fit ({error}); fit the scan again"
-            raise ValueError(msg) from None
+            raise ValueError(f"{sidecar} is no sidecar of a fit ({error}); fit the scan again") from None
         if not isinstance(described, dict):
-            msg = f"{sidecar} is no sidecar of a fit (it holds a {type(described).__name__}); fit the scan again"
-            raise ValueError(msg)
+            raise ValueError(f"{sidecar} is no sidecar of a fit (it holds a {type(described).__name__}); fit the scan again")
         if "Cost" in described and "Status" in described:
             try:
                 found.append(_fitted(sidecar, described))
             except (AttributeError, KeyError, TypeError) as error:
                 problem = f"without {error}" if isinstance(error, KeyError) else str(error)
-                msg = f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again"
-                raise ValueError(msg) from None
+                raise ValueError(f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again") from None
     if not found:
-        msg = f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); name a folder that dmrifit fit wrote"
-        raise ValueError(msg)
+        raise ValueError(f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); name a folder that dmrifit fit wrote")
     return found
 
 
@@ -332,8 +321,7 @@ def read_label_names(path: str | Path) -> dict[int, str]:
         number = text.isascii() and text.removeprefix("-").isdecimal()
         if not number or int(text) in names:
             problem = "stands there twice" if number else "is no whole number"
-            msg = f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its number"
-            raise ValueError(msg)
+            raise ValueError(f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its number")
         names[int(text)] = row["name"]
     return names
 
@@ -342,8 +330,7 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
     """Pair folders of maps with label images; give the columns that describe each."""
     tables = [source for source in sources if source.suffix.lower() in (".tsv", ".csv")]
     if tables and len(sources) > 1:
-        msg = f"name folders of maps, or one table of them, not {tables[0]} among others"
-        raise ValueError(msg)
+        raise ValueError(f"name folders of maps, or one table of them, not {tables[0]} among others")
     rows: list[tuple[dict[str, str], Path, Path | None]] = []
     if tables:
         (table,) = tables
@@ -352,12 +339,10 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
             described = {str(column): row[column] for column in ("subject", "visit") if column in row}
             where = f"{table}, row {line}"
             if not (table.parent / row["maps"]).is_dir():
-                msg = f"{where}: no such folder of maps {row['maps']!r}; paths are relative to {table.parent.resolve()}"
-                raise FileNotFoundError(msg)
+                raise FileNotFoundError(f"{where}: no such folder of maps {row['maps']!r}; paths are relative to {table.parent.resolve()}")
             same = first.setdefault((row["maps"], row.get("labels", "")), line)
             if same != line:
-                msg = f"{where}: maps and labels are those of row {same}, and would count twice; remove one of the rows"
-                raise ValueError(msg)
+                raise ValueError(f"{where}: maps and labels are those of row {same}, and would count twice; remove one of the rows")
             rows.append(
                 (described, table.parent / row["maps"], table.parent / row["labels"] if row.get("labels") else None)
             )
@@ -366,16 +351,14 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
         n, folders = len(labels) or "no", "1 folder" if len(rows) == 1 else f"{len(rows)} folders"
         listed_in = f" of {tables[0]}, whose column labels is empty" if tables else ""
-        msg = f"{n} label images for {folders} of maps{listed_in}; give one (--labels), or one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{n} label images for {folders} of maps{listed_in}; give one (--labels), or one for each")
     given = labels * len(rows) if len(labels) == 1 else labels or [Path()] * len(rows)
     listed = [
         (row, folder, one if image is None else image) for (row, folder, image), one in zip(rows, given, strict=True)
     ]
     for _, _, image in listed:
         if not image.is_file():
-            msg = f"{image}: no such label image; check its name{f' in {tables[0]}' if tables else ''}"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"{image}: no such label image; check its name{f' in {tables[0]}' if tables else ''}")
     return listed
 
 
@@ -405,8 +388,7 @@ def _read(volume: Volume, name: str) -> _Volume:
     if isinstance(volume, np.ndarray):
         check_real(volume.dtype, f"the array {name}")
         if volume.ndim != 3:
-            msg = f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
-            raise ValueError(msg)
+            raise ValueError(f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed")
         return _Volume(f"the array {name}", volume.astype(np.uint8) if volume.dtype == bool else volume, None)
     loaded = load_image(volume)
     label = image_name(volume)
@@ -420,15 +402,11 @@ def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
     rounded = np.round(numbers)
     largest = np.abs(rounded).max(initial=0)
     if largest > _LARGEST_LABEL:
-        msg = f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; name a label image"
-        raise ValueError(msg)
+        raise ValueError(f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; name a label image")
     wrong = np.abs(numbers - rounded) > _LABEL_ROUNDING
     if wrong.any():
-        msg = (
-            f"{labels.name}: labels are whole numbers, but {np.count_nonzero(wrong)} voxels are not, such as "
-            f"{numbers[wrong][0]:g}; resample label images by the nearest neighbor"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{labels.name}: labels are whole numbers, but {np.count_nonzero(wrong)} voxels are not, such as "
+            f"{numbers[wrong][0]:g}; resample label images by the nearest neighbor")
     return rounded.astype(np.int64)
 
 
@@ -454,12 +432,10 @@ def _fitted(sidecar: Path, described: Mapping[str, Any]) -> FittedMaps:
             files[name] = described[key]["File"]
     elsewhere = [file for file in files.values() if Path(file).name != file]
     if elsewhere:
-        msg = f"{sidecar} names {elsewhere[0]!r}, which is not beside it; fit the scan again"
-        raise ValueError(msg)
+        raise ValueError(f"{sidecar} names {elsewhere[0]!r}, which is not beside it; fit the scan again")
     missing = [file for file in files.values() if not (sidecar.parent / file).is_file()]
     if missing:
-        msg = f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{sidecar} names {missing[0]}, which does not exist; fit the scan again")
     # As derivative_name made it: the name of the image, then entity by entity.
     scan = "_".join(part for part in sidecar.stem.split("_")[:-1] if not part.startswith("model-"))
     maps = {name: sidecar.parent / file for name, file in files.items()}

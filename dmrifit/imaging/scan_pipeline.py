@@ -177,8 +177,7 @@ def _chosen(steps: Sequence[str]) -> list[str]:
     unknown = [step for step in words if step not in STEPS]
     if unknown or not words:
         problem = f"there is no step {unknown[0]!r}" if unknown else "no step is named"
-        msg = f"{problem}; choose of {', '.join(STEPS)}"
-        raise ValueError(msg)
+        raise ValueError(f"{problem}; choose of {', '.join(STEPS)}")
     return [step for step in STEPS if step in words]
 
 
@@ -187,8 +186,7 @@ def _check_signal(signals: NDArray, region: NDArray[np.bool_] | None, name: str)
     usable = (np.isfinite(signals) & (signals != 0)).any(axis=-1)
     if not (usable if region is None else usable & region).any():
         where = "" if region is None else " of the mask"
-        msg = f"{name}: all voxels{where} are 0, NaN or infinite in every measurement; check that it is the right image"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: all voxels{where} are 0, NaN or infinite in every measurement; check that it is the right image")
 
 
 def _slice_axis(series: Series) -> int:

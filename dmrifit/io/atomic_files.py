@@ -153,20 +153,17 @@ class FileSet:
         self.folder = Path(folder)
         self.names = list(names)
         if len({name.casefold() for name in self.names}) != len(self.names):
-            msg = f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}"
-            raise ValueError(msg)
+            raise ValueError(f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}")
         left = {path for hidden in _abandoned(self.folder) for path in _moved_in_part(hidden)}
         named = [self.folder / name for name in self.names]
         existing = [path for path in named if path.exists() and path not in left]
         for path in keep:
             if any(path.samefile(other) for other in existing):
-                msg = f"{path} is an input and would be overwritten; choose another folder than {self.folder}"
-                raise ValueError(msg)
+                raise ValueError(f"{path} is an input and would be overwritten; choose another folder than {self.folder}")
         if existing and not overwrite:
             more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
             verb = "exist" if more else "exists"
-            msg = f"{existing[0]}{more} {verb} already; choose another folder, or pass overwrite=True (--overwrite)"
-            raise FileExistsError(msg)
+            raise FileExistsError(f"{existing[0]}{more} {verb} already; choose another folder, or pass overwrite=True (--overwrite)")
         self._hidden: Path | None = None
         self._lock: int | None = None
         self._made: list[Path] = []
@@ -179,8 +176,7 @@ class FileSet:
             self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
             self._lock = _lock(self._hidden)
         except OSError as error:
-            msg = f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
-            raise type(error)(msg) from error
+            raise type(error)(f"cannot write to the folder {self.folder}: {error.strerror}; choose another one") from error
         return self
 
     def path(self, name: str) -> Path:
@@ -203,8 +199,7 @@ class FileSet:
             If the name was not declared, or the block has not been entered.
         """
         if self._hidden is None or name not in self.names:
-            msg = f"{name} is not a file of this set: {self.names}"
-            raise ValueError(msg)
+            raise ValueError(f"{name} is not a file of this set: {self.names}")
         return self._hidden / name
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

@@ -199,8 +199,7 @@ def map_names(model: SignalModel) -> list[str]:
     """
     names = [*model.names, *(f"{name}_se" for name in model.names), "cost", "status", "at_bound", "doubt"]
     if len(set(names)) != len(names):
-        msg = f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; name it otherwise"
-        raise ValueError(msg)
+        raise ValueError(f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; name it otherwise")
     return names
 
 
@@ -275,8 +274,7 @@ def bits_type(n: int) -> np.dtype:
     for kind in (np.uint16, np.uint32, np.uint64):
         if 2 * n <= 8 * np.dtype(kind).itemsize:
             return np.dtype(kind)
-    msg = f"a map of bounds holds at most 32 parameters, not {n}"
-    raise ValueError(msg)
+    raise ValueError(f"a map of bounds holds at most 32 parameters, not {n}")
 
 
 def pack_doubts(result: FitResult) -> NDArray[np.uint8]:

@@ -63,8 +63,7 @@ def checked_values(values: ArrayLike, shape: tuple[int, ...], what: str, *, reme
     check_shape(found, shape, what, remedy)
     if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
         n = np.count_nonzero(~np.isfinite(found)) if found.dtype.kind in "fiub" else found.size
-        msg = f"{what} has {n} values that are no finite numbers ({found.dtype}); set voxels without a value to 0"
-        raise ValueError(msg)
+        raise ValueError(f"{what} has {n} values that are no finite numbers ({found.dtype}); set voxels without a value to 0")
     return np.ascontiguousarray(found, dtype=np.float32)
 
 
@@ -98,10 +97,7 @@ def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy
     if found.dtype != bool:
         others = np.setdiff1d(np.unique(found), (0, 1))
         if others.size:
-            msg = (
-                f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1")
     return np.ascontiguousarray(found != 0)
 
 
@@ -126,8 +122,7 @@ def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str 
         If the shape is another one.
     """
     if values.shape != shape:
-        msg = f"{what} has shape {values.shape} and the image {shape}; {remedy or 'bring both to one grid'}"
-        raise ValueError(msg)
+        raise ValueError(f"{what} has shape {values.shape} and the image {shape}; {remedy or 'bring both to one grid'}")
 
 
 def checked_affine(affine: ArrayLike, who: str) -> NDArray[np.float64]:
@@ -153,8 +148,7 @@ def checked_affine(affine: ArrayLike, who: str) -> NDArray[np.float64]:
     """
     found = np.array(affine, dtype=np.float64)
     if found.shape != (4, 4) or not np.isfinite(found).all() or np.linalg.det(found[:3, :3]) == 0:
-        msg = f"{who}: the affine places no voxels: {found.tolist()}; give a (4, 4) matrix of three axes in mm"
-        raise ValueError(msg)
+        raise ValueError(f"{who}: the affine places no voxels: {found.tolist()}; give a (4, 4) matrix of three axes in mm")
     return found
 
 
@@ -182,8 +176,7 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        msg = f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed")
     return values
 
 
@@ -264,18 +257,13 @@ def read_each(
         where = f"{table}, row {line} (patient {row['patient']})"
         name = row.get("name") or row["patient"]
         if (other := lines.setdefault(name, line)) != line:
-            msg = (
-                f"{where}: row {other} has a {what} of the name {name!r} too; add a column 'name' that tells them apart"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{where}: row {other} has a {what} of the name {name!r} too; add a column 'name' that tells them apart")
         try:
             cases.append(read(row, table.parent))
         except FileNotFoundError as error:
-            msg = f"{where}: {error}; paths are relative to {table.parent.resolve()}"
-            raise FileNotFoundError(msg) from None
+            raise FileNotFoundError(f"{where}: {error}; paths are relative to {table.parent.resolve()}") from None
         except ValueError as error:
-            msg = f"{where}: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"{where}: {error}") from None
     return cases
 
 
@@ -320,8 +308,7 @@ def check_names(names: Mapping[str, str]) -> None:
     """
     for kind, name in names.items():
         if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
-            msg = f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
-            raise ValueError(msg)
+            raise ValueError(f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break")
 
 
 def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
@@ -345,14 +332,12 @@ def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
     """
     pairs = list(names)
     if not pairs:
-        msg = "there are no cases to write"
-        raise ValueError(msg)
+        raise ValueError("there are no cases to write")
     stems = [file_stem(*pair) for pair in pairs]
     folded = [stem.casefold() for stem in stems]
     twice = sorted({pair[1] for pair, stem in zip(pairs, folded, strict=True) if folded.count(stem) > 1})
     if twice:
-        msg = f"several cases would have the same files: {', '.join(twice)}; give them names of their own"
-        raise ValueError(msg)
+        raise ValueError(f"several cases would have the same files: {', '.join(twice)}; give them names of their own")
     return stems
 
 

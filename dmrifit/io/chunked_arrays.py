@@ -73,22 +73,16 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
         return image
     kind = f"an array ({type(image).__module__.partition('.')[0]}, {' × '.join(map(str, image.shape))})"
     if affine is None:
-        msg = (
-            f"{kind} does not say where its voxels lie; wrap it: nibabel.Nifti1Image(array, affine), or give affine= "
-            "where a function has it"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{kind} does not say where its voxels lie; wrap it: nibabel.Nifti1Image(array, affine), or give affine= "
+            "where a function has it")
     if np.isnan(np.asarray(image.shape, dtype=float)).any():
-        msg = f"{kind} does not know its shape; call its compute_chunk_sizes() first"
-        raise ValueError(msg)
+        raise ValueError(f"{kind} does not know its shape; call its compute_chunk_sizes() first")
     dtype = np.dtype(image.dtype)
     if dtype.kind not in "biuf":
-        msg = f"{kind} holds values of type {dtype}; magnitudes (integers or real numbers) are needed"
-        raise ValueError(msg)
+        raise ValueError(f"{kind} holds values of type {dtype}; magnitudes (integers or real numbers) are needed")
     matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
-        msg = f"affine= must be 4 × 4 numbers that place voxels, not {matrix.tolist()}"
-        raise ValueError(msg)
+        raise ValueError(f"affine= must be 4 × 4 numbers that place voxels, not {matrix.tolist()}")
     # NIfTI does not know every type that arrays have; only the type of the values read counts.
     header = nib.Nifti1Header()
     header.set_data_dtype(np.float32)

@@ -151,8 +151,7 @@ def match_to_lesions(
     check_number("min_overlap", min_overlap, least=1, whole=True)
     found = _mask(prediction, "the prediction")
     if found.shape != lesions.shape:
-        msg = f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
-        raise ValueError(msg)
+        raise ValueError(f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids")
     found = drop_small(found, min_voxels, connectivity=connectivity)
     components = label_components(found, connectivity=connectivity)
     inside = lesions > 0
@@ -244,8 +243,7 @@ def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
     """
     matrix = np.eye(4) if affine is None else real_numbers(affine, "the affine")
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
-        msg = f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
-        raise ValueError(msg)
+        raise ValueError(f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}")
     return matrix
 
 
@@ -282,13 +280,11 @@ def meeting_pairs(
 def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     array = np.asarray(values)
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
-        msg = f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape {array.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape {array.shape}")
     if array.dtype == bool:
         return array
     inside = array == 1
     if not (inside | (array == 0)).all():
         other = array[~(inside | (array == 0))].flat[0]
-        msg = f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first"
-        raise ValueError(msg)
+        raise ValueError(f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first")
     return inside

@@ -138,14 +138,11 @@ def write_dicom_seg(
     import_optional("highdicom")
     path = Path(path)
     if kind not in KINDS:
-        msg = f"no kind {kind!r} of regions; choose one of {', '.join(KINDS)}"
-        raise ValueError(msg)
+        raise ValueError(f"no kind {kind!r} of regions; choose one of {', '.join(KINDS)}")
     if path.exists() and not overwrite:
-        msg = f"{path} exists already; choose another name, or pass overwrite=True (--overwrite)"
-        raise FileExistsError(msg)
+        raise FileExistsError(f"{path} exists already; choose another name, or pass overwrite=True (--overwrite)")
     if path.exists() and _read_image(path) is not None:
-        msg = f"{path} is an image of a scan and would be overwritten; choose another name"
-        raise ValueError(msg)
+        raise ValueError(f"{path} is an image of a scan and would be overwritten; choose another name")
     numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
     volume = _read_series(Path(source), series)
     frames = _onto(numbered, np.asarray(affine, dtype=np.float64), volume, str(source))
@@ -162,37 +159,29 @@ def _segments(
     if labels.ndim == 4 and labels.shape[3] == 1:
         labels = labels[..., 0]
     if labels.ndim != 3:
-        msg = f"labels have {labels.ndim} axes; a volume (x, y, z) is needed"
-        raise ValueError(msg)
+        raise ValueError(f"labels have {labels.ndim} axes; a volume (x, y, z) is needed")
     if labels.dtype.kind not in "biuf" or not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
-        msg = "labels are whole numbers, and some voxels have others; give a mask or a label image, not probabilities"
-        raise ValueError(msg)
+        raise ValueError("labels are whole numbers, and some voxels have others; give a mask or a label image, not probabilities")
     whole = labels.astype(np.int64)
     if (whole < 0).any():
-        msg = f"labels are 0 or above, and some voxels have {whole.min()}"
-        raise ValueError(msg)
+        raise ValueError(f"labels are 0 or above, and some voxels have {whole.min()}")
     if separate and names:
-        msg = "connected regions have no names of labels; leave out names (--names) or separate (--separate)"
-        raise ValueError(msg)
+        raise ValueError("connected regions have no names of labels; leave out names (--names) or separate (--separate)")
     if separate:
         from dmrifit.io.components import label_components
 
         whole, names = label_components(whole).astype(np.int64), {}
     found = [int(one) for one in np.unique(whole) if one]
     if not found:
-        msg = "no voxel has a label above 0: there is no region to write"
-        raise ValueError(msg)
+        raise ValueError("no voxel has a label above 0: there is no region to write")
     if len(found) > _MOST_SEGMENTS:
-        msg = f"{len(found)} regions are more than {_MOST_SEGMENTS}; leave out small ones"
-        raise ValueError(msg)
+        raise ValueError(f"{len(found)} regions are more than {_MOST_SEGMENTS}; leave out small ones")
     if names and not set(names) & set(found):
-        msg = f"none of the names is of a label that is there ({', '.join(map(str, found[:5]))}); check the table"
-        raise ValueError(msg)
+        raise ValueError(f"none of the names is of a label that is there ({', '.join(map(str, found[:5]))}); check the table")
     segments = {number: names.get(label, f"{kind} {label}") for number, label in enumerate(found, start=1)}
     for name in segments.values():
         if not 0 < len(name) <= _LONGEST_LABEL or "\\" in name or not name.isprintable():
-            msg = f"a name of a segment is 1 to {_LONGEST_LABEL} characters without backslashes, not {name!r}"
-            raise ValueError(msg)
+            raise ValueError(f"a name of a segment is 1 to {_LONGEST_LABEL} characters without backslashes, not {name!r}")
     numbered = np.searchsorted([0, *found], whole).astype(np.uint8)
     return numbered, segments
 
@@ -200,8 +189,7 @@ def _segments(
 def _read_series(folder: Path, series: str | None) -> _Series:
     """Read the geometry of a series of single slices."""
     if not folder.is_dir():
-        msg = f"{folder}: no such folder; name the one with the DICOM files of the series"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{folder}: no such folder; name the one with the DICOM files of the series")
     found: dict[str, list[Dataset]] = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
@@ -251,34 +239,28 @@ def _read_image(path: Path) -> Dataset | None:
                 return None
         meta = pydicom.filereader.read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") == _DEFLATED:
-            msg = "it is deflated; convert it to another transfer syntax"
-            raise ValueError(msg)
+            raise ValueError("it is deflated; convert it to another transfer syntax")
         image = pydicom.dcmread(path, stop_before_pixels=True)
         if "SharedFunctionalGroupsSequence" in image and "PixelSpacing" not in image:
             # Segmentations and others that the same folder may hold are not what is looked for.
             if int(image.get("NumberOfFrames", 1)) < 2 or image.get("Modality") in ("SEG", "RTDOSE"):
                 return None
-            msg = "it holds many frames (enhanced DICOM); export the series as single slices"
-            raise ValueError(msg)
+            raise ValueError("it holds many frames (enhanced DICOM); export the series as single slices")
         if "SOPInstanceUID" not in image and meta.get("MediaStorageSOPClassUID") != _DIRECTORY:
-            msg = "it is cut off; copy it again"
-            raise ValueError(msg)
+            raise ValueError("it is cut off; copy it again")
         if "ImagePositionPatient" not in image and str(meta.get("MediaStorageSOPClassUID")) not in _SLICES:
             return None
         missing = [name for name in _NEEDED if image.get(name) in (None, "")]
         if missing:
-            msg = f"it lacks {', '.join(missing)}; export the series again"
-            raise ValueError(msg)
+            raise ValueError(f"it lacks {', '.join(missing)}; export the series again")
         for name, n in _NUMBERS.items():
             numbers = np.array(image[name].value, dtype=np.float64)
             if not np.isfinite(numbers).all() or numbers.size != n:
-                msg = f"its {name} is {image[name].value}; export the series again"
-                raise ValueError(msg)
+                raise ValueError(f"its {name} is {image[name].value}; export the series again")
     except PermissionError:
         raise
     except Exception as error:  # pydicom raises what it meets
-        msg = f"{path} cannot be read as a DICOM image of a series: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{path} cannot be read as a DICOM image of a series: {error}") from error
     for name in _EMPTY:
         if name not in image:  # taken away with the patient's name, perhaps
             setattr(image, name, "")
@@ -290,12 +272,10 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
     first = images[0]
     for key in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "FrameOfReferenceUID"):
         if any(_differ(first[key].value, one[key].value) for one in images):
-            msg = f"{name}: images of the series differ in {key}, so that they are no volume; name a series that is one"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: images of the series differ in {key}, so that they are no volume; name a series that is one")
     axes = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), atol=_SMALLEST):
-        msg = f"{name}: ImageOrientationPatient {axes.ravel().tolist()} is not two directions at right angles"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: ImageOrientationPatient {axes.ravel().tolist()} is not two directions at right angles")
     normal = np.cross(*axes)
     places = np.array([one.ImagePositionPatient for one in images], dtype=np.float64)
     spacing = np.array(first.PixelSpacing, dtype=np.float64)  # between rows, between columns
@@ -310,11 +290,8 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
         step = (places[-1] - places[0]) / (len(kept) - 1)
         away = np.linalg.norm(places - (places[0] + np.outer(np.arange(len(kept)), step)), axis=1).max()
         if away > _TOLERANCE * np.linalg.norm(step):
-            msg = (
-                f"{name}: the {len(kept)} slices are not evenly spaced (up to {away:.3g} mm from where they should "
-                "be); a slice may be missing, copy the series again"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{name}: the {len(kept)} slices are not evenly spaced (up to {away:.3g} mm from where they should "
+                "be); a slice may be missing, copy the series again")
     else:
         step = normal * float(first.get("SliceThickness") or 1)
     affine = np.eye(4)
@@ -333,8 +310,7 @@ def _onto(labels: NDArray[np.uint8], affine: NDArray[np.float64], volume: _Serie
     """Turn and move labels onto the voxels of a series: (slice, row, column)."""
     edges = np.linalg.norm(volume.affine[:3, :3], axis=0)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-        msg = f"the affine of the labels places no voxels: {affine.tolist()}"
-        raise ValueError(msg)
+        raise ValueError(f"the affine of the labels places no voxels: {affine.tolist()}")
     matrix = np.linalg.inv(volume.affine) @ affine
     turn = np.rint(matrix[:3, :3])
     offset = np.rint(matrix[:3, 3])
@@ -346,22 +322,16 @@ def _onto(labels: NDArray[np.uint8], affine: NDArray[np.float64], volume: _Serie
         distance = float((apart * edges).max())
         far = f"voxels lie up to {distance:.3g} mm apart" if turned else "their axes or voxel sizes differ"
         own = np.linalg.norm(affine[:3, :3], axis=0)
-        msg = (
-            f"labels of {_times(labels.shape)} voxels of {_times(own.round(3))} mm are not on the grid of the DICOM "
+        raise ValueError(f"labels of {_times(labels.shape)} voxels of {_times(own.round(3))} mm are not on the grid of the DICOM "
             f"series in {name}, {_times(volume.shape)} voxels of {_times(edges.round(3))} mm: {far}. Name the series "
             "that the scan was converted from, or bring the labels back to its grid by the nearest neighbor, for "
-            "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
-        )
-        raise ValueError(msg)
+            "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')")
     places = np.argwhere(labels)
     moved = (places @ turn.T + offset).astype(np.intp)
     outside = ((moved < 0) | (moved >= volume.shape)).any(axis=1)
     if outside.any():
-        msg = (
-            f"{np.count_nonzero(outside)} of {len(places)} voxels with a label lie outside the DICOM series in {name}; "
-            "name the series that the scan was converted from"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{np.count_nonzero(outside)} of {len(places)} voxels with a label lie outside the DICOM series in {name}; "
+            "name the series that the scan was converted from")
     frames = np.zeros(volume.shape[::-1], dtype=np.uint8)
     frames[tuple(moved.T[::-1])] = labels[tuple(places.T)]
     return frames

@@ -72,11 +72,8 @@ def describe(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, np.random.RandomState):
         return {"RandomState": describe(list(value.get_state(legacy=True)))}
-    msg = (
-        f"{value!r} cannot be described in a file, so its results could not be found again; use values, "
-        "estimators and named functions, or leave out the folder"
-    )
-    raise TypeError(msg)
+    raise TypeError(f"{value!r} cannot be described in a file, so its results could not be found again; use values, "
+        "estimators and named functions, or leave out the folder")
 
 
 def digest(value: Any) -> str:

@@ -47,15 +47,12 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        msg = f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed")
     if min(values.shape) < _SMALLEST:
-        msg = f"{name} has {values.shape} voxels; at least {_SMALLEST} along each axis are needed"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has {values.shape} voxels; at least {_SMALLEST} along each axis are needed")
     if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
         n = np.count_nonzero(~np.isfinite(values)) if values.dtype.kind in "fiub" else values.size
-        msg = f"{name} has {n} values that are no finite numbers; set voxels without a value to 0"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has {n} values that are no finite numbers; set voxels without a value to 0")
     kept = values.astype(np.float32) if values.dtype.kind in "fb" or values.dtype.itemsize > 2 else values
     ordered = nib.as_closest_canonical(nib.Nifti1Image(kept, loaded.affine))
     made = scan_of(np.asarray(ordered.dataobj), ordered.affine)
@@ -216,8 +213,7 @@ def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pai
 
     values = np.rint(array_of(labels))
     if values.min() < 0 or values.max() > np.iinfo(np.uint8).max:
-        msg = f"labels must be whole numbers from 0 to 255, not from {values.min():g} to {values.max():g}"
-        raise ValueError(msg)
+        raise ValueError(f"labels must be whole numbers from 0 to 255, not from {values.min():g} to {values.max():g}")
     matrix = np.linalg.inv(labels.affine) @ target.affine
     moved = affine_transform(
         values.astype(np.uint8), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0, mode="grid-constant"

@@ -41,19 +41,16 @@ def binarize(values: ArrayLike, *, name: str = "mask", may_be_empty: bool = Fals
     """
     values = np.asarray(values)
     if values.dtype.kind not in "buif":
-        msg = f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers"
-        raise ValueError(msg)
+        raise ValueError(f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers")
     if infinite := np.count_nonzero(np.isinf(values)):
-        msg = f"{name} holds {infinite} infinite values; a mask is 1 inside and 0 outside: set them to one of these"
-        raise ValueError(msg)
+        raise ValueError(f"{name} holds {infinite} infinite values; a mask is 1 inside and 0 outside: set them to one of these")
     inside = values.astype(bool) if values.dtype == bool else values > MASK_THRESHOLD
     if not inside.any():
         finite = values[np.isfinite(values)]
         if may_be_empty and finite.size:
             return inside
         largest = f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
-        msg = f"{name}: no voxel is inside the mask ({largest}; inside means above {MASK_THRESHOLD:g})"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: no voxel is inside the mask ({largest}; inside means above {MASK_THRESHOLD:g})")
     return inside
 
 
@@ -93,19 +90,13 @@ def check_same_grid(
     affine, reference_affine = np.asarray(affine, dtype=float), np.asarray(reference_affine, dtype=float)
     remedy = f"bring {name} to the grid of {reference_name}, for example by nilearn.image.resample_to_img"
     if tuple(shape) != tuple(reference_shape):
-        msg = (
-            f"{name} has {_times(shape)} voxels and {reference_name} has {_times(reference_shape)}: "
-            f"they are on different grids; {remedy}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{name} has {_times(shape)} voxels and {reference_name} has {_times(reference_shape)}: "
+            f"they are on different grids; {remedy}")
     corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [*(np.array(shape) - 1), 1]
     apart = np.linalg.norm(corners @ (affine - reference_affine)[:3].T, axis=1).max()
     if not apart <= GRID_TOLERANCE * np.linalg.norm(reference_affine[:3, :3], axis=0).min():
-        msg = (
-            f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to {apart:.3g} mm "
-            f"apart. Affine of {name}: {_rows(affine)}; of {reference_name}: {_rows(reference_affine)}; {remedy}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to {apart:.3g} mm "
+            f"apart. Affine of {name}: {_rows(affine)}; of {reference_name}: {_rows(reference_affine)}; {remedy}")
 
 
 def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
@@ -131,8 +122,7 @@ def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
     """
     volume = np.asarray(volume)
     if volume.shape[:3] != mask.shape:
-        msg = f"a volume of shape {volume.shape} does not fit a mask of shape {mask.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"a volume of shape {volume.shape} does not fit a mask of shape {mask.shape}")
     return volume[mask]
 
 
@@ -162,8 +152,7 @@ def voxels_to_volume(values: ArrayLike, mask: NDArray[np.bool_], *, fill: float 
     values = np.asarray(values)
     n_voxels = np.count_nonzero(mask)
     if values.ndim == 0 or len(values) != n_voxels:
-        msg = f"values of shape {values.shape} do not fit the {n_voxels} voxels of the mask"
-        raise ValueError(msg)
+        raise ValueError(f"values of shape {values.shape} do not fit the {n_voxels} voxels of the mask")
     volume = np.full((*mask.shape, *values.shape[1:]), fill, dtype=values.dtype)
     volume[mask] = values
     return volume

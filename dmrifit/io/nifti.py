@@ -89,22 +89,16 @@ def load_image(image: Image) -> nib.Nifti1Pair:
     name = image_name(image)
     loaded = _load_header(Path(image)) if isinstance(image, str | Path) else image
     if not isinstance(loaded, nib.Nifti1Pair):
-        msg = f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first"
-        raise ValueError(msg)
+        raise ValueError(f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first")
     shape, affine = loaded.shape, np.asarray(loaded.affine)
     if min(shape, default=0) < 0:
-        msg = f"{name} says that it has {' × '.join(map(str, shape))} voxels; its header is damaged, copy it again"
-        raise ValueError(msg)
+        raise ValueError(f"{name} says that it has {' × '.join(map(str, shape))} voxels; its header is damaged, copy it again")
     if not _places_voxels(affine):
-        msg = f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
-        raise ValueError(msg)
+        raise ValueError(f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform")
     unit = _OTHER_UNITS.get(int(loaded.header["xyzt_units"]) & 7)
     if unit:
-        msg = (
-            f"{name} states its lengths in {unit}, and mm are needed: scale its affine, or, where that is in mm "
-            "already, set xyzt_units to 2"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{name} states its lengths in {unit}, and mm are needed: scale its affine, or, where that is in mm "
+            "already, set xyzt_units to 2")
     return loaded
 
 
@@ -348,8 +342,7 @@ def check_real(kind: np.dtype, name: str) -> None:
     """
     if kind.names or not (np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating) or kind.kind == "b"):
         held = "colors" if kind.names else f"values of type {kind}"
-        msg = f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first"
-        raise ValueError(msg)
+        raise ValueError(f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first")
 
 
 def stored_bytes(proxy: Any) -> int:
@@ -435,11 +428,9 @@ def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
         rest = packed.read(_CHUNK)
         too_long = len(rest) == _CHUNK and packed.read(1)
     if len(raw) < needed:
-        msg = f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again"
-        raise ValueError(msg)
+        raise ValueError(f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again")
     if too_long:
-        msg = f"{name} unpacks to more than the {needed} bytes that its header tells of; copy it again"
-        raise ValueError(msg)
+        raise ValueError(f"{name} unpacks to more than the {needed} bytes that its header tells of; copy it again")
     return ArrayProxy(io.BytesIO(raw), (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter))
 
 
@@ -450,8 +441,7 @@ def _vanished(name: str) -> Any:
 def _load_header(path: Path) -> Any:
     """Load an image without its values; what nibabel repairs is refused where it would move the voxels."""
     if not path.is_file():
-        msg = f"{path}: no such file; check its name and folder"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path}: no such file; check its name and folder")
     _check_header(path)
     try:
         with _remarks() as remarks:
@@ -461,26 +451,19 @@ def _load_header(path: Path) -> Any:
     except Exception as error:  # each of the formats that nibabel guesses from the ending raises its own
         if not path.is_file():
             raise _vanished(str(path)) from error
-        msg = (
-            f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); copy it again, or "
-            "convert it to NIfTI"
-        )
-        raise ValueError(msg) from error
+        raise ValueError(f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); copy it again, or "
+            "convert it to NIfTI") from error
     if not isinstance(loaded, nib.Nifti1Pair):
         return loaded
     by_sform = int(loaded.header["sform_code"]) > 0
     moving = [one for one in remarks if one.startswith(("sform",) if by_sform else ("sform", "qform", "pixdim[1"))]
     if moving:
-        msg = f"{path} has a header that cannot be right ({'; '.join(moving)}); repair it, or convert the scan again"
-        raise ValueError(msg)
+        raise ValueError(f"{path} has a header that cannot be right ({'; '.join(moving)}); repair it, or convert the scan again")
     shortest = getattr(loaded.header, "single_vox_offset", 0)
     stored: Any = loaded.dataobj
     if isinstance(loaded, nib.Nifti1Image) and stored.offset < shortest:
-        msg = (
-            f"{path} says that its values begin at byte {stored.offset}, which is inside its header; set "
-            f"vox_offset to {shortest}, or convert the scan again"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{path} says that its values begin at byte {stored.offset}, which is inside its header; set "
+            f"vox_offset to {shortest}, or convert the scan again")
     return loaded
 
 
@@ -529,11 +512,9 @@ def _check_header(path: Path) -> None:
         else:
             continue
         if np.isinf(slope):
-            msg = f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; convert the scan again"
-            raise ValueError(msg)
+            raise ValueError(f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; convert the scan again")
         if not 0 <= offset <= _LARGEST_HEADER:
-            msg = f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for"
-            raise ValueError(msg)
+            raise ValueError(f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for")
 
 
 def _check_claim(proxy: Any, path: Path, name: str) -> None:
@@ -545,11 +526,9 @@ def _check_claim(proxy: Any, path: Path, name: str) -> None:
         return  # which reading tells
     suffix = path.suffix.lower()
     if suffix == ".gz" and needed > _GZIP_RATIO * size + _CHUNK:
-        msg = f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; copy it again"
-        raise ValueError(msg)
+        raise ValueError(f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; copy it again")
     if suffix not in COMPRESSED and needed > size:
-        msg = f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again"
-        raise ValueError(msg)
+        raise ValueError(f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again")
     # Values as they lie in a file are only looked at where they are needed; others are made.
     mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
     if not mapped and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):

@@ -22,8 +22,7 @@ def refuse_keys(found: Any, known: set[str], what: str, *, complete: bool = Fals
     """Refuse what is no dictionary, has keys that are not known or, if complete, lacks one."""
     if not isinstance(found, dict) or not set(found) <= known or (complete and set(found) != known):
         keys = sorted(found) if isinstance(found, dict) else found
-        msg = f"{keys} instead of {sorted(known)}: unknown or missing {what}"
-        raise RefusedError(msg)
+        raise RefusedError(f"{keys} instead of {sorted(known)}: unknown or missing {what}")
 
 
 def encoded(value: Any, key: str) -> Any:
@@ -44,18 +43,14 @@ def encoded(value: Any, key: str) -> Any:
         return [encoded(item, key) for item in value]
     if isinstance(value, Mapping) and not any(str(name).startswith("$") for name in value):
         return {str(name): encoded(item, key) for name, item in value.items()}
-    msg = f"parameter {key} cannot be stored in a model file: {value!r}; give numbers, names and protocols"
-    raise TypeError(msg)
+    raise TypeError(f"parameter {key} cannot be stored in a model file: {value!r}; give numbers, names and protocols")
 
 
 def encoded_model(model: SignalModel) -> dict[str, Any]:
     """Give a model as JSON: its formula and its parameters."""
     if model.source:
-        msg = (
-            f"model {model.name} is a function with branches or loops, and a model file carries no code; write it as "
-            "one formula (SignalModel.from_expression), or train without maps (model=None)"
-        )
-        raise TypeError(msg)
+        raise TypeError(f"model {model.name} is a function with branches or loops, and a model file carries no code; write it as "
+            "one formula (SignalModel.from_expression), or train without maps (model=None)")
     parameters = [[p.name, p.unit, encoded(p.low, "low"), encoded(p.high, "high")] for p in model.parameters]
     return {"name": model.name, "expression": model.expression, "parameters": parameters}
 
@@ -80,12 +75,10 @@ def decoded(value: Any) -> Any:
             return Protocol.from_dict(content)
         if tag == "$model":
             if isinstance(content, dict) and content.get("source"):
-                msg = f"its model {content.get('name')!r} is the source of a function, and code from files is never run"
-                raise RefusedError(msg)
+                raise RefusedError(f"its model {content.get('name')!r} is the source of a function, and code from files is never run")
             refuse_keys(content, {"name", "expression", "parameters"}, "key of a model", complete=True)
             parameters = [
                 Parameter(name, unit, decoded(low), decoded(high)) for name, unit, low, high in content["parameters"]
             ]
             return SignalModel.from_expression(content["expression"], parameters, name=content["name"])
-    msg = f"a parameter has the unknown key {tagged[0]!r}"
-    raise RefusedError(msg)
+    raise RefusedError(f"a parameter has the unknown key {tagged[0]!r}")

@@ -128,8 +128,7 @@ class Part:
                     shutil.copyfileobj(packed, _Bounded(file, stored_bytes(self.data), self.name), 2**20)
             except DAMAGED as error:
                 if getattr(error, "errno", None) in _NO_ROOM:
-                    msg = f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
-                    raise type(error)(msg) from error
+                    raise type(error)(f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place") from error
                 raise damaged(self.name, error) from error
             self._check_length(file.tell())
             stored = self.data
@@ -139,8 +138,7 @@ class Part:
     def _check_length(self, found: int) -> None:
         needed = stored_bytes(self.data)
         if found < needed:
-            msg = f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
-            raise ValueError(msg)
+            raise ValueError(f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again")
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,7 @@ class Series:
         given = placed(images, None)
         listed = [given] if isinstance(given, str | Path | nib.Nifti1Pair) else list(given)
         if not listed:
-            msg = "a list of images must name at least one"
-            raise ValueError(msg)
+            raise ValueError("a list of images must name at least one")
         loaded = [load_image(image) for image in listed]
         first, first_name = loaded[0], image_name(listed[0])
         parts = []
@@ -243,12 +240,9 @@ class Series:
         """
         if self.n_measurements != len(protocol):
             named = f" of {protocol.name}" if protocol.name else ""
-            msg = (
-                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
+            raise ValueError(f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
                 f"{_count(len(protocol), 'b-value')}; "
-                "check that both belong to one scan"
-            )
-            raise ValueError(msg)
+                "check that both belong to one scan")
 
     @contextmanager
     def unpacked(self) -> Iterator[Series]:
@@ -418,8 +412,7 @@ def read_map(image: Image, series: Series) -> NDArray:
     loaded, name = load_image(image), image_name(image)
     shape = loaded.shape
     if len(shape) < 3 or not set(shape[3:]) <= {1}:
-        msg = f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a map of one volume (x, y, z) is needed"
-        raise ValueError(msg)
+        raise ValueError(f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a map of one volume (x, y, z) is needed")
     grid = shape[:3]
     check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
     return values_of(loaded, name).reshape(series.grid)
@@ -433,8 +426,7 @@ class _Bounded:
 
     def write(self, chunk: bytes) -> int:
         if self.file.tell() + len(chunk) > self.told + _SLACK:
-            msg = f"{self.name} unpacks to more than the {self.told} bytes that its header tells of; copy it again"
-            raise ValueError(msg)
+            raise ValueError(f"{self.name} unpacks to more than the {self.told} bytes that its header tells of; copy it again")
         return self.file.write(chunk)
 
 
@@ -442,15 +434,13 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     """Check what a header says of one image of a series."""
     shape = loaded.shape
     if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
-        msg = (
+        raise ValueError((
             f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
             "needed" + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
-        )
-        raise ValueError(msg)
+        ))
     check_real(loaded.get_data_dtype(), name)
     if 0 in shape:
-        msg = f"{name} is empty, its shape is {shape}; convert the scan again"
-        raise ValueError(msg)
+        raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")
     return Part(name, file_of(loaded), loaded.dataobj)
 
 

@@ -56,8 +56,7 @@ def read_rows(
 
     path = Path(path)
     if not path.is_file():
-        msg = f"{path}: no such table; check its name and folder"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path}: no such table; check its name and folder")
     separator, word = (",", "commas") if path.suffix.lower() == ".csv" else ("\t", "tabs")
     text = read_text(path)
     try:
@@ -70,31 +69,26 @@ def read_rows(
             frame = pd.read_csv(io.StringIO(text, newline=""), sep=separator, index_col=False, **options)
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         problem = " ".join(str(error).split())
-        msg = f"{path}: not a table of text columns ({problem}); give each row as many values, separated by {word}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path}: not a table of text columns ({problem}); give each row as many values, separated by {word}") from None
     named = [(aliases or {}).get(name.strip(), name.strip()) for name in titles]
     if twice := sorted({name for name in named if name and named.count(name) > 1}):
-        msg = f"{path}: more than one column {', '.join(twice)}; keep one"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: more than one column {', '.join(twice)}; keep one")
     frame = frame.rename(columns=lambda name: (aliases or {}).get(name.strip(), name.strip()))
     missing = [column for column in required if column not in frame]
     unknown = [column for column in frame if strict and column not in (*required, *optional)]
     if missing or unknown:
         problem = f"no column {', '.join(missing)}" if missing else f"unknown column {', '.join(unknown)}"
         needed = ", ".join(required) + (f" and optionally {', '.join(optional)}" if optional else "")
-        msg = f"{path}: {problem} in {_shortened(', '.join(frame))}; needed are {needed}, separated by {word}"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: {problem} in {_shortened(', '.join(frame))}; needed are {needed}, separated by {word}")
     rows = []
     for line, record in enumerate(frame.to_dict("records"), start=2):
         row = {name: "" if text.strip() in NOTHING else text.strip() for name, text in record.items()}
         empty = [column for column in required if not row[column]]
         if empty:
-            msg = f"{path}, row {line}: no {empty[0]}; every row needs one"
-            raise ValueError(msg)
+            raise ValueError(f"{path}, row {line}: no {empty[0]}; every row needs one")
         rows.append((line, row))
     if not rows:
-        msg = f"{path}: the table has a header and no row; write one for each item"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: the table has a header and no row; write one for each item")
     return rows
 
 
@@ -167,8 +161,7 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     path = folder / name
     if not path.is_file():
         wrong = "is a folder" if name and path.is_dir() else "does not exist"
-        msg = f"{where} {name!r} {wrong}; paths are relative to {folder.resolve()}"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{where} {name!r} {wrong}; paths are relative to {folder.resolve()}")
     return path
 
 

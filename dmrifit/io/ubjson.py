@@ -40,8 +40,7 @@ def read_ubjson(data: bytes) -> Any:
     reader = _Reader(data)
     value = reader.value(reader.marker(), 0)
     if reader.position != len(data):
-        msg = f"{len(data) - reader.position} bytes follow the document"
-        raise ValueError(msg)
+        raise ValueError(f"{len(data) - reader.position} bytes follow the document")
     return value
 
 
@@ -52,8 +51,7 @@ class _Reader:
 
     def take(self, n: int) -> bytes:
         if not 0 <= n <= len(self.data) - self.position:
-            msg = f"{n} bytes are announced at byte {self.position} of {len(self.data)}"
-            raise ValueError(msg)
+            raise ValueError(f"{n} bytes are announced at byte {self.position} of {len(self.data)}")
         self.position += n
         return self.data[self.position - n : self.position]
 
@@ -67,12 +65,10 @@ class _Reader:
     def length(self) -> int:
         kind = self.marker()
         if kind not in _INTEGERS:
-            msg = f"a length has the type {kind!r}"
-            raise ValueError(msg)
+            raise ValueError(f"a length has the type {kind!r}")
         n = int(self.numbers(kind, 1)[0])
         if not 0 <= n <= len(self.data):
-            msg = f"a length is {n}"
-            raise ValueError(msg)
+            raise ValueError(f"a length is {n}")
         return n
 
     def text(self) -> str:
@@ -80,8 +76,7 @@ class _Reader:
 
     def value(self, kind: str, depth: int) -> Any:
         if depth > _DEPTH:
-            msg = f"it is nested more than {_DEPTH} deep"
-            raise ValueError(msg)
+            raise ValueError(f"it is nested more than {_DEPTH} deep")
         if kind in _NUMBERS:
             return self.numbers(kind, 1)[0].item()
         if kind in _CONSTANTS:
@@ -90,8 +85,7 @@ class _Reader:
             return self.text()
         if kind in "[{":
             return self.container(kind, depth + 1)
-        msg = f"unknown type {kind!r} at byte {self.position - 1}"
-        raise ValueError(msg)
+        raise ValueError(f"unknown type {kind!r} at byte {self.position - 1}")
 
     def container(self, kind: str, depth: int) -> Any:
         """Read what is in brackets or braces: with or without one type for all, with a count or up to the end."""
@@ -101,8 +95,7 @@ class _Reader:
             shared = self.marker()
             following = self.marker()
         if shared is not None and following != "#":
-            msg = f"a container of type {shared!r} has no count"
-            raise ValueError(msg)
+            raise ValueError(f"a container of type {shared!r} has no count")
         if following == "#":
             n = self.length()
             if kind == "[" and shared in _NUMBERS:

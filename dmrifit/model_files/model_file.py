@@ -123,8 +123,7 @@ def load_model(path: str | Path) -> BaseEstimator:
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"{path}: no such model file; check its name and folder"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path}: no such model file; check its name and folder")
     remedy = "copy it again from where it was made, or train another model"
     try:
         with path.open("rb") as file:
@@ -132,17 +131,14 @@ def load_model(path: str | Path) -> BaseEstimator:
     except ImportError:
         raise
     except MemoryError:
-        msg = f"{path} is refused as a model file: there is no memory for what it says it holds"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path} is refused as a model file: there is no memory for what it says it holds") from None
     except RefusedError as error:
-        msg = f"{path} is refused as a model file: {error}; {remedy}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path} is refused as a model file: {error}; {remedy}") from None
     except Exception as error:
         # An archive whose table of contents is damaged may point to places before its start.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        msg = f"{path} is refused as a model file: it is damaged or was altered ({error}); {remedy}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{path} is refused as a model file: it is damaged or was altered ({error}); {remedy}") from error
 
 
 def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, bytes]:
@@ -151,8 +147,7 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
     if _own(name) is type(estimator):
         return _own_contents(estimator)
     if _CLASSES.get(name) is not type(estimator):
-        msg = f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have"
-        raise TypeError(msg)
+        raise TypeError(f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have")
     check_is_fitted(estimator)
     parts: dict[str, bytes] = {}
     leaves: list[dict[str, Any]] = []
@@ -199,8 +194,7 @@ def _own_contents(estimator: BaseEstimator) -> dict[str, bytes]:
     parts = {f"{_OWN}{name}": content for name, content in files.items()}
     for part in parts:
         if not _OWN_FILE.fullmatch(part):
-            msg = f"a part of a model file cannot be called {part[len(_OWN) :]!r}"
-            raise ValueError(msg)
+            raise ValueError(f"a part of a model file cannot be called {part[len(_OWN) :]!r}")
     # Arrays can be safetensors without any network.
     learned_by = {"torch": version("torch")} if f"{_OWN}net.safetensors" in parts else {}
     metadata = {
@@ -240,8 +234,7 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
             value = metadata["fitted"][name]
             setattr(estimator, name, np.array(value, dtype=object) if isinstance(value, list) else value)
     if metadata["model"] != _definition(estimator):
-        msg = f"its model {metadata['model']} is not the one of that name in this version"
-        raise RefusedError(msg)
+        raise RefusedError(f"its model {metadata['model']} is not the one of that name in this version")
     if isinstance(estimator, MapFitter):
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
@@ -265,19 +258,16 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
         n_inputs = 3 * n_neighbors
     found = getattr(regressor, "n_features_in_", n_inputs)
     if not hasattr(regressor, "predict") or found != n_inputs:
-        msg = f"its regressor takes {found} inputs, and the estimator has {n_inputs}"
-        raise RefusedError(msg)
+        raise RefusedError(f"its regressor takes {found} inputs, and the estimator has {n_inputs}")
     if estimator.source is not None and n_neighbors * len(estimator.source) != estimator.n_features_in_:
         columns = f"{len(estimator.source)} measurements of {n_neighbors} voxels"
-        msg = f"its source protocol has {columns}, not {estimator.n_features_in_} columns"
-        raise RefusedError(msg)
+        raise RefusedError(f"its source protocol has {columns}, not {estimator.n_features_in_} columns")
     _check_trees(regressor, n_inputs)
     if estimator.target is not None:
         names = estimator.target if isinstance(estimator, SignalToSignal) else resolve_model(estimator.model).names
         answer = np.shape(regressor.predict(np.ones((1, n_inputs))))
         if answer not in ((1, len(names)), (1,) * (len(names) == 1)):
-            msg = f"its regressor answers with {answer[-1]} numbers instead of {len(names)}"
-            raise RefusedError(msg)
+            raise RefusedError(f"its regressor answers with {answer[-1]} numbers instead of {len(names)}")
 
 
 def _check_trees(regressor: Any, n_inputs: int) -> None:
@@ -286,8 +276,7 @@ def _check_trees(regressor: Any, n_inputs: int) -> None:
         inside = (np.maximum(left, right)[inner] < len(parent)).all()
         seen = (feature[inner] >= 0).all() and (feature[inner] < n_features).all()
         if not (reachable and inside and seen and n_features <= n_inputs):
-            msg = "a tree of its regressor has branches that lead nowhere"
-            raise RefusedError(msg)
+            raise RefusedError("a tree of its regressor has branches that lead nowhere")
 
 
 # The archive ------------------------------------------------------------------------------------------
@@ -302,35 +291,29 @@ def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
 def _read_parts(file: BinaryIO, *, inside: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read the archive, or the one inside it, and check everything that can be checked before an object is made."""
     if not zipfile.is_zipfile(file):
-        msg = "it is not an archive that save_model wrote (pickles are never read)"
-        raise RefusedError(msg)
+        raise RefusedError("it is not an archive that save_model wrote (pickles are never read)")
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         known = {_METADATA, _REGRESSOR, _GIVEN, _ESTIMATOR}
         known |= {name for name in names if _LEAF_FILE.fullmatch(name) or _OWN_FILE.fullmatch(name)}
         if len(set(names)) != len(names) or not {_METADATA} <= set(names) <= known:
-            msg = f"it holds {', '.join(sorted(names))} instead of the parts of a model"
-            raise RefusedError(msg)
+            raise RefusedError(f"it holds {', '.join(sorted(names))} instead of the parts of a model")
         if inside and _ESTIMATOR in names:
-            msg = "it holds a model in a model in a model"
-            raise RefusedError(msg)
+            raise RefusedError("it holds a model in a model in a model")
         unpacked, packed = sum(entry.file_size for entry in archive.infolist()), file.seek(0, io.SEEK_END)
         # A model inside is packed already: packed once more, it would unpack to the square of what is allowed.
         twice = [entry for entry in archive.infolist() if entry.filename == _ESTIMATOR]
         again = any(entry.file_size > 2 * entry.compress_size + 4096 for entry in twice)
         if unpacked > _ROOM + _DENSEST * packed or again:
-            msg = f"its {packed} bytes say that they unpack to {unpacked}, more than any model does"
-            raise RefusedError(msg)
+            raise RefusedError(f"its {packed} bytes say that they unpack to {unpacked}, more than any model does")
         parts = {entry.filename: _read(archive, entry) for entry in archive.infolist()}
     metadata = json.loads(parts.pop(_METADATA))
     _check_metadata(metadata)
     if set(metadata["sha256"]) != set(parts):
-        msg = f"its parts are {sorted(parts)}, and it lists {sorted(metadata['sha256'])}"
-        raise RefusedError(msg)
+        raise RefusedError(f"its parts are {sorted(parts)}, and it lists {sorted(metadata['sha256'])}")
     for name, content in parts.items():
         if hashlib.sha256(content).hexdigest() != metadata["sha256"][name]:
-            msg = f"{name} was altered after it was written"
-            raise RefusedError(msg)
+            raise RefusedError(f"{name} was altered after it was written")
     return metadata, parts
 
 
@@ -343,34 +326,26 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 def _check_metadata(metadata: Any) -> None:
     file_format = metadata.get("format") if isinstance(metadata, dict) else None
     if file_format != _FORMAT:
-        msg = f"its format is {file_format!r}, not {_FORMAT}: it was written by another version; train again"
-        raise RefusedError(msg)
+        raise RefusedError(f"its format is {file_format!r}, not {_FORMAT}: it was written by another version; train again")
     refuse_keys(metadata, _KEYS, "key", complete=True)
     own = _own(metadata["class"])
     cls = _CLASSES.get(metadata["class"]) if own is None else own
     if cls is None:
-        msg = (
-            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an installed or "
-            "imported package has registered; import the package that has it"
-        )
-        raise RefusedError(msg)
+        raise RefusedError(f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an installed or "
+            "imported package has registered; import the package that has it")
     refuse_keys(metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}")
     intervals = {"intervals"} if cls is ConformalIntervals else set()
     if own is None:
         refuse_keys(metadata["fitted"], {*_FITTED, *intervals}, "fitted attribute")
     refuse_keys(metadata["versions"], {*_PACKAGES, *_OF_LEAVES}, "package")
     if not set(_PACKAGES) <= set(metadata["versions"]):
-        msg = f"it does not say with which {', '.join(_PACKAGES)} it was written"
-        raise RefusedError(msg)
+        raise RefusedError(f"it does not say with which {', '.join(_PACKAGES)} it was written")
     check_leaves(metadata["leaves"])
     for package in _SAME_MAJOR:
         written, here = metadata["versions"][package], version(package)
         if written.split(".")[0] != here.split(".")[0]:
-            msg = (
-                f"it was written with {package} {written}, and {here} is installed; install {package} "
-                f"{written} to read it, or train the model again"
-            )
-            raise RefusedError(msg)
+            raise RefusedError(f"it was written with {package} {written}, and {here} is installed; install {package} "
+                f"{written} to read it, or train the model again")
     if own is not None:  # which checks what is its own
         return
     fitted = metadata["fitted"]
@@ -378,8 +353,7 @@ def _check_metadata(metadata: Any) -> None:
     counts = [value for key, value in fitted.items() if key not in ("feature_names_in_", *intervals)]
     sound = all(type(count) is int and count >= 0 for count in counts)
     if not sound or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        msg = f"its fitted attributes are not counts and names: {fitted}"
-        raise RefusedError(msg)
+        raise RefusedError(f"its fitted attributes are not counts and names: {fitted}")
 
 
 def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
@@ -410,20 +384,17 @@ def _restore_intervals(
     n = len(unit)
     estimator._set_outputs(estimator._model(), n)
     if not (quantiles.shape == (n, 2) and unit.shape == smallest.shape == (n,) and len(estimator.names_) == n):
-        msg = f"its intervals are those of {len(estimator.names_)} outputs, and it holds quantiles of {len(quantiles)}"
-        raise RefusedError(msg)
+        raise RefusedError(f"its intervals are those of {len(estimator.names_)} outputs, and it holds quantiles of {len(quantiles)}")
     estimator.estimator_ = inside
     estimator.quantiles_, estimator._unit, estimator._smallest = quantiles, unit, smallest
     estimator.calibration_ = pd.DataFrame(decoded(state["calibration"]))
     estimator._forest = forest
     n_features = estimator.n_features_in_
     if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
-        msg = f"its forest takes {forest.n_features_in_} inputs instead of {n_features} and {n} predictions"
-        raise RefusedError(msg)
+        raise RefusedError(f"its forest takes {forest.n_features_in_} inputs instead of {n_features} and {n} predictions")
     _check_trees(forest, n_features + n)
     if np.shape(forest.predict(np.ones((1, n_features + n)))) not in ((1, n), (1,) * (n == 1)):
-        msg = f"its forest does not answer with {n} numbers"
-        raise RefusedError(msg)
+        raise RefusedError(f"its forest does not answer with {n} numbers")
 
 
 def _definition(estimator: BaseEstimator) -> Any:
@@ -438,6 +409,5 @@ def _encoded_scale(estimator: BaseEstimator, scale: PatientScale | str | None) -
     if scale is None:
         return None
     if not isinstance(scale, PatientScale):
-        msg = f"scale must be 'patient', a PatientScale or None, not {scale!r}"
-        raise TypeError(msg)
+        raise TypeError(f"scale must be 'patient', a PatientScale or None, not {scale!r}")
     return scale.to_dict()

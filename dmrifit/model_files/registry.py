@@ -74,13 +74,11 @@ def register(cls: _Class) -> _Class:
     """
     missing = [name for name in ("stored", "restore", "get_params") if not hasattr(cls, name)]
     if missing:
-        msg = f"{cls.__name__} cannot have model files without {', '.join(missing)}"
-        raise TypeError(msg)
+        raise TypeError(f"{cls.__name__} cannot have model files without {', '.join(missing)}")
     known = _CLASSES.get(cls.__name__)
     # A module that is loaded again makes its classes again.
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        msg = f"{known.__module__} has registered a {cls.__name__} already; choose another name"
-        raise ValueError(msg)
+        raise ValueError(f"{known.__module__} has registered a {cls.__name__} already; choose another name")
     _CLASSES[cls.__name__] = cls
     return cls
 

@@ -121,8 +121,7 @@ def dumped(regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], le
     for leaf, stub in held.values():
         description, weights = _described(leaf)
         if description["class"] not in _allowed_leaves(algorithm):
-            msg = f"the regressor cannot be stored: {description['class']} is not what {algorithm} is made of"
-            raise ValueError(msg)
+            raise ValueError(f"the regressor cannot be stored: {description['class']} is not what {algorithm} is made of")
         if weights is not None:
             suffix = "ubj" if description["class"] == _XGBOOST else "safetensors"
             description["weights"] = f"leaf{stub.number}.{suffix}"
@@ -133,11 +132,8 @@ def dumped(regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], le
     data = _with_short_names(dumps(regressor))  # not compressed: the archive around it is
     unknown = _types_in(data) - _allowed(algorithm)
     if unknown:
-        msg = (
-            f"the regressor cannot be stored, because a model file does not carry {', '.join(sorted(unknown))}; "
-            "use an algorithm by name or a regressor of scikit-learn"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"the regressor cannot be stored, because a model file does not carry {', '.join(sorted(unknown))}; "
+            "use an algorithm by name or a regressor of scikit-learn")
     return data
 
 
@@ -148,8 +144,7 @@ def loaded(data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Map
     allowed = _allowed(algorithm)
     unknown = _types_in(data) - allowed
     if unknown:
-        msg = f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of"
-        raise RefusedError(msg)
+        raise RefusedError(f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of")
     trusted = [_full_name(name) for name in sorted(allowed & set(_TRUSTED_BEYOND_SKOPS))]
     regressor = loads(_with_full_names(data), trusted=trusted)
     stubs = list(_leaves_in(regressor, {_LEAF}))
@@ -159,11 +154,9 @@ def loaded(data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Map
     for stub in stubs:
         number = getattr(stub, "number", None)
         if type(number) is not int or not 0 <= number < len(leaves):
-            msg = f"it has no part {number!r} beside the regressor"
-            raise RefusedError(msg)
+            raise RefusedError(f"it has no part {number!r} beside the regressor")
         if leaves[number]["class"] not in _allowed_leaves(algorithm):
-            msg = f"it asks for {leaves[number]['class']}, which no regressor here is made of"
-            raise RefusedError(msg)
+            raise RefusedError(f"it asks for {leaves[number]['class']}, which no regressor here is made of")
         memo[id(stub)] = _restored(leaves[number], parts)
     return copy.deepcopy(regressor, memo)
 
@@ -251,8 +244,7 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
     description: dict[str, Any] = {"class": _class_of(leaf), "parameters": parameters, "fitted": {}, "weights": None}
     if description["class"] == _XGBOOST:
         if parameters.get("booster") == "gblinear" or parameters.get("enable_categorical"):
-            msg = "a model file carries boosted trees over numbers, neither booster='gblinear' nor categories"
-            raise ValueError(msg)
+            raise ValueError("a model file carries boosted trees over numbers, neither booster='gblinear' nor categories")
         trained = leaf.__sklearn_is_fitted__()
         return description, bytes(leaf.get_booster().save_raw("ubj")) if trained else None
     if not hasattr(leaf, "net_"):
@@ -285,8 +277,7 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
         refuse_keys(leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True)
         for name, kind in _FITTED_NETWORK.items():
             if type(leaf["fitted"][name]) is not kind or leaf["fitted"][name] < 0:
-                msg = f"{name} of a network is {leaf['fitted'][name]!r}"
-                raise RefusedError(msg)
+                raise RefusedError(f"{name} of a network is {leaf['fitted'][name]!r}")
             setattr(estimator, name, leaf["fitted"][name])
         estimator.set_weights(weights)
     return estimator
@@ -295,14 +286,12 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
 def check_leaves(leaves: Any) -> None:
     """Refuse descriptions of leaves that `dumped` would not write."""
     if not isinstance(leaves, list):
-        msg = f"its leaves are no list: {leaves!r}"
-        raise RefusedError(msg)
+        raise RefusedError(f"its leaves are no list: {leaves!r}")
     for leaf in leaves:
         refuse_keys(leaf, {"class", "parameters", "fitted", "weights"}, "key of a leaf", complete=True)
         suffix = ".ubj" if leaf["class"] == _XGBOOST else ".safetensors"
         if leaf["class"] not in _STORED or not (leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)):
-            msg = f"it asks for {leaf['class']} from {leaf['weights']!r}, which no regressor here is made of"
-            raise RefusedError(msg)
+            raise RefusedError(f"it asks for {leaf['class']} from {leaf['weights']!r}, which no regressor here is made of")
 
 
 def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
@@ -344,8 +333,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     names = {entry.filename for entry in entries}
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed or len(names) != len(entries) or sum(entry.file_size for entry in entries) > size:
-        msg = f"the {len(entries)} parts of its regressor do not lie in it one after the other, as they are"
-        raise RefusedError(msg)
+        raise RefusedError(f"the {len(entries)} parts of its regressor do not lie in it one after the other, as they are")
     for entry in entries:
         if not entry.filename.endswith(".npy"):
             continue
@@ -355,8 +343,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
             shape, _, dtype = read[np.lib.format.read_magic(file)](file)
             told = math.prod(shape) * dtype.itemsize
             if dtype.hasobject or min(shape, default=0) < 0 or told > entry.file_size:
-                msg = f"an array of its regressor says that it holds {told} bytes ({dtype}) in {entry.file_size}"
-                raise RefusedError(msg)
+                raise RefusedError(f"an array of its regressor says that it holds {told} bytes ({dtype}) in {entry.file_size}")
 
 
 def trees(part: Any) -> Iterator[tuple[Any, ...]]:
@@ -387,15 +374,13 @@ def _check_boosted(content: bytes) -> None:
     n_targets = int(learner["learner_model_param"]["num_target"])
     booster = learner["gradient_booster"]
     if booster["name"] not in ("gbtree", "dart"):
-        msg = f"its boosted regressor is made of {booster['name']!r}, not of trees"
-        raise RefusedError(msg)
+        raise RefusedError(f"its boosted regressor is made of {booster['name']!r}, not of trees")
     model = booster["gbtree" if booster["name"] == "dart" else "model"]
     model = model.get("model", model)
     rounds = np.asarray(model["iteration_indptr"])
     counted = len(model["tree_info"]) == len(model["trees"]) == rounds[-1] and rounds[0] == 0
     if not (counted and (np.diff(rounds) >= 0).all() and np.isin(model["tree_info"], np.arange(n_targets)).all()):
-        msg = "the trees of its regressor are not in order"
-        raise RefusedError(msg)
+        raise RefusedError("the trees of its regressor are not in order")
     for tree in model["trees"]:
         parts = [np.asarray(tree[k]) for k in ("left_children", "right_children", "split_indices", "split_type")]
         left, right, feature, kind = parts
@@ -413,5 +398,4 @@ def _check_boosted(content: bytes) -> None:
             and not kind.any()  # no categories
         )
         if not sound:
-            msg = "a tree of its regressor has branches that lead nowhere"
-            raise RefusedError(msg)
+            raise RefusedError("a tree of its regressor has branches that lead nowhere")

@@ -91,8 +91,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             header = json.loads(file.metadata()[_HEADER])
             return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
-        msg = f"{path} is not a whole checkpoint ({error}); remove it to train from the beginning"
-        raise ValueError(msg) from error
+        raise ValueError(f"{path} is not a whole checkpoint ({error}); remove it to train from the beginning") from error
 
 
 def restore_state(
@@ -172,8 +171,7 @@ def check_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
     found, expected = ({k: (tuple(v.shape), v.dtype) for k, v in one.items()} for one in (weights, module.state_dict()))
     if found != expected:
         wrong = sorted({key for key, _ in found.items() ^ expected.items()})
-        msg = f"the weights do not fit this network: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ"
-        raise ValueError(msg)
+        raise ValueError(f"the weights do not fit this network: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ")
 
 
 def history_rows(net: skorch.NeuralNet) -> list[dict[str, Any]]:

@@ -156,18 +156,14 @@ class WithMargin(nn.Module):
             inner = [slice(m, n - m) for m, n in zip(self.margin, targets.shape[2:], strict=True)]
             targets = targets[:, :, inner[0], inner[1], inner[2]]
             if answers.shape[2:] != targets.shape[2:]:
-                msg = (
-                    f"the network answers {tuple(answers.shape[2:])} voxels where the target has "
-                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} voxels on either side"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"the network answers {tuple(answers.shape[2:])} voxels where the target has "
+                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} voxels on either side")
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             try:
                 loss: torch.Tensor = self.criterion(answers, targets)
             except UserWarning as error:
-                msg = f"answers and targets have different shapes, which torch would repeat: {error}"
-                raise ValueError(msg) from error
+                raise ValueError(f"answers and targets have different shapes, which torch would repeat: {error}") from error
         return loss
 
 
@@ -214,8 +210,7 @@ class Batches(torch.utils.data.Dataset[Any]):
             if alike:
                 yield collated(alike)
         if empty:
-            msg = f"no samples came in epoch {self.epoch}: the cases hold none to learn from"
-            raise ValueError(msg)
+            raise ValueError(f"no samples came in epoch {self.epoch}: the cases hold none to learn from")
 
 
 def _shapes(part: Any) -> Any:
@@ -396,19 +391,13 @@ class Epochs(skorch.callbacks.Callback):
         """
         row = net.history[-1]
         if not np.isfinite(row["train_loss"]):
-            msg = (
-                f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning rate of "
-                f"{row['learning_rate']:g}; lower learning_rate"
-            )
-            raise FloatingPointError(msg)
+            raise FloatingPointError(f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning rate of "
+                f"{row['learning_rate']:g}; lower learning_rate")
         # A loss can be finite whose gradient is not: the last step of an epoch would go unnoticed, and be saved.
         broken = [name for name, value in net.module_.named_parameters() if not torch.isfinite(value).all()]
         if broken:
-            msg = (
-                f"weights became infinite or no number in epoch {row['epoch']} ({', '.join(broken[:3])}), though the "
-                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0"
-            )
-            raise FloatingPointError(msg)
+            raise FloatingPointError(f"weights became infinite or no number in epoch {row['epoch']} ({', '.join(broken[:3])}), though the "
+                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0")
         row["batches"] = []
         shown = {"loss": f"{row['train_loss']:.4g}"}
         if self.score is not None:

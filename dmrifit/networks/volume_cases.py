@@ -48,15 +48,12 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     """
     volume = np.asarray(case)
     if volume.ndim not in (3, 4) or volume.size == 0 or volume.dtype.kind not in "fiub":
-        msg = f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or (x, y, z, channels)"
-        raise ValueError(msg)
+        raise ValueError(f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or (x, y, z, channels)")
     if not np.isfinite(volume).all():
-        msg = f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite"
-        raise ValueError(msg)
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite")
     largest = max(float(volume.max()), -float(volume.min()))
     if largest > float(np.finfo(np.float32).max):
-        msg = f"values up to {largest:.3g}, which single precision does not hold; scale the scan"
-        raise ValueError(msg)
+        raise ValueError(f"values up to {largest:.3g}, which single precision does not hold; scale the scan")
     channels = volume[None] if volume.ndim == 3 else np.moveaxis(volume, -1, 0)
     return np.array(channels, dtype=np.float32, order="C")
 
@@ -120,8 +117,7 @@ def naming(number: int) -> Iterator[None]:
     except ValueError as error:
         if type(error) is not ValueError or str(error).startswith("case "):
             raise
-        msg = f"case {number}: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"case {number}: {error}") from error
 
 
 @contextmanager
@@ -134,8 +130,7 @@ def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[N
         if type(error) is not ValueError or found is None or int(found[1]) >= len(names):
             raise
         begin = "" if source is None else f"{source}: "
-        msg = f"{begin}case {names[int(found[1])]}{str(error)[found.end() :]}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{begin}case {names[int(found[1])]}{str(error)[found.end() :]}") from error
 
 
 def listed(values: Any, what: str) -> Sequence[Any]:
@@ -145,20 +140,17 @@ def listed(values: Any, what: str) -> Sequence[Any]:
     sequence = hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | Mapping)
     if not sequence or (isinstance(values, np.ndarray) and not values.ndim):
         kind = f"the single value {values}" if isinstance(values, np.ndarray) else type(values).__name__
-        msg = f"{what} must be a list or an array with one of them per case, not {kind}"
-        raise ValueError(msg)
+        raise ValueError(f"{what} must be a list or an array with one of them per case, not {kind}")
     found: Sequence[Any] = values
     if not len(found):
-        msg = f"there are no {what}; give at least one"
-        raise ValueError(msg)
+        raise ValueError(f"there are no {what}; give at least one")
     return found
 
 
 def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> None:
     """Check that there is one for each case."""
     if len(targets) != len(cases):
-        msg = f"{len(targets)} {what} for {len(cases)} cases; give one for each"
-        raise ValueError(msg)
+        raise ValueError(f"{len(targets)} {what} for {len(cases)} cases; give one for each")
 
 
 def add_to_digest(digest: Any, part: Any) -> None:

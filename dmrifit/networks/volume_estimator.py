@@ -289,8 +289,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         """Give what the loss sees of a target."""
         found = np.asarray(target, dtype=np.float32)
         if not np.isfinite(found).all():
-            msg = "a target with values that are not finite"
-            raise ValueError(msg)
+            raise ValueError("a target with values that are not finite")
         return found
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
@@ -300,8 +299,7 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _check_inputs(self, inputs: Any) -> None:
         """Refuse inputs that are not like those of the first case in training."""
         if isinstance(inputs, np.ndarray) and len(inputs) != self.n_channels_:
-            msg = f"{len(inputs)} channels where the first case in training has {self.n_channels_}"
-            raise ValueError(msg)
+            raise ValueError(f"{len(inputs)} channels where the first case in training has {self.n_channels_}")
 
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
@@ -321,14 +319,12 @@ class VolumeEstimator(BaseEstimator, ABC):
         if self.patience is not None:
             check_number("patience", self.patience, least=1, whole=True)
             if not self.validation_fraction:
-                msg = f"patience={self.patience} needs validation cases; give a validation_fraction such as 0.2"
-                raise ValueError(msg)
+                raise ValueError(f"patience={self.patience} needs validation cases; give a validation_fraction such as 0.2")
         check_number("learning_rate", self.learning_rate)
         check_number("validation_fraction", self.validation_fraction, below=1)
         folder: Any = self.checkpoint
         if folder is not None and not isinstance(folder, str | Path):
-            msg = f"checkpoint must be a folder or None, not {folder!r}"
-            raise ValueError(msg)
+            raise ValueError(f"checkpoint must be a folder or None, not {folder!r}")
         check_word("schedule", self.schedule, _SCHEDULES)
 
     # Training -------------------------------------------------------------------------------------
@@ -344,8 +340,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         cases = listed(X, "cases")
         targets = None if y is None else listed(y, "targets")
         if targets is None and self._needs_targets:
-            msg = f"{type(self).__name__} needs a target for each case; give y"
-            raise ValueError(msg)
+            raise ValueError(f"{type(self).__name__} needs a target for each case; give y")
         if targets is not None:
             check_length(cases, targets, "targets")
         if hasattr(self, "net_"):
@@ -430,11 +425,8 @@ class VolumeEstimator(BaseEstimator, ABC):
         n_groups = len(np.unique(names))
         n_kept = min(max(1, round(self.validation_fraction * n_groups)), n_groups - 1)
         if n_kept < 1:
-            msg = (
-                f"all {n_cases} cases are of one patient, and validation_fraction={self.validation_fraction} keeps "
-                "whole patients; give more patients or validation_fraction=0"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"all {n_cases} cases are of one patient, and validation_fraction={self.validation_fraction} keeps "
+                "whole patients; give more patients or validation_fraction=0")
         split = GroupShuffleSplit(1, test_size=n_kept, random_state=seed)
         learned, kept = next(split.split(everyone, groups=names))
         return np.sort(learned), np.sort(kept)
@@ -503,22 +495,15 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> int:
         """Check that a state can be gone on from, and give its seed."""
         if header.get("format") != _FORMAT:
-            msg = f"{folder} was written by another version; remove it to train from the beginning"
-            raise ValueError(msg)
+            raise ValueError(f"{folder} was written by another version; remove it to train from the beginning")
         for epoch, row in enumerate(header["history"]):
             if row["learning_rate"] != self._learning_rate(epoch):
-                msg = (
-                    f"{folder} holds {len(header['history'])} epochs of a training of "
+                raise ValueError(f"{folder} holds {len(header['history'])} epochs of a training of "
                     f"{header['parameters']['epochs']} with the schedule {self.schedule!r}, which depends on their "
-                    f"number; go on with epochs={header['parameters']['epochs']}, or choose another checkpoint folder"
-                )
-                raise ValueError(msg)
+                    f"number; go on with epochs={header['parameters']['epochs']}, or choose another checkpoint folder")
         if len(header["history"]) > self.epochs:
-            msg = (
-                f"{folder} holds {len(header['history'])} epochs already, more than epochs={self.epochs}; "
-                "raise epochs or choose another checkpoint folder"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{folder} holds {len(header['history'])} epochs already, more than epochs={self.epochs}; "
+                "raise epochs or choose another checkpoint folder")
         return int(header["seed"])
 
     # Model files ----------------------------------------------------------------------------------
@@ -575,15 +560,13 @@ class VolumeEstimator(BaseEstimator, ABC):
         for name, value in fitted.items():
             setattr(self, name, decoded(value))
         if "n_channels_" in fitted and not (type(self.n_channels_) is int and self.n_channels_ > 0):
-            msg = f"n_channels_ is {self.n_channels_!r}"
-            raise RefusedError(msg)
+            raise RefusedError(f"n_channels_ is {self.n_channels_!r}")
         device = torch_state.resolve_device(self.device, fallback=True)
         if self.device != "auto" and device.type == "cpu":
             self.device = "cpu"
         weights = load(files[_WEIGHTS])
         if max(int(getattr(self, name, 0)) for name in ("depth", "levels")) > len(weights):
-            msg = f"its network has more levels than its {len(weights)} weights"
-            raise RefusedError(msg)
+            raise RefusedError(f"its network has more levels than its {len(weights)} weights")
         try:
             # Before memory is taken for a network of the size that the file asks for.
             with torch.device("meta"):

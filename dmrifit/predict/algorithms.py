@@ -196,8 +196,7 @@ def make_regressor(
         objective = "reg:absoluteerror" if median else "reg:squarederror"
         unknown = params.keys() - xgboost.XGBRegressor().get_params().keys()
         if unknown:
-            msg = f"XGBRegressor has no parameter {', '.join(sorted(unknown))}"
-            raise TypeError(msg)
+            raise TypeError(f"XGBRegressor has no parameter {', '.join(sorted(unknown))}")
         # The sums over voxels, and with them bits, would change with the number of threads.
         options = {"objective": objective, "n_jobs": 1, "random_state": random_state}
         inner = xgboost.XGBRegressor(**{**_DEFAULTS[name], **options, **params})
@@ -282,14 +281,10 @@ def build_regressor(
     if isinstance(regressor, str):
         return make_regressor(regressor, patch_shape=patch_shape, loss=loss, random_state=seed)
     if not (isinstance(regressor, BaseEstimator) and is_regressor(regressor)):
-        msg = f"regressor must be a name ({_OFFERED}) or a scikit-learn regressor, not {regressor!r}"
-        raise TypeError(msg)
+        raise TypeError(f"regressor must be a name ({_OFFERED}) or a scikit-learn regressor, not {regressor!r}")
     if loss != "mean":
-        msg = (
-            f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); {type(regressor).__name__} was "
-            "given and has a loss of its own: leave loss='mean' and set its own parameter instead"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); {type(regressor).__name__} was "
+            "given and has a loss of its own: leave loss='mean' and set its own parameter instead")
     inner = clone(regressor)
     if seed is not None:
         params = inner.get_params().items()
@@ -357,11 +352,8 @@ def _takes_many_targets(regressor: BaseEstimator) -> bool:
 
 def _check_loss(name: object, loss: object) -> None:
     if name not in (*ALGORITHMS, *PATCHWISE, CONSTANT):
-        msg = f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor"
-        raise ValueError(msg)
+        raise ValueError(f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor")
     if loss not in ("mean", "median"):
-        msg = f"loss must be 'mean' or 'median', not {loss!r}"
-        raise ValueError(msg)
+        raise ValueError(f"loss must be 'mean' or 'median', not {loss!r}")
     if loss == "median" and name not in _MEDIAN:
-        msg = f"{name} cannot learn the median; {', '.join(_MEDIAN)} can (or leave loss='mean')"
-        raise ValueError(msg)
+        raise ValueError(f"{name} cannot learn the median; {', '.join(_MEDIAN)} can (or leave loss='mean')")

@@ -123,8 +123,7 @@ class Design:
             If the design has moments alone.
         """
         if self.features is None or self.targets is None:
-            msg = "this design has moments alone, and the regressor needs features and targets"
-            raise ValueError(msg)
+            raise ValueError("this design has moments alone, and the regressor needs features and targets")
         return self.features, self.targets
 
     def reduced(self) -> Design:
@@ -171,15 +170,11 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         build_regressor(self.regressor, n_targets=2, patch_shape=self.patch_shape_, loss=self._loss)
         if (self.source is None) != (self.target is None):
             missing = "source" if self.source is None else "target"
-            msg = f"{missing} is missing: give both protocols, or neither to regress plain arrays"
-            raise ValueError(msg)
+            raise ValueError(f"{missing} is missing: give both protocols, or neither to regress plain arrays")
         search = _search(self.regressor)
         if self.source is not None and search is not None and not isinstance(search.cv, _BY_GROUP):
-            msg = (
-                f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts voxels of one patient "
-                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts voxels of one patient "
+                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups")
 
     @property
     def patch_shape_(self) -> tuple[int, int, int] | None:
@@ -213,8 +208,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _protocols(self) -> tuple[Protocol, Protocol]:
         if self.source is None or self.target is None:
-            msg = "maps need to know the measurements: give the protocols source= and target="
-            raise ValueError(msg)
+            raise ValueError("maps need to know the measurements: give the protocols source= and target=")
         return self.source, self.target
 
     @property
@@ -247,8 +241,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_dropped_ = sum(design.n_dropped for design in designs)
         self.n_features_in_ = designs[0].n_columns
         if not any(design.n_voxels for design in designs):
-            msg = f"none of {self.n_dropped_} training voxels has {self._needed}; check images, masks and protocols"
-            raise ValueError(msg)
+            raise ValueError(f"none of {self.n_dropped_} training voxels has {self._needed}; check images, masks and protocols")
         designs = [design for design in designs if design.n_voxels]
         with one_thread():
             moments = [design.moments for design in designs if design.moments is not None]
@@ -268,8 +261,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         groups = [design.groups for design in designs if design.groups is not None]
         if len(groups) != len(designs):
             name = type(self.regressor).__name__
-            msg = f"regressor {name} is tuned by leaving patients out: fit needs groups=patients"
-            raise ValueError(msg)
+            raise ValueError(f"regressor {name} is tuned by leaving patients out: fit needs groups=patients")
         return {"groups": np.concatenate(groups)}
 
     def _build(self, n_targets: int) -> Any:
@@ -324,11 +316,8 @@ def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:
     """Check that rows of plain arrays can be taken apart into neighbors."""
     k = 1 if patch_shape is None else math.prod(patch_shape)
     if X.shape[1] % k:
-        msg = (
-            f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: the number of "
-            f"columns must be a multiple of {k}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: the number of "
+            f"columns must be a multiple of {k}")
 
 
 def _check_neighbors(X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None) -> None:
@@ -338,8 +327,5 @@ def _check_neighbors(X: _Array, source: Protocol, patch_shape: tuple[int, int, i
         return
     k = math.prod(patch_shape)
     if X.shape[1] != k * len(source):
-        msg = (
-            f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors (patch_shape="
-            f"{patch_shape}) with {len(source)} measurements each; Cohort.arrays(patch_shape={patch_shape}) gives them"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors (patch_shape="
+            f"{patch_shape}) with {len(source)} measurements each; Cohort.arrays(patch_shape={patch_shape}) gives them")

@@ -188,8 +188,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             if has_fit_parameter(self.estimator, "reference_maps"):
                 options["reference_maps"] = targets
         elif reference_maps is not None:
-            msg = "reference_maps belong to a strategy with protocols and a model"
-            raise ValueError(msg)
+            raise ValueError("reference_maps belong to a strategy with protocols and a model")
         counted = np.ones(len(x), bool) if calibrate is None else _checked_choice(calibrate, len(x))
         self._set_outputs(model, targets.shape[1])
         _check_patients(patients, max(_FEWEST, self.n_splits))
@@ -271,8 +270,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     def _check_options(self) -> None:
         if not 0 < self.coverage < 1:
-            msg = f"coverage must lie between 0 and 1, as 0.9, not {self.coverage!r}"
-            raise ValueError(msg)
+            raise ValueError(f"coverage must lie between 0 and 1, as 0.9, not {self.coverage!r}")
         check_number("n_splits", self.n_splits, least=2, whole=True)
 
     def _model(self) -> SignalModel | None:
@@ -284,11 +282,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     def _patients(self, groups: ArrayLike | None, n: int, seed: int) -> NDArray:
         if groups is None:
             if getattr(self.estimator, "source", None) is not None:
-                msg = "intervals hold for new patients, so they are learned patient by patient: give groups"
-                raise ValueError(msg)
+                raise ValueError("intervals hold for new patients, so they are learned patient by patient: give groups")
             if n < _FEWEST:
-                msg = f"intervals need at least {_FEWEST} rows, and there are n_samples={n}"
-                raise ValueError(msg)
+                raise ValueError(f"intervals need at least {_FEWEST} rows, and there are n_samples={n}")
             return np.random.default_rng(seed).permutation(n) % _ROWS_APART
         return np.asarray(groups)
 
@@ -397,11 +393,8 @@ def coverage_table(
 
     ends, values, patients = np.asarray(intervals, float), np.asarray(reference, float), np.asarray(groups)
     if values.ndim != 2 or ends.shape != (*values.shape, 2) or len(patients) != len(values):
-        msg = (
-            f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not fit together: "
-            "they need (n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not fit together: "
+            "they need (n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)")
     labels = names or tuple(map(str, range(values.shape[1])))
     known = np.isfinite(ends).all(axis=2) & np.isfinite(values)
     inside = known & (ends[..., 0] <= values) & (values <= ends[..., 1])
@@ -420,19 +413,15 @@ def coverage_table(
 def _checked_choice(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
     chosen = np.asarray(calibrate)
     if chosen.shape != (n,) or chosen.dtype != bool or not chosen.any():
-        msg = f"calibrate must be {n} booleans, one per voxel and some of them true; not {chosen.dtype} {chosen.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"calibrate must be {n} booleans, one per voxel and some of them true; not {chosen.dtype} {chosen.shape}")
     return chosen
 
 
 def _check_patients(patients: NDArray, fewest: int) -> None:
     found = len(np.unique(patients))
     if found < fewest:
-        msg = (
-            f"intervals need usable voxels of at least {fewest} patients, and there are {found}; "
-            "give more patients, or smaller n_splits where that is the reason"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"intervals need usable voxels of at least {fewest} patients, and there are {found}; "
+            "give more patients, or smaller n_splits where that is the reason")
 
 
 def _patient_weights(patients: NDArray) -> _Array:

@@ -80,11 +80,8 @@ def rank_contrasts_by_prediction(
     others = table.groups[np.isfinite(table.Y).all(axis=1)]
     patients = [patient for patient in dict.fromkeys(held_out.groups[usable]) if (others != patient).any()]
     if len(patients) < 2:
-        msg = (
-            f"leaving one patient out needs two with voxels in the {score_mask} mask whose signals are finite and "
-            f"positive; cohort {cohort.name!r} has {len(patients)}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"leaving one patient out needs two with voxels in the {score_mask} mask whose signals are finite and "
+            f"positive; cohort {cohort.name!r} has {len(patients)}")
     left_out = [str(patient) for patient in dict.fromkeys(held_out.groups) if patient not in patients]
     if left_out:
         warnings.warn(

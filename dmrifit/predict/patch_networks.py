@@ -139,15 +139,13 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         self._check()
         state = load(weights)
         if self.depth > len(state):
-            msg = f"{len(state)} weights do not fit a depth of {self.depth}"
-            raise ValueError(msg)
+            raise ValueError(f"{len(state)} weights do not fit a depth of {self.depth}")
         # Before memory is taken for a network of the size that the file asks for.
         with torch.device("meta"):
             expected = self._new_module().state_dict()
         described = [{k: (v.shape, v.dtype) for k, v in one.items()} for one in (state, expected)]
         if described[0] != described[1]:
-            msg = f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters"
-            raise ValueError(msg)
+            raise ValueError(f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters")
         net = self._new_net(0, 0)
         net.module_.load_state_dict(state)
         self.net_ = net
@@ -204,11 +202,8 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             return
         n_neighbors = math.prod(check_patch_shape(self.patch_shape))
         if self.n_features_in_ % n_neighbors:
-            msg = (
-                f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
-                f"neighbors; patch_shape={self.patch_shape} must be that of X"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
+                f"neighbors; patch_shape={self.patch_shape} must be that of X")
 
 
 class PatchCNN(_PatchNetwork):
@@ -346,8 +341,7 @@ class PatchTransformer(_PatchNetwork):
     def _check(self) -> None:
         super()._check()
         if self.heads < 1 or self.width % self.heads:
-            msg = f"width={self.width} must be a multiple of heads={self.heads}"
-            raise ValueError(msg)
+            raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
 
     def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)

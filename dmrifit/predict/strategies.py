@@ -79,11 +79,8 @@ def reference_parameters(
         return np.where(lost, np.nan, result.parameters)
     known = np.asarray(maps, dtype=np.float64)
     if known.shape != (len(Y), len(model.names)):
-        msg = (
-            f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
-            f"columns {', '.join(model.names)}; not {known.shape}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
+            f"columns {', '.join(model.names)}; not {known.shape}")
     return known
 
 
@@ -320,11 +317,9 @@ class SignalToSignal(Strategy):
         """
         super().check_parameters()
         if self.normalize not in (None, "voxel"):
-            msg = f"normalize must be None or 'voxel', not {self.normalize!r}"
-            raise ValueError(msg)
+            raise ValueError(f"normalize must be None or 'voxel', not {self.normalize!r}")
         if self.source is None and self.normalize is not None:
-            msg = "normalize='voxel' needs to know the measurements: give source= and target="
-            raise ValueError(msg)
+            raise ValueError("normalize='voxel' needs to know the measurements: give source= and target=")
 
     def _voxel_scale(self, X: _Array) -> _Array:
         """Return what each voxel is divided by; not positive where it cannot be."""
@@ -494,8 +489,7 @@ class MapsToMaps(Strategy):
         x, y = self._checked_training(X, Y)
         if self.source is None or self.target is None:
             if reference_maps is not None:
-                msg = "reference_maps belong to protocols: give source= and target="
-                raise ValueError(msg)
+                raise ValueError("reference_maps belong to protocols: give source= and target=")
             return self._design(x, y, groups)
         model = _model_for(self.model, self.target)
         features, clinical_s0 = _features(x, self.source, self.patch_shape_)
@@ -615,11 +609,9 @@ class MapsToMaps(Strategy):
         """
         super().check_parameters()
         if self.target_scale not in ("linear", "log"):
-            msg = f"target_scale must be 'linear' or 'log', not {self.target_scale!r}"
-            raise ValueError(msg)
+            raise ValueError(f"target_scale must be 'linear' or 'log', not {self.target_scale!r}")
         if self.source is None and self.target_scale == "log":
-            msg = "target_scale='log' needs to know the parameters: give source= and target="
-            raise ValueError(msg)
+            raise ValueError("target_scale='log' needs to know the parameters: give source= and target=")
         if self.source is not None:
             self._logarithms(resolve_model(self.model))
 
@@ -642,11 +634,8 @@ def _floor(parameter: Parameter, model: str) -> float:
     if parameter.low > 0:
         return parameter.low
     if parameter.low < 0 or not math.isfinite(parameter.high):
-        msg = (
-            f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, whose bounds are "
-            f"{parameter.low:g} and {parameter.high:g}; use target_scale='linear'"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, whose bounds are "
+            f"{parameter.low:g} and {parameter.high:g}; use target_scale='linear'")
     return _LOG_FLOOR * parameter.high
 
 
@@ -656,15 +645,11 @@ def _finite_rows(values: _Array) -> NDArray[np.bool_]:
 
 def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel:
     if model is None:
-        msg = "there are no maps without a model: give model="
-        raise ValueError(msg)
+        raise ValueError("there are no maps without a model: give model=")
     resolved = resolve_model(model)
     if resolved.needs_te and target.te is None:
-        msg = (
-            f"model {resolved.name} needs echo times, and the target protocol has none; "
-            "give them (te in ms) or another model="
-        )
-        raise ValueError(msg)
+        raise ValueError(f"model {resolved.name} needs echo times, and the target protocol has none; "
+            "give them (te in ms) or another model=")
     return resolved
 
 

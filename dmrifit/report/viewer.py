@@ -262,24 +262,19 @@ def html_viewer(
 
 def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
     if not layers:
-        msg = "the viewer has nothing to show; give it at least one layer"
-        raise ValueError(msg)
+        raise ValueError("the viewer has nothing to show; give it at least one layer")
     shape = layers[0].values.shape
     for layer in layers:
         if layer.values.ndim != 3 or layer.values.shape != shape or not all(shape):
-            msg = f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, z), like {shape}"
-            raise ValueError(msg)
+            raise ValueError(f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, z), like {shape}")
         if layer.threshold is not None and not np.isfinite(layer.threshold):
-            msg = f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to show all"
-            raise ValueError(msg)
+            raise ValueError(f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to show all")
         if layer.kind == "mask":
             values = layer.values[np.isfinite(layer.values)] if layer.values.dtype.kind == "f" else layer.values
             if values.size and not 0 <= values.min() <= values.max() <= _MOST_LABELS:
-                msg = f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to {_MOST_LABELS}"
-                raise ValueError(msg)
+                raise ValueError(f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to {_MOST_LABELS}")
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
-        msg = f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of shape (4, 4)"
-        raise ValueError(msg)
+        raise ValueError(f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of shape (4, 4)")
 
 
 def _upright(

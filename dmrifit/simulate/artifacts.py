@@ -53,12 +53,10 @@ def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) ->
         artifacts = {name: ARTIFACTS.get(name, 0.0) for name in artifacts}
     unknown = sorted(set(artifacts) - set(ARTIFACTS))
     if unknown:
-        msg = f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}"
-        raise ValueError(msg)
+        raise ValueError(f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}")
     for name, strength in artifacts.items():
         if not isinstance(strength, int | float | np.number) or not 0 <= strength <= _LARGEST[name]:
-            msg = f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not {strength!r}"
-            raise ValueError(msg)
+            raise ValueError(f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not {strength!r}")
     return {name: float(artifacts[name]) for name in ARTIFACTS if artifacts.get(name)}
 
 

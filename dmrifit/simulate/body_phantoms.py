@@ -120,12 +120,10 @@ def simulate_cohort(
         field = next((tesla for preset, tesla in _PRESET_FIELD.items() if protocol == Protocol.preset(preset)), 1.5)
     name = name or protocol.name or "synthetic"
     if difficulty not in _DIFFICULTIES:
-        msg = f"difficulty must be one of {', '.join(_DIFFICULTIES)}, not {difficulty!r}"
-        raise ValueError(msg)
+        raise ValueError(f"difficulty must be one of {', '.join(_DIFFICULTIES)}, not {difficulty!r}")
     _check_number("n_patients", n_patients, integer=True)
     if n_patients < 1:
-        msg = f"a cohort needs at least one patient, not {n_patients}"
-        raise ValueError(msg)
+        raise ValueError(f"a cohort needs at least one patient, not {n_patients}")
     options = dict(_DIFFICULTIES[difficulty])
     if snr is not None:
         options["snr"] = snr
@@ -362,48 +360,38 @@ def _check(
     table = tissue_table()
     _check_protocol(protocol)
     if np.ndim(shape) != 1:
-        msg = f"shape must be three numbers of voxels, such as (48, 48, 8), not {shape!r}"
-        raise ValueError(msg)
+        raise ValueError(f"shape must be three numbers of voxels, such as (48, 48, 8), not {shape!r}")
     for n in shape:
         _check_number("shape", n, integer=True)
     numbers = {"snr": snr, "latent_corr": latent_corr, "gain_variation": gain_variation, "field": field}
     for name, value in (numbers | {"patient_variation": patient_variation}).items():
         _check_number(name, value)
     if len(shape) != 3 or any(n < least for n, least in zip(shape, _SMALLEST_SHAPE, strict=True)):
-        msg = f"shape must be three numbers of at least {_SMALLEST_SHAPE}, not {shape}"
-        raise ValueError(msg)
+        raise ValueError(f"shape must be three numbers of at least {_SMALLEST_SHAPE}, not {shape}")
     if f"{field:g}" not in table["field"]:
-        msg = f"field must be one of {', '.join(table['field'])} T, not {field!r}"
-        raise ValueError(msg)
+        raise ValueError(f"field must be one of {', '.join(table['field'])} T, not {field!r}")
     unknown = sorted(set(tumor_types or ()) - set(table["tumor_type"]))
     if unknown:
-        msg = f"unknown tumor types {', '.join(unknown)}; there are {', '.join(table['tumor_type'])}"
-        raise ValueError(msg)
+        raise ValueError(f"unknown tumor types {', '.join(unknown)}; there are {', '.join(table['tumor_type'])}")
     if not snr > 0:
-        msg = f"snr must be positive, not {snr}"
-        raise ValueError(msg)
+        raise ValueError(f"snr must be positive, not {snr}")
     if not 0 <= latent_corr <= 1:
-        msg = f"latent_corr must be between 0 and 1, not {latent_corr}"
-        raise ValueError(msg)
+        raise ValueError(f"latent_corr must be between 0 and 1, not {latent_corr}")
     for name, value in (("patient_variation", patient_variation), ("gain_variation", gain_variation)):
         if not (np.isfinite(value) and value >= 0):
-            msg = f"{name} must be a finite number, 0 or more, got {value}"
-            raise ValueError(msg)
+            raise ValueError(f"{name} must be a finite number, 0 or more, got {value}")
     draw_template(template, np.random.default_rng(0))
     artifact_strengths(artifacts)
 
 
 def _check_protocol(protocol: object) -> None:
     if not isinstance(protocol, Protocol):
-        msg = f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}"
-        raise TypeError(msg)
+        raise TypeError(f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}")
     if protocol.te is None:
-        msg = "synthetic patients need a protocol with echo times; give it te (ms)"
-        raise ValueError(msg)
+        raise ValueError("synthetic patients need a protocol with echo times; give it te (ms)")
 
 
 def _check_number(name: str, value: object, *, integer: bool = False) -> None:
     kinds = int | np.integer if integer else int | float | np.integer | np.floating
     if isinstance(value, bool) or not isinstance(value, kinds):
-        msg = f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} ({type(value).__name__})"
-        raise TypeError(msg)
+        raise TypeError(f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} ({type(value).__name__})")

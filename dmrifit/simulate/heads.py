@@ -121,13 +121,11 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
             values = values / np.float32(255)
         values = np.asarray(values, dtype=np.float32)
         if values.ndim != 3 or not np.isfinite(values).all() or values.min() < -0.01 or values.max() > 1.01:
-            msg = f"{name} holds no probabilities from 0 to 1 on three axes: shape {values.shape}, up to {values.max()}"
-            raise ValueError(msg)
+            raise ValueError(f"{name} holds no probabilities from 0 to 1 on three axes: shape {values.shape}, up to {values.max()}")
         maps.append(np.ascontiguousarray(apply_orientation(values, turn)))
     matter = maps[0] + maps[1] > _TISSUE
     if not matter.any():
-        msg = f"{names[0]} and {names[1]} hold no brain: their sum is nowhere above {_TISSUE}"
-        raise ValueError(msg)
+        raise ValueError(f"{names[0]} and {names[1]} hold no brain: their sum is nowhere above {_TISSUE}")
     brain = binary_fill_holes(binary_closing(np.pad(matter, 8), iterations=6))[8:-8, 8:-8, 8:-8]
     corners = (np.argwhere(brain) @ affine[:3, :3].T) + affine[:3, 3]
     low, high = corners.min(axis=0), corners.max(axis=0)

@@ -101,8 +101,7 @@ def draw_template(choice: str, rng: np.random.Generator) -> str:
         If the choice is unknown.
     """
     if choice not in ("both", "abdomen", "pelvis"):
-        msg = f"template must be 'both', 'abdomen' or 'pelvis', not {choice!r}"
-        raise ValueError(msg)
+        raise ValueError(f"template must be 'both', 'abdomen' or 'pelvis', not {choice!r}")
     pelvis, male = rng.random(2) < 0.5
     if choice == "abdomen" or (choice == "both" and not pelvis):
         return "abdomen"

@@ -83,11 +83,9 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     _check_confidence(confidence)
     x = np.asarray(ratings, dtype=np.float64)
     if x.ndim != 2:
-        msg = f"ratings need one row per target and one column per rater, not shape {x.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"ratings need one row per target and one column per rater, not shape {x.shape}")
     if np.isinf(x).any():
-        msg = "ratings must be finite or NaN; one of them is infinite"
-        raise ValueError(msg)
+        raise ValueError("ratings must be finite or NaN; one of them is infinite")
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
     if n < 2 or k < 2:
@@ -150,11 +148,9 @@ def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArr
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
-        msg = f"paired values need one length, not shapes {a.shape} and {b.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"paired values need one length, not shapes {a.shape} and {b.shape}")
     if np.isinf(a).any() or np.isinf(b).any():
-        msg = "paired values must be finite or NaN; one of them is infinite"
-        raise ValueError(msg)
+        raise ValueError("paired values must be finite or NaN; one of them is infinite")
     usable = ~(np.isnan(a) | np.isnan(b))
     return a[usable], b[usable]
 
@@ -272,5 +268,4 @@ def bland_altman(a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confide
 
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        msg = f"confidence must lie between 0 and 1, not {confidence}"
-        raise ValueError(msg)
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")

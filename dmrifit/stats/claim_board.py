@@ -248,12 +248,10 @@ def build_board(
     import pandas as pd
 
     if not runs:
-        msg = "a board needs at least one run"
-        raise ValueError(msg)
+        raise ValueError("a board needs at least one run")
     numbers = [claim.number for claim in claims]
     if len(set(numbers)) < len(numbers):
-        msg = f"claims need numbers of their own, not {numbers}"
-        raise ValueError(msg)
+        raise ValueError(f"claims need numbers of their own, not {numbers}")
     figures = check_claims(claims, runs) if figures is None else figures
     conditions = list(dict.fromkeys(run.condition for run in runs))
     counts = {name: len({run.name for run in runs if run.condition == name}) for name in conditions}

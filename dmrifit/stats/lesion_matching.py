@@ -249,8 +249,7 @@ def lesion_counts(
 
     listed = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
     if not listed:
-        msg = "there is no table of lesions; give one of lesion_table for each scan"
-        raise ValueError(msg)
+        raise ValueError("there is no table of lesions; give one of lesion_table for each scan")
     return pd.DataFrame([_counts(table, small, ignore_below) for table in listed])
 
 

@@ -141,19 +141,15 @@ def study_statistics(
     import pandas as pd
 
     if margin is not None and not margin > 0:
-        msg = f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit"
-        raise ValueError(msg)
+        raise ValueError(f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit")
     if not 0 < alpha < 0.5:
-        msg = f"alpha must lie between 0 and 0.5, not {alpha}"
-        raise ValueError(msg)
+        raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
     if n_bootstrap < 1:
-        msg = f"n_bootstrap must be at least 1, not {n_bootstrap}"
-        raise ValueError(msg)
+        raise ValueError(f"n_bootstrap must be at least 1, not {n_bootstrap}")
     wanted = list(_COLUMNS) if tables is None else list(tables)
     unknown = [name for name in wanted if name not in _COLUMNS]
     if unknown:
-        msg = f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
-        raise ValueError(msg)
+        raise ValueError(f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}")
     for library, needing in _LIBRARIES.items():
         if needing & set(wanted):
             import_optional(library)
@@ -312,12 +308,10 @@ def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
     needed = ["cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "metric"]
     missing = [name for name in needed if name not in scores.columns]
     if missing:
-        msg = f"scores have no column {', '.join(missing)}; give the table Evaluation.scores"
-        raise ValueError(msg)
+        raise ValueError(f"scores have no column {', '.join(missing)}; give the table Evaluation.scores")
     if column not in scores.columns or column in needed or scores[column].dtype.kind not in "fiu":
         numbers = [name for name in scores.columns if scores[name].dtype.kind == "f"]
-        msg = f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of them, not {index!r}"
-        raise ValueError(msg)
+        raise ValueError(f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of them, not {index!r}")
     value = scores[column].abs() if index.startswith("abs_") else scores[column]
     table = scores[needed].astype(dict.fromkeys(_TEXT, str)).assign(value=value.astype(float))
     table = table[table["metric"] != ""]
@@ -330,8 +324,7 @@ def _metric_groups(table: pd.DataFrame, metrics: Sequence[str] | None, by_metric
         metrics = [metrics] if isinstance(metrics, str) else list(metrics)
         unknown = [name for name in metrics if name not in known]
         if unknown or not metrics:
-            msg = f"metrics must name some of {', '.join(known) or 'none'}, not {', '.join(unknown) or 'nothing'}"
-            raise ValueError(msg)
+            raise ValueError(f"metrics must name some of {', '.join(known) or 'none'}, not {', '.join(unknown) or 'nothing'}")
         groups = {", ".join(metrics): metrics}
         chosen = metrics
     else:

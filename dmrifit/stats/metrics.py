@@ -227,8 +227,7 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     """
     p, r = _pair(prediction, reference)
     if np.isnan(p).any() or np.isnan(r).any():
-        msg = "dice needs masks, and one of them holds NaN; threshold the map first"
-        raise ValueError(msg)
+        raise ValueError("dice needs masks, and one of them holds NaN; threshold the map first")
     inside_p, inside_r = p != 0, r != 0
     total = int(inside_p.sum()) + int(inside_r.sum())
     return 2.0 * int((inside_p & inside_r).sum()) / total if total else float("nan")
@@ -237,8 +236,7 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
 def _pair(prediction: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     p, r = real_numbers(prediction, "the prediction"), real_numbers(reference, "the reference")
     if p.shape != r.shape:
-        msg = f"prediction and reference must have one shape, not {p.shape} and {r.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"prediction and reference must have one shape, not {p.shape} and {r.shape}")
     return p, r
 
 
@@ -250,8 +248,7 @@ def _by_column(
         return score(p, r)
     if p.ndim == 2:
         return np.array([score(a, b) for a, b in zip(p.T, r.T, strict=True)])
-    msg = f"scores are computed from (n_voxels,) or (n_voxels, n_columns), not from shape {p.shape}"
-    raise ValueError(msg)
+    raise ValueError(f"scores are computed from (n_voxels,) or (n_voxels, n_columns), not from shape {p.shape}")
 
 
 def _correlations(prediction: ArrayLike, reference: ArrayLike, *, ranked: bool) -> float | NDArray[np.float64]:

@@ -387,11 +387,8 @@ def leave_one_patient_out(
     algorithms = (algorithms,) if isinstance(algorithms, str) else algorithms
     unknown = [name for name in strategies if name not in STRATEGIES]
     if unknown or not strategies or not algorithms:
-        msg = (
-            f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, not {strategies!r} "
-            f"and {algorithms!r}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, not {strategies!r} "
+            f"and {algorithms!r}")
     estimators = {
         f"{algorithm} {strategy}": STRATEGIES[strategy](algorithm)
         for strategy in strategies
@@ -461,12 +458,9 @@ def _run(
                 # On a cluster the shared arrays are lost with the last worker that held them; they are sent again.
                 n_in_vain = 0 if any(i in results for i in waiting) else n_in_vain + 1
                 if n_in_vain == _SENDINGS:
-                    msg = (
-                        f"the cluster lost the voxels of this study {_SENDINGS} times, and no training was finished in "
+                    raise RuntimeError(f"the cluster lost the voxels of this study {_SENDINGS} times, and no training was finished in "
                         "between: its workers die. Look at their logs; give them more memory, or lower max_voxels. "
-                        "What is in the folder out= is kept"
-                    )
-                    raise RuntimeError(msg) from error
+                        "What is in the folder out= is kept") from error
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
 
@@ -509,11 +503,8 @@ def _check_sendable(entrant: Entrant) -> None:
     try:
         cloudpickle.dumps(entrant)
     except Exception as error:
-        msg = (
-            f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); it must not hold open "
-            "files, locks or the like: make them in fit"
-        )
-        raise RuntimeError(msg) from error
+        raise RuntimeError(f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); it must not hold open "
+            "files, locks or the like: make them in fit") from error
 
 
 def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:

@@ -103,12 +103,9 @@ class Entrant:
             method for method in ("fit", "predict", "predict_maps", "get_params") if not hasattr(estimator, method)
         ]
         if missing or isinstance(estimator, type):
-            msg = (
-                f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
+            raise ValueError(f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
                 "a regressor in SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your own "
-                "from sklearn.base.BaseEstimator"
-            )
-            raise ValueError(msg)
+                "from sklearn.base.BaseEstimator")
         kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
         strategy = _STRATEGIES.get(kind, type(estimator).__name__)
         try:
@@ -117,14 +114,12 @@ class Entrant:
                 clone(estimator).set_params(**dict.fromkeys(missing, example)).check_parameters()
             model = _model_of(estimator)
         except (ValueError, TypeError) as error:
-            msg = f"estimator {name!r}: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"estimator {name!r}: {error}") from None
         try:
             description = describe(estimator)
         except TypeError as error:
             if kept:
-                msg = f"estimator {name!r}: {error}"
-                raise ValueError(msg) from None
+                raise ValueError(f"estimator {name!r}: {error}") from None
             description = repr(estimator)
         return cls(
             name,
@@ -194,22 +189,17 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
     if not isinstance(cohorts, Mapping):
         names = [cohort.name or f"cohort {i}" for i, cohort in enumerate(cohorts, start=1)]
         if len(set(names)) != len(names):
-            msg = f"cohorts need different names, not {names}; give a dict of name to cohort"
-            raise ValueError(msg)
+            raise ValueError(f"cohorts need different names, not {names}; give a dict of name to cohort")
         cohorts = dict(zip(names, cohorts, strict=True))
     if not cohorts:
-        msg = "no cohort was given"
-        raise ValueError(msg)
+        raise ValueError("no cohort was given")
     _check_names(cohorts, "cohort")
     home: dict[str, str] = {}
     for name, cohort in cohorts.items():
         for patient in cohort.patients:
             if home.setdefault(patient, name) != name:
-                msg = (
-                    f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a patient in "
-                    "both training and test would spoil every score: keep one, or name two persons apart"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a patient in "
+                    "both training and test would spoil every score: keep one, or name two persons apart")
     return dict(cohorts)
 
 
@@ -233,8 +223,7 @@ def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
         If it is no mapping, or empty.
     """
     if not isinstance(estimators, Mapping) or not estimators:
-        msg = "estimators must be a dict of name to estimator, with at least one"
-        raise ValueError(msg)
+        raise ValueError("estimators must be a dict of name to estimator, with at least one")
     _check_names(estimators, "estimator")
     return estimators
 
@@ -366,19 +355,15 @@ def check_distinct(entrants: Sequence[Entrant]) -> None:
     for entrant in entrants:
         key = entrant.strategy, entrant.algorithm
         if key in seen:
-            msg = (
-                f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm {entrant.algorithm!r} of strategy "
-                f"{entrant.strategy}; give them names of which more than signs and the strategy differ"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm {entrant.algorithm!r} of strategy "
+                f"{entrant.strategy}; give them names of which more than signs and the strategy differ")
         seen[key] = entrant.name
 
 
 def _check_names(named: Mapping[Any, Any], what: str) -> None:
     for name in named:
         if not isinstance(name, str) or not name.strip():
-            msg = f"the name of a {what} must be a text, not {name!r}"
-            raise ValueError(msg)
+            raise ValueError(f"the name of a {what} must be a text, not {name!r}")
 
 
 def _code(estimator: Any) -> str:
@@ -402,8 +387,7 @@ def _model_of(estimator: Any) -> SignalModel:
     parameters = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
     model = parameters.get("model", DEFAULT_MODEL)
     if model is None:
-        msg = "a comparison scores maps, and without a model there are none; give model="
-        raise ValueError(msg)
+        raise ValueError("a comparison scores maps, and without a model there are none; give model=")
     return resolve_model(model)
 
 
@@ -432,8 +416,7 @@ def _clinical(full: Protocol, cohort: Cohort) -> Protocol:
     try:
         return full.take(full.clinical())
     except ValueError as error:
-        msg = f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target"
-        raise ValueError(msg) from None
+        raise ValueError(f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target") from None
 
 
 def _check_contrasts(view: View, scan: Scan, cohort: str, tested: str = "") -> None:

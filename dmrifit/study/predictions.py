@@ -159,8 +159,7 @@ def _read(path: Path) -> PatientPredictions:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = dict(content)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        msg = f"{path} is damaged ({error}); run the comparison again to restore it"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path} is damaged ({error}); run the comparison again to restore it") from None
     predicted: dict[str, dict[str, NDArray]] = {}
     for prefix in (_MAPS, _SIGNALS):
         found = [name for name in arrays if name.startswith(prefix)]

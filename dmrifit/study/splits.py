@@ -119,39 +119,30 @@ def check_settings(
     for regime in regimes:
         check_word("train_on", regime, TRAIN_ON)
     if not regimes or len(set(regimes)) != len(regimes):
-        msg = f"train_on must name each way once, not {tuple(regimes)}"
-        raise ValueError(msg)
+        raise ValueError(f"train_on must name each way once, not {tuple(regimes)}")
     for mask in masks:
         if mask not in ("body", "lesion"):
-            msg = f"a mask is 'body' or 'lesion', not {mask!r}"
-            raise ValueError(msg)
+            raise ValueError(f"a mask is 'body' or 'lesion', not {mask!r}")
     if sizes is not None and (not sizes or len(set(sizes)) != len(sizes)):
-        msg = f"n_train must name each number of patients once, not {tuple(sizes)}"
-        raise ValueError(msg)
+        raise ValueError(f"n_train must name each number of patients once, not {tuple(sizes)}")
     counts: list[tuple[str, Any]] = [("n_train", size) for size in sizes or ()]
     for label, value in (*counts, ("n_repeats", n_repeats), ("max_voxels", max_voxels)):
         if value is None:
             continue
         if not isinstance(value, int | np.integer):
-            msg = f"{label} must be a whole number, not {value!r}"
-            raise ValueError(msg)
+            raise ValueError(f"{label} must be a whole number, not {value!r}")
         if value < 1:
-            msg = f"{label} must be at least 1, not {value}"
-            raise ValueError(msg)
+            raise ValueError(f"{label} must be at least 1, not {value}")
     if "other" in regimes and len(cohorts) < 2:
-        msg = "train_on='other' needs at least two cohorts"
-        raise ValueError(msg)
+        raise ValueError("train_on='other' needs at least two cohorts")
     everyone = sum(map(len, cohorts.values()))
     for regime in regimes:
         for name, patients in cohorts.items():
             near, far = len(patients) - 1, everyone - len(patients)
             n_available = {"same": near, "other": far, "pooled": near + far}[regime]
             if max(sizes or (1,)) > n_available:
-                msg = (
-                    f"training for a patient of cohort {name!r} with train_on={regime!r} needs at least "
-                    f"{max(sizes or (1,))} other patient(s); there are {n_available}"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"training for a patient of cohort {name!r} with train_on={regime!r} needs at least "
+                    f"{max(sizes or (1,))} other patient(s); there are {n_available}")
 
 
 def views_by_cohort(
@@ -238,8 +229,7 @@ def plan(
     for regime in regimes:
         for name in cohorts:
             if not bank.testable[name]:
-                msg = f"cohort {name!r} has no voxel to score; give lesion masks, or another score_mask"
-                raise ValueError(msg)
+                raise ValueError(f"cohort {name!r} has no voxel to score; give lesion masks, or another score_mask")
             # A model of other cohorts is the same for all patients.
             for test in [bank.testable[name]] if regime == "other" else [[p] for p in bank.testable[name]]:
                 available = _available(regime, name, test, cohorts, bank, largest or 1)
@@ -288,11 +278,8 @@ def _available(
     others = [patient for other in cohorts if other != cohort for patient in bank.trainable[other]]
     available = {"same": near, "other": others, "pooled": near + others}[regime]
     if len(available) < n_needed:
-        msg = (
-            f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs at least "
-            f"{n_needed} other patient(s); there are {len(available)}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs at least "
+            f"{n_needed} other patient(s); there are {len(available)}")
     return available
 
 

@@ -52,8 +52,7 @@ class StudyFolder:
         """
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
-            msg = f"{self.path} is a file; name a folder for the results"
-            raise ValueError(msg)
+            raise ValueError(f"{self.path} is a file; name a folder for the results")
         if not path.exists():
             return {}
         try:
@@ -61,11 +60,9 @@ class StudyFolder:
             settings, file_format = dict(content["settings"]), content.get("format")
         except (ValueError, KeyError, RecursionError, TypeError) as error:
             problem = f"{type(error).__name__}: {error}"
-            msg = f"{path} does not describe a study ({problem}); choose another folder, or remove this one"
-            raise ValueError(msg) from None
+            raise ValueError(f"{path} does not describe a study ({problem}); choose another folder, or remove this one") from None
         if file_format != _FORMAT:
-            msg = f"{path} was written by another version: train again, in another folder or after removing this one"
-            raise ValueError(msg)
+            raise ValueError(f"{path} was written by another version: train again, in another folder or after removing this one")
         return settings
 
     def check(self, settings: Mapping[str, Any]) -> None:
@@ -86,11 +83,8 @@ class StudyFolder:
         different = [key for key in wanted if there and there.get(key) != wanted[key]]
         if different:
             key = different[0]
-            msg = (
-                f"{self.path} holds the results of another study: {key} was {_short(there.get(key))} there "
-                f"and is {_short(wanted[key])} now; choose another folder, or remove that one"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{self.path} holds the results of another study: {key} was {_short(there.get(key))} there "
+                f"and is {_short(wanted[key])} now; choose another folder, or remove that one")
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """
@@ -149,28 +143,23 @@ class StudyFolder:
         """
         path = self.path / _STUDY
         if not path.is_file():
-            msg = f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made")
         self.settings()  # says so if it is no description
         content = json.loads(path.read_text(encoding="utf-8"))
         del content["format"]
         finished = content.pop(_FINISHED, None)
         if finished is None:
-            msg = f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped")
         tables = {}
         for name, expected in finished.items():
             if Path(name).name != name:
-                msg = f"{path} names the table {name!r}, which is none of this folder; run the comparison again"
-                raise ValueError(msg)
+                raise ValueError(f"{path} names the table {name!r}, which is none of this folder; run the comparison again")
             table = self.path / name
             if not table.is_file():
-                msg = f"{table} does not exist, which belongs to the comparison there; run it again"
-                raise FileNotFoundError(msg)
+                raise FileNotFoundError(f"{table} does not exist, which belongs to the comparison there; run it again")
             text = table.read_bytes().decode("utf-8", errors="replace")
             if _sha256(text) != expected:
-                msg = f"{table} was changed or damaged after it was written; run the comparison again to restore it"
-                raise ValueError(msg)
+                raise ValueError(f"{table} was changed or damaged after it was written; run the comparison again to restore it")
             tables[name] = text
         return content, tables
 

@@ -95,11 +95,8 @@ def run_trial(
                     content["predictions"][test.patient] = kept
         except Exception as error:
             who = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
-            msg = (
-                f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
-                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}"
-            )
-            raise RuntimeError(msg) from error
+            raise RuntimeError(f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
+                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}") from error
     return content
 
 

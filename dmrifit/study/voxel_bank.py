@@ -120,8 +120,7 @@ class Stack:
             try:
                 design = estimator.design(X, Y, groups=np.full(len(X), patient), **known)
             except ValueError as error:
-                msg = f"estimator {entrant.name!r}, patient {patient}: {error}"
-                raise ValueError(msg) from None
+                raise ValueError(f"estimator {entrant.name!r}, patient {patient}: {error}") from None
             parts[patient], designs[patient] = design.arrays(), design.reduced()
         ends = np.cumsum([len(x) for x, _ in parts.values()])
         rows = {p: slice(end - len(parts[p][0]), end) for p, end in zip(parts, ends.tolist(), strict=True)}
@@ -388,8 +387,7 @@ def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
     try:
         return fit_voxels(Y, view.target, view.model)
     except ValueError as error:
-        msg = f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}") from None
 
 
 def _share_at_bounds(fit: FitResult) -> NDArray[np.float64]:

@@ -198,26 +198,20 @@ def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray
 
     rows = {row["name"]: row for _, row in read_rows(table, required=("name",), optional=_COLUMNS)}
     if missing := [case.name for case in cases if case.name not in rows]:
-        msg = f"{table} has no segmentation of {', '.join(missing[:5])}; segment these cases, or leave them out"
-        raise ValueError(msg)
+        raise ValueError(f"{table} has no segmentation of {', '.join(missing[:5])}; segment these cases, or leave them out")
     limit, least = (_one_of(table, [rows[case.name] for case in cases], key) for key in ("threshold", "min_voxels"))
     predictions = []
     for case in cases:
         name = rows[case.name].get("probability" if limit else "label", "")
         path = table.parent / name
         if not name:
-            msg = (
-                f"{table}: {case.name} has no {'probability' if limit else 'label'}; give the table that segment wrote"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{table}: {case.name} has no {'probability' if limit else 'label'}; give the table that segment wrote")
         if not path.is_file():
-            msg = f"{table}: there is no {path}, the segmentation of {case.name}; segment this case again"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"{table}: there is no {path}, the segmentation of {case.name}; segment this case again")
         image = load_image(path)
         values = values_of(image, str(path))
         if wrong := np.count_nonzero(~np.isfinite(values)):
-            msg = f"{path} holds {wrong} values that are not finite; segment the case {case.name} again"
-            raise ValueError(msg)
+            raise ValueError(f"{path} holds {wrong} values that are not finite; segment the case {case.name} again")
         check_same_grid(
             values.shape, image.affine, case.shape, case.affine, name=str(path), reference_name=f"the case {case.name}"
         )
@@ -233,16 +227,14 @@ def _number(table: Path, key: str, text: str, kind: type[_T]) -> _T:
     try:
         return kind(text)
     except ValueError:
-        msg = f"{table}: the {key} {text!r} is no number"
-        raise ValueError(msg) from None
+        raise ValueError(f"{table}: the {key} {text!r} is no number") from None
 
 
 def _one_of(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
     """Give what all cases have in common."""
     values = {row.get(key, "") for row in rows}
     if len(values) > 1:
-        msg = f"{table}: the cases were segmented at different values of {key} ({', '.join(sorted(values))})"
-        raise ValueError(msg)
+        raise ValueError(f"{table}: the cases were segmented at different values of {key} ({', '.join(sorted(values))})")
     return values.pop()
 
 
@@ -310,5 +302,4 @@ def _read_lesions(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        msg = f"{path} is damaged ({' '.join(str(error).split())}); remove its folder, so that the case is done again"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); remove its folder, so that the case is done again") from None

@@ -133,8 +133,7 @@ def _run(
     from metastasis.cli.case_runs import RESULTS, segment_cases, write_batch
 
     if out.is_file():
-        msg = f"--out {out} is a file; name a folder"
-        raise ValueError(msg)
+        raise ValueError(f"--out {out} is a file; name a folder")
     cases = _cases(*scans)
     _check_priors(models, cases)
     settings |= {"flips": flips, "figure": figure, "threshold": getattr(segmenter, "threshold_", None)}
@@ -153,13 +152,11 @@ def _cases(scans: Path, prior: Path | None, mask: Path | None) -> list[Case]:
     from metastasis.scans.cases import read_case, read_cases
 
     if not scans.is_file():
-        msg = f"{scans} is a folder; name an image or a table in it" if scans.is_dir() else f"{scans}: no such file"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{scans} is a folder; name an image or a table in it" if scans.is_dir() else f"{scans}: no such file")
     if scans.suffix.lower() not in (".tsv", ".csv"):
         return [read_case(scans, prior=prior, brain=mask)]
     if prior is not None or mask is not None:
-        msg = f"{scans} names prior scans and brains in its columns; leave out --prior and --mask"
-        raise ValueError(msg)
+        raise ValueError(f"{scans} names prior scans and brains in its columns; leave out --prior and --mask")
     return read_cases(scans)
 
 
@@ -170,10 +167,7 @@ def _trained(path: Path, flips: bool, device: str | None) -> Any:
 
     model = load_model(path)
     if not isinstance(model, DeepMedicSegmenter):
-        msg = (
-            f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis train makes segmenters"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis train makes segmenters")
     if flips:
         model.set_params(flips=True)
     if device is not None:
@@ -201,14 +195,12 @@ def _without_prior(case: Case) -> Case:
 
 def _check_threshold(option: str, value: float) -> None:
     if not 0 < value <= 1:
-        msg = f"{option} {value:g}: a probability above 0 and at most 1 is needed"
-        raise ValueError(msg)
+        raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
 
 
 def _record(path: Path) -> str:
     from dmrifit.io.bids_derivatives import file_record
 
     if not path.is_file():
-        msg = f"{path}: no such model file"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path}: no such model file")
     return file_record(path)["SHA256"]

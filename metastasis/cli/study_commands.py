@@ -161,8 +161,7 @@ def train(
 
     check_output(out, overwrite)
     if (false_positives is None) != (validation is None):
-        msg = "an operating point needs both --false-positives and --validation"
-        raise ValueError(msg)
+        raise ValueError("an operating point needs both --false-positives and --validation")
     for library in ("torch", "skorch"):
         import_optional(library)
     own = out.with_name(f".{out.name}.training") if checkpoint is None else None
@@ -195,8 +194,7 @@ def train(
     learned = _labelled(read_cases(cases), cases)
     kept = [] if validation is None else _labelled(read_cases(validation), validation)
     if both := sorted({case.patient for case in learned} & {case.patient for case in kept}):
-        msg = f"{validation} has patients that {cases} has too: {', '.join(both[:5])}; choose others for the threshold"
-        raise ValueError(msg)
+        raise ValueError(f"{validation} has patients that {cases} has too: {', '.join(both[:5])}; choose others for the threshold")
     with called([case.name for case in learned], cases):
         segmenter.fit(labels=_labels(learned), groups=[case.patient for case in learned], **scans_of(learned))
     with called([case.name for case in kept], validation):
@@ -240,8 +238,7 @@ def evaluate(
 
     named = pairs("--segmentations", segmentations)
     if twice := sorted({name for name, _ in named if [other for other, _ in named].count(name) > 1}):
-        msg = f"--segmentations names {', '.join(twice)} twice"
-        raise ValueError(msg)
+        raise ValueError(f"--segmentations names {', '.join(twice)} twice")
     for library in ("matplotlib", "jinja2"):
         import_optional(library)
     found = _labelled(read_cases(cases), cases)
@@ -277,8 +274,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
 
 def _labelled(cases: list[Case], table: Path) -> list[Case]:
     if missing := [case.name for case in cases if case.label is None]:
-        msg = f"{table}: no label of {', '.join(missing[:5])}; name one in the column label, or leave the scan out"
-        raise ValueError(msg)
+        raise ValueError(f"{table}: no label of {', '.join(missing[:5])}; name one in the column label, or leave the scan out")
     return cases
 
 
@@ -303,10 +299,7 @@ def _set_operating_point(segmenter: Any, cases: Sequence[Case], out: Path, false
         segmenter.set_operating_point(labels=_labels(cases), false_positives=false_positives, **scans_of(cases))
     except ValueError as error:
         save_model(segmenter, out)
-        msg = (
-            f"{error}; {out} keeps the threshold {segmenter.threshold_:g}. Ask for more --false-positives, with "
-            "--overwrite; nothing is trained again"
-        )
-        raise ValueError(msg) from None
+        raise ValueError(f"{error}; {out} keeps the threshold {segmenter.threshold_:g}. Ask for more --false-positives, with "
+            "--overwrite; nothing is trained again") from None
     chosen = f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per scan"
     return f"{chosen}, chosen on {len(cases)} scans of other patients"

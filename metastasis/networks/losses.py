@@ -164,11 +164,8 @@ def _checked(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give logits and targets of one type, in single precision at least."""
     if logits.shape != target.shape or logits.ndim < 2:
-        msg = (
-            f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; both must be of one "
-            "shape (n_segments, ...)"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; both must be of one "
+            "shape (n_segments, ...)")
     check_alpha(alpha)
     check_word("reduction", reduction, _REDUCTIONS)
     if logits.dtype not in (torch.float32, torch.float64):
@@ -179,8 +176,7 @@ def _checked(
 def check_alpha(alpha: Any) -> None:
     """Refuse a weight that is not from 0 to 1."""
     if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0 <= alpha <= 1:
-        msg = f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}"
-        raise ValueError(msg)
+        raise ValueError(f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}")
 
 
 class _Weighed(nn.Module):

@@ -38,11 +38,8 @@ def output_size(size: int, n_layers: int = 9, *, dense_kernel: int = 1) -> int:
     _check(n_layers=n_layers, dense_kernel=dense_kernel, size=size)
     left = size - _lost(n_layers, dense_kernel)
     if left < 1:
-        msg = (
-            f"{n_layers} convolutions without padding leave nothing of {size} voxels; give at least "
-            f"{1 + _lost(n_layers, dense_kernel)}"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{n_layers} convolutions without padding leave nothing of {size} voxels; give at least "
+            f"{1 + _lost(n_layers, dense_kernel)}")
     return left
 
 
@@ -98,8 +95,7 @@ def low_resolution_cells(size: int, factor: int, phase: int = 0) -> int:
     """
     _check(size=size, factor=factor)
     if not 0 <= phase < factor:
-        msg = f"a cell of {factor} voxels has phases from 0 to {factor - 1}, not {phase}"
-        raise ValueError(msg)
+        raise ValueError(f"a cell of {factor} voxels has phases from 0 to {factor - 1}, not {phase}")
     return -(-(phase + size) // factor)
 
 
@@ -183,5 +179,4 @@ def _check(**numbers: int) -> None:
     for name, value in numbers.items():
         check_number(name, value, least=0 if name == "n_layers" else 1, whole=True)
     if not numbers.get("dense_kernel", 1) % 2:
-        msg = f"a kernel of {numbers['dense_kernel']} voxels has no middle; give an odd dense_kernel"
-        raise ValueError(msg)
+        raise ValueError(f"a kernel of {numbers['dense_kernel']} voxels has no middle; give an odd dense_kernel")

@@ -113,8 +113,7 @@ class Case:
         who = f"case {checked['name']}"
         image = np.asarray(self.image)
         if image.ndim != 3 or not image.size:
-            msg = f"{who}: the image must be a volume (x, y, z), not an array of shape {image.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"{who}: the image must be a volume (x, y, z), not an array of shape {image.shape}")
         for key, values in (("image", image), ("prior", self.prior)):
             if values is not None:
                 checked[key] = checked_values(values, image.shape, f"{who}: the {key}", remedy=_REMEDY)
@@ -265,13 +264,11 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         try:
             return read_on_grid(folder / row[column], image.shape[:3], image.affine, row["image"])
         except ValueError as error:
-            msg = f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")
-            raise ValueError(msg) from None
+            raise ValueError(f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")) from None
 
     word = row.get("synthetic", "").lower()
     if word not in WORDS:
-        msg = f"synthetic must be true or false, not {row['synthetic']!r}"
-        raise ValueError(msg)
+        raise ValueError(f"synthetic must be true or false, not {row['synthetic']!r}")
     masks: dict[str, Any] = {}
     for column in ("label", "brain", "prior_label", "mimics"):
         found = values(column)
@@ -286,8 +283,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     if prior is not None:
         _check_finite(prior, folder / row["prior"])
     if prior is not None and prior.size and not prior.any():
-        msg = f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none"
-        raise ValueError(msg)
+        raise ValueError(f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none")
     return Case(
         row["patient"],
         volume,
@@ -305,8 +301,7 @@ def _of_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
     try:
         wanted = [int(word) for word in classes.split(",")]
     except ValueError:
-        msg = f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
-        raise ValueError(msg) from None
+        raise ValueError(f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}") from None
     # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
     return np.isin(np.rint(values), wanted)
 
@@ -315,20 +310,17 @@ def _read_lesions(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     if not path.is_file():
-        msg = f"{path}: no such table; check its name and folder"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"{path}: no such table; check its name and folder")
     try:
         return pd.read_csv(io.StringIO(read_text(path), newline=""), sep="\t")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        msg = f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one") from None
 
 
 def _check_finite(values: NDArray, path: Path) -> None:
     """Refuse values that are not finite by the name of their file."""
     if wrong := np.count_nonzero(~np.isfinite(values)):
-        msg = f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0"
-        raise ValueError(msg)
+        raise ValueError(f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0")
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:

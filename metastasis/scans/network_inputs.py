@@ -154,12 +154,10 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
     found = np.asarray(values_of(label))
     shape = np.shape(volume)[:3]
     if found.shape != shape:
-        msg = f"a label of shape {found.shape} for a volume of shape {shape}"
-        raise ValueError(msg)
+        raise ValueError(f"a label of shape {found.shape} for a volume of shape {shape}")
     if found.dtype.kind not in "fiub" or not np.isin(found, (0, 1)).all():
         other = np.unique(found[~np.isin(found, (0, 1))])[:3] if found.dtype.kind in "fiu" else found.dtype
-        msg = f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for example label > 0"
-        raise ValueError(msg)
+        raise ValueError(f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for example label > 0")
     return np.ascontiguousarray(found, dtype=np.uint8)
 
 
@@ -195,11 +193,9 @@ def as_seen(case: Scan, spacing: float | None) -> Scan:
             continue
         values = np.asarray(values_of(part), dtype=np.float32)
         if not np.isfinite(values).all():
-            msg = f"{np.count_nonzero(~np.isfinite(values))} values that are not finite"
-            raise ValueError(msg)
+            raise ValueError(f"{np.count_nonzero(~np.isfinite(values))} values that are not finite")
         if values.shape[:3] != volume.shape[:3]:
-            msg = f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
-            raise ValueError(msg)
+            raise ValueError(f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}")
         channels = [values] if values.ndim == 3 else list(np.moveaxis(values, -1, 0))
         arrays = [array_of(_on_spacing(one, volume.affine, spacing)) for one in channels]
         found.append(arrays[0] if values.ndim == 3 else np.stack(arrays, axis=-1))

@@ -149,8 +149,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         own = (_threshold(self.sensitive), _threshold(self.specific))
         found = own if self.thresholds is None else tuple(self.thresholds)
         if len(found) != 2 or not all(0 < limit <= 1 for limit in found):
-            msg = f"thresholds must be two numbers above 0 and at most 1, not {found!r}"
-            raise ValueError(msg)
+            raise ValueError(f"thresholds must be two numbers above 0 and at most 1, not {found!r}")
         return float(found[0]), float(found[1])
 
 
@@ -179,8 +178,7 @@ def merge_segmentations(sensitive: ArrayLike, specific: ArrayLike, *, connectivi
     """
     many, few = np.asarray(sensitive) > 0, np.asarray(specific) > 0
     if many.shape != few.shape:
-        msg = f"the sensitive mask has the shape {many.shape} and the specific one {few.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"the sensitive mask has the shape {many.shape} and the specific one {few.shape}")
     parts = label_components(many | few, connectivity=connectivity)
     label = np.full(parts.max(initial=0) + 1, CANDIDATE, dtype=np.uint8)
     label[parts[few]] = CONFIRMED_LABEL
@@ -232,8 +230,7 @@ def _given(volumes: Sequence[Any], **options: Sequence[Any] | None) -> dict[str,
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if len(value) != len(volumes):
-            msg = f"{len(value)} {key} for {len(volumes)} volumes; give one for each, None for a missing one"
-            raise ValueError(msg)
+            raise ValueError(f"{len(value)} {key} for {len(volumes)} volumes; give one for each, None for a missing one")
     return given
 
 
@@ -249,6 +246,5 @@ def _answer(model: Any, volumes: Sequence[Any], given: dict[str, Sequence[Any]],
     answers = model.predict_proba([volumes[i]], **{key: [value[i]] for key, value in given.items() if key in takes})
     answer = np.asarray(answers[0], dtype=np.float32)
     if len(answers) != 1 or answer.ndim != 3:
-        msg = f"case {i}: a model gave {len(answers)} volumes, the first of shape {answer.shape}, for one scan"
-        raise ValueError(msg)
+        raise ValueError(f"case {i}: a model gave {len(answers)} volumes, the first of shape {answer.shape}, for one scan")
     return answer

@@ -62,8 +62,7 @@ def segment_image(
     """
     models = [getattr(segmenter, name) for name in ("sensitive", "specific") if hasattr(segmenter, name)]
     if prior is not None and all(getattr(model, "prior_", "unknown") is None for model in models or [segmenter]):
-        msg = "the prior scan would not be looked at: training was without any; leave it out, or train with priors"
-        raise ValueError(msg)
+        raise ValueError("the prior scan would not be looked at: training was without any; leave it out, or train with priors")
     scans = {"image": image, "prior": prior, "mask": mask}
     files = None
     if out is not None:

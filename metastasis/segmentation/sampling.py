@@ -49,8 +49,7 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
         # A constant has a spread of a few roundings.
         if not spread > 1e-6 * np.abs(inside).max(initial=0):
             found = f"has the value {inside[0]:g} everywhere" if inside.size else "has no voxel that is not zero"
-            msg = f"channel {number} {found} inside of the brain; give a scan with contrast"
-            raise ValueError(msg)
+            raise ValueError(f"channel {number} {found} inside of the brain; give a scan with contrast")
         scaled[number] = (channel - inside.mean()) / spread
     return scaled
 
@@ -236,8 +235,7 @@ class SegmentSampler:
         n_lesions = np.array([len(target["ends"]) for target in targets])
         n_voxels = np.array([len(target["voxels"]) for target in targets])
         if not n_voxels.any():
-            msg = f"none of the {len(targets)} cases to learn from has a lesion; give cases with lesions"
-            raise ValueError(msg)
+            raise ValueError(f"none of the {len(targets)} cases to learn from has a lesion; give cases with lesions")
         for number in range(n_segments):
             if number % 2:
                 case = int(rng.integers(len(inputs)))

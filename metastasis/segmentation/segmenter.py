@@ -356,8 +356,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         given = any(case[1] is not None and np.any(values_of(case[1])) for case in cases)
         self.prior_ = self.prior if given else None
         if self.network == "unet" and self.prior_ == "path":
-            msg = "the U-Net has no path for a prior scan; give prior='channel', or None to do without"
-            raise ValueError(msg)
+            raise ValueError("the U-Net has no path for a prior scan; give prior='channel', or None to do without")
         self.__dict__.pop("threshold_", None)
         edges = [edge for case in cases if (edge := edge_of(case[0])) is not None]
         self.edge_ = self.spacing if self.spacing is not None else float(np.median(edges)) if edges else None
@@ -567,11 +566,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             try:
                 checkpoints.load_weights(module, self._start)
             except ValueError as error:
-                msg = (
-                    f"training cannot begin with {self.warm_start_from}: {error}; give the parameters of that model, "
-                    "and priors if it has seen such"
-                )
-                raise ValueError(msg) from None
+                raise ValueError(f"training cannot begin with {self.warm_start_from}: {error}; give the parameters of that model, "
+                    "and priors if it has seen such") from None
         return module
 
     def _criterion(self) -> torch.nn.Module:
@@ -603,19 +599,13 @@ class DeepMedicSegmenter(VolumeEstimator):
         """Refuse what shapes and affines tell already."""
         shape, prior = np.shape(case[0])[:3], case[1]
         if prior is not None and np.shape(prior) != shape:
-            msg = (
-                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
-                "volume, or give None for it"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
+                "volume, or give None for it")
         edge = edge_of(case[0])
         ratio = 1.0 if self.spacing is not None or edge is None or self.edge_ is None else edge / self.edge_
         if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
-            msg = (
-                f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; resample the scan "
-                f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; resample the scan "
+                f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing")
 
     def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
         self._check_seen(case)
@@ -623,8 +613,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         channels = volume_inputs(volume)
         shape = channels.shape[1:]
         if mask is not None and (mask.shape != shape or not mask.any()):
-            msg = f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}"
-            raise ValueError(msg)
+            raise ValueError(f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}")
         image = normalized(channels, mask)
         inside = np.any(channels != 0, axis=0) if mask is None else mask
         inputs = {"image": image, "brain": inside}
@@ -633,8 +622,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         earlier = None if prior is None else volume_inputs(prior)
         there = earlier is not None and bool(np.any(earlier))
         if self.prior is not None and self.prior_ is None and there:
-            msg = "a prior scan for a network that was trained without any; train it with priors, or give none"
-            raise ValueError(msg)
+            raise ValueError("a prior scan for a network that was trained without any; train it with priors, or give none")
         if self.prior_ is not None:
             inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
             inputs["valid"] = np.array(there, dtype=np.float32)
@@ -642,8 +630,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             try:
                 inputs["prior"] = normalized(earlier, mask)
             except ValueError as error:
-                msg = f"its prior: {error}"
-                raise ValueError(msg) from None
+                raise ValueError(f"its prior: {error}") from None
         return inputs
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
@@ -651,8 +638,7 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _check_channels(self, n: int) -> None:
         if n != self.n_channels_:
-            msg = f"{n} channels where the first case in training has {self.n_channels_}"
-            raise ValueError(msg)
+            raise ValueError(f"{n} channels where the first case in training has {self.n_channels_}")
 
     def _target(self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         binary = label_as_seen(*target, self.spacing)
@@ -667,11 +653,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         for number in range(len(inputs)):
             shape = inputs[number]["image"].shape[1:]
             if self.network == "deepmedic" and min(shape) < out:
-                msg = (
-                    f"case {number}: a volume of shape {shape} is smaller than the {out} voxels along each axis that a "
-                    f"segment of {self._size} answers; lower segment_size or leave the case out"
-                )
-                raise ValueError(msg)
+                raise ValueError(f"case {number}: a volume of shape {shape} is smaller than the {out} voxels along each axis that a "
+                    f"segment of {self._size} answers; lower segment_size or leave the case out")
             label, volume = targets[number]
             with naming(number):
                 binary = binary_label(label, volume)
@@ -679,8 +662,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             total += binary.size
         if not marked or marked == total:
             found = "no lesion voxel" if not marked else "nothing but lesion voxels"
-            msg = f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to learn from"
-            raise ValueError(msg)
+            raise ValueError(f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to learn from")
 
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
@@ -746,14 +728,11 @@ class DeepMedicSegmenter(VolumeEstimator):
             least = 2 if name == "low_resolution" else 1
             sound = isinstance(value, tuple | list) and (len(value) or name == "low_resolution")
             if not sound or not all(type(n) is int and n >= least for n in value):
-                msg = f"{name} must be whole numbers of at least {least}, not {value!r}"
-                raise ValueError(msg)
+                raise ValueError(f"{name} must be whole numbers of at least {least}, not {value!r}")
         if len(set(self.low_resolution)) != len(self.low_resolution):
-            msg = f"low_resolution has a factor twice: {self.low_resolution!r}"
-            raise ValueError(msg)
+            raise ValueError(f"low_resolution has a factor twice: {self.low_resolution!r}")
         if self.low_resolution_input == "stride" and any(f % 2 == 0 for f in self.low_resolution):
-            msg = f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; average them"
-            raise ValueError(msg)
+            raise ValueError(f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; average them")
         for name in ("segment_size", "segments_per_epoch"):
             check_number(name, getattr(self, name), least=1, whole=True)
         output_size(self._size, self._n_layers)
@@ -761,12 +740,10 @@ class DeepMedicSegmenter(VolumeEstimator):
             check_number(name, getattr(self, name), most=high)
         check_number("dropout", self.dropout, below=1)
         if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
-            msg = f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}"
-            raise ValueError(msg)
+            raise ValueError(f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}")
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         if self.spacing is not None and not (_is_number(self.spacing) and 0 < self.spacing < np.inf):
-            msg = f"spacing must be a length in mm or None, not {self.spacing!r}"
-            raise ValueError(msg)
+            raise ValueError(f"spacing must be a length in mm or None, not {self.spacing!r}")
 
     # Model files ----------------------------------------------------------------------------------
 
@@ -778,11 +755,8 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         model = load_model(self.warm_start_from)
         if not isinstance(model, DeepMedicSegmenter):
-            msg = (
-                f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the weights of a "
-                "DeepMedicSegmenter"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the weights of a "
+                "DeepMedicSegmenter")
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:
@@ -814,11 +788,9 @@ class DeepMedicSegmenter(VolumeEstimator):
             value = fitted.get(name)
             sound = _is_number(value) and 0 <= float(value) <= high  # type: ignore[arg-type]
             if not sound and not (value is None and name != "threshold_"):
-                msg = f"{name} is {value!r}"
-                raise RefusedError(msg)
+                raise RefusedError(f"{name} is {value!r}")
         if fitted.get("prior_") not in (self.prior, None):
-            msg = f"prior_ is {fitted.get('prior_')!r} where prior is {self.prior!r}"
-            raise RefusedError(msg)
+            raise RefusedError(f"prior_ is {fitted.get('prior_')!r} where prior is {self.prior!r}")
         super().restore(fitted, files)
 
     def _plain(self) -> dict[str, Any]:

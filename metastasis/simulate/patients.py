@@ -171,11 +171,8 @@ def simulate_metastases(
     )
     field = np.array(settings.shape) * settings.spacing
     if field.min() < _LEAST_FIELD:
-        msg = (
-            f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along an axis; a brain with "
-            f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along an axis; a brain with "
+            f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels")
     from joblib import Parallel, delayed
 
     numbers = range(skip, skip + n_patients)
@@ -397,32 +394,27 @@ def _checked_tissues(tissues: Sequence[Image] | None) -> TissueMaps | None:
     if tissues is None:
         return None
     if isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2:
-        msg = f"tissues must be two images, gray and white matter, not {tissues!r}"
-        raise ValueError(msg)
+        raise ValueError(f"tissues must be two images, gray and white matter, not {tissues!r}")
     return read_tissues(*tissues)
 
 
 def _range(name: str, limits: Any) -> tuple[int, int]:
     if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
-        msg = f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be two whole numbers, the fewest and the most, not {limits!r}")
     for value in limits:
         check_number(name, value, whole=True)
     if not limits[0] <= limits[1] <= 40:
-        msg = f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}")
     return int(limits[0]), int(limits[1])
 
 
 def _checked_shape(shape: Any) -> tuple[int, int, int]:
     if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
-        msg = f"shape must be three numbers of voxels, such as (66, 66, 66), not {shape!r}"
-        raise ValueError(msg)
+        raise ValueError(f"shape must be three numbers of voxels, such as (66, 66, 66), not {shape!r}")
     for n in shape:
         check_number("each axis of shape", n, least=_SMALLEST, whole=True)
         if n > _LARGEST:
-            msg = f"shape must have at most {_LARGEST} voxels along an axis, not {tuple(shape)}"
-            raise ValueError(msg)
+            raise ValueError(f"shape must have at most {_LARGEST} voxels along an axis, not {tuple(shape)}")
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
@@ -432,7 +424,6 @@ def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
     except ValueError:
         steps = np.full(3, np.nan)
     if not ((steps > 0) & (steps <= 4)).all():
-        msg = f"spacing must be one number or three, between 0 and 4 mm, not {spacing!r}"
-        raise ValueError(msg)
+        raise ValueError(f"spacing must be one number or three, between 0 and 4 mm, not {spacing!r}")
     x, y, z = steps
     return float(x), float(y), float(z)

@@ -88,12 +88,10 @@ def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
         If there is no case, or one has no label.
     """
     if not len(cases):
-        msg = "there are no cases to evaluate"
-        raise ValueError(msg)
+        raise ValueError("there are no cases to evaluate")
     missing = [case.name for case in cases if case.label is None]
     if missing:
-        msg = f"cases without a label cannot be evaluated: {', '.join(missing[:5])}"
-        raise ValueError(msg)
+        raise ValueError(f"cases without a label cannot be evaluated: {', '.join(missing[:5])}")
     return [np.asarray(case.label) > 0 for case in cases]
 
 

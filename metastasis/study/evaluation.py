@@ -289,8 +289,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     summary = tables["summary"]
     chosen = summary[summary["part"] == part].set_index("method")
     if not len(chosen):
-        msg = f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
-        raise ValueError(msg)
+        raise ValueError(f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}")
     columns = [*("sensitivity", "precision", "n_false_positives", "mDSC"), *HEADLINES[:3], "lesion_dice", "lesion_f1"]
     text = chosen[columns].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
     text["n_false_positives"] = chosen["n_false_positives"].map("{:.0f}".format)
@@ -322,21 +321,16 @@ class _Method:
     ) -> None:
         arrays = [np.asarray(one) for one in values]
         if len(arrays) != len(cases):
-            msg = f"{name}: {len(arrays)} predictions for {len(cases)} cases"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: {len(arrays)} predictions for {len(cases)} cases")
         for array, case in zip(arrays, cases, strict=True):
             if array.shape != case.shape:
-                msg = f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is {case.shape}"
-                raise ValueError(msg)
+                raise ValueError(f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is {case.shape}")
         kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
         highest = max(array.max() for array in arrays)
         known = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
         if len(kinds) > 1 or not known or highest > (1 if "probabilities" in kinds else 2):
-            msg = (
-                f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases need probabilities "
-                "(floating point, 0 to 1), masks (0 and 1) or an ensemble's labels (0, 1 and 2)"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases need probabilities "
+                "(floating point, 0 to 1), masks (0 and 1) or an ensemble's labels (0, 1 and 2)")
         found: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
         found |= {"labels": None, "confirmed": None, "probabilities": None}
         graded = kinds == {"probabilities"}
@@ -375,8 +369,7 @@ def for_method(value: Any, name: str, default: Any) -> Any:
 def _threshold_of(threshold: float | Mapping[str, float], name: str) -> float:
     value = for_method(threshold, name, 0.5)
     if not 0 < value <= 1:
-        msg = f"the threshold of {name} must be above 0 and at most 1, not {value!r}"
-        raise ValueError(msg)
+        raise ValueError(f"the threshold of {name} must be above 0 and at most 1, not {value!r}")
     return float(value)
 
 
@@ -384,8 +377,7 @@ def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None
     """Refuse values for methods that are not there, and numbers of voxels that are none."""
     unknown = [name for name in values if name not in predictions] if isinstance(values, Mapping) else []
     if unknown:
-        msg = f"{what} name {unknown}, which are not among the predictions {list(predictions)}"
-        raise ValueError(msg)
+        raise ValueError(f"{what} name {unknown}, which are not among the predictions {list(predictions)}")
     if what == "min_voxels":
         for value in values.values() if isinstance(values, Mapping) else [values]:
             check_number("min_voxels", value, least=1, whole=True)
@@ -394,8 +386,7 @@ def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None
 def _check_names(named: Mapping[str, _Method], controls: bool) -> None:
     taken = [name for name in named if (controls and name in CONTROLS) or name.endswith(CONFIRMED)]
     if not named or taken:
-        msg = f"predictions need names of their own, not {taken or 'none at all'}"
-        raise ValueError(msg)
+        raise ValueError(f"predictions need names of their own, not {taken or 'none at all'}")
 
 
 def _statuses(case: Case, connectivity: int) -> dict[int, str]:

@@ -107,8 +107,7 @@ def reader_table(
     then = None if prior is None else _labels(prior, "the prior labels")
     for name, other in (("probability", values), ("prior labels", then)):
         if other is not None and other.shape != now.shape:
-            msg = f"labels of shape {now.shape} and {name} of shape {other.shape}; bring them to one grid"
-            raise ValueError(msg)
+            raise ValueError(f"labels of shape {now.shape} and {name} of shape {other.shape}; bring them to one grid")
     parts = label_components(now, connectivity=connectivity)
     rows = _described(now, parts, matrix, values)
     if then is not None:
@@ -154,8 +153,7 @@ def follow_up(
 
     if not len(cases) or (prior_labels is not None and len(prior_labels) != len(cases)):
         n = "no" if prior_labels is None else len(prior_labels)
-        msg = f"{len(cases)} cases and {n} prior labels; give a case at least, and labels for each or none"
-        raise ValueError(msg)
+        raise ValueError(f"{len(cases)} cases and {n} prior labels; give a case at least, and labels for each or none")
     tables = []
     for i, case in enumerate(cases):
         labels, probability = _segmented(segmenter, case, "image")
@@ -297,13 +295,11 @@ def _volume(values: NDArray[Any], case: Case, models: Sequence[Any]) -> Any:
 def _labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:
     array = np.asarray(values)
     if array.ndim != 3 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1, CONFIRMED_LABEL)).all():
-        msg = f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {array.dtype} of shape {array.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {array.dtype} of shape {array.shape}")
     return array.astype(np.uint8)
 
 
 def _check_limits(**limits: float) -> None:
     for name, value in limits.items():
         if not 0 <= value < (1 if name == "shrunk" else np.inf):
-            msg = f"{name} must be 0 or more{' and below 1' if name == 'shrunk' else ''}, not {value!r}"
-            raise ValueError(msg)
+            raise ValueError(f"{name} must be 0 or more{' and below 1' if name == 'shrunk' else ''}, not {value!r}")

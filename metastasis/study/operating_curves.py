@@ -64,8 +64,7 @@ def precision_recall_area(
     x, y = np.asarray(sensitivity, dtype=np.float64), np.asarray(precision, dtype=np.float64)
     low, high = between
     if x.ndim != 1 or x.shape != y.shape or not 0 <= low < high <= 1:
-        msg = f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range within 0 to 1: {between}"
-        raise ValueError(msg)
+        raise ValueError(f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range within 0 to 1: {between}")
     x, y = _front(x, y)
     if not len(x):
         return float("nan")
@@ -186,8 +185,7 @@ def calibration_curve(
     from scipy import ndimage
 
     if n_bins < 1:
-        msg = f"n_bins must be 1 or more, not {n_bins}"
-        raise ValueError(msg)
+        raise ValueError(f"n_bins must be 1 or more, not {n_bins}")
     pairs = paired_volumes(labels, probabilities)
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
@@ -241,8 +239,7 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
     for family, methods in families.items():
         for order, method in enumerate(methods):
             if method not in by_method.index:
-                msg = f"family {family!r} names {method!r}, which is not among {list(by_method.index)}"
-                raise ValueError(msg)
+                raise ValueError(f"family {family!r} names {method!r}, which is not among {list(by_method.index)}")
             values = {key: float(by_method.loc[method, key]) for key in keys}
             rows.append({"family": family, "order": order, "method": method, **values})
     return pd.DataFrame(rows, columns=["family", "order", "method", *keys])

@@ -65,8 +65,7 @@ def plot_overlay(
     """
     found = np.asarray(labels)
     if found.shape != case.shape:
-        msg = f"labels of shape {found.shape} for {case.name}, whose shape is {case.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"labels of shape {found.shape} for {case.name}, whose shape is {case.shape}")
     middle, what = place_to_show(case, found) if center is None else (np.array(center, dtype=np.float64), "")
     outlines = {"found": (found > 0, _CONFIRMED)}
     if confirmable:
@@ -207,8 +206,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     table = tables["calibration"]
     if not len(table):
-        msg = "no method gives probabilities, so there is nothing to calibrate"
-        raise ValueError(msg)
+        raise ValueError("no method gives probabilities, so there is nothing to calibrate")
     names = list(dict.fromkeys(table["method"]))
     with shared_style({}):
         figure = new_figure(2 * PANEL[0], PANEL[1] + 0.7)

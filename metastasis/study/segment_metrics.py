@@ -57,14 +57,12 @@ def segment_scores(
     Huang et al., Med Phys 49:5773–5786, 2022, table 1 (the grid is not stated there).
     """
     if not len(labels) == len(probabilities) == len(labels if masks is None else masks) or not len(labels):
-        msg = f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each for each scan"
-        raise ValueError(msg)
+        raise ValueError(f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each for each scan")
     rows = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
         truth, found = np.asarray(label) > 0, np.asarray(probability) >= threshold
         if truth.shape != found.shape or truth.ndim != 3:
-            msg = f"scan {i}: a label of shape {truth.shape} and a prediction of shape {found.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"scan {i}: a label of shape {truth.shape} and a prediction of shape {found.shape}")
         rows.append(segment_counts(truth, found, segment, None if masks is None else masks[i]))
     return segment_rates({key: sum(row[f"segment_{key}"] for row in rows) for key in SEGMENT_COUNTS})
 
@@ -97,8 +95,7 @@ def segment_counts(
         If the edge is none.
     """
     if isinstance(segment, bool) or not isinstance(segment, int | np.integer) or segment < 1:
-        msg = f"segments need an edge of 1 voxel or more, not {segment!r}"
-        raise ValueError(msg)
+        raise ValueError(f"segments need an edge of 1 voxel or more, not {segment!r}")
     positive, predicted = _any_in_segments(truth, segment), _any_in_segments(found, segment)
     if mask is not None:
         inside = _any_in_segments(np.asarray(mask) > 0, segment)

@@ -151,23 +151,19 @@ class Voxel:
             except (TypeError, ValueError):
                 array = np.empty(0)
             if array.shape != (3,) or not np.isfinite(array).all():
-                msg = f"the {name} of a voxel is three finite numbers, not {value!r}"
-                raise ValueError(msg)
+                raise ValueError(f"the {name} of a voxel is three finite numbers, not {value!r}")
             object.__setattr__(self, name, array)
         if not (self.size > 0).all():
-            msg = f"the sides of a voxel must be positive, got {self.size.tolist()} mm"
-            raise ValueError(msg)
+            raise ValueError(f"the sides of a voxel must be positive, got {self.size.tolist()} mm")
         farthest = max(np.abs(self.center).max(), self.size.max())
         if farthest > _FARTHEST_MM:
-            msg = f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; check the unit, mm"
-            raise ValueError(msg)
+            raise ValueError(f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; check the unit, mm")
         object.__setattr__(self, "rotation", rotation_of(self.angles))
         for name in self.__slots__:
             getattr(self, name).flags.writeable = False
 
     def __setattr__(self, name: str, value: object) -> None:
-        msg = f"a voxel does not change; make a new Voxel with another {name}"
-        raise AttributeError(msg)
+        raise AttributeError(f"a voxel does not change; make a new Voxel with another {name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Voxel, (self.center, self.size, self.angles)
@@ -222,8 +218,7 @@ class Voxel:
         r = np.asarray(rotation, dtype=np.float64)
         off = np.abs(r.T @ r - np.eye(3)).max() if r.shape == (3, 3) else np.inf
         if not (off <= ROUNDED_TURN and np.linalg.det(r) > 0):
-            msg = f"the matrix of a voxel must be a rotation (orthogonal, determinant 1), got {r.tolist()}"
-            raise ValueError(msg)
+            raise ValueError(f"the matrix of a voxel must be a rotation (orthogonal, determinant 1), got {r.tolist()}")
         if off > EXACT_TURN:
             left, _, right = np.linalg.svd(r)
             r = left @ right
@@ -423,8 +418,7 @@ class Voxel:
         """
         m = np.asarray(matrix, dtype=np.float64)
         if m.shape != (4, 4) or not np.allclose(m[3], (0, 0, 0, 1)):
-            msg = f"a rigid transform is a matrix of shape (4, 4) with the last row 0 0 0 1, got {m.tolist()}"
-            raise ValueError(msg)
+            raise ValueError(f"a rigid transform is a matrix of shape (4, 4) with the last row 0 0 0 1, got {m.tolist()}")
         center = m[:3, :3] @ self.center + m[:3, 3]
         return Voxel.from_rotation(center, self.size, m[:3, :3] @ self.rotation)
 
@@ -461,8 +455,7 @@ class Voxel:
         """
         array = np.asarray(a, dtype=np.float64)
         if array.shape != (9,):
-            msg = f"a voxel is made of nine numbers (center, size, angles), got an array of shape {array.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"a voxel is made of nine numbers (center, size, angles), got an array of shape {array.shape}")
         return cls(array[:3], array[3:6], array[6:])
 
     def to_json(self) -> str:
@@ -507,18 +500,15 @@ class Voxel:
         try:
             values = json.loads(text) if isinstance(text, str) else text
         except json.JSONDecodeError as error:
-            msg = f"the text of a voxel is no JSON ({error})"
-            raise ValueError(msg) from error
+            raise ValueError(f"the text of a voxel is no JSON ({error})") from error
         missing = [
             k for k in ("center_mm", "size_mm", "angles_deg") if not isinstance(values, Mapping) or k not in values
         ]
         if missing:
-            msg = f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json"
-            raise ValueError(msg)
+            raise ValueError(f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json")
         for key, expected in (("frame", "RAS+"), ("convention", CONVENTION)):
             if values.get(key, expected) != expected:
-                msg = f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first"
-                raise ValueError(msg)
+                raise ValueError(f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first")
         return cls(values["center_mm"], values["size_mm"], values["angles_deg"])
 
 
@@ -578,34 +568,26 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     strangers = [i for i, scene in enumerate(scenes) if not hasattr(type(scene), "tumor_volume")]
     if strangers or not len(scenes):
         what = f"case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}" if strangers else "there is none"
-        msg = f"placers learn from a sequence of Scene; {what}"
-        raise ValueError(msg)
+        raise ValueError(f"placers learn from a sequence of Scene; {what}")
     try:
         if np.iscomplexobj(voxels):
-            msg = "they are complex"
-            raise ValueError(msg)
+            raise ValueError("they are complex")
         array = np.array(voxels, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        msg = f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})"
-        raise ValueError(msg) from error
+        raise ValueError(f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})") from error
     if array.ndim not in (2, 3) or array.shape[0] != len(scenes) or array.shape[-1] != 9 or not array.size:
         n = len(scenes)
-        msg = f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}")
     array = array.reshape(len(scenes), -1, 9)
     missing = np.asarray(np.isnan(array).all(axis=2))
     for i, j in np.argwhere(~missing):
         row = array[i, j]
         if not np.isfinite(row).all() or (row[3:6] <= 0).any():
-            msg = (
-                f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or all NaN where there "
-                f"is none, not {row.tolist()}"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or all NaN where there "
+                f"is none, not {row.tolist()}")
     alone = np.flatnonzero(np.all(missing, axis=1))
     if len(alone):
-        msg = f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it"
-        raise ValueError(msg)
+        raise ValueError(f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it")
     return array
 
 

@@ -77,8 +77,7 @@ def shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:
     if ppm is None and percent is None:
         return {}
     if ppm is None or percent is None:
-        msg = "chemical-shift displacement needs both --ppm and --percent-per-ppm"
-        raise ValueError(msg)
+        raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
     rate = floats("--percent-per-ppm", percent, 1 if len(words(percent)) == 1 else 3)
     low, high = floats("--ppm", ppm, 2)
     return {"ppm_range": (low, high), "percent_per_ppm": rate if len(rate) == 3 else rate[0]}

@@ -71,8 +71,7 @@ def place(
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
     if model is not None and thorough:
-        msg = "--thorough is for the optimizer; leave out --thorough or --model"
-        raise ValueError(msg)
+        raise ValueError("--thorough is for the optimizer; leave out --thorough or --model")
     optimizer = VoxelOptimizer(
         **constraints_of(sides, min_volume, max_rotations),
         thorough=thorough,
@@ -151,8 +150,7 @@ def prescribe(
         try:
             voxel = voxel.transform(read_numbers(matrix))
         except ValueError as error:
-            msg = str(error) if str(matrix) in str(error) else f"{matrix}: {error}; write four rows of four numbers"
-            raise ValueError(msg) from None
+            raise ValueError(str(error) if str(matrix) in str(error) else f"{matrix}: {error}; write four rows of four numbers") from None
     row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
     scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
     content = write_prescription(
@@ -171,8 +169,7 @@ def _trained(path: Path, table: pd.DataFrame) -> Any:
 
     placer = load_model(path)
     if not hasattr(placer, "place"):
-        msg = f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement train makes placers"
-        raise ValueError(msg)
+        raise ValueError(f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement train makes placers")
     check_channels(placer, table)
     return placer
 

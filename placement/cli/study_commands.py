@@ -73,8 +73,7 @@ def simulate(
     settings = {"command": "simulate", "experts": experts, "spacing": spacing, "seed": seed}
     options: dict[str, Any] = {"experts": experts, "spacing": spacing, "exclude": ("necrosis",), "image": True}
     if experts not in get_args(ExpertKind):
-        msg = f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
-        raise ValueError(msg)
+        raise ValueError(f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}")
     begin_run(out, settings, overwrite, results=("experts.tsv", "cases.tsv"))
     boxes = pd.DataFrame()
     if (out / "experts.tsv").exists() and not overwrite:
@@ -171,8 +170,7 @@ def train(
     check_output(out, overwrite)
     check_jobs(jobs, "--jobs")
     if model not in _MODELS:
-        msg = f"--model must be one of {', '.join(_MODELS)}, not {model!r}"
-        raise ValueError(msg)
+        raise ValueError(f"--model must be one of {', '.join(_MODELS)}, not {model!r}")
     given: dict[str, Any] = {
         "--channels": channels,
         "--epochs": epochs,
@@ -183,19 +181,16 @@ def train(
     given |= {"--validation-fraction": validation_fraction, "--patience": patience, "--groups": groups}
     wrong = [name for name, value in given.items() if value and model != "network"]
     if wrong:
-        msg = f"{', '.join(wrong)}: for --model network only"
-        raise ValueError(msg)
+        raise ValueError(f"{', '.join(wrong)}: for --model network only")
     table = read_cases(cases, exclude=exclude)
     if groups is not None and groups not in table:
-        msg = f"{cases} has no column {groups}; it has {', '.join(table.columns)}"
-        raise ValueError(msg)
+        raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
     constraints = constraints_of(sides, min_volume, max_rotations)
     placer: Any
     own: Path | None = None
     if model == "network":
         if max_rotations != 3:
-            msg = "--max-rotations: a network turns boxes as it has learned; place flags those that are turned too much"
-            raise ValueError(msg)
+            raise ValueError("--max-rotations: a network turns boxes as it has learned; place flags those that are turned too much")
         del constraints["max_rotations"]
         own = out.with_name(f".{out.name}.training") if checkpoint is None else None
         options = {"fast": fast, "refine": refine, **constraints, "checkpoint": str(checkpoint or own), "verbose": True}

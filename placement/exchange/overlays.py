@@ -89,8 +89,7 @@ def plot_overlay(
     """
     named = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
     if not 1 <= len(named) <= len(_COLORS):
-        msg = f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(named)}"
-        raise ValueError(msg)
+        raise ValueError(f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(named)}")
     middle = np.array(next(iter(named.values())).center if center is None else center, dtype=np.float64)
     volumes = {"tumor": scene.tumor, **scene.forbidden}
     image = scene.tumor if scene.image is None else scene.image.reshape(*scene.image.shape[:3], -1)[..., 0]

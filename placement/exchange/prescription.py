@@ -104,8 +104,7 @@ def write_prescription(
     - ``*.json``: all numbers, with the digests of what they were computed from.
     """
     if not name or Path(name).name != name or name.startswith("."):
-        msg = f"name must be a plain file name, not {name!r}"
-        raise ValueError(msg)
+        raise ValueError(f"name must be a plain file name, not {name!r}")
     content = describe_placement(
         voxel, scene, optimizer=optimizer, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
     )
@@ -182,8 +181,7 @@ def describe_placement(
         If one of `ppm_range` and `percent_per_ppm` is missing.
     """
     if (ppm_range is None) != (percent_per_ppm is None):
-        msg = "chemical-shift displacement needs both ppm_range and percent_per_ppm"
-        raise ValueError(msg)
+        raise ValueError("chemical-shift displacement needs both ppm_range and percent_per_ppm")
     judge = VoxelOptimizer() if optimizer is None else optimizer
     found = judge.assess(voxel, scene)
     box = found.voxel
@@ -345,11 +343,9 @@ def displacement(
     ends = np.asarray(ppm_range, dtype=np.float64)
     rate = np.asarray(percent_per_ppm, dtype=np.float64)
     if not (ends.shape == (2,) and np.isfinite(ends).all() and ends[0] <= ends[1]):
-        msg = f"ppm_range must be a finite number and one that is not below it, got {ppm_range}"
-        raise ValueError(msg)
+        raise ValueError(f"ppm_range must be a finite number and one that is not below it, got {ppm_range}")
     if not (rate.shape in ((), (3,)) and np.isfinite(rate).all() and (rate >= 0).all()):
-        msg = f"percent_per_ppm must be one number of 0 or more, or one for each of three sides, got {percent_per_ppm}"
-        raise ValueError(msg)
+        raise ValueError(f"percent_per_ppm must be one number of 0 or more, or one for each of three sides, got {percent_per_ppm}")
     low, high = ends.tolist()
     rate = np.broadcast_to(rate, (3,))
     worst: dict[str, Any] = {}

@@ -76,16 +76,14 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
         _check_files(_files([row["image"], row["exclude"]]))
         return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
-        msg = "--image is for a single case; name images in a column of the table"
-        raise ValueError(msg)
+        raise ValueError("--image is for a single case; name images in a column of the table")
     rows = read_rows(path, required=("name", "tumor"))
     table = pd.DataFrame([row | {"synthetic": _is_synthetic(row, f"{path}, row {line}")} for line, row in rows])
     unsafe = [name for name in table["name"] if not name.isprintable() or Path(name).name != name or name[0] == "."]
     twice = table["name"][table["name"].str.casefold().duplicated()]
     if unsafe or len(twice):
         what = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
-        msg = f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}"
-        raise ValueError(msg)
+        raise ValueError(f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}")
     for column in ("tumor", "image", "exclude"):
         given = table[column] if column in table else pd.Series([""] * len(table))
         # Labels are no files; files are relative to the table.
@@ -97,8 +95,7 @@ def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: st
     try:
         _check_files(itertools.chain.from_iterable(_files(table[name]) for name in ("tumor", "image", "exclude")))
     except FileNotFoundError as error:
-        msg = f"{path}: {error}; files are relative to the table"
-        raise FileNotFoundError(msg) from None
+        raise FileNotFoundError(f"{path}: {error}; files are relative to the table") from None
     return table
 
 
@@ -204,8 +201,7 @@ def check_channels(placer: Any, table: pd.DataFrame) -> None:
         lacking = table.loc[table[column] == "", "name"]
         if column in getattr(placer, "channels", ()) and len(lacking):
             first = ", ".join(lacking[:5])
-            msg = f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES"
-            raise ValueError(msg)
+            raise ValueError(f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES")
 
 
 def box_columns(box: Iterable[float]) -> dict[str, float]:
@@ -292,19 +288,16 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-        msg = f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases"
-        raise ValueError(msg)
+        raise ValueError(f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases")
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]
-        msg = f"{path}, row {line}: no expert; every row needs one, or leave out the column"
-        raise ValueError(msg)
+        raise ValueError(f"{path}, row {line}: no expert; every row needs one, or leave out the column")
     boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").astype(float)
     broken = ~np.isfinite(boxes).all(axis=1) | (boxes[list(BOX[3:6])] <= 0).any(axis=1)
     if broken.any():
         line, row = rows[int(broken.argmax())]
         found = ", ".join(row[name] for name in BOX)
-        msg = f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 mm, not {found}"
-        raise ValueError(msg)
+        raise ValueError(f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 mm, not {found}")
     table[list(BOX)] = boxes
     return table
 
@@ -312,16 +305,14 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
 def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[np.float64]:
     twice = boxes["name"][boxes["name"].duplicated()]
     if len(twice):
-        msg = f"{title}: more than one box for {twice.iloc[0]}; keep one"
-        raise ValueError(msg)
+        raise ValueError(f"{title}: more than one box for {twice.iloc[0]}; keep one")
     return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
 
 
 def _is_synthetic(row: Mapping[str, str], where: str) -> bool:
     word = row.get("synthetic", "")
     if word.lower() not in WORDS:
-        msg = f"{where}: synthetic must be true or false, not {word!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{where}: synthetic must be true or false, not {word!r}")
     return WORDS[word.lower()]
 
 
@@ -343,5 +334,4 @@ def _files(texts: Iterable[str]) -> list[Path]:
 def _check_files(paths: Iterable[Path]) -> None:
     for path in paths:
         if not path.is_file():
-            msg = f"{path}: no such file; check its name and folder"
-            raise FileNotFoundError(msg)
+            raise FileNotFoundError(f"{path}: no such file; check its name and folder")

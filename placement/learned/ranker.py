@@ -152,8 +152,7 @@ class VoxelRanker(BaseEstimator):
         optimizer = self._checked()
         experts = expert_voxels(voxels, scenes)
         if len(scenes) < 2:
-            msg = "a ranker learns from two cases or more, got 1; more than 50 are advisable"
-            raise ValueError(msg)
+            raise ValueError("a ranker learns from two cases or more, got 1; more than 50 are advisable")
         seed = seed_from(self.random_state)
         if optimizer.random_state is None or isinstance(optimizer.random_state, np.random.RandomState):
             optimizer.set_params(random_state=derived_seed(seed, "optimizer"))
@@ -247,8 +246,7 @@ class VoxelRanker(BaseEstimator):
         """
         check_is_fitted(self)
         if n < 1:
-            msg = f"the number of candidates must be 1 or more, got {n}"
-            raise ValueError(msg)
+            raise ValueError(f"the number of candidates must be 1 or more, got {n}")
         return self._ranked(_boxes(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places), n)
 
     @property
@@ -313,8 +311,7 @@ class VoxelRanker(BaseEstimator):
         refuse_keys(fitted, {"optimizer", "objective", "volumes", "features"}, "fitted attribute", complete=True)
         refuse_keys(files, {_FOREST}, "file", complete=True)
         if fitted["features"] != list(FEATURES):
-            msg = f"it ranks by other features than this version: {fitted['features']}; train the model again"
-            raise RefusedError(msg)
+            raise RefusedError(f"it ranks by other features than this version: {fitted['features']}; train the model again")
         known = set(VoxelOptimizer().get_params(deep=False)) - {"objective"}
         refuse_keys(fitted["optimizer"], known, "parameter of VoxelOptimizer", complete=True)
         objective = None
@@ -325,8 +322,7 @@ class VoxelRanker(BaseEstimator):
         self.optimizer = VoxelOptimizer(objective, **search)
         volumes = np.array(fitted["volumes"], dtype=np.float64)
         if volumes.shape != (len(VOLUME_QUANTILES),) or not (np.isfinite(volumes) & (volumes > 0)).all():
-            msg = f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: {fitted['volumes']}"
-            raise RefusedError(msg)
+            raise RefusedError(f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: {fitted['volumes']}")
         self.optimizer_ = self._checked()
         self.volumes_ = volumes
         self.forest_ = _checked_forest(loaded(files[_FOREST], _ALGORITHM, [], files))
@@ -335,8 +331,7 @@ class VoxelRanker(BaseEstimator):
         """Check the parameters; a copy of the optimizer."""
         given: Any = self.optimizer
         if given is not None and not isinstance(given, VoxelOptimizer):
-            msg = f"optimizer must be a VoxelOptimizer or None, got {given!r}"
-            raise TypeError(msg)
+            raise TypeError(f"optimizer must be a VoxelOptimizer or None, got {given!r}")
         least = {"n_candidates": 1, "n_places": 0, "n_estimators": 1, "min_samples_leaf": 1}
         for name, low in least.items():
             check_number(name, getattr(self, name), least=low, whole=True)
@@ -406,13 +401,11 @@ def _sides(volume: float, optimizer: VoxelOptimizer) -> NDArray[np.float64]:
 def _checked_forest(forest: Any) -> ExtraTreesRegressor:
     """Refuse what is no forest over the features, and trees that lead out of their memory."""
     if not isinstance(forest, ExtraTreesRegressor) or getattr(forest, "n_features_in_", None) != len(FEATURES):
-        msg = f"its regressor is no forest over {len(FEATURES)} features"
-        raise RefusedError(msg)
+        raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
     for parent, left, right, inner, feature, n_features in trees(forest):
         below = np.stack([left, right])[:, inner]
         sound = ((below > parent[inner]) & (below < len(parent))).all()
         sound = sound and ((feature[inner] >= 0) & (feature[inner] < n_features)).all()
         if not sound or n_features != len(FEATURES):
-            msg = "a tree of its forest has branches that lead nowhere"
-            raise RefusedError(msg)
+            raise RefusedError("a tree of its forest has branches that lead nowhere")
     return forest

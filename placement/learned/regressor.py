@@ -269,8 +269,7 @@ class VoxelRegressor(VolumeEstimator):
         """
         check_is_fitted(self)
         if n < 1:
-            msg = f"the number of candidates must be 1 or more, got {n}"
-            raise ValueError(msg)
+            raise ValueError(f"the number of candidates must be 1 or more, got {n}")
         inputs = self._inputs(scene)
         self._check_inputs(inputs)
         torch = import_optional("torch")
@@ -299,8 +298,7 @@ class VoxelRegressor(VolumeEstimator):
         channels = self.channels
         known = isinstance(channels, Sequence) and not isinstance(channels, str) and set(channels) <= set(CHANNELS)
         if not known or "tumor" not in channels or len(set(channels)) < len(channels):
-            msg = f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}"
-            raise ValueError(msg)
+            raise ValueError(f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}")
         for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES), ("head", _HEADS)):
             check_word(name, getattr(self, name), values)
         try:
@@ -308,11 +306,9 @@ class VoxelRegressor(VolumeEstimator):
         except (TypeError, ValueError):
             sides = np.empty(0)
         if sides.shape != (2,) or not 0 < sides[0] < sides[1] < np.inf:
-            msg = f"size_range must be the least and the largest side in mm, not {self.size_range!r}"
-            raise ValueError(msg)
+            raise ValueError(f"size_range must be the least and the largest side in mm, not {self.size_range!r}")
         if not 0 <= self.min_volume <= sides[1] ** 3 / MM3_PER_ML:
-            msg = f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
-            raise ValueError(msg)
+            raise ValueError(f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL")
         check_number("width", self.width, least=1, whole=True)
         check_number("weight_decay", self.weight_decay, below=1)
 
@@ -355,15 +351,13 @@ class VoxelRegressor(VolumeEstimator):
 
     def _inputs(self, case: Any) -> dict[str, Any]:
         if not isinstance(case, Scene):
-            msg = f"a Scene is needed, not {type(case).__name__}"
-            raise ValueError(msg)
+            raise ValueError(f"a Scene is needed, not {type(case).__name__}")
         volume, frame = view_of(case, self.channels, *self._grid)
         return {"volume": volume, "frame": frame}
 
     def _check_inputs(self, inputs: Any) -> None:
         if len(inputs["volume"]) != self.n_channels_:
-            msg = f"{len(self.channels)} channels where {self.n_channels_} were learned from; fit again"
-            raise ValueError(msg)
+            raise ValueError(f"{len(self.channels)} channels where {self.n_channels_} were learned from; fit again")
 
     def _target(self, target: Any, inputs: Any) -> dict[str, Any]:
         rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)

@@ -199,8 +199,7 @@ def _contrast(
     crop = np.asarray(image).reshape(scene.shape)[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
     crop = np.ascontiguousarray(crop, dtype=np.float32)
     if not np.isfinite(crop).all():
-        msg = f"{title}: the image holds values that are not finite; set them to 0"
-        raise ValueError(msg)
+        raise ValueError(f"{title}: the image holds values that are not finite; set them to 0")
     weight = on_grid(resampling.block_means(np.ones_like(crop), blocks), first, blocks)
     values = on_grid(resampling.block_means(crop, blocks), first, blocks)
     seen = weight > 0.5

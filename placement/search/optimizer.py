@@ -185,12 +185,10 @@ class VoxelOptimizer(BaseEstimator):
                 fractions.append(tumor_fraction(voxel, scene))
                 volumes.append(fractions[-1] * voxel.volume)
         if len(volumes) < 2:
-            msg = f"the moments of experts' voxels need two voxels or more, got {len(volumes)}"
-            raise ValueError(msg)
+            raise ValueError(f"the moments of experts' voxels need two voxels or more, got {len(volumes)}")
         spread = float(np.std(volumes, ddof=1)), float(np.std(fractions, ddof=1))
         if min(spread) == 0:
-            msg = f"experts' voxels all have the same volume or part of tumor (standard deviations {spread}); give more"
-            raise ValueError(msg)
+            raise ValueError(f"experts' voxels all have the same volume or part of tumor (standard deviations {spread}); give more")
         self.objective_ = PlacementObjective(
             float(np.mean(volumes)),
             spread[0],
@@ -271,8 +269,7 @@ class VoxelOptimizer(BaseEstimator):
             comes last.
         """
         if n < 1:
-            msg = f"the number of candidates must be 1 or more, got {n}"
-            raise ValueError(msg)
+            raise ValueError(f"the number of candidates must be 1 or more, got {n}")
         search = Search(self._wishes(), scene)
         found = search.run(max(16, n), max(5, n), every=True).boxes
         kept: list[Voxel] = []
@@ -332,34 +329,25 @@ class VoxelOptimizer(BaseEstimator):
     def _objective(self) -> PlacementObjective:
         given: Any = self.objective
         if given is not None and not isinstance(given, PlacementObjective):
-            msg = f"objective must be a PlacementObjective, got {given!r}"
-            raise TypeError(msg)
+            raise TypeError(f"objective must be a PlacementObjective, got {given!r}")
         return PlacementObjective() if given is None else given
 
     def _wishes(self) -> Wishes:
         """Check the parameters."""
         sizes = np.asarray(self.size_range, dtype=np.float64)
         if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
-            msg = f"size_range must be a pair of mm, or three pairs, got {self.size_range}"
-            raise ValueError(msg)
+            raise ValueError(f"size_range must be a pair of mm, or three pairs, got {self.size_range}")
         sizes = np.broadcast_to(sizes, (3, 2)).copy()
         if (sizes[:, 0] <= 0).any() or (sizes[:, 0] > sizes[:, 1]).any():
-            msg = f"size_range must go from a positive side up, got {self.size_range}"
-            raise ValueError(msg)
+            raise ValueError(f"size_range must go from a positive side up, got {self.size_range}")
         if not 0 <= self.min_volume <= np.prod(sizes[:, 1]) / MM3_PER_ML:
-            msg = (
-                f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL with {self.size_range}"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL with {self.size_range}")
         if self.max_rotations not in FAMILIES:
-            msg = f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}"
-            raise ValueError(msg)
+            raise ValueError(f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}")
         if not 0 <= self.tie_break < 1:
-            msg = f"tie_break must be at least 0 and below 1, got {self.tie_break}"
-            raise ValueError(msg)
+            raise ValueError(f"tie_break must be at least 0 and below 1, got {self.tie_break}")
         if self.rounding is not None and (np.shape(self.rounding) != (3,) or not min(self.rounding) > 0):
-            msg = f"rounding must be three positive steps (mm, mm, degrees), got {self.rounding}"
-            raise ValueError(msg)
+            raise ValueError(f"rounding must be three positive steps (mm, mm, degrees), got {self.rounding}")
         return Wishes(
             objective=getattr(self, "objective_", self._objective),
             sizes=sizes,

@@ -119,11 +119,9 @@ class Scene:
         self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
         self.occupancy.flags.writeable = False
         if not self.occupancy.any():
-            msg = f"{self._title}: no voxel is tumor; check the mask{'' if include is None else f' and {include=}'}"
-            raise ValueError(msg)
+            raise ValueError(f"{self._title}: no voxel is tumor; check the mask{'' if include is None else f' and {include=}'}")
         if self._forbidden and not (self.occupancy * ~self.forbidden_in(self.origin, self.occupancy.shape)).any():
-            msg = f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
-            raise ValueError(msg)
+            raise ValueError(f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less")
         self.sources: dict[str, dict[str, str]] = {}
         if self.touches_border:
             warnings.warn(
@@ -224,8 +222,7 @@ class Scene:
             # Cases and regions have names of their own, by which nobody finds a file.
             involved = [tumor, *(one for key, one in files.items() if key in str(error))]
             unnamed = [str(one) for one in involved if isinstance(one, str | Path) and str(one) not in str(error)]
-            msg = f"{error} ({', '.join(unnamed)})" if unnamed else str(error)
-            raise ValueError(msg) from None
+            raise ValueError(f"{error} ({', '.join(unnamed)})" if unnamed else str(error)) from None
         scene.sources = describe_sources(Tumor=tumor, Exclude=list(files.values()), Image=image)
         return scene
 
@@ -416,11 +413,8 @@ class Scene:
             return None
         array = np.asarray(image)
         if array.shape[:3] != self.shape:
-            msg = (
-                f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; resample one to the "
-                "grid of the other"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; resample one to the "
+                "grid of the other")
         return array
 
     def _region(
@@ -436,11 +430,9 @@ class Scene:
         if _are_labels(region):
             labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
             if set(labels) & set(included):
-                msg = f"{self._title}: labels {sorted(set(labels) & set(included))} are included and excluded at once"
-                raise ValueError(msg)
+                raise ValueError(f"{self._title}: labels {sorted(set(labels) & set(included))} are included and excluded at once")
             if not present:
-                msg = f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask"
-                raise ValueError(msg)
+                raise ValueError(f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask")
             inner, found = _cropped(np.isin(np.rint(crop), labels))
             if not found.any():
                 msg = f"{self._title}: no voxel has {key}, so nothing is excluded by it; check that it is the right one"
@@ -448,12 +440,10 @@ class Scene:
             return _shifted(inner, low), found
         values = _volume(region, f"{key} of {self._title}")
         if values.shape != self.shape:
-            msg = f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; resample one to the other"
-            raise ValueError(msg)
+            raise ValueError(f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; resample one to the other")
         inner, found = _cropped(values)
         if found.dtype.kind == "f" and not np.isfinite(found).all():
-            msg = f"{self._title}: {key} holds values that are not finite; set them to 0 or 1"
-            raise ValueError(msg)
+            raise ValueError(f"{self._title}: {key} holds values that are not finite; set them to 0 or 1")
         return inner, np.ascontiguousarray(found > MASK_THRESHOLD if found.dtype != bool else found)
 
 
@@ -461,15 +451,11 @@ def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
     matrix = np.array(affine, dtype=np.float64)
     sound = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.allclose(matrix[3], (0, 0, 0, 1))
     if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(np.linalg.norm(matrix[:3, :3], axis=0)):
-        msg = (
-            f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, of shape (4, 4), with "
-            "three independent axes and the last row 0 0 0 1"
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, of shape (4, 4), with "
+            "three independent axes and the last row 0 0 0 1")
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
     if edges.min() == 0:
-        msg = f"{title} has an affine with an axis of length 0: {matrix.tolist()}; three independent axes are needed"
-        raise ValueError(msg)
+        raise ValueError(f"{title} has an affine with an axis of length 0: {matrix.tolist()}; three independent axes are needed")
     if edges.max() > LARGEST_EDGE_RATIO * edges.min():
         warnings.warn(
             f"{title} has image voxels of {edges.round(3).tolist()} mm; check the affine", UserWarning, stacklevel=3
@@ -483,8 +469,7 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "biuf":
-        msg = f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}")
     return array
 
 
@@ -516,32 +501,25 @@ def _read_values(crop: NDArray, include: Labels | None, title: str) -> tuple[NDA
     """Turn values into parts of tumor; with them, the labels that count as tumor and all labels that are there."""
     if crop.dtype == bool:
         if include is not None:
-            msg = f"{title}: the tumor is a mask of True and False, which has no labels to include ({include=})"
-            raise ValueError(msg)
+            raise ValueError(f"{title}: the tumor is a mask of True and False, which has no labels to include ({include=})")
         return crop, (), ()
     if not np.isfinite(crop).all():
-        msg = f"{title}: the tumor holds values that are not finite; set them to 0"
-        raise ValueError(msg)
+        raise ValueError(f"{title}: the tumor holds values that are not finite; set them to 0")
     whole = np.rint(crop)
     if crop.dtype.kind == "f" and (np.abs(crop - whole) > LABEL_TOLERANCE).any():
         if include is not None or crop.min() < 0 or crop.max() > 1 + LABEL_TOLERANCE:
-            msg = (
-                f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of them fractions; "
-                "give probabilities from 0 to 1, or labels as whole numbers"
-            )
-            raise ValueError(msg)
+            raise ValueError(f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of them fractions; "
+                "give probabilities from 0 to 1, or labels as whole numbers")
         return np.minimum(crop, 1), (), ()
     present = tuple(int(label) for label in np.unique(whole) if label != 0)
     if include is None:
         if len(present) > 1:
-            msg = f"{title}: the tumor has the labels {list(present)}; name those to measure: include={present[-1]}"
-            raise ValueError(msg)
+            raise ValueError(f"{title}: the tumor has the labels {list(present)}; name those to measure: include={present[-1]}")
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
     wanted = np.isin(whole, labels)
     if not wanted.any():
-        msg = f"{title}: none of the labels {list(labels)} is there; the tumor has {list(present) or 'no label'}"
-        raise ValueError(msg)
+        raise ValueError(f"{title}: none of the labels {list(labels)} is there; the tumor has {list(present) or 'no label'}")
     return wanted, labels, present
 
 
@@ -582,16 +560,14 @@ def _by_name(given: float | Mapping[str, float], names: list[str], what: str, mo
     if isinstance(given, Mapping):
         unknown = sorted(set(given) - set(names))
         if unknown:
-            msg = f"{what} names {unknown}, which are not among the excluded regions {names}"
-            raise ValueError(msg)
+            raise ValueError(f"{what} names {unknown}, which are not among the excluded regions {names}")
         found = {name: float(given.get(name, 0.0)) for name in names}
     else:
         found = dict.fromkeys(names, float(given))
     for value in [*found.values(), *([] if isinstance(given, Mapping) else [float(given)])]:
         if not (0 <= value <= most and np.isfinite(value)):
             unit = "in mm, from 0 to 100" if most == _MAX_MARGIN else "a part of the voxel, from 0 (strict) to 1"
-            msg = f"{what} is {unit}, got {value}"
-            raise ValueError(msg)
+            raise ValueError(f"{what} is {unit}, got {value}")
     return found
 
 

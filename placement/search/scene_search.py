@@ -137,8 +137,7 @@ class Search:
     def __init__(self, wishes: Wishes, scene: Scene) -> None:
         given: Any = scene
         if not isinstance(given, Scene):
-            msg = f"a voxel is placed in a Scene, got {type(given).__name__}; make one of the tumor and its affine"
-            raise TypeError(msg)
+            raise TypeError(f"a voxel is placed in a Scene, got {type(given).__name__}; make one of the tumor and its affine")
         self.wishes = wishes
         self.scene = scene
         self.rows: Rows = scene.rows

@@ -123,12 +123,10 @@ def simulate_gliomas(
     check_word("experts", experts, _KINDS)
     unknown = [name for name in exclude if name not in REGIONS]
     if isinstance(exclude, str) or unknown:
-        msg = f"exclude must be a sequence of names among {', '.join(REGIONS)}, not {exclude!r}"
-        raise ValueError(msg)
+        raise ValueError(f"exclude must be a sequence of names among {', '.join(REGIONS)}, not {exclude!r}")
     steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
     if not (np.isfinite(steps).all() and (steps > 0).all() and (steps <= 10).all()):
-        msg = f"spacing must lie between 0 and 10 mm, not {spacing}"
-        raise ValueError(msg)
+        raise ValueError(f"spacing must lie between 0 and 10 mm, not {spacing}")
     check_number("skip", skip, whole=True)
     seed = seed_from(random_state)
     scenes, voxels = [], np.empty((n, n_experts, 9))

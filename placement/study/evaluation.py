@@ -116,17 +116,14 @@ def evaluate_placements(
 
     strangers = [i for i, scene in enumerate(scenes) if not isinstance(scene, Scene)]
     if strangers:
-        msg = f"scenes must be a sequence of Scene; case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}"
-        raise ValueError(msg)
+        raise ValueError(f"scenes must be a sequence of Scene; case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}")
     boxes = _expert_boxes(experts, len(scenes))
     if not any(box is not None for pair in boxes for box in pair):
-        msg = f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes"
-        raise ValueError(msg)
+        raise ValueError(f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes")
     named = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
     taken = [name for name in named if name in (EXPERTS, *(CONTROLS if controls else ()))]
     if not named or taken:
-        msg = f"placements need names of their own, not {taken or 'none at all'}"
-        raise ValueError(msg)
+        raise ValueError(f"placements need names of their own, not {taken or 'none at all'}")
     if controls:
         made = control_placements(scenes, boxes, random_state=random_state)
         named |= {name: _boxes(value, len(scenes), name) for name, value in made.items()}
@@ -134,8 +131,7 @@ def evaluate_placements(
     times = {name: _times(value, len(scenes), name) for name, value in (seconds or {}).items()}
     unknown = [name for name in times if name not in named]
     if unknown:
-        msg = f"seconds name {unknown}, which are not among the placements {list(named)}"
-        raise ValueError(msg)
+        raise ValueError(f"seconds name {unknown}, which are not among the placements {list(named)}")
     rows, single = [], []
     for i, scene in enumerate(scenes):
         keys = {"case": i, "name": scene.name, "fold": int(held_out[i]), "tumor_volume": scene.tumor_volume}
@@ -228,12 +224,10 @@ def case_folds(
     """
     patients = np.arange(n_cases) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if patients.shape != (n_cases,):
-        msg = f"groups need one patient for each of the {n_cases} cases, not shape {patients.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"groups need one patient for each of the {n_cases} cases, not shape {patients.shape}")
     n_patients = len(np.unique(patients))
     if not 2 <= n_folds <= n_patients:
-        msg = f"{n_patients} patients cannot be dealt into {n_folds} folds; use from 2 to {n_patients}"
-        raise ValueError(msg)
+        raise ValueError(f"{n_patients} patients cannot be dealt into {n_folds} folds; use from 2 to {n_patients}")
     order = np.random.default_rng(seed_for(seed_from(random_state), "folds")).permutation(n_patients)
     fold = np.empty(n_patients, dtype=np.intp)
     fold[order] = np.arange(n_patients) % n_folds + 1
@@ -276,8 +270,7 @@ def cross_validate_placements(
     without = np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim))) if len(boxes) else np.empty(0, dtype=bool)
     if len(boxes) != len(scenes) or len(np.unique(held_out)) < 2:
         n_folds = len(np.unique(held_out))
-        msg = f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got {n_folds})"
-        raise ValueError(msg)
+        raise ValueError(f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got {n_folds})")
     placements = {name: np.empty((len(scenes), 9)) for name in placers}
     seconds = {name: np.empty(len(scenes)) for name in placers}
     for fold in np.unique(held_out):
@@ -315,8 +308,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     summary = tables["summary"]
     chosen = summary[summary["part"] == part]
     if not len(chosen):
-        msg = f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
-        raise ValueError(msg)
+        raise ValueError(f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}")
     # What rounding leaves of a spread or a mean of zero is not shown.
     sizes = chosen[["mean", "sd"]].abs().max(axis=1)
     shown = chosen[["mean", "sd"]].where(chosen[["mean", "sd"]].abs().gt(LEVEL * sizes.clip(lower=1), axis=0), 0.0)
@@ -563,8 +555,7 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
 def _boxes(value: Any, n: int, name: str) -> list[Voxel | None]:
     items = list(value)
     if len(items) != n:
-        msg = f"{name}: {len(items)} boxes for {n} scenes"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: {len(items)} boxes for {n} scenes")
     return [_box(item, f"{name}, case {i}") for i, item in enumerate(items)]
 
 
@@ -577,8 +568,7 @@ def _box(item: Any, where: str) -> Voxel | None:
     try:
         return Voxel.from_array(numbers)
     except ValueError as error:
-        msg = f"{where}: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _volumes(boxes: Sequence[Voxel | None]) -> NDArray[np.float64]:
@@ -588,8 +578,7 @@ def _volumes(boxes: Sequence[Voxel | None]) -> NDArray[np.float64]:
 def _expert_boxes(experts: ArrayLike, n: int) -> list[list[Voxel | None]]:
     array = np.asarray(experts, dtype=np.float64)
     if array.ndim != 3 or array.shape[0] != n or array.shape[2] != 9:
-        msg = f"experts' boxes for {n} scenes need the shape ({n}, n_experts, 9), not {array.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"experts' boxes for {n} scenes need the shape ({n}, n_experts, 9), not {array.shape}")
     return [[_box(box, f"expert {j + 1}, case {i}") for j, box in enumerate(pair)] for i, pair in enumerate(array)]
 
 
@@ -598,11 +587,9 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
         return np.zeros(n, dtype=np.intp)
     numbers = np.asarray(folds)
     if numbers.shape == (n,) and numbers.dtype.kind in "iu" and (numbers < 1).any():
-        msg = f"folds count from 1, for the first is reported apart; the smallest is {numbers.min()}"
-        raise ValueError(msg)
+        raise ValueError(f"folds count from 1, for the first is reported apart; the smallest is {numbers.min()}")
     if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
-        msg = f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of shape {numbers.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of shape {numbers.shape}")
     return numbers.astype(np.intp)
 
 
@@ -611,6 +598,5 @@ def _times(value: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
     if array.ndim == 0:
         array = np.full(n, array)
     if array.shape != (n,):
-        msg = f"{name}: {array.shape} seconds for {n} scenes"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: {array.shape} seconds for {n} scenes")
     return array

@@ -52,12 +52,10 @@ def _runs_and_claims(
 ) -> tuple[list[Run], list[Claim]]:
     unknown = sorted(set(numbers or ()) - {claim.number for claim in CLAIMS})
     if unknown:
-        msg = f"claims are numbered 1 to {len(CLAIMS)}, not {', '.join(map(str, unknown))}"
-        raise ValueError(msg)
+        raise ValueError(f"claims are numbered 1 to {len(CLAIMS)}, not {', '.join(map(str, unknown))}")
     evaluations: list[Any] = [evaluation] if hasattr(evaluation, "scores") else list(evaluation)
     if not evaluations:
-        msg = "claims_board needs at least one evaluation"
-        raise ValueError(msg)
+        raise ValueError("claims_board needs at least one evaluation")
     runs = study_runs(evaluations)
     kinds = list(dict.fromkeys(run.evidence.kind for run in runs))
     # Where one preset was simulated, both are needed; scans of patients have none.

@@ -60,12 +60,10 @@ def early(evidence: Evidence) -> list[Check]:
         for strategy in STRATEGIES:
             values = curve[strategy].dropna(axis=1, how="all")
             if "mlNN" not in values:
-                msg = f"mlNN in {strategy}"
-                raise MissingEvidence(msg)
+                raise MissingEvidence(f"mlNN in {strategy}")
             others = values.drop(columns="mlNN")
             if not others.shape[1]:
-                msg = f"other algorithms than mlNN in {strategy}"
-                raise MissingEvidence(msg)
+                raise MissingEvidence(f"other algorithms than mlNN in {strategy}")
             two, end = float(values.loc[2, "mlNN"]), float(values.loc[last, "mlNN"])
             change = two / end - 1 if end else np.nan
             middle = float(others.loc[2].median())
@@ -84,13 +82,11 @@ def mainly_dv(*without: str) -> Rule:
     def checks(evidence: Evidence) -> list[Check]:
         _require_strategies(evidence)
         if "Dv" not in evidence.metrics or len(evidence.metrics) < 2:
-            msg = "metric Dv beside another"
-            raise MissingEvidence(msg)
+            raise MissingEvidence("metric Dv beside another")
         curve = _curve(evidence, "dispersion", "strategy", "metric", without=without, sizes=(5,))
         curve = curve[curve.index >= 5]
         if len(curve) < 3:
-            msg = f"three training sizes from 5 on (there are {len(curve)})"
-            raise MissingEvidence(msg)
+            raise MissingEvidence(f"three training sizes from 5 on (there are {len(curve)})")
         result = []
         for strategy in STRATEGIES:
             variance = curve[strategy].var()
@@ -116,8 +112,7 @@ def _curve(
     if absent or len(common) < 2 or max(common) < LONG_CURVE:
         needed = ", ".join(map(str, absent)) or f"{LONG_CURVE} or more"
         have = ", ".join(map(str, common))
-        msg = f"a learning curve with {needed} training patients (sizes: {have})"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"a learning curve with {needed} training patients (sizes: {have})")
     key = column, by, tuple(without)
     if key not in evidence.curves:
         table = drop_metrics(evidence.curve, without)
@@ -129,5 +124,4 @@ def _curve(
 def _require_strategies(evidence: Evidence) -> None:
     absent = [strategy for strategy in STRATEGIES if not evidence.algorithms(strategy)]
     if absent:
-        msg = f"scores of {' and '.join(absent)}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"scores of {' and '.join(absent)}")

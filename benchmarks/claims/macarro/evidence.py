@@ -114,8 +114,7 @@ class Evidence:
             if metric:
                 table = table[table["metric"] == metric]
             if not len(table):
-                msg = f"metric {metric}"
-                raise MissingEvidence(msg)
+                raise MissingEvidence(f"metric {metric}")
             self._means[key] = mean_over_patients(table, column, *by)
         return self._means[key]
 
@@ -149,8 +148,7 @@ class Evidence:
         """Names of the first and the second cohort."""
         if len(self.cohorts) != 2:
             count = "is one" if len(self.cohorts) == 1 else f"are {len(self.cohorts)}"
-            msg = f"two cohorts (there {count})"
-            raise MissingEvidence(msg)
+            raise MissingEvidence(f"two cohorts (there {count})")
         return self.cohorts[0], self.cohorts[1]
 
     @cached_property
@@ -203,8 +201,7 @@ def drop_metrics(table: pd.DataFrame, without: Sequence[str]) -> pd.DataFrame:
     """Leave metrics out; an empty table is missing evidence."""
     kept = table[~table["metric"].isin(without)] if without else table
     if not len(kept):
-        msg = f"a metric other than {', '.join(without)}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"a metric other than {', '.join(without)}")
     return kept
 
 
@@ -220,8 +217,7 @@ def study_runs(evaluations: Sequence[Evaluation]) -> list[Run]:
             parts = by_run.setdefault(key, {})
             parts.setdefault(score_mask, []).append((evaluation, cohorts))
     if not by_run:
-        msg = "no evaluation has scores of an algorithm trained within its cohort"
-        raise ValueError(msg)
+        raise ValueError("no evaluation has scores of an algorithm trained within its cohort")
     runs = []
     for (kind, train_mask, name), parts in by_run.items():
         regions = {region: _evidence(kind, region, part) for region, part in parts.items()}

@@ -36,14 +36,12 @@ def _signals_of(evidence: Evidence, region: str) -> pd.DataFrame:
     """Give scores of signals that s2s predicted, contrast by contrast."""
     if region != evidence.region:
         if region not in evidence.elsewhere:
-            msg = f"scores of the {region} (score_mask)"
-            raise MissingEvidence(msg)
+            raise MissingEvidence(f"scores of the {region} (score_mask)")
         evidence = evidence.elsewhere[region]
     table = evidence.unseen
     table = table[table["strategy"] == "s2s"] if len(table) else table
     if not len(table):
-        msg = "signals predicted by s2s"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("signals predicted by s2s")
     return table[table["contrast"] != POOLED]
 
 
@@ -68,8 +66,7 @@ def signal_correlation(region: str = "") -> Rule:
         table = _signals_of(evidence, region or evidence.region)
         cohorts = evidence.two_cohorts()
         if "pearson" not in table or not np.isfinite(table["pearson"]).any():
-            msg = "pearson of signals"
-            raise MissingEvidence(msg)
+            raise MissingEvidence("pearson of signals")
         by_contrast = _median_correlation(table, "cohort", "contrast")
         signal = by_contrast.groupby("cohort", observed=True).mean()
         by_metric = _median_correlation(evidence.scores, "cohort", "strategy", "metric")
@@ -122,8 +119,7 @@ def metrics_vary_more(*without: str) -> Rule:
         table = drop_metrics(evidence.paired, without)
         _require_three_algorithms(table)
         if table["metric"].nunique() < 2:
-            msg = "two metrics"
-            raise MissingEvidence(msg)
+            raise MissingEvidence("two metrics")
         result = []
         for (label, column), cohort in itertools.product(INDICES.items(), evidence.cohorts):
             # Without any difference between algorithms the ratio has no bound.
@@ -155,8 +151,7 @@ def first_better(*without: str) -> Rule:
         for (label, column), strategy in itertools.product(INDICES.items(), STRATEGIES):
             means = evidence.means(column, "strategy", "cohort", paired=False, without=without)
             if (strategy, first) not in means.index or (strategy, second) not in means.index:
-                msg = f"scores of {strategy} in both cohorts"
-                raise MissingEvidence(msg)
+                raise MissingEvidence(f"scores of {strategy} in both cohorts")
             value, limit = float(means[strategy, first]), float(means[strategy, second])
             result.append(Check(f"{label} of {first}", value, "<", limit, strategy, second))
         return result
@@ -219,8 +214,7 @@ def varies_less(*without: str) -> Rule:
 def _require_three_algorithms(table: pd.DataFrame) -> None:
     n = table.groupby("strategy", observed=True)["algorithm"].nunique().min()
     if not n >= 3:
-        msg = f"three algorithms (there {'is one' if n == 1 else f'are {n}'})"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"three algorithms (there {'is one' if n == 1 else f'are {n}'})")
 
 
 def _both_strategies(means: pd.Series, cohort: str) -> tuple[float, float]:

@@ -100,8 +100,7 @@ def margin_table(runs: Mapping[str, Tables]) -> pd.DataFrame:
             dice = value_or_nan(tables, method, "dice_opened", HEALTHY_RATE)
             rows.append((method, auc, auc - aucs[REFERENCE], dice, dice - dice_of_reference))
     if not rows:
-        msg = f"no run has a row {REFERENCE!r}; the methods are {list(methods)}"
-        raise ValueError(msg)
+        raise ValueError(f"no run has a row {REFERENCE!r}; the methods are {list(methods)}")
     columns = ["method", "auc", "margin", "dice_opened", "dice_margin"]
     grouped = pd.DataFrame(rows, columns=columns).groupby("method", sort=False)
     table = grouped.mean()
@@ -124,8 +123,7 @@ def difference_interval(runs: Mapping[str, Tables], first: str, second: str) -> 
         if np.isfinite(difference):
             differences.append(difference)
     if not differences:
-        msg = f"no run has the AUC of both {first!r} and {second!r}"
-        raise ValueError(msg)
+        raise ValueError(f"no run has the AUC of both {first!r} and {second!r}")
     n, mean, half = len(differences), float(np.mean(differences)), float("nan")
     if n > 1:
         half = float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))

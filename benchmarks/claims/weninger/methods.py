@@ -131,8 +131,7 @@ def value_of(
     if not len(rows_of(tables, method, rule, part)):
         under = "" if rule is None else f" under {rule}"
         where = "" if part == "all" else f" ({part})"
-        msg = f"{measure} of {method}{under}{where}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"{measure} of {method}{under}{where}")
     return value_or_nan(tables, method, measure, rule, part)
 
 
@@ -164,6 +163,5 @@ def chosen_autoencoder(tables: Tables) -> str:
     """Name the autoencoder with a sigmoid and the largest latent vector, which stands for all."""
     aucs = latents_of(tables, "sigmoid")
     if not aucs:
-        msg = "an autoencoder with a sigmoid"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("an autoencoder with a sigmoid")
     return method_name("DAE", latent=max(aucs))

@@ -51,8 +51,7 @@ def _networks(tables: Tables) -> dict[str, float]:
     """Give the AUC of every network."""
     aucs, names = aucs_of(tables), networks_of(tables)
     if not names:
-        msg = "a network"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("a network")
     return {name: aucs[name] for name in names}
 
 
@@ -61,8 +60,7 @@ def _both_outputs(tables: Tables) -> list[tuple[int, float, float]]:
     sigmoid, linear = latents_of(tables, "sigmoid"), latents_of(tables, "linear")
     sizes = sorted(sigmoid.keys() & linear.keys())
     if not sizes:
-        msg = "autoencoders with both outputs and one latent size"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("autoencoders with both outputs and one latent size")
     return [(size, sigmoid[size], linear[size]) for size in sizes]
 
 
@@ -83,8 +81,7 @@ def _sigmoid_at_each(tables: Tables) -> list[Check]:
 def _spread_of_latents(tables: Tables) -> float:
     aucs = list(latents_of(tables, "sigmoid").values())
     if len(aucs) < 2:
-        msg = "autoencoders of two latent sizes"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("autoencoders of two latent sizes")
     return float(np.ptp(aucs))
 
 
@@ -105,8 +102,7 @@ def _half_over_full(tables: Tables) -> list[Check]:
     aucs = aucs_of(tables)
     for name in (_MIX, _MIX_FULL):
         if name not in aucs:
-            msg = f"AUC of {name}"
-            raise MissingEvidence(msg)
+            raise MissingEvidence(f"AUC of {name}")
     result = []
     for half in networks_of(tables):
         full = half.removesuffix("half") + "full"
@@ -120,8 +116,7 @@ def _mix_is_best(tables: Tables) -> list[Check]:
     mix, aucs = _auc(tables, _MIX), aucs_of(tables)
     others = [name for name in networks_of(tables) if name.endswith(" half") and name != _MIX]
     if not others:
-        msg = "RecDiscNet with noise of one kind, half"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("RecDiscNet with noise of one kind, half")
     # A margin, so that every other noise is a quantity of its own.
     return [
         Check(f"AUC, mix − {name.removeprefix('RecDiscNet ')}", mix - aucs[name], ">", 0)
@@ -183,8 +178,7 @@ def _grows_there(method: str) -> _Rule:
         rows = rows[rows["grade"].isin(["III", "IV"])]
         n = float(rows["n_mismatch"].sum())
         if not n:
-            msg = f"mismatches of {method} in high grades under {HEALTHY_RATE}"
-            raise MissingEvidence(msg)
+            raise MissingEvidence(f"mismatches of {method} in high grades under {HEALTHY_RATE}")
         share = float(rows["n_colocated"].sum()) / n
         chance = float(rows["expected"].sum()) / n
         return [
@@ -200,8 +194,7 @@ def _share_of_lesion(tables: Tables, method: str, stratum: str) -> float:
     rows = table[(table["method"] == method) & (table["rule"] == _OTSU)]
     shares = rows.loc[rows["stratum"] == stratum, "sensitivity_opened"]
     if not len(shares) or np.isnan(shares.iloc[0]):
-        msg = f"sensitivity_opened of {method}, {stratum}"
-        raise MissingEvidence(msg)
+        raise MissingEvidence(f"sensitivity_opened of {method}, {stratum}")
     return float(shares.iloc[0])
 
 
@@ -229,8 +222,7 @@ def _all_classical(tables: Tables) -> list[Check]:
     aucs, networks = aucs_of(tables), _networks(tables)
     names = [name for name in CLASSICAL if name in aucs]
     if not names:
-        msg = "classical detectors"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("classical detectors")
     best = max(networks, key=networks.__getitem__)
     against = f"best network, {best}"
     return [Check(f"AUC, {name}", aucs[name], ">", aucs[best], against=against) for name in names]
@@ -289,8 +281,7 @@ def _rate_is_kept(tables: Tables) -> list[Check]:
             rates.append(value_of(tables, name, "false_positive_rate", HEALTHY_RATE))
     rates = [rate for rate in rates if not np.isnan(rate)]
     if not rates:
-        msg = "false positives on healthy scans"
-        raise MissingEvidence(msg)
+        raise MissingEvidence("false positives on healthy scans")
     return [
         Check("false positives, method with fewest", min(rates), ">=", _LOW_RATE),
         Check("false positives, method with most", max(rates), "<=", _HIGH_RATE),

@@ -193,8 +193,7 @@ class _Writer:
             case ast.AugAssign(target=target, op=operator, value=value):
                 self.assign(ast.Assign([target], _joined(target, operator, value)))
             case _:
-                msg = f"not an assignment: {ast.unparse(statement)}"
-                raise ValueError(msg)
+                raise ValueError(f"not an assignment: {ast.unparse(statement)}")
 
     def value(self, node: ast.expr) -> ir.Value:
         build = self.builder
@@ -233,8 +232,7 @@ class _Writer:
             case ast.Subscript():
                 return build.load(self._pointer(node), align=8)
             case _:
-                msg = f"not lane arithmetic: {ast.unparse(node)}"
-                raise ValueError(msg)
+                raise ValueError(f"not lane arithmetic: {ast.unparse(node)}")
 
     def _constant(self, number: float) -> ir.Value:
         return ir.Constant(self.vector, [float(number)] * self.width)
@@ -267,8 +265,7 @@ class _Writer:
                 return build.and_(left, right)
             case ast.BitOr():
                 return build.or_(left, right)
-        msg = f"no such operator on lanes: {type(operator).__name__}"
-        raise ValueError(msg)
+        raise ValueError(f"no such operator on lanes: {type(operator).__name__}")
 
     def _pointer(self, node: ast.Subscript) -> ir.Value:
         match node:
@@ -287,8 +284,7 @@ class _Writer:
                 ),
             ):
                 return self._pointer_at("t", offset, row)
-        msg = f"no such place: {ast.unparse(node)}"
-        raise ValueError(msg)
+        raise ValueError(f"no such place: {ast.unparse(node)}")
 
     def _pointer_at(self, array: str, offset: int, row: int | None) -> ir.Value:
         index = self.builder.add(self.lane, _LONG(offset))

@@ -66,8 +66,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     """
     evaluations = [evaluation] if isinstance(evaluation, Evaluation) else list(evaluation)
     if not evaluations or not all(len(one.scores) for one in evaluations):
-        msg = "the comparison has no score to report; compare at least one estimator"
-        raise ValueError(msg)
+        raise ValueError("the comparison has no score to report; compare at least one estimator")
     folder = Path(folder)
     board = Board.of(evaluations[0])
     gallery = Gallery()
