@@ -10,23 +10,7 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """
-    Make the `__getattr__` and `__dir__` of a package (PEP 562).
-
-    Parameters
-    ----------
-    package : str
-        Name of the package.
-    modules : mapping of str to str
-        By public name, the module of this package that defines it.
-
-    Returns
-    -------
-    getter : callable
-        Loads a public name and keeps it in the package.
-    lister : callable
-        Lists the public names, loaded or not, beside what else the package holds.
-    """
+    """Make the `__getattr__` and `__dir__` of a package (PEP 562)."""
 
     def getter(name: str) -> object:
         if name not in modules:

@@ -21,24 +21,7 @@ EXTRAS = {
 
 
 def import_optional(module: str) -> ModuleType:
-    """
-    Import a module of an optional library, or say how to install the library.
-
-    Parameters
-    ----------
-    module : str
-        Dotted name, for example ``"matplotlib.pyplot"``.
-
-    Returns
-    -------
-    module
-        The imported module itself, not its top-level package.
-
-    Raises
-    ------
-    ImportError
-        If the library is not installed; the message names the command that installs it.
-    """
+    """Import a module of an optional library, or say how to install the library."""
     library = module.partition(".")[0]
     try:
         return import_module(module)

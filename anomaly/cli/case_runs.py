@@ -50,32 +50,8 @@ def detect_series(
     **options: Any,
 ) -> list[dict[str, Any]]:
     """
-    Find anomalies in scans, each into a folder of its own; those that an earlier run has finished are not done again.
-
-    Parameters
-    ----------
-    detector : SeriesDetector
-        Fitted.
-    series : sequence of SeriesFiles
-        Scans of different names.
-    out : Path
-        Folder.
-    figure : bool
-        Whether pictures are wanted; without matplotlib there are none.
-    overwrite : bool
-        Whether finished ones are done again.
-    **options
-        As for `SeriesDetector.detect`.
-
-    Returns
-    -------
-    list of dict
-        What ``detection.json`` holds, for each scan.
-
-    Raises
-    ------
-    ValueError
-        If two scans would have one folder, or as `SeriesDetector.detect`; the message names the scan.
+    Find anomalies in scans, each into a folder of its own; those that an earlier run has finished
+    are not done again.
     """
     stems = file_stems((one.patient or one.label, one.label) for one in series)
     figure = figure and find_spec("matplotlib") is not None
@@ -102,18 +78,7 @@ def detect_series(
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:
-    """
-    Write the tables of all scans, and the page with their pictures.
-
-    Parameters
-    ----------
-    out : Path
-        Folder; each scan has one of its own in it.
-    contents : sequence of dict
-        What `detect_series` gave.
-    figure : bool
-        Whether the page is wanted; without matplotlib and Jinja2 there is none.
-    """
+    """Write the tables of all scans, and the page with their pictures."""
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
@@ -160,24 +125,7 @@ def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, lis
     """
     Read what a run has written about scans.
 
-    Parameters
-    ----------
-    table : Path
-        ``detections.tsv``.
-    scans : sequence of PreparedScan
-        The scans, by name, on the grid of their files in RAS order.
-
-    Returns
-    -------
-    dict of str to list of ndarray of shape (x, y, z)
-        For each scan ``"map"`` and ``"binary"`` (bool).
-
-    Raises
-    ------
-    ValueError
-        If a scan is missing or lies on another grid.
-    FileNotFoundError
-        If a file is missing.
+    Shapes: returns (x, y, z).
     """
     import nibabel as nib
 
@@ -208,30 +156,7 @@ def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, lis
 def prepared_cases(
     series: Sequence[SeriesFiles], *, tissue: bool, mask: bool, b: float | None = None
 ) -> list[PreparedScan]:
-    """
-    Prepare scans on the grid of their files, in RAS order, for the evaluation of maps.
-
-    Parameters
-    ----------
-    series : sequence of SeriesFiles
-        The scans.
-    tissue : bool
-        Whether tissues are estimated where there is no map of them.
-    mask : bool
-        Whether the brain is looked for where there is no mask of it; all voxels with signal are taken otherwise.
-    b : float, optional
-        Shell to take, in s/mm², if there are several.
-
-    Returns
-    -------
-    list of PreparedScan
-        In their order.
-
-    Raises
-    ------
-    ValueError
-        As `prepare_scan`; the message names the scan.
-    """
+    """Prepare scans on the grid of their files, in RAS order, for the evaluation of maps."""
     scans = []
     for one in progress(series, len(series), "reading"):
         try:

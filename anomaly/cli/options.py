@@ -65,28 +65,7 @@ DeviceOption: TypeAlias = Annotated[
 
 
 def make_detector(name: str, parameters: Mapping[str, Any], *, published: bool = False) -> AnomalyDetector:
-    """
-    Make a detector by its name.
-
-    Parameters
-    ----------
-    name : str
-        One of `DETECTORS`.
-    parameters : mapping
-        Of its constructor, in place of its own defaults.
-    published : bool, default=False
-        Whether to begin with the sizes of the publication.
-
-    Returns
-    -------
-    AnomalyDetector
-        Unfitted.
-
-    Raises
-    ------
-    ValueError
-        If there is no such detector or parameter, or nothing was published of it.
-    """
+    """Make a detector by its name."""
     if name not in DETECTORS:
         raise ValueError(f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}")
     module, title = DETECTORS[name]
@@ -100,24 +79,7 @@ def make_detector(name: str, parameters: Mapping[str, Any], *, published: bool =
 
 
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
-    """
-    Read parameters of a detector.
-
-    Parameters
-    ----------
-    settings : sequence of str
-        Such as ``latent_dim=64`` or ``side=low``; values are numbers, true, false, null, lists or words.
-
-    Returns
-    -------
-    dict
-        Values by name; lists as tuples.
-
-    Raises
-    ------
-    ValueError
-        If one is no pair, or a name stands there twice.
-    """
+    """Read parameters of a detector."""
     found: dict[str, Any] = {}
     for setting in settings:
         name, sign, text = setting.partition("=")
@@ -141,28 +103,7 @@ def series_of(
     mask: Path | None = None,
     tissue: Path | None = None,
 ) -> list[SeriesFiles]:
-    """
-    Find the series that a user names: those of a table, or one with what options say.
-
-    Parameters
-    ----------
-    scans : Path
-        A table or an image.
-    bval, bvec, mask, tissue : Path, optional
-        Files of a single image.
-
-    Returns
-    -------
-    list of SeriesFiles
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        If options contradict the table.
-    FileNotFoundError
-        If a file is missing.
-    """
+    """Find the series that a user names: those of a table, or one with what options say."""
     from anomaly.scans.series import SeriesFiles, read_series
 
     given = {"bval": bval, "bvec": bvec, "brain": mask, "tissue": tissue}

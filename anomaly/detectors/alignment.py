@@ -32,19 +32,7 @@ def guide_images(
     """
     Make the images by which a scan is aligned: mean signal, spread over directions, and the brain.
 
-    Parameters
-    ----------
-    mean, spread : ndarray of shape (x, y, z)
-        Of the signal over directions.
-    inside : ndarray of shape (x, y, z)
-        The brain, or the share of scans whose brain a voxel belongs to.
-    scales : sequence of 2 floats
-        What the first two are divided by.
-
-    Returns
-    -------
-    ndarray of shape (3, x, y, z)
-        Smoothed; 0 outside the brain.
+    Shapes: `mean`, `spread` (x, y, z), `inside` (x, y, z); returns (3, x, y, z).
     """
     weight = np.asarray(inside, dtype=np.float32)
     images = [mean * weight / scales[0], spread * weight / scales[1], _OUTLINE * weight]
@@ -61,26 +49,13 @@ def align(
     """
     Find where each voxel of a scan lies in the mean of healthy scans.
 
-    A map of shift and size, then an affine map, are found by Gauss–Newton steps on the differences of the images, in
-    which large differences count less; then displacements follow the differences (the demons of Thirion), smoothed
-    after every step, so that they follow anatomy that is wider than the smoothing and not a lesion. This takes about a
-    second for 40 × 48 × 32 voxels; packages for registration take many times that, and need more than scipy.
+    A map of shift and size, then an affine map, are found by Gauss–Newton steps on the differences
+    of the images, in which large differences count less; then displacements follow the differences
+    (the demons of Thirion), smoothed after every step, so that they follow anatomy that is wider
+    than the smoothing and not a lesion. This takes about a second for 40 × 48 × 32 voxels;
+    packages for registration take many times that, and need more than scipy.
 
-    Parameters
-    ----------
-    images : ndarray of shape (3, x, y, z)
-        Of the scan, as `guide_images` gives them.
-    mask : ndarray of shape (x, y, z)
-        The brain of the scan.
-    guide : ndarray of shape (3, x, y, z)
-        Of the healthy mean.
-    smoothness : float, optional
-        Standard deviation in voxels of the Gaussian that smooths displacements; None for an affine map alone.
-
-    Returns
-    -------
-    ndarray of shape (3, x, y, z)
-        Positions in the guide, in voxels, for each voxel of the scan.
+    Shapes: `images` (3, x, y, z), `mask` (x, y, z), `guide` (3, x, y, z); returns (3, x, y, z).
 
     References
     ----------
@@ -169,34 +144,17 @@ def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
     """
     Interpolate a volume between its voxels, linearly; beyond its border it goes on as there.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (x, y, z)
-        Values.
-    positions : ndarray of shape (3, ...)
-        In voxels.
-
-    Returns
-    -------
-    ndarray of shape (...)
-        The values there.
+    Shapes: `volume` (x, y, z), `positions` (3, ...); returns (...).
     """
     return np.asarray(ndimage.map_coordinates(volume, positions, order=1, mode="nearest", output=np.float32))
 
 
 def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
     """
-    Turn a map from a scan to the guide into the one from the guide to the scan, by a fixed-point iteration.
+    Turn a map from a scan to the guide into the one from the guide to the scan, by a fixed-point
+    iteration.
 
-    Parameters
-    ----------
-    positions : ndarray of shape (3, x, y, z)
-        As `align` gives them.
-
-    Returns
-    -------
-    ndarray of shape (3, x, y, z)
-        Positions in the scan for each voxel of the guide.
+    Shapes: `positions` (3, x, y, z); returns (3, x, y, z).
     """
     grid = np.indices(positions.shape[1:], dtype=np.float32)
     moved = positions - grid

@@ -90,15 +90,7 @@ class Scans:
         """
         Give a scan.
 
-        Parameters
-        ----------
-        i : int
-            Its number.
-
-        Returns
-        -------
-        ndarray of shape (x, y, z, channels)
-            In single precision; not to be written to.
+        Shapes: returns (x, y, z, channels).
         """
         return np.asarray(self._scans[int(self._numbers[i])], dtype=np.float32)
 
@@ -106,15 +98,7 @@ class Scans:
         """
         Give the mask of a scan.
 
-        Parameters
-        ----------
-        i : int
-            Its number.
-
-        Returns
-        -------
-        ndarray of shape (x, y, z)
-            The brain.
+        Shapes: returns (x, y, z).
         """
         number = int(self._numbers[i])
         if self._masks is None:
@@ -122,19 +106,7 @@ class Scans:
         return np.asarray(self._masks[number]).astype(bool)
 
     def take(self, numbers: Any) -> Scans:
-        """
-        Choose scans.
-
-        Parameters
-        ----------
-        numbers : array_like of int
-            Which, in the order of their numbers.
-
-        Returns
-        -------
-        Scans
-            These, with their masks and covariates.
-        """
+        """Choose scans."""
         some = object.__new__(Scans)
         some.__dict__.update(self.__dict__)
         some._numbers = self._numbers[np.asarray(numbers, dtype=int)]
@@ -389,20 +361,10 @@ def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[
     """
     Divide a map by its own quantile of 0.999 and cut it off at 1.
 
-    Only so has a fixed threshold, such as the published 0.3, a meaning; and only so a healthy scan always has voxels
-    of the highest score.
+    Only so has a fixed threshold, such as the published 0.3, a meaning; and only so a healthy scan
+    always has voxels of the highest score.
 
-    Parameters
-    ----------
-    map : ndarray of shape (x, y, z)
-        Scores.
-    mask : ndarray of shape (x, y, z)
-        Voxels that count.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        From 0 to 1 where scores are not negative; 0 outside the mask.
+    Shapes: `map` (x, y, z), `mask` (x, y, z); returns (x, y, z).
     """
     top = float(np.quantile(map[mask], _IMAGE_QUANTILE)) if mask.any() else 0.0
     scaled = np.where(mask, map, 0).astype(np.float32)

@@ -31,26 +31,7 @@ class Design:
 
     @classmethod
     def learn(cls, covariates: Any, n_scans: int) -> Design:
-        """
-        Find the columns of covariates.
-
-        Parameters
-        ----------
-        covariates : mapping or DataFrame with n_scans values for each name, or None
-            None gives the column of ones alone.
-        n_scans : int
-            Number of scans.
-
-        Returns
-        -------
-        Design
-            The columns. A covariate that is the same for all scans has none.
-
-        Raises
-        ------
-        ValueError
-            If there are more or fewer values than scans, or values are missing.
-        """
+        """Find the columns of covariates."""
         columns: list[dict[str, Any]] = []
         for name, values in _listed(covariates, n_scans).items():
             if values.dtype.kind in "fiu":
@@ -72,22 +53,7 @@ class Design:
         """
         Give the columns for scans.
 
-        Parameters
-        ----------
-        covariates : mapping or DataFrame with n_scans values for each name, or None
-            As those that were learned from.
-        n_scans : int
-            Number of scans.
-
-        Returns
-        -------
-        ndarray of shape (n_scans, n_columns)
-            The columns.
-
-        Raises
-        ------
-        ValueError
-            If a covariate is missing, or has a level that no healthy subject had.
+        Shapes: returns (n_scans, n_columns).
         """
         given = _listed(covariates, n_scans)
         names = [column["name"] for column in self.columns]
@@ -112,24 +78,7 @@ class Design:
 
     @classmethod
     def from_json(cls, columns: Any) -> Design:
-        """
-        Make a design from what a model file holds.
-
-        Parameters
-        ----------
-        columns : list of dict
-            The columns of a design.
-
-        Returns
-        -------
-        Design
-            The design.
-
-        Raises
-        ------
-        RefusedError
-            If these are no columns.
-        """
+        """Make a design from what a model file holds."""
         if not isinstance(columns, list):
             raise RefusedError(f"its covariates are {columns!r}")
         for column in columns:

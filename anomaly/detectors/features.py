@@ -21,15 +21,7 @@ def mean_signal(signal: NDArray[np.floating]) -> NDArray[np.float32]:
     """
     Average the signal over directions.
 
-    Parameters
-    ----------
-    signal : ndarray of shape (x, y, z, channels)
-        Signals divided by that at b = 0.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Summed in single precision by pairs, slice by slice.
+    Shapes: `signal` (x, y, z, channels); returns (x, y, z).
     """
     return np.stack([part.mean(axis=-1, dtype=np.float32) for part in signal])
 
@@ -38,15 +30,7 @@ def signal_spread(signal: NDArray[np.floating]) -> NDArray[np.float32]:
     """
     Give the standard deviation of the signal over directions, which grows with anisotropy.
 
-    Parameters
-    ----------
-    signal : ndarray of shape (x, y, z, channels)
-        Signals divided by that at b = 0.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        0 where there is one direction only.
+    Shapes: `signal` (x, y, z, channels); returns (x, y, z).
     """
     return np.stack([part.std(axis=-1, dtype=np.float32) for part in signal])
 
@@ -57,19 +41,7 @@ def masked_smoothing(
     """
     Smooth inside a mask with a Gaussian, without what is outside flowing in.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (x, y, z)
-        Values; those outside the mask are not looked at.
-    mask : ndarray of shape (x, y, z)
-        What counts.
-    sd : float or sequence of 3 floats
-        Standard deviation in voxels; 0 changes nothing.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        The mean of the values inside, weighted by the Gaussian; 0 outside the mask.
+    Shapes: `volume` (x, y, z), `mask` (x, y, z); returns (x, y, z).
     """
     from scipy import ndimage
 
@@ -85,26 +57,7 @@ def voxel_features(signal: NDArray[np.floating], mask: NDArray[np.bool_], names:
     """
     Give features that do not depend on which direction is which.
 
-    Parameters
-    ----------
-    signal : ndarray of shape (x, y, z, channels)
-        Signals divided by that at b = 0.
-    mask : ndarray of shape (x, y, z)
-        The brain.
-    names : sequence of str
-        Of `FEATURES`: the mean over directions, its standard deviation, both averaged over a neighborhood (Gaussian,
-        standard deviation 1.5 voxels), the length of the gradient of the mean per voxel, and the distance to the edge
-        of the mask in voxels.
-
-    Returns
-    -------
-    ndarray of shape (n_features, x, y, z)
-        0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown.
+    Shapes: `signal` (x, y, z, channels), `mask` (x, y, z); returns (n_features, x, y, z).
     """
     from scipy import ndimage
 

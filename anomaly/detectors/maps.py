@@ -101,22 +101,7 @@ def checked_volumes(maps: Volumes, what: str) -> list[NDArray[Any]]:
     """
     Check maps.
 
-    Parameters
-    ----------
-    maps : array_like of shape (n, x, y, z), or sequence of array_like of shape (x, y, z)
-        Scores.
-    what : str
-        What to call them.
-
-    Returns
-    -------
-    list of ndarray of shape (x, y, z)
-        Of floating point.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one is no volume or has values that are not finite.
+    Shapes: `maps` (n, x, y, z); returns (x, y, z).
     """
     volumes = [np.asarray(one) for one in listed(maps, f"{what}s")]
     for i, volume in enumerate(volumes):
@@ -132,22 +117,7 @@ def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[ND
     """
     Check masks of maps.
 
-    Parameters
-    ----------
-    masks : as maps, or None
-        Voxels that count; None stands for all.
-    volumes : list of ndarray of shape (x, y, z)
-        What `checked_volumes` gave.
-
-    Returns
-    -------
-    list of ndarray of bool, shape (x, y, z)
-        None of them empty.
-
-    Raises
-    ------
-    ValueError
-        If numbers or shapes differ, values are not 0 and 1, or a mask is empty.
+    Shapes: `volumes` (x, y, z); returns (x, y, z).
     """
     if masks is None:
         return [np.ones(volume.shape, dtype=bool) for volume in volumes]
@@ -162,24 +132,7 @@ def checked_binary(values: Volumes, volumes: list[NDArray[Any]], what: str) -> l
     """
     Check arrays of 0 and 1, one for each map.
 
-    Parameters
-    ----------
-    values : as maps
-        The arrays.
-    volumes : list of ndarray of shape (x, y, z)
-        What `checked_volumes` gave.
-    what : str
-        What to call them.
-
-    Returns
-    -------
-    list of ndarray of bool, shape (x, y, z)
-        The same.
-
-    Raises
-    ------
-    ValueError
-        If numbers or shapes differ, or values are not 0 and 1.
+    Shapes: `volumes` (x, y, z); returns (x, y, z).
     """
     found = [np.asarray(one) for one in listed(values, f"{what}s")]
     if len(found) != len(volumes):

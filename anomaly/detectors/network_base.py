@@ -288,20 +288,7 @@ def residual_map(
     """
     Give how far a scan is from its reconstruction, voxel by voxel.
 
-    Parameters
-    ----------
-    scan, reconstruction : ndarray of shape (channels, x, y, z)
-        Signals divided by that at b = 0.
-    residual : {"mean", "mean-of-abs"}, default="mean"
-        Whether residuals are averaged over the channels before the absolute value is taken, so that noise cancels, or
-        after it.
-    scale : {None, "image"}, default=None
-        With ``"image"`` the reconstruction is divided by its largest value first, as in the published code.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        In the units of the scan.
+    Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
     if scale == "image":
         top = float(reconstruction.max())

@@ -16,24 +16,7 @@ _KEYS = {"rule", "parameters", "fitted"}
 
 
 def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
-    """
-    Give a threshold rule as JSON.
-
-    Parameters
-    ----------
-    rule : ThresholdRule or None
-        Fitted or not.
-
-    Returns
-    -------
-    dict or None
-        Its class, its parameters, and what is fitted.
-
-    Raises
-    ------
-    TypeError
-        If it is not a rule of `anomaly.detectors.thresholds`.
-    """
+    """Give a threshold rule as JSON."""
     if rule is None:
         return None
     name = type(rule).__name__
@@ -50,24 +33,7 @@ def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
 
 
 def decoded_rule(content: Any) -> ThresholdRule | None:
-    """
-    Make a threshold rule from what `encoded_rule` has given.
-
-    Parameters
-    ----------
-    content : dict or None
-        From a file.
-
-    Returns
-    -------
-    ThresholdRule or None
-        With its parameters and what was fitted.
-
-    Raises
-    ------
-    RefusedError
-        If it names no rule, or has a parameter or a fitted attribute that the rule does not have.
-    """
+    """Make a threshold rule from what `encoded_rule` has given."""
     if content is None:
         return None
     refuse_keys(content, _KEYS, "key of a threshold", complete=True)

@@ -413,20 +413,6 @@ RULES: dict[str, ThresholdRule] = {
 def rate_limits(healthy: Sequence[NDArray[Any]], rates: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
     Find the lowest scores with no more than a share of the voxels of healthy scans above them.
-
-    Parameters
-    ----------
-    healthy : sequence of ndarray of shape (n_voxels,)
-        Scores of each scan.
-    rates : array_like of shape (n,)
-        Shares, as a mean over scans.
-
-    Returns
-    -------
-    limits : ndarray of shape (n,)
-        Scores of healthy voxels.
-    realized : ndarray of shape (n,)
-        The shares above them: smaller than what is asked for where scores are tied.
     """
     values = np.concatenate(healthy)
     if values.dtype.kind in "ub":

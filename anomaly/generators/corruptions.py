@@ -50,22 +50,7 @@ class TissueMoments:
         """
         Measure them in volumes, which may come one at a time.
 
-        Parameters
-        ----------
-        volumes : iterable of array_like of shape (x, y, z, channels)
-            Healthy scans.
-        masks : iterable of array_like of shape (x, y, z), optional
-            The brain of each; by default the voxels in which a channel is not zero.
-
-        Returns
-        -------
-        TissueMoments
-            Every voxel counts alike.
-
-        Raises
-        ------
-        ValueError
-            If there is no voxel.
+        Shapes: `volumes` (x, y, z, channels), `masks` (x, y, z).
         """
         count, total, squares = 0, 0.0, 0.0
         given = iter(masks) if masks is not None else None
@@ -170,25 +155,7 @@ def corrupt_in_place(
     """
     Put ellipsoids into a volume itself; what `corrupt` does once everything is checked.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (x, y, z, channels)
-        It is changed; channels may lie anywhere in memory.
-    inside : ndarray of bool, of shape (x, y, z)
-        The brain.
-    rng : Generator
-        What is drawn from.
-    moments : TissueMoments
-        Of tissue.
-    noise, mean : str
-        As of `corrupt`.
-    counts, radii : sequence of float
-        As of `corrupt`.
-
-    Returns
-    -------
-    ndarray of bool, of shape (x, y, z)
-        Where the anomalies are.
+    Shapes: `volume` (x, y, z, channels), `inside` (x, y, z); returns (x, y, z).
     """
     anomaly = np.zeros(inside.shape, dtype=bool)
     brain = np.flatnonzero(inside)
@@ -208,21 +175,7 @@ def corrupt_in_place(
 
 
 def check_corruption(noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = RADII) -> None:
-    """
-    Refuse what `corrupt` cannot do.
-
-    Parameters
-    ----------
-    noise, mean : str
-        As of `corrupt`.
-    counts, radii : sequence of float
-        As of `corrupt`.
-
-    Raises
-    ------
-    ValueError
-        If one of them is not possible.
-    """
+    """Refuse what `corrupt` cannot do."""
     for name, value, known in (("noise", noise, NOISE_NAMES), ("mean", mean, tuple(MEANS))):
         check_word(name, value, known)
     shares = _numbers("counts", counts)

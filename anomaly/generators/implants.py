@@ -47,20 +47,7 @@ class Look:
 
 
 def noise_floor(look: Look) -> float:
-    """
-    Estimate the spread over directions that noise alone gives to tissue.
-
-    Parameters
-    ----------
-    look : Look
-        A scan.
-
-    Returns
-    -------
-    float
-        The tenth of the spreads that is exceeded by nine tenths of the voxels with more than the median signal: tissue
-        without fibers, no fluid.
-    """
+    """Estimate the spread over directions that noise alone gives to tissue."""
     signal = look.mean[look.mask]
     return float(np.quantile(look.spread[look.mask][signal >= np.median(signal)], 0.1))
 
@@ -69,28 +56,15 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
     """
     Put a lesion into a healthy scan.
 
-    A rough ellipsoid at a random place, 0.11 to 0.36 of the brain's radius large, takes the place of a share of the
-    tissue, with soft edges. What is in it diffuses in all directions alike, faster than tissue (b·D from 1 to 1.8) and
-    in some lesions slower in the middle (0.38 to 0.62, as among crowded cells) or much faster (dead tissue); some have
-    a halo, most of them too faint to belong to the lesion. Signals mix, the spread over directions falls with the share
-    of tissue that is left, down to that of noise, and noise is added where mixing has averaged it out, so that it gives
-    nothing away. Fluid stays, and belongs to the lesion around it.
+    A rough ellipsoid at a random place, 0.11 to 0.36 of the brain's radius large, takes the place
+    of a share of the tissue, with soft edges. What is in it diffuses in all directions alike,
+    faster than tissue (b·D from 1 to 1.8) and in some lesions slower in the middle (0.38 to 0.62,
+    as among crowded cells) or much faster (dead tissue); some have a halo, most of them too faint
+    to belong to the lesion. Signals mix, the spread over directions falls with the share of tissue
+    that is left, down to that of noise, and noise is added where mixing has averaged it out, so
+    that it gives nothing away. Fluid stays, and belongs to the lesion around it.
 
-    Parameters
-    ----------
-    look : Look
-        A healthy scan.
-    floor : float
-        Its spread by noise alone, as `noise_floor` gives it.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    look : Look
-        The scan with the lesion.
-    lesion : ndarray of shape (x, y, z)
-        Where it is: up to the middle of its edge, with the halo where that replaces 0.3 of the tissue.
+    Shapes: returns lesion (x, y, z).
     """
     shape, mask = look.mask.shape, look.mask
     distance = _distance(look, rng)

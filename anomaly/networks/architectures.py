@@ -38,38 +38,15 @@ _LOG_VARIANCES = (-30.0, 0.0)
 
 
 def padded_shape(shape: Sequence[int], step: int) -> tuple[int, int, int]:
-    """
-    Give the next larger shape that can be halved as often as a network halves it.
-
-    Parameters
-    ----------
-    shape : sequence of 3 ints
-        Voxels along each axis.
-    step : int
-        What each axis is to be a multiple of: 2 to the number of halvings.
-
-    Returns
-    -------
-    tuple of 3 ints
-        At least `step` along each axis.
-    """
+    """Give the next larger shape that can be halved as often as a network halves it."""
     x, y, z = (max(1, -(-n // step)) * step for n in shape)
     return x, y, z
 
 
 def padding(shape: Sequence[int], larger: Sequence[int]) -> list[tuple[int, int]]:
     """
-    Say how many voxels of zero go before and after a volume: as many on either side, an odd one after it.
-
-    Parameters
-    ----------
-    shape, larger : sequence of 3 ints
-        Voxels of the volume and of what it is to be.
-
-    Returns
-    -------
-    list of 3 pairs of ints
-        Before and after, along each axis.
+    Say how many voxels of zero go before and after a volume: as many on either side, an odd one
+    after it.
     """
     return [((b - a) // 2, (b - a) - (b - a) // 2) for a, b in zip(shape, larger, strict=True)]
 
@@ -78,17 +55,7 @@ def padded(x: torch.Tensor, larger: Sequence[int]) -> torch.Tensor:
     """
     Pad volumes with zeros.
 
-    Parameters
-    ----------
-    x : tensor of shape (n, channels, x, y, z)
-        Volumes.
-    larger : sequence of 3 ints
-        Voxels that they are to have.
-
-    Returns
-    -------
-    tensor of shape (n, channels, *larger)
-        The volumes, in the middle.
+    Shapes: `x` (n, channels, x, y, z); returns (n, channels, *larger).
     """
     sides = padding(x.shape[2:], larger)
     return functional.pad(x, [n for pair in reversed(sides) for n in pair]) if any(map(any, sides)) else x
@@ -98,17 +65,7 @@ def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """
     Take the middle of volumes, which `padded` has put there.
 
-    Parameters
-    ----------
-    x : tensor of shape (n, channels, x, y, z)
-        Volumes.
-    shape : sequence of 3 ints
-        Voxels that they are to have.
-
-    Returns
-    -------
-    tensor of shape (n, channels, *shape)
-        A view.
+    Shapes: `x` (n, channels, x, y, z); returns (n, channels, *shape).
     """
     inner = [slice(a, a + n) for (a, _), n in zip(padding(shape, x.shape[2:]), shape, strict=True)]
     return x[:, :, inner[0], inner[1], inner[2]]
@@ -133,15 +90,7 @@ class Mix(nn.Module):
         """
         Mix channels, voxel by voxel.
 
-        Parameters
-        ----------
-        volume : tensor of shape (n, before, x, y, z)
-            Features.
-
-        Returns
-        -------
-        tensor of shape (n, after, x, y, z)
-            Features.
+        Shapes: `volume` (n, before, x, y, z); returns (n, after, x, y, z).
         """
         n, _, *shape = volume.shape
         weight = self.weight.expand(n, -1, -1)
@@ -220,14 +169,7 @@ class VariationalAutoencoder(nn.Module):
         self.answer = Mix(widths[0], n_channels)
 
     def level(self, values: Any) -> None:
-        """
-        Set the bias of the last layer, so that a network that is new answers with it.
-
-        Parameters
-        ----------
-        values : array_like of shape (n_channels,)
-            One for each channel, before the sigmoid where there is one.
-        """
+        """Set the bias of the last layer, so that a network that is new answers with it."""
         with torch.no_grad():
             self.answer.bias.copy_(torch.as_tensor(values, dtype=torch.float32))
 
@@ -235,20 +177,7 @@ class VariationalAutoencoder(nn.Module):
         """
         Give mean and logarithm of the variance of the latent numbers.
 
-        Parameters
-        ----------
-        volume : tensor of shape (n, n_channels, x, y, z)
-            Volumes.
-
-        Returns
-        -------
-        mean, log_variance : tensor of shape (n, latent_dim)
-            Of their distribution.
-
-        Raises
-        ------
-        ValueError
-            If the volumes have another shape than the network was made for.
+        Shapes: `volume` (n, n_channels, x, y, z); returns mean, log_variance (n, latent_dim).
         """
         if tuple(volume.shape[2:]) != self.shape:
             raise ValueError(f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}")
@@ -259,15 +188,7 @@ class VariationalAutoencoder(nn.Module):
         """
         Give the volumes that belong to latent numbers.
 
-        Parameters
-        ----------
-        latent : tensor of shape (n, latent_dim)
-            Latent numbers.
-
-        Returns
-        -------
-        tensor of shape (n, n_channels, x, y, z)
-            Volumes.
+        Shapes: `latent` (n, latent_dim); returns (n, n_channels, x, y, z).
         """
         features = self.from_latent(latent).reshape(len(latent), -1, *self.smallest)
         volume = cut(self.answer(self.decoder(_channels_last(features))), self.shape)
@@ -277,17 +198,7 @@ class VariationalAutoencoder(nn.Module):
         """
         Reconstruct volumes.
 
-        Parameters
-        ----------
-        volume : tensor of shape (n, n_channels, x, y, z)
-            Volumes.
-
-        Returns
-        -------
-        reconstruction : tensor of the shape of the volumes
-            From the mean of the latent numbers, or in training from numbers that are drawn.
-        mean, log_variance : tensor of shape (n, latent_dim)
-            Of the latent numbers.
+        Shapes: `volume` (n, n_channels, x, y, z); returns mean, log_variance (n, latent_dim).
         """
         mean, log_variance = self.encode(volume)
         latent = mean
@@ -360,15 +271,7 @@ class UShaped(nn.Module):
         """
         Compute the answer.
 
-        Parameters
-        ----------
-        *volumes : tensors of shape (n, n_channels, x, y, z)
-            Along each axis a multiple of 2 to the number of levels less one.
-
-        Returns
-        -------
-        tensor of shape (n, n_answers, x, y, z)
-            The answer.
+        Shapes: `*volumes` (n, n_channels, x, y, z); returns (n, n_answers, x, y, z).
         """
         seen = []
         if self.stems is None:
@@ -449,14 +352,7 @@ class ReconstructionDiscrimination(nn.Module):
         self.discriminate = UShaped((n_channels, n_channels), 1, discrimination_width, levels, skips=True, **own)
 
     def level(self, values: Any) -> None:
-        """
-        Set the bias of the last layer, so that a network that is new answers with it.
-
-        Parameters
-        ----------
-        values : array_like of shape (n_channels,)
-            One for each channel, before the sigmoid where there is one.
-        """
+        """Set the bias of the last layer, so that a network that is new answers with it."""
         with torch.no_grad():
             self.reconstruct.answer.bias.copy_(torch.as_tensor(values, dtype=torch.float32))
 
@@ -464,17 +360,7 @@ class ReconstructionDiscrimination(nn.Module):
         """
         Reconstruct volumes, and say where they are not healthy.
 
-        Parameters
-        ----------
-        volume : tensor of shape (n, n_channels, x, y, z)
-            Volumes of any shape.
-
-        Returns
-        -------
-        reconstruction : tensor of the shape of the volumes
-            Without anomalies, as far as it could be learned.
-        logits : tensor of shape (n, 1, x, y, z)
-            Of an anomaly.
+        Shapes: `volume` (n, n_channels, x, y, z); returns logits (n, 1, x, y, z).
         """
         shape = volume.shape[2:]
         volume = padded(volume, padded_shape(shape, self.step))

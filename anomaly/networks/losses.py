@@ -28,22 +28,7 @@ def divergence(mean: torch.Tensor, log_variance: torch.Tensor, *, reduction: str
 
     Of one latent number it is (μ² + σ² − 1 − log σ²) / 2.
 
-    Parameters
-    ----------
-    mean, log_variance : tensor of shape (n, latent)
-        μ and log σ².
-    reduction : {"paper", "code"}, default="paper"
-        Whether the latent numbers are averaged, or summed as in the published code. Scans are averaged.
-
-    Returns
-    -------
-    tensor
-        One number.
-
-    Raises
-    ------
-    ValueError
-        If `reduction` is another word.
+    Shapes: `mean`, `log_variance` (n, latent).
 
     References
     ----------
@@ -60,22 +45,7 @@ def squared_error(
     """
     Compute the mean squared error, of all voxels or of those of the brain.
 
-    Parameters
-    ----------
-    reconstruction, volume : tensor of shape (n, channels, x, y, z)
-        What was made, and what it should be.
-    brain : tensor of shape (n, 1, x, y, z), optional
-        1 in the voxels that count, 0 elsewhere.
-
-    Returns
-    -------
-    tensor
-        One number.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    Shapes: `reconstruction`, `volume` (n, channels, x, y, z), `brain` (n, 1, x, y, z).
     """
     if reconstruction.shape != volume.shape:
         raise ValueError(f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}")
@@ -92,27 +62,6 @@ def weighted_cross_entropy(
     Compute the mean binary cross-entropy, with another weight for anomalies than for the rest.
 
     Of a voxel with the probability p it is −w log p in an anomaly, and −log(1 − p) elsewhere.
-
-    Parameters
-    ----------
-    logits : tensor
-        Before the sigmoid.
-    target : tensor of the same shape
-        0 or 1.
-    positive_weight : float, default=1.0
-        The weight w.
-    brain : tensor of the same shape, optional
-        1 in the voxels that count, 0 elsewhere; by default all do.
-
-    Returns
-    -------
-    tensor
-        One number.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
     """
     if logits.shape != target.shape:
         raise ValueError(f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}")
@@ -141,22 +90,7 @@ class VariationalLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]) -> torch.Tensor:
-        """
-        Compute the loss of a batch.
-
-        Parameters
-        ----------
-        answers : tuple of tensors
-            The reconstruction, of the shape of the volume, and μ and log σ² of shape (n, latent).
-        target : mapping of tensors
-            ``"volume"``, what was to be reconstructed, and where not all voxels count ``"brain"``, of shape (n, 1, x,
-            y, z).
-
-        Returns
-        -------
-        tensor
-            One number.
-        """
+        """Compute the loss of a batch."""
         reconstruction, mean, log_variance = answers
         error = squared_error(reconstruction, target["volume"], target.get("brain"))
         return error + self.kl_weight * divergence(mean, log_variance, reduction=self.reduction)
@@ -185,22 +119,7 @@ class DiscriminationLoss(nn.Module):
         self.positive_weight = positive_weight
 
     def forward(self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]) -> torch.Tensor:
-        """
-        Compute the loss of a batch.
-
-        Parameters
-        ----------
-        answers : tuple of tensors
-            The reconstruction of shape (n, channels, x, y, z) and logits of shape (n, 1, x, y, z).
-        target : mapping of tensors
-            ``"volume"``, the healthy volume, ``"anomaly"``, of the shape of the logits, and where not all voxels
-            count ``"brain"``, of that shape too.
-
-        Returns
-        -------
-        tensor
-            One number.
-        """
+        """Compute the loss of a batch."""
         reconstruction, logits = answers
         brain = target.get("brain")
         error = squared_error(reconstruction, target["volume"], brain)

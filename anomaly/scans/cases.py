@@ -204,27 +204,8 @@ def normalized(values: ArrayLike, b: ArrayLike, brain: ArrayLike) -> tuple[NDArr
     """
     Divide diffusion-weighted signals by the mean signal without diffusion weighting.
 
-    Parameters
-    ----------
-    values : array_like of shape (x, y, z, m)
-        Magnitudes of a series in any unit.
-    b : array_like of shape (m,)
-        Diffusion weighting of its volumes in s/mm²; up to 50 counts as none.
-    brain : array_like of bool, shape (x, y, z)
-        Where signals are wanted.
-
-    Returns
-    -------
-    signal : ndarray of float32, shape (x, y, z, n)
-        For the volumes with diffusion weighting: cut off below 0 and above 1, and 0 outside the brain and where the
-        signal at b = 0 is not above 0.
-    b0 : ndarray of float32, shape (x, y, z)
-        The mean of the others.
-
-    Raises
-    ------
-    ValueError
-        If there is no volume without or none with diffusion weighting, or a value in the brain is not finite.
+    Shapes: `values` (x, y, z, m), `b` (m,), `brain` (x, y, z); returns signal (x, y, z, n), b0 (x,
+    y, z).
     """
     series, weights, inside = np.asarray(values), np.asarray(b, dtype=np.float64), np.asarray(brain, dtype=bool)
     plain = weights <= _UNWEIGHTED

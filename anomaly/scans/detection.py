@@ -56,14 +56,7 @@ class Detection:
     opening: int = 3
 
     def images(self) -> dict[str, nib.Nifti1Image]:
-        """
-        Give the maps on the grid of the file.
-
-        Returns
-        -------
-        dict of str to Nifti1Image
-            ``"map"`` (single precision), ``"binary"`` and ``"opened"`` (0 and 1).
-        """
+        """Give the maps on the grid of the file."""
         parts = {"map": self.map, "binary": self.found, "opened": self.opened}
         return {name: self.scan.image(values) for name, values in parts.items()}
 
@@ -72,19 +65,7 @@ def lesions_of(found: NDArray[np.bool_], scores: NDArray[np.floating], affine: N
     """
     List the connected parts of what was found.
 
-    Parameters
-    ----------
-    found : ndarray of bool, shape (x, y, z)
-        What was found; voxels that share a corner are connected.
-    scores : ndarray of shape (x, y, z)
-        The map.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-
-    Returns
-    -------
-    DataFrame
-        As the lesions of a `Detection`; the numbers are those of `dmrifit.io.components.label_components`.
+    Shapes: `found` (x, y, z), `scores` (x, y, z).
     """
     import pandas as pd
     from scipy import ndimage

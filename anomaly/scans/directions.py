@@ -29,17 +29,7 @@ def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.flo
     """
     Go between directions along the axes of a stored image and those of FSL's files, either way.
 
-    Parameters
-    ----------
-    directions : array_like of shape (n, 3)
-        The one or the other.
-    affine : array_like of shape (4, 4)
-        Of the stored image, from voxel indices to RAS+ coordinates in mm.
-
-    Returns
-    -------
-    ndarray of shape (n, 3)
-        The other: with the first component turned round where the determinant is positive.
+    Shapes: `directions` (n, 3); returns (n, 3).
 
     References
     ----------
@@ -55,19 +45,7 @@ def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
     """
     Give directions of FSL's files along the axes of the grid that a network sees.
 
-    Parameters
-    ----------
-    directions : array_like of shape (n, 3)
-        As in a ``.bvec`` file: along the axes of the stored image, the first one turned round where the image is
-        stored with a positive determinant.
-    affine : array_like of shape (4, 4)
-        Of the stored image, from voxel indices to RAS+ coordinates in mm.
-
-    Returns
-    -------
-    ndarray of shape (n, 3)
-        Along the axes of the image once they are in RAS order (nearest to right, anterior and superior). They turn
-        with the grid: in an oblique image they are not world coordinates.
+    Shapes: `directions` (n, 3); returns (n, 3).
 
     References
     ----------
@@ -87,17 +65,7 @@ def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
     """
     Give directions as FSL's files have them; undoes `directions_on_grid`.
 
-    Parameters
-    ----------
-    directions : array_like of shape (n, 3)
-        Along the axes of the image in RAS order.
-    affine : array_like of shape (4, 4)
-        Of the image as it is stored, from voxel indices to RAS+ coordinates in mm.
-
-    Returns
-    -------
-    ndarray of shape (n, 3)
-        For a ``.bvec`` file.
+    Shapes: `directions` (n, 3); returns (n, 3).
     """
     import nibabel as nib
 
@@ -111,19 +79,10 @@ def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
 
 def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.intp] | None:
     """
-    Find the measurement along each wanted direction: within 5°, as correction of motion turns directions.
+    Find the measurement along each wanted direction: within 5°, as correction of motion turns
+    directions.
 
-    Parameters
-    ----------
-    directions : array_like of shape (n, 3)
-        Unit vectors that were measured; opposite ones are the same.
-    wanted : array_like of shape (m, 3)
-        Unit vectors.
-
-    Returns
-    -------
-    ndarray of shape (m,), or None
-        ``directions[result]`` are the wanted ones, each taken once; None where there are no such ones.
+    Shapes: `directions` (n, 3), `wanted` (m, 3); returns (m,).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -138,25 +97,7 @@ def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.
 
 
 def harmonic_order(n: int) -> int:
-    """
-    Choose the order of spherical harmonics for a number of directions.
-
-    Parameters
-    ----------
-    n : int
-        How many directions were measured.
-
-    Returns
-    -------
-    int
-        The largest even order up to 8 that leaves 1.5 directions for each of its (order + 1)(order + 2)/2
-        coefficients, and at least 2: 2 below 23 directions, 4 below 42, 6 below 68.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 6 directions.
-    """
+    """Choose the order of spherical harmonics for a number of directions."""
     if n < _FEWEST:
         raise ValueError(f"{n} directions are too few to estimate others from; at least {_FEWEST} are needed")
     fitting = [

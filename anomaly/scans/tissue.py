@@ -27,26 +27,7 @@ def diffusion_maps(
     """
     Fit the diffusion tensor to a b0-normalized scan (weighted least squares, dipy).
 
-    Parameters
-    ----------
-    signal : array_like of shape (x, y, z, c)
-        Signals divided by that at b = 0.
-    protocol : Protocol
-        The c measurements, with directions along the axes of the grid.
-    brain : array_like of bool, shape (x, y, z)
-        Voxels to fit.
-
-    Returns
-    -------
-    md, fa : ndarray of float32, shape (x, y, z)
-        Mean diffusivity in µm²/ms and fractional anisotropy; 0 outside the brain.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, or there are no directions or fewer than 6.
-    ImportError
-        If the extra ``preprocess`` is not installed.
+    Shapes: `signal` (x, y, z, c), `brain` (x, y, z); returns md, fa (x, y, z).
 
     References
     ----------
@@ -126,23 +107,7 @@ def relabel_tissue(labels: ArrayLike, numbers: Mapping[int, int] | None = None) 
     """
     Give labels of another program the numbers of `anomaly.scans.cases.TISSUES`.
 
-    Parameters
-    ----------
-    labels : array_like of shape (x, y, z)
-        Whole numbers.
-    numbers : mapping of int to int, optional
-        From its numbers to those of `anomaly.scans.cases.TISSUES`, such as ``{1: 3, 2: 2, 3: 1}`` for FSL's FAST on T1
-        images; others become 0. By default they are those of `anomaly.scans.cases.TISSUES` already.
-
-    Returns
-    -------
-    ndarray of uint8, shape (x, y, z)
-        0 none, 1 white matter, 2 gray matter, 3 fluid, 4 deep gray matter.
-
-    Raises
-    ------
-    ValueError
-        If a number is not in there, or none is tissue.
+    Shapes: `labels` (x, y, z); returns (x, y, z).
     """
     # What is no finite number, or no number of a tissue, is outside or an error; both stay small enough to convert.
     values = np.nan_to_num(np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE)

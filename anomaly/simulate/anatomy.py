@@ -108,15 +108,7 @@ class Brain:
         """
         Put values of voxels of the brain into a volume that is 0 elsewhere.
 
-        Parameters
-        ----------
-        values : ndarray of shape (n, ...)
-            A value, or several, for each voxel of the brain.
-
-        Returns
-        -------
-        ndarray of shape (x, y, z, ...)
-            The volume, of the same type.
+        Shapes: `values` (n, ...); returns (x, y, z, ...).
         """
         found = np.zeros((*self.brain.shape, *values.shape[1:]), dtype=values.dtype)
         found[self.brain] = values
@@ -124,21 +116,7 @@ class Brain:
 
 
 def standard_brain(spacing: tuple[float, float, float], tissues: TissueMaps | None = None) -> Standard:
-    """
-    Make the brain from which all others are made, as voxels of a size see it.
-
-    Parameters
-    ----------
-    spacing : tuple of 3 floats
-        Edges of the voxels in mm.
-    tissues : TissueMaps, optional
-        Maps of gray and white matter; by default made from formulas, always the same.
-
-    Returns
-    -------
-    Standard
-        The brain.
-    """
+    """Make the brain from which all others are made, as voxels of a size see it."""
     if tissues is not None:
         return _standard(_coarser(tissues), spacing)
     return _made_standard(spacing)
@@ -233,29 +211,7 @@ def draw_brain(
     growth: float = 0.0,
     shifted: bool = False,
 ) -> Brain:
-    """
-    Draw a person's brain, registered to the standard brain.
-
-    Parameters
-    ----------
-    standard : Standard
-        The brain that it is made from.
-    shape : tuple of 3 int
-        Voxels.
-    spacing : tuple of 3 floats
-        Edges of a voxel in mm.
-    rng : numpy.random.Generator
-        Stream.
-    growth : float, default=0.0
-        By how many mm the walls of ventricles are moved outward.
-    shifted : bool, default=False
-        Whether registration left a shift of up to 2 voxels along each axis and a change of size of up to 5 %.
-
-    Returns
-    -------
-    Brain
-        The brain.
-    """
+    """Draw a person's brain, registered to the standard brain."""
     steps = np.asarray(spacing)
     affine = centered_grid(shape, spacing)
     whole = standard.half_axes

@@ -44,15 +44,7 @@ def spread_directions(n: int) -> NDArray[np.float64]:
     """
     Give directions that cover half a sphere evenly, on a spiral by the golden ratio.
 
-    Parameters
-    ----------
-    n : int
-        Number of directions.
-
-    Returns
-    -------
-    ndarray of shape (n, 3)
-        Unit vectors with z above 0.
+    Shapes: returns (n, 3).
     """
     number = np.arange(n)
     z = 1 - (number + 0.5) / n
@@ -66,21 +58,7 @@ def tensor_signals(
     """
     Compute the signal of tensors that are alike across their fibers.
 
-    Parameters
-    ----------
-    fibers : ndarray of shape (n, 3)
-        Directions, unit vectors.
-    axial, radial : float
-        Diffusivity along and across them in µm²/ms.
-    weights : array_like of shape (n,)
-        Diffusion weighting in ms/µm², for each voxel.
-    directions : ndarray of shape (m, 3)
-        Of the gradients, unit vectors.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, m)
-        Of that at b = 0.
+    Shapes: `fibers` (n, 3), `directions` (m, 3); returns (n, m).
 
     References
     ----------
@@ -103,25 +81,7 @@ def brain_signals(
     """
     Compute the signals of a brain without noise.
 
-    Parameters
-    ----------
-    brain : Brain
-        Of n voxels.
-    directions : ndarray of shape (m, 3)
-        Of the gradients, unit vectors.
-    b : float
-        Diffusion weighting in s/mm².
-    factors : ndarray of shape (n,)
-        By which diffusivities differ from the common ones.
-    lesion : sequence of Component
-        What takes the place of a share of everything else.
-
-    Returns
-    -------
-    signals : ndarray of float32, shape (n, m)
-        With diffusion weighting.
-    b0 : ndarray of float32, shape (n,)
-        Without, 1 for white matter.
+    Shapes: `directions` (m, 3); returns signals (n, m).
     """
     weights = (b * _MS_PER_UM2 * factors).astype(np.float32)
     ordered = brain.white * brain.order
@@ -153,20 +113,6 @@ def brain_signals(
 def add_noise(values: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """
     Give magnitudes the noise of a scanner (Rician).
-
-    Parameters
-    ----------
-    values : ndarray
-        Magnitudes.
-    sigma : float
-        Standard deviation of the noise in each of the two channels, in the unit of the values.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    ndarray
-        Noisy magnitudes.
 
     References
     ----------

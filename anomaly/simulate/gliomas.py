@@ -70,25 +70,7 @@ class Glioma:
 
 
 def draw_glioma(brain: Brain, grade: str, kind: str, rng: np.random.Generator) -> Glioma:
-    """
-    Draw a glioma.
-
-    Parameters
-    ----------
-    brain : Brain
-        Where it grows.
-    grade : str
-        One of `GRADES`. Those above II have mostly edema, and grow along white matter to where they are found later.
-    kind : str
-        One of `KINDS`.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    Glioma
-        The glioma.
-    """
+    """Draw a glioma."""
     matter = brain.white + brain.gray + brain.deep
     solid = matter > 0.5
     center = brain.places[_place(brain, matter, rng)]

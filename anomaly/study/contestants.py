@@ -79,24 +79,7 @@ class Bench:
         min_overlap: int,
         lesion_wise: bool,
     ) -> Bench:
-        """
-        Check the scans, and find out what counts.
-
-        Parameters
-        ----------
-        cases, healthy, opening, connectivity, min_overlap, lesion_wise
-            As for `evaluate_detectors`.
-
-        Returns
-        -------
-        Bench
-            The scans.
-
-        Raises
-        ------
-        ValueError
-            If there is no case or none with a lesion, nothing to score in one, or a healthy scan is none.
-        """
+        """Check the scans, and find out what counts."""
         if not len(cases):
             raise ValueError("there are no cases to evaluate")
         scored = [case.scored for case in cases]
@@ -182,30 +165,7 @@ def method_entries(
     *,
     single: bool,
 ) -> list[Entry]:
-    """
-    Check what is given for each method, and divide it into folds.
-
-    Parameters
-    ----------
-    bench : Bench
-        The scans.
-    maps, healthy_maps, validation, validation_maps
-        As for `evaluate_detectors`.
-    folds : sequence of str
-        Their names.
-    single : bool
-        Whether there is one fold only, and values are not sequences over folds.
-
-    Returns
-    -------
-    list of Entry
-        For each method and fold.
-
-    Raises
-    ------
-    ValueError
-        If numbers, shapes, names or kinds do not fit, values are not finite, or scans may not meet.
-    """
+    """Check what is given for each method, and divide it into folds."""
     if not maps:
         raise ValueError("there are no maps to evaluate; give those of one method at least")
     if (validation is None) != (validation_maps is None):
@@ -256,21 +216,7 @@ def method_entries(
 
 
 def control_entries(bench: Bench, fold: str) -> list[Entry]:
-    """
-    Give the rows that have learned nothing.
-
-    Parameters
-    ----------
-    bench : Bench
-        The scans.
-    fold : str
-        Where they stand.
-
-    Returns
-    -------
-    list of Entry
-        One for each of `CONTROLS`.
-    """
+    """Give the rows that have learned nothing."""
     made = control_maps(bench.cases)
     free = control_maps(bench.healthy, lesions_of=bench.cases) if len(bench.healthy) else None
     return [Entry(fold, name, True, made[name], None if free is None else free[name], None, None) for name in CONTROLS]
@@ -300,30 +246,7 @@ def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], what: str) -> l
 def checked_rules(
     rules: Rules | None, methods: Sequence[str], spacing: tuple[float, float, float] | None, *, has_healthy: bool
 ) -> dict[str, dict[str, ThresholdRule] | ThresholdRule]:
-    """
-    Check the rules, and tell those with lengths in mm how large voxels are.
-
-    Parameters
-    ----------
-    rules : mapping of str to rule, or None
-        As for `evaluate_detectors`.
-    methods : sequence of str
-        Names.
-    spacing : tuple of float, or None
-        Edges of a voxel in mm; None where they differ.
-    has_healthy : bool
-        Whether there are healthy scans to choose thresholds by.
-
-    Returns
-    -------
-    dict of str to rule, or to dict of str to rule
-        New rules, not fitted.
-
-    Raises
-    ------
-    ValueError
-        If something is no rule, a name is not possible, or a rule lacks what it needs.
-    """
+    """Check the rules, and tell those with lengths in mm how large voxels are."""
     from sklearn.base import clone
 
     def fitting(name: str, rule: Any) -> ThresholdRule:
@@ -355,20 +278,6 @@ def checked_rules(
 
 
 def rules_of(chosen: Mapping[str, Any], method: str) -> dict[str, ThresholdRule]:
-    """
-    Choose the rules of a method.
-
-    Parameters
-    ----------
-    chosen : mapping of str to rule, or to mapping of str to rule
-        What `checked_rules` gave.
-    method : str
-        A method.
-
-    Returns
-    -------
-    dict of str to rule
-        Those that are for all, or for this one.
-    """
+    """Choose the rules of a method."""
     found = {name: rule.get(method) if isinstance(rule, Mapping) else rule for name, rule in chosen.items()}
     return {name: rule for name, rule in found.items() if rule is not None}

@@ -23,19 +23,7 @@ def control_maps(cases: Sequence[Case], *, lesions_of: Sequence[Case] | None = N
     """
     Look for lesions without having learned anything.
 
-    Parameters
-    ----------
-    cases : sequence of Case
-        Scans.
-    lesions_of : sequence of Case, optional
-        Cases whose lesions others are given; by default `cases`.
-
-    Returns
-    -------
-    dict of str to list of ndarray of shape (x, y, z)
-        Masks (bool): ``"all positive"`` (what is scored), ``"empty"``, ``"brain mask"`` (also what is not scored, which
-        an opening sees), ``"another patient's lesion"`` (that of the next case of another patient that has one, on
-        this grid voxel by voxel; nothing where there is none). A map: ``"1 − mean signal"``, 0 outside the brain.
+    Shapes: returns (x, y, z).
     """
     sources = list(cases if lesions_of is None else lesions_of)
     made: dict[str, list[NDArray]] = {name: [] for name in CONTROLS}

@@ -37,37 +37,13 @@ def coverage_curve(
     connectivity: int = 26,
 ) -> pd.DataFrame:
     """
-    Trace how much of each lesion is covered when healthy scans have a chosen rate of false positives.
+    Trace how much of each lesion is covered when healthy scans have a chosen rate of false
+    positives.
 
-    False positives are counted on healthy scans only: what is flagged beside a lesion may be more of it.
+    False positives are counted on healthy scans only: what is flagged beside a lesion may be more
+    of it.
 
-    Parameters
-    ----------
-    healthy : sequence of ndarray of shape (n_voxels,)
-        Scores of the voxels that count of each healthy scan.
-    scores : sequence of ndarray of shape (x, y, z)
-        Maps of scans with lesions.
-    lesions : sequence of ndarray of bool, shape (x, y, z)
-        Their lesions.
-    masks : sequence of ndarray of bool, shape (x, y, z)
-        Their voxels that count.
-    rates : sequence of float, default=CURVE_RATES
-        Shares of the voxels of healthy scans, as a mean over scans.
-    connectivity : {26, 18, 6}, default=26
-        Of the components that are lesions.
-
-    Returns
-    -------
-    DataFrame
-        A row for each rate, ascending: ``rate`` (asked for), ``realized`` (not above it; scores may be tied),
-        ``threshold``, ``coverage`` (share of a lesion's voxels above the threshold, mean over the lesions of a scan,
-        then over scans with lesions), ``sensitivity`` (of voxels, mean over these scans), ``lesion_sensitivity`` (share
-        of the lesions with a voxel above the threshold).
-
-    Raises
-    ------
-    ValueError
-        If there is no healthy scan or a rate is not between 0 and 1.
+    Shapes: `scores` (x, y, z), `lesions` (x, y, z), `masks` (x, y, z).
 
     References
     ----------
@@ -107,20 +83,7 @@ def coverage_curve(
 
 
 def curve_areas(curve: pd.DataFrame) -> dict[str, float]:
-    """
-    Compute areas under a curve of `coverage_curve`.
-
-    Parameters
-    ----------
-    curve : DataFrame
-        What `coverage_curve` gave for rates that reach `FULL_RATE` and go down to `LOW_RATES`.
-
-    Returns
-    -------
-    dict of str to float
-        ``area``: mean coverage over rates from 0 to .3 (0 at the rate 0); ``area_low``: mean coverage over the
-        logarithm of rates from .001 to .01. A map that knows nothing has an area of about .15.
-    """
+    """Compute areas under a curve of `coverage_curve`."""
     rate, coverage = curve["rate"].to_numpy(), curve["coverage"].to_numpy()
     full = np.concatenate([[0.0], rate[rate <= FULL_RATE]]), np.concatenate([[0.0], coverage[rate <= FULL_RATE]])
     low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])

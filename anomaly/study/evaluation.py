@@ -179,26 +179,6 @@ def evaluate_detectors(
 def format_summary(tables: Mapping[str, pd.DataFrame], *, rule: str | None = None, part: str = "all") -> pd.DataFrame:
     """
     Write the summary as the study's tables: AUC, and Dice raw and opened, mean ± sd over patients.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_detectors` gave.
-    rule : str, optional
-        One rule; by default all are columns.
-    part : str, default="all"
-        Which lesions: "all", or a kind.
-
-    Returns
-    -------
-    DataFrame
-        Index ``method``; numbers as text. With a rule also average precision, the rate of false positives on healthy
-        scans and the share of those that come out empty, both opened.
-
-    Raises
-    ------
-    ValueError
-        If there is no such part or rule.
     """
     import pandas as pd
 
@@ -259,21 +239,6 @@ def healthy_folds(
 def choose_by_loss(losses: Mapping[str, Sequence[float]]) -> str:
     """
     Choose a configuration by its losses on healthy validation scans; lesions are not looked at.
-
-    Parameters
-    ----------
-    losses : mapping of str to sequence of float
-        For each configuration one loss for each fold.
-
-    Returns
-    -------
-    str
-        That with the lowest mean; the first of several.
-
-    Raises
-    ------
-    ValueError
-        If there is none, a loss is not finite, or numbers of folds differ.
     """
     if not losses or len({len(values) for values in losses.values()}) != 1 or not len(next(iter(losses.values()))):
         raise ValueError(f"each configuration needs a loss for every fold, not { ({name: len(v) for name, v in losses.items()}) }")

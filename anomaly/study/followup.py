@@ -168,28 +168,7 @@ def overlap_with_followup(
 
 
 def mismatch_counts(found: Sequence[FollowupOverlap], grades: Sequence[str]) -> pd.DataFrame:
-    """
-    Count patients with mismatches by grade, as the study did.
-
-    Parameters
-    ----------
-    found : sequence of FollowupOverlap
-        One for each patient.
-    grades : sequence of str
-        Their grades.
-
-    Returns
-    -------
-    DataFrame
-        A row for each grade, in the order in which they come: ``grade``, ``n_patients``, ``n_grown`` (with growth),
-        ``n_mismatch``, ``n_colocated``, ``expected`` (how many of those with a mismatch would co-locate by chance),
-        ``share_flagged`` and ``share_expected`` (means over patients with growth).
-
-    Raises
-    ------
-    ValueError
-        If numbers differ.
-    """
+    """Count patients with mismatches by grade, as the study did."""
     import pandas as pd
 
     if len(found) != len(grades):

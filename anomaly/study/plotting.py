@@ -55,22 +55,7 @@ def map_limits(maps: Mapping[str, Sequence[ArrayLike]], cases: Sequence[Case]) -
     """
     Find a scale for the maps of each method that is the same for all cases.
 
-    Parameters
-    ----------
-    maps : mapping of str to sequence of array_like of shape (x, y, z)
-        For each method and each case a map or a mask.
-    cases : sequence of Case
-        The cases.
-
-    Returns
-    -------
-    dict of str to tuple of float
-        For each method, percentiles 1 and 99.9 of the scores in white and gray matter of all cases; 0 and 1 for masks.
-
-    Raises
-    ------
-    ValueError
-        If numbers or shapes differ.
+    Shapes: `maps` (x, y, z).
     """
     found = {}
     for name, values in maps.items():
@@ -81,19 +66,7 @@ def map_limits(maps: Mapping[str, Sequence[ArrayLike]], cases: Sequence[Case]) -
 
 
 def slice_to_show(case: Case) -> int:
-    """
-    Choose the axial slice of a case to look at.
-
-    Parameters
-    ----------
-    case : Case
-        The case.
-
-    Returns
-    -------
-    int
-        Number of the slice, from the feet up: the one with most of the lesion, or of the brain where there is none.
-    """
+    """Choose the axial slice of a case to look at."""
     mask = case.brain if case.lesion is None or case.healthy else case.lesion
     return int(_upright(mask, case).sum(axis=(0, 1)).argmax())
 
@@ -111,33 +84,7 @@ def plot_panels(
     """
     Draw the maps of a case, what is above the thresholds, and what an opening leaves of that.
 
-    Parameters
-    ----------
-    case : Case
-        The case; its lesion is outlined.
-    maps : mapping of str to array_like of shape (x, y, z)
-        For each method the map, or a mask.
-    thresholds : mapping of str to float
-        For each method; voxels above it are anomalous.
-    limits : mapping of str to tuple of float
-        Scale of each method's map, such as `map_limits` gives for all cases together. Fitted to one map alone, healthy
-        brains would look as ill as others.
-    opening : int, default=3
-        Edge of the cube of `open_map`, in voxels.
-    number : int, optional
-        Axial slice from the feet up; by default that of `slice_to_show`.
-    title : str, default=""
-        Heading; the name of the case by default.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A row for each method: mean signal, map, mask and opened mask. The patient's right is at the left.
-
-    Raises
-    ------
-    ValueError
-        If a shape differs, a method has no threshold or scale, or there is no such slice.
+    Shapes: `maps` (x, y, z).
     """
     arrays = {name: np.asarray(values) for name, values in maps.items()}
     for name, values in arrays.items():
@@ -213,30 +160,10 @@ def plot_densities(
     thresholds: Mapping[str, float] | None = None,
 ) -> Figure:
     """
-    Draw how scores are distributed: in healthy persons, and in patients outside and inside lesions.
+    Draw how scores are distributed: in healthy persons, and in patients outside and inside
+    lesions.
 
-    Parameters
-    ----------
-    cases : sequence of Case
-        Patients.
-    maps : mapping of str to sequence of array_like of shape (x, y, z)
-        For each method and each case a map; masks are left out.
-    healthy : sequence of Case, optional
-        Healthy persons that were not learned from.
-    healthy_maps : mapping of str to sequence, optional
-        Their maps, for the same methods.
-    thresholds : mapping of str to float, optional
-        Drawn as a line.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A panel for each method, each curve of area 1 (what lies beyond the percentiles .1 and 99.9 is left out).
-
-    Raises
-    ------
-    ValueError
-        If numbers or shapes differ, or there is no map.
+    Shapes: `maps` (x, y, z).
     """
     graded = {name: values for name, values in maps.items() if np.asarray(values[0]).dtype != bool}
     if not graded:
@@ -284,22 +211,6 @@ def plot_densities(
 def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     Draw how much of lesions is covered, over the share of false positives in healthy persons.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_detectors` gave, with healthy scans.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Left for small shares (on a logarithmic axis), right up to the limit of the area; lines are means over folds,
-        controls are gray.
-
-    Raises
-    ------
-    ValueError
-        If there are no curves: no healthy scan was given, or masks only.
     """
     table = tables["curves"]
     if not len(table):
@@ -330,26 +241,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def plot_opening(tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | None = None) -> Figure:
-    """
-    Draw what opening makes of the Dice coefficients of each method.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_detectors` gave.
-    rules : sequence of str, optional
-        Which thresholds; by default all that need no lesions.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A panel for each rule: means over patients, raw (ring) and opened (disk).
-
-    Raises
-    ------
-    ValueError
-        If a rule is not in the tables, or there is none.
-    """
+    """Draw what opening makes of the Dice coefficients of each method."""
     summary = tables["summary"]
     whole = summary[summary["part"] == "all"]
     known = list(dict.fromkeys(whole["rule"]))
@@ -393,26 +285,7 @@ def plot_opening(tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | N
 
 
 def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
-    """
-    Draw where in the brain methods are better and worse.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_detectors` gave.
-    rule : str
-        Threshold for the sensitivity.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        By place: AUC on the left, the sensitivity of opened masks on the right; controls are gray.
-
-    Raises
-    ------
-    ValueError
-        If the rule is not in the tables.
-    """
+    """Draw where in the brain methods are better and worse."""
     table = tables["strata"]
     known = list(dict.fromkeys(table["rule"]))
     if rule not in known:

@@ -38,24 +38,7 @@ class _Decision:
 
 
 def score_method(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]) -> dict[str, pd.DataFrame]:
-    """
-    Score the maps of a method: what no rule changes first, then each rule.
-
-    Parameters
-    ----------
-    bench : Bench
-        The scans.
-    entry : Entry
-        The maps.
-    rules : mapping of str to rule
-        They are fitted here.
-
-    Returns
-    -------
-    dict of str to DataFrame
-        ``scans``, ``healthy``, ``thresholds``, ``lesions`` and ``curves`` as in `evaluate_detectors`; ``counts`` (of
-        `lesion_counts`), ``strata`` and ``followup`` (`FollowupOverlap`) scan by scan.
-    """
+    """Score the maps of a method: what no rule changes first, then each rule."""
     import pandas as pd
 
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}

@@ -27,24 +27,7 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
     """
     Divide the scored voxels of a case by where they lie.
 
-    Parameters
-    ----------
-    case : Case
-        A scan. Without a tissue map, cortex is what is near the surface of the brain, and there are no deep nuclei.
-    near_mm : float, default=5.0
-        Distance in mm up to which a voxel is near a structure; those of the structure are.
-
-    Returns
-    -------
-    dict of str to ndarray of bool, shape (x, y, z)
-        ``"near cortex"``: cortical gray matter (and what is near it); ``"deep nuclei"``: deep gray matter, likewise;
-        ``"basal"``: the lowest quarter of the height of the brain; ``"elsewhere"``: all others. A voxel may belong to
-        several of the first three.
-
-    Raises
-    ------
-    ValueError
-        If the distance is negative.
+    Shapes: returns (x, y, z).
     """
     if not near_mm >= 0:
         raise ValueError(f"near_mm must be a distance of 0 mm or more, not {near_mm!r}")

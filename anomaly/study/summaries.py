@@ -30,19 +30,7 @@ def _over_patients(table: pd.DataFrame, columns: Sequence[str], keys: Sequence[s
 
 
 def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
-    """
-    Average the scores of scans over patients and folds.
-
-    Parameters
-    ----------
-    scans, healthy : DataFrame
-        As in `evaluate_detectors`.
-
-    Returns
-    -------
-    DataFrame
-        Its ``summary``.
-    """
+    """Average the scores of scans over patients and folds."""
     import pandas as pd
 
     columns = ["auc", "average_precision", *_MEASURES]
@@ -74,19 +62,7 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
 
 
 def lesion_summary(counts: pd.DataFrame) -> pd.DataFrame:
-    """
-    Score the lesions of all scans together.
-
-    Parameters
-    ----------
-    counts : DataFrame
-        Rows of `lesion_counts` with the keys of method and rule.
-
-    Returns
-    -------
-    DataFrame
-        The ``lesion_scores`` of `evaluate_detectors`.
-    """
+    """Score the lesions of all scans together."""
     import pandas as pd
 
     rows = []
@@ -98,19 +74,7 @@ def lesion_summary(counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
-    """
-    Average over patients what was found in each stratum.
-
-    Parameters
-    ----------
-    strata : DataFrame
-        What `score_method` gave.
-
-    Returns
-    -------
-    DataFrame
-        The ``strata`` of `evaluate_detectors`.
-    """
+    """Average over patients what was found in each stratum."""
     keys = [*KEYS, "stratum"]
     measures = ["auc", "dice_opened", "sensitivity", "sensitivity_opened"]
     own = strata[~strata["healthy"].astype(bool) & strata["sensitivity"].notna()]
@@ -130,19 +94,7 @@ def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
 
 
 def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
-    """
-    Compute areas under curves.
-
-    Parameters
-    ----------
-    curves : DataFrame
-        As in `evaluate_detectors`.
-
-    Returns
-    -------
-    DataFrame
-        Its ``areas``.
-    """
+    """Compute areas under curves."""
     import pandas as pd
 
     rows = [
@@ -154,19 +106,7 @@ def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
-    """
-    Count mismatches by grade.
-
-    Parameters
-    ----------
-    overlaps : DataFrame
-        What `score_method` gave.
-
-    Returns
-    -------
-    DataFrame
-        The ``followup`` of `evaluate_detectors`.
-    """
+    """Count mismatches by grade."""
     import pandas as pd
 
     tables = []

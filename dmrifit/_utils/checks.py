@@ -14,27 +14,7 @@ __all__ = ["check_number", "check_word", "real_numbers"]
 def check_number(
     name: str, value: Any, *, least: float = 0.0, most: float = np.inf, below: float = np.inf, whole: bool = False
 ) -> None:
-    """
-    Refuse a parameter that is no number, too small or too large.
-
-    Parameters
-    ----------
-    name : str
-        Of the parameter.
-    value : int or float
-        What was given.
-    least, most : float, default=0.0 and infinity
-        The smallest and the largest that are possible.
-    below : float, default=infinity
-        What it must be smaller than.
-    whole : bool, default=False
-        Whether it is a count.
-
-    Raises
-    ------
-    ValueError
-        If it is not possible.
-    """
+    """Refuse a parameter that is no number, too small or too large."""
     kinds = int | np.integer if whole else int | float | np.integer | np.floating
     if isinstance(value, bool) or not isinstance(value, kinds) or not (least <= value <= most and value < below):
         limits = f"from {least:g} to {most:g}" if most < np.inf else f"of at least {least:g}"
@@ -43,23 +23,7 @@ def check_number(
 
 
 def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
-    """
-    Refuse a parameter that is not among the known words.
-
-    Parameters
-    ----------
-    name : str
-        Of the parameter.
-    value : object
-        What was given.
-    known : iterable
-        The words; True and 1 are two of them.
-
-    Raises
-    ------
-    ValueError
-        If it is another word.
-    """
+    """Refuse a parameter that is not among the known words."""
     words = tuple(known)
     alike = [word for word in words if isinstance(word, bool) == isinstance(value, bool | np.bool_)]
     if not isinstance(value, Hashable) or value not in alike:
@@ -67,26 +31,7 @@ def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
 
 
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """
-    Turn an argument into an array of real numbers.
-
-    Parameters
-    ----------
-    values : array_like
-        Numbers of any real type.
-    name : str
-        What the message calls them.
-
-    Returns
-    -------
-    ndarray of float64
-        The same numbers; the argument itself where it is such an array.
-
-    Raises
-    ------
-    ValueError
-        If they are complex, so that a part would be lost, or no numbers.
-    """
+    """Turn an argument into an array of real numbers."""
     if np.iscomplexobj(values):
         raise ValueError(f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones")
     return np.asarray(values, dtype=np.float64)

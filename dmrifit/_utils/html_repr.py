@@ -9,25 +9,7 @@ MOST_ROWS = 12
 
 
 def html_summary(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = "") -> str:
-    """
-    Write a small table; all text is escaped.
-
-    Parameters
-    ----------
-    title : str
-        What it is about.
-    header : sequence of str
-        Names of the columns.
-    rows : iterable of sequences
-        Cells as text, numbers, or None for nothing; numbers get four digits. What is more than 12 rows is counted.
-    note : str, default=""
-        A sentence below.
-
-    Returns
-    -------
-    str
-        HTML, without scripts or anything to load; colors are those of the notebook.
-    """
+    """Write a small table; all text is escaped."""
     listed = list(rows)
     lines = [f"<p><strong>{escape(title)}</strong></p>"]
     cells = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in header)

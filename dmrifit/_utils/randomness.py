@@ -14,26 +14,7 @@ RandomState: TypeAlias = int | np.integer | np.random.RandomState | None
 
 
 def seed_from(random_state: RandomState) -> int:
-    """
-    Turn a ``random_state`` into one number from which streams are derived.
-
-    Parameters
-    ----------
-    random_state : int, RandomState or None
-        A `numpy.random.RandomState` gives its next number, None a number from the system.
-
-    Returns
-    -------
-    int
-        The seed.
-
-    Raises
-    ------
-    TypeError
-        If `random_state` is something else.
-    ValueError
-        If it is negative.
-    """
+    """Turn a ``random_state`` into one number from which streams are derived."""
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     if isinstance(random_state, np.random.RandomState):
@@ -46,64 +27,20 @@ def seed_from(random_state: RandomState) -> int:
 
 
 def seed_for(seed: int, *purpose: str | int) -> np.random.SeedSequence:
-    """
-    Derive an independent stream for a purpose.
-
-    Parameters
-    ----------
-    seed : int
-        The number from `seed_from`.
-    *purpose : str or int
-        What the stream is for, such as ``"voxels", "patient 7"``. Streams of different purposes are
-        independent, and none changes when others are added.
-
-    Returns
-    -------
-    numpy.random.SeedSequence
-        The stream.
-    """
+    """Derive an independent stream for a purpose."""
     words = [zlib.crc32(str(word).encode()) for word in purpose]
     return np.random.SeedSequence([seed, *words])
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
-    """
-    Derive a seed of 32 bits for a purpose.
-
-    Parameters
-    ----------
-    seed : int
-        The number from `seed_from`.
-    *purpose : str or int
-        As in `seed_for`.
-
-    Returns
-    -------
-    int
-        For what takes no `numpy.random.SeedSequence`.
-    """
+    """Derive a seed of 32 bits for a purpose."""
     return int(seed_for(seed, *purpose).generate_state(1)[0])
 
 
 def evenly(seed: int, number: int, step: float, *purpose: str | int) -> float:
     """
-    Draw a number from 0 to 1 that is spread evenly over consecutive ones, so that shares come out in few.
-
-    Parameters
-    ----------
-    seed : int
-        The number from `seed_from`.
-    number : int
-        Which of the consecutive draws.
-    step : float
-        How far consecutive draws are apart, as a share of a circle; irrational steps leave no gaps.
-    *purpose : str or int
-        What the stream is for.
-
-    Returns
-    -------
-    float
-        Below 1.
+    Draw a number from 0 to 1 that is spread evenly over consecutive ones, so that shares come out
+    in few.
     """
     start = np.random.default_rng(seed_for(seed, *purpose)).random()
     return float((start + number * step) % 1)

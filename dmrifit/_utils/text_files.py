@@ -14,25 +14,7 @@ _LARGEST_TEXT = 2**24  # bytes of a table or sidecar
 
 
 def read_small(path: Path) -> bytes:
-    """
-    Read a file of text that a person could have written, whole.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    bytes
-        Its content.
-
-    Raises
-    ------
-    ValueError
-        If it is larger than any table of measurements or patients: it is another file, and reading it would take the
-        memory of the machine.
-    """
+    """Read a file of text that a person could have written, whole."""
     with path.open("rb") as file:
         content = file.read(_LARGEST_TEXT + 1)
     if len(content) > _LARGEST_TEXT:
@@ -42,24 +24,7 @@ def read_small(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """
-    Read and decode a file of text.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    str
-        Its text, without a mark of the order of bytes.
-
-    Raises
-    ------
-    ValueError
-        If it is in another encoding than UTF-8, or as `read_small`.
-    """
+    """Read and decode a file of text."""
     content = read_small(path)
     if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8")
@@ -73,22 +38,7 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
     """
     Read a text file of rows of numbers.
 
-    Parameters
-    ----------
-    path : Path
-        Numbers with blanks or commas between them.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_numbers)
-        The numbers.
-
-    Raises
-    ------
-    ValueError
-        If there is a word that is no number, or rows hold different numbers of them.
-    FileNotFoundError
-        If there is no such file.
+    Shapes: returns (n_rows, n_numbers).
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check its name and folder")

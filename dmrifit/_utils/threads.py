@@ -22,22 +22,7 @@ _blas: Any = None
 
 
 def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:
-    """
-    Check how much is to be done at the same time, before it begins.
-
-    Parameters
-    ----------
-    n_jobs : int or None
-        As joblib takes it: 1 or more, or -1 for one on each core, -2 for all cores but one and so on; None is 1, or
-        what `joblib.parallel_config` says.
-    name : str, default="n_jobs"
-        What the message calls it.
-
-    Raises
-    ------
-    ValueError
-        If it is 0 or no whole number.
-    """
+    """Check how much is to be done at the same time, before it begins."""
     whole = isinstance(n_jobs, numbers.Integral) and not isinstance(n_jobs, bool)
     if n_jobs is not None and (not whole or n_jobs == 0):
         raise ValueError(f"{name} must be a whole number of 1 or more, or -1 for one job on each core, not {n_jobs!r}")
@@ -48,15 +33,10 @@ def one_thread() -> Iterator[None]:
     """
     Run a block with one thread in every BLAS and OpenMP library of the process.
 
-    The libraries are looked up again only after modules were imported, because a look takes longer than
-    the training of a linear regression. Blocks may nest and run in several threads of Python: the limit of
-    BLAS is that of the process, set by the first block and lifted after the last; that of OpenMP is set in
-    every thread.
-
-    Yields
-    ------
-    None
-        With the limit set; what was set before comes back afterwards.
+    The libraries are looked up again only after modules were imported, because a look takes longer
+    than the training of a linear regression. Blocks may nest and run in several threads of Python:
+    the limit of BLAS is that of the process, set by the first block and lifted after the last;
+    that of OpenMP is set in every thread.
     """
     with _lock:
         openmp = _enter()

@@ -19,13 +19,8 @@ def one_torch_thread() -> Iterator[None]:
     """
     Let torch compute with one thread, because bits may change with their number.
 
-    Networks that train in several threads of Python wait for each other, because number of threads and generator of
-    torch belong to the process.
-
-    Yields
-    ------
-    None
-        With the number set; what was set before comes back afterwards.
+    Networks that train in several threads of Python wait for each other, because number of threads
+    and generator of torch belong to the process.
     """
     with _TORCH:
         before = torch.get_num_threads()
@@ -38,21 +33,7 @@ def one_torch_thread() -> Iterator[None]:
 
 @contextmanager
 def forked_generator(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """
-    Seed the generators that a computation draws from, and give them back as they were.
-
-    Parameters
-    ----------
-    seed : int
-        The seed.
-    device : torch.device or str, default="cpu"
-        Where the computation runs; the generators of other devices are not touched.
-
-    Yields
-    ------
-    None
-        With the generators seeded.
-    """
+    """Seed the generators that a computation draws from, and give them back as they were."""
     device = torch.device(device)
     with _TORCH, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_generators(seed, device)
@@ -60,16 +41,7 @@ def forked_generator(seed: int, device: torch.device | str = "cpu") -> Iterator[
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """
-    Seed the generator of the processor and that of the device.
-
-    Parameters
-    ----------
-    seed : int
-        The seed.
-    device : torch.device
-        Where a computation runs.
-    """
+    """Seed the generator of the processor and that of the device."""
     # torch.manual_seed would seed every GPU of the machine.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -78,26 +50,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
-    """
-    Find the device that a name stands for.
-
-    Parameters
-    ----------
-    device : str
-        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    fallback : bool, default=False
-        Whether a GPU that is not there becomes the processor.
-
-    Returns
-    -------
-    torch.device
-        The device; a GPU with its number.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device.
-    """
+    """Find the device that a name stands for."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         device = "cuda" if there else "cpu"
@@ -120,12 +73,8 @@ def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
 @contextmanager
 def repeatable_kernels() -> Iterator[None]:
     """
-    Let cuDNN take the kernels that give the same bits again, where there are such; on a GPU that matters.
-
-    Yields
-    ------
-    None
-        With the flags set; what was set before comes back afterwards.
+    Let cuDNN take the kernels that give the same bits again, where there are such; on a GPU that
+    matters.
     """
     cudnn = torch.backends.cudnn
     with _TORCH:

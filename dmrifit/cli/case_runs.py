@@ -26,29 +26,7 @@ def run_parts(
     same: Callable[[_Part, dict[str, Any]], bool],
     overwrite: bool,
 ) -> list[dict[str, Any]]:
-    """
-    Do what an earlier run has not finished.
-
-    Parameters
-    ----------
-    parts : iterable
-        What there is to do.
-    describe : callable
-        Gives the JSON file that is written when a part is finished.
-    make : callable
-        Does a part, and gives what its file holds.
-    fields : mapping of str to type
-        What the file must hold, as of `dmrifit.cli.console.finished_part`.
-    same : callable
-        Whether a part is still what its file tells of.
-    overwrite : bool
-        Whether finished ones are done again.
-
-    Returns
-    -------
-    list of dict
-        What the files hold.
-    """
+    """Do what an earlier run has not finished."""
     contents, listed = [], list(parts)
     for part in progress(listed, len(listed)):
         before = None if overwrite else finished_part(describe(part), fields)
@@ -57,21 +35,7 @@ def run_parts(
 
 
 def join_tables(contents: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """
-    Join the tables of cases to one that names them.
-
-    Parameters
-    ----------
-    contents : sequence of mapping
-        ``name`` and ``patient`` of each case.
-    tables : iterable of DataFrame
-        One for each, all of the same columns.
-
-    Returns
-    -------
-    DataFrame
-        With the columns ``name`` and ``patient`` before the others.
-    """
+    """Join the tables of cases to one that names them."""
     import pandas as pd
 
     named = []
@@ -84,44 +48,12 @@ def join_tables(contents: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataF
 
 
 def table_text(table: pd.DataFrame, digits: int = 10) -> str:
-    """
-    Write a table of results.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The table; its index is left out.
-    digits : int, default=10
-        Of numbers.
-
-    Returns
-    -------
-    str
-        Values between tabs; ``n/a`` where there is none.
-    """
+    """Write a table of results."""
     return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format=f"%.{digits}g")
 
 
 def picture_parts(folder: Path, picture: str, view: str, alt: str, *, width: int = 1000) -> list[Markup]:
-    """
-    Show the picture of a case on the page of a run, and link to its viewer.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the case, beside the page.
-    picture, view : str
-        Names of the files in it; what is not there is left out.
-    alt : str
-        What the picture shows.
-    width : int, default=1000
-        Of the picture in pixels.
-
-    Returns
-    -------
-    list of Markup
-        Parts of a section.
-    """
+    """Show the picture of a case on the page of a run, and link to its viewer."""
     from dmrifit.report.html import html_figure, html_link
 
     parts = []

@@ -49,25 +49,7 @@ _REMEDIES = {
 def new_program(
     name: str, summary: str, examples: Mapping[Callable[..., None], str], *, first: str = ""
 ) -> typer.Typer:
-    """
-    Make a program of commands.
-
-    Parameters
-    ----------
-    name : str
-        What it is called by.
-    summary : str
-        A sentence about it.
-    examples : mapping of function to str
-        Its commands, each with the line that its help shows.
-    first : str, default=""
-        The line that the help of the program shows; none by default.
-
-    Returns
-    -------
-    typer.Typer
-        The program.
-    """
+    """Make a program of commands."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     def show_version(asked: bool) -> None:
@@ -89,22 +71,7 @@ def new_program(
 
 
 def run_program(app: typer.Typer, name: str) -> None:
-    """
-    Run a program; an error that the user can mend is one line on the standard error stream.
-
-    Parameters
-    ----------
-    app : typer.Typer
-        The program.
-    name : str
-        What it is called by.
-
-    Raises
-    ------
-    SystemExit
-        Always: 0 when all went well, 2 for such an error, 130 after Ctrl-C. Any other exception is an error of the
-        program; Python shows its traceback and ends with 1.
-    """
+    """Run a program; an error that the user can mend is one line on the standard error stream."""
 
     def say(message: str) -> None:
         typer.echo(f"{name}: {message}", err=True)
@@ -131,28 +98,9 @@ def begin_run(
     """
     Remember what a run was started with, so that another one does not go on with it.
 
-    What an earlier run with other settings has finished is no part of this one: where it may be replaced, its results
-    and the marks of its parts are removed first, so that a run that is interrupted then does not mix both.
-
-    Parameters
-    ----------
-    out : Path
-        Its folder.
-    settings : mapping
-        Values by name that JSON can hold.
-    overwrite : bool
-        Whether an earlier run may be replaced.
-    results : iterable of str
-        Files that are only there after a run.
-    parts : iterable of str
-        Patterns of the files that mark what is finished, such as ``"*/detection.json"``.
-
-    Raises
-    ------
-    FileExistsError
-        If there are results and nothing says what they are of.
-    ValueError
-        If an earlier run in the folder had other settings, or its own cannot be read.
+    What an earlier run with other settings has finished is no part of this one: where it may be
+    replaced, its results and the marks of its parts are removed first, so that a run that is
+    interrupted then does not mix both.
     """
     from dmrifit.io.atomic_files import write_text
 
@@ -176,21 +124,7 @@ def begin_run(
 
 
 def finished_part(path: Path, fields: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any] | None:
-    """
-    Read what an earlier run says of a part that it has finished.
-
-    Parameters
-    ----------
-    path : Path
-        Its JSON file.
-    fields : mapping of str to type
-        What it must hold, by names with points between those of inner objects; whole numbers count as ``float``, too.
-
-    Returns
-    -------
-    dict or None
-        What it holds; None if there is no such file or it is damaged, so that the part has to be done again.
-    """
+    """Read what an earlier run says of a part that it has finished."""
     content = _object(path) if path.exists() else None
     for name, kind in fields.items():
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -205,25 +139,7 @@ def finished_part(path: Path, fields: Mapping[str, type | tuple[type, ...]]) -> 
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """
-    Check that a file can be written, before long work.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    overwrite : bool
-        Whether one of this name may be replaced.
-
-    Raises
-    ------
-    FileExistsError
-        If it exists and may not be replaced.
-    FileNotFoundError
-        If its folder is missing.
-    IsADirectoryError
-        If it is a folder, which is never replaced.
-    """
+    """Check that a file can be written, before long work."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; choose another name, or --overwrite")
     if path.is_dir():
@@ -233,23 +149,7 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def progress(rows: Iterable[Any], total: int, what: str | None = None) -> Iterable[Any]:
-    """
-    Go through cases with a bar that shows how many are left, where somebody looks.
-
-    Parameters
-    ----------
-    rows : iterable
-        The cases.
-    total : int
-        How many there are.
-    what : str, default=None
-        What is being done.
-
-    Returns
-    -------
-    iterable
-        The same.
-    """
+    """Go through cases with a bar that shows how many are left, where somebody looks."""
     from tqdm import tqdm
 
     return tqdm(rows, total=total, unit="case", desc=what, disable=None)

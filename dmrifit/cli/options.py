@@ -14,50 +14,17 @@ __all__ = ["beside", "bounds_of", "floats", "number_or_path", "pairs", "say", "s
 
 
 def words(text: str) -> list[str]:
-    """
-    Part a list of words.
-
-    Parameters
-    ----------
-    text : str
-        Words with commas between them.
-
-    Returns
-    -------
-    list of str
-        The words.
-    """
+    """Part a list of words."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def say(message: str) -> None:
-    """
-    Tell the user something on the standard error stream.
-
-    Parameters
-    ----------
-    message : str
-        One line.
-    """
+    """Tell the user something on the standard error stream."""
     typer.echo(f"dmrifit: {message}", err=True)
 
 
 def beside(image: Path, extension: str) -> Path | None:
-    """
-    Find the file of the same name with another extension, and say so.
-
-    Parameters
-    ----------
-    image : Path
-        The image.
-    extension : str
-        Such as ``"bval"``.
-
-    Returns
-    -------
-    Path or None
-        The file, if there is one.
-    """
+    """Find the file of the same name with another extension, and say so."""
     from dmrifit.io.bids_derivatives import stem
 
     path = image.with_name(f"{stem(image)}.{extension}")
@@ -71,32 +38,8 @@ def scan_of(
     image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
 ) -> tuple[list[Path], Protocol]:
     """
-    Find the images of a scan and its protocol: in a table, in what options name, or beside the image.
-
-    Parameters
-    ----------
-    image : Path
-        An image, or a manifest of images.
-    bval, bvec : Path or None
-        Files that options name.
-    te : list of str or None
-        A number, a file or sidecars that an option names.
-    needs_te : bool
-        Whether to look for echo times beside the image: a ``.te`` file or a sidecar that has one.
-
-    Returns
-    -------
-    images : list of Path
-        One, or those of the table.
-    protocol : Protocol
-        Their measurements.
-
-    Raises
-    ------
-    ValueError
-        If there are no b-values, or options contradict the table.
-    FileNotFoundError
-        If a file does not exist.
+    Find the images of a scan and its protocol: in a table, in what options name, or beside the
+    image.
     """
     from dmrifit.engine.protocol import Protocol
     from dmrifit.io.bids_derivatives import stem
@@ -130,19 +73,7 @@ def _sidecar(image: Path) -> Path | None:
 
 
 def number_or_path(text: str | None) -> float | Path | None:
-    """
-    Take a word for a number, or else for a file.
-
-    Parameters
-    ----------
-    text : str or None
-        The word.
-
-    Returns
-    -------
-    float, Path or None
-        None for None.
-    """
+    """Take a word for a number, or else for a file."""
     if text is None:
         return None
     try:
@@ -152,26 +83,7 @@ def number_or_path(text: str | None) -> float | Path | None:
 
 
 def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
-    """
-    Part words of the form NAME=VALUE.
-
-    Parameters
-    ----------
-    option : str
-        What messages call them.
-    texts : list of str
-        The words.
-
-    Returns
-    -------
-    list of (str, str)
-        Names and values.
-
-    Raises
-    ------
-    ValueError
-        If a word has another form.
-    """
+    """Part words of the form NAME=VALUE."""
     pairs = [text.partition("=") for text in texts]
     for text, (name, equals, value) in zip(texts, pairs, strict=True):
         if not (name and equals and value):
@@ -180,28 +92,7 @@ def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
 
 
 def floats(option: str, text: str, n: int) -> list[float]:
-    """
-    Part a list of numbers.
-
-    Parameters
-    ----------
-    option : str
-        What messages call it.
-    text : str
-        Numbers with commas between them.
-    n : int
-        How many there have to be.
-
-    Returns
-    -------
-    list of float
-        The numbers.
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer, or a word is no number.
-    """
+    """Part a list of numbers."""
     try:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
@@ -212,28 +103,7 @@ def floats(option: str, text: str, n: int) -> list[float]:
 
 
 def whole_numbers(option: str, text: str, n: int | None = None) -> tuple[int, ...]:
-    """
-    Part a list of whole numbers.
-
-    Parameters
-    ----------
-    option : str
-        What messages call it.
-    text : str
-        Numbers with commas between them.
-    n : int, optional
-        How many there have to be; any by default, but one at least.
-
-    Returns
-    -------
-    tuple of int
-        The numbers.
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer, or a word is no whole number.
-    """
+    """Part a list of whole numbers."""
     try:
         numbers = tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -245,24 +115,7 @@ def whole_numbers(option: str, text: str, n: int | None = None) -> tuple[int, ..
 
 
 def bounds_of(texts: list[str]) -> dict[str, Any] | str | None:
-    """
-    Read the bounds of parameters.
-
-    Parameters
-    ----------
-    texts : list of str
-        Words of the form NAME=LOW,HIGH or NAME=LOW,monotonic, or the one word published.
-
-    Returns
-    -------
-    dict, "published" or None
-        As `fit_voxels` takes them.
-
-    Raises
-    ------
-    ValueError
-        If a word has another form.
-    """
+    """Read the bounds of parameters."""
     if texts == ["published"]:
         return "published"
     bounds: dict[str, Any] = {}

@@ -17,10 +17,5 @@ app = new_program(
 def main() -> None:
     """
     Run the command line; an error that the user can mend is one line on the standard error stream.
-
-    Raises
-    ------
-    SystemExit
-        Always: 0 when all went well, 2 for such an error, 130 after Ctrl-C.
     """
     run_program(app, "dmrifit")

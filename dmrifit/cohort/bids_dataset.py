@@ -41,31 +41,7 @@ _DATASETS = (
 def write_participants(
     scans: Sequence[Scan], folder: Path, *, cohort: str, simulation: Mapping[str, Any] | None = None
 ) -> Path:
-    """
-    Write scans as files and a table, as `Cohort.write` describes it.
-
-    Parameters
-    ----------
-    scans : sequence of Scan
-        What to write.
-    folder : Path
-        Where to.
-    cohort : str
-        Cohort of the scans that name none, and name of the simulation.
-    simulation : mapping, optional
-        How the cohort was simulated, as plain values.
-
-    Returns
-    -------
-    Path
-        The table.
-
-    Raises
-    ------
-    ValueError
-        If a name or truth cannot be kept in the table, the table already lists one of the patients, two patients would
-        have the same files, or files of others would be replaced.
-    """
+    """Write scans as files and a table, as `Cohort.write` describes it."""
     table = folder / TABLE
     try:
         rows = [row for _, row in participant_rows(table)] if table.exists() else []

@@ -73,30 +73,7 @@ class Participants:
 def read_participants(
     table: Path, *, average: str | None = "geometric", b_tolerance: float | None = None
 ) -> Participants:
-    """
-    Read a table of participants, as `Cohort.read` describes it.
-
-    Parameters
-    ----------
-    table : Path
-        The table.
-    average : {"geometric", "arithmetic"}, optional
-        Mean of the measurements that share a b-value and an echo time; None to leave them as they are.
-    b_tolerance : float, optional
-        b-values within so many s/mm² count as one.
-
-    Returns
-    -------
-    Participants
-        Scans, and what is known about cohorts.
-
-    Raises
-    ------
-    ValueError
-        If the table, or a row of it, is wrong.
-    FileNotFoundError
-        If a file is missing.
-    """
+    """Read a table of participants, as `Cohort.read` describes it."""
     scans: dict[str, list[Scan]] = {}
     skipped: dict[str, dict[str, str]] = {}
     empty: list[tuple[int, Scan, str]] = []
@@ -137,24 +114,7 @@ def read_participants(
 
 
 def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """
-    Read the rows of a table of participants, without opening the files that they name.
-
-    Parameters
-    ----------
-    table : Path
-        The table.
-
-    Returns
-    -------
-    list of (int, dict of str to str)
-        Number of the line, and its values by column.
-
-    Raises
-    ------
-    ValueError
-        If it is no such table.
-    """
+    """Read the rows of a table of participants, without opening the files that they name."""
     return read_rows(table, required=REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, aliases=COLUMN_NAMES)
 
 
@@ -270,24 +230,7 @@ def _number(text: str) -> float | None:
 
 
 def simulations_of(table: Path) -> dict[str, dict[str, Any]]:
-    """
-    Read how cohorts were simulated from the table's sidecar.
-
-    Parameters
-    ----------
-    table : Path
-        The table.
-
-    Returns
-    -------
-    dict of str to dict
-        By cohort; empty without a sidecar that says so.
-
-    Raises
-    ------
-    ValueError
-        If the sidecar cannot be read.
-    """
+    """Read how cohorts were simulated from the table's sidecar."""
     sidecar = table.with_suffix(".json")
     if not sidecar.is_file():
         return {}

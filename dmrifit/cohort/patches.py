@@ -13,24 +13,7 @@ __all__ = ["as_neighbors", "center_of", "check_patch_shape", "check_reach", "nei
 
 
 def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
-    """
-    Check the size of a neighborhood.
-
-    Parameters
-    ----------
-    patch_shape : sequence of 3 ints
-        Numbers of voxels along the axes of the image.
-
-    Returns
-    -------
-    tuple of int
-        The same.
-
-    Raises
-    ------
-    ValueError
-        If it is anything but three odd positive numbers.
-    """
+    """Check the size of a neighborhood."""
     sizes = tuple(patch_shape) if isinstance(patch_shape, tuple | list | np.ndarray) else ()
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes)
     if len(sizes) != 3 or not whole or any(n < 1 or n % 2 == 0 for n in sizes):
@@ -40,21 +23,7 @@ def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
 
 
 def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
-    """
-    Check that there are images in which a neighborhood has all its voxels, before long work.
-
-    Parameters
-    ----------
-    patch_shape : sequence of 3 ints
-        Numbers of voxels along the axes of the image.
-    shapes : iterable of tuple of 3 int
-        Numbers of voxels of the images.
-
-    Raises
-    ------
-    ValueError
-        If it is anything but three odd positive numbers, or some of its voxels lie outside of every image.
-    """
+    """Check that there are images in which a neighborhood has all its voxels, before long work."""
     sizes = check_patch_shape(patch_shape)
     largest = [2 * max(lengths) - 1 for lengths in zip(*shapes, strict=True)]
     if any(size > most for size, most in zip(sizes, largest, strict=True)):
@@ -66,15 +35,7 @@ def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:
     """
     Find the voxels that magnitudes were measured in.
 
-    Parameters
-    ----------
-    signals : array_like of shape (..., n_measurements)
-        Magnitudes.
-
-    Returns
-    -------
-    ndarray of bool, shape (...)
-        False where a value is negative, infinite or NaN, or all are zero.
+    Shapes: `signals` (..., n_measurements); returns (...).
     """
     values = np.asarray(signals)
     with np.errstate(invalid="ignore"):
@@ -92,31 +53,14 @@ def neighborhoods(
     Put the neighborhood of each voxel in one row.
 
     ``rows.reshape(n_voxels, k, n_measurements)`` has the k neighbors in the order of
-    ``np.ndindex(patch_shape)``, so the voxel itself is the middle one. A neighbor outside the image,
-    outside the region or without signal is replaced by the voxel itself: at the rim of an organ or of
-    the body, "as here" is nearer to the truth than the zeros that are usual for images, a row has no
-    gap unless its own voxel has one, and it does not depend on what a scanner leaves in the background.
+    ``np.ndindex(patch_shape)``, so the voxel itself is the middle one. A neighbor outside the
+    image, outside the region or without signal is replaced by the voxel itself: at the rim of an
+    organ or of the body, "as here" is nearer to the truth than the zeros that are usual for
+    images, a row has no gap unless its own voxel has one, and it does not depend on what a scanner
+    leaves in the background.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (x, y, z, n_measurements)
-        Magnitudes.
-    where : tuple of 3 ndarrays of int, shape (n_voxels,)
-        Indices of the voxels, as `numpy.nonzero` gives them.
-    patch_shape : tuple of 3 odd ints or None
-        Numbers of voxels along the axes; None for the voxels alone.
-    region : ndarray of bool, shape (x, y, z), optional
-        Where neighbors may be taken from, such as the body; everywhere by default.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, k * n_measurements)
-        In the type of the volume.
-
-    Raises
-    ------
-    ValueError
-        If `patch_shape` is not three odd numbers.
+    Shapes: `volume` (x, y, z, n_measurements), `region` (x, y, z); returns (n_voxels, k *
+    n_measurements).
     """
     if patch_shape is None:
         return volume[where]
@@ -138,17 +82,7 @@ def as_neighbors(X: NDArray, patch_shape: tuple[int, int, int] | None) -> NDArra
     """
     Take rows of neighborhoods apart.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_voxels, k * n_measurements)
-        As `neighborhoods` gives them.
-    patch_shape : tuple of 3 odd ints or None
-        Numbers of voxels along the axes; None is one voxel.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, k, n_measurements)
-        A view.
+    Shapes: `X` (n_voxels, k * n_measurements); returns (n_voxels, k, n_measurements).
     """
     k = 1 if patch_shape is None else math.prod(patch_shape)
     return X.reshape(len(X), k, X.shape[1] // k)
@@ -158,17 +92,7 @@ def center_of(X: NDArray, patch_shape: tuple[int, int, int] | None) -> NDArray:
     """
     Take the voxels themselves out of rows of neighborhoods.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_voxels, k * n_measurements)
-        As `neighborhoods` gives them.
-    patch_shape : tuple of 3 odd ints or None
-        Numbers of voxels along the axes; None is one voxel.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, n_measurements)
-        A view.
+    Shapes: `X` (n_voxels, k * n_measurements); returns (n_voxels, n_measurements).
     """
     neighbors = as_neighbors(X, patch_shape)
     return neighbors[:, neighbors.shape[1] // 2]

@@ -138,19 +138,7 @@ class PatientScale:
 
 
 def reference_columns(protocol: Protocol) -> NDArray[np.intp]:
-    """
-    Find the measurements at the lowest b-value of the shortest echo time.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        The measurements.
-
-    Returns
-    -------
-    ndarray of int
-        Indices of one measurement, or of several when it was repeated.
-    """
+    """Find the measurements at the lowest b-value of the shortest echo time."""
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     shortest = te <= te.min() + _TE_MATCH
     return np.flatnonzero(shortest & (protocol.b <= protocol.b[shortest].min() + _B_MATCH))

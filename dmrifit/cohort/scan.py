@@ -253,14 +253,7 @@ class Scan:
 
 
 def truth_names() -> tuple[str, ...]:
-    """
-    Name the true maps that a file holds, in their order.
-
-    Returns
-    -------
-    tuple of str
-        The parameters of T2-IVIM-Kurtosis.
-    """
+    """Name the true maps that a file holds, in their order."""
     from dmrifit.engine.models import MODELS
 
     return MODELS["t2-ivim-kurtosis"].names

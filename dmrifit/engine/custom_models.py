@@ -18,29 +18,7 @@ _EXPRESSIBLE = {"exp", "log", "sqrt"}
 
 
 def read_function(function: Callable, names: Sequence[str]) -> tuple[str, str]:
-    """
-    Read a function of one measurement.
-
-    Parameters
-    ----------
-    function : callable
-        A function, jitted or not, of b, perhaps te, and the parameters.
-    names : sequence of str
-        Names of the parameters.
-
-    Returns
-    -------
-    expression : str
-        The function as one expression, or "" where it is more than arithmetic.
-    source : str
-        "" or the source of a function of the same arguments that needs nothing but `math` and `np`.
-
-    Raises
-    ------
-    ValueError
-        If the source cannot be read, arguments and parameters differ, or a name in it stands for something
-        that cannot be copied.
-    """
+    """Read a function of one measurement."""
     function = getattr(function, "py_func", function)  # what numba.njit was given
     definition = _definition(function)
     _check_arguments(definition, names)

@@ -26,19 +26,7 @@ _LOG = [2.0 / (2 * _i + 1) for _i in range(12)]
 
 
 def exp(x: ArrayLike) -> NDArray[np.float64]:
-    """
-    Compute the exponential: 2ⁿ·exp(r) with abs(r) ≤ ln(2)/2, and that by its power series.
-
-    Parameters
-    ----------
-    x : array_like
-        Real numbers.
-
-    Returns
-    -------
-    ndarray of the same shape
-        Within two units in the last place; 0 and infinity where the result is beyond the range of numbers.
-    """
+    """Compute the exponential: 2ⁿ·exp(r) with abs(r) ≤ ln(2)/2, and that by its power series."""
     x = np.clip(np.asarray(x, dtype=np.float64), -800.0, 800.0)
     n = np.floor(x * _LOG2_E + 0.5)
     r = (x - n * _LN2[0]) - n * _LN2[1]
@@ -48,17 +36,8 @@ def exp(x: ArrayLike) -> NDArray[np.float64]:
 
 def log(x: ArrayLike) -> NDArray[np.float64]:
     """
-    Compute the natural logarithm: that of the exponent, and 2·artanh((m − 1)/(m + 1)) for the mantissa m.
-
-    Parameters
-    ----------
-    x : array_like
-        Real numbers.
-
-    Returns
-    -------
-    ndarray of the same shape
-        Within four units in the last place; −infinity for 0 and NaN for negative numbers.
+    Compute the natural logarithm: that of the exponent, and 2·artanh((m − 1)/(m + 1)) for the
+    mantissa m.
     """
     x = np.asarray(x, dtype=np.float64)
     positive = (x > 0) & (x < np.inf)
@@ -67,22 +46,7 @@ def log(x: ArrayLike) -> NDArray[np.float64]:
 
 
 def power(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-    """
-    Raise to a power.
-
-    Parameters
-    ----------
-    x : array_like
-        Real numbers.
-    y : array_like
-        Exponents; small whole ones are done by multiplication.
-
-    Returns
-    -------
-    ndarray of their common shape
-        Errors grow with the logarithm of the result; NaN where a negative number is raised to a power that is no small
-        whole number.
-    """
+    """Raise to a power."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if y.ndim == 0 and float(y).is_integer() and abs(y) <= _WHOLE:
         result, square = np.ones_like(x), x
@@ -99,17 +63,7 @@ def geometric_mean(values: ArrayLike, used: NDArray[np.bool_]) -> NDArray[np.flo
     """
     Compute the geometric mean along the last axis: the root of the product.
 
-    Parameters
-    ----------
-    values : array_like of shape (..., n)
-        Real numbers.
-    used : ndarray of bool, shape (..., n)
-        Which of them count; these are finite.
-
-    Returns
-    -------
-    ndarray of shape (...)
-        The means; 0 where one is 0, NaN where one is negative or nothing counts.
+    Shapes: `values` (..., n), `used` (..., n); returns (...).
     """
     factors = np.where(used, np.asarray(values, dtype=np.float64), 1.0)
     exponent = np.zeros(factors.shape[:-1], np.int64)

@@ -187,21 +187,7 @@ def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel
 
 
 def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
-    """
-    Refuse a protocol whose echo times a model cannot explain.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        The measurements.
-    model : SignalModel
-        The model.
-
-    Raises
-    ------
-    ValueError
-        If the model needs echo times and there are none, or knows no relaxation and there are several.
-    """
+    """Refuse a protocol whose echo times a model cannot explain."""
     if model.needs_te and protocol.te is None:
         raise ValueError(f"model {model.name} needs echo times, and the protocol has none; give te in ms")
     if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:

@@ -354,26 +354,7 @@ class ClinicalMetrics(_VoxelTransformer):
 
 
 def resolve_model(model: object) -> SignalModel:
-    """
-    Return a model given by name or as it is.
-
-    Parameters
-    ----------
-    model : str or SignalModel
-        A name in `MODELS`, or a model.
-
-    Returns
-    -------
-    SignalModel
-        The model.
-
-    Raises
-    ------
-    ValueError
-        If there is no model of that name.
-    TypeError
-        If it is neither.
-    """
+    """Return a model given by name or as it is."""
     if isinstance(model, SignalModel):
         return model
     if not isinstance(model, str):
@@ -387,19 +368,7 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
     """
     Check that signals have one column for each measurement.
 
-    Parameters
-    ----------
-    signals : ndarray of shape (n_voxels, n_measurements)
-        Magnitudes.
-    protocol : Protocol
-        What the columns should be.
-    name : str
-        Name of the array, for the message.
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer columns than measurements.
+    Shapes: `signals` (n_voxels, n_measurements).
     """
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
         raise ValueError(f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its protocol: "

@@ -35,24 +35,7 @@ def signal_jacobian(model: str | SignalModel, parameters: ArrayLike, protocol: P
     """
     Differentiate the signal of a model by its parameters.
 
-    Parameters
-    ----------
-    model : str or SignalModel
-        A name in `MODELS`, or a model.
-    parameters : array_like of shape (n_sets, n_parameters)
-        In the order and units of the model.
-    protocol : Protocol
-        The measurements.
-
-    Returns
-    -------
-    ndarray of shape (n_sets, n_measurements, n_parameters)
-        Central differences, right to about ten digits for any model, formula or function.
-
-    Raises
-    ------
-    ValueError
-        If the number of columns is wrong, or the model needs echo times and the protocol has none.
+    Shapes: `parameters` (n_sets, n_parameters); returns (n_sets, n_measurements, n_parameters).
     """
     model = resolve_model(model)
     values = np.atleast_2d(np.asarray(parameters, dtype=float))
@@ -273,28 +256,7 @@ class Step:
 
 
 def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None) -> tuple[list[int], list[int]]:
-    """
-    Part the contrasts in those that are measured anyway and those that can be taken.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        All contrasts.
-    start : Protocol, indices or None
-        Those that are measured anyway.
-    n : int or None
-        How many are to be taken.
-
-    Returns
-    -------
-    taken, left : list of int
-        Indices.
-
-    Raises
-    ------
-    ValueError
-        If `start` names a contrast twice or one that is not there, or fewer than `n` are left.
-    """
+    """Part the contrasts in those that are measured anyway and those that can be taken."""
     if start is None:
         taken = []
     elif isinstance(start, Protocol):
@@ -311,27 +273,7 @@ def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | No
 
 
 def order_table(protocol: Protocol, steps: list[Step], n_start: int, score: str, more: list[str]) -> pd.DataFrame:
-    """
-    Put the steps of an order in a table.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        All contrasts.
-    steps : list of Step
-        In the order taken; the first is what there was before.
-    n_start : int
-        How many contrasts there were before.
-    score : str
-        Name of the column of scores.
-    more : list of str
-        Names of the further columns.
-
-    Returns
-    -------
-    DataFrame
-        One row for each step.
-    """
+    """Put the steps of an order in a table."""
     import pandas as pd
 
     indices = [step.index for step in steps]

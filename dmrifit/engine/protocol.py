@@ -462,26 +462,7 @@ def read_gradients(
     """
     Read b-values and gradient directions from FSL-style text files, as they stand there.
 
-    Parameters
-    ----------
-    bval : path
-        b-values in s/mm²: one row or one column, separated by blanks or commas.
-    bvec : path, optional
-        Gradient directions, 3 × n or n × 3.
-
-    Returns
-    -------
-    b : ndarray of shape (n,)
-        b-values.
-    directions : ndarray of shape (n, 3), or None
-        Directions.
-
-    Raises
-    ------
-    ValueError
-        If a file holds no numbers, or their numbers differ.
-    FileNotFoundError
-        If a file does not exist.
+    Shapes: returns directions (n, 3).
     """
     b = read_numbers(Path(bval)).ravel()
     if bvec is None:
@@ -496,31 +477,7 @@ def read_gradients(
 
 
 def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volumes: str = "") -> NDArray[np.float64]:
-    """
-    Read echo times from wherever they are written.
-
-    Parameters
-    ----------
-    te : path, number or sequence of paths
-        A number in ms; a text file in ms (one value, or one per volume); one BIDS sidecar (``.json``, EchoTime in
-        seconds); or one sidecar per volume.
-    n : int
-        How many volumes there are.
-    volumes : str, optional
-        What messages call them.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        Echo times in ms.
-
-    Raises
-    ------
-    ValueError
-        If a file holds no echo times, their number is neither 1 nor `n`, or a unit looks wrong.
-    FileNotFoundError
-        If a file does not exist.
-    """
+    """Read echo times from wherever they are written."""
     if isinstance(te, (str, Path)):
         try:
             times = np.array([float(te)])  # type: ignore[arg-type]

@@ -104,21 +104,7 @@ def resynthesize(
 
 @cache
 def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
-    """
-    Find the contrasts that a protocol does not have.
-
-    Parameters
-    ----------
-    wanted : Protocol
-        Contrasts to look for.
-    protocol : Protocol
-        Where.
-
-    Returns
-    -------
-    tuple of int
-        Indices into `wanted`.
-    """
+    """Find the contrasts that a protocol does not have."""
     missing = []
     for i in range(len(wanted)):
         try:

@@ -135,17 +135,7 @@ def to_inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
     """
     Convert parameters to the coordinates of the search.
 
-    Parameters
-    ----------
-    values : ndarray of shape (..., n_parameters)
-        In the model's units.
-    forms : tuple of {"plain", "log", "inverse"}
-        How each parameter is searched.
-
-    Returns
-    -------
-    ndarray of shape (..., n_parameters)
-        Themselves, their logarithms or their inverses.
+    Shapes: `values` (..., n_parameters); returns (..., n_parameters).
     """
     inner = np.array(values, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):

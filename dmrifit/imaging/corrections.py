@@ -33,35 +33,13 @@ def denoise(
     """
     Remove noise by Marchenko–Pastur principal component analysis of patches (MPPCA, by dipy).
 
-    The noise falls, the floor stays: magnitudes never average to less than the floor √(π/2)·σ of the *original*
-    noise, because the mean of Rician noise is no zero, and no denoising of magnitudes takes that away. The noise
-    level returned is that of the noise before denoising, which is the one that a fit with a noise floor needs.
+    The noise falls, the floor stays: magnitudes never average to less than the floor √(π/2)·σ of
+    the *original* noise, because the mean of Rician noise is no zero, and no denoising of
+    magnitudes takes that away. The noise level returned is that of the noise before denoising,
+    which is the one that a fit with a noise floor needs.
 
-    Parameters
-    ----------
-    signals : array_like of shape (x, y, z, n_measurements)
-        Magnitudes as the scanner gave them: not interpolated, not masked, not filtered. Voxels with a value that is
-        not finite stay as they are.
-    mask : ndarray of bool, shape (x, y, z), optional
-        Voxels to denoise; others stay as they are. By default all that are not 0 in every measurement.
-    patch_radius : int, optional
-        Patches are cubes of 2·radius + 1 voxels, less where the image is thinner. By default the smallest radius from
-        2 whose patches have more voxels than there are measurements.
-
-    Returns
-    -------
-    signals : ndarray of float32, shape (x, y, z, n_measurements)
-        Denoised, not negative.
-    sigma : ndarray of float32, shape (x, y, z)
-        Standard deviation of the noise before denoising; where it was not estimated, the median of the others. Where
-        there is no signal, it is that of the magnitudes, 0.66 σ.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two measurements or the image is too small for patches.
-    ImportError
-        If the extra ``preprocess`` is not installed.
+    Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
+    n_measurements), sigma (x, y, z).
 
     References
     ----------
@@ -91,29 +69,10 @@ def remove_gibbs(
     """
     Remove Gibbs ringing from the slices of each volume by local shifts below a voxel (by dipy).
 
-    It is right for images of full Fourier coverage that were not interpolated; partial Fourier leaves ringing of
-    another kind, which it only reduces.
+    It is right for images of full Fourier coverage that were not interpolated; partial Fourier
+    leaves ringing of another kind, which it only reduces.
 
-    Parameters
-    ----------
-    signals : array_like of shape (x, y, z, n_measurements)
-        Magnitudes. A volume's values that are not finite count as 0 and stay as they are.
-    slice_axis : {0, 1, 2}, default=2
-        The axis across slices.
-    progress : callable, optional
-        Called after each volume.
-
-    Returns
-    -------
-    ndarray of float32, shape (x, y, z, n_measurements)
-        Without ringing; undershoots below 0 are 0.
-
-    Raises
-    ------
-    ValueError
-        If the array has another number of axes or there is no such axis.
-    ImportError
-        If the extra ``preprocess`` is not installed.
+    Shapes: `signals` (x, y, z, n_measurements); returns (x, y, z, n_measurements).
 
     References
     ----------
@@ -145,35 +104,11 @@ def correct_motion(
     progress: Callable[[], object] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """
-    Bring every volume to the place of one of them by a rigid transformation (mutual information, by dipy).
+    Bring every volume to the place of one of them by a rigid transformation (mutual information,
+    by dipy).
 
-    Parameters
-    ----------
-    signals : array_like of shape (x, y, z, n_measurements)
-        Magnitudes.
-    affine : array_like of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-    reference : int, default=0
-        The volume that stays; one with much signal, such as one at the lowest b-value and shortest echo time.
-    mask : ndarray of bool, shape (x, y, z), optional
-        Voxels of the reference that are compared; all by default.
-    progress : callable, optional
-        Called after each volume.
-
-    Returns
-    -------
-    signals : ndarray of float32, shape (x, y, z, n_measurements)
-        Interpolated linearly; NaN where a voxel would come from outside the image, so that a fit leaves that
-        measurement out instead of taking a zero for data.
-    transforms : ndarray of shape (n_measurements, 4, 4)
-        From world coordinates of the reference to those of each volume.
-
-    Raises
-    ------
-    ValueError
-        If the image has fewer than four voxels along an axis, or there is no such reference.
-    ImportError
-        If the extra ``preprocess`` is not installed.
+    Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
+    n_measurements), transforms (n_measurements, 4, 4).
 
     Notes
     -----
@@ -228,20 +163,8 @@ def rotate_directions(directions: ArrayLike, transforms: ArrayLike, affine: Arra
     """
     Rotate gradient directions with the volumes that motion correction has turned.
 
-    Parameters
-    ----------
-    directions : array_like of shape (n_measurements, 3)
-        In the frame of FSL's files: along the axes of the image, the first one turned round where the image is
-        stored with a positive determinant.
-    transforms : array_like of shape (n_measurements, 4, 4)
-        As `correct_motion` returned them.
-    affine : array_like of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-
-    Returns
-    -------
-    ndarray of shape (n_measurements, 3)
-        Directions of the corrected volumes, in the same frame.
+    Shapes: `directions` (n_measurements, 3), `transforms` (n_measurements, 4, 4); returns
+    (n_measurements, 3).
 
     References
     ----------
@@ -259,19 +182,7 @@ def rotate_directions(directions: ArrayLike, transforms: ArrayLike, affine: Arra
 
 
 def patches_are_large(shape: tuple[int, ...]) -> bool:
-    """
-    Tell whether the patches of `denoise` hold enough voxels for an estimate of the noise.
-
-    Parameters
-    ----------
-    shape : tuple of 4 int
-        Of the signals.
-
-    Returns
-    -------
-    bool
-        Whether there are half as many voxels again as measurements.
-    """
+    """Tell whether the patches of `denoise` hold enough voxels for an estimate of the noise."""
     if shape[3] < 2 or np.prod(shape[:3]) < 2:
         return False
     return bool(np.prod(2 * _patch_radius(shape, None) + 1) >= _SAMPLES_PER_VOLUME * shape[3])
@@ -293,20 +204,7 @@ def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
     """
     Make sure that signals are those of an image.
 
-    Parameters
-    ----------
-    signals : array_like of shape (x, y, z, n_measurements)
-        Magnitudes.
-
-    Returns
-    -------
-    ndarray of float32
-        The same.
-
-    Raises
-    ------
-    ValueError
-        If there are not four axes.
+    Shapes: `signals` (x, y, z, n_measurements).
     """
     values = np.asarray(signals)
     if values.ndim != 4:

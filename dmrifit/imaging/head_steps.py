@@ -39,26 +39,12 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     """
     Find the brain in a T1 image of a head.
 
-    Where somebody has set everything but the brain to one value, the brain is the rest. Elsewhere ``median_otsu`` of
-    dipy finds the head; what has about the signal of its middle, and is joined to the middle by more than a neck, is
-    brain, with folds and dents up to 32 mm wide filled: a rough mask, which keeps some of what surrounds the brain.
+    Where somebody has set everything but the brain to one value, the brain is the rest. Elsewhere
+    ``median_otsu`` of dipy finds the head; what has about the signal of its middle, and is joined
+    to the middle by more than a neck, is brain, with folds and dents up to 32 mm wide filled: a
+    rough mask, which keeps some of what surrounds the brain.
 
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        Magnitudes on three axes.
-
-    Returns
-    -------
-    ndarray of bool, shape (x, y, z)
-        The brain.
-
-    Raises
-    ------
-    ValueError
-        If the image has not three axes, values that are not finite, or no brain is found.
-    ImportError
-        If the extra ``preprocess`` is not installed.
+    Shapes: returns (x, y, z).
     """
     from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
 
@@ -125,30 +111,7 @@ def correct_bias_field(
     """
     Remove the smooth field that coils lay over an image, by N4 (SimpleITK, on one thread).
 
-    Parameters
-    ----------
-    values : array_like of shape (x, y, z)
-        Magnitudes.
-    affine : array_like of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-    mask : ndarray of bool, shape (x, y, z), optional
-        The brain; by default all that is brighter than a tenth of the bright parts.
-    name : str, default="the image"
-        What the message calls it.
-
-    Returns
-    -------
-    values : ndarray of float32, shape (x, y, z)
-        The image divided by the field.
-    field : ndarray of float32, shape (x, y, z)
-        The field, of geometric mean 1 inside the mask.
-
-    Raises
-    ------
-    ValueError
-        If the mask is empty or more than 5 % of the values inside it are not positive.
-    ImportError
-        If the extra ``preprocess`` is not installed.
+    Shapes: `values` (x, y, z), `mask` (x, y, z); returns values (x, y, z), field (x, y, z).
 
     References
     ----------
@@ -183,36 +146,10 @@ def align_brain(
     prior: Image, image: Image, *, brain: Image | None = None, prior_brain: Image | None = None
 ) -> NDArray[np.float64]:
     """
-    Find the affine transformation that brings an earlier scan to the place of a later one (by dipy).
+    Find the affine transformation that brings an earlier scan to the place of a later one (by
+    dipy).
 
     Centers of mass first, then mutual information, rigid and affine, with voxels of 6 and 4 mm.
-
-    Parameters
-    ----------
-    prior : path or Nifti1Image
-        The scan to move.
-    image : path or Nifti1Image
-        The scan that stays.
-    brain, prior_brain : path or Nifti1Image, optional
-        The brain in each, on its grid; what lies outside is not compared.
-
-    Returns
-    -------
-    ndarray of shape (4, 4)
-        From world coordinates of `image` to those of `prior`, in mm.
-
-    Raises
-    ------
-    ValueError
-        If an image has not three axes, values that are not finite, or fewer than 8 voxels along an axis.
-    ImportError
-        If the extra ``preprocess`` is not installed.
-
-    Warns
-    -----
-    UserWarning
-        If the center of the image moves by more than 30 mm or it turns by more than 20 degrees, or the scans agree
-        no better than by their headers.
 
     References
     ----------
@@ -224,23 +161,7 @@ def align_brain(
 def aligned(
     prior: nib.Nifti1Pair, image: nib.Nifti1Pair, prior_brain: Image | None, brain: Image | None, name: str
 ) -> NDArray[np.float64]:
-    """
-    Do what `align_brain` does, with scans that were read.
-
-    Parameters
-    ----------
-    prior, image : Nifti1Image
-        The scan to move, and the one that stays.
-    prior_brain, brain : path or Nifti1Image, optional
-        The brain in each.
-    name : str
-        What the message calls the prior.
-
-    Returns
-    -------
-    ndarray of shape (4, 4)
-        From world coordinates of `image` to those of `prior`, in mm.
-    """
+    """Do what `align_brain` does, with scans that were read."""
     align = import_optional("dipy.align")
     moving, fixed = (_cut(one, mask) for one, mask in ((prior, prior_brain), (image, brain)))
     with threadpool_limits(1), quiet_dipy():
@@ -285,20 +206,7 @@ def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
     """
     Read a mask.
 
-    Parameters
-    ----------
-    image : Nifti1Image
-        What is above 0.5 is inside.
-
-    Returns
-    -------
-    ndarray of bool, shape (x, y, z)
-        The mask.
-
-    Raises
-    ------
-    ValueError
-        If nothing is inside.
+    Shapes: returns (x, y, z).
     """
     return binarize(array_of(image), name=image_name(image))
 
@@ -329,19 +237,7 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def import_sitk() -> Any:
-    """
-    Import SimpleITK, or say how to install it.
-
-    Returns
-    -------
-    module
-        SimpleITK.
-
-    Raises
-    ------
-    ImportError
-        If the extra ``preprocess`` is not installed.
-    """
+    """Import SimpleITK, or say how to install it."""
     with warnings.catch_warnings():
         # Its wrapper classes lack a name of their module, which later Pythons tell at import.
         warnings.simplefilter("ignore", DeprecationWarning)

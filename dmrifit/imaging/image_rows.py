@@ -20,29 +20,6 @@ def source_volumes(
 ) -> Callable[[NDArray], NDArray]:
     """
     Give the function that takes the measurements that an estimator needs from those of an image.
-
-    Parameters
-    ----------
-    series : Series
-        The image.
-    source : Protocol
-        What the estimator predicts from.
-    protocol : Protocol or None
-        Of the image; None if its volumes are those of `source`.
-    average : str or None
-        How directions are averaged.
-    b_tolerance : float or None
-        How far b-values may differ, in s/mm².
-
-    Returns
-    -------
-    callable
-        From (n_voxels, n_measurements) to (n_voxels, n_source).
-
-    Raises
-    ------
-    ValueError
-        If the image does not hold these measurements, or options need the protocol.
     """
     if protocol is None:
         if average is not None or b_tolerance is not None:
@@ -82,30 +59,7 @@ def patient_scale(
     """
     Find the number that the signals are divided by.
 
-    Parameters
-    ----------
-    series : Series
-        The image.
-    region : ndarray of bool of shape (x, y, z) or None
-        Voxels in question; None for those with signal.
-    chosen : callable
-        What `source_volumes` gave.
-    source : Protocol
-        What the estimator predicts from.
-    scale : PatientScale, number or None
-        How it is found, or what it is; None for 1.
-    progress : bool
-        Whether a bar is shown.
-
-    Returns
-    -------
-    float
-        The number.
-
-    Raises
-    ------
-    ValueError
-        If `scale` is none of these, or finds no signal.
+    Shapes: `region` (x, y, z).
     """
     if scale is None:
         return 1.0
@@ -140,30 +94,10 @@ def sliced_rows(
     """
     Give the rows that an estimator predicts from, one slice of the image at a time.
 
-    Libraries of linear algebra may round a row differently among other rows. Slices are the same however the image
-    is cut into slabs, and so are the bits of their predictions.
+    Libraries of linear algebra may round a row differently among other rows. Slices are the same
+    however the image is cut into slabs, and so are the bits of their predictions.
 
-    Parameters
-    ----------
-    series : Series
-        The image.
-    region : ndarray of bool of shape (x, y, z) or None
-        Voxels in question; None for those with signal.
-    chosen : callable
-        What `source_volumes` gave.
-    patch_shape : tuple of 3 int or None
-        Neighborhood of a row in voxels; None for the voxel alone.
-    progress : bool
-        Whether a bar is shown.
-
-    Yields
-    ------
-    slab : slice
-        The slice along z.
-    part : ndarray of bool of shape (x, y, 1)
-        Its voxels in question.
-    rows : ndarray of shape (n_voxels, n_source) or (n_voxels, n_source·k)
-        What is predicted from; NaN without signal.
+    Shapes: `region` (x, y, z); returns part (x, y, 1), rows (n_voxels, n_source).
     """
     if patch_shape is None:
         for slab, part, voxels in series.slabs(region, progress=progress, task="predict"):

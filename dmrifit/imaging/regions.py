@@ -203,26 +203,7 @@ class FittedMaps:
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
-    """
-    Find the maps that fits have written to a folder.
-
-    Parameters
-    ----------
-    folder : path
-        Where `fit_image` wrote to.
-
-    Returns
-    -------
-    list of FittedMaps
-        By the names of their sidecars.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no fit.
-    FileNotFoundError
-        If there is no such folder, or a map that a sidecar names is missing.
-    """
+    """Find the maps that fits have written to a folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of maps; name one that dmrifit fit wrote")
@@ -248,33 +229,7 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
 def summarize_fits(
     sources: Sequence[str | Path], labels: Sequence[str | Path] = (), *, names: Mapping[int, str] | None = None
 ) -> pd.DataFrame:
-    """
-    Summarize the maps of many fits in regions.
-
-    Parameters
-    ----------
-    sources : sequence of path
-        Folders that `fit_image` wrote to; or one table (tab-separated; ``.csv``: comma-separated), with a row for
-        each folder, paths relative to it, and the columns ``maps`` and optionally ``labels``, ``subject`` and
-        ``visit``.
-    labels : sequence of path, default=()
-        Label image: one for all folders, or one for each; none if the table names them.
-    names : mapping of int to str, optional
-        Names of labels.
-
-    Returns
-    -------
-    DataFrame
-        The rows of `roi_table` for each fit, after the columns ``subject`` and ``visit`` (if the table has them),
-        ``folder``, ``scan`` and ``model``.
-
-    Raises
-    ------
-    ValueError
-        If there is no label image or another number of them, or for the reasons of `find_fits` and `roi_table`.
-    FileNotFoundError
-        If a file or folder does not exist.
-    """
+    """Summarize the maps of many fits in regions."""
     import pandas as pd
 
     # All files are found and named before the first is read.
@@ -294,26 +249,7 @@ def summarize_fits(
 
 
 def read_label_names(path: str | Path) -> dict[int, str]:
-    """
-    Read the names of labels.
-
-    Parameters
-    ----------
-    path : path
-        Tab-separated with the columns ``index`` (or ``label``) and ``name``, as in BIDS; ``.csv``: comma-separated.
-
-    Returns
-    -------
-    dict of int to str
-        Name by label.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, an index is not a whole number, or stands there twice.
-    FileNotFoundError
-        If there is no such file.
-    """
+    """Read the names of labels."""
     rows = read_rows(path, required=("name",), optional=("index", "label"))
     names: dict[int, str] = {}
     for line, row in rows:

@@ -31,23 +31,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     Write a file that appears under its name only when it is complete.
 
-    What a killed process has left of a file of this name is removed, by the rule of `remove_abandoned_parts`.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; one of this name is replaced, and the folder is made if needed.
-
-    Yields
-    ------
-    Path
-        Where to write: a hidden name in the same folder, with the same ending. It is given the name of the file when
-        the block ends, and removed after an exception.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be made or written to, or the disk is full; the message names the file.
+    What a killed process has left of a file of this name is removed, by the rule of
+    `remove_abandoned_parts`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,32 +52,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """
-    Write a text file that appears under its name only when it is complete.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; its folder is made if needed.
-    text : str
-        UTF-8 is written.
-    """
+    """Write a text file that appears under its name only when it is complete."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def remove_abandoned_parts(folder: str | Path, name: str | None = None) -> None:
-    """
-    Remove what killed processes have left of files that never got their names.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where `whole_file` wrote. Parts of living processes and those younger than ten minutes, which another
-        machine may be writing, stay.
-    name : str, optional
-        The file of which parts are removed; by default all.
-    """
+    """Remove what killed processes have left of files that never got their names."""
     for part in Path(folder).glob(f"{_PART}*"):
         pid, _, own = part.name.removeprefix(_PART).partition("-")
         if not pid.isdecimal() or name not in (None, own):
@@ -180,39 +146,13 @@ class FileSet:
         return self
 
     def path(self, name: str) -> Path:
-        """
-        Give the place to write a file to.
-
-        Parameters
-        ----------
-        name : str
-            One of the names of the set.
-
-        Returns
-        -------
-        Path
-            A path whose last part is that name.
-
-        Raises
-        ------
-        ValueError
-            If the name was not declared, or the block has not been entered.
-        """
+        """Give the place to write a file to."""
         if self._hidden is None or name not in self.names:
             raise ValueError(f"{name} is not a file of this set: {self.names}")
         return self._hidden / name
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """
-        Write a JSON file of the set.
-
-        Parameters
-        ----------
-        name : str
-            One of the names of the set.
-        content : mapping
-            Plain values; NaN is not allowed.
-        """
+        """Write a JSON file of the set."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         # A line for a list of numbers, not for each number. Inside a string there is no line break.
         text = re.sub(r"\[\n[^][{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)

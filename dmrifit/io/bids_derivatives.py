@@ -55,54 +55,17 @@ _BIDS = re.compile(r"sub-[a-zA-Z0-9+]+_(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)*[a-zA-Z0-9]+
 
 
 def label(text: str) -> str:
-    """
-    Reduce a text to what BIDS allows as the value of an entity: letters and digits.
-
-    Parameters
-    ----------
-    text : str
-        Such as ``"t2-ivim-kurtosis"``.
-
-    Returns
-    -------
-    str
-        Such as ``"t2ivimkurtosis"``.
-    """
+    """Reduce a text to what BIDS allows as the value of an entity: letters and digits."""
     return re.sub(r"[^a-zA-Z0-9]", "", text)
 
 
 def stem(path: str | Path) -> str:
-    """
-    Give the name of an image file without its folder and extensions.
-
-    Parameters
-    ----------
-    path : str or Path
-        Such as ``"study/sub-01_dwi.nii.gz"``.
-
-    Returns
-    -------
-    str
-        Such as ``"sub-01_dwi"``.
-    """
+    """Give the name of an image file without its folder and extensions."""
     return _EXTENSIONS.sub("", Path(path).name)
 
 
 def common_stem(paths: Sequence[str | Path]) -> str:
-    """
-    Give what the names of several image files have in common.
-
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        Such as ``["sub-01_echo-1_dwi.nii.gz", "sub-01_echo-2_dwi.nii.gz"]``.
-
-    Returns
-    -------
-    str
-        Those parts of the first `stem`, between underscores, that all have, such as ``"sub-01_dwi"``; empty if there
-        are none.
-    """
+    """Give what the names of several image files have in common."""
     if not paths:
         return ""
     first, *others = (stem(path).split("_") for path in paths)
@@ -110,25 +73,7 @@ def common_stem(paths: Sequence[str | Path]) -> str:
 
 
 def derivative_name(source: str, suffix: str, **entities: str) -> str:
-    """
-    Name a file derived from an image, in the manner of BIDS derivatives.
-
-    Parameters
-    ----------
-    source : str
-        `stem` of the image. If it is a BIDS name, its entities are kept and its suffix is not; any other name is
-        kept whole. An empty one adds nothing.
-    suffix : str
-        Last part of the name with its extension, such as ``"dwimap.nii.gz"``.
-    **entities : str
-        Entities to add, in order, such as ``model="ivim", param="f"``; values are reduced by `label`. ``desc``
-        comes last, as BIDS orders it, joined to that of the image.
-
-    Returns
-    -------
-    str
-        Such as ``"sub-01_model-ivim_param-f_dwimap.nii.gz"``.
-    """
+    """Name a file derived from an image, in the manner of BIDS derivatives."""
     parts = source.split("_") if source else []
     description = ""
     if _BIDS.fullmatch(source):
@@ -142,61 +87,20 @@ def derivative_name(source: str, suffix: str, **entities: str) -> str:
 
 
 def file_record(path: str | Path) -> dict[str, str]:
-    """
-    Describe an input file so that it can be recognized later.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its ``Name`` without the folder, and the ``SHA256`` of its bytes.
-    """
+    """Describe an input file so that it can be recognized later."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"Name": Path(path).name, "SHA256": digest}
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """
-    List the versions that made a result.
-
-    Parameters
-    ----------
-    *packages : str
-        Names of distributions; by default dmrifit, numba, numpy and nibabel.
-
-    Returns
-    -------
-    dict
-        Version by name, Python first.
-    """
+    """List the versions that made a result."""
     names = packages or ("dmrifit", "numba", "numpy", "nibabel")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def map_names(model: SignalModel) -> list[str]:
-    """
-    Name the maps of a fit.
-
-    Parameters
-    ----------
-    model : SignalModel
-        The model.
-
-    Returns
-    -------
-    list of str
-        Parameters, standard errors (``<name>_se``), ``"cost"``, ``"status"``, ``"at_bound"`` and ``"doubt"``.
-
-    Raises
-    ------
-    ValueError
-        If a parameter has the name of another map.
-    """
+    """Name the maps of a fit."""
     names = [*model.names, *(f"{name}_se" for name in model.names), "cost", "status", "at_bound", "doubt"]
     if len(set(names)) != len(names):
         raise ValueError(f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; name it otherwise")
@@ -207,21 +111,7 @@ def pack_bounds(at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]) -> NDArra
     """
     Pack into one number for each voxel which of its parameters ended at a bound.
 
-    Parameters
-    ----------
-    at_low, at_high : ndarray of bool, shape (n_voxels, n_parameters)
-        As in `FitResult`.
-
-    Returns
-    -------
-    ndarray of unsigned int, shape (n_voxels,)
-        Bit 2j is set if parameter j (from 0) is at its lower bound, bit 2j + 1 if it is at its upper one. The type
-        is the smallest of at least 16 bits that holds them.
-
-    Raises
-    ------
-    ValueError
-        If there are more than 32 parameters.
+    Shapes: `at_low`, `at_high` (n_voxels, n_parameters).
     """
     n = at_low.shape[1]
     kind = bits_type(n)
@@ -234,17 +124,7 @@ def unpack_bounds(bits: NDArray[np.unsignedinteger], n: int) -> tuple[NDArray[np
     """
     Find out which parameters ended at a bound.
 
-    Parameters
-    ----------
-    bits : ndarray of unsigned int, shape (...)
-        As `pack_bounds` made them.
-    n : int
-        How many parameters there are.
-
-    Returns
-    -------
-    at_low, at_high : ndarray of bool, shape (..., n)
-        Whether each parameter is at its lower or upper bound.
+    Shapes: `bits` (...); returns at_low, at_high (..., n).
     """
     bits = np.asarray(bits).astype(np.uint64)[..., None]
     shifts = np.arange(2 * n, dtype=np.uint64)
@@ -253,24 +133,7 @@ def unpack_bounds(bits: NDArray[np.unsignedinteger], n: int) -> tuple[NDArray[np
 
 
 def bits_type(n: int) -> np.dtype:
-    """
-    Choose the type that holds the bits of so many parameters.
-
-    Parameters
-    ----------
-    n : int
-        How many parameters there are.
-
-    Returns
-    -------
-    dtype
-        Unsigned, of 16, 32 or 64 bits.
-
-    Raises
-    ------
-    ValueError
-        If there are more than 32 parameters.
-    """
+    """Choose the type that holds the bits of so many parameters."""
     for kind in (np.uint16, np.uint32, np.uint64):
         if 2 * n <= 8 * np.dtype(kind).itemsize:
             return np.dtype(kind)
@@ -278,19 +141,7 @@ def bits_type(n: int) -> np.dtype:
 
 
 def pack_doubts(result: FitResult) -> NDArray[np.uint8]:
-    """
-    Pack into one number for each voxel why its fit is in doubt.
-
-    Parameters
-    ----------
-    result : FitResult
-        The fits.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n_voxels,)
-        A sum of `DOUBTS`: 1 where the starts disagree, 2 where the fit is ill-conditioned, 3 for both, 0 for neither.
-    """
+    """Pack into one number for each voxel why its fit is in doubt."""
     fitted = result.status != FitStatus.NOT_FITTED
     doubts = np.zeros(len(result), np.uint8)
     for code, flag in zip(DOUBTS, (result.starts_disagree, result.ill_conditioned), strict=True):
@@ -316,14 +167,7 @@ class FitTally:
         self.doubts = dict.fromkeys(DOUBTS.values(), 0)
 
     def add(self, result: FitResult) -> None:
-        """
-        Count the voxels of one part.
-
-        Parameters
-        ----------
-        result : FitResult
-            Their fit.
-        """
+        """Count the voxels of one part."""
         self.status += np.bincount(result.status, minlength=len(self.status))
         self.at_low += result.at_low.sum(axis=0)
         self.at_high += result.at_high.sum(axis=0)
@@ -348,31 +192,7 @@ def describe_fit(
     *,
     monotonic: Collection[str] = (),
 ) -> dict[str, Any]:
-    """
-    Describe a fit for the JSON file that stands beside its maps.
-
-    Parameters
-    ----------
-    tally : FitTally
-        Counts over the whole image.
-    bounds : sequence of (float, float)
-        The box that was searched, in the order of the model's parameters.
-    fixed : mapping of str to float
-        Parameters that were not fitted.
-    protocol, contrasts : Protocol
-        The measurements of the image, and those that were fitted (they differ if directions were averaged).
-    settings : mapping
-        How the fit was made, as plain values.
-    files : mapping
-        File name of each map.
-    monotonic : collection of str, default=()
-        Parameters that were kept so small that the signal falls.
-
-    Returns
-    -------
-    dict
-        Plain values; an infinite bound is None.
-    """
+    """Describe a fit for the JSON file that stands beside its maps."""
     model, n = tally.model, max(tally.n_fitted, 1)
     parameters = {}
     for parameter, box, low, high in zip(model.parameters, bounds, tally.at_low, tally.at_high, strict=True):
@@ -426,27 +246,7 @@ def describe_fit(
 def describe_prediction(
     estimator: BaseEstimator, model: SignalModel | None, target: Protocol, scale: float, files: Mapping[str, str]
 ) -> dict[str, Any]:
-    """
-    Describe a prediction for the JSON file that stands beside its maps.
-
-    Parameters
-    ----------
-    estimator : SignalToSignal or MapsToMaps
-        What predicted.
-    model : SignalModel or None
-        Whose parameters were predicted; None if only signals were.
-    target : Protocol
-        The measurements of the predicted signals.
-    scale : float
-        What the signals of the image were divided by.
-    files : mapping
-        File name of each map.
-
-    Returns
-    -------
-    dict
-        Plain values.
-    """
+    """Describe a prediction for the JSON file that stands beside its maps."""
     described: dict[str, Any] = {
         "Description": "Predicted from images of another protocol",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],

@@ -35,30 +35,7 @@ _Case = TypeVar("_Case")
 
 
 def checked_values(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = "") -> NDArray[np.float32]:
-    """
-    Check that an array holds finite numbers and has a shape.
-
-    Parameters
-    ----------
-    values : array_like
-        The array.
-    shape : tuple of int
-        The shape that it must have.
-    what : str
-        What messages call it.
-    remedy : str, default=""
-        What to do about another shape.
-
-    Returns
-    -------
-    ndarray
-        In single precision and the order of C.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one or a value is no finite number.
-    """
+    """Check that an array holds finite numbers and has a shape."""
     found = np.asarray(values)
     check_shape(found, shape, what, remedy)
     if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
@@ -68,30 +45,7 @@ def checked_values(values: ArrayLike, shape: tuple[int, ...], what: str, *, reme
 
 
 def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = "") -> NDArray[np.bool_]:
-    """
-    Check that an array is a mask and has a shape.
-
-    Parameters
-    ----------
-    values : array_like
-        The array.
-    shape : tuple of int
-        The shape that it must have.
-    what : str
-        What messages call it.
-    remedy : str, default=""
-        What to do about another shape.
-
-    Returns
-    -------
-    ndarray of bool
-        The mask.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one or a value is neither 0 nor 1.
-    """
+    """Check that an array is a mask and has a shape."""
     found = np.asarray(values)
     check_shape(found, shape, what, remedy)
     if found.dtype != bool:
@@ -102,50 +56,13 @@ def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy
 
 
 def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str = "") -> None:
-    """
-    Check the shape of an array.
-
-    Parameters
-    ----------
-    values : ndarray
-        The array.
-    shape : tuple of int
-        The shape that it must have.
-    what : str
-        What the message calls it.
-    remedy : str, default=""
-        What to do about another shape.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one.
-    """
+    """Check the shape of an array."""
     if values.shape != shape:
         raise ValueError(f"{what} has shape {values.shape} and the image {shape}; {remedy or 'bring both to one grid'}")
 
 
 def checked_affine(affine: ArrayLike, who: str) -> NDArray[np.float64]:
-    """
-    Check that a matrix places voxels.
-
-    Parameters
-    ----------
-    affine : array_like of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    who : str
-        Whose it is, for messages.
-
-    Returns
-    -------
-    ndarray of shape (4, 4)
-        A copy.
-
-    Raises
-    ------
-    ValueError
-        If it places no voxels.
-    """
+    """Check that a matrix places voxels."""
     found = np.array(affine, dtype=np.float64)
     if found.shape != (4, 4) or not np.isfinite(found).all() or np.linalg.det(found[:3, :3]) == 0:
         raise ValueError(f"{who}: the affine places no voxels: {found.tolist()}; give a (4, 4) matrix of three axes in mm")
@@ -156,22 +73,7 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
     """
     Give a volume without a last axis of length 1.
 
-    Parameters
-    ----------
-    values : ndarray
-        The volume.
-    name : str or Path
-        What the message calls it.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        The volume.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes.
+    Shapes: returns (x, y, z).
     """
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
@@ -184,28 +86,7 @@ def read_on_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]
     """
     Read a volume that lies on the grid of another image.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    shape : tuple of 3 int
-        Voxels of the other image.
-    affine : ndarray of shape (4, 4)
-        Of the other image.
-    reference : str
-        What messages call the other image.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Its values.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged, has another number of axes or lies on another grid.
-    FileNotFoundError
-        If there is no such file.
+    Shapes: returns (x, y, z).
     """
     loaded = load_image(path)
     found = three_axes(values_of(loaded, str(path)), path)
@@ -222,34 +103,7 @@ def read_each(
     aliases: Mapping[str, str],
     what: str = "case",
 ) -> list[_Case]:
-    """
-    Read the cases of a table, each of another name.
-
-    Parameters
-    ----------
-    table : path
-        As of `read_rows`.
-    read : callable
-        Makes a case of a row and the folder that its paths are relative to.
-    required, optional : sequence of str
-        Columns; ``patient`` is among those required, ``name`` among the others.
-    aliases : mapping of str to str
-        Other names of columns.
-    what : str, default="case"
-        What messages call a row.
-
-    Returns
-    -------
-    list
-        What `read` gave, in the order of the table.
-
-    Raises
-    ------
-    ValueError
-        If the table is wrong, two rows have one name, or `read` refuses one; the message names the row.
-    FileNotFoundError
-        If a file is missing.
-    """
+    """Read the cases of a table, each of another name."""
     table = Path(table)
     cases: list[_Case] = []
     lines: dict[str, int] = {}
@@ -268,68 +122,20 @@ def read_each(
 
 
 def file_stem(patient: str, name: str) -> str:
-    """
-    Make a name for the files of a case.
-
-    Parameters
-    ----------
-    patient : str
-        Identifier of its patient.
-    name : str
-        Its name.
-
-    Returns
-    -------
-    str
-        Its name, with ``-`` in place of what file names had better not have.
-
-    Raises
-    ------
-    ValueError
-        If its name or its patient's cannot stand in a table.
-    """
+    """Make a name for the files of a case."""
     check_names({"patient": patient, "case": name})
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-") or "case"
 
 
 def check_names(names: Mapping[str, str]) -> None:
-    """
-    Check that words can stand in a table.
-
-    Parameters
-    ----------
-    names : mapping of str to str
-        What each is, with the word.
-
-    Raises
-    ------
-    ValueError
-        If one reads as nothing, or has spaces around it, tabs or line breaks.
-    """
+    """Check that words can stand in a table."""
     for kind, name in names.items():
         if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
             raise ValueError(f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break")
 
 
 def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
-    """
-    Make names for the files of cases.
-
-    Parameters
-    ----------
-    names : iterable of (str, str)
-        Patient and name of each case.
-
-    Returns
-    -------
-    list of str
-        A name for each; they differ even where large and small letters are the same.
-
-    Raises
-    ------
-    ValueError
-        If there is no case, two would have the same files, or a name cannot stand in a table.
-    """
+    """Make names for the files of cases."""
     pairs = list(names)
     if not pairs:
         raise ValueError("there are no cases to write")
@@ -345,14 +151,7 @@ def save_values(values: NDArray, affine: NDArray[np.float64], path: Path) -> Non
     """
     Write an array as NIfTI to a place that nobody reads yet, such as one of a `FileSet`.
 
-    Parameters
-    ----------
-    values : ndarray of shape (x, y, z) or (x, y, z, m)
-        Masks are kept as bytes.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    path : Path
-        Ends with ``.nii`` or ``.nii.gz``.
+    Shapes: `values` (x, y, z).
     """
     save_image(image_of(values, affine), path)
 
@@ -360,22 +159,7 @@ def save_values(values: NDArray, affine: NDArray[np.float64], path: Path) -> Non
 def write_table(
     file_set: FileSet, name: str, rows: Sequence[Mapping[str, str]], columns: Mapping[str, str], described: str
 ) -> None:
-    """
-    Write a table of cases and what its columns mean.
-
-    Parameters
-    ----------
-    file_set : FileSet
-        The files that appear together.
-    name : str
-        Of the table in the set.
-    rows : sequence of mapping
-        Cells by column; what is missing is ``n/a``.
-    columns : mapping of str to str
-        All columns that there may be, in order, with what they mean; those without any cell are left out.
-    described : str
-        Name of the JSON file with their meanings in the set.
-    """
+    """Write a table of cases and what its columns mean."""
     used = [key for key in columns if any(key in row for row in rows)]
     with file_set.path(name).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")

@@ -29,44 +29,12 @@ class Array(Protocol):
 
 
 def is_array(value: object) -> bool:
-    """
-    Tell whether something is an array.
-
-    Parameters
-    ----------
-    value : object
-        Anything.
-
-    Returns
-    -------
-    bool
-        Whether it is an `Array` with at least one axis: a number of numpy is none.
-    """
+    """Tell whether something is an array."""
     return isinstance(value, Array) and len(value.shape) > 0 and getattr(value.dtype, "kind", "V") not in "OUST"
 
 
 def placed(image: Any, affine: ArrayLike | None) -> Any:
-    """
-    Give an array its place in the world, without reading it; leave everything else as it is.
-
-    Parameters
-    ----------
-    image : array, or anything that takes the place of an image
-        Of a list, every element is placed for itself.
-    affine : array_like of shape (4, 4), or None
-        From voxel indices of the array to RAS+ coordinates in mm.
-
-    Returns
-    -------
-    Nifti1Image or object
-        The array as an image that slices it when it is read, or what was given.
-
-    Raises
-    ------
-    ValueError
-        If an array comes without an affine or with one that places no voxels, is not finished (its shape is not
-        known) or does not hold numbers.
-    """
+    """Give an array its place in the world, without reading it; leave everything else as it is."""
     if isinstance(image, list | tuple):
         return [placed(one, affine) for one in image]
     if not is_array(image):
@@ -94,23 +62,7 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
 
 
 def slices_of(n_slices: int, most: int, arrays: Sequence[Any] = ()) -> Iterator[slice]:
-    """
-    Cut a volume into slabs that end where blocks end, so that no block is read twice.
-
-    Parameters
-    ----------
-    n_slices : int
-        Slices of the volume.
-    most : int
-        Slices of a slab at most. A block of more slices is cut, and read once for each part.
-    arrays : sequence
-        What is read, with slices on the third axis; the first that is stored in blocks (it has ``chunks``) decides.
-
-    Yields
-    ------
-    slice
-        One slab after the other.
-    """
+    """Cut a volume into slabs that end where blocks end, so that no block is read twice."""
     ends = next((found for found in (_block_ends(one, n_slices) for one in arrays) if found), [])
     first = 0
     while first < n_slices:

@@ -85,28 +85,7 @@ def match_components(
     """
     Find the components of two masks that match, by the rule of `lesion_table`.
 
-    Parameters
-    ----------
-    reference : array_like of shape (x, y, z)
-        1 in lesions and 0 elsewhere.
-    prediction : array_like of shape (x, y, z)
-        1 where lesions are predicted and 0 elsewhere.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
-        As for `lesion_table`.
-    min_voxels : int, default=1
-        As for `lesion_table`.
-
-    Returns
-    -------
-    Matching
-        The components and the pairs.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not possible.
+    Shapes: `reference` (x, y, z), `prediction` (x, y, z).
     """
     lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
     return match_to_lesions(
@@ -125,28 +104,7 @@ def match_to_lesions(
     """
     Find the components of a mask that match lesions that are numbered already.
 
-    Parameters
-    ----------
-    lesions : ndarray of int, shape (x, y, z)
-        What `label_components` gave.
-    prediction : array_like of shape (x, y, z)
-        1 where lesions are predicted and 0 elsewhere.
-    connectivity : {26, 18, 6}, default=26
-        Of the components.
-    min_overlap : int, default=1
-        As for `lesion_table`.
-    min_voxels : int, default=1
-        As for `lesion_table`.
-
-    Returns
-    -------
-    Matching
-        The components and the pairs.
-
-    Raises
-    ------
-    ValueError
-        As `match_components`.
+    Shapes: `lesions` (x, y, z), `prediction` (x, y, z).
     """
     check_number("min_overlap", min_overlap, least=1, whole=True)
     found = _mask(prediction, "the prediction")
@@ -165,22 +123,7 @@ def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.i
     """
     Find the connected components of a mask and number them.
 
-    Parameters
-    ----------
-    mask : array_like of shape (x, y, z)
-        Any type; what is not 0 is inside.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-
-    Returns
-    -------
-    ndarray of int, shape (x, y, z)
-        Numbers from 1, as `scipy.ndimage.label` counts; 0 outside.
-
-    Raises
-    ------
-    ValueError
-        If there is no such connectivity.
+    Shapes: `mask` (x, y, z); returns (x, y, z).
     """
     from scipy import ndimage
 
@@ -193,24 +136,7 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
     """
     Leave out components that are too small to be a finding.
 
-    Parameters
-    ----------
-    mask : array_like of shape (x, y, z)
-        Any type; what is not 0 is inside.
-    min_voxels : int
-        Components of fewer voxels are left out; 1 keeps all.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-
-    Returns
-    -------
-    ndarray of bool, shape (x, y, z)
-        What is left.
-
-    Raises
-    ------
-    ValueError
-        If the number is none of voxels, or there is no such connectivity.
+    Shapes: `mask` (x, y, z); returns (x, y, z).
     """
     check_number("min_voxels", min_voxels, least=1, whole=True)
     inside = np.asarray(mask) != 0
@@ -223,24 +149,7 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
 
 
 def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
-    """
-    Check a matrix that places voxels.
-
-    Parameters
-    ----------
-    affine : array_like of shape (4, 4) or None
-        From voxel indices to mm; None stands for voxels of 1 mm.
-
-    Returns
-    -------
-    ndarray of shape (4, 4)
-        The matrix.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or places all voxels in a plane.
-    """
+    """Check a matrix that places voxels."""
     matrix = np.eye(4) if affine is None else real_numbers(affine, "the affine")
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
         raise ValueError(f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}")
@@ -253,23 +162,7 @@ def meeting_pairs(
     """
     Find which components of two volumes share voxels.
 
-    Parameters
-    ----------
-    a : ndarray of int, shape (x, y, z)
-        Numbers of components, from 1.
-    b : ndarray of int, shape (x, y, z)
-        Numbers of others; 0 outside.
-    inside : ndarray of bool, shape (x, y, z)
-        Where `a` is above 0.
-    n_b : int
-        Number of components of `b`.
-
-    Returns
-    -------
-    first, second : ndarray of int, shape (n_pairs,)
-        Pairs that share a voxel, by their numbers less 1, in order.
-    voxels : ndarray of int, shape (n_pairs,)
-        How many they share.
+    Shapes: `a` (x, y, z), `b` (x, y, z), `inside` (x, y, z).
     """
     first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
     both = second > 0

@@ -21,24 +21,7 @@ __all__ = ["command_line", "describe", "digest", "source_digest"]
 
 
 def describe(value: Any) -> Any:
-    """
-    Describe a value in plain JSON types, so that equal values have equal descriptions.
-
-    Parameters
-    ----------
-    value : object
-        An estimator, protocol, model, array, function, class or plain value, or containers of them.
-
-    Returns
-    -------
-    object
-        Numbers, strings, lists and dicts; of an array its shape, type and digest.
-
-    Raises
-    ------
-    TypeError
-        If the value has no such description.
-    """
+    """Describe a value in plain JSON types, so that equal values have equal descriptions."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -77,37 +60,13 @@ def describe(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """
-    Compute the SHA-256 of a value's description.
-
-    Parameters
-    ----------
-    value : object
-        Anything that `describe` takes.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """Compute the SHA-256 of a value's description."""
     text = json.dumps(describe(value), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def source_digest(paths: Iterable[Path]) -> str:
-    """
-    Compute the SHA-256 of what modules do, whatever they are called.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-        Files of Python source in packages.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits; the same after comments, docstrings, layout or names of modules were changed.
-    """
+    """Compute the SHA-256 of what modules do, whatever they are called."""
     modules = list(paths)
     packages = {package.name: package for package in map(_top_package, modules)}
     return digest(sorted(_statements(module, packages) for module in modules))
@@ -155,18 +114,5 @@ def _drop_docstring(node: ast.AST) -> None:
 
 
 def command_line(words: Iterable[str]) -> str:
-    """
-    Write a command as one would type it in the folder of its files.
-
-    Parameters
-    ----------
-    words : iterable of str
-        The program and what it was given.
-
-    Returns
-    -------
-    str
-        The words without the folders of paths: those name users, machines and sometimes patients, and reports are
-        passed on.
-    """
+    """Write a command as one would type it in the folder of its files."""
     return shlex.join(re.sub(r"[^=,]*/(?=[^/])|/+$", "", word) for word in words)

@@ -20,26 +20,7 @@ _SMALLEST = 8  # voxels along an axis
 
 
 def read_scan(image: Image) -> nib.Nifti1Pair:
-    """
-    Read a scan into memory, in RAS order.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        Three axes, or a fourth of length one.
-
-    Returns
-    -------
-    Nifti1Image
-        The scan, its axes nearest to right, anterior and superior.
-
-    Raises
-    ------
-    ValueError
-        If it has not three axes, fewer than 8 voxels along one, or values that are not finite.
-    FileNotFoundError
-        If there is no such file.
-    """
+    """Read a scan into memory, in RAS order."""
     import nibabel as nib
 
     loaded, name = load_image(image), image_name(image)
@@ -62,30 +43,7 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
 
 
 def read_scan_like(image: Image, scan: nib.Nifti1Pair, name: str) -> nib.Nifti1Pair:
-    """
-    Read a scan that has to be on the grid of another one.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        As for `read_scan`.
-    scan : Nifti1Image
-        The other one, as `read_scan` gave it.
-    name : str
-        What the message calls the other one.
-
-    Returns
-    -------
-    Nifti1Image
-        The scan.
-
-    Raises
-    ------
-    ValueError
-        If the grids differ, or as for `read_scan`.
-    FileNotFoundError
-        If there is no such file.
-    """
+    """Read a scan that has to be on the grid of another one."""
     found = read_scan(image)
     check_same_grid(found.shape, found.affine, scan.shape, scan.affine, name=image_name(image), reference_name=name)
     return found
@@ -95,15 +53,7 @@ def array_of(image: nib.Nifti1Pair) -> NDArray:
     """
     Give the values of a scan.
 
-    Parameters
-    ----------
-    image : Nifti1Image
-        The scan.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Its values.
+    Shapes: returns (x, y, z).
     """
     return np.asarray(image.dataobj)
 
@@ -112,37 +62,13 @@ def scan_of(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
     """
     Make a scan.
 
-    Parameters
-    ----------
-    values : ndarray of shape (x, y, z)
-        Its values; bytes stay bytes, all others become single precision.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-
-    Returns
-    -------
-    Nifti1Image
-        The scan.
+    Shapes: `values` (x, y, z).
     """
     return image_of(values if values.dtype == np.uint8 else values.astype(np.float32), affine)
 
 
 def resampled(scan: nib.Nifti1Pair, spacing: float | None) -> nib.Nifti1Pair:
-    """
-    Bring a scan to cubic voxels over the same field of view.
-
-    Parameters
-    ----------
-    scan : Nifti1Image
-        The scan.
-    spacing : float, optional
-        Edge of a voxel in mm; without one the scan stays as it is.
-
-    Returns
-    -------
-    Nifti1Image
-        The scan on the other grid.
-    """
+    """Bring a scan to cubic voxels over the same field of view."""
     if spacing is None:
         return scan
     shape, affine = _grid(scan, spacing)
@@ -153,22 +79,8 @@ def onto(scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.flo
     """
     Take the values of a scan at the places of another grid.
 
-    Interpolation is linear, after smoothing where the other grid's voxels are larger. Half of an outermost voxel lies
-    beyond its middle: the values there are those of the middle.
-
-    Parameters
-    ----------
-    scan : Nifti1Image
-        The scan.
-    target : Nifti1Image
-        The other grid.
-    transform : ndarray of shape (4, 4)
-        From world coordinates of `target` to those of `scan`, in mm.
-
-    Returns
-    -------
-    Nifti1Image
-        The scan on the grid of `target`; 0 where it has no value.
+    Interpolation is linear, after smoothing where the other grid's voxels are larger. Half of an
+    outermost voxel lies beyond its middle: the values there are those of the middle.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
@@ -189,26 +101,7 @@ def onto(scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.flo
 
 
 def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pair:
-    """
-    Take the nearest label at each place of another grid.
-
-    Parameters
-    ----------
-    labels : Nifti1Image
-        Whole numbers from 0 to 255.
-    target : Nifti1Image
-        The other grid.
-
-    Returns
-    -------
-    Nifti1Image
-        Labels on the grid of `target`; 0 where there are none.
-
-    Raises
-    ------
-    ValueError
-        If there are other numbers.
-    """
+    """Take the nearest label at each place of another grid."""
     from scipy.ndimage import affine_transform
 
     values = np.rint(array_of(labels))

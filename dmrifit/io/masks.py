@@ -17,28 +17,7 @@ GRID_TOLERANCE = 0.1
 
 
 def binarize(values: ArrayLike, *, name: str = "mask", may_be_empty: bool = False) -> NDArray[np.bool_]:
-    """
-    Turn a mask of any number type into a boolean one.
-
-    Parameters
-    ----------
-    values : array_like
-        Mask, label or probability volume of any shape; voxels above 0.5 are inside, NaN is outside.
-    name : str, default="mask"
-        What the message calls it, such as the name of its file.
-    may_be_empty : bool, default=False
-        Whether no voxel need be inside, as in the lesions of a healthy person; some value has to be a number.
-
-    Returns
-    -------
-    ndarray of bool
-        Of the same shape.
-
-    Raises
-    ------
-    ValueError
-        If no voxel is inside, or values are infinite or no real numbers.
-    """
+    """Turn a mask of any number type into a boolean one."""
     values = np.asarray(values)
     if values.dtype.kind not in "buif":
         raise ValueError(f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers")
@@ -63,30 +42,7 @@ def check_same_grid(
     name: str,
     reference_name: str,
 ) -> None:
-    """
-    Make sure that two volumes have their voxels at the same places.
-
-    Parameters
-    ----------
-    shape : tuple of 3 int
-        Numbers of voxels of the one.
-    affine : array_like of shape (4, 4)
-        From its voxel indices to world coordinates in mm.
-    reference_shape : tuple of 3 int
-        Numbers of voxels of the other.
-    reference_affine : array_like of shape (4, 4)
-        From the other's voxel indices to world coordinates in mm.
-    name : str
-        What the message calls the one, such as the name of its file.
-    reference_name : str
-        What it calls the other.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or a corner lies farther apart than a tenth of the smallest voxel edge; the message
-        shows both grids and names the remedy.
-    """
+    """Make sure that two volumes have their voxels at the same places."""
     affine, reference_affine = np.asarray(affine, dtype=float), np.asarray(reference_affine, dtype=float)
     remedy = f"bring {name} to the grid of {reference_name}, for example by nilearn.image.resample_to_img"
     if tuple(shape) != tuple(reference_shape):
@@ -103,22 +59,7 @@ def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
     """
     Take the voxels of a mask out of a volume.
 
-    Parameters
-    ----------
-    volume : array_like of shape (x, y, z, ...)
-        A map (x, y, z) or measurements (x, y, z, m).
-    mask : ndarray of bool, shape (x, y, z)
-        Which voxels.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, ...)
-        A copy, in the order of ``np.argwhere(mask)``.
-
-    Raises
-    ------
-    ValueError
-        If the volume and the mask differ in shape.
+    Shapes: `volume` (x, y, z, ...), `mask` (x, y, z); returns (n_voxels, ...).
     """
     volume = np.asarray(volume)
     if volume.shape[:3] != mask.shape:
@@ -130,24 +71,7 @@ def voxels_to_volume(values: ArrayLike, mask: NDArray[np.bool_], *, fill: float 
     """
     Put voxels back in their places.
 
-    Parameters
-    ----------
-    values : array_like of shape (n_voxels, ...)
-        One row for each voxel of the mask, as `volume_to_voxels` gave them.
-    mask : ndarray of bool, shape (x, y, z)
-        Where they came from.
-    fill : float, default=0
-        Value outside the mask.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z, ...)
-        Of the type of `values`.
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer rows than voxels in the mask.
+    Shapes: `values` (n_voxels, ...), `mask` (x, y, z); returns (x, y, z, ...).
     """
     values = np.asarray(values)
     n_voxels = np.count_nonzero(mask)

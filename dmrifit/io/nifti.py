@@ -67,24 +67,8 @@ _SPATIAL = (
 
 def load_image(image: Image) -> nib.Nifti1Pair:
     """
-    Load the header of a NIfTI image and check what it says of its voxels: their number, places and unit.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        The image.
-
-    Returns
-    -------
-    Nifti1Image
-        Its values are not read yet.
-
-    Raises
-    ------
-    ValueError
-        If it is no NIfTI image, is damaged, its affine places no voxels, or its lengths are not in mm.
-    FileNotFoundError
-        If there is no such file.
+    Load the header of a NIfTI image and check what it says of its voxels: their number, places and
+    unit.
     """
     name = image_name(image)
     loaded = _load_header(Path(image)) if isinstance(image, str | Path) else image
@@ -103,72 +87,20 @@ def load_image(image: Image) -> nib.Nifti1Pair:
 
 
 def image_name(image: Any) -> str:
-    """
-    Give what messages call an image.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        The image.
-
-    Returns
-    -------
-    str
-        Its path, or ``"the image"`` if it was never in a file.
-    """
+    """Give what messages call an image."""
     if isinstance(image, str | Path):
         return str(image)
     return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
 
 
 def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """
-    Read the shape and the affine of a NIfTI image, from its header alone.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Returns
-    -------
-    shape : tuple of int
-        Three numbers of voxels, and the number of volumes if there is one.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no NIfTI image, is damaged, or its affine places no voxels.
-    """
+    """Read the shape and the affine of a NIfTI image, from its header alone."""
     loaded = load_image(path)
     return tuple(loaded.shape), np.asarray(loaded.affine, dtype=np.float64)
 
 
 def read_volume(image: Image) -> NDArray:
-    """
-    Read a NIfTI image whole.
-
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        The image.
-
-    Returns
-    -------
-    ndarray
-        Its values, scale factors applied, in the order of storage.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no NIfTI image, is damaged or cut off.
-    """
+    """Read a NIfTI image whole."""
     return values_of(load_image(image), image_name(image))
 
 
@@ -176,17 +108,7 @@ def image_of(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
     """
     Make an image in mm.
 
-    Parameters
-    ----------
-    values : ndarray of shape (x, y, z) or (x, y, z, m)
-        Masks are kept as bytes.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-
-    Returns
-    -------
-    Nifti1Image
-        The image.
+    Shapes: `values` (x, y, z).
     """
     image = nib.Nifti1Image(values.astype(np.uint8) if values.dtype == bool else values, affine)
     image.header.set_xyzt_units("mm")
@@ -197,48 +119,19 @@ def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path)
     """
     Write a NIfTI image that appears under its name only when it is complete.
 
-    Parameters
-    ----------
-    values : ndarray of shape (x, y, z) or (x, y, z, m)
-        Of a type that NIfTI knows.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    path : path
-        Ends with ``.nii`` or ``.nii.gz``; its folder exists.
+    Shapes: `values` (x, y, z).
     """
     with whole_file(path) as part:
         nib.save(image_of(values, affine), part)
 
 
 def save_image(image: nib.Nifti1Pair, path: Path) -> None:
-    """
-    Write an image to a place that nobody reads yet, such as one of a `FileSet`.
-
-    Parameters
-    ----------
-    image : Nifti1Image
-        The image.
-    path : Path
-        Ends with ``.nii`` or ``.nii.gz``.
-    """
+    """Write an image to a place that nobody reads yet, such as one of a `FileSet`."""
     nib.save(image, path)
 
 
 def file_paths(inputs: Iterable[Any]) -> list[Path]:
-    """
-    Find the files that inputs are read from.
-
-    Parameters
-    ----------
-    inputs : iterable
-        Paths, images, sequences of them, or other values, which have no file. An image in memory may have changed
-        since it was saved and has none either.
-
-    Returns
-    -------
-    list of Path
-        Files that exist.
-    """
+    """Find the files that inputs are read from."""
     found: list[Path] = []
     for one in inputs:
         if isinstance(one, list | tuple):
@@ -251,19 +144,7 @@ def file_paths(inputs: Iterable[Any]) -> list[Path]:
 
 
 def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
-    """
-    Describe the files that inputs are read from, for a sidecar.
-
-    Parameters
-    ----------
-    **inputs : path, Nifti1Image, sequence of them, or other values
-        By role, such as ``Image=...``.
-
-    Returns
-    -------
-    dict of str to dict
-        Such as ``{"Image": {"Name": ..., "SHA256": ...}}``; several of one role are numbered.
-    """
+    """Describe the files that inputs are read from, for a sidecar."""
     sources = {}
     for role, one in inputs.items():
         paths = file_paths([one])
@@ -273,28 +154,7 @@ def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
 
 
 def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
-    """
-    Read the values of an image whose header is loaded.
-
-    Parameters
-    ----------
-    loaded : Nifti1Image
-        The image.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    ndarray
-        Its values, scale factors applied.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged or cut off, holds no real numbers, or does not fit into memory.
-    FileNotFoundError
-        If its file has vanished since.
-    """
+    """Read the values of an image whose header is loaded."""
     check_real(loaded.get_data_dtype(), name)
     if (path := file_of(loaded)) is not None:
         _check_claim(loaded.dataobj, path, name)
@@ -308,57 +168,22 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
 
 def file_of(loaded: nib.Nifti1Pair) -> Path | None:
     """
-    Find the file that the values of an image are read from, which stays the same where the image is saved elsewhere.
-
-    Parameters
-    ----------
-    loaded : Nifti1Image
-        An image.
-
-    Returns
-    -------
-    Path, or None
-        The file; None for values in memory.
+    Find the file that the values of an image are read from, which stays the same where the image
+    is saved elsewhere.
     """
     stored = getattr(loaded.dataobj, "file_like", None)
     return Path(stored) if isinstance(stored, str | os.PathLike) else None
 
 
 def check_real(kind: np.dtype, name: str) -> None:
-    """
-    Refuse values that are no real numbers.
-
-    Parameters
-    ----------
-    kind : dtype
-        Their type.
-    name : str
-        What the message calls the image.
-
-    Raises
-    ------
-    ValueError
-        If they are complex numbers, colors or no numbers at all.
-    """
+    """Refuse values that are no real numbers."""
     if kind.names or not (np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating) or kind.kind == "b"):
         held = "colors" if kind.names else f"values of type {kind}"
         raise ValueError(f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first")
 
 
 def stored_bytes(proxy: Any) -> int:
-    """
-    Tell how many bytes the unpacked file of an image has, as its header says.
-
-    Parameters
-    ----------
-    proxy : ArrayProxy
-        What nibabel gives for the values of a file.
-
-    Returns
-    -------
-    int
-        Bytes up to the end of the last value.
-    """
+    """Tell how many bytes the unpacked file of an image has, as its header says."""
     return int(proxy.offset) + int(proxy.dtype.itemsize) * math.prod(int(n) for n in proxy.shape)
 
 
@@ -366,17 +191,8 @@ def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
     """
     Give a header that places voxels as another one does and says nothing else that it says.
 
-    Descriptions, names of files and patients, and extensions stay behind: scanners and converters write them.
-
-    Parameters
-    ----------
-    header : Nifti1Header
-        Of an input; a Nifti2Header gives one of its kind.
-
-    Returns
-    -------
-    Nifti1Header
-        Sizes, affines with their codes, units, and which axis is which.
+    Descriptions, names of files and patients, and extensions stay behind: scanners and converters
+    write them.
     """
     plain = type(header)()
     plain.set_data_shape(header.get_data_shape())
@@ -387,21 +203,8 @@ def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
 
 def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
     """
-    Make the error for a file that cannot be read to its end, or an array whose blocks cannot be had.
-
-    Parameters
-    ----------
-    name : str
-        What messages call it.
-    error : BaseException
-        What reading raised.
-    data : array or nibabel's proxy of one, optional
-        What was read; by default a file.
-
-    Returns
-    -------
-    ValueError
-        The error to raise.
+    Make the error for a file that cannot be read to its end, or an array whose blocks cannot be
+    had.
     """
     if data is not None and not nib.is_proxy(data):
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -74,15 +74,7 @@ class Part:
         """
         Read slices.
 
-        Parameters
-        ----------
-        slab : slice
-            Which ones.
-
-        Returns
-        -------
-        ndarray of shape (x, y, slices, m)
-            Their values.
+        Shapes: returns (x, y, slices, m).
         """
         x, y = self.data.shape[:2]
         try:
@@ -96,20 +88,8 @@ class Part:
         """
         Check that the file is whole, and unpack a compressed one while the block lasts.
 
-        Slices of a compressed file can only be reached by unpacking it from the start, so it is unpacked once, into
-        a nameless temporary file that vanishes with the block or the process.
-
-        Yields
-        ------
-        Part
-            The same measurements, quick to reach.
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged or cut off.
-        OSError
-            If there is no room to unpack it.
+        Slices of a compressed file can only be reached by unpacking it from the start, so it is
+        unpacked once, into a nameless temporary file that vanishes with the block or the process.
         """
         if self.path is None:
             yield self
@@ -165,26 +145,7 @@ class Series:
 
     @classmethod
     def open(cls, images: Images) -> Series:
-        """
-        Read the headers and check what can be known from them.
-
-        Parameters
-        ----------
-        images : path, Nifti1Image, or sequence of them
-            One 4-D image, or several of one grid, 4-D or 3-D, in the order of the protocol.
-
-        Returns
-        -------
-        Series
-            The series.
-
-        Raises
-        ------
-        ValueError
-            If an image is of the wrong dimensions or type, damaged or empty, or grids differ.
-        FileNotFoundError
-            If a file does not exist.
-        """
+        """Read the headers and check what can be known from them."""
         given = placed(images, None)
         listed = [given] if isinstance(given, str | Path | nib.Nifti1Pair) else list(given)
         if not listed:
@@ -225,19 +186,7 @@ class Series:
         return sum(part.n_measurements for part in self.parts)
 
     def check_count(self, protocol: Protocol) -> None:
-        """
-        Make sure that there is one volume for each measurement of a protocol.
-
-        Parameters
-        ----------
-        protocol : Protocol
-            The protocol.
-
-        Raises
-        ------
-        ValueError
-            If there are more or fewer.
-        """
+        """Make sure that there is one volume for each measurement of a protocol."""
         if self.n_measurements != len(protocol):
             named = f" of {protocol.name}" if protocol.name else ""
             raise ValueError(f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
@@ -246,14 +195,7 @@ class Series:
 
     @contextmanager
     def unpacked(self) -> Iterator[Series]:
-        """
-        Check that all files are whole, and unpack compressed ones while the block lasts.
-
-        Yields
-        ------
-        Series
-            The same measurements, quick to reach.
-        """
+        """Check that all files are whole, and unpack compressed ones while the block lasts."""
         with ExitStack() as stack:
             yield replace(self, parts=tuple(stack.enter_context(part.unpacked()) for part in self.parts))
 
@@ -261,17 +203,7 @@ class Series:
         """
         Read slices.
 
-        Parameters
-        ----------
-        slab : slice
-            Which ones.
-        dtype : type, default=float64
-            Type of the result.
-
-        Returns
-        -------
-        ndarray of shape (x, y, slices, m)
-            Their measurements, in the order of the parts.
+        Shapes: returns (x, y, slices, m).
         """
         x, y, z = self.grid
         values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements), dtype)
@@ -287,23 +219,7 @@ class Series:
         """
         Go through the voxels in question, some slices at a time.
 
-        Parameters
-        ----------
-        region : ndarray of bool, shape (x, y, z), or None
-            Which voxels; None for those that are not 0 (or NaN) in every measurement.
-        progress : bool
-            Whether to show a progress bar on the standard error stream.
-        task : str
-            What the bar calls the work.
-
-        Yields
-        ------
-        slab : slice
-            The slices.
-        part : ndarray of bool, shape (x, y, slices)
-            The voxels in question.
-        voxels : ndarray of shape (n_voxels, m)
-            Their measurements.
+        Shapes: `region` (x, y, z); returns part (x, y, slices), voxels (n_voxels, m).
         """
         x, y, z = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
@@ -324,23 +240,7 @@ class Series:
         """
         Go through the slices, some at a time, with their neighbors above and below.
 
-        Parameters
-        ----------
-        region, progress, task
-            As for `slabs`.
-        margin : int
-            How many slices to read on either side, as far as there are any.
-
-        Yields
-        ------
-        slab : slice
-            The slices.
-        around : slice
-            They and their neighbors.
-        inside : ndarray of bool, shape (x, y, slices around)
-            The voxels in question.
-        values : ndarray of shape (x, y, slices around, m)
-            Measurements of all voxels.
+        Shapes: returns inside (x, y, slices around), values (x, y, slices around, m).
         """
         x, y, z = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
@@ -356,17 +256,7 @@ class Series:
         """
         Make an image of this grid with the spatial part of the header.
 
-        Parameters
-        ----------
-        values : ndarray of shape (x, y, z) or (x, y, z, m)
-            What it holds.
-        description : str
-            At most 79 characters for the header.
-
-        Returns
-        -------
-        Nifti1Image
-            Or Nifti2Image, as the series.
+        Shapes: `values` (x, y, z).
         """
         # What else a header says describes the measurements, or the patient, and not maps of them.
         header = spatial_header(self.header)
@@ -375,14 +265,7 @@ class Series:
         return self.image_class(values, self.affine, header)
 
     def describe(self) -> dict[str, Any]:
-        """
-        Describe the grid for a sidecar.
-
-        Returns
-        -------
-        dict
-            Plain values.
-        """
+        """Describe the grid for a sidecar."""
         return {"Grid": {"Shape": list(self.grid), "Affine": self.affine.tolist()}}
 
 
@@ -390,24 +273,7 @@ def read_map(image: Image, series: Series) -> NDArray:
     """
     Read a 3-D image on the grid of a series.
 
-    Parameters
-    ----------
-    image : path or Nifti1Image
-        A mask or map; further axes of length one are dropped.
-    series : Series
-        What it belongs to.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Its values.
-
-    Raises
-    ------
-    ValueError
-        If it is on another grid, damaged or cut off.
-    FileNotFoundError
-        If there is no such file.
+    Shapes: returns (x, y, z).
     """
     loaded, name = load_image(image), image_name(image)
     shape = loaded.shape

@@ -24,34 +24,7 @@ def read_rows(
     strict: bool = False,
     aliases: Mapping[str, str] | None = None,
 ) -> list[tuple[int, dict[str, str]]]:
-    """
-    Read a small table of text.
-
-    Parameters
-    ----------
-    path : path
-        Tab-separated (``.csv``: comma-separated); ``n/a`` stands for nothing.
-    required : sequence of str
-        Columns that it must have, with a value in each row.
-    optional : sequence of str, default=()
-        Columns that it may have.
-    strict : bool, default=False
-        Whether to refuse columns of other names, which are left alone otherwise.
-    aliases : mapping of str to str, optional
-        Other names of columns, with the names that they stand for.
-
-    Returns
-    -------
-    list of (int, dict of str to str)
-        Number of the line, and its values by column.
-
-    Raises
-    ------
-    ValueError
-        If a column or value is missing or unknown, or there is no row.
-    FileNotFoundError
-        If there is no such file.
-    """
+    """Read a small table of text."""
     import pandas as pd
 
     path = Path(path)
@@ -96,25 +69,8 @@ def table_with(
     path: str | Path, rows: Sequence[Mapping[str, str]], *, columns: Sequence[str], aliases: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     """
-    Make the text of a tab-separated table with further rows; the lines that are there stay as they are.
-
-    Parameters
-    ----------
-    path : path
-        The table, which `read_rows` accepts, or a place without one.
-    rows : sequence of mapping of str to str
-        Values by column; ``n/a`` is written for those that are empty or missing.
-    columns : sequence of str
-        The columns of `rows`. In a table that is there, those that it lacks and that hold a value come last.
-    aliases : mapping of str to str
-        Other names of columns, with the names that they stand for; a table keeps the names that it has.
-
-    Returns
-    -------
-    text : str
-        The whole table.
-    names : dict of str to str
-        What the table calls each of `columns` that it has.
+    Make the text of a tab-separated table with further rows; the lines that are there stay as they
+    are.
     """
     path = Path(path)
     text = path.read_bytes().decode("utf-8") if path.exists() else _line(columns)
@@ -136,28 +92,7 @@ def table_with(
 
 
 def named_file(folder: Path, name: str, where: str) -> Path:
-    """
-    Find a file that a table names.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder that names are relative to.
-    name : str
-        The file, as the table has it.
-    where : str
-        What the error begins with.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    """
+    """Find a file that a table names."""
     path = folder / name
     if not path.is_file():
         wrong = "is a folder" if name and path.is_dir() else "does not exist"

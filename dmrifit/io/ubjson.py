@@ -18,21 +18,6 @@ def read_ubjson(data: bytes) -> Any:
     """
     Read a document of Universal Binary JSON.
 
-    Parameters
-    ----------
-    data : bytes
-        The document.
-
-    Returns
-    -------
-    object
-        Dictionaries, lists, strings, numbers; an array of numbers of one type is an ndarray.
-
-    Raises
-    ------
-    ValueError
-        If it is no such document, or bytes follow it.
-
     References
     ----------
     Universal Binary JSON Specification, draft 12, https://ubjson.org.

@@ -22,55 +22,18 @@ class Storable(Protocol):
     """What a registered class has beside the methods of an estimator."""
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-        """
-        Give parameters, what is fitted, both as JSON knows them, and files by name.
-
-        Returns
-        -------
-        parameters : dict
-            Of the constructor; those that do not belong to a model may be left out.
-        fitted : dict
-            Numbers, names, lists and dicts of them.
-        files : dict of bytes
-            Contents by name.
-        """
+        """Give parameters, what is fitted, both as JSON knows them, and files by name."""
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """
-        Take what `stored` has given, with every key and shape checked.
-
-        Parameters
-        ----------
-        fitted : mapping
-            As given by `stored`.
-        files : mapping
-            As given by `stored`.
-        """
+        """Take what `stored` has given, with every key and shape checked."""
 
 
 def register(cls: _Class) -> _Class:
     """
     Let a class have model files; a decorator.
 
-    The class has the two methods of `Storable`. A package that wants its files read without being imported first lists
-    the class among its entry points in the group ``dmrifit.models``.
-
-    Parameters
-    ----------
-    cls : class
-        An estimator.
-
-    Returns
-    -------
-    class
-        The same.
-
-    Raises
-    ------
-    TypeError
-        If it lacks one of the methods.
-    ValueError
-        If another class has this name.
+    The class has the two methods of `Storable`. A package that wants its files read without being
+    imported first lists the class among its entry points in the group ``dmrifit.models``.
     """
     missing = [name for name in ("stored", "restore", "get_params") if not hasattr(cls, name)]
     if missing:
@@ -84,19 +47,7 @@ def register(cls: _Class) -> _Class:
 
 
 def registered(name: Any) -> type[BaseEstimator] | None:
-    """
-    Find a registered class by its name, in packages that are not loaded yet too.
-
-    Parameters
-    ----------
-    name : str
-        What a model file says.
-
-    Returns
-    -------
-    class or None
-        None where no installed package has such a class.
-    """
+    """Find a registered class by its name, in packages that are not loaded yet too."""
     if not isinstance(name, str):
         return None
     if name not in _CLASSES:

@@ -32,20 +32,7 @@ _HEADER = "dmrifit"
 def write_state(
     path: Path, net: skorch.NeuralNet, best: Mapping[str, torch.Tensor] | None, header: Mapping[str, Any]
 ) -> None:
-    """
-    Write weights, optimizer and history of a net to one file, which is whole or not there.
-
-    Parameters
-    ----------
-    path : Path
-        The file, in the format of safetensors, with all that is no tensor as JSON in its header.
-    net : NeuralNet
-        The net.
-    best : dict of tensors, optional
-        Weights of the best epoch.
-    header : mapping
-        More plain values.
-    """
+    """Write weights, optimizer and history of a net to one file, which is whole or not there."""
     tensors = {f"weights.{key}": value for key, value in net.module_.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in (best or {}).items()}
     state = net.optimizer_.state_dict()
@@ -66,26 +53,7 @@ def write_state(
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """
-    Read what `write_state` has written.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    header : dict
-        What is no tensor.
-    tensors : dict of tensors
-        The others.
-
-    Raises
-    ------
-    ValueError
-        If it is no such file or damaged.
-    """
+    """Read what `write_state` has written."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()[_HEADER])
@@ -97,26 +65,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def restore_state(
     net: skorch.NeuralNet, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor] | None:
-    """
-    Put a state into an initialized net.
-
-    Parameters
-    ----------
-    net : NeuralNet
-        The net.
-    header, tensors : dict
-        What `read_state` has given.
-
-    Returns
-    -------
-    dict of tensors or None
-        The best weights, on the device of the net.
-
-    Raises
-    ------
-    ValueError
-        If the state is that of another network or optimizer.
-    """
+    """Put a state into an initialized net."""
     parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
     for key, value in tensors.items():
         kind, _, rest = key.partition(".")
@@ -133,41 +82,13 @@ def restore_state(
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """
-    Fill a network with weights that must be its own.
-
-    Parameters
-    ----------
-    module : Module
-        The network.
-    weights : dict of tensors
-        By name.
-
-    Raises
-    ------
-    ValueError
-        If a name, a shape or a type is another one.
-    """
+    """Fill a network with weights that must be its own."""
     check_weights(module, weights)
     module.load_state_dict(dict(weights))
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """
-    Make sure that weights are those of a network.
-
-    Parameters
-    ----------
-    module : Module
-        The network; one on the device ``meta`` takes no memory.
-    weights : dict of tensors
-        By name.
-
-    Raises
-    ------
-    ValueError
-        If a name, a shape or a type is another one.
-    """
+    """Make sure that weights are those of a network."""
     found, expected = ({k: (tuple(v.shape), v.dtype) for k, v in one.items()} for one in (weights, module.state_dict()))
     if found != expected:
         wrong = sorted({key for key, _ in found.items() ^ expected.items()})
@@ -175,34 +96,13 @@ def check_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
 
 
 def history_rows(net: skorch.NeuralNet) -> list[dict[str, Any]]:
-    """
-    Give what is known of each epoch.
-
-    Parameters
-    ----------
-    net : NeuralNet
-        The net.
-
-    Returns
-    -------
-    list of dict
-        ``epoch``, ``learning_rate``, ``train_loss`` and, with validation cases, ``valid_score``.
-    """
+    """Give what is known of each epoch."""
     keys = ("epoch", "learning_rate", "train_loss", "valid_score")
     return [{key: row[key] for key in keys if key in row} for row in net.history]
 
 
 def set_history(net: skorch.NeuralNet, rows: Sequence[Mapping[str, Any]]) -> None:
-    """
-    Give a net the history of epochs that are done.
-
-    Parameters
-    ----------
-    net : NeuralNet
-        The net.
-    rows : list of dict
-        What `history_rows` has given.
-    """
+    """Give a net the history of epochs that are done."""
     net.history.clear()
     for row in rows:
         net.history.new_epoch()
@@ -210,21 +110,7 @@ def set_history(net: skorch.NeuralNet, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def packed(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:
-    """
-    Give tensors in the format of safetensors.
-
-    Parameters
-    ----------
-    tensors : mapping of tensors
-        By name, on any device.
-    header : mapping of str, optional
-        What stands before them.
-
-    Returns
-    -------
-    bytes
-        The content of a file.
-    """
+    """Give tensors in the format of safetensors."""
     # Copies, because those that share memory are refused.
     copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
     content: bytes = safetensors.torch.save(copies, None if header is None else dict(header))

@@ -40,61 +40,17 @@ class Net(skorch.NeuralNet):
         self.mixed = mixed
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """
-        Give the batches: they are their own iterator.
-
-        Parameters
-        ----------
-        dataset : Batches
-            The batches.
-        training : bool, default=False
-            Not used.
-
-        Returns
-        -------
-        Batches
-            The same.
-        """
+        """Give the batches: they are their own iterator."""
         return dataset
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
-        """
-        Run the network on a batch.
-
-        Parameters
-        ----------
-        x : tensor or dict of tensors
-            The batch.
-        **fit_params : dict
-            More for the network.
-
-        Returns
-        -------
-        tensor or tuple or dict of tensors
-            What the network answers.
-        """
+        """Run the network on a batch."""
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.mixed):
             return super().infer(x, **fit_params)
 
     def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> torch.Tensor:
         """
         Compute the loss of a batch, in single precision: probabilities near one are one in less.
-
-        Parameters
-        ----------
-        y_pred : tensor or tuple or dict of tensors
-            What the network has answered.
-        y_true : tensor or tuple or dict of tensors
-            The targets.
-        X : tensor or dict of tensors, optional
-            Not used.
-        training : bool, default=False
-            Not used.
-
-        Returns
-        -------
-        tensor
-            One number.
         """
         targets = to_tensor(y_true, device=self.device)
         with torch.autocast(torch.device(self.device).type, enabled=False):
@@ -132,26 +88,7 @@ class WithMargin(nn.Module):
         self.margin = margin
 
     def forward(self, answers: Any, targets: Any) -> torch.Tensor:
-        """
-        Compute the loss.
-
-        Parameters
-        ----------
-        answers : tensor or tuple or dict of tensors
-            What the network has answered.
-        targets : tensor or tuple or dict of tensors
-            The targets; a tensor of five axes is cropped.
-
-        Returns
-        -------
-        tensor
-            One number.
-
-        Raises
-        ------
-        ValueError
-            If an answer and the target that belongs to it have different shapes.
-        """
+        """Compute the loss."""
         if isinstance(answers, torch.Tensor) and isinstance(targets, torch.Tensor) and targets.ndim == 5:
             inner = [slice(m, n - m) for m, n in zip(self.margin, targets.shape[2:], strict=True)]
             targets = targets[:, :, inner[0], inner[1], inner[2]]
@@ -222,19 +159,7 @@ def _shapes(part: Any) -> Any:
 
 
 def collated(samples: Sequence[Any]) -> Any:
-    """
-    Lay samples of one shape together as tensors.
-
-    Parameters
-    ----------
-    samples : sequence
-        Arrays and numbers, or dicts, tuples and lists of them.
-
-    Returns
-    -------
-    tensor or dict or tuple of tensors
-        In the form of one sample; numbers with a point in single precision, whatever theirs was.
-    """
+    """Lay samples of one shape together as tensors."""
     first = samples[0]
     if isinstance(first, Mapping):
         return {key: collated([sample[key] for sample in samples]) for key in first}
@@ -245,19 +170,7 @@ def collated(samples: Sequence[Any]) -> Any:
 
 
 def as_arrays(part: Any) -> Any:
-    """
-    Give tensors as arrays.
-
-    Parameters
-    ----------
-    part : tensor or dict or tuple of tensors
-        What a network has answered.
-
-    Returns
-    -------
-    ndarray or dict or tuple of ndarray
-        In single precision at least.
-    """
+    """Give tensors as arrays."""
     if isinstance(part, torch.Tensor):
         return _single(part).cpu().numpy()
     if isinstance(part, Mapping):
@@ -322,19 +235,7 @@ class Epochs(skorch.callbacks.Callback):
         self.verbose = verbose
 
     def run(self, net: skorch.NeuralNet) -> None:
-        """
-        Train a net for the epochs that are left.
-
-        Parameters
-        ----------
-        net : NeuralNet
-            Initialized; its history holds the epochs that are done.
-
-        Raises
-        ------
-        FloatingPointError
-            If the loss or a weight is no number any more.
-        """
+        """Train a net for the epochs that are left."""
         done = len(net.history)
         device = torch.device(net.device)
         net.callbacks_ += [("epochs", self)]
@@ -352,16 +253,7 @@ class Epochs(skorch.callbacks.Callback):
             net.module_.load_state_dict(self.best)
 
     def on_epoch_begin(self, net: skorch.NeuralNet, **kwargs: Any) -> None:
-        """
-        Set seed, learning rate and samples of an epoch.
-
-        Parameters
-        ----------
-        net : NeuralNet
-            The net.
-        **kwargs : dict
-            Not used.
-        """
+        """Set seed, learning rate and samples of an epoch."""
         epoch = len(net.history) - 1
         self.batches.epoch = epoch
         rate = self.rates(epoch)
@@ -372,23 +264,7 @@ class Epochs(skorch.callbacks.Callback):
         seed_generators(derived_seed(self.seed, "epoch", epoch), torch.device(net.device))
 
     def on_epoch_end(self, net: skorch.NeuralNet, **kwargs: Any) -> None:
-        """
-        Score, save, show, and end when no epoch is needed any more.
-
-        Parameters
-        ----------
-        net : NeuralNet
-            The net.
-        **kwargs : dict
-            Not used.
-
-        Raises
-        ------
-        FloatingPointError
-            If the loss or a weight is no number any more.
-        StoppedError
-            If the last epochs have not become better.
-        """
+        """Score, save, show, and end when no epoch is needed any more."""
         row = net.history[-1]
         if not np.isfinite(row["train_loss"]):
             raise FloatingPointError(f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning rate of "

@@ -31,20 +31,7 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     """
     Give a volume as a network sees it.
 
-    Parameters
-    ----------
-    case : array_like of shape (x, y, z) or (x, y, z, channels)
-        Finite numbers; an array on the disk is read, not changed.
-
-    Returns
-    -------
-    ndarray of shape (channels, x, y, z)
-        In single precision.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes, no voxel, or values that are not finite.
+    Shapes: `case` (x, y, z); returns (channels, x, y, z).
     """
     volume = np.asarray(case)
     if volume.ndim not in (3, 4) or volume.size == 0 or volume.dtype.kind not in "fiub":

@@ -79,19 +79,7 @@ class TargetWise(MultiOutputRegressor):
         """
         Fit one regressor per column of y.
 
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-            Inputs.
-        y : array_like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
-        sample_weight : array_like of shape (n_samples,), optional
-            Weights of the samples.
-
-        Returns
-        -------
-        TargetWise
-            Itself.
+        Shapes: `X` (n_samples, n_features).
         """
         values = np.asarray(y)
         flat = values.ndim == 1
@@ -103,15 +91,7 @@ class TargetWise(MultiOutputRegressor):
         """
         Predict every target.
 
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-            Inputs.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_targets)
-            In the shape of the training targets.
+        Shapes: `X` (n_samples, n_features).
         """
         prediction = super().predict(X)
         return prediction[:, 0] if self.flat_ else prediction
@@ -217,21 +197,7 @@ def make_regressor(
 
 
 def learns_from_moments(name: str, *, loss: str = "mean") -> bool:
-    """
-    Tell whether the moments of the training data are all that an algorithm needs.
-
-    Parameters
-    ----------
-    name : str
-        As for `make_regressor`.
-    loss : {"mean", "median"}, default="mean"
-        As for `make_regressor`.
-
-    Returns
-    -------
-    bool
-        True for least squares, whose ``fit_moments`` then takes the place of ``fit``.
-    """
+    """Tell whether the moments of the training data are all that an algorithm needs."""
     return name == "LR" and loss == "mean"
 
 
@@ -243,39 +209,7 @@ def build_regressor(
     loss: str = "mean",
     random_state: int | np.random.RandomState | None = None,
 ) -> RegressorMixin:
-    """
-    Make the regressor that a strategy fits: one by name, or a copy of a given one.
-
-    Parameters
-    ----------
-    regressor : str or estimator
-        A name that `make_regressor` knows, or a scikit-learn regressor. A given one is cloned, its
-        targets are scaled unless it is a `TransformedTargetRegressor` already, and it is fitted
-        target by target when it has no multi-output.
-    n_targets : int
-        Number of targets.
-    patch_shape : tuple of 3 odd ints, optional
-        The neighborhood that a row of X is; a given patch-wise regressor is told so unless it has a
-        `patch_shape` of its own.
-    loss : {"mean", "median"}, default="mean"
-        As for `make_regressor`. A given regressor has its own.
-    random_state : int, RandomState or None, optional
-        Seed; of a given regressor it sets every ``random_state`` that is None.
-
-    Returns
-    -------
-    estimator
-        A regressor that is not fitted and shares nothing with the given one.
-
-    Raises
-    ------
-    ValueError
-        If there is no algorithm of that name, or not with this loss.
-    TypeError
-        If it is neither a name nor a regressor.
-    ImportError
-        If the algorithm needs a library that is not installed; the message names the command.
-    """
+    """Make the regressor that a strategy fits: one by name, or a copy of a given one."""
     # A fresh seed is drawn, because copies of a RandomState would repeat themselves.
     seed = None if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
     if isinstance(regressor, str):
@@ -301,20 +235,7 @@ def build_regressor(
 
 
 def default_patch_shape(regressor: str | BaseEstimator) -> tuple[int, int, int] | None:
-    """
-    Give the neighborhood that a regressor looks at when nobody says which.
-
-    Parameters
-    ----------
-    regressor : str or estimator
-        As for `build_regressor`.
-
-    Returns
-    -------
-    tuple of 3 ints or None
-        Voxels along each axis for a patch-wise algorithm, or a regressor made of one; None for the
-        others, which look at one voxel.
-    """
+    """Give the neighborhood that a regressor looks at when nobody says which."""
     if isinstance(regressor, str):
         return _PATCH_SHAPE if regressor in PATCHWISE else None
     for part in _patchwise_parts(regressor):

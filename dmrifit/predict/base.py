@@ -109,32 +109,13 @@ class Design:
     groups: NDArray | None = None
 
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """
-        Give features and targets.
-
-        Returns
-        -------
-        features, targets : ndarray
-            As above.
-
-        Raises
-        ------
-        ValueError
-            If the design has moments alone.
-        """
+        """Give features and targets."""
         if self.features is None or self.targets is None:
             raise ValueError("this design has moments alone, and the regressor needs features and targets")
         return self.features, self.targets
 
     def reduced(self) -> Design:
-        """
-        Give the same design with moments alone.
-
-        Returns
-        -------
-        Design
-            Without arrays.
-        """
+        """Give the same design with moments alone."""
         moments = Moments.of(*self.arrays()) if self.n_voxels else None
         return Design(self.n_voxels, self.n_dropped, self.n_columns, moments=moments)
 

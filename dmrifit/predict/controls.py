@@ -19,17 +19,5 @@ CONTROLS = (CONSTANT, SHUFFLED, PERFECT)
 
 
 def is_control(algorithm: str) -> bool:
-    """
-    Tell whether an algorithm takes part as a control.
-
-    Parameters
-    ----------
-    algorithm : str
-        Its name.
-
-    Returns
-    -------
-    bool
-        Whether it is a constant, learned from shuffled targets, or the perfect prediction.
-    """
+    """Tell whether an algorithm takes part as a control."""
     return any(word in CONTROLS for word in algorithm.lower().split())

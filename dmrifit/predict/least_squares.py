@@ -42,17 +42,7 @@ class Moments:
         """
         Compute the moments of a set of voxels.
 
-        Parameters
-        ----------
-        X : ndarray of shape (n_voxels, n_features)
-            Features.
-        Y : ndarray of shape (n_voxels, n_targets)
-            Targets.
-
-        Returns
-        -------
-        Moments
-            Theirs.
+        Shapes: `X` (n_voxels, n_features), `Y` (n_voxels, n_targets).
         """
         X, Y = np.ascontiguousarray(X), np.ascontiguousarray(Y)  # bits depend on how they lie in memory
         mean_x, mean_y = X.mean(axis=0), Y.mean(axis=0)
@@ -63,16 +53,6 @@ class Moments:
     def total(cls, parts: Sequence[Moments]) -> Moments:
         """
         Compute the moments of sets taken together from those of each.
-
-        Parameters
-        ----------
-        parts : sequence of Moments
-            At least one.
-
-        Returns
-        -------
-        Moments
-            Equal to those of the joined sets, but for rounding.
 
         References
         ----------
@@ -119,17 +99,7 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         Fit to data.
 
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-            Features.
-        y : array_like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
-
-        Returns
-        -------
-        LeastSquares
-            Itself.
+        Shapes: `X` (n_samples, n_features).
         """
         x, targets = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         targets = targets.astype(np.float64, copy=False)
@@ -139,19 +109,7 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self
 
     def fit_moments(self, moments: Moments) -> LeastSquares:
-        """
-        Fit to the moments of data.
-
-        Parameters
-        ----------
-        moments : Moments
-            Of all training samples.
-
-        Returns
-        -------
-        LeastSquares
-            Itself.
-        """
+        """Fit to the moments of data."""
         eps = np.finfo(float).eps
         squares = np.diag(moments.xx)
         # A constant feature deviates from its mean by rounding errors, which are not to be learned from.
@@ -171,15 +129,7 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         Predict.
 
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-            Features.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_targets)
-            In the shape of the training targets.
+        Shapes: `X` (n_samples, n_features).
         """
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)

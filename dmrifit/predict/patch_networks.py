@@ -48,23 +48,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """
         Train the network for its number of epochs.
 
-        Parameters
-        ----------
-        X : array_like of shape (n_voxels, n_neighbors * n_channels)
-            Neighborhoods in the order of ``np.ndindex(patch_shape)``, the channels of a neighbor side by
-            side, scaled to about unit variance; (n_voxels, n_channels) where `patch_shape` is None.
-        y : array_like of shape (n_voxels,) or (n_voxels, n_targets)
-            Targets of the voxel in the middle, scaled likewise.
-
-        Returns
-        -------
-        self
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If a parameter or the number of columns is not possible.
+        Shapes: `X` (n_voxels, n_neighbors * n_channels).
         """
         x, targets = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         self._check()
@@ -83,15 +67,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """
         Predict the targets of the voxels in the middle.
 
-        Parameters
-        ----------
-        X : array_like of shape (n_voxels, n_neighbors * n_channels)
-            Neighborhoods as in training.
-
-        Returns
-        -------
-        ndarray of shape (n_voxels,) or (n_voxels, n_targets)
-            In the shape of the training targets.
+        Shapes: `X` (n_voxels, n_neighbors * n_channels).
         """
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
@@ -104,14 +80,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return out[:, 0] if self.flat_ else out
 
     def weights(self) -> bytes:
-        """
-        Give what the network has learned.
-
-        Returns
-        -------
-        bytes
-            In the format of safetensors.
-        """
+        """Give what the network has learned."""
         check_is_fitted(self)
         state = self.net_.module_.state_dict()
         return save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
@@ -121,16 +90,6 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         Make the net of an estimator that knows its numbers of features and targets, and fill it.
 
         A device that this machine does not have becomes the processor.
-
-        Parameters
-        ----------
-        weights : bytes
-            What `weights` has given.
-
-        Raises
-        ------
-        ValueError
-            If they are not those of such a net.
         """
         try:
             torch.empty(0, device=self.device)

@@ -52,26 +52,8 @@ def reference_parameters(
     """
     Fit a model to the target signals, or check the maps that someone has fitted.
 
-    Parameters
-    ----------
-    Y : ndarray of shape (n_voxels, n_target)
-        Target signals.
-    target : Protocol
-        Their measurements.
-    model : SignalModel
-        The model.
-    maps : array_like of shape (n_voxels, n_parameters), optional
-        Parameters that are known already.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, n_parameters)
-        Parameters; NaN where a fit made here did not converge.
-
-    Raises
-    ------
-    ValueError
-        If the shape of the maps is not that of the voxels and parameters.
+    Shapes: `Y` (n_voxels, n_target), `maps` (n_voxels, n_parameters); returns (n_voxels,
+    n_parameters).
     """
     if maps is None:
         result = fit_voxels(Y, target, model)

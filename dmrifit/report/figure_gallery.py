@@ -34,25 +34,7 @@ class Gallery:
         self._figures: list[Figure] = []
 
     def show(self, name: str, figure: Figure, alt: str, caption: Any = "") -> Markup:
-        """
-        Take a figure in.
-
-        Parameters
-        ----------
-        name : str
-            Of the file, without its ending; letters that file names do not have become ``-``.
-        figure : matplotlib.figure.Figure
-            The figure.
-        alt : str
-            What it shows, for those who cannot see it.
-        caption : str or Markup, default=""
-            Text below it.
-
-        Returns
-        -------
-        Markup
-            The figure as the page shows it.
-        """
+        """Take a figure in."""
         name = re.sub(r"[^\w+-]+", "-", name)
         png = png_bytes(figure, dpi=_DPI)
         file, n = f"{name}.png", 2
@@ -63,14 +45,7 @@ class Gallery:
         return html_figure(png, alt, caption, width=round(figure.get_figwidth() * _SCREEN))
 
     def vectors(self) -> bytes:
-        """
-        Draw all figures into one PDF file.
-
-        Returns
-        -------
-        bytes
-            One page for each figure, in the order of the report; the same for the same figures.
-        """
+        """Draw all figures into one PDF file."""
         pages = import_optional("matplotlib.backends.backend_pdf").PdfPages
         buffer = io.BytesIO()
         with pages(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None}) as file:

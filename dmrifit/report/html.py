@@ -137,36 +137,7 @@ def html_page(
     script: str = "",
     style: str = "",
 ) -> str:
-    """
-    Put sections into one HTML page.
-
-    Parameters
-    ----------
-    title : str
-        Heading of the page.
-    sections : iterable of (str, str or Markup)
-        Heading and body of each section, in order. Plain text is escaped; what `html_table` and `html_figure`
-        give, or ``markupsafe.Markup``, is taken as it is. An empty heading leaves the heading out.
-    lead : str, default=""
-        A sentence below the title.
-    contents : bool, default=False
-        Whether links to the sections stand below it.
-    script : str, default=""
-        Code of the project that runs when the page is there.
-    style : str, default=""
-        Rules of style for parts that only this page has.
-
-    Returns
-    -------
-    str
-        The page, which refers to nothing outside itself. Its content security policy forbids every connection, and
-        every script and style but these, whatever text of a file might hold.
-
-    Raises
-    ------
-    ImportError
-        If the extra ``report`` is not installed.
-    """
+    """Put sections into one HTML page."""
     style = _STYLE + style
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
     policy += f"; script-src {_digest(script)}" if script else ""
@@ -191,29 +162,7 @@ def html_table(
     long: Iterable[int] = (),
     faint: Iterable[int] = (),
 ) -> Markup:
-    """
-    Make an HTML table.
-
-    Parameters
-    ----------
-    rows : iterable of sequences
-        Cells, which are escaped.
-    header : sequence, default=()
-        Cells of the first row.
-    numbers : iterable of int, default=()
-        Columns that are aligned to the right.
-    words : iterable of int, default=()
-        Columns of a few words, which keep a width that can be read.
-    long : iterable of int, default=()
-        Columns of sentences, which keep a larger one.
-    faint : iterable of int, default=()
-        Rows in a fainter color.
-
-    Returns
-    -------
-    Markup
-        The table; it scrolls sideways on a narrow screen.
-    """
+    """Make an HTML table."""
     rows = [list(row) for row in rows]
     width = max((len(row) for row in [list(header), *rows]), default=0)
     kinds = dict.fromkeys(numbers, "number") | dict.fromkeys(words, "words") | dict.fromkeys(long, "long")
@@ -224,25 +173,7 @@ def html_table(
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:
-    """
-    Put a picture into the page itself.
-
-    Parameters
-    ----------
-    png : bytes
-        The picture.
-    alt : str
-        What it shows, for those who cannot see it.
-    caption : str or Markup, default=""
-        Text below it.
-    width : int, optional
-        Width in CSS pixels; by default half the pixels of the picture, for screens of high density.
-
-    Returns
-    -------
-    Markup
-        The figure.
-    """
+    """Put a picture into the page itself."""
     # The width stands in the header of a PNG file, bytes 16 to 20.
     width = int.from_bytes(png[16:20], "big") // 2 if width is None else width
     data = base64.b64encode(png).decode("ascii")
@@ -250,201 +181,59 @@ def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = 
 
 
 def html_grid(figures: Iterable[Markup]) -> Markup:
-    """
-    Put figures beside each other where the screen is wide enough, else below each other.
-
-    Parameters
-    ----------
-    figures : iterable of Markup
-        What `html_figure` gave.
-
-    Returns
-    -------
-    Markup
-        The figures.
-    """
+    """Put figures beside each other where the screen is wide enough, else below each other."""
     return _safe(
         _render('<div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>', figures=figures)
     )
 
 
 def html_note(text: str) -> Markup:
-    """
-    Write a remark.
-
-    Parameters
-    ----------
-    text : str
-        Plain text, which is escaped.
-
-    Returns
-    -------
-    Markup
-        A paragraph in smaller letters.
-    """
+    """Write a remark."""
     return _safe(_render('<p class="note">{{ text }}</p>', text=text))
 
 
 def html_join(parts: Iterable[Any]) -> Markup:
-    """
-    Put parts of a page one after the other.
-
-    Parameters
-    ----------
-    parts : iterable of str or Markup
-        Plain text is escaped.
-
-    Returns
-    -------
-    Markup
-        All of them.
-    """
+    """Put parts of a page one after the other."""
     return _safe("").join(parts)
 
 
 def html_lines(*lines: Any) -> Markup:
-    """
-    Put lines below each other, as in the head of a narrow column.
-
-    Parameters
-    ----------
-    *lines : str or Markup
-        Plain text is escaped.
-
-    Returns
-    -------
-    Markup
-        Lines with breaks between them.
-    """
+    """Put lines below each other, as in the head of a narrow column."""
     return _safe("<br>").join(lines)
 
 
 def html_link(path: str, text: str) -> Markup:
-    """
-    Point to a file beside the page.
-
-    Parameters
-    ----------
-    path : str
-        Of the file, relative to the page; no address is made of it, whatever it holds.
-    text : str
-        Plain text, which is escaped.
-
-    Returns
-    -------
-    Markup
-        A paragraph with the link.
-    """
+    """Point to a file beside the page."""
     return _safe('<p><a href="{}">{}</a></p>').format(f"./{quote(path)}", text)
 
 
 def html_paragraph(text: Any) -> Markup:
-    """
-    Write a paragraph.
-
-    Parameters
-    ----------
-    text : str or Markup
-        Plain text is escaped.
-
-    Returns
-    -------
-    Markup
-        The paragraph.
-    """
+    """Write a paragraph."""
     return _safe("<p>{}</p>").format(text)
 
 
 def html_heading(text: str) -> Markup:
-    """
-    Write a heading inside a section.
-
-    Parameters
-    ----------
-    text : str
-        Plain text, which is escaped.
-
-    Returns
-    -------
-    Markup
-        The heading.
-    """
+    """Write a heading inside a section."""
     return _safe("<h3>{}</h3>").format(text)
 
 
 def html_details(title: str, body: Any, *, opened: bool = False) -> Markup:
-    """
-    Hide a part of a page until its title is clicked.
-
-    Parameters
-    ----------
-    title : str
-        Plain text, which is escaped.
-    body : str or Markup
-        The part.
-    opened : bool, default=False
-        Whether it is shown from the start.
-
-    Returns
-    -------
-    Markup
-        Title and part.
-    """
+    """Hide a part of a page until its title is clicked."""
     return _safe("<details{}><summary>{}</summary>{}</details>").format(_safe(" open" if opened else ""), title, body)
 
 
 def html_code(text: str) -> Markup:
-    """
-    Write lines of code.
-
-    Parameters
-    ----------
-    text : str
-        Plain text, which is escaped; its lines stay as they are.
-
-    Returns
-    -------
-    Markup
-        A block of preformatted text.
-    """
+    """Write lines of code."""
     return _safe(_render("<pre>{{ text }}</pre>", text=text))
 
 
 def html_template(template: str, **values: Any) -> Markup:
-    """
-    Fill a template.
-
-    Parameters
-    ----------
-    template : str
-        HTML in the language of Jinja2, written by the project.
-    **values : object
-        What it names; plain text is escaped.
-
-    Returns
-    -------
-    Markup
-        The filled template.
-    """
+    """Fill a template."""
     return _safe(_render(template, **values))
 
 
 def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
-    """
-    Draw a matplotlib figure as a PNG picture.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-    dpi : int, default=200
-        Pixels per inch.
-
-    Returns
-    -------
-    bytes
-        Content of the PNG file, the same for the same figure.
-    """
+    """Draw a matplotlib figure as a PNG picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
@@ -453,100 +242,30 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
 def html_methods(
     rows: Sequence[Sequence[Any]], header: Sequence[str], n_words: int = 1, *, controls: Collection[str]
 ) -> Markup:
-    """
-    Make a table of methods, in which controls are faint.
-
-    Parameters
-    ----------
-    rows : sequence of sequence
-        Cells; the first is the method.
-    header : sequence of str
-        Titles of columns.
-    n_words : int, default=1
-        How many of the first columns hold words; the others hold numbers.
-    controls : collection of str
-        Methods that are controls.
-
-    Returns
-    -------
-    Markup
-        The table.
-    """
+    """Make a table of methods, in which controls are faint."""
     faint = [i for i, row in enumerate(rows) if row[0] in controls]
     return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
 
 
 def decimals(digits: int) -> Callable[[Any], str]:
-    """
-    Give the function that writes numbers with so many decimals.
-
-    Parameters
-    ----------
-    digits : int
-        How many.
-
-    Returns
-    -------
-    callable
-        From a number to its text; a dash for what is not finite.
-    """
+    """Give the function that writes numbers with so many decimals."""
     return lambda value: f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def counted(n: int, what: str) -> str:
-    """
-    Write how many there are.
-
-    Parameters
-    ----------
-    n : int
-        The number.
-    what : str
-        What is counted, of one.
-
-    Returns
-    -------
-    str
-        Such as "2 scans".
-    """
+    """Write how many there are."""
     return f"{n} {what}{'s' * (n != 1)}"
 
 
 def few_note(n_patients: int) -> str:
-    """
-    Say of the numbers of few patients what they are not.
-
-    Parameters
-    ----------
-    n_patients : int
-        How many there are.
-
-    Returns
-    -------
-    str
-        A sentence; nothing from `FEW` patients on.
-    """
+    """Say of the numbers of few patients what they are not."""
     if n_patients >= FEW:
         return ""
     return f"With {counted(n_patients, 'patient')} these numbers describe these scans; they are no performance."
 
 
 def synthetic_note(n_synthetic: int, n: int, what: str = "scan") -> str:
-    """
-    Say of what is shown that it was simulated.
-
-    Parameters
-    ----------
-    n_synthetic, n : int
-        How many were simulated, and how many there are.
-    what : str, default="scan"
-        What is counted.
-
-    Returns
-    -------
-    str
-        A sentence; nothing if none was simulated.
-    """
+    """Say of what is shown that it was simulated."""
     if not n_synthetic:
         return ""
     which = f"all {what}s were" if n_synthetic == n else f"{n_synthetic} of {n} {what}s were"

@@ -53,17 +53,7 @@ class Plane:
         """
         Draw where a volume passes one half.
 
-        Parameters
-        ----------
-        volume : ndarray of shape (x, y, z)
-            Mask or shares on the grid of the scan.
-        **look : object
-            As ``matplotlib.axes.Axes.contour`` takes it.
-
-        Returns
-        -------
-        bool
-            Whether there was anything to draw.
+        Shapes: `volume` (x, y, z).
         """
         shares = sample_volume(volume, self.index)
         if not shares.max() > 0.5 > shares.min():
@@ -82,27 +72,10 @@ def draw_planes(
     window: tuple[float, float] | None = None,
 ) -> Iterator[Plane]:
     """
-    Draw a scan in three planes perpendicular to the scanner's axes; the patient's right is at the left.
+    Draw a scan in three planes perpendicular to the scanner's axes; the patient's right is at the
+    left.
 
-    Parameters
-    ----------
-    figure : Figure
-        Where to; the planes stand beside each other.
-    image : ndarray of shape (x, y, z)
-        The scan.
-    affine : array_like of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    center : sequence of 3 floats
-        Where the planes meet, in mm.
-    field : tuple of 2 ndarray of shape (3,)
-        Lowest and highest coordinates that are shown, in mm.
-    window : tuple of 2 floats, optional
-        Values that are black and white; by default percentiles 1 and 99.5 of the plane.
-
-    Yields
-    ------
-    Plane
-        Each plane, with its axes.
+    Shapes: `image` (x, y, z).
     """
     inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
     low, high = field
@@ -126,17 +99,7 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
     """
     Read a volume between its voxels; 0 outside.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (x, y, z)
-        What to read.
-    index : ndarray of shape (..., 3)
-        Where, in voxels.
-
-    Returns
-    -------
-    ndarray of shape (...)
-        The values.
+    Shapes: `volume` (x, y, z), `index` (..., 3); returns (...).
     """
     from scipy.ndimage import map_coordinates
 

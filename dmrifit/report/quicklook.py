@@ -35,24 +35,7 @@ def write_quicklook(
     """
     Write the quick-look page of a fit and its picture.
 
-    Parameters
-    ----------
-    maps : mapping of str to ndarray of shape (x, y, z)
-        Parameters, standard errors (``<name>_se``), ``"status"`` and ``"doubt"``, with axes that run to the right, to
-        the front and upwards (RAS).
-    affine : ndarray of shape (4, 4)
-        From voxel indices of these arrays to world coordinates in mm.
-    described : mapping
-        What `describe_fit` gave.
-    title : str
-        Heading, such as the name of the image.
-    png, html : Path
-        Files to write: one picture of all parameters, and the page, which needs no other file.
-
-    Raises
-    ------
-    ImportError
-        If the extra ``report`` is not installed.
+    Shapes: `maps` (x, y, z).
     """
     slices = Slices(maps["status"] != OUTSIDE, affine)
     panels = [_panel(name, maps[name], entry) for name, entry in described["Parameters"].items()]
@@ -85,23 +68,7 @@ def write_prediction_page(
     """
     Write the page of a prediction.
 
-    Parameters
-    ----------
-    maps : mapping of str to ndarray of shape (x, y, z)
-        Parameters, 0 outside the mask, with axes that run to the right, to the front and upwards (RAS).
-    affine : ndarray of shape (4, 4)
-        From voxel indices of these arrays to world coordinates in mm.
-    described : mapping
-        What `describe_prediction` gave, with settings, voxels and sources.
-    title : str
-        Heading, such as the name of the image.
-    html : Path
-        The page, which needs no other file.
-
-    Raises
-    ------
-    ImportError
-        If the extra ``report`` is not installed.
+    Shapes: `maps` (x, y, z).
     """
     inside = np.any([(values != 0) | np.isnan(values) for values in maps.values()], axis=0)
     units = {name: entry["Units"] for name, entry in described["Parameters"].items()}

@@ -127,35 +127,13 @@ class Slices:
         """
         Cut the slices out of a volume.
 
-        Parameters
-        ----------
-        volume : ndarray of shape (x, y, z, ...)
-            A map, or its colors.
-
-        Returns
-        -------
-        list of ndarray of shape (rows, columns, ...)
-            The first row is the lowest one.
+        Shapes: `volume` (x, y, z, ...); returns (rows, columns, ...).
         """
         turned = volume.transpose(*self._order, *range(3, volume.ndim))
         return [turned[index][self._box][:, ::-1] for index in self._indices]
 
     def arrange(self, width: float, height: float) -> tuple[int, float, float]:
-        """
-        Find how many slices to put side by side, and how large the whole becomes.
-
-        Parameters
-        ----------
-        width, height : float
-            Room for the whole, in inches.
-
-        Returns
-        -------
-        n_columns : int
-            Slices in a row.
-        width, height : float
-            What they need of the room, in inches.
-        """
+        """Find how many slices to put side by side, and how large the whole becomes."""
         n = len(self.labels)
         best = 1, 0.0, 0.0
         most = 0.0
@@ -173,14 +151,7 @@ class Slices:
         """
         Draw slices side by side.
 
-        Parameters
-        ----------
-        axes : matplotlib.axes.Axes
-            Where to.
-        pictures : sequence of ndarray of shape (rows, columns, 4)
-            Red, green, blue and opacity of each slice, 0 to 1.
-        n_columns : int
-            Slices in a row.
+        Shapes: `pictures` (rows, columns, 4).
         """
         rows, columns = pictures[0].shape[:2]
         high = rows * self._aspect
@@ -212,19 +183,7 @@ class Slices:
 
 
 def robust_limits(values: NDArray) -> tuple[float, float]:
-    """
-    Give limits for a color scale that a few odd voxels do not decide.
-
-    Parameters
-    ----------
-    values : ndarray
-        Values of any shape; NaN and infinite ones are left out.
-
-    Returns
-    -------
-    tuple of float
-        Percentiles 2 and 98, moved apart if they are equal; (0, 1) if there is no value.
-    """
+    """Give limits for a color scale that a few odd voxels do not decide."""
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0
@@ -236,21 +195,7 @@ def robust_limits(values: NDArray) -> tuple[float, float]:
 
 
 def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
-    """
-    Show slices of a map and the distribution of its values.
-
-    Parameters
-    ----------
-    slices : Slices
-        What to show.
-    panel : MapPanel
-        The map.
-
-    Returns
-    -------
-    Figure
-        Colors span percentiles 2 to 98 of the values in the mask.
-    """
+    """Show slices of a map and the distribution of its values."""
     n_columns, width, height = slices.arrange(3.6, 3.2)
     with shared_style(_STYLE):
         figure = new_figure(4.6, height + 2.15)
@@ -264,23 +209,7 @@ def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
 
 
 def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figure:
-    """
-    Show several maps and their distributions in one picture.
-
-    Parameters
-    ----------
-    slices : Slices
-        What to show.
-    panels : sequence of MapPanel
-        One map for each row.
-    title : str
-        Heading.
-
-    Returns
-    -------
-    Figure
-        One row for each map: slices at the left, values at the right.
-    """
+    """Show several maps and their distributions in one picture."""
     n_columns, width, height = slices.arrange(6.0, 1.6)
     line = max(height, 1.2) + 0.75
     with shared_style(_STYLE):
@@ -301,21 +230,7 @@ def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title:
     """
     Show a map of codes, such as how the fit of each voxel ended.
 
-    Parameters
-    ----------
-    slices : Slices
-        What to show.
-    values : ndarray of shape (x, y, z)
-        Codes.
-    codes : mapping of int to str
-        What each code means; four at most.
-    title : str
-        Heading.
-
-    Returns
-    -------
-    Figure
-        One color for each code that occurs in the mask.
+    Shapes: `values` (x, y, z).
     """
     patches = import_optional("matplotlib.patches")
     colors = import_optional("matplotlib.colors")

@@ -66,74 +66,26 @@ _STYLE = {
 
 
 def shared_style(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """
-    Draw with fonts, lines and colors that all figures share.
-
-    Parameters
-    ----------
-    changes : mapping of str to object
-        Settings of matplotlib that differ for this figure.
-
-    Returns
-    -------
-    context manager
-        Inside, matplotlib's settings are these; after it, what they were.
-    """
+    """Draw with fonts, lines and colors that all figures share."""
     return import_optional("matplotlib").rc_context(_STYLE | dict(changes))
 
 
 def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
     """
-    Make an empty figure that belongs to the caller: no window is opened and no global state touched.
-
-    Parameters
-    ----------
-    width, height : float
-        Inches.
-    layout : str, optional
-        How matplotlib arranges the parts.
-
-    Returns
-    -------
-    Figure
-        The figure.
+    Make an empty figure that belongs to the caller: no window is opened and no global state
+    touched.
     """
     return import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
 
 
 def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """
-    Add axes at a place given in inches.
-
-    Parameters
-    ----------
-    figure : Figure
-        Where to.
-    left, bottom, width, height : float
-        Inches from the lower left corner of the figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The axes.
-    """
+    """Add axes at a place given in inches."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
 def head(ax: Axes, title: str, *, lift: float = 0.0) -> None:
-    """
-    Write a heading over axes.
-
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes
-        Where.
-    title : str
-        A heading; further lines are written smaller below it.
-    lift : float, default=0
-        Points of room between the axes and the heading.
-    """
+    """Write a heading over axes."""
     title, _, note = title.partition("\n")
     ax.set_title(title, pad=lift + 6 + (11.5 * (note.count("\n") + 1) if note else 0))
     text = ax.annotate(
@@ -145,16 +97,7 @@ def head(ax: Axes, title: str, *, lift: float = 0.0) -> None:
 
 
 def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
-    """
-    Write 1, 2, 5, 10 … at a logarithmic axis instead of powers.
-
-    Parameters
-    ----------
-    axis : matplotlib.axis.Axis
-        The axis.
-    steps : sequence of int
-        Which multiples of powers of ten.
-    """
+    """Write 1, 2, 5, 10 … at a logarithmic axis instead of powers."""
     ticker = import_optional("matplotlib.ticker")
     axis.set_major_locator(ticker.LogLocator(subs=steps))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
@@ -162,96 +105,29 @@ def plain_ticks(axis: Axis, steps: Sequence[int]) -> None:
 
 
 def color_of(name: str, names: Sequence[str]) -> str:
-    """
-    Choose the color of an algorithm or a method.
-
-    Parameters
-    ----------
-    name : str
-        The algorithm.
-    names : sequence of str
-        All algorithms of the report, in order.
-
-    Returns
-    -------
-    str
-        As ``"#rrggbb"``.
-    """
+    """Choose the color of an algorithm or a method."""
     return _COLORS[list(names).index(name) % len(_COLORS)]
 
 
 def marker_of(name: str, names: Sequence[str]) -> str:
-    """
-    Choose the shape of a parameter.
-
-    Parameters
-    ----------
-    name : str
-        The parameter.
-    names : sequence of str
-        All parameters of the report, in order.
-
-    Returns
-    -------
-    str
-        As matplotlib calls it.
-    """
+    """Choose the shape of a parameter."""
     return _MARKERS[names.index(name) % len(_MARKERS)]
 
 
 def dash_of(name: str, names: Sequence[str]) -> Any:
-    """
-    Choose the dashes of a strategy.
-
-    Parameters
-    ----------
-    name : str
-        The strategy.
-    names : sequence of str
-        All strategies of the report, in order.
-
-    Returns
-    -------
-    object
-        As matplotlib calls them.
-    """
+    """Choose the dashes of a strategy."""
     return _DASHES[names.index(name) % len(_DASHES)]
 
 
 def handle(label: str, **look: Any) -> Line2D:
-    """
-    Make an entry of a legend.
-
-    Parameters
-    ----------
-    label : str
-        Its text.
-    **look : object
-        Color, marker and line, as ``matplotlib.lines.Line2D`` takes them.
-
-    Returns
-    -------
-    Line2D
-        A line without points.
-    """
+    """Make an entry of a legend."""
     return import_optional("matplotlib.lines").Line2D([], [], label=label, **look)
 
 
 def by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:
     """
-    Order entries so that a legend, which fills columns, reads line by line and each group begins a line.
-
-    Parameters
-    ----------
-    groups : sequence of sequence of handles
-        Entries in the order of reading.
-    n_columns : int
-        Columns of the legend.
-
-    Returns
-    -------
-    list of handles
-        With empty ones where a line is not full.
+    Order entries so that a legend, which fills columns, reads line by line and each group begins a
+    line.
     """
     empty = handle(" ", linestyle="")
     padded = [entry for group in groups for entry in (*group, *[empty] * (-len(group) % n_columns))]

@@ -105,30 +105,7 @@ class Box:
 
 
 def viewer_page(title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "", contents: bool = False) -> str:
-    """
-    Put sections, some of which hold a viewer, into one HTML page.
-
-    Parameters
-    ----------
-    title : str
-        Heading of the page.
-    sections : iterable of (str, str or Markup)
-        As `dmrifit.report.html.html_page` takes them.
-    lead : str, default=""
-        A sentence below the title.
-    contents : bool, default=False
-        Whether links to the sections stand below it.
-
-    Returns
-    -------
-    str
-        The page, which refers to nothing outside itself and may run nothing but the viewer.
-
-    Raises
-    ------
-    ImportError
-        If the extra ``report`` is not installed.
-    """
+    """Put sections, some of which hold a viewer, into one HTML page."""
     script, style = (_read(f"viewer.{kind}") for kind in ("js", "css"))
     return html_page(title, sections, lead=lead, contents=contents, script=script, style=style)
 
@@ -150,46 +127,7 @@ def html_viewer(
     """
     Show volumes of one grid in three planes, with a threshold that can be slid.
 
-    Parameters
-    ----------
-    layers : sequence of Layer
-        The volumes, in any orientation.
-    affine : array_like of shape (4, 4)
-        From their voxel indices to RAS+ coordinates in mm; it may be oblique. Planes are perpendicular to the scanner's
-        axes, and voxels are drawn as they are, not interpolated.
-    boxes : sequence of Box, default=()
-        Boxes to draw.
-    points : sequence of (str, sequence of 3 floats), default=()
-        Places to go to, in mm.
-    region : ndarray of bool, shape (x, y, z), optional
-        What the planes have to show; by default all voxels in which a layer has a value that is neither 0 nor that of
-        its first corner.
-    start : sequence of 3 floats, optional
-        Where the planes meet at first, in mm; by default at the first point, or in the middle.
-    image, overlay : str, optional
-        Names of the layers that are shown at first; by default the first that may lie below, and the first that may
-        only lie above.
-    label : str, default="Three planes"
-        What the viewer is called for those who cannot see it.
-    instead : str or Markup, default=""
-        What stands in its place where no script runs, such as a picture.
-    max_bytes : int, default=6000000
-        The largest text that the numbers may become. Above it, voxels are put together, first along the finest axis:
-        means of images and maps, maxima of scores and masks. The page says so.
-
-    Returns
-    -------
-    Markup
-        The viewer, for a section of `viewer_page`. Numbers are stored in 8 bits, scores in 16; the step between two of
-        them stands below the planes.
-
-    Raises
-    ------
-    ValueError
-        If layers have different shapes, none or more than three axes, a mask has other numbers than 0 to 255, or the
-        affine cannot be inverted.
-    ImportError
-        If the extra ``report`` is not installed.
+    Shapes: `region` (x, y, z).
     """
     matrix = np.asarray(affine, dtype=np.float64)
     _check(layers, matrix)

@@ -27,24 +27,7 @@ _LOSS_CENTER: Mapping[str, tuple[float, float, float]] = MappingProxyType(
 
 
 def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) -> dict[str, float]:
-    """
-    Check which artifacts are asked for, and how strong.
-
-    Parameters
-    ----------
-    artifacts : sequence of str, mapping of str to float, or None
-        Names in `ARTIFACTS`, with their strengths or without.
-
-    Returns
-    -------
-    dict of str to float
-        Strengths by name, in the order in which they are applied; those of strength 0 are left out.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown or a strength out of its range.
-    """
+    """Check which artifacts are asked for, and how strong."""
     if artifacts is None:
         return {}
     if isinstance(artifacts, str):
@@ -70,23 +53,7 @@ def spoil(
     """
     Apply artifacts to images without noise.
 
-    Parameters
-    ----------
-    signals : ndarray of shape (x, y, z, n_measurements)
-        Images.
-    protocol : Protocol
-        Of the last axis. The image at its lowest b and shortest TE stays in its place.
-    strengths : mapping of str to float
-        As `artifact_strengths` returns them.
-    template : str
-        Which part of the body it is, for the region that loses signal.
-    rng : numpy.random.Generator
-        Stream. What an artifact draws does not depend on the others.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z, n_measurements)
-        Spoiled images, of magnitudes.
+    Shapes: `signals` (x, y, z, n_measurements); returns (x, y, z, n_measurements).
     """
     streams = dict(zip(ARTIFACTS, rng.spawn(len(ARTIFACTS)), strict=True))
     if "signal_loss" in strengths:

@@ -168,46 +168,7 @@ def simulate_patient(
     artifacts: Sequence[str] | Mapping[str, float] | None = None,
     seed: int | np.random.SeedSequence | None = None,
 ) -> Scan:
-    """
-    Simulate one patient.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        A protocol with echo times.
-    patient, cohort : str
-        Names.
-    field : {1.5, 3.0}, default=1.5
-        Field strength in T.
-    shape : tuple of 3 ints, default=(48, 48, 8)
-        Voxels of the image, at least 12 × 12 × 2.
-    template : {"both", "abdomen", "pelvis"}, default="both"
-        Which part of the body is seen; drawn with ``"both"``.
-    tumor_types : tuple of str, optional
-        Types of `tissue_table` that the patient's is drawn from; all by default.
-    patient_variation : float, default=2.0
-        Multiplies the variation between patients.
-    snr : float, default=30.0
-        Signal-to-noise ratio in the liver at the lowest b and shortest TE; infinite for no noise.
-    latent_corr : float, default=0.6
-        Correlation of the parameters that a latent texture moves together.
-    gain_variation : float, default=0.25
-        Coefficient of variation, between patients, of the receiver's gain.
-    artifacts : sequence of str or mapping of str to float, optional
-        What else spoils the images, see `simulate_cohort`.
-    seed : int, SeedSequence or None
-        Seed.
-
-    Returns
-    -------
-    Scan
-        Signals (float32), masks of the body and of the tumor, true maps and the noise level.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range, or the protocol has no echo times.
-    """
+    """Simulate one patient."""
     return _simulate(
         protocol,
         [patient],

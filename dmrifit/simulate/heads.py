@@ -86,26 +86,7 @@ class TissueMaps:
 
 
 def read_tissues(gray: Image, white: Image) -> TissueMaps:
-    """
-    Read maps of gray and white matter of one brain, such as those of the MNI.
-
-    Parameters
-    ----------
-    gray, white : path or Nifti1Image
-        Probabilities from 0 to 1, or bytes from 0 to 255 that stand for them, on one grid.
-
-    Returns
-    -------
-    TissueMaps
-        The maps, with a mask of the brain: what holds matter, closed.
-
-    Raises
-    ------
-    ValueError
-        If the grids differ, values are not probabilities, or there is no brain.
-    FileNotFoundError
-        If there is no such file.
-    """
+    """Read maps of gray and white matter of one brain, such as those of the MNI."""
     images = [load_image(one) for one in (gray, white)]
     names = [image_name(one) for one in (gray, white)]
     check_same_grid(
@@ -134,19 +115,7 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
 
 
 def made_tissues(spacing: float) -> TissueMaps:
-    """
-    Make maps of one brain of a person's size from formulas.
-
-    Parameters
-    ----------
-    spacing : float
-        Edge of a voxel in mm.
-
-    Returns
-    -------
-    TissueMaps
-        The maps.
-    """
+    """Make maps of one brain of a person's size from formulas."""
     steps = np.full(3, float(spacing))
     x, y, z = (int(n) for n in np.ceil(2 * (_BRAIN + _RIM) / steps))
     affine = centered_grid((x, y, z), steps.tolist())
@@ -157,21 +126,7 @@ def made_tissues(spacing: float) -> TissueMaps:
 
 
 def centered_grid(shape: Sequence[int], spacing: Sequence[float]) -> NDArray[np.float64]:
-    """
-    Give the affine of a grid whose middle is at 0.
-
-    Parameters
-    ----------
-    shape : sequence of 3 int
-        Voxels.
-    spacing : sequence of 3 floats
-        Edges of a voxel in mm.
-
-    Returns
-    -------
-    ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    """
+    """Give the affine of a grid whose middle is at 0."""
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -0.5 * (np.asarray(shape) - 1) * spacing
     return affine
@@ -183,21 +138,7 @@ def texture_field(
     """
     Draw a random field of a grain in mm.
 
-    Parameters
-    ----------
-    shape : tuple of 3 int
-        Voxels of the image.
-    size : float
-        Standard deviation of the smoothing in mm.
-    steps : ndarray of shape (3,)
-        Edges of a voxel in mm.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Of mean 0 and standard deviation 1.
+    Shapes: returns (x, y, z).
     """
     return smooth_field(shape, (size / steps).tolist(), rng).reshape(shape)
 
@@ -208,19 +149,7 @@ def slow_field(
     """
     Draw a very smooth random field, on a coarse grid first where that is enough.
 
-    Parameters
-    ----------
-    shape : tuple of 3 int
-        Voxels of the image.
-    smoothing : ndarray of shape (3,)
-        Standard deviation of the smoothing along each axis, in voxels.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Of mean 0 and standard deviation 1, about.
+    Shapes: returns (x, y, z).
     """
     factors = np.maximum(smoothing // _COARSE, 1)
     coarse = tuple(int(n) for n in np.ceil(np.asarray(shape) / factors))
@@ -235,25 +164,7 @@ def draw_head(
     *,
     tissues: TissueMaps | None = None,
 ) -> Head:
-    """
-    Draw a brain that fills the field of view, up to a person's size.
-
-    Parameters
-    ----------
-    shape : tuple of 3 int
-        Voxels.
-    spacing : tuple of 3 floats
-        Edges of a voxel in mm.
-    rng : numpy.random.Generator
-        Stream.
-    tissues : TissueMaps, optional
-        Maps that are scaled and warped; by default the brain is made from formulas.
-
-    Returns
-    -------
-    Head
-        The brain.
-    """
+    """Draw a brain that fills the field of view, up to a person's size."""
     affine = centered_grid(shape, spacing)
     steps = np.asarray(spacing)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1) * steps + affine[:3, 3]

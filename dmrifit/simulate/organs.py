@@ -80,26 +80,7 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
 
 
 def draw_template(choice: str, rng: np.random.Generator) -> str:
-    """
-    Draw which part of the body of which patient is seen.
-
-    Parameters
-    ----------
-    choice : {"both", "abdomen", "pelvis"}
-        What it is drawn from, with equal chances.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    str
-        A key of `TEMPLATES`.
-
-    Raises
-    ------
-    ValueError
-        If the choice is unknown.
-    """
+    """Draw which part of the body of which patient is seen."""
     if choice not in ("both", "abdomen", "pelvis"):
         raise ValueError(f"template must be 'both', 'abdomen' or 'pelvis', not {choice!r}")
     pelvis, male = rng.random(2) < 0.5
@@ -111,20 +92,6 @@ def draw_template(choice: str, rng: np.random.Generator) -> str:
 def paint(template: str, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
     """
     Paint organs, tumors and dead cores, later ones over earlier ones, on a grid of sub-voxels.
-
-    Parameters
-    ----------
-    template : str
-        A key of `TEMPLATES`.
-    shape : tuple of 3 ints
-        Voxels of the image.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n_voxels,)
-        The share of each tissue that is there in every voxel, 0 to 1; air has the rest.
     """
     tissues = tuple(tissue_table()["tissue"])
     anatomy = TEMPLATES[template]

@@ -34,13 +34,7 @@ def tissue_table() -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
 
     They stand in one file, ``dmrifit/simulate/data/tissues.csv``, with the source of each row.
 
-    Returns
-    -------
-    mapping of str to mapping of str to ndarray of shape (7,)
-        For each kind (``tissue``, ``tumor_type``, ``field``, ``variation``, ``latent``, ``limit``) the
-        rows by name, in the order S0, f, Dv, T2v, Dt, K, T2t. Of a tissue: S0 relative to the liver,
-        diffusivities in µm²/ms, T2 in ms at 1.5 T. Of types and fields: factors. Of variations:
-        coefficients of variation.
+    Shapes: returns (7,).
 
     References
     ----------
@@ -62,23 +56,7 @@ def draw_means(
     """
     Draw a patient's type of tumor and mean parameters of every tissue.
 
-    Parameters
-    ----------
-    field : {1.5, 3.0}
-        Field strength in T.
-    tumor_types : sequence of str
-        Types that the patient's is drawn from.
-    patient_variation : float
-        Multiplies the variation between patients.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    means : dict of str to ndarray of shape (7,)
-        By tissue.
-    tumor_type : str
-        The type.
+    Shapes: returns means (7,).
     """
     table = tissue_table()
     spread = log_sd(patient_variation * table["variation"]["patient"])
@@ -97,21 +75,7 @@ def draw_textures(
     """
     Draw the factors by which parameters vary within tissues.
 
-    Parameters
-    ----------
-    shape : tuple of 3 ints
-        Voxels of the image.
-    voxel_size : sequence of 3 floats
-        In mm.
-    latent_corr : float
-        Correlation of parameters that cellularity or vascularity move together, 0 to 1.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, 7)
-        Log-normal factors, of median one.
+    Shapes: returns (n_voxels, 7).
     """
     table = tissue_table()
     spread = log_sd(table["variation"]["voxel"])
@@ -131,17 +95,7 @@ def limited(parameters: NDArray[np.float64], protocol: Protocol) -> NDArray[np.f
     """
     Keep parameters inside the bounds of the fit and before the turn of the cumulant.
 
-    Parameters
-    ----------
-    parameters : ndarray of shape (n_voxels, 7)
-        Of any tissue.
-    protocol : Protocol
-        What will be measured.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, 7)
-        A copy, cut off.
+    Shapes: `parameters` (n_voxels, 7); returns (n_voxels, 7).
     """
     limits = tissue_table()["limit"]
     parameters = np.clip(parameters, limits["low"], limits["high"])
@@ -154,23 +108,7 @@ def limited(parameters: NDArray[np.float64], protocol: Protocol) -> NDArray[np.f
 def smooth_field(
     shape: tuple[int, int, int], smoothing: Sequence[float], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """
-    Draw a smooth random field.
-
-    Parameters
-    ----------
-    shape : tuple of 3 ints
-        Voxels of the image.
-    smoothing : sequence of 3 floats
-        Standard deviation of the smoothing along each axis, in voxels.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels,)
-        Of mean 0 and standard deviation 1 over the image.
-    """
+    """Draw a smooth random field."""
     from scipy.ndimage import gaussian_filter
 
     field = gaussian_filter(rng.standard_normal(shape), smoothing, mode="wrap").ravel()
@@ -180,15 +118,5 @@ def smooth_field(
 def log_sd(variation: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """
     Turn the coefficient of variation of a log-normal variable into the spread of its logarithm.
-
-    Parameters
-    ----------
-    variation : ndarray or float
-        Coefficient of variation.
-
-    Returns
-    -------
-    ndarray
-        Standard deviation of the logarithm.
     """
     return np.sqrt(np.log1p(np.square(variation)))

@@ -52,26 +52,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     """
     Compute an intraclass correlation of single ratings.
 
-    Parameters
-    ----------
-    ratings : array_like of shape (n_targets, n_raters)
-        One row for each target; rows with a NaN are left out.
-    form : {"ICC(1,1)", "ICC(2,1)", "ICC(3,1)"}, default="ICC(2,1)"
-        (1,1): each target has raters of its own. (2,1): the raters, drawn from many, rate all targets, and
-        differences between raters count as disagreement. (3,1): these raters only; their mean
-        differences do not count (consistency).
-    confidence : float, default=0.95
-        Coverage of the interval, which follows from the F distribution.
-
-    Returns
-    -------
-    ICCResult
-        NaN, with a reason, for fewer than two targets or raters or if nothing varies.
-
-    Raises
-    ------
-    ValueError
-        If the form is unknown, the ratings are no table, or one of them is infinite.
+    Shapes: `ratings` (n_targets, n_raters).
 
     References
     ----------
@@ -128,24 +109,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
 
 
 def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """
-    Leave out pairs of which one value is NaN.
-
-    Parameters
-    ----------
-    a, b : array_like of shape (n,)
-        Paired values.
-
-    Returns
-    -------
-    a, b : ndarray of shape (n_finite,)
-        What is left.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ or a value is infinite.
-    """
+    """Leave out pairs of which one value is NaN."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"paired values need one length, not shapes {a.shape} and {b.shape}")
@@ -222,26 +186,6 @@ class LimitsOfAgreement:
 def bland_altman(a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confidence: float = 0.95) -> LimitsOfAgreement:
     """
     Compute how far two measurements of the same targets lie apart.
-
-    Parameters
-    ----------
-    a, b : array_like of shape (n,)
-        Paired measurements in one unit; pairs with a NaN are left out.
-    agreement : float, default=1.96
-        Standard deviations from the bias to a limit.
-    confidence : float, default=0.95
-        Coverage of the intervals (t distribution; the variance of a limit is that of the bias plus
-        ``agreement² sd² / (2 (n − 1))``).
-
-    Returns
-    -------
-    LimitsOfAgreement
-        Of a − b.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ or a measurement is infinite.
 
     References
     ----------

@@ -165,23 +165,7 @@ class Run:
 
 
 def check_claims(claims: Sequence[Claim], runs: Sequence[Run]) -> pd.DataFrame:
-    """
-    Make every check of every reading of every claim in every run.
-
-    Parameters
-    ----------
-    claims : sequence of Claim
-        The claims.
-    runs : sequence of Run
-        The repetitions.
-
-    Returns
-    -------
-    DataFrame
-        One row for each check: ``claim`` (number), ``reading``, ``condition``, ``run``, ``where``,
-        ``quantity``, ``value``, ``relation``, ``limit``, ``against`` and ``verdict``. A reading that lacks
-        something has one row, with what is missing as ``quantity`` and no ``relation``.
-    """
+    """Make every check of every reading of every claim in every run."""
     import pandas as pd
 
     rows = []
@@ -211,39 +195,9 @@ def build_board(
     """
     Decide claims by their first reading, over all runs and conditions.
 
-    In a condition a check holds, or fails, if it does in every run. A reading holds if all its checks do, and
-    fails if one does; otherwise, where runs disagree or are fewer than `least_runs`, it cannot be told. Over
-    conditions it holds, or fails, if it does in every one.
-
-    Parameters
-    ----------
-    claims : sequence of Claim
-        The claims.
-    runs : sequence of Run
-        The repetitions, of one condition or several.
-    least_runs : int, default=3
-        With fewer runs in a condition nothing is decided there.
-    run_word : str, default="seed"
-        What a run is called.
-    depends : callable, optional
-        Takes the conditions that hold and those that fail, and says in a few words, after "depends on",
-        what the outcome depends on.
-    figures : DataFrame, optional
-        What `check_claims` gave for the same claims and runs, so that it is not computed again.
-
-    Returns
-    -------
-    DataFrame
-        One row for each claim: ``claim`` (number), ``statement``, ``study`` (its figure), ``ours`` (mean ±
-        standard deviation over runs, by condition), ``rule``, ``verdict`` ("holds", "does not hold",
-        "cannot be told", or "depends on …" where conditions disagree), ``readings`` (the verdict of each),
-        ``reason`` (what each condition gave) and ``n_runs`` (in the condition that has fewest). Lines of a cell
-        are separated by line feeds.
-
-    Raises
-    ------
-    ValueError
-        If there is no run, or two claims have one number.
+    In a condition a check holds, or fails, if it does in every run. A reading holds if all its
+    checks do, and fails if one does; otherwise, where runs disagree or are fewer than
+    `least_runs`, it cannot be told. Over conditions it holds, or fails, if it does in every one.
     """
     import pandas as pd
 
@@ -280,19 +234,7 @@ def build_board(
 
 
 def format_number(value: float, spread: float = math.nan) -> str:
-    """
-    Write a number, with its spread, in three digits.
-
-    Parameters
-    ----------
-    value, spread : float
-        A NaN spread is left out.
-
-    Returns
-    -------
-    str
-        For example "0.098 ± 0.005"; a dash for NaN.
-    """
+    """Write a number, with its spread, in three digits."""
     value += 0.0  # no negative zero
     if math.isnan(value):
         return "–"

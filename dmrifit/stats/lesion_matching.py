@@ -222,29 +222,7 @@ def lesion_scores(
 def lesion_counts(
     tables: pd.DataFrame | Iterable[pd.DataFrame], *, small: float = SMALL_ML, ignore_below: int = 2
 ) -> pd.DataFrame:
-    """
-    Count what the scores are made of, scan by scan.
-
-    Parameters
-    ----------
-    tables : DataFrame or iterable of DataFrame
-        What `lesion_table` gave, one table for each scan.
-    small : float, default=0.1
-        Volume in mL below which a lesion or a false positive counts as small.
-    ignore_below : int, default=2
-        As for `lesion_scores`.
-
-    Returns
-    -------
-    DataFrame
-        A row for each scan. `scores_from_counts` makes scores of sums of rows, such as those of a patient or of a
-        bootstrap sample.
-
-    Raises
-    ------
-    ValueError
-        If there is no table.
-    """
+    """Count what the scores are made of, scan by scan."""
     import pandas as pd
 
     listed = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
@@ -254,19 +232,7 @@ def lesion_counts(
 
 
 def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
-    """
-    Compute scores from sums of counts.
-
-    Parameters
-    ----------
-    counts : mapping of str to array_like
-        Sums of rows of `lesion_counts`, under its names: a Series, or arrays with one sum for each sample.
-
-    Returns
-    -------
-    dict of str to ndarray
-        The scores of `lesion_scores`, of the shape of the sums.
-    """
+    """Compute scores from sums of counts."""
     c = {key: np.asarray(counts[key], dtype=np.float64) for key in counts.keys()}  # noqa: SIM118 (a Series, too)
     scores = {key: value for key, value in c.items() if key.startswith("n_") and not key.startswith("n_found_")}
     scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])

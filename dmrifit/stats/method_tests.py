@@ -64,73 +64,9 @@ def study_statistics(
     """
     Test whether algorithms differ, with patients as the unit.
 
-    Each patient enters with one number for each algorithm (see `patient_scores`): the index, averaged
-    over parameters and repeats, at the largest number of training patients. Cohorts, strategies and ways
-    of training are tested apart.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of ``Evaluation.scores``, without controls.
-    order : sequence of str, default=()
-        Algorithms in the order in which tables name them; others follow by name.
-    index : str, default="dispersion"
-        Column of `scores`, or ``"abs_"`` and a column for its magnitude: ``"abs_bias"``.
-    margin : float, optional
-        Largest difference of the mean index that counts as none, on the index's own scale. By default
-        10 % of the median of the index's magnitude over patients and algorithms. The letter tests for
-        differences only and names no margin. Ten percent is less than what it calls a substantial
-        difference between strategies, and is the tolerance within which its learning curves are read as
-        level; so "equivalent" says that the choice between two algorithms matters less than either.
-    alpha : float, default=0.05
-        Level of all tests and of the confidence intervals, which cover ``1 - alpha``.
-    metrics : sequence of str, optional
-        Parameters to average over. By default two groups: all but S0, which is no property of the
-        tissue, and the same without T2v, whose reference mostly sits at a bound.
-    by_metric : bool, default=False
-        Test each parameter for itself too.
-    tables : sequence of str, optional
-        Make these of the tables below only; by default all.
-    n_bootstrap : int, default=2000
-        Resamples of the patients for the intervals of effect sizes.
-    random_state : int, default=0
-        Seed of the resamples.
-
-    Returns
-    -------
-    dict of str to DataFrame
-        Tables, each with the keys ``cohort``, ``strategy``, ``train_on`` and ``metrics`` (the group of
-        parameters, or one of them), and a column ``reason``, which says why a number is NaN or how it was
-        come by, and is empty otherwise:
-
-        ``patients``: the number of each ``patient`` and ``algorithm`` (``value``).
-        ``friedman``: Friedman's test: ``n_patients`` (with values of all algorithms), ``n_dropped`` (those
-        without), ``n_algorithms``, ``statistic``, ``p``, ``kendall_w`` (effect size, 0 to 1).
-        ``pairs``: for each two algorithms ``a`` and ``b`` their ``mean_a``, ``mean_b``, the median
-        ``difference`` a − b, Wilcoxon's signed-rank ``statistic`` and ``p``, ``p_holm`` (over the pairs of a
-        group), and the ``rank_biserial`` correlation with its bootstrap interval ``low`` … ``high``.
-        ``equivalence``: two one-sided paired t tests: mean ``difference``, its interval ``low`` … ``high``
-        of coverage 1 − 2 alpha, ``margin``, ``p_lower``, ``p_upper``, ``p`` (the larger), ``p_different``
-        (paired t test, Holm over pairs) and ``verdict``: equivalent, different or undecided.
-        "All are equivalent" needs every pair, so p values need no correction for that claim.
-        ``ranks``: ``average_rank`` of each ``algorithm`` (1 is best: lowest, or highest for correlations)
-        and ``critical_difference`` (Nemenyi).
-        ``nemenyi``: ``p`` for each two algorithms.
-        ``cliques``: ``clique`` (number), ``algorithms`` (tuple), ``low`` and ``high`` (average ranks): the
-        bars of a critical-difference diagram.
-        ``mixed``: linear mixed model of the index, with a random intercept of the patient. Its logarithm is
-        modeled where the index is positive by nature (column ``scale``: log, or raw). ``kind`` "test" are
-        Wald tests of ``term`` algorithm, metric and algorithm:metric (``statistic`` chi², ``df``, ``p``);
-        ``kind`` "effect" are deviations from the grand mean (``estimate``, ``standard_error``, ``low``,
-        ``high``, ``p``); ``kind`` "variance" those of patients and of the residual. ``converged`` tells
-        whether the fit did.
-
-    Raises
-    ------
-    ValueError
-        If the index is no column, a parameter or table is unknown, or margin or level are out of range.
-    ImportError
-        If a table needs statsmodels or scikit-posthocs (extra ``stats``) and they are not installed.
+    Each patient enters with one number for each algorithm (see `patient_scores`): the index,
+    averaged over parameters and repeats, at the largest number of training patients. Cohorts,
+    strategies and ways of training are tested apart.
 
     References
     ----------
@@ -192,31 +128,7 @@ def patient_scores(
     index: str = "dispersion",
     metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """
-    Summarize a comparison to one number for each patient and algorithm.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        ``Evaluation.scores``.
-    index : str, default="dispersion"
-        Column of `scores`, or ``"abs_"`` and a column for its magnitude.
-    metrics : sequence of str, optional
-        Parameters to average over; by default all but S0.
-
-    Returns
-    -------
-    DataFrame
-        ``cohort``, ``strategy``, ``train_on``, ``patient``, ``algorithm``, ``value``: the mean over repeats,
-        then over parameters, at the patient's largest number of training patients. A parameter that has no
-        value of one algorithm in a patient is left out for all algorithms of that patient, so that means are
-        over the same parameters; patients without any are left out.
-
-    Raises
-    ------
-    ValueError
-        If the index is no column or a parameter is unknown.
-    """
+    """Summarize a comparison to one number for each patient and algorithm."""
     import pandas as pd
 
     table = _indexed(scores, index)
@@ -241,29 +153,6 @@ def rank_biserial(
 ) -> tuple[float, float, float]:
     """
     Compute the paired rank-biserial correlation with a bootstrap interval.
-
-    Parameters
-    ----------
-    a, b : array_like of shape (n_patients,)
-        Paired values.
-    confidence : float, default=0.95
-        Coverage of the interval.
-    n_bootstrap : int, default=2000
-        Resamples of the patients; percentiles of their values make the interval.
-    random_state : int, default=0
-        Seed of the resamples.
-
-    Returns
-    -------
-    value, low, high : float
-        The sum of ranks that favor a > b minus that of a < b, as a share of both: 1 where a is larger in
-        every patient, −1 where b is; 0 where no pair differs. Pairs without a difference have no rank.
-        NaN without any finite pair.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ.
 
     References
     ----------
@@ -428,16 +317,6 @@ def _pairs(
 def holm(p: Sequence[float]) -> list[float]:
     """
     Correct p values of several tests by Holm's steps.
-
-    Parameters
-    ----------
-    p : sequence of float
-        NaN, no test, stays NaN and counts for nothing.
-
-    Returns
-    -------
-    list of float
-        Corrected values, in the same order.
 
     References
     ----------

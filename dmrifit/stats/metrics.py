@@ -57,23 +57,6 @@ def relative_error_indices(prediction: ArrayLike, reference: ArrayLike) -> Relat
     """
     Summarize the relative errors of a prediction, and count the voxels that have none.
 
-    Parameters
-    ----------
-    prediction : array_like
-        Any shape; the unit is that of the reference.
-    reference : array_like
-        The same shape.
-
-    Returns
-    -------
-    RelativeErrorIndices
-        Over all entries together.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-
     References
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
@@ -157,69 +140,18 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
 
 
 def pearson(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
-    """
-    Compute Pearson's correlation over voxels.
-
-    Parameters
-    ----------
-    prediction, reference : array_like of shape (n_voxels,) or (n_voxels, n_columns)
-        Voxels of one patient; columns are scored each for itself. Pairs with a NaN or infinite
-        member are left out.
-
-    Returns
-    -------
-    float or ndarray of shape (n_columns,)
-        NaN when fewer than two pairs are left or one side is constant.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or have more than two axes.
-    """
+    """Compute Pearson's correlation over voxels."""
     return _correlations(prediction, reference, ranked=False)
 
 
 def spearman(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
-    """
-    Compute Spearman's rank correlation over voxels.
-
-    Parameters
-    ----------
-    prediction, reference : array_like of shape (n_voxels,) or (n_voxels, n_columns)
-        Voxels of one patient; columns are scored each for itself. Pairs with a NaN or infinite
-        member are left out.
-
-    Returns
-    -------
-    float or ndarray of shape (n_columns,)
-        NaN when fewer than two pairs are left or one side is constant.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or have more than two axes.
-    """
+    """Compute Spearman's rank correlation over voxels."""
     return _correlations(prediction, reference, ranked=True)
 
 
 def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     """
     Compute the Dice overlap of two binary masks.
-
-    Parameters
-    ----------
-    prediction, reference : array_like of bool
-        Masks of one shape; any nonzero entry is inside.
-
-    Returns
-    -------
-    float
-        2 |A ∩ B| / (|A| + |B|), from 0 to 1; NaN when both are empty.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or an entry is NaN.
 
     References
     ----------

@@ -24,25 +24,7 @@ _FEW = "{n} patients have all values; {least} are needed"
 def mixed_model(
     frame: pd.DataFrame, algorithms: Sequence[str], *, positive: bool, alpha: float
 ) -> list[dict[str, Any]]:
-    """
-    Fit value ~ algorithm * metric with a random intercept of the patient.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        ``patient``, ``algorithm``, ``metric``, ``value``.
-    algorithms : sequence of str
-        Their order in the result.
-    positive : bool
-        Model the logarithm.
-    alpha : float
-        One minus the coverage of intervals.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table ``mixed`` of `dmrifit.stats.method_tests.study_statistics`.
-    """
+    """Fit value ~ algorithm * metric with a random intercept of the patient."""
     scale = "log" if positive else "raw"
     empty = {"kind": "test", "term": "", "scale": scale, "n": 0, "converged": False}
     usable = frame[np.isfinite(frame["value"])]

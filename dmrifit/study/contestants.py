@@ -75,30 +75,7 @@ class Entrant:
 
     @classmethod
     def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
-        """
-        Check an estimator.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-        estimator : estimator
-            With ``fit``, ``predict`` and ``predict_maps``.
-        kept : bool
-            Whether results are kept; they need a description by which they are found again.
-        example : Protocol
-            Stands for the protocols that are not given yet.
-
-        Returns
-        -------
-        Entrant
-            Checked as far as can be without data.
-
-        Raises
-        ------
-        ValueError
-            If it is no such estimator, its parameters are wrong, or it cannot be described.
-        """
+        """Check an estimator."""
         missing = [
             method for method in ("fit", "predict", "predict_maps", "get_params") if not hasattr(estimator, method)
         ]
@@ -154,36 +131,12 @@ class View:
     model: SignalModel
 
     def unseen(self) -> tuple[int, ...]:
-        """
-        Find the target contrasts that are not among the source contrasts.
-
-        Returns
-        -------
-        tuple of int
-            Their indices.
-        """
+        """Find the target contrasts that are not among the source contrasts."""
         return missing_contrasts(self.target, self.source)
 
 
 def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> dict[str, Cohort]:
-    """
-    Name the cohorts, and make sure that no patient is in two of them.
-
-    Parameters
-    ----------
-    cohorts : mapping of str to Cohort, sequence of Cohort, or Cohort
-        At least one.
-
-    Returns
-    -------
-    dict of str to Cohort
-        By name.
-
-    Raises
-    ------
-    ValueError
-        If there is none, two have one name, or a patient is in two.
-    """
+    """Name the cohorts, and make sure that no patient is in two of them."""
     if isinstance(cohorts, Cohort):
         cohorts = [cohorts]
     if not isinstance(cohorts, Mapping):
@@ -204,24 +157,7 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
 
 
 def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
-    """
-    Make sure that estimators have names.
-
-    Parameters
-    ----------
-    estimators : mapping of str to estimator
-        At least one.
-
-    Returns
-    -------
-    mapping
-        The same.
-
-    Raises
-    ------
-    ValueError
-        If it is no mapping, or empty.
-    """
+    """Make sure that estimators have names."""
     if not isinstance(estimators, Mapping) or not estimators:
         raise ValueError("estimators must be a dict of name to estimator, with at least one")
     _check_names(estimators, "estimator")
@@ -229,23 +165,7 @@ def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -> list[Entrant]:
-    """
-    Make the controls of every strategy that takes part.
-
-    Parameters
-    ----------
-    entrants : sequence of Entrant
-        Those who take part.
-    kept, example : bool, Protocol
-        As in `Entrant.of`.
-
-    Returns
-    -------
-    list of Entrant
-        For each strategy a constant predictor, linear regression of shuffled targets, and the answer
-        itself, unless an estimator of that name takes part already. They are copies of the strategy's
-        first estimator with another regressor, voxel by voxel.
-    """
+    """Make the controls of every strategy that takes part."""
     controls = []
     taken = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
     for strategy, first in _first_of_strategies(entrants).items():
@@ -262,19 +182,7 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -
 
 
 def without_controls(entrants: Sequence[Entrant]) -> list[str]:
-    """
-    Name the estimators that have no controls of their strategy and model beside them.
-
-    Parameters
-    ----------
-    entrants : sequence of Entrant
-        Those who take part, controls included.
-
-    Returns
-    -------
-    list of str
-        Names.
-    """
+    """Name the estimators that have no controls of their strategy and model beside them."""
     covered = {(entrant.strategy, entrant.model) for entrant in entrants if entrant.control}
     return [entrant.name for entrant in entrants if (entrant.strategy, entrant.model) not in covered]
 
@@ -291,30 +199,7 @@ def _first_of_strategies(entrants: Sequence[Entrant]) -> dict[str, Entrant]:
 def choose_views(
     entrants: Sequence[Entrant], cohorts: Mapping[str, Cohort], regimes: Sequence[str], *, resynthesize: bool
 ) -> dict[tuple[str, str], View]:
-    """
-    Choose what every estimator sees of the patients it is tested on, cohort by cohort.
-
-    Parameters
-    ----------
-    entrants : sequence of Entrant
-        Those who take part.
-    cohorts : mapping of str to Cohort
-        By name.
-    regimes : sequence of {"same", "other", "pooled"}
-        Whom is trained on.
-    resynthesize : bool
-        Whether contrasts that training patients lack are computed.
-
-    Returns
-    -------
-    dict of (str, str) to View
-        By names of entrant and cohort.
-
-    Raises
-    ------
-    ValueError
-        If a scan lacks a contrast that it is to be tested with, or trained with and not computed.
-    """
+    """Choose what every estimator sees of the patients it is tested on, cohort by cohort."""
     views = {}
     for name, cohort in cohorts.items():
         full = cohort.scans[0].protocol
@@ -339,17 +224,8 @@ def choose_views(
 
 def check_distinct(entrants: Sequence[Entrant]) -> None:
     """
-    Make sure that no two estimators have one strategy and algorithm, which would be one row of the tables.
-
-    Parameters
-    ----------
-    entrants : sequence of Entrant
-        Those who take part.
-
-    Raises
-    ------
-    ValueError
-        Naming two that do.
+    Make sure that no two estimators have one strategy and algorithm, which would be one row of the
+    tables.
     """
     seen: dict[tuple[str, str], str] = {}
     for entrant in entrants:

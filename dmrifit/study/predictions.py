@@ -79,15 +79,7 @@ class PatientPredictions:
         """
         Put values of the voxels on the grid of the scan.
 
-        Parameters
-        ----------
-        values : ndarray of shape (n_voxels,) or (n_voxels, n)
-            One row for each voxel.
-
-        Returns
-        -------
-        ndarray of shape (x, y, z) or (x, y, z, n)
-            NaN outside the voxels.
+        Shapes: returns (x, y, z).
         """
         values = np.asarray(values)
         out = np.full((*self.shape, *values.shape[1:]), np.nan, dtype=np.result_type(values, np.float32))
@@ -128,12 +120,8 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
 
     def write(self, predictions: Mapping[tuple[str, str], PatientPredictions]) -> None:
         """
-        Write predictions, each patient's file whole or not at all, and remove those of other patients.
-
-        Parameters
-        ----------
-        predictions : mapping of (str, str) to PatientPredictions
-            By cohort and patient.
+        Write predictions, each patient's file whole or not at all, and remove those of other
+        patients.
         """
         wanted = {_file(*key) for key in predictions}
         remove_abandoned_parts(self.folder)

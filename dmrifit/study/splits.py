@@ -69,14 +69,7 @@ class Cell:
 
 
 def software() -> dict[str, str]:
-    """
-    List the versions that may change a score.
-
-    Returns
-    -------
-    dict of str to str
-        By distribution; of the optional ones those that are installed.
-    """
+    """List the versions that may change a score."""
     found = []
     for name in _OPTIONAL_VERSIONS:
         try:
@@ -95,27 +88,7 @@ def check_settings(
     max_voxels: int | None,
     masks: Sequence[str],
 ) -> None:
-    """
-    Make sure that the settings of a comparison have a meaning.
-
-    Parameters
-    ----------
-    regimes : sequence of str
-        Whom is trained on.
-    cohorts : mapping of str to sequence of str
-        Patients by cohort.
-    sizes : sequence of int or None
-        Numbers of patients to train on.
-    n_repeats, max_voxels : int, int or None
-        As in `compare`.
-    masks : sequence of str
-        Names of masks.
-
-    Raises
-    ------
-    ValueError
-        Naming the setting and its value.
-    """
+    """Make sure that the settings of a comparison have a meaning."""
     for regime in regimes:
         check_word("train_on", regime, TRAIN_ON)
     if not regimes or len(set(regimes)) != len(regimes):
@@ -148,21 +121,7 @@ def check_settings(
 def views_by_cohort(
     views: Mapping[tuple[str, str], View], regimes: Sequence[str]
 ) -> tuple[dict[str, list[View]], dict[str, list[View]]]:
-    """
-    List how the patients of each cohort are looked at.
-
-    Parameters
-    ----------
-    views : mapping of (str, str) to View
-        By entrant and cohort tested on.
-    regimes : sequence of str
-        Whom is trained on.
-
-    Returns
-    -------
-    seen, lent : dict of str to list of View
-        For patients that are tested on, and trained on.
-    """
+    """List how the patients of each cohort are looked at."""
     names = list(dict.fromkeys(name for _, name in views))
     seen = {name: list(dict.fromkeys(view for (_, own), view in views.items() if own == name)) for name in names}
     near = any(regime in ("same", "pooled") for regime in regimes)
@@ -186,39 +145,7 @@ def plan(
     *,
     keep: bool,
 ) -> list[Cell]:
-    """
-    List all trainings; a model that is the same for several patients is trained once.
-
-    Parameters
-    ----------
-    entrants : sequence of Entrant
-        Who takes part. Controls are trained on the largest number of patients only.
-    cohorts : sequence of str
-        Names.
-    regimes : sequence of str
-        Whom is trained on.
-    views : mapping of (str, str) to View
-        By entrant and cohort.
-    bank : Bank
-        The voxels.
-    sizes : sequence of int or None
-        Numbers of patients to train on; those of a smaller number are among those of a larger one.
-    n_repeats, seed : int
-        As in `compare`.
-    keep : bool
-        Whether predictions are kept: those of the largest number of patients, the first repeat and the
-        first regime.
-
-    Returns
-    -------
-    list of Cell
-        In the order of the tables.
-
-    Raises
-    ------
-    ValueError
-        If a cohort has no voxel to score, or there are fewer patients than are to be trained on.
-    """
+    """List all trainings; a model that is the same for several patients is trained once."""
     made_by = digest([software(), _sources()])
     described = {
         view: digest([view.source, view.target, list(view.patch_shape or ()), view.model]) for view in views.values()
@@ -290,19 +217,7 @@ def _sources() -> str:
 
 
 def computing_modules(package: Path) -> list[Path]:
-    """
-    List the modules that a score depends on.
-
-    Parameters
-    ----------
-    package : Path
-        Folder of dmrifit.
-
-    Returns
-    -------
-    list of Path
-        Source files.
-    """
+    """List the modules that a score depends on."""
     modules = []
     for name in COMPUTING:
         place = package / name

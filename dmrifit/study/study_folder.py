@@ -37,19 +37,7 @@ class StudyFolder:
         self.path = Path(path)
 
     def settings(self) -> dict[str, Any]:
-        """
-        Read what study the folder holds.
-
-        Returns
-        -------
-        dict
-            Its settings; empty if the folder holds none.
-
-        Raises
-        ------
-        ValueError
-            If the file of settings cannot be read.
-        """
+        """Read what study the folder holds."""
         path = self.path / _STUDY
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; name a folder for the results")
@@ -66,19 +54,7 @@ class StudyFolder:
         return settings
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """
-        Make sure that the folder holds no other study.
-
-        Parameters
-        ----------
-        settings : mapping
-            What makes two studies the same.
-
-        Raises
-        ------
-        ValueError
-            If it does; the message names the difference.
-        """
+        """Make sure that the folder holds no other study."""
         wanted, there = describe(settings), self.settings()
         different = [key for key in wanted if there and there.get(key) != wanted[key]]
         if different:
@@ -88,17 +64,8 @@ class StudyFolder:
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """
-        Begin the study, or take it up again: until it is written whole, its tables count as unfinished.
-
-        Parameters
-        ----------
-        settings : mapping
-            As for `check`.
-
-        Raises
-        ------
-        ValueError
-            As for `check`.
+        Begin the study, or take it up again: until it is written whole, its tables count as
+        unfinished.
         """
         self.check(settings)
         write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": describe(settings)}))
@@ -107,14 +74,8 @@ class StudyFolder:
 
     def write_study(self, content: Mapping[str, Any], tables: Mapping[str, str]) -> None:
         """
-        Write tables, then the description of the study, which names their digests: so they belong together.
-
-        Parameters
-        ----------
-        content : mapping
-            Plain values; ``settings`` is what `check` compares.
-        tables : mapping of str to str
-            Names of files and their texts.
+        Write tables, then the description of the study, which names their digests: so they belong
+        together.
         """
         settings = content.get("settings", {})
         write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings}))
@@ -124,23 +85,7 @@ class StudyFolder:
         write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings, **content, _FINISHED: finished}))
 
     def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """
-        Read the description of the study and its tables.
-
-        Returns
-        -------
-        content : dict
-            As `write_study` got it.
-        tables : dict of str to str
-            Texts of the files by name.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no study, or it is not finished.
-        ValueError
-            If a file is damaged or was changed.
-        """
+        """Read the description of the study and its tables."""
         path = self.path / _STUDY
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made")
@@ -164,21 +109,7 @@ class StudyFolder:
         return content, tables
 
     def get(self, key: str, *, arrays: bool = False) -> dict[str, Any] | None:
-        """
-        Read a finished cell.
-
-        Parameters
-        ----------
-        key : str
-            Its digest.
-        arrays : bool, default=False
-            Whether its predictions are needed.
-
-        Returns
-        -------
-        dict or None
-            What `put` got; None if the cell is not finished, cannot be read, or lacks the predictions.
-        """
+        """Read a finished cell."""
         path = self.path / _CELLS / f"{key}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -193,16 +124,7 @@ class StudyFolder:
         return content if isinstance(content, dict) and {"scores", "signals"} <= content.keys() else None
 
     def put(self, key: str, content: Mapping[str, Any]) -> None:
-        """
-        Keep a finished cell.
-
-        Parameters
-        ----------
-        key : str
-            Its digest.
-        content : mapping
-            Plain values; ``predictions``, if there, are arrays by patient and kind.
-        """
+        """Keep a finished cell."""
         path = self.path / _CELLS / f"{key}.json"
         plain = {name: value for name, value in content.items() if name != _PREDICTIONS}
         if _PREDICTIONS in content:

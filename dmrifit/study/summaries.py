@@ -31,54 +31,18 @@ _VALUES = [*_INDICES, *(f"{name}_truth" for name in _INDICES)]
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
-    """
-    List values in the order of their first appearance.
-
-    Parameters
-    ----------
-    values : iterable
-        Hashable values.
-
-    Returns
-    -------
-    list
-        Each once.
-    """
+    """List values in the order of their first appearance."""
     return list(dict.fromkeys(values))
 
 
 def tissue(scores: pd.DataFrame) -> pd.DataFrame:
-    """
-    Leave out what is no property of the tissue.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        With a column ``metric``.
-
-    Returns
-    -------
-    DataFrame
-        Without the rows of S0, unless there are no others.
-    """
+    """Leave out what is no property of the tissue."""
     found = scores[~scores["metric"].isin(_NO_TISSUE)]
     return found if len(found) else scores
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
-    """
-    Keep the scores at the largest number of training patients.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Scores or signals of an evaluation.
-
-    Returns
-    -------
-    DataFrame
-        For each way of training and held-out patient, the rows with the largest ``n_train``.
-    """
+    """Keep the scores at the largest number of training patients."""
     if not len(table):
         return table
     most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
@@ -86,25 +50,7 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize(evaluation: Evaluation) -> pd.DataFrame:
-    """
-    Summarize a comparison over patients and parameters.
-
-    Parameters
-    ----------
-    evaluation : Evaluation
-        The comparison; of several numbers of training patients, the largest counts.
-
-    Returns
-    -------
-    DataFrame
-        One row for each way of training, cohort, strategy and algorithm: ``abs_bias`` and ``dispersion``,
-        the mean over patients of the mean over tissue parameters of abs(BI) and DI; ``pearson``, the same
-        of the correlation, NaN counted as 0 because a constant prediction has none; ``*_sd``, standard
-        deviations between patients; ``*_truth``, against the truth of synthetic patients;
-        ``*_without_T2v``, the same means without T2v, whose reference mostly sits at a bound;
-        ``signal_error`` and ``signal_pearson``, means over patients and unseen contrasts; ``n_train`` and
-        ``n_patients``.
-    """
+    """Summarize a comparison over patients and parameters."""
     import pandas as pd
 
     scores = _with_magnitudes(tissue(largest(evaluation.scores)))
@@ -162,19 +108,7 @@ class Board:
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Board:
-        """
-        Prepare a comparison.
-
-        Parameters
-        ----------
-        evaluation : Evaluation
-            With at least one score.
-
-        Returns
-        -------
-        Board
-            The board.
-        """
+        """Prepare a comparison."""
         signals = largest(evaluation.signals)
         # A table without rows may lack its columns.
         single = signals[signals["contrast"] != POOLED] if len(signals) else signals
@@ -228,37 +162,11 @@ class Board:
         return self.evaluation.synthetic
 
     def setting(self, name: str, otherwise: Any = None) -> Any:
-        """
-        Look up a setting.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-        otherwise : object, optional
-            What counts if it is not known.
-
-        Returns
-        -------
-        object
-            Its value.
-        """
+        """Look up a setting."""
         return self.study.get("settings", {}).get(name, otherwise)
 
     def size(self, rows: pd.DataFrame) -> str:
-        """
-        Write numbers of training patients.
-
-        Parameters
-        ----------
-        rows : DataFrame
-            With a column ``n_train``.
-
-        Returns
-        -------
-        str
-            Such as ``"N = 15"`` or ``"N = 14–15"``.
-        """
+        """Write numbers of training patients."""
         sizes = sorted(set(rows["n_train"])) if len(rows) else []
         if not sizes:
             return "N = 0"
@@ -267,16 +175,6 @@ class Board:
     def conditions(self, rows: pd.DataFrame) -> str:
         """
         Write what a reader has to know of any figure: training region, scored region, N, seed.
-
-        Parameters
-        ----------
-        rows : DataFrame
-            The rows that a figure shows.
-
-        Returns
-        -------
-        str
-            Such as ``"body → lesion, N = 15, seed 0"``.
         """
         regions = f"{self.setting('train_mask', 'body')} → {self.setting('score_mask', 'lesion')}"
         seed = self.setting("seed")
@@ -285,16 +183,6 @@ class Board:
     def best(self, rows: pd.DataFrame | None = None) -> str | None:
         """
         Name the algorithm with the smallest mean dispersion over all strategies it was used in.
-
-        Parameters
-        ----------
-        rows : DataFrame, optional
-            Rows of the summary; by default those of the first way of training.
-
-        Returns
-        -------
-        str or None
-            No control; of those that were used in the most strategies.
         """
         rows = self.summary[self.summary["train_on"] == self.regimes[0]] if rows is None else rows
         rows = rows[~rows["algorithm"].map(is_control) & np.isfinite(rows["dispersion"])]

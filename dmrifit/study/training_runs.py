@@ -43,35 +43,7 @@ def run_trial(
     tests: Sequence[HeldOut],
     clinical: Sequence[Clinical | None],
 ) -> dict[str, Any]:
-    """
-    Train once, test on every held-out patient.
-
-    Parameters
-    ----------
-    cell : Cell
-        What is trained and tested.
-    features, targets : ndarray or None
-        Training voxels of all patients, as in `Stack`; None where moments are enough.
-    rows : sequence of slice
-        Where those stand that are trained on.
-    designs : sequence of Design
-        Of the patients that are trained on; empty for an estimator that is no strategy.
-    tests : sequence of HeldOut
-        The held-out patients.
-    clinical : sequence of Clinical or None
-        Their clinical metrics, for an estimator that predicts from these.
-
-    Returns
-    -------
-    dict
-        ``scores`` and ``signals``: rows of the tables. ``predictions``, where they are kept: by patient the
-        maps and signals as float32.
-
-    Raises
-    ------
-    RuntimeError
-        If the estimator fails; the message names it and the patient.
-    """
+    """Train once, test on every held-out patient."""
     content: dict[str, Any] = {"scores": [], "signals": []}
     if cell.keep:
         content["predictions"] = {}

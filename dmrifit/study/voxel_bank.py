@@ -88,28 +88,7 @@ class Stack:
 
     @classmethod
     def of(cls, entrant: Entrant, view: View, voxels: Mapping[str, tuple[NDArray, NDArray, NDArray]]) -> Stack:
-        """
-        Prepare the voxels of patients for an estimator.
-
-        Parameters
-        ----------
-        entrant : Entrant
-            Who is trained.
-        view : View
-            How it sees them.
-        voxels : mapping of str to (X, Y, maps)
-            Signals and reference maps by patient.
-
-        Returns
-        -------
-        Stack
-            Of all patients.
-
-        Raises
-        ------
-        ValueError
-            If the estimator refuses a patient's voxels.
-        """
+        """Prepare the voxels of patients for an estimator."""
         parts, designs = {}, {}
         for patient, (X, Y, maps) in voxels.items():
             if not entrant.recipe:
@@ -244,25 +223,6 @@ class Bank:
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
         """
         Return what an estimator is trained on, of all patients, made once for all that share it.
-
-        Parameters
-        ----------
-        entrant : Entrant
-            Who is trained.
-        view : View
-            Of the patients that are tested on.
-        repeat : int
-            Which draw of voxels.
-
-        Returns
-        -------
-        Stack
-            Arrays of all patients and where each of them stands.
-
-        Raises
-        ------
-        ValueError
-            If a patient's voxels cannot be prepared; the message names estimator and patient.
         """
         key = entrant.recipe, view, self._draw(repeat)
         if key not in self._stacks:
@@ -271,40 +231,13 @@ class Bank:
         return self._stacks[key]
 
     def tests(self, view: View, patients: Sequence[str]) -> list[HeldOut]:
-        """
-        Return held-out patients.
-
-        Parameters
-        ----------
-        view : View
-            How they are looked at.
-        patients : sequence of str
-            Names.
-
-        Returns
-        -------
-        list of HeldOut
-            One for each patient.
-        """
+        """Return held-out patients."""
         return [self._tests[view, patient] for patient in patients]
 
     def clinical(self, entrant: Entrant, view: View, patient: str) -> Clinical | None:
         """
-        Return the clinical metrics of a held-out patient, made once for all estimators that share them.
-
-        Parameters
-        ----------
-        entrant : Entrant
-            Who is tested.
-        view : View
-            How it sees the patient.
-        patient : str
-            Name.
-
-        Returns
-        -------
-        Clinical or None
-            None for an estimator that needs none.
+        Return the clinical metrics of a held-out patient, made once for all estimators that share
+        them.
         """
         if type(entrant.estimator) is not MapsToMaps:
             return None
@@ -315,23 +248,7 @@ class Bank:
         return self._clinical[key]
 
     def digest(self, view: View, repeat: int, train: Sequence[str], test: Sequence[str]) -> list[list[str]]:
-        """
-        Return the digests of all data of a training and its tests.
-
-        Parameters
-        ----------
-        view : View
-            How the patients are looked at.
-        repeat : int
-            As in `material`.
-        train, test : sequence of str
-            Names of patients.
-
-        Returns
-        -------
-        list of list of str
-            Of the patients trained on, of those tested on.
-        """
+        """Return the digests of all data of a training and its tests."""
         return [
             [self._digests["train", view, self._draw(repeat), patient] for patient in train],
             [self._digests["test", view, patient] for patient in test],

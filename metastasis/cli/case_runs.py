@@ -46,19 +46,7 @@ _OF_SINGLE_MODELS = (
 
 
 def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
-    """
-    Give cases as the segmenter takes them: images that know their grid.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        The cases.
-
-    Returns
-    -------
-    dict of str to list
-        ``"volumes"``, ``"priors"`` and ``"masks"``; None for what a case has not.
-    """
+    """Give cases as the segmenter takes them: images that know their grid."""
     parts = {"volumes": "image", "priors": "prior", "masks": "brain"}
     return {
         key: [None if (part := getattr(case, name)) is None else image_of(part, case.affine) for case in cases]
@@ -76,32 +64,8 @@ def segment_cases(
     source: Path | None = None,
 ) -> list[dict[str, Any]]:
     """
-    Segment cases, each into a folder of its own; those that an earlier run has finished are not done again.
-
-    Parameters
-    ----------
-    segmenter : estimator
-        Fitted; of an ensemble the prior scans are segmented, too, and what has changed is told.
-    cases : sequence of Case
-        Scans of different names.
-    out : Path
-        Folder.
-    figure : bool
-        Whether overlays are wanted; without matplotlib there are none.
-    overwrite : bool
-        Whether finished ones are done again.
-    source : Path, optional
-        The file that they were read from, which messages name.
-
-    Returns
-    -------
-    list of dict
-        What ``segmentation.json`` holds, for each case.
-
-    Raises
-    ------
-    ValueError
-        If two cases would have one folder, or a case cannot be segmented.
+    Segment cases, each into a folder of its own; those that an earlier run has finished are not
+    done again.
     """
     stems = file_stems((case.patient, case.name) for case in cases)
     figure = figure and find_spec("matplotlib") is not None
@@ -123,20 +87,7 @@ def segment_cases(
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool, heading: str) -> None:
-    """
-    Write the tables of all cases, and the page with their overlays.
-
-    Parameters
-    ----------
-    out : Path
-        Folder; each case has one of its own in it.
-    contents : sequence of dict
-        What `segment_cases` gave.
-    figure : bool
-        Whether the page is wanted; without Jinja2 there is none.
-    heading : str
-        Of the page.
-    """
+    """Write the tables of all cases, and the page with their overlays."""
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
@@ -169,28 +120,7 @@ def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray
     """
     Read what a run has written about cases.
 
-    Parameters
-    ----------
-    table : Path
-        ``segmentations.tsv``.
-    cases : sequence of Case
-        The cases, by name.
-
-    Returns
-    -------
-    predictions : list of ndarray of shape (x, y, z)
-        For each case probabilities, or an ensemble's labels.
-    threshold : float
-        Probability from which a voxel is lesion; .5 of an ensemble, whose labels need none.
-    min_voxels : int
-        Findings of fewer voxels were left out; 1 of an ensemble, in whose labels they are not.
-
-    Raises
-    ------
-    ValueError
-        If a case is missing, lies on another grid, or the cases were segmented in different ways.
-    FileNotFoundError
-        If a file is missing.
+    Shapes: returns predictions (x, y, z).
     """
     from dmrifit.io.masks import check_same_grid
     from dmrifit.io.nifti import load_image, values_of

@@ -69,15 +69,7 @@ class Path(nn.Module):
         """
         Give the features of the voxels inside.
 
-        Parameters
-        ----------
-        x : tensor of shape (n, n_channels, x, y, z)
-            The input.
-
-        Returns
-        -------
-        tensor of shape (n, widths[-1], x − 2 n_layers, ...)
-            The features.
+        Shapes: `x` (n, n_channels, x, y, z); returns (n, widths[-1], x − 2 n_layers, ...).
         """
         if x.device.type == "cpu":
             # The convolutions there need not lay their inputs out anew then.
@@ -92,12 +84,8 @@ class Path(nn.Module):
 
     def folded(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """
-        Give weight and bias of each layer with its normalization, as in prediction, inside of them.
-
-        Returns
-        -------
-        list of pairs of tensors
-            One for each layer.
+        Give weight and bias of each layer with its normalization, as in prediction, inside of
+        them.
         """
         pairs = zip(self.convolutions, self.norms, strict=True)
         return [folded(convolution.weight, convolution.bias, norm) for convolution, norm in pairs]  # type: ignore[arg-type]
@@ -106,21 +94,7 @@ class Path(nn.Module):
 def folded(
     weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """
-    Put a normalization with its running moments into the convolution before it.
-
-    Parameters
-    ----------
-    weight, bias : tensor
-        Of the convolution; the bias may be None.
-    norm : BatchNorm3d or Identity
-        The normalization.
-
-    Returns
-    -------
-    weight, bias : tensor
-        Of one convolution that does both.
-    """
+    """Put a normalization with its running moments into the convolution before it."""
     if not isinstance(norm, nn.BatchNorm3d):
         return weight, bias
     mean, variance = norm.running_mean, norm.running_var
@@ -137,17 +111,7 @@ def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """
     Add a tensor that may have fewer channels.
 
-    Parameters
-    ----------
-    y : tensor of shape (n, c, x, y, z)
-        What is added to.
-    x : tensor of shape (n, d, x, y, z)
-        What is added: to the first channels, or its first channels where it has more.
-
-    Returns
-    -------
-    tensor of shape (n, c, x, y, z)
-        The sum.
+    Shapes: `y` (n, c, x, y, z), `x` (n, d, x, y, z); returns (n, c, x, y, z).
     """
     common = min(y.shape[1], x.shape[1])
     return torch.cat([y[:, :common] + x[:, :common], y[:, common:]], dim=1)
@@ -157,21 +121,7 @@ def repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[
     """
     Give each voxel of an output the value of the low-resolution cell that it lies in.
 
-    Parameters
-    ----------
-    x : tensor of shape (n, c, cells x, cells y, cells z)
-        Values of cells.
-    factor : int
-        Voxels of a cell along each axis.
-    size : sequence of 3 ints
-        Voxels of the output.
-    phase : sequence of 3 ints, default=(0, 0, 0)
-        Voxels of the first cell before the output begins.
-
-    Returns
-    -------
-    tensor of shape (n, c, x, y, z)
-        Values of voxels.
+    Shapes: `x` (n, c, cells x, cells y, cells z); returns (n, c, x, y, z).
     """
     first = [slice(p, p + n) for p, n in zip(phase, size, strict=True)]
     n, c, *cells = x.shape
@@ -277,23 +227,8 @@ class DeepMedic(nn.Module):
         """
         Give the logits of the voxels inside of segments.
 
-        Parameters
-        ----------
-        image : tensor of shape (n, n_channels + extra_channels, x, y, z)
-            Segments.
-        prior : tensor of shape (n, 1, x, y, z), optional
-            Their prior scan, zeros where there is none.
-        valid : tensor of shape (n,), optional
-            1 where there is a prior, 0 where there is none; 1 by default.
-        phases : mapping of sequences of 3 ints, optional
-            By factor, the voxels of the first cell before the output begins; 0 by default.
-        **low : tensor of shape (n, n_channels, cells x, cells y, cells z)
-            Low-resolution inputs, called ``low_3`` for factor 3.
-
-        Returns
-        -------
-        tensor of shape (n, 1, x − 2 n_layers, ...)
-            Logits.
+        Shapes: `image` (n, n_channels + extra_channels, x, y, z), `prior` (n, 1, x, y, z), `**low`
+        (n, n_channels, cells x, cells y, cells z); returns (n, 1, x − 2 n_layers, ...).
         """
         merged = self.merges["normal"](self.paths["normal"](image))
         size = merged.shape[2:]
@@ -312,15 +247,7 @@ class DeepMedic(nn.Module):
         """
         Give logits from the sums of the first dense layer.
 
-        Parameters
-        ----------
-        merged : tensor of shape (n, dense[0], x, y, z)
-            Before normalization and rectifier; it is used up.
-
-        Returns
-        -------
-        tensor of shape (n, 1, x, y, z)
-            Logits.
+        Shapes: `merged` (n, dense[0], x, y, z); returns (n, 1, x, y, z).
         """
         x = self.dropout(functional.leaky_relu_(self.norms[0](merged), SLOPE))
         for layer, norm in zip(self.dense, self.norms[1:], strict=True):
@@ -362,15 +289,7 @@ class UNet(nn.Module):
         """
         Give the logits of all voxels.
 
-        Parameters
-        ----------
-        image : tensor of shape (n, n_channels, x, y, z)
-            Segments, along each axis a multiple of 2 to the number of levels less one.
-
-        Returns
-        -------
-        tensor of shape (n, 1, x, y, z)
-            Logits.
+        Shapes: `image` (n, n_channels, x, y, z); returns (n, 1, x, y, z).
         """
         logits: torch.Tensor = self.net(image) + self.offset
         return logits

@@ -274,17 +274,7 @@ class VoxelLoss(nn.Module):
         """
         Compute the loss of a batch.
 
-        Parameters
-        ----------
-        logits : tensor of shape (n_segments, ...)
-            Before the sigmoid.
-        target : tensor of the same shape
-            0 or 1.
-
-        Returns
-        -------
-        tensor
-            One number.
+        Shapes: `logits` (n_segments, ...).
         """
         logits, target = _checked(logits, target, 0.0, "paper")
         return functional.binary_cross_entropy_with_logits(logits, target)

@@ -65,19 +65,7 @@ class NesterovRMSprop(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """
-        Make one step.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Computes the loss and its gradients again.
-
-        Returns
-        -------
-        tensor or None
-            What `closure` gives.
-        """
+        """Make one step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

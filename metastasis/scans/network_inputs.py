@@ -30,26 +30,7 @@ Scan: TypeAlias = tuple[Any, Any, Any]
 
 
 def together(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
-    """
-    Lay volumes, priors and masks together.
-
-    Parameters
-    ----------
-    volumes : sequence of n_cases
-        Arrays or images.
-    priors, masks : sequence of n_cases, optional
-        For each an array, an image or None.
-
-    Returns
-    -------
-    list of tuple
-        For each case volume, prior and mask.
-
-    Raises
-    ------
-    ValueError
-        If there are more of one than of the other, or images of a case lie on different grids.
-    """
+    """Lay volumes, priors and masks together."""
     volumes = listed(volumes, "cases")
     parts = []
     for name, given in (("priors", priors), ("masks", masks)):
@@ -65,26 +46,7 @@ def together(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
 
 
 def labelled(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
-    """
-    Lay labels and volumes together.
-
-    Parameters
-    ----------
-    cases : sequence of tuple
-        From `together`.
-    labels : sequence of n_cases
-        Arrays or images.
-
-    Returns
-    -------
-    list of tuple
-        For each case label and volume.
-
-    Raises
-    ------
-    ValueError
-        If there are more of one than of the other, or images of a case lie on different grids.
-    """
+    """Lay labels and volumes together."""
     labels = listed(labels, "targets")
     check_length(cases, labels, "targets")
     pairs = [(label, case[0]) for label, case in zip(labels, cases, strict=True)]
@@ -95,36 +57,12 @@ def labelled(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
 
 
 def values_of(part: Any) -> Any:
-    """
-    Give the values of an image, or what is no image as it is.
-
-    Parameters
-    ----------
-    part : Nifti1Image or array_like
-        An image or an array.
-
-    Returns
-    -------
-    array_like
-        The values.
-    """
+    """Give the values of an image, or what is no image as it is."""
     return np.asanyarray(part.dataobj) if isinstance(part, nib.Nifti1Image) else part
 
 
 def edge_of(volume: Any) -> float | None:
-    """
-    Give the edge of a cube as large as a voxel.
-
-    Parameters
-    ----------
-    volume : array_like or Nifti1Image
-        A volume.
-
-    Returns
-    -------
-    float or None
-        In mm; None of an array, which has no spacing.
-    """
+    """Give the edge of a cube as large as a voxel."""
     if not isinstance(volume, nib.Nifti1Image):
         return None
     return float(np.cbrt(abs(np.linalg.det(volume.affine[:3, :3]))))
@@ -134,22 +72,7 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
     """
     Give a label as 0 and 1 on the grid of its volume, if it is one.
 
-    Parameters
-    ----------
-    label : array_like or Nifti1Image of shape (x, y, z)
-        The label.
-    volume : array_like or Nifti1Image of shape (x, y, z) or (x, y, z, channels)
-        What it belongs to.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Its values.
-
-    Raises
-    ------
-    ValueError
-        If it has another shape, or other values than 0 and 1.
+    Shapes: `label` (x, y, z), `volume` (x, y, z); returns (x, y, z).
     """
     found = np.asarray(values_of(label))
     shape = np.shape(volume)[:3]
@@ -162,26 +85,7 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
 
 
 def as_seen(case: Scan, spacing: float | None) -> Scan:
-    """
-    Give a case as arrays, images resampled where that is asked for.
-
-    Parameters
-    ----------
-    case : tuple
-        Volume, prior and mask.
-    spacing : float or None
-        Edge in mm of the voxels that the network sees; None leaves them.
-
-    Returns
-    -------
-    tuple
-        Volume and prior as arrays, in RAS order where they were resampled; of the mask, as bool, what is above 0.5.
-
-    Raises
-    ------
-    ValueError
-        If a mask is empty, or values that are to be resampled are not finite.
-    """
+    """Give a case as arrays, images resampled where that is asked for."""
     volume = case[0]
     mask = None if case[2] is None else binarize(values_of(case[2]), name="its mask")
     if not _resampled(volume, spacing):
@@ -206,24 +110,7 @@ def label_as_seen(label: Any, volume: Any, spacing: float | None) -> NDArray[np.
     """
     Give a label on the grid that the network sees.
 
-    Parameters
-    ----------
-    label : array_like or Nifti1Image of shape (x, y, z)
-        The label.
-    volume : array_like or Nifti1Image
-        What it belongs to.
-    spacing : float or None
-        As of `as_seen`.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        0 and 1; after resampling, 1 in voxels more than half of which are lesion. What is smaller vanishes.
-
-    Raises
-    ------
-    ValueError
-        As of `binary_label`.
+    Shapes: `label` (x, y, z); returns (x, y, z).
     """
     found = binary_label(label, volume)
     if not _resampled(volume, spacing):
@@ -236,19 +123,7 @@ def on_own_grid(found: NDArray[np.float32], volume: Any, spacing: float | None) 
     """
     Give probabilities on the grid of a volume.
 
-    Parameters
-    ----------
-    found : ndarray of shape (x, y, z)
-        On the grid that the network sees.
-    volume : array_like or Nifti1Image
-        What they belong to.
-    spacing : float or None
-        As of `as_seen`.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Probabilities, by `dmrifit.io.grids.onto`.
+    Shapes: `found` (x, y, z); returns (x, y, z).
     """
     if not _resampled(volume, spacing):
         return found

@@ -157,24 +157,7 @@ def merge_segmentations(sensitive: ArrayLike, specific: ArrayLike, *, connectivi
     """
     Join two masks to labels.
 
-    Parameters
-    ----------
-    sensitive : array_like of shape (x, y, z)
-        Where the sensitive model sees lesions.
-    specific : array_like of shape (x, y, z)
-        Where the specific one does.
-    connectivity : {26, 18, 6}, default=26
-        Of the components of their union.
-
-    Returns
-    -------
-    ndarray of uint8, shape (x, y, z)
-        0 background; 2 in components of the union that hold a voxel of `specific`, 1 in the others.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ.
+    Shapes: `sensitive` (x, y, z), `specific` (x, y, z); returns (x, y, z).
     """
     many, few = np.asarray(sensitive) > 0, np.asarray(specific) > 0
     if many.shape != few.shape:
@@ -193,26 +176,7 @@ def segment_by(
     priors: Sequence[Any] | None = None,
     masks: Sequence[Any] | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """
-    Give labels and probabilities by an ensemble or a single model, one case after the other.
-
-    Parameters
-    ----------
-    segmenter : estimator
-        A `SensitivitySpecificityEnsemble`, or anything with ``predict_proba``; its voxels at ``threshold_`` (or .5)
-        and above are labeled 1, but for components smaller than its ``min_voxels``.
-    volumes : sequence of n_cases
-        As it takes them.
-    priors : sequence of n_cases, optional
-        Prior scans, None for a missing one.
-    masks : sequence of n_cases, optional
-        Brains, None for a missing one.
-
-    Returns
-    -------
-    iterator of (ndarray, ndarray)
-        Labels and probabilities of each case.
-    """
+    """Give labels and probabilities by an ensemble or a single model, one case after the other."""
     if isinstance(segmenter, SensitivitySpecificityEnsemble):
         return segmenter.segment(volumes, priors=priors, masks=masks)
     given = _given(volumes, priors=priors, masks=masks)

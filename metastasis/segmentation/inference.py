@@ -33,24 +33,11 @@ def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUM
     """
     Give the logits of all voxels of a volume, with every layer of every path computed once.
 
-    The volume passes through each path in slabs along its first axis; a layer keeps the two planes that the next slab
-    needs, so that memory grows with a slab and not with the volume. What lies beyond the border has the value of the
-    outermost voxel next to it, at every resolution.
+    The volume passes through each path in slabs along its first axis; a layer keeps the two planes
+    that the next slab needs, so that memory grows with a slab and not with the volume. What lies
+    beyond the border has the value of the outermost voxel next to it, at every resolution.
 
-    Parameters
-    ----------
-    network : DeepMedic
-        In the state that it predicts in: running moments are used.
-    case : mapping of arrays
-        ``image`` (channels, x, y, z), ``low_3`` for factor 3 (from `low_resolution`) and, for a path of the prior,
-        ``prior`` (1, x, y, z) and ``valid``.
-    slab_numbers : int, default=2**25
-        How many numbers a layer may hold at once.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Logits.
+    Shapes: returns (x, y, z).
     """
     shape = case["image"].shape[1:]
     n_layers = network.n_layers
@@ -100,21 +87,10 @@ def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUM
 
 def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[np.float32]:
     """
-    Give the logits of all voxels of a volume tile by tile, each as a segment of its own; slow, to compare with.
+    Give the logits of all voxels of a volume tile by tile, each as a segment of its own; slow, to
+    compare with.
 
-    Parameters
-    ----------
-    network : DeepMedic
-        In evaluation mode.
-    case : mapping of arrays
-        As of `dense_logits`.
-    tile : int, default=45
-        Voxels of a segment along each axis.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Those of `dense_logits` but for rounding.
+    Shapes: returns (x, y, z).
     """
     shape = case["image"].shape[1:]
     n_layers = network.n_layers
@@ -149,20 +125,7 @@ def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray
     """
     Give the logits of all voxels by windows of the size in training, which overlap by a quarter.
 
-    Parameters
-    ----------
-    network : UNet
-        In evaluation mode.
-    image : ndarray of shape (channels, x, y, z)
-        What the network sees.
-    size : int
-        Voxels of a window along each axis.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Logits, averaged with weights that fall towards the border of a window. A smaller volume is padded by its
-        outermost voxels.
+    Shapes: `image` (channels, x, y, z); returns (x, y, z).
     """
     sliding = import_optional("monai.inferers").sliding_window_inference
     device = next(network.parameters()).device
@@ -179,17 +142,7 @@ def averaged_over_flips(predict: Callable[[Case], NDArray[np.float32]], case: Ca
     """
     Average the probabilities of a volume and its seven mirror images.
 
-    Parameters
-    ----------
-    predict : callable
-        Gives the probabilities of a case.
-    case : mapping of arrays
-        As of `dense_logits`.
-
-    Returns
-    -------
-    ndarray of shape (x, y, z)
-        Probabilities.
+    Shapes: returns (x, y, z).
     """
     total: Any = 0.0
     for axes in itertools.chain.from_iterable(itertools.combinations((0, 1, 2), k) for k in range(4)):

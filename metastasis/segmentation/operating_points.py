@@ -33,33 +33,7 @@ def threshold_curve(
     """
     Trace sensitivity, precision and false positives over thresholds.
 
-    Parameters
-    ----------
-    labels : sequence of array_like of shape (x, y, z)
-        1 in lesions and 0 elsewhere, for each scan.
-    probabilities : sequence of array_like of shape (x, y, z)
-        Predicted, 0 to 1; voxels that reach a threshold are lesions.
-    thresholds : array_like of shape (n,), default=THRESHOLDS
-        Between 0 and 1.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
-        As for `lesion_table`.
-    min_voxels : int, default=1
-        As for `lesion_table`.
-
-    Returns
-    -------
-    DataFrame
-        A row for each threshold, ascending: ``threshold``, ``n_lesions``, ``n_found``, ``n_distinct``,
-        ``n_false_positives``, ``n_flagged``, ``sensitivity``, ``precision``, ``false_positives_per_scan``,
-        ``flagged_per_scan``, ``strict_sensitivity``, ``strict_precision`` as in `lesion_scores`. At low thresholds
-        components grow together: plain figures then become better without being so, strict ones do not.
-
-    Raises
-    ------
-    ValueError
-        If there is no scan, numbers or shapes differ, or a probability is not between 0 and 1.
+    Shapes: `labels` (x, y, z), `probabilities` (x, y, z).
     """
     import pandas as pd
 

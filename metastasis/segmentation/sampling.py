@@ -25,22 +25,7 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
     """
     Scale each channel to mean 0 and standard deviation 1 inside of a mask.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (channels, x, y, z)
-        Finite intensities on any scale.
-    mask : ndarray of shape (x, y, z), optional
-        The brain; by default the voxels of a channel that are not zero, which is the brain of a skull-stripped scan.
-
-    Returns
-    -------
-    ndarray of shape (channels, x, y, z)
-        Voxels outside of the mask are scaled like the others.
-
-    Raises
-    ------
-    ValueError
-        If a channel has the same value everywhere inside, or nothing is inside.
+    Shapes: `volume` (channels, x, y, z), `mask` (x, y, z); returns (channels, x, y, z).
     """
     scaled = np.empty(volume.shape, dtype=np.float32)
     for number, channel in enumerate(volume):
@@ -56,23 +41,13 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
 
 def low_resolution(volume: NDArray[np.float32], factor: int, how: str = "average") -> NDArray[np.float32]:
     """
-    Give the low-resolution cell that begins at each voxel, so that cells on any grid can be taken from it.
+    Give the low-resolution cell that begins at each voxel, so that cells on any grid can be taken
+    from it.
 
     Beyond the border the volume goes on with its outermost voxels.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (channels, x, y, z)
-        The volume.
-    factor : int
-        Voxels of a cell along each axis.
-    how : {"average", "stride"}, default="average"
-        Whether a cell is the mean of its voxels or the one in its middle, as published.
-
-    Returns
-    -------
-    ndarray of shape (channels, x + factor - 1, y + factor - 1, z + factor - 1)
-        Along each axis, entry i is the cell of voxels i − factor + 1 … i.
+    Shapes: `volume` (channels, x, y, z); returns (channels, x + factor - 1, y + factor - 1, z +
+    factor - 1).
     """
     n = factor - 1
     if how == "stride":
@@ -87,21 +62,10 @@ def low_resolution(volume: NDArray[np.float32], factor: int, how: str = "average
 
 def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
     """
-    Take a window that may reach beyond the border, where the volume goes on with its outermost voxels.
+    Take a window that may reach beyond the border, where the volume goes on with its outermost
+    voxels.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (channels, x, y, z)
-        The volume.
-    first : sequence of 3 ints
-        Its first voxel; negative before the border.
-    size : sequence of 3 ints
-        Its voxels.
-
-    Returns
-    -------
-    ndarray of shape (channels, *size)
-        The window, a view where it can be one.
+    Shapes: `volume` (channels, x, y, z); returns (channels, *size).
     """
     if all(a >= 0 and a + n <= m for a, n, m in zip(first, size, volume.shape[1:], strict=True)):
         x, y, z = (slice(a, a + n) for a, n in zip(first, size, strict=True))
@@ -115,21 +79,7 @@ def take_cells(
     """
     Take low-resolution cells on the grid that begins at a voxel.
 
-    Parameters
-    ----------
-    cells : ndarray of shape (channels, x + factor - 1, ...)
-        From `low_resolution`.
-    factor : int
-        Voxels of a cell along each axis.
-    first : sequence of 3 ints
-        The voxel that the first cell begins at.
-    count : sequence of 3 ints
-        Number of cells.
-
-    Returns
-    -------
-    ndarray of shape (channels, *count)
-        The cells.
+    Shapes: `cells` (channels, x + factor - 1, ...); returns (channels, *count).
     """
     return _taken(cells, [a + factor * np.arange(n) + factor - 1 for a, n in zip(first, count, strict=True)])
 
@@ -146,17 +96,7 @@ def lesion_voxels(label: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.in
     """
     List the voxels of lesions, one lesion after the other.
 
-    Parameters
-    ----------
-    label : ndarray of shape (x, y, z)
-        Lesions are not zero; voxels that touch by a corner belong to one lesion.
-
-    Returns
-    -------
-    voxels : ndarray of shape (n_voxels,)
-        Their numbers in the flat volume.
-    ends : ndarray of shape (n_lesions,)
-        Where the voxels of each lesion end.
+    Shapes: `label` (x, y, z).
     """
     numbers, n_lesions = ndimage.label(label, structure=np.ones((3, 3, 3)))
     flat = numbers.reshape(-1)
@@ -208,29 +148,7 @@ class SegmentSampler:
         """
         Draw segments.
 
-        Parameters
-        ----------
-        inputs : sequence of mappings
-            For each case ``image`` (channels, x, y, z), ``brain`` (x, y, z), ``low_3`` (`low_resolution`) for
-            factor 3, and perhaps ``prior`` (1, x, y, z) with ``valid``, 1 or 0.
-        targets : sequence of mappings
-            For each case ``label`` (x, y, z) and, from `lesion_voxels`, ``voxels`` and ``ends``.
-        n_segments : int
-            How many.
-        rng : numpy.random.Generator
-            Draws.
-
-        Yields
-        ------
-        inputs : dict of arrays
-            ``image``, ``low_3``, ``prior`` and ``valid`` of a segment.
-        label : ndarray of shape (1, size, size, size)
-            Its label, as large as the segment.
-
-        Raises
-        ------
-        ValueError
-            If no case has a lesion.
+        Shapes: returns label (1, size, size, size).
         """
         n_lesions = np.array([len(target["ends"]) for target in targets])
         n_voxels = np.array([len(target["voxels"]) for target in targets])

@@ -76,27 +76,7 @@ def draw_nodule(
     ring: float = 0.0,
     contrasts: tuple[float, float] = _CONTRASTS,
 ) -> Nodule:
-    """
-    Draw a bright thing.
-
-    Parameters
-    ----------
-    center : ndarray of shape (3,)
-        In mm.
-    diameter : float
-        In mm.
-    rng : numpy.random.Generator
-        Stream; the same numbers are drawn whatever the size is.
-    ring : float, default=0
-        Chance of a dark core.
-    contrasts : tuple of 2 floats
-        Smallest and largest signal above white matter, of white matter's.
-
-    Returns
-    -------
-    Nodule
-        Stretched by up to 15 %, of uneven surface.
-    """
+    """Draw a bright thing."""
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     stretch = rng.uniform(0.85, 1.15, 3)
     stretch /= stretch.prod() ** (1 / 3)
@@ -116,50 +96,14 @@ def draw_nodule(
 
 
 def moved(nodule: Nodule, center: NDArray[np.float64], size: float) -> Nodule:
-    """
-    Give a bright thing at another place, of another size.
-
-    Parameters
-    ----------
-    nodule : Nodule
-        The thing.
-    center : ndarray of shape (3,)
-        Its new place in mm.
-    size : float
-        Factor of its radius.
-
-    Returns
-    -------
-    Nodule
-        The other one.
-    """
+    """Give a bright thing at another place, of another size."""
     return replace(nodule, center=np.asarray(center, dtype=np.float64), radius=nodule.radius * size)
 
 
 def shares(
     nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
-    """
-    Give how much of each voxel a bright thing fills.
-
-    Parameters
-    ----------
-    nodule : Nodule
-        The thing.
-    shape : sequence of 3 int
-        Voxels of the image.
-    origin : ndarray of shape (3,)
-        Center of the first voxel in mm.
-    steps : ndarray of shape (3,)
-        Edges of a voxel in mm.
-
-    Returns
-    -------
-    window : tuple of 3 slices
-        The part of the image that holds it.
-    filled, core : ndarray of the window's shape
-        Shares of the thing and of its dark core, from 0 to 1.
-    """
+    """Give how much of each voxel a bright thing fills."""
     window, axes = _window(nodule, 1.5, shape, origin, steps)
     fine = (np.arange(_FINE) + 0.5) / _FINE - 0.5
     distance, points = _distance(
@@ -179,27 +123,7 @@ def shares(
 def swelling(
     nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
 ) -> tuple[tuple[slice, ...], NDArray[np.float32]]:
-    """
-    Give how much a bright thing darkens the tissue around it.
-
-    Parameters
-    ----------
-    nodule : Nodule
-        The thing.
-    shape : sequence of 3 int
-        Voxels of the image.
-    origin : ndarray of shape (3,)
-        Center of the first voxel in mm.
-    steps : ndarray of shape (3,)
-        Edges of a voxel in mm.
-
-    Returns
-    -------
-    window : tuple of 3 slices
-        The part of the image that it reaches.
-    edema : ndarray of the window's shape
-        From 0 to 1.
-    """
+    """Give how much a bright thing darkens the tissue around it."""
     window, axes = _window(nodule, 1.3 * nodule.edema, shape, origin, steps)
     distance, _ = _distance(nodule, axes)
     return window, np.clip((nodule.edema - distance) / np.float32(0.6), 0, 1)
@@ -238,25 +162,7 @@ def draw_places(
     """
     Draw places of things that keep off each other.
 
-    Parameters
-    ----------
-    weights : ndarray of shape (x, y, z)
-        How likely a voxel is.
-    radii : sequence of float
-        Of the things, in mm.
-    taken : sequence of (center, radius)
-        What is there already, in mm.
-    head : Head
-        The brain.
-    rng : numpy.random.Generator
-        Stream.
-    gap : float, default=3
-        Between two things, in mm.
-
-    Returns
-    -------
-    list of ndarray of shape (3,), or None
-        Centers in mm; None for what finds no place.
+    Shapes: `weights` (x, y, z).
     """
     cumulative = np.cumsum(weights, dtype=np.float64).ravel()
     there = list(taken)
@@ -277,25 +183,10 @@ def draw_vessels(
     head: Head, steps: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
     """
-    Draw vessels as random walks: most along the surface and in folds, some straight through white matter.
+    Draw vessels as random walks: most along the surface and in folds, some straight through white
+    matter.
 
-    Parameters
-    ----------
-    head : Head
-        The brain.
-    steps : ndarray of shape (3,)
-        Edges of a voxel in mm.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    filled : ndarray of shape (x, y, z)
-        How much of each voxel is vessel, from 0 to 1.
-    contrast : ndarray of shape (x, y, z)
-        Their signal above white matter times `filled`.
-    points : ndarray of shape (n, 3)
-        Points inside vessels in mm.
+    Shapes: returns filled (x, y, z), contrast (x, y, z), points (n, 3).
     """
     volume = float(head.brain.sum() * np.prod(steps)) * 1e-3
     n = max(int(rng.integers(*_VESSELS) * (volume / _VESSEL_BRAIN) ** (2 / 3)), 4)
@@ -369,23 +260,10 @@ def linings(
     head: Head, steps: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
-    Draw what enhances in every brain: patches of dura on its surface, and the plexus in its ventricles.
+    Draw what enhances in every brain: patches of dura on its surface, and the plexus in its
+    ventricles.
 
-    Parameters
-    ----------
-    head : Head
-        The brain.
-    steps : ndarray of shape (3,)
-        Edges of a voxel in mm.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    filled : ndarray of shape (x, y, z)
-        How much of each voxel enhances, from 0 to 1.
-    contrast : ndarray of shape (x, y, z)
-        Signal above white matter times `filled`.
+    Shapes: returns filled (x, y, z), contrast (x, y, z).
     """
     shape = head.depth.shape
     patches = texture_field(shape, 5.0, steps, rng)
@@ -408,27 +286,10 @@ def draw_mimics(
     """
     Draw bright things that are no metastases: on vessels, under the dura, and alone in the brain.
 
-    Those that stand alone are made and placed as small metastases are: one image cannot tell them apart.
+    Those that stand alone are made and placed as small metastases are: one image cannot tell them
+    apart.
 
-    Parameters
-    ----------
-    n : int
-        How many.
-    points : ndarray of shape (m, 3)
-        Points inside vessels in mm.
-    weights : ndarray of shape (x, y, z)
-        How likely a metastasis is in a voxel.
-    taken : sequence of (center, radius)
-        Metastases in mm.
-    head : Head
-        The brain.
-    rng : numpy.random.Generator
-        Stream.
-
-    Returns
-    -------
-    list of Nodule
-        Those that found a place.
+    Shapes: `points` (m, 3), `weights` (x, y, z).
     """
     kinds = rng.choice(_KINDS, size=n, p=_KIND_SHARES)
     smallest, largest = np.log(_NODULE_DIAMETERS)

@@ -26,25 +26,7 @@ def control_segmentations(
     """
     Segment without looking: everything, nothing, what others have, anywhere.
 
-    Parameters
-    ----------
-    cases : sequence of Case
-        Scans with a label.
-    random_state : int, RandomState or None, default=0
-        Seed of the blobs.
-
-    Returns
-    -------
-    dict of str to list of ndarray of bool, shape (x, y, z)
-        ``"all positive"``: the brain, or all voxels where there is none. ``"empty"``. ``"another patient's lesions"``:
-        the label of the next case of another patient that has lesions, on this grid voxel by voxel (where there is
-        none, the own one mirrored). ``"random blobs"``: as many lesions as another patient's case has, each a
-        lesion of other patients, at random voxels of the brain.
-
-    Raises
-    ------
-    ValueError
-        If there is no case, or one has no label.
+    Shapes: returns (x, y, z).
     """
     truths = reference_masks(cases)
     seed = seed_from(random_state)
@@ -72,20 +54,7 @@ def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
     """
     Give the reference lesions of cases.
 
-    Parameters
-    ----------
-    cases : sequence of Case
-        Scans with a label.
-
-    Returns
-    -------
-    list of ndarray of bool, shape (x, y, z)
-        Their labels.
-
-    Raises
-    ------
-    ValueError
-        If there is no case, or one has no label.
+    Shapes: returns (x, y, z).
     """
     if not len(cases):
         raise ValueError("there are no cases to evaluate")

@@ -222,27 +222,7 @@ def candidate_scores(
     """
     Score what an ensemble confirms, and what it leaves to review.
 
-    Parameters
-    ----------
-    labels : sequence of array_like of shape (x, y, z)
-        1 in lesions and 0 elsewhere, for each scan.
-    predictions : sequence of array_like of shape (x, y, z)
-        0 background, 1 candidate, 2 confirmed.
-    patients : sequence of shape (n_scans,), optional
-        Who was scanned; by default each scan is of another patient.
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
-        As for `lesion_table`.
-    min_voxels : int, default=1
-        As for `lesion_table`.
-
-    Returns
-    -------
-    dict of str to float
-        ``sensitivity``, ``precision``, ``strict_sensitivity`` and ``strict_precision`` of the union, each as
-        ``confirmed_…`` of what is confirmed; ``further_true`` (lesions found only by candidates) and
-        ``false_candidates`` (candidates that hit none), each also ``…_per_scan`` and ``…_per_patient``.
+    Shapes: `labels` (x, y, z), `predictions` (x, y, z).
     """
     options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     found = [np.asarray(one) for one in predictions]
@@ -267,24 +247,8 @@ def candidate_scores(
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
     """
-    Write the summary as the study's table 2, a line for each method, with what cannot be won by covering all.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_segmentations` gave.
-    part : str, default="all"
-        Which cases: "all", "with prior" or "without prior".
-
-    Returns
-    -------
-    DataFrame
-        Index ``method``; numbers as text.
-
-    Raises
-    ------
-    ValueError
-        If there is no such part.
+    Write the summary as the study's table 2, a line for each method, with what cannot be won by
+    covering all.
     """
     summary = tables["summary"]
     chosen = summary[summary["part"] == part].set_index("method")
@@ -346,23 +310,7 @@ class _Method:
 
 
 def for_method(value: Any, name: str, default: Any) -> Any:
-    """
-    Give a method's own value of an option.
-
-    Parameters
-    ----------
-    value : mapping of str or other
-        One value for each method, or one for all.
-    name : str
-        The method.
-    default : object
-        Of methods that the mapping has not.
-
-    Returns
-    -------
-    object
-        The value.
-    """
+    """Give a method's own value of an option."""
     return value.get(name, default) if isinstance(value, Mapping) else value
 
 

@@ -37,29 +37,9 @@ def precision_recall_area(
     """
     Compute the area under a curve of precision over sensitivity.
 
-    A point counts unless another has at least its sensitivity and its precision; those that count are joined by
-    straight lines. Below the smallest sensitivity the precision there is kept, above the largest it is 0, so that a
-    curve gains nothing where it was not measured.
-
-    Parameters
-    ----------
-    sensitivity : array_like of shape (n,)
-        In any order; points where either is NaN are left out.
-    precision : array_like of shape (n,)
-        Of the same points.
-    between : tuple of float, default=(0, 1)
-        Range of sensitivities; the area is divided by its width. Curves that cover different ranges are best compared
-        over the one that they share.
-
-    Returns
-    -------
-    float
-        Mean precision over the range, 0 to 1; NaN without points.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or the range is none.
+    A point counts unless another has at least its sensitivity and its precision; those that count
+    are joined by straight lines. Below the smallest sensitivity the precision there is kept, above
+    the largest it is 0, so that a curve gains nothing where it was not measured.
     """
     x, y = np.asarray(sensitivity, dtype=np.float64), np.asarray(precision, dtype=np.float64)
     low, high = between
@@ -78,20 +58,9 @@ def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[st
     """
     Read a curve where it has a sensitivity.
 
-    Between two thresholds figures change in a straight line with sensitivity. (At the next threshold that finds more,
-    precision is lower than it has to be, the more so the fewer thresholds there are.)
-
-    Parameters
-    ----------
-    curve : DataFrame
-        What `threshold_curve` gave.
-    sensitivity : float
-        What is wanted. Below that of the highest threshold, figures are those of the highest threshold.
-
-    Returns
-    -------
-    dict of str to float
-        Under the names of the columns; NaN if no threshold finds as many.
+    Between two thresholds figures change in a straight line with sensitivity. (At the next
+    threshold that finds more, precision is lower than it has to be, the more so the fewer
+    thresholds there are.)
     """
     columns = list(curve.select_dtypes("number").columns)
     enough = curve[curve["sensitivity"] >= sensitivity - 1e-12]
@@ -109,18 +78,6 @@ def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[st
 def froc_score(curve: pd.DataFrame, *, rates: Sequence[float] = FROC_RATES) -> float:
     """
     Compute the mean sensitivity at chosen numbers of false positives per scan.
-
-    Parameters
-    ----------
-    curve : DataFrame
-        What `threshold_curve` gave.
-    rates : sequence of float, default=FROC_RATES
-        False positives per scan, flagged components among them, that may not be exceeded.
-
-    Returns
-    -------
-    float
-        The mean over rates of the highest strict sensitivity within the rate (0 where there is none).
 
     References
     ----------
@@ -145,37 +102,7 @@ def calibration_curve(
     """
     Compare predicted probabilities with how often they come true.
 
-    Parameters
-    ----------
-    labels : sequence of array_like of shape (x, y, z)
-        1 in lesions and 0 elsewhere.
-    probabilities : sequence of array_like of shape (x, y, z)
-        Predicted, 0 to 1.
-    masks : sequence of array_like of shape (x, y, z) or None, optional
-        Voxels to count in each scan, such as the brain; None and by default all.
-    n_bins : int, default=10
-        Bins of the same width from 0 to 1.
-    threshold : float, default=0.5
-        Components are of voxels that reach it.
-    connectivity : {26, 18, 6}, default=26
-        Of components.
-    min_overlap : int, default=1
-        Voxels of a lesion that a component must cover to be true.
-    min_voxels : int, default=1
-        As for `lesion_table`.
-
-    Returns
-    -------
-    DataFrame
-        A row for each level and bin: ``level`` (``"voxel"``, or ``"component"``: its mean probability against whether
-        it matches a lesion), ``low`` and ``high`` (of the bin; the upper end belongs to the next), ``n``,
-        ``probability`` (mean) and ``observed`` (share that is true); NaN where n is 0. ``attrs["error"]`` holds the
-        expected calibration error of each level: the mean of their absolute difference, weighted by n.
-
-    Raises
-    ------
-    ValueError
-        As for `threshold_curve`, or if there is no bin.
+    Shapes: `labels` (x, y, z), `probabilities` (x, y, z), `masks` (x, y, z).
 
     References
     ----------
@@ -210,27 +137,7 @@ def calibration_curve(
 
 
 def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """
-    Trace curves over settings: one point for each model of a family.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        A row for each ``method`` with ``sensitivity``, ``precision``, ``strict_sensitivity``, ``strict_precision`` and
-        ``false_positives_per_scan``.
-    families : mapping of str to sequence of str
-        Methods of each family, such as those trained with one loss at different α.
-
-    Returns
-    -------
-    DataFrame
-        ``family``, ``order`` (from 0), ``method``, and these figures.
-
-    Raises
-    ------
-    ValueError
-        If a method is not in the summary.
-    """
+    """Trace curves over settings: one point for each model of a family."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
@@ -246,23 +153,7 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
 
 
 def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
-    """
-    Compute areas of curves, each whole and over the sensitivities that all have.
-
-    Parameters
-    ----------
-    curves : mapping of str to DataFrame
-        With plain and strict sensitivity and precision.
-    kind : str
-        What they are traced over.
-
-    Returns
-    -------
-    DataFrame
-        ``name``, ``kind``, ``n_points``, ``low`` and ``high`` (strict sensitivities of points that count), ``area`` and
-        ``area_common`` (NaN without a common range), both from strict figures, and ``area_plain``. When components grow
-        together, plain figures reach 1 and 1.
-    """
+    """Compute areas of curves, each whole and over the sensitivities that all have."""
     import pandas as pd
 
     columns = ["name", "kind", "n_points", "low", "high", "area", "area_common", "area_plain"]

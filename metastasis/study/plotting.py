@@ -40,28 +40,7 @@ def plot_overlay(
     """
     Draw the lesions of a scan in three planes, over the scan.
 
-    Parameters
-    ----------
-    case : Case
-        The scan; its label, where it has one, is outlined as the reference.
-    labels : array_like of shape (x, y, z)
-        What was found: 0 background, 1 candidate, 2 confirmed; or a mask.
-    confirmable : bool, default=False
-        Whether the labels are an ensemble's, so that candidates and confirmed lesions are told apart.
-    center : sequence of 3 floats, optional
-        Where the planes meet, in mm; by default at the lesion that `place_to_show` chooses.
-    title : str, default=""
-        Heading; the name of the case by default.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Sagittal, coronal and axial planes of the scanner, in the radiological way: the patient's right is at the left.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ.
+    Shapes: `labels` (x, y, z).
     """
     found = np.asarray(labels)
     if found.shape != case.shape:
@@ -94,20 +73,7 @@ def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64]
     """
     Choose where to look at a scan.
 
-    Parameters
-    ----------
-    case : Case
-        The scan.
-    labels : ndarray of shape (x, y, z)
-        What was found, above 0.
-
-    Returns
-    -------
-    center : ndarray of shape (3,)
-        In mm: of the largest lesion that was missed; or else of the largest false positive, of the largest lesion of
-        the reference, of the largest that was found, of the scan.
-    what : str
-        Which of these it is, in words.
+    Shapes: `labels` (x, y, z).
     """
     from dmrifit.stats.lesion_matching import lesion_table
 
@@ -131,17 +97,8 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     Draw sensitivity over false positives per scan (FROC), and precision over sensitivity.
 
-    Figures are strict: a component that covers several lesions, or far more than one, finds none and is wrong.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_segmentations` gave.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A line for each method that gives probabilities, a point for each other one, gray marks for controls.
+    Figures are strict: a component that covers several lesions, or far more than one, finds none
+    and is wrong.
     """
     summary = tables["summary"]
     whole = summary[summary["part"] == "all"].set_index("method")
@@ -186,24 +143,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """
-    Draw how often predicted probabilities come true, of voxels and of components.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_segmentations` gave, with a method that gives probabilities.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Share that is true over mean predicted probability, in ten bins; the area of a mark grows with the numbers.
-
-    Raises
-    ------
-    ValueError
-        If no method gives probabilities.
-    """
+    """Draw how often predicted probabilities come true, of voxels and of components."""
     table = tables["calibration"]
     if not len(table):
         raise ValueError("no method gives probabilities, so there is nothing to calibrate")

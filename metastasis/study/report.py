@@ -162,25 +162,7 @@ def batch_page(
     lesions: pd.DataFrame,
     shown: Mapping[str, Sequence[Markup]],
 ) -> str:
-    """
-    Make the page of a run over scans.
-
-    Parameters
-    ----------
-    heading : str
-        Of the page.
-    contents : sequence of dict
-        What `metastasis.cli.case_runs.segment_cases` gave.
-    lesions : DataFrame
-        A row for each lesion, with the column ``name``.
-    shown : mapping of str to sequence of Markup
-        What `dmrifit.cli.case_runs.picture_parts` gave, by the name of the case.
-
-    Returns
-    -------
-    str
-        The page.
-    """
+    """Make the page of a run over scans."""
     n_synthetic = sum(content["synthetic"] for content in contents)
     lead = f"{NOTICE} {synthetic_note(n_synthetic, len(contents))}".rstrip()
     ensemble = any(content["n_confirmed"] is not None for content in contents)
@@ -212,25 +194,7 @@ def scan_page(
     """
     Make the page of one scan: what was found over the image, in three planes.
 
-    Parameters
-    ----------
-    case : Case
-        The scan.
-    labels : ndarray of shape (x, y, z)
-        What was found; an ensemble's candidates are 1 and what is confirmed 2.
-    probability : ndarray of shape (x, y, z)
-        Of being lesion, 0 to 1.
-    lesions : DataFrame
-        What `metastasis.study.followup.reader_table` gave for this scan.
-    threshold : float or None
-        Probability from which a voxel is lesion; None for an ensemble, which has several.
-    picture : bytes
-        The overlay as a PNG file, for browsers that run no scripts.
-
-    Returns
-    -------
-    str
-        The page, which needs no other file.
+    Shapes: `labels` (x, y, z), `probability` (x, y, z).
     """
     names = ("candidate", "confirmed") if threshold is None else ("found",)
     layers = [Layer("scan", case.image)]

@@ -73,26 +73,7 @@ def segment_counts(
     """
     Count the segments of a scan.
 
-    Parameters
-    ----------
-    truth : ndarray of bool, shape (x, y, z)
-        Lesions.
-    found : ndarray of bool, shape (x, y, z)
-        Predicted ones.
-    segment : int
-        Edge of a segment in voxels.
-    mask : array_like of shape (x, y, z) or None
-        As for `segment_scores`.
-
-    Returns
-    -------
-    dict of str to int
-        `SEGMENT_COUNTS`, each after ``segment_``.
-
-    Raises
-    ------
-    ValueError
-        If the edge is none.
+    Shapes: `truth` (x, y, z), `found` (x, y, z), `mask` (x, y, z).
     """
     if isinstance(segment, bool) or not isinstance(segment, int | np.integer) or segment < 1:
         raise ValueError(f"segments need an edge of 1 voxel or more, not {segment!r}")
@@ -112,19 +93,7 @@ def _any_in_segments(mask: NDArray[np.bool_], segment: int) -> NDArray[np.bool_]
 
 
 def segment_rates(counts: Mapping[str, float]) -> dict[str, float]:
-    """
-    Compute scores from sums of counts.
-
-    Parameters
-    ----------
-    counts : mapping of str to float
-        Sums of `SEGMENT_COUNTS`.
-
-    Returns
-    -------
-    dict of str to float
-        As `segment_scores`.
-    """
+    """Compute scores from sums of counts."""
     positive, negative, hits, right = (float(counts[key]) for key in SEGMENT_COUNTS)
     predicted = hits + negative - right
     return {

@@ -88,25 +88,7 @@ def _surface(center, half, rotation, normals, limits):
 
 @njit(cache=True, nogil=True)
 def box_intersection(center_a, size_a, rotation_a, center_b, size_b, rotation_b):
-    """
-    Compute the volume that two boxes share.
-
-    Parameters
-    ----------
-    center_a, size_a : ndarray of shape (3,)
-        Middle and sides of the one, in mm.
-    rotation_a : ndarray of shape (3, 3)
-        Its columns are the directions of the sides.
-    center_b, size_b : ndarray of shape (3,)
-        Those of the other.
-    rotation_b : ndarray of shape (3, 3)
-        That of the other.
-
-    Returns
-    -------
-    float
-        In mm³.
-    """
+    """Compute the volume that two boxes share."""
     origin = np.zeros(3)
     half_a = 0.5 * size_a * (1.0 - SHRINK)
     half_b = 0.5 * size_b
@@ -125,15 +107,7 @@ def running_sums(volume):
     """
     Sum a volume along its last axis, with empty rows around it.
 
-    Parameters
-    ----------
-    volume : ndarray of float32, shape (a, b, c)
-        The values.
-
-    Returns
-    -------
-    ndarray of float32, shape (a + 2, b + 2, c + 1)
-        Sums of the first 0 to c values of each row; the outermost rows are 0, and stand for all that is farther out.
+    Shapes: `volume` (a, b, c); returns (a + 2, b + 2, c + 1).
     """
     a, b, c = volume.shape
     out = np.zeros((a + 2, b + 2, c + 1), dtype=np.float32)
@@ -151,25 +125,7 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
     """
     Integrate a volume over a box along the last index.
 
-    Parameters
-    ----------
-    prefix : ndarray of float32, shape (a, b, c)
-        As `running_sums` gives it.
-    rows, row_widths : ndarray of shape (n,)
-        Middles and widths of strips along the first index, which cover the box and do not cross borders of voxels.
-    columns, column_widths : ndarray of shape (m,)
-        The same along the second.
-    step : ndarray of shape (3, 3)
-        From indices to the box's own coordinates in mm, without the shift.
-    start : ndarray of shape (3,)
-        Where index 0, 0, 0 lies in the box's coordinates.
-    half : ndarray of shape (3,)
-        Half the sides in mm.
-
-    Returns
-    -------
-    filled, total : float
-        Volume within the box and volume of the box by the same sum, in units of voxels.
+    Shapes: `prefix` (a, b, c), `columns`, `column_widths` (m,).
     """
     a, b, c = prefix.shape
     # A slope of 0 is given a direction, so that a face which a row runs along is met far away.
@@ -285,25 +241,7 @@ def _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, no
 
 @njit(cache=True, nogil=True)
 def fraction(grid, center, rotation, half, parts):
-    """
-    Compute which part of a box a volume fills.
-
-    Parameters
-    ----------
-    grid : tuple of ndarray
-        Running sums, matrix from indices to mm, its inverse, place of index 0.
-    center, half : ndarray of shape (3,)
-        Middle and half the sides of the box in mm.
-    rotation : ndarray of shape (3, 3)
-        Its columns are the directions of the sides.
-    parts : int
-        Rows to a voxel along each of two axes.
-
-    Returns
-    -------
-    float
-        From 0 to 1.
-    """
+    """Compute which part of a box a volume fills."""
     prefix, matrix, inverse, offset = grid
     nodes = np.empty((4, 4096))
     return _fraction(
@@ -509,45 +447,11 @@ def _improve(simplex, values, d, used, until, tolerance, frame, grid, forbidden,
 @njit(cache=True, nogil=True)
 def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limits, steps, rounds, tolerance):
     """
-    Improve boxes by the simplex method of Nelder and Mead, with coefficients that depend on the dimension.
+    Improve boxes by the simplex method of Nelder and Mead, with coefficients that depend on the
+    dimension.
 
-    Parameters
-    ----------
-    x0 : ndarray of shape (n, 9)
-        Shifts in mm, logarithms of sides in mm, angles in radians, as `_pose` reads them.
-    kinds : ndarray of int, shape (n,)
-        How the angles turn the boxes.
-    bases : ndarray of shape (n, 3, 3)
-        Rotations to start from.
-    origins : ndarray of shape (n, 3)
-        Centers to start from, in mm.
-    grid : tuple of ndarray
-        As in `fraction`.
-    forbidden : tuple of ndarray
-        Running sums of shape (m, a, b, c) of what is excluded, the place of their index 0, the matrix from
-        their indices to mm, its inverse.
-    margins : ndarray of shape (m, 2)
-        How far to stay away, in mm, and which part of a box grown by this may be excluded.
-    low, high : ndarray of shape (3,)
-        Ends of the image in indices of the grid.
-    limits : ndarray of shape (13,)
-        Wanted volume and its sd in mm³, wanted part and its sd, whether one-sided, least volume in mm³,
-        logarithms of the least and the largest sides, weight of broken constraints.
-    steps : ndarray of shape (3,)
-        Size of the first simplex: mm, logarithm, radians.
-    rounds : ndarray of int, shape (r, 2)
-        How many of the best boxes go into each round, and how many evaluations each has used at its end.
-    tolerance : float
-        Ends when costs of the simplex differ by less.
-
-    Returns
-    -------
-    x : ndarray of shape (n, 9)
-        The best found.
-    costs : ndarray of shape (n,)
-        Minus the logarithms of their objectives, and penalties.
-    boxes : ndarray of shape (n, 5, 3)
-        Center, sides, and the three rows of the rotation.
+    Shapes: `x0` (n, 9), `bases` (n, 3, 3), `origins` (n, 3), `margins` (m, 2), `limits` (13,),
+    `rounds` (r, 2); returns x (n, 9), boxes (n, 5, 3).
 
     References
     ----------
@@ -608,17 +512,7 @@ def average_rows(prefix, rows, columns):
     """
     Average running sums over blocks of rows, for a quick first search.
 
-    Parameters
-    ----------
-    prefix : ndarray of float32, shape (a + 2, b + 2, c + 1)
-        As `running_sums` gives it.
-    rows, columns : int
-        How many to average along the first and the second axis; what is missing at the end counts as empty.
-
-    Returns
-    -------
-    ndarray of float32, shape (ceil(a / rows) + 2, ceil(b / columns) + 2, c + 1)
-        The averages, with empty rows around them.
+    Shapes: `prefix` (a + 2, b + 2, c + 1); returns (ceil(a / rows).
     """
     a, b, c = prefix.shape
     out = np.zeros(((a - 3) // rows + 3, (b - 3) // columns + 3, c), dtype=np.float32)
@@ -667,31 +561,7 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
     """
     Score boxes along the image's axes at every block: the best sides for each place.
 
-    Parameters
-    ----------
-    prefix : ndarray of float32, shape (a + 2, b + 2, c + 1)
-        Running sums of blocks of rows.
-    depth : int
-        How many voxels along the last axis make a block.
-    edges : ndarray of shape (3,)
-        Edges of a block in mm.
-    volume_element : float
-        Volume of a block in mm³.
-    limits : ndarray of shape (13,)
-        As in `descend`.
-    stride : int
-        Only every so many blocks along the first two axes.
-    largest : float
-        Longest side that is tried, in mm.
-
-    Returns
-    -------
-    places : ndarray of shape (n, 3)
-        Middles of boxes in units of blocks, the first block from 0 to 1.
-    sides : ndarray of shape (n, 3)
-        In blocks.
-    costs : ndarray of shape (n,)
-        Minus the logarithm of the objective; boxes deep in the tumor a little less.
+    Shapes: `prefix` (a + 2, b + 2, c + 1), `limits` (13,); returns places (n, 3), sides (n, 3).
     """
     a = prefix.shape[0] - 2
     b = prefix.shape[1] - 2
@@ -792,21 +662,7 @@ def apart(points, order, n, distance):
     """
     Choose points that lie apart.
 
-    Parameters
-    ----------
-    points : ndarray of shape (m, d)
-        The points.
-    order : ndarray of int, shape (m,)
-        Numbers of the points, best first.
-    n : int
-        How many to choose at most.
-    distance : float
-        Any two differ by more than this, in mm.
-
-    Returns
-    -------
-    ndarray of int
-        Numbers of those chosen, best first.
+    Shapes: `points` (m, d), `order` (m,).
     """
     kept = np.empty(n, dtype=np.int64)
     m = 0
@@ -832,21 +688,7 @@ def distinct(boxes, order, n, difference):
     """
     Choose boxes that differ in center or sides.
 
-    Parameters
-    ----------
-    boxes : ndarray of shape (m, 5, 3)
-        As `descend` gives them.
-    order : ndarray of int, shape (m,)
-        Their numbers, best first.
-    n : int
-        How many to choose at most.
-    difference : float
-        At least one of the six numbers differs by more than this, in mm.
-
-    Returns
-    -------
-    ndarray of int
-        Numbers of those chosen, best first.
+    Shapes: `boxes` (m, 5, 3), `order` (m,).
     """
     kept = np.empty(n, dtype=np.int64)
     m = 0
@@ -869,21 +711,7 @@ def fractions(boxes, grid, grow, parts):
     """
     Compute which parts of boxes a volume fills.
 
-    Parameters
-    ----------
-    boxes : ndarray of shape (n, 5, 3)
-        As `descend` gives them.
-    grid : tuple of ndarray
-        As in `fraction`.
-    grow : float
-        By how much to move the faces out, in mm.
-    parts : int
-        Rows to a voxel along each of two axes.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        From 0 to 1.
+    Shapes: `boxes` (n, 5, 3).
     """
     prefix, matrix, inverse, offset = grid
     nodes = np.empty((4, 4096))
@@ -901,19 +729,7 @@ def fractions(boxes, grid, grow, parts):
 
 @njit(cache=True, nogil=True)
 def costs_of(x, kinds, bases, origins, grid, forbidden, margins, low, high, limits):
-    """
-    Evaluate what `descend` minimizes.
-
-    Parameters
-    ----------
-    x, kinds, bases, origins, grid, forbidden, margins, low, high, limits
-        As in `descend`.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        Minus the logarithms of the objective, and penalties.
-    """
+    """Evaluate what `descend` minimizes."""
     work = np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3))
     out = np.empty(len(x))
     for n in range(len(x)):

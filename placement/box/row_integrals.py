@@ -47,19 +47,7 @@ class Rows(NamedTuple):
         """
         Prepare a volume.
 
-        Parameters
-        ----------
-        occupancy : ndarray of shape (a, b, c)
-            Part of each image voxel that is filled, a crop of the image.
-        affine : ndarray of shape (4, 4)
-            From indices of the image to mm, RAS+.
-        origin : sequence of 3 int
-            Index of the first voxel of the crop.
-
-        Returns
-        -------
-        Rows
-            The sums.
+        Shapes: `occupancy` (a, b, c).
         """
         matrix = np.asarray(affine[:3, :3], dtype=np.float64)
         thick = int(np.argmax(np.linalg.norm(matrix, axis=0).round(6)[::-1]))
@@ -71,21 +59,7 @@ class Rows(NamedTuple):
         return cls(prefix, matrix, matrix @ first + affine[:3, 3], axes)
 
     def fraction(self, voxel: Voxel, *, row_mm: float = ROW_MM) -> float:
-        """
-        Compute which part of a box the volume fills.
-
-        Parameters
-        ----------
-        voxel : Voxel
-            The box.
-        row_mm : float, default=0.25
-            Largest distance between rows.
-
-        Returns
-        -------
-        float
-            From 0 to 1.
-        """
+        """Compute which part of a box the volume fills."""
         inverse = np.linalg.inv(self.matrix)
         middle = inverse @ (voxel.center - self.offset)
         reach = np.abs(inverse @ voxel.rotation) @ (voxel.size / 2)

@@ -52,19 +52,7 @@ TURNS = _turns()
 
 
 def rotation_of(angles: ArrayLike) -> NDArray[np.float64]:
-    """
-    Turn angles into a rotation matrix.
-
-    Parameters
-    ----------
-    angles : array_like of shape (3,)
-        Intrinsic XYZ Euler angles in degrees, about the RAS+ axes: R = Rx(a) Ry(b) Rz(c).
-
-    Returns
-    -------
-    ndarray of shape (3, 3)
-        Its columns are the directions of the box's sides.
-    """
+    """Turn angles into a rotation matrix."""
     a, b, c = np.radians(np.asarray(angles, dtype=np.float64))
     (sa, sb, sc), (ca, cb, cc) = np.sin([a, b, c]), np.cos([a, b, c])
     return np.array(
@@ -77,19 +65,7 @@ def rotation_of(angles: ArrayLike) -> NDArray[np.float64]:
 
 
 def angles_of(rotation: ArrayLike) -> NDArray[np.float64]:
-    """
-    Turn a rotation matrix into angles.
-
-    Parameters
-    ----------
-    rotation : array_like of shape (3, 3)
-        A rotation, determinant 1.
-
-    Returns
-    -------
-    ndarray of shape (3,)
-        Intrinsic XYZ Euler angles in degrees, the second within ±90; where it is ±90 the third is 0.
-    """
+    """Turn a rotation matrix into angles."""
     r = np.asarray(rotation, dtype=np.float64)
     cosine = np.hypot(r[0, 0], r[0, 1])
     b = np.arctan2(r[0, 2], cosine)
@@ -516,19 +492,7 @@ def allowed_sides(sizes: ArrayLike, size_range: ArrayLike, min_volume: float) ->
     """
     Bring the sides of a box into their range and, in proportion, up to a least volume.
 
-    Parameters
-    ----------
-    sizes : array_like of shape (3,)
-        Sides in mm.
-    size_range : array_like of shape (2,) or (3, 2)
-        Least and largest side in mm, for all or for each.
-    min_volume : float
-        In mL.
-
-    Returns
-    -------
-    ndarray of shape (3,)
-        Sides in mm; where one side is at its limit, the others give what is missing, as far as they can.
+    Shapes: `size_range` (2,).
     """
     low, high = np.broadcast_to(np.asarray(size_range, dtype=np.float64), (3, 2)).T
     sides = np.clip(np.asarray(sizes, dtype=np.float64), low, high)
@@ -546,24 +510,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     """
     Check experts' voxels against the scenes that they were placed in.
 
-    Parameters
-    ----------
-    voxels : array_like of shape (n, 9) or (n, n_experts, 9)
-        Center in mm, sides in mm and angles in degrees, as `Voxel.as_array` gives them; rows of NaN where an expert
-        placed none.
-    scenes : sequence of n Scene
-        The tumors.
-
-    Returns
-    -------
-    ndarray of float64, shape (n, n_experts, 9)
-        A copy.
-
-    Raises
-    ------
-    ValueError
-        If a scene is none, numbers of scenes and voxels differ, a row is neither a box nor all NaN, or a scene has no
-        voxel of any expert.
+    Shapes: `voxels` (n, 9); returns (n, n_experts, 9).
     """
     strangers = [i for i, scene in enumerate(scenes) if not hasattr(type(scene), "tumor_volume")]
     if strangers or not len(scenes):
@@ -592,21 +539,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
 
 
 def rotated_axes(rotation: NDArray[np.float64], tolerance: float = PARALLEL_DEGREES) -> int:
-    """
-    Count the turns about scanner axes that a rotation needs, in the order that needs fewest.
-
-    Parameters
-    ----------
-    rotation : ndarray of shape (3, 3)
-        Its columns are the directions of the sides.
-    tolerance : float, default=0.5
-        In degrees.
-
-    Returns
-    -------
-    int
-        0 to 3; the same for the 24 equivalent poses of a box.
-    """
+    """Count the turns about scanner axes that a rotation needs, in the order that needs fewest."""
     size = np.abs(rotation)
     # Nearly parallel means a sine near 0, which a cosine near 1 would tell only to half of the digits.
     sines = np.sqrt(np.maximum(0.0, 1.0 - np.minimum(size, 1.0) ** 2))

@@ -27,18 +27,7 @@ FIELDS: Mapping[str, type] = {
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
-    """
-    Write the table of all cases, and the page with their overlays.
-
-    Parameters
-    ----------
-    out : Path
-        Folder; each case has one of its own in it.
-    contents : mapping of str to dict
-        What `write_prescription` gave, by the name of the case.
-    figure : bool
-        Whether the page is wanted; without matplotlib and Jinja2 there is none.
-    """
+    """Write the table of all cases, and the page with their overlays."""
     import pandas as pd
 
     from dmrifit.cli.case_runs import picture_parts, table_text

@@ -54,26 +54,7 @@ RateOption: TypeAlias = Annotated[
 
 
 def shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:
-    """
-    Read what is wanted of chemical-shift displacement.
-
-    Parameters
-    ----------
-    ppm : str or None
-        Least and largest chemical shift.
-    percent : str or None
-        Displacement in percent of the side per ppm: one number or three.
-
-    Returns
-    -------
-    dict
-        ``ppm_range`` and ``percent_per_ppm`` for `write_prescription`, or nothing.
-
-    Raises
-    ------
-    ValueError
-        If one of the two is missing, or a word is no number.
-    """
+    """Read what is wanted of chemical-shift displacement."""
     if ppm is None and percent is None:
         return {}
     if ppm is None or percent is None:
@@ -84,49 +65,11 @@ def shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:
 
 
 def labels_of(text: str | None) -> list[int] | None:
-    """
-    Read the labels that count as tumor.
-
-    Parameters
-    ----------
-    text : str or None
-        Whole numbers with commas between them.
-
-    Returns
-    -------
-    list of int or None
-        None where none are given.
-
-    Raises
-    ------
-    ValueError
-        If a word is no whole number.
-    """
+    """Read the labels that count as tumor."""
     return None if text is None else list(whole_numbers("--include", text))
 
 
 def constraints_of(sides: str, min_volume: float, max_rotations: int) -> dict[str, Any]:
-    """
-    Read the constraints of a box.
-
-    Parameters
-    ----------
-    sides : str
-        Least and largest side in mm.
-    min_volume : float
-        Least volume in mL.
-    max_rotations : int
-        How many axes may be rotated.
-
-    Returns
-    -------
-    dict
-        Parameters of `VoxelOptimizer`.
-
-    Raises
-    ------
-    ValueError
-        If the sides are not two numbers.
-    """
+    """Read the constraints of a box."""
     low, high = floats("--sides", sides, 2)
     return {"size_range": (low, high), "min_volume": min_volume, "max_rotations": max_rotations}

@@ -31,19 +31,7 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
     """
     Cut a box with a plane perpendicular to a scanner axis.
 
-    Parameters
-    ----------
-    voxel : Voxel
-        The box.
-    axis : {0, 1, 2}
-        The axis: right–left, front–back or up–down.
-    position : float
-        Where the plane lies on it, in mm.
-
-    Returns
-    -------
-    ndarray of shape (n_corners, 3)
-        Corners of the cut in order around it, in mm RAS+; three to six, none where the plane misses the box.
+    Shapes: returns (n_corners, 3).
     """
     corners = voxel.corners
     height = corners[:, axis] - position
@@ -63,30 +51,7 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
 def plot_overlay(
     voxels: Voxel | Mapping[str, Voxel], scene: Scene, *, title: str = "", center: Sequence[float] | None = None
 ) -> Figure:
-    """
-    Draw boxes in three planes through a center, with their exact outlines.
-
-    Parameters
-    ----------
-    voxels : Voxel or mapping of str to Voxel
-        One box, or boxes by what the legend calls them; at most five.
-    scene : Scene
-        The tumor; its image is the background where it has one.
-    title : str, default=""
-        Heading.
-    center : sequence of 3 floats, default=None
-        In mm; by default the center of the first box.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Sagittal, coronal and axial planes of the scanner, in the radiological way: the patient's right is at the left.
-
-    Raises
-    ------
-    ValueError
-        If there is no box, or more than five.
-    """
+    """Draw boxes in three planes through a center, with their exact outlines."""
     named = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
     if not 1 <= len(named) <= len(_COLORS):
         raise ValueError(f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(named)}")

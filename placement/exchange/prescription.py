@@ -148,38 +148,7 @@ def describe_placement(
     ppm_range: tuple[float, float] | None = None,
     percent_per_ppm: float | Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """
-    Put a voxel, its scores and what is wrong with it into plain values.
-
-    Parameters
-    ----------
-    voxel : Voxel
-        The box, from a placer or by hand.
-    scene : Scene
-        What it was placed in.
-    optimizer : VoxelOptimizer, default=None
-        Whose objective and constraints scores and flags are about.
-    ppm_range : pair of float, default=None
-        See `displacement`.
-    percent_per_ppm : float or sequence of 3 floats, default=None
-        See `displacement`; sides in the order of the canonical pose.
-
-    Returns
-    -------
-    dict
-        ``format``, ``format_version``, ``notice``, ``software``, ``name``, ``synthetic``; ``size_mm``,
-        ``volume_ml``, ``rotated_axes``, ``rotated_angles``; ``ras`` and ``lps``, each with ``center_mm``, ``rotation``
-        (columns are the sides), ``angles_deg`` and ``quaternion_wxyz``; ``convention``; ``scores`` (``objective``,
-        ``tumor_fraction``, ``tumor_volume_ml``), ``objective``, ``component``, ``feasible``, ``flags``; ``regions``
-        by name with ``distance_mm``, ``margin_mm``, ``tolerance`` and ``overlap_ml``; ``displacement``; ``tumor`` and
-        ``sources`` with digests.
-        Of the 24 poses of the box, the canonical one.
-
-    Raises
-    ------
-    ValueError
-        If one of `ppm_range` and `percent_per_ppm` is missing.
-    """
+    """Put a voxel, its scores and what is wrong with it into plain values."""
     if (ppm_range is None) != (percent_per_ppm is None):
         raise ValueError("chemical-shift displacement needs both ppm_range and percent_per_ppm")
     judge = VoxelOptimizer() if optimizer is None else optimizer
@@ -219,20 +188,7 @@ def describe_placement(
 
 
 def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
-    """
-    Make an image of one voxel whose affine is the box.
-
-    Parameters
-    ----------
-    voxel : Voxel
-        The box.
-
-    Returns
-    -------
-    Nifti1Image
-        Shape (1, 1, 1), value 1, sform and qform alike (scanner coordinates), pixdim the sides in mm; of the 24 poses
-        of the box, the canonical one.
-    """
+    """Make an image of one voxel whose affine is the box."""
     # Headers hold quaternions in single precision, which are poor near half a turn; the canonical pose is far from it.
     box = voxel.canonical()
     image = nib.Nifti1Image(np.ones((1, 1, 1), dtype=np.float32), box.affine)
@@ -245,17 +201,8 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
 
 def philips_text(voxel: Voxel) -> str:
     """
-    Write a voxel in the numbers of a Philips console, for a patient who lies head first and supine.
-
-    Parameters
-    ----------
-    voxel : Voxel
-        The box.
-
-    Returns
-    -------
-    str
-        Sizes and off-centers in mm and angulations in degrees under the names of SPAR files, after comment lines.
+    Write a voxel in the numbers of a Philips console, for a patient who lies head first and
+    supine.
 
     Notes
     -----
@@ -278,23 +225,7 @@ def philips_text(voxel: Voxel) -> str:
 
 
 def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
-    """
-    Measure how far a voxel stays away from each excluded region.
-
-    Parameters
-    ----------
-    voxel : Voxel
-        The box.
-    scene : Scene
-        With its excluded regions.
-
-    Returns
-    -------
-    dict of str to dict
-        By region: ``distance_mm`` from the box to the region, 0 where they touch, None for an empty region, measured to
-        points an eighth or less of an image voxel's diagonal apart; ``margin_mm`` and ``tolerance``, which were asked
-        for; ``overlap_ml``.
-    """
+    """Measure how far a voxel stays away from each excluded region."""
     part = voxel.mask(scene.shape, scene.affine, partial=True)
     return {
         name: {
@@ -313,32 +244,8 @@ def displacement(
     """
     Find the worst case under chemical-shift displacement.
 
-    Metabolites that resonate off the frequency of the pulses are excited in a box that is shifted along its sides.
-    Which way depends on the signs of the scanner's gradients, so all are tried.
-
-    Parameters
-    ----------
-    voxel : Voxel
-        The box, where it is for the frequency of the pulses.
-    scene : Scene
-        The tumor and what to stay away from.
-    ppm_range : pair of float
-        Lowest and highest chemical shift of interest, relative to the frequency of the pulses, in ppm.
-    percent_per_ppm : float or sequence of 3 floats
-        Displacement along each side of `voxel` in percent of its length for a ppm:
-        100 · (Hz per ppm) / (bandwidth of the pulse in Hz).
-
-    Returns
-    -------
-    dict
-        ``ppm_range``, ``percent_per_ppm`` (3); ``tumor_fraction`` in place, ``worst_tumor_fraction``, and where it
-        is found: ``ppm``, ``shift_mm`` along the sides and ``center_mm`` in RAS+; ``largest_shift_mm``; and
-        ``worst_distance_mm`` by excluded region.
-
-    Raises
-    ------
-    ValueError
-        If numbers are not finite, the range is empty or a displacement negative.
+    Metabolites that resonate off the frequency of the pulses are excited in a box that is shifted
+    along its sides. Which way depends on the signs of the scanner's gradients, so all are tried.
     """
     ends = np.asarray(ppm_range, dtype=np.float64)
     rate = np.asarray(percent_per_ppm, dtype=np.float64)

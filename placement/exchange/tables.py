@@ -39,34 +39,7 @@ _SHOWN = 5  # names in a message
 
 
 def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: str | None = None) -> pd.DataFrame:
-    """
-    Read a table of cases, or make one of a single mask.
-
-    Parameters
-    ----------
-    path : path
-        A table (.tsv) with the columns ``name`` and ``tumor``, and if wanted ``image``, ``exclude`` (labels of the
-        tumor file, or masks, with commas between them), ``synthetic`` (true or false) and others; or the mask of a
-        tumor. Files are relative to the table.
-    image : path, default=None
-        The image of a single mask.
-    exclude : str, default=None
-        What is excluded in every case, in place of the column.
-
-    Returns
-    -------
-    DataFrame
-        A row for each case; ``tumor``, ``image`` and ``exclude`` hold paths from here (or labels), or nothing, and
-        ``synthetic`` is true or false.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the table, or a file that it names, is not there.
-    ValueError
-        If a column or all rows are missing, names cannot be names of folders or are there twice, or ``synthetic`` is
-        neither true nor false.
-    """
+    """Read a table of cases, or make one of a single mask."""
     import pandas as pd
 
     path = Path(path)
@@ -107,32 +80,7 @@ def read_scene(
     tolerance: float = 0.0,
     image: bool = True,
 ) -> Scene:
-    """
-    Read the files of a case.
-
-    Parameters
-    ----------
-    row : named tuple
-        A row of what `read_cases` gave.
-    include : sequence of int, default=None
-        Labels that count as tumor.
-    margin : float, default=0.0
-        Distance to what is excluded, in mm.
-    tolerance : float, default=0.0
-        Part of the voxel that may be excluded all the same.
-    image : bool, default=True
-        Whether the image is read, too.
-
-    Returns
-    -------
-    Scene
-        Named as the case.
-
-    Raises
-    ------
-    ValueError
-        As for `Scene.read`.
-    """
+    """Read the files of a case."""
     excluded = _excluded(row)
     return Scene.read(
         row.tumor,
@@ -147,56 +95,18 @@ def read_scene(
 
 
 def excluded_names(row: Any) -> set[str]:
-    """
-    Name what a case excludes as its scene does, without reading images.
-
-    Parameters
-    ----------
-    row : named tuple
-        A row of what `read_cases` gave.
-
-    Returns
-    -------
-    set of str
-        Names of the regions that `read_scene` makes.
-    """
+    """Name what a case excludes as its scene does, without reading images."""
     return set(_excluded(row))
 
 
 def source_digests(row: Any) -> dict[str, dict[str, str]]:
-    """
-    Describe the files of a case as its scene does, without reading images.
-
-    Parameters
-    ----------
-    row : named tuple
-        A row of what `read_cases` gave.
-
-    Returns
-    -------
-    dict of str to dict
-        What `read_scene` leaves in ``sources``.
-    """
+    """Describe the files of a case as its scene does, without reading images."""
     excluded = [Path(word) for word in words(row.exclude) if not word.isdecimal()]
     return describe_sources(Tumor=row.tumor, Exclude=excluded, Image=row.image or None)
 
 
 def check_channels(placer: Any, table: pd.DataFrame) -> None:
-    """
-    Check that cases have what a network looks at.
-
-    Parameters
-    ----------
-    placer : placer
-        A network with its ``channels``, or another placer, which needs none.
-    table : DataFrame
-        What `read_cases` gave.
-
-    Raises
-    ------
-    ValueError
-        If images, or what is excluded, are missing.
-    """
+    """Check that cases have what a network looks at."""
     for column in ("image", "exclude"):
         lacking = table.loc[table[column] == "", "name"]
         if column in getattr(placer, "channels", ()) and len(lacking):
@@ -205,19 +115,7 @@ def check_channels(placer: Any, table: pd.DataFrame) -> None:
 
 
 def box_columns(box: Iterable[float]) -> dict[str, float]:
-    """
-    Name the nine numbers of a box.
-
-    Parameters
-    ----------
-    box : iterable of 9 floats
-        As `Voxel.as_array` gives them.
-
-    Returns
-    -------
-    dict of str to float
-        By the columns of `BOX`.
-    """
+    """Name the nine numbers of a box."""
     return dict(zip(BOX, box, strict=True))
 
 
@@ -225,24 +123,7 @@ def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     """
     Read a box for each case.
 
-    Parameters
-    ----------
-    path : path
-        Table with the columns ``name`` and those of `BOX`; other cases and columns may be there, too.
-    names : sequence of str
-        The cases, in order.
-
-    Returns
-    -------
-    ndarray of shape (n_cases, 9)
-        The boxes.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If a column or a case is missing, or a case is there twice.
+    Shapes: returns (n_cases, 9).
     """
     return _in_order(_box_table(Path(path), names), names, str(path))
 
@@ -251,24 +132,7 @@ def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     """
     Read the boxes of experts.
 
-    Parameters
-    ----------
-    path : path
-        As for `read_boxes`, with a row for each case and expert and the column ``expert``, unless there is one expert.
-    names : sequence of str
-        The cases, in order.
-
-    Returns
-    -------
-    ndarray of shape (n_cases, n_experts, 9)
-        The boxes; experts in the order of their names, NaN where one has placed none.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If a column is missing, no expert has placed a box in a case, or one has placed two.
+    Shapes: returns (n_cases, n_experts, 9).
     """
     boxes = _box_table(Path(path), names)
     if "expert" not in boxes:

@@ -123,15 +123,7 @@ class Surroundings:
         """
         Read depths.
 
-        Parameters
-        ----------
-        points : ndarray of shape (..., 3)
-            In mm RAS+.
-
-        Returns
-        -------
-        ndarray of float32, shape (...)
-            Depth in mm at the nearest point of the grid.
+        Shapes: `points` (..., 3); returns (...).
         """
         index = np.rint((points - self.origin) / self.step).astype(np.intp)
         last = np.array(self.depth.shape) - 1
@@ -143,17 +135,7 @@ class Surroundings:
         """
         Find where the tumor is thickest.
 
-        Parameters
-        ----------
-        n : int
-            Places at most.
-        apart : float
-            Least distance between two, in mm.
-
-        Returns
-        -------
-        ndarray of shape (n_found, 3)
-            In mm RAS+, thickest first.
+        Shapes: returns (n_found, 3).
         """
         from scipy.ndimage import gaussian_filter
 
@@ -172,10 +154,7 @@ class Surroundings:
         """
         Find the middle of the tumor, weighted more and more by depth.
 
-        Returns
-        -------
-        ndarray of shape (4, 3)
-            In mm RAS+; one for each of `DEPTH_POWERS`. That of a bent tumor may lie outside.
+        Shapes: returns (4, 3).
         """
         index = np.flatnonzero(self.depth.ravel() > 0)
         points = np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
@@ -209,23 +188,7 @@ def describe_boxes(
     """
     Measure boxes for a choice among them.
 
-    Parameters
-    ----------
-    surroundings : Surroundings
-        Of the scene.
-    voxels : sequence of n Voxel
-        The boxes of a case.
-    objectives : ndarray of shape (n,)
-        Their objectives.
-    fractions : ndarray of shape (n,)
-        Parts of them that are tumor.
-    others : sequence of Voxel
-        Boxes that a search found, to tell how far a box lies in the midst of them.
-
-    Returns
-    -------
-    ndarray of shape (n, n_features)
-        Columns as in `FEATURES`: lengths in mm, volumes in mL, shares of the tumor's volume, depth or radius.
+    Shapes: returns (n, n_features).
     """
     scene = surroundings.scene
     centers = np.array([voxel.center for voxel in voxels])

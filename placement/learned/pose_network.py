@@ -149,18 +149,7 @@ class PlacementNetwork(nn.Module):
         """
         Place boxes.
 
-        Parameters
-        ----------
-        volume : tensor of shape (n, n_channels, x, y, z)
-            Views.
-        frame : tensor of shape (n, 4)
-            Middles of the views, which are not used, and distances of their points, in mm.
-
-        Returns
-        -------
-        dict of tensors
-            ``center`` (n, 3) in mm from the middle of the view, ``log_size`` (n, 3) of mm, ``rotation`` (n, 3, 3), and
-            ``angles`` (n, 3) in radians where orientation is by angles.
+        Shapes: `volume` (n, n_channels, x, y, z), `frame` (n, 4).
         """
         step = frame[:, 3:]
         maps = [volume]
@@ -208,15 +197,7 @@ def rotation_from_six(six: torch.Tensor) -> torch.Tensor:
     """
     Make rotations of two vectors each, by the method of Gram and Schmidt.
 
-    Parameters
-    ----------
-    six : tensor of shape (n, 6)
-        The two vectors, one after the other.
-
-    Returns
-    -------
-    tensor of shape (n, 3, 3)
-        Rotations, whose first columns are along the first vectors.
+    Shapes: `six` (n, 6); returns (n, 3, 3).
     """
     one = functional.normalize(six[:, :3], dim=1, eps=1e-6)
     rest = six[:, 3:] - (one * six[:, 3:]).sum(1, keepdim=True) * one
@@ -228,15 +209,7 @@ def rotation_from_angles(angles: torch.Tensor) -> torch.Tensor:
     """
     Make rotations of intrinsic XYZ Euler angles.
 
-    Parameters
-    ----------
-    angles : tensor of shape (n, 3)
-        In radians.
-
-    Returns
-    -------
-    tensor of shape (n, 3, 3)
-        Rotations, as `placement.box.voxel.rotation_of` makes them.
+    Shapes: `angles` (n, 3); returns (n, 3, 3).
     """
     (sa, sb, sc), (ca, cb, cc) = torch.sin(angles).unbind(1), torch.cos(angles).unbind(1)
     rows = [
@@ -253,21 +226,7 @@ def sampled_fraction(
     """
     Estimate which part of boxes is tumor, with gradients for all nine numbers.
 
-    Parameters
-    ----------
-    tumor : tensor of shape (n, 1, x, y, z)
-        Part of tumor on the grid of a view, with as many points along each axis.
-    center, size : tensor of shape (n, 3)
-        Of boxes, in mm from the middle of the view.
-    rotation : tensor of shape (n, 3, 3)
-        Of boxes.
-    step : tensor of shape (n,)
-        Distance of the grid's points in mm.
-
-    Returns
-    -------
-    tensor of shape (n,)
-        Means over `POINTS`³ places in each box, interpolated trilinearly; nothing is tumor outside the grid.
+    Shapes: `tumor` (n, 1, x, y, z), `center`, `size` (n, 3), `rotation` (n, 3, 3).
     """
     return _sampled(tumor, _points(center, size, rotation), step).mean(1)
 
@@ -281,18 +240,10 @@ def _points(center: torch.Tensor, size: torch.Tensor, rotation: torch.Tensor) ->
 
 def sampled_dice(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """
-    Estimate the Dice coefficients of boxes with those of experts, with gradients where they overlap.
+    Estimate the Dice coefficients of boxes with those of experts, with gradients where they
+    overlap.
 
-    Parameters
-    ----------
-    answers, targets : mapping of tensors
-        As in `PlacementLoss`.
-
-    Returns
-    -------
-    tensor of shape (n, n_experts)
-        From the part of `POINTS`³ places in each box that the expert's holds. Faces are ramps as wide as places are
-        apart, so that a box shares all with itself, and boxes turned alike share what they do.
+    Shapes: returns (n, n_experts).
     """
     size = answers["log_size"].exp()
     points = _points(answers["center"], size, answers["rotation"])
@@ -313,17 +264,8 @@ def _sampled(tumor: torch.Tensor, points: torch.Tensor, step: torch.Tensor) -> t
 
 def center_outside(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """
-    Tell which centers lie outside the tumor: the study's last term, a step that no network can learn from.
-
-    Parameters
-    ----------
-    answers, targets : mapping of tensors
-        As in `PlacementLoss`.
-
-    Returns
-    -------
-    tensor of shape (n,)
-        1 where the center is not in the tumor, else 0.
+    Tell which centers lie outside the tumor: the study's last term, a step that no network can
+    learn from.
     """
     return (_at_center(answers, targets) < 0.5).to(answers["center"].dtype)
 
@@ -366,43 +308,14 @@ class PlacementLoss(nn.Module):
         self.register_buffer("turns", torch.from_numpy(TURNS.astype(np.float32)), persistent=False)
 
     def forward(self, answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """
-        Compute the loss.
-
-        Parameters
-        ----------
-        answers : mapping of tensors
-            As of `PlacementNetwork`.
-        targets : mapping of tensors
-            ``center``, ``size`` of shape (n, n_experts, 3) in mm, ``angles`` of this shape in radians, ``rotation`` (n,
-            n_experts, 3, 3), of canonical poses; ``present`` (n, n_experts), 1 where an expert placed a box, whatever
-            else stands where not; ``tumor`` (n, 1, x, y, z), and ``step`` (n,) in mm.
-
-        Returns
-        -------
-        tensor
-            Mean over the cases.
-        """
+        """Compute the loss."""
         terms = self.terms(answers, targets)
         return (terms["experts"] + terms["outside"] + terms["center"]).mean()
 
     def terms(
         self, answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """
-        Compute the parts of the loss for each case.
-
-        Parameters
-        ----------
-        answers, targets : mapping of tensors
-            As in `forward`.
-
-        Returns
-        -------
-        dict of tensors of shape (n,)
-            ``experts``: the weighted distance from experts; ``outside``: the part of the box that is not tumor;
-            ``center``: c.
-        """
+        """Compute the parts of the loss for each case."""
         position = ((answers["center"][:, None] - targets["center"]) / LENGTH_MM).square().sum(-1)
         apart = self._shapes(answers, targets)
         if self.kind == "symmetric":

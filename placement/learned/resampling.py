@@ -16,17 +16,7 @@ def block_means(volume, blocks):
     """
     Average a volume over blocks of voxels; the last ones are filled up with zeros.
 
-    Parameters
-    ----------
-    volume : ndarray of float32, shape (a, b, c)
-        The values.
-    blocks : ndarray of int, shape (3,)
-        Voxels to a block along each axis.
-
-    Returns
-    -------
-    ndarray of float32
-        One value for each block.
+    Shapes: `volume` (a, b, c).
     """
     p, q, r = blocks
     a, b, c = volume.shape
@@ -44,15 +34,7 @@ def mass_center(volume):
     """
     Find the center of mass, in indices.
 
-    Parameters
-    ----------
-    volume : ndarray of float32, shape (a, b, c)
-        Values of at least 0, of which one is larger.
-
-    Returns
-    -------
-    ndarray of shape (3,)
-        The center.
+    Shapes: `volume` (a, b, c).
     """
     out = np.zeros(3)
     total = 0.0
@@ -75,21 +57,7 @@ def resample(volume, matrix, offset, n):
     """
     Lay a volume on a cubic grid by trilinear interpolation; what lies outside is 0.
 
-    Parameters
-    ----------
-    volume : ndarray of float32, shape (a, b, c)
-        The values.
-    matrix : ndarray of shape (3, 3)
-        From indices of the grid to indices of the volume.
-    offset : ndarray of shape (3,)
-        Where index 0, 0, 0 of the grid lies in the volume.
-    n : int
-        Points of the grid along each axis.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, n, n)
-        The values on the grid.
+    Shapes: `volume` (a, b, c); returns (n, n, n).
     """
     a, b, c = volume.shape
     out = np.zeros((n, n, n), dtype=np.float32)
@@ -176,17 +144,10 @@ def _squared_distance(of):
 @njit(cache=True, nogil=True)
 def signed_distance(inside):
     """
-    Compute how far each point lies from the border of a region; exact between points, a border half a step off each.
+    Compute how far each point lies from the border of a region; exact between points, a border
+    half a step off each.
 
-    Parameters
-    ----------
-    inside : ndarray of bool, shape (n, n, n)
-        The region.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, n, n)
-        In grid steps: positive inside, negative outside.
+    Shapes: `inside` (n, n, n); returns (n, n, n).
     """
     n = inside.shape[0]
     outer = _squared_distance(inside)

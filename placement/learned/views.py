@@ -45,32 +45,7 @@ def view_of(
     """
     Lay a scene on a cubic grid along the scanner's axes, about the centroid of the tumor.
 
-    Parameters
-    ----------
-    scene : Scene
-        The tumor.
-    channels : sequence of {"tumor", "distance", "exclude", "image"}
-        ``"tumor"``: which part of a grid point's surrounding is tumor. ``"distance"``: signed distance from the border
-        of the tumor over `DISTANCE_MM`, positive inside; where ``"exclude"`` is a channel too, what is excluded counts
-        as outside. ``"exclude"``: what is excluded, without margins; nothing, where a scene excludes nothing.
-        ``"image"``: the image of the scene, less its mean over the grid and divided by its standard deviation there,
-        cut at `LARGEST_CONTRAST`; 0 outside the image.
-    n : int
-        Points along each axis.
-    step : float
-        Distance of points in mm. It is larger where the tumor would not fit.
-
-    Returns
-    -------
-    volume : ndarray of float32, shape (n_channels, n, n, n)
-        The channels.
-    frame : ndarray of shape (4,)
-        Middle of the grid in mm, RAS+, and the distance of its points in mm.
-
-    Raises
-    ------
-    ValueError
-        If an image is asked for and a scene has none of three axes, or it is not finite.
+    Shapes: returns volume (n_channels, n, n, n), frame (4,).
     """
     blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
     tumor = resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
@@ -113,17 +88,7 @@ def turned_view(volume: NDArray, flip: NDArray[np.float64]) -> NDArray:
     """
     Exchange and mirror the axes of a view.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (n_channels, n, n, n)
-        The view.
-    flip : ndarray of shape (3, 3)
-        One of `FLIPS`.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n, n, n)
-        What lay at x, about the middle, now lies at ``flip @ x``.
+    Shapes: `volume` (n_channels, n, n, n); returns (n_channels, n, n, n).
     """
     order = np.abs(flip).argmax(axis=1)
     turned = volume.transpose(0, *(1 + order))
@@ -136,20 +101,7 @@ def turned_pose(
     """
     Move boxes with a view.
 
-    Parameters
-    ----------
-    center, size : ndarray of shape (..., 3)
-        Centers about the middle of the view, and sides.
-    rotation : ndarray of shape (..., 3, 3)
-        Rotations.
-    flip : ndarray of shape (3, 3)
-        One of `FLIPS`.
-
-    Returns
-    -------
-    center, size, rotation : ndarray
-        Of the boxes that lie as before to what is seen. Sides are named by scanner axes as before, so a box in its
-        canonical pose stays in it.
+    Shapes: `center`, `size` (..., 3), `rotation` (..., 3, 3).
     """
     return center @ flip.T, size @ np.abs(flip).T, flip @ rotation @ flip.T
 

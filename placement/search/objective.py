@@ -96,21 +96,7 @@ class PlacementObjective:
             raise ValueError(f"the wanted part must be from 0 to 1 and the wanted volume above 0 mL, got {self}")
 
     def __call__(self, voxel: Voxel, scene: Scene) -> float:
-        """
-        Score a voxel.
-
-        Parameters
-        ----------
-        voxel : Voxel
-            The box.
-        scene : Scene
-            The tumor.
-
-        Returns
-        -------
-        float
-            From 0 to 1.
-        """
+        """Score a voxel."""
         fraction = tumor_fraction(voxel, scene)
         return self.value(fraction, fraction * voxel.volume)
 

@@ -54,25 +54,7 @@ def place_boxes(
     """
     Place boxes in a lesion as simulated experts do.
 
-    Parameters
-    ----------
-    tumor, necrosis : ndarray of bool, shape (x, y, z)
-        The whole lesion, and its dead part.
-    affine : ndarray of shape (4, 4)
-        Voxel indices to mm, without rotation.
-    kind : {"preference", "objective"}
-        What they aim at; see `simulate_gliomas`.
-    n_experts : int
-        Boxes.
-    rngs : sequence of numpy.random.Generator
-        A stream for each expert.
-    shared : numpy.random.Generator
-        The stream of what experts of a case have in common.
-
-    Returns
-    -------
-    ndarray of shape (n_experts, 9)
-        Center (mm, to 0.1), sides (mm, whole) and angles (degrees, whole).
+    Shapes: `tumor`, `necrosis` (x, y, z); returns (n_experts, 9).
     """
     habits = _HABITS[kind]
     steps = np.diag(affine)[:3]

@@ -162,21 +162,7 @@ def control_placements(
     """
     Place boxes without looking: at the centroid, and anywhere in the tumor.
 
-    Parameters
-    ----------
-    scenes : sequence of Scene
-        The cases.
-    experts : array_like of shape (n_cases, n_experts, 9)
-        Experts' boxes, from which sizes are taken.
-    random_state : int, RandomState or None, default=0
-        Seed of the random box.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n_cases, 9)
-        ``"centroid box"``: an unturned cube at the centroid of the tumor, of the mean volume that experts chose, the
-        same in all cases (without its own case, the mean would be small where experts took much). ``"random box"``:
-        sides and angles of an expert's box in another case, around a random place in the tumor.
+    Shapes: `experts` (n_cases, n_experts, 9); returns (n_cases, 9).
     """
     boxes = experts if isinstance(experts, list) else _expert_boxes(experts, len(scenes))
     seed = seed_from(random_state)
@@ -198,30 +184,7 @@ def control_placements(
 def case_folds(
     n_cases: int, *, n_folds: int = 5, groups: ArrayLike | None = None, random_state: RandomState = 0
 ) -> NDArray[np.intp]:
-    """
-    Deal cases into folds.
-
-    Parameters
-    ----------
-    n_cases : int
-        Cases.
-    n_folds : int, default=5
-        Folds.
-    groups : array_like of shape (n_cases,), default=None
-        Patients, whose cases stay together.
-    random_state : int, RandomState or None, default=0
-        Seed.
-
-    Returns
-    -------
-    ndarray of int, shape (n_cases,)
-        The fold in which each case is held out, from 1.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer patients than folds.
-    """
+    """Deal cases into folds."""
     patients = np.arange(n_cases) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if patients.shape != (n_cases,):
         raise ValueError(f"groups need one patient for each of the {n_cases} cases, not shape {patients.shape}")
@@ -240,28 +203,7 @@ def cross_validate_placements(
     """
     Place each case by methods that were fitted without it.
 
-    Parameters
-    ----------
-    placers : mapping of str to placer
-        Unfitted methods with ``fit(scenes, voxels)`` and ``place(scene)``; each is cloned for every fold.
-    scenes : sequence of Scene
-        The cases.
-    experts : array_like of shape (n_cases, n_experts, 9)
-        Experts' boxes; a case in which none placed any is placed, but not learned from.
-    folds : array_like of int, shape (n_cases,)
-        What `case_folds` gave.
-
-    Returns
-    -------
-    placements : dict of str to ndarray of shape (n_cases, 9)
-        For `evaluate_placements`.
-    seconds : dict of str to ndarray of shape (n_cases,)
-        How long each took to be placed.
-
-    Raises
-    ------
-    ValueError
-        If numbers of cases differ or there is only one fold.
+    Shapes: `experts` (n_cases, n_experts, 9); returns placements (n_cases, 9).
     """
     from sklearn.base import clone
 
@@ -285,26 +227,7 @@ def cross_validate_placements(
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
-    """
-    Write the summary as the study's table 1, a line for each method.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_placements` gave.
-    part : str, default="all"
-        Which cases: "all", "fold 1" or "other folds".
-
-    Returns
-    -------
-    DataFrame
-        Index ``method``; "mean ± standard deviation" as text.
-
-    Raises
-    ------
-    ValueError
-        If there is no such part.
-    """
+    """Write the summary as the study's table 1, a line for each method."""
     summary = tables["summary"]
     chosen = summary[summary["part"] == part]
     if not len(chosen):

@@ -22,23 +22,7 @@ _PALE = "#a3aab3"  # controls
 
 
 def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = False) -> Figure:
-    """
-    Draw how placements compare with experts', as the study's figures do.
-
-    Parameters
-    ----------
-    tables : mapping of str to DataFrame
-        What `evaluate_placements` gave.
-    synthetic : bool, default=False
-        Whether cases were simulated, which the figure says then.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Dice and part that is tumor of each method, a point for each case; mean Dice and volume over the volume of the
-        tumor; and for each method the difference of volumes from the mean of experts over their mean, with bias and
-        limits of agreement.
-    """
+    """Draw how placements compare with experts', as the study's figures do."""
     cases = tables["cases"]
     methods = list(dict.fromkeys(cases["method"]))
     ours = [name for name in methods[1:] if name not in CONTROLS]

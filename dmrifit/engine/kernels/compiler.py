@@ -29,16 +29,6 @@ _lock = threading.RLock()
 def load(model: SignalModel) -> ModuleType:
     """
     Import the compiled kernel of a model, writing and compiling it where it is not yet on disk.
-
-    Parameters
-    ----------
-    model : SignalModel
-        The model.
-
-    Returns
-    -------
-    module
-        With the functions ``prepare``, ``search``, ``finish`` and the constants that describe the model's form.
     """
     with _lock:
         name = _module_name(model)
@@ -48,19 +38,7 @@ def load(model: SignalModel) -> ModuleType:
 
 
 def is_compiled(kernel: ModuleType) -> bool:
-    """
-    Tell whether a kernel needs no compilation.
-
-    Parameters
-    ----------
-    kernel : module
-        As `load` returns it.
-
-    Returns
-    -------
-    bool
-        Whether this process or the cache on disk has its machine code.
-    """
+    """Tell whether a kernel needs no compilation."""
     path = Path(kernel.__file__ or "")
     return bool(kernel.search.signatures) or any((path.parent / "__pycache__").glob(f"{path.stem}.search-*.nbi"))
 

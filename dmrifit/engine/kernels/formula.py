@@ -22,19 +22,7 @@ _TURN_UP, _TOLERANCE, _PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
 
 
 def source(model: SignalModel) -> str:
-    """
-    Write the module that fits a model.
-
-    Parameters
-    ----------
-    model : SignalModel
-        The model.
-
-    Returns
-    -------
-    str
-        Python source: the template with the model's constants and code.
-    """
+    """Write the module that fits a model."""
     formula, at = _Formula(model), Layout(len(model.parameters))
     kurtosis, diffusivity = (-1, -1) if model.cumulant is None else (model.names.index(name) for name in model.cumulant)
     constants = {

@@ -30,27 +30,16 @@ _COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: 
 
 def block(lines: Iterable[str], n_lanes: int) -> Callable:
     """
-    Compile assignments to a function of six arrays, ``run(w, s, y, v, t, o)``, for use in jitted code.
+    Compile assignments to a function of six arrays, ``run(w, s, y, v, t, o)``, for use in jitted
+    code.
 
-    The lines are Python, but mean every lane at once: ``w[96 + l]`` is 96 numbers after lane `l` of `w`,
-    ``y[32 + l]`` and ``v[32 + l]`` the same in `y` and `v` beyond ``o[0]``, ``t[2, 32 + l]`` in `t` beyond
-    ``o[2]``; ``s[3]`` is one number for all lanes. There are ``+ - * /``, comparisons, ``& |``, conditional
-    expressions, ``exp``, ``sqrt``, ``log``, and nothing else.
+    The lines are Python, but mean every lane at once: ``w[96 + l]`` is 96 numbers after lane `l`
+    of `w`, ``y[32 + l]`` and ``v[32 + l]`` the same in `y` and `v` beyond ``o[0]``, ``t[2, 32 +
+    l]`` in `t` beyond ``o[2]``; ``s[3]`` is one number for all lanes. There are ``+ - * /``,
+    comparisons, ``& |``, conditional expressions, ``exp``, ``sqrt``, ``log``, and nothing else.
 
-    numba would take ten times as long to compile the same loops, nearly all of it before LLVM begins, and
-    LLVM would have to prove that they can be vectorized.
-
-    Parameters
-    ----------
-    lines : iterable of str
-        Assignments to names or to ``w[… + l]``.
-    n_lanes : int
-        A multiple of 8.
-
-    Returns
-    -------
-    function
-        A numba intrinsic.
+    numba would take ten times as long to compile the same loops, nearly all of it before LLVM
+    begins, and LLVM would have to prove that they can be vectorized.
     """
     text = "\n".join(lines)
 
@@ -70,19 +59,7 @@ def block(lines: Iterable[str], n_lanes: int) -> Callable:
 
 
 def dot(n_lanes: int) -> Callable:
-    """
-    Compile the product of an atom with the data of all lanes, ``run(out, atom, y)``.
-
-    Parameters
-    ----------
-    n_lanes : int
-        A multiple of 8.
-
-    Returns
-    -------
-    function
-        A numba intrinsic: out[l] = Σ atom[k]·y[k·n_lanes + l].
-    """
+    """Compile the product of an atom with the data of all lanes, ``run(out, atom, y)``."""
 
     @intrinsic
     def run(typing_context, out, atom, y):

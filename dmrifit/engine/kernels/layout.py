@@ -70,18 +70,8 @@ def form(parameter: Parameter) -> str:
     """
     Choose the inner coordinate of a parameter.
 
-    Relaxation times act through their inverse; a positive parameter known only to an order of magnitude is
-    searched by its logarithm.
-
-    Parameters
-    ----------
-    parameter : Parameter
-        A parameter of a model.
-
-    Returns
-    -------
-    {"inverse", "log", "plain"}
-        The form.
+    Relaxation times act through their inverse; a positive parameter known only to an order of
+    magnitude is searched by its logarithm.
     """
     low, high, unit = parameter.low, parameter.high, parameter.unit
     if unit == "ms" and low > 0:

@@ -13,21 +13,7 @@ _GRAYS = {CONSTANT: "#8a919b", SHUFFLED: "#b9bec6", PERFECT: "#4a5563"}
 
 
 def algorithm_color(name: str, algorithms: Sequence[str]) -> str:
-    """
-    Choose the color of an algorithm, or the gray of a control.
-
-    Parameters
-    ----------
-    name : str
-        The algorithm.
-    algorithms : sequence of str
-        All algorithms of the report, in order, with or without controls.
-
-    Returns
-    -------
-    str
-        As ``"#rrggbb"``.
-    """
+    """Choose the color of an algorithm, or the gray of a control."""
     for word in name.lower().split():
         if word in _GRAYS:
             return _GRAYS[word]

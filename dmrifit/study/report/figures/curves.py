@@ -37,23 +37,7 @@ _INDICES = {"bias": "|BI| (%)", "dispersion": "DI (%)"}
 
 
 def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequence[str] | None = None) -> Figure:
-    """
-    Draw the relative error of predicted signals, contrast by contrast.
-
-    Parameters
-    ----------
-    signals : DataFrame
-        Rows of ``Evaluation.signals`` of one cohort.
-    title : str
-        Heading, with further lines if wanted.
-    algorithms : sequence of str, optional
-        All algorithms of the report, which decide the colors; by default those of the table.
-
-    Returns
-    -------
-    Figure
-        The mean over patients, in percent; one line for each estimator, echo times side by side.
-    """
+    """Draw the relative error of predicted signals, contrast by contrast."""
     means = signals.groupby(["strategy", "algorithm", "te", "b"], sort=False, dropna=False)["relative_error"].mean()
     table = means.reset_index()
     names = list(dict.fromkeys(table["algorithm"]))
@@ -101,24 +85,8 @@ def plot_learning_curve(
     like: pd.DataFrame | None = None,
 ) -> Figure:
     """
-    Draw bias and dispersion against the number of training patients: overall, by algorithm, by parameter.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of ``Evaluation.scores`` of one strategy in one cohort, without controls.
-    title : str
-        Heading, with further lines if wanted.
-    algorithms, metrics : sequence of str, optional
-        All algorithms and parameters of the report, which decide colors and shapes.
-    like : DataFrame, optional
-        Rows of all figures that this one shall be comparable with; by default its own.
-
-    Returns
-    -------
-    Figure
-        Three rows of two panels, |BI| and DI in percent: means over patients. The band of the first row
-        holds the middle half of the patients. Axes begin at 0.
+    Draw bias and dispersion against the number of training patients: overall, by algorithm, by
+    parameter.
     """
     algorithms = list(dict.fromkeys(scores["algorithm"])) if algorithms is None else list(algorithms)
     metrics = list(dict.fromkeys(scores["metric"])) if metrics is None else list(metrics)
@@ -165,22 +133,7 @@ def plot_learning_curve(
 
 
 def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
-    """
-    Draw measured and predicted signals against b, one color for each echo time.
-
-    Parameters
-    ----------
-    decays : DataFrame
-        ``b`` (s/mm²), ``te`` (ms, NaN without echo times), ``signal`` (relative to the patient's scale), ``kind``
-        (``"measured"`` or a strategy) and ``known`` (whether the contrast is among the inputs).
-    title : str
-        Heading, with further lines if wanted.
-
-    Returns
-    -------
-    Figure
-        Points are measured, filled where they are inputs; lines are predictions. The axis of signals is logarithmic.
-    """
+    """Draw measured and predicted signals against b, one color for each echo time."""
     measured = decays[decays["kind"] == "measured"]
     strategies = [kind for kind in dict.fromkeys(decays["kind"]) if kind != "measured"]
     echoes = sorted(decays["te"].dropna().unique()) or [np.nan]

@@ -29,29 +29,6 @@ def plot_critical_difference(
     """
     Draw average ranks on a line; a bar joins those that no test tells apart.
 
-    Parameters
-    ----------
-    ranks : Series
-        Average rank over patients by algorithm; 1 is best.
-    p_values : DataFrame
-        Corrected p-values of all pairs; rows and columns are the algorithms.
-    title : str
-        Heading, with further lines if wanted.
-    algorithms : sequence of str, optional
-        All algorithms of the report, which decide the colors.
-    alpha : float, default=0.05
-        Pairs with smaller p-values are told apart.
-
-    Returns
-    -------
-    Figure
-        Drawn by scikit-posthocs.
-
-    Raises
-    ------
-    ImportError
-        If the extra ``stats`` is not installed.
-
     References
     ----------
     Demšar, Journal of Machine Learning Research 7:1–30, 2006.

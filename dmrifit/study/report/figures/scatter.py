@@ -40,25 +40,7 @@ def plot_bias_dispersion(
     legend: bool = True,
     like: Sequence[tuple[str, pd.DataFrame]] | None = None,
 ) -> Figure:
-    """
-    Draw dispersion against bias, one panel for each part of a comparison.
-
-    Parameters
-    ----------
-    panels : sequence of (str, DataFrame)
-        Title of each panel, with a second line if wanted, and its rows:
-        ``algorithm``, ``metric``, ``bias`` (the mean of abs(BI)) and
-        ``dispersion`` (the mean of DI), both as fractions.
-    legend : bool, default=True
-        Whether algorithms (colors) and parameters (shapes) are explained in the figure.
-    like : sequence of (str, DataFrame), optional
-        Panels of other figures that this one shall be comparable with: it gets their axes and colors.
-
-    Returns
-    -------
-    Figure
-        All panels have the same axes, in percent; points beyond them stand at the edge, hollow.
-    """
+    """Draw dispersion against bias, one panel for each part of a comparison."""
     import pandas as pd
 
     everything = pd.concat([rows for _, rows in like or panels], ignore_index=True)
@@ -84,19 +66,7 @@ def plot_bias_dispersion(
 
 
 def plot_legend(algorithms: Sequence[str], metrics: Sequence[str]) -> Figure:
-    """
-    Draw the legend of `plot_bias_dispersion` alone.
-
-    Parameters
-    ----------
-    algorithms, metrics : sequence of str
-        In the order of the tables.
-
-    Returns
-    -------
-    Figure
-        Colors stand for algorithms, shapes for parameters.
-    """
+    """Draw the legend of `plot_bias_dispersion` alone."""
     with shared_style({"axes.grid": True}):
         handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS)
         figure = new_figure(PANEL[0], 0.26 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1)

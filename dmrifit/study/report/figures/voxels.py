@@ -36,27 +36,8 @@ def plot_map_comparison(
     predictions: Sequence[str] = ("s2s", "m2m"),
 ) -> Figure:
     """
-    Show the fullest slice of several maps of one quantity, and the relative errors of the predicted ones.
-
-    Parameters
-    ----------
-    voxels : DataFrame
-        ``i``, ``j``, ``k`` (indices into the image), then one column for each map.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to world coordinates in mm (RAS+).
-    title : str
-        Heading, with further lines if wanted.
-    unit : str, default=""
-        Unit of the maps.
-    reference : str, default="reference"
-        The column that errors are relative to.
-    predictions : sequence of str, default=("s2s", "m2m")
-        Columns with an error.
-
-    Returns
-    -------
-    Figure
-        All maps have the limits of the reference (percentiles 2 to 98), all errors the same limits in percent.
+    Show the fullest slice of several maps of one quantity, and the relative errors of the
+    predicted ones.
     """
     names = [name for name in voxels.columns if name not in ("i", "j", "k")]
     volumes, upright = _upright({name: voxels[name].to_numpy(float) for name in names}, voxels, affine)
@@ -103,26 +84,7 @@ def plot_map_comparison(
 
 
 def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", log: bool = False) -> Figure:
-    """
-    Count voxels by reference and prediction, one panel for each cohort and strategy.
-
-    Parameters
-    ----------
-    voxels : DataFrame
-        ``cohort``, ``strategy``, ``reference`` and ``predicted``, one row for each voxel.
-    title : str
-        Heading, with further lines if wanted.
-    unit : str, default=""
-        Unit of both.
-    log : bool, default=False
-        Whether the axes are logarithmic.
-
-    Returns
-    -------
-    Figure
-        Counts in logarithmic colors, shared by all panels; what lies beyond the axes is counted at their ends. The
-        line is that of perfect prediction.
-    """
+    """Count voxels by reference and prediction, one panel for each cohort and strategy."""
     colors = import_optional("matplotlib.colors")
     both = voxels[["reference", "predicted"]].to_numpy(float)
     usable = np.isfinite(both).all(axis=1) & ((both > 0).all(axis=1) if log else True)

@@ -33,23 +33,7 @@ _FEWEST_RANKS = 3
 
 
 def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str, pd.DataFrame]]:
-    """
-    Tabulate the tests between algorithms and draw critical-difference diagrams.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-    gallery : Gallery
-        Takes the figures.
-
-    Returns
-    -------
-    html : Markup
-        Tables and diagrams; one sentence where nothing can be tested.
-    tables : dict of str to DataFrame
-        All tables, to be written beside the page.
-    """
+    """Tabulate the tests between algorithms and draw critical-difference diagrams."""
     if len(board.learners) < 2:
         return html_paragraph("One algorithm was compared, so there is nothing to test it against."), {}
     tables = {}

@@ -31,21 +31,7 @@ __all__ = ["learning_curves", "transfer_tables"]
 
 
 def learning_curves(board: Board, gallery: Gallery) -> Markup:
-    """
-    Draw bias and dispersion against the number of training patients.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-    gallery : Gallery
-        Takes the figures.
-
-    Returns
-    -------
-    Markup
-        A figure for each cohort and strategy and a table; one sentence where there was one size.
-    """
+    """Draw bias and dispersion against the number of training patients."""
     regime = board.regimes[0]
     scores = tissue(board.evaluation.scores)
     scores = scores[(scores["train_on"] == regime) & ~scores["algorithm"].map(is_control)]
@@ -82,19 +68,7 @@ def learning_curves(board: Board, gallery: Gallery) -> Markup:
 
 
 def transfer_tables(board: Board) -> Markup:
-    """
-    Lay training against test, for the mean over parameters and for each of them.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        A matrix for each parameter; one sentence where nothing was trained on other cohorts.
-    """
+    """Lay training against test, for the mean over parameters and for each of them."""
     if set(board.regimes) <= {"same"}:
         if len(board.cohorts) < 2:
             return html_paragraph("One cohort was compared, so there is no other to train on.")

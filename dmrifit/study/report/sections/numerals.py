@@ -10,21 +10,7 @@ NOTHING = "–"
 
 
 def decimals(value: float, n: int) -> str:
-    """
-    Write a number with a fixed number of decimals.
-
-    Parameters
-    ----------
-    value : float
-        The number.
-    n : int
-        Decimals.
-
-    Returns
-    -------
-    str
-        With a true minus sign, and none before zero; a dash where there is no number.
-    """
+    """Write a number with a fixed number of decimals."""
     if not math.isfinite(value):
         return NOTHING
     text = f"{value:.{n}f}"
@@ -32,53 +18,17 @@ def decimals(value: float, n: int) -> str:
 
 
 def percent(value: float) -> str:
-    """
-    Write a fraction in percent.
-
-    Parameters
-    ----------
-    value : float
-        The fraction.
-
-    Returns
-    -------
-    str
-        Without the sign; one decimal below ten.
-    """
+    """Write a fraction in percent."""
     return decimals(100 * value, 1 if abs(100 * value) < 9.95 else 0)
 
 
 def correlation(value: float) -> str:
-    """
-    Write a correlation.
-
-    Parameters
-    ----------
-    value : float
-        From −1 to 1.
-
-    Returns
-    -------
-    str
-        Two decimals.
-    """
+    """Write a correlation."""
     return decimals(value, 2)
 
 
 def p_value(value: float) -> str:
-    """
-    Write a p-value.
-
-    Parameters
-    ----------
-    value : float
-        From 0 to 1.
-
-    Returns
-    -------
-    str
-        Two significant digits; ``"< 0.0001"`` below that.
-    """
+    """Write a p-value."""
     if not math.isfinite(value):
         return NOTHING
     if value < 1e-4:
@@ -87,19 +37,5 @@ def p_value(value: float) -> str:
 
 
 def plural(n: int, noun: str) -> str:
-    """
-    Write a number with what it counts.
-
-    Parameters
-    ----------
-    n : int
-        The number.
-    noun : str
-        In the singular.
-
-    Returns
-    -------
-    str
-        Such as ``"1 patient"`` or ``"2 patients"``.
-    """
+    """Write a number with what it counts."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -45,19 +45,7 @@ _CONTROLS = {
 
 
 def introduction(board: Board) -> Markup:
-    """
-    Tell the question, the data and the indices in three paragraphs.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        Paragraphs.
-    """
+    """Tell the question, the data and the indices in three paragraphs."""
     cap = board.setting("max_voxels")
     voxels = f"at most {cap} voxels" if cap else "all voxels"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
@@ -89,19 +77,7 @@ def introduction(board: Board) -> Markup:
 
 
 def summary_tables(board: Board) -> Markup:
-    """
-    Tabulate the means over patients and parameters, controls included.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        The best of each cohort, then one table for each cohort and way of training.
-    """
+    """Tabulate the means over patients and parameters, controls included."""
     controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
     text = (
         "Means over patients (± standard deviation between patients) of the mean over the tissue parameters "
@@ -142,19 +118,7 @@ def summary_tables(board: Board) -> Markup:
 
 
 def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
-    """
-    Lay several comparisons of the same question beside each other.
-
-    Parameters
-    ----------
-    evaluations : sequence of Evaluation
-        Comparisons that differ in seed, training region or cohorts.
-
-    Returns
-    -------
-    Markup
-        One row for each comparison, cohort and strategy: means over the algorithms that learn.
-    """
+    """Lay several comparisons of the same question beside each other."""
     rows = []
     for evaluation in evaluations:
         board = Board.of(evaluation)
@@ -181,16 +145,6 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
 def cohort_tables(board: Board) -> Markup:
     """
     Tabulate the cohorts: patients, lesions, protocols, how they were simulated, who was left out.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        Tables and remarks.
     """
     cells, parts, simulations = [], [], {}
     for name, cohort in board.study.get("cohorts", {}).items():

@@ -32,18 +32,6 @@ _MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing tha
 def example_patients(board: Board, gallery: Gallery) -> Markup:
     """
     Show decays and maps of one patient of each cohort: reference, predictions, relative errors.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-    gallery : Gallery
-        Takes the figures.
-
-    Returns
-    -------
-    Markup
-        Figures; one sentence where no predictions were kept.
     """
     chosen = {cohort: _typical(board, cohort) for cohort in board.cohorts}
     algorithm = board.best()
@@ -71,21 +59,7 @@ def example_patients(board: Board, gallery: Gallery) -> Markup:
 
 
 def joint_histograms(board: Board, gallery: Gallery) -> Markup:
-    """
-    Count voxels by reference and prediction, for each parameter and for the unseen signals.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-    gallery : Gallery
-        Takes the figures.
-
-    Returns
-    -------
-    Markup
-        Figures; one sentence where no predictions were kept.
-    """
+    """Count voxels by reference and prediction, for each parameter and for the unseen signals."""
     import pandas as pd
 
     algorithm = board.best()

@@ -17,19 +17,7 @@ __all__ = ["origin", "times"]
 
 
 def times(board: Board) -> Markup:
-    """
-    Tabulate how long training and prediction took.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        Seconds of each algorithm and strategy.
-    """
+    """Tabulate how long training and prediction took."""
     keys = [*KEYS, "patient", "n_train", "repeat", "estimator"]
     once = board.evaluation.scores.drop_duplicates(keys)
     at_most = largest(once).groupby(["strategy", "algorithm"], sort=False)["seconds"].mean()
@@ -49,21 +37,7 @@ def times(board: Board) -> Markup:
 
 
 def origin(board: Board, evaluations: Sequence[Evaluation]) -> Markup:
-    """
-    Tell settings, seeds, versions and commands.
-
-    Parameters
-    ----------
-    board : Board
-        The first comparison.
-    evaluations : sequence of Evaluation
-        All of the report.
-
-    Returns
-    -------
-    Markup
-        Tables and code.
-    """
+    """Tell settings, seeds, versions and commands."""
     study = board.study
     commands = list(dict.fromkeys(one.study.get("command", "") for one in evaluations))
     commands = [command for command in commands if command]

@@ -54,21 +54,7 @@ _MEANING = {
 
 
 def scatter_figures(board: Board, gallery: Gallery) -> Markup:
-    """
-    Draw dispersion against bias: a panel for each strategy and cohort, and way of training.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-    gallery : Gallery
-        Takes the figures.
-
-    Returns
-    -------
-    Markup
-        Explanation, legend and panels.
-    """
+    """Draw dispersion against bias: a panel for each strategy and cohort, and way of training."""
     scores = tissue(board.scores)
     scores = scores[scores["algorithm"] != PERFECT]
     if not len(scores):
@@ -109,38 +95,14 @@ def scatter_figures(board: Board, gallery: Gallery) -> Markup:
 
 
 def parameter_tables(board: Board) -> Markup:
-    """
-    Tabulate |BI|, DI and MdAPE of every parameter.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        One table for each cohort and way of training.
-    """
+    """Tabulate |BI|, DI and MdAPE of every parameter."""
     text = "Mean over patients of |BI| (%) / DI (%) / MdAPE (%, median of |E| over voxels)."
     values = ["abs_bias", "dispersion", "median_abs_error"]
     return html_join([html_paragraph(text), *_by_parameter(board, values, (percent, percent, percent))])
 
 
 def correlation_tables(board: Board) -> Markup:
-    """
-    Tabulate the correlation of every parameter.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        One table for each cohort and way of training.
-    """
+    """Tabulate the correlation of every parameter."""
     text = (
         "Pearson's r / Spearman's ρ over the voxels of a patient, mean over patients. A constant prediction has none; "
         "it counts as 0 in the summary."
@@ -192,19 +154,7 @@ def _by_parameter(
 
 
 def truth_tables(board: Board) -> Markup:
-    """
-    Lay scores against the truth of synthetic patients beside those against the reference.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        A sentence where no patient has a truth.
-    """
+    """Lay scores against the truth of synthetic patients beside those against the reference."""
     if not board.has_truth:
         return html_paragraph("No patient has a known truth: the fit to the full protocol is the only reference.")
     text = (
@@ -275,17 +225,8 @@ def _truth_by_parameter(board: Board) -> Markup:
 
 def reference_table(board: Board) -> Markup:
     """
-    Tabulate what the reference is worth: share of voxels at a bound, without E, without a prediction.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-
-    Returns
-    -------
-    Markup
-        One row for each parameter, one column for each cohort.
+    Tabulate what the reference is worth: share of voxels at a bound, without E, without a
+    prediction.
     """
     scores = board.scores
     first = scores[scores["estimator"] == scores["estimator"].iloc[0]].drop_duplicates(["cohort", "patient", "metric"])
@@ -313,21 +254,7 @@ def reference_table(board: Board) -> Markup:
 
 
 def signal_scores(board: Board, gallery: Gallery) -> Markup:
-    """
-    Show how well the unseen images are predicted.
-
-    Parameters
-    ----------
-    board : Board
-        The comparison.
-    gallery : Gallery
-        Takes the figures.
-
-    Returns
-    -------
-    Markup
-        Figures of errors by contrast, and a table of all readings of "error".
-    """
+    """Show how well the unseen images are predicted."""
     signals = board.signals
     cells, faint = [], []
     for i, ((train_on, cohort, strategy, algorithm), rows) in enumerate(signals.groupby(KEYS, sort=False)):
