@@ -54,14 +54,19 @@ MODELS = {
 }
 
 
-def inference(names: Sequence[str] = tuple(MODELS), shape: tuple[int, ...] = PUBLISHED_SHAPE) -> list[dict[str, Any]]:
+def inference(
+    names: Sequence[str] = tuple(MODELS), shape: tuple[int, ...] = PUBLISHED_SHAPE
+) -> list[dict[str, Any]]:
     """Measure scoring against the bare network, in a process of its own for each; none of them is trained."""
     rows = []
     for name in names:
         model, repeats = MODELS[name]
         told = measure.run_child(CHILD.format(model=model, shape=shape, repeats=repeats))
         found = json.loads(str(told["out"]).strip().splitlines()[-1])
-        rows.append({"model": name, "shape": shape, "ratio": round(found["scored_s"] / found["bare_s"], 2)} | found)
+        rows.append(
+            {"model": name, "shape": shape, "ratio": round(found["scored_s"] / found["bare_s"], 2)}
+            | found
+        )
         print(rows[-1], flush=True)
     return rows
 
@@ -73,7 +78,10 @@ def corruption() -> dict[str, Any]:
 
     rng = np.random.default_rng(0)
     shape = (40, 48, 32)
-    volume, mask = rng.uniform(0.2, 0.8, (*shape, 64)).astype(np.float32), np.ones(shape, dtype=bool)
+    volume, mask = (
+        rng.uniform(0.2, 0.8, (*shape, 64)).astype(np.float32),
+        np.ones(shape, dtype=bool),
+    )
     moments = TissueMoments.measured([volume], [mask])
     center, axes, turned = np.array([20, 24, 16]), np.array([6.0, 5.0, 4.0]), np.eye(3)
 
@@ -82,11 +90,19 @@ def corruption() -> dict[str, Any]:
         for x in range(shape[0]):
             for y in range(shape[1]):
                 for z in range(shape[2]):
-                    if mask[x, y, z] and (((turned @ (np.array([x, y, z]) - center)) / axes) ** 2).sum() <= 1:
-                        changed[x, y, z] = np.clip(rng.normal(moments.mean / 2, moments.sd, 64), 0, 1)
+                    if (
+                        mask[x, y, z]
+                        and (((turned @ (np.array([x, y, z]) - center)) / axes) ** 2).sum() <= 1
+                    ):
+                        changed[x, y, z] = np.clip(
+                            rng.normal(moments.mean / 2, moments.sd, 64), 0, 1
+                        )
                         anomalous[x, y, z] = True
 
-    quick = [boards.timed(corrupt, volume, mask, moments=moments, counts=(0, 1), random_state=k)[1] for k in range(20)]
+    quick = [
+        boards.timed(corrupt, volume, mask, moments=moments, counts=(0, 1), random_state=k)[1]
+        for k in range(20)
+    ]
     begun = time.process_time()
     for seed in range(20):
         corrupt(volume, mask, moments=moments, counts=(0, 1), random_state=seed)

@@ -36,7 +36,9 @@ class Store:
 
     def __init__(self, work: Path, name: str, depends: Any) -> None:
         self.name = name
-        self.folder = work / f"{name}-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:10]}"
+        self.folder = (
+            work / f"{name}-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:10]}"
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str, ending: str) -> Path:
@@ -75,19 +77,27 @@ class Store:
         return found
 
 
-def options(description: str, result: Path, seeds: Sequence[int], sizes: Collection[str]) -> argparse.ArgumentParser:
+def options(
+    description: str, result: Path, seeds: Sequence[int], sizes: Collection[str]
+) -> argparse.ArgumentParser:
     """Make the options of a board whose trainings run in several processes."""
     parser = measure.options(description, result, seeds=seeds, quick=False)
-    parser.add_argument("--size", choices=sizes, default="full", help="smaller ones learn for a shorter time")
+    parser.add_argument(
+        "--size", choices=sizes, default="full", help="smaller ones learn for a shorter time"
+    )
     parser.add_argument("--n-jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--inference", action="store_true", help="only measure speed, for the stored result")
+    parser.add_argument(
+        "--inference", action="store_true", help="only measure speed, for the stored result"
+    )
     return parser
 
 
 def write(result: dict[str, Any], out: Path) -> None:
     """Write a board; the speed that was measured before stays."""
     before = measure.stored(out)
-    measure.write(result | {key: value for key, value in before.items() if key.startswith("inference")}, out)
+    measure.write(
+        result | {key: value for key, value in before.items() if key.startswith("inference")}, out
+    )
 
 
 def claims_table(claims: Sequence[dict[str, Any]]) -> str:

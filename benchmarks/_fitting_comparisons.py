@@ -76,7 +76,10 @@ def peers(bench: Any) -> None:
     )
     n = 2 if bench.quick else 60
     lmfit_costs(data, 1, "leastsq")  # imports
-    for method, reach, narrow, aim in (("leastsq", 2500, 1500, 5000), ("least_squares", 1800, 1000, 3500)):
+    for method, reach, narrow, aim in (
+        ("leastsq", 2500, 1500, 5000),
+        ("least_squares", 1800, 1000, 3500),
+    ):
         peer(
             bench,
             f"lmfit {method}",
@@ -86,7 +89,14 @@ def peers(bench: Any) -> None:
             n,
             data.share,
             lambda ratio, reach=reach, narrow=narrow, aim=aim: (
-                [goal(reach if bench.wide else narrow, ratio["default"], "× default", at_least=True)],
+                [
+                    goal(
+                        reach if bench.wide else narrow,
+                        ratio["default"],
+                        "× default",
+                        at_least=True,
+                    )
+                ],
                 [goal(aim, ratio["default"], "× default", at_least=True)],
             ),
         )
@@ -101,9 +111,19 @@ def published(bench: Any) -> None:
             bench.add(name, what, not_measured="not measured here")
             continue
         n = 4 if bench.quick else 100
-        one = data.signals[:n].max(axis=1, keepdims=True) if scale is None else data.signals.max() / scale
-        start_up = min(run_script(bench.script, data.signals[:1] / data.signals.max(), RELAXATION)[1] for _ in "ab")
-        runs = [run_script(bench.script, data.signals[:n] / one, RELAXATION) for _ in range(1 if bench.quick else 2)]
+        one = (
+            data.signals[:n].max(axis=1, keepdims=True)
+            if scale is None
+            else data.signals.max() / scale
+        )
+        start_up = min(
+            run_script(bench.script, data.signals[:1] / data.signals.max(), RELAXATION)[1]
+            for _ in "ab"
+        )
+        runs = [
+            run_script(bench.script, data.signals[:n] / one, RELAXATION)
+            for _ in range(1 if bench.quick else 2)
+        ]
         seconds = [spent - start_up for _, spent in runs]
         parameters = runs[0][0] * np.concatenate([one * np.ones((n, 1)), np.ones((n, 6))], axis=1)
         ours = {
@@ -122,13 +142,22 @@ def published(bench: Any) -> None:
         goals: dict[str, list] = {"reach": [], "aim": []}
         if scale is not None:
             goals = {
-                "reach": [goal(10_000 if bench.wide else 5500, ratio["default"], "× default", at_least=True)],
+                "reach": [
+                    goal(
+                        10_000 if bench.wide else 5500,
+                        ratio["default"],
+                        "× default",
+                        at_least=True,
+                    )
+                ],
                 "aim": [
                     goal(20_000, ratio["default"], "× default", at_least=True),
                     goal(35_000, ratio["one start"], "× one start", at_least=True),
                 ],
             }
-        bench.add(name, what, ours=ours, theirs=them, ratio=ratio, their_accuracy=accuracy, **goals)
+        bench.add(
+            name, what, ours=ours, theirs=them, ratio=ratio, their_accuracy=accuracy, **goals
+        )
 
 
 def ivim(bench: Any) -> None:
@@ -145,8 +174,12 @@ def ivim(bench: Any) -> None:
     data.search(parts={"Dv": 15.0, "Dt": 1.0, "f": 0.3})
     result = data.fit()
     data.know(result.cost)
-    table = gradient_table(DIFFUSION.b, bvecs=np.tile([1.0, 0, 0], (len(DIFFUSION), 1)), b0_threshold=0)
-    theirs = IvimModel(table, fit_method="trr", bounds=([0, 0, 4e-3, 0.2e-3], [np.inf, 1, 0.1, 3e-3]))
+    table = gradient_table(
+        DIFFUSION.b, bvecs=np.tile([1.0, 0, 0], (len(DIFFUSION), 1)), b0_threshold=0
+    )
+    theirs = IvimModel(
+        table, fit_method="trr", bounds=([0, 0, 4e-3, 0.2e-3], [np.inf, 1, 0.1, 3e-3])
+    )
     inside = np.array(MODELS["ivim"].bounds).T
 
     def dipy() -> NDArray:
@@ -201,14 +234,24 @@ def single(bench: Any) -> None:
         return np.stack([e, -s0 * b * e], axis=1)
 
     def curve(**options: object) -> NDArray:
-        found = [curve_fit(model, b, y, p0=(y[0], 1.0), jac=derivatives, **options)[0] for y in data.signals[:n_peer]]
+        found = [
+            curve_fit(model, b, y, p0=(y[0], 1.0), jac=derivatives, **options)[0]
+            for y in data.signals[:n_peer]
+        ]
         return data.cost(np.array(found))
 
     design = np.linalg.pinv(np.stack([np.ones_like(b), -b], axis=1)).T
-    loglinear = measure.processor_times({"": lambda: np.log(data.signals) @ design}, bench.repeats)[""]
+    loglinear = measure.processor_times(
+        {"": lambda: np.log(data.signals) @ design}, bench.repeats
+    )[""]
     numpy_us = measure.summary(loglinear, n)
-    for name, options in (("adc", {}), ("adc, curve_fit with bounds", {"bounds": ([0, 0], [np.inf, 100])})):
-        what = f"adc, bounded nonlinear, against scipy curve_fit{' with bounds' if options else ''}"
+    for name, options in (
+        ("adc", {}),
+        ("adc, curve_fit with bounds", {"bounds": ([0, 0], [np.inf, 100])}),
+    ):
+        what = (
+            f"adc, bounded nonlinear, against scipy curve_fit{' with bounds' if options else ''}"
+        )
         peer(
             bench,
             name,

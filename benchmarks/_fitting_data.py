@@ -13,8 +13,22 @@ DIFFUSION = Protocol([0, 50, 100, 400, 900, 1200, 1600])
 
 # Ranges that parameters are drawn from, evenly (of Dv in tissue, evenly in its logarithm), and those of the
 # signal-to-noise ratio at b = 0 and the shortest TE.
-TISSUE = {"f": (0.02, 0.35), "Dv": (8, 60), "T2v": (150, 250), "Dt": (0.5, 1.8), "K": (0.3, 1.8), "T2t": (35, 110)}
-HARD = {"f": (0, 1), "Dv": (4, 100), "T2v": (150, 250), "Dt": (0.2, 3), "K": (0, 2), "T2t": (20, 140)}
+TISSUE = {
+    "f": (0.02, 0.35),
+    "Dv": (8, 60),
+    "T2v": (150, 250),
+    "Dt": (0.5, 1.8),
+    "K": (0.3, 1.8),
+    "T2t": (35, 110),
+}
+HARD = {
+    "f": (0, 1),
+    "Dv": (4, 100),
+    "T2v": (150, 250),
+    "Dt": (0.2, 3),
+    "K": (0, 2),
+    "T2t": (20, 140),
+}
 SNR = {"tissue": (30, 60), "hard": (15, 60)}
 
 # Where the box is cut into the parts that are searched one by one.
@@ -24,7 +38,14 @@ PARTS = {"Dv": 20.0, "Dt": 1.0, "K": 1.0}
 class Data:
     """Synthetic signals of one kind, and the best known fits to them."""
 
-    def __init__(self, model: SignalModel, protocol: Protocol, truth: NDArray, snr: tuple[float, float], seed: int):
+    def __init__(
+        self,
+        model: SignalModel,
+        protocol: Protocol,
+        truth: NDArray,
+        snr: tuple[float, float],
+        seed: int,
+    ):
         rng = np.random.default_rng(seed)
         clean = model.signal(truth, protocol)
         self.model, self.protocol, self.truth = model, protocol, truth
@@ -40,7 +61,9 @@ class Data:
 
     def fit(self, *, floor: bool = False, n: int | None = None, **options: object) -> FitResult:
         sigma = self.sigma[:n] if floor else None
-        return fit_voxels(self.signals[:n], self.protocol, self.model, sigma=sigma, n_threads=1, **options)
+        return fit_voxels(
+            self.signals[:n], self.protocol, self.model, sigma=sigma, n_threads=1, **options
+        )
 
     def cost(self, parameters: NDArray) -> NDArray:
         """Sum of squared residuals of parameters of the first voxels."""
@@ -61,7 +84,9 @@ class Data:
             for bit, (name, middle) in enumerate(parts.items()):
                 low, high = box[name]
                 bounds[name] = (low, middle) if which >> bit & 1 else (middle, high)
-            self.know(self.fit(floor=floor, n_starts=4, bounds=bounds, **options).cost, floor=floor)
+            self.know(
+                self.fit(floor=floor, n_starts=4, bounds=bounds, **options).cost, floor=floor
+            )
 
     def share(self, cost: NDArray, *, floor: bool = False) -> dict[str, object]:
         """Shares of voxels close to the best known fit."""

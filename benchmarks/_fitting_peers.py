@@ -66,13 +66,20 @@ class Scipy:
             return j
 
         done = self._solve(
-            residual, start, derivatives, (self.low, self.high), x_scale=[3, 0.2, 20, 200, 1, 1, 70], **options
+            residual,
+            start,
+            derivatives,
+            (self.low, self.high),
+            x_scale=[3, 0.2, 20, 200, 1, 1, 70],
+            **options,
         )
         return done.x * [top, 1, 1, 1, 1, 1, 1], 2 * done.cost * top**2
 
     def typical(self, n: int) -> NDArray:
         """Fit the first voxels from one typical point each, with scipy's own tolerances."""
-        return np.array([self(i, np.array([3.8, 0.2, 20, 200, 1, 0.8, 70.0]))[1] for i in range(n)])
+        return np.array(
+            [self(i, np.array([3.8, 0.2, 20, 200, 1, 0.8, 70.0]))[1] for i in range(n)]
+        )
 
     def best(self, n: int, n_starts: int, seed: int) -> NDArray:
         """Best of random starts, to the last digit."""
@@ -109,7 +116,10 @@ def lmfit_costs(data: Data, n: int, method: str) -> NDArray:
     b, te = data.protocol.b_ms_per_um2, data.protocol.te
 
     def signal(b: NDArray, te: NDArray, S0, f, Dv, T2v, Dt, K, T2t):
-        return S0 * (f * np.exp(-b * Dv - te / T2v) + (1 - f) * np.exp(-b * Dt + K * (b * Dt) ** 2 / 6 - te / T2t))
+        return S0 * (
+            f * np.exp(-b * Dv - te / T2v)
+            + (1 - f) * np.exp(-b * Dt + K * (b * Dt) ** 2 / 6 - te / T2t)
+        )
 
     model = lmfit.Model(signal, independent_vars=["b", "te"])
     start = {"S0": 3.8, "f": 0.2, "Dv": 20, "T2v": 200, "Dt": 1, "K": 0.8, "T2t": 70}
@@ -118,7 +128,9 @@ def lmfit_costs(data: Data, n: int, method: str) -> NDArray:
         top = data.signals[i].max()
         parameters = lmfit.Parameters()
         for described in data.model.parameters:
-            parameters.add(described.name, start[described.name], min=described.low, max=described.high)
+            parameters.add(
+                described.name, start[described.name], min=described.low, max=described.high
+            )
         fit = model.fit(data.signals[i] / top, parameters, b=b, te=te, method=method)
         costs[i] = fit.chisqr * top**2
     return costs
@@ -133,7 +145,14 @@ def run_script(script: str, signals: NDArray, protocol: Protocol) -> tuple[NDArr
         image = signals[:, None, None, :].astype(np.float64)
         nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), path / "signal.nii")
         np.savetxt(path / "scheme.txt", np.stack([protocol.b, protocol.te]), fmt="%g")
-        command = [os.fspath(Path(script).resolve()), "signal.nii", "scheme.txt", "out", "--ncpu", "1"]
+        command = [
+            os.fspath(Path(script).resolve()),
+            "signal.nii",
+            "scheme.txt",
+            "out",
+            "--ncpu",
+            "1",
+        ]
         code = f"import runpy, sys; sys.argv = {command!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         child = measure.run_child(code, single, path)

@@ -72,10 +72,16 @@ def start(bench: Any) -> None:
             environment = {"DMRIFIT_CACHE": str(Path(folder) / name)}
             child = measure.run_child(START.format(model=name), environment)
             spent = json.loads(child["out"])
-            cold[name] = {"cpu_s": round(spent["cpu_s"], 2), "said_so": "compiling" in child["err"]}
+            cold[name] = {
+                "cpu_s": round(spent["cpu_s"], 2),
+                "said_so": "compiling" in child["err"],
+            }
         name = T2IK.name
         environment = {} if bench.quick else {"DMRIFIT_CACHE": str(Path(folder) / name)}
-        runs = [measure.run_child(START.format(model=name), environment) for _ in range(2 if bench.quick else 7)]
+        runs = [
+            measure.run_child(START.format(model=name), environment)
+            for _ in range(2 if bench.quick else 7)
+        ]
     warm, cpu = min(run["wall_s"] for run in runs), min(run["cpu_s"] for run in runs)
     bench.add(
         "start",
@@ -127,7 +133,10 @@ def narrow(bench: Any) -> None:
         }
         where = Path(folder) / "cost.npy"
         child = measure.run_child(
-            NARROW.format(root=str(Path(__file__).parent), repeats=bench.repeats, where=str(where)), environment
+            NARROW.format(
+                root=str(Path(__file__).parent), repeats=bench.repeats, where=str(where)
+            ),
+            environment,
         )
         found = json.loads(child["out"])
         cost = np.load(where)
@@ -136,6 +145,7 @@ def narrow(bench: Any) -> None:
         "avx2",
         "t2-ivim-kurtosis, tissue set, code for AVX2",
         ours=times,
-        accuracy=bench.tissue.share(cost) | {"same_bits": bool((cost == bench.found["tissue"].cost).all())},
+        accuracy=bench.tissue.share(cost)
+        | {"same_bits": bool((cost == bench.found["tissue"].cost).all())},
         reach=[goal(7, times["default"]["best_us"], "µs (AVX2)")],
     )

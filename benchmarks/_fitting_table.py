@@ -25,9 +25,21 @@ def markdown(result: dict, *, short: bool = False) -> str:
         if "not_measured" in row:
             cells = [row["what"], row["not_measured"], "", "", ""]
         else:
-            cells = [row["what"], _measured(row), _accuracy(row), _goals(row["reach"]), _goals(row["aim"])]
+            cells = [
+                row["what"],
+                _measured(row),
+                _accuracy(row),
+                _goals(row["reach"]),
+                _goals(row["aim"]),
+            ]
         rows.append(cells[:3] if short else cells)
-    header = ["what", "measured", "voxels within 1e-3 / 1e-6 of the best known fit", "goal", "further goal"]
+    header = [
+        "what",
+        "measured",
+        "voxels within 1e-3 / 1e-6 of the best known fit",
+        "goal",
+        "further goal",
+    ]
     return table_head(result) + "\n\n" + measure.table(header[:3] if short else header, rows)
 
 
@@ -54,7 +66,11 @@ def _measured(row: dict) -> str:
             f"{_number(ratio)} × faster ({_time(ours[name]['best_us'])}{'' if name == 'default' else ', ' + name})"
             for name, ratio in row["ratio"].items()
         )
-        line = f"; a batched log-linear fit {_time(row['loglinear']['best_us'])}" if "loglinear" in row else ""
+        line = (
+            f"; a batched log-linear fit {_time(row['loglinear']['best_us'])}"
+            if "loglinear" in row
+            else ""
+        )
         return f"{_time(row['theirs']['best_us'])}; ours {times}{line}"
     if "best_us" in ours:
         return f"{_time(ours['best_us'])} per voxel"
@@ -86,9 +102,15 @@ def _accuracy(row: dict) -> str:
 def _goals(goals: list[dict]) -> str:
     parts = []
     for g in goals:
-        limit = f"{100 * g['limit']:.4g} %" if g["unit"].startswith(("within", "added")) else f"{_number(g['limit'])}"
+        limit = (
+            f"{100 * g['limit']:.4g} %"
+            if g["unit"].startswith(("within", "added"))
+            else f"{_number(g['limit'])}"
+        )
         unit = g["unit"] if not g["unit"].startswith("added") else "more"
-        parts.append(f"{'≥' if g['at_least'] else '≤'} {limit} {unit}: {'yes' if g['met'] else '**no**'}")
+        parts.append(
+            f"{'≥' if g['at_least'] else '≤'} {limit} {unit}: {'yes' if g['met'] else '**no**'}"
+        )
     return "; ".join(parts)
 
 
@@ -97,4 +119,10 @@ def _number(value: float) -> str:
 
 
 def _time(us: float) -> str:
-    return f"{us / 1000:.3g} ms" if us >= 100 else f"{us:.2f} µs" if us >= 0.1 else f"{1000 * us:.0f} ns"
+    return (
+        f"{us / 1000:.3g} ms"
+        if us >= 100
+        else f"{us:.2f} µs"
+        if us >= 0.1
+        else f"{1000 * us:.0f} ns"
+    )

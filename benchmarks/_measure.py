@@ -25,25 +25,46 @@ def options(
     """Make the options that measurements share: boards, which have seeds, keep what is finished in a folder."""
     parser = argparse.ArgumentParser(description=description)
     if quick:
-        parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+        parser.add_argument(
+            "--quick", action="store_true", help="tiny sizes, to see that everything runs"
+        )
     if seeds:
-        parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="at least three decide a claim")
+        parser.add_argument(
+            "--seeds",
+            type=int,
+            nargs="+",
+            default=list(seeds),
+            help="at least three decide a claim",
+        )
         work = Path("build") / result.stem
-        parser.add_argument("--work", type=Path, default=work, help="folder for what is finished (default %(default)s)")
-    parser.add_argument("--out", type=Path, help=f"JSON to write (default {result.name} beside the other results)")
+        parser.add_argument(
+            "--work",
+            type=Path,
+            default=work,
+            help="folder for what is finished (default %(default)s)",
+        )
+    parser.add_argument(
+        "--out", type=Path, help=f"JSON to write (default {result.name} beside the other results)"
+    )
     return parser
 
 
-def chosen(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, result: Path) -> argparse.Namespace:
+def chosen(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, result: Path
+) -> argparse.Namespace:
     """Read options; what tiny sizes give never replaces a result."""
     found = parser.parse_args(arguments)
-    if found.out is None and (getattr(found, "quick", False) or getattr(found, "size", "full") != "full"):
+    if found.out is None and (
+        getattr(found, "quick", False) or getattr(found, "size", "full") != "full"
+    ):
         parser.error("small sizes show nothing worth keeping: name a file with --out")
     found.out = found.out or result
     return found
 
 
-def processor_times(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def processor_times(
+    functions: Mapping[str, Callable[[], object]], repeats: int
+) -> dict[str, list[float]]:
     """Time functions in turn, so that all meet the same machine: seconds of processor time, all threads together."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
@@ -68,7 +89,9 @@ def goal(limit: float, value: float, unit: str, *, at_least: bool = False) -> di
 def summary(seconds: Sequence[float], n: int = 1) -> dict[str, float]:
     """Best, quartiles and number of repeats, per voxel in microseconds where `n` voxels were fitted."""
     micro = [1e6 * s / n for s in seconds]
-    low, middle, high = statistics.quantiles(micro, n=4, method="inclusive") if len(micro) > 1 else micro * 3
+    low, middle, high = (
+        statistics.quantiles(micro, n=4, method="inclusive") if len(micro) > 1 else micro * 3
+    )
     return {
         "best_us": _short(min(micro)),
         "q25_us": _short(low),
@@ -83,7 +106,9 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def run_child(code: str, environment: Mapping[str, str] | None = None, cwd: Path = ROOT) -> dict[str, object]:
+def run_child(
+    code: str, environment: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> dict[str, object]:
     """Run Python code in a new interpreter; its output, wall seconds and processor seconds."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
@@ -96,7 +121,9 @@ def run_child(code: str, environment: Mapping[str, str] | None = None, cwd: Path
     )
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
-        raise RuntimeError(f"a measurement in a process of its own ended with code {done.returncode}:\n{done.stderr[-3000:]}")
+        raise RuntimeError(
+            f"a measurement in a process of its own ended with code {done.returncode}:\n{done.stderr[-3000:]}"
+        )
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"out": done.stdout, "err": done.stderr, "wall_s": wall, "cpu_s": cpu}
 
@@ -128,13 +155,22 @@ def versions(*packages: str) -> dict[str, str]:
 def commit(*paths: str) -> dict[str, object]:
     """Name the commit, and whether files under `paths` differ from it."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", *paths], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", "--", *paths],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "changed": None}
-    return {"commit": head.stdout.strip(), "changed": [line[3:] for line in changed.stdout.splitlines()]}
+    return {
+        "commit": head.stdout.strip(),
+        "changed": [line[3:] for line in changed.stdout.splitlines()],
+    }
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -155,7 +191,12 @@ def replace_block(text: str, name: str, block: str) -> str:
     start, end = (f"<!-- {name}: {which} -->" for which in ("begin", "end"))
     if text.count(start) != 1 or text.count(end) != 1:
         raise ValueError(f"the text needs the line {start} and the line {end}, once each")
-    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{block}\n{end}", text, flags=re.DOTALL)
+    return re.sub(
+        f"{re.escape(start)}.*?{re.escape(end)}",
+        lambda _: f"{start}\n{block}\n{end}",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def over_runs(values: Sequence[float | None], digits: int = 3, *, spread: bool = True) -> str:

@@ -48,7 +48,13 @@ from claims.weninger.methods import (
     method_name,
 )
 
-from anomaly import DenoisingAutoencoder, RecDiscNet, VoxelwiseGaussian, evaluate_detectors, simulate_dmri
+from anomaly import (
+    DenoisingAutoencoder,
+    RecDiscNet,
+    VoxelwiseGaussian,
+    evaluate_detectors,
+    simulate_dmri,
+)
 from anomaly.scans.cases import Case
 from anomaly.study.evaluation import healthy_folds
 from dmrifit.io.digests import source_digest
@@ -57,17 +63,35 @@ RESULT = Path(__file__).parent / "results" / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)
 #: Rooms that maps depend on, and what the evaluation depends on.
 OF_MAPS = (
-    *("anomaly.networks", "anomaly.generators", "anomaly.detectors", "anomaly.scans", "anomaly.simulate"),
+    *(
+        "anomaly.networks",
+        "anomaly.generators",
+        "anomaly.detectors",
+        "anomaly.scans",
+        "anomaly.simulate",
+    ),
     *("dmrifit._utils", "dmrifit.networks", "dmrifit.simulate.heads"),
 )
 OF_EVALUATION = (
     *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
-    *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores", "anomaly.study.strata"),
+    *(
+        "anomaly.study.evaluation",
+        "anomaly.study.followup",
+        "anomaly.study.scores",
+        "anomaly.study.strata",
+    ),
     *("anomaly.study.summaries", "anomaly.detectors.maps", "anomaly.detectors.thresholds"),
     *("dmrifit.stats.lesion_matching", "benchmarks.claims.weninger.methods"),
 )
 MEASURES = ("auc", "average_precision")
-BY_RULE = ("dice", "dice_opened", "gain", "false_positive_rate", "false_positive_rate_opened", "empty_opened")
+BY_RULE = (
+    "dice",
+    "dice_opened",
+    "gain",
+    "false_positive_rate",
+    "false_positive_rate_opened",
+    "empty_opened",
+)
 MIX = method_name("RecDiscNet")
 MIX_FULL = method_name("RecDiscNet", mean="full")
 
@@ -92,11 +116,21 @@ class Size:
 
 SIZES = {
     "full": Size(recdisc={"epochs": 2}),
-    "small": Size(dae={"epochs": 15}, recdisc={"epochs": 1, "repeats": 1}, implants={"n_implants": 2, "n_trees": 60}),
+    "small": Size(
+        dae={"epochs": 15},
+        recdisc={"epochs": 1, "repeats": 1},
+        implants={"n_implants": 2, "n_trees": 60},
+    ),
     "smoke": Size(
         *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
         dae={"epochs": 1, "widths": (4, 8), "dense": None},
-        recdisc={"epochs": 1, "repeats": 1, "reconstruction_width": 4, "discrimination_width": 4, "stem": 4},
+        recdisc={
+            "epochs": 1,
+            "repeats": 1,
+            "reconstruction_width": 4,
+            "discrimination_width": 4,
+            "stem": 4,
+        },
         implants={"n_implants": 1, "n_trees": 10},
     ),
 }
@@ -140,13 +174,20 @@ def recipes(size: Size) -> dict[str, Recipe]:
             rows = {name: plain}
             if first:
                 forms = {"mean of abs": of_absolutes, IMAGE_SCALE: at_image_scale}
-                rows |= {method_name("DAE", latent=latent, form=form): make for form, make in forms.items()}
+                rows |= {
+                    method_name("DAE", latent=latent, form=form): make
+                    for form, make in forms.items()
+                }
             found[name] = Recipe(_autoencoder(size, output, latent), rows, first, first)
     for noise in size.noises:
         for mean in ("half", "full"):
             name = method_name("RecDiscNet", noise=noise, mean=mean)
             mix = noise == "mix"
-            form = {method_name("RecDiscNet", noise=noise, mean=mean, form="residual"): of_residuals} if mix else {}
+            form = (
+                {method_name("RecDiscNet", noise=noise, mean=mean, form="residual"): of_residuals}
+                if mix
+                else {}
+            )
             rows = {name: plain} | form
             found[name] = Recipe(_recdisc(size, noise, mean), rows, mix and mean == "half", mix)
     return found | {name: Recipe(make, {name: plain}) for name, make in _classical(size).items()}
@@ -160,7 +201,12 @@ def _autoencoder(size: Size, output: str, latent: int) -> Callable[[int], Any]:
 
 def _recdisc(size: Size, noise: str, mean: str) -> Callable[[int], Any]:
     return lambda seed: RecDiscNet(
-        noise.replace(" ", "-"), mean, calibration=None, device="cpu", random_state=seed, **size.recdisc
+        noise.replace(" ", "-"),
+        mean,
+        calibration=None,
+        device="cpu",
+        random_state=seed,
+        **size.recdisc,
     )
 
 
@@ -170,9 +216,13 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
     return {
         REFERENCE: lambda seed: VoxelwiseGaussian(side="low", calibration=None),
         "z, two-sided": lambda seed: VoxelwiseGaussian(calibration=None),
-        "Mahalanobis": lambda seed: VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", calibration=None),
+        "Mahalanobis": lambda seed: VoxelwiseGaussian(
+            ("mean", "spread"), distance="mahalanobis", calibration=None
+        ),
         "PCA": lambda seed: PCADetector(calibration=None),
-        "isolation forest": lambda seed: IsolationForestDetector(calibration=None, random_state=seed),
+        "isolation forest": lambda seed: IsolationForestDetector(
+            calibration=None, random_state=seed
+        ),
         OWN: lambda seed: ImplantDetector(calibration=None, random_state=seed, **size.implants),
     }
 
@@ -202,7 +252,9 @@ class Store(boards.Store):
         self.size, self.seed, self.cohort = size, seed, cohort
 
     def cases(self) -> Cohort:
-        healthy, lesions = ([_unpacked(one) for one in group] for group in self.made("cases", self._simulated))
+        healthy, lesions = (
+            [_unpacked(one) for one in group] for group in self.made("cases", self._simulated)
+        )
         return Cohort(healthy[: self.size.n_healthy], healthy[self.size.n_healthy :], lesions)
 
     def _simulated(self) -> list[list[dict[str, Any]]]:
@@ -270,7 +322,9 @@ def run_task(work: Path, size: Size, seed: int, cohort: str, name: str, fold: in
     seconds = {"training_s": training_s}
     for row, make in recipe.rows.items():
         # One after the other: so many scans at once are large.
-        found, own = boards.timed(lambda make=make: [make(model, [c.signal], [c.brain])[0][c.brain] for c in seen])
+        found, own = boards.timed(
+            lambda make=make: [make(model, [c.signal], [c.brain])[0][c.brain] for c in seen]
+        )
         maps[row] = found
         seconds.setdefault("prediction_s", own)
     whole = {key: np.concatenate(values) for key, values in maps.items()}
@@ -282,7 +336,9 @@ def tasks(size: Size, cohort: str) -> list[tuple[str, int]]:
     """List trainings, those of the first fold first, so that an interrupted run has something of everything."""
     own = {name: one for name, one in recipes(size).items() if one.shifted or cohort == COHORTS[0]}
     # With residual shifts one fold has to do for networks.
-    counts = {name: n_folds_of(size, one) if cohort == COHORTS[0] else 1 for name, one in own.items()}
+    counts = {
+        name: n_folds_of(size, one) if cohort == COHORTS[0] else 1 for name, one in own.items()
+    }
     return [(name, fold) for fold in range(size.n_folds) for name in own if fold < counts[name]]
 
 
@@ -314,7 +370,12 @@ def evaluated(work: Path, size: Size, seed: int, cohort: str) -> dict[str, Any]:
 
 
 def _tables(
-    store: Store, persons: Cohort, folds: list[tuple[list[int], list[int]]], names: list[str], *, controls: bool
+    store: Store,
+    persons: Cohort,
+    folds: list[tuple[list[int], list[int]]],
+    names: list[str],
+    *,
+    controls: bool,
 ) -> dict[str, pd.DataFrame]:
     """Evaluate methods that have the same folds."""
     n, m = len(persons.lesions), len(persons.new)
@@ -326,7 +387,11 @@ def _tables(
         for fold in range(len(folds)):
             masks = [case.brain for case in (*persons.lesions, *persons.new, *held[fold])]
             for row, found in store.maps(f"{name} {fold}", masks).items():
-                for kind, part in ((maps, found[:n]), (new_maps, found[n : n + m]), (held_maps, found[n + m :])):
+                for kind, part in (
+                    (maps, found[:n]),
+                    (new_maps, found[n : n + m]),
+                    (held_maps, found[n + m :]),
+                ):
                     kind.setdefault(row, []).append(part)
     return evaluate_detectors(
         persons.lesions,
@@ -349,18 +414,25 @@ def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
     parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
     groups = [(cohort, seed) for cohort in COHORTS for seed in seeds]
     parallel(joblib.delayed(_make_cases)(work, size, seed, cohort) for cohort, seed in groups)
-    jobs = [(seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)]
+    jobs = [
+        (seed, cohort, name, fold) for cohort, seed in groups for name, fold in tasks(size, cohort)
+    ]
     # Long ones first: at the end no processor waits for another.
     jobs.sort(key=lambda job: _weight(job[2]))
     parallel(joblib.delayed(run_task)(work, size, *job) for job in jobs)
-    every = parallel(joblib.delayed(evaluated)(work, size, seed, cohort) for cohort, seed in groups)
+    every = parallel(
+        joblib.delayed(evaluated)(work, size, seed, cohort) for cohort, seed in groups
+    )
     wall = round(time.perf_counter() - begun, 1)
     runs = dict(zip(groups, every, strict=True))
-    by_run = {cohort: {str(seed): runs[cohort, seed]["tables"] for seed in seeds} for cohort in COHORTS}
+    by_run = {
+        cohort: {str(seed): runs[cohort, seed]["tables"] for seed in seeds} for cohort in COHORTS
+    }
     good, shifted = (by_run[cohort] for cohort in COHORTS)
     board = anomaly_board(good, shifted=shifted)
     total = sum(
-        one["evaluation_s"] + sum(sum(seconds.values()) for seconds in one["seconds"].values()) for one in every
+        one["evaluation_s"] + sum(sum(seconds.values()) for seconds in one["seconds"].values())
+        for one in every
     )
     words = ["python", "benchmarks/bench_anomaly.py", "--seeds", *map(str, seeds), "--size", kind]
     return {
@@ -370,7 +442,9 @@ def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
             f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, {size.n_new} new ones and "
             f"{size.n_lesions} patients with gliomas; no real persons"
         ),
-        **measure.commit("dmrifit", "anomaly", "benchmarks/bench_anomaly.py", "benchmarks/claims/weninger"),
+        **measure.commit(
+            "dmrifit", "anomaly", "benchmarks/bench_anomaly.py", "benchmarks/claims/weninger"
+        ),
         "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
         "size": kind,
         "settings": asdict(size),
@@ -396,12 +470,22 @@ def _make_cases(work: Path, size: Size, seed: int, cohort: str) -> None:
 
 
 def _weight(name: str) -> int:
-    return 0 if name == OWN else 1 if name.startswith("RecDiscNet") else 2 if name.startswith("DAE") else 3
+    return (
+        0
+        if name == OWN
+        else 1
+        if name.startswith("RecDiscNet")
+        else 2
+        if name.startswith("DAE")
+        else 3
+    )
 
 
 def _interval(by_run: dict[str, Any]) -> dict[str, float | None]:
     found = difference_interval(by_run, MIX, MIX_FULL)
-    return {key: None if np.isnan(value) else round(float(value), 5) for key, value in found.items()}
+    return {
+        key: None if np.isnan(value) else round(float(value), 5) for key, value in found.items()
+    }
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -413,7 +497,12 @@ def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
     whole = pd.concat([tables["summary"] for tables in by_run.values()], ignore_index=True)
     rows = []
     for (part, method, rule), own in whole.groupby(["part", "method", "rule"], sort=False):
-        row: dict[str, Any] = {"part": part, "method": method, "rule": rule, "control": bool(own["control"].iloc[0])}
+        row: dict[str, Any] = {
+            "part": part,
+            "method": method,
+            "rule": rule,
+            "control": bool(own["control"].iloc[0]),
+        }
         for column in (*MEASURES, *BY_RULE):
             row[column] = [None if pd.isna(v) else round(float(v), 5) for v in own[column]]
         rows.append(row)
@@ -453,20 +542,43 @@ def markdown(result: dict[str, Any]) -> str:
                     measure.over_runs(first["auc"]),
                     "–" if margin is None else f"{margin:+.3f}",
                     measure.over_runs(first["average_precision"]),
-                    *(_both(rules.get(rule)) for rule in ("Otsu", HEALTHY_RATE, STRICT_RATE, "best Dice")),
+                    *(
+                        _both(rules.get(rule))
+                        for rule in ("Otsu", HEALTHY_RATE, STRICT_RATE, "best Dice")
+                    ),
                     measure.over_runs(healthy.get("false_positive_rate", []), 4),
                     measure.over_runs(healthy.get("empty_opened", []), 2),
                 ]
             )
-        header = ["method", "AUC", f"AUC − {REFERENCE}", "AP", "Dice, Otsu", "Dice, healthy 1 %", "0.2 %", "Dice, best"]
+        header = [
+            "method",
+            "AUC",
+            f"AUC − {REFERENCE}",
+            "AP",
+            "Dice, Otsu",
+            "Dice, healthy 1 %",
+            "0.2 %",
+            "Dice, best",
+        ]
         header += ["false positives, new healthy", "empty after opening"]
         parts.append(measure.table(header, rows))
         gap = result["half_over_full"][cohort]
         bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
-        parts.append(f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} seeds).")
+        parts.append(
+            f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} seeds)."
+        )
     parts.append(boards.claims_table(result["claims"]))
     if result.get("inference"):
-        header = ["network, not trained", "weights", "scan", "network, s", "scored, s", "ratio", "peak, GB", "twice"]
+        header = [
+            "network, not trained",
+            "weights",
+            "scan",
+            "network, s",
+            "scored, s",
+            "ratio",
+            "peak, GB",
+            "twice",
+        ]
         rows = [
             [
                 one["model"],
@@ -497,11 +609,16 @@ def _both(row: dict[str, Any] | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = boards.options("Compare detectors of anomalies on synthetic diffusion scans.", RESULT, SEEDS, SIZES)
+    parser = boards.options(
+        "Compare detectors of anomalies on synthetic diffusion scans.", RESULT, SEEDS, SIZES
+    )
     chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.inference:
         rows = {"inference_corruption": speed.corruption(), "inference": speed.inference()}
-        measure.write(measure.stored(chosen.out) | rows | {"inference_machine": measure.machine()}, chosen.out)
+        measure.write(
+            measure.stored(chosen.out) | rows | {"inference_machine": measure.machine()},
+            chosen.out,
+        )
         return
     result = run(chosen.seeds, chosen.size, chosen.work, chosen.n_jobs)
     boards.write(result, chosen.out)

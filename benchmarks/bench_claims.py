@@ -36,7 +36,9 @@ def run_boards(seeds: list[int], work: Path, *, quick: bool) -> list[Evaluation]
     for seed in seeds:
         for preset, region in CONDITIONS:
             cohorts = {
-                name: simulate_cohort(name, n_patients, difficulty=preset, shape=shape, random_state=seed)
+                name: simulate_cohort(
+                    name, n_patients, difficulty=preset, shape=shape, random_state=seed
+                )
                 for name in ("cohort1", "cohort2")
             }
             start = time.perf_counter()
@@ -50,7 +52,10 @@ def run_boards(seeds: list[int], work: Path, *, quick: bool) -> list[Evaluation]
                 n_jobs=2,
                 random_state=seed,
             )
-            print(f"{preset}, trained on {region}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+            print(
+                f"{preset}, trained on {region}, seed {seed}: {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
             boards.append(board)
     return boards
 
@@ -61,7 +66,13 @@ def run(seeds: list[int], work: Path, *, quick: bool) -> dict[str, object]:
     claims = claims_board(boards)
     claim_figures(boards).to_csv(work / "claim_figures.csv", index=False)
     write_report(boards, work / "report")
-    words = ["python", "benchmarks/bench_claims.py", "--seeds", *map(str, seeds), *(["--quick"] if quick else [])]
+    words = [
+        "python",
+        "benchmarks/bench_claims.py",
+        "--seeds",
+        *map(str, seeds),
+        *(["--quick"] if quick else []),
+    ]
     return {
         "question": "which claims of the study hold on synthetic cohorts",
         "synthetic": True,
@@ -90,7 +101,11 @@ def markdown(result: dict[str, object]) -> str:
         f"commit {str(result['commit'])[:10]}."
     )
     head += f" Training on {', '.join(map(str, result['sizes']))} patients. All readings and reasons are in the JSON."
-    return head + "\n\n" + measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
+    return (
+        head
+        + "\n\n"
+        + measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
+    )
 
 
 def _short(reason: str) -> str:

@@ -33,7 +33,9 @@ ROWS = (
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the first use of this folder.")
-    parser.add_argument("--folder", type=Path, default=Path("build/first-use"), help="where the clone goes")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/first-use"), help="where the clone goes"
+    )
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
     chosen = parser.parse_args(arguments)
     result = measured(chosen.folder.resolve())
@@ -73,7 +75,9 @@ def measured(folder: Path) -> dict[str, Any]:
 
 def gigabytes(folder: Path) -> float:
     """Add up what the files below a folder take."""
-    return round(sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9, 2)
+    return round(
+        sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9, 2
+    )
 
 
 def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -91,8 +95,13 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
         ]
         own = own[own["n_train"] == (most if trained == tested else own["n_train"].max())]
         (row,) = own.to_dict("records")
-        figures = {name: round(float(row[name]), 4) for name in ("abs_bias", "dispersion", "pearson")}
-        rows.append({"trained": trained, "tested": tested, "predictor": f"{algorithm} {strategy}"} | figures)
+        figures = {
+            name: round(float(row[name]), 4) for name in ("abs_bias", "dispersion", "pearson")
+        }
+        rows.append(
+            {"trained": trained, "tested": tested, "predictor": f"{algorithm} {strategy}"}
+            | figures
+        )
     return rows
 
 

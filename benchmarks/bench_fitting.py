@@ -57,9 +57,13 @@ class Bench:
         self.capped = Data(T2IK, RELAXATION, truth, SNR["tissue"], SEED + 2)
         self.wide = measure.machine()["avx512f"]
 
-    def add(self, name: str, what: str, *, reach: tuple = (), aim: tuple = (), **content: object) -> None:
+    def add(
+        self, name: str, what: str, *, reach: tuple = (), aim: tuple = (), **content: object
+    ) -> None:
         print(f"{name}: " + json.dumps(content), flush=True)
-        self.rows.append({"name": name, "what": what, **content, "reach": list(reach), "aim": list(aim)})
+        self.rows.append(
+            {"name": name, "what": what, **content, "reach": list(reach), "aim": list(aim)}
+        )
 
     def options(self) -> None:
         """Time our own fit with its options, on both sets."""
@@ -76,7 +80,10 @@ class Bench:
             "tissue, published bounds": (self.tissue, {"bounds": "published"}),
         }
         for n_starts in (2, 6, 12):
-            cases[f"hard, noise floor, {n_starts} starts"] = (self.hard, {"floor": True, "n_starts": n_starts})
+            cases[f"hard, noise floor, {n_starts} starts"] = (
+                self.hard,
+                {"floor": True, "n_starts": n_starts},
+            )
         for data, options in cases.values():
             data.fit(n=64, **options)
         found = {}
@@ -137,7 +144,9 @@ class Bench:
             self.add(name, what, ours=self.times[name], accuracy=share, reach=reach, aim=aim)
         self.found = found
 
-    def published_reference(self, result: FitResult | None) -> Callable[[NDArray], dict[str, object]]:
+    def published_reference(
+        self, result: FitResult | None
+    ) -> Callable[[NDArray], dict[str, object]]:
         """Find the best known costs in the published bounds, and give the shares close to them."""
         self.published_best = self.tissue.fit(bounds="published", n_starts=16).cost
         if result is not None:
@@ -150,9 +159,13 @@ class Bench:
         n, n_starts = (3, 2) if self.quick else (200, 24)
         for name, data in (("tissue", self.tissue), ("hard", self.hard)):
             for floor in (False, True):
-                theirs = Scipy(data, floor=floor).best(n, n_starts, SEED + 10 + 2 * (name == "hard") + floor)
+                theirs = Scipy(data, floor=floor).best(
+                    n, n_starts, SEED + 10 + 2 * (name == "hard") + floor
+                )
                 label = f"{name}, noise floor" if floor else name
-                self.reference[label] = agreement(data.best[floor][:n], theirs) | {"scipy_starts": n_starts}
+                self.reference[label] = agreement(data.best[floor][:n], theirs) | {
+                    "scipy_starts": n_starts
+                }
                 data.know(theirs, floor=floor)
                 print(f"reference, {label}: {json.dumps(self.reference[label])}", flush=True)
 
@@ -182,7 +195,9 @@ class Bench:
         finally:
             kernel.finish = plain
         # Without regularization the minimum is another one: the ratio of times per iteration tells the pure cost.
-        iterations = [float(self.found[name].n_iter.mean()) for name in ("tissue", "tissue, regularized")]
+        iterations = [
+            float(self.found[name].n_iter.mean()) for name in ("tissue", "tissue, regularized")
+        ]
         value = min(added)
         self.add(
             "extras",
@@ -203,7 +218,11 @@ class Bench:
         """Time a user's own model of the same form as the built-in one."""
         data = self.tissue
         if self.quick:  # what is compiled already
-            models = {"an expression": SignalModel(T2IK.name, T2IK.parameters, T2IK.expression, cumulant=T2IK.cumulant)}
+            models = {
+                "an expression": SignalModel(
+                    T2IK.name, T2IK.parameters, T2IK.expression, cumulant=T2IK.cumulant
+                )
+            }
         else:
             models = {
                 "an expression": SignalModel.from_expression(
@@ -211,7 +230,9 @@ class Bench:
                     T2IK.parameters,
                     name="mine",
                 ),
-                "a function": SignalModel.from_function(plain_signal, T2IK.parameters, name="plain"),
+                "a function": SignalModel.from_function(
+                    plain_signal, T2IK.parameters, name="plain"
+                ),
                 "a function with a branch": SignalModel.from_function(
                     branching_signal, T2IK.parameters, name="branching"
                 ),
@@ -221,7 +242,9 @@ class Bench:
             signals = data.signals[:n]
             kept = {}
 
-            def own(model: SignalModel = model, signals: NDArray = signals, kept: dict = kept) -> None:
+            def own(
+                model: SignalModel = model, signals: NDArray = signals, kept: dict = kept
+            ) -> None:
                 kept["cost"] = fit_voxels(signals, RELAXATION, model, n_threads=1).cost
 
             own()  # compiles
@@ -264,7 +287,9 @@ class Bench:
 
 def plain_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
     x = b * Dt
-    return S0 * (f * math.exp(-b * Dv - te / T2v) + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t))
+    return S0 * (
+        f * math.exp(-b * Dv - te / T2v) + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t)
+    )
 
 
 def branching_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
@@ -294,7 +319,9 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
             partial(processes.narrow, bench),
         ):
             part()
-    command = shlex.join(["python", "benchmarks/bench_fitting.py", *(["--quick"] if quick else [])])
+    command = shlex.join(
+        ["python", "benchmarks/bench_fitting.py", *(["--quick"] if quick else [])]
+    )
     if script is not None:
         command += f" --published-script {Path(script).name}"
     return {
@@ -307,7 +334,12 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
         "versions": measure.versions("numpy", "numba", "llvmlite", "scipy", "lmfit", "dipy"),
         "seeds": [SEED, SEED + 13],
         "data": {
-            "tissue": {"n": len(bench.tissue), "ranges": TISSUE, "snr": SNR["tissue"], "noise": "Rician"},
+            "tissue": {
+                "n": len(bench.tissue),
+                "ranges": TISSUE,
+                "snr": SNR["tissue"],
+                "noise": "Rician",
+            },
             "hard": {"n": len(bench.hard), "ranges": HARD, "snr": SNR["hard"], "noise": "Rician"},
             "b": RELAXATION.b.tolist(),
             "te": RELAXATION.te.tolist(),
@@ -320,7 +352,9 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = measure.options("Measure speed and reliability of voxelwise fits.", RESULT)
-    parser.add_argument("--published-script", metavar="PATH", help="the published script of t2-ivim-kurtosis")
+    parser.add_argument(
+        "--published-script", metavar="PATH", help="the published script of t2-ivim-kurtosis"
+    )
     chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.published_script is not None and not Path(chosen.published_script).is_file():
         parser.error(f"there is no file {chosen.published_script}")

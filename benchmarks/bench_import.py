@@ -36,7 +36,13 @@ def seconds(code: str) -> float:
 def markdown(result: dict) -> str:
     """Write the table."""
     rows = [
-        [f"`{code}`", *(f"{1000 * result['seconds'][name][key]:.1f}" for key in ("q25_s", "median_s", "q75_s"))]
+        [
+            f"`{code}`",
+            *(
+                f"{1000 * result['seconds'][name][key]:.1f}"
+                for key in ("q25_s", "median_s", "q75_s")
+            ),
+        ]
         for name, code in result["code"].items()
         if name != "nothing"
     ]
@@ -60,7 +66,11 @@ def main() -> None:
     rows = {"nothing": {"median_s": round(start, 4)}}
     for name, values in times.items():
         low, middle, high = statistics.quantiles([value - start for value in values], n=4)
-        rows[name] = {"q25_s": round(low, 4), "median_s": round(middle, 4), "q75_s": round(high, 4)}
+        rows[name] = {
+            "q25_s": round(low, 4),
+            "median_s": round(middle, 4),
+            "q75_s": round(high, 4),
+        }
     result = {
         "question": "seconds to import, above the start of the interpreter",
         "code": CASES,
@@ -69,7 +79,9 @@ def main() -> None:
         "machine": measure.machine(),
         "versions": measure.versions("numpy", "numba"),
         "date": date.today().isoformat(),
-        **measure.commit("dmrifit", "placement", "anomaly", "metastasis", "benchmarks/bench_import.py"),
+        **measure.commit(
+            "dmrifit", "placement", "anomaly", "metastasis", "benchmarks/bench_import.py"
+        ),
     }
     measure.write(result, RESULT)
     print(markdown(result))

@@ -63,14 +63,27 @@ PLAIN = "plain"  # what the form without a prior scan is called on the command l
 MOVED = 2.0  # times the misregistration of prior scans in training
 #: Rooms that segmentations depend on, and what the evaluation depends on.
 OF_VOXELS = (
-    *("metastasis.scans", "metastasis.networks", "metastasis.simulate", "metastasis.segmentation.inference"),
+    *(
+        "metastasis.scans",
+        "metastasis.networks",
+        "metastasis.simulate",
+        "metastasis.segmentation.inference",
+    ),
     *("metastasis.segmentation.sampling", "metastasis.segmentation.segmenter"),
     *("metastasis.segmentation.operating_points", "dmrifit._utils", "dmrifit.networks"),
 )
 OF_EVALUATION = (
-    *("metastasis.study.controls", "metastasis.study.evaluation", "metastasis.study.operating_curves"),
+    *(
+        "metastasis.study.controls",
+        "metastasis.study.evaluation",
+        "metastasis.study.operating_curves",
+    ),
     *("metastasis.study.segment_metrics", "metastasis.segmentation.ensemble"),
-    *("metastasis.segmentation.operating_points", "dmrifit.io.components", "dmrifit.stats.lesion_matching"),
+    *(
+        "metastasis.segmentation.operating_points",
+        "dmrifit.io.components",
+        "dmrifit.stats.lesion_matching",
+    ),
 )
 # Once, as code may be changed while it runs.
 CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
@@ -80,10 +93,24 @@ MIN_VOXELS = 4
 #: Below this a probability is kept as zero; the lowest threshold is higher.
 SMALLEST = 0.005
 #: Methods that are shown with every component, too.
-EVERY_COMPONENT = ("BCE", "JVSS 0.995", "JVSS 0.5", "JVSS 0.995, prior", "JVSS 0.5, prior", "ensemble")
+EVERY_COMPONENT = (
+    "BCE",
+    "JVSS 0.995",
+    "JVSS 0.5",
+    "JVSS 0.995, prior",
+    "JVSS 0.5, prior",
+    "ensemble",
+)
 THRESHOLDS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 MEASURES = (
-    *("sensitivity", "precision", "false_positives_per_scan", "mDSC", "strict_sensitivity", "strict_precision"),
+    *(
+        "sensitivity",
+        "precision",
+        "false_positives_per_scan",
+        "mDSC",
+        "strict_sensitivity",
+        "strict_precision",
+    ),
     *("lesion_dice", "segment_sensitivity", "segment_specificity", "sensitivity_small"),
 )
 
@@ -110,8 +137,19 @@ SIZES = {
     "small": Size(10, 8, start_epochs=4, epochs=3),
     "smoke": Size(3, 2, (40, 40, 40), 1.5, (0, 2), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
 }
-COMMON: dict[str, Any] = {"segment_size": 27, "low_resolution": (3,), "dense": (32,), "batch_size": 12, "device": "cpu"}
-BEGIN: dict[str, Any] = {"loss": "bce", "optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"}
+COMMON: dict[str, Any] = {
+    "segment_size": 27,
+    "low_resolution": (3,),
+    "dense": (32,),
+    "batch_size": 12,
+    "device": "cpu",
+}
+BEGIN: dict[str, Any] = {
+    "loss": "bce",
+    "optimizer": "adamw",
+    "learning_rate": 0.003,
+    "schedule": "cosine",
+}
 TUNE: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0005, "schedule": "cosine"}
 
 
@@ -130,7 +168,11 @@ class Store(boards.Store):
     """What is finished of a seed."""
 
     def __init__(self, work: Path, size: Size, seed: int) -> None:
-        super().__init__(work, str(seed), [asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED, CODE_OF_VOXELS])
+        super().__init__(
+            work,
+            str(seed),
+            [asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED, CODE_OF_VOXELS],
+        )
         self.size, self.seed = size, seed
 
     def cases(self) -> tuple[list[Any], list[Any], list[Any]]:
@@ -139,10 +181,16 @@ class Store(boards.Store):
 
     def _simulated(self) -> tuple[list[Any], list[Any], list[Any]]:
         n, held = self.size.n_train, self.size.n_test
-        common: dict[str, Any] = {key: getattr(self.size, key) for key in ("shape", "spacing", "mimics")}
+        common: dict[str, Any] = {
+            key: getattr(self.size, key) for key in ("shape", "spacing", "mimics")
+        }
         common |= {"random_state": self.seed, "n_jobs": 1}
         every = simulate_metastases(n + held, **common)
-        return every[:n], every[n:], simulate_metastases(held, skip=n, misregistration=MOVED, **common)
+        return (
+            every[:n],
+            every[n:],
+            simulate_metastases(held, skip=n, misregistration=MOVED, **common),
+        )
 
     def probabilities(self, name: str) -> list[np.ndarray]:
         with np.load(self.path(name, "npz")) as kept:
@@ -161,19 +209,32 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
     images, labels = [case.image for case in train], [case.label for case in train]
 
     def segment(name: str, model: Any, training_s: float) -> None:
-        for ending, cases in [("", test), *([(", moved", moved)] if form in ("prior", "prior as channel") else [])]:
-            found, seconds = boards.timed(model.predict_proba, [case.image for case in cases], **scans_of(cases, model))
+        for ending, cases in [
+            ("", test),
+            *([(", moved", moved)] if form in ("prior", "prior as channel") else []),
+        ]:
+            found, seconds = boards.timed(
+                model.predict_proba, [case.image for case in cases], **scans_of(cases, model)
+            )
             kept = [np.where(p < SMALLEST, np.float32(0), p) for p in found]
             spent = {"training_s": training_s, "prediction_s": seconds}
-            store.keep(name + ending, lambda stream, kept=kept: np.savez_compressed(stream, *kept), spent)
-        print(f"{seed}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction", flush=True)
+            store.keep(
+                name + ending, lambda stream, kept=kept: np.savez_compressed(stream, *kept), spent
+            )
+        print(
+            f"{seed}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction",
+            flush=True,
+        )
 
     start = store.path(f"{FIRST} {form}", "dmrifit")
     common = settings(size, form, seed)
     name = method_name("BCE", form=f"{form} {FIRST}".strip())
     if not (start.exists() and store.done(name)):
         model, seconds = boards.timed(
-            DeepMedicSegmenter(**common, **BEGIN, epochs=size.start_epochs).fit, images, labels, **scans_of(train)
+            DeepMedicSegmenter(**common, **BEGIN, epochs=size.start_epochs).fit,
+            images,
+            labels,
+            **scans_of(train),
         )
         save_model(model, start)
         segment(name, load_model(start), seconds)
@@ -183,11 +244,21 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
             continue
         weight = {} if alpha is None else {"alpha": alpha}
         # Segments other than those of the first training, and the same ones for every loss.
-        tuned = common | TUNE | {"loss": loss, "epochs": size.epochs, "warm_start_from": start} | weight
-        if loss == "vss":  # from a network that segments already it would not be seen that it does not learn to
+        tuned = (
+            common
+            | TUNE
+            | {"loss": loss, "epochs": size.epochs, "warm_start_from": start}
+            | weight
+        )
+        if (
+            loss == "vss"
+        ):  # from a network that segments already it would not be seen that it does not learn to
             tuned = common | BEGIN | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
         model, seconds = boards.timed(
-            DeepMedicSegmenter(**tuned | {"random_state": seed + 1000}).fit, images, labels, **scans_of(train)
+            DeepMedicSegmenter(**tuned | {"random_state": seed + 1000}).fit,
+            images,
+            labels,
+            **scans_of(train),
         )
         segment(name, model, seconds)
 
@@ -210,7 +281,9 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
         families = {}
         if "prior" in size.forms:
             pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
-            predictions["ensemble"] = [merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)]
+            predictions["ensemble"] = [
+                merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)
+            ]
         if "" in size.forms:
             families["JVSS"] = [name_of("", "jvss", alpha) for alpha in ALPHAS]
             families["SSE"] = [name_of("", "sse", alpha) for alpha in SSE_ALPHAS]
@@ -230,7 +303,10 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
             controls=False,
             n_bootstrap=0,
         )
-        wanted = {name: tables[name] for name in ("summary", "ensemble", "curves", "areas", "families", "status")}
+        wanted = {
+            name: tables[name]
+            for name in ("summary", "ensemble", "curves", "areas", "families", "status")
+        }
         return {
             "tables": wanted | {"every component": every["summary"]},
             "n_lesions": int(tables["summary"]["n_lesions"].iloc[0]),
@@ -241,34 +317,64 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
     return store.evaluated([stamps, MIN_VOXELS, CODE_OF_EVALUATION], evaluate)
 
 
-def run(seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: int) -> dict[str, Any]:
+def run(
+    seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: int
+) -> dict[str, Any]:
     """Run everything, and check the claims."""
     size = replace(SIZES[kind], forms=tuple(forms))
     begun = time.perf_counter()
     parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
     parallel(joblib.delayed(_make_cases)(work, size, seed) for seed in seeds)
-    parallel(joblib.delayed(run_form)(work, size, seed, form) for form in size.forms for seed in seeds)
-    runs = dict(zip(seeds, parallel(joblib.delayed(evaluated)(work, size, seed) for seed in seeds), strict=True))
+    parallel(
+        joblib.delayed(run_form)(work, size, seed, form) for form in size.forms for seed in seeds
+    )
+    runs = dict(
+        zip(
+            seeds,
+            parallel(joblib.delayed(evaluated)(work, size, seed) for seed in seeds),
+            strict=True,
+        )
+    )
     wall = round(time.perf_counter() - begun, 1)
     by_run = {str(seed): one["tables"] for seed, one in runs.items()}
     board = metastasis_board(by_run)
     figures = check_claims(CLAIMS, _as_runs(by_run))
-    training = {f"{seed}": {name: s["training_s"] for name, s in one["seconds"].items()} for seed, one in runs.items()}
+    training = {
+        f"{seed}": {name: s["training_s"] for name, s in one["seconds"].items()}
+        for seed, one in runs.items()
+    }
     total = sum(
         one["evaluation_s"]
-        + sum(s["prediction_s"] + (0 if ", moved" in name else s["training_s"]) for name, s in one["seconds"].items())
+        + sum(
+            s["prediction_s"] + (0 if ", moved" in name else s["training_s"])
+            for name, s in one["seconds"].items()
+        )
         for one in runs.values()
     )
-    words = ["python", "benchmarks/bench_metastasis.py", "--seeds", *map(str, seeds), "--size", kind]
-    words += [] if size.forms == SIZES[kind].forms else ["--forms", *(form or PLAIN for form in size.forms)]
+    words = [
+        "python",
+        "benchmarks/bench_metastasis.py",
+        "--seeds",
+        *map(str, seeds),
+        "--size",
+        kind,
+    ]
+    words += (
+        []
+        if size.forms == SIZES[kind].forms
+        else ["--forms", *(form or PLAIN for form in size.forms)]
+    )
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
         "data": f"{size.n_train + size.n_test} synthetic patients a seed, {size.n_train} to learn from; no patients",
-        **measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis.py", "benchmarks/claims/huang.py"),
+        **measure.commit(
+            "dmrifit", "metastasis", "benchmarks/bench_metastasis.py", "benchmarks/claims/huang.py"
+        ),
         "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
         "size": kind,
-        "settings": asdict(size) | {"common": COMMON, "start": BEGIN, "tune": TUNE, "min_voxels": MIN_VOXELS},
+        "settings": asdict(size)
+        | {"common": COMMON, "start": BEGIN, "tune": TUNE, "min_voxels": MIN_VOXELS},
         "date": date.today().isoformat(),
         "machine": measure.machine(),
         "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
@@ -280,7 +386,9 @@ def run(seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: i
         "training_s": training,
         "methods": summary(by_run),
         "every_component": summary(by_run, "every component"),
-        "areas": averaged(by_run, "areas", ("name", "kind"), ("area", "area_common", "area_plain", "froc")),
+        "areas": averaged(
+            by_run, "areas", ("name", "kind"), ("area", "area_common", "area_plain", "froc")
+        ),
         "figures": json.loads(figures.to_json(orient="records")),
         "claims": json.loads(board.to_json(orient="records")),
     }
@@ -350,7 +458,9 @@ def inference() -> list[dict[str, Any]]:
         torch.manual_seed(0)
         network = DeepMedic(1, widths, factors, dense, prior_path=prior).eval()
         image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-        case: dict[str, Any] = {"image": image} | {f"low_{f}": low_resolution(image, f) for f in factors}
+        case: dict[str, Any] = {"image": image} | {
+            f"low_{f}": low_resolution(image, f) for f in factors
+        }
         case |= {"prior": image[:, ::-1].copy(), "valid": np.float32(1)} if prior else {}
         quick, slow = dense_logits(network, case), tiled_logits(network, case)
         repeats = 3 if widths == nine or len(widths) == 6 else 1
@@ -390,13 +500,24 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}; "
         f"{result['processor_s'] / 60:.0f} min of one processor."
     )
-    parts = [head, methods_table([one for one in result["methods"] if not one["method"].endswith(FIRST)])]
+    parts = [
+        head,
+        methods_table([one for one in result["methods"] if not one["method"].endswith(FIRST)]),
+    ]
     if result.get("every_component"):
         parts.append("With every component counted, single voxels too:")
         parts.append(methods_table(result["every_component"]))
     parts.append(boards.claims_table(result["claims"]))
     if result.get("inference"):
-        header = ["weights", "paths", "volume", "dense, s", "tiled, s", "ratio", "of a matrix product's rate"]
+        header = [
+            "weights",
+            "paths",
+            "volume",
+            "dense, s",
+            "tiled, s",
+            "ratio",
+            "of a matrix product's rate",
+        ]
         header += ["largest difference"]
         rows = [
             [
@@ -416,7 +537,15 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def methods_table(methods: Sequence[dict[str, Any]]) -> str:
-    header = ["method", "sensitivity", "precision", "FP per scan", "mDSC", "strict sens.", "strict prec."]
+    header = [
+        "method",
+        "sensitivity",
+        "precision",
+        "FP per scan",
+        "mDSC",
+        "strict sens.",
+        "strict prec.",
+    ]
     header += ["lesion Dice", "segment sens.", "segment spec.", "sens. < 0.1 mL"]
     digits = {"segment_specificity": 4}
     rows = [
@@ -428,14 +557,22 @@ def methods_table(methods: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = boards.options("Check the study's claims about metastases on synthetic patients.", RESULT, SEEDS, SIZES)
-    parser.add_argument("--forms", nargs="+", choices=[form or PLAIN for form in FORMS], help="by default all")
+    parser = boards.options(
+        "Check the study's claims about metastases on synthetic patients.", RESULT, SEEDS, SIZES
+    )
+    parser.add_argument(
+        "--forms", nargs="+", choices=[form or PLAIN for form in FORMS], help="by default all"
+    )
     chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.inference:
         rows = {"inference": inference(), "inference_machine": measure.machine()}
         measure.write(measure.stored(chosen.out) | rows, chosen.out)
         return
-    forms = [form.replace(PLAIN, "") for form in chosen.forms] if chosen.forms else SIZES[chosen.size].forms
+    forms = (
+        [form.replace(PLAIN, "") for form in chosen.forms]
+        if chosen.forms
+        else SIZES[chosen.size].forms
+    )
     result = run(chosen.seeds, chosen.size, forms, chosen.work, chosen.n_jobs)
     boards.write(result, chosen.out)
     print(markdown(measure.stored(chosen.out)))

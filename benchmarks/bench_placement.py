@@ -59,7 +59,9 @@ def mask(number: int, series: int = 0) -> np.ndarray:
     turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     points = (points @ turn) * rng.uniform(0.75, 1.35, 3)
     height = -np.linalg.norm(points, axis=-1) + np.cbrt(volume * 3 / 4 / np.pi) * 0.35 * noise
-    height[:4] = height[-4:] = height[:, :4] = height[:, -4:] = height[..., :4] = height[..., -4:] = -np.inf
+    height[:4] = height[-4:] = height[:, :4] = height[:, -4:] = height[..., :4] = height[
+        ..., -4:
+    ] = -np.inf
     inside = height >= np.partition(height, -int(volume), axis=None)[-int(volume)]
     if number % 3 == 0:
         deep = gaussian_filter(inside.astype(np.float32), 6)
@@ -109,14 +111,20 @@ def plain(scene: Scene, tumor: np.ndarray) -> float:
     all voxels around the tumor whether their centers lie in the box.
     """
     objective = PlacementObjective()
-    window = tuple(slice(o, o + n) for o, n in zip(scene.origin, scene.occupancy.shape, strict=True))
+    window = tuple(
+        slice(o, o + n) for o, n in zip(scene.origin, scene.occupancy.shape, strict=True)
+    )
     inside = tumor[window].ravel()
-    index = np.stack(np.meshgrid(*(np.arange(w.start, w.stop) for w in window), indexing="ij"), axis=-1)
+    index = np.stack(
+        np.meshgrid(*(np.arange(w.start, w.stop) for w in window), indexing="ij"), axis=-1
+    )
     points = index.reshape(-1, 3) @ scene.affine[:3, :3].T + scene.affine[:3, 3]
 
     def minus(x: np.ndarray) -> float:
         voxel = Voxel(x[:3], np.clip(x[3:6], 10, 60), x[6:])
-        held = inside[(np.abs((points - voxel.center) @ voxel.rotation) <= voxel.size / 2).all(axis=1)]
+        held = inside[
+            (np.abs((points - voxel.center) @ voxel.rotation) <= voxel.size / 2).all(axis=1)
+        ]
         volume = held.sum() * scene.voxel_volume
         return -objective.value(min(volume / voxel.volume, 1.0), volume)
 
@@ -131,10 +139,14 @@ def reference(scenes: list[Scene], known: dict[str, list[float]]) -> dict[str, l
     best = {}
     for least in LEAST:
         rows = []
-        for scene, before in zip(scenes, known.get(f"{least:g}", [0.0] * len(scenes)), strict=True):
+        for scene, before in zip(
+            scenes, known.get(f"{least:g}", [0.0] * len(scenes)), strict=True
+        ):
             values = [before, *(evolution(scene, least, seed) for seed in (0, 1))]
             for seed in range(100, 116):
-                optimizer = VoxelOptimizer(min_volume=least, tie_break=0, thorough=True, random_state=seed)
+                optimizer = VoxelOptimizer(
+                    min_volume=least, tie_break=0, thorough=True, random_state=seed
+                )
                 values.append(optimizer.placement(scene).objective)
             rows.append(round(max(values), 6))
         best[f"{least:g}"] = rows
@@ -170,7 +182,9 @@ def measure(
                 value = method(fresh, tumor)
                 found[name].append((value, time.process_time() - start))
         for name, pairs in found.items():
-            gaps = [known - value for known, (value, _) in zip(best[f"{least:g}"], pairs, strict=True)]
+            gaps = [
+                known - value for known, (value, _) in zip(best[f"{least:g}"], pairs, strict=True)
+            ]
             milliseconds = [1000 * seconds for _, seconds in pairs]
             rows.append(
                 {
@@ -192,14 +206,24 @@ def measure(
 
 def ratios(rows: list[dict]) -> dict[str, float]:
     """Compare the optimizer without its tie-break with the other searches on the first series."""
-    found = {row["method"]: row for row in rows if row["masks"] == SERIES[0] and row["least_volume_mL"] == 0}
-    ours, evolved, plainly = (found[name] for name in ("optimizer, no tie-break", EVOLUTION, PLAIN))
+    found = {
+        row["method"]: row
+        for row in rows
+        if row["masks"] == SERIES[0] and row["least_volume_mL"] == 0
+    }
+    ours, evolved, plainly = (
+        found[name] for name in ("optimizer, no tie-break", EVOLUTION, PLAIN)
+    )
     ahead = np.subtract(ours["objectives"], plainly["objectives"])
     return {
         "times_faster_than_evolution": round(evolved["mean_ms"] / ours["mean_ms"], 1),
         "times_faster_than_plain": round(plainly["mean_ms"] / ours["mean_ms"], 1),
-        "default_times_faster_than_evolution": round(evolved["mean_ms"] / found["optimizer, default"]["mean_ms"], 1),
-        "default_times_faster_than_plain": round(plainly["mean_ms"] / found["optimizer, default"]["mean_ms"], 1),
+        "default_times_faster_than_evolution": round(
+            evolved["mean_ms"] / found["optimizer, default"]["mean_ms"], 1
+        ),
+        "default_times_faster_than_plain": round(
+            plainly["mean_ms"] / found["optimizer, default"]["mean_ms"], 1
+        ),
         "least_lead_over_plain": round(float(ahead.min()), 5),
     }
 
@@ -219,14 +243,21 @@ def markdown(result: dict) -> str:
     )
     keys = ("mean_gap", "median_gap", "largest_gap", "n_gap_above_0.01", "mean_ms", "largest_ms")
     rows = [
-        [row["masks"], f"{row['least_volume_mL']:g} mL", row["method"], *(f"{row[key]:g}" for key in keys)]
+        [
+            row["masks"],
+            f"{row['least_volume_mL']:g} mL",
+            row["method"],
+            *(f"{row[key]:g}" for key in keys),
+        ]
         for row in result["rows"]
     ]
     return table(header, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
@@ -235,7 +266,10 @@ def main() -> None:
     numbers = list(range(0, N_MASKS, 6 if chosen.quick else 1))
     for series, name in enumerate(SERIES):
         tumors = [mask(n, series) for n in numbers]
-        scenes = [Scene(tumor, np.eye(4), name=f"synthetic {n}") for n, tumor in zip(numbers, tumors, strict=True)]
+        scenes = [
+            Scene(tumor, np.eye(4), name=f"synthetic {n}")
+            for n, tumor in zip(numbers, tumors, strict=True)
+        ]
         if series == 0:
             VoxelOptimizer(random_state=0).candidates(scenes[0], 2)
             evolution(scenes[0], 0, 0)

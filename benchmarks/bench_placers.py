@@ -27,7 +27,15 @@ from claims.lee import placement_board
 
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.digests import source_digest
-from placement import Scene, Voxel, VoxelOptimizer, VoxelRanker, VoxelRegressor, evaluate_placements, simulate_gliomas
+from placement import (
+    Scene,
+    Voxel,
+    VoxelOptimizer,
+    VoxelRanker,
+    VoxelRegressor,
+    evaluate_placements,
+    simulate_gliomas,
+)
 from placement.study.evaluation import CONTROLS, EXPERTS, case_folds, control_placements
 
 RESULT = Path(__file__).parent / "results" / "placers.json"
@@ -37,13 +45,25 @@ ORACLE = "best of 40 candidates"
 N_CASES, N_FOLDS = 125, 5
 EXCLUDING = ("tumor", "distance", "exclude")
 TRAINED = ("network", "network fast", "network, exclude channel")
-MEASURES = ("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_axes", "necrosis")
+MEASURES = (
+    "f_tumor",
+    "volume",
+    "dice_closest",
+    "dice_mean",
+    "dice_fair",
+    "rotated_axes",
+    "necrosis",
+)
 #: Rooms that every box depends on, and those that only one kind of placer does.
 OF_BOXES = ("placement.box", "placement.search", "placement.simulate", "dmrifit._utils")
 OF_KIND = {
     "ranker": ("placement.learned.features", "placement.learned.ranker"),
     "network": (
-        *("placement.learned.pose_network", "placement.learned.regressor", "placement.learned.resampling"),
+        *(
+            "placement.learned.pose_network",
+            "placement.learned.regressor",
+            "placement.learned.resampling",
+        ),
         *("placement.learned.views", "dmrifit.networks"),
     ),
 }
@@ -70,7 +90,9 @@ class Case:
     """The synthetic cases of one seed and kind, divided."""
 
     def __init__(self, kind: str, seed: int, n: int) -> None:
-        scenes, self.voxels = simulate_gliomas(n, experts=kind, exclude=("necrosis",), random_state=seed)
+        scenes, self.voxels = simulate_gliomas(
+            n, experts=kind, exclude=("necrosis",), random_state=seed
+        )
         self.excluding = scenes
         self.plain = [Scene(one.tumor, one.affine, name=one.name) for one in scenes]
         held_out = case_folds(n, n_folds=N_FOLDS, random_state=seed) == 1
@@ -114,14 +136,20 @@ def entrants(
     yield (
         "ranker",
         False,
-        lambda: VoxelRanker(**({"n_candidates": 10} if quick else {}), random_state=seed).fit(*case.learned()),
+        lambda: VoxelRanker(**({"n_candidates": 10} if quick else {}), random_state=seed).fit(
+            *case.learned()
+        ),
     )
     yield "network", False, plain_network
     yield "network refined", False, refined
     yield "network fast", False, lambda: trained(fast=True)
     if kind == "preference":  # the others do not know of necrosis
         yield "optimizer, excluding", True, lambda: VoxelOptimizer(random_state=seed)
-        yield "ranker, excluding", True, lambda: VoxelRanker(random_state=seed).fit(*case.learned(True))
+        yield (
+            "ranker, excluding",
+            True,
+            lambda: VoxelRanker(random_state=seed).fit(*case.learned(True)),
+        )
         yield "network, exclude channel", True, lambda: trained(True, channels=EXCLUDING)
 
 
@@ -129,7 +157,6 @@ def code_digest(name: str) -> str:
     """Digest of the code that the boxes of a placer depend on, so that work on another one does not count."""
     own = [rooms for kind, rooms in OF_KIND.items() if name.startswith(kind)]
     return source_digest(boards.room_modules(*OF_BOXES, *itertools.chain.from_iterable(own)))
-
 
 
 def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]:
@@ -142,7 +169,10 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
     kept = {name: before[name] for name in names if before.get(name, {}).get("code") == code[name]}
     changed = sorted({*before} - {*kept})
     if changed:
-        print(f"{kind} {seed}: done again, because the code has changed: {', '.join(changed)}", flush=True)
+        print(
+            f"{kind} {seed}: done again, because the code has changed: {', '.join(changed)}",
+            flush=True,
+        )
     case = Case(kind, seed, 40 if quick else N_CASES)
     warm_up(case)
     # A training is gone on with by the code that began it.
@@ -162,22 +192,32 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
             boxes.append(placer.place(scene).as_array().tolist())
             times.append(time.process_time() - start)
         # Of a training that was begun in an earlier run the time is not known.
-        known = name in ("ranker", *TRAINED) and len({*training.glob("*/state.safetensors")} - begun) == (
-            name in TRAINED
-        )
+        known = name in ("ranker", *TRAINED) and len(
+            {*training.glob("*/state.safetensors")} - begun
+        ) == (name in TRAINED)
         measured = seconds if known else None
         kept[name] = {"code": code[name], "boxes": boxes, "seconds": times, "training_s": measured}
         write_text(path, json.dumps(kept))
         print(f"{kind} {seed}: {name}, {seconds:.0f} s of training", flush=True)
     if ORACLE not in kept:
-        kept[ORACLE] = {"code": code[ORACLE], "boxes": oracle(case, seed), "seconds": None, "training_s": None}
+        kept[ORACLE] = {
+            "code": code[ORACLE],
+            "boxes": oracle(case, seed),
+            "seconds": None,
+            "training_s": None,
+        }
         write_text(path, json.dumps(kept))
     return evaluated(case, {name: kept[name] for name in names}, seed)
 
 
 def fresh(scene: Scene) -> Scene:
     """Make a scene anew, so that nothing that it keeps from an earlier placement makes the next one faster."""
-    return Scene(np.asarray(scene.tumor), scene.affine, exclude=dict(scene.forbidden) or None, name=scene.name)
+    return Scene(
+        np.asarray(scene.tumor),
+        scene.affine,
+        exclude=dict(scene.forbidden) or None,
+        name=scene.name,
+    )
 
 
 def warm_up(case: Case) -> None:
@@ -192,8 +232,14 @@ def oracle(case: Case, seed: int) -> list[list[float]]:
     found = []
     for scene, pair in zip(case.placed(), case.voxels[case.test], strict=True):
         experts = [Voxel.from_array(box) for box in pair]
-        candidates = [voxel for voxel, _ in VoxelOptimizer(random_state=seed).candidates(scene, 40)]
-        found.append(max(candidates, key=lambda voxel: max(voxel.dice(e) for e in experts)).as_array().tolist())
+        candidates = [
+            voxel for voxel, _ in VoxelOptimizer(random_state=seed).candidates(scene, 40)
+        ]
+        found.append(
+            max(candidates, key=lambda voxel: max(voxel.dice(e) for e in experts))
+            .as_array()
+            .tolist()
+        )
     return found
 
 
@@ -205,7 +251,9 @@ def evaluated(case: Case, kept: dict[str, Any], seed: int) -> dict[str, Any]:
     tables = evaluate_placements(scenes, experts, placements, seconds=seconds, random_state=seed)
     cases = tables["cases"]
     controls = control_placements(scenes, experts, random_state=seed)
-    boxes: dict[str, Any] = {name: value[:, None] for name, value in (placements | controls).items()}
+    boxes: dict[str, Any] = {
+        name: value[:, None] for name, value in (placements | controls).items()
+    }
     boxes[EXPERTS] = experts
     lying = {
         (name, i): np.mean([in_necrosis(Voxel.from_array(box), scene) for box in own[i]])
@@ -214,7 +262,9 @@ def evaluated(case: Case, kept: dict[str, Any], seed: int) -> dict[str, Any]:
     }
     cases["necrosis"] = [lying.get((one.method, one.case), np.nan) for one in cases.itertuples()]
     return {
-        "tables": {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()},
+        "tables": {
+            name: json.loads(table.to_json(orient="records")) for name, table in tables.items()
+        },
         "training_s": {name: one["training_s"] for name, one in kept.items()},
     }
 
@@ -229,7 +279,10 @@ def spread(values: Any) -> dict[str, float]:
     """Mean and standard error over seeds."""
     found = np.array(values, dtype=float)
     error = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else float("nan")
-    return {"mean": round(float(found.mean()), 5), "se": None if np.isnan(error) else round(float(error), 5)}
+    return {
+        "mean": round(float(found.mean()), 5),
+        "se": None if np.isnan(error) else round(float(error), 5),
+    }
 
 
 def summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -254,9 +307,17 @@ def summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
     for one, other, goal in DIFFERENCES:
         if one not in methods:
             continue
-        each = [float(table.loc[one, "dice_closest"] - table.loc[other, "dice_closest"]) for table in by_seed.values()]
+        each = [
+            float(table.loc[one, "dice_closest"] - table.loc[other, "dice_closest"])
+            for table in by_seed.values()
+        ]
         differences.append(
-            {"what": f"{one} − {other}", "goal": goal, "by_seed": np.round(each, 4).tolist(), **spread(each)}
+            {
+                "what": f"{one} − {other}",
+                "goal": goal,
+                "by_seed": np.round(each, 4).tolist(),
+                **spread(each),
+            }
         )
     return {"methods": rows, "differences": differences}
 
@@ -267,17 +328,27 @@ def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[
     for kind in kinds:
         runs = {seed: run_seed(kind, seed, work, quick=quick) for seed in seeds}
         tables = {
-            str(seed): {name: pd.DataFrame(rows) for name, rows in one["tables"].items()} for seed, one in runs.items()
+            str(seed): {name: pd.DataFrame(rows) for name, rows in one["tables"].items()}
+            for seed, one in runs.items()
         }
         board = placement_board(tables, least_runs=min(3, len(seeds)) if quick else 3)
         found[kind] = summary(runs) | {"claims": json.loads(board.to_json(orient="records"))}
-    words = ["python", "benchmarks/bench_placers.py", "--seeds", *map(str, seeds), "--kinds", *kinds]
+    words = [
+        "python",
+        "benchmarks/bench_placers.py",
+        "--seeds",
+        *map(str, seeds),
+        "--kinds",
+        *kinds,
+    ]
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
         "data": f"{N_CASES} synthetic gliomas a seed, {N_CASES * (N_FOLDS - 1) // N_FOLDS} to learn from; no patients, "
         "no clinical experts",
-        **measure.commit("dmrifit", "placement", "benchmarks/bench_placers.py", "benchmarks/claims/lee.py"),
+        **measure.commit(
+            "dmrifit", "placement", "benchmarks/bench_placers.py", "benchmarks/claims/lee.py"
+        ),
         "command": shlex.join([*words, *(["--quick"] if quick else [])]),
         "quick": quick,
         "date": date.today().isoformat(),
@@ -299,11 +370,17 @@ def markdown(result: dict[str, Any]) -> str:
     )
     parts = [head]
     for kind, found in result["kinds"].items():
-        title = {"preference": "Experts with a preference", "objective": "Experts who follow the objective"}[kind]
-        parts.append(f"**{title}** (means over cases, then over seeds; in brackets the standard error over seeds):")
+        title = {
+            "preference": "Experts with a preference",
+            "objective": "Experts who follow the objective",
+        }[kind]
+        parts.append(
+            f"**{title}** (means over cases, then over seeds; in brackets the standard error over seeds):"
+        )
         parts.append(measure.table(*methods_table(found["methods"])))
         rows = [
-            [one["what"], signed(one), reached(one) if kind == "preference" else ""] for one in found["differences"]
+            [one["what"], signed(one), reached(one) if kind == "preference" else ""]
+            for one in found["differences"]
         ]
         parts.append(measure.table(["Dice with the closest expert", "difference", "goal"], rows))
     boards = {kind: found["claims"] for kind, found in result["kinds"].items()}
@@ -313,20 +390,40 @@ def markdown(result: dict[str, Any]) -> str:
             str(one["claim"]),
             one["statement"],
             one["study"],
-            *(f"{board[i]['verdict']}: {measure.cell(board[i]['ours'], 300)}" for board in boards.values()),
+            *(
+                f"{board[i]['verdict']}: {measure.cell(board[i]['ours'], 300)}"
+                for board in boards.values()
+            ),
         ]
         for i, one in enumerate(first)
     ]
-    parts.append("**The study's claims** (Lee et al., MICCAI 2024), mean ± standard deviation over seeds:")
-    parts.append(measure.table(["", "claim", "the study", *(f"experts: {kind}" for kind in boards)], rows))
+    parts.append(
+        "**The study's claims** (Lee et al., MICCAI 2024), mean ± standard deviation over seeds:"
+    )
+    parts.append(
+        measure.table(["", "claim", "the study", *(f"experts: {kind}" for kind in boards)], rows)
+    )
     return "\n\n".join(parts)
 
 
 def in_short(result: dict[str, Any]) -> str:
     """Write what a first look needs: the experts with a preference."""
     header, rows = methods_table(result["kinds"]["preference"]["methods"])
-    shown = [0, header.index("Dice, closest"), header.index("tumor in box"), header.index("CPU ms per case")]
-    wanted = ("objective", "optimizer", "ranker", "network", "network refined", "network fast", "ranker, excluding")
+    shown = [
+        0,
+        header.index("Dice, closest"),
+        header.index("tumor in box"),
+        header.index("CPU ms per case"),
+    ]
+    wanted = (
+        "objective",
+        "optimizer",
+        "ranker",
+        "network",
+        "network refined",
+        "network fast",
+        "ranker, excluding",
+    )
     wanted += ("network, exclude channel", CONTROLS[0])
     chosen = [[row[i] for i in shown] for row in rows if row[0] in wanted]
     head = (
@@ -338,7 +435,15 @@ def in_short(result: dict[str, Any]) -> str:
 
 
 def methods_table(methods: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["placer", "tumor in box", "volume, mL", "Dice, closest", "Dice, both", "Dice, fair", "rotated axes"]
+    header = [
+        "placer",
+        "tumor in box",
+        "volume, mL",
+        "Dice, closest",
+        "Dice, both",
+        "Dice, fair",
+        "rotated axes",
+    ]
     header += ["necrosis in box", "CPU ms per case", "CPU s of training"]
     digits = {"f_tumor": 3, "volume": 1, "rotated_axes": 2}
     rows = []
@@ -366,12 +471,24 @@ def signed(one: dict[str, Any]) -> str:
 
 
 def reached(one: dict[str, Any]) -> str:
-    return "" if one["goal"] is None else f"≥ +{one['goal']:.2f}: {'yes' if one['mean'] >= one['goal'] else 'no'}"
+    return (
+        ""
+        if one["goal"] is None
+        else f"≥ +{one['goal']:.2f}: {'yes' if one['mean'] >= one['goal'] else 'no'}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Compare placers on synthetic gliomas with simulated experts.", RESULT, seeds=SEEDS)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what simulated experts aim at")
+    parser = measure.options(
+        "Compare placers on synthetic gliomas with simulated experts.", RESULT, seeds=SEEDS
+    )
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=list(KINDS),
+        help="what simulated experts aim at",
+    )
     chosen = measure.chosen(parser, arguments, RESULT)
     result = run(chosen.seeds, chosen.kinds, chosen.work, quick=chosen.quick)
     measure.write(result, chosen.out)

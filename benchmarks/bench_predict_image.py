@@ -61,7 +61,9 @@ def write_inputs(folder: Path, shape: tuple[int, int, int]) -> tuple[dict[str, P
     """Write model, mask and images; return their paths and the share of the body."""
     cohort = simulate_cohort("cohort1", 4, random_state=11)
     table = cohort.arrays(mask="body", max_voxels=250, random_state=0)
-    estimator = SignalToSignal("LR", source=table.source, target=table.target).fit(table.X, table.Y)
+    estimator = SignalToSignal("LR", source=table.source, target=table.target).fit(
+        table.X, table.Y
+    )
     x, y = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape[:2]), indexing="ij")
     body = np.repeat(((x / 0.93) ** 2 + (y / 0.82) ** 2 < 1)[..., None], shape[2], axis=2)
     measured = cohort.arrays(mask="body", scale=None).X
@@ -88,7 +90,12 @@ def measure(shape: tuple[int, int, int] = SHAPE, repeats: int = 5) -> dict[str, 
         runs: dict[str, list[dict]] = {"int16, .nii.gz": [], "float32, .nii": []}
         for _ in range(repeats):
             for kind, found in runs.items():
-                values = {"model": paths["model"], "image": paths[kind], "mask": paths["mask"], "out": folder / "out"}
+                values = {
+                    "model": paths["model"],
+                    "image": paths[kind],
+                    "mask": paths["mask"],
+                    "out": folder / "out",
+                }
                 code = CHILD.format(**{key: str(value) for key, value in values.items()})
                 found.append(json.loads(str(run_child(code)["out"])))
     cases = {}
@@ -96,11 +103,15 @@ def measure(shape: tuple[int, int, int] = SHAPE, repeats: int = 5) -> dict[str, 
         case: dict[str, object] = {"repeats": repeats}
         for key in ("wall_s", "cpu_s"):
             times = [run[key] for run in found]
-            low, middle, high = statistics.quantiles(times, n=4, method="inclusive") if repeats > 1 else times * 3
+            low, middle, high = (
+                statistics.quantiles(times, n=4, method="inclusive") if repeats > 1 else times * 3
+            )
             case[key] = {k: round(v, 2) for k, v in
                          (("best", min(times)), ("q25", low), ("median", middle), ("q75", high))}  # fmt: skip
         parts = [run["parts_cpu_s"] for run in found]
-        case["parts_cpu_s"] = {key: round(statistics.median([p[key] for p in parts]), 2) for key in parts[0]}
+        case["parts_cpu_s"] = {
+            key: round(statistics.median([p[key] for p in parts]), 2) for key in parts[0]
+        }
         cases[kind] = case
     return {"shape": shape, "share_of_body": round(share, 3), "cases": cases}
 
@@ -110,8 +121,18 @@ def markdown(result: dict) -> str:
     rows = []
     for kind, case in result["cases"].items():
         times = [case[key] for key in ("wall_s", "cpu_s")]
-        cells = [f"{time['median']:.2f} ({time['q25']:.2f} to {time['q75']:.2f})" for time in times]
-        rows.append([kind, *cells, ", ".join(f"{name} {seconds:.2f}" for name, seconds in case["parts_cpu_s"].items())])
+        cells = [
+            f"{time['median']:.2f} ({time['q25']:.2f} to {time['q75']:.2f})" for time in times
+        ]
+        rows.append(
+            [
+                kind,
+                *cells,
+                ", ".join(
+                    f"{name} {seconds:.2f}" for name, seconds in case["parts_cpu_s"].items()
+                ),
+            ]
+        )
     head = (
         f"A synthetic scan of {' × '.join(map(str, result['shape']))} voxels, {100 * result['share_of_body']:.0f} % of "
         f"them body; seconds, median (quartiles) of processes of their own, on {result['machine']['processors']} "
@@ -123,9 +144,13 @@ def markdown(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a small scan, to see that everything runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small scan, to see that everything runs"
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     where = machine()

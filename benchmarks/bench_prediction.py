@@ -55,7 +55,13 @@ def fit_plainly(signals: np.ndarray, protocol: object) -> np.ndarray:
         top = max(y.max(), 1e-6)
         unit = np.array([top, 1, 1, 1, 1, 1, 1])
         out.append(
-            least_squares(residuals, START * unit, bounds=(LOW * unit, HIGH * unit), args=(y,), x_scale=HIGH * unit).x
+            least_squares(
+                residuals,
+                START * unit,
+                bounds=(LOW * unit, HIGH * unit),
+                args=(y,),
+                x_scale=HIGH * unit,
+            ).x
         )
     return np.array(out)
 
@@ -82,24 +88,33 @@ def per_voxel(function: object, signals: np.ndarray, *arguments: object) -> floa
     return (time.process_time() - start) / len(signals)
 
 
-def regress_plainly(cohort: Cohort, sizes: tuple[int, ...], algorithms: tuple[str, ...], seed: int) -> dict[str, float]:
+def regress_plainly(
+    cohort: Cohort, sizes: tuple[int, ...], algorithms: tuple[str, ...], seed: int
+) -> dict[str, float]:
     """Train and predict for the cohort's first patient; seconds by algorithm, both strategies together."""
     held_out, *others = cohort.patients
     seconds = {}
     for algorithm in algorithms:
         patch = default_patch_shape(algorithm)
         table = cohort.arrays(mask="body", max_voxels=250, patch_shape=patch, random_state=seed)
-        test = cohort.arrays(mask="lesion", patch_shape=patch).X[cohort.arrays(mask="lesion").groups == held_out]
+        test = cohort.arrays(mask="lesion", patch_shape=patch).X[
+            cohort.arrays(mask="lesion").groups == held_out
+        ]
         rng = np.random.default_rng(seed)
         # Numbers like those of clinical metrics and fitted maps; training takes as long on them.
-        X3, Y7 = (rng.normal(size=(len(table.X), n)) + table.X[:, :1] for n in (3 * (9 if patch else 1), 7))
+        X3, Y7 = (
+            rng.normal(size=(len(table.X), n)) + table.X[:, :1]
+            for n in (3 * (9 if patch else 1), 7)
+        )
         start = time.process_time()
         for size in sizes:
             rows = np.isin(table.groups, others[:size])
-            make_regressor(algorithm, patch_shape=patch, random_state=0).fit(table.X[rows], table.Y[rows]).predict(test)
-            make_regressor(algorithm, patch_shape=patch, random_state=0).fit(X3[rows], Y7[rows]).predict(
-                X3[: len(test)]
-            )
+            make_regressor(algorithm, patch_shape=patch, random_state=0).fit(
+                table.X[rows], table.Y[rows]
+            ).predict(test)
+            make_regressor(algorithm, patch_shape=patch, random_state=0).fit(
+                X3[rows], Y7[rows]
+            ).predict(X3[: len(test)])
         seconds[algorithm] = time.process_time() - start
     return seconds
 
@@ -111,7 +126,9 @@ def run(*, quick: bool) -> dict[str, object]:
     algorithms = ("LR", "ETR") if quick else ALGORITHMS
     shape = (24, 24, 6) if quick else (48, 48, 8)
     names = ("cohort1", "cohort2")
-    cohorts = {name: simulate_cohort(name, n_patients, shape=shape, random_state=SEED) for name in names}
+    cohorts = {
+        name: simulate_cohort(name, n_patients, shape=shape, random_state=SEED) for name in names
+    }
     learning_curve(  # compiles the fits, so that only the board is timed
         [simulate_cohort("cohort1", 2, shape=(16, 16, 3), random_state=1)],
         sizes=(1,),
@@ -119,18 +136,24 @@ def run(*, quick: bool) -> dict[str, object]:
         random_state=0,
     )
     before, start = used(), time.perf_counter()
-    board = learning_curve(cohorts, sizes=sizes, algorithms=algorithms, n_jobs=2, random_state=SEED)
+    board = learning_curve(
+        cohorts, sizes=sizes, algorithms=algorithms, n_jobs=2, random_state=SEED
+    )
     wall = time.perf_counter() - start
     from joblib.externals.loky import get_reusable_executor
 
-    get_reusable_executor().shutdown(wait=True)  # processor time of workers counts once they have ended
+    get_reusable_executor().shutdown(
+        wait=True
+    )  # processor time of workers counts once they have ended
     ours = used() - before
 
     trained = board.scores[board.scores["metric"] == "Dt"]
     by_algorithm = trained.groupby(["algorithm", "strategy"])["seconds"].sum()
     cells = trained[trained["algorithm"].isin(algorithms)]
     fitted = cells.loc[cells["strategy"] == "s2s", "n_voxels"].sum()
-    once = trained.drop_duplicates("patient")["n_voxels"].sum() + 250 * len(trained["patient"].unique())
+    once = trained.drop_duplicates("patient")["n_voxels"].sum() + 250 * len(
+        trained["patient"].unique()
+    )
 
     with threadpool_limits(1):
         times, regress = [], pd.Series(0.0, index=list(algorithms))
@@ -153,12 +176,18 @@ def run(*, quick: bool) -> dict[str, object]:
         "reference maps, once": float(once * fit_s),
         "clinical metrics, once": float(once * clinical_s),
     }
-    tumor = board.scores[(board.scores["metric"] != "S0") & (board.scores["n_train"] == max(sizes))]
-    quality = tumor.assign(abs_bias=tumor["bias"].abs()).groupby(["cohort", "strategy", "algorithm"])
+    tumor = board.scores[
+        (board.scores["metric"] != "S0") & (board.scores["n_train"] == max(sizes))
+    ]
+    quality = tumor.assign(abs_bias=tumor["bias"].abs()).groupby(
+        ["cohort", "strategy", "algorithm"]
+    )
     return {
         "question": "seconds for the study's board, and for the same written plainly",
         **measure.commit("dmrifit"),
-        "command": shlex.join(["python", "benchmarks/bench_prediction.py", *(["--quick"] if quick else [])]),
+        "command": shlex.join(
+            ["python", "benchmarks/bench_prediction.py", *(["--quick"] if quick else [])]
+        ),
         "quick": quick,
         "date": date.today().isoformat(),
         "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
@@ -175,7 +204,9 @@ def run(*, quick: bool) -> dict[str, object]:
             "tumor_voxels": int(trained.drop_duplicates("patient")["n_voxels"].sum()),
             "wall_s": round(wall, 1),
             "cpu_s": round(ours, 1),
-            "training_and_prediction_s": {f"{a} {s}": round(float(v), 1) for (a, s), v in by_algorithm.items()},
+            "training_and_prediction_s": {
+                f"{a} {s}": round(float(v), 1) for (a, s), v in by_algorithm.items()
+            },
         },
         "plain": {
             "ms_per_fit": round(1e3 * fit_s, 2),
@@ -186,7 +217,13 @@ def run(*, quick: bool) -> dict[str, object]:
         },
         "ratio": round(sum(plain.values()) / ours, 1),
         "goals": [
-            {"what": "board on two processors", "limit": 360, "value": round(wall, 1), "unit": "s", "met": wall <= 360},
+            {
+                "what": "board on two processors",
+                "limit": 360,
+                "value": round(wall, 1),
+                "unit": "s",
+                "met": wall <= 360,
+            },
             {
                 "what": "times faster than plainly written",
                 "limit": 10,
@@ -196,7 +233,8 @@ def run(*, quick: bool) -> dict[str, object]:
             },
         ],
         "scores": [
-            {"cohort": c, "strategy": s, "algorithm": a} | {k: round(float(v), 4) for k, v in row.items()}
+            {"cohort": c, "strategy": s, "algorithm": a}
+            | {k: round(float(v), 4) for k, v in row.items()}
             for (c, s, a), row in quality[["abs_bias", "dispersion", "pearson"]].mean().iterrows()
         ],
     }
@@ -217,15 +255,23 @@ def markdown(result: dict[str, object]) -> str:
         ],
         ["board, processor time", f"{board['cpu_s']:.0f} s", ""],
         ["written plainly, processor time", f"{sum(plain['cpu_s'].values()):,.0f} s", ""],
-        ["ratio", f"{result['ratio']:.1f} ×", "≥ 10 ×: " + ("yes" if result["goals"][1]["met"] else "**no**")],
+        [
+            "ratio",
+            f"{result['ratio']:.1f} ×",
+            "≥ 10 ×: " + ("yes" if result["goals"][1]["met"] else "**no**"),
+        ],
     ]
     parts = [[f"plain: {key}", f"{value:,.0f} s", ""] for key, value in plain["cpu_s"].items()]
     spent = pd.Series(board["training_and_prediction_s"]).sort_values(ascending=False)
     ours = [
-        [f"board: training and prediction, {key}", f"{value:.1f} s", ""] for key, value in spent.items() if value >= 0.5
+        [f"board: training and prediction, {key}", f"{value:.1f} s", ""]
+        for key, value in spent.items()
+        if value >= 0.5
     ]
     scores = pd.DataFrame(result["scores"]).pivot_table(
-        index=["strategy", "algorithm"], columns="cohort", values=["abs_bias", "dispersion", "pearson"]
+        index=["strategy", "algorithm"],
+        columns="cohort",
+        values=["abs_bias", "dispersion", "pearson"],
     )
     cells = [
         [
@@ -233,7 +279,8 @@ def markdown(result: dict[str, object]) -> str:
             algorithm,
             *(
                 " / ".join(
-                    "–" if np.isnan(row[k, c]) else f"{row[k, c]:.3f}" for k in ("abs_bias", "dispersion", "pearson")
+                    "–" if np.isnan(row[k, c]) else f"{row[k, c]:.3f}"
+                    for k in ("abs_bias", "dispersion", "pearson")
                 )
                 for c in ("cohort1", "cohort2")
             ),

@@ -30,7 +30,16 @@ import joblib
 import nibabel as nib
 import numpy as np
 
-from dmrifit import ALGORITHMS, MODELS, Cohort, Protocol, fit_image, fit_voxels, leave_one_patient_out, simulate_cohort
+from dmrifit import (
+    ALGORITHMS,
+    MODELS,
+    Cohort,
+    Protocol,
+    fit_image,
+    fit_voxels,
+    leave_one_patient_out,
+    simulate_cohort,
+)
 from dmrifit.study.study_folder import StudyFolder
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
@@ -95,7 +104,10 @@ def write_slices(one: np.ndarray, n_slices: int, path: Path) -> None:
 def over_voxels(quick: bool) -> dict[str, Any]:
     """Fit scans of more and more voxels, each an uncompressed file that is read slab by slab."""
     found = {}
-    for model, n_contrasts, exponents in (("adc", 5, (4, 5, 6, 7)), ("t2-ivim-kurtosis", 21, (4, 5, 6))):
+    for model, n_contrasts, exponents in (
+        ("adc", 5, (4, 5, 6, 7)),
+        ("t2-ivim-kurtosis", 21, (4, 5, 6)),
+    ):
         protocol = protocol_of(model, n_contrasts)
         block = noisy(model, protocol, 10_000).reshape(100, 100, 1, n_contrasts)
         points = {}
@@ -106,7 +118,9 @@ def over_voxels(quick: bool) -> dict[str, Any]:
                 path = Path(folder) / "scan.nii"
                 write_slices(part, n_slices, path)
                 points[10**exponent] = processor_seconds(
-                    lambda path=path, model=model, protocol=protocol: fit_image(path, protocol, model, n_threads=1),
+                    lambda path=path, model=model, protocol=protocol: fit_image(
+                        path, protocol, model, n_threads=1
+                    ),
                     1 if exponent >= 6 else 3,
                 )
         found[f"{model}, {n_contrasts} contrasts, image in a file"] = slopes(points)
@@ -200,7 +214,9 @@ def tasks(quick: bool, algorithms: tuple[str, ...]) -> dict[str, Any]:
     del one
     rows = {}
     for algorithm in algorithms:
-        function, arguments, _ = next(task for task in everything if task[1][2].entrant.algorithm == algorithm)
+        function, arguments, _ = next(
+            task for task in everything if task[1][2].entrant.algorithm == algorithm
+        )
         sizes = [len(pickle.dumps(one, protocol=5)) for one in arguments]
         shared = sum(sizes[i] for i in SHARED if arguments[i] is not None)
         function(*arguments)  # loads what the algorithm needs
@@ -251,7 +267,11 @@ def timed(function: Callable[[], object], client: Any = None) -> dict[str, float
     cpu, wall = time.process_time(), time.perf_counter()
     function()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"wall_s": wall, "here_cpu_s": cpu, "workers_cpu_s": 0.0 if client is None else spent(client) - before}
+    return {
+        "wall_s": wall,
+        "here_cpu_s": cpu,
+        "workers_cpu_s": 0.0 if client is None else spent(client) - before,
+    }
 
 
 def collect(trainings: list[Any], folder: Path) -> None:
@@ -268,7 +288,11 @@ def on_workers(quick: bool) -> dict[str, Any]:
     repeats = 1 if quick else 2
     begun = time.perf_counter()
     found: dict[str, Any] = {"tasks": {}}
-    with workers(2) as client, joblib.parallel_config(backend="dask"), tempfile.TemporaryDirectory() as folder:
+    with (
+        workers(2) as client,
+        joblib.parallel_config(backend="dask"),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         found["start_s"] = round(time.perf_counter() - begun, 2)
         study(cohort_of(3), ("ETR",))
         trainings, preparing = caught(cohort, ("ETR",), **options)
@@ -277,8 +301,14 @@ def on_workers(quick: bool) -> dict[str, Any]:
         one, two, inner = [], [], []
         for i in range(repeats):
             with joblib.parallel_config(backend="sequential"):
-                one.append(timed(lambda i=i: study(cohort, ("ETR",), out=f"{folder}/one{i}", **options)))
-            two.append(timed(lambda i=i: study(cohort, ("ETR",), out=f"{folder}/two{i}", **options), client))
+                one.append(
+                    timed(lambda i=i: study(cohort, ("ETR",), out=f"{folder}/one{i}", **options))
+                )
+            two.append(
+                timed(
+                    lambda i=i: study(cohort, ("ETR",), out=f"{folder}/two{i}", **options), client
+                )
+            )
             inner.append(timed(lambda i=i: collect(short, Path(folder) / f"inner{i}"), client))
         alone, both = (min(run["wall_s"] for run in runs) for runs in (one, two))
         found["study"] = {
@@ -290,7 +320,9 @@ def on_workers(quick: bool) -> dict[str, Any]:
             "cpu_of_workers_s": round(min(run["workers_cpu_s"] for run in two), 3),
             "cpu_of_client_and_scheduler_s": round(min(run["here_cpu_s"] for run in two), 3),
             "preparing_cpu_s": round(preparing, 3),
-            "client_ms_per_task": round(1000 * min(run["here_cpu_s"] for run in inner) / len(short), 2),
+            "client_ms_per_task": round(
+                1000 * min(run["here_cpu_s"] for run in inner) / len(short), 2
+            ),
             "repeats": repeats,
         }
         for ms in TASK_MS:
@@ -306,12 +338,25 @@ def on_workers(quick: bool) -> dict[str, Any]:
                 ),
             }
             found["tasks"][str(ms)] = {"n": n} | {
-                name: round(plain / 2 / min(timed(function, client)["wall_s"] for _ in range(1 if ms > 100 else 2)), 3)
+                name: round(
+                    plain
+                    / 2
+                    / min(timed(function, client)["wall_s"] for _ in range(1 if ms > 100 else 2)),
+                    3,
+                )
                 for name, function in runs.items()
             }
         n = 20 if quick else 400
-        empty = [timed(lambda: joblib.Parallel(batch_size=1)(joblib.delayed(abs)(1) for _ in range(n)), client)]
-        bare = [timed(lambda: client.gather(client.map(abs, range(n), pure=False)), client) for _ in range(2)]
+        empty = [
+            timed(
+                lambda: joblib.Parallel(batch_size=1)(joblib.delayed(abs)(1) for _ in range(n)),
+                client,
+            )
+        ]
+        bare = [
+            timed(lambda: client.gather(client.map(abs, range(n), pure=False)), client)
+            for _ in range(2)
+        ]
         found["overhead"] = {
             name: {
                 key.replace("_s", "_ms"): round(1000 * min(run[key] for run in runs) / n, 3)
@@ -322,7 +367,9 @@ def on_workers(quick: bool) -> dict[str, Any]:
     return found
 
 
-def on_paper(task: dict[str, Any], client_s: float, preparing_s: float, n_tasks: int) -> dict[str, Any]:
+def on_paper(
+    task: dict[str, Any], client_s: float, preparing_s: float, n_tasks: int
+) -> dict[str, Any]:
     """
     Extrapolate a study of equal trainings to many workers.
 
@@ -335,11 +382,16 @@ def on_paper(task: dict[str, Any], client_s: float, preparing_s: float, n_tasks:
     for n in PAPER_WORKERS:
         copying = math.ceil(math.log2(n) + 1) * task["shared_bytes"] / NETWORK
         wall = preparing_s + copying + max(n_tasks * serial, math.ceil(n_tasks / n) * t)
-        rows[str(n)] = {"wall_s": round(wall, 1), "efficiency": round((n_tasks * t + preparing_s) / (n * wall), 3)}
+        rows[str(n)] = {
+            "wall_s": round(wall, 1),
+            "efficiency": round((n_tasks * t + preparing_s) / (n * wall), 3),
+        }
     return {
         "trainings": n_tasks,
         "serial_ms_per_task": round(1000 * serial, 3),
-        "bound_by": "client and scheduler" if client_s >= sent / NETWORK else "network of the client",
+        "bound_by": "client and scheduler"
+        if client_s >= sent / NETWORK
+        else "network of the client",
         "stops_at_workers": max(1, round(t / serial)),
         "workers": rows,
     }
@@ -353,24 +405,34 @@ def run(*, quick: bool) -> dict[str, Any]:
     for model in ("adc", "ivim", "t2-ivim-kurtosis"):  # compiles the fits, or loads them
         fit_voxels(noisy(model, protocol_of(model, 10), 100), protocol_of(model, 10), model)
     study(cohort_of(2), ("LR", "ETR"), n_jobs=1)
-    growth = {"voxels": over_voxels(quick), "contrasts": over_contrasts(quick), "patients": over_patients(quick)}
+    growth = {
+        "voxels": over_voxels(quick),
+        "contrasts": over_contrasts(quick),
+        "patients": over_patients(quick),
+    }
     one = tasks(quick, algorithms)
     cluster = on_workers(quick)
     client_s = cluster["study"]["client_ms_per_task"] / 1000
     paper = {
-        name: on_paper(task, client_s, one["preparing_cpu_s"], 100 if quick else 10 * one["trainings"])
+        name: on_paper(
+            task, client_s, one["preparing_cpu_s"], 100 if quick else 10 * one["trainings"]
+        )
         for name, task in one["by_algorithm"].items()
     }
     extras = () if quick else ("torch", "skorch", "xgboost-cpu")
     return {
         "question": "what work costs as it grows, and how far a cluster carries it",
-        "command": shlex.join(["python", "benchmarks/bench_scale.py", *(["--quick"] if quick else [])]),
+        "command": shlex.join(
+            ["python", "benchmarks/bench_scale.py", *(["--quick"] if quick else [])]
+        ),
         "quick": quick,
         "synthetic": True,
         "seed": SEED,
         "date": date.today().isoformat(),
         "machine": where | {"load_at_end": round(os.getloadavg()[0], 2)},
-        "versions": measure.versions("numpy", "numba", "scikit-learn", "joblib", "dask", "distributed", *extras),
+        "versions": measure.versions(
+            "numpy", "numba", "scikit-learn", "joblib", "dask", "distributed", *extras
+        ),
         **measure.commit("dmrifit", "benchmarks/bench_scale.py"),
         "cpu_s": round(time.process_time() - start, 1),
         "growth": growth,
@@ -396,7 +458,11 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     study_, overhead = cluster["study"], cluster["overhead"]
     spread = [
-        ["study, one process", f"{study_['wall_of_one_process_s']:.2f} s", f"{study_['cpu_of_one_process_s']:.2f} s"],
+        [
+            "study, one process",
+            f"{study_['wall_of_one_process_s']:.2f} s",
+            f"{study_['cpu_of_one_process_s']:.2f} s",
+        ],
         [
             "study, two workers",
             f"{study_['wall_of_two_workers_s']:.2f} s",
@@ -404,7 +470,11 @@ def markdown(result: dict[str, Any]) -> str:
             "scheduler",
         ],
         ["efficiency from one to two", f"{100 * study_['efficiency']:.0f} %", ""],
-        ["client and scheduler for each training, preparation left out", "", f"{study_['client_ms_per_task']:.1f} ms"],
+        [
+            "client and scheduler for each training, preparation left out",
+            "",
+            f"{study_['client_ms_per_task']:.1f} ms",
+        ],
         *(
             [
                 f"an empty task, {name}",
@@ -415,7 +485,11 @@ def markdown(result: dict[str, Any]) -> str:
         ),
     ]
     lengths = [
-        [f"{int(ms):,} ms", f"{found['n']}", *(f"{100 * found[k]:.0f} %" for k in ("batches of joblib", "one by one"))]
+        [
+            f"{int(ms):,} ms",
+            f"{found['n']}",
+            *(f"{100 * found[k]:.0f} %" for k in ("batches of joblib", "one by one")),
+        ]
         for ms, found in cluster["tasks"].items()
     ]
     papers = result["paper"]["by_algorithm"]
@@ -426,7 +500,10 @@ def markdown(result: dict[str, Any]) -> str:
             f"{task['sent_bytes'] / 1000:.0f} / {task['returned_bytes'] / 1000:.0f}",
             f"{task['shared_bytes'] / 1000:,.0f}",
             f"{papers[name]['stops_at_workers']:,} ({papers[name]['bound_by']})",
-            *(f"{100 * papers[name]['workers'][str(n)]['efficiency']:.0f} %" for n in PAPER_WORKERS[2:]),
+            *(
+                f"{100 * papers[name]['workers'][str(n)]['efficiency']:.0f} %"
+                for n in PAPER_WORKERS[2:]
+            ),
         ]
         for name, task in one["by_algorithm"].items()
     ]
@@ -444,7 +521,9 @@ def markdown(result: dict[str, Any]) -> str:
             f"A study of {study_['trainings']} trainings (ETR), best of {study_['repeats']}; workers have one thread:",
             measure.table(["what", "wall", "processor"], spread),
             "Efficiency of two workers at tasks of known length:",
-            measure.table(["a task takes", "tasks", "joblib's own batches", "one by one"], lengths),
+            measure.table(
+                ["a task takes", "tasks", "joblib's own batches", "one by one"], lengths
+            ),
             f"One training on {one['patients'] - 1} patients with {one['voxels_of_each']} voxels each, and on paper a "
             f"study of {n_trainings:,} of them; {one['preparing_cpu_s']:.2f} s of preparation:",
             measure.table(

@@ -49,7 +49,9 @@ def make_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fill(volume: np.ndarray, corner: np.ndarray, size: np.ndarray | tuple[int, int, int]) -> None:
-    x, y, z = (slice(int(start), int(start + side)) for start, side in zip(corner, size, strict=True))
+    x, y, z = (
+        slice(int(start), int(start + side)) for start, side in zip(corner, size, strict=True)
+    )
     volume[x, y, z] = 1
 
 
@@ -71,7 +73,10 @@ def score() -> dict:
 
     # Any overlap matches, and several components may match one lesion; but a component matches one lesion only.
     matcher = NaiveThresholdMatching(
-        matching_metric=Metric.IOU, matching_threshold=0.0, allow_many_to_one=True, strict_threshold=True
+        matching_metric=Metric.IOU,
+        matching_threshold=0.0,
+        allow_many_to_one=True,
+        strict_threshold=True,
     )
     evaluator = Panoptica_Evaluator(
         expected_input=InputType.SEMANTIC,
@@ -84,20 +89,29 @@ def score() -> dict:
         reference, prediction = make_pair(seed)
         found = evaluator.evaluate(prediction, reference)["ungrouped"]
         row = {"seed": seed, "digest": digest(reference, prediction)}
-        row |= {"n_reference": int(found.n_ref_instances), "n_predicted": int(found.n_pred_instances)}
+        row |= {
+            "n_reference": int(found.n_ref_instances),
+            "n_predicted": int(found.n_pred_instances),
+        }
         row |= {"tp": int(found.tp), "fp": int(found.fp), "fn": int(found.fn)}
         row["mean_dice"] = float(found.sq_dsc) if found.tp else None
         rows.append(row)
     names = ("panoptica", "connected-components-3d", "numpy", "scipy")
     versions = {name: version(name) for name in names} | {"python": sys.version.split()[0]}
-    return {"rule": "NaiveThresholdMatching, IOU > 0, many to one", "versions": versions, "pairs": rows}
+    return {
+        "rule": "NaiveThresholdMatching, IOU > 0, many to one",
+        "versions": versions,
+        "pairs": rows,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Score seeded pairs of masks by panoptica.")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--version", default="2.1.7", help="of panoptica (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=RESULT, help="file to write (default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.inside:
         options.inside.write_text(json.dumps(score(), indent=1) + "\n", encoding="utf-8")
@@ -105,14 +119,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = str(Path(folder) / "bin" / "python")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"panoptica=={options.version}"], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", f"panoptica=={options.version}"],
+            check=True,
+        )
         whole = Path(folder) / "panoptica.json"
         subprocess.run([python, __file__, "--inside", str(whole)], check=True)
         text = whole.read_text(encoding="utf-8")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text, encoding="utf-8")
     found = json.loads(text)
-    print(f"{options.out}: {len(found['pairs'])} pairs, panoptica {found['versions']['panoptica']}")
+    print(
+        f"{options.out}: {len(found['pairs'])} pairs, panoptica {found['versions']['panoptica']}"
+    )
 
 
 if __name__ == "__main__":

@@ -66,13 +66,21 @@ def pages(root: Path) -> dict[Path, str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write the tables of the READMEs from the stored results.")
-    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a table is another")
+    parser = argparse.ArgumentParser(
+        description="Write the tables of the READMEs from the stored results."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; end with 1 where a table is another"
+    )
     parser.add_argument("--root", type=Path, default=measure.ROOT, help="folder of the pages")
     chosen = parser.parse_args(arguments)
     from dmrifit.io.atomic_files import write_text
 
-    changed = {path: text for path, text in pages(chosen.root).items() if path.read_text(encoding="utf-8") != text}
+    changed = {
+        path: text
+        for path, text in pages(chosen.root).items()
+        if path.read_text(encoding="utf-8") != text
+    }
     for path, text in changed.items():
         print(f"{path} is not what the results say" if chosen.check else f"wrote {path}")
         if not chosen.check:

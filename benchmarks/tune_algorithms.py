@@ -25,9 +25,23 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from dmrifit import MODELS, MapsToMaps, SignalToSignal, bias_index, dispersion_index, fit_voxels, simulate_cohort
+from dmrifit import (
+    MODELS,
+    MapsToMaps,
+    SignalToSignal,
+    bias_index,
+    dispersion_index,
+    fit_voxels,
+    simulate_cohort,
+)
 from dmrifit.cohort.patches import center_of
-from dmrifit.predict.algorithms import ALGORITHMS, CONSTANT, PATCHWISE, default_patch_shape, make_regressor
+from dmrifit.predict.algorithms import (
+    ALGORITHMS,
+    CONSTANT,
+    PATCHWISE,
+    default_patch_shape,
+    make_regressor,
+)
 
 RESULT = Path(__file__).parent / "results" / "algorithms.json"
 SEEDS = {"cohort1": 7001, "cohort2": 7002}
@@ -86,8 +100,12 @@ class Patients:
     def __init__(self, preset: str, seed: int, n_patients: int) -> None:
         cohort = simulate_cohort(preset, n_patients, random_state=seed)
         draw = {"patch_shape": NEIGHBORHOOD, "random_state": seed}
-        self.train, self.test = (cohort.arrays(mask=m, max_voxels=n, **draw) for m, n in VOXELS.items())
-        self.references = [fit_voxels(t.Y, t.target, MODEL).parameters for t in (self.train, self.test)]
+        self.train, self.test = (
+            cohort.arrays(mask=m, max_voxels=n, **draw) for m, n in VOXELS.items()
+        )
+        self.references = [
+            fit_voxels(t.Y, t.target, MODEL).parameters for t in (self.train, self.test)
+        ]
 
     def run(
         self, strategy: str, name: str, params: Mapping, train: NDArray, test: NDArray
@@ -99,13 +117,19 @@ class Patients:
             x, x_held = center_of(x, NEIGHBORHOOD), center_of(x_held, NEIGHBORHOOD)
         regressor = make_regressor(name, **params)
         estimator = STRATEGIES[strategy](
-            regressor, source=self.train.source, target=self.train.target, model=MODEL, random_state=0
+            regressor,
+            source=self.train.source,
+            target=self.train.target,
+            model=MODEL,
+            random_state=0,
         )
         known = {"reference_maps": self.references[0][rows]} if strategy == "m2m" else {}
         start = time.process_time()
         estimator.fit(x, self.train.Y[rows], **known)
         seconds = time.process_time() - start
-        return scores(estimator.predict_maps(x_held), self.references[1][held], self.test.groups[held]), seconds
+        return scores(
+            estimator.predict_maps(x_held), self.references[1][held], self.test.groups[held]
+        ), seconds
 
 
 def scores(maps: NDArray, reference: NDArray, groups: NDArray) -> list[float]:
@@ -119,7 +143,9 @@ def scores(maps: NDArray, reference: NDArray, groups: NDArray) -> list[float]:
         predicted, expected = predicted[usable], expected[usable]
         flat = predicted.std() == 0 or expected.std() == 0
         r = 0.0 if flat else np.corrcoef(predicted, expected)[0, 1]
-        rows.append((abs(bias_index(predicted, expected)), dispersion_index(predicted, expected), r))
+        rows.append(
+            (abs(bias_index(predicted, expected)), dispersion_index(predicted, expected), r)
+        )
     return np.mean(rows, axis=0).tolist()
 
 
@@ -132,7 +158,9 @@ def folds(patients: NDArray, n: int) -> Iterator[tuple[NDArray, NDArray]]:
 def total(cells: list[tuple[list[float], float]]) -> tuple[float, float]:
     """Sum up cells: |BI| + DI + 1 − r, and seconds; both as means."""
     marks = np.array([mark for mark, _ in cells])
-    return float((marks[:, 0] + marks[:, 1] + 1 - marks[:, 2]).mean()), float(np.mean([s for _, s in cells]))
+    return float((marks[:, 0] + marks[:, 1] + 1 - marks[:, 2]).mean()), float(
+        np.mean([s for _, s in cells])
+    )
 
 
 def choose(by_candidate: list[list[tuple[list[float], float]]]) -> int:
@@ -156,7 +184,9 @@ def tune(name: str, grid: list[dict], cohorts: Mapping[str, Patients]) -> dict:
                 here[i].append((strategy, *patients.run(strategy, name, params, train, test)))
                 if len(grid) > 1:
                     for inner_train, inner_test in folds(train, FOLDS["inner"]):
-                        cells[i].append(patients.run(strategy, name, params, inner_train, inner_test))
+                        cells[i].append(
+                            patients.run(strategy, name, params, inner_train, inner_test)
+                        )
         best = choose(cells) if len(grid) > 1 else 0
         chosen_outside.append(best)
         honest += here[best]
@@ -167,7 +197,10 @@ def tune(name: str, grid: list[dict], cohorts: Mapping[str, Patients]) -> dict:
         "chosen": grid[final],
         "chosen_in_outer_folds": [grid[i] for i in chosen_outside],
         "nested": summary(honest),
-        "candidates": [{"parameters": params, **summary(cells)} for params, cells in zip(grid, outer, strict=True)],
+        "candidates": [
+            {"parameters": params, **summary(cells)}
+            for params, cells in zip(grid, outer, strict=True)
+        ],
     }
 
 
@@ -195,7 +228,13 @@ def cost(name: str, patients: Patients, repeats: int) -> dict:
         x = center_of(x, NEIGHBORHOOD)
     seconds = {}
     for strategy, cls in STRATEGIES.items():
-        estimator = cls(name, source=patients.train.source, target=patients.train.target, model=MODEL, random_state=0)
+        estimator = cls(
+            name,
+            source=patients.train.source,
+            target=patients.train.target,
+            model=MODEL,
+            random_state=0,
+        )
         known = {"reference_maps": patients.references[0][rows]} if strategy == "m2m" else {}
         fits, answers = [], []
         for _ in range(repeats):
@@ -203,7 +242,11 @@ def cost(name: str, patients: Patients, repeats: int) -> dict:
             estimator.fit(x, patients.train.Y[rows], **known)
             fits.append(time.process_time() - start)
             # Features and maps are computed outside: this is the regressor alone.
-            asked = x[:400] if strategy == "s2s" else np.resize(x, (400, estimator.regressor_.n_features_in_))
+            asked = (
+                x[:400]
+                if strategy == "s2s"
+                else np.resize(x, (400, estimator.regressor_.n_features_in_))
+            )
             start = time.process_time()
             estimator.regressor_.predict(asked)
             answers.append(time.process_time() - start)
@@ -242,9 +285,18 @@ def markdown(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few patients, to see that everything runs")
-    parser.add_argument("--only", nargs="+", choices=list(GRIDS), help="these algorithms; the others keep their result")
-    parser.add_argument("--cost-only", action="store_true", help="time the shipped defaults again, choose nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few patients, to see that everything runs"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(GRIDS),
+        help="these algorithms; the others keep their result",
+    )
+    parser.add_argument(
+        "--cost-only", action="store_true", help="time the shipped defaults again, choose nothing"
+    )
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
     options = parser.parse_args()
     warnings.simplefilter("error")
@@ -261,7 +313,10 @@ def main() -> None:
             found[name] = (found[name] if options.cost_only else tune(name, grid, cohorts)) | {
                 "cost": cost(name, cohorts["cohort1"], 2 if options.quick else 5)
             }
-            print(f"{time.process_time() - start:7.1f} s  {name}: {found[name]['chosen']}", flush=True)
+            print(
+                f"{time.process_time() - start:7.1f} s  {name}: {found[name]['chosen']}",
+                flush=True,
+            )
     run = {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "cpu_s": round(time.process_time() - start, 1),
@@ -284,7 +339,13 @@ def main() -> None:
         "grids": GRIDS,
         "algorithms": {name: found[name] for name in GRIDS if name in found},
         "training_cpu_s_of_six_both_strategies": round(
-            sum(found[n]["cost"][s]["train_cpu_s"] for n in ALGORITHMS[1:] if n in found for s in STRATEGIES), 3
+            sum(
+                found[n]["cost"][s]["train_cpu_s"]
+                for n in ALGORITHMS[1:]
+                if n in found
+                for s in STRATEGIES
+            ),
+            3,
         ),
         "machine": machine(),
         "versions": versions("numpy", "scikit-learn", "xgboost-cpu", "torch", "skorch"),

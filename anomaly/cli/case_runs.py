@@ -33,8 +33,20 @@ _LESIONS, _PANELS, _DESCRIPTION = "lesions.csv", "panels.png", "detection.json"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # thresholds, the end of the scale of a map's picture
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    **{"name": str, "patient": str, "folder": str, "synthetic": bool, "threshold": (float, type(None))},
-    **{"n_lesions": int, "volume_mL": float, "share_found": float, "lesion_columns": list, "lesions": list},
+    **{
+        "name": str,
+        "patient": str,
+        "folder": str,
+        "synthetic": bool,
+        "threshold": (float, type(None)),
+    },
+    **{
+        "n_lesions": int,
+        "volume_mL": float,
+        "share_found": float,
+        "lesion_columns": list,
+        "lesions": list,
+    },
     "sources": dict,
 }
 _COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
@@ -72,7 +84,9 @@ def detect_series(
         make,
         fields=_FIELDS,
         # A scan whose files have changed, or what is known of the patient, is looked at anew.
-        same=lambda part, old: old["sources"] == _sources(part[0]) and old.get("known") == _known(part[0]),
+        same=lambda part, old: (
+            old["sources"] == _sources(part[0]) and old.get("known") == _known(part[0])
+        ),
         overwrite=overwrite,
     )
 
@@ -86,10 +100,20 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     rows = []
     for content in contents:
         files = {key: f"{content['folder']}/{file}" for key, file in _FILES.items()}
-        own = {key: content[key] for key in _COLUMNS if key not in (*_FILES, "patient", "synthetic")}
+        own = {
+            key: content[key] for key in _COLUMNS if key not in (*_FILES, "patient", "synthetic")
+        }
         word = "true" if content["synthetic"] else "false"
-        rows.append({"name": content["name"], "patient": content["patient"]} | files | own | {"synthetic": word})
-    lesions = (pd.DataFrame(content["lesions"], columns=list(content["lesion_columns"])) for content in contents)
+        rows.append(
+            {"name": content["name"], "patient": content["patient"]}
+            | files
+            | own
+            | {"synthetic": word}
+        )
+    lesions = (
+        pd.DataFrame(content["lesions"], columns=list(content["lesion_columns"]))
+        for content in contents
+    )
     found = join_tables(contents, lesions)
     write_text(out / "lesions.csv", found.to_csv(index=False, float_format="%.8g"))
     write_text(out / "detections.tsv", table_text(pd.DataFrame(rows)))
@@ -97,7 +121,14 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         return
     from dmrifit.report.html import html_join, html_page, html_table, synthetic_note
 
-    header = ("scan", "threshold", "anomalies", "volume, mL", "largest, mm", "share above the threshold")
+    header = (
+        "scan",
+        "threshold",
+        "anomalies",
+        "volume, mL",
+        "largest, mm",
+        "share above the threshold",
+    )
     lines = [
         [
             content["name"],
@@ -133,23 +164,43 @@ def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, lis
     from dmrifit.io.nifti import load_image, values_of
     from dmrifit.io.tables import read_rows
 
-    rows = {row["name"]: row for _, row in read_rows(table, required=("name", "map", "binary"), optional=_COLUMNS)}
+    rows = {
+        row["name"]: row
+        for _, row in read_rows(table, required=("name", "map", "binary"), optional=_COLUMNS)
+    }
     if missing := [scan.case.name for scan in scans if scan.case.name not in rows]:
-        raise ValueError(f"{table} knows nothing of {', '.join(missing[:5])}; run detect on these scans, or leave them out")
+        raise ValueError(
+            f"{table} knows nothing of {', '.join(missing[:5])}; run detect on these scans, or leave them out"
+        )
     found: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
     for scan in scans:
         for key, listed in found.items():
             path = table.parent / rows[scan.case.name][key]
             if not path.is_file():
-                raise FileNotFoundError(f"{table}: there is no {path}, the {key} of {scan.case.name}; run detect on this scan again")
+                raise FileNotFoundError(
+                    f"{table}: there is no {path}, the {key} of {scan.case.name}; run detect on this scan again"
+                )
             image = load_image(path)
             values = values_of(image, str(path))
             if wrong := np.count_nonzero(~np.isfinite(values)):
-                raise ValueError(f"{path} holds {wrong} values that are not finite; a map is 0 where there is no score")
+                raise ValueError(
+                    f"{path} holds {wrong} values that are not finite; a map is 0 where there is no score"
+                )
             what = f"the scan {scan.case.name}"
-            check_same_grid(values.shape, image.affine, scan.shape, scan.affine, name=str(path), reference_name=what)
-            ordered = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)).dataobj)
-            listed.append(ordered > MASK_THRESHOLD if key == "binary" else ordered.astype(np.float32))
+            check_same_grid(
+                values.shape,
+                image.affine,
+                scan.shape,
+                scan.affine,
+                name=str(path),
+                reference_name=what,
+            )
+            ordered = np.asarray(
+                nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)).dataobj
+            )
+            listed.append(
+                ordered > MASK_THRESHOLD if key == "binary" else ordered.astype(np.float32)
+            )
     return found
 
 
@@ -167,7 +218,12 @@ def prepared_cases(
 
 
 def _write_detection(
-    detection: Detection, folder: Path, sources: Mapping[str, Any], known: Mapping[str, str], *, figure: bool
+    detection: Detection,
+    folder: Path,
+    sources: Mapping[str, Any],
+    known: Mapping[str, str],
+    *,
+    figure: bool,
 ) -> dict[str, Any]:
     from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.nifti import save_image
@@ -190,10 +246,14 @@ def _write_detection(
         "sources": dict(sources),
         "notice": NOTICE,
     }
-    with FileSet(folder, [*_FILES.values(), _LESIONS, _PANELS, _VIEW, _DESCRIPTION], overwrite=True) as files:
+    with FileSet(
+        folder, [*_FILES.values(), _LESIONS, _PANELS, _VIEW, _DESCRIPTION], overwrite=True
+    ) as files:
         for key, image in detection.images().items():
             save_image(image, files.path(_FILES[key]))
-        files.path(_LESIONS).write_text(table.to_csv(index=False, float_format="%.8g"), encoding="utf-8")
+        files.path(_LESIONS).write_text(
+            table.to_csv(index=False, float_format="%.8g"), encoding="utf-8"
+        )
         if figure:
             _panels(detection).savefig(files.path(_PANELS), dpi=110)
             if find_spec("jinja2") is not None:
@@ -236,20 +296,32 @@ def _view(detection: Detection, picture: bytes) -> str:
         Layer("found", detection.opened, "mask"),
         Layer("before opening", detection.found, "mask", shown=False),
     ]
-    if case.lesion is not None and case.lesion.any():  # what the table names; the detector has not seen it
+    if (
+        case.lesion is not None and case.lesion.any()
+    ):  # what the table names; the detector has not seen it
         layers.append(Layer("known lesion", case.lesion, "mask"))
     planes = html_viewer(
         layers,
         case.affine,
-        points=[(f"{row['number']}: {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"]) for row in places],
+        points=[
+            (f"{row['number']}: {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"])
+            for row in places
+        ],
         region=case.brain,
         label="Anomaly map over the mean signal",
         instead=html_figure(picture, f"Anomalies of {case.name}", width=900),
     )
     header = ("", "volume, mL", "diameter, mm", "x", "y", "z", "largest score")
     keys = ("volume_mL", "diameter_mm", "x", "y", "z")
-    rows = [[row["number"], *(f"{row[key]:.2f}" for key in keys), f"{row['score']:.4g}"] for row in places]
-    found = html_table(rows, header, numbers=range(7)) if rows else html_paragraph("Nothing was found.")
+    rows = [
+        [row["number"], *(f"{row[key]:.2f}" for key in keys), f"{row['score']:.4g}"]
+        for row in places
+    ]
+    found = (
+        html_table(rows, header, numbers=range(7))
+        if rows
+        else html_paragraph("Nothing was found.")
+    )
     lead = f"{NOTICE} {synthetic_note(int(case.synthetic), 1)}".rstrip()
     return viewer_page(case.name, [("", planes), ("What was found", found)], lead=lead)
 

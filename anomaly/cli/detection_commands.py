@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomaly.cli.options import AllVoxelsOption, DeviceOption, ScansArgument, TissueOption, series_of
+from anomaly.cli.options import (
+    AllVoxelsOption,
+    DeviceOption,
+    ScansArgument,
+    TissueOption,
+    series_of,
+)
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, begin_run
 
 if TYPE_CHECKING:
@@ -25,23 +31,32 @@ def detect(
     bvec: Annotated[Path | None, typer.Option(help="Directions (a single series).")] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(help="The brain on the grid of the series; by default it is looked for (a single series)."),
+        typer.Option(
+            help="The brain on the grid of the series; by default it is looked for (a single series)."
+        ),
     ] = None,
     tissue: Annotated[
         Path | None,
-        typer.Option(help="Tissue map: 1 white, 2 gray matter, 3 fluid, 4 deep gray matter (a single series)."),
+        typer.Option(
+            help="Tissue map: 1 white, 2 gray matter, 3 fluid, 4 deep gray matter (a single series)."
+        ),
     ] = None,
     all_voxels: AllVoxelsOption = False,
     estimate_tissue: TissueOption = False,
     resample_directions: Annotated[
         bool,
-        typer.Option("--resample-directions", help="Estimate signals along the model's directions from other ones."),
+        typer.Option(
+            "--resample-directions",
+            help="Estimate signals along the model's directions from other ones.",
+        ),
     ] = False,
     threshold: Annotated[
-        float | None, typer.Option(help="Score above which a voxel is anomalous; by default the model's.")
+        float | None,
+        typer.Option(help="Score above which a voxel is anomalous; by default the model's."),
     ] = None,
     opening: Annotated[
-        int, typer.Option(min=1, help="Edge in voxels of the cube that binary maps are opened with.")
+        int,
+        typer.Option(min=1, help="Edge in voxels of the cube that binary maps are opened with."),
     ] = 3,
     device: DeviceOption = None,
     figure: FigureOption = True,
@@ -67,17 +82,28 @@ def detect(
         from anomaly.detectors.thresholds import FixedThreshold
 
         detector.detector_.threshold_ = FixedThreshold(threshold).fit(np.zeros((1, 1, 1, 1)))
-    options: dict[str, Any] = {"opening": opening, "tissue": estimate_tissue, "mask": not all_voxels}
+    options: dict[str, Any] = {
+        "opening": opening,
+        "tissue": estimate_tissue,
+        "mask": not all_voxels,
+    }
     if resample_directions:
         options["directions"] = "resampled"
-    settings = {"command": "detect", "model": file_record(model)["SHA256"], "threshold": threshold, "figure": figure}
+    settings = {
+        "command": "detect",
+        "model": file_record(model)["SHA256"],
+        "threshold": threshold,
+        "figure": figure,
+    }
     begin_run(out, settings | options, overwrite, results=RESULTS, parts=("*/detection.json",))
     contents = detect_series(detector, series, out, figure=figure, overwrite=overwrite, **options)
     write_batch(out, contents, figure=figure)
     n = sum(content["n_lesions"] for content in contents)
     empty = sum(not content["n_lesions"] for content in contents)
     plural = "s" * (len(contents) != 1)
-    typer.echo(f"{len(contents)} scan{plural}, {n} anomal{'y' if n == 1 else 'ies'} found, {empty} without: {out}")
+    typer.echo(
+        f"{len(contents)} scan{plural}, {n} anomal{'y' if n == 1 else 'ies'} found, {empty} without: {out}"
+    )
     if any(content["synthetic"] for content in contents):
         typer.echo("synthetic scans: no clinical result")
     if detector.synthetic_:
@@ -97,8 +123,10 @@ def _trained(path: Path, device: str | None) -> SeriesDetector:
 
     model = load_model(path)
     if not isinstance(model, SeriesDetector):
-        raise ValueError(f"{path} holds a {type(model).__name__}, which does not know how series are prepared; "
-            "dmrifit-anomaly train makes models that do")
+        raise ValueError(
+            f"{path} holds a {type(model).__name__}, which does not know how series are prepared; "
+            "dmrifit-anomaly train makes models that do"
+        )
     net = getattr(model.detector_, "net_", None)
     if device is not None and net is not None:
         from dmrifit._utils.torch_state import resolve_device

@@ -60,11 +60,14 @@ AllVoxelsOption: TypeAlias = Annotated[
     ),
 ]
 DeviceOption: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="auto|cpu|cuda", help="Where networks compute; auto by default.")
+    str | None,
+    typer.Option(metavar="auto|cpu|cuda", help="Where networks compute; auto by default."),
 ]
 
 
-def make_detector(name: str, parameters: Mapping[str, Any], *, published: bool = False) -> AnomalyDetector:
+def make_detector(
+    name: str, parameters: Mapping[str, Any], *, published: bool = False
+) -> AnomalyDetector:
     """Make a detector by its name."""
     if name not in DETECTORS:
         raise ValueError(f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}")
@@ -72,9 +75,13 @@ def make_detector(name: str, parameters: Mapping[str, Any], *, published: bool =
     cls = getattr(import_module(module), title)
     known = cls._get_param_names()
     if strange := [key for key in parameters if key not in known]:
-        raise ValueError(f"the detector {name} has no parameter {strange[0]!r}; it has {', '.join(known)}")
+        raise ValueError(
+            f"the detector {name} has no parameter {strange[0]!r}; it has {', '.join(known)}"
+        )
     if published and not hasattr(cls, "published"):
-        raise ValueError(f"the publication has no sizes of the detector {name}; leave out --published")
+        raise ValueError(
+            f"the publication has no sizes of the detector {name}; leave out --published"
+        )
     return (cls.published if published else cls)(**parameters)
 
 
@@ -109,10 +116,16 @@ def series_of(
     given = {"bval": bval, "bvec": bvec, "brain": mask, "tissue": tissue}
     named: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
     if not scans.is_file():
-        raise FileNotFoundError(f"{scans} is a folder; name an image or a table in it" if scans.is_dir() else f"{scans}: no such file")
+        raise FileNotFoundError(
+            f"{scans} is a folder; name an image or a table in it"
+            if scans.is_dir()
+            else f"{scans}: no such file"
+        )
     if scans.suffix.lower() in (".tsv", ".csv"):
         if named:
-            raise ValueError(f"{scans} names files in its columns; leave out --bval, --bvec, --mask and --tissue")
+            raise ValueError(
+                f"{scans} names files in its columns; leave out --bval, --bvec, --mask and --tissue"
+            )
         return read_series(scans)
     for path in named.values():
         if not path.is_file():

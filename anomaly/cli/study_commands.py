@@ -17,7 +17,14 @@ from anomaly.cli.options import (
     make_detector,
     parameters_of,
 )
-from dmrifit.cli.console import ModelFileOption, OutOption, OverwriteOption, begin_run, check_output, progress
+from dmrifit.cli.console import (
+    ModelFileOption,
+    OutOption,
+    OverwriteOption,
+    begin_run,
+    check_output,
+    progress,
+)
 from dmrifit.cli.options import pairs, whole_numbers, words
 
 if TYPE_CHECKING:
@@ -30,19 +37,34 @@ _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 
 
 def simulate(
-    n_healthy: Annotated[int, typer.Argument(metavar="N_HEALTHY", min=0, help="How many healthy persons.")],
-    n_lesions: Annotated[int, typer.Argument(metavar="N_LESIONS", min=0, help="How many patients with gliomas.")],
+    n_healthy: Annotated[
+        int, typer.Argument(metavar="N_HEALTHY", min=0, help="How many healthy persons.")
+    ],
+    n_lesions: Annotated[
+        int, typer.Argument(metavar="N_LESIONS", min=0, help="How many patients with gliomas.")
+    ],
     out: OutOption,
     directions: Annotated[int, typer.Option(min=1, help="Gradient directions.")] = 64,
     shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of a scan.")] = "40,48,32",
     spacing: Annotated[float, typer.Option(min=1, max=12, help="Grid in mm.")] = 4.0,
     registration: Annotated[
-        str, typer.Option(metavar="good|shifted", help="How well scans lie on each other; shifted: by 2 voxels, 5 %.")
+        str,
+        typer.Option(
+            metavar="good|shifted",
+            help="How well scans lie on each other; shifted: by 2 voxels, 5 %.",
+        ),
     ] = "good",
-    snr: Annotated[float, typer.Option(min=1, help="Signal to noise of white matter at b = 0.")] = 22.0,
-    cellular: Annotated[float, typer.Option(min=0, max=0.75, help="Share with reduced diffusivity.")] = 0.3,
+    snr: Annotated[
+        float, typer.Option(min=1, help="Signal to noise of white matter at b = 0.")
+    ] = 22.0,
+    cellular: Annotated[
+        float, typer.Option(min=0, max=0.75, help="Share with reduced diffusivity.")
+    ] = 0.3,
     skip: Annotated[
-        int, typer.Option(min=0, help="Persons to pass over: those of an earlier folder, for others to test on.")
+        int,
+        typer.Option(
+            min=0, help="Persons to pass over: those of an earlier folder, for others to test on."
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same persons.")] = 0,
     overwrite: OverwriteOption = False,
@@ -71,24 +93,36 @@ def simulate(
         "random_state": seed,
     }
     settings = {"command": "simulate", "skip": skip} | options
-    begin_run(out, settings, overwrite, results=tuple(_TABLES.values()), parts=(f"synthetic-*/{TABLE}",))
+    begin_run(
+        out, settings, overwrite, results=tuple(_TABLES.values()), parts=(f"synthetic-*/{TABLE}",)
+    )
     numbers = {"healthy": n_healthy, "glioma": n_lesions}
     rows: dict[str, list[dict[str, str]]] = {group: [] for group in _TABLES}
     todo = [(group, i) for group, n in numbers.items() for i in range(skip, skip + n)]
     for group, i in progress(todo, len(todo)):
         folder = out / f"synthetic-{group}-{i + 1:03d}"
         if overwrite or not (folder / TABLE).exists():
-            healthy, lesions = simulate_dmri(int(group == "healthy"), int(group == "glioma"), skip=i, **options)
+            healthy, lesions = simulate_dmri(
+                int(group == "healthy"), int(group == "glioma"), skip=i, **options
+            )
             write_cases([*healthy, *lesions], folder, overwrite=True)
-        row = pd.read_csv(folder / TABLE, sep="\t", dtype=str, keep_default_na=False).iloc[0].to_dict()
-        files = [key for key, value in row.items() if value.endswith((".nii.gz", ".bval", ".bvec"))]
+        row = (
+            pd.read_csv(folder / TABLE, sep="\t", dtype=str, keep_default_na=False)
+            .iloc[0]
+            .to_dict()
+        )
+        files = [
+            key for key, value in row.items() if value.endswith((".nii.gz", ".bval", ".bvec"))
+        ]
         rows[group].append(row | {key: f"{folder.name}/{row[key]}" for key in files})
     for group, found in rows.items():
         if found:
             text = pd.DataFrame(found).fillna("n/a").to_csv(sep="\t", index=False, na_rep="n/a")
             write_text(out / _TABLES[group], text)
     named = [
-        f"{n} {what}: {out / _TABLES[group]}" for (group, n), what in zip(numbers.items(), _WHAT, strict=True) if n
+        f"{n} {what}: {out / _TABLES[group]}"
+        for (group, n), what in zip(numbers.items(), _WHAT, strict=True)
+        if n
     ]
     typer.echo("synthetic series of " + "; ".join(named))
 
@@ -99,17 +133,31 @@ _WHAT = ("healthy persons", "patients with gliomas")
 def train(
     cases: CasesArgument,
     out: ModelFileOption,
-    detector: Annotated[str, typer.Option(metavar="|".join(DETECTORS), help="The detector.")] = "gaussian",
+    detector: Annotated[
+        str, typer.Option(metavar="|".join(DETECTORS), help="The detector.")
+    ] = "gaussian",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Parameter of the detector, such as side=low; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Parameter of the detector, such as side=low; repeatable.",
+        ),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Sizes and training of the publication (dae, recdisc); for a GPU.")
+        bool,
+        typer.Option(
+            "--published", help="Sizes and training of the publication (dae, recdisc); for a GPU."
+        ),
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of networks; by default the detector's.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of networks; by default the detector's.")
+    ] = None,
     rate: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share of healthy voxels above the threshold that is stored.")
+        float,
+        typer.Option(
+            min=0, max=0.5, help="Share of healthy voxels above the threshold that is stored."
+        ),
     ] = 0.01,
     calibration: Annotated[
         str | None,
@@ -120,23 +168,37 @@ def train(
         ),
     ] = None,
     spacing: Annotated[
-        float | None, typer.Option(help="Grid in mm that scans are resampled to; by default they stay as they are.")
+        float | None,
+        typer.Option(
+            help="Grid in mm that scans are resampled to; by default they stay as they are."
+        ),
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", help="Voxels that scans are cropped or padded to.")
+        str | None,
+        typer.Option(metavar="X,Y,Z", help="Voxels that scans are cropped or padded to."),
     ] = None,
     center: Annotated[
-        str, typer.Option(metavar="grid|brain", help="What is put in the middle; brain for scans that do not match.")
+        str,
+        typer.Option(
+            metavar="grid|brain",
+            help="What is put in the middle; brain for scans that do not match.",
+        ),
     ] = "grid",
-    b: Annotated[float | None, typer.Option(help="Shell to take, in s/mm², if there are several.")] = None,
+    b: Annotated[
+        float | None, typer.Option(help="Shell to take, in s/mm², if there are several.")
+    ] = None,
     resample_directions: Annotated[
         bool,
-        typer.Option("--resample-directions", help="Estimate signals along the directions of the first scan."),
+        typer.Option(
+            "--resample-directions",
+            help="Estimate signals along the directions of the first scan.",
+        ),
     ] = False,
     all_voxels: AllVoxelsOption = False,
     estimate_tissue: TissueOption = False,
     covariates: Annotated[
-        str | None, typer.Option(metavar="age,sex,site", help="What the expectation depends on (gaussian).")
+        str | None,
+        typer.Option(metavar="age,sex,site", help="What the expectation depends on (gaussian)."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -180,7 +242,9 @@ def train(
     found = _detector(detector, used | parameters, published, str(checkpoint or own), seed)
     known = () if covariates is None else tuple(words(covariates))
     if known and detector != "gaussian":
-        raise ValueError(f"--covariates {covariates}: the detector {detector} takes none into account; gaussian does")
+        raise ValueError(
+            f"--covariates {covariates}: the detector {detector} takes none into account; gaussian does"
+        )
     model = SeriesDetector(
         found,
         spacing=spacing,
@@ -208,18 +272,30 @@ def evaluate(
     cases: CasesArgument,
     detections: Annotated[
         list[str],
-        typer.Option(metavar="NAME=FILE", help="Table detections.tsv that detect wrote of these cases; repeatable."),
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Table detections.tsv that detect wrote of these cases; repeatable.",
+        ),
     ],
     out: OutOption,
     healthy: Annotated[
         Path | None,
-        typer.Option(metavar="CASES", help="Table of healthy scans that no model learned from: false positives."),
+        typer.Option(
+            metavar="CASES",
+            help="Table of healthy scans that no model learned from: false positives.",
+        ),
     ] = None,
     healthy_detections: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Table detections.tsv of the healthy scans, for the same names."),
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Table detections.tsv of the healthy scans, for the same names.",
+        ),
     ] = None,
-    b: Annotated[float | None, typer.Option(help="Shell that was looked at, in s/mm², if there are several.")] = None,
+    b: Annotated[
+        float | None,
+        typer.Option(help="Shell that was looked at, in s/mm², if there are several."),
+    ] = None,
     all_voxels: AllVoxelsOption = False,
     estimate_tissue: TissueOption = False,
     figures: Annotated[int, typer.Option(min=0, help="How many scans the page shows.")] = 6,
@@ -245,7 +321,9 @@ def evaluate(
     named = _named("--detections", detections)
     others = _named("--healthy-detections", healthy_detections or [])
     if (healthy is None) != (not others) or (others and set(others) != set(named)):
-        raise ValueError(f"--healthy needs --healthy-detections of {', '.join(named)}, and of no others")
+        raise ValueError(
+            f"--healthy needs --healthy-detections of {', '.join(named)}, and of no others"
+        )
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(read_series(cases), **options)
     well = [] if healthy is None else prepared_cases(read_series(healthy), **options)
@@ -273,7 +351,9 @@ EXAMPLES: dict[Callable[..., None], str] = {
 }
 
 
-def _detector(name: str, parameters: dict[str, Any], published: bool, checkpoint: str, seed: int) -> AnomalyDetector:
+def _detector(
+    name: str, parameters: dict[str, Any], published: bool, checkpoint: str, seed: int
+) -> AnomalyDetector:
     """Make a detector; those that have one get a seed, and networks a folder for the states of their training."""
     from importlib import import_module
 
@@ -289,7 +369,9 @@ def _calibration(text: str) -> float | int:
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
-        raise ValueError(f"--calibration {text}: a share such as 0.25, or a number of folds such as 4") from None
+        raise ValueError(
+            f"--calibration {text}: a share such as 0.25, or a number of folds such as 4"
+        ) from None
 
 
 def _three(option: str, text: str) -> tuple[int, int, int]:

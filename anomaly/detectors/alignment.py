@@ -65,7 +65,9 @@ def align(
     matrix = np.eye(3, 4)
     # Voxels at either outline, and every second of the rest: enough for twelve numbers.
     near = (images[2] > 0.05) | (guide[2] > 0.05)
-    near &= (np.indices(mask.shape).sum(axis=0) % 2 == 0) | (ndimage.gaussian_gradient_magnitude(guide[2], 1.0) > 0.1)
+    near &= (np.indices(mask.shape).sum(axis=0) % 2 == 0) | (
+        ndimage.gaussian_gradient_magnitude(guide[2], 1.0) > 0.1
+    )
     for free in ("size", "affine"):
         matrix = _affine(images, near, guide, slopes, matrix, free)
     positions = _moved(matrix, mask.shape)
@@ -75,7 +77,12 @@ def align(
 
 
 def _affine(
-    images: NDArray, near: NDArray[np.bool_], guide: NDArray, slopes: NDArray, matrix: NDArray, free: str
+    images: NDArray,
+    near: NDArray[np.bool_],
+    guide: NDArray,
+    slopes: NDArray,
+    matrix: NDArray,
+    free: str,
 ) -> NDArray[np.float64]:
     middle = (np.array(near.shape) - 1) / 2
     where = np.argwhere(near) - middle
@@ -119,7 +126,12 @@ def _moved(matrix: NDArray, shape: Sequence[int]) -> NDArray[np.float32]:
 
 
 def _warped(
-    images: NDArray, mask: NDArray[np.bool_], guide: NDArray, slopes: NDArray, start: NDArray, smoothness: float
+    images: NDArray,
+    mask: NDArray[np.bool_],
+    guide: NDArray,
+    slopes: NDArray,
+    start: NDArray,
+    smoothness: float,
 ) -> NDArray[np.float32]:
     moved = np.zeros_like(start)
     weight = ndimage.gaussian_filter(mask.astype(np.float32), smoothness) + np.float32(0.01)
@@ -136,7 +148,9 @@ def _warped(
         for axis in range(3):
             step[axis][mask] = pull[axis] / stiffness
             moved[axis] += ndimage.gaussian_filter(step[axis], _FLUID)
-            moved[axis] = ndimage.gaussian_filter(np.where(mask, moved[axis], 0), smoothness) / weight
+            moved[axis] = (
+                ndimage.gaussian_filter(np.where(mask, moved[axis], 0), smoothness) / weight
+            )
     return start + moved
 
 
@@ -146,7 +160,9 @@ def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
 
     Shapes: `volume` (x, y, z), `positions` (3, ...); returns (...).
     """
-    return np.asarray(ndimage.map_coordinates(volume, positions, order=1, mode="nearest", output=np.float32))
+    return np.asarray(
+        ndimage.map_coordinates(volume, positions, order=1, mode="nearest", output=np.float32)
+    )
 
 
 def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -55,7 +55,9 @@ class ArrayDetector(AnomalyDetector):
         own = self.get_params(deep=False)
         if isinstance(own.get("random_state"), np.random.RandomState):
             own["random_state"] = None
-        parameters = {name: encoded(value, name) for name, value in own.items() if name not in _LEFT_OUT}
+        parameters = {
+            name: encoded(value, name) for name, value in own.items() if name not in _LEFT_OUT
+        }
         fitted: dict[str, Any] = {
             "shape": list(self.shape_),
             "n_channels": self.n_channels_,
@@ -64,7 +66,11 @@ class ArrayDetector(AnomalyDetector):
         }
         fitted |= {name: encoded(getattr(self, name), name) for name in self._fact_names}
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._array_names}
-        return parameters, fitted, ({_ARRAYS: save(arrays)} if arrays else {}) | self._other_files()
+        return (
+            parameters,
+            fitted,
+            ({_ARRAYS: save(arrays)} if arrays else {}) | self._other_files(),
+        )
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DenoisingAutoencoder"]
 
-_CHOICES = {"output": ("sigmoid", "linear"), "residual": RESIDUALS, "region": REGIONS, "reduction": ("paper", "code")}
+_CHOICES = {
+    "output": ("sigmoid", "linear"),
+    "residual": RESIDUALS,
+    "region": REGIONS,
+    "reduction": ("paper", "code"),
+}
 
 
 @register
@@ -185,7 +190,13 @@ class DenoisingAutoencoder(Reconstructor):
             Not fitted.
         """
         sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "dense": 512, "region": "volume"}
-        training = {"decay": 0.95, "epochs": 500, "batch_size": 4, "learning_rate": 0.001, "schedule": "constant"}
+        training = {
+            "decay": 0.95,
+            "epochs": 500,
+            "batch_size": 4,
+            "learning_rate": 0.001,
+            "schedule": "constant",
+        }
         return cls(**(sizes | training | parameters))
 
     # What the bases ask for -----------------------------------------------------------------------
@@ -199,7 +210,9 @@ class DenoisingAutoencoder(Reconstructor):
         if self.dense is not None:
             check_number("dense", self.dense, least=1, whole=True)
         if not isinstance(self.widths, list | tuple) or not len(self.widths):
-            raise ValueError(f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)")
+            raise ValueError(
+                f"widths={self.widths!r} must be the channels of each level, such as (8, 32, 64)"
+            )
         for width in self.widths:
             check_number("each of widths", width, least=1, whole=True)
 
@@ -207,11 +220,18 @@ class DenoisingAutoencoder(Reconstructor):
         from anomaly.networks.architectures import VariationalAutoencoder
 
         if max(self.shape_) <= 2 ** len(self.widths) and self.batch_size == 1:
-            raise ValueError(f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after {len(self.widths)} halvings, "
-                "which cannot be normalized; give fewer widths, or a batch_size of 2 or more")
+            raise ValueError(
+                f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after {len(self.widths)} halvings, "
+                "which cannot be normalized; give fewer widths, or a batch_size of 2 or more"
+            )
         module: torch.nn.Module = self._leveled(
             VariationalAutoencoder(
-                self.n_channels_, self.shape_, tuple(self.widths), self.latent_dim, output=self.output, dense=self.dense
+                self.n_channels_,
+                self.shape_,
+                tuple(self.widths),
+                self.latent_dim,
+                output=self.output,
+                dense=self.dense,
             )
         )
         return module
@@ -222,10 +242,14 @@ class DenoisingAutoencoder(Reconstructor):
         return VariationalLoss(self.kl_weight, reduction=self.reduction)
 
     def _target(self, target: Any, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        brain = {"brain": np.asarray(target, dtype=np.float32)[None]} if self.region == "brain" else {}
+        brain = (
+            {"brain": np.asarray(target, dtype=np.float32)[None]} if self.region == "brain" else {}
+        )
         return {"volume": inputs} | brain
 
-    def _predict_case(self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any) -> dict[str, Any]:
+    def _predict_case(
+        self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any
+    ) -> dict[str, Any]:
         reconstruction = infer([inputs])[0][0]
         found: dict[str, Any] = {"reconstruction": reconstruction, "scan": inputs}
         if case.number is not None:
@@ -239,4 +263,6 @@ class DenoisingAutoencoder(Reconstructor):
         if self.scale == "image":
             # The largest value is one of the brain: outside nothing may have been learned.
             reconstruction = reconstruction * scans.mask(i)
-        return residual_map(answer["scan"], reconstruction, residual=self.residual, scale=self.scale)
+        return residual_map(
+            answer["scan"], reconstruction, residual=self.residual, scale=self.scale
+        )

@@ -57,28 +57,48 @@ class Scans:
     def _check(self, i: int) -> None:
         scan = np.asarray(self._scans[i])
         if scan.ndim != 4 or not scan.size or scan.dtype.kind not in "fiu":
-            raise ValueError(f"an array of shape {scan.shape} ({scan.dtype}) instead of a scan (x, y, z, channels); "
-                "give a list of such scans, one for each subject")
+            raise ValueError(
+                f"an array of shape {scan.shape} ({scan.dtype}) instead of a scan (x, y, z, channels); "
+                "give a list of such scans, one for each subject"
+            )
         self.shape = self.shape or scan.shape
         if scan.shape[:3] != self.shape[:3]:
-            raise ValueError(f"{_size(scan.shape)} voxels, where the first scan has {_size(self.shape)}; "
-                "bring all scans to one grid first")
+            raise ValueError(
+                f"{_size(scan.shape)} voxels, where the first scan has {_size(self.shape)}; "
+                "bring all scans to one grid first"
+            )
         if scan.shape[3] != self.shape[3]:
-            raise ValueError(f"{scan.shape[3]} directions, where the first scan has {self.shape[3]}; "
-                "resample all scans to the same directions first")
+            raise ValueError(
+                f"{scan.shape[3]} directions, where the first scan has {self.shape[3]}; "
+                "resample all scans to the same directions first"
+            )
         # Slice by slice: a scan can be large, and a mask of what is finite is a quarter of it.
-        n_bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in scan) if scan.dtype.kind == "f" else 0
+        n_bad = (
+            sum(int(np.count_nonzero(~np.isfinite(part))) for part in scan)
+            if scan.dtype.kind == "f"
+            else 0
+        )
         if n_bad:
-            raise ValueError(f"{n_bad} values that are not finite (NaN or infinite); set what is outside the brain to 0")
-        largest = max(float(np.abs(part).max()) for part in scan) if scan.dtype == np.float64 else 0.0
+            raise ValueError(
+                f"{n_bad} values that are not finite (NaN or infinite); set what is outside the brain to 0"
+            )
+        largest = (
+            max(float(np.abs(part).max()) for part in scan) if scan.dtype == np.float64 else 0.0
+        )
         if largest > float(np.finfo(np.float32).max):
-            raise ValueError(f"values up to {largest:.3g}, which single precision does not hold; divide by the signal at b = 0")
+            raise ValueError(
+                f"values up to {largest:.3g}, which single precision does not hold; divide by the signal at b = 0"
+            )
         if self._masks is not None:
             mask = np.asarray(self._masks[i])
             if mask.shape != self.shape[:3]:
-                raise ValueError(f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; bring it to the scan's grid")
+                raise ValueError(
+                    f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; bring it to the scan's grid"
+                )
             if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-                raise ValueError("its mask has values other than 0 and 1; compare it with a level first, such as mask > 0.5")
+                raise ValueError(
+                    "its mask has values other than 0 and 1; compare it with a level first, such as mask > 0.5"
+                )
         if not self.mask(i).any():
             what = "no channel is above 0 anywhere" if self._masks is None else "its mask is empty"
             raise ValueError(f"{what}; give the mask of the brain")
@@ -112,7 +132,9 @@ class Scans:
         some._numbers = self._numbers[np.asarray(numbers, dtype=int)]
         if self.covariates is not None:
             chosen = np.asarray(numbers, dtype=int)
-            some.covariates = {name: np.asarray(self.covariates[name])[chosen] for name in self.covariates}
+            some.covariates = {
+                name: np.asarray(self.covariates[name])[chosen] for name in self.covariates
+            }
         return some
 
 
@@ -278,13 +300,19 @@ class AnomalyDetector(BaseEstimator):
         if rule is None:
             self.threshold_ = None
         else:
-            self.threshold_ = rule.fit(np.stack(maps), np.stack([self._counting(scans, int(i)) for i in held]))
+            self.threshold_ = rule.fit(
+                np.stack(maps), np.stack([self._counting(scans, int(i)) for i in held])
+            )
         return self
 
     def _counting(self, scans: Scans, i: int) -> NDArray[np.bool_]:
         """Give the voxels that count for the threshold."""
         mask = scans.mask(i)
-        return mask if self._counted is None else np.asarray(mask & np.asarray(self._counted[i], dtype=bool))
+        return (
+            mask
+            if self._counted is None
+            else np.asarray(mask & np.asarray(self._counted[i], dtype=bool))
+        )
 
     def _check_shared(self) -> None:
         if self.scale not in _SCALES:
@@ -293,7 +321,9 @@ class AnomalyDetector(BaseEstimator):
         share = isinstance(value, float | np.floating) and 0 < value < 1
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 2
         if value is not None and not share and not whole:
-            raise ValueError(f"calibration must be a share between 0 and 1, a number of folds of at least 2, or None, not {value!r}")
+            raise ValueError(
+                f"calibration must be a share between 0 and 1, a number of folds of at least 2, or None, not {value!r}"
+            )
         if self.threshold is not None:
             self._check_threshold()
 
@@ -302,12 +332,16 @@ class AnomalyDetector(BaseEstimator):
         from anomaly.detectors.thresholds import ThresholdRule
 
         if not isinstance(self.threshold, ThresholdRule):
-            raise ValueError(f"threshold must be a rule, such as FixedThreshold(0.5) or HealthyRateThreshold(0.01), "
-                f"not {self.threshold!r}")
+            raise ValueError(
+                f"threshold must be a rule, such as FixedThreshold(0.5) or HealthyRateThreshold(0.01), "
+                f"not {self.threshold!r}"
+            )
         self.threshold._check_parameters()
         if self.threshold.needs_truth:
-            raise ValueError(f"{type(self.threshold).__name__} needs lesions, and thresholds of detectors come from healthy scans; "
-                "take another rule, or fit this one to what anomaly_map gives")
+            raise ValueError(
+                f"{type(self.threshold).__name__} needs lesions, and thresholds of detectors come from healthy scans; "
+                "take another rule, or fit this one to what anomaly_map gives"
+            )
 
     def _new_threshold(self) -> Any:
         if self.calibration is None:
@@ -326,17 +360,23 @@ class AnomalyDetector(BaseEstimator):
     def _like_learned(self, scans: Scans) -> Scans:
         """Refuse scans that are not like those that were learned from."""
         if scans.shape[3] != self.n_channels_:
-            raise ValueError(f"the scans have {scans.shape[3]} directions, and those that were learned from {self.n_channels_}; "
-                "resample them to these directions first")
+            raise ValueError(
+                f"the scans have {scans.shape[3]} directions, and those that were learned from {self.n_channels_}; "
+                "resample them to these directions first"
+            )
         if self._one_size and scans.shape[:3] != self.shape_:
-            raise ValueError(f"the scans have {_size(scans.shape)} voxels, and those that were learned from {_size(self.shape_)}; "
-                "bring them to that grid first, because a score belongs to a place")
+            raise ValueError(
+                f"the scans have {_size(scans.shape)} voxels, and those that were learned from {_size(self.shape_)}; "
+                "bring them to that grid first, because a score belongs to a place"
+            )
         return scans
 
     def _require_threshold(self) -> None:
         if getattr(self, "threshold_", None) is None:
-            raise ValueError("no threshold was fitted (calibration=None); fit with calibration=0.25, or apply a rule of "
-                "anomaly.detectors.thresholds to what anomaly_map gives")
+            raise ValueError(
+                "no threshold was fitted (calibration=None); fit with calibration=0.25, or apply a rule of "
+                "anomaly.detectors.thresholds to what anomaly_map gives"
+            )
 
     def _apply(self, maps: NDArray[np.float32], scans: Scans) -> NDArray[np.bool_]:
         masks = np.stack([scans.mask(i) for i in range(len(scans))])
@@ -368,7 +408,9 @@ def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[
     """
     top = float(np.quantile(map[mask], _IMAGE_QUANTILE)) if mask.any() else 0.0
     scaled = np.where(mask, map, 0).astype(np.float32)
-    return np.minimum(scaled / np.float32(top), np.float32(1)) if top > 0 else np.zeros_like(scaled)
+    return (
+        np.minimum(scaled / np.float32(top), np.float32(1)) if top > 0 else np.zeros_like(scaled)
+    )
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -382,11 +424,15 @@ def _names(scans: Scans, groups: Any) -> NDArray[Any]:
     else:
         names = [str(group) for group in listed(groups, "groups")]
         if len(names) != len(scans):
-            raise ValueError(f"{len(names)} groups for {len(scans)} scans; give the subject of each scan")
+            raise ValueError(
+                f"{len(names)} groups for {len(scans)} scans; give the subject of each scan"
+            )
     order: Mapping[str, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
     if len(order) < 2:
-        raise ValueError(f"all {len(scans)} scans are of one subject; what is healthy is learned from several, and others are "
-            "needed for the threshold: give scans of more subjects")
+        raise ValueError(
+            f"all {len(scans)} scans are of one subject; what is healthy is learned from several, and others are "
+            "needed for the threshold: give scans of more subjects"
+        )
     return np.array([order[name] for name in names])
 
 

@@ -47,7 +47,9 @@ class Design:
     @property
     def n_columns(self) -> int:
         """Number of columns, with that of ones."""
-        return 1 + sum(len(c["levels"]) - 1 if "levels" in c else int(c["sd"] > 0) for c in self.columns)
+        return 1 + sum(
+            len(c["levels"]) - 1 if "levels" in c else int(c["sd"] > 0) for c in self.columns
+        )
 
     def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
         """
@@ -58,21 +60,27 @@ class Design:
         given = _listed(covariates, n_scans)
         names = [column["name"] for column in self.columns]
         if set(given) != set(names):
-            raise ValueError(f"the covariates are {sorted(given)}, and the model was fitted with {sorted(names)}; give those")
+            raise ValueError(
+                f"the covariates are {sorted(given)}, and the model was fitted with {sorted(names)}; give those"
+            )
         found = [np.ones(n_scans)]
         for column in self.columns:
             values = given[column["name"]]
             if "levels" not in column:
                 if values.dtype.kind not in "fiu":
-                    raise ValueError(f"covariate {column['name']} was a number, and is now {values[0]!r}")
+                    raise ValueError(
+                        f"covariate {column['name']} was a number, and is now {values[0]!r}"
+                    )
                 if column["sd"] > 0:
                     found.append((values.astype(np.float64) - column["mean"]) / column["sd"])
                 continue
             words = np.array([str(value) for value in values.tolist()])
             unknown = sorted(set(words.tolist()) - set(column["levels"]))
             if unknown:
-                raise ValueError(f"covariate {column['name']} is {', '.join(unknown)}, and the healthy subjects have "
-                    f"{', '.join(column['levels'])}; add healthy scans of it, or fit without {column['name']}")
+                raise ValueError(
+                    f"covariate {column['name']} is {', '.join(unknown)}, and the healthy subjects have "
+                    f"{', '.join(column['levels'])}; add healthy scans of it, or fit without {column['name']}"
+                )
             found += [(words == level).astype(np.float64) for level in column["levels"][1:]]
         return np.stack(found, axis=1)
 
@@ -100,13 +108,19 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
     if covariates is None:
         return {}
     if not isinstance(covariates, Mapping) and not hasattr(covariates, "columns"):
-        raise ValueError(f"covariates must be a table with a column for each, such as age, not {type(covariates).__name__}")
+        raise ValueError(
+            f"covariates must be a table with a column for each, such as age, not {type(covariates).__name__}"
+        )
     found = {}
     for name in covariates:
         values = np.asarray(covariates[name])
         if values.shape != (n_scans,):
-            raise ValueError(f"covariate {name} has {values.size} values for {n_scans} scans; give one for each")
-        if values.dtype.kind == "O" and all(isinstance(value, int | float | np.number) for value in values):
+            raise ValueError(
+                f"covariate {name} has {values.size} values for {n_scans} scans; give one for each"
+            )
+        if values.dtype.kind == "O" and all(
+            isinstance(value, int | float | np.number) for value in values
+        ):
             values = values.astype(np.float64)
         if values.dtype.kind == "b":
             values = values.astype(int)
@@ -116,8 +130,10 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             missing = np.array([_is_missing(value) for value in values.tolist()])
             values = np.array([str(value) for value in values.tolist()])
         if missing.any():
-            raise ValueError(f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give all, or leave "
-                f"{name} out")
+            raise ValueError(
+                f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give all, or leave "
+                f"{name} out"
+            )
         found[str(name)] = values
     return found
 

@@ -53,7 +53,9 @@ def masked_smoothing(
     return np.divide(total, weight, out=np.zeros_like(total), where=mask & (weight > 0))
 
 
-def voxel_features(signal: NDArray[np.floating], mask: NDArray[np.bool_], names: Sequence[str]) -> NDArray[np.float32]:
+def voxel_features(
+    signal: NDArray[np.floating], mask: NDArray[np.bool_], names: Sequence[str]
+) -> NDArray[np.float32]:
     """
     Give features that do not depend on which direction is which.
 
@@ -64,7 +66,9 @@ def voxel_features(signal: NDArray[np.floating], mask: NDArray[np.bool_], names:
     made: dict[str, NDArray[Any]] = {}
     unknown = [name for name in names if name not in FEATURES]
     if unknown or not len(names):
-        raise ValueError(f"features must be some of {', '.join(FEATURES)}, not {unknown or names!r}")
+        raise ValueError(
+            f"features must be some of {', '.join(FEATURES)}, not {unknown or names!r}"
+        )
     if {"mean", "local mean", "gradient"} & set(names):
         made["mean"] = np.where(mask, mean_signal(signal), 0)
     if {"spread", "local spread"} & set(names):
@@ -74,7 +78,10 @@ def voxel_features(signal: NDArray[np.floating], mask: NDArray[np.bool_], names:
             made[f"local {name}"] = masked_smoothing(made[name], mask, _LOCAL)
     if "gradient" in names:
         smooth = masked_smoothing(made["mean"], mask, 1.0)
-        steps = [np.gradient(smooth, axis=a) if smooth.shape[a] > 1 else np.zeros_like(smooth) for a in range(3)]
+        steps = [
+            np.gradient(smooth, axis=a) if smooth.shape[a] > 1 else np.zeros_like(smooth)
+            for a in range(3)
+        ]
         made["gradient"] = np.where(mask, np.sqrt(sum(step**2 for step in steps)), 0)
     if "depth" in names:
         made["depth"] = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]

@@ -100,7 +100,12 @@ class VoxelwiseGaussian(ArrayDetector):
     True
     """
 
-    _array_names: ClassVar[tuple[str, ...]] = ("coefficients_", "variance_", "counts_", "correlation_")
+    _array_names: ClassVar[tuple[str, ...]] = (
+        "coefficients_",
+        "variance_",
+        "counts_",
+        "correlation_",
+    )
     _fact_names: ClassVar[tuple[str, ...]] = ("design_",)
     _whole_design: Design
 
@@ -129,7 +134,9 @@ class VoxelwiseGaussian(ArrayDetector):
         self.calibration = calibration
         self.scale = scale
 
-    def fit(self, X: Any, masks: Any = None, *, groups: Any = None, covariates: Any = None) -> VoxelwiseGaussian:
+    def fit(
+        self, X: Any, masks: Any = None, *, groups: Any = None, covariates: Any = None
+    ) -> VoxelwiseGaussian:
         """
         Learn what healthy scans look like at every place.
 
@@ -163,7 +170,9 @@ class VoxelwiseGaussian(ArrayDetector):
             del self._whole_design
         return self
 
-    def anomaly_map(self, X: Any, masks: Any = None, *, covariates: Any = None) -> NDArray[np.float32]:
+    def anomaly_map(
+        self, X: Any, masks: Any = None, *, covariates: Any = None
+    ) -> NDArray[np.float32]:
         """
         Score every voxel of scans.
 
@@ -220,9 +229,13 @@ class VoxelwiseGaussian(ArrayDetector):
         if self.features not in ("mean", "channels"):
             names = (self.features,) if isinstance(self.features, str) else tuple(self.features)
             if not names or not set(names) <= set(FEATURES):
-                raise ValueError(f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not {self.features!r}")
+                raise ValueError(
+                    f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not {self.features!r}"
+                )
         if self.distance == "mahalanobis" and self.side != "both":
-            raise ValueError(f"a Mahalanobis distance has no side; use side='both', or distance='z' with side={self.side!r}")
+            raise ValueError(
+                f"a Mahalanobis distance has no side; use side='both', or distance='z' with side={self.side!r}"
+            )
 
     # Learning -------------------------------------------------------------------------------------
 
@@ -236,13 +249,17 @@ class VoxelwiseGaussian(ArrayDetector):
         design = self._whole_design
         columns = design.matrix(scans.covariates, len(scans))
         if len(scans) <= columns.shape[1]:
-            raise ValueError(f"{len(scans)} scans are too few for a mean and {columns.shape[1] - 1} columns of covariates; give "
-                "more scans or fewer covariates")
+            raise ValueError(
+                f"{len(scans)} scans are too few for a mean and {columns.shape[1] - 1} columns of covariates; give "
+                "more scans or fewer covariates"
+            )
         self.design_ = design.columns
         masks = np.stack([scans.mask(i) for i in range(len(scans))])
         self.counts_ = masks.sum(axis=0).astype(np.int32)
         n_features = self._n_features(scans)
-        self.coefficients_ = np.empty((n_features, columns.shape[1], *scans.shape[:3]), dtype=np.float32)
+        self.coefficients_ = np.empty(
+            (n_features, columns.shape[1], *scans.shape[:3]), dtype=np.float32
+        )
         self.variance_ = np.empty((n_features, *scans.shape[:3]), dtype=np.float32)
         seen = self.counts_ > 0
         gram = _gram(columns, masks[:, seen])
@@ -255,7 +272,9 @@ class VoxelwiseGaussian(ArrayDetector):
             values = np.stack([self._feature(scans, i, k)[seen] for i in range(len(scans))])
             beta = _solved(columns, masks[:, seen], values, gram)
             rest = np.where(masks[:, seen], values - columns.astype(np.float32) @ beta, 0)
-            variance = self._shrunk((rest**2).sum(axis=0, dtype=np.float64), self.counts_[seen], columns.shape[1])
+            variance = self._shrunk(
+                (rest**2).sum(axis=0, dtype=np.float64), self.counts_[seen], columns.shape[1]
+            )
             self._keep(k, seen, beta, variance)
             if joint:
                 left[k] = (rest[:, places] / np.sqrt(variance[places])).ravel()
@@ -264,7 +283,9 @@ class VoxelwiseGaussian(ArrayDetector):
             # A feature that is the same in all scans goes with no other.
             varies = left.std(axis=1) > 0
             self.correlation_[np.ix_(varies, varies)] *= _SHRINKAGE
-            self.correlation_[np.ix_(varies, varies)] += (1 - _SHRINKAGE) * np.corrcoef(left[varies])
+            self.correlation_[np.ix_(varies, varies)] += (1 - _SHRINKAGE) * np.corrcoef(
+                left[varies]
+            )
 
     def _shrunk(self, squares: NDArray, counts: NDArray, n_columns: int) -> NDArray[np.float64]:
         """Give variances from sums of squares, drawn towards their median."""
@@ -282,9 +303,14 @@ class VoxelwiseGaussian(ArrayDetector):
         """Smooth the healthy mean and variance and let the nearest known place stand for one that is not."""
         from scipy import ndimage
 
-        nearest = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
+        nearest = ndimage.distance_transform_edt(
+            ~seen, return_distances=False, return_indices=True
+        )
         volume = np.zeros(seen.shape, dtype=np.float32)
-        for target, values in (*zip(self.coefficients_[k], beta, strict=True), (self.variance_[k], variance)):
+        for target, values in (
+            *zip(self.coefficients_[k], beta, strict=True),
+            (self.variance_[k], variance),
+        ):
             volume[seen] = values
             target[:] = masked_smoothing(volume, seen, self.template_smoothing)[tuple(nearest)]
 
@@ -341,12 +367,18 @@ class VoxelwiseGaussian(ArrayDetector):
         }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
-                raise RefusedError(f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}")
+                raise RefusedError(
+                    f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
+                )
         wanted = (
-            {"channels": self.n_channels_, "mean": 1}.get(self.features) if isinstance(self.features, str) else None
+            {"channels": self.n_channels_, "mean": 1}.get(self.features)
+            if isinstance(self.features, str)
+            else None
         )
         if n_features != (wanted or (1 if isinstance(self.features, str) else len(self.features))):
-            raise RefusedError(f"it has learned {n_features} features, and its parameters name others")
+            raise RefusedError(
+                f"it has learned {n_features} features, and its parameters name others"
+            )
 
 
 @register
@@ -406,7 +438,9 @@ def _gram(columns: NDArray, masks: NDArray[np.bool_]) -> NDArray[np.float64] | N
     return gram + np.diag(ridge)
 
 
-def _solved(columns: NDArray, masks: NDArray[np.bool_], values: NDArray, gram: NDArray | None) -> NDArray[np.float32]:
+def _solved(
+    columns: NDArray, masks: NDArray[np.bool_], values: NDArray, gram: NDArray | None
+) -> NDArray[np.float32]:
     """Give the coefficients of every voxel, (n_columns, n_voxels), by least squares over the scans that have it."""
     inside = np.where(masks, values, 0)
     if columns.shape[1] == 1:

@@ -154,8 +154,10 @@ class ImplantDetector(ArrayDetector):
 
     def _fit_scans(self, scans: Scans) -> None:
         if min(scans.shape[:3]) < _LEAST_SIZE or len(scans) < _LEAST_SCANS:
-            raise ValueError(f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} voxels; alignment and a "
-                f"healthy variance need {_LEAST_SCANS} scans and {_LEAST_SIZE} voxels along each axis")
+            raise ValueError(
+                f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} voxels; alignment and a "
+                f"healthy variance need {_LEAST_SCANS} scans and {_LEAST_SIZE} voxels along each axis"
+            )
         self._learn([_look(scans, i) for i in range(len(scans))])
 
     def _learn(self, looks: list[Look]) -> None:
@@ -171,15 +173,18 @@ class ImplantDetector(ArrayDetector):
         ])  # fmt: skip
         if not (self.scales_ > _LEAST_CONTRAST).all():
             means, spreads = self.scales_
-            raise ValueError(f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and their spreads over "
-                f"directions by {spreads:.3g} in a scan; give scans with contrast, of several directions")
+            raise ValueError(
+                f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and their spreads over "
+                f"directions by {spreads:.3g} in a scan; give scans with contrast, of several directions"
+            )
         images = [guide_images(look.mean, look.spread, look.mask, self.scales_) for look in looks]
         grid = np.indices(looks[0].mask.shape, dtype=np.float32)
         stacks = _stacked(looks, [grid] * len(looks))
         for smoothness in (None, self.smoothness):
             guide = _guide(stacks, self.scales_)
             positions = [
-                align(i, look.mask, guide, smoothness=smoothness) for i, look in zip(images, looks, strict=True)
+                align(i, look.mask, guide, smoothness=smoothness)
+                for i, look in zip(images, looks, strict=True)
             ]
             # All scans may move together; the mean has to stay where it was.
             drift = np.mean(positions, axis=0) - grid
@@ -202,7 +207,11 @@ class ImplantDetector(ArrayDetector):
             others = _template(np.delete(stacks, i, axis=0))
             seen, floor = _seen(others, positions[i]), noise_floor(look)
             for k in range(int(self.n_implants) + 1):
-                changed, lesion = implant(look, floor, rng) if k else (look, np.zeros(look.mask.shape, dtype=bool))
+                changed, lesion = (
+                    implant(look, floor, rng)
+                    if k
+                    else (look, np.zeros(look.mask.shape, dtype=bool))
+                )
                 table = _table(changed, seen, positions[i])
                 for chosen, weight in _drawn(lesion, look.mask, rng):
                     rows.append(table[chosen])
@@ -218,7 +227,9 @@ class ImplantDetector(ArrayDetector):
         )
         with one_thread():
             self.trees_.fit(
-                np.concatenate(rows), np.concatenate(answers).astype(np.float64), sample_weight=np.concatenate(weights)
+                np.concatenate(rows),
+                np.concatenate(answers).astype(np.float64),
+                sample_weight=np.concatenate(weights),
             )
 
     # Scoring --------------------------------------------------------------------------------------
@@ -244,7 +255,10 @@ class ImplantDetector(ArrayDetector):
     def _restore_others(self, files: Mapping[str, bytes]) -> None:
         refuse_keys(dict(files), {_TREES}, "file", complete=True)
         found = loaded(files[_TREES], None, [], {})
-        if not isinstance(found, HistGradientBoostingRegressor) or getattr(found, "n_features_in_", 0) != _N_COLUMNS:
+        if (
+            not isinstance(found, HistGradientBoostingRegressor)
+            or getattr(found, "n_features_in_", 0) != _N_COLUMNS
+        ):
             raise RefusedError(f"its trees do not look at {_N_COLUMNS} columns")
         for parent, left, right, inner, feature, n_seen in trees(found):
             reachable = (np.minimum(left, right)[inner] > parent[inner]).all()
@@ -255,9 +269,15 @@ class ImplantDetector(ArrayDetector):
         self.trees_ = found
 
     def _check_restored(self) -> None:
-        for name, shape in (("template_", (7, *self.shape_)), ("guide_", (3, *self.shape_)), ("scales_", (2,))):
+        for name, shape in (
+            ("template_", (7, *self.shape_)),
+            ("guide_", (3, *self.shape_)),
+            ("scales_", (2,)),
+        ):
             if getattr(self, name).shape != shape:
-                raise RefusedError(f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}")
+                raise RefusedError(
+                    f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
+                )
 
 
 class _Smoother:
@@ -280,14 +300,18 @@ class _Smoother:
 
 def _look(scans: Scans, i: int) -> Look:
     signal, mask = scans.signal(i), scans.mask(i)
-    return Look(np.where(mask, mean_signal(signal), 0), np.where(mask, signal_spread(signal), 0), mask)
+    return Look(
+        np.where(mask, mean_signal(signal), 0), np.where(mask, signal_spread(signal), 0), mask
+    )
 
 
 def _drawn(
     lesion: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], float]]:
     """Draw the voxels that are learned from, as numbers in the mask, with their weight."""
-    around = ndimage.binary_dilation(lesion, iterations=_SHELL) & ~lesion if lesion.any() else lesion
+    around = (
+        ndimage.binary_dilation(lesion, iterations=_SHELL) & ~lesion if lesion.any() else lesion
+    )
     inside, shell = np.flatnonzero(lesion[mask]), np.flatnonzero(around[mask])
     # One share for both: were fewer drawn outside, borders would move outward.
     share = min(1.0, _INSIDE / max(len(inside), 1), _AROUND / max(len(shell), 1))
@@ -323,13 +347,19 @@ def _template(stacks: NDArray) -> NDArray[np.float32]:
         rest = np.where(inside, stacks[:, k] / np.maximum(stacks[:, 2], 0.6) - center, 0)
         squares = (rest**2).sum(axis=0)
         often = counts > 0.5 * len(stacks)
-        typical = np.median(squares[often] / np.maximum(counts[often] - 1, 1)) if often.any() else 0.0
+        typical = (
+            np.median(squares[often] / np.maximum(counts[often] - 1, 1)) if often.any() else 0.0
+        )
         variance = (squares + _PRIOR_SCANS * typical) / (np.maximum(counts - 1, 0) + _PRIOR_SCANS)
         made += [center, np.sqrt(variance)]
-    nearest = tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))
+    nearest = tuple(
+        ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    )
     mean, mean_sd, spread, spread_sd = (one[nearest] for one in made)
     low, high = ndimage.minimum_filter(mean, 3), ndimage.maximum_filter(mean, 3)
-    return np.stack([mean, mean_sd, spread, spread_sd, low, high, weight / len(stacks)]).astype(np.float32)
+    return np.stack([mean, mean_sd, spread, spread_sd, low, high, weight / len(stacks)]).astype(
+        np.float32
+    )
 
 
 def _seen(template: NDArray, positions: NDArray) -> NDArray[np.float32]:
@@ -340,17 +370,40 @@ def _table(look: Look, seen: NDArray, positions: NDArray) -> NDArray[np.float32]
     """Tell of each voxel of the brain what trees look at, (n_voxels, n_columns)."""
     mask, smooth = look.mask, _Smoother(look.mask)
     mean, mean_sd, spread, spread_sd, low, high, share = seen
-    nearest = tuple(ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True))
+    nearest = tuple(
+        ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    )
     filled = look.mean[nearest]
     small, large = ndimage.minimum_filter(filled, 3), ndimage.maximum_filter(filled, 3)
     off = look.mean - mean
     off = np.where(mask, off - np.median(off[mask]), 0)
     off_spread = np.where(mask, look.spread - spread, 0)
-    scaled, scaled_spread = off / np.maximum(mean_sd, _LEAST_SD), off_spread / np.maximum(spread_sd, _LEAST_SD)
+    scaled, scaled_spread = (
+        off / np.maximum(mean_sd, _LEAST_SD),
+        off_spread / np.maximum(spread_sd, _LEAST_SD),
+    )
     # What no healthy voxel nearby explains.
     beyond = off - np.clip(off, low - mean, high - mean)
-    columns = [look.mean, look.spread, mean, spread, mean_sd, spread_sd, share, off, scaled, off_spread, scaled_spread]
-    columns += [beyond, small, large, ndimage.minimum_filter(small, 3), ndimage.maximum_filter(large, 3)]
+    columns = [
+        look.mean,
+        look.spread,
+        mean,
+        spread,
+        mean_sd,
+        spread_sd,
+        share,
+        off,
+        scaled,
+        off_spread,
+        scaled_spread,
+    ]
+    columns += [
+        beyond,
+        small,
+        large,
+        ndimage.minimum_filter(small, 3),
+        ndimage.maximum_filter(large, 3),
+    ]
     columns += [ndimage.median_filter(filled, 3), smooth(mean, 2.0), smooth(spread, 2.0)]
     for sd in _NEAR:
         columns += [smooth(look.mean, sd), smooth(off, sd)]
@@ -359,7 +412,9 @@ def _table(look: Look, seen: NDArray, positions: NDArray) -> NDArray[np.float32]
     for sd in _WIDE:
         local = smooth(look.mean, sd)
         columns += [np.sqrt(np.maximum(smooth(look.mean**2, sd) - local**2, 0))]
-        columns += [smooth(one, sd) for one in (scaled, off_spread, scaled_spread, beyond, np.abs(scaled))]
+        columns += [
+            smooth(one, sd) for one in (scaled, off_spread, scaled_spread, beyond, np.abs(scaled))
+        ]
     # How far the most anomalous voxels nearby deviate: a border is where the deviation is half of that.
     local = smooth(off, 1.2)
     for size in _REACH:

@@ -103,7 +103,9 @@ class IsolationForestDetector(ArrayDetector):
 
     def _check_parameters(self) -> None:
         if not self.features or not set(self.features) <= set(FEATURES):
-            raise ValueError(f"features must be a tuple of some of {', '.join(FEATURES)}, not {self.features!r}")
+            raise ValueError(
+                f"features must be a tuple of some of {', '.join(FEATURES)}, not {self.features!r}"
+            )
         if self.position not in ("world", "depth", None):
             raise ValueError(f"position must be 'world', 'depth' or None, not {self.position!r}")
         check_jobs(self.n_jobs)
@@ -138,7 +140,8 @@ class IsolationForestDetector(ArrayDetector):
         if self.position == "world":
             places = np.nonzero(mask)
             columns += [
-                np.asarray(p / max(n - 1, 1), dtype=np.float32) for p, n in zip(places, mask.shape, strict=True)
+                np.asarray(p / max(n - 1, 1), dtype=np.float32)
+                for p, n in zip(places, mask.shape, strict=True)
             ]
         return np.stack(columns, axis=1)
 
@@ -146,7 +149,10 @@ class IsolationForestDetector(ArrayDetector):
         mask = scans.mask(i)
         rows = self._rows(scans, i)
         with one_thread():
-            found = [-self.forest_.score_samples(rows[k : k + _CHUNK]) for k in range(0, len(rows), _CHUNK)]
+            found = [
+                -self.forest_.score_samples(rows[k : k + _CHUNK])
+                for k in range(0, len(rows), _CHUNK)
+            ]
         score = np.zeros(mask.shape, dtype=np.float32)
         score[mask] = np.concatenate(found)
         return masked_smoothing(score, mask, self.map_smoothing)
@@ -158,7 +164,10 @@ class IsolationForestDetector(ArrayDetector):
         refuse_keys(dict(files), {_FOREST}, "file", complete=True)
         forest = loaded(files[_FOREST], None, [], {})
         n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]
-        if not isinstance(forest, IsolationForest) or getattr(forest, "n_features_in_", None) != n_features:
+        if (
+            not isinstance(forest, IsolationForest)
+            or getattr(forest, "n_features_in_", None) != n_features
+        ):
             raise RefusedError(f"its forest does not take {n_features} features")
         for parent, left, right, inner, feature, n_seen in trees(forest):
             sound = (

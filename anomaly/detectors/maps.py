@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.networks.volume_cases import listed
 
-__all__ = ["ScoredScans", "Volumes", "checked_binary", "checked_masks", "checked_volumes", "open_map"]
+__all__ = [
+    "ScoredScans",
+    "Volumes",
+    "checked_binary",
+    "checked_masks",
+    "checked_volumes",
+    "open_map",
+]
 
 #: One array of several volumes, or a sequence of volumes.
 Volumes = Sequence[ArrayLike] | NDArray[Any]
@@ -73,7 +80,9 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
     """
     found = np.asarray(binary)
     if found.ndim not in (3, 4):
-        raise ValueError(f"a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the shape {found.shape}")
+        raise ValueError(
+            f"a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the shape {found.shape}"
+        )
     if found.dtype != bool:
         found = _only_binary(found, "map")
     if isinstance(size, bool) or int(size) != size or size < 1:
@@ -90,7 +99,9 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
     filled = corners
     for axis in axes:
         n = filled.shape[axis]
-        wide = np.zeros((*filled.shape[:axis], n + edge - 1, *filled.shape[axis + 1 :]), dtype=bool)
+        wide = np.zeros(
+            (*filled.shape[:axis], n + edge - 1, *filled.shape[axis + 1 :]), dtype=bool
+        )
         for shift in range(edge):
             _cut(wide, axis, shift, n)[...] |= filled
         filled = wide
@@ -106,11 +117,21 @@ def checked_volumes(maps: Volumes, what: str) -> list[NDArray[Any]]:
     volumes = [np.asarray(one) for one in listed(maps, f"{what}s")]
     for i, volume in enumerate(volumes):
         if volume.ndim != 3:
-            raise ValueError(f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}")
+            raise ValueError(
+                f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
+            )
         if volume.dtype.kind not in "fiub" or not np.isfinite(volume).all():
-            n = np.count_nonzero(~np.isfinite(volume)) if volume.dtype.kind in "fiub" else volume.size
-            raise ValueError(f"{what} {i} has {n} values that are no finite numbers ({volume.dtype}); set voxels without one to 0")
-    return [volume.astype(np.float32) if volume.dtype.kind in "iub" else volume for volume in volumes]
+            n = (
+                np.count_nonzero(~np.isfinite(volume))
+                if volume.dtype.kind in "fiub"
+                else volume.size
+            )
+            raise ValueError(
+                f"{what} {i} has {n} values that are no finite numbers ({volume.dtype}); set voxels without one to 0"
+            )
+    return [
+        volume.astype(np.float32) if volume.dtype.kind in "iub" else volume for volume in volumes
+    ]
 
 
 def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
@@ -124,11 +145,15 @@ def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[ND
     found = checked_binary(masks, volumes, "mask")
     for i, mask in enumerate(found):
         if not mask.any():
-            raise ValueError(f"mask {i} is empty; leave the scan out or mark the voxels that count")
+            raise ValueError(
+                f"mask {i} is empty; leave the scan out or mark the voxels that count"
+            )
     return found
 
 
-def checked_binary(values: Volumes, volumes: list[NDArray[Any]], what: str) -> list[NDArray[np.bool_]]:
+def checked_binary(
+    values: Volumes, volumes: list[NDArray[Any]], what: str
+) -> list[NDArray[np.bool_]]:
     """
     Check arrays of 0 and 1, one for each map.
 
@@ -139,15 +164,22 @@ def checked_binary(values: Volumes, volumes: list[NDArray[Any]], what: str) -> l
         raise ValueError(f"{len(found)} {what}(s) for {len(volumes)} map(s); give one for each")
     for i, (one, volume) in enumerate(zip(found, volumes, strict=True)):
         if one.shape != volume.shape:
-            raise ValueError(f"{what} {i} has shape {one.shape} and its map {volume.shape}; bring both to one grid")
-    return [one if one.dtype == bool else _only_binary(one, f"{what} {i}") for i, one in enumerate(found)]
+            raise ValueError(
+                f"{what} {i} has shape {one.shape} and its map {volume.shape}; bring both to one grid"
+            )
+    return [
+        one if one.dtype == bool else _only_binary(one, f"{what} {i}")
+        for i, one in enumerate(found)
+    ]
 
 
 def _only_binary(values: NDArray[Any], what: str) -> NDArray[np.bool_]:
     positive = values == 1
     if not (positive | (values == 0)).all():
         others = np.setdiff1d(np.unique(values), (0, 1))[:5].tolist()
-        raise ValueError(f"a {what} holds 0 and 1 only, not {others}; choose its classes, for example values == 1")
+        raise ValueError(
+            f"a {what} holds 0 and 1 only, not {others}; choose its classes, for example values == 1"
+        )
     return positive
 
 

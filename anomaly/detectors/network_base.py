@@ -178,8 +178,14 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def _check(self) -> None:
         super()._check()
-        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float) or not 0 < self.decay <= 1:
-            raise ValueError(f"decay={self.decay!r} is what the learning rate is multiplied by in each epoch: above 0, at most 1")
+        if (
+            isinstance(self.decay, bool)
+            or not isinstance(self.decay, int | float)
+            or not 0 < self.decay <= 1
+        ):
+            raise ValueError(
+                f"decay={self.decay!r} is what the learning rate is multiplied by in each epoch: above 0, at most 1"
+            )
 
     def _learning_rate(self, epoch: int) -> float:
         return super()._learning_rate(epoch) * float(self.decay) ** epoch
@@ -217,8 +223,10 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         n_values = np.count_nonzero(case.mask) * len(channels)
         n_beyond = sum(int(np.count_nonzero((one < 0) | (one > 1))) for one in channels)
         if n_beyond > _BEYOND * n_values:
-            raise ValueError(f"{100 * n_beyond / n_values:.0f} % of its values in the brain are not from 0 to 1, which a network "
-                "cannot learn from or score; divide signals by the one at b = 0 first")
+            raise ValueError(
+                f"{100 * n_beyond / n_values:.0f} % of its values in the brain are not from 0 to 1, which a network "
+                "cannot learn from or score; divide signals by the one at b = 0 first"
+            )
         return channels
 
     def _ask(self, scans: Scans, i: int) -> Mapping[str, Any]:
@@ -269,10 +277,16 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         RefusedError
             If something is missing or unknown, or does not fit.
         """
-        refuse_keys(fitted, {*self._fitted_names, "history_", *_RULES}, "fitted attribute", complete=True)
+        refuse_keys(
+            fitted, {*self._fitted_names, "history_", *_RULES}, "fitted attribute", complete=True
+        )
         self.threshold = decoded_rule(fitted["rule"])
         shape = decoded(fitted["shape_"])
-        if not (isinstance(shape, tuple) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        if not (
+            isinstance(shape, tuple)
+            and len(shape) == 3
+            and all(type(n) is int and n > 0 for n in shape)
+        ):
             raise RefusedError(f"shape_ is {shape!r}")
         super().restore({key: value for key, value in fitted.items() if key not in _RULES}, files)
         self.threshold_ = decoded_rule(fitted["threshold"])
@@ -295,7 +309,9 @@ def residual_map(
         reconstruction = reconstruction / np.float32(top) if top > 0 else reconstruction
     if residual == "mean":
         # Means first: two small volumes instead of a difference as large as the scan.
-        found = np.abs(scan.mean(axis=0, dtype=np.float32) - reconstruction.mean(axis=0, dtype=np.float32))
+        found = np.abs(
+            scan.mean(axis=0, dtype=np.float32) - reconstruction.mean(axis=0, dtype=np.float32)
+        )
     else:
         found = np.zeros(scan.shape[1:], dtype=np.float32)
         for one, other in zip(scan, reconstruction, strict=True):

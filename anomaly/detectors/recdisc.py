@@ -12,7 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
 from anomaly.detectors.network_base import REGIONS, RESIDUALS, Reconstructor, residual_map
-from anomaly.generators.corruptions import COUNTS, RADII, TissueMoments, check_corruption, corrupt_in_place
+from anomaly.generators.corruptions import (
+    COUNTS,
+    RADII,
+    TissueMoments,
+    check_corruption,
+    corrupt_in_place,
+)
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, seed_for
 from dmrifit.io.parameter_json import RefusedError
@@ -287,12 +293,20 @@ class RecDiscNet(Reconstructor):
         check_corruption(self.noise, self.mean, self.counts, self.radii)
         for name in ("mse_weight", "bce_weight", "positive_weight"):
             check_number(name, getattr(self, name))
-        for name in ("reconstruction_width", "discrimination_width", "levels", "convolutions", "repeats"):
+        for name in (
+            "reconstruction_width",
+            "discrimination_width",
+            "levels",
+            "convolutions",
+            "repeats",
+        ):
             check_number(name, getattr(self, name), least=1, whole=True)
         if self.stem is not None:
             check_number("stem", self.stem, least=1, whole=True)
         if not self.mse_weight and not self.bce_weight:
-            raise ValueError("mse_weight and bce_weight are both 0, so that nothing would be learned; give one of them")
+            raise ValueError(
+                "mse_weight and bce_weight are both 0, so that nothing would be learned; give one of them"
+            )
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         super()._learn(inputs, targets)
@@ -303,7 +317,9 @@ class RecDiscNet(Reconstructor):
         if self.levels > 1 and max(size) <= 2 ** (self.levels - 1):
             most = max((max(size) - 1).bit_length(), 1)
             voxels = " × ".join(map(str, size))
-            raise ValueError(f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take {most} at most")
+            raise ValueError(
+                f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take {most} at most"
+            )
 
     def _box(self, mask: NDArray[np.bool_]) -> tuple[slice, ...]:
         """Give the box that the network sees of a scan."""
@@ -360,13 +376,17 @@ class RecDiscNet(Reconstructor):
         fixed = int(self.random_state) if isinstance(self.random_state, int | np.integer) else 0
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
-            own = rng if self.fresh else np.random.default_rng(seed_for(fixed, "anomaly", int(draw)))
+            own = (
+                rng if self.fresh else np.random.default_rng(seed_for(fixed, "anomaly", int(draw)))
+            )
             volume, mask = inputs[i][:, *box], targets[i][box]
             changed, anomaly = self._corrupted(volume, mask, own)
             brain = {"brain": mask[None].astype(np.float32)} if self.region == "brain" else {}
             yield changed, {"volume": volume, "anomaly": anomaly} | brain
 
-    def _predict_case(self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any) -> dict[str, Any]:
+    def _predict_case(
+        self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any
+    ) -> dict[str, Any]:
         box = self._box(case.mask)
         if case.number is None:
             inner, logits = (part[0] for part in infer([inputs[:, *box]]))
@@ -385,7 +405,9 @@ class RecDiscNet(Reconstructor):
         counted = mask if self.region == "brain" else np.ones_like(mask)
         error = np.square(reconstruction - inputs).mean(axis=0)[counted].mean()
         weight = np.where(anomaly > 0, self.positive_weight, 1.0)
-        entropy = (weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits)))[0][counted].mean()
+        entropy = (weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits)))[0][
+            counted
+        ].mean()
         return {"loss": float(self.mse_weight * error + self.bce_weight * entropy)}
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:

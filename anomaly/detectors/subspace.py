@@ -63,7 +63,12 @@ class PCADetector(ArrayDetector):
         Of the healthy scans along each component.
     """
 
-    _array_names: ClassVar[tuple[str, ...]] = ("known_", "mean_", "components_", "explained_variance_")
+    _array_names: ClassVar[tuple[str, ...]] = (
+        "known_",
+        "mean_",
+        "components_",
+        "explained_variance_",
+    )
 
     def __init__(
         self,
@@ -106,7 +111,9 @@ class PCADetector(ArrayDetector):
         rebuilt = np.zeros((len(scans), *scans.shape), dtype=np.float32)
         for i in range(len(scans)):
             inside = scans.mask(i)[self.known_]
-            rebuilt[i][self.known_] = np.where(inside[:, None], self._rebuilt(self._centered(scans, i)), 0)
+            rebuilt[i][self.known_] = np.where(
+                inside[:, None], self._rebuilt(self._centered(scans, i)), 0
+            )
         return rebuilt
 
     def _check_parameters(self) -> None:
@@ -136,12 +143,16 @@ class PCADetector(ArrayDetector):
             # What is left of rounding is no component; with n scans there are n - 1 at most.
             order = order[variances[order] > variances.max() * 1e-6][: max(n - 1, 0)]
             if not len(order):
-                raise ValueError(f"the {n} scans to learn from do not differ, so there are no components; give scans of others")
+                raise ValueError(
+                    f"the {n} scans to learn from do not differ, so there are no components; give scans of others"
+                )
             self.components_ = np.zeros((len(order), *self.mean_.shape), dtype=np.float32)
             for i in range(n):
                 row = self._centered(scans, i)
                 for k, at in enumerate(order):
-                    self.components_[k] += np.float32(weights[i, at] / np.sqrt(variances[at])) * row
+                    self.components_[k] += (
+                        np.float32(weights[i, at] / np.sqrt(variances[at])) * row
+                    )
         self.explained_variance_ = variances[order] / max(n - 1, 1)
 
     def _centered(self, scans: Scans, i: int) -> NDArray[np.float32]:
@@ -154,7 +165,9 @@ class PCADetector(ArrayDetector):
     def _explained(self, difference: NDArray[np.float32]) -> NDArray[np.float32]:
         with one_thread():
             flat = self.components_.reshape(len(self.components_), -1)
-            return np.asarray((flat @ difference.ravel()) @ flat, dtype=np.float32).reshape(difference.shape)
+            return np.asarray((flat @ difference.ravel()) @ flat, dtype=np.float32).reshape(
+                difference.shape
+            )
 
     def _rebuilt(self, difference: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.mean_ + self._explained(difference)
@@ -179,6 +192,8 @@ class PCADetector(ArrayDetector):
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
-                raise RefusedError(f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}")
+                raise RefusedError(
+                    f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
+                )
         if self.known_.dtype != bool:
             raise RefusedError(f"its array known_ is of type {self.known_.dtype}, not bool")

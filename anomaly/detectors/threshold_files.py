@@ -21,13 +21,23 @@ def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
         return None
     name = type(rule).__name__
     if _rules().get(name) is not type(rule):
-        raise TypeError(f"the threshold {rule!r} cannot be stored in a model file; {', '.join(sorted(_rules()))} can")
-    fitted = {key: value for key, value in vars(rule).items() if key.endswith("_") and not key.startswith("_")}
+        raise TypeError(
+            f"the threshold {rule!r} cannot be stored in a model file; {', '.join(sorted(_rules()))} can"
+        )
+    fitted = {
+        key: value
+        for key, value in vars(rule).items()
+        if key.endswith("_") and not key.startswith("_")
+    }
     if not all(isinstance(value, int | float | np.number) for value in fitted.values()):
-        raise TypeError(f"the threshold {rule!r} has a limit for each scan it was fitted to, which belong to no others")
+        raise TypeError(
+            f"the threshold {rule!r} has a limit for each scan it was fitted to, which belong to no others"
+        )
     return {
         "rule": name,
-        "parameters": {key: encoded(value, key) for key, value in rule.get_params(deep=False).items()},
+        "parameters": {
+            key: encoded(value, key) for key, value in rule.get_params(deep=False).items()
+        },
         "fitted": {key: encoded(value, key) for key, value in fitted.items()},
     }
 
@@ -40,10 +50,19 @@ def decoded_rule(content: Any) -> ThresholdRule | None:
     cls = _rules().get(content["rule"]) if isinstance(content["rule"], str) else None
     if cls is None:
         raise RefusedError(f"there is no threshold rule {content['rule']!r}")
-    refuse_keys(content["parameters"], set(cls._get_param_names()), "parameter of a threshold", complete=True)
-    rule: ThresholdRule = cls(**{key: decoded(value) for key, value in content["parameters"].items()})
+    refuse_keys(
+        content["parameters"],
+        set(cls._get_param_names()),
+        "parameter of a threshold",
+        complete=True,
+    )
+    rule: ThresholdRule = cls(
+        **{key: decoded(value) for key, value in content["parameters"].items()}
+    )
     fitted = content["fitted"]
-    if not isinstance(fitted, dict) or any(not key.endswith("_") or key.startswith("_") for key in fitted):
+    if not isinstance(fitted, dict) or any(
+        not key.endswith("_") or key.startswith("_") for key in fitted
+    ):
         raise RefusedError(f"{fitted!r} is not what a threshold has fitted")
     for key, value in fitted.items():
         number = decoded(value)

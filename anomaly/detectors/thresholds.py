@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from anomaly.detectors.maps import ScoredScans, Volumes, checked_binary, checked_masks, checked_volumes, open_map
+from anomaly.detectors.maps import (
+    ScoredScans,
+    Volumes,
+    checked_binary,
+    checked_masks,
+    checked_volumes,
+    open_map,
+)
 from dmrifit._utils.checks import check_word
 
 __all__ = [
@@ -59,7 +66,9 @@ class ThresholdRule(BaseEstimator, ABC):
 
     threshold_: float
 
-    def fit(self, maps: Volumes, masks: Volumes | None = None, truths: Volumes | None = None) -> Self:
+    def fit(
+        self, maps: Volumes, masks: Volumes | None = None, truths: Volumes | None = None
+    ) -> Self:
         """
         Choose the threshold.
 
@@ -89,7 +98,9 @@ class ThresholdRule(BaseEstimator, ABC):
         lesions = None
         if self.needs_truth:
             if truths is None:
-                raise ValueError(f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without labels do not")
+                raise ValueError(
+                    f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without labels do not"
+                )
             lesions = checked_binary(truths, volumes, "truth")
         self._choose(ScoredScans(volumes, inside, lesions))
         return self
@@ -121,7 +132,8 @@ class ThresholdRule(BaseEstimator, ABC):
         check_is_fitted(self, "threshold_")
         scans, limits = self._applied(maps, masks)
         found = [
-            (volume > limit) & mask for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True)
+            (volume > limit) & mask
+            for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True)
         ]
         return np.stack(found) if isinstance(maps, np.ndarray) else found
 
@@ -148,7 +160,9 @@ class ThresholdRule(BaseEstimator, ABC):
         """
         return [float(limit) for limit in self._applied(maps, masks)[1]]
 
-    def _applied(self, maps: Volumes, masks: Volumes | None) -> tuple[ScoredScans, list[np.float64]]:
+    def _applied(
+        self, maps: Volumes, masks: Volumes | None
+    ) -> tuple[ScoredScans, list[np.float64]]:
         check_is_fitted(self, "threshold_")
         volumes = checked_volumes(maps, "map")
         scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
@@ -174,7 +188,11 @@ class _OwnThreshold(ThresholdRule):
         self.threshold_ = self._of_all(scans) if self._is_common() else float("nan")
 
     def _limits(self, scans: ScoredScans) -> list[float]:
-        return super()._limits(scans) if self._is_common() else [self._of_all(one) for one in scans.singly()]
+        return (
+            super()._limits(scans)
+            if self._is_common()
+            else [self._of_all(one) for one in scans.singly()]
+        )
 
     def _is_common(self) -> bool:
         return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
@@ -192,10 +210,13 @@ class _TruthThreshold(ThresholdRule):
 
     def _choose(self, scans: ScoredScans) -> None:
         scored = [
-            _graded(values, lesion) for values, lesion in zip(scans.inside(), scans.lesions_inside(), strict=True)
+            _graded(values, lesion)
+            for values, lesion in zip(scans.inside(), scans.lesions_inside(), strict=True)
         ]
         if not any(n_lesion for _, _, _, n_lesion in scored):
-            raise ValueError(f"{type(self).__name__} needs lesions inside the masks; there is no voxel in {len(scored)} scan(s)")
+            raise ValueError(
+                f"{type(self).__name__} needs lesions inside the masks; there is no voxel in {len(scored)} scan(s)"
+            )
         self.thresholds_ = [float("nan")] * len(scored)
         if self.scope == SCOPES[0]:
             self.threshold_ = self._best([one for one in scored if one[3]])
@@ -208,8 +229,10 @@ class _TruthThreshold(ThresholdRule):
         if self.scope == SCOPES[0]:
             return super()._limits(scans)
         if len(scans.volumes) != len(self.thresholds_):
-            raise ValueError(f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} map(s) with their lesions "
-                f"and is applied to {len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'")
+            raise ValueError(
+                f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} map(s) with their lesions "
+                f"and is applied to {len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'"
+            )
         return self.thresholds_
 
     def _best(self, scored: list[_Graded]) -> float:
@@ -226,12 +249,16 @@ class _TruthThreshold(ThresholdRule):
         last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
         best = last[int(np.argmax(total[last]))]
         following = (
-            ranked[best + 1] if best + 1 < len(ranked) else np.nextafter(ranked[best], -np.inf, dtype=ranked.dtype)
+            ranked[best + 1]
+            if best + 1 < len(ranked)
+            else np.nextafter(ranked[best], -np.inf, dtype=ranked.dtype)
         )
         return float(following)
 
     @abstractmethod
-    def _quality(self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int) -> NDArray[np.float64]:
+    def _quality(
+        self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int
+    ) -> NDArray[np.float64]:
         """Tell how good each threshold of a scan is, by what lies above it."""
 
 
@@ -317,10 +344,14 @@ class MeanPoolThreshold(_OwnThreshold):
         super()._check_parameters()
         for name, value in (("size_mm", self.size_mm), ("spacing", self._edges())):
             if not (np.isfinite(value).all() and (np.asarray(value) > 0).all()):
-                raise ValueError(f"{name} must be positive lengths in mm, not {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be positive lengths in mm, not {getattr(self, name)!r}"
+                )
 
     def _edges(self) -> NDArray[np.float64]:
-        edges = np.asarray(STUDY_SPACING if self.spacing is None else self.spacing, dtype=np.float64)
+        edges = np.asarray(
+            STUDY_SPACING if self.spacing is None else self.spacing, dtype=np.float64
+        )
         if edges.shape not in ((), (3,)):
             raise ValueError(f"spacing must be one length in mm or three, not {self.spacing!r}")
         return np.broadcast_to(edges, 3)
@@ -351,7 +382,9 @@ class YoudenThreshold(_TruthThreshold):
     def __init__(self, *, scope: Scope = "dataset") -> None:
         self.scope = scope
 
-    def _quality(self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int) -> NDArray[np.float64]:
+    def _quality(
+        self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int
+    ) -> NDArray[np.float64]:
         # All of a scan may be lesion: then nothing can be wrong.
         return n_true / n_lesion - (n_all - n_true) / max(n - n_lesion, 1)
 
@@ -369,7 +402,9 @@ class BestDiceThreshold(_TruthThreshold):
     def __init__(self, *, scope: Scope = "dataset") -> None:
         self.scope = scope
 
-    def _quality(self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int) -> NDArray[np.float64]:
+    def _quality(
+        self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int
+    ) -> NDArray[np.float64]:
         return 2 * n_true / (n_all + n_lesion)
 
 
@@ -391,7 +426,9 @@ class HealthyRateThreshold(_OwnThreshold):
 
     def _check_parameters(self) -> None:
         if not 0 <= self.rate < 1:
-            raise ValueError(f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}")
+            raise ValueError(
+                f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
+            )
 
     def _of_all(self, scans: ScoredScans) -> float:
         limits, _ = rate_limits(scans.inside(), [self.rate])
@@ -410,7 +447,9 @@ RULES: dict[str, ThresholdRule] = {
 }
 
 
-def rate_limits(healthy: Sequence[NDArray[Any]], rates: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rate_limits(
+    healthy: Sequence[NDArray[Any]], rates: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
     Find the lowest scores with no more than a share of the voxels of healthy scans above them.
     """
@@ -426,7 +465,9 @@ def rate_limits(healthy: Sequence[NDArray[Any]], rates: ArrayLike) -> tuple[NDAr
     position = np.minimum(np.searchsorted(reached, asked, side="right"), len(ranked) - 1)
     limits = ranked[position]
     n_above = np.searchsorted(-ranked, -limits, side="left")
-    return limits.astype(np.float64), np.where(n_above > 0, reached[np.maximum(n_above, 1) - 1], 0.0)
+    return limits.astype(np.float64), np.where(
+        n_above > 0, reached[np.maximum(n_above, 1) - 1], 0.0
+    )
 
 
 # Choosing ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,10 @@ from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 __all__ = ["MEANS", "NOISES", "NOISE_NAMES", "TissueMoments", "corrupt", "corrupt_in_place"]
 
 #: What noise is drawn from, and for what a value is drawn: a voxel and channel, a channel, a voxel.
-NOISES = tuple("-".join(pair) for pair in product(("normal", "uniform"), ("random", "directional", "isotropic")))
+NOISES = tuple(
+    "-".join(pair)
+    for pair in product(("normal", "uniform"), ("random", "directional", "isotropic"))
+)
 #: What `corrupt` accepts: in a mix every ellipsoid has a noise of its own.
 NOISE_NAMES = (*NOISES, "mix")
 #: The mean of the noise, times that of brain tissue.
@@ -56,13 +59,21 @@ class TissueMoments:
         given = iter(masks) if masks is not None else None
         for volume in volumes:
             values = np.asarray(volume)
-            inside = np.any(values != 0, axis=-1) if given is None else np.asarray(next(given), dtype=bool)
+            inside = (
+                np.any(values != 0, axis=-1)
+                if given is None
+                else np.asarray(next(given), dtype=bool)
+            )
             chosen = values[inside]
             count += chosen.size
             total += float(chosen.sum(dtype=np.float64))
-            squares += float(np.square(chosen, dtype=np.result_type(chosen, np.float32)).sum(dtype=np.float64))
+            squares += float(
+                np.square(chosen, dtype=np.result_type(chosen, np.float32)).sum(dtype=np.float64)
+            )
         if not count:
-            raise ValueError("there is no voxel of brain to measure; give masks that are not empty, or volumes that are not zero")
+            raise ValueError(
+                "there is no voxel of brain to measure; give masks that are not empty, or volumes that are not zero"
+            )
         mean = total / count
         return cls(mean, float(np.sqrt(max(0.0, squares / count - mean**2))))
 
@@ -128,16 +139,22 @@ def corrupt(
     changed = np.array(volume, dtype=np.result_type(np.asarray(volume).dtype, np.float32))
     inside = np.asarray(mask) > 0
     if changed.ndim != 4 or changed.shape[:3] != inside.shape:
-        raise ValueError(f"a volume of shape {changed.shape} and a mask of shape {inside.shape}; give a volume (x, y, z, channels) "
-            "and a mask (x, y, z) on one grid")
+        raise ValueError(
+            f"a volume of shape {changed.shape} and a mask of shape {inside.shape}; give a volume (x, y, z, channels) "
+            "and a mask (x, y, z) on one grid"
+        )
     if not inside.any():
         raise ValueError("the mask is empty, so that there is no brain to put an anomaly into")
     n_bad = changed.size - np.count_nonzero(np.isfinite(changed))
     if n_bad:
-        raise ValueError(f"{n_bad} values of the volume are not finite; set what is outside the brain to 0")
+        raise ValueError(
+            f"{n_bad} values of the volume are not finite; set what is outside the brain to 0"
+        )
     known = TissueMoments.measured([changed], [inside]) if moments is None else moments
     rng = np.random.default_rng(seed_for(seed_from(random_state), "corrupt"))
-    anomaly = corrupt_in_place(changed, inside, rng, known, noise=noise, mean=mean, counts=counts, radii=radii)
+    anomaly = corrupt_in_place(
+        changed, inside, rng, known, noise=noise, mean=mean, counts=counts, radii=radii
+    )
     return changed, anomaly
 
 
@@ -167,7 +184,9 @@ def corrupt_in_place(
         orientation = Rotation.from_quat(rng.normal(size=4)).as_matrix()
         kind = NOISES[rng.integers(len(NOISES))] if noise == "mix" else noise
         box, filled = _ellipsoid(inside, center, axes, orientation)
-        values = _noise(rng, kind, int(filled.sum()), volume.shape[-1], MEANS[mean] * moments.mean, moments.sd)
+        values = _noise(
+            rng, kind, int(filled.sum()), volume.shape[-1], MEANS[mean] * moments.mean, moments.sd
+        )
         # Inside this ellipsoid alone: the rest of its box may belong to another.
         volume[box][filled] = values
         anomaly[box] |= filled
@@ -179,11 +198,20 @@ def check_corruption(noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = R
     for name, value, known in (("noise", noise, NOISE_NAMES), ("mean", mean, tuple(MEANS))):
         check_word(name, value, known)
     shares = _numbers("counts", counts)
-    if shares.ndim != 1 or not shares.size or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
-        raise ValueError(f"counts={counts!r} must say how often there are no, one, two, … ellipsoids, such as {COUNTS}")
+    if (
+        shares.ndim != 1
+        or not shares.size
+        or not (shares >= 0).all()
+        or not 0 < shares.sum() < np.inf
+    ):
+        raise ValueError(
+            f"counts={counts!r} must say how often there are no, one, two, … ellipsoids, such as {COUNTS}"
+        )
     sizes = _numbers("radii", radii)
     if sizes.shape != (2,) or not 0 < sizes[0] <= sizes[1] <= 2:
-        raise ValueError(f"radii={radii!r} must be two numbers above 0, the smaller one first, such as {RADII}")
+        raise ValueError(
+            f"radii={radii!r} must be two numbers above 0, the smaller one first, such as {RADII}"
+        )
 
 
 def _numbers(name: str, values: Any) -> NDArray[np.float64]:
@@ -206,7 +234,11 @@ def _ellipsoid(
     turned = orientation.T / axes[:, None]
     square = np.zeros([len(part) for part in offsets])
     for row in turned:
-        along = (row[0] * offsets[0])[:, None, None] + (row[1] * offsets[1])[:, None] + row[2] * offsets[2]
+        along = (
+            (row[0] * offsets[0])[:, None, None]
+            + (row[1] * offsets[1])[:, None]
+            + row[2] * offsets[2]
+        )
         square += along**2
     return box, (square <= 1) & inside[box]
 
@@ -216,12 +248,18 @@ def _noise(
 ) -> NDArray[np.float32]:
     """Draw the values of the voxels of an ellipsoid."""
     distribution, _, what = kind.partition("-")
-    shape = {"random": (n_voxels, n_channels), "directional": (1, n_channels), "isotropic": (n_voxels, 1)}[what]
+    shape = {
+        "random": (n_voxels, n_channels),
+        "directional": (1, n_channels),
+        "isotropic": (n_voxels, 1),
+    }[what]
     if distribution == "normal":
         values = rng.standard_normal(shape, dtype=np.float32) * np.float32(sd) + np.float32(mean)
     else:
         # The standard deviation of a uniform distribution is its width divided by √12.
-        values = (rng.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(np.sqrt(12) * sd)
+        values = (rng.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(
+            np.sqrt(12) * sd
+        )
         values += np.float32(mean)
     np.clip(values, 0, 1, out=values)
     return np.broadcast_to(values, (n_voxels, n_channels))

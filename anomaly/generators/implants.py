@@ -92,7 +92,11 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
     noise_only = np.minimum(look.spread, floor)
     mixed = np.sqrt(left**2 * (look.spread**2 - noise_only**2) + noise_only**2)
     spread = look.spread + tissue * (mixed - look.spread)
-    changed = Look(np.where(mask, mean, 0).astype(np.float32), np.where(mask, spread, 0).astype(np.float32), mask)
+    changed = Look(
+        np.where(mask, mean, 0).astype(np.float32),
+        np.where(mask, spread, 0).astype(np.float32),
+        mask,
+    )
     return changed, lesion & mask
 
 
@@ -122,4 +126,7 @@ def _distance(look: Look, rng: np.random.Generator) -> NDArray[np.float32]:
     for row in turn:
         squares += (row[0] * apart[0] + row[1] * apart[1] + row[2] * apart[2]) ** 2
     rough = ndimage.gaussian_filter(rng.standard_normal(shape), _GRAIN)
-    return np.asarray(np.sqrt(squares) * (1 + _ROUGHNESS * rough / max(float(rough.std()), 1e-9)), dtype=np.float32)
+    return np.asarray(
+        np.sqrt(squares) * (1 + _ROUGHNESS * rough / max(float(rough.std()), 1e-9)),
+        dtype=np.float32,
+    )

@@ -58,7 +58,11 @@ def padded(x: torch.Tensor, larger: Sequence[int]) -> torch.Tensor:
     Shapes: `x` (n, channels, x, y, z); returns (n, channels, *larger).
     """
     sides = padding(x.shape[2:], larger)
-    return functional.pad(x, [n for pair in reversed(sides) for n in pair]) if any(map(any, sides)) else x
+    return (
+        functional.pad(x, [n for pair in reversed(sides) for n in pair])
+        if any(map(any, sides))
+        else x
+    )
 
 
 def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -94,7 +98,9 @@ class Mix(nn.Module):
         """
         n, _, *shape = volume.shape
         weight = self.weight.expand(n, -1, -1)
-        mixed = torch.baddbmm(self.bias[None, :, None], weight, volume.reshape(n, len(self.weight[0]), -1))
+        mixed = torch.baddbmm(
+            self.bias[None, :, None], weight, volume.reshape(n, len(self.weight[0]), -1)
+        )
         return mixed.reshape(n, -1, *shape)
 
 
@@ -162,7 +168,9 @@ class VariationalAutoencoder(nn.Module):
         # From zero on: a variance that begins large hides what is to be learned, or never comes back.
         nn.init.zeros_(self.to_log_variance.weight)
         nn.init.constant_(self.to_log_variance.bias, FIRST_LOG_VARIANCE)
-        back: list[nn.Module] = [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)] if dense else []
+        back: list[nn.Module] = (
+            [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)] if dense else []
+        )
         self.from_latent = nn.Sequential(*(back or [nn.Linear(latent_dim, n_features)]))
         reverse = (*widths[::-1], widths[0])
         self.decoder = nn.Sequential(*(_raise(a, b) for a, b in pairwise(reverse)))
@@ -180,8 +188,12 @@ class VariationalAutoencoder(nn.Module):
         Shapes: `volume` (n, n_channels, x, y, z); returns mean, log_variance (n, latent_dim).
         """
         if tuple(volume.shape[2:]) != self.shape:
-            raise ValueError(f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}")
-        features = self.to_dense(self.encoder(_channels_last(padded(volume, self.larger))).flatten(1))
+            raise ValueError(
+                f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}"
+            )
+        features = self.to_dense(
+            self.encoder(_channels_last(padded(volume, self.larger))).flatten(1)
+        )
         return self.to_mean(features), self.to_log_variance(features).clamp(*_LOG_VARIANCES)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -213,7 +225,9 @@ def _level(before: int, after: int) -> nn.Module:
 
 
 def _raise(before: int, after: int) -> nn.Module:
-    convolution = nn.ConvTranspose3d(before, after, 3, stride=2, padding=1, output_padding=1, bias=False)
+    convolution = nn.ConvTranspose3d(
+        before, after, 3, stride=2, padding=1, output_padding=1, bias=False
+    )
     return nn.Sequential(convolution, nn.BatchNorm3d(after), nn.LeakyReLU(SLOPE, inplace=True))
 
 
@@ -264,7 +278,9 @@ class UShaped(nn.Module):
             for level, (a, b) in enumerate(zip(before, widths, strict=True))
         )
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths))
-        self.after = nn.ModuleList(_block(2 * a if skips else a, a, convolutions) for a in widths[:-1])
+        self.after = nn.ModuleList(
+            _block(2 * a if skips else a, a, convolutions) for a in widths[:-1]
+        )
         self.answer = Mix(width, n_answers)
 
     def forward(self, *volumes: torch.Tensor) -> torch.Tensor:
@@ -297,7 +313,11 @@ def _block(before: int, after: int, convolutions: int, *, stride: int = 1) -> nn
     for a, b, step in [(before, after, stride), *[(after, after, 1)] * (convolutions - 1)]:
         # Affine: otherwise the normalization takes away every contrast between scans.
         norm = nn.InstanceNorm3d(b, affine=True)
-        layers += [nn.Conv3d(a, b, 3, stride=step, padding=1, bias=False), norm, nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv3d(a, b, 3, stride=step, padding=1, bias=False),
+            norm,
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -348,8 +368,12 @@ class ReconstructionDiscrimination(nn.Module):
         self.output = output
         self.step = 2 ** (levels - 1)
         own: dict[str, Any] = {"stem": stem, "convolutions": convolutions}
-        self.reconstruct = UShaped((n_channels,), n_channels, reconstruction_width, levels, skips=False, **own)
-        self.discriminate = UShaped((n_channels, n_channels), 1, discrimination_width, levels, skips=True, **own)
+        self.reconstruct = UShaped(
+            (n_channels,), n_channels, reconstruction_width, levels, skips=False, **own
+        )
+        self.discriminate = UShaped(
+            (n_channels, n_channels), 1, discrimination_width, levels, skips=True, **own
+        )
 
     def level(self, values: Any) -> None:
         """Set the bias of the last layer, so that a network that is new answers with it."""

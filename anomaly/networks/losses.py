@@ -17,12 +17,20 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = ["DiscriminationLoss", "VariationalLoss", "divergence", "squared_error", "weighted_cross_entropy"]
+__all__ = [
+    "DiscriminationLoss",
+    "VariationalLoss",
+    "divergence",
+    "squared_error",
+    "weighted_cross_entropy",
+]
 
 _REDUCTIONS = ("paper", "code")
 
 
-def divergence(mean: torch.Tensor, log_variance: torch.Tensor, *, reduction: str = "paper") -> torch.Tensor:
+def divergence(
+    mean: torch.Tensor, log_variance: torch.Tensor, *, reduction: str = "paper"
+) -> torch.Tensor:
     """
     Compute the Kullback–Leibler divergence of a normal distribution from the standard one.
 
@@ -48,7 +56,9 @@ def squared_error(
     Shapes: `reconstruction`, `volume` (n, channels, x, y, z), `brain` (n, 1, x, y, z).
     """
     if reconstruction.shape != volume.shape:
-        raise ValueError(f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}")
+        raise ValueError(
+            f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}"
+        )
     if brain is None:
         return functional.mse_loss(reconstruction, volume)
     squares = (reconstruction - volume).square().mean(dim=1, keepdim=True)
@@ -56,7 +66,10 @@ def squared_error(
 
 
 def weighted_cross_entropy(
-    logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 1.0, brain: torch.Tensor | None = None
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    positive_weight: float = 1.0,
+    brain: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Compute the mean binary cross-entropy, with another weight for anomalies than for the rest.
@@ -64,7 +77,9 @@ def weighted_cross_entropy(
     Of a voxel with the probability p it is −w log p in an anomaly, and −log(1 − p) elsewhere.
     """
     if logits.shape != target.shape:
-        raise ValueError(f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}")
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} for a target of shape {tuple(target.shape)}"
+        )
     weight = logits.new_tensor(positive_weight)
     each = functional.binary_cross_entropy_with_logits(
         logits, target.to(logits.dtype), pos_weight=weight, reduction="none"
@@ -89,7 +104,9 @@ class VariationalLoss(nn.Module):
         self.kl_weight = kl_weight
         self.reduction = reduction
 
-    def forward(self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]) -> torch.Tensor:
+    def forward(
+        self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]
+    ) -> torch.Tensor:
         """Compute the loss of a batch."""
         reconstruction, mean, log_variance = answers
         error = squared_error(reconstruction, target["volume"], target.get("brain"))
@@ -112,13 +129,17 @@ class DiscriminationLoss(nn.Module):
         Weight of voxels of an anomaly in the cross-entropy.
     """
 
-    def __init__(self, mse_weight: float = 5.0, bce_weight: float = 1.0, positive_weight: float = 20.0) -> None:
+    def __init__(
+        self, mse_weight: float = 5.0, bce_weight: float = 1.0, positive_weight: float = 20.0
+    ) -> None:
         super().__init__()
         self.mse_weight = mse_weight
         self.bce_weight = bce_weight
         self.positive_weight = positive_weight
 
-    def forward(self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]) -> torch.Tensor:
+    def forward(
+        self, answers: tuple[torch.Tensor, ...], target: Mapping[str, Any]
+    ) -> torch.Tensor:
         """Compute the loss of a batch."""
         reconstruction, logits = answers
         brain = target.get("brain")

@@ -135,7 +135,9 @@ class Case:
         who = f"case {checked['name']}"
         signal = np.asarray(self.signal)
         if signal.ndim != 4 or not signal.size:
-            raise ValueError(f"{who}: the signal must have axes (x, y, z, directions), not the shape {signal.shape}")
+            raise ValueError(
+                f"{who}: the signal must have axes (x, y, z, directions), not the shape {signal.shape}"
+            )
         shape = signal.shape[:3]
         signal = checked_values(signal, signal.shape, f"{who}: the signal")
         for key in _MASKS:
@@ -145,7 +147,11 @@ class Case:
         if not brain.any():
             raise ValueError(f"{who}: the brain is empty; give a mask of what is brain")
         inside = signal[brain]
-        if signal.min() < 0 or signal.max() > 1 or np.count_nonzero(signal) > np.count_nonzero(inside):
+        if (
+            signal.min() < 0
+            or signal.max() > 1
+            or np.count_nonzero(signal) > np.count_nonzero(inside)
+        ):
             signal = np.clip(signal, 0, 1) * brain[..., None]
         checked["signal"] = signal
         if self.tissue is not None:
@@ -153,13 +159,17 @@ class Case:
             check_shape(tissue, shape, f"{who}: the tissue map")
             if not np.isin(tissue, (0, *TISSUES)).all():
                 others = np.setdiff1d(np.unique(tissue), (0, *TISSUES))
-                raise ValueError(f"{who}: the tissue map holds {others[:5].tolist()}; its numbers are 0 to {max(TISSUES)}")
+                raise ValueError(
+                    f"{who}: the tissue map holds {others[:5].tolist()}; its numbers are 0 to {max(TISSUES)}"
+                )
             checked["tissue"] = np.ascontiguousarray(tissue, dtype=np.uint8)
         if self.b0 is not None:
             checked["b0"] = checked_values(self.b0, shape, f"{who}: the signal at b = 0")
             if checked["b0"][brain].min() <= 0:
                 n = np.count_nonzero(checked["b0"][brain] <= 0)
-                raise ValueError(f"{who}: the signal at b = 0 is not above 0 in {n} voxels of the brain; leave them out of the mask")
+                raise ValueError(
+                    f"{who}: the signal at b = 0 is not above 0 in {n} voxels of the brain; leave them out of the mask"
+                )
         if self.directions is not None:
             checked["directions"] = _unit_vectors(self.directions, signal.shape[3], who)
         if not (np.isfinite(self.b) and self.b > _UNWEIGHTED):
@@ -174,7 +184,11 @@ class Case:
     def __repr__(self) -> str:
         kind = "synthetic case" if self.synthetic else "case"
         size = " × ".join(map(str, self.shape))
-        what = "healthy" if self.healthy else f"lesion of {0 if self.lesion is None else self.lesion.sum()} voxels"
+        what = (
+            "healthy"
+            if self.healthy
+            else f"lesion of {0 if self.lesion is None else self.lesion.sum()} voxels"
+        )
         return f"<{kind} {self.name!r}, {size} voxels, {self.signal.shape[3]} directions, {what}>"
 
     @property
@@ -197,31 +211,47 @@ class Case:
     @property
     def scored(self) -> NDArray[np.bool_]:
         """Where maps are scored: white and gray matter, or the brain where no tissues are known."""
-        return self.brain if self.tissue is None else self.brain & (self.tissue > 0) & (self.tissue != _FLUID)
+        return (
+            self.brain
+            if self.tissue is None
+            else self.brain & (self.tissue > 0) & (self.tissue != _FLUID)
+        )
 
 
-def normalized(values: ArrayLike, b: ArrayLike, brain: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def normalized(
+    values: ArrayLike, b: ArrayLike, brain: ArrayLike
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
     Divide diffusion-weighted signals by the mean signal without diffusion weighting.
 
     Shapes: `values` (x, y, z, m), `b` (m,), `brain` (x, y, z); returns signal (x, y, z, n), b0 (x,
     y, z).
     """
-    series, weights, inside = np.asarray(values), np.asarray(b, dtype=np.float64), np.asarray(brain, dtype=bool)
+    series, weights, inside = (
+        np.asarray(values),
+        np.asarray(b, dtype=np.float64),
+        np.asarray(brain, dtype=bool),
+    )
     plain = weights <= _UNWEIGHTED
     if plain.all() or not plain.any():
         missing = "without" if not plain.any() else "with"
-        raise ValueError(f"no volume {missing} diffusion weighting: b is from {weights.min():g} to {weights.max():g} s/mm²; signals "
-            "with it are divided by those without, so both are needed")
+        raise ValueError(
+            f"no volume {missing} diffusion weighting: b is from {weights.min():g} to {weights.max():g} s/mm²; signals "
+            "with it are divided by those without, so both are needed"
+        )
     wrong = ~np.isfinite(series[inside])
     if wrong.any():
         n = np.count_nonzero(wrong.any(axis=1))
-        raise ValueError(f"{n} voxels of the brain have values that are no finite numbers; leave them out of the mask")
+        raise ValueError(
+            f"{n} voxels of the brain have values that are no finite numbers; leave them out of the mask"
+        )
     b0 = np.zeros(inside.shape, dtype=np.float32)
     b0[inside] = series[inside][:, plain].mean(axis=1, dtype=np.float64)
     signal = np.zeros((*inside.shape, np.count_nonzero(~plain)), dtype=np.float32)
     usable = b0 > 0
-    signal[usable] = np.clip(series[usable][:, ~plain].astype(np.float32) / b0[usable][:, None], 0, 1)
+    signal[usable] = np.clip(
+        series[usable][:, ~plain].astype(np.float32) / b0[usable][:, None], 0, 1
+    )
     return signal, b0
 
 
@@ -294,7 +324,9 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
                 if key in row:
                     save_values(getattr(case, key), case.affine, file_set.path(row[key]))
             b = [0.0, *([case.b] * case.signal.shape[3])]
-            file_set.path(row["bval"]).write_text(" ".join(f"{value:g}" for value in b) + "\n", encoding="utf-8")
+            file_set.path(row["bval"]).write_text(
+                " ".join(f"{value:g}" for value in b) + "\n", encoding="utf-8"
+            )
             if case.directions is not None:
                 axes = np.vstack([np.zeros(3), turned_as_stored(case.directions, case.affine)]).T
                 lines = (" ".join(repr(float(value)) for value in axis) for axis in axes)
@@ -307,16 +339,22 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     """Make the case of one row."""
     path = folder / row["image"]
     image = load_image(path)
-    b, vectors = read_gradients(folder / row["bval"], folder / row["bvec"] if row.get("bvec") else None)
+    b, vectors = read_gradients(
+        folder / row["bval"], folder / row["bvec"] if row.get("bvec") else None
+    )
     try:
         Protocol(b)
     except ValueError as error:
         raise ValueError(f"{row['bval']}: {error}") from None
     if image.ndim != 4 or image.shape[3] != len(b):
-        raise ValueError(f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for each volume is needed")
+        raise ValueError(
+            f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for each volume is needed"
+        )
     weighted = b > _UNWEIGHTED
     if weighted.any() and np.ptp(b[weighted]) > 0.1 * b[weighted].mean():
-        raise ValueError(f"{row['bval']} has several b-values, {np.unique(b[weighted])[:6].tolist()} s/mm²; keep one of them")
+        raise ValueError(
+            f"{row['bval']} has several b-values, {np.unique(b[weighted])[:6].tolist()} s/mm²; keep one of them"
+        )
     shape = image.shape[:3]
     found: dict[str, Any] = {}
     for key in (*_MASKS, "tissue"):
@@ -325,7 +363,9 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
             if key == "tissue":
                 found[key] = np.rint(values)
             else:
-                found[key] = binarize(values, name=str(folder / row[key]), may_be_empty=key != "brain")
+                found[key] = binarize(
+                    values, name=str(folder / row[key]), may_be_empty=key != "brain"
+                )
     series = values_of(image, str(path))
     if "brain" not in found:
         with np.errstate(invalid="ignore"):
@@ -337,7 +377,9 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         try:
             found[key] = words[word] if words else float(word or "nan")
         except (KeyError, ValueError):
-            raise ValueError(f"{key} must be {'true or false' if words else 'a number of years'}, not {row[key]!r}") from None
+            raise ValueError(
+                f"{key} must be {'true or false' if words else 'a number of years'}, not {row[key]!r}"
+            ) from None
     return Case(
         row["patient"],
         signal,
@@ -369,9 +411,17 @@ def _series(case: Case) -> NDArray[np.float32]:
 
 def _row(case: Case, stem: str) -> dict[str, str]:
     """Make the row of a case."""
-    row = {"patient": case.patient, "name": case.name, "synthetic": "true" if case.synthetic else "false"}
+    row = {
+        "patient": case.patient,
+        "name": case.name,
+        "synthetic": "true" if case.synthetic else "false",
+    }
     row |= {"image": f"{stem}_dwi.nii.gz", "bval": f"{stem}_dwi.bval"}
-    row |= {key: f"{stem}_{key}.nii.gz" for key in (*_MASKS, "tissue") if getattr(case, key) is not None}
+    row |= {
+        key: f"{stem}_{key}.nii.gz"
+        for key in (*_MASKS, "tissue")
+        if getattr(case, key) is not None
+    }
     words = {key: getattr(case, key) for key in _WORDS if getattr(case, key)}
     check_names(words)
     row |= words
@@ -384,10 +434,14 @@ def _unit_vectors(directions: ArrayLike, n: int, who: str) -> NDArray[np.float64
     """Check directions."""
     found = np.array(directions, dtype=np.float64)
     if found.shape != (n, 3):
-        raise ValueError(f"{who}: directions must have the shape ({n}, 3), one for each signal, not {found.shape}")
+        raise ValueError(
+            f"{who}: directions must have the shape ({n}, 3), one for each signal, not {found.shape}"
+        )
     lengths = np.linalg.norm(found, axis=1)
     if not np.isfinite(lengths).all() or not (abs(lengths - 1) < 0.1).all():
-        raise ValueError(f"{who}: directions must be unit vectors; their lengths are from {lengths.min():g} to {lengths.max():g}")
+        raise ValueError(
+            f"{who}: directions must be unit vectors; their lengths are from {lengths.min():g} to {lengths.max():g}"
+        )
     if (abs(lengths - 1) > _ROUNDING).any():
         found /= lengths[:, None]
     return found

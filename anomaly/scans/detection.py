@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["LESION_COLUMNS", "Detection", "lesions_of"]
 
 #: Columns of the table of lesions that were found.
-LESION_COLUMNS = ("number", "n_voxels", "volume_mL", "diameter_mm", "x", "y", "z", "score", "mean_score")
+LESION_COLUMNS = (
+    "number",
+    "n_voxels",
+    "volume_mL",
+    "diameter_mm",
+    "x",
+    "y",
+    "z",
+    "score",
+    "mean_score",
+)
 _MM3_PER_ML = 1000.0
 
 
@@ -61,7 +71,9 @@ class Detection:
         return {name: self.scan.image(values) for name, values in parts.items()}
 
 
-def lesions_of(found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]) -> pd.DataFrame:
+def lesions_of(
+    found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]
+) -> pd.DataFrame:
     """
     List the connected parts of what was found.
 
@@ -76,7 +88,10 @@ def lesions_of(found: NDArray[np.bool_], scores: NDArray[np.floating], affine: N
     if len(numbers):
         counts = np.bincount(parts.ravel())[1:]
         volumes = counts * abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML
-        centers = np.array(ndimage.center_of_mass(parts > 0, parts, numbers)) @ affine[:3, :3].T + affine[:3, 3]
+        centers = (
+            np.array(ndimage.center_of_mass(parts > 0, parts, numbers)) @ affine[:3, :3].T
+            + affine[:3, 3]
+        )
         rows = {
             "number": numbers,
             "n_voxels": counts,
@@ -88,5 +103,7 @@ def lesions_of(found: NDArray[np.bool_], scores: NDArray[np.floating], affine: N
             "score": ndimage.maximum(scores, parts, numbers),
             "mean_score": ndimage.mean(scores, parts, numbers),
         }
-    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS)).astype({"number": int, "n_voxels": int})
+    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS)).astype(
+        {"number": int, "n_voxels": int}
+    )
     return table.sort_values("volume_mL", ascending=False, kind="stable", ignore_index=True)

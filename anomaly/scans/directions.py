@@ -22,7 +22,9 @@ _FEWEST = 6
 _MAX_ANGLE = 5.0  # degrees
 _SMOOTHING = 0.006
 _FULL_SMOOTHING = 30  # directions
-_WORST_CONDITION = 100.0  # of the matrix of harmonics; directions spread over the sphere have 2 to 10
+_WORST_CONDITION = (
+    100.0  # of the matrix of harmonics; directions spread over the sphere have 2 to 10
+)
 
 
 def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
@@ -99,7 +101,9 @@ def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.
 def harmonic_order(n: int) -> int:
     """Choose the order of spherical harmonics for a number of directions."""
     if n < _FEWEST:
-        raise ValueError(f"{n} directions are too few to estimate others from; at least {_FEWEST} are needed")
+        raise ValueError(
+            f"{n} directions are too few to estimate others from; at least {_FEWEST} are needed"
+        )
     fitting = [
         order
         for order in range(2, _LARGEST_ORDER + 1, 2)
@@ -154,25 +158,35 @@ def resample_directions(
     Descoteaux et al., Magn Reson Med 58:497–510, 2007.
     """
     values = np.asarray(signals, dtype=np.float32)
-    there, target = (_unit(a, name) for a, name in ((directions, "directions"), (wanted, "wanted")))
+    there, target = (
+        _unit(a, name) for a, name in ((directions, "directions"), (wanted, "wanted"))
+    )
     if values.ndim == 0 or values.shape[-1] != len(there):
-        raise ValueError(f"signals of shape {values.shape} do not have {len(there)} directions on the last axis")
+        raise ValueError(
+            f"signals of shape {values.shape} do not have {len(there)} directions on the last axis"
+        )
     chosen = harmonic_order(len(there)) if order is None else order
     if chosen not in range(2, _LARGEST_ORDER + 1, 2):
         raise ValueError(f"order must be an even number from 2 to {_LARGEST_ORDER}, not {order!r}")
-    weight = _SMOOTHING * min(1.0, len(there) / _FULL_SMOOTHING) if smoothing is None else smoothing
+    weight = (
+        _SMOOTHING * min(1.0, len(there) / _FULL_SMOOTHING) if smoothing is None else smoothing
+    )
     if not (np.isfinite(weight) and weight >= 0):
         raise ValueError(f"smoothing must be 0 or more, not {smoothing!r}")
     harmonic_order(len(there))
     harmonics = import_optional("dipy.reconst.shm")
     sphere = import_optional("dipy.core.sphere").Sphere
     basis = {"sh_order_max": chosen, "basis_type": "descoteaux07", "legacy": False}
-    matrix, inverse = harmonics.sh_to_sf_matrix(sphere(xyz=there), smooth=weight, return_inv=True, **basis)
+    matrix, inverse = harmonics.sh_to_sf_matrix(
+        sphere(xyz=there), smooth=weight, return_inv=True, **basis
+    )
     # What is fitted without a penalty, and what takes most of it, has to be seen by the directions themselves.
     enough = matrix if len(matrix) <= len(there) else matrix[:_FEWEST]
     if not np.linalg.cond(enough) <= _WORST_CONDITION:
-        raise ValueError(f"the {len(there)} directions do not cover the sphere well enough for harmonics of order {chosen}; a lower "
-            "order may do, or a scan whose directions are spread evenly")
+        raise ValueError(
+            f"the {len(there)} directions do not cover the sphere well enough for harmonics of order {chosen}; a lower "
+            "order may do, or a scan whose directions are spread evenly"
+        )
     other = harmonics.sh_to_sf_matrix(sphere(xyz=target), return_inv=False, **basis)
     return np.asarray(values @ (inverse @ other).astype(np.float32))
 
@@ -184,5 +198,7 @@ def _unit(directions: ArrayLike, name: str) -> NDArray[np.float64]:
     length = np.linalg.norm(found, axis=1, keepdims=True)
     if not (np.isfinite(length) & (length > 0)).all():
         number = int(np.flatnonzero(~(np.isfinite(length) & (length > 0)))[0])
-        raise ValueError(f"{name}: number {number + 1} is {found[number].tolist()}, which points nowhere")
+        raise ValueError(
+            f"{name}: number {number + 1} is {found[number].tolist()}, which points nowhere"
+        )
     return np.asarray(found / length)

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from anomaly.scans.cases import Case, normalized
-from anomaly.scans.directions import directions_on_grid, harmonic_order, matching_directions, resample_directions
+from anomaly.scans.directions import (
+    directions_on_grid,
+    harmonic_order,
+    matching_directions,
+    resample_directions,
+)
 from anomaly.scans.tissue import estimate_tissue, relabel_tissue
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_word
@@ -97,7 +102,9 @@ class PreparedScan:
 
         found = np.asarray(values)
         if found.shape != self.case.shape:
-            raise ValueError(f"a map of shape {found.shape} for a scan prepared to {self.case.shape}; give the detector's own map")
+            raise ValueError(
+                f"a map of shape {found.shape} for a scan prepared to {self.case.shape}; give the detector's own map"
+            )
         shape, affine = self.working
         whole = np.zeros(shape, found.dtype)
         here, there = _overlap(shape, self.offset, found.shape)
@@ -108,7 +115,9 @@ class PreparedScan:
             if found.dtype == np.uint8:
                 whole = array_of(labels_onto(scan_of(whole, affine), canonical))
             else:
-                moved = array_of(onto(scan_of(whole.astype(np.float32), affine), canonical, np.eye(4)))
+                moved = array_of(
+                    onto(scan_of(whole.astype(np.float32), affine), canonical, np.eye(4))
+                )
                 whole = moved > MASK_THRESHOLD if found.dtype == bool else moved
         elif found.dtype.kind == "f":
             whole = whole.astype(np.float32)
@@ -238,8 +247,12 @@ def prepare_scan(
     series.check_count(protocol)
     told_by, along = (f" ({one})" if one is not None else "" for one in (bval, bvec))
     plain, shell = _shell(protocol, fitted, b, series.name + told_by)
-    channels = _channels(protocol.take(shell), series.affine, fitted, directions, series.name + along)
-    inside = None if isinstance(mask, bool) else binarize(read_map(mask, series), name=image_name(mask))
+    channels = _channels(
+        protocol.take(shell), series.affine, fitted, directions, series.name + along
+    )
+    inside = (
+        None if isinstance(mask, bool) else binarize(read_map(mask, series), name=image_name(mask))
+    )
     marked = {"lesion": lesion, "followup": followup}
     labels = None
     if not isinstance(tissue, bool):
@@ -248,18 +261,28 @@ def prepare_scan(
             labels = relabel_tissue(found, tissue_numbers)
         except ValueError as error:
             raise ValueError(f"{image_name(tissue)}: {error}") from None
-    lesions = {key: binarize(read_map(one, series), name=image_name(one)) for key, one in marked.items() if one}
+    lesions = {
+        key: binarize(read_map(one, series), name=image_name(one))
+        for key, one in marked.items()
+        if one
+    }
     with series.unpacked() as readable:
         values = readable.read(slice(None), np.float32)[..., np.concatenate([plain, shell])]
     if inside is None:
-        inside = _found_brain(values[..., : len(plain)], series) if mask else _with_signal(values, len(plain))
+        inside = (
+            _found_brain(values[..., : len(plain)], series)
+            if mask
+            else _with_signal(values, len(plain))
+        )
     _check_finite(values, inside, series.name)
 
     working = _Working.of(series, spacing)
     # Outside the brain there may be no numbers, and interpolation would carry them inside.
     values = np.where(np.isfinite(values), values, 0)
     values = np.stack([working.values(values[..., i]) for i in range(values.shape[3])], axis=-1)
-    brain, n_dark = _bright(values[..., : len(plain)].mean(axis=-1), working.mask(inside), series.name)
+    brain, n_dark = _bright(
+        values[..., : len(plain)].mean(axis=-1), working.mask(inside), series.name
+    )
     signal, b0 = normalized(values, np.append(np.zeros(len(plain)), protocol.b[shell]), brain)
     # Where the signal is low, as in air, noise goes either way.
     clear = brain & (b0 > 0.5 * np.percentile(b0[brain], 98))
@@ -274,7 +297,9 @@ def prepare_scan(
     signal = channels.of(signal, brain)
     parts: dict[str, Any] = {key: working.mask(one) for key, one in lesions.items()}
     if empty := [key for key, one in parts.items() if not one.any()]:
-        raise ValueError(f"the {empty[0]} of {series.name} is too small for voxels of {spacing:g} mm; nothing of it is left")
+        raise ValueError(
+            f"the {empty[0]} of {series.name} is too small for voxels of {spacing:g} mm; nothing of it is left"
+        )
     if labels is not None:
         parts["tissue"] = working.labels(labels)
     elif tissue:
@@ -297,15 +322,21 @@ def prepare_scan(
         **known,
     )
     if not case.scored.any():
-        raise ValueError(f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing would be scored; "
-            "check that it belongs to this scan, and what its numbers stand for")
+        raise ValueError(
+            f"{series.name}: its tissue map has no white or gray matter in the brain, so nothing would be scored; "
+            "check that it belongs to this scan, and what its numbers stand for"
+        )
     notes = {
         "b0_volumes": len(plain),
         "b": case.b,
         "directions": len(channels.protocol),
         "directions_measured": len(shell),
         "directions_resampled": channels.source is not None,
-        "brain": "given" if not isinstance(mask, bool) else "found" if mask else "all voxels with signal",
+        "brain": "given"
+        if not isinstance(mask, bool)
+        else "found"
+        if mask
+        else "all voxels with signal",
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,
         "share_above_b0": above,
@@ -315,7 +346,13 @@ def prepare_scan(
         "center": center,
     }
     return PreparedScan(
-        case, channels.protocol, series.grid, series.affine, (working.shape, working.affine), offset, notes
+        case,
+        channels.protocol,
+        series.grid,
+        series.affine,
+        (working.shape, working.affine),
+        offset,
+        notes,
     )
 
 
@@ -334,7 +371,9 @@ class _Channels:
             return signal
         assert self.protocol.directions is not None
         found = np.zeros((*signal.shape[:3], len(self.protocol)), np.float32)
-        found[brain] = np.clip(resample_directions(signal[brain], self.source, self.protocol.directions), 0, 1)
+        found[brain] = np.clip(
+            resample_directions(signal[brain], self.source, self.protocol.directions), 0, 1
+        )
         return found
 
 
@@ -371,13 +410,19 @@ class _Working:
         return array_of(labels_onto(_canonical(volume, self.stored), self.target))
 
 
-def _check_options(fitted: Protocol | None, directions: str, spacing: float | None, shape: Any, center: str) -> None:
+def _check_options(
+    fitted: Protocol | None, directions: str, spacing: float | None, shape: Any, center: str
+) -> None:
     check_word("directions", directions, _WAYS)
     if directions == "resampled" and (fitted is None or fitted.directions is None):
-        raise ValueError("directions='resampled' needs the directions to estimate signals along: fitted=…, a protocol with them")
+        raise ValueError(
+            "directions='resampled' needs the directions to estimate signals along: fitted=…, a protocol with them"
+        )
     check_word("center", center, _CENTERS)
     if spacing is not None and not _SPACINGS[0] <= spacing <= _SPACINGS[1]:
-        raise ValueError(f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}")
+        raise ValueError(
+            f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}"
+        )
     if shape is not None and not (len(shape) == 3 and all(int(n) == n and n > 0 for n in shape)):
         raise ValueError(f"shape must be three numbers of voxels, not {shape!r}")
 
@@ -390,7 +435,9 @@ def _tables_of(
     if path is not None and len(series.parts) == 1:
         beside = {ending: path.with_name(f"{stem(path)}.{ending}") for ending in ("bval", "bvec")}
         if bval is None and not beside["bval"].is_file():
-            raise ValueError(f"{series.name}: no b-values; give bval=… (--bval), or put {beside['bval'].name} beside the image")
+            raise ValueError(
+                f"{series.name}: no b-values; give bval=… (--bval), or put {beside['bval'].name} beside the image"
+            )
         bval = beside["bval"] if bval is None else bval
         bvec = beside["bvec"] if bvec is None and beside["bvec"].is_file() else bvec
     return bval, bvec
@@ -405,7 +452,9 @@ def _protocol_of(
             raise ValueError("give either a protocol, or bval and bvec, not both")
         return protocol
     if bval is None:
-        raise ValueError(f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings beside the image")
+        raise ValueError(
+            f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings beside the image"
+        )
     return Protocol.read(bval, bvec=bvec)
 
 
@@ -413,15 +462,28 @@ def _shell(
     protocol: Protocol, fitted: Protocol | None, b: float | None, name: str
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Find the volumes at b = 0 and those on the shell."""
-    plain, weighted = np.flatnonzero(protocol.b <= _UNWEIGHTED), np.flatnonzero(protocol.b > _UNWEIGHTED)
+    plain, weighted = (
+        np.flatnonzero(protocol.b <= _UNWEIGHTED),
+        np.flatnonzero(protocol.b > _UNWEIGHTED),
+    )
     found = _b_values(protocol.b)
     if not len(plain):
-        raise ValueError(f"{name} has no volume at b = 0 (up to {_UNWEIGHTED:g} s/mm²), which signals are divided by; it has "
-            f"{found}: join the series with a volume at b = 0 of the same scan")
+        raise ValueError(
+            f"{name} has no volume at b = 0 (up to {_UNWEIGHTED:g} s/mm²), which signals are divided by; it has "
+            f"{found}: join the series with a volume at b = 0 of the same scan"
+        )
     if not len(weighted):
-        raise ValueError(f"{name} has no volume with diffusion weighting; it has {found}: check the b-values")
-    if fitted is not None and b is not None and not _near(fitted.b[fitted.b > _UNWEIGHTED], b).all():
-        raise ValueError(f"b = {b:g} s/mm² is not that of the detector, which was fitted to {_b_values(fitted.b)}; leave b out")
+        raise ValueError(
+            f"{name} has no volume with diffusion weighting; it has {found}: check the b-values"
+        )
+    if (
+        fitted is not None
+        and b is not None
+        and not _near(fitted.b[fitted.b > _UNWEIGHTED], b).all()
+    ):
+        raise ValueError(
+            f"b = {b:g} s/mm² is not that of the detector, which was fitted to {_b_values(fitted.b)}; leave b out"
+        )
     if b is None:
         source = protocol if fitted is None else fitted
         b = float(np.median(source.b[source.b > _UNWEIGHTED]))
@@ -429,7 +491,9 @@ def _shell(
             raise ValueError(f"{name} has several shells: {found}; choose one of them: b=… (--b)")
     shell = np.flatnonzero(_near(protocol.b, b))
     if not len(shell):
-        raise ValueError(f"{name} has no measurement at b = {b:g} s/mm² (± {100 * _SHELL_WIDTH:g} %); it has {found}")
+        raise ValueError(
+            f"{name} has no measurement at b = {b:g} s/mm² (± {100 * _SHELL_WIDTH:g} %); it has {found}"
+        )
     return plain, shell
 
 
@@ -441,7 +505,11 @@ def _b_values(b: NDArray[np.float64]) -> str:
     """List b-values with their numbers of volumes."""
     found, counts = np.unique(np.round(b, -2), return_counts=True)
     listed = [f"b ≈ {value:g} ({n})" for value, n in zip(found[:8], counts[:8], strict=True)]
-    return ", ".join(listed) + (", …" if len(found) > len(listed) else "") + f", the lowest being {b.min():g}"
+    return (
+        ", ".join(listed)
+        + (", …" if len(found) > len(listed) else "")
+        + f", the lowest being {b.min():g}"
+    )
 
 
 def _channels(
@@ -453,19 +521,25 @@ def _channels(
         along = directions_on_grid(protocol.directions, affine)
         if not np.linalg.norm(along, axis=1).all():
             n = int(np.count_nonzero(np.linalg.norm(along, axis=1) == 0))
-            raise ValueError(f"{name}: {n} of {len(along)} measurements with diffusion weighting have no direction; check the bvec")
+            raise ValueError(
+                f"{name}: {n} of {len(along)} measurements with diffusion weighting have no direction; check the bvec"
+            )
     measured = Protocol(protocol.b, directions=along, name=protocol.name)
     if fitted is None:
         return _Channels(measured)
     wanted = fitted.take(np.flatnonzero(fitted.b > _UNWEIGHTED))
     if way == "resampled":
         if along is None:
-            raise ValueError(f"{name}: other directions cannot be estimated without those that were measured; give bvec=…")
+            raise ValueError(
+                f"{name}: other directions cannot be estimated without those that were measured; give bvec=…"
+            )
         harmonic_order(len(along))
         return _Channels(wanted, source=along)
     remedy = "directions='resampled' (--resample-directions) estimates signals along the fitted directions"
     if len(measured) != len(wanted):
-        raise ValueError(f"{name} has {len(measured)} directions, and the detector was fitted to {len(wanted)}; {remedy}")
+        raise ValueError(
+            f"{name} has {len(measured)} directions, and the detector was fitted to {len(wanted)}; {remedy}"
+        )
     if along is None or wanted.directions is None:
         if wanted.directions is not None:
             msg = (
@@ -476,7 +550,9 @@ def _channels(
         return _Channels(measured)
     order = matching_directions(along, wanted.directions)
     if order is None:
-        raise ValueError(f"{name} has other directions than those that the detector was fitted to, by more than 5°; {remedy}")
+        raise ValueError(
+            f"{name} has other directions than those that the detector was fitted to, by more than 5°; {remedy}"
+        )
     return _Channels(wanted, order=order)
 
 
@@ -498,30 +574,42 @@ def _found_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool
         _, inside = mask_tools.median_otsu(picture, median_radius=radius, numpass=2)
     parts, n = label(inside)
     if not n or not np.ptp(picture):
-        raise ValueError(f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, --mask)")
+        raise ValueError(
+            f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, --mask)"
+        )
     return np.asarray(binary_fill_holes(parts == 1 + np.bincount(parts.ravel())[1:].argmax()))
 
 
 def _check_finite(values: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> None:
     n = int(np.count_nonzero(~np.isfinite(values[brain]).all(axis=-1)))
     if n:
-        raise ValueError(f"{name}: {n} of {np.count_nonzero(brain)} voxels of the brain have values that are not finite (NaN or "
-            "infinite); leave them out of the mask, or repair the series")
+        raise ValueError(
+            f"{name}: {n} of {np.count_nonzero(brain)} voxels of the brain have values that are not finite (NaN or "
+            "infinite); leave them out of the mask, or repair the series"
+        )
     if not brain.any():
         raise ValueError(f"{name}: no voxel has signal at b = 0")
 
 
-def _bright(b0: NDArray[np.float32], brain: NDArray[np.bool_], name: str) -> tuple[NDArray[np.bool_], int]:
+def _bright(
+    b0: NDArray[np.float32], brain: NDArray[np.bool_], name: str
+) -> tuple[NDArray[np.bool_], int]:
     """Leave out voxels whose signal at b = 0 is no signal: quotients would be noise."""
     positive = b0[brain & (b0 > 0)]
     bright = brain & (b0 > _TINY * np.median(positive)) if positive.size else np.zeros_like(brain)
     if not bright.any():
-        raise ValueError(f"{name}: the signal at b = 0 is nowhere above 0 in the brain; check that mask and b-values belong to it")
+        raise ValueError(
+            f"{name}: the signal at b = 0 is nowhere above 0 in the brain; check that mask and b-values belong to it"
+        )
     return bright, int(np.count_nonzero(brain & ~bright))
 
 
 def _offset(
-    shape: tuple[int, int, int], size: tuple[int, int, int], brain: NDArray[np.bool_], center: str, name: str
+    shape: tuple[int, int, int],
+    size: tuple[int, int, int],
+    brain: NDArray[np.bool_],
+    center: str,
+    name: str,
 ) -> tuple[int, int, int]:
     """Find the voxel of the working grid that becomes the first one."""
     places = np.argwhere(brain)
@@ -537,8 +625,10 @@ def _offset(
             if fits and center == "grid"
             else "choose a larger shape, or larger voxels"
         )
-        raise ValueError(f"{name}: {np.count_nonzero(lost)} of {len(places)} voxels of the brain ({box}) do not fit into "
-            f"{' × '.join(map(str, size))}; {remedy}")
+        raise ValueError(
+            f"{name}: {np.count_nonzero(lost)} of {len(places)} voxels of the brain ({box}) do not fit into "
+            f"{' × '.join(map(str, size))}; {remedy}"
+        )
     return int(offset[0]), int(offset[1]), int(offset[2])
 
 
@@ -553,7 +643,9 @@ def _overlap(
     return here, there
 
 
-def _fitted_into(values: NDArray[Any], offset: tuple[int, ...], size: tuple[int, ...]) -> NDArray[Any]:
+def _fitted_into(
+    values: NDArray[Any], offset: tuple[int, ...], size: tuple[int, ...]
+) -> NDArray[Any]:
     """Crop and pad with zeros."""
     here, there = _overlap(values.shape[:3], offset, size)
     made = np.zeros((*size, *values.shape[3:]), values.dtype)

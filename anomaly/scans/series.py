@@ -102,7 +102,12 @@ class SeriesFiles:
         PreparedScan
             The scan.
         """
-        own = {"mask": self.brain, "tissue": self.tissue, "lesion": self.lesion, "followup": self.followup}
+        own = {
+            "mask": self.brain,
+            "tissue": self.tissue,
+            "lesion": self.lesion,
+            "followup": self.followup,
+        }
         given = {key: path for key, path in own.items() if path is not None}
         return prepare_scan(
             self.image,
@@ -139,7 +144,14 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
         If a file is missing.
     """
     optional = ("name", *_FILES[1:], *_KNOWN)
-    return read_each(table, _files_of, required=("patient", "image"), optional=optional, aliases=_ALIASES, what="scan")
+    return read_each(
+        table,
+        _files_of,
+        required=("patient", "image"),
+        optional=optional,
+        aliases=_ALIASES,
+        what="scan",
+    )
 
 
 @register
@@ -203,7 +215,9 @@ class SeriesDetector(BaseEstimator):
         self.directions = directions
         self.covariates = covariates
 
-    def fit(self, series: Sequence[SeriesFiles], *, tissue: bool = False, mask: bool = True) -> SeriesDetector:
+    def fit(
+        self, series: Sequence[SeriesFiles], *, tissue: bool = False, mask: bool = True
+    ) -> SeriesDetector:
         """
         Prepare the scans of healthy subjects and learn from them.
 
@@ -240,7 +254,9 @@ class SeriesDetector(BaseEstimator):
         sick = [one.label for one in series if one.lesion is not None]
         if not len(series) or sick:
             n = f"{', '.join(sick[:5])} have a lesion" if sick else "there are no scans"
-            raise ValueError(f"{n}; detectors learn from healthy scans: leave others out of the table")
+            raise ValueError(
+                f"{n}; detectors learn from healthy scans: leave others out of the table"
+            )
         scans: list[PreparedScan] = []
         for one in series:
             first = scans[0] if scans else None
@@ -310,10 +326,16 @@ class SeriesDetector(BaseEstimator):
             edges = _edges_in_order(affine)
             if not np.allclose(edges, self.edges_, rtol=_SAME_EDGE):
                 if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
-                    raise ValueError(f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
-                        "train it with a spacing (--spacing), so that scans are resampled, or resample the scan")
+                    raise ValueError(
+                        f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
+                        "train it with a spacing (--spacing), so that scans are resampled, or resample the scan"
+                    )
                 spacing = float(np.mean(self.edges_))
-        given = {"spacing": spacing, "center": self.center, "directions": self.directions} | options
+        given = {
+            "spacing": spacing,
+            "center": self.center,
+            "directions": self.directions,
+        } | options
         scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **given)
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
@@ -325,7 +347,9 @@ class SeriesDetector(BaseEstimator):
                 warnings.warn(msg, stacklevel=2)
         return scan
 
-    def detect(self, series: SeriesFiles | PreparedScan, *, opening: int = 3, **options: Any) -> Detection:
+    def detect(
+        self, series: SeriesFiles | PreparedScan, *, opening: int = 3, **options: Any
+    ) -> Detection:
         """
         Find anomalies in a scan.
 
@@ -352,13 +376,20 @@ class SeriesDetector(BaseEstimator):
         scan = series if isinstance(series, PreparedScan) else self.prepare(series, **options)
         case, detector = scan.case, self.detector_
         if detector.threshold_ is None:
-            raise ValueError("the model has no threshold: train it with calibration, or use its maps and a rule of your own")
+            raise ValueError(
+                "the model has no threshold: train it with calibration, or use its maps and a rule of your own"
+            )
         known = {"covariates": self._covariates_of([scan])} if self.covariates else {}
         maps = detector.anomaly_map([case.signal], [case.brain], **known)
-        found = np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool) & case.scored
+        found = (
+            np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool)
+            & case.scored
+        )
         opened = open_map(found, opening)
         limit = float(getattr(detector.threshold_, "threshold_", np.nan))
-        return Detection(scan, maps[0], found, opened, lesions_of(opened, maps[0], case.affine), limit, opening)
+        return Detection(
+            scan, maps[0], found, opened, lesions_of(opened, maps[0], case.affine), limit, opening
+        )
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
@@ -379,7 +410,11 @@ class SeriesDetector(BaseEstimator):
         return (
             {key: encoded(value, key) for key, value in own.items() if key != "detector"},
             {
-                "detector": {"class": type(self.detector_).__name__, "parameters": parameters, "fitted": fitted},
+                "detector": {
+                    "class": type(self.detector_).__name__,
+                    "parameters": parameters,
+                    "fitted": fitted,
+                },
                 "protocol": self.protocol_.to_dict(),
                 "shape": list(self.shape_),
                 "edges": list(self.edges_),
@@ -412,7 +447,9 @@ class SeriesDetector(BaseEstimator):
         cls = registered(inner["class"])
         if cls is None or not issubclass(cls, AnomalyDetector):
             raise RefusedError(f"its detector is a {inner['class']!r}, which finds no anomalies")
-        refuse_keys(inner["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}")
+        refuse_keys(
+            inner["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"
+        )
         detector = cls(**{key: decoded(value) for key, value in inner["parameters"].items()})
         detector.restore(inner["fitted"], files)
         try:
@@ -425,7 +462,9 @@ class SeriesDetector(BaseEstimator):
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise RefusedError(f"what it says of its scans is not sound ({error})") from None
         if self.shape_ != detector.shape_ or len(self.protocol_) != detector.n_channels_:
-            raise RefusedError(f"its detector takes {detector.shape_} voxels, and its scans have {self.shape_}")
+            raise RefusedError(
+                f"its detector takes {detector.shape_} voxels, and its scans have {self.shape_}"
+            )
         self.detector = clone(detector)
         self.detector_ = detector
 
@@ -440,7 +479,9 @@ class SeriesDetector(BaseEstimator):
     def _covariates_of(self, scans: Sequence[PreparedScan]) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.DataFrame({name: [getattr(scan.case, name) for scan in scans] for name in self.covariates})
+        return pd.DataFrame(
+            {name: [getattr(scan.case, name) for scan in scans] for name in self.covariates}
+        )
 
     def _warn_of_fields(self, learned: AnomalyDetector, scans: Sequence[PreparedScan]) -> None:
         if self.center != "grid" or not learned._one_size:
@@ -460,8 +501,12 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
     files = {key: folder / row[key] for key in _FILES if row.get(key)}
     for key, path in files.items():
         if not path.is_file():
-            raise FileNotFoundError(f"{key} {row[key]!r} {'is a folder' if path.is_dir() else 'does not exist'}")
-    return SeriesFiles(patient=row["patient"], name=row.get("name") or row["patient"], known=_known(row), **files)
+            raise FileNotFoundError(
+                f"{key} {row[key]!r} {'is a folder' if path.is_dir() else 'does not exist'}"
+            )
+    return SeriesFiles(
+        patient=row["patient"], name=row.get("name") or row["patient"], known=_known(row), **files
+    )
 
 
 def _known(row: Mapping[str, str]) -> dict[str, Any]:
@@ -492,11 +537,15 @@ def _check_like(scan: PreparedScan, first: PreparedScan | None) -> None:
         return
     own, other = scan.case, first.case
     if own.shape != other.shape:
-        raise ValueError(f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape (--shape), which "
-            "all scans are cropped or padded to")
+        raise ValueError(
+            f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape (--shape), which "
+            "all scans are cropped or padded to"
+        )
     if not np.allclose(own.spacing, other.spacing, rtol=_SAME_EDGE):
-        raise ValueError(f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing (--spacing), "
-            "which all scans are resampled to")
+        raise ValueError(
+            f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing (--spacing), "
+            "which all scans are resampled to"
+        )
 
 
 def _edges_in_order(affine: NDArray[np.float64]) -> NDArray[np.float64]:

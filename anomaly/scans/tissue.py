@@ -35,14 +35,18 @@ def diffusion_maps(
     """
     values, inside = np.asarray(signal), np.asarray(brain, dtype=bool)
     if values.ndim != 4 or values.shape[:3] != inside.shape or values.shape[3] != len(protocol):
-        raise ValueError(f"a scan of shape {values.shape} does not fit a brain of shape {inside.shape} and a protocol of "
-            f"{len(protocol)} measurements")
+        raise ValueError(
+            f"a scan of shape {values.shape} does not fit a brain of shape {inside.shape} and a protocol of "
+            f"{len(protocol)} measurements"
+        )
     if protocol.directions is None or len(protocol) < 6:
         raise ValueError("a tensor needs at least 6 directions; give them (bvec), or a tissue map")
     dti = import_optional("dipy.reconst.dti")
     gradients = import_optional("dipy.core.gradients")
     table = gradients.gradient_table(
-        np.append(0.0, protocol.b), bvecs=np.vstack([np.zeros(3), protocol.directions]), b0_threshold=0
+        np.append(0.0, protocol.b),
+        bvecs=np.vstack([np.zeros(3), protocol.directions]),
+        b0_threshold=0,
     )
     voxels = np.clip(values[inside], _SMALLEST_SIGNAL, None).astype(np.float64)
     md, fa = (np.zeros(inside.shape, np.float32) for _ in range(2))
@@ -103,14 +107,18 @@ def estimate_tissue(
     return np.where(inside, found, 0).astype(np.uint8)
 
 
-def relabel_tissue(labels: ArrayLike, numbers: Mapping[int, int] | None = None) -> NDArray[np.uint8]:
+def relabel_tissue(
+    labels: ArrayLike, numbers: Mapping[int, int] | None = None
+) -> NDArray[np.uint8]:
     """
     Give labels of another program the numbers of `anomaly.scans.cases.TISSUES`.
 
     Shapes: `labels` (x, y, z); returns (x, y, z).
     """
     # What is no finite number, or no number of a tissue, is outside or an error; both stay small enough to convert.
-    values = np.nan_to_num(np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE)
+    values = np.nan_to_num(
+        np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE
+    )
     found = np.rint(np.clip(values, -_NO_TISSUE, _NO_TISSUE)).astype(np.int64)
     made = found
     if numbers is not None:
@@ -119,7 +127,11 @@ def relabel_tissue(labels: ArrayLike, numbers: Mapping[int, int] | None = None) 
             made[found == int(old)] = int(new)
     known = ", ".join(f"{number} {name}" for number, name in TISSUES.items())
     if strange := sorted(set(np.unique(made).tolist()) - {0, *TISSUES}):
-        raise ValueError(f"a tissue map has the numbers {strange[:5]}; {known} are known: name what others stand for")
+        raise ValueError(
+            f"a tissue map has the numbers {strange[:5]}; {known} are known: name what others stand for"
+        )
     if not np.isin(made, (1, 2, 4)).any():
-        raise ValueError(f"a tissue map without white and gray matter scores nothing; {known} are known")
+        raise ValueError(
+            f"a tissue map without white and gray matter scores nothing; {known} are known"
+        )
     return made.astype(np.uint8)

@@ -17,16 +17,27 @@ __all__ = ["Brain", "Standard", "draw_brain", "standard_brain"]
 
 _SPACING = 2.0  # mm, of the standard brain that is made from formulas
 _RIM = 4.0  # mm of the field of view that stay free on each side
-_STRETCH = 1.25  # how much an axis may exceed the others' scale, to fill a field of view of another shape
+_STRETCH = (
+    1.25  # how much an axis may exceed the others' scale, to fill a field of view of another shape
+)
 _DEEP = (29.0, 33.0)  # mm below the surface between which gray matter becomes that of nuclei
 _CENTRAL = 0.45  # of the half axes from front to back and up and down that nuclei stay within
 _INNER, _CORE = 20.0, 32.0  # mm below the surface that ventricles stay and reach
 _FILLED = 3.0  # mm around ventricles in which white matter replaces fluid, until a person's ventricles are put there
-_NARROW, _SURFACE = 0.5, 2.0  # share of the fluid in folds that is gray matter, more than so many mm below the surface
+_NARROW, _SURFACE = (
+    0.5,
+    2.0,
+)  # share of the fluid in folds that is gray matter, more than so many mm below the surface
 _BEND = 16.0  # mm of smoothing of the field that bends fibers
 _CROSSING = 0.3  # of white matter, where fibers of a second direction cross
-_WARPS = ((25.0, 3.0), (10.0, 1.6))  # smoothing and standard deviation of how persons differ, in mm
-_SHIFT, _SCALE = 2.0, 0.05  # voxels along each axis and share: what is left when registration was poor
+_WARPS = (
+    (25.0, 3.0),
+    (10.0, 1.6),
+)  # smoothing and standard deviation of how persons differ, in mm
+_SHIFT, _SCALE = (
+    2.0,
+    0.05,
+)  # voxels along each axis and share: what is left when registration was poor
 _PARTIAL = 0.3  # of a voxel, smoothing by which voxels see their surroundings
 _SCALARS = ("white", "gray", "deep", "brain", "apart", "crossing", "order")
 
@@ -115,7 +126,9 @@ class Brain:
         return found
 
 
-def standard_brain(spacing: tuple[float, float, float], tissues: TissueMaps | None = None) -> Standard:
+def standard_brain(
+    spacing: tuple[float, float, float], tissues: TissueMaps | None = None
+) -> Standard:
     """Make the brain from which all others are made, as voxels of a size see it."""
     if tissues is not None:
         return _standard(_coarser(tissues), spacing)
@@ -139,9 +152,14 @@ def _coarser(tissues: TissueMaps) -> TissueMaps:
     def averaged(values: NDArray) -> NDArray[np.float32]:
         x, y, z = (n // block for n, block in zip(values.shape, blocks, strict=True))
         cut = values[: x * blocks[0], : y * blocks[1], : z * blocks[2]]
-        return np.asarray(cut.reshape(x, blocks[0], y, blocks[1], z, blocks[2]).mean(axis=(1, 3, 5)), dtype=np.float32)
+        return np.asarray(
+            cut.reshape(x, blocks[0], y, blocks[1], z, blocks[2]).mean(axis=(1, 3, 5)),
+            dtype=np.float32,
+        )
 
-    white, gray, brain = (averaged(values) for values in (tissues.white, tissues.gray, tissues.brain))
+    white, gray, brain = (
+        averaged(values) for values in (tissues.white, tissues.gray, tissues.brain)
+    )
     return TissueMaps(gray, white, brain, affine, tissues.half_axes)
 
 
@@ -153,7 +171,9 @@ def _standard(tissues: TissueMaps, spacing: tuple[float, float, float]) -> Stand
     parts, _ = label((fluid > 0.5) & (depth > _INNER))
     # Fluid between folds does not reach so deep.
     ventricles = np.isin(parts, np.setdiff1d(parts[depth > _CORE], 0))
-    apart = distance_transform_edt(~ventricles, sampling=steps) - distance_transform_edt(ventricles, sampling=steps)
+    apart = distance_transform_edt(~ventricles, sampling=steps) - distance_transform_edt(
+        ventricles, sampling=steps
+    )
     gray = tissues.gray + _NARROW * fluid * (apart > _FILLED) * (depth > _SURFACE)
     white = tissues.white + fluid * np.clip((_FILLED + 2 - apart) / 2, 0, 1)
     index = np.stack(np.meshgrid(*(np.arange(n) for n in white.shape), indexing="ij"), axis=-1)
@@ -189,7 +209,9 @@ def _fibers(local: NDArray[np.float64], steps: NDArray[np.float64]) -> list[NDAr
     radius = np.sqrt((local**2).sum(axis=-1)) + 1e-3
     outward = np.clip((radius - 0.5) / 0.4, 0, 1) / radius
     bent = [0.35 * field(_BEND) for _ in range(3)]
-    first = np.stack([2 * across + outward * x, along + outward * y, 1.5 * upward + outward * z], axis=-1)
+    first = np.stack(
+        [2 * across + outward * x, along + outward * y, 1.5 * upward + outward * z], axis=-1
+    )
     first += np.stack(bent, axis=-1)
     first /= np.linalg.norm(first, axis=-1, keepdims=True) + 1e-6
     other = np.stack([field(_BEND) for _ in range(3)], axis=-1)
@@ -219,13 +241,17 @@ def draw_brain(
     half = np.minimum(np.minimum(whole, room), whole * (room / whole).min() * _STRETCH)
     shrunk = half / whole
     size = float(np.mean(shrunk))
-    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=0).astype(np.float32)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=0).astype(
+        np.float32
+    )
     places = grid * steps[:, None, None, None].astype(np.float32)
     places += affine[:3, 3, None, None, None].astype(np.float32)
     warped = places.copy()
     for smoothing, strength in _WARPS:
         for axis in range(3):
-            warped[axis] += np.float32(strength * size) * slow_field(shape, smoothing * size / steps, rng)
+            warped[axis] += np.float32(strength * size) * slow_field(
+                shape, smoothing * size / steps, rng
+            )
     # Drawn in any case, so that the rest of the stream is the same for both cohorts.
     shift, scale = rng.uniform(-_SHIFT, _SHIFT, 3) * steps, 1 + rng.uniform(-_SCALE, _SCALE)
     if shifted:
@@ -242,7 +268,8 @@ def draw_brain(
     brain = sampled(kind["brain"], found) > 0.5
     where = found[:, brain]
     values: dict[str, Any] = {
-        name: sampled(kind[name], where) for name in ("white", "gray", "deep", "apart", "crossing", "order")
+        name: sampled(kind[name], where)
+        for name in ("white", "gray", "deep", "apart", "crossing", "order")
     }
     soft = 0.5 * float(steps.min()) / size
     ventricle = np.clip(0.5 + 0.5 * (growth - values.pop("apart")) / soft, 0, 1).astype(np.float32)
@@ -251,7 +278,9 @@ def draw_brain(
     for name in ("white", "gray", "deep"):
         values[name] = values[name] * factor
     values["fluid"] = np.clip(1 - values["white"] - values["gray"] - values["deep"], 0, 1)
-    vectors = np.stack([sampled(one, where) for one in standard.maps[len(_SCALARS) :]]).reshape(2, 3, -1)
+    vectors = np.stack([sampled(one, where) for one in standard.maps[len(_SCALARS) :]]).reshape(
+        2, 3, -1
+    )
     fibers = np.moveaxis(vectors, 1, 2)
     fibers = fibers / np.maximum(np.linalg.norm(fibers, axis=-1, keepdims=True), np.float32(1e-6))
     depth = distance_transform_edt(np.pad(brain, 1), sampling=steps)[1:-1, 1:-1, 1:-1]

@@ -49,7 +49,9 @@ def spread_directions(n: int) -> NDArray[np.float64]:
     number = np.arange(n)
     z = 1 - (number + 0.5) / n
     turn = number * np.pi * (3 - 5**0.5)
-    return np.stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1)
+    return np.stack(
+        [np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z], axis=1
+    )
 
 
 def tensor_signals(
@@ -67,7 +69,9 @@ def tensor_signals(
     # Not a matrix product, whose last bits depend on the number of threads.
     aligned = np.zeros((len(fibers), len(directions)), dtype=np.float32)
     for axis in range(3):
-        aligned += np.asarray(fibers[:, axis, None], dtype=np.float32) * directions[:, axis].astype(np.float32)
+        aligned += np.asarray(fibers[:, axis, None], dtype=np.float32) * directions[
+            :, axis
+        ].astype(np.float32)
     np.square(aligned, out=aligned)
     aligned *= np.float32(radial - axial)
     aligned -= np.float32(radial)
@@ -110,7 +114,9 @@ def brain_signals(
     return signals, b0
 
 
-def add_noise(values: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def add_noise(
+    values: NDArray[np.float32], sigma: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """
     Give magnitudes the noise of a scanner (Rician).
 

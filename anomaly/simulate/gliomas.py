@@ -27,9 +27,21 @@ _PLACES = {"white": 0.5, "cortex": 0.2, "deep": 0.15, "basal": 0.15}  # where gl
 _NEAR_SURFACE, _LOW = 16.0, -0.35  # mm, of the brain's half height
 _EDEMA_ODDS = {"II": 0.2, "III": 0.6, "IV": 0.9}
 _NECROSIS_ODDS = 0.5
-_REACH = {"core": (0.65, 0.9), "necrosis": (0.3, 0.5), "edema": (1.2, 1.6)}  # of the distance to the border
-_SHARE = {"infiltration": (0.6, 1.0), "core": (0.75, 0.95), "edema": (0.45, 0.8), "early": (0.15, 0.35)}
-_GROWTH = {"III": (0.3, 0.6), "IV": (0.4, 0.9)}  # by how much of that distance the border moves where it moves most
+_REACH = {
+    "core": (0.65, 0.9),
+    "necrosis": (0.3, 0.5),
+    "edema": (1.2, 1.6),
+}  # of the distance to the border
+_SHARE = {
+    "infiltration": (0.6, 1.0),
+    "core": (0.75, 0.95),
+    "edema": (0.45, 0.8),
+    "early": (0.15, 0.35),
+}
+_GROWTH = {
+    "III": (0.3, 0.6),
+    "IV": (0.4, 0.9),
+}  # by how much of that distance the border moves where it moves most
 _SEEN = 0.3  # share of edema from which on it belongs to the lesion
 
 #: In µm²/ms: of infiltrated tissue by grade, of what makes cores, and of edema.
@@ -99,8 +111,17 @@ def draw_glioma(brain: Brain, grade: str, kind: str, rng: np.random.Generator) -
     followup = lesion
     if grade in _GROWTH:
         low, high = _GROWTH[grade]
-        ahead = distance / (1 + (low + growth * (high - low)) * _towards(brain, center, apart, radius, fronts))
-        parts.append((grade, share["early"] * _fall(ahead, 0.15) * (brain.white + 0.5 * (brain.gray + brain.deep))))
+        ahead = distance / (
+            1 + (low + growth * (high - low)) * _towards(brain, center, apart, radius, fronts)
+        )
+        parts.append(
+            (
+                grade,
+                share["early"]
+                * _fall(ahead, 0.15)
+                * (brain.white + 0.5 * (brain.gray + brain.deep)),
+            )
+        )
         followup = lesion | (solid & (ahead < 1))
     left = matter
     components = []
@@ -128,23 +149,33 @@ def _place(brain: Brain, matter: NDArray, rng: np.random.Generator) -> int:
     return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
 
 
-def _distance(brain: Brain, apart: NDArray, radius: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def _distance(
+    brain: Brain, apart: NDArray, radius: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """Give how far voxels are from the center of a rough ellipsoid that is turned at random, 1 at its border."""
     axes = radius * rng.uniform(*_AXES, 3)
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0] / axes[:, None]
     squares = np.zeros(len(apart), dtype=np.float32)
     for row in turn.astype(np.float32):
         squares += (apart[:, 0] * row[0] + apart[:, 1] * row[1] + apart[:, 2] * row[2]) ** 2
-    rough = gaussian_filter(rng.standard_normal(brain.brain.shape), _GRAIN * brain.size / brain.spacing, mode="wrap")
-    return np.asarray(np.sqrt(squares) * (1 + _ROUGHNESS * rough / rough.std())[brain.brain], dtype=np.float32)
+    rough = gaussian_filter(
+        rng.standard_normal(brain.brain.shape), _GRAIN * brain.size / brain.spacing, mode="wrap"
+    )
+    return np.asarray(
+        np.sqrt(squares) * (1 + _ROUGHNESS * rough / rough.std())[brain.brain], dtype=np.float32
+    )
 
 
-def _towards(brain: Brain, center: NDArray, apart: NDArray, radius: float, fronts: NDArray) -> NDArray:
+def _towards(
+    brain: Brain, center: NDArray, apart: NDArray, radius: float, fronts: NDArray
+) -> NDArray:
     """Give how much places lie in the direction, of several, in which most white matter is: 1 if in it, 0 if not."""
     best, most = fronts[0], -1.0
     for front in fronts:
         front /= np.sqrt((front**2).sum())
-        ahead = ((brain.places - (center + 1.3 * radius * front)) ** 2).sum(axis=1) < (0.6 * radius) ** 2
+        ahead = ((brain.places - (center + 1.3 * radius * front)) ** 2).sum(axis=1) < (
+            0.6 * radius
+        ) ** 2
         found = float(brain.white[ahead].sum())
         if found > most:
             best, most = front, found

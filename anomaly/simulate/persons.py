@@ -30,9 +30,20 @@ _SITES = {"A": 1.0, "B": 1.015}  # factor of diffusivities, as gradients are not
 _MIDDLE_AGE, _AGING = 50.0, 0.001  # years, by how much diffusivities rise in a year
 _VENTRICLES = (0.05, 1.0)  # mm in a year, standard deviation between persons in mm
 _VENTRICLE_LIMITS = (-2.5, 4.5)  # mm
-_PERSON, _TEXTURE, _TEXTURE_MM = 0.015, 0.04, 6.0  # of diffusivities, between persons and within one
-_UNIT, _GAIN, _BIAS = 400.0, 0.1, 0.1  # signal of white matter at b = 0, its spread, the coils' field
-_EVEN = {"grade": 0.6180339887498949, "kind": 0.7548776662466927}  # irrational steps that leave no gaps
+_PERSON, _TEXTURE, _TEXTURE_MM = (
+    0.015,
+    0.04,
+    6.0,
+)  # of diffusivities, between persons and within one
+_UNIT, _GAIN, _BIAS = (
+    400.0,
+    0.1,
+    0.1,
+)  # signal of white matter at b = 0, its spread, the coils' field
+_EVEN = {
+    "grade": 0.6180339887498949,
+    "kind": 0.7548776662466927,
+}  # irrational steps that leave no gaps
 _SMALLEST, _LARGEST = 12, 512  # voxels along an axis
 _LEAST_FIELD = 60.0  # mm along an axis
 _LARGEST_VOXEL = 12.0  # mm
@@ -135,7 +146,11 @@ def simulate_dmri(
     >>> healthy[0].name, healthy[0].signal.shape, lesions[0].healthy
     ('synthetic-healthy-001', (20, 24, 16, 6), False)
     """
-    for name, number, least in (("n_healthy", n_healthy, 0), ("n_lesions", n_lesions, 0), ("skip", skip, 0)):
+    for name, number, least in (
+        ("n_healthy", n_healthy, 0),
+        ("n_lesions", n_lesions, 0),
+        ("skip", skip, 0),
+    ):
         check_number(name, number, least=least, whole=True)
     check_number("n_directions", n_directions, least=1, most=_MOST_DIRECTIONS, whole=True)
     check_jobs(n_jobs)
@@ -149,9 +164,13 @@ def simulate_dmri(
     check_number("cellular", cellular, most=1 - GRADES["II"])
     field = np.array(voxels) * steps
     if field.min() < _LEAST_FIELD:
-        raise ValueError(f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain with tumors needs "
-            f"{_LEAST_FIELD:g} mm: give more or larger voxels")
-    if tissues is not None and (isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2):
+        raise ValueError(
+            f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain with tumors needs "
+            f"{_LEAST_FIELD:g} mm: give more or larger voxels"
+        )
+    if tissues is not None and (
+        isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2
+    ):
         raise ValueError(f"tissues must be two images, gray and white matter, not {tissues!r}")
     settings = _Settings(
         spread_directions(int(n_directions)),
@@ -167,7 +186,11 @@ def simulate_dmri(
 
     wanted = [("healthy", n_healthy), ("glioma", n_lesions)]
     numbers = [(group, number) for group, n in wanted for number in range(skip, skip + n)]
-    cases = list(Parallel(n_jobs=n_jobs)(delayed(_simulate)(group, number, settings) for group, number in numbers))
+    cases = list(
+        Parallel(n_jobs=n_jobs)(
+            delayed(_simulate)(group, number, settings) for group, number in numbers
+        )
+    )
     return cases[:n_healthy], cases[n_healthy:]
 
 
@@ -181,10 +204,20 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
     who = stream("person")
     age = float(np.round(who.uniform(*_AGES), 1))
     sex, site = str(who.choice(["female", "male"])), str(who.choice(list(_SITES)))
-    growth = float(np.clip(_VENTRICLES[0] * (age - _MIDDLE_AGE) + _VENTRICLES[1] * who.normal(), *_VENTRICLE_LIMITS))
+    growth = float(
+        np.clip(
+            _VENTRICLES[0] * (age - _MIDDLE_AGE) + _VENTRICLES[1] * who.normal(),
+            *_VENTRICLE_LIMITS,
+        )
+    )
     factor = _SITES[site] * (1 + _AGING * (age - _MIDDLE_AGE)) * np.exp(_PERSON * who.normal())
     brain = draw_brain(
-        settings.standard, shape, settings.spacing, stream("brain"), growth=growth, shifted=settings.shifted
+        settings.standard,
+        shape,
+        settings.spacing,
+        stream("brain"),
+        growth=growth,
+        shifted=settings.shifted,
     )
     texture = texture_field(shape, _TEXTURE_MM, steps, stream("texture"))[brain.brain]
     known: dict[str, Any] = {}
@@ -231,7 +264,9 @@ def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
     """Choose the grade and the kind of a patient's glioma, so that the shares of both come out in few patients."""
     seed = settings.seed
     place = evenly(seed, number, _EVEN["grade"], "anomaly", "grade")
-    grade = list(GRADES)[int(np.searchsorted(np.cumsum(list(GRADES.values()))[:-1], place, side="right"))]
+    grade = list(GRADES)[
+        int(np.searchsorted(np.cumsum(list(GRADES.values()))[:-1], place, side="right"))
+    ]
     high = settings.cellular / (1 - GRADES["II"])
     cellular = grade != "II" and evenly(seed, number, _EVEN["kind"], "anomaly", "kind") < high
     return grade, "cellular" if cellular else "infiltrating"
@@ -239,7 +274,9 @@ def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
 
 def _checked_shape(shape: Any) -> tuple[int, int, int]:
     if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
-        raise ValueError(f"shape must be three numbers of voxels, such as (40, 48, 32), not {shape!r}")
+        raise ValueError(
+            f"shape must be three numbers of voxels, such as (40, 48, 32), not {shape!r}"
+        )
     for n in shape:
         check_number("each axis of shape", n, least=_SMALLEST, most=_LARGEST, whole=True)
     return int(shape[0]), int(shape[1]), int(shape[2])
@@ -251,6 +288,8 @@ def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
     except ValueError:
         steps = np.full(3, np.nan)
     if not ((steps > 0) & (steps <= _LARGEST_VOXEL)).all():
-        raise ValueError(f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not {spacing!r}")
+        raise ValueError(
+            f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not {spacing!r}"
+        )
     x, y, z = steps
     return float(x), float(y), float(z)

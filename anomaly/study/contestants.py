@@ -85,12 +85,19 @@ class Bench:
         scored = [case.scored for case in cases]
         empty = [
             case.name
-            for case, mask in zip((*cases, *healthy), (*scored, *(one.scored for one in healthy)), strict=True)
+            for case, mask in zip(
+                (*cases, *healthy), (*scored, *(one.scored for one in healthy)), strict=True
+            )
             if not mask.any()
         ]
         if empty:
-            raise ValueError(f"no white or gray matter to score in {', '.join(empty[:5])}; check the tissue maps")
-        nothing = [np.zeros(case.shape, dtype=bool) if case.lesion is None else case.lesion for case in cases]
+            raise ValueError(
+                f"no white or gray matter to score in {', '.join(empty[:5])}; check the tissue maps"
+            )
+        nothing = [
+            np.zeros(case.shape, dtype=bool) if case.lesion is None else case.lesion
+            for case in cases
+        ]
         lesions = [lesion & mask for lesion, mask in zip(nothing, scored, strict=True)]
         if not any(lesion.any() for lesion in lesions):
             raise ValueError(f"none of {len(cases)} case(s) has a lesion in white or gray matter")
@@ -118,7 +125,9 @@ class Bench:
     def spacing(self) -> tuple[float, float, float] | None:
         """The edges of a voxel in mm; None where cases differ."""
         first = self.cases[0].spacing
-        same = all(np.allclose(case.spacing, first, rtol=1e-3) for case in (*self.cases, *self.healthy))
+        same = all(
+            np.allclose(case.spacing, first, rtol=1e-3) for case in (*self.cases, *self.healthy)
+        )
         return first if same else None
 
 
@@ -174,23 +183,33 @@ def method_entries(
         raise ValueError("healthy and healthy_maps belong together; give both or neither")
     for what, other in (("healthy_maps", healthy_maps), ("validation_maps", validation_maps)):
         if other is not None and set(other) != set(maps):
-            raise ValueError(f"{what} are of {sorted(other)} and maps of {sorted(maps)}; give both for the same methods")
+            raise ValueError(
+                f"{what} are of {sorted(other)} and maps of {sorted(maps)}; give both for the same methods"
+            )
     held = None
     if validation is not None:
         held = _by_fold(validation, "validation", folds, single)
         cohort = {case.patient for case in bench.cases}
-        wrong = [case.name for one in held for case in one if not case.healthy or case.patient in cohort]
+        wrong = [
+            case.name for one in held for case in one if not case.healthy or case.patient in cohort
+        ]
         if wrong:
-            raise ValueError(f"validation scans have to be healthy and of other patients than the cases: {', '.join(wrong[:5])}")
+            raise ValueError(
+                f"validation scans have to be healthy and of other patients than the cases: {', '.join(wrong[:5])}"
+            )
         known = {case.patient for case in bench.healthy}
         twice = [case.name for one in held for case in one if case.patient in known]
         if twice:
-            raise ValueError(f"thresholds and false positives need healthy scans of different patients: {', '.join(twice[:5])}")
+            raise ValueError(
+                f"thresholds and false positives need healthy scans of different patients: {', '.join(twice[:5])}"
+            )
     found = []
     for method in maps:
         own = _by_fold(maps[method], f"maps of {method}", folds, single)
         free = (
-            None if healthy_maps is None else _by_fold(healthy_maps[method], f"healthy maps of {method}", folds, single)
+            None
+            if healthy_maps is None
+            else _by_fold(healthy_maps[method], f"healthy maps of {method}", folds, single)
         )
         apart = (
             None
@@ -204,13 +223,23 @@ def method_entries(
                 str(method),
                 False,
                 _checked(own[i], bench.cases, f"{method}: maps"),
-                None if free is None else _checked(free[i], bench.healthy, f"{method}: healthy maps"),
-                None if apart is None or held is None else _checked(apart[i], held[i], f"{method}: validation maps"),
+                None
+                if free is None
+                else _checked(free[i], bench.healthy, f"{method}: healthy maps"),
+                None
+                if apart is None or held is None
+                else _checked(apart[i], held[i], f"{method}: validation maps"),
                 masks,
             )
-            kinds = {one.dtype == bool for part in (entry.maps, entry.healthy, entry.validation) for one in part or ()}
+            kinds = {
+                one.dtype == bool
+                for part in (entry.maps, entry.healthy, entry.validation)
+                for one in part or ()
+            }
             if len(kinds) > 1:
-                raise ValueError(f"{method}: some maps are masks (bool) and some are scores; give one kind")
+                raise ValueError(
+                    f"{method}: some maps are masks (bool) and some are scores; give one kind"
+                )
             found.append(entry)
     return found
 
@@ -219,14 +248,19 @@ def control_entries(bench: Bench, fold: str) -> list[Entry]:
     """Give the rows that have learned nothing."""
     made = control_maps(bench.cases)
     free = control_maps(bench.healthy, lesions_of=bench.cases) if len(bench.healthy) else None
-    return [Entry(fold, name, True, made[name], None if free is None else free[name], None, None) for name in CONTROLS]
+    return [
+        Entry(fold, name, True, made[name], None if free is None else free[name], None, None)
+        for name in CONTROLS
+    ]
 
 
 def _by_fold(values: Sequence[Any], what: str, folds: Sequence[str], single: bool) -> list[Any]:
     if single:
         return [values]
     if len(values) != len(folds):
-        raise ValueError(f"{what}: {len(values)} entries for {len(folds)} folds; give one for each")
+        raise ValueError(
+            f"{what}: {len(values)} entries for {len(folds)} folds; give one for each"
+        )
     return list(values)
 
 
@@ -236,33 +270,49 @@ def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], what: str) -> l
         raise ValueError(f"{what}: {len(arrays)} for {len(cases)} scans; give one for each")
     for array, case in zip(arrays, cases, strict=True):
         if array.shape != case.shape:
-            raise ValueError(f"{what}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}")
+            raise ValueError(
+                f"{what}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
+            )
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
             n = np.count_nonzero(~np.isfinite(array)) if array.dtype.kind in "fiub" else array.size
-            raise ValueError(f"{what}: {n} values of {case.name} are no finite numbers; a map is 0 where there is no score")
+            raise ValueError(
+                f"{what}: {n} values of {case.name} are no finite numbers; a map is 0 where there is no score"
+            )
     return arrays
 
 
 def checked_rules(
-    rules: Rules | None, methods: Sequence[str], spacing: tuple[float, float, float] | None, *, has_healthy: bool
+    rules: Rules | None,
+    methods: Sequence[str],
+    spacing: tuple[float, float, float] | None,
+    *,
+    has_healthy: bool,
 ) -> dict[str, dict[str, ThresholdRule] | ThresholdRule]:
     """Check the rules, and tell those with lengths in mm how large voxels are."""
     from sklearn.base import clone
 
     def fitting(name: str, rule: Any) -> ThresholdRule:
         if not isinstance(rule, ThresholdRule):
-            raise ValueError(f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not {type(rule).__name__}")
+            raise ValueError(
+                f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not {type(rule).__name__}"
+            )
         if rule.needs_healthy and not has_healthy:
-            raise ValueError(f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy and healthy_maps")
+            raise ValueError(
+                f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy and healthy_maps"
+            )
         made = clone(rule)
         if isinstance(made, MeanPoolThreshold) and made.spacing is None:
             if spacing is None:
-                raise ValueError(f"rule {name!r} has windows in mm, and voxels differ between scans; resample them to one size")
+                raise ValueError(
+                    f"rule {name!r} has windows in mm, and voxels differ between scans; resample them to one size"
+                )
             made.set_params(spacing=spacing)
         return made
 
     if rules is None:
-        rules = {name: rule for name, rule in RULES.items() if has_healthy or not rule.needs_healthy}
+        rules = {
+            name: rule for name, rule in RULES.items() if has_healthy or not rule.needs_healthy
+        }
     if AS_GIVEN in rules:
         raise ValueError(f"{AS_GIVEN!r} is the name for masks; give the rule another one")
     chosen: dict[str, dict[str, ThresholdRule] | ThresholdRule] = {}
@@ -270,7 +320,9 @@ def checked_rules(
         if isinstance(rule, Mapping):
             unknown = [method for method in rule if method not in (*methods, *CONTROLS)]
             if unknown:
-                raise ValueError(f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}")
+                raise ValueError(
+                    f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}"
+                )
             chosen[name] = {method: fitting(name, one) for method, one in rule.items()}
         else:
             chosen[name] = fitting(name, rule)
@@ -279,5 +331,8 @@ def checked_rules(
 
 def rules_of(chosen: Mapping[str, Any], method: str) -> dict[str, ThresholdRule]:
     """Choose the rules of a method."""
-    found = {name: rule.get(method) if isinstance(rule, Mapping) else rule for name, rule in chosen.items()}
+    found = {
+        name: rule.get(method) if isinstance(rule, Mapping) else rule
+        for name, rule in chosen.items()
+    }
     return {name: rule for name, rule in found.items() if rule is not None}

@@ -19,7 +19,9 @@ BRIGHTNESS = "1 − mean signal"
 CONTROLS = ("all positive", "empty", "brain mask", "another patient's lesion", BRIGHTNESS)
 
 
-def control_maps(cases: Sequence[Case], *, lesions_of: Sequence[Case] | None = None) -> dict[str, list[NDArray]]:
+def control_maps(
+    cases: Sequence[Case], *, lesions_of: Sequence[Case] | None = None
+) -> dict[str, list[NDArray]]:
     """
     Look for lesions without having learned anything.
 
@@ -30,10 +32,16 @@ def control_maps(cases: Sequence[Case], *, lesions_of: Sequence[Case] | None = N
     for i, case in enumerate(cases):
         nothing = np.zeros(case.shape, dtype=bool)
         turned = [sources[(i + 1 + j) % len(sources)] for j in range(len(sources))]
-        others = (one for one in turned if one.patient != case.patient and not one.healthy and one.shape == case.shape)
+        others = (
+            one
+            for one in turned
+            if one.patient != case.patient and not one.healthy and one.shape == case.shape
+        )
         other = next(others, None)
         borrowed = nothing if other is None or other.lesion is None else other.lesion
         dark = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
-        for name, values in zip(CONTROLS, (case.scored, nothing, case.brain, borrowed, dark), strict=True):
+        for name, values in zip(
+            CONTROLS, (case.scored, nothing, case.brain, borrowed, dark), strict=True
+        ):
             made[name].append(values)
     return made

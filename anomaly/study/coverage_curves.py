@@ -22,7 +22,25 @@ FULL_RATE = 0.3
 LOW_RATES = (1e-3, 1e-2)
 #: Rates at which curves are read.
 CURVE_RATES = (
-    *(1e-4, 2e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7e-3, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08),
+    *(
+        1e-4,
+        2e-4,
+        5e-4,
+        1e-3,
+        1.5e-3,
+        2e-3,
+        3e-3,
+        5e-3,
+        7e-3,
+        0.01,
+        0.015,
+        0.02,
+        0.03,
+        0.04,
+        0.05,
+        0.06,
+        0.08,
+    ),
     *(0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.24, 0.26, 0.28, FULL_RATE),
 )
 
@@ -54,7 +72,9 @@ def coverage_curve(
 
     steps = np.unique(np.asarray(rates, dtype=np.float64))
     if not len(healthy) or not len(steps) or steps[0] < 0 or steps[-1] > 1:
-        raise ValueError(f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not {list(rates)}")
+        raise ValueError(
+            f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not {list(rates)}"
+        )
     limits, realized = rate_limits(healthy, steps)
     coverage, sensitivity, hit = [], [], []
     for values, lesion, mask in zip(scores, lesions, masks, strict=True):
@@ -65,7 +85,10 @@ def coverage_curve(
         chosen = values[inside]
         above = chosen[:, None] > limits
         sizes = np.bincount(labels)[1:]
-        shares = np.stack([np.bincount(labels, one, len(sizes) + 1)[1:] for one in above.T], axis=1) / sizes[:, None]
+        shares = (
+            np.stack([np.bincount(labels, one, len(sizes) + 1)[1:] for one in above.T], axis=1)
+            / sizes[:, None]
+        )
         coverage.append(shares.mean(axis=0))
         sensitivity.append(above.mean(axis=0))
         hit.append(shares > 0)
@@ -85,10 +108,15 @@ def coverage_curve(
 def curve_areas(curve: pd.DataFrame) -> dict[str, float]:
     """Compute areas under a curve of `coverage_curve`."""
     rate, coverage = curve["rate"].to_numpy(), curve["coverage"].to_numpy()
-    full = np.concatenate([[0.0], rate[rate <= FULL_RATE]]), np.concatenate([[0.0], coverage[rate <= FULL_RATE]])
+    full = (
+        np.concatenate([[0.0], rate[rate <= FULL_RATE]]),
+        np.concatenate([[0.0], coverage[rate <= FULL_RATE]]),
+    )
     low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])
     logs = np.log(rate[low])
     return {
         "area": float(np.trapezoid(full[1], full[0]) / FULL_RATE),
-        "area_low": float(np.trapezoid(coverage[low], logs) / np.ptp(logs)) if low.sum() > 1 else float("nan"),
+        "area_low": float(np.trapezoid(coverage[low], logs) / np.ptp(logs))
+        if low.sum() > 1
+        else float("nan"),
     }

@@ -21,7 +21,13 @@ from anomaly.study.controls import BRIGHTNESS, CONTROLS
 from anomaly.study.followup import FollowupOverlap, overlap_with_followup
 from anomaly.study.scores import score_method
 from anomaly.study.strata import STRATA
-from anomaly.study.summaries import area_summary, followup_summary, lesion_summary, scan_summary, strata_summary
+from anomaly.study.summaries import (
+    area_summary,
+    followup_summary,
+    lesion_summary,
+    scan_summary,
+    strata_summary,
+)
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit._utils.threads import check_jobs
 
@@ -145,15 +151,24 @@ def evaluate_detectors(
     names = ["all"] if folds is None else [str(fold) for fold in folds]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"folds need names of their own, not {names}")
-    chosen = checked_rules(rules, list(maps), bench.spacing, has_healthy=bool(len(healthy)) or validation is not None)
-    entries = method_entries(bench, maps, healthy_maps, validation, validation_maps, names, single=folds is None)
+    chosen = checked_rules(
+        rules, list(maps), bench.spacing, has_healthy=bool(len(healthy)) or validation is not None
+    )
+    entries = method_entries(
+        bench, maps, healthy_maps, validation, validation_maps, names, single=folds is None
+    )
     blind = []
     if controls:
         taken = [name for name in maps if name in CONTROLS]
         if taken:
-            raise ValueError(f"maps need names of their own, not {taken}; controls=False leaves the controls out")
+            raise ValueError(
+                f"maps need names of their own, not {taken}; controls=False leaves the controls out"
+            )
         blind = control_entries(bench, names[0])
-    jobs = [delayed(score_method)(bench, entry, rules_of(chosen, entry.method)) for entry in (*entries, *blind)]
+    jobs = [
+        delayed(score_method)(bench, entry, rules_of(chosen, entry.method))
+        for entry in (*entries, *blind)
+    ]
     parts = Parallel(n_jobs=n_jobs)(jobs)
 
     def joined(key: str) -> pd.DataFrame:
@@ -176,7 +191,9 @@ def evaluate_detectors(
     }
 
 
-def format_summary(tables: Mapping[str, pd.DataFrame], *, rule: str | None = None, part: str = "all") -> pd.DataFrame:
+def format_summary(
+    tables: Mapping[str, pd.DataFrame], *, rule: str | None = None, part: str = "all"
+) -> pd.DataFrame:
     """
     Write the summary as the study's tables: AUC, and Dice raw and opened, mean ± sd over patients.
     """
@@ -185,7 +202,9 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, rule: str | None = Non
     summary = tables["summary"]
     for name, value in (("part", part), ("rule", rule)):
         if value is not None and value not in set(summary[name]):
-            raise ValueError(f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}")
+            raise ValueError(
+                f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}"
+            )
     own = summary[summary["part"] == part]
     rows: dict[str, dict[str, str]] = {}
     for _, line in own.iterrows():
@@ -231,20 +250,37 @@ def healthy_folds(
 
     patients = [case.patient for case in cases]
     if not 2 <= n_folds <= len(set(patients)):
-        raise ValueError(f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, not {n_folds!r}")
+        raise ValueError(
+            f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, not {n_folds!r}"
+        )
     splitter = GroupKFold(n_folds, shuffle=True, random_state=seed_from(random_state) % 2**32)
-    return [(train.tolist(), held.tolist()) for train, held in splitter.split(patients, groups=patients)]
+    return [
+        (train.tolist(), held.tolist())
+        for train, held in splitter.split(patients, groups=patients)
+    ]
 
 
 def choose_by_loss(losses: Mapping[str, Sequence[float]]) -> str:
     """
     Choose a configuration by its losses on healthy validation scans; lesions are not looked at.
     """
-    if not losses or len({len(values) for values in losses.values()}) != 1 or not len(next(iter(losses.values()))):
-        raise ValueError(f"each configuration needs a loss for every fold, not { ({name: len(v) for name, v in losses.items()}) }")
-    wrong = [name for name, values in losses.items() if not np.isfinite(np.asarray(values, dtype=np.float64)).all()]
+    if (
+        not losses
+        or len({len(values) for values in losses.values()}) != 1
+        or not len(next(iter(losses.values())))
+    ):
+        raise ValueError(
+            f"each configuration needs a loss for every fold, not { ({name: len(v) for name, v in losses.items()}) }"
+        )
+    wrong = [
+        name
+        for name, values in losses.items()
+        if not np.isfinite(np.asarray(values, dtype=np.float64)).all()
+    ]
     if wrong:
-        raise ValueError(f"losses that are not finite: {', '.join(wrong)}; leave out what did not converge")
+        raise ValueError(
+            f"losses that are not finite: {', '.join(wrong)}; leave out what did not converge"
+        )
     return min(losses, key=lambda name: float(np.mean(losses[name])))
 
 

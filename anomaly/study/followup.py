@@ -117,15 +117,23 @@ def overlap_with_followup(
 
     flagged, before, later = (
         _mask(values, name)
-        for values, name in ((anomaly, "anomaly"), (structural, "structural"), (followup, "followup"))
+        for values, name in (
+            (anomaly, "anomaly"),
+            (structural, "structural"),
+            (followup, "followup"),
+        )
     )
     inside = np.ones(before.shape, dtype=bool) if brain is None else _mask(brain, "brain")
     for name, one in (("anomaly", flagged), ("followup", later), ("brain", inside)):
         if one.shape != before.shape:
-            raise ValueError(f"{name} has shape {one.shape} and structural {before.shape}; bring all to one grid")
+            raise ValueError(
+                f"{name} has shape {one.shape} and structural {before.shape}; bring all to one grid"
+            )
     if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
-        raise ValueError(f"margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not {margin_mm!r}, {min_voxels!r} "
-            f"and {min_overlap!r}")
+        raise ValueError(
+            f"margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not {margin_mm!r}, {min_voxels!r} "
+            f"and {min_overlap!r}"
+        )
     matrix = check_affine(affine)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     excluded = before
@@ -140,7 +148,9 @@ def overlap_with_followup(
     boxes = ndimage.find_objects(labels)
     # Only around the growth can there be any overlap.
     around = ndimage.find_objects(growth.astype(np.uint8))[0] if growth.any() else None
-    chances = [_chance(labels[boxes[k - 1]] == k, growth, around, place, min_overlap) for k in kept]
+    chances = [
+        _chance(labels[boxes[k - 1]] == k, growth, around, place, min_overlap) for k in kept
+    ]
     voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
     regions = pd.DataFrame(
         {
@@ -185,8 +195,12 @@ def mismatch_counts(found: Sequence[FollowupOverlap], grades: Sequence[str]) -> 
                 "n_mismatch": sum(one.mismatch for one in own),
                 "n_colocated": sum(one.colocated for one in own),
                 "expected": float(sum(one.chance for one in own if one.mismatch)),
-                "share_flagged": float(np.mean([one.share_flagged for one in grown])) if grown else float("nan"),
-                "share_expected": float(np.mean([one.share_expected for one in grown])) if grown else float("nan"),
+                "share_flagged": float(np.mean([one.share_flagged for one in grown]))
+                if grown
+                else float("nan"),
+                "share_expected": float(np.mean([one.share_expected for one in grown]))
+                if grown
+                else float("nan"),
             }
         )
     columns = ["grade", "n_patients", "n_grown", "n_mismatch", "n_colocated", "expected"]
@@ -201,7 +215,9 @@ def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
         return array
     positive = array == 1
     if not (positive | (array == 0)).all():
-        raise ValueError(f"{name} holds values other than 0 and 1; compare it with a threshold first")
+        raise ValueError(
+            f"{name} holds values other than 0 and 1; compare it with a threshold first"
+        )
     return positive
 
 
@@ -218,8 +234,15 @@ def _chance(
     if around is None:
         return 0.0
     # Each value is the overlap of the region with its last corner there.
-    overlap = fftconvolve(growth[around].astype(np.float64), region[::-1, ::-1, ::-1].astype(np.float64))
-    corners = np.argwhere(overlap > min_overlap - 0.5) + [part.start for part in around] - np.array(region.shape) + 1
+    overlap = fftconvolve(
+        growth[around].astype(np.float64), region[::-1, ::-1, ::-1].astype(np.float64)
+    )
+    corners = (
+        np.argwhere(overlap > min_overlap - 0.5)
+        + [part.start for part in around]
+        - np.array(region.shape)
+        + 1
+    )
     centers = corners + np.array(region.shape) // 2
     centers = centers[((centers >= 0) & (centers < place.shape)).all(axis=1)]
     return float(np.count_nonzero(place[tuple(centers.T)]) / np.count_nonzero(place))

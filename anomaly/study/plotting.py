@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = ["map_limits", "plot_curves", "plot_densities", "plot_opening", "plot_panels", "plot_strata", "slice_to_show"]
+__all__ = [
+    "map_limits",
+    "plot_curves",
+    "plot_densities",
+    "plot_opening",
+    "plot_panels",
+    "plot_strata",
+    "slice_to_show",
+]
 
 _SYNTHETIC = "synthetic, no person was scanned"
 _LESION = "#ff3b3b"
@@ -51,7 +59,9 @@ _BAR = 0.75  # inches
 _PER_ROW = 3  # panels of densities
 
 
-def map_limits(maps: Mapping[str, Sequence[ArrayLike]], cases: Sequence[Case]) -> dict[str, tuple[float, float]]:
+def map_limits(
+    maps: Mapping[str, Sequence[ArrayLike]], cases: Sequence[Case]
+) -> dict[str, tuple[float, float]]:
     """
     Find a scale for the maps of each method that is the same for all cases.
 
@@ -89,9 +99,13 @@ def plot_panels(
     arrays = {name: np.asarray(values) for name, values in maps.items()}
     for name, values in arrays.items():
         if values.shape != case.shape:
-            raise ValueError(f"{name}: a map of shape {values.shape} for {case.name}, whose shape is {case.shape}")
+            raise ValueError(
+                f"{name}: a map of shape {values.shape} for {case.name}, whose shape is {case.shape}"
+            )
         if values.dtype != bool and (name not in thresholds or name not in limits):
-            raise ValueError(f"{name} needs a threshold and a scale; give both (map_limits finds scales)")
+            raise ValueError(
+                f"{name} needs a threshold and a scale; give both (map_limits finds scales)"
+            )
     if not arrays:
         raise ValueError("there is no map to draw")
     mean = case.signal.mean(axis=-1)
@@ -133,7 +147,14 @@ def plot_panels(
                 x += gap
         note = [_SYNTHETIC] * case.synthetic + ["not for clinical use"]
         high_up = figure.get_figheight()
-        figure.text(1 - left / width, 0.2 / high_up, "; ".join(note).capitalize(), ha="right", fontsize=8, color=FAINT)
+        figure.text(
+            1 - left / width,
+            0.2 / high_up,
+            "; ".join(note).capitalize(),
+            ha="right",
+            fontsize=8,
+            color=FAINT,
+        )
         if case.lesion is not None and not case.healthy:
             figure.legend(
                 handles=[handle("lesion", color=_LESION, linewidth=1.5)],
@@ -141,7 +162,10 @@ def plot_panels(
                 bbox_to_anchor=(left / width, 0.02 / high_up),
                 fontsize=8,
             )
-        words = [title or case.name, *[part for part in (case.grade and f"grade {case.grade}", case.kind) if part]]
+        words = [
+            title or case.name,
+            *[part for part in (case.grade and f"grade {case.grade}", case.kind) if part],
+        ]
         if not title and case.healthy:
             words.append("healthy")
         figure.text(
@@ -176,11 +200,17 @@ def plot_densities(
         figure = new_figure(max(columns * wide + 0.3, 5.2), rows * tall + 0.6)
         for i, (name, values) in enumerate(graded.items()):
             ax = add_axes(
-                figure, 0.3 + (i % _PER_ROW) * wide, 0.95 + (rows - 1 - i // _PER_ROW) * tall, wide - 0.3, tall - 0.9
+                figure,
+                0.3 + (i % _PER_ROW) * wide,
+                0.95 + (rows - 1 - i // _PER_ROW) * tall,
+                wide - 0.3,
+                tall - 0.9,
             )
             parts = _parts(values, cases, name)
             if healthy_maps is not None:
-                parts = {"healthy persons": np.concatenate(_scores(healthy_maps[name], healthy, name))} | parts
+                parts = {
+                    "healthy persons": np.concatenate(_scores(healthy_maps[name], healthy, name))
+                } | parts
             low, high = np.percentile(np.concatenate(list(parts.values())), (0.1, 99.9))
             bins = np.linspace(low, high if high > low else low + 1, _BINS + 1)
             for what, inside in parts.items():
@@ -204,7 +234,9 @@ def plot_densities(
             handle(what, color=color, linewidth=2, linestyle=":" if what == "threshold" else "-")
             for what, color in used.items()
         ]
-        figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.02, 0.0), ncol=3, fontsize=8.5)
+        figure.legend(
+            handles=entries, loc="lower left", bbox_to_anchor=(0.02, 0.0), ncol=3, fontsize=8.5
+        )
     return figure
 
 
@@ -220,9 +252,13 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
         lines = -(-len(methods) // 3)
         figure = new_figure(2 * PANEL[0], PANEL[1] + 0.22 * lines)
         share = (0.35 + 0.22 * lines) / figure.get_figheight()
-        axes = [figure.add_axes((0.075 + 0.49 * k, 0.08 + share, 0.41, 0.84 - share)) for k in range(2)]
+        axes = [
+            figure.add_axes((0.075 + 0.49 * k, 0.08 + share, 0.41, 0.84 - share)) for k in range(2)
+        ]
         for name in methods:
-            own = table[table["method"] == name].groupby("rate", as_index=False)[["coverage"]].mean()
+            own = (
+                table[table["method"] == name].groupby("rate", as_index=False)[["coverage"]].mean()
+            )
             color = color_of(name, names) if name in names else _PALE
             small = own[own["rate"] > 0]
             axes[0].plot(small["rate"], small["coverage"], color=color, linewidth=1.6)
@@ -233,14 +269,20 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
         axes[0].set(xlim=(1e-4, 0.3))
         axes[1].set(xlim=(0, 0.3))
         for ax, title in zip(axes, ("Few false positives", "All that count"), strict=True):
-            ax.set(ylim=(0, 1), xlabel="share of healthy voxels above the threshold", ylabel="share of lesions covered")
+            ax.set(
+                ylim=(0, 1),
+                xlabel="share of healthy voxels above the threshold",
+                ylabel="share of lesions covered",
+            )
             ax.grid(True)
             head(ax, title)
         _legend(figure, methods, names, marks=False)
     return figure
 
 
-def plot_opening(tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | None = None) -> Figure:
+def plot_opening(
+    tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | None = None
+) -> Figure:
     """Draw what opening makes of the Dice coefficients of each method."""
     summary = tables["summary"]
     whole = summary[summary["part"] == "all"]
@@ -264,11 +306,21 @@ def plot_opening(tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | N
         figure = new_figure(columns * (2.3 + label) + 0.2, rows * tall + 0.35)
         for i, (rule, own) in enumerate(per_rule.items()):
             x, y = i % _PER_ROW, rows - 1 - i // _PER_ROW
-            ax = add_axes(figure, 0.05 + label + x * (2.3 + label), 0.75 + y * tall, 2.1, tall - 0.7)
+            ax = add_axes(
+                figure, 0.05 + label + x * (2.3 + label), 0.75 + y * tall, 2.1, tall - 0.7
+            )
             for k, (name, row) in enumerate(own.iterrows()):
                 color = color_of(str(name), names) if name in names else _PALE
                 ax.plot([row["dice"], row["dice_opened"]], [-k, -k], color=color, linewidth=1.2)
-                ax.plot(row["dice"], -k, "o", color=color, markerfacecolor="white", markersize=5, clip_on=False)
+                ax.plot(
+                    row["dice"],
+                    -k,
+                    "o",
+                    color=color,
+                    markerfacecolor="white",
+                    markersize=5,
+                    clip_on=False,
+                )
                 ax.plot(row["dice_opened"], -k, "o", color=color, markersize=5, clip_on=False)
             ax.set_yticks([-k for k in range(len(own))])
             for text in ax.set_yticklabels([str(name) for name in own.index]):
@@ -280,7 +332,9 @@ def plot_opening(tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | N
             handle("raw", color=FAINT, marker="o", markerfacecolor="white", linestyle="none"),
             handle("opened", color=FAINT, marker="o", linestyle="none"),
         ]
-        figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.01, 0.0), ncol=2, fontsize=8.5)
+        figure.legend(
+            handles=entries, loc="lower left", bbox_to_anchor=(0.01, 0.0), ncol=2, fontsize=8.5
+        )
     return figure
 
 
@@ -297,7 +351,9 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
         lines = -(-len(methods) // 3)
         figure = new_figure(2 * PANEL[0], PANEL[1] + 0.22 * lines)
         share = (0.35 + 0.22 * lines) / figure.get_figheight()
-        for k, (key, label) in enumerate((("auc", "AUC"), ("sensitivity_opened", "sensitivity, opened"))):
+        for k, (key, label) in enumerate(
+            (("auc", "AUC"), ("sensitivity_opened", "sensitivity, opened"))
+        ):
             ax = figure.add_axes((0.075 + 0.49 * k, 0.08 + share, 0.41, 0.84 - share))
             for j, name in enumerate(methods):
                 values = own[own["method"] == name].set_index("stratum")[key].reindex(places)
@@ -308,18 +364,24 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
                     clip_on=False,
                 )  # fmt: skip
             ax.set_xticks(range(len(places)), places)
-            ax.set(ylim=(0.4 if key == "auc" else 0, 1), ylabel=label, xlim=(-0.5, len(places) - 0.5))
+            ax.set(
+                ylim=(0.4 if key == "auc" else 0, 1), ylabel=label, xlim=(-0.5, len(places) - 0.5)
+            )
             ax.grid(True, axis="y")
             head(ax, label if key == "auc" else f"Sensitivity by {rule}")
         _legend(figure, methods, names, marks=True)
     return figure
 
 
-def _methods(tables: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> tuple[list[str], list[str]]:
+def _methods(
+    tables: Mapping[str, pd.DataFrame], table: pd.DataFrame
+) -> tuple[list[str], list[str]]:
     """Give the methods of a table, and all that are no controls: in one order, so that each keeps its color."""
     everyone = list(dict.fromkeys(tables["summary"]["method"]))
     there = set(table["method"])
-    return [name for name in everyone if name in there], [name for name in everyone if name not in CONTROLS]
+    return [name for name in everyone if name in there], [
+        name for name in everyone if name not in CONTROLS
+    ]
 
 
 def _legend(figure: Figure, methods: Sequence[str], names: Sequence[str], *, marks: bool) -> None:
@@ -333,7 +395,9 @@ def _legend(figure: Figure, methods: Sequence[str], names: Sequence[str], *, mar
         )
         for name in methods
     ]
-    legend = figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9)
+    legend = figure.legend(
+        handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -346,7 +410,9 @@ def _scores(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> li
     for one, case in zip(values, cases, strict=True):
         array = np.asarray(one)
         if array.shape != case.shape:
-            raise ValueError(f"{name}: a map of shape {array.shape} for {case.name}, whose shape is {case.shape}")
+            raise ValueError(
+                f"{name}: a map of shape {array.shape} for {case.name}, whose shape is {case.shape}"
+            )
         found.append(array[case.scored])
     return found
 
@@ -358,7 +424,9 @@ def _parts(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> dic
         lesion = np.zeros(case.shape, bool) if case.lesion is None else case.lesion
         inside = lesion[case.scored]
         parts.setdefault("patients, elsewhere", []).append(scores[~inside])
-        parts.setdefault(f"lesions, {case.kind}" if case.kind else "lesions", []).append(scores[inside])
+        parts.setdefault(f"lesions, {case.kind}" if case.kind else "lesions", []).append(
+            scores[inside]
+        )
     joined = {what: np.concatenate(some) for what, some in parts.items()}
     return {what: some for what, some in joined.items() if len(some)}
 
@@ -387,15 +455,31 @@ def _upright(values: NDArray, case: Case) -> NDArray:
     """Turn a volume so that its axes point to the right, to the front and up, as nearly as its grid allows."""
     import nibabel as nib
 
-    return np.asarray(nib.orientations.apply_orientation(values, nib.orientations.io_orientation(case.affine)))
+    return np.asarray(
+        nib.orientations.apply_orientation(values, nib.orientations.io_orientation(case.affine))
+    )
 
 
-def _draw_slice(ax: Axes, values: NDArray, case: Case, number: int, limits: tuple[float, float], colors: str) -> Any:
+def _draw_slice(
+    ax: Axes, values: NDArray, case: Case, number: int, limits: tuple[float, float], colors: str
+) -> Any:
     """Draw an axial slice, the patient's right at the left; what is outside the brain stays white."""
-    colors = colors if isinstance(colors, str) else import_optional("matplotlib.colors").ListedColormap(colors)
-    picture = np.ma.masked_where(~_upright(case.brain, case)[:, :, number], _upright(values, case)[:, :, number])
+    colors = (
+        colors
+        if isinstance(colors, str)
+        else import_optional("matplotlib.colors").ListedColormap(colors)
+    )
+    picture = np.ma.masked_where(
+        ~_upright(case.brain, case)[:, :, number], _upright(values, case)[:, :, number]
+    )
     drawn = ax.imshow(
-        picture.T, origin="lower", cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto"
+        picture.T,
+        origin="lower",
+        cmap=colors,
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+        aspect="auto",
     )
     ax.invert_xaxis()
     ax.set_xticks([])

@@ -128,7 +128,10 @@ def write_evaluation(
         scans = _Scans(cases, maps, healthy, healthy_maps or {}, tables, opening)
         sections = _sections(scans, gallery, figures, command)
         page = viewer_page(
-            "Anomaly maps compared with lesions", sections, lead=_lead([*cases, *healthy]), contents=True
+            "Anomaly maps compared with lesions",
+            sections,
+            lead=_lead([*cases, *healthy]),
+            contents=True,
         )
         for kind in KINDS:
             tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
@@ -155,7 +158,9 @@ class _Scans:
         self.tables, self.opening = tables, opening
         blind = tables["thresholds"][~tables["thresholds"]["needs_truth"].astype(bool)]
         known = [
-            rule for rule in dict.fromkeys(blind["rule"]) if blind.query("rule == @rule")["threshold"].notna().any()
+            rule
+            for rule in dict.fromkeys(blind["rule"])
+            if blind.query("rule == @rule")["threshold"].notna().any()
         ]
         #: The rule that figures show: the rate on healthy scans, or else the first that knows no lesions.
         self.rule = _SHOWN_RULE if _SHOWN_RULE in known else known[0] if known else ""
@@ -163,7 +168,9 @@ class _Scans:
     def thresholds(self) -> dict[str, float]:
         table = self.tables["thresholds"]
         own = table[table["rule"] == self.rule].set_index("method")["threshold"]
-        return {name: float(own[name]) for name in self.maps if name in own and np.isfinite(own[name])}
+        return {
+            name: float(own[name]) for name in self.maps if name in own and np.isfinite(own[name])
+        }
 
     def graded(self) -> list[str]:
         return [name for name, values in self.maps.items() if np.asarray(values[0]).dtype != bool]
@@ -173,16 +180,30 @@ def _lead(scans: Sequence[Case]) -> str:
     return f"{NOTICE} {synthetic_note(sum(case.synthetic for case in scans), len(scans))}".rstrip()
 
 
-def _sections(scans: _Scans, gallery: Gallery, figures: int, command: str) -> list[tuple[str, Any]]:
+def _sections(
+    scans: _Scans, gallery: Gallery, figures: int, command: str
+) -> list[tuple[str, Any]]:
     tables = scans.tables
     made: list[tuple[str, Callable[[], Any]]] = [
         ("", partial(_introduction, scans)),
         ("Maps and thresholds", partial(_summaries, scans, gallery)),
         *([("Scores", partial(_densities, scans, gallery))] if scans.graded() else []),
-        *([("False positives in healthy persons", partial(_healthy, scans, gallery))] if len(scans.healthy) else []),
+        *(
+            [("False positives in healthy persons", partial(_healthy, scans, gallery))]
+            if len(scans.healthy)
+            else []
+        ),
         *([("By place", partial(_strata, scans, gallery))] if len(tables["strata"]) else []),
-        *([("Lesion by lesion", partial(_lesions, scans))] if len(tables["lesion_scores"]) else []),
-        *([("Where lesions grow later", partial(_followup, scans))] if len(tables["followup"]) else []),
+        *(
+            [("Lesion by lesion", partial(_lesions, scans))]
+            if len(tables["lesion_scores"])
+            else []
+        ),
+        *(
+            [("Where lesions grow later", partial(_followup, scans))]
+            if len(tables["followup"])
+            else []
+        ),
         ("Scans", partial(_panels, scans, gallery, figures)),
         ("How this was made", partial(_origin, scans, command)),
     ]
@@ -215,13 +236,19 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
     for part in dict.fromkeys(summary["part"]):
         table = format_summary(tables, part=part)
         blind = _summary_table(table.drop(columns=[rule for rule in aided if rule in table]))
-        parts.append(blind if part == "all" else html_details(f"Lesions of the kind {part}", blind))
+        parts.append(
+            blind if part == "all" else html_details(f"Lesions of the kind {part}", blind)
+        )
         if part == "all" and aided:
             best = table[["AUC", *(rule for rule in table if rule in aided)]]
             parts.append(html_details("Rules that know the lesions", _summary_table(best)))
     text = "Means over patients; a ring is the mask above the threshold, a disk what the opening leaves of it."
     if (~summary["needs_truth"].astype(bool) & ~summary["control"].astype(bool)).any():
-        parts.append(gallery.show("opening", plot_opening(tables), "Dice coefficients, raw and opened", text))
+        parts.append(
+            gallery.show(
+                "opening", plot_opening(tables), "Dice coefficients, raw and opened", text
+            )
+        )
     limits = tables["thresholds"]
     rows = [
         [row["method"], row["rule"], _digits(row["threshold"])]
@@ -234,7 +261,9 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
     return html_join(parts)
 
 
-def _by_rule(rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_words: int) -> Markup:
+def _by_rule(
+    rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_words: int
+) -> Markup:
     """Show the rows of one rule (and of masks, which have none), and those of all rules when asked for."""
     first = [row for row in rows if row[1] in (rule, AS_GIVEN)]
     shown = _method_table(first or rows, header, n_words)
@@ -244,7 +273,9 @@ def _by_rule(rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_
 
 
 def _summary_table(table: pd.DataFrame) -> Markup:
-    return _method_table(table.reset_index().to_numpy().tolist(), ["method", *map(str, table.columns)])
+    return _method_table(
+        table.reset_index().to_numpy().tolist(), ["method", *map(str, table.columns)]
+    )
 
 
 def _densities(scans: _Scans, gallery: Gallery) -> Markup:
@@ -257,8 +288,12 @@ def _densities(scans: _Scans, gallery: Gallery) -> Markup:
         healthy_maps=scans.healthy_maps if len(scans.healthy) else None,
         thresholds=scans.thresholds(),
     )
-    text = f"Each curve has the area 1. Dotted: the threshold by {scans.rule}." if scans.rule else ""
-    return gallery.show("densities", figure, "Densities of scores in healthy persons and patients", text)
+    text = (
+        f"Each curve has the area 1. Dotted: the threshold by {scans.rule}." if scans.rule else ""
+    )
+    return gallery.show(
+        "densities", figure, "Densities of scores in healthy persons and patients", text
+    )
 
 
 def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
@@ -270,12 +305,18 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
             "Share of each lesion that is above the threshold (mean), over the share of voxels of healthy persons that "
             "are: false positives are counted in healthy persons only."
         )
-        parts.append(gallery.show("curves", plot_curves(tables), "Coverage of lesions over false positives", text))
+        parts.append(
+            gallery.show(
+                "curves", plot_curves(tables), "Coverage of lesions over false positives", text
+            )
+        )
         rows = [
             [row["method"], decimals(3)(row["area"]), decimals(3)(row["area_low"])]
             for row in tables["areas"].to_dict("records")
         ]
-        parts.append(_method_table(rows, ["method", "area up to .3", "area from .001 to .01 (logarithmic)"]))
+        parts.append(
+            _method_table(rows, ["method", "area up to .3", "area from .001 to .01 (logarithmic)"])
+        )
     own = tables["summary"].query("part == 'all'")
     keys = {
         "false_positive_rate": "false positives",
@@ -284,7 +325,11 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
         "empty_opened": "opened",
     }
     rows = [
-        [row["method"], row["rule"], *(decimals(4 if "rate" in key else 2)(row[key]) for key in keys)]
+        [
+            row["method"],
+            row["rule"],
+            *(decimals(4 if "rate" in key else 2)(row[key]) for key in keys),
+        ]
         for row in own.to_dict("records")
         if not row["needs_truth"]
     ]
@@ -300,7 +345,9 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
     if scans.rule in set(table["rule"]):
         text = "The study's weak spots: near the cortex, at deep nuclei, low in the brain. They overlap."
         figure = plot_strata(scans.tables, rule=scans.rule)
-        parts.append(gallery.show("strata", figure, "AUC and sensitivity by place in the brain", text))
+        parts.append(
+            gallery.show("strata", figure, "AUC and sensitivity by place in the brain", text)
+        )
     own = table[~table["needs_truth"].astype(bool)]
     keys = ("auc", "dice_opened", "sensitivity_opened", "false_positive_rate_opened")
     rows = [
@@ -313,7 +360,16 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
         ]
         for row in own.to_dict("records")
     ]
-    header = ["method", "rule", "place", "patients", "AUC", "Dice, opened", "sensitivity", "false positives"]
+    header = [
+        "method",
+        "rule",
+        "place",
+        "patients",
+        "AUC",
+        "Dice, opened",
+        "sensitivity",
+        "false positives",
+    ]
     parts.append(_by_rule(rows, header, scans.rule, 3))
     return html_join(parts)
 
@@ -333,11 +389,17 @@ def _lesions(scans: _Scans) -> Markup:
         if key in table
     }
     rows = [
-        [row["method"], row["rule"], *(decimals(0 if key.startswith("n_") else 3)(row[key]) for key in keys)]
+        [
+            row["method"],
+            row["rule"],
+            *(decimals(0 if key.startswith("n_") else 3)(row[key]) for key in keys),
+        ]
         for row in table.to_dict("records")
     ]
     text = "Components of opened masks; a lesion is found when one shares a voxel with it."
-    return html_join([html_paragraph(text), _by_rule(rows, ["method", "rule", *keys.values()], scans.rule, 2)])
+    return html_join(
+        [html_paragraph(text), _by_rule(rows, ["method", "rule", *keys.values()], scans.rule, 2)]
+    )
 
 
 def _followup(scans: _Scans) -> Markup:
@@ -352,7 +414,16 @@ def _followup(scans: _Scans) -> Markup:
         "Regions of opened masks outside the lesion, and whether they lie where the lesion is later; expected is what "
         "regions of these sizes at other places would reach by chance."
     )
-    header = ["method", "rule", "grade", "patients", "grown", "with a region", "co-located", "expected"]
+    header = [
+        "method",
+        "rule",
+        "grade",
+        "patients",
+        "grown",
+        "with a region",
+        "co-located",
+        "expected",
+    ]
     header += ["share flagged", "by chance"]
     return html_join([html_paragraph(text), _by_rule(rows, header, scans.rule, 3)])
 
@@ -363,14 +434,20 @@ def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
     first = next(iter(scans.maps))
     table = scans.tables["scans"]
     rules = (scans.rule, AS_GIVEN)
-    own = table[(table["method"] == first) & table["rule"].isin(rules)].groupby("case")["dice_opened"].mean()
+    own = (
+        table[(table["method"] == first) & table["rule"].isin(rules)]
+        .groupby("case")["dice_opened"]
+        .mean()
+    )
     order = [int(i) for i in own.dropna().sort_values(kind="stable").index[:figures]]
     thresholds = scans.thresholds()
     shown = [name for name in scans.maps if name in thresholds or name not in scans.graded()]
     if not shown or not order:
         return html_paragraph("No threshold is shared by all scans, so no masks are shown.")
     every = [*scans.cases, *scans.healthy]
-    limits = map_limits({name: [*scans.maps[name], *scans.healthy_maps.get(name, ())] for name in shown}, every)
+    limits = map_limits(
+        {name: [*scans.maps[name], *scans.healthy_maps.get(name, ())] for name in shown}, every
+    )
     text = (
         f"{len(order)} of {counted(len(scans.cases), 'scan')}, those in which {first} has the lowest opened Dice "
         f"first{', and a healthy one' if len(scans.healthy) else ''}. Each method has one scale for all scans; the "
@@ -378,7 +455,8 @@ def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
     )
     parts = [html_paragraph(text)]
     wanted: list[tuple[str, Case, dict[str, NDArray]]] = [
-        (f"panels-{i}", scans.cases[i], {name: np.asarray(scans.maps[name][i]) for name in shown}) for i in order
+        (f"panels-{i}", scans.cases[i], {name: np.asarray(scans.maps[name][i]) for name in shown})
+        for i in order
     ]
     if len(scans.healthy):
         own_maps = {name: np.asarray(scans.healthy_maps[name][0]) for name in shown}
@@ -388,7 +466,9 @@ def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
         kind = "Synthetic scan" if case.synthetic else "Scan"
         if name == wanted[0][0]:
             parts += [html_heading(f"{kind} {case.name}"), _planes(case, maps, thresholds)]
-        parts.append(gallery.show(name, figure, f"{kind} {case.name}: mean signal, maps and masks"))
+        parts.append(
+            gallery.show(name, figure, f"{kind} {case.name}: mean signal, maps and masks")
+        )
     return html_join(parts)
 
 
@@ -401,23 +481,35 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
         else:
             limit = thresholds.get(name)
             # Found is what lies above; the viewer shows what reaches a threshold.
-            reached = None if limit is None or not np.isfinite(limit) else float(np.nextafter(limit, np.inf))
+            reached = (
+                None
+                if limit is None or not np.isfinite(limit)
+                else float(np.nextafter(limit, np.inf))
+            )
             layers.append(Layer(name, values, "score", threshold=reached))
     points = []
     if case.lesion is not None:
         layers.append(Layer("lesion", case.lesion, "mask"))
         found = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine).to_dict("records")
-        points = [(f"lesion of {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"]) for row in found]
+        points = [
+            (f"lesion of {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"])
+            for row in found
+        ]
     note = html_note("The pictures below show the same scan.")
     label = f"Maps of {case.name}"
-    return html_viewer(layers, case.affine, points=points, region=case.brain, label=label, instead=note)
+    return html_viewer(
+        layers, case.affine, points=points, region=case.brain, label=label, instead=note
+    )
 
 
 def _origin(scans: _Scans, command: str) -> Markup:
     rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
     rows += [["command", command]] if command else []
     rows += [["opening", f"cube of {scans.opening}³ voxels"]]
-    rows += [[f"version of {name}", text] for name, text in versions("dmrifit", "numpy", "scipy").items()]
+    rows += [
+        [f"version of {name}", text]
+        for name, text in versions("dmrifit", "numpy", "scipy").items()
+    ]
     return html_join([html_table(rows), html_note("Tables lie beside this page as CSV files.")])
 
 

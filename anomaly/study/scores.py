@@ -37,7 +37,9 @@ class _Decision:
     healthy: list[NDArray[np.bool_]] | None
 
 
-def score_method(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]) -> dict[str, pd.DataFrame]:
+def score_method(
+    bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]
+) -> dict[str, pd.DataFrame]:
     """Score the maps of a method: what no rule changes first, then each rule."""
     import pandas as pd
 
@@ -49,13 +51,17 @@ def score_method(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule])
         for (values, lesion, _), strata in zip(triples, bench.strata, strict=True)
     ]
     rows: dict[str, list[Any]] = {
-        key: [] for key in ("scans", "healthy", "thresholds", "lesions", "counts", "strata", "followup")
+        key: []
+        for key in ("scans", "healthy", "thresholds", "lesions", "counts", "strata", "followup")
     }
     for decision in _decisions(bench, entry, rules):
         of_rule = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
-        rows["thresholds"].append(of_rule | {"threshold": decision.threshold, "n_fitted": decision.n_fitted})
+        rows["thresholds"].append(
+            of_rule | {"threshold": decision.threshold, "n_fitted": decision.n_fitted}
+        )
         opened = [
-            open_map(found, bench.opening) & mask for found, mask in zip(decision.found, bench.scored, strict=True)
+            open_map(found, bench.opening) & mask
+            for found, mask in zip(decision.found, bench.scored, strict=True)
         ]
         found = [one & mask for one, mask in zip(decision.found, bench.scored, strict=True)]
         for i, case in enumerate(bench.cases):
@@ -67,23 +73,47 @@ def score_method(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule])
                 "grade": case.grade,
             }
             lesion = bench.lesions[i]
-            counts = {"n_scored": int(np.count_nonzero(bench.scored[i])), "n_lesion": int(np.count_nonzero(lesion))}
-            graded = {"auc": ranks[i][0], "average_precision": ranks[i][1], "threshold": decision.limits[i]}
-            both = _overlap(found[i], lesion) | {f"{k}_opened": v for k, v in _overlap(opened[i], lesion).items()}
+            counts = {
+                "n_scored": int(np.count_nonzero(bench.scored[i])),
+                "n_lesion": int(np.count_nonzero(lesion)),
+            }
+            graded = {
+                "auc": ranks[i][0],
+                "average_precision": ranks[i][1],
+                "threshold": decision.limits[i],
+            }
+            both = _overlap(found[i], lesion) | {
+                f"{k}_opened": v for k, v in _overlap(opened[i], lesion).items()
+            }
             rows["scans"].append({**of_rule, **about, **counts, **graded, **both})
             for name, part in bench.strata[i].items():
                 own = _overlap(opened[i] & part, lesion & part)
                 raw = _overlap(found[i] & part, lesion & part)
-                values = {"auc": by_stratum[i][name], "dice_opened": own["dice"], "sensitivity": raw["sensitivity"]}
+                values = {
+                    "auc": by_stratum[i][name],
+                    "dice_opened": own["dice"],
+                    "sensitivity": raw["sensitivity"],
+                }
                 values["sensitivity_opened"] = own["sensitivity"]
-                rows["strata"].append({**of_rule, "patient": case.patient, "stratum": name, "healthy": False, **values})
+                rows["strata"].append(
+                    {
+                        **of_rule,
+                        "patient": case.patient,
+                        "stratum": name,
+                        "healthy": False,
+                        **values,
+                    }
+                )
             if bench.lesion_wise and not decision.needs_truth:
                 table = lesion_table(lesion, opened[i], case.affine, **bench.matching)
                 rows["counts"].append(of_rule | lesion_counts(table).to_dict("records")[0])
                 table.attrs = {}
                 # Rows are of kinds, too: lesions and false positives.
                 rows["lesions"].append(
-                    table.assign(**of_rule, **{"lesion_kind" if k == "kind" else k: v for k, v in about.items()})
+                    table.assign(
+                        **of_rule,
+                        **{"lesion_kind" if k == "kind" else k: v for k, v in about.items()},
+                    )
                 )
             if case.followup is not None and case.lesion is not None and not decision.needs_truth:
                 overlap = overlap_with_followup(
@@ -97,7 +127,9 @@ def score_method(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule])
             rows["healthy"].append({**of_rule, **_false_positives(bench, i, one & mask, clean)})
             for name, part in bench.healthy_strata[i].items():
                 n = np.count_nonzero(part)
-                rates = [np.count_nonzero(found & part) / n if n else np.nan for found in (one, clean)]
+                rates = [
+                    np.count_nonzero(found & part) / n if n else np.nan for found in (one, clean)
+                ]
                 about = {"patient": bench.healthy[i].patient, "stratum": name, "healthy": True}
                 rows["strata"].append({**of_rule, **about, **dict(zip(RATES, rates, strict=True))})
     tables = {key: pd.DataFrame(values) for key, values in rows.items() if key != "lesions"}
@@ -113,7 +145,9 @@ def score_method(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule])
     return tables
 
 
-def _decisions(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]) -> Iterator[_Decision]:
+def _decisions(
+    bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]
+) -> Iterator[_Decision]:
     """Apply each rule; a mask is a decision already."""
     nothing = [float("nan")] * len(entry.maps)
     if entry.is_mask:
@@ -143,7 +177,9 @@ def _decisions(bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]) -
         )  # fmt: skip
 
 
-def _crosswise(bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule) -> list[NDArray[np.bool_]]:
+def _crosswise(
+    bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule
+) -> list[NDArray[np.bool_]]:
     """Give each half of the healthy patients the threshold of the other; one patient alone is refused."""
     from sklearn.base import clone
 
@@ -151,11 +187,15 @@ def _crosswise(bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule) -> l
     half = [patients.index(case.patient) % 2 for case in bench.healthy]
     found: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)] * len(maps)
     if len(patients) < 2:
-        raise ValueError(f"{rule!r} needs healthy scans of two patients, or validation scans, to tell its false positives")
+        raise ValueError(
+            f"{rule!r} needs healthy scans of two patients, or validation scans, to tell its false positives"
+        )
     for side in (0, 1):
         others = [i for i, one in enumerate(half) if one != side]
         own = [i for i, one in enumerate(half) if one == side]
-        fitted = clone(rule).fit([maps[i] for i in others], [bench.healthy_scored[i] for i in others])
+        fitted = clone(rule).fit(
+            [maps[i] for i in others], [bench.healthy_scored[i] for i in others]
+        )
         masks = fitted.apply([maps[i] for i in own], [bench.healthy_scored[i] for i in own])
         for i, mask in zip(own, masks, strict=True):
             found[i] = mask
@@ -167,19 +207,29 @@ def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_
     inside, others = values[lesion & mask], np.sort(values[mask & ~lesion])
     if not len(inside) or not len(others):
         return float("nan")
-    below = np.searchsorted(others, inside, side="left") + np.searchsorted(others, inside, side="right")
+    below = np.searchsorted(others, inside, side="left") + np.searchsorted(
+        others, inside, side="right"
+    )
     return float(below.mean() / (2 * len(others)))
 
 
-def _average_precision(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
+def _average_precision(
+    values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]
+) -> float:
     from sklearn.metrics import average_precision_score
 
     truth = lesion[mask]
-    return float(average_precision_score(truth, values[mask].astype(np.float64))) if truth.any() else float("nan")
+    return (
+        float(average_precision_score(truth, values[mask].astype(np.float64)))
+        if truth.any()
+        else float("nan")
+    )
 
 
 def _overlap(found: NDArray[np.bool_], lesion: NDArray[np.bool_]) -> dict[str, float]:
-    n_found, n_lesion, n_both = (int(np.count_nonzero(one)) for one in (found, lesion, found & lesion))
+    n_found, n_lesion, n_both = (
+        int(np.count_nonzero(one)) for one in (found, lesion, found & lesion)
+    )
     nothing = float("nan")
     return {
         "n_found": n_found,
@@ -189,9 +239,13 @@ def _overlap(found: NDArray[np.bool_], lesion: NDArray[np.bool_]) -> dict[str, f
     }
 
 
-def _false_positives(bench: Bench, i: int, found: NDArray[np.bool_], opened: NDArray[np.bool_]) -> dict[str, Any]:
+def _false_positives(
+    bench: Bench, i: int, found: NDArray[np.bool_], opened: NDArray[np.bool_]
+) -> dict[str, Any]:
     case = bench.healthy[i]
-    n, n_found, n_opened = (int(np.count_nonzero(one)) for one in (bench.healthy_scored[i], found, opened))
+    n, n_found, n_opened = (
+        int(np.count_nonzero(one)) for one in (bench.healthy_scored[i], found, opened)
+    )
     return {
         "case": i,
         "name": case.name,
@@ -203,5 +257,7 @@ def _false_positives(bench: Bench, i: int, found: NDArray[np.bool_], opened: NDA
         "n_found_opened": n_opened,
         RATES[1]: n_opened / n,
         "empty_opened": not n_opened,
-        "n_components_opened": int(label_components(opened, connectivity=bench.matching["connectivity"]).max()),
+        "n_components_opened": int(
+            label_components(opened, connectivity=bench.matching["connectivity"]).max()
+        ),
     }

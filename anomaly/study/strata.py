@@ -47,7 +47,9 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
     return {**found, ELSEWHERE: rest}
 
 
-def _near(structure: NDArray[np.bool_], spacing: tuple[float, float, float], near_mm: float) -> NDArray[np.bool_]:
+def _near(
+    structure: NDArray[np.bool_], spacing: tuple[float, float, float], near_mm: float
+) -> NDArray[np.bool_]:
     from scipy import ndimage
 
     if not structure.any():

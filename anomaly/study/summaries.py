@@ -15,15 +15,31 @@ from dmrifit.stats.lesion_matching import scores_from_counts
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KEYS", "area_summary", "followup_summary", "lesion_summary", "scan_summary", "strata_summary"]
+__all__ = [
+    "KEYS",
+    "area_summary",
+    "followup_summary",
+    "lesion_summary",
+    "scan_summary",
+    "strata_summary",
+]
 
 #: What tells rows of a method and a rule apart.
 KEYS = ["method", "control", "rule", "needs_truth"]
 
-_MEASURES = ("dice", "dice_opened", "sensitivity", "sensitivity_opened", "precision", "precision_opened")
+_MEASURES = (
+    "dice",
+    "dice_opened",
+    "sensitivity",
+    "sensitivity_opened",
+    "precision",
+    "precision_opened",
+)
 
 
-def _over_patients(table: pd.DataFrame, columns: Sequence[str], keys: Sequence[str]) -> pd.DataFrame:
+def _over_patients(
+    table: pd.DataFrame, columns: Sequence[str], keys: Sequence[str]
+) -> pd.DataFrame:
     """Average the scans of each patient in each fold, then folds; what is NaN enters no mean."""
     by_fold = table.groupby([*keys, "fold", "patient"], sort=False)[list(columns)].mean()
     return by_fold.groupby([*keys, "patient"], sort=False).mean()
@@ -35,7 +51,9 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
 
     columns = ["auc", "average_precision", *_MEASURES]
     kinds = [kind for kind in scans["kind"].unique() if kind]
-    parts = {"all": scans} | ({kind: scans[scans["kind"] == kind] for kind in kinds} if len(kinds) > 1 else {})
+    parts = {"all": scans} | (
+        {kind: scans[scans["kind"] == kind] for kind in kinds} if len(kinds) > 1 else {}
+    )
     tables = []
     for part, own in parts.items():
         own = own[own["n_lesion"] > 0]
@@ -45,15 +63,23 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
         grouped = patients.groupby(KEYS, sort=False)
         mean, sd, n = grouped.mean(), grouped.std(), grouped.size()
         by_fold = own.groupby([*KEYS, "fold", "patient"], sort=False)[columns].mean()
-        between = by_fold.groupby([*KEYS, "fold"], sort=False).mean().groupby(KEYS, sort=False).std()
-        table = pd.concat([n.rename("n_patients"), mean, sd.add_suffix("_sd"), between.add_suffix("_sd_folds")], axis=1)
+        between = (
+            by_fold.groupby([*KEYS, "fold"], sort=False).mean().groupby(KEYS, sort=False).std()
+        )
+        table = pd.concat(
+            [n.rename("n_patients"), mean, sd.add_suffix("_sd"), between.add_suffix("_sd_folds")],
+            axis=1,
+        )
         tables.append(table.reset_index().assign(part=part))
     summary = pd.concat(tables, ignore_index=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         summary["gain"] = summary["dice_opened"] / summary["dice"]
     columns = [*RATES, "empty", "empty_opened"]
     if len(healthy):
-        rates = healthy.assign(empty=healthy["empty"].astype(float), empty_opened=healthy["empty_opened"].astype(float))
+        rates = healthy.assign(
+            empty=healthy["empty"].astype(float),
+            empty_opened=healthy["empty_opened"].astype(float),
+        )
         means = _over_patients(rates, columns, KEYS).groupby(KEYS, sort=False).mean().reset_index()
         summary = summary.merge(means, on=KEYS, how="left")
     else:
@@ -98,11 +124,20 @@ def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        {"fold": fold, "method": method, "control": bool(own["control"].iloc[0]), **curve_areas(own)}
-        for (method, fold), own in (curves.groupby(["method", "fold"], sort=False) if len(curves) else ())
+        {
+            "fold": fold,
+            "method": method,
+            "control": bool(own["control"].iloc[0]),
+            **curve_areas(own),
+        }
+        for (method, fold), own in (
+            curves.groupby(["method", "fold"], sort=False) if len(curves) else ()
+        )
     ]
     table = pd.DataFrame(rows, columns=["fold", "method", "control", "area", "area_low"])
-    return table.groupby(["method", "control"], sort=False)[["area", "area_low"]].mean().reset_index()
+    return (
+        table.groupby(["method", "control"], sort=False)[["area", "area_low"]].mean().reset_index()
+    )
 
 
 def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:

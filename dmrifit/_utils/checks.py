@@ -12,20 +12,34 @@ __all__ = ["check_number", "check_word", "real_numbers"]
 
 
 def check_number(
-    name: str, value: Any, *, least: float = 0.0, most: float = np.inf, below: float = np.inf, whole: bool = False
+    name: str,
+    value: Any,
+    *,
+    least: float = 0.0,
+    most: float = np.inf,
+    below: float = np.inf,
+    whole: bool = False,
 ) -> None:
     """Refuse a parameter that is no number, too small or too large."""
     kinds = int | np.integer if whole else int | float | np.integer | np.floating
-    if isinstance(value, bool) or not isinstance(value, kinds) or not (least <= value <= most and value < below):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, kinds)
+        or not (least <= value <= most and value < below)
+    ):
         limits = f"from {least:g} to {most:g}" if most < np.inf else f"of at least {least:g}"
         limits += f" and below {below:g}" if below < np.inf else ""
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {limits}, not {value!r}")
+        raise ValueError(
+            f"{name} must be a {'whole ' if whole else ''}number {limits}, not {value!r}"
+        )
 
 
 def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
     """Refuse a parameter that is not among the known words."""
     words = tuple(known)
-    alike = [word for word in words if isinstance(word, bool) == isinstance(value, bool | np.bool_)]
+    alike = [
+        word for word in words if isinstance(word, bool) == isinstance(value, bool | np.bool_)
+    ]
     if not isinstance(value, Hashable) or value not in alike:
         raise ValueError(f"{name} must be one of {', '.join(map(str, words))}, not {value!r}")
 
@@ -33,5 +47,7 @@ def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
 def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """Turn an argument into an array of real numbers."""
     if np.iscomplexobj(values):
-        raise ValueError(f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones")
+        raise ValueError(
+            f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones"
+        )
     return np.asarray(values, dtype=np.float64)

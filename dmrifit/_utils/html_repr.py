@@ -8,7 +8,9 @@ from html import escape
 MOST_ROWS = 12
 
 
-def html_summary(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = "") -> str:
+def html_summary(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = ""
+) -> str:
     """Write a small table; all text is escaped."""
     listed = list(rows)
     lines = [f"<p><strong>{escape(title)}</strong></p>"]

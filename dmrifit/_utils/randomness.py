@@ -20,7 +20,9 @@ def seed_from(random_state: RandomState) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(0, 2**31 - 1))
     if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
-        raise TypeError(f"random_state must be an int, a numpy RandomState or None, not {random_state!r}")
+        raise TypeError(
+            f"random_state must be an int, a numpy RandomState or None, not {random_state!r}"
+        )
     if random_state < 0:
         raise ValueError(f"random_state must not be negative, got {random_state}")
     return int(random_state)

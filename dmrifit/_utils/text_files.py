@@ -19,7 +19,9 @@ def read_small(path: Path) -> bytes:
         content = file.read(_LARGEST_TEXT + 1)
     if len(content) > _LARGEST_TEXT:
         size = path.stat().st_size
-        raise ValueError(f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file")
+        raise ValueError(
+            f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file"
+        )
     return content
 
 
@@ -27,11 +29,15 @@ def read_text(path: Path) -> str:
     """Read and decode a file of text."""
     content = read_small(path)
     if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError(f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8")
+        raise ValueError(
+            f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8") from None
+        raise ValueError(
+            f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8"
+        ) from None
 
 
 def read_numbers(path: Path) -> NDArray[np.float64]:
@@ -49,7 +55,9 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
     try:
         numbers = [[_number(word) for word in row] for row in rows]
     except ValueError as error:
-        raise ValueError(f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them") from None
+        raise ValueError(
+            f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them"
+        ) from None
     if len({len(row) for row in numbers}) != 1:
         counts = ", ".join(str(len(row)) for row in numbers[:8])
         raise ValueError(f"{path}: rows hold {counts} numbers; give each row as many")

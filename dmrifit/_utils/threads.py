@@ -25,7 +25,9 @@ def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:
     """Check how much is to be done at the same time, before it begins."""
     whole = isinstance(n_jobs, numbers.Integral) and not isinstance(n_jobs, bool)
     if n_jobs is not None and (not whole or n_jobs == 0):
-        raise ValueError(f"{name} must be a whole number of 1 or more, or -1 for one job on each core, not {n_jobs!r}")
+        raise ValueError(
+            f"{name} must be a whole number of 1 or more, or -1 for one job on each core, not {n_jobs!r}"
+        )
 
 
 @contextmanager
@@ -78,6 +80,8 @@ def _leave() -> None:
 
 def _take_control() -> None:
     """Newer versions of threadpoolctl let only the thread that came first set OpenBLAS; here all count."""
-    clear = getattr(getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None)
+    clear = getattr(
+        getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None
+    )
     if clear is not None:
         clear(force=True)

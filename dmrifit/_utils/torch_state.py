@@ -8,7 +8,13 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["forked_generator", "one_torch_thread", "repeatable_kernels", "resolve_device", "seed_generators"]
+__all__ = [
+    "forked_generator",
+    "one_torch_thread",
+    "repeatable_kernels",
+    "resolve_device",
+    "seed_generators",
+]
 
 # Generator and number of threads of torch belong to the whole process: they are set and restored by one at a time.
 _TORCH = threading.RLock()
@@ -66,7 +72,9 @@ def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
     if number >= there:
         if fallback:
             return torch.device("cpu")
-        raise ValueError(f"device={device!r}, and this machine has {there} GPUs that torch can use; take device='auto' or 'cpu'")
+        raise ValueError(
+            f"device={device!r}, and this machine has {there} GPUs that torch can use; take device='auto' or 'cpu'"
+        )
     return torch.device("cuda", number)
 
 

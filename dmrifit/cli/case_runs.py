@@ -34,7 +34,9 @@ def run_parts(
     return contents
 
 
-def join_tables(contents: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def join_tables(
+    contents: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataFrame]
+) -> pd.DataFrame:
     """Join the tables of cases to one that names them."""
     import pandas as pd
 
@@ -52,7 +54,9 @@ def table_text(table: pd.DataFrame, digits: int = 10) -> str:
     return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format=f"%.{digits}g")
 
 
-def picture_parts(folder: Path, picture: str, view: str, alt: str, *, width: int = 1000) -> list[Markup]:
+def picture_parts(
+    folder: Path, picture: str, view: str, alt: str, *, width: int = 1000
+) -> list[Markup]:
     """Show the picture of a case on the page of a run, and link to its viewer."""
     from dmrifit.report.html import html_figure, html_link
 

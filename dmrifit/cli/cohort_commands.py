@@ -21,10 +21,15 @@ __all__ = ["EXAMPLES", "benchmark", "report", "simulate", "train"]
 
 
 def simulate(
-    out: Annotated[Path, typer.Option(help="Folder for the images and the table participants.tsv.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the images and the table participants.tsv.")
+    ],
     patients: Annotated[int, typer.Option(min=1, help="Patients in each cohort.")] = 16,
     preset: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Cohorts to simulate: cohort1 (1.5 T), cohort2 (3 T).")
+        str,
+        typer.Option(
+            metavar="NAME,…", help="Cohorts to simulate: cohort1 (1.5 T), cohort2 (3 T)."
+        ),
     ] = "cohort1,cohort2",
     same_protocol: Annotated[
         bool,
@@ -37,11 +42,16 @@ def simulate(
         str, typer.Option(metavar="mixed|easy", help="How much patients differ, and noise.")
     ] = "mixed",
     template: Annotated[
-        str, typer.Option(metavar="both|abdomen|pelvis", help="Part of the body; both draws it for each patient.")
+        str,
+        typer.Option(
+            metavar="both|abdomen|pelvis", help="Part of the body; both draws it for each patient."
+        ),
     ] = "both",
     snr: Annotated[
         float | None,
-        typer.Option(help="Signal-to-noise ratio in the liver at the lowest b and TE; by default of the difficulty."),
+        typer.Option(
+            help="Signal-to-noise ratio in the liver at the lowest b and TE; by default of the difficulty."
+        ),
     ] = None,
     artifacts: Annotated[
         str | None,
@@ -51,14 +61,22 @@ def simulate(
         ),
     ] = None,
     latent_corr: Annotated[
-        float, typer.Option(metavar="0…1", help="Correlation of parameters that share a texture in the tissue.")
+        float,
+        typer.Option(
+            metavar="0…1", help="Correlation of parameters that share a texture in the tissue."
+        ),
     ] = 0.6,
     gain_variation: Annotated[
-        float, typer.Option(metavar="CV", help="Coefficient of variation of the receiver's gain between patients.")
+        float,
+        typer.Option(
+            metavar="CV", help="Coefficient of variation of the receiver's gain between patients."
+        ),
     ] = 0.25,
     shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of each image.")] = "48,48,8",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same patients.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Patients made at the same time; −1 for one on each core.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="Patients made at the same time; −1 for one on each core.")
+    ] = 1,
 ) -> None:
     """
     Write synthetic cohorts of abdominal and pelvic tumors: images, masks, true maps and a table of participants.
@@ -98,30 +116,58 @@ def simulate(
 
 
 def train(
-    table: Annotated[Path, typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated.")],
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated."),
+    ],
     out: ModelFileOption,
-    algorithm: Annotated[str, typer.Option(help="LR, RFR, ETR, GBR, slNN, mlNN, CNN or ViT.")] = "LR",
-    strategy: Annotated[str, typer.Option(metavar="s2s|m2m", help="Signals to signals, or maps to maps.")] = "s2s",
+    algorithm: Annotated[
+        str, typer.Option(help="LR, RFR, ETR, GBR, slNN, mlNN, CNN or ViT.")
+    ] = "LR",
+    strategy: Annotated[
+        str, typer.Option(metavar="s2s|m2m", help="Signals to signals, or maps to maps.")
+    ] = "s2s",
     loss: Annotated[
-        str | None, typer.Option(metavar="mean|median", help="What m2m predicts of a parameter's distribution.")
+        str | None,
+        typer.Option(
+            metavar="mean|median", help="What m2m predicts of a parameter's distribution."
+        ),
     ] = None,
     target_scale: Annotated[
-        str | None, typer.Option(metavar="linear|log", help="Whether m2m learns parameters or their logarithms.")
+        str | None,
+        typer.Option(
+            metavar="linear|log", help="Whether m2m learns parameters or their logarithms."
+        ),
     ] = None,
     patch_shape: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", help="Neighborhood that is looked at; 3,3,1 for CNN by default.")
+        str | None,
+        typer.Option(
+            metavar="X,Y,Z", help="Neighborhood that is looked at; 3,3,1 for CNN by default."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="Model of the maps.")] = "t2-ivim-kurtosis",
-    cohorts: Annotated[str | None, typer.Option(metavar="NAME,…", help="Train on these cohorts only.")] = None,
+    cohorts: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Train on these cohorts only.")
+    ] = None,
     n_b: Annotated[
-        int, typer.Option(min=2, help="b-values of the clinical images: the lowest at the shortest echo time.")
+        int,
+        typer.Option(
+            min=2, help="b-values of the clinical images: the lowest at the shortest echo time."
+        ),
     ] = 5,
-    train_mask: Annotated[str, typer.Option(metavar="body|lesion", help="Voxels to train on.")] = "body",
+    train_mask: Annotated[
+        str, typer.Option(metavar="body|lesion", help="Voxels to train on.")
+    ] = "body",
     max_voxels: Annotated[
-        int, typer.Option(min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them.")
+        int,
+        typer.Option(
+            min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them."
+        ),
     ] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of this name.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file of this name.")
+    ] = False,
 ) -> None:
     """
     Train a predictor of an advanced protocol on all patients of a table, and save it.
@@ -146,7 +192,9 @@ def train(
     given = {"loss": loss, "target_scale": target_scale}
     options |= {name: value for name, value in given.items() if value is not None}
     if strategy == "s2s" and (loss or target_scale):
-        raise ValueError("--loss and --target-scale are options of --strategy m2m, which learns parameters; s2s learns signals")
+        raise ValueError(
+            "--loss and --target-scale are options of --strategy m2m, which learns parameters; s2s learns signals"
+        )
     estimator = _strategies()[strategy](algorithm, **options)
     chosen = _chosen(_cohorts(table), cohorts)
     protocol = next(iter(chosen.values())).scans[0].protocol
@@ -166,26 +214,43 @@ def train(
         )
         for cohort in chosen.values()
     ]
-    estimator.fit(np.concatenate([one.X for one in tables]), np.concatenate([one.Y for one in tables]))
+    estimator.fit(
+        np.concatenate([one.X for one in tables]), np.concatenate([one.Y for one in tables])
+    )
     save_model(estimator, out)
     patients = sum(len(cohort.patients) for cohort in chosen.values())
-    typer.echo(f"trained on {sum(len(one) for one in tables)} voxels of {patients} patients: {out}")
+    typer.echo(
+        f"trained on {sum(len(one) for one in tables)} voxels of {patients} patients: {out}"
+    )
     typer.echo(f"it predicts {len(protocol)} images from {', '.join(source.labels)}")
     if any(cohort.synthetic for cohort in chosen.values()):
         typer.echo("trained on synthetic data: no clinical use")
 
 
 def benchmark(
-    table: Annotated[Path, typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated.")],
-    out: Annotated[Path, typer.Option(help="Folder for tables and report; an interrupted run goes on there.")],
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for tables and report; an interrupted run goes on there.")
+    ],
     algorithms: Annotated[
         str | None,
-        typer.Option(metavar="NAME,…", help="Of LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; all but ViT by default."),
+        typer.Option(
+            metavar="NAME,…",
+            help="Of LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; all but ViT by default.",
+        ),
     ] = None,
     without: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="Algorithms to leave out, such as CNN, which needs torch.")
+        str | None,
+        typer.Option(
+            metavar="NAME,…", help="Algorithms to leave out, such as CNN, which needs torch."
+        ),
     ] = None,
-    strategies: Annotated[str, typer.Option(metavar="s2s,m2m", help="Signals to signals, maps to maps.")] = "s2s,m2m",
+    strategies: Annotated[
+        str, typer.Option(metavar="s2s,m2m", help="Signals to signals, maps to maps.")
+    ] = "s2s,m2m",
     model: Annotated[str, typer.Option(help="Model of the maps.")] = "t2-ivim-kurtosis",
     sizes: Annotated[
         str | None,
@@ -213,17 +278,28 @@ def benchmark(
             "the model fitted to theirs.",
         ),
     ] = False,
-    train_mask: Annotated[str, typer.Option(metavar="body|lesion", help="Voxels to train on.")] = "body",
-    score_mask: Annotated[str, typer.Option(metavar="lesion|body", help="Voxels to score.")] = "lesion",
+    train_mask: Annotated[
+        str, typer.Option(metavar="body|lesion", help="Voxels to train on.")
+    ] = "body",
+    score_mask: Annotated[
+        str, typer.Option(metavar="lesion|body", help="Voxels to score.")
+    ] = "lesion",
     max_voxels: Annotated[
-        int, typer.Option(min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them.")
+        int,
+        typer.Option(
+            min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them."
+        ),
     ] = 250,
     repeats: Annotated[int, typer.Option(min=1, help="Repeat with other draws and seeds.")] = 1,
     controls: Annotated[
         bool,
-        typer.Option(help="Score a constant, learning from shuffled targets and the perfect answer too."),
+        typer.Option(
+            help="Score a constant, learning from shuffled targets and the perfect answer too."
+        ),
     ] = True,
-    jobs: Annotated[int, typer.Option(help="Models trained at the same time; −1 for one on each core.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="Models trained at the same time; −1 for one on each core.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same table.")] = 0,
 ) -> None:
     """
@@ -244,7 +320,9 @@ def benchmark(
     _check_names([*names, *left_out], words(strategies))
     names = [name for name in names if name not in left_out]
     if not names:
-        raise ValueError("no algorithm is left to compare; name one by --algorithms, or fewer by --without")
+        raise ValueError(
+            "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
+        )
     _check_extras(names, remedy="or leave it out: --without {name}")
     estimators = {
         f"{name} {strategy}": _strategies()[strategy](name, model=model)
@@ -280,10 +358,14 @@ def benchmark(
 
 def report(
     studies: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER…", help="What dmrifit benchmark made; the first is shown in full.")
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER…", help="What dmrifit benchmark made; the first is shown in full."
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the report; by default that of the first comparison.")
+        Path | None,
+        typer.Option(help="Folder for the report; by default that of the first comparison."),
     ] = None,
 ) -> None:
     """
@@ -316,7 +398,9 @@ def _artifacts(text: str | None) -> list[str] | dict[str, float] | None:
     if not any(equals for _, equals, _ in found):
         return [name for name, _, _ in found]
     if not all(equals for _, equals, _ in found):
-        raise ValueError(f"--artifacts {text}: give a strength to all of them, NAME=STRENGTH, or to none")
+        raise ValueError(
+            f"--artifacts {text}: give a strength to all of them, NAME=STRENGTH, or to none"
+        )
     return {name: floats(f"--artifacts {name}", value, 1)[0] for name, _, value in found}
 
 
@@ -373,7 +457,9 @@ def _chosen(cohorts: dict[str, Cohort], names: str | None) -> dict[str, Cohort]:
         return cohorts
     unknown = [name for name in words(names) if name not in cohorts]
     if unknown or not words(names):
-        raise ValueError(f"there is no cohort {', '.join(unknown) or names!r}; the table has {', '.join(cohorts)}")
+        raise ValueError(
+            f"there is no cohort {', '.join(unknown) or names!r}; the table has {', '.join(cohorts)}"
+        )
     return {name: cohorts[name] for name in words(names)}
 
 
@@ -401,7 +487,12 @@ def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
     from dmrifit.study.report.reporting import summarize
 
     summary = summarize(evaluations[0])
-    columns = {"train_on": "trained on", "n_train": "N", "cohort": "cohort", "strategy": "strategy"}
+    columns = {
+        "train_on": "trained on",
+        "n_train": "N",
+        "cohort": "cohort",
+        "strategy": "strategy",
+    }
     table = summary[[*columns, "algorithm"]].rename(columns=columns)
     table["|BI| (%)"] = (100 * summary["abs_bias"]).map("{:.1f}".format)
     table["DI (%)"] = (100 * summary["dispersion"]).map("{:.1f}".format)

@@ -14,8 +14,12 @@ import typer
 
 __all__ = ["begin_run", "check_output", "finished_part", "new_program", "progress", "run_program"]
 
-OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")]
-OutOption: TypeAlias = Annotated[Path, typer.Option(help="Folder for the results; made if missing.")]
+OverwriteOption: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
+]
+OutOption: TypeAlias = Annotated[
+    Path, typer.Option(help="Folder for the results; made if missing.")
+]
 ModelFileOption: TypeAlias = Annotated[
     Path, typer.Option("--out", help="Model file to write, by custom with the ending .dmrifit.")
 ]
@@ -50,7 +54,12 @@ def new_program(
     name: str, summary: str, examples: Mapping[Callable[..., None], str], *, first: str = ""
 ) -> typer.Typer:
     """Make a program of commands."""
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
 
     def show_version(asked: bool) -> None:
         if asked:
@@ -59,9 +68,13 @@ def new_program(
             typer.echo(f"{name} {dmrifit.__version__}")
             raise typer.Exit
 
-    option = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    option = typer.Option(
+        False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+    )
 
-    @app.callback(help=summary, epilog=f"{_example(first)}\n\n{_EXIT_CODES}" if first else _EXIT_CODES)
+    @app.callback(
+        help=summary, epilog=f"{_example(first)}\n\n{_EXIT_CODES}" if first else _EXIT_CODES
+    )
     def begin(version: bool = option) -> None:
         pass
 
@@ -80,7 +93,9 @@ def run_program(app: typer.Typer, name: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             # What joblib remarks after Ctrl-C.
-            warnings.filterwarnings("ignore", message=r"\d+ tasks which were still being processed")
+            warnings.filterwarnings(
+                "ignore", message=r"\d+ tasks which were still being processed"
+            )
             warnings.showwarning = lambda message, *_, **__: say(str(message))
             app()
     except (ValueError, OSError, ImportError, MemoryError) as error:
@@ -93,7 +108,12 @@ def run_program(app: typer.Typer, name: str) -> None:
 
 
 def begin_run(
-    out: Path, settings: Mapping[str, Any], overwrite: bool, *, results: Iterable[str], parts: Iterable[str] = ()
+    out: Path,
+    settings: Mapping[str, Any],
+    overwrite: bool,
+    *,
+    results: Iterable[str],
+    parts: Iterable[str] = (),
 ) -> None:
     """
     Remember what a run was started with, so that another one does not go on with it.
@@ -109,21 +129,32 @@ def begin_run(
     results = list(results)
     strangers = [name for name in results if (out / name).exists() and not path.exists()]
     if strangers and not overwrite:
-        raise FileExistsError(f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite")
+        raise FileExistsError(
+            f"{out / strangers[0]} exists already and is of no run; choose another folder, or --overwrite"
+        )
     if path.exists() and not overwrite:
         before, now = _object(path), json.loads(text)
         if before is None:
-            raise ValueError(f"{path} is damaged, so nothing says what {out} holds; choose another folder, or --overwrite")
+            raise ValueError(
+                f"{path} is damaged, so nothing says what {out} holds; choose another folder, or --overwrite"
+            )
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if changed:
-            raise ValueError(f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite")
+            raise ValueError(
+                f"{out} holds a run with other options ({', '.join(changed)}); choose another folder, or --overwrite"
+            )
     if overwrite and not (path.is_file() and path.read_bytes() == text.encode()):
-        for file in [*(out / name for name in results), *(file for part in parts for file in out.glob(part))]:
+        for file in [
+            *(out / name for name in results),
+            *(file for part in parts for file in out.glob(part)),
+        ]:
             file.unlink(missing_ok=True)
     write_text(path, text)
 
 
-def finished_part(path: Path, fields: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any] | None:
+def finished_part(
+    path: Path, fields: Mapping[str, type | tuple[type, ...]]
+) -> dict[str, Any] | None:
     """Read what an earlier run says of a part that it has finished."""
     content = _object(path) if path.exists() else None
     for name, kind in fields.items():
@@ -176,7 +207,10 @@ def _told(error: Exception) -> str:
 
 def _one_line(text: str) -> str:
     """Show bytes of damaged files, which may stand in a message, as a terminal can print them."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(text.split("\n")))
+    return "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1]
+        for letter in " ".join(text.split("\n"))
+    )
 
 
 def _example(line: str) -> str:

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "dicom_seg", "fit", "predict", "preprocess", "roi"]
 
 ScanArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv).")
+    Path,
+    typer.Argument(
+        metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv)."
+    ),
 ]
 BvalOption: TypeAlias = Annotated[
-    Path | None, typer.Option(help="b-values in s/mm²; by default the .bval file beside the image.")
+    Path | None,
+    typer.Option(help="b-values in s/mm²; by default the .bval file beside the image."),
 ]
 BvecOption: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any.")
+    Path | None,
+    typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any."),
 ]
 TeOption: TypeAlias = Annotated[
     list[str] | None,
@@ -37,7 +42,9 @@ TeOption: TypeAlias = Annotated[
 ]
 ToleranceOption: TypeAlias = Annotated[
     float | None,
-    typer.Option(metavar="S/MM2", help="Take b-values that lie so close for one (0.5 for 0, 995 for 1000)."),
+    typer.Option(
+        metavar="S/MM2", help="Take b-values that lie so close for one (0.5 for 0, 995 for 1000)."
+    ),
 ]
 
 
@@ -52,7 +59,8 @@ def fit(
         str, typer.Option(help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te).")
     ] = "t2-ivim-kurtosis",
     mask: Annotated[
-        Path | None, typer.Option(help="Voxels to fit; by default all that are not 0 in every volume.")
+        Path | None,
+        typer.Option(help="Voxels to fit; by default all that are not 0 in every volume."),
     ] = None,
     sigma: Annotated[
         str | None,
@@ -72,24 +80,41 @@ def fit(
         ),
     ] = None,
     fix: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Hold a parameter at a value, repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Hold a parameter at a value, repeatable."),
     ] = None,
     average_directions: Annotated[
         str | None,
-        typer.Option(metavar="geometric|arithmetic", help="Average volumes that share b and TE before the fit."),
+        typer.Option(
+            metavar="geometric|arithmetic",
+            help="Average volumes that share b and TE before the fit.",
+        ),
     ] = None,
     method: Annotated[
-        str, typer.Option(metavar="nlls|segmented", help="All parameters at once, or, for ivim, Dt first.")
+        str,
+        typer.Option(
+            metavar="nlls|segmented", help="All parameters at once, or, for ivim, Dt first."
+        ),
     ] = "nlls",
     regularization: Annotated[
         float | None,
-        typer.Option(metavar="WEIGHT", help="Weight of a pull of all bounded parameters towards their lower bound."),
+        typer.Option(
+            metavar="WEIGHT",
+            help="Weight of a pull of all bounded parameters towards their lower bound.",
+        ),
     ] = None,
     starts: Annotated[
-        str, typer.Option(metavar="auto|NUMBER", help="Starting points for each voxel: auto or a number.")
+        str,
+        typer.Option(
+            metavar="auto|NUMBER", help="Starting points for each voxel: auto or a number."
+        ),
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
-    quicklook: Annotated[bool, typer.Option(help="Write a page to look at (HTML and PNG).")] = True,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; by default one for each core.")
+    ] = None,
+    quicklook: Annotated[
+        bool, typer.Option(help="Write a page to look at (HTML and PNG).")
+    ] = True,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
@@ -119,7 +144,9 @@ def fit(
         out=out,
         average=average_directions,
         bounds=bounds_of(bounds or []),
-        fixed={name: floats(f"--fix {name}", text, 1)[0] for name, text in pairs("--fix", fix or [])},
+        fixed={
+            name: floats(f"--fix {name}", text, 1)[0] for name, text in pairs("--fix", fix or [])
+        },
         method=method,
         regularization=regularization,
         n_starts=int(starts) if starts.isdigit() else starts,
@@ -133,18 +160,27 @@ def fit(
 
 def preprocess(
     image: ScanArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the image and the noise map; made if missing.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the image and the noise map; made if missing.")
+    ],
     steps: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Of denoise, gibbs, motion; always done in this order.")
+        str,
+        typer.Option(
+            metavar="NAME,…", help="Of denoise, gibbs, motion; always done in this order."
+        ),
     ] = "denoise,gibbs,motion",
     bval: BvalOption = None,
     bvec: BvecOption = None,
     te: TeOption = None,
     mask: Annotated[
-        Path | None, typer.Option(help="The body, with a margin; by default all voxels that are not 0.")
+        Path | None,
+        typer.Option(help="The body, with a margin; by default all voxels that are not 0."),
     ] = None,
     slice_axis: Annotated[
-        int | None, typer.Option(min=0, max=2, help="Axis across slices, 0 to 2; by default as the header says.")
+        int | None,
+        typer.Option(
+            min=0, max=2, help="Axis across slices, 0 to 2; by default as the header says."
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -171,11 +207,17 @@ def preprocess(
     )
     sidecar = out / derivative_name(common_stem(images), "dwi.json", desc="preproc")
     described = json.loads(sidecar.read_text(encoding="utf-8"))
-    typer.echo(f"noise: median sigma {described['Sigma']['Median']:.4g} ({described['Sigma']['Method']})")
+    typer.echo(
+        f"noise: median sigma {described['Sigma']['Median']:.4g} ({described['Sigma']['Method']})"
+    )
     if motion := described.get("Motion"):
-        typer.echo(f"motion: up to {max(motion['Shifts']):.2g} mm and {max(motion['Rotations']):.2g} degrees")
+        typer.echo(
+            f"motion: up to {max(motion['Shifts']):.2g} mm and {max(motion['Rotations']):.2g} degrees"
+        )
     typer.echo(f"image: {out / described['File']}")
-    typer.echo(f"to fit: dmrifit fit {out / described['File']} --sigma {out / described['Sigma']['File']} --out …")
+    typer.echo(
+        f"to fit: dmrifit fit {out / described['File']} --sigma {out / described['Sigma']['File']} --out …"
+    )
 
 
 def roi(
@@ -189,10 +231,12 @@ def roi(
     ],
     out: Annotated[Path, typer.Option(help="Table to write (.csv).")],
     labels: Annotated[
-        list[Path] | None, typer.Option(help="Label image: one for all folders, or one for each, in order.")
+        list[Path] | None,
+        typer.Option(help="Label image: one for all folders, or one for each, in order."),
     ] = None,
     names: Annotated[
-        Path | None, typer.Option(help="Names of labels: a table (.tsv) with the columns index and name.")
+        Path | None,
+        typer.Option(help="Names of labels: a table (.tsv) with the columns index and name."),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -234,15 +278,23 @@ def predict(
     b_tolerance: ToleranceOption = None,
     average_directions: Annotated[
         str | None,
-        typer.Option(metavar="geometric|arithmetic", help="Average volumes that share b and TE before."),
+        typer.Option(
+            metavar="geometric|arithmetic", help="Average volumes that share b and TE before."
+        ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="The body: its voxels are predicted, and give the patient's scale.")
+        Path | None,
+        typer.Option(help="The body: its voxels are predicted, and give the patient's scale."),
     ] = None,
     sigma: Annotated[
-        str | None, typer.Option(metavar="NUMBER|FILE", help="Standard deviation of the noise, a number or an image.")
+        str | None,
+        typer.Option(
+            metavar="NUMBER|FILE", help="Standard deviation of the noise, a number or an image."
+        ),
     ] = None,
-    signals: Annotated[bool, typer.Option("--signals", help="Write the predicted images too.")] = False,
+    signals: Annotated[
+        bool, typer.Option("--signals", help="Write the predicted images too.")
+    ] = False,
     quicklook: Annotated[bool, typer.Option(help="Write a page to look at (HTML).")] = True,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -257,7 +309,9 @@ def predict(
     estimator = load_model(model)
     source = getattr(estimator, "source", None)
     if source is None:
-        raise ValueError(f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one by dmrifit train")
+        raise ValueError(
+            f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one by dmrifit train"
+        )
     images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
     predict_image(
         estimator,
@@ -286,21 +340,34 @@ def dicom_seg(
         ),
     ],
     source: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="DICOM series that the scan of the labels was converted from.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="DICOM series that the scan of the labels was converted from."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="File to write (.dcm).")],
     kind: Annotated[
-        str, typer.Option(metavar="lesion|metastasis|tumor|voxel", help="What the regions are, for their codes.")
+        str,
+        typer.Option(
+            metavar="lesion|metastasis|tumor|voxel", help="What the regions are, for their codes."
+        ),
     ] = "lesion",
     names: Annotated[
-        Path | None, typer.Option(help="Names of labels: a table (.tsv) with the columns index and name.")
+        Path | None,
+        typer.Option(help="Names of labels: a table (.tsv) with the columns index and name."),
     ] = None,
     separate: Annotated[
-        bool, typer.Option("--separate", help="A segment for each connected region, numbered as in lesions.tsv.")
+        bool,
+        typer.Option(
+            "--separate", help="A segment for each connected region, numbered as in lesions.tsv."
+        ),
     ] = False,
-    manual: Annotated[bool, typer.Option("--manual", help="The regions were drawn or placed by hand.")] = False,
+    manual: Annotated[
+        bool, typer.Option("--manual", help="The regions were drawn or placed by hand.")
+    ] = False,
     series: Annotated[
-        str | None, typer.Option(metavar="UID", help="Which series, where the folder holds several.")
+        str | None,
+        typer.Option(metavar="UID", help="Which series, where the folder holds several."),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -317,7 +384,9 @@ def dicom_seg(
 
     check_output(out, overwrite)
     if out.exists() and out.samefile(labels):
-        raise ValueError(f"--out {out} is the image of the labels and would be overwritten; choose another name")
+        raise ValueError(
+            f"--out {out} is the image of the labels and would be overwritten; choose another name"
+        )
     segments = write_dicom_seg(
         read_volume(labels),
         load_image(labels).affine,
@@ -356,11 +425,17 @@ def _files(paths: Iterable[Path | None]) -> list[Path]:
 
 def _summarize_repeats(repeated: pd.DataFrame) -> None:
     """Print how well the parameters repeat."""
-    shown = repeated[~repeated["map"].str.endswith("_se") & (repeated["map"] != "cost") & (repeated["n_subjects"] > 0)]
+    shown = repeated[
+        ~repeated["map"].str.endswith("_se")
+        & (repeated["map"] != "cost")
+        & (repeated["n_subjects"] > 0)
+    ]
     if shown.empty:
         typer.echo("no subject has two visits")
         return
-    columns = shown[["model", "name", "map", "n_subjects"]].rename(columns={"name": "region", "n_subjects": "subjects"})
+    columns = shown[["model", "name", "map", "n_subjects"]].rename(
+        columns={"name": "region", "n_subjects": "subjects"}
+    )
     columns["within-subject CV (%)"] = (100 * shown["wcv"]).map("{:.1f}".format)
     typer.echo(columns.to_string(index=False))
 
@@ -371,14 +446,22 @@ def _summarize_fit(out: Path, sidecar: Path) -> None:
 
     described = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in described["Status"]["Voxels"].items() if n}
-    typer.echo(f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items()))
+    typer.echo(
+        f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items())
+    )
     for parameter, entry in described["Parameters"].items():
         for end, share in entry.get("ShareAtBounds", {}).items():
             if share > 0:
                 bound = entry["Bounds"][end == "Upper"]
                 rule = f" or {MONOTONIC}" if end == "Upper" and "UpperBoundRule" in entry else ""
-                typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}{rule}")
-    doubts = [f"{share:.1%} {reason}" for reason, share in described["Doubt"]["Share"].items() if share > 0]
+                typer.echo(
+                    f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}{rule}"
+                )
+    doubts = [
+        f"{share:.1%} {reason}"
+        for reason, share in described["Doubt"]["Share"].items()
+        if share > 0
+    ]
     if doubts:
         typer.echo(f"in doubt: of the fitted voxels {', '.join(doubts)}")
     if "estimated" in str(described["Settings"]["Sigma"]):

@@ -10,7 +10,17 @@ import typer
 if TYPE_CHECKING:
     from dmrifit.engine.protocol import Protocol
 
-__all__ = ["beside", "bounds_of", "floats", "number_or_path", "pairs", "say", "scan_of", "whole_numbers", "words"]
+__all__ = [
+    "beside",
+    "bounds_of",
+    "floats",
+    "number_or_path",
+    "pairs",
+    "say",
+    "scan_of",
+    "whole_numbers",
+    "words",
+]
 
 
 def words(text: str) -> list[str]:
@@ -46,20 +56,30 @@ def scan_of(
     from dmrifit.io.scan_manifest import read_manifest
 
     if not image.is_file():
-        raise FileNotFoundError((
-            f"{image} is a folder; name an image in it" if image.is_dir() else f"{image}: no such file; check its name"
-        ))
+        raise FileNotFoundError(
+            (
+                f"{image} is a folder; name an image in it"
+                if image.is_dir()
+                else f"{image}: no such file; check its name"
+            )
+        )
     if image.suffix.lower() in (".tsv", ".csv"):
         if bval or bvec or te:
-            raise ValueError(f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te")
+            raise ValueError(
+                f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te"
+            )
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
     bval = bval or beside(image, "bval")
     if bval is None:
-        raise ValueError(f"{image}: there is no file {stem(image)}.bval of b-values beside it; name one by --bval")
+        raise ValueError(
+            f"{image}: there is no file {stem(image)}.bval of b-values beside it; name one by --bval"
+        )
     if not te and needs_te and (found := beside(image, "te") or _sidecar(image)):
         te = [str(found)]
-    return [image], Protocol.read(bval, te[0] if te and len(te) == 1 else te, bvec or beside(image, "bvec"))
+    return [image], Protocol.read(
+        bval, te[0] if te and len(te) == 1 else te, bvec or beside(image, "bvec")
+    )
 
 
 def _sidecar(image: Path) -> Path | None:
@@ -98,7 +118,9 @@ def floats(option: str, text: str, n: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != n:
-        raise ValueError(f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed")
+        raise ValueError(
+            f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed"
+        )
     return numbers
 
 

@@ -39,7 +39,11 @@ _DATASETS = (
 
 
 def write_participants(
-    scans: Sequence[Scan], folder: Path, *, cohort: str, simulation: Mapping[str, Any] | None = None
+    scans: Sequence[Scan],
+    folder: Path,
+    *,
+    cohort: str,
+    simulation: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write scans as files and a table, as `Cohort.write` describes it."""
     table = folder / TABLE
@@ -51,11 +55,19 @@ def write_participants(
     patients = dict.fromkeys(scan.patient for scan in scans)
     there = {row["patient"] for row in rows} & set(patients)
     if there:
-        raise ValueError(f"{table} already has {', '.join(sorted(there))}; write to another folder")
+        raise ValueError(
+            f"{table} already has {', '.join(sorted(there))}; write to another folder"
+        )
     labels = [_bids_label(scan, scans) for scan in scans]
     taken = {Path(row["image"]).parts[0] for row in rows} & {_subject(label) for label in labels}
-    if len(set(labels)) != len(labels) or taken or any(label.startswith("_") or not label for label in labels):
-        raise ValueError(f"patients {', '.join(patients)} do not have different names made of letters and digits")
+    if (
+        len(set(labels)) != len(labels)
+        or taken
+        or any(label.startswith("_") or not label for label in labels)
+    ):
+        raise ValueError(
+            f"patients {', '.join(patients)} do not have different names made of letters and digits"
+        )
     for scan in scans:
         _check_truth(scan)
     simulated = {scan.cohort or cohort for scan in scans if scan.synthetic}
@@ -67,9 +79,16 @@ def write_participants(
     if not _is_ours(description):
         _refuse_to_replace(folder, labels)
     # First of all, so that files which an interrupted run leaves behind are known for ours.
-    _describe_dataset(description, [*rows, *({"synthetic": str(scan.synthetic).lower()} for scan in scans)])
-    new = [_write_scan(scan, label, folder, scan.cohort or cohort) for scan, label in zip(scans, labels, strict=True)]
-    text, names = table_with(table, new, columns=(*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), aliases=COLUMN_NAMES)
+    _describe_dataset(
+        description, [*rows, *({"synthetic": str(scan.synthetic).lower()} for scan in scans)]
+    )
+    new = [
+        _write_scan(scan, label, folder, scan.cohort or cohort)
+        for scan, label in zip(scans, labels, strict=True)
+    ]
+    text, names = table_with(
+        table, new, columns=(*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), aliases=COLUMN_NAMES
+    )
     write_text(table.with_suffix(".json"), _sidecar(table, told, names))
     write_text(table, text)
     return table
@@ -85,17 +104,23 @@ def _check_names(scans: Sequence[Scan], cohort: str) -> None:
                 remedy = "; Cohort(scans, name) gives one" if kind == "cohort" else ""
                 raise ValueError(f"a table needs a name for each {kind}, not {name!r}{remedy}")
             if name != name.strip() or not name.isprintable():
-                raise ValueError(f"{kind} {name!r}: a name in a table has no tab, line break or other character that cannot be "
-                    "printed, and no blank at its ends")
+                raise ValueError(
+                    f"{kind} {name!r}: a name in a table has no tab, line break or other character that cannot be "
+                    "printed, and no blank at its ends"
+                )
         if cohort_of.setdefault(scan.patient, mine) != mine:
-            raise ValueError(f"patient {scan.patient} is in cohort {mine!r} and in cohort {cohort_of[scan.patient]!r}; keep one")
+            raise ValueError(
+                f"patient {scan.patient} is in cohort {mine!r} and in cohort {cohort_of[scan.patient]!r}; keep one"
+            )
 
 
 def _check_truth(scan: Scan) -> None:
     truth = scan.truth
     if truth is not None and set(truth) != set(truth_names()):
-        raise ValueError(f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, all of them, not "
-            f"{', '.join(truth)}; leave the truth out of the scan (truth=None), or give these maps")
+        raise ValueError(
+            f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, all of them, not "
+            f"{', '.join(truth)}; leave the truth out of the scan (truth=None), or give these maps"
+        )
 
 
 def _refuse_to_replace(folder: Path, labels: Sequence[str]) -> None:
@@ -103,7 +128,9 @@ def _refuse_to_replace(folder: Path, labels: Sequence[str]) -> None:
     subjects = sorted({_subject(label) for label in labels})
     there = [subject for subject in subjects if (folder / subject).exists()]
     if there:
-        raise ValueError(f"{folder} already has {', '.join(there)}, maybe with your data; remove it, or write to another folder")
+        raise ValueError(
+            f"{folder} already has {', '.join(there)}, maybe with your data; remove it, or write to another folder"
+        )
 
 
 def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
@@ -123,7 +150,11 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
     from dmrifit.io.nifti import write_volume
 
     stem = f"{_subject(label)}/dwi/sub-{label}"
-    row = {"patient": scan.patient, "cohort": cohort, "synthetic": "true" if scan.synthetic else "false"}
+    row = {
+        "patient": scan.patient,
+        "cohort": cohort,
+        "synthetic": "true" if scan.synthetic else "false",
+    }
     images = {
         "image": (f"{stem}_dwi.nii.gz", scan.signal),
         "mask": (f"{stem}_desc-body_mask.nii.gz", scan.mask.astype(np.uint8)),
@@ -158,7 +189,11 @@ def _storable(values: NDArray) -> NDArray:
     """Give values a type that NIfTI readers know."""
     if values.dtype == np.float16:
         return values.astype(np.float32)
-    return values.astype(np.float64) if values.dtype.kind in "iu" and values.dtype.itemsize == 8 else values
+    return (
+        values.astype(np.float64)
+        if values.dtype.kind in "iu" and values.dtype.itemsize == 8
+        else values
+    )
 
 
 def _merged(
@@ -168,17 +203,25 @@ def _merged(
     merged = {name: dict(values) for name, values in told.items()}
     for name, values in new.items():
         there, values = merged.get(name, dict(values)), dict(values)
-        other = [key for key in there | values if key != "patients" and there.get(key) != values.get(key)]
+        other = [
+            key
+            for key in there | values
+            if key != "patients" and there.get(key) != values.get(key)
+        ]
         if other:
-            raise ValueError(f"cohort {name!r} in {table} was simulated with another {other[0]} ({there.get(other[0])!r}, now "
-                f"{values.get(other[0])!r}); give the cohort another name, or write to another folder")
+            raise ValueError(
+                f"cohort {name!r} in {table} was simulated with another {other[0]} ({there.get(other[0])!r}, now "
+                f"{values.get(other[0])!r}); give the cohort another name, or write to another folder"
+            )
         merged[name] = dict(values)
         if "patients" in there or "patients" in values:
             merged[name]["patients"] = {**there.get("patients", {}), **values.get("patients", {})}
     return merged
 
 
-def _sidecar(table: Path, simulations: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
+def _sidecar(
+    table: Path, simulations: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
+) -> str:
     """Describe the columns of the table, as BIDS wants it, and how cohorts were simulated; keep what is there."""
     columns = {
         "patient": "Patient; scans of one patient are never split between training and test",

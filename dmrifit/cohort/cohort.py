@@ -91,10 +91,14 @@ class Cohort:
         If there is no scan.
     """
 
-    def __init__(self, scans: Sequence[Scan], name: str = "", *, simulation: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, scans: Sequence[Scan], name: str = "", *, simulation: Mapping[str, Any] | None = None
+    ) -> None:
         self.scans = tuple(scans)
         self.name = str(name)
-        self.simulation: dict[str, Any] | None = None if simulation is None else describe(dict(simulation))
+        self.simulation: dict[str, Any] | None = (
+            None if simulation is None else describe(dict(simulation))
+        )
         self.skipped: dict[str, str] = {}
         if not self.scans:
             raise ValueError(f"cohort {name!r} has no scan")
@@ -171,7 +175,9 @@ class Cohort:
         target = _protocol(target, first, lambda: np.arange(len(first)))
         rule = _scale_rule(scale)
         seed = seed_from(random_state) if max_voxels is not None else 0
-        parts: dict[str, list[NDArray]] = {key: [] for key in ("X", "Y", "groups", "sigma", "index", "scale")}
+        parts: dict[str, list[NDArray]] = {
+            key: [] for key in ("X", "Y", "groups", "sigma", "index", "scale")
+        }
         for position, scan in enumerate(self.scans):
             region = scan.region(mask)
             if region is None:
@@ -199,7 +205,9 @@ class Cohort:
                 _check_noise(scan, sigma)
                 parts["sigma"].append(np.asarray(sigma, dtype=float))
         if not parts["X"]:
-            raise ValueError(f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; name one of each, or other masks")
+            raise ValueError(
+                f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; name one of each, or other masks"
+            )
         joined = {key: np.concatenate(values) for key, values in parts.items() if key != "sigma"}
         complete = len(parts["sigma"]) == len(parts["X"])
         return VoxelTable(
@@ -253,7 +261,11 @@ class Cohort:
 
     @classmethod
     def read(
-        cls, table: str | Path, *, average: str | None = "geometric", b_tolerance: float | None = None
+        cls,
+        table: str | Path,
+        *,
+        average: str | None = "geometric",
+        b_tolerance: float | None = None,
     ) -> dict[str, Cohort]:
         """
         Read a table of participants.
@@ -320,10 +332,14 @@ class Cohort:
             patients would have the same files, files of others would be replaced, or a truth is not that of
             T2-IVIM-Kurtosis. Nothing has been written then.
         """
-        return write_participants(self.scans, Path(folder), cohort=self.name, simulation=self.simulation)
+        return write_participants(
+            self.scans, Path(folder), cohort=self.name, simulation=self.simulation
+        )
 
 
-def _protocol(choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]) -> Protocol:
+def _protocol(
+    choice: Protocol | ArrayLike | None, first: Protocol, default: Callable[[], NDArray]
+) -> Protocol:
     if isinstance(choice, Protocol):
         return choice
     return first.take(default() if choice is None else choice)
@@ -357,7 +373,9 @@ def _clinical(scan: Scan) -> NDArray[np.intp]:
     try:
         return scan.protocol.clinical()
     except ValueError as error:
-        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; or name the source contrasts (source=)") from None
+        raise ValueError(
+            f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; or name the source contrasts (source=)"
+        ) from None
 
 
 def _check_order(scan: Scan, body: NDArray) -> None:
@@ -373,11 +391,15 @@ def _check_order(scan: Scan, body: NDArray) -> None:
     level = np.nanmedian(voxels, axis=0)
     rising = (level > _RISE * level[:, None])[more].mean()
     if rising > 0.5:
-        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of contrasts the signal in "
-            "the body rises with b or TE; check that the order of volumes is that of the b-values and echo times")
+        raise ValueError(
+            f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of contrasts the signal in "
+            "the body rises with b or TE; check that the order of volumes is that of the b-values and echo times"
+        )
 
 
 def _check_noise(scan: Scan, sigma: NDArray) -> None:
     if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
-        raise ValueError(f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask that are negative "
-            "or not finite; correct the map, or give one number")
+        raise ValueError(
+            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask that are negative "
+            "or not finite; correct the map, or give one number"
+        )

@@ -87,9 +87,11 @@ def read_participants(
         scan = _scan_of(row, where, table.parent, average, b_tolerance)
         other, first_line = cohort_of.setdefault(scan.patient, (scan.cohort, line))
         if other != scan.cohort:
-            raise ValueError(f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, in row "
+            raise ValueError(
+                f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, in row "
                 f"{first_line}, in cohort {other!r}; a patient in both training and test would spoil "
-                "every score: keep one, or name two persons differently")
+                "every score: keep one, or name two persons differently"
+            )
         if row.get("lesion") and scan.lesion is None:
             empty.append((line, scan, f"the lesion mask {row['lesion']} is empty"))
             continue
@@ -108,14 +110,18 @@ def read_participants(
         raise ValueError(f"{table}: no usable patient")
     told = simulations_of(table)
     simulations = {
-        name: told[name] for name, members in scans.items() if name in told and all(scan.synthetic for scan in members)
+        name: told[name]
+        for name, members in scans.items()
+        if name in told and all(scan.synthetic for scan in members)
     }
     return Participants(scans, skipped, simulations)
 
 
 def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Read the rows of a table of participants, without opening the files that they name."""
-    return read_rows(table, required=REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, aliases=COLUMN_NAMES)
+    return read_rows(
+        table, required=REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, aliases=COLUMN_NAMES
+    )
 
 
 def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -> None:
@@ -124,12 +130,18 @@ def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -
     for line, row in rows:
         image = (table.parent / row["image"]).resolve()
         other, patient = first.setdefault(image, (line, row["patient"]))
-        again = twice.setdefault((image, *(row.get(column, "") for column in ("mask", "lesion"))), line)
+        again = twice.setdefault(
+            (image, *(row.get(column, "") for column in ("mask", "lesion"))), line
+        )
         if patient == row["patient"] and again != line:
-            raise ValueError(f"{table}, row {line}: image and masks are those of row {again}, and would count twice; remove one")
+            raise ValueError(
+                f"{table}, row {line}: image and masks are those of row {again}, and would count twice; remove one"
+            )
         if patient != row["patient"]:
-            raise ValueError(f"{table}, rows {other} and {line}: patients {patient} and {row['patient']} have the same image "
-                f"{row['image']!r}; a patient under two names would be in training and test: correct one row")
+            raise ValueError(
+                f"{table}, rows {other} and {line}: patients {patient} and {row['patient']} have the same image "
+                f"{row['image']!r}; a patient under two names would be in training and test: correct one row"
+            )
 
 
 def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
@@ -139,11 +151,15 @@ def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if lesion is not None and not (body & lesion).any():
-        raise ValueError(f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask {row['mask']!r}; "
-            "check that both belong to this patient")
+        raise ValueError(
+            f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask {row['mask']!r}; "
+            "check that both belong to this patient"
+        )
 
 
-def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None, b_tolerance: float | None) -> Scan:
+def _scan_of(
+    row: dict[str, str], where: str, folder: Path, average: str | None, b_tolerance: float | None
+) -> Scan:
     """Make the scan of one row; errors begin with `where`."""
 
     def path(column: str, value: str | None = None) -> Path:
@@ -163,7 +179,9 @@ def _scan_of(row: dict[str, str], where: str, folder: Path, average: str | None,
     if synthetic.lower() not in WORDS:
         raise ValueError(f"{where}: synthetic must be true or false, not {synthetic!r}")
     try:
-        protocol = Protocol.read(path("bval"), echo_times, optional("bvec"), b_tolerance=b_tolerance)
+        protocol = Protocol.read(
+            path("bval"), echo_times, optional("bvec"), b_tolerance=b_tolerance
+        )
         if average is not None and (protocol.directions is not None or _has_repeats(protocol)):
             if b_tolerance is None:
                 protocol = _rounded(protocol, where)
@@ -239,4 +257,6 @@ def simulations_of(table: Path) -> dict[str, dict[str, Any]]:
         told = fields.get("cohort", {}).get("Simulation", {})
         return {str(name): dict(values) for name, values in told.items()}
     except (UnicodeDecodeError, ValueError, AttributeError, RecursionError, TypeError) as error:
-        raise ValueError(f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); repair or remove it") from None
+        raise ValueError(
+            f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); repair or remove it"
+        ) from None

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["as_neighbors", "center_of", "check_patch_shape", "check_reach", "neighborhoods", "with_signal"]
+__all__ = [
+    "as_neighbors",
+    "center_of",
+    "check_patch_shape",
+    "check_reach",
+    "neighborhoods",
+    "with_signal",
+]
 
 
 def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
@@ -17,7 +24,9 @@ def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
     sizes = tuple(patch_shape) if isinstance(patch_shape, tuple | list | np.ndarray) else ()
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes)
     if len(sizes) != 3 or not whole or any(n < 1 or n % 2 == 0 for n in sizes):
-        raise ValueError(f"patch_shape must be three odd numbers such as (3, 3, 1), not {patch_shape!r}")
+        raise ValueError(
+            f"patch_shape must be three odd numbers such as (3, 3, 1), not {patch_shape!r}"
+        )
     x, y, z = map(int, sizes)
     return x, y, z
 
@@ -28,7 +37,9 @@ def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
     largest = [2 * max(lengths) - 1 for lengths in zip(*shapes, strict=True)]
     if any(size > most for size, most in zip(sizes, largest, strict=True)):
         best = tuple(min(size, most) for size, most in zip(sizes, largest, strict=True))
-        raise ValueError(f"patch_shape {sizes} reaches out of every image, whatever the voxel; take {best} or less")
+        raise ValueError(
+            f"patch_shape {sizes} reaches out of every image, whatever the voxel; take {best} or less"
+        )
 
 
 def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:
@@ -39,7 +50,9 @@ def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:
     """
     values = np.asarray(signals)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.all((values >= 0) & (values < np.inf), axis=-1) & np.any(values > 0, axis=-1))
+        return np.asarray(
+            np.all((values >= 0) & (values < np.inf), axis=-1) & np.any(values > 0, axis=-1)
+        )
 
 
 def neighborhoods(
@@ -71,10 +84,14 @@ def neighborhoods(
     rows = np.empty((len(where[0]), math.prod(sizes), volume.shape[3]), volume.dtype)
     for place, shift in enumerate(np.ndindex(*sizes)):
         asked = [at + step - size // 2 for at, step, size in zip(where, shift, sizes, strict=True)]
-        inside = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(asked, volume.shape[:3], strict=True)])
+        inside = np.logical_and.reduce(
+            [(i >= 0) & (i < n) for i, n in zip(asked, volume.shape[:3], strict=True)]
+        )
         near = tuple(np.where(inside, i, at) for i, at in zip(asked, where, strict=True))
         found = there[near]
-        rows[:, place] = volume[tuple(np.where(found, i, at) for i, at in zip(near, where, strict=True))]
+        rows[:, place] = volume[
+            tuple(np.where(found, i, at) for i, at in zip(near, where, strict=True))
+        ]
     return rows.reshape(len(rows), -1)
 
 

@@ -54,9 +54,13 @@ class PatientScale:
 
     def __post_init__(self) -> None:
         if self.rule not in _RULES:
-            raise ValueError(f"no rule {self.rule!r} for the scale of a patient; choose one of {', '.join(_RULES)}")
+            raise ValueError(
+                f"no rule {self.rule!r} for the scale of a patient; choose one of {', '.join(_RULES)}"
+            )
         if not 0 < self.percentile <= 100:
-            raise ValueError(f"the percentile of the patient's scale must be in (0, 100], not {self.percentile!r}")
+            raise ValueError(
+                f"the percentile of the patient's scale must be in (0, 100], not {self.percentile!r}"
+            )
         object.__setattr__(self, "percentile", float(self.percentile))
 
     def of(self, source_signals: ArrayLike, source_protocol: Protocol) -> float:
@@ -84,21 +88,27 @@ class PatientScale:
         """
         signals = np.asarray(source_signals)
         if signals.ndim != 2 or signals.shape[1] != len(source_protocol):
-            raise ValueError(f"the patient's scale needs signals of shape (n_voxels, {len(source_protocol)}), "
-                f"one column for each source measurement, not {signals.shape}")
+            raise ValueError(
+                f"the patient's scale needs signals of shape (n_voxels, {len(source_protocol)}), "
+                f"one column for each source measurement, not {signals.shape}"
+            )
         columns = reference_columns(source_protocol)
         values = signals[:, columns].astype(np.float64)
         usable = np.isfinite(values)
         count = usable.sum(axis=1)
         if not count.any():
-            raise ValueError(f"the patient's scale cannot be computed: none of {len(signals)} voxels has a finite signal "
-                f"at {source_protocol.labels[columns[0]]}; check the image and the body mask")
+            raise ValueError(
+                f"the patient's scale cannot be computed: none of {len(signals)} voxels has a finite signal "
+                f"at {source_protocol.labels[columns[0]]}; check the image and the body mask"
+            )
         total = np.where(usable, values, 0.0).sum(axis=1)
         scale = float(np.percentile(total[count > 0] / count[count > 0], self.percentile))
         if not (np.isfinite(scale) and scale > 0):
-            raise ValueError(f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal at "
+            raise ValueError(
+                f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal at "
                 f"{source_protocol.labels[columns[0]]} over {len(signals)} voxels must be positive; "
-                "check that the body mask lies on the body")
+                "check that the body mask lies on the body"
+            )
         return scale
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +143,9 @@ class PatientScale:
             If keys are missing or unknown, or values are out of range.
         """
         if set(fields) != {"rule", "percentile"}:
-            raise ValueError(f"the scale of a patient has the keys rule and percentile, not {sorted(fields)}")
+            raise ValueError(
+                f"the scale of a patient has the keys rule and percentile, not {sorted(fields)}"
+            )
         return cls(percentile=fields["percentile"], rule=fields["rule"])
 
 

@@ -80,10 +80,14 @@ class Scan:
         synthetic: bool = False,
     ) -> None:
         self.patient = str(patient)
-        quoted = sum(len(quote(name, errors="surrogatepass")) for name in (self.patient, str(cohort)))
+        quoted = sum(
+            len(quote(name, errors="surrogatepass")) for name in (self.patient, str(cohort))
+        )
         if quoted > _LONGEST_NAMES:
-            raise ValueError(f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
-                f"they are quoted there; shorten them to {_LONGEST_NAMES}")
+            raise ValueError(
+                f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
+                f"they are quoted there; shorten them to {_LONGEST_NAMES}"
+            )
         self._measured = protocol
         self._average = average
         self.protocol = protocol if average is None else self._averaged(np.ones(len(protocol)))[1]
@@ -96,9 +100,13 @@ class Scan:
         self._truth = truth
         self._affine = None if affine is None else _checked_affine(affine, self.patient)
         if self._affine is None and not _is_path(signal):
-            raise ValueError(f"patient {patient}: signals given as an array need the affine of their grid")
+            raise ValueError(
+                f"patient {patient}: signals given as an array need the affine of their grid"
+            )
         if isinstance(sigma, int | float | np.number) and not (np.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"patient {patient}: sigma (standard deviation of the noise) must be finite, 0 or more, not {sigma}")
+            raise ValueError(
+                f"patient {patient}: sigma (standard deviation of the noise) must be finite, 0 or more, not {sigma}"
+            )
         self._check_grids()
 
     def __repr__(self) -> str:
@@ -120,7 +128,9 @@ class Scan:
     @property
     def affine(self) -> NDArray[np.float64]:
         """From voxel indices to RAS+ coordinates in mm, shape (4, 4)."""
-        return np.array(_grid(self._signal)[1] if self._affine is None else self._affine, dtype=float)
+        return np.array(
+            _grid(self._signal)[1] if self._affine is None else self._affine, dtype=float
+        )
 
     @property
     def signal(self) -> NDArray:
@@ -131,14 +141,19 @@ class Scan:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The body, shape (x, y, z)."""
-        return binarize(_load_map(self._mask), name=_describe(self._mask, f"body mask of patient {self.patient}"))
+        return binarize(
+            _load_map(self._mask),
+            name=_describe(self._mask, f"body mask of patient {self.patient}"),
+        )
 
     @property
     def lesion(self) -> NDArray[np.bool_] | None:
         """The tumor, shape (x, y, z); None where there is none."""
         if self._lesion is None:
             return None
-        values = _load_map(self._lesion)  # a file that cannot be read is not a patient without a tumor
+        values = _load_map(
+            self._lesion
+        )  # a file that cannot be read is not a patient without a tumor
         try:
             return binarize(values)
         except ValueError:  # no voxel is inside
@@ -216,18 +231,27 @@ class Scan:
         image = _describe(self._signal, f"signals of patient {self.patient}")
         counts = " × ".join(map(str, shape))
         if len(shape) != 4:
-            raise ValueError(f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for each of the "
-                f"{len(self._measured)} measurements: put the volumes together, for example by nibabel.concat_images")
+            raise ValueError(
+                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for each of the "
+                f"{len(self._measured)} measurements: put the volumes together, for example by nibabel.concat_images"
+            )
         if shape[3] != len(self._measured):
-            raise ValueError(f"{image}: {counts} values do not make one volume for each of the {len(self._measured)} "
-                "measurements of the protocol; check that b-values and image belong to one scan")
+            raise ValueError(
+                f"{image}: {counts} values do not make one volume for each of the {len(self._measured)} "
+                "measurements of the protocol; check that b-values and image belong to one scan"
+            )
         truth: dict[str, Volume] = {}
         if isinstance(self._truth, str | Path):
             truth = {"truth": self._truth}
             self._check_truth(self._truth)
         elif self._truth is not None:
             truth = {f"true map of {name}": volume for name, volume in self._truth.items()}
-        maps = {"body mask": self._mask, "lesion mask": self._lesion, "sigma map": self._sigma, **truth}
+        maps = {
+            "body mask": self._mask,
+            "lesion mask": self._lesion,
+            "sigma map": self._sigma,
+            **truth,
+        }
         for label, volume in maps.items():
             if volume is None or isinstance(volume, int | float | np.number):
                 continue
@@ -248,8 +272,10 @@ class Scan:
     def _check_truth(path: str | Path) -> None:
         shape, names = _grid(path)[0], truth_names()
         if len(shape) != 4 or shape[3] != len(names):
-            raise ValueError(f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} volumes of a 4-D image, "
-                f"in the order {', '.join(names)}")
+            raise ValueError(
+                f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} volumes of a 4-D image, "
+                f"in the order {', '.join(names)}"
+            )
 
 
 def truth_names() -> tuple[str, ...]:
@@ -263,7 +289,9 @@ def _checked_affine(affine: ArrayLike, patient: str) -> NDArray[np.float64]:
     found = np.array(real_numbers(affine, f"patient {patient}: the affine"))
     shaped = found.shape == (4, 4) and np.isfinite(found).all()
     if not shaped or np.abs(found).max() > _LARGEST_PLACE or np.linalg.det(found[:3, :3]) == 0:
-        raise ValueError(f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, not {found.tolist()}")
+        raise ValueError(
+            f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, not {found.tolist()}"
+        )
     return found
 
 

@@ -39,10 +39,14 @@ def _definition(function: Callable) -> ast.FunctionDef:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError) as error:
-        raise ValueError(f"the source of {function!r} cannot be read ({error}); define it with def in a file or a notebook") from None
+        raise ValueError(
+            f"the source of {function!r} cannot be read ({error}); define it with def in a file or a notebook"
+        ) from None
     definition = tree.body[0]
     if not isinstance(definition, ast.FunctionDef):
-        raise ValueError(f"a signal model is a function made with def, not {ast.unparse(definition)!r}")
+        raise ValueError(
+            f"a signal model is a function made with def, not {ast.unparse(definition)!r}"
+        )
     definition.decorator_list, definition.returns = [], None
     for argument in definition.args.args:
         argument.annotation = None
@@ -57,7 +61,9 @@ def _check_arguments(definition: ast.FunctionDef, names: Sequence[str]) -> None:
     plain = not (arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults)
     if not plain or given not in (["b", *names], ["b", "te", *names]):
         wanted = ", ".join(names)
-        raise ValueError(f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got ({', '.join(given)})")
+        raise ValueError(
+            f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got ({', '.join(given)})"
+        )
 
 
 def _surroundings(function: Callable, definition: ast.FunctionDef) -> dict[str, object]:
@@ -68,10 +74,15 @@ def _surroundings(function: Callable, definition: ast.FunctionDef) -> dict[str, 
     for name, value in named.items():
         if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
             known[name] = float(value)
-        elif any(value is module or (callable(value) and getattr(module, name, None) is value) for module in _MODULES):
+        elif any(
+            value is module or (callable(value) and getattr(module, name, None) is value)
+            for module in _MODULES
+        ):
             known[name] = value
         else:
-            raise ValueError(f"{definition.name} uses {name}, which is neither a number nor math or numpy; define it inside")
+            raise ValueError(
+                f"{definition.name} uses {name}, which is neither a number nor math or numpy; define it inside"
+            )
     return known
 
 
@@ -119,7 +130,9 @@ class _Substitute(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         match node:
             case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="math" | "np"), attr=name), args=[argument], keywords=[]
+                func=ast.Attribute(value=ast.Name(id="math" | "np"), attr=name),
+                args=[argument],
+                keywords=[],
             ):
                 if name in _EXPRESSIBLE:
                     return ast.Call(ast.Name(name, ast.Load()), [self.visit(argument)], [])
@@ -127,6 +140,8 @@ class _Substitute(ast.NodeTransformer):
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         arithmetic = ast.BinOp | ast.UnaryOp | ast.Constant | ast.Load | ast.operator | ast.unaryop
-        if not isinstance(node, arithmetic) or isinstance(node, ast.Mod | ast.FloorDiv | ast.MatMult | ast.Not):
+        if not isinstance(node, arithmetic) or isinstance(
+            node, ast.Mod | ast.FloorDiv | ast.MatMult | ast.Not
+        ):
             raise _NotArithmeticError
         return super().generic_visit(node)

@@ -14,10 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["exp", "geometric_mean", "log", "power"]
 
 _LOG2_E = 1.4426950408889634
-_LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)  # the first part times a small whole number is exact
+_LN2 = (
+    0.693147180369123816490,
+    1.90821492927058770002e-10,
+)  # the first part times a small whole number is exact
 _SQRT_HALF = 0.7071067811865476
 _WHOLE = 64  # powers up to this one are products
-_TAME, _AT_ONCE = 100, 8  # so many numbers up to so many powers of two have a product that is a number
+_TAME, _AT_ONCE = (
+    100,
+    8,
+)  # so many numbers up to so many powers of two have a product that is a number
 
 _EXP = [1.0]
 for _i in range(1, 15):
@@ -42,7 +48,9 @@ def log(x: ArrayLike) -> NDArray[np.float64]:
     x = np.asarray(x, dtype=np.float64)
     positive = (x > 0) & (x < np.inf)
     found = _log_of(*np.frexp(np.where(positive, x, 1.0)))
-    return np.where(positive, found, np.where(x == 0, -np.inf, np.where(x == np.inf, np.inf, np.nan)))
+    return np.where(
+        positive, found, np.where(x == 0, -np.inf, np.where(x == np.inf, np.inf, np.nan))
+    )
 
 
 def power(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -80,7 +88,9 @@ def geometric_mean(values: ArrayLike, used: NDArray[np.bool_]) -> NDArray[np.flo
             exponent += moved
     product, moved = np.frexp(product)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = exp(_log_of(np.where(product > 0, product, 0.5), exponent + moved) / used.sum(axis=-1))
+        mean = exp(
+            _log_of(np.where(product > 0, product, 0.5), exponent + moved) / used.sum(axis=-1)
+        )
     return np.where((factors < 0).any(axis=-1), np.nan, np.where(product == 0, 0.0, mean))
 
 

@@ -22,7 +22,9 @@ from dmrifit.engine.starting_points import Dictionary, to_inner
 
 __all__ = ["FitResult", "FitStatus", "fit_voxels"]
 
-_CHUNK = 4096  # voxels that go through the kernel together: their signals stay in the processor's cache
+_CHUNK = (
+    4096  # voxels that go through the kernel together: their signals stay in the processor's cache
+)
 _TOLERANCE = 1e-9
 _MAX_ITER = 200
 _SEGMENT_B = 150.0  # s/mm²; of 150, 200, 250, the one with the smallest errors on OSIPI's tissues at SNR 30–100
@@ -103,15 +105,21 @@ def fit_voxels(
     """
     if isinstance(model, str):
         if model not in MODELS:
-            raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)} or make a SignalModel")
+            raise ValueError(
+                f"no model {model!r}; choose one of {', '.join(MODELS)} or make a SignalModel"
+            )
         model = MODELS[model]
     signals = np.asarray(signals)
     _check_measurements(signals, protocol, model)
     whole = isinstance(n_threads, int | np.integer) and not isinstance(n_threads, bool)
     if n_threads is not None and (not whole or n_threads < 1):
-        raise ValueError(f"n_threads must be a whole number of at least 1, or None for one on each core, not {n_threads!r}")
+        raise ValueError(
+            f"n_threads must be a whole number of at least 1, or None for one on each core, not {n_threads!r}"
+        )
     if method == "segmented":
-        return _fit_segmented(signals, protocol, model, bounds, fixed, sigma, regularization, n_starts, n_threads)
+        return _fit_segmented(
+            signals, protocol, model, bounds, fixed, sigma, regularization, n_starts, n_threads
+        )
     if method != "nlls":
         raise ValueError(f"method must be 'nlls' or 'segmented', not {method!r}")
     n = len(signals)
@@ -119,8 +127,10 @@ def fit_voxels(
     values = _fixed_values(model, fixed, n, box)
     n_free = len(model.names) - len(values)
     if len(protocol) < n_free:
-        raise ValueError(f"{len(protocol)} measurements cannot determine {n_free} free parameters of {model.name}; "
-            "fix some, or measure more")
+        raise ValueError(
+            f"{len(protocol)} measurements cannot determine {n_free} free parameters of {model.name}; "
+            "fix some, or measure more"
+        )
     problem = _Problem(model, protocol, box, values, n_free, regularization, n_starts)
     noise = _noise(sigma, n)
     out = _empty_result(problem, n, tuple(values))
@@ -141,12 +151,18 @@ def _fit_segmented(
 ) -> FitResult:
     """Fit Dt where perfusion has died out, and the rest with it fixed."""
     if model != MODELS["ivim"]:
-        raise ValueError(f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'")
+        raise ValueError(
+            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'"
+        )
     if "Dt" in (fixed or {}):
-        raise ValueError("Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'")
+        raise ValueError(
+            "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
+        )
     slow = protocol.b >= _SEGMENT_B
     if len(np.unique(protocol.b[slow])) < 2:
-        raise ValueError(f"a segmented fit needs two b-values of {_SEGMENT_B:g} s/mm² or more; there are {protocol.b[slow].tolist()}")
+        raise ValueError(
+            f"a segmented fit needs two b-values of {_SEGMENT_B:g} s/mm² or more; there are {protocol.b[slow].tolist()}"
+        )
     box = _box(model, bounds)
     tissue = fit_voxels(
         signals[:, slow],
@@ -169,18 +185,24 @@ def _fit_segmented(
         n_threads=n_threads,
     )
     at = model.names.index("Dt")
-    rest.standard_errors[:, at] = np.where(rest.status == FitStatus.NOT_FITTED, np.nan, tissue.standard_errors[:, 1])
+    rest.standard_errors[:, at] = np.where(
+        rest.status == FitStatus.NOT_FITTED, np.nan, tissue.standard_errors[:, 1]
+    )
     rest.at_low[:, at], rest.at_high[:, at] = tissue.at_low[:, 1], tissue.at_high[:, 1]
     touching = (rest.status == FitStatus.CONVERGED) & (tissue.status == FitStatus.AT_BOUND)
     rest.status[touching] = FitStatus.AT_BOUND
-    rest.status[(rest.status < FitStatus.NOT_CONVERGED) & (tissue.status == FitStatus.NOT_CONVERGED)] = 2
+    rest.status[
+        (rest.status < FitStatus.NOT_CONVERGED) & (tissue.status == FitStatus.NOT_CONVERGED)
+    ] = 2
     rest.n_iter[:] += np.where(rest.status == FitStatus.NOT_FITTED, 0, tissue.n_iter)
     return replace(rest, fixed=tuple(fixed or {}))
 
 
 def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
-        raise ValueError(f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}")
+        raise ValueError(
+            f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}"
+        )
     if not (np.issubdtype(signals.dtype, np.floating) or np.issubdtype(signals.dtype, np.integer)):
         raise ValueError(f"signals must be real numbers (magnitudes), not {signals.dtype}")
     check_echo_times(protocol, model)
@@ -189,11 +211,15 @@ def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel
 def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
     """Refuse a protocol whose echo times a model cannot explain."""
     if model.needs_te and protocol.te is None:
-        raise ValueError(f"model {model.name} needs echo times, and the protocol has none; give te in ms")
+        raise ValueError(
+            f"model {model.name} needs echo times, and the protocol has none; give te in ms"
+        )
     if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:
         times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
-        raise ValueError(f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
-            "take the measurements of one echo time (protocol.take), or use a model with T2")
+        raise ValueError(
+            f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
+            "take the measurements of one echo time (protocol.take), or use a model with T2"
+        )
 
 
 def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[float, float | str]]:
@@ -202,9 +228,13 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
         return box
     if isinstance(bounds, str):
         if bounds != "published":
-            raise ValueError(f"bounds must be a dict by parameter name or 'published', not {bounds!r}")
+            raise ValueError(
+                f"bounds must be a dict by parameter name or 'published', not {bounds!r}"
+            )
         if model.published_bounds is None:
-            raise ValueError(f"there are no published bounds for model {model.name}; give a dict by parameter name")
+            raise ValueError(
+                f"there are no published bounds for model {model.name}; give a dict by parameter name"
+            )
         bounds = model.published_bounds
     for name, pair in bounds.items():
         _check_name(model, name, "bounds")
@@ -215,14 +245,20 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
         parameter = model.parameters[model.names.index(name)]
         if high == "monotonic":
             if low != 0:
-                raise ValueError(f"the lower bound of {name} must be 0 where the upper one is 'monotonic', not {low!r}")
+                raise ValueError(
+                    f"the lower bound of {name} must be 0 where the upper one is 'monotonic', not {low!r}"
+                )
             if model.cumulant is None or name != model.cumulant[0]:
-                raise ValueError(f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}")
+                raise ValueError(
+                    f"only the kurtosis of a model with a cumulant has a 'monotonic' bound, not {name} of {model.name}"
+                )
             low = float(low)
         else:
             low, high = float(low), float(high)
             if not low <= high:
-                raise ValueError(f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first")
+                raise ValueError(
+                    f"bounds of {name} are empty: ({low:g}, {high:g}); the lower one comes first"
+                )
             if form(parameter) != "plain" and high <= 0:
                 raise ValueError(f"{name} is positive, but its upper bound is {high:g}")
         box[name] = (low, high)
@@ -232,25 +268,34 @@ def _box(model: SignalModel, bounds: Mapping | str | None) -> dict[str, tuple[fl
 def _check_name(model: SignalModel, name: str, what: str) -> None:
     if name not in model.names:
         known = ", ".join(model.names)
-        raise ValueError(f"{what} name the parameter {name!r}, which model {model.name} does not have; it has {known}")
+        raise ValueError(
+            f"{what} name the parameter {name!r}, which model {model.name} does not have; it has {known}"
+        )
 
 
 def _fixed_values(
-    model: SignalModel, fixed: Mapping[str, ArrayLike] | None, n: int, box: Mapping[str, tuple[float, float | str]]
+    model: SignalModel,
+    fixed: Mapping[str, ArrayLike] | None,
+    n: int,
+    box: Mapping[str, tuple[float, float | str]],
 ) -> dict[str, NDArray]:
     values = {}
     for name, value in (fixed or {}).items():
         _check_name(model, name, "fixed values")
         array = np.asarray(value, dtype=float)
         if array.shape not in ((), (1,), (n,)) or not np.isfinite(array).all():
-            raise ValueError(f"fixed {name} must be a finite number or {n} of them, one for each voxel; got {value!r}")
+            raise ValueError(
+                f"fixed {name} must be a finite number or {n} of them, one for each voxel; got {value!r}"
+            )
         parameter = model.parameters[model.names.index(name)]
         if form(parameter) != "plain" and not (array > 0).all():
             raise ValueError(f"fixed {name} must be positive; got {array.min():g}")
         values[name] = array
     for name in values:
         if box[name][1] == "monotonic":
-            raise ValueError(f"{name} is fixed, so it cannot have a 'monotonic' bound; give one or the other")
+            raise ValueError(
+                f"{name} is fixed, so it cannot have a 'monotonic' bound; give one or the other"
+            )
     if len(values) == len(model.names):
         raise ValueError(f"all parameters of {model.name} are fixed: there is nothing to fit")
     return values
@@ -261,9 +306,13 @@ def _noise(sigma: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
         return None
     noise = np.asarray(sigma, dtype=float)
     if noise.shape not in ((), (1,), (n,)):
-        raise ValueError(f"sigma must be a number or {n} of them, one for each voxel; got shape {noise.shape}")
+        raise ValueError(
+            f"sigma must be a number or {n} of them, one for each voxel; got shape {noise.shape}"
+        )
     if not (np.isfinite(noise).all() and (noise >= 0).all()):
-        raise ValueError("sigma must be finite and not negative (it is the standard deviation of the noise, in the signals' units)")
+        raise ValueError(
+            "sigma must be finite and not negative (it is the standard deviation of the noise, in the signals' units)"
+        )
     return np.ascontiguousarray(noise.reshape(-1))
 
 
@@ -287,7 +336,9 @@ class _Problem:
         b_max = float(protocol.b_ms_per_um2.max())
         self.turn_up = np.inf
         low, high = np.empty(n), np.empty(n)
-        for j, (parameter, (lower, upper)) in enumerate(zip(model.parameters, box.values(), strict=True)):
+        for j, (parameter, (lower, upper)) in enumerate(
+            zip(model.parameters, box.values(), strict=True)
+        ):
             if upper == "monotonic":
                 upper = parameter.high if np.isfinite(parameter.high) else 1e3
                 self.turn_up = 3.0 / b_max if b_max > 0 else np.inf
@@ -301,7 +352,9 @@ class _Problem:
         self.regularized = bool(regularization)
         if regularization is not None:
             if not (np.isfinite(regularization) and regularization >= 0):
-                raise ValueError(f"regularization must be a finite number, 0 or more; got {regularization!r}")
+                raise ValueError(
+                    f"regularization must be a finite number, 0 or more; got {regularization!r}"
+                )
             width = high - low
             bounded = np.isfinite(width) & (width > 0)
             self.penalty[bounded] = regularization / width[bounded] ** 2
@@ -313,12 +366,18 @@ class _Problem:
         self.rows = np.stack([row_of_b, row_of_te], axis=1)
         if n_starts == "auto":
             n_starts = 1 if n_free <= 2 else 3
-        if isinstance(n_starts, bool) or not isinstance(n_starts, (int, np.integer)) or n_starts < 1:
+        if (
+            isinstance(n_starts, bool)
+            or not isinstance(n_starts, (int, np.integer))
+            or n_starts < 1
+        ):
             raise ValueError(f"n_starts must be 'auto' or a whole number from 1, not {n_starts!r}")
         own = self.kernel, model, protocol
         if all(np.ndim(value) == 0 for value in fixed.values()):
             single = tuple(sorted((name, float(value)) for name, value in fixed.items()))
-            self.dictionary = _kept(*own, tuple(low), tuple(high), single, float(self.turn_up), int(n_starts))
+            self.dictionary = _kept(
+                *own, tuple(low), tuple(high), single, float(self.turn_up), int(n_starts)
+            )
         else:
             self.dictionary = Dictionary(*own, low, high, fixed, self.turn_up, int(n_starts))
         self.n_starts = min(int(n_starts), self.dictionary.n_strata)
@@ -337,7 +396,9 @@ def _kept(
 ) -> Dictionary:
     """Make the dictionary, which costs more than the fits where there are few voxels; nothing changes one later."""
     values = {name: np.array(value) for name, value in fixed}
-    return Dictionary(kernel, model, protocol, np.array(low), np.array(high), values, turn_up, n_starts)
+    return Dictionary(
+        kernel, model, protocol, np.array(low), np.array(high), values, turn_up, n_starts
+    )
 
 
 def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:
@@ -380,7 +441,9 @@ def _default_threads() -> int:
     given = os.environ.get("NUMBA_NUM_THREADS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 def _run(
@@ -394,7 +457,9 @@ def _run(
     if n_threads is None:
         n_threads = _default_threads()
     if not compiler.is_compiled(problem.kernel):
-        _logger.warning("compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name)
+        _logger.warning(
+            "compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name
+        )
     kernel, dictionary = problem.kernel, problem.dictionary
 
     def fit(start: int) -> None:
@@ -403,7 +468,11 @@ def _run(
         chunk = np.ascontiguousarray(signals[part], dtype=np.float64)
         pinned = problem.pinned if len(problem.pinned) == 1 else problem.pinned[part]
         box = problem.inner_low, problem.inner_high
-        scales, usable, n_known = np.empty(size), np.empty(size, np.int64), np.empty(size, np.int64)
+        scales, usable, n_known = (
+            np.empty(size),
+            np.empty(size, np.int64),
+            np.empty(size, np.int64),
+        )
         points = np.empty((size, problem.n_starts, kernel.N))
         n_slots = kernel.prepare(
             chunk,
@@ -421,7 +490,11 @@ def _run(
             n_known,
             points,
         )
-        ends = np.empty((n_slots, kernel.N)), np.empty((n_slots, kernel.N_PAIRS)), np.full(n_slots, np.nan)
+        ends = (
+            np.empty((n_slots, kernel.N)),
+            np.empty((n_slots, kernel.N_PAIRS)),
+            np.full(n_slots, np.nan),
+        )
         converged, disagree = np.zeros((2, n_slots), bool)
         steps = np.zeros(n_slots, np.int64)
         kernel.search(

@@ -133,7 +133,9 @@ class MapFitter(_VoxelTransformer):
         """
         model = resolve_model(self.model)
         if self.protocol is not None and model.needs_te and self.protocol.te is None:
-            raise ValueError(f"model {model.name} needs echo times; give them to the protocol (te in ms)")
+            raise ValueError(
+                f"model {model.name} needs echo times; give them to the protocol (te in ms)"
+            )
         self._checked(S, reset=True)
         self.model_ = model
         return self
@@ -194,7 +196,9 @@ class MapFitter(_VoxelTransformer):
         """
         check_is_fitted(self)
         if self.protocol is None:
-            raise ValueError("MapFitter has no protocol, so there are no signals to compute; give protocol=")
+            raise ValueError(
+                "MapFitter has no protocol, so there are no signals to compute; give protocol="
+            )
         return self.model_.signal(np.asarray(P, dtype=np.float64), self.protocol)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
@@ -350,7 +354,9 @@ class ClinicalMetrics(_VoxelTransformer):
         """Fit S0 and ADC; the result has shape (2, n_voxels)."""
         if self.method == "wls":
             return _weighted_log_linear(signals, protocol)
-        return fit_voxels(signals, protocol, "adc", bounds=_SIGNED_ADC, n_threads=self.n_threads).parameters.T
+        return fit_voxels(
+            signals, protocol, "adc", bounds=_SIGNED_ADC, n_threads=self.n_threads
+        ).parameters.T
 
 
 def resolve_model(model: object) -> SignalModel:
@@ -360,7 +366,9 @@ def resolve_model(model: object) -> SignalModel:
     if not isinstance(model, str):
         raise TypeError(f"model must be a name or a SignalModel, not {type(model).__name__}")
     if model not in MODELS:
-        raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)} or give a SignalModel")
+        raise ValueError(
+            f"no model {model!r}; choose one of {', '.join(MODELS)} or give a SignalModel"
+        )
     return MODELS[model]
 
 
@@ -371,23 +379,31 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
     Shapes: `signals` (n_voxels, n_measurements).
     """
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
-        raise ValueError(f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its protocol: "
-            f"{', '.join(protocol.labels)}")
+        raise ValueError(
+            f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its protocol: "
+            f"{', '.join(protocol.labels)}"
+        )
 
 
-def _clinical_columns(protocol: Protocol) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+def _clinical_columns(
+    protocol: Protocol,
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Find the columns of ADC_fast, of ADC_slow and of b = 0."""
     if protocol.te is not None and np.ptp(protocol.te) > _TE_MATCH:
         te = ", ".join(f"{value:g}" for value in np.unique(protocol.te))
-        raise ValueError(f"clinical metrics need images of one echo time, and the protocol has TE = {te} ms; "
-            "take its clinical part: protocol.take(protocol.clinical())")
+        raise ValueError(
+            f"clinical metrics need images of one echo time, and the protocol has TE = {te} ms; "
+            "take its clinical part: protocol.take(protocol.clinical())"
+        )
     wanted = np.unique([*_FAST, *_SLOW])
     tolerance = np.maximum(_B_TOLERANCE, _B_TOLERANCE_RELATIVE * wanted)
     found = np.abs(protocol.b[None, :] - wanted[:, None]) <= tolerance[:, None]
     if not found.any(axis=1).all():
         missing = ", ".join(f"{b:g}" for b in wanted[~found.any(axis=1)])
         there = ", ".join(f"{b:g}" for b in np.unique(protocol.b))
-        raise ValueError(f"clinical metrics need b = {missing} s/mm², which the protocol lacks; it has b = {there}")
+        raise ValueError(
+            f"clinical metrics need b = {missing} s/mm², which the protocol lacks; it has b = {there}"
+        )
     fast, slow = (found[np.isin(wanted, values)].any(axis=0) for values in (_FAST, _SLOW))
     return np.flatnonzero(fast), np.flatnonzero(slow), np.flatnonzero(found[0])
 

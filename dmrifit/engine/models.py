@@ -21,10 +21,19 @@ __all__ = ["MODELS", "Parameter", "SignalModel"]
 #: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
 SIGNAL_UNIT = "signal"
 
-_REFUSED_UNITS = {"mm²/s": 1e3, "mm^2/s": 1e3, "mm2/s": 1e3, "m²/s": 1e9, "m^2/s": 1e9, "m2/s": 1e9}
+_REFUSED_UNITS = {
+    "mm²/s": 1e3,
+    "mm^2/s": 1e3,
+    "mm2/s": 1e3,
+    "m²/s": 1e9,
+    "m^2/s": 1e9,
+    "m2/s": 1e9,
+}
 _PROTOCOL_NAMES = ("b", "te")
 _FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
-_SAME_BITS: dict[str, Callable] = _FUNCTIONS | {name: getattr(exact_math, name) for name in ("exp", "log", "power")}
+_SAME_BITS: dict[str, Callable] = _FUNCTIONS | {
+    name: getattr(exact_math, name) for name in ("exp", "log", "power")
+}
 _LONGEST, _HIGHEST_POWER, _LARGEST = 4096, 64, 1e300  # what formulas of signals never need
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
 
@@ -58,12 +67,18 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name in (*_PROTOCOL_NAMES, *_FUNCTIONS):
-            raise ValueError(f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, exp, log, sqrt")
+            raise ValueError(
+                f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, exp, log, sqrt"
+            )
         if self.unit in _REFUSED_UNITS:
-            raise ValueError(f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: give it in µm²/ms "
-                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}")
+            raise ValueError(
+                f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: give it in µm²/ms "
+                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}"
+            )
         if not self.low <= self.high:
-            raise ValueError(f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower one comes first")
+            raise ValueError(
+                f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower one comes first"
+            )
 
     @property
     def is_amplitude(self) -> bool:
@@ -114,7 +129,9 @@ class SignalModel:
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", tuple(self.parameters))
         if len(set(self.names)) != len(self.names) or not self.names:
-            raise ValueError(f"model {self.name} needs parameters with different names, not {self.names}")
+            raise ValueError(
+                f"model {self.name} needs parameters with different names, not {self.names}"
+            )
         if self.source:
             object.__setattr__(self, "_needs_te", bool(re.match(r"def \w+\(b, te\b", self.source)))
             return
@@ -123,17 +140,34 @@ class SignalModel:
         unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
         unused = set(self.names) - used
         if unknown or unused:
-            what = f"uses the unknown {sorted(unknown)}" if unknown else f"does not use {sorted(unused)}"
-            raise ValueError(f"model {self.name}: the expression {what}; parameters are {self.names}, "
-                "and b (ms/µm²) and te (ms) are given")
-        object.__setattr__(self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval"))
+            what = (
+                f"uses the unknown {sorted(unknown)}"
+                if unknown
+                else f"does not use {sorted(unused)}"
+            )
+            raise ValueError(
+                f"model {self.name}: the expression {what}; parameters are {self.names}, "
+                "and b (ms/µm²) and te (ms) are given"
+            )
+        object.__setattr__(
+            self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval")
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
-        fields = self.name, self.parameters, self.expression, self.published_bounds, self.cumulant, self.source
+        fields = (
+            self.name,
+            self.parameters,
+            self.expression,
+            self.published_bounds,
+            self.cumulant,
+            self.source,
+        )
         return SignalModel, fields
 
     @classmethod
-    def from_expression(cls, expression: str, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
+    def from_expression(
+        cls, expression: str, parameters: Sequence[Parameter], *, name: str
+    ) -> SignalModel:
         """
         Make a model from a formula; derivatives come from sympy when it is first fitted.
 
@@ -160,7 +194,9 @@ class SignalModel:
         return cls(name, tuple(parameters), expression)
 
     @classmethod
-    def from_function(cls, function: Callable, parameters: Sequence[Parameter], *, name: str) -> SignalModel:
+    def from_function(
+        cls, function: Callable, parameters: Sequence[Parameter], *, name: str
+    ) -> SignalModel:
         """
         Make a model from a function of one measurement.
 
@@ -238,14 +274,20 @@ class SignalModel:
         """
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
         if values.ndim != 2 or values.shape[1] != len(self.parameters):
-            raise ValueError(f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape {values.shape}")
+            raise ValueError(
+                f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape {values.shape}"
+            )
         if self.needs_te and protocol.te is None:
-            raise ValueError(f"model {self.name} needs echo times; give them to the protocol (te in ms)")
+            raise ValueError(
+                f"model {self.name} needs echo times; give them to the protocol (te in ms)"
+            )
         if self._code is None:
             return self._called(values, protocol)
         return self._evaluated(self._code, _FUNCTIONS, values, protocol)
 
-    def signal_for_starts(self, parameters: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
+    def signal_for_starts(
+        self, parameters: NDArray[np.float64], protocol: Protocol
+    ) -> NDArray[np.float64]:
         """
         Compute the signal with the same bits on every processor, so that fits start at the same points everywhere.
 
@@ -263,12 +305,22 @@ class SignalModel:
         """
         if self._code is None:
             return self._called(parameters, protocol)
-        return self._evaluated(_with_powers_as_calls(self.expression), _SAME_BITS, parameters, protocol)
+        return self._evaluated(
+            _with_powers_as_calls(self.expression), _SAME_BITS, parameters, protocol
+        )
 
     def _evaluated(
-        self, code: CodeType, functions: Mapping[str, Callable], values: NDArray, protocol: Protocol
+        self,
+        code: CodeType,
+        functions: Mapping[str, Callable],
+        values: NDArray,
+        protocol: Protocol,
     ) -> NDArray[np.float64]:
-        scope: dict[str, object] = {"__builtins__": {}, "b": protocol.b_ms_per_um2[None, :], "te": protocol.te}
+        scope: dict[str, object] = {
+            "__builtins__": {},
+            "b": protocol.b_ms_per_um2[None, :],
+            "te": protocol.te,
+        }
         scope |= functions
         scope |= {name: values[:, i, None] for i, name in enumerate(self.names)}
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
@@ -300,7 +352,9 @@ class _PowersAsCalls(ast.NodeTransformer):
 def _names_in(expression: str) -> set[str]:
     """Check that an expression is plain arithmetic; return the names of its variables."""
     if len(expression) > _LONGEST:
-        raise ValueError(f"the expression {expression[:40]!r}… has {len(expression)} characters, more than {_LONGEST}; shorten it")
+        raise ValueError(
+            f"the expression {expression[:40]!r}… has {len(expression)} characters, more than {_LONGEST}; shorten it"
+        )
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
@@ -318,22 +372,37 @@ def _names_in(expression: str) -> set[str]:
                 allowed = True
             case ast.Constant(value=value):
                 allowed = type(value) in (int, float)
-            case ast.Expression() | ast.BinOp() | ast.UnaryOp() | ast.Load() | ast.operator() | ast.unaryop():
-                allowed = not isinstance(node, ast.operator | ast.unaryop) or isinstance(node, _OPERATORS)
+            case (
+                ast.Expression()
+                | ast.BinOp()
+                | ast.UnaryOp()
+                | ast.Load()
+                | ast.operator()
+                | ast.unaryop()
+            ):
+                allowed = not isinstance(node, ast.operator | ast.unaryop) or isinstance(
+                    node, _OPERATORS
+                )
             case _:
                 allowed = False
         if not allowed:
-            raise ValueError(f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not allowed; "
-                "use numbers, names, + - * / **, exp, log and sqrt")
+            raise ValueError(
+                f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not allowed; "
+                "use numbers, names, + - * / **, exp, log and sqrt"
+            )
         # 9**9**9 would be computed to its last digit.
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             power, value = _constant(node.right), _constant(node)
             written = ast.unparse(node)
             if not abs(power or 0) <= _HIGHEST_POWER:
-                raise ValueError(f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to {_HIGHEST_POWER}; "
-                    "take a smaller one, or write exp(n*log(x)) for x**n")
+                raise ValueError(
+                    f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to {_HIGHEST_POWER}; "
+                    "take a smaller one, or write exp(n*log(x)) for x**n"
+                )
             if not np.isfinite(value or 0):
-                raise ValueError(f"expression {expression!r}: {written} is no number that a computer holds; write a smaller one")
+                raise ValueError(
+                    f"expression {expression!r}: {written} is no number that a computer holds; write a smaller one"
+                )
     return names
 
 
@@ -346,7 +415,13 @@ def _constant(node: ast.expr) -> float | None:
             return _constant(operand)
         case ast.BinOp(left=left, op=op, right=right):
             one, other = _constant(left), _constant(right)
-            steps = {ast.Add: np.add, ast.Sub: np.add, ast.Mult: np.multiply, ast.Div: np.divide, ast.Pow: np.power}
+            steps = {
+                ast.Add: np.add,
+                ast.Sub: np.add,
+                ast.Mult: np.multiply,
+                ast.Div: np.divide,
+                ast.Pow: np.power,
+            }
             if one is None or other is None or type(op) not in steps:
                 return None
             with np.errstate(all="ignore"):

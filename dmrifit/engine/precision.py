@@ -17,7 +17,14 @@ from dmrifit.engine.protocol import Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Step", "order_table", "protocol_precision", "rank_contrasts", "signal_jacobian", "start_of"]
+__all__ = [
+    "Step",
+    "order_table",
+    "protocol_precision",
+    "rank_contrasts",
+    "signal_jacobian",
+    "start_of",
+]
 
 #: The rule of `FitResult.ill_conditioned` too: parameters whose variance the others inflate more cannot be told apart.
 _LARGEST_INFLATION = 1e8
@@ -31,7 +38,9 @@ NOISES = ("gaussian", "rician")
 _LARGEST_SNR = 12.0  # from here on, the information in a magnitude is that of its leading terms
 
 
-def signal_jacobian(model: str | SignalModel, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
+def signal_jacobian(
+    model: str | SignalModel, parameters: ArrayLike, protocol: Protocol
+) -> NDArray[np.float64]:
     """
     Differentiate the signal of a model by its parameters.
 
@@ -43,7 +52,9 @@ def signal_jacobian(model: str | SignalModel, parameters: ArrayLike, protocol: P
     for i, parameter in enumerate(model.parameters):
         scale = np.abs(values[:, i])
         width = parameter.high - parameter.low
-        step = _STEP * np.where(scale > 0, scale, width if np.isfinite(width) and width > 0 else 1.0)
+        step = _STEP * np.where(
+            scale > 0, scale, width if np.isfinite(width) and width > 0 else 1.0
+        )
         above, below = values.copy(), values.copy()
         above[:, i] += step
         below[:, i] -= step
@@ -209,14 +220,20 @@ def rank_contrasts(
     """
     model = resolve_model(model)
     if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be 'A' or 'D', not {criterion!r}; for predicted signals see rank_contrasts_by_prediction")
+        raise ValueError(
+            f"criterion must be 'A' or 'D', not {criterion!r}; for predicted signals see rank_contrasts_by_prediction"
+        )
     values = _parameter_sets(model, parameters)
     if (values == 0).any():
-        raise ValueError(f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; give a small value")
+        raise ValueError(
+            f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; give a small value"
+        )
     free = _free(model, fixed)
     names = [name for name, is_free in zip(model.names, free, strict=True) if is_free]
     # Derivatives by the logarithm of the parameters: variances are then squared coefficients of variation.
-    rows = (_information_rows(model, values, protocol, sigma, noise) * values[:, None, :])[:, :, free]
+    rows = (_information_rows(model, values, protocol, sigma, noise) * values[:, None, :])[
+        :, :, free
+    ]
     weights = (_prior_rows(model, values, prior, weak=1.0) * np.abs(values))[:, free]
     taken, left = start_of(protocol, start, n)
     information = np.einsum("smi,smj->sij", rows[:, taken], rows[:, taken])
@@ -255,7 +272,9 @@ class Step:
     more: NDArray[np.float64]
 
 
-def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None) -> tuple[list[int], list[int]]:
+def start_of(
+    protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None
+) -> tuple[list[int], list[int]]:
     """Part the contrasts in those that are measured anyway and those that can be taken."""
     if start is None:
         taken = []
@@ -265,14 +284,20 @@ def start_of(protocol: Protocol, start: Protocol | ArrayLike | None, n: int | No
         taken = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist() if np.size(start) else []
     outside = [index for index in taken if not 0 <= index < len(protocol)]
     if outside or len(set(taken)) != len(taken):
-        raise ValueError(f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}")
+        raise ValueError(
+            f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}"
+        )
     left = [index for index in range(len(protocol)) if index not in taken]
     if not left or (n is not None and not 1 <= n <= len(left)):
-        raise ValueError(f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}")
+        raise ValueError(
+            f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}"
+        )
     return taken, left
 
 
-def order_table(protocol: Protocol, steps: list[Step], n_start: int, score: str, more: list[str]) -> pd.DataFrame:
+def order_table(
+    protocol: Protocol, steps: list[Step], n_start: int, score: str, more: list[str]
+) -> pd.DataFrame:
     """Put the steps of an order in a table."""
     import pandas as pd
 
@@ -304,8 +329,10 @@ def _information_rows(
         rows = signal_jacobian(model, values, protocol) / level[:, :, None]
     if not np.isfinite(rows).all():
         at, _, column = np.argwhere(~np.isfinite(rows))[0]
-        raise ValueError(f"the signal of model {model.name} has no finite derivative by {model.names[column]} in set {at}, where "
-            f"it is {values[at, column]:g}; give a value inside its bounds, away from 0")
+        raise ValueError(
+            f"the signal of model {model.name} has no finite derivative by {model.names[column]} in set {at}, where "
+            f"it is {values[at, column]:g}; give a value inside its bounds, away from 0"
+        )
     if noise == "rician":
         rows *= np.sqrt(_rician_share(np.abs(model.signal(values, protocol)) / level))[:, :, None]
     return rows
@@ -335,9 +362,11 @@ def _judge(
     unknown = (known <= _SMALLEST) | ~(inflation <= _LARGEST_INFLATION)
     if unknown.any():
         which = [name for name, one in zip(names, unknown.any(axis=(0, 1)), strict=True) if one]
-        raise ValueError(f"some choice of contrasts does not determine {', '.join(which)} with so weak a prior; give a stronger one "
+        raise ValueError(
+            f"some choice of contrasts does not determine {', '.join(which)} with so weak a prior; give a stronger one "
             "(prior=1, the default, is the size of each parameter), contrasts that determine them (start=), or values "
-            "that are known (fixed=)")
+            "that are known (fixed=)"
+        )
     covariance = np.linalg.inv(information)
     variances = np.diagonal(covariance, axis1=-2, axis2=-1)
     cv = np.sqrt(variances.mean(axis=1))
@@ -346,7 +375,9 @@ def _judge(
     return -np.linalg.slogdet(information)[1].mean(axis=1) / information.shape[-1], cv
 
 
-def _standard_deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _standard_deviations(
+    rows: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Invert the information of each set: rows (n, m, p) of derivatives, weights (n, p) of the prior."""
     n, _, p = rows.shape
     prior = np.zeros((n, p, p))
@@ -362,31 +393,49 @@ def _standard_deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]
     return np.where(seen & (inflation <= _LARGEST_INFLATION), np.sqrt(inflation) / length, np.inf)
 
 
-def _parameter_sets(model: SignalModel, parameters: ArrayLike | Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+def _parameter_sets(
+    model: SignalModel, parameters: ArrayLike | Mapping[str, ArrayLike]
+) -> NDArray[np.float64]:
     if isinstance(parameters, Mapping):
         missing, unknown = set(model.names) - set(parameters), set(parameters) - set(model.names)
         if missing or unknown:
-            what = f"no {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(unknown))}"
-            raise ValueError(f"parameters of model {model.name}: {what}; it has {', '.join(model.names)}")
-        columns = np.broadcast_arrays(*(np.asarray(parameters[name], dtype=float) for name in model.names))
+            what = (
+                f"no {', '.join(sorted(missing))}"
+                if missing
+                else f"unknown {', '.join(sorted(unknown))}"
+            )
+            raise ValueError(
+                f"parameters of model {model.name}: {what}; it has {', '.join(model.names)}"
+            )
+        columns = np.broadcast_arrays(
+            *(np.asarray(parameters[name], dtype=float) for name in model.names)
+        )
         values = np.stack([np.ravel(column) for column in columns], axis=1)
     else:
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
     if values.ndim != 2 or values.shape[1] != len(model.names) or not len(values):
-        raise ValueError(f"parameters must have shape (n_sets, {len(model.names)}), columns {', '.join(model.names)}; "
-            f"not {values.shape}")
+        raise ValueError(
+            f"parameters must have shape (n_sets, {len(model.names)}), columns {', '.join(model.names)}; "
+            f"not {values.shape}"
+        )
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(f"parameters must be finite; {model.names[column]} of set {row} is {values[row, column]}")
+        raise ValueError(
+            f"parameters must be finite; {model.names[column]} of set {row} is {values[row, column]}"
+        )
     return values
 
 
 def _noise(sigma: ArrayLike, n: int) -> NDArray[np.float64]:
     noise = np.asarray(sigma, dtype=float)
     if noise.shape not in ((), (1,), (n,)):
-        raise ValueError(f"sigma must be a number or {n} of them, one for each set of parameters; got shape {noise.shape}")
+        raise ValueError(
+            f"sigma must be a number or {n} of them, one for each set of parameters; got shape {noise.shape}"
+        )
     if not (np.isfinite(noise).all() and (noise > 0).all()):
-        raise ValueError(f"sigma must be positive and finite (the standard deviation of the noise); got {np.ravel(noise).min():g}")
+        raise ValueError(
+            f"sigma must be positive and finite (the standard deviation of the noise); got {np.ravel(noise).min():g}"
+        )
     return np.broadcast_to(noise, (n,))
 
 
@@ -395,12 +444,18 @@ def _free(model: SignalModel, fixed: Sequence[str]) -> NDArray[np.bool_]:
     unknown = sorted(set(fixed) - set(model.names))
     if unknown or set(fixed) == set(model.names):
         problem = f"unknown {', '.join(unknown)}" if unknown else "all are"
-        raise ValueError(f"fixed parameters of model {model.name}: {problem}; it has {', '.join(model.names)}")
+        raise ValueError(
+            f"fixed parameters of model {model.name}: {problem}; it has {', '.join(model.names)}"
+        )
     return np.array([name not in fixed for name in model.names])
 
 
 def _prior_rows(
-    model: SignalModel, values: NDArray, prior: float | Mapping[str, float] | ArrayLike | None, *, weak: float | None
+    model: SignalModel,
+    values: NDArray,
+    prior: float | Mapping[str, float] | ArrayLike | None,
+    *,
+    weak: float | None,
 ) -> NDArray[np.float64]:
     """Give one over the prior's standard deviation, for each set and parameter; 0 where nothing is known."""
     if prior is not None and not isinstance(prior, Mapping) and np.ndim(prior) == 0:
@@ -409,18 +464,26 @@ def _prior_rows(
     if isinstance(prior, Mapping):
         unknown = sorted(set(prior) - set(model.names))
         if unknown:
-            raise ValueError(f"the prior knows {', '.join(unknown)}, which model {model.name} does not have; it has {model.names}")
+            raise ValueError(
+                f"the prior knows {', '.join(unknown)}, which model {model.name} does not have; it has {model.names}"
+            )
         for name, value in prior.items():
             sd[:, model.names.index(name)] = value
     elif prior is not None:
         given = np.asarray(prior, dtype=float)
         if given.shape != (len(model.names),):
-            raise ValueError(f"the prior must be a mapping by name or {len(model.names)} standard deviations, not {prior!r}")
+            raise ValueError(
+                f"the prior must be a mapping by name or {len(model.names)} standard deviations, not {prior!r}"
+            )
         sd[:] = given
     if not (sd > 0).all():
-        raise ValueError("standard deviations of the prior must be positive; name parameters that are known in fixed=")
+        raise ValueError(
+            "standard deviations of the prior must be positive; name parameters that are known in fixed="
+        )
     return 1 / sd
 
 
 def _zeros(model: SignalModel, values: NDArray) -> str:
-    return ", ".join(name for name, column in zip(model.names, values.T, strict=True) if (column == 0).any())
+    return ", ".join(
+        name for name, column in zip(model.names, values.T, strict=True) if (column == 0).any()
+    )

@@ -90,22 +90,35 @@ class Protocol:
     name: str
 
     def __init__(
-        self, b: ArrayLike, te: ArrayLike | None = None, *, directions: ArrayLike | None = None, name: str = ""
+        self,
+        b: ArrayLike,
+        te: ArrayLike | None = None,
+        *,
+        directions: ArrayLike | None = None,
+        name: str = "",
     ) -> None:
         set_ = object.__setattr__
         set_(self, "b", _checked_b(b))
         set_(self, "te", None if te is None else _checked_te(te, len(self.b)))
-        set_(self, "directions", None if directions is None else _checked_directions(directions, len(self.b)))
+        set_(
+            self,
+            "directions",
+            None if directions is None else _checked_directions(directions, len(self.b)),
+        )
         set_(self, "name", str(name))
 
     def __setattr__(self, attribute: str, value: object) -> None:
-        raise AttributeError(f"Protocol is frozen: make a new one instead of setting {attribute!r}")
+        raise AttributeError(
+            f"Protocol is frozen: make a new one instead of setting {attribute!r}"
+        )
 
     def __delattr__(self, attribute: str) -> None:
         raise AttributeError(f"Protocol is frozen: {attribute!r} cannot be deleted")
 
     def _key(self) -> tuple[bytes | None, ...]:
-        return tuple(None if a is None else (a + 0.0).tobytes() for a in (self.b, self.te, self.directions))
+        return tuple(
+            None if a is None else (a + 0.0).tobytes() for a in (self.b, self.te, self.directions)
+        )
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Protocol) else NotImplemented
@@ -125,7 +138,10 @@ class Protocol:
         for te in [None] if self.te is None else np.unique(self.te):
             b = self.b if self.te is None else self.b[self.te == te]
             values, counts = np.unique(b, return_counts=True)
-            told = (f"{value:g}" + (f" ({n}×)" if n > 1 else "") for value, n in zip(values, counts, strict=True))
+            told = (
+                f"{value:g}" + (f" ({n}×)" if n > 1 else "")
+                for value, n in zip(values, counts, strict=True)
+            )
             rows.append((None if te is None else f"{te:g}", ", ".join(told), len(b)))
         named = f"Protocol {self.name}" if self.name else "Protocol"
         note = "with directions" if self.directions is not None else ""
@@ -137,7 +153,11 @@ class Protocol:
         b = ", ".join(f"{value:g}" for value in distinct)
         if len(distinct) > 12:
             b = f"{distinct[0]:g} … {distinct[-1]:g} ({len(distinct)} values)"
-        te = "" if self.te is None else "; TE = " + ", ".join(f"{value:g}" for value in np.unique(self.te)) + " ms"
+        te = (
+            ""
+            if self.te is None
+            else "; TE = " + ", ".join(f"{value:g}" for value in np.unique(self.te)) + " ms"
+        )
         label = f"{self.name!r}, " if self.name else ""
         directed = "" if self.directions is None else "; with directions"
         return f"<Protocol {label}{len(self)} measurements, b = {b} s/mm²{te}{directed}>"
@@ -150,7 +170,9 @@ class Protocol:
     @property
     def labels(self) -> tuple[str, ...]:
         """A column name for each measurement, such as ``S_b400_TE93``, unique within the protocol."""
-        names = [f"S_b{b:g}" + (f"_TE{te:g}" if te is not None else "") for b, te in _contrasts(self)]
+        names = [
+            f"S_b{b:g}" + (f"_TE{te:g}" if te is not None else "") for b, te in _contrasts(self)
+        ]
         counts: dict[str, int] = {}
         for name in names:
             counts[name] = counts.get(name, 0) + 1
@@ -200,7 +222,9 @@ class Protocol:
         """
         bval = Path(bval)
         b, directions = read_gradients(bval, bvec)
-        echo_times = None if te is None else read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
+        echo_times = (
+            None if te is None else read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
+        )
         try:
             protocol = cls(b, echo_times, directions=directions, name=bval.name.split(".")[0])
             return protocol if b_tolerance is None else protocol.rounded(b_tolerance)
@@ -236,7 +260,9 @@ class Protocol:
         Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
         """
         if name not in _PRESETS:
-            raise ValueError(f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one from files")
+            raise ValueError(
+                f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one from files"
+            )
         b, te = _PRESETS[name]
         return cls(np.tile(b, len(te)), np.repeat(te, len(b)), name=name)
 
@@ -260,15 +286,23 @@ class Protocol:
             If there are fewer b-values at the shortest echo time, or one of them was measured more
             than once, exactly or within 2 % (average directions first).
         """
-        at = np.arange(len(self)) if self.te is None else np.flatnonzero(self.te <= self.te.min() + _TE_MATCH)
+        at = (
+            np.arange(len(self))
+            if self.te is None
+            else np.flatnonzero(self.te <= self.te.min() + _TE_MATCH)
+        )
         at = at[np.argsort(self.b[at], kind="stable")]
         where = "" if self.te is None else f" at the shortest TE ({self.te.min():g} ms)"
         if len(at) < n_b:
-            raise ValueError(f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²")
+            raise ValueError(
+                f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²"
+            )
         lowest = at[:n_b]
         ends = self.b[at[: n_b + 1]]
         if np.any(np.diff(ends) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ends[1:])):
-            raise ValueError(f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions first")
+            raise ValueError(
+                f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions first"
+            )
         return lowest
 
     def take(self, indices: ArrayLike) -> Protocol:
@@ -318,7 +352,9 @@ class Protocol:
             If the tolerance is negative or not finite.
         """
         if not (np.isfinite(tolerance) and tolerance >= 0):
-            raise ValueError(f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}")
+            raise ValueError(
+                f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}"
+            )
         shell = _shells(self.b, tolerance)
         b = np.empty(len(self))
         for number in np.unique(shell):
@@ -347,7 +383,9 @@ class Protocol:
             If a contrast is missing there (all missing ones are named) or stands there more than once.
         """
         if not (np.isfinite(b_tolerance) and b_tolerance >= 0):
-            raise ValueError(f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}")
+            raise ValueError(
+                f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}"
+            )
         if (self.te is None) != (other.te is None):
             raise ValueError("only one of the two protocols has echo times; give both or none")
         same = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= b_tolerance)
@@ -369,7 +407,9 @@ class Protocol:
             raise ValueError(msg)
         if np.any(found > 1):
             twice = ", ".join(np.array(self.labels)[found > 1])
-            raise ValueError(f"the other protocol has more than one measurement for {twice}; use average_directions first")
+            raise ValueError(
+                f"the other protocol has more than one measurement for {twice}; use average_directions first"
+            )
         return same.argmax(axis=1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -403,7 +443,12 @@ class Protocol:
         Protocol
             The same protocol.
         """
-        return cls(fields["b"], fields.get("te"), directions=fields.get("directions"), name=fields.get("name", ""))
+        return cls(
+            fields["b"],
+            fields.get("te"),
+            directions=fields.get("directions"),
+            name=fields.get("name", ""),
+        )
 
 
 def average_directions(
@@ -440,7 +485,9 @@ def average_directions(
     """
     signals = real_numbers(signals, "signals")
     if signals.ndim == 0 or signals.shape[-1] != len(protocol):
-        raise ValueError(f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the last axis")
+        raise ValueError(
+            f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the last axis"
+        )
     if mean not in ("geometric", "arithmetic"):
         raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
     shell = _shells(protocol.b, tolerance)
@@ -471,12 +518,16 @@ def read_gradients(
     if directions.shape == (3, len(b)):  # FSL's own layout; it also decides the case of 3 × 3
         directions = directions.T
     if directions.shape != (len(b), 3):
-        raise ValueError(f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
-            f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan")
+        raise ValueError(
+            f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
+            f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
+        )
     return b, directions
 
 
-def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volumes: str = "") -> NDArray[np.float64]:
+def read_echo_times(
+    te: str | Path | float | Sequence[str | Path], n: int, volumes: str = ""
+) -> NDArray[np.float64]:
     """Read echo times from wherever they are written."""
     if isinstance(te, (str, Path)):
         try:
@@ -484,24 +535,34 @@ def read_echo_times(te: str | Path | float | Sequence[str | Path], n: int, volum
         except (TypeError, ValueError):
             path = Path(te)
             if not path.is_file():
-                raise FileNotFoundError(f"echo times: {str(te)!r} is neither a number of ms nor a file; check its name and folder") from None
-            times = _sidecar_echo_times(path) if path.suffix == ".json" else read_numbers(path).ravel()
+                raise FileNotFoundError(
+                    f"echo times: {str(te)!r} is neither a number of ms nor a file; check its name and folder"
+                ) from None
+            times = (
+                _sidecar_echo_times(path) if path.suffix == ".json" else read_numbers(path).ravel()
+            )
     elif isinstance(te, Sequence):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
     else:
         times = np.array([float(te)])
     if len(times) not in (1, n):
         named = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
-        raise ValueError(f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one for each")
+        raise ValueError(
+            f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one for each"
+        )
     return np.broadcast_to(times, (n,))
 
 
-def _rebuild(b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str) -> Protocol:
+def _rebuild(
+    b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str
+) -> Protocol:
     return Protocol(b, te, directions=directions, name=name)
 
 
 def _contrasts(protocol: Protocol) -> Iterable[tuple[float, float | None]]:
-    return zip(protocol.b, [None] * len(protocol) if protocol.te is None else protocol.te, strict=True)
+    return zip(
+        protocol.b, [None] * len(protocol) if protocol.te is None else protocol.te, strict=True
+    )
 
 
 def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
@@ -541,14 +602,22 @@ def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
 def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
     b = _frozen(np.atleast_1d(real_numbers(b, "b-values")))
     if b.ndim != 1 or b.size == 0:
-        raise ValueError(f"b must be a list of at least one b-value, not an array of shape {b.shape}")
+        raise ValueError(
+            f"b must be a list of at least one b-value, not an array of shape {b.shape}"
+        )
     bad = ~np.isfinite(b) | (b < 0)
     if bad.any():
-        raise ValueError(f"b-values must be finite and not negative; number {bad.argmax() + 1} is {b[bad.argmax()]:g}")
+        raise ValueError(
+            f"b-values must be finite and not negative; number {bad.argmax() + 1} is {b[bad.argmax()]:g}"
+        )
     if 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B:
-        raise ValueError(f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² (multiply by 1000)")
+        raise ValueError(
+            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² (multiply by 1000)"
+        )
     if b.max() > _LARGEST_PLAUSIBLE_B:
-        raise ValueError(f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² (divide by 1e6)")
+        raise ValueError(
+            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² (divide by 1e6)"
+        )
     return b
 
 
@@ -559,28 +628,44 @@ def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
         raise ValueError(f"{te.size} echo times for {n} b-values; give one, or one for each")
     bad = ~np.isfinite(te) | (te <= 0)
     if bad.any():
-        raise ValueError(f"echo times must be finite and positive; number {bad.argmax() + 1} is {te[bad.argmax()]:g}")
+        raise ValueError(
+            f"echo times must be finite and positive; number {bad.argmax() + 1} is {te[bad.argmax()]:g}"
+        )
     if te.max() < 1:
-        raise ValueError(f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds (multiply by 1000)")
+        raise ValueError(
+            f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds (multiply by 1000)"
+        )
     if te.max() > _LONGEST_PLAUSIBLE_TE:
-        raise ValueError(f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide by 1000)")
+        raise ValueError(
+            f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide by 1000)"
+        )
     return te
 
 
 def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
     directions = np.array(directions, dtype=float)
     if directions.shape != (n, 3):
-        raise ValueError(f"directions must have shape ({n}, 3), one unit vector for each b-value, not {directions.shape}")
+        raise ValueError(
+            f"directions must have shape ({n}, 3), one unit vector for each b-value, not {directions.shape}"
+        )
     bad = np.abs(np.nan_to_num(directions)).max(axis=1) > _LONGEST_DIRECTION
     if bad.any():
         worst = bad.argmax()
-        raise ValueError(f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0")
+        raise ValueError(
+            f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0"
+        )
     missing = np.isnan(directions)
     if (partly := missing.any(axis=1) & ~missing.all(axis=1)).any():
         worst = partly.argmax()
-        raise ValueError(f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or zeros at b = 0")
+        raise ValueError(
+            f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or zeros at b = 0"
+        )
     length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
-    return _frozen(np.divide(np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0))
+    return _frozen(
+        np.divide(
+            np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0
+        )
+    )
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
@@ -590,9 +675,13 @@ def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
         value = json.loads(read_small(path))["EchoTime"]
         seconds = np.atleast_1d(np.array(value, dtype=float)).ravel()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error}); write one") from None
+        raise ValueError(
+            f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error}); write one"
+        ) from None
     if not seconds.size:
         raise ValueError(f"{path}: EchoTime is empty; write the echo time in seconds")
     if seconds.max() > _LONGEST_PLAUSIBLE_TE / _MS_PER_S:
-        raise ValueError(f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)")
+        raise ValueError(
+            f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)"
+        )
     return seconds * _MS_PER_S

@@ -91,7 +91,9 @@ class FitResult:
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         if name not in self.names:
-            raise KeyError(f"model {self.model.name} has no parameter {name!r}; it has {', '.join(self.names)}")
+            raise KeyError(
+                f"model {self.model.name} has no parameter {name!r}; it has {', '.join(self.names)}"
+            )
         return self.parameters[:, self.names.index(name)]
 
     def __len__(self) -> int:
@@ -103,7 +105,11 @@ class FitResult:
         rows = []
         for i, parameter in enumerate(self.model.parameters):
             values, errors = self.parameters[fitted, i], self.standard_errors[fitted, i]
-            low, middle, high = np.nanpercentile(values, (25, 50, 75)) if np.isfinite(values).any() else (np.nan,) * 3
+            low, middle, high = (
+                np.nanpercentile(values, (25, 50, 75))
+                if np.isfinite(values).any()
+                else (np.nan,) * 3
+            )
             known = errors[np.isfinite(errors)]
             share = float((self.at_low | self.at_high)[fitted, i].mean()) if fitted.any() else 0.0
             named = parameter.name + (" (fixed)" if parameter.name in self.fixed else "")
@@ -111,9 +117,19 @@ class FitResult:
             error = float(np.median(known)) if known.size else None
             bound = f"{share:.1%}" if fitted.any() else None
             rows.append((named, parameter.unit, float(middle), spread, error, bound))
-        header = ("parameter", "unit", "median", "quartiles", "median standard error", "at a bound")
+        header = (
+            "parameter",
+            "unit",
+            "median",
+            "quartiles",
+            "median standard error",
+            "at a bound",
+        )
         codes, counts = np.unique(self.status, return_counts=True)
-        told = (f"{n} {FitStatus(code).name.lower().replace('_', ' ')}" for code, n in zip(codes, counts, strict=True))
+        told = (
+            f"{n} {FitStatus(code).name.lower().replace('_', ' ')}"
+            for code, n in zip(codes, counts, strict=True)
+        )
         title = f"Fit of {self.model.name}: {len(self)} voxel{'s' * (len(self) != 1)}"
         return html_summary(title, header, rows, note=", ".join(told))
 
@@ -158,7 +174,9 @@ class FitResult:
             return np.sqrt(predicted**2 + np.pi / 2 * sigma**2)
 
         function.argnames, function.kwargs = ["b", *self.names], []  # type: ignore[attr-defined] # lmfit's own protocol
-        model = lmfit.Model(function, independent_vars=["b"], param_names=list(self.names), name=self.model.name)
+        model = lmfit.Model(
+            function, independent_vars=["b"], param_names=list(self.names), name=self.model.name
+        )
         parameters = lmfit.Parameters()
         top = signal[measured].max()
         for value, described, (low, high) in zip(
@@ -168,4 +186,6 @@ class FitResult:
             vary = described.name not in self.fixed and low < high
             box = {"min": low * unit, "max": high * unit} if vary else {}
             parameters.add(described.name, value=value, vary=vary, **box)
-        return model.fit(signal[measured], parameters, b=protocol.b[measured], method="least_squares")
+        return model.fit(
+            signal[measured], parameters, b=protocol.b[measured], method="least_squares"
+        )

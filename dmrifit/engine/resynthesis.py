@@ -78,7 +78,9 @@ def resynthesize(
     check_columns(measured, protocol, "signals")
     _check_protocols(wanted, protocol)
     if model.needs_te and wanted.te is None:
-        raise ValueError(f"model {model.name} needs echo times, and the protocols have none; give them (te in ms)")
+        raise ValueError(
+            f"model {model.name} needs echo times, and the protocols have none; give them (te in ms)"
+        )
     noise = None if sigma is None else _checked_noise(sigma, len(measured))
     out = np.empty((len(measured), len(wanted)))
     kept = np.ones(len(wanted), bool)
@@ -91,8 +93,10 @@ def resynthesize(
         parameters = fit_voxels(measured, protocol, model, sigma=noise).parameters
     values = np.asarray(parameters, dtype=np.float64)
     if values.shape != (len(measured), len(model.names)):
-        raise ValueError(f"parameters must have shape ({len(measured)}, {len(model.names)}): one row per voxel, "
-            f"columns {', '.join(model.names)}; not {values.shape}")
+        raise ValueError(
+            f"parameters must have shape ({len(measured)}, {len(model.names)}): one row per voxel, "
+            f"columns {', '.join(model.names)}; not {values.shape}"
+        )
     computed = model.signal(values, wanted.take(np.flatnonzero(~kept)))
     if noise is not None:
         rng = np.random.default_rng(seed_for(seed_from(random_state), "resynthesis"))
@@ -123,6 +127,8 @@ def _check_protocols(wanted: Protocol, protocol: Protocol) -> None:
 def _checked_noise(sigma: ArrayLike, n_voxels: int) -> NDArray[np.float64]:
     noise = np.asarray(sigma, dtype=np.float64)
     if noise.shape not in ((), (n_voxels,)) or not np.all(np.isfinite(noise) & (noise >= 0)):
-        raise ValueError(f"sigma must be one finite number of 0 or more, or {n_voxels} of them, one for each voxel; "
-            f"not {noise if noise.ndim == 0 else noise.shape}")
+        raise ValueError(
+            f"sigma must be one finite number of 0 or more, or {n_voxels} of them, one for each voxel; "
+            f"not {noise if noise.ndim == 0 else noise.shape}"
+        )
     return np.broadcast_to(noise, (n_voxels,))

@@ -66,7 +66,9 @@ class Dictionary:
         for j, count in zip(slow, _N_ATOMS.get(len(slow), (3, 3, 3, 3)), strict=False):
             grids[j] = self._grid(j, (np.arange(count) + 0.5) / count)
         for j in fast[:1]:
-            grids[j] = self._grid(j, np.array(_FAST.get(n_starts, (np.arange(n_starts) + 0.5) / n_starts)))
+            grids[j] = self._grid(
+                j, np.array(_FAST.get(n_starts, (np.arange(n_starts) + 0.5) / n_starts))
+            )
         for j in (*fast, *slow):
             grids.setdefault(j, self._grid(j, np.array([0.5])))
             # Values that differ between voxels are searched like a free parameter: a start must not depend on
@@ -90,7 +92,9 @@ class Dictionary:
     def _grid(self, j: int, at: NDArray) -> NDArray:
         return _spread(self._model.parameters[j], self._low[j], self._high[j], at, self._protocol)
 
-    def _atoms(self, group: list[int], grids: dict[int, NDArray], *, share: float) -> tuple[NDArray, NDArray]:
+    def _atoms(
+        self, group: list[int], grids: dict[int, NDArray], *, share: float
+    ) -> tuple[NDArray, NDArray]:
         """Signals and inner coordinates of a grid; what the component does not have is NaN in the first one."""
         columns = np.meshgrid(*(grids[j] for j in group), indexing="ij")
         points = np.ones((columns[0].size if columns else 1, len(self._low)))
@@ -126,7 +130,12 @@ class Dictionary:
             inverse_t, inverse_v = (np.where(x > 0, 1.0 / x, 0.0) for x in (t, v))
         first = t * scale if self.n_first else t
         parts = np.broadcast_arrays(
-            first, crossed * scale, v * scale, inverse_t, inverse_v, np.arange(t.shape[1], dtype=float)[None, :]
+            first,
+            crossed * scale,
+            v * scale,
+            inverse_t,
+            inverse_v,
+            np.arange(t.shape[1], dtype=float)[None, :],
         )
         return np.ascontiguousarray(np.stack(parts, axis=-1))
 
@@ -147,7 +156,9 @@ def to_inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
     return inner
 
 
-def _spread(parameter: Parameter, low: float, high: float, at: NDArray, protocol: Protocol) -> NDArray:
+def _spread(
+    parameter: Parameter, low: float, high: float, at: NDArray, protocol: Protocol
+) -> NDArray:
     """Place values, given as shares of the way, in the part of the bounds that the protocol can tell apart."""
     if low == high:
         return np.array([low])

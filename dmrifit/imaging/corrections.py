@@ -58,7 +58,9 @@ def denoise(
     # A voxel at the rim that no patch reached has neither.
     reached = where & np.all(np.isfinite(denoised), axis=-1) & np.isfinite(sigma)
     if not reached.any():
-        raise ValueError(f"no voxel of the image of {_times(original.shape)} could be denoised; check image and mask")
+        raise ValueError(
+            f"no voxel of the image of {_times(original.shape)} could be denoised; check image and mask"
+        )
     sigma = np.where(reached, sigma, np.median(sigma[reached])).astype(np.float32)
     return np.where(reached[..., None], denoised, original).astype(np.float32), sigma
 
@@ -124,9 +126,13 @@ def correct_motion(
     original, affine = checked_signals(signals), np.asarray(affine, dtype=np.float64)
     n = original.shape[3]
     if min(original.shape[:3]) < 4:
-        raise ValueError(f"motion correction needs at least 4 voxels along each axis; the image has {_times(original.shape[:3])}")
+        raise ValueError(
+            f"motion correction needs at least 4 voxels along each axis; the image has {_times(original.shape[:3])}"
+        )
     if not 0 <= reference < n:
-        raise ValueError(f"there is no volume {reference} to be the reference among {n}, counted from 0")
+        raise ValueError(
+            f"there is no volume {reference} to be the reference among {n}, counted from 0"
+        )
     fixed = np.nan_to_num(original[..., reference]).astype(np.float64)
     moved = original.copy()
     transforms = np.tile(np.eye(4), (n, 1, 1))
@@ -159,7 +165,9 @@ def correct_motion(
     return moved, transforms
 
 
-def rotate_directions(directions: ArrayLike, transforms: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
+def rotate_directions(
+    directions: ArrayLike, transforms: ArrayLike, affine: ArrayLike
+) -> NDArray[np.float64]:
     """
     Rotate gradient directions with the volumes that motion correction has turned.
 
@@ -221,7 +229,9 @@ def _patch_radius(shape: tuple[int, ...], wanted: int | None) -> NDArray[np.intp
     while wanted is None and np.prod(2 * radius + 1) - 1 < shape[3] and (radius < most).any():
         radius = np.minimum(radius + 1, most)
     if np.prod(2 * radius + 1) < 2:
-        raise ValueError(f"an image of {_times(shape)} is too small for patches of radius {wanted or _SMALLEST_RADIUS}")
+        raise ValueError(
+            f"an image of {_times(shape)} is too small for patches of radius {wanted or _SMALLEST_RADIUS}"
+        )
     return radius
 
 

@@ -193,27 +193,39 @@ def fit_image(
             maps["doubt"] = np.zeros(series.grid, np.uint8)
             if _is_estimate(sigma):
                 level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
-                noise, source = level.sigma, f"{np.median(level.sigma):.6g} (estimated by {level.method})"
+                noise, source = (
+                    level.sigma,
+                    f"{np.median(level.sigma):.6g} (estimated by {level.method})",
+                )
             for slab, part, voxels in readable.slabs(region, progress=progress, task="fit"):
                 if average is not None:
                     voxels, _ = average_directions(voxels, protocol, mean=average)
-                result = fit_voxels(voxels, contrasts, model, sigma=_noise_of(noise, slab, part), **options)
+                result = fit_voxels(
+                    voxels, contrasts, model, sigma=_noise_of(noise, slab, part), **options
+                )
                 bounded = pack_bounds(result.at_low, result.at_high)
-                errors = np.where(np.abs(result.standard_errors) < _LARGEST, result.standard_errors, np.nan)
+                errors = np.where(
+                    np.abs(result.standard_errors) < _LARGEST, result.standard_errors, np.nan
+                )
                 columns = [*result.parameters.T, *errors.T]
                 columns += [result.cost, result.status, bounded, pack_doubts(result)]
                 for name, column in zip(names, columns, strict=True):
                     maps[name][:, :, slab][part] = column
                 tally.add(result)
         if not tally.status.any():
-            raise ValueError(f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement")
+            raise ValueError(
+                f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
+            )
         if not tally.n_fitted:
             msg = (
                 f"{series.name}: none of the {tally.status.sum()} voxels could be fitted; each has a negative value, "
                 "the same value in every measurement, or too few values"
             )
             warnings.warn(msg, stacklevel=2)
-        images = {name: series.map(values, f"dmrifit {model.name} {name}") for name, values in maps.items()}
+        images = {
+            name: series.map(values, f"dmrifit {model.name} {name}")
+            for name, values in maps.items()
+        }
         if written is not None:
             settings = {
                 "Method": method,
@@ -225,15 +237,30 @@ def fit_image(
                 "Region": _describe_region(mask),
             }
             sidecar = describe_fit(
-                tally, box, fixed or {}, protocol, contrasts, settings, files, monotonic=_monotonic(bounds)
+                tally,
+                box,
+                fixed or {},
+                protocol,
+                contrasts,
+                settings,
+                files,
+                monotonic=_monotonic(bounds),
             )
-            sidecar |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)}
+            sidecar |= series.describe() | {
+                "Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)
+            }
             _save(images, written, files)
             if quicklook:
                 from dmrifit.report.quicklook import write_quicklook
 
                 png, page = written.path(files["png"]), written.path(files["html"])
-                write_quicklook(*_upright(images.items()), sidecar, title=series.stem or "image", png=png, html=page)
+                write_quicklook(
+                    *_upright(images.items()),
+                    sidecar,
+                    title=series.stem or "image",
+                    png=png,
+                    html=page,
+                )
             written.write_json(files["sidecar"], sidecar)
     return images
 
@@ -332,39 +359,55 @@ def predict_image(
         parameters = () if model is None else model.parameters
         counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
         with series.unpacked() as readable:
-            maps: dict[str, NDArray] = {one.name: np.zeros(series.grid, np.float32) for one in parameters}
+            maps: dict[str, NDArray] = {
+                one.name: np.zeros(series.grid, np.float32) for one in parameters
+            }
             if signals:
                 maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
             unit = patient_scale(readable, region, chosen, source, scale, progress=progress)
             patch_shape = resolve_patch_shape(estimator)
-            for slab, part, rows in sliced_rows(readable, region, chosen, patch_shape, progress=progress):
+            for slab, part, rows in sliced_rows(
+                readable, region, chosen, patch_shape, progress=progress
+            ):
                 scaled = rows / unit
                 here = _noise_of(noise, slab, part)
                 options = {} if here is None else {"sigma": here / unit}
-                predicted = estimator.predict(scaled) if signals or hasattr(estimator, "maps_of") else None
+                predicted = (
+                    estimator.predict(scaled) if signals or hasattr(estimator, "maps_of") else None
+                )
                 columns: Iterable[NDArray] = ()
                 if parameters and predicted is not None and hasattr(estimator, "maps_of"):
                     columns = estimator.maps_of(predicted, **options).T
                 elif parameters:
                     columns = estimator.predict_maps(scaled, **options).T
                 for parameter, column in zip(parameters, columns, strict=True):
-                    maps[parameter.name][:, :, slab][part] = column * (unit if parameter.is_amplitude else 1.0)
+                    maps[parameter.name][:, :, slab][part] = column * (
+                        unit if parameter.is_amplitude else 1.0
+                    )
                 if predicted is not None:
                     counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
                     if signals:
                         maps["signals"][:, :, slab][part] = predicted * unit
                 counts["InMask"] += len(rows)
                 counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
-        images = {name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()}
+        images = {
+            name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()
+        }
         if written is not None:
             sidecar = describe_prediction(estimator, model, target, unit, files)
             sidecar["Settings"] = {
-                "Scale": "patient" if isinstance(scale, PatientScale) else "given" if scale else "none",
+                "Scale": "patient"
+                if isinstance(scale, PatientScale)
+                else "given"
+                if scale
+                else "none",
                 "Sigma": _describe_noise(noise),
                 "Region": _describe_region(mask),
             }
             sidecar["Voxels"] = counts
-            sidecar |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)}
+            sidecar |= series.describe() | {
+                "Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)
+            }
             _save(images, written, files)
             if signals:
                 np.savetxt(written.path(files["bval"]), target.b[None], fmt="%.10g")
@@ -385,7 +428,9 @@ def _place(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     images = list(image) if isinstance(image, list | tuple) else [image]
     if affine is not None and not any(is_array(one) for one in (*images, *maps)):
         own = next(one for one in images if not is_array(one))
-        raise ValueError(f"{image_name(own)} brings its own affine; leave out affine=, which is for arrays")
+        raise ValueError(
+            f"{image_name(own)} brings its own affine; leave out affine=, which is for arrays"
+        )
     return [placed(one, affine) for one in (image, *maps)]
 
 
@@ -393,22 +438,33 @@ def _find_model(model: str | SignalModel) -> SignalModel:
     if isinstance(model, SignalModel):
         return model
     if model not in MODELS:
-        raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)}, or make one by SignalModel.from_expression")
+        raise ValueError(
+            f"no model {model!r}; choose one of {', '.join(MODELS)}, or make one by SignalModel.from_expression"
+        )
     return MODELS[model]
 
 
 def _check_protocol(
-    series: Series, protocol: Protocol, model: SignalModel, *, average: str | None, fixed: Mapping[str, float] | None
+    series: Series,
+    protocol: Protocol,
+    model: SignalModel,
+    *,
+    average: str | None,
+    fixed: Mapping[str, float] | None,
 ) -> Protocol:
     """Check image, protocol and model against each other; return the protocol that is fitted."""
     series.check_count(protocol)
     if model.needs_te and protocol.te is None:
-        raise ValueError(f"model {model.name} needs echo times; give them to the protocol (te in ms; on the command line --te)")
+        raise ValueError(
+            f"model {model.name} needs echo times; give them to the protocol (te in ms; on the command line --te)"
+        )
     free = [name for name in model.names if name not in (fixed or {})]
     n_contrasts = _count_contrasts(protocol)
     if n_contrasts < len(free):
-        raise ValueError(f"model {model.name} has {len(free)} free parameters ({', '.join(free)}), but {series.name} has only "
-            f"{n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a simpler model")
+        raise ValueError(
+            f"model {model.name} has {len(free)} free parameters ({', '.join(free)}), but {series.name} has only "
+            f"{n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a simpler model"
+        )
     times = [one.name for one in model.parameters if one.unit == "ms" and one.name in free]
     if model.needs_te and times and protocol.te is not None and np.ptp(protocol.te) == 0:
         msg = (
@@ -440,19 +496,25 @@ def _read_region(
         return region, None
     if isinstance(sigma, int | float):
         if not (np.isfinite(sigma) and sigma >= 0):
-            raise ValueError(f"sigma must be a standard deviation of the noise, not negative and finite, not {sigma!r}")
+            raise ValueError(
+                f"sigma must be a standard deviation of the noise, not negative and finite, not {sigma!r}"
+            )
         return region, float(sigma)
     noise = read_map(sigma, series).astype(np.float64)
     used = noise if region is None else noise[region]
     n_bad = np.count_nonzero(~(np.isfinite(used) & (used >= 0)))
     if n_bad:
         where = "" if region is None else " of the mask"
-        raise ValueError(f"{image_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
-            f"and in {n_bad} voxels{where} it is; correct the map or leave these voxels out by a mask")
+        raise ValueError(
+            f"{image_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
+            f"and in {n_bad} voxels{where} it is; correct the map or leave these voxels out by a mask"
+        )
     return region, noise
 
 
-def _noise_of(noise: float | NDArray | None, slab: slice, part: NDArray[np.bool_]) -> float | NDArray | None:
+def _noise_of(
+    noise: float | NDArray | None, slab: slice, part: NDArray[np.bool_]
+) -> float | NDArray | None:
     return noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
 
 
@@ -477,7 +539,9 @@ def _monotonic(bounds: Mapping[str, tuple[float, float | str]] | str | None) -> 
 
 
 def _describe_region(mask: Image | None) -> str:
-    return "all voxels that are not 0 in every measurement" if mask is None else "the mask above 0.5"
+    return (
+        "all voxels that are not 0 in every measurement" if mask is None else "the mask above 0.5"
+    )
 
 
 def _file_set(
@@ -488,7 +552,9 @@ def _file_set(
     return FileSet(out, names.values(), overwrite=overwrite, keep=file_paths(inputs))
 
 
-def _save(images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping[str, str]) -> None:
+def _save(
+    images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping[str, str]
+) -> None:
     for name, image in images.items():
         save_image(image, written.path(files[name]))
 
@@ -496,8 +562,15 @@ def _save(images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
     """Name the file of each map, the sidecar and the quick-look page; the sidecar, last, completes the set."""
     source = series.stem
-    files = {name: derivative_name(source, "dwimap.nii.gz", model=model.name, param=name) for name in map_names(model)}
-    for name, suffix in (("png", "quicklook.png"), ("html", "quicklook.html"), ("sidecar", "dwimap.json")):
+    files = {
+        name: derivative_name(source, "dwimap.nii.gz", model=model.name, param=name)
+        for name in map_names(model)
+    }
+    for name, suffix in (
+        ("png", "quicklook.png"),
+        ("html", "quicklook.html"),
+        ("sidecar", "dwimap.json"),
+    ):
         files[name] = derivative_name(source, suffix, model=model.name)
     return files
 
@@ -510,30 +583,48 @@ def _check_estimator(
 
     check_is_fitted(estimator)
     if estimator.source is None or estimator.target is None:
-        raise ValueError("the estimator was fitted without protocols; give source= and target= to it before fitting")
+        raise ValueError(
+            "the estimator was fitted without protocols; give source= and target= to it before fitting"
+        )
     if sigma is not None and "sigma" not in signature(estimator.predict_maps).parameters:
-        raise ValueError(f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; leave it out")
+        raise ValueError(
+            f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; leave it out"
+        )
     if estimator.model is None and not signals:
         raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")
-    return estimator.source, estimator.target, None if estimator.model is None else _find_model(estimator.model)
+    return (
+        estimator.source,
+        estimator.target,
+        None if estimator.model is None else _find_model(estimator.model),
+    )
 
 
-def _prediction_files(series: Series, model: SignalModel | None, *, signals: bool) -> dict[str, str]:
+def _prediction_files(
+    series: Series, model: SignalModel | None, *, signals: bool
+) -> dict[str, str]:
     base = series.stem
     files = {}
     if model is not None:
         for name in model.names:
-            files[name] = derivative_name(base, "dwimap.nii.gz", model=model.name, param=name, desc="predicted")
+            files[name] = derivative_name(
+                base, "dwimap.nii.gz", model=model.name, param=name, desc="predicted"
+            )
     if signals:
         for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
             files[name] = derivative_name(base, f"dwi.{extension}", desc="predicted")
     if model is None:
         return files | {"sidecar": derivative_name(base, "dwi.json", desc="predicted")}
     files["html"] = derivative_name(base, "quicklook.html", model=model.name, desc="predicted")
-    return files | {"sidecar": derivative_name(base, "dwimap.json", model=model.name, desc="predicted")}
+    return files | {
+        "sidecar": derivative_name(base, "dwimap.json", model=model.name, desc="predicted")
+    }
 
 
-def _upright(images: Iterable[tuple[str, nib.Nifti1Pair]]) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
+def _upright(
+    images: Iterable[tuple[str, nib.Nifti1Pair]],
+) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
     """Turn any order of storage to RAS, from which figures start: maps by name, and their affine."""
     turned = {name: nib.as_closest_canonical(image) for name, image in images}
-    return {name: np.asanyarray(one.dataobj) for name, one in turned.items()}, next(iter(turned.values())).affine
+    return {name: np.asanyarray(one.dataobj) for name, one in turned.items()}, next(
+        iter(turned.values())
+    ).affine

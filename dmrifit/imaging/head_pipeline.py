@@ -13,10 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.imaging.head_steps import aligned, correct_bias_field, find_brain, import_sitk, inside_of
+from dmrifit.imaging.head_steps import (
+    aligned,
+    correct_bias_field,
+    find_brain,
+    import_sitk,
+    inside_of,
+)
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, stem, versions
-from dmrifit.io.grids import array_of, labels_onto, onto, read_scan, read_scan_like, resampled, scan_of
+from dmrifit.io.grids import (
+    array_of,
+    labels_onto,
+    onto,
+    read_scan,
+    read_scan_like,
+    resampled,
+    scan_of,
+)
 from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import Image, describe_sources, file_paths, image_name, save_image
 
@@ -128,7 +142,9 @@ def prepare_brain(
         and not isinstance(spacing, bool)
         and _SPACINGS[0] <= spacing <= _SPACINGS[1]
     ):
-        raise ValueError(f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}")
+        raise ValueError(
+            f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}"
+        )
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
     scan = read_scan(image)
@@ -142,23 +158,47 @@ def prepare_brain(
     prefix = stem(image) if isinstance(image, str | Path) else ""
     files = {
         key: derivative_name(prefix, f"{suffix}.nii.gz", desc="prepared")
-        for key, suffix in (("image", "T1w"), ("brain", "mask"), ("prior", "prior"), ("label", "dseg"))
+        for key, suffix in (
+            ("image", "T1w"),
+            ("brain", "mask"),
+            ("prior", "prior"),
+            ("label", "dseg"),
+        )
     }
     sidecar = derivative_name(prefix, "T1w.json", desc="prepared")
-    inputs = {"Image": image, "Prior": prior, "Label": label, "Mask": None if given is None else brain_mask}
+    inputs = {
+        "Image": image,
+        "Prior": prior,
+        "Label": label,
+        "Mask": None if given is None else brain_mask,
+    }
     file_set = (
         None
         if out is None
-        else FileSet(out, [*files.values(), sidecar], overwrite=overwrite, keep=file_paths(inputs.values()))
+        else FileSet(
+            out, [*files.values(), sidecar], overwrite=overwrite, keep=file_paths(inputs.values())
+        )
     )
     with file_set or nullcontext():
-        mask = inside_of(given) if given is not None else find_brain(scan) if brain_mask is True else None
+        mask = (
+            inside_of(given)
+            if given is not None
+            else find_brain(scan)
+            if brain_mask is True
+            else None
+        )
         picture, brain = _ready(scan, mask, spacing, bias_field=bias_field, name=name)
         moved, transform = None, None
         if earlier is not None:
             past_mask = find_brain(earlier) if brain_mask is not False else None
-            past, past_brain = _ready(earlier, past_mask, None, bias_field=bias_field, name=image_name(prior))
-            transform = aligned(past, picture, past_brain, brain, image_name(prior)) if register else np.eye(4)
+            past, past_brain = _ready(
+                earlier, past_mask, None, bias_field=bias_field, name=image_name(prior)
+            )
+            transform = (
+                aligned(past, picture, past_brain, brain, image_name(prior))
+                if register
+                else np.eye(4)
+            )
             moved = onto(past, picture, transform)
             if brain is not None:
                 moved = scan_of(array_of(moved) * (array_of(brain) > 0), moved.affine)
@@ -168,14 +208,25 @@ def prepare_brain(
             made = {key: getattr(result, key) for key in files if getattr(result, key) is not None}
             for key, one in made.items():
                 save_image(one, file_set.path(files[key]))
-            steps = {"Spacing": spacing, "BiasField": bias_field, "BrainMask": brain_mask is not False}
+            steps = {
+                "Spacing": spacing,
+                "BiasField": bias_field,
+                "BrainMask": brain_mask is not False,
+            }
             steps["Registered"] = earlier is not None and register
-            file_set.write_json(sidecar, _described({key: files[key] for key in made}, steps, transform, inputs))
+            file_set.write_json(
+                sidecar, _described({key: files[key] for key in made}, steps, transform, inputs)
+            )
     return result
 
 
 def _ready(
-    scan: nib.Nifti1Pair, mask: NDArray[np.bool_] | None, spacing: float | None, *, bias_field: bool, name: str
+    scan: nib.Nifti1Pair,
+    mask: NDArray[np.bool_] | None,
+    spacing: float | None,
+    *,
+    bias_field: bool,
+    name: str,
 ) -> tuple[nib.Nifti1Pair, nib.Nifti1Pair | None]:
     """Remove the field, resample, and cut out the brain."""
     values = array_of(scan)
@@ -193,7 +244,10 @@ def _ready(
 
 
 def _described(
-    files: Mapping[str, str], steps: Mapping[str, Any], transform: NDArray[np.float64] | None, inputs: Mapping[str, Any]
+    files: Mapping[str, str],
+    steps: Mapping[str, Any],
+    transform: NDArray[np.float64] | None,
+    inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
     libraries = ["dmrifit", "numpy", "scipy", "nibabel"]
     libraries += ["SimpleITK"] if steps["BiasField"] else []

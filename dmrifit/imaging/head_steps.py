@@ -18,7 +18,14 @@ from dmrifit.io.nifti import Image, image_name
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["align_brain", "aligned", "correct_bias_field", "find_brain", "import_sitk", "inside_of"]
+__all__ = [
+    "align_brain",
+    "aligned",
+    "correct_bias_field",
+    "find_brain",
+    "import_sitk",
+    "inside_of",
+]
 
 _COARSE = 2.0  # mm, the grid on which brains are found and aligned
 _FIELD_GRID = 4.0  # mm, the grid on which the field is estimated
@@ -27,8 +34,15 @@ _STRIPPED_SHARE = 0.15  # of voxels with one and the same value, from which on i
 _LARGEST_BRAIN = 2200.0  # mL
 _SMALLEST_BRAIN = 20.0  # mL
 _MIDDLE = 40.0  # mm around the middle of a head, which is brain
-_TISSUE = (0.7, 1.4)  # of the signal there; fat and what enhances is brighter, fluid and bone is darker
-_NECKS = (5.0, 7.0, 9.0)  # mm, half the width of what may still join the brain to the scalp, tried in turn
+_TISSUE = (
+    0.7,
+    1.4,
+)  # of the signal there; fat and what enhances is brighter, fluid and bone is darker
+_NECKS = (
+    5.0,
+    7.0,
+    9.0,
+)  # mm, half the width of what may still join the brain to the scalp, tried in turn
 _DENT = 16.0  # mm, half the width of folds and dents that belong to the brain
 _NOT_POSITIVE = 0.05  # of the brain
 _LARGE_SHIFT, _LARGE_TURN = 30.0, 20.0  # mm, degrees
@@ -58,7 +72,10 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     found, counts = np.unique(edge, return_counts=True)
     background = values == found[counts.argmax()]
     inside = ~background
-    if background.mean() > _STRIPPED_SHARE and _SMALLEST_BRAIN < inside.sum() * voxel < _LARGEST_BRAIN:
+    if (
+        background.mean() > _STRIPPED_SHARE
+        and _SMALLEST_BRAIN < inside.sum() * voxel < _LARGEST_BRAIN
+    ):
         return np.asarray(binary_fill_holes(_largest(binary_opening(inside))))
 
     mask_tools = import_optional("dipy.segment.mask")
@@ -78,12 +95,19 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
         if not sizes[1:].any():
             break
         core = parts == 1 + sizes[1:].argmax()
-        brain = _filled((distance_transform_edt(~core, sampling=steps) <= neck + 1) & tissue, steps)
+        brain = _filled(
+            (distance_transform_edt(~core, sampling=steps) <= neck + 1) & tissue, steps
+        )
         volume = brain.sum() * float(np.prod(steps)) / _MM3_PER_ML
         if _SMALLEST_BRAIN < volume < _LARGEST_BRAIN:
-            return array_of(onto(scan_of(brain.astype(np.float32), coarse.affine), scan, np.eye(4))) > MASK_THRESHOLD
-    raise ValueError(f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask of a tool for it "
-        "(brain_mask=…), or leave this step out (brain_mask=False)")
+            return (
+                array_of(onto(scan_of(brain.astype(np.float32), coarse.affine), scan, np.eye(4)))
+                > MASK_THRESHOLD
+            )
+    raise ValueError(
+        f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask of a tool for it "
+        "(brain_mask=…), or leave this step out (brain_mask=False)"
+    )
 
 
 def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -106,7 +130,11 @@ def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.
 
 
 def correct_bias_field(
-    values: ArrayLike, affine: ArrayLike, *, mask: NDArray[np.bool_] | None = None, name: str = "the image"
+    values: ArrayLike,
+    affine: ArrayLike,
+    *,
+    mask: NDArray[np.bool_] | None = None,
+    name: str = "the image",
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
     Remove the smooth field that coils lay over an image, by N4 (SimpleITK, on one thread).
@@ -119,18 +147,35 @@ def correct_bias_field(
     """
     sitk = import_sitk()
     picture = np.asarray(values, dtype=np.float32)
-    inside = picture > 0.1 * np.percentile(picture, 98) if mask is None else np.asarray(mask, dtype=bool)
+    inside = (
+        picture > 0.1 * np.percentile(picture, 98)
+        if mask is None
+        else np.asarray(mask, dtype=bool)
+    )
     n = np.count_nonzero(inside)
     share = np.count_nonzero(picture[inside] <= 0) / n if n else 1.0
     if share > _NOT_POSITIVE:
-        what = f"{100 * share:.0f} % of the values in the brain are not positive" if n else "the mask is empty"
-        raise ValueError(f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it cannot be removed "
-            "from normalized images: take the image before that, or leave this step out (bias_field=False)")
+        what = (
+            f"{100 * share:.0f} % of the values in the brain are not positive"
+            if n
+            else "the mask is empty"
+        )
+        raise ValueError(
+            f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it cannot be removed "
+            "from normalized images: take the image before that, or leave this step out (bias_field=False)"
+        )
     steps = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
-    factors = [int(f) for f in np.clip(np.rint(_FIELD_GRID / steps), 1, np.maximum(np.array(picture.shape) // 8, 1))]
+    factors = [
+        int(f)
+        for f in np.clip(
+            np.rint(_FIELD_GRID / steps), 1, np.maximum(np.array(picture.shape) // 8, 1)
+        )
+    ]
     positive = np.maximum(picture, 1e-3 * float(np.median(picture[inside])))
     # SimpleITK counts axes from the last one.
-    whole, where = (sitk.GetImageFromArray(a.transpose()) for a in (positive, inside.astype(np.uint8)))
+    whole, where = (
+        sitk.GetImageFromArray(a.transpose()) for a in (positive, inside.astype(np.uint8))
+    )
     for one in (whole, where):
         one.SetSpacing(steps.tolist())
     correct = sitk.N4BiasFieldCorrectionImageFilter()
@@ -159,7 +204,11 @@ def align_brain(
 
 
 def aligned(
-    prior: nib.Nifti1Pair, image: nib.Nifti1Pair, prior_brain: Image | None, brain: Image | None, name: str
+    prior: nib.Nifti1Pair,
+    image: nib.Nifti1Pair,
+    prior_brain: Image | None,
+    brain: Image | None,
+    name: str,
 ) -> NDArray[np.float64]:
     """Do what `align_brain` does, with scans that were read."""
     align = import_optional("dipy.align")
@@ -181,7 +230,9 @@ def aligned(
     return transform
 
 
-def _warn_of_bad_fit(moving: nib.Nifti1Pair, fixed: nib.Nifti1Pair, transform: NDArray, name: str) -> None:
+def _warn_of_bad_fit(
+    moving: nib.Nifti1Pair, fixed: nib.Nifti1Pair, transform: NDArray, name: str
+) -> None:
     """Say when a registration seems to have gone astray."""
     center = (fixed.affine @ [*(np.array(fixed.shape) - 1) / 2, 1])[:3]
     shift = float(np.linalg.norm(transform[:3, :3] @ center + transform[:3, 3] - center))
@@ -191,12 +242,16 @@ def _warn_of_bad_fit(moving: nib.Nifti1Pair, fixed: nib.Nifti1Pair, transform: N
     agreements = []
     for matrix in (np.eye(4), transform):
         values = array_of(onto(moving, fixed, matrix))[there]
-        agreements.append(0.0 if not values.std() else float(np.corrcoef(values, array_of(fixed)[there])[0, 1]))
+        agreements.append(
+            0.0 if not values.std() else float(np.corrcoef(values, array_of(fixed)[there])[0, 1])
+        )
     problems = []
     if shift > _LARGE_SHIFT or turn > _LARGE_TURN:
         problems.append(f"was moved by {shift:.3g} mm and turned by {turn:.3g} degrees")
     if agreements[1] < agreements[0]:
-        problems.append(f"agrees worse than before (correlation {agreements[0]:.2f}, now {agreements[1]:.2f})")
+        problems.append(
+            f"agrees worse than before (correlation {agreements[0]:.2f}, now {agreements[1]:.2f})"
+        )
     if problems:
         msg = f"{name} {' and '.join(problems)}; look at the result, or align it by other means (register=False)"
         warnings.warn(msg, stacklevel=4)
@@ -214,7 +269,9 @@ def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
 def _cut(scan: nib.Nifti1Pair, brain: Image | None) -> nib.Nifti1Pair:
     """Bring a scan to the coarse grid, cut to the brain, for registration."""
     values = array_of(scan).astype(np.float32)
-    inside = values != 0 if brain is None else inside_of(read_scan_like(brain, scan, image_name(scan)))
+    inside = (
+        values != 0 if brain is None else inside_of(read_scan_like(brain, scan, image_name(scan)))
+    )
     values = np.where(inside, values, 0)
     where = np.argwhere(inside)
     if not len(where):

@@ -16,7 +16,12 @@ __all__ = ["patient_scale", "sliced_rows", "source_volumes"]
 
 
 def source_volumes(
-    series: Series, source: Protocol, protocol: Protocol | None, *, average: str | None, b_tolerance: float | None
+    series: Series,
+    source: Protocol,
+    protocol: Protocol | None,
+    *,
+    average: str | None,
+    b_tolerance: float | None,
 ) -> Callable[[NDArray], NDArray]:
     """
     Give the function that takes the measurements that an estimator needs from those of an image.
@@ -25,12 +30,16 @@ def source_volumes(
         if average is not None or b_tolerance is not None:
             raise ValueError("average and b_tolerance need the protocol of the image")
         if series.n_measurements != len(source):
-            raise ValueError(f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
-                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image")
+            raise ValueError(
+                f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
+                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image"
+            )
         return lambda voxels: voxels
     series.check_count(protocol)
     if source.te is not None and protocol.te is None:
-        raise ValueError(f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)")
+        raise ValueError(
+            f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)"
+        )
     if source.te is None and protocol.te is not None:
         protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
     tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
@@ -40,8 +49,14 @@ def source_volumes(
     try:
         chosen = source.indices_in(contrasts, **tolerance)
     except ValueError as error:
-        hint = "" if b_tolerance else "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
-        raise ValueError(f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}") from None
+        hint = (
+            ""
+            if b_tolerance
+            else "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
+        )
+        raise ValueError(
+            f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}"
+        ) from None
     if average is None:
         return lambda voxels: voxels[:, chosen]
     return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, chosen]
@@ -68,10 +83,15 @@ def patient_scale(
             raise ValueError(f"scale must be a positive number, not {scale!r}")
         return float(scale)
     if isinstance(scale, str):
-        raise ValueError(f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}")
+        raise ValueError(
+            f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
+        )
     # The scale looks at these columns only; all voxels of the others need not be held at once.
     seen = reference_columns(source)
-    parts = [chosen(voxels)[:, seen] for _, _, voxels in series.slabs(region, progress=progress, task="scale")]
+    parts = [
+        chosen(voxels)[:, seen]
+        for _, _, voxels in series.slabs(region, progress=progress, task="scale")
+    ]
     try:
         return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
     except ValueError as error:
@@ -111,7 +131,9 @@ def sliced_rows(
                     yield slice(at, at + 1), part[:, :, k : k + 1], rows[first:end]
         return
     reach = patch_shape[2] // 2
-    for slab, around, inside, values in series.slabs_with_margin(region, reach, progress=progress, task="predict"):
+    for slab, around, inside, values in series.slabs_with_margin(
+        region, reach, progress=progress, task="predict"
+    ):
         x, y, n_slices, m = values.shape
         volume = _usable(chosen(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
         for k in range(slab.start - around.start, slab.stop - around.start):
@@ -124,5 +146,7 @@ def sliced_rows(
                 yield (
                     slice(at, at + 1),
                     part,
-                    neighborhoods(volume[:, :, near], where, patch_shape, region=inside[:, :, near]),
+                    neighborhoods(
+                        volume[:, :, near], where, patch_shape, region=inside[:, :, near]
+                    ),
                 )

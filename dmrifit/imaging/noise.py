@@ -36,7 +36,11 @@ class NoiseLevel:
 
 
 def estimate_sigma(
-    signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None, method: str = "auto", n_coils: int = 1
+    signals: ArrayLike,
+    *,
+    mask: NDArray[np.bool_] | None = None,
+    method: str = "auto",
+    n_coils: int = 1,
 ) -> NoiseLevel:
     """
     Estimate the standard deviation of the noise from a scan itself (by dipy).
@@ -82,8 +86,10 @@ def estimate_sigma(
         if found is not None:
             return NoiseLevel(found, "piesno")
         if method == "piesno":
-            raise ValueError("PIESNO found no voxels that hold nothing but noise: the background is masked or there is none; "
-                "use method 'mppca' or 'local'")
+            raise ValueError(
+                "PIESNO found no voxels that hold nothing but noise: the background is masked or there is none; "
+                "use method 'mppca' or 'local'"
+            )
     if method == "mppca" or (method == "auto" and patches_are_large(values.shape)):
         return NoiseLevel(denoise(values, mask=mask)[1], "mppca")
     return NoiseLevel(_local(values, mask), "local")
@@ -121,5 +127,7 @@ def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float
     usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
     if not usable.size:
         size = " × ".join(map(str, values.shape))
-        raise ValueError(f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give sigma as a number")
+        raise ValueError(
+            f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give sigma as a number"
+        )
     return float(usable.min())

@@ -20,7 +20,14 @@ from dmrifit.io.tables import read_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FittedMaps", "find_fits", "read_label_names", "repeatability", "roi_table", "summarize_fits"]
+__all__ = [
+    "FittedMaps",
+    "find_fits",
+    "read_label_names",
+    "repeatability",
+    "roi_table",
+    "summarize_fits",
+]
 
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 
@@ -93,7 +100,9 @@ def roi_table(
     present = np.unique(numbers[numbers != 0]).tolist()
     listed = sorted({*present, *(names or {})} - {0})
     if not present:
-        raise ValueError(f"{where.name}: no voxel has a label other than 0; draw a region, or name another image")
+        raise ValueError(
+            f"{where.name}: no voxel has a label other than 0; draw a region, or name another image"
+        )
     usable = np.ones(numbers.shape, bool)
     if "status" in values:
         usable = np.isin(values["status"].array, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
@@ -103,7 +112,11 @@ def roi_table(
         region = numbers == label
         inside = np.nonzero(region & usable)
         fits = {name: values[name].array[inside] for name in summarized}
-        ends = None if "at_bound" not in values else unpack_bounds(values["at_bound"].array[inside], len(parameters))
+        ends = (
+            None
+            if "at_bound" not in values
+            else unpack_bounds(values["at_bound"].array[inside], len(parameters))
+        )
         doubt = values["doubt"].array[inside] if "doubt" in values else None
         for name in summarized:
             finite = np.isfinite(fits[name])
@@ -114,7 +127,12 @@ def roi_table(
             doubtful = (doubt[finite] > 0).mean() if doubt is not None and finite.any() else np.nan
             rows.append(
                 (
-                    *(label, (names or {}).get(label, str(label)), name, (units or {}).get(name, "")),
+                    *(
+                        label,
+                        (names or {}).get(label, str(label)),
+                        name,
+                        (units or {}).get(name, ""),
+                    ),
                     *(int(finite.sum()), int(region.sum()), *_statistics(fits[name][finite])),
                     *(*shares, doubtful),
                 )
@@ -155,15 +173,23 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
     """
     import pandas as pd
 
-    missing = [column for column in ("subject", "visit", "label", "name", "map", value) if column not in table]
+    missing = [
+        column
+        for column in ("subject", "visit", "label", "name", "map", value)
+        if column not in table
+    ]
     if missing:
-        raise ValueError(f"repeatability needs the columns subject and visit beside those of roi_table; {missing} are missing")
+        raise ValueError(
+            f"repeatability needs the columns subject and visit beside those of roi_table; {missing} are missing"
+        )
     keys = [*(["model"] if "model" in table else []), "label", "name", "map"]
     twice = table.duplicated([*keys, "subject", "visit"])
     if twice.any():
         first = table[twice].iloc[0]
-        raise ValueError(f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at visit "
-            f"{first['visit']}; name the visits differently")
+        raise ValueError(
+            f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at visit "
+            f"{first['visit']}; name the visits differently"
+        )
     rows = []
     for key, group in table.groupby(keys, sort=False):
         visits = group.dropna(subset=[value]).groupby("subject")[value]
@@ -176,7 +202,9 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
                 wcv = float(np.sqrt((repeated["var"] / repeated["mean"] ** 2).mean()))
         mean = float(repeated["mean"].mean()) if n else np.nan
         rows.append((*key, n, mean, within, wcv, 1.96 * np.sqrt(2) * 100 * wcv))
-    return pd.DataFrame(rows, columns=[*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent"])
+    return pd.DataFrame(
+        rows, columns=[*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent"]
+    )
 
 
 @dataclass(frozen=True)
@@ -206,28 +234,41 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
     """Find the maps that fits have written to a folder."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of maps; name one that dmrifit fit wrote")
+        raise FileNotFoundError(
+            f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
+        )
     found = []
     for sidecar in sorted(folder.glob("*model-*dwimap.json")):
         try:
             described = json.loads(read_small(sidecar))
         except (RecursionError, ValueError) as error:
-            raise ValueError(f"{sidecar} is no sidecar of a fit ({error}); fit the scan again") from None
+            raise ValueError(
+                f"{sidecar} is no sidecar of a fit ({error}); fit the scan again"
+            ) from None
         if not isinstance(described, dict):
-            raise ValueError(f"{sidecar} is no sidecar of a fit (it holds a {type(described).__name__}); fit the scan again")
+            raise ValueError(
+                f"{sidecar} is no sidecar of a fit (it holds a {type(described).__name__}); fit the scan again"
+            )
         if "Cost" in described and "Status" in described:
             try:
                 found.append(_fitted(sidecar, described))
             except (AttributeError, KeyError, TypeError) as error:
                 problem = f"without {error}" if isinstance(error, KeyError) else str(error)
-                raise ValueError(f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again") from None
+                raise ValueError(
+                    f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again"
+                ) from None
     if not found:
-        raise ValueError(f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); name a folder that dmrifit fit wrote")
+        raise ValueError(
+            f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); name a folder that dmrifit fit wrote"
+        )
     return found
 
 
 def summarize_fits(
-    sources: Sequence[str | Path], labels: Sequence[str | Path] = (), *, names: Mapping[int, str] | None = None
+    sources: Sequence[str | Path],
+    labels: Sequence[str | Path] = (),
+    *,
+    names: Mapping[int, str] | None = None,
 ) -> pd.DataFrame:
     """Summarize the maps of many fits in regions."""
     import pandas as pd
@@ -235,13 +276,20 @@ def summarize_fits(
     # All files are found and named before the first is read.
     scans = [
         (row, fit, image)
-        for row, folder, image in _listed([Path(source) for source in sources], [Path(one) for one in labels])
+        for row, folder, image in _listed(
+            [Path(source) for source in sources], [Path(one) for one in labels]
+        )
         for fit in find_fits(folder)
     ]
     parts = []
     for row, fit, image in scans:
         table = roi_table(fit.maps, image, names=names, units=fit.units)
-        columns = {**row, "folder": str(fit.maps["status"].parent), "scan": fit.scan, "model": fit.model}
+        columns = {
+            **row,
+            "folder": str(fit.maps["status"].parent),
+            "scan": fit.scan,
+            "model": fit.model,
+        }
         for position, (name, value) in enumerate(columns.items()):
             table.insert(position, name, value)
         parts.append(table)
@@ -257,7 +305,9 @@ def read_label_names(path: str | Path) -> dict[int, str]:
         number = text.isascii() and text.removeprefix("-").isdecimal()
         if not number or int(text) in names:
             problem = "stands there twice" if number else "is no whole number"
-            raise ValueError(f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its number")
+            raise ValueError(
+                f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its number"
+            )
         names[int(text)] = row["name"]
     return names
 
@@ -266,35 +316,54 @@ def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str
     """Pair folders of maps with label images; give the columns that describe each."""
     tables = [source for source in sources if source.suffix.lower() in (".tsv", ".csv")]
     if tables and len(sources) > 1:
-        raise ValueError(f"name folders of maps, or one table of them, not {tables[0]} among others")
+        raise ValueError(
+            f"name folders of maps, or one table of them, not {tables[0]} among others"
+        )
     rows: list[tuple[dict[str, str], Path, Path | None]] = []
     if tables:
         (table,) = tables
         first: dict[tuple[str, ...], int] = {}
-        for line, row in read_rows(table, required=("maps",), optional=("labels", "subject", "visit")):
-            described = {str(column): row[column] for column in ("subject", "visit") if column in row}
+        for line, row in read_rows(
+            table, required=("maps",), optional=("labels", "subject", "visit")
+        ):
+            described = {
+                str(column): row[column] for column in ("subject", "visit") if column in row
+            }
             where = f"{table}, row {line}"
             if not (table.parent / row["maps"]).is_dir():
-                raise FileNotFoundError(f"{where}: no such folder of maps {row['maps']!r}; paths are relative to {table.parent.resolve()}")
+                raise FileNotFoundError(
+                    f"{where}: no such folder of maps {row['maps']!r}; paths are relative to {table.parent.resolve()}"
+                )
             same = first.setdefault((row["maps"], row.get("labels", "")), line)
             if same != line:
-                raise ValueError(f"{where}: maps and labels are those of row {same}, and would count twice; remove one of the rows")
+                raise ValueError(
+                    f"{where}: maps and labels are those of row {same}, and would count twice; remove one of the rows"
+                )
             rows.append(
-                (described, table.parent / row["maps"], table.parent / row["labels"] if row.get("labels") else None)
+                (
+                    described,
+                    table.parent / row["maps"],
+                    table.parent / row["labels"] if row.get("labels") else None,
+                )
             )
     else:
         rows = [({}, source, None) for source in sources]
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
         n, folders = len(labels) or "no", "1 folder" if len(rows) == 1 else f"{len(rows)} folders"
         listed_in = f" of {tables[0]}, whose column labels is empty" if tables else ""
-        raise ValueError(f"{n} label images for {folders} of maps{listed_in}; give one (--labels), or one for each")
+        raise ValueError(
+            f"{n} label images for {folders} of maps{listed_in}; give one (--labels), or one for each"
+        )
     given = labels * len(rows) if len(labels) == 1 else labels or [Path()] * len(rows)
     listed = [
-        (row, folder, one if image is None else image) for (row, folder, image), one in zip(rows, given, strict=True)
+        (row, folder, one if image is None else image)
+        for (row, folder, image), one in zip(rows, given, strict=True)
     ]
     for _, _, image in listed:
         if not image.is_file():
-            raise FileNotFoundError(f"{image}: no such label image; check its name{f' in {tables[0]}' if tables else ''}")
+            raise FileNotFoundError(
+                f"{image}: no such label image; check its name{f' in {tables[0]}' if tables else ''}"
+            )
     return listed
 
 
@@ -324,13 +393,19 @@ def _read(volume: Volume, name: str) -> _Volume:
     if isinstance(volume, np.ndarray):
         check_real(volume.dtype, f"the array {name}")
         if volume.ndim != 3:
-            raise ValueError(f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed")
-        return _Volume(f"the array {name}", volume.astype(np.uint8) if volume.dtype == bool else volume, None)
+            raise ValueError(
+                f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
+            )
+        return _Volume(
+            f"the array {name}", volume.astype(np.uint8) if volume.dtype == bool else volume, None
+        )
     loaded = load_image(volume)
     label = image_name(volume)
     values = read_volume(volume)
     values = values.reshape(values.shape[:3]) if set(values.shape[3:]) <= {1} else values
-    return _Volume(label if label != "the image" else f"the image of {name}", values, loaded.affine)
+    return _Volume(
+        label if label != "the image" else f"the image of {name}", values, loaded.affine
+    )
 
 
 def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
@@ -338,11 +413,15 @@ def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
     rounded = np.round(numbers)
     largest = np.abs(rounded).max(initial=0)
     if largest > _LARGEST_LABEL:
-        raise ValueError(f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; name a label image")
+        raise ValueError(
+            f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; name a label image"
+        )
     wrong = np.abs(numbers - rounded) > _LABEL_ROUNDING
     if wrong.any():
-        raise ValueError(f"{labels.name}: labels are whole numbers, but {np.count_nonzero(wrong)} voxels are not, such as "
-            f"{numbers[wrong][0]:g}; resample label images by the nearest neighbor")
+        raise ValueError(
+            f"{labels.name}: labels are whole numbers, but {np.count_nonzero(wrong)} voxels are not, such as "
+            f"{numbers[wrong][0]:g}; resample label images by the nearest neighbor"
+        )
     return rounded.astype(np.int64)
 
 
@@ -368,10 +447,14 @@ def _fitted(sidecar: Path, described: Mapping[str, Any]) -> FittedMaps:
             files[name] = described[key]["File"]
     elsewhere = [file for file in files.values() if Path(file).name != file]
     if elsewhere:
-        raise ValueError(f"{sidecar} names {elsewhere[0]!r}, which is not beside it; fit the scan again")
+        raise ValueError(
+            f"{sidecar} names {elsewhere[0]!r}, which is not beside it; fit the scan again"
+        )
     missing = [file for file in files.values() if not (sidecar.parent / file).is_file()]
     if missing:
-        raise FileNotFoundError(f"{sidecar} names {missing[0]}, which does not exist; fit the scan again")
+        raise FileNotFoundError(
+            f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"
+        )
     # As derivative_name made it: the name of the image, then entity by entity.
     scan = "_".join(part for part in sidecar.stem.split("_")[:-1] if not part.startswith("model-"))
     maps = {name: sidecar.parent / file for name, file in files.items()}

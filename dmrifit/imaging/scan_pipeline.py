@@ -132,7 +132,9 @@ def preprocess_image(
     series.check_count(protocol)
     files = _files(series, protocol)
     file_set = (
-        None if out is None else FileSet(out, files.values(), overwrite=overwrite, keep=file_paths((image, mask)))
+        None
+        if out is None
+        else FileSet(out, files.values(), overwrite=overwrite, keep=file_paths((image, mask)))
     )
     with file_set or nullcontext():
         region = None if mask is None else binarize(read_map(mask, series), name=image_name(mask))
@@ -161,7 +163,9 @@ def preprocess_image(
             _warn_of_large_motion(transforms, series)
         result = Preprocessed(
             series.map(signals, "dmrifit preprocessed"),
-            series.map(np.broadcast_to(np.float32(noise.sigma), series.grid).copy(), "dmrifit noise sigma"),
+            series.map(
+                np.broadcast_to(np.float32(noise.sigma), series.grid).copy(), "dmrifit noise sigma"
+            ),
             protocol,
             transforms,
         )
@@ -186,7 +190,9 @@ def _check_signal(signals: NDArray, region: NDArray[np.bool_] | None, name: str)
     usable = (np.isfinite(signals) & (signals != 0)).any(axis=-1)
     if not (usable if region is None else usable & region).any():
         where = "" if region is None else " of the mask"
-        raise ValueError(f"{name}: all voxels{where} are 0, NaN or infinite in every measurement; check that it is the right image")
+        raise ValueError(
+            f"{name}: all voxels{where} are 0, NaN or infinite in every measurement; check that it is the right image"
+        )
 
 
 def _slice_axis(series: Series) -> int:
@@ -199,14 +205,18 @@ def _slice_axis(series: Series) -> int:
     return longest if edges[longest] > _THICK * np.delete(edges, longest).max() else 2
 
 
-def _turned(protocol: Protocol, transforms: NDArray[np.float64], affine: NDArray[np.float64]) -> Protocol:
+def _turned(
+    protocol: Protocol, transforms: NDArray[np.float64], affine: NDArray[np.float64]
+) -> Protocol:
     if protocol.directions is None:
         return protocol
     directions = rotate_directions(protocol.directions, transforms, affine)
     return Protocol(protocol.b, protocol.te, directions=directions, name=protocol.name)
 
 
-def _size_of_motion(transforms: NDArray[np.float64], series: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _size_of_motion(
+    transforms: NDArray[np.float64], series: Series
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give the shift of the center of the image in mm and the rotation in degrees of each volume."""
     center = (series.affine @ [*(np.array(series.grid) - 1) / 2, 1])[:3]
     turns, offsets = transforms[:, :3, :3], transforms[:, :3, 3]
@@ -235,7 +245,10 @@ def _files(series: Series, protocol: Protocol) -> dict[str, str]:
         names["bvec"] = "bvec"
     if protocol.te is not None:
         names["te"] = "te"
-    files = {key: derivative_name(series.stem, f"dwi.{ending}", desc="preproc") for key, ending in names.items()}
+    files = {
+        key: derivative_name(series.stem, f"dwi.{ending}", desc="preproc")
+        for key, ending in names.items()
+    }
     files["sigma"] = derivative_name(series.stem, "dwimap.nii.gz", param="sigma", desc="preproc")
     return files | {"sidecar": derivative_name(series.stem, "dwi.json", desc="preproc")}
 
@@ -277,7 +290,9 @@ def _describe(
     return described
 
 
-def _write(result: Preprocessed, described: Mapping[str, Any], files: FileSet, names: Mapping[str, str]) -> None:
+def _write(
+    result: Preprocessed, described: Mapping[str, Any], files: FileSet, names: Mapping[str, str]
+) -> None:
     save_image(result.image, files.path(names["image"]))
     save_image(result.sigma, files.path(names["sigma"]))
     protocol = result.protocol
@@ -289,4 +304,6 @@ def _write(result: Preprocessed, described: Mapping[str, Any], files: FileSet, n
 
 
 def _bar(total: int, task: str, *, progress: bool) -> tqdm:
-    return tqdm(total=total, desc=task, unit="volume", disable=None if progress else True, leave=False)
+    return tqdm(
+        total=total, desc=task, unit="volume", disable=None if progress else True, leave=False
+    )

@@ -114,35 +114,50 @@ class FileSet:
     """
 
     def __init__(
-        self, folder: str | Path, names: Iterable[str], *, overwrite: bool = False, keep: Iterable[Path] = ()
+        self,
+        folder: str | Path,
+        names: Iterable[str],
+        *,
+        overwrite: bool = False,
+        keep: Iterable[Path] = (),
     ) -> None:
         self.folder = Path(folder)
         self.names = list(names)
         if len({name.casefold() for name in self.names}) != len(self.names):
-            raise ValueError(f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}")
+            raise ValueError(
+                f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}"
+            )
         left = {path for hidden in _abandoned(self.folder) for path in _moved_in_part(hidden)}
         named = [self.folder / name for name in self.names]
         existing = [path for path in named if path.exists() and path not in left]
         for path in keep:
             if any(path.samefile(other) for other in existing):
-                raise ValueError(f"{path} is an input and would be overwritten; choose another folder than {self.folder}")
+                raise ValueError(
+                    f"{path} is an input and would be overwritten; choose another folder than {self.folder}"
+                )
         if existing and not overwrite:
             more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
             verb = "exist" if more else "exists"
-            raise FileExistsError(f"{existing[0]}{more} {verb} already; choose another folder, or pass overwrite=True (--overwrite)")
+            raise FileExistsError(
+                f"{existing[0]}{more} {verb} already; choose another folder, or pass overwrite=True (--overwrite)"
+            )
         self._hidden: Path | None = None
         self._lock: int | None = None
         self._made: list[Path] = []
 
     def __enter__(self) -> FileSet:
         try:
-            self._made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+            self._made = [
+                folder for folder in (self.folder, *self.folder.parents) if not folder.exists()
+            ]
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self.folder)
             self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
             self._lock = _lock(self._hidden)
         except OSError as error:
-            raise type(error)(f"cannot write to the folder {self.folder}: {error.strerror}; choose another one") from error
+            raise type(error)(
+                f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
+            ) from error
         return self
 
     def path(self, name: str) -> Path:
@@ -155,11 +170,16 @@ class FileSet:
         """Write a JSON file of the set."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         # A line for a list of numbers, not for each number. Inside a string there is no line break.
-        text = re.sub(r"\[\n[^][{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
+        text = re.sub(
+            r"\[\n[^][{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text
+        )
         self.path(name).write_text(text + "\n", encoding="utf-8")
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._hidden is None:
             return
@@ -170,7 +190,9 @@ class FileSet:
                 if len(written) > 1:
                     # Should this process be killed now, the next one finds out what is a part of a set only.
                     numbers = {name: _identity(self._hidden / name) for name in written}
-                    with suppress(OSError):  # moving needs no room, and must not fail for want of it
+                    with suppress(
+                        OSError
+                    ):  # moving needs no room, and must not fail for want of it
                         write_text(self._hidden / _MOVING, json.dumps(numbers))
                     (self.folder / self.names[-1]).unlink(missing_ok=True)
                 for name in written:
@@ -204,7 +226,9 @@ def _explained(error: OSError, path: Path) -> OSError:
     """Tell which file or folder there is no room for; other errors stay as they are."""
     if error.errno not in _NO_ROOM:
         return error
-    return OSError(f"no room to write {path}: {error.strerror}; free some, or choose a folder on another disk")
+    return OSError(
+        f"no room to write {path}: {error.strerror}; free some, or choose a folder on another disk"
+    )
 
 
 def _lock(folder: Path) -> int | None:

@@ -77,7 +77,9 @@ def derivative_name(source: str, suffix: str, **entities: str) -> str:
     parts = source.split("_") if source else []
     description = ""
     if _BIDS.fullmatch(source):
-        description = "".join(part.removeprefix("desc-") for part in parts if part.startswith("desc-"))
+        description = "".join(
+            part.removeprefix("desc-") for part in parts if part.startswith("desc-")
+        )
         parts = [part for part in parts[:-1] if not part.startswith("desc-")]
     added = label(entities.pop("desc", ""))
     # BIDS joins words by capitals: preproc and predicted become preprocPredicted.
@@ -101,13 +103,24 @@ def versions(*packages: str) -> dict[str, str]:
 
 def map_names(model: SignalModel) -> list[str]:
     """Name the maps of a fit."""
-    names = [*model.names, *(f"{name}_se" for name in model.names), "cost", "status", "at_bound", "doubt"]
+    names = [
+        *model.names,
+        *(f"{name}_se" for name in model.names),
+        "cost",
+        "status",
+        "at_bound",
+        "doubt",
+    ]
     if len(set(names)) != len(names):
-        raise ValueError(f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; name it otherwise")
+        raise ValueError(
+            f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; name it otherwise"
+        )
     return names
 
 
-def pack_bounds(at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
+def pack_bounds(
+    at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]
+) -> NDArray[np.unsignedinteger]:
     """
     Pack into one number for each voxel which of its parameters ended at a bound.
 
@@ -120,7 +133,9 @@ def pack_bounds(at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]) -> NDArra
     return (pairs * weights).sum(axis=1, dtype=kind)
 
 
-def unpack_bounds(bits: NDArray[np.unsignedinteger], n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def unpack_bounds(
+    bits: NDArray[np.unsignedinteger], n: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """
     Find out which parameters ended at a bound.
 
@@ -195,7 +210,9 @@ def describe_fit(
     """Describe a fit for the JSON file that stands beside its maps."""
     model, n = tally.model, max(tally.n_fitted, 1)
     parameters = {}
-    for parameter, box, low, high in zip(model.parameters, bounds, tally.at_low, tally.at_high, strict=True):
+    for parameter, box, low, high in zip(
+        model.parameters, bounds, tally.at_low, tally.at_high, strict=True
+    ):
         name = parameter.name
         entry: dict[str, Any] = {
             "Units": _units(parameter),
@@ -244,14 +261,21 @@ def describe_fit(
 
 
 def describe_prediction(
-    estimator: BaseEstimator, model: SignalModel | None, target: Protocol, scale: float, files: Mapping[str, str]
+    estimator: BaseEstimator,
+    model: SignalModel | None,
+    target: Protocol,
+    scale: float,
+    files: Mapping[str, str],
 ) -> dict[str, Any]:
     """Describe a prediction for the JSON file that stands beside its maps."""
     described: dict[str, Any] = {
         "Description": "Predicted from images of another protocol",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions("dmrifit", "numba", "numpy", "nibabel", "scikit-learn"),
-        "Estimator": {"Class": type(estimator).__name__, "Parameters": describe(estimator.get_params(deep=False))},
+        "Estimator": {
+            "Class": type(estimator).__name__,
+            "Parameters": describe(estimator.get_params(deep=False)),
+        },
     }
     if model is not None:
         described["Model"] = _describe_model(model)

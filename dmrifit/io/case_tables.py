@@ -34,38 +34,50 @@ __all__ = [
 _Case = TypeVar("_Case")
 
 
-def checked_values(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = "") -> NDArray[np.float32]:
+def checked_values(
+    values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = ""
+) -> NDArray[np.float32]:
     """Check that an array holds finite numbers and has a shape."""
     found = np.asarray(values)
     check_shape(found, shape, what, remedy)
     if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
         n = np.count_nonzero(~np.isfinite(found)) if found.dtype.kind in "fiub" else found.size
-        raise ValueError(f"{what} has {n} values that are no finite numbers ({found.dtype}); set voxels without a value to 0")
+        raise ValueError(
+            f"{what} has {n} values that are no finite numbers ({found.dtype}); set voxels without a value to 0"
+        )
     return np.ascontiguousarray(found, dtype=np.float32)
 
 
-def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = "") -> NDArray[np.bool_]:
+def checked_mask(
+    values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = ""
+) -> NDArray[np.bool_]:
     """Check that an array is a mask and has a shape."""
     found = np.asarray(values)
     check_shape(found, shape, what, remedy)
     if found.dtype != bool:
         others = np.setdiff1d(np.unique(found), (0, 1))
         if others.size:
-            raise ValueError(f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1")
+            raise ValueError(
+                f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1"
+            )
     return np.ascontiguousarray(found != 0)
 
 
 def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str = "") -> None:
     """Check the shape of an array."""
     if values.shape != shape:
-        raise ValueError(f"{what} has shape {values.shape} and the image {shape}; {remedy or 'bring both to one grid'}")
+        raise ValueError(
+            f"{what} has shape {values.shape} and the image {shape}; {remedy or 'bring both to one grid'}"
+        )
 
 
 def checked_affine(affine: ArrayLike, who: str) -> NDArray[np.float64]:
     """Check that a matrix places voxels."""
     found = np.array(affine, dtype=np.float64)
     if found.shape != (4, 4) or not np.isfinite(found).all() or np.linalg.det(found[:3, :3]) == 0:
-        raise ValueError(f"{who}: the affine places no voxels: {found.tolist()}; give a (4, 4) matrix of three axes in mm")
+        raise ValueError(
+            f"{who}: the affine places no voxels: {found.tolist()}; give a (4, 4) matrix of three axes in mm"
+        )
     return found
 
 
@@ -78,11 +90,15 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        raise ValueError(f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed")
+        raise ValueError(
+            f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
+        )
     return values
 
 
-def read_on_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], reference: str) -> NDArray:
+def read_on_grid(
+    path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], reference: str
+) -> NDArray:
     """
     Read a volume that lies on the grid of another image.
 
@@ -90,7 +106,9 @@ def read_on_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]
     """
     loaded = load_image(path)
     found = three_axes(values_of(loaded, str(path)), path)
-    check_same_grid(found.shape, loaded.affine, shape, affine, name=str(path), reference_name=reference)
+    check_same_grid(
+        found.shape, loaded.affine, shape, affine, name=str(path), reference_name=reference
+    )
     return found
 
 
@@ -111,11 +129,15 @@ def read_each(
         where = f"{table}, row {line} (patient {row['patient']})"
         name = row.get("name") or row["patient"]
         if (other := lines.setdefault(name, line)) != line:
-            raise ValueError(f"{where}: row {other} has a {what} of the name {name!r} too; add a column 'name' that tells them apart")
+            raise ValueError(
+                f"{where}: row {other} has a {what} of the name {name!r} too; add a column 'name' that tells them apart"
+            )
         try:
             cases.append(read(row, table.parent))
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{where}: {error}; paths are relative to {table.parent.resolve()}") from None
+            raise FileNotFoundError(
+                f"{where}: {error}; paths are relative to {table.parent.resolve()}"
+            ) from None
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     return cases
@@ -131,7 +153,9 @@ def check_names(names: Mapping[str, str]) -> None:
     """Check that words can stand in a table."""
     for kind, name in names.items():
         if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
-            raise ValueError(f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break")
+            raise ValueError(
+                f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
+            )
 
 
 def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
@@ -141,9 +165,13 @@ def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
         raise ValueError("there are no cases to write")
     stems = [file_stem(*pair) for pair in pairs]
     folded = [stem.casefold() for stem in stems]
-    twice = sorted({pair[1] for pair, stem in zip(pairs, folded, strict=True) if folded.count(stem) > 1})
+    twice = sorted(
+        {pair[1] for pair, stem in zip(pairs, folded, strict=True) if folded.count(stem) > 1}
+    )
     if twice:
-        raise ValueError(f"several cases would have the same files: {', '.join(twice)}; give them names of their own")
+        raise ValueError(
+            f"several cases would have the same files: {', '.join(twice)}; give them names of their own"
+        )
     return stems
 
 
@@ -157,7 +185,11 @@ def save_values(values: NDArray, affine: NDArray[np.float64], path: Path) -> Non
 
 
 def write_table(
-    file_set: FileSet, name: str, rows: Sequence[Mapping[str, str]], columns: Mapping[str, str], described: str
+    file_set: FileSet,
+    name: str,
+    rows: Sequence[Mapping[str, str]],
+    columns: Mapping[str, str],
+    described: str,
 ) -> None:
     """Write a table of cases and what its columns mean."""
     used = [key for key in columns if any(key in row for row in rows)]

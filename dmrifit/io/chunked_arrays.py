@@ -30,7 +30,11 @@ class Array(Protocol):
 
 def is_array(value: object) -> bool:
     """Tell whether something is an array."""
-    return isinstance(value, Array) and len(value.shape) > 0 and getattr(value.dtype, "kind", "V") not in "OUST"
+    return (
+        isinstance(value, Array)
+        and len(value.shape) > 0
+        and getattr(value.dtype, "kind", "V") not in "OUST"
+    )
 
 
 def placed(image: Any, affine: ArrayLike | None) -> Any:
@@ -41,15 +45,23 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
         return image
     kind = f"an array ({type(image).__module__.partition('.')[0]}, {' × '.join(map(str, image.shape))})"
     if affine is None:
-        raise ValueError(f"{kind} does not say where its voxels lie; wrap it: nibabel.Nifti1Image(array, affine), or give affine= "
-            "where a function has it")
+        raise ValueError(
+            f"{kind} does not say where its voxels lie; wrap it: nibabel.Nifti1Image(array, affine), or give affine= "
+            "where a function has it"
+        )
     if np.isnan(np.asarray(image.shape, dtype=float)).any():
         raise ValueError(f"{kind} does not know its shape; call its compute_chunk_sizes() first")
     dtype = np.dtype(image.dtype)
     if dtype.kind not in "biuf":
-        raise ValueError(f"{kind} holds values of type {dtype}; magnitudes (integers or real numbers) are needed")
+        raise ValueError(
+            f"{kind} holds values of type {dtype}; magnitudes (integers or real numbers) are needed"
+        )
     matrix = np.asarray(affine, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
+    if (
+        matrix.shape != (4, 4)
+        or not np.isfinite(matrix).all()
+        or np.linalg.det(matrix[:3, :3]) == 0
+    ):
         raise ValueError(f"affine= must be 4 × 4 numbers that place voxels, not {matrix.tolist()}")
     # NIfTI does not know every type that arrays have; only the type of the values read counts.
     header = nib.Nifti1Header()

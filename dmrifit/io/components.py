@@ -68,7 +68,9 @@ class Matching:
         """Whether a component matches two lesions or is ten times larger than its one: shape (n_components,)."""
         n = len(self.component_voxels)
         flagged = np.bincount(self.component, minlength=n) > 1
-        oversized = self.component_voxels[self.component] > OVERSIZED * self.lesion_voxels[self.lesion]
+        oversized = (
+            self.component_voxels[self.component] > OVERSIZED * self.lesion_voxels[self.lesion]
+        )
         flagged[self.component[oversized]] = True
         return flagged
 
@@ -80,7 +82,12 @@ class Matching:
 
 
 def match_components(
-    reference: ArrayLike, prediction: ArrayLike, *, connectivity: int = 26, min_overlap: int = 1, min_voxels: int = 1
+    reference: ArrayLike,
+    prediction: ArrayLike,
+    *,
+    connectivity: int = 26,
+    min_overlap: int = 1,
+    min_voxels: int = 1,
 ) -> Matching:
     """
     Find the components of two masks that match, by the rule of `lesion_table`.
@@ -89,7 +96,11 @@ def match_components(
     """
     lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
     return match_to_lesions(
-        lesions, prediction, connectivity=connectivity, min_overlap=min_overlap, min_voxels=min_voxels
+        lesions,
+        prediction,
+        connectivity=connectivity,
+        min_overlap=min_overlap,
+        min_voxels=min_voxels,
     )
 
 
@@ -109,14 +120,21 @@ def match_to_lesions(
     check_number("min_overlap", min_overlap, least=1, whole=True)
     found = _mask(prediction, "the prediction")
     if found.shape != lesions.shape:
-        raise ValueError(f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids")
+        raise ValueError(
+            f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
+        )
     found = drop_small(found, min_voxels, connectivity=connectivity)
     components = label_components(found, connectivity=connectivity)
     inside = lesions > 0
-    sizes = np.bincount(lesions[inside], minlength=1)[1:], np.bincount(components[found], minlength=1)[1:]
+    sizes = (
+        np.bincount(lesions[inside], minlength=1)[1:],
+        np.bincount(components[found], minlength=1)[1:],
+    )
     lesion, component, overlap = meeting_pairs(lesions, components, inside, len(sizes[1]))
     enough = overlap >= min_overlap
-    return Matching(lesions, components, lesion[enough], component[enough], overlap[enough], *sizes)
+    return Matching(
+        lesions, components, lesion[enough], component[enough], overlap[enough], *sizes
+    )
 
 
 def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.int32]:
@@ -151,8 +169,14 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
 def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
     """Check a matrix that places voxels."""
     matrix = np.eye(4) if affine is None else real_numbers(affine, "the affine")
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:3, :3]) == 0:
-        raise ValueError(f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}")
+    if (
+        matrix.shape != (4, 4)
+        or not np.isfinite(matrix).all()
+        or np.linalg.det(matrix[:3, :3]) == 0
+    ):
+        raise ValueError(
+            f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
+        )
     return matrix
 
 
@@ -166,18 +190,24 @@ def meeting_pairs(
     """
     first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
     both = second > 0
-    keys, voxels = np.unique((first[both] - 1) * max(n_b, 1) + second[both] - 1, return_counts=True)
+    keys, voxels = np.unique(
+        (first[both] - 1) * max(n_b, 1) + second[both] - 1, return_counts=True
+    )
     return keys // max(n_b, 1), keys % max(n_b, 1), voxels
 
 
 def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     array = np.asarray(values)
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape {array.shape}")
+        raise ValueError(
+            f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape {array.shape}"
+        )
     if array.dtype == bool:
         return array
     inside = array == 1
     if not (inside | (array == 0)).all():
         other = array[~(inside | (array == 0))].flat[0]
-        raise ValueError(f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first")
+        raise ValueError(
+            f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first"
+        )
     return inside

@@ -36,12 +36,27 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{one}" for one in ("2", "4", "128"))
 _NUMBERS = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
 _NEEDED = (
-    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+        "Rows",
+    ),
     *("Columns", *_NUMBERS),
 )
 #: What the standard asks for in each file, if only empty.
 _EMPTY = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *(
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+        "StudyID",
+    ),
     *("AccessionNumber", "ReferringPhysicianName"),
 )
 
@@ -140,9 +155,13 @@ def write_dicom_seg(
     if kind not in KINDS:
         raise ValueError(f"no kind {kind!r} of regions; choose one of {', '.join(KINDS)}")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already; choose another name, or pass overwrite=True (--overwrite)")
+        raise FileExistsError(
+            f"{path} exists already; choose another name, or pass overwrite=True (--overwrite)"
+        )
     if path.exists() and _read_image(path) is not None:
-        raise ValueError(f"{path} is an image of a scan and would be overwritten; choose another name")
+        raise ValueError(
+            f"{path} is an image of a scan and would be overwritten; choose another name"
+        )
     numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
     volume = _read_series(Path(source), series)
     frames = _onto(numbered, np.asarray(affine, dtype=np.float64), volume, str(source))
@@ -160,13 +179,21 @@ def _segments(
         labels = labels[..., 0]
     if labels.ndim != 3:
         raise ValueError(f"labels have {labels.ndim} axes; a volume (x, y, z) is needed")
-    if labels.dtype.kind not in "biuf" or not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
-        raise ValueError("labels are whole numbers, and some voxels have others; give a mask or a label image, not probabilities")
+    if (
+        labels.dtype.kind not in "biuf"
+        or not np.isfinite(labels).all()
+        or (labels != np.rint(labels)).any()
+    ):
+        raise ValueError(
+            "labels are whole numbers, and some voxels have others; give a mask or a label image, not probabilities"
+        )
     whole = labels.astype(np.int64)
     if (whole < 0).any():
         raise ValueError(f"labels are 0 or above, and some voxels have {whole.min()}")
     if separate and names:
-        raise ValueError("connected regions have no names of labels; leave out names (--names) or separate (--separate)")
+        raise ValueError(
+            "connected regions have no names of labels; leave out names (--names) or separate (--separate)"
+        )
     if separate:
         from dmrifit.io.components import label_components
 
@@ -175,13 +202,21 @@ def _segments(
     if not found:
         raise ValueError("no voxel has a label above 0: there is no region to write")
     if len(found) > _MOST_SEGMENTS:
-        raise ValueError(f"{len(found)} regions are more than {_MOST_SEGMENTS}; leave out small ones")
+        raise ValueError(
+            f"{len(found)} regions are more than {_MOST_SEGMENTS}; leave out small ones"
+        )
     if names and not set(names) & set(found):
-        raise ValueError(f"none of the names is of a label that is there ({', '.join(map(str, found[:5]))}); check the table")
-    segments = {number: names.get(label, f"{kind} {label}") for number, label in enumerate(found, start=1)}
+        raise ValueError(
+            f"none of the names is of a label that is there ({', '.join(map(str, found[:5]))}); check the table"
+        )
+    segments = {
+        number: names.get(label, f"{kind} {label}") for number, label in enumerate(found, start=1)
+    }
     for name in segments.values():
         if not 0 < len(name) <= _LONGEST_LABEL or "\\" in name or not name.isprintable():
-            raise ValueError(f"a name of a segment is 1 to {_LONGEST_LABEL} characters without backslashes, not {name!r}")
+            raise ValueError(
+                f"a name of a segment is 1 to {_LONGEST_LABEL} characters without backslashes, not {name!r}"
+            )
     numbered = np.searchsorted([0, *found], whole).astype(np.uint8)
     return numbered, segments
 
@@ -189,7 +224,9 @@ def _segments(
 def _read_series(folder: Path, series: str | None) -> _Series:
     """Read the geometry of a series of single slices."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; name the one with the DICOM files of the series")
+        raise FileNotFoundError(
+            f"{folder}: no such folder; name the one with the DICOM files of the series"
+        )
     found: dict[str, list[Dataset]] = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
@@ -210,7 +247,9 @@ def _read_series(folder: Path, series: str | None) -> _Series:
             for uid, images in found.items()
         )
         if series is not None:
-            msg = f"{folder} holds no DICOM series {series} of images in space" + (listed and f", but{listed}")
+            msg = f"{folder} holds no DICOM series {series} of images in space" + (
+                listed and f", but{listed}"
+            )
         elif found:
             msg = f"{folder} holds {len(found)} DICOM series; name one of them (--series):{listed}"
         else:
@@ -243,12 +282,20 @@ def _read_image(path: Path) -> Dataset | None:
         image = pydicom.dcmread(path, stop_before_pixels=True)
         if "SharedFunctionalGroupsSequence" in image and "PixelSpacing" not in image:
             # Segmentations and others that the same folder may hold are not what is looked for.
-            if int(image.get("NumberOfFrames", 1)) < 2 or image.get("Modality") in ("SEG", "RTDOSE"):
+            if int(image.get("NumberOfFrames", 1)) < 2 or image.get("Modality") in (
+                "SEG",
+                "RTDOSE",
+            ):
                 return None
-            raise ValueError("it holds many frames (enhanced DICOM); export the series as single slices")
+            raise ValueError(
+                "it holds many frames (enhanced DICOM); export the series as single slices"
+            )
         if "SOPInstanceUID" not in image and meta.get("MediaStorageSOPClassUID") != _DIRECTORY:
             raise ValueError("it is cut off; copy it again")
-        if "ImagePositionPatient" not in image and str(meta.get("MediaStorageSOPClassUID")) not in _SLICES:
+        if (
+            "ImagePositionPatient" not in image
+            and str(meta.get("MediaStorageSOPClassUID")) not in _SLICES
+        ):
             return None
         missing = [name for name in _NEEDED if image.get(name) in (None, "")]
         if missing:
@@ -270,12 +317,22 @@ def _read_image(path: Path) -> Dataset | None:
 def _as_volume(images: list[Dataset], name: str) -> _Series:
     """Put slices in order, one at each place."""
     first = images[0]
-    for key in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "FrameOfReferenceUID"):
+    for key in (
+        "Rows",
+        "Columns",
+        "PixelSpacing",
+        "ImageOrientationPatient",
+        "FrameOfReferenceUID",
+    ):
         if any(_differ(first[key].value, one[key].value) for one in images):
-            raise ValueError(f"{name}: images of the series differ in {key}, so that they are no volume; name a series that is one")
+            raise ValueError(
+                f"{name}: images of the series differ in {key}, so that they are no volume; name a series that is one"
+            )
     axes = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), atol=_SMALLEST):
-        raise ValueError(f"{name}: ImageOrientationPatient {axes.ravel().tolist()} is not two directions at right angles")
+        raise ValueError(
+            f"{name}: ImageOrientationPatient {axes.ravel().tolist()} is not two directions at right angles"
+        )
     normal = np.cross(*axes)
     places = np.array([one.ImagePositionPatient for one in images], dtype=np.float64)
     spacing = np.array(first.PixelSpacing, dtype=np.float64)  # between rows, between columns
@@ -284,14 +341,20 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
     # Several volumes have several images at a place; the first one acquired stands for it.
     acquired = [int(one.get("InstanceNumber") or 0) for one in images]
     order = sorted(range(len(images)), key=lambda i: (round(height[i] / least), acquired[i]))
-    kept = [i for n, i in enumerate(order) if n == 0 or height[i] - height[order[n - 1]] > 2 * least]
+    kept = [
+        i for n, i in enumerate(order) if n == 0 or height[i] - height[order[n - 1]] > 2 * least
+    ]
     places = places[kept]
     if len(kept) > 1:
         step = (places[-1] - places[0]) / (len(kept) - 1)
-        away = np.linalg.norm(places - (places[0] + np.outer(np.arange(len(kept)), step)), axis=1).max()
+        away = np.linalg.norm(
+            places - (places[0] + np.outer(np.arange(len(kept)), step)), axis=1
+        ).max()
         if away > _TOLERANCE * np.linalg.norm(step):
-            raise ValueError(f"{name}: the {len(kept)} slices are not evenly spaced (up to {away:.3g} mm from where they should "
-                "be); a slice may be missing, copy the series again")
+            raise ValueError(
+                f"{name}: the {len(kept)} slices are not evenly spaced (up to {away:.3g} mm from where they should "
+                "be); a slice may be missing, copy the series again"
+            )
     else:
         step = normal * float(first.get("SliceThickness") or 1)
     affine = np.eye(4)
@@ -303,13 +366,21 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
 def _differ(one: Any, other: Any) -> bool:
     if isinstance(one, str | int):
         return bool(one != other)
-    return not np.allclose(np.array(one, dtype=float), np.array(other, dtype=float), atol=_SMALLEST)
+    return not np.allclose(
+        np.array(one, dtype=float), np.array(other, dtype=float), atol=_SMALLEST
+    )
 
 
-def _onto(labels: NDArray[np.uint8], affine: NDArray[np.float64], volume: _Series, name: str) -> NDArray[np.uint8]:
+def _onto(
+    labels: NDArray[np.uint8], affine: NDArray[np.float64], volume: _Series, name: str
+) -> NDArray[np.uint8]:
     """Turn and move labels onto the voxels of a series: (slice, row, column)."""
     edges = np.linalg.norm(volume.affine[:3, :3], axis=0)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+    if (
+        affine.shape != (4, 4)
+        or not np.isfinite(affine).all()
+        or np.linalg.det(affine[:3, :3]) == 0
+    ):
         raise ValueError(f"the affine of the labels places no voxels: {affine.tolist()}")
     matrix = np.linalg.inv(volume.affine) @ affine
     turn = np.rint(matrix[:3, :3])
@@ -320,25 +391,38 @@ def _onto(labels: NDArray[np.uint8], affine: NDArray[np.float64], volume: _Serie
     turned = (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
     if not turned or (apart > _TOLERANCE).any():
         distance = float((apart * edges).max())
-        far = f"voxels lie up to {distance:.3g} mm apart" if turned else "their axes or voxel sizes differ"
+        far = (
+            f"voxels lie up to {distance:.3g} mm apart"
+            if turned
+            else "their axes or voxel sizes differ"
+        )
         own = np.linalg.norm(affine[:3, :3], axis=0)
-        raise ValueError(f"labels of {_times(labels.shape)} voxels of {_times(own.round(3))} mm are not on the grid of the DICOM "
+        raise ValueError(
+            f"labels of {_times(labels.shape)} voxels of {_times(own.round(3))} mm are not on the grid of the DICOM "
             f"series in {name}, {_times(volume.shape)} voxels of {_times(edges.round(3))} mm: {far}. Name the series "
             "that the scan was converted from, or bring the labels back to its grid by the nearest neighbor, for "
-            "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')")
+            "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
+        )
     places = np.argwhere(labels)
     moved = (places @ turn.T + offset).astype(np.intp)
     outside = ((moved < 0) | (moved >= volume.shape)).any(axis=1)
     if outside.any():
-        raise ValueError(f"{np.count_nonzero(outside)} of {len(places)} voxels with a label lie outside the DICOM series in {name}; "
-            "name the series that the scan was converted from")
+        raise ValueError(
+            f"{np.count_nonzero(outside)} of {len(places)} voxels with a label lie outside the DICOM series in {name}; "
+            "name the series that the scan was converted from"
+        )
     frames = np.zeros(volume.shape[::-1], dtype=np.uint8)
     frames[tuple(moved.T[::-1])] = labels[tuple(places.T)]
     return frames
 
 
 def _segmentation(
-    frames: NDArray[np.uint8], images: list[Dataset], segments: Mapping[int, str], kind: str, *, manual: bool
+    frames: NDArray[np.uint8],
+    images: list[Dataset],
+    segments: Mapping[int, str],
+    kind: str,
+    *,
+    manual: bool,
 ) -> Any:
     highdicom = import_optional("highdicom")
     from pydicom.sr.codedict import codes
@@ -377,7 +461,9 @@ def _segmentation(
         content_description=_NOTICE,
         content_label=kind.upper(),
     )
-    made.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of patients and of segments have one character set
+    made.SpecificCharacterSet = (
+        "ISO_IR 192"  # UTF-8: names of patients and of segments have one character set
+    )
     made.SeriesDescription = f"dmrifit {kind}"
     _ascend(made)
     return made
@@ -395,9 +481,12 @@ def _ascend(made: Any) -> None:
 
     frames = list(made.PerFrameFunctionalGroupsSequence)
     row, column = np.array(
-        made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64
+        made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient,
+        dtype=np.float64,
     ).reshape(2, 3)
-    places = np.array([one.PlanePositionSequence[0].ImagePositionPatient for one in frames], dtype=np.float64)
+    places = np.array(
+        [one.PlanePositionSequence[0].ImagePositionPatient for one in frames], dtype=np.float64
+    )
     segment = np.ones(len(frames), dtype=np.intp)  # of a single one, all frames say it together
     for i, one in enumerate(frames):
         if "SegmentIdentificationSequence" in one:

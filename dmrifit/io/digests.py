@@ -55,8 +55,10 @@ def describe(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, np.random.RandomState):
         return {"RandomState": describe(list(value.get_state(legacy=True)))}
-    raise TypeError(f"{value!r} cannot be described in a file, so its results could not be found again; use values, "
-        "estimators and named functions, or leave out the folder")
+    raise TypeError(
+        f"{value!r} cannot be described in a file, so its results could not be found again; use values, "
+        "estimators and named functions, or leave out the folder"
+    )
 
 
 def digest(value: Any) -> str:
@@ -87,7 +89,11 @@ def _statements(path: Path, packages: Mapping[str, Path]) -> str:
     placeholders: dict[str, str] = {}
     for node in ast.walk(tree):
         _drop_docstring(node)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.partition(".")[0] in packages
+        ):
             package, *folders = node.module.split(".")
             folder = packages[package].joinpath(*folders)
             for alias in node.names:
@@ -99,7 +105,9 @@ def _statements(path: Path, packages: Mapping[str, Path]) -> str:
             # Sorted imports change their order when a module is renamed.
             node.module, node.names = "", []
         elif isinstance(node, ast.Import):
-            node.names = [alias for alias in node.names if alias.name.partition(".")[0] not in packages]
+            node.names = [
+                alias for alias in node.names if alias.name.partition(".")[0] not in packages
+            ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             node.id = placeholders.get(node.id, node.id)

@@ -16,20 +16,30 @@ MASK_THRESHOLD = 0.5
 GRID_TOLERANCE = 0.1
 
 
-def binarize(values: ArrayLike, *, name: str = "mask", may_be_empty: bool = False) -> NDArray[np.bool_]:
+def binarize(
+    values: ArrayLike, *, name: str = "mask", may_be_empty: bool = False
+) -> NDArray[np.bool_]:
     """Turn a mask of any number type into a boolean one."""
     values = np.asarray(values)
     if values.dtype.kind not in "buif":
-        raise ValueError(f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers")
+        raise ValueError(
+            f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers"
+        )
     if infinite := np.count_nonzero(np.isinf(values)):
-        raise ValueError(f"{name} holds {infinite} infinite values; a mask is 1 inside and 0 outside: set them to one of these")
+        raise ValueError(
+            f"{name} holds {infinite} infinite values; a mask is 1 inside and 0 outside: set them to one of these"
+        )
     inside = values.astype(bool) if values.dtype == bool else values > MASK_THRESHOLD
     if not inside.any():
         finite = values[np.isfinite(values)]
         if may_be_empty and finite.size:
             return inside
-        largest = f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
-        raise ValueError(f"{name}: no voxel is inside the mask ({largest}; inside means above {MASK_THRESHOLD:g})")
+        largest = (
+            f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
+        )
+        raise ValueError(
+            f"{name}: no voxel is inside the mask ({largest}; inside means above {MASK_THRESHOLD:g})"
+        )
     return inside
 
 
@@ -43,16 +53,26 @@ def check_same_grid(
     reference_name: str,
 ) -> None:
     """Make sure that two volumes have their voxels at the same places."""
-    affine, reference_affine = np.asarray(affine, dtype=float), np.asarray(reference_affine, dtype=float)
+    affine, reference_affine = (
+        np.asarray(affine, dtype=float),
+        np.asarray(reference_affine, dtype=float),
+    )
     remedy = f"bring {name} to the grid of {reference_name}, for example by nilearn.image.resample_to_img"
     if tuple(shape) != tuple(reference_shape):
-        raise ValueError(f"{name} has {_times(shape)} voxels and {reference_name} has {_times(reference_shape)}: "
-            f"they are on different grids; {remedy}")
-    corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [*(np.array(shape) - 1), 1]
+        raise ValueError(
+            f"{name} has {_times(shape)} voxels and {reference_name} has {_times(reference_shape)}: "
+            f"they are on different grids; {remedy}"
+        )
+    corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [
+        *(np.array(shape) - 1),
+        1,
+    ]
     apart = np.linalg.norm(corners @ (affine - reference_affine)[:3].T, axis=1).max()
     if not apart <= GRID_TOLERANCE * np.linalg.norm(reference_affine[:3, :3], axis=0).min():
-        raise ValueError(f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to {apart:.3g} mm "
-            f"apart. Affine of {name}: {_rows(affine)}; of {reference_name}: {_rows(reference_affine)}; {remedy}")
+        raise ValueError(
+            f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to {apart:.3g} mm "
+            f"apart. Affine of {name}: {_rows(affine)}; of {reference_name}: {_rows(reference_affine)}; {remedy}"
+        )
 
 
 def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
@@ -63,7 +83,9 @@ def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
     """
     volume = np.asarray(volume)
     if volume.shape[:3] != mask.shape:
-        raise ValueError(f"a volume of shape {volume.shape} does not fit a mask of shape {mask.shape}")
+        raise ValueError(
+            f"a volume of shape {volume.shape} does not fit a mask of shape {mask.shape}"
+        )
     return volume[mask]
 
 
@@ -76,7 +98,9 @@ def voxels_to_volume(values: ArrayLike, mask: NDArray[np.bool_], *, fill: float 
     values = np.asarray(values)
     n_voxels = np.count_nonzero(mask)
     if values.ndim == 0 or len(values) != n_voxels:
-        raise ValueError(f"values of shape {values.shape} do not fit the {n_voxels} voxels of the mask")
+        raise ValueError(
+            f"values of shape {values.shape} do not fit the {n_voxels} voxels of the mask"
+        )
     volume = np.full((*mask.shape, *values.shape[1:]), fill, dtype=values.dtype)
     volume[mask] = values
     return volume

@@ -53,14 +53,25 @@ DAMAGED = (EOFError, OSError, zlib.error)
 #: Endings of compressed files.
 COMPRESSED = (".gz", ".bz2", ".zst")
 _GZIP_RATIO = 1032  # what deflate can pack at most, by its format
-_LARGEST_HEADER = 2**26  # bytes before the values, with DICOM headers and whatever else stands there
+_LARGEST_HEADER = (
+    2**26
+)  # bytes before the values, with DICOM headers and whatever else stands there
 _CHUNK = 2**20
 _ONE_AT_A_TIME = threading.Lock()
 _VOXEL_SIZES = (1e-4, 1e4)  # mm
 _FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
 _OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
 _SPATIAL = (
-    *("pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *(
+        "pixdim",
+        "xyzt_units",
+        "dim_info",
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+    ),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 
@@ -76,13 +87,19 @@ def load_image(image: Image) -> nib.Nifti1Pair:
         raise ValueError(f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first")
     shape, affine = loaded.shape, np.asarray(loaded.affine)
     if min(shape, default=0) < 0:
-        raise ValueError(f"{name} says that it has {' × '.join(map(str, shape))} voxels; its header is damaged, copy it again")
+        raise ValueError(
+            f"{name} says that it has {' × '.join(map(str, shape))} voxels; its header is damaged, copy it again"
+        )
     if not _places_voxels(affine):
-        raise ValueError(f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform")
+        raise ValueError(
+            f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
+        )
     unit = _OTHER_UNITS.get(int(loaded.header["xyzt_units"]) & 7)
     if unit:
-        raise ValueError(f"{name} states its lengths in {unit}, and mm are needed: scale its affine, or, where that is in mm "
-            "already, set xyzt_units to 2")
+        raise ValueError(
+            f"{name} states its lengths in {unit}, and mm are needed: scale its affine, or, where that is in mm "
+            "already, set xyzt_units to 2"
+        )
     return loaded
 
 
@@ -137,7 +154,11 @@ def file_paths(inputs: Iterable[Any]) -> list[Path]:
         if isinstance(one, list | tuple):
             found += file_paths(one)
             continue
-        name = one.get_filename() if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj) else one
+        name = (
+            one.get_filename()
+            if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj)
+            else one
+        )
         if isinstance(name, str | Path) and Path(name).is_file():
             found.append(Path(name))
     return found
@@ -177,9 +198,13 @@ def file_of(loaded: nib.Nifti1Pair) -> Path | None:
 
 def check_real(kind: np.dtype, name: str) -> None:
     """Refuse values that are no real numbers."""
-    if kind.names or not (np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating) or kind.kind == "b"):
+    if kind.names or not (
+        np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating) or kind.kind == "b"
+    ):
         held = "colors" if kind.names else f"values of type {kind}"
-        raise ValueError(f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first")
+        raise ValueError(
+            f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first"
+        )
 
 
 def stored_bytes(proxy: Any) -> int:
@@ -208,11 +233,15 @@ def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
     """
     if data is not None and not nib.is_proxy(data):
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return ValueError(f"a block of {name} cannot be computed ({problem}); mend what the array is made from")
+        return ValueError(
+            f"a block of {name} cannot be computed ({problem}); mend what the array is made from"
+        )
     if isinstance(error, FileNotFoundError):
         return _vanished(name)
     problem = " ".join(str(error).split())
-    return ValueError(f"{name} cannot be read to its end, it seems damaged or cut off ({problem}); copy it again")
+    return ValueError(
+        f"{name} cannot be read to its end, it seems damaged or cut off ({problem}); copy it again"
+    )
 
 
 def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
@@ -231,14 +260,22 @@ def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
         rest = packed.read(_CHUNK)
         too_long = len(rest) == _CHUNK and packed.read(1)
     if len(raw) < needed:
-        raise ValueError(f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again")
+        raise ValueError(
+            f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again"
+        )
     if too_long:
-        raise ValueError(f"{name} unpacks to more than the {needed} bytes that its header tells of; copy it again")
-    return ArrayProxy(io.BytesIO(raw), (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter))
+        raise ValueError(
+            f"{name} unpacks to more than the {needed} bytes that its header tells of; copy it again"
+        )
+    return ArrayProxy(
+        io.BytesIO(raw), (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+    )
 
 
 def _vanished(name: str) -> Any:
-    return FileNotFoundError(f"{name} vanished while it was read; put it back, or copy it to a disk that stays")
+    return FileNotFoundError(
+        f"{name} vanished while it was read; put it back, or copy it to a disk that stays"
+    )
 
 
 def _load_header(path: Path) -> Any:
@@ -251,22 +288,34 @@ def _load_header(path: Path) -> Any:
             loaded = nib.load(path)
     except MemoryError:
         raise
-    except Exception as error:  # each of the formats that nibabel guesses from the ending raises its own
+    except (
+        Exception
+    ) as error:  # each of the formats that nibabel guesses from the ending raises its own
         if not path.is_file():
             raise _vanished(str(path)) from error
-        raise ValueError(f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); copy it again, or "
-            "convert it to NIfTI") from error
+        raise ValueError(
+            f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); copy it again, or "
+            "convert it to NIfTI"
+        ) from error
     if not isinstance(loaded, nib.Nifti1Pair):
         return loaded
     by_sform = int(loaded.header["sform_code"]) > 0
-    moving = [one for one in remarks if one.startswith(("sform",) if by_sform else ("sform", "qform", "pixdim[1"))]
+    moving = [
+        one
+        for one in remarks
+        if one.startswith(("sform",) if by_sform else ("sform", "qform", "pixdim[1"))
+    ]
     if moving:
-        raise ValueError(f"{path} has a header that cannot be right ({'; '.join(moving)}); repair it, or convert the scan again")
+        raise ValueError(
+            f"{path} has a header that cannot be right ({'; '.join(moving)}); repair it, or convert the scan again"
+        )
     shortest = getattr(loaded.header, "single_vox_offset", 0)
     stored: Any = loaded.dataobj
     if isinstance(loaded, nib.Nifti1Image) and stored.offset < shortest:
-        raise ValueError(f"{path} says that its values begin at byte {stored.offset}, which is inside its header; set "
-            f"vox_offset to {shortest}, or convert the scan again")
+        raise ValueError(
+            f"{path} says that its values begin at byte {stored.offset}, which is inside its header; set "
+            f"vox_offset to {shortest}, or convert the scan again"
+        )
     return loaded
 
 
@@ -315,9 +364,13 @@ def _check_header(path: Path) -> None:
         else:
             continue
         if np.isinf(slope):
-            raise ValueError(f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; convert the scan again")
+            raise ValueError(
+                f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; convert the scan again"
+            )
         if not 0 <= offset <= _LARGEST_HEADER:
-            raise ValueError(f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for")
+            raise ValueError(
+                f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for"
+            )
 
 
 def _check_claim(proxy: Any, path: Path, name: str) -> None:
@@ -329,9 +382,13 @@ def _check_claim(proxy: Any, path: Path, name: str) -> None:
         return  # which reading tells
     suffix = path.suffix.lower()
     if suffix == ".gz" and needed > _GZIP_RATIO * size + _CHUNK:
-        raise ValueError(f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; copy it again")
+        raise ValueError(
+            f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; copy it again"
+        )
     if suffix not in COMPRESSED and needed > size:
-        raise ValueError(f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again")
+        raise ValueError(
+            f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again"
+        )
     # Values as they lie in a file are only looked at where they are needed; others are made.
     mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
     if not mapped and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):

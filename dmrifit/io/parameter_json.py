@@ -20,7 +20,11 @@ class RefusedError(Exception):
 
 def refuse_keys(found: Any, known: set[str], what: str, *, complete: bool = False) -> None:
     """Refuse what is no dictionary, has keys that are not known or, if complete, lacks one."""
-    if not isinstance(found, dict) or not set(found) <= known or (complete and set(found) != known):
+    if (
+        not isinstance(found, dict)
+        or not set(found) <= known
+        or (complete and set(found) != known)
+    ):
         keys = sorted(found) if isinstance(found, dict) else found
         raise RefusedError(f"{keys} instead of {sorted(known)}: unknown or missing {what}")
 
@@ -43,15 +47,21 @@ def encoded(value: Any, key: str) -> Any:
         return [encoded(item, key) for item in value]
     if isinstance(value, Mapping) and not any(str(name).startswith("$") for name in value):
         return {str(name): encoded(item, key) for name, item in value.items()}
-    raise TypeError(f"parameter {key} cannot be stored in a model file: {value!r}; give numbers, names and protocols")
+    raise TypeError(
+        f"parameter {key} cannot be stored in a model file: {value!r}; give numbers, names and protocols"
+    )
 
 
 def encoded_model(model: SignalModel) -> dict[str, Any]:
     """Give a model as JSON: its formula and its parameters."""
     if model.source:
-        raise TypeError(f"model {model.name} is a function with branches or loops, and a model file carries no code; write it as "
-            "one formula (SignalModel.from_expression), or train without maps (model=None)")
-    parameters = [[p.name, p.unit, encoded(p.low, "low"), encoded(p.high, "high")] for p in model.parameters]
+        raise TypeError(
+            f"model {model.name} is a function with branches or loops, and a model file carries no code; write it as "
+            "one formula (SignalModel.from_expression), or train without maps (model=None)"
+        )
+    parameters = [
+        [p.name, p.unit, encoded(p.low, "low"), encoded(p.high, "high")] for p in model.parameters
+    ]
     return {"name": model.name, "expression": model.expression, "parameters": parameters}
 
 
@@ -71,14 +81,23 @@ def decoded(value: Any) -> Any:
         if tag == "$tuple":
             return tuple(decoded(item) for item in content)
         if tag == "$protocol":
-            refuse_keys(content, {"name", "b", "te", "directions"}, "key of a protocol", complete=True)
+            refuse_keys(
+                content, {"name", "b", "te", "directions"}, "key of a protocol", complete=True
+            )
             return Protocol.from_dict(content)
         if tag == "$model":
             if isinstance(content, dict) and content.get("source"):
-                raise RefusedError(f"its model {content.get('name')!r} is the source of a function, and code from files is never run")
-            refuse_keys(content, {"name", "expression", "parameters"}, "key of a model", complete=True)
+                raise RefusedError(
+                    f"its model {content.get('name')!r} is the source of a function, and code from files is never run"
+                )
+            refuse_keys(
+                content, {"name", "expression", "parameters"}, "key of a model", complete=True
+            )
             parameters = [
-                Parameter(name, unit, decoded(low), decoded(high)) for name, unit, low, high in content["parameters"]
+                Parameter(name, unit, decoded(low), decoded(high))
+                for name, unit, low, high in content["parameters"]
             ]
-            return SignalModel.from_expression(content["expression"], parameters, name=content["name"])
+            return SignalModel.from_expression(
+                content["expression"], parameters, name=content["name"]
+            )
     raise RefusedError(f"a parameter has the unknown key {tagged[0]!r}")

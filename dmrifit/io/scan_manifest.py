@@ -88,7 +88,9 @@ def read_manifest(table: str | Path) -> Manifest:
         where = f"{table}, row {line}"
         image = named_file(table.parent, row["image"], f"{where}: image")
         if first.setdefault(image.resolve(), line) != line:
-            raise ValueError(f"{where}: image {row['image']!r} stands in row {first[image.resolve()]}, too; name each image once")
+            raise ValueError(
+                f"{where}: image {row['image']!r} stands in row {first[image.resolve()]}, too; name each image once"
+            )
         n = _count(image, where)
         contrasts = _contrasts(table, row, image, n, where)
         for column, values in zip((images, b, te, directions), (image, *contrasts), strict=True):
@@ -96,7 +98,9 @@ def read_manifest(table: str | Path) -> Manifest:
     times = [one for one in te if one is not None]
     if times and len(times) < len(te):
         line = next(i for i, one in enumerate(te, start=2) if one is None)
-        raise ValueError(f"{table}, row {line}: no echo time, while other rows have one; give the column te to all rows, or none")
+        raise ValueError(
+            f"{table}, row {line}: no echo time, while other rows have one; give the column te to all rows, or none"
+        )
     vectors = [one for one in directions if one is not None]
     try:
         protocol = Protocol(
@@ -117,7 +121,9 @@ def _count(image: Path, where: str) -> int:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if len(shape) not in (3, 4):
-        raise ValueError(f"{where}: {image} is {len(shape)}-D ({' × '.join(map(str, shape))}); 3-D or 4-D images are needed")
+        raise ValueError(
+            f"{where}: {image} is {len(shape)}-D ({' × '.join(map(str, shape))}); 3-D or 4-D images are needed"
+        )
     return shape[3] if len(shape) == 4 else 1
 
 
@@ -127,8 +133,14 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str
     if bval is None and row.get("bval"):
         bval = named_file(table.parent, row["bval"], f"{where}: bval")
     if bval is None:
-        raise ValueError(f"{where}: no b-values; give the column bval, or put a .bval file beside {image}")
-    bvec = named_file(table.parent, row["bvec"], f"{where}: bvec") if row.get("bvec") else _beside(image, "bvec")
+        raise ValueError(
+            f"{where}: no b-values; give the column bval, or put a .bval file beside {image}"
+        )
+    bvec = (
+        named_file(table.parent, row["bvec"], f"{where}: bvec")
+        if row.get("bvec")
+        else _beside(image, "bvec")
+    )
     te: Any = None
     if row.get("te"):
         te = _number(row["te"])
@@ -136,9 +148,13 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str
     elif (sidecar := _beside(image, "json")) is not None and '"EchoTime"' in read_text(sidecar):
         te = sidecar
     try:
-        b, directions = read_gradients(bval, bvec) if isinstance(bval, Path) else (np.full(n, bval), None)
+        b, directions = (
+            read_gradients(bval, bvec) if isinstance(bval, Path) else (np.full(n, bval), None)
+        )
         if len(b) != n:
-            raise ValueError(f"{image} has {n} volumes, but {bval} {len(b)} b-values; check that both belong to one scan")
+            raise ValueError(
+                f"{image} has {n} volumes, but {bval} {len(b)} b-values; check that both belong to one scan"
+            )
         _doubt_unit(b, f"{where}: {bval}")
         times = None if te is None else read_echo_times(te, n)
         # An image of low b-values alone is right: a usual one beside them, for the check of units.
@@ -150,12 +166,16 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, n: int, where: str
     return b, times, directions
 
 
-def _checked(source: Path | float, b: NDArray[np.float64], te: NDArray[np.float64] | None = None) -> None:
+def _checked(
+    source: Path | float, b: NDArray[np.float64], te: NDArray[np.float64] | None = None
+) -> None:
     """Check b-values or echo times; an error names the file that they come from."""
     try:
         Protocol(b, te)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}" if isinstance(source, Path) else str(error)) from None
+        raise ValueError(
+            f"{source}: {error}" if isinstance(source, Path) else str(error)
+        ) from None
 
 
 def _doubt_unit(b: NDArray[np.float64], name: str) -> None:

@@ -105,10 +105,14 @@ class Part:
         with tempfile.TemporaryFile() as file:
             try:
                 with ImageOpener(str(self.path)) as packed:
-                    shutil.copyfileobj(packed, _Bounded(file, stored_bytes(self.data), self.name), 2**20)
+                    shutil.copyfileobj(
+                        packed, _Bounded(file, stored_bytes(self.data), self.name), 2**20
+                    )
             except DAMAGED as error:
                 if getattr(error, "errno", None) in _NO_ROOM:
-                    raise type(error)(f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place") from error
+                    raise type(error)(
+                        f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
+                    ) from error
                 raise damaged(self.name, error) from error
             self._check_length(file.tell())
             stored = self.data
@@ -118,7 +122,9 @@ class Part:
     def _check_length(self, found: int) -> None:
         needed = stored_bytes(self.data)
         if found < needed:
-            raise ValueError(f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again")
+            raise ValueError(
+                f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
+            )
 
 
 @dataclass(frozen=True)
@@ -156,11 +162,18 @@ class Series:
         for image, one in zip(listed, loaded, strict=True):
             part = _part(one, image_name(image), may_be_3d=len(listed) > 1)
             check_same_grid(
-                one.shape[:3], one.affine, first.shape[:3], first.affine, name=part.name, reference_name=first_name
+                one.shape[:3],
+                one.affine,
+                first.shape[:3],
+                first.affine,
+                name=part.name,
+                reference_name=first_name,
             )
             parts.append(part)
         # Maps are single files, also when the input is a pair of .hdr and .img.
-        image_class = nib.Nifti2Image if isinstance(first.header, nib.Nifti2Header) else nib.Nifti1Image
+        image_class = (
+            nib.Nifti2Image if isinstance(first.header, nib.Nifti2Header) else nib.Nifti1Image
+        )
         return cls(tuple(parts), first.affine, first.header, image_class)
 
     @property
@@ -189,15 +202,19 @@ class Series:
         """Make sure that there is one volume for each measurement of a protocol."""
         if self.n_measurements != len(protocol):
             named = f" of {protocol.name}" if protocol.name else ""
-            raise ValueError(f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
+            raise ValueError(
+                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
                 f"{_count(len(protocol), 'b-value')}; "
-                "check that both belong to one scan")
+                "check that both belong to one scan"
+            )
 
     @contextmanager
     def unpacked(self) -> Iterator[Series]:
         """Check that all files are whole, and unpack compressed ones while the block lasts."""
         with ExitStack() as stack:
-            yield replace(self, parts=tuple(stack.enter_context(part.unpacked()) for part in self.parts))
+            yield replace(
+                self, parts=tuple(stack.enter_context(part.unpacked()) for part in self.parts)
+            )
 
     def read(self, slab: slice, dtype: type[np.floating] = np.float64) -> NDArray:
         """
@@ -223,7 +240,9 @@ class Series:
         """
         x, y, z = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
-        with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
+        with tqdm(
+            total=z, unit="slice", desc=task, disable=None if progress else True, leave=False
+        ) as bar:
             for slab in slices_of(z, thickness, [part.data for part in self.parts]):
                 if region is None or region[:, :, slab].any():
                     signals = self.read(slab)
@@ -244,12 +263,19 @@ class Series:
         """
         x, y, z = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
-        with tqdm(total=z, unit="slice", desc=task, disable=None if progress else True, leave=False) as bar:
+        with tqdm(
+            total=z, unit="slice", desc=task, disable=None if progress else True, leave=False
+        ) as bar:
             for slab in slices_of(z, thickness, [part.data for part in self.parts]):
                 around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
                 if region is None or region[:, :, slab].any():
                     values = self.read(around)
-                    yield slab, around, _with_signal(values) if region is None else region[:, :, around], values
+                    yield (
+                        slab,
+                        around,
+                        _with_signal(values) if region is None else region[:, :, around],
+                        values,
+                    )
                 bar.update(slab.stop - slab.start)
 
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
@@ -278,9 +304,13 @@ def read_map(image: Image, series: Series) -> NDArray:
     loaded, name = load_image(image), image_name(image)
     shape = loaded.shape
     if len(shape) < 3 or not set(shape[3:]) <= {1}:
-        raise ValueError(f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a map of one volume (x, y, z) is needed")
+        raise ValueError(
+            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a map of one volume (x, y, z) is needed"
+        )
     grid = shape[:3]
-    check_same_grid(grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name)
+    check_same_grid(
+        grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name
+    )
     return values_of(loaded, name).reshape(series.grid)
 
 
@@ -292,7 +322,9 @@ class _Bounded:
 
     def write(self, chunk: bytes) -> int:
         if self.file.tell() + len(chunk) > self.told + _SLACK:
-            raise ValueError(f"{self.name} unpacks to more than the {self.told} bytes that its header tells of; copy it again")
+            raise ValueError(
+                f"{self.name} unpacks to more than the {self.told} bytes that its header tells of; copy it again"
+            )
         return self.file.write(chunk)
 
 
@@ -300,10 +332,13 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     """Check what a header says of one image of a series."""
     shape = loaded.shape
     if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
-        raise ValueError((
-            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
-            "needed" + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
-        ))
+        raise ValueError(
+            (
+                f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
+                "needed"
+                + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
+            )
+        )
     check_real(loaded.get_data_dtype(), name)
     if 0 in shape:
         raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")

@@ -38,11 +38,17 @@ def read_rows(
             warnings.simplefilter("error", pd.errors.ParserWarning)
             options = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
             # With a header, pandas would give columns of one name other names.
-            titles = pd.read_csv(io.StringIO(text, newline=""), sep=separator, header=None, nrows=1, **options).iloc[0]
-            frame = pd.read_csv(io.StringIO(text, newline=""), sep=separator, index_col=False, **options)
+            titles = pd.read_csv(
+                io.StringIO(text, newline=""), sep=separator, header=None, nrows=1, **options
+            ).iloc[0]
+            frame = pd.read_csv(
+                io.StringIO(text, newline=""), sep=separator, index_col=False, **options
+            )
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         problem = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a table of text columns ({problem}); give each row as many values, separated by {word}") from None
+        raise ValueError(
+            f"{path}: not a table of text columns ({problem}); give each row as many values, separated by {word}"
+        ) from None
     named = [(aliases or {}).get(name.strip(), name.strip()) for name in titles]
     if twice := sorted({name for name in named if name and named.count(name) > 1}):
         raise ValueError(f"{path}: more than one column {', '.join(twice)}; keep one")
@@ -50,12 +56,22 @@ def read_rows(
     missing = [column for column in required if column not in frame]
     unknown = [column for column in frame if strict and column not in (*required, *optional)]
     if missing or unknown:
-        problem = f"no column {', '.join(missing)}" if missing else f"unknown column {', '.join(unknown)}"
-        needed = ", ".join(required) + (f" and optionally {', '.join(optional)}" if optional else "")
-        raise ValueError(f"{path}: {problem} in {_shortened(', '.join(frame))}; needed are {needed}, separated by {word}")
+        problem = (
+            f"no column {', '.join(missing)}"
+            if missing
+            else f"unknown column {', '.join(unknown)}"
+        )
+        needed = ", ".join(required) + (
+            f" and optionally {', '.join(optional)}" if optional else ""
+        )
+        raise ValueError(
+            f"{path}: {problem} in {_shortened(', '.join(frame))}; needed are {needed}, separated by {word}"
+        )
     rows = []
     for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {name: "" if text.strip() in NOTHING else text.strip() for name, text in record.items()}
+        row = {
+            name: "" if text.strip() in NOTHING else text.strip() for name, text in record.items()
+        }
         empty = [column for column in required if not row[column]]
         if empty:
             raise ValueError(f"{path}, row {line}: no {empty[0]}; every row needs one")
@@ -66,7 +82,11 @@ def read_rows(
 
 
 def table_with(
-    path: str | Path, rows: Sequence[Mapping[str, str]], *, columns: Sequence[str], aliases: Mapping[str, str]
+    path: str | Path,
+    rows: Sequence[Mapping[str, str]],
+    *,
+    columns: Sequence[str],
+    aliases: Mapping[str, str],
 ) -> tuple[str, dict[str, str]]:
     """
     Make the text of a tab-separated table with further rows; the lines that are there stay as they
@@ -78,7 +98,11 @@ def table_with(
     records = csv.reader(physical, delimiter="\t")
     header = [name.strip("\ufeff ") for name in next(records)]
     column_of = {name: aliases.get(name, name) for name in header}
-    added = [name for name in columns if name not in column_of.values() and any(row.get(name) for row in rows)]
+    added = [
+        name
+        for name in columns
+        if name not in column_of.values() and any(row.get(name) for row in rows)
+    ]
     lines = ["\t".join([_ended(physical[: records.line_num]), *added])]
     first = records.line_num
     for record in records:
@@ -86,9 +110,14 @@ def table_with(
         lines.append("\t".join([_ended(physical[first : records.line_num]), *["n/a"] * missing]))
         first = records.line_num
     column_of |= {name: name for name in added}
-    lines += [_ended([_line([row.get(column) or "n/a" for column in column_of.values()])]) for row in rows]
+    lines += [
+        _ended([_line([row.get(column) or "n/a" for column in column_of.values()])])
+        for row in rows
+    ]
     end = "\r\n" if physical[0].endswith("\r\n") else "\n"
-    return end.join(lines) + end, {column: name for name, column in column_of.items() if column in columns}
+    return end.join(lines) + end, {
+        column: name for name, column in column_of.items() if column in columns
+    }
 
 
 def named_file(folder: Path, name: str, where: str) -> Path:
@@ -96,7 +125,9 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     path = folder / name
     if not path.is_file():
         wrong = "is a folder" if name and path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{where} {name!r} {wrong}; paths are relative to {folder.resolve()}")
+        raise FileNotFoundError(
+            f"{where} {name!r} {wrong}; paths are relative to {folder.resolve()}"
+        )
     return path
 
 

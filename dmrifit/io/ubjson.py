@@ -36,7 +36,9 @@ class _Reader:
 
     def take(self, n: int) -> bytes:
         if not 0 <= n <= len(self.data) - self.position:
-            raise ValueError(f"{n} bytes are announced at byte {self.position} of {len(self.data)}")
+            raise ValueError(
+                f"{n} bytes are announced at byte {self.position} of {len(self.data)}"
+            )
         self.position += n
         return self.data[self.position - n : self.position]
 

@@ -35,13 +35,24 @@ _REGRESSOR = "regressor.skops"
 _GIVEN = "given.skops"
 _ESTIMATOR = "estimator.dmrifit"
 _CLASSES: dict[str, type[BaseEstimator]] = {
-    cls.__name__: cls for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
+    cls.__name__: cls
+    for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
 _LEAF_FILE = re.compile(r"leaf\d{1,3}\.(ubj|safetensors)")
 # Of a class that has registered itself.
 _OWN = "own-"
 _OWN_FILE = re.compile(r"own-[a-z]+\.(json|safetensors|skops|ubj)")
-_KEYS = {"format", "class", "parameters", "fitted", "model", "scale", "leaves", "versions", "sha256"}
+_KEYS = {
+    "format",
+    "class",
+    "parameters",
+    "fitted",
+    "model",
+    "scale",
+    "leaves",
+    "versions",
+    "sha256",
+}
 _FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
@@ -50,7 +61,9 @@ _SAME_MAJOR = ("dmrifit", "scikit-learn")
 _ROOM, _DENSEST = 2**26, 64
 
 
-def save_model(estimator: BaseEstimator, path: str | Path, *, scale: PatientScale | str | None = "patient") -> None:
+def save_model(
+    estimator: BaseEstimator, path: str | Path, *, scale: PatientScale | str | None = "patient"
+) -> None:
     """
     Write a fitted estimator to one file.
 
@@ -131,14 +144,18 @@ def load_model(path: str | Path) -> BaseEstimator:
     except ImportError:
         raise
     except MemoryError:
-        raise ValueError(f"{path} is refused as a model file: there is no memory for what it says it holds") from None
+        raise ValueError(
+            f"{path} is refused as a model file: there is no memory for what it says it holds"
+        ) from None
     except RefusedError as error:
         raise ValueError(f"{path} is refused as a model file: {error}; {remedy}") from None
     except Exception as error:
         # An archive whose table of contents is damaged may point to places before its start.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise ValueError(f"{path} is refused as a model file: it is damaged or was altered ({error}); {remedy}") from error
+        raise ValueError(
+            f"{path} is refused as a model file: it is damaged or was altered ({error}); {remedy}"
+        ) from error
 
 
 def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, bytes]:
@@ -147,7 +164,9 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
     if _own(name) is type(estimator):
         return _own_contents(estimator)
     if _CLASSES.get(name) is not type(estimator):
-        raise TypeError(f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have")
+        raise TypeError(
+            f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have"
+        )
     check_is_fitted(estimator)
     parts: dict[str, bytes] = {}
     leaves: list[dict[str, Any]] = []
@@ -216,7 +235,9 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
     own = _own(metadata["class"])
     if own is not None:
         estimator = own(**{key: decoded(value) for key, value in metadata["parameters"].items()})
-        estimator.restore(metadata["fitted"], {name.removeprefix(_OWN): part for name, part in parts.items()})
+        estimator.restore(
+            metadata["fitted"], {name.removeprefix(_OWN): part for name, part in parts.items()}
+        )
         return estimator
     cls = _CLASSES[metadata["class"]]
     parameters = {}
@@ -232,13 +253,21 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
     for name in _FITTED:
         if name in metadata["fitted"]:
             value = metadata["fitted"][name]
-            setattr(estimator, name, np.array(value, dtype=object) if isinstance(value, list) else value)
+            setattr(
+                estimator,
+                name,
+                np.array(value, dtype=object) if isinstance(value, list) else value,
+            )
     if metadata["model"] != _definition(estimator):
-        raise RefusedError(f"its model {metadata['model']} is not the one of that name in this version")
+        raise RefusedError(
+            f"its model {metadata['model']} is not the one of that name in this version"
+        )
     if isinstance(estimator, MapFitter):
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
-        estimator.regressor_ = loaded(parts[_REGRESSOR], estimator.regressor, metadata["leaves"], parts)
+        estimator.regressor_ = loaded(
+            parts[_REGRESSOR], estimator.regressor, metadata["leaves"], parts
+        )
         estimator.check_parameters()
         _check_regressor(estimator)
     if isinstance(estimator, ConformalIntervals):
@@ -259,15 +288,26 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
     found = getattr(regressor, "n_features_in_", n_inputs)
     if not hasattr(regressor, "predict") or found != n_inputs:
         raise RefusedError(f"its regressor takes {found} inputs, and the estimator has {n_inputs}")
-    if estimator.source is not None and n_neighbors * len(estimator.source) != estimator.n_features_in_:
+    if (
+        estimator.source is not None
+        and n_neighbors * len(estimator.source) != estimator.n_features_in_
+    ):
         columns = f"{len(estimator.source)} measurements of {n_neighbors} voxels"
-        raise RefusedError(f"its source protocol has {columns}, not {estimator.n_features_in_} columns")
+        raise RefusedError(
+            f"its source protocol has {columns}, not {estimator.n_features_in_} columns"
+        )
     _check_trees(regressor, n_inputs)
     if estimator.target is not None:
-        names = estimator.target if isinstance(estimator, SignalToSignal) else resolve_model(estimator.model).names
+        names = (
+            estimator.target
+            if isinstance(estimator, SignalToSignal)
+            else resolve_model(estimator.model).names
+        )
         answer = np.shape(regressor.predict(np.ones((1, n_inputs))))
         if answer not in ((1, len(names)), (1,) * (len(names) == 1)):
-            raise RefusedError(f"its regressor answers with {answer[-1]} numbers instead of {len(names)}")
+            raise RefusedError(
+                f"its regressor answers with {answer[-1]} numbers instead of {len(names)}"
+            )
 
 
 def _check_trees(regressor: Any, n_inputs: int) -> None:
@@ -288,29 +328,42 @@ def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
             archive.writestr(name, parts[name])
 
 
-def _read_parts(file: BinaryIO, *, inside: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_parts(
+    file: BinaryIO, *, inside: bool = False
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read the archive, or the one inside it, and check everything that can be checked before an object is made."""
     if not zipfile.is_zipfile(file):
         raise RefusedError("it is not an archive that save_model wrote (pickles are never read)")
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         known = {_METADATA, _REGRESSOR, _GIVEN, _ESTIMATOR}
-        known |= {name for name in names if _LEAF_FILE.fullmatch(name) or _OWN_FILE.fullmatch(name)}
+        known |= {
+            name for name in names if _LEAF_FILE.fullmatch(name) or _OWN_FILE.fullmatch(name)
+        }
         if len(set(names)) != len(names) or not {_METADATA} <= set(names) <= known:
-            raise RefusedError(f"it holds {', '.join(sorted(names))} instead of the parts of a model")
+            raise RefusedError(
+                f"it holds {', '.join(sorted(names))} instead of the parts of a model"
+            )
         if inside and _ESTIMATOR in names:
             raise RefusedError("it holds a model in a model in a model")
-        unpacked, packed = sum(entry.file_size for entry in archive.infolist()), file.seek(0, io.SEEK_END)
+        unpacked, packed = (
+            sum(entry.file_size for entry in archive.infolist()),
+            file.seek(0, io.SEEK_END),
+        )
         # A model inside is packed already: packed once more, it would unpack to the square of what is allowed.
         twice = [entry for entry in archive.infolist() if entry.filename == _ESTIMATOR]
         again = any(entry.file_size > 2 * entry.compress_size + 4096 for entry in twice)
         if unpacked > _ROOM + _DENSEST * packed or again:
-            raise RefusedError(f"its {packed} bytes say that they unpack to {unpacked}, more than any model does")
+            raise RefusedError(
+                f"its {packed} bytes say that they unpack to {unpacked}, more than any model does"
+            )
         parts = {entry.filename: _read(archive, entry) for entry in archive.infolist()}
     metadata = json.loads(parts.pop(_METADATA))
     _check_metadata(metadata)
     if set(metadata["sha256"]) != set(parts):
-        raise RefusedError(f"its parts are {sorted(parts)}, and it lists {sorted(metadata['sha256'])}")
+        raise RefusedError(
+            f"its parts are {sorted(parts)}, and it lists {sorted(metadata['sha256'])}"
+        )
     for name, content in parts.items():
         if hashlib.sha256(content).hexdigest() != metadata["sha256"][name]:
             raise RefusedError(f"{name} was altered after it was written")
@@ -326,14 +379,20 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 def _check_metadata(metadata: Any) -> None:
     file_format = metadata.get("format") if isinstance(metadata, dict) else None
     if file_format != _FORMAT:
-        raise RefusedError(f"its format is {file_format!r}, not {_FORMAT}: it was written by another version; train again")
+        raise RefusedError(
+            f"its format is {file_format!r}, not {_FORMAT}: it was written by another version; train again"
+        )
     refuse_keys(metadata, _KEYS, "key", complete=True)
     own = _own(metadata["class"])
     cls = _CLASSES.get(metadata["class"]) if own is None else own
     if cls is None:
-        raise RefusedError(f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an installed or "
-            "imported package has registered; import the package that has it")
-    refuse_keys(metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}")
+        raise RefusedError(
+            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an installed or "
+            "imported package has registered; import the package that has it"
+        )
+    refuse_keys(
+        metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"
+    )
     intervals = {"intervals"} if cls is ConformalIntervals else set()
     if own is None:
         refuse_keys(metadata["fitted"], {*_FITTED, *intervals}, "fitted attribute")
@@ -344,22 +403,34 @@ def _check_metadata(metadata: Any) -> None:
     for package in _SAME_MAJOR:
         written, here = metadata["versions"][package], version(package)
         if written.split(".")[0] != here.split(".")[0]:
-            raise RefusedError(f"it was written with {package} {written}, and {here} is installed; install {package} "
-                f"{written} to read it, or train the model again")
+            raise RefusedError(
+                f"it was written with {package} {written}, and {here} is installed; install {package} "
+                f"{written} to read it, or train the model again"
+            )
     if own is not None:  # which checks what is its own
         return
     fitted = metadata["fitted"]
     names = fitted.get("feature_names_in_", [])
-    counts = [value for key, value in fitted.items() if key not in ("feature_names_in_", *intervals)]
+    counts = [
+        value for key, value in fitted.items() if key not in ("feature_names_in_", *intervals)
+    ]
     sound = all(type(count) is int and count >= 0 for count in counts)
-    if not sound or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if (
+        not sound
+        or not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise RefusedError(f"its fitted attributes are not counts and names: {fitted}")
 
 
 def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
     found = {name: getattr(estimator, name) for name in _FITTED if hasattr(estimator, name)}
-    fitted = {k: [str(v) for v in x] if isinstance(x, np.ndarray) else int(x) for k, x in found.items()}
-    return fitted | ({"intervals": _intervals(estimator)} if isinstance(estimator, ConformalIntervals) else {})
+    fitted = {
+        k: [str(v) for v in x] if isinstance(x, np.ndarray) else int(x) for k, x in found.items()
+    }
+    return fitted | (
+        {"intervals": _intervals(estimator)} if isinstance(estimator, ConformalIntervals) else {}
+    )
 
 
 def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
@@ -379,19 +450,31 @@ def _restore_intervals(
     """Give intervals what they have learned, and check that it belongs together."""
     import pandas as pd
 
-    refuse_keys(state, {"quantiles", "unit", "smallest", "calibration"}, "part of intervals", complete=True)
-    quantiles, unit, smallest = (np.array(decoded(state[key]), float) for key in ("quantiles", "unit", "smallest"))
+    refuse_keys(
+        state, {"quantiles", "unit", "smallest", "calibration"}, "part of intervals", complete=True
+    )
+    quantiles, unit, smallest = (
+        np.array(decoded(state[key]), float) for key in ("quantiles", "unit", "smallest")
+    )
     n = len(unit)
     estimator._set_outputs(estimator._model(), n)
-    if not (quantiles.shape == (n, 2) and unit.shape == smallest.shape == (n,) and len(estimator.names_) == n):
-        raise RefusedError(f"its intervals are those of {len(estimator.names_)} outputs, and it holds quantiles of {len(quantiles)}")
+    if not (
+        quantiles.shape == (n, 2)
+        and unit.shape == smallest.shape == (n,)
+        and len(estimator.names_) == n
+    ):
+        raise RefusedError(
+            f"its intervals are those of {len(estimator.names_)} outputs, and it holds quantiles of {len(quantiles)}"
+        )
     estimator.estimator_ = inside
     estimator.quantiles_, estimator._unit, estimator._smallest = quantiles, unit, smallest
     estimator.calibration_ = pd.DataFrame(decoded(state["calibration"]))
     estimator._forest = forest
     n_features = estimator.n_features_in_
     if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
-        raise RefusedError(f"its forest takes {forest.n_features_in_} inputs instead of {n_features} and {n} predictions")
+        raise RefusedError(
+            f"its forest takes {forest.n_features_in_} inputs instead of {n_features} and {n} predictions"
+        )
     _check_trees(forest, n_features + n)
     if np.shape(forest.predict(np.ones((1, n_features + n)))) not in ((1, n), (1,) * (n == 1)):
         raise RefusedError(f"its forest does not answer with {n} numbers")
@@ -403,7 +486,9 @@ def _definition(estimator: BaseEstimator) -> Any:
     return None if model is None else encoded_model(resolve_model(model))
 
 
-def _encoded_scale(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, Any] | None:
+def _encoded_scale(
+    estimator: BaseEstimator, scale: PatientScale | str | None
+) -> dict[str, Any] | None:
     if scale == "patient":
         scale = getattr(estimator, "patient_scale_", PatientScale())
     if scale is None:

@@ -40,8 +40,13 @@ def register(cls: _Class) -> _Class:
         raise TypeError(f"{cls.__name__} cannot have model files without {', '.join(missing)}")
     known = _CLASSES.get(cls.__name__)
     # A module that is loaded again makes its classes again.
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ValueError(f"{known.__module__} has registered a {cls.__name__} already; choose another name")
+    if known is not None and (known.__module__, known.__qualname__) != (
+        cls.__module__,
+        cls.__qualname__,
+    ):
+        raise ValueError(
+            f"{known.__module__} has registered a {cls.__name__} already; choose another name"
+        )
     _CLASSES[cls.__name__] = cls
     return cls
 

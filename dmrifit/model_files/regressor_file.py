@@ -113,15 +113,22 @@ class Leaf:
         self.number = number
 
 
-def dumped(regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], leaves: list[dict[str, Any]]) -> bytes:
+def dumped(
+    regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], leaves: list[dict[str, Any]]
+) -> bytes:
     """Give a regressor as skops stores it; what skops does not know goes to the parts and leaves."""
     from skops.io import dumps
 
-    held = {id(leaf): (leaf, Leaf(len(leaves) + i)) for i, leaf in enumerate(_leaves_in(regressor, _STORED))}
+    held = {
+        id(leaf): (leaf, Leaf(len(leaves) + i))
+        for i, leaf in enumerate(_leaves_in(regressor, _STORED))
+    }
     for leaf, stub in held.values():
         description, weights = _described(leaf)
         if description["class"] not in _allowed_leaves(algorithm):
-            raise ValueError(f"the regressor cannot be stored: {description['class']} is not what {algorithm} is made of")
+            raise ValueError(
+                f"the regressor cannot be stored: {description['class']} is not what {algorithm} is made of"
+            )
         if weights is not None:
             suffix = "ubj" if description["class"] == _XGBOOST else "safetensors"
             description["weights"] = f"leaf{stub.number}.{suffix}"
@@ -132,19 +139,25 @@ def dumped(regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], le
     data = _with_short_names(dumps(regressor))  # not compressed: the archive around it is
     unknown = _types_in(data) - _allowed(algorithm)
     if unknown:
-        raise ValueError(f"the regressor cannot be stored, because a model file does not carry {', '.join(sorted(unknown))}; "
-            "use an algorithm by name or a regressor of scikit-learn")
+        raise ValueError(
+            f"the regressor cannot be stored, because a model file does not carry {', '.join(sorted(unknown))}; "
+            "use an algorithm by name or a regressor of scikit-learn"
+        )
     return data
 
 
-def loaded(data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Mapping[str, bytes]) -> Any:
+def loaded(
+    data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Mapping[str, bytes]
+) -> Any:
     """Make a regressor from what `dumped` has given, if it holds nothing that the algorithm has not."""
     from skops.io import loads
 
     allowed = _allowed(algorithm)
     unknown = _types_in(data) - allowed
     if unknown:
-        raise RefusedError(f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of")
+        raise RefusedError(
+            f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of"
+        )
     trusted = [_full_name(name) for name in sorted(allowed & set(_TRUSTED_BEYOND_SKOPS))]
     regressor = loads(_with_full_names(data), trusted=trusted)
     stubs = list(_leaves_in(regressor, {_LEAF}))
@@ -156,7 +169,9 @@ def loaded(data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Map
         if type(number) is not int or not 0 <= number < len(leaves):
             raise RefusedError(f"it has no part {number!r} beside the regressor")
         if leaves[number]["class"] not in _allowed_leaves(algorithm):
-            raise RefusedError(f"it asks for {leaves[number]['class']}, which no regressor here is made of")
+            raise RefusedError(
+                f"it asks for {leaves[number]['class']}, which no regressor here is made of"
+            )
         memo[id(stub)] = _restored(leaves[number], parts)
     return copy.deepcopy(regressor, memo)
 
@@ -241,10 +256,17 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
     """Describe a leaf in JSON, and give what it has learned, if it is fitted."""
     given = leaf.get_params()
     parameters = {key: encoded(value, key) for key, value in given.items() if value is not None}
-    description: dict[str, Any] = {"class": _class_of(leaf), "parameters": parameters, "fitted": {}, "weights": None}
+    description: dict[str, Any] = {
+        "class": _class_of(leaf),
+        "parameters": parameters,
+        "fitted": {},
+        "weights": None,
+    }
     if description["class"] == _XGBOOST:
         if parameters.get("booster") == "gblinear" or parameters.get("enable_categorical"):
-            raise ValueError("a model file carries boosted trees over numbers, neither booster='gblinear' nor categories")
+            raise ValueError(
+                "a model file carries boosted trees over numbers, neither booster='gblinear' nor categories"
+            )
         trained = leaf.__sklearn_is_fitted__()
         return description, bytes(leaf.get_booster().save_raw("ubj")) if trained else None
     if not hasattr(leaf, "net_"):
@@ -274,7 +296,9 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
         _check_boosted(weights)
         estimator.load_model(bytearray(weights))
     else:
-        refuse_keys(leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True)
+        refuse_keys(
+            leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True
+        )
         for name, kind in _FITTED_NETWORK.items():
             if type(leaf["fitted"][name]) is not kind or leaf["fitted"][name] < 0:
                 raise RefusedError(f"{name} of a network is {leaf['fitted'][name]!r}")
@@ -288,10 +312,16 @@ def check_leaves(leaves: Any) -> None:
     if not isinstance(leaves, list):
         raise RefusedError(f"its leaves are no list: {leaves!r}")
     for leaf in leaves:
-        refuse_keys(leaf, {"class", "parameters", "fitted", "weights"}, "key of a leaf", complete=True)
+        refuse_keys(
+            leaf, {"class", "parameters", "fitted", "weights"}, "key of a leaf", complete=True
+        )
         suffix = ".ubj" if leaf["class"] == _XGBOOST else ".safetensors"
-        if leaf["class"] not in _STORED or not (leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)):
-            raise RefusedError(f"it asks for {leaf['class']} from {leaf['weights']!r}, which no regressor here is made of")
+        if leaf["class"] not in _STORED or not (
+            leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)
+        ):
+            raise RefusedError(
+                f"it asks for {leaf['class']} from {leaf['weights']!r}, which no regressor here is made of"
+            )
 
 
 def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
@@ -301,7 +331,9 @@ def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _allowed_leaves(algorithm: Any) -> frozenset[str]:
-    return _LEAVES.get(algorithm, frozenset()) if isinstance(algorithm, str) else frozenset(_STORED)
+    return (
+        _LEAVES.get(algorithm, frozenset()) if isinstance(algorithm, str) else frozenset(_STORED)
+    )
 
 
 def _allowed(algorithm: Any) -> frozenset[str]:
@@ -310,7 +342,9 @@ def _allowed(algorithm: Any) -> frozenset[str]:
         return _TYPES.get(algorithm, frozenset())
     from skops.io import _trusted_types
 
-    public = {name for name in _trusted_types.SKLEARN_ESTIMATOR_TYPE_NAMES if name.startswith("sklearn.")}
+    public = {
+        name for name in _trusted_types.SKLEARN_ESTIMATOR_TYPE_NAMES if name.startswith("sklearn.")
+    }
     return frozenset(public).union(_OF_GIVEN, *_TYPES.values())
 
 
@@ -333,17 +367,24 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     names = {entry.filename for entry in entries}
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed or len(names) != len(entries) or sum(entry.file_size for entry in entries) > size:
-        raise RefusedError(f"the {len(entries)} parts of its regressor do not lie in it one after the other, as they are")
+        raise RefusedError(
+            f"the {len(entries)} parts of its regressor do not lie in it one after the other, as they are"
+        )
     for entry in entries:
         if not entry.filename.endswith(".npy"):
             continue
         with archive.open(entry) as file:
             # Memory for an array is taken before its numbers are read.
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }
             shape, _, dtype = read[np.lib.format.read_magic(file)](file)
             told = math.prod(shape) * dtype.itemsize
             if dtype.hasobject or min(shape, default=0) < 0 or told > entry.file_size:
-                raise RefusedError(f"an array of its regressor says that it holds {told} bytes ({dtype}) in {entry.file_size}")
+                raise RefusedError(
+                    f"an array of its regressor says that it holds {told} bytes ({dtype}) in {entry.file_size}"
+                )
 
 
 def trees(part: Any) -> Iterator[tuple[Any, ...]]:
@@ -359,7 +400,14 @@ def trees(part: Any) -> Iterator[tuple[Any, ...]]:
             nodes = predictor.nodes
             left, right = nodes["left"].astype(np.int64), nodes["right"].astype(np.int64)
             inner = nodes["is_leaf"] == 0
-            yield np.arange(len(nodes)), left, right, inner, nodes["feature_idx"], part.n_features_in_
+            yield (
+                np.arange(len(nodes)),
+                left,
+                right,
+                inner,
+                nodes["feature_idx"],
+                part.n_features_in_,
+            )
     inside = [getattr(part, "regressor_", None), *getattr(part, "estimators_", ())]
     inside += [step for _, step in getattr(part, "steps", ())]
     for deeper in inside:
@@ -379,10 +427,17 @@ def _check_boosted(content: bytes) -> None:
     model = model.get("model", model)
     rounds = np.asarray(model["iteration_indptr"])
     counted = len(model["tree_info"]) == len(model["trees"]) == rounds[-1] and rounds[0] == 0
-    if not (counted and (np.diff(rounds) >= 0).all() and np.isin(model["tree_info"], np.arange(n_targets)).all()):
+    if not (
+        counted
+        and (np.diff(rounds) >= 0).all()
+        and np.isin(model["tree_info"], np.arange(n_targets)).all()
+    ):
         raise RefusedError("the trees of its regressor are not in order")
     for tree in model["trees"]:
-        parts = [np.asarray(tree[k]) for k in ("left_children", "right_children", "split_indices", "split_type")]
+        parts = [
+            np.asarray(tree[k])
+            for k in ("left_children", "right_children", "split_indices", "split_type")
+        ]
         left, right, feature, kind = parts
         nodes, inner = np.arange(len(left)), left != -1
         below = np.stack([left, right])[:, inner]

@@ -30,7 +30,10 @@ _HEADER = "dmrifit"
 
 
 def write_state(
-    path: Path, net: skorch.NeuralNet, best: Mapping[str, torch.Tensor] | None, header: Mapping[str, Any]
+    path: Path,
+    net: skorch.NeuralNet,
+    best: Mapping[str, torch.Tensor] | None,
+    header: Mapping[str, Any],
 ) -> None:
     """Write weights, optimizer and history of a net to one file, which is whole or not there."""
     tensors = {f"weights.{key}": value for key, value in net.module_.state_dict().items()}
@@ -59,7 +62,9 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             header = json.loads(file.metadata()[_HEADER])
             return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint ({error}); remove it to train from the beginning") from error
+        raise ValueError(
+            f"{path} is not a whole checkpoint ({error}); remove it to train from the beginning"
+        ) from error
 
 
 def restore_state(
@@ -71,7 +76,9 @@ def restore_state(
         kind, _, rest = key.partition(".")
         parts[kind][rest] = value
     load_weights(net.module_, parts["weights"])
-    state: dict[int, dict[str, Any]] = {int(index): dict(numbers) for index, numbers in header["optimizer"].items()}
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(numbers) for index, numbers in header["optimizer"].items()
+    }
     for key, value in parts["optimizer"].items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
@@ -89,10 +96,15 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None
 
 def check_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Make sure that weights are those of a network."""
-    found, expected = ({k: (tuple(v.shape), v.dtype) for k, v in one.items()} for one in (weights, module.state_dict()))
+    found, expected = (
+        {k: (tuple(v.shape), v.dtype) for k, v in one.items()}
+        for one in (weights, module.state_dict())
+    )
     if found != expected:
         wrong = sorted({key for key, _ in found.items() ^ expected.items()})
-        raise ValueError(f"the weights do not fit this network: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ")
+        raise ValueError(
+            f"the weights do not fit this network: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ"
+        )
 
 
 def history_rows(net: skorch.NeuralNet) -> list[dict[str, Any]]:
@@ -112,6 +124,8 @@ def set_history(net: skorch.NeuralNet, rows: Sequence[Mapping[str, Any]]) -> Non
 def packed(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:
     """Give tensors in the format of safetensors."""
     # Copies, because those that share memory are refused.
-    copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+    copies = {
+        key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()
+    }
     content: bytes = safetensors.torch.save(copies, None if header is None else dict(header))
     return content

@@ -48,7 +48,9 @@ class Net(skorch.NeuralNet):
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.mixed):
             return super().infer(x, **fit_params)
 
-    def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> torch.Tensor:
+    def get_loss(
+        self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False
+    ) -> torch.Tensor:
         """
         Compute the loss of a batch, in single precision: probabilities near one are one in less.
         """
@@ -89,18 +91,26 @@ class WithMargin(nn.Module):
 
     def forward(self, answers: Any, targets: Any) -> torch.Tensor:
         """Compute the loss."""
-        if isinstance(answers, torch.Tensor) and isinstance(targets, torch.Tensor) and targets.ndim == 5:
+        if (
+            isinstance(answers, torch.Tensor)
+            and isinstance(targets, torch.Tensor)
+            and targets.ndim == 5
+        ):
             inner = [slice(m, n - m) for m, n in zip(self.margin, targets.shape[2:], strict=True)]
             targets = targets[:, :, inner[0], inner[1], inner[2]]
             if answers.shape[2:] != targets.shape[2:]:
-                raise ValueError(f"the network answers {tuple(answers.shape[2:])} voxels where the target has "
-                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} voxels on either side")
+                raise ValueError(
+                    f"the network answers {tuple(answers.shape[2:])} voxels where the target has "
+                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} voxels on either side"
+                )
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             try:
                 loss: torch.Tensor = self.criterion(answers, targets)
             except UserWarning as error:
-                raise ValueError(f"answers and targets have different shapes, which torch would repeat: {error}") from error
+                raise ValueError(
+                    f"answers and targets have different shapes, which torch would repeat: {error}"
+                ) from error
         return loss
 
 
@@ -125,7 +135,10 @@ class Batches(torch.utils.data.Dataset[Any]):
     """
 
     def __init__(
-        self, stream: Callable[[np.random.Generator, int], Iterator[tuple[Any, Any]]], batch_size: int, seed: int
+        self,
+        stream: Callable[[np.random.Generator, int], Iterator[tuple[Any, Any]]],
+        batch_size: int,
+        seed: int,
     ) -> None:
         self.stream = stream
         self.batch_size = batch_size
@@ -147,7 +160,9 @@ class Batches(torch.utils.data.Dataset[Any]):
             if alike:
                 yield collated(alike)
         if empty:
-            raise ValueError(f"no samples came in epoch {self.epoch}: the cases hold none to learn from")
+            raise ValueError(
+                f"no samples came in epoch {self.epoch}: the cases hold none to learn from"
+            )
 
 
 def _shapes(part: Any) -> Any:
@@ -166,7 +181,9 @@ def collated(samples: Sequence[Any]) -> Any:
     if isinstance(first, tuple | list):
         return tuple(collated(part) for part in zip(*samples, strict=True))
     stacked = np.stack([np.asarray(sample) for sample in samples])
-    return torch.from_numpy(stacked.astype(np.float32, copy=False) if stacked.dtype.kind == "f" else stacked)
+    return torch.from_numpy(
+        stacked.astype(np.float32, copy=False) if stacked.dtype.kind == "f" else stacked
+    )
 
 
 def as_arrays(part: Any) -> Any:
@@ -239,7 +256,9 @@ class Epochs(skorch.callbacks.Callback):
         done = len(net.history)
         device = torch.device(net.device)
         net.callbacks_ += [("epochs", self)]
-        bar = tqdm(total=self.epochs, initial=done, unit="epoch", desc="train", disable=not self.verbose)
+        bar = tqdm(
+            total=self.epochs, initial=done, unit="epoch", desc="train", disable=not self.verbose
+        )
         try:
             with forked_generator(self.seed, device), repeatable_kernels(), bar:
                 self._bar = bar
@@ -267,13 +286,21 @@ class Epochs(skorch.callbacks.Callback):
         """Score, save, show, and end when no epoch is needed any more."""
         row = net.history[-1]
         if not np.isfinite(row["train_loss"]):
-            raise FloatingPointError(f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning rate of "
-                f"{row['learning_rate']:g}; lower learning_rate")
+            raise FloatingPointError(
+                f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning rate of "
+                f"{row['learning_rate']:g}; lower learning_rate"
+            )
         # A loss can be finite whose gradient is not: the last step of an epoch would go unnoticed, and be saved.
-        broken = [name for name, value in net.module_.named_parameters() if not torch.isfinite(value).all()]
+        broken = [
+            name
+            for name, value in net.module_.named_parameters()
+            if not torch.isfinite(value).all()
+        ]
         if broken:
-            raise FloatingPointError(f"weights became infinite or no number in epoch {row['epoch']} ({', '.join(broken[:3])}), though the "
-                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0")
+            raise FloatingPointError(
+                f"weights became infinite or no number in epoch {row['epoch']} ({', '.join(broken[:3])}), though the "
+                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0"
+            )
         row["batches"] = []
         shown = {"loss": f"{row['train_loss']:.4g}"}
         if self.score is not None:
@@ -281,7 +308,9 @@ class Epochs(skorch.callbacks.Callback):
             net.history.record("valid_score", score)
             shown["score"] = f"{score:.4g}"
             if self.patience is not None and _best_epoch(net.history) == len(net.history) - 1:
-                self.best = {key: value.detach().clone() for key, value in net.module_.state_dict().items()}
+                self.best = {
+                    key: value.detach().clone() for key, value in net.module_.state_dict().items()
+                }
         if self.save is not None:
             self.save(net, self.best)
         self._bar.set_postfix(shown, refresh=False)

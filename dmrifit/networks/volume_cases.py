@@ -35,12 +35,16 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     """
     volume = np.asarray(case)
     if volume.ndim not in (3, 4) or volume.size == 0 or volume.dtype.kind not in "fiub":
-        raise ValueError(f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or (x, y, z, channels)")
+        raise ValueError(
+            f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or (x, y, z, channels)"
+        )
     if not np.isfinite(volume).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite")
     largest = max(float(volume.max()), -float(volume.min()))
     if largest > float(np.finfo(np.float32).max):
-        raise ValueError(f"values up to {largest:.3g}, which single precision does not hold; scale the scan")
+        raise ValueError(
+            f"values up to {largest:.3g}, which single precision does not hold; scale the scan"
+        )
     channels = volume[None] if volume.ndim == 3 else np.moveaxis(volume, -1, 0)
     return np.array(channels, dtype=np.float32, order="C")
 
@@ -73,13 +77,17 @@ class Inputs(Sequence[Any]):
 class Targets(Inputs):
     """What the loss sees of each target."""
 
-    def __init__(self, estimator: VolumeEstimator, targets: Sequence[Any] | None, inputs: Inputs) -> None:
+    def __init__(
+        self, estimator: VolumeEstimator, targets: Sequence[Any] | None, inputs: Inputs
+    ) -> None:
         super().__init__(estimator, inputs.cases)
         self.targets = targets
         self.inputs = inputs
 
     def _make(self, i: int) -> Any:
-        return self.estimator._target(None if self.targets is None else self.targets[i], self.inputs[i])
+        return self.estimator._target(
+            None if self.targets is None else self.targets[i], self.inputs[i]
+        )
 
 
 class Chosen(Sequence[Any]):
@@ -117,17 +125,29 @@ def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[N
         if type(error) is not ValueError or found is None or int(found[1]) >= len(names):
             raise
         begin = "" if source is None else f"{source}: "
-        raise ValueError(f"{begin}case {names[int(found[1])]}{str(error)[found.end() :]}") from error
+        raise ValueError(
+            f"{begin}case {names[int(found[1])]}{str(error)[found.end() :]}"
+        ) from error
 
 
 def listed(values: Any, what: str) -> Sequence[Any]:
     """Give a sequence of cases or targets, which may be an array whose first axis are cases."""
     if hasattr(values, "iloc"):  # a table's own index counts otherwise
         values = values.to_numpy()
-    sequence = hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | Mapping)
+    sequence = (
+        hasattr(values, "__len__")
+        and hasattr(values, "__getitem__")
+        and not isinstance(values, str | Mapping)
+    )
     if not sequence or (isinstance(values, np.ndarray) and not values.ndim):
-        kind = f"the single value {values}" if isinstance(values, np.ndarray) else type(values).__name__
-        raise ValueError(f"{what} must be a list or an array with one of them per case, not {kind}")
+        kind = (
+            f"the single value {values}"
+            if isinstance(values, np.ndarray)
+            else type(values).__name__
+        )
+        raise ValueError(
+            f"{what} must be a list or an array with one of them per case, not {kind}"
+        )
     found: Sequence[Any] = values
     if not len(found):
         raise ValueError(f"there are no {what}; give at least one")

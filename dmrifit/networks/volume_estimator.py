@@ -45,7 +45,9 @@ _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"
 _FORMAT = 1
 #: What does not change what is learned in an epoch, and what may change when a training is resumed.
-_NOT_OF_RUN = frozenset({"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"})
+_NOT_OF_RUN = frozenset(
+    {"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"}
+)
 
 
 class VolumeEstimator(BaseEstimator, ABC):
@@ -164,7 +166,13 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     # What users call ------------------------------------------------------------------------------
 
-    def fit(self, X: Sequence[Any], y: Sequence[Any] | None = None, *, groups: Sequence[Any] | None = None) -> Any:
+    def fit(
+        self,
+        X: Sequence[Any],
+        y: Sequence[Any] | None = None,
+        *,
+        groups: Sequence[Any] | None = None,
+    ) -> Any:
         """
         Train the network.
 
@@ -241,7 +249,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         cases, targets = listed(X, "cases"), listed(y, "targets")
         check_length(cases, targets, "targets")
         predictions = self._predictions(cases)
-        return float(np.mean([self._case_score(p, t) for p, t in zip(predictions, targets, strict=True)]))
+        return float(
+            np.mean([self._case_score(p, t) for p, t in zip(predictions, targets, strict=True)])
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
@@ -299,7 +309,9 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _check_inputs(self, inputs: Any) -> None:
         """Refuse inputs that are not like those of the first case in training."""
         if isinstance(inputs, np.ndarray) and len(inputs) != self.n_channels_:
-            raise ValueError(f"{len(inputs)} channels where the first case in training has {self.n_channels_}")
+            raise ValueError(
+                f"{len(inputs)} channels where the first case in training has {self.n_channels_}"
+            )
 
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
@@ -319,7 +331,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         if self.patience is not None:
             check_number("patience", self.patience, least=1, whole=True)
             if not self.validation_fraction:
-                raise ValueError(f"patience={self.patience} needs validation cases; give a validation_fraction such as 0.2")
+                raise ValueError(
+                    f"patience={self.patience} needs validation cases; give a validation_fraction such as 0.2"
+                )
         check_number("learning_rate", self.learning_rate)
         check_number("validation_fraction", self.validation_fraction, below=1)
         folder: Any = self.checkpoint
@@ -416,7 +430,9 @@ class VolumeEstimator(BaseEstimator, ABC):
             net.module_.compile()  # in its place: the names of the weights stay
         return net
 
-    def _split(self, n_cases: int, groups: Any, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _split(
+        self, n_cases: int, groups: Any, seed: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Divide the cases by their groups into those to learn from and those to validate with."""
         everyone = np.arange(n_cases)
         if not self.validation_fraction:
@@ -425,8 +441,10 @@ class VolumeEstimator(BaseEstimator, ABC):
         n_groups = len(np.unique(names))
         n_kept = min(max(1, round(self.validation_fraction * n_groups)), n_groups - 1)
         if n_kept < 1:
-            raise ValueError(f"all {n_cases} cases are of one patient, and validation_fraction={self.validation_fraction} keeps "
-                "whole patients; give more patients or validation_fraction=0")
+            raise ValueError(
+                f"all {n_cases} cases are of one patient, and validation_fraction={self.validation_fraction} keeps "
+                "whole patients; give more patients or validation_fraction=0"
+            )
         split = GroupShuffleSplit(1, test_size=n_kept, random_state=seed)
         learned, kept = next(split.split(everyone, groups=names))
         return np.sort(learned), np.sort(kept)
@@ -439,7 +457,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         from tqdm import tqdm
 
         cases = listed(X, "cases")
-        for i, case in enumerate(tqdm(cases, unit="case", desc="predict", disable=not self.verbose)):
+        for i, case in enumerate(
+            tqdm(cases, unit="case", desc="predict", disable=not self.verbose)
+        ):
             with naming(i):
                 inputs = self._inputs(case)
                 self._check_inputs(inputs)
@@ -455,7 +475,11 @@ class VolumeEstimator(BaseEstimator, ABC):
         def infer(batch: Any) -> Any:
             return training.as_arrays(net.infer(training.collated(batch)))
 
-        with torch_state.one_torch_thread(), torch.inference_mode(), torch_state.repeatable_kernels():
+        with (
+            torch_state.one_torch_thread(),
+            torch.inference_mode(),
+            torch_state.repeatable_kernels(),
+        ):
             net.module_.eval()
             return self._predict_case(infer, inputs, case)
 
@@ -469,14 +493,23 @@ class VolumeEstimator(BaseEstimator, ABC):
         seeded = self.random_state if isinstance(self.random_state, int | np.integer) else None
         names = None if groups is None else [str(group) for group in groups]
         optimizer, options = self._optimizer()
-        run = [parameters, None if seeded is None else int(seeded), names, optimizer.__name__, repr(options)]
+        run = [
+            parameters,
+            None if seeded is None else int(seeded),
+            names,
+            optimizer.__name__,
+            repr(options),
+        ]
         digest = digest.copy()
         digest.update(json.dumps(run, sort_keys=True).encode())
         return Path(self.checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
 
     def _header(self, seed: int) -> dict[str, Any]:
         """Say what a training is, for its state and for who finds the folder."""
-        parameters = {k: encoded(str(v) if k == "checkpoint" and v else v, k) for k, v in self._plain().items()}
+        parameters = {
+            k: encoded(str(v) if k == "checkpoint" and v else v, k)
+            for k, v in self._plain().items()
+        }
         return {
             "format": _FORMAT,
             "class": type(self).__name__,
@@ -495,15 +528,21 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> int:
         """Check that a state can be gone on from, and give its seed."""
         if header.get("format") != _FORMAT:
-            raise ValueError(f"{folder} was written by another version; remove it to train from the beginning")
+            raise ValueError(
+                f"{folder} was written by another version; remove it to train from the beginning"
+            )
         for epoch, row in enumerate(header["history"]):
             if row["learning_rate"] != self._learning_rate(epoch):
-                raise ValueError(f"{folder} holds {len(header['history'])} epochs of a training of "
+                raise ValueError(
+                    f"{folder} holds {len(header['history'])} epochs of a training of "
                     f"{header['parameters']['epochs']} with the schedule {self.schedule!r}, which depends on their "
-                    f"number; go on with epochs={header['parameters']['epochs']}, or choose another checkpoint folder")
+                    f"number; go on with epochs={header['parameters']['epochs']}, or choose another checkpoint folder"
+                )
         if len(header["history"]) > self.epochs:
-            raise ValueError(f"{folder} holds {len(header['history'])} epochs already, more than epochs={self.epochs}; "
-                "raise epochs or choose another checkpoint folder")
+            raise ValueError(
+                f"{folder} holds {len(header['history'])} epochs already, more than epochs={self.epochs}; "
+                "raise epochs or choose another checkpoint folder"
+            )
         return int(header["seed"])
 
     # Model files ----------------------------------------------------------------------------------
@@ -559,7 +598,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         self._check()
         for name, value in fitted.items():
             setattr(self, name, decoded(value))
-        if "n_channels_" in fitted and not (type(self.n_channels_) is int and self.n_channels_ > 0):
+        if "n_channels_" in fitted and not (
+            type(self.n_channels_) is int and self.n_channels_ > 0
+        ):
             raise RefusedError(f"n_channels_ is {self.n_channels_!r}")
         device = torch_state.resolve_device(self.device, fallback=True)
         if self.device != "auto" and device.type == "cpu":
@@ -586,7 +627,11 @@ class _Stream:
     """The samples of an epoch, from the cases that are learned from."""
 
     def __init__(
-        self, estimator: VolumeEstimator, inputs: Sequence[Any], targets: Sequence[Any], numbers: NDArray[np.int64]
+        self,
+        estimator: VolumeEstimator,
+        inputs: Sequence[Any],
+        targets: Sequence[Any],
+        numbers: NDArray[np.int64],
     ) -> None:
         self.estimator = estimator
         self.inputs, self.targets = Chosen(inputs, numbers), Chosen(targets, numbers)

@@ -75,7 +75,9 @@ class TargetWise(MultiOutputRegressor):
         Targets fitted at the same time.
     """
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> TargetWise:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> TargetWise:
         """
         Fit one regressor per column of y.
 
@@ -182,14 +184,18 @@ def make_regressor(
         inner = xgboost.XGBRegressor(**{**_DEFAULTS[name], **options, **params})
     elif name in ("slNN", "mlNN"):
         fixed = {} if _STOPPING & params.keys() else _fixed_epochs(params.pop("epochs", _EPOCHS))
-        inner = MLPRegressor(**{**_DEFAULTS[name], **fixed, "random_state": random_state, **params})
+        inner = MLPRegressor(
+            **{**_DEFAULTS[name], **fixed, "random_state": random_state, **params}
+        )
     elif name in PATCHWISE:
         import_optional("torch")
         import_optional("skorch")
         from dmrifit.predict import patch_networks
 
         network = patch_networks.PatchCNN if name == "CNN" else patch_networks.PatchTransformer
-        inner = network(**{"patch_shape": patch_shape, "loss": loss, "random_state": random_state, **params})
+        inner = network(
+            **{"patch_shape": patch_shape, "loss": loss, "random_state": random_state, **params}
+        )
     else:
         return DummyRegressor(**{"strategy": "median", **params})
     scaled = Pipeline([("scale", StandardScaler()), ("regress", inner)])
@@ -211,18 +217,26 @@ def build_regressor(
 ) -> RegressorMixin:
     """Make the regressor that a strategy fits: one by name, or a copy of a given one."""
     # A fresh seed is drawn, because copies of a RandomState would repeat themselves.
-    seed = None if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
+    seed = (
+        None if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
+    )
     if isinstance(regressor, str):
         return make_regressor(regressor, patch_shape=patch_shape, loss=loss, random_state=seed)
     if not (isinstance(regressor, BaseEstimator) and is_regressor(regressor)):
-        raise TypeError(f"regressor must be a name ({_OFFERED}) or a scikit-learn regressor, not {regressor!r}")
+        raise TypeError(
+            f"regressor must be a name ({_OFFERED}) or a scikit-learn regressor, not {regressor!r}"
+        )
     if loss != "mean":
-        raise ValueError(f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); {type(regressor).__name__} was "
-            "given and has a loss of its own: leave loss='mean' and set its own parameter instead")
+        raise ValueError(
+            f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); {type(regressor).__name__} was "
+            "given and has a loss of its own: leave loss='mean' and set its own parameter instead"
+        )
     inner = clone(regressor)
     if seed is not None:
         params = inner.get_params().items()
-        unset = [key for key, value in params if key.split("__")[-1] == "random_state" and value is None]
+        unset = [
+            key for key, value in params if key.split("__")[-1] == "random_state" and value is None
+        ]
         inner.set_params(**dict.fromkeys(unset, seed))
     for part in _patchwise_parts(inner):
         if part.patch_shape is None:
@@ -273,8 +287,12 @@ def _takes_many_targets(regressor: BaseEstimator) -> bool:
 
 def _check_loss(name: object, loss: object) -> None:
     if name not in (*ALGORITHMS, *PATCHWISE, CONSTANT):
-        raise ValueError(f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor")
+        raise ValueError(
+            f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor"
+        )
     if loss not in ("mean", "median"):
         raise ValueError(f"loss must be 'mean' or 'median', not {loss!r}")
     if loss == "median" and name not in _MEDIAN:
-        raise ValueError(f"{name} cannot learn the median; {', '.join(_MEDIAN)} can (or leave loss='mean')")
+        raise ValueError(
+            f"{name} cannot learn the median; {', '.join(_MEDIAN)} can (or leave loss='mean')"
+        )

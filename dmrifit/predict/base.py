@@ -70,7 +70,11 @@ def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
     ((3, 3, 1), None)
     """
     while not hasattr(estimator, "patch_shape"):
-        inner = estimator.steps[-1][1] if hasattr(estimator, "steps") else getattr(estimator, "estimator", None)
+        inner = (
+            estimator.steps[-1][1]
+            if hasattr(estimator, "steps")
+            else getattr(estimator, "estimator", None)
+        )
         if inner is None:
             return None
         estimator = inner
@@ -111,7 +115,9 @@ class Design:
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Give features and targets."""
         if self.features is None or self.targets is None:
-            raise ValueError("this design has moments alone, and the regressor needs features and targets")
+            raise ValueError(
+                "this design has moments alone, and the regressor needs features and targets"
+            )
         return self.features, self.targets
 
     def reduced(self) -> Design:
@@ -148,14 +154,20 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         TypeError
             If the regressor is neither a name nor a scikit-learn regressor.
         """
-        build_regressor(self.regressor, n_targets=2, patch_shape=self.patch_shape_, loss=self._loss)
+        build_regressor(
+            self.regressor, n_targets=2, patch_shape=self.patch_shape_, loss=self._loss
+        )
         if (self.source is None) != (self.target is None):
             missing = "source" if self.source is None else "target"
-            raise ValueError(f"{missing} is missing: give both protocols, or neither to regress plain arrays")
+            raise ValueError(
+                f"{missing} is missing: give both protocols, or neither to regress plain arrays"
+            )
         search = _search(self.regressor)
         if self.source is not None and search is not None and not isinstance(search.cv, _BY_GROUP):
-            raise ValueError(f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts voxels of one patient "
-                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups")
+            raise ValueError(
+                f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts voxels of one patient "
+                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups"
+            )
 
     @property
     def patch_shape_(self) -> tuple[int, int, int] | None:
@@ -176,7 +188,9 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             _check_blocks(x, self.patch_shape_)
             return x, y.astype(np.float64, copy=False)
         x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
-        y = check_array(Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y")
+        y = check_array(
+            Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y"
+        )
         check_consistent_length(x, y)
         _check_neighbors(x, self.source, self.patch_shape_)
         check_columns(y, self.target, "Y")
@@ -189,13 +203,17 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _protocols(self) -> tuple[Protocol, Protocol]:
         if self.source is None or self.target is None:
-            raise ValueError("maps need to know the measurements: give the protocols source= and target=")
+            raise ValueError(
+                "maps need to know the measurements: give the protocols source= and target="
+            )
         return self.source, self.target
 
     @property
     def learns_from_moments(self) -> bool:
         """Whether the moments of the training voxels are all that the regressor needs."""
-        return isinstance(self.regressor, str) and learns_from_moments(self.regressor, loss=self._loss)
+        return isinstance(self.regressor, str) and learns_from_moments(
+            self.regressor, loss=self._loss
+        )
 
     def fit_designs(self, designs: Sequence[Design]) -> Self:
         """
@@ -222,7 +240,9 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_dropped_ = sum(design.n_dropped for design in designs)
         self.n_features_in_ = designs[0].n_columns
         if not any(design.n_voxels for design in designs):
-            raise ValueError(f"none of {self.n_dropped_} training voxels has {self._needed}; check images, masks and protocols")
+            raise ValueError(
+                f"none of {self.n_dropped_} training voxels has {self._needed}; check images, masks and protocols"
+            )
         designs = [design for design in designs if design.n_voxels]
         with one_thread():
             moments = [design.moments for design in designs if design.moments is not None]
@@ -230,7 +250,10 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 total = Moments.total(moments)
                 self.regressor_ = self._build(len(total.mean_y)).fit_moments(total)
             else:
-                x, y = (np.concatenate(parts) for parts in zip(*(design.arrays() for design in designs), strict=True))
+                x, y = (
+                    np.concatenate(parts)
+                    for parts in zip(*(design.arrays() for design in designs), strict=True)
+                )
                 regressor = self._build(1 if y.ndim == 1 else y.shape[1])
                 self.regressor_ = regressor.fit(x, y, **self._groups(designs))
         return self
@@ -242,7 +265,9 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         groups = [design.groups for design in designs if design.groups is not None]
         if len(groups) != len(designs):
             name = type(self.regressor).__name__
-            raise ValueError(f"regressor {name} is tuned by leaving patients out: fit needs groups=patients")
+            raise ValueError(
+                f"regressor {name} is tuned by leaving patients out: fit needs groups=patients"
+            )
         return {"groups": np.concatenate(groups)}
 
     def _build(self, n_targets: int) -> Any:
@@ -255,17 +280,30 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
 
     def _design(
-        self, x: _Array, y: _Array, groups: ArrayLike | None, usable: NDArray[np.bool_] | None = None
+        self,
+        x: _Array,
+        y: _Array,
+        groups: ArrayLike | None,
+        usable: NDArray[np.bool_] | None = None,
     ) -> Design:
         """Keep the usable rows of features and targets, and say how many are not."""
-        owners = None if groups is None else check_array(groups, ensure_2d=False, dtype=None, input_name="groups")
+        owners = (
+            None
+            if groups is None
+            else check_array(groups, ensure_2d=False, dtype=None, input_name="groups")
+        )
         if owners is not None:
             check_consistent_length(x, owners)
         if usable is None:
             usable = np.ones(len(x), bool)
         n_dropped = int((~usable).sum())
         if n_dropped:
-            _log.info("%d of %d training voxels are left out: they have not %s", n_dropped, len(usable), self._needed)
+            _log.info(
+                "%d of %d training voxels are left out: they have not %s",
+                n_dropped,
+                len(usable),
+                self._needed,
+            )
             x, y = x[usable], y[usable]
             owners = None if owners is None else owners[usable]
         # Bits of a product depend on how its factors lie in memory.
@@ -297,16 +335,22 @@ def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:
     """Check that rows of plain arrays can be taken apart into neighbors."""
     k = 1 if patch_shape is None else math.prod(patch_shape)
     if X.shape[1] % k:
-        raise ValueError(f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: the number of "
-            f"columns must be a multiple of {k}")
+        raise ValueError(
+            f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: the number of "
+            f"columns must be a multiple of {k}"
+        )
 
 
-def _check_neighbors(X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None) -> None:
+def _check_neighbors(
+    X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None
+) -> None:
     """Check that rows have the source's measurements of each neighbor."""
     if patch_shape is None:
         check_columns(X, source, "X")
         return
     k = math.prod(patch_shape)
     if X.shape[1] != k * len(source):
-        raise ValueError(f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors (patch_shape="
-            f"{patch_shape}) with {len(source)} measurements each; Cohort.arrays(patch_shape={patch_shape}) gives them")
+        raise ValueError(
+            f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors (patch_shape="
+            f"{patch_shape}) with {len(source)} measurements each; Cohort.arrays(patch_shape={patch_shape}) gives them"
+        )

@@ -175,7 +175,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         seed = seed_from(self.random_state)
         if get_tags(self).input_tags.allow_nan:
             x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
-            y = check_array(Y, dtype=np.float64, ensure_2d=False, ensure_all_finite=False, input_name="Y")
+            y = check_array(
+                Y, dtype=np.float64, ensure_2d=False, ensure_all_finite=False, input_name="Y"
+            )
         else:
             x, y = validate_data(self, X, Y, dtype=np.float64, multi_output=True, y_numeric=True)
             y = y.astype(np.float64, copy=False)
@@ -189,10 +191,14 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 options["reference_maps"] = targets
         elif reference_maps is not None:
             raise ValueError("reference_maps belong to a strategy with protocols and a model")
-        counted = np.ones(len(x), bool) if calibrate is None else _checked_choice(calibrate, len(x))
+        counted = (
+            np.ones(len(x), bool) if calibrate is None else _checked_choice(calibrate, len(x))
+        )
         self._set_outputs(model, targets.shape[1])
         _check_patients(patients, max(_FEWEST, self.n_splits))
-        parts = list(GroupKFold(self.n_splits, shuffle=True, random_state=seed).split(x, groups=patients))
+        parts = list(
+            GroupKFold(self.n_splits, shuffle=True, random_state=seed).split(x, groups=patients)
+        )
         predicted = np.full(targets.shape, np.nan)
         for train, test in parts:
             known = {key: value[train] for key, value in options.items()}
@@ -275,29 +281,40 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None where they go around what `predict` gives."""
-        if not hasattr(self.estimator, "predict_maps") or getattr(self.estimator, "target", None) is None:
+        if (
+            not hasattr(self.estimator, "predict_maps")
+            or getattr(self.estimator, "target", None) is None
+        ):
             return None
         return None if self.estimator.model is None else resolve_model(self.estimator.model)
 
     def _patients(self, groups: ArrayLike | None, n: int, seed: int) -> NDArray:
         if groups is None:
             if getattr(self.estimator, "source", None) is not None:
-                raise ValueError("intervals hold for new patients, so they are learned patient by patient: give groups")
+                raise ValueError(
+                    "intervals hold for new patients, so they are learned patient by patient: give groups"
+                )
             if n < _FEWEST:
-                raise ValueError(f"intervals need at least {_FEWEST} rows, and there are n_samples={n}")
+                raise ValueError(
+                    f"intervals need at least {_FEWEST} rows, and there are n_samples={n}"
+                )
             return np.random.default_rng(seed).permutation(n) % _ROWS_APART
         return np.asarray(groups)
 
     def _checked(self, X: ArrayLike) -> _Array:
         check_is_fitted(self)
         finite = not get_tags(self).input_tags.allow_nan
-        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=finite))
+        return np.asarray(
+            validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=finite)
+        )
 
     def _outputs(self, estimator: Any, X: _Array) -> _Array:
         answer = estimator.predict(X) if self._model() is None else estimator.predict_maps(X)
         return np.asarray(answer, dtype=np.float64).reshape(len(X), -1)
 
-    def _learn_errors(self, X: _Array, predicted: _Array, targets: _Array, patients: NDArray, seed: int) -> None:
+    def _learn_errors(
+        self, X: _Array, predicted: _Array, targets: _Array, patients: NDArray, seed: int
+    ) -> None:
         """Learn how large errors are where, and the quantiles of what is left of them."""
         errors = targets - predicted
         unit = np.sqrt((errors**2).mean(axis=0))
@@ -307,7 +324,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         weight = _patient_weights(patients)
         # Errors that the forest was fitted to are larger than it expects; those of other patients are honest.
         spread = np.empty_like(errors)
-        parts = GroupKFold(self.n_splits, shuffle=True, random_state=seed + 1).split(X, groups=patients)
+        parts = GroupKFold(self.n_splits, shuffle=True, random_state=seed + 1).split(
+            X, groups=patients
+        )
         for train, test in parts:
             forest = _forest(X[train], predicted[train], expected[train], weight[train], seed)
             spread[test] = self._spread(forest, X[test], predicted[test])
@@ -336,7 +355,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             intervals[own] = self._interval(predicted[own], spread[own], quantiles)
             constant[own] = _weighted_quantiles(targets[~own], weight, ends)
         table = coverage_table(intervals, targets, patients, names=self.names_)
-        table["constant_width"] = coverage_table(constant, targets, patients, names=self.names_)["width"]
+        table["constant_width"] = coverage_table(constant, targets, patients, names=self.names_)[
+            "width"
+        ]
         return table
 
     def _spread(self, forest: RandomForestRegressor, X: _Array, predicted: _Array) -> _Array:
@@ -352,7 +373,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             self._bounds = np.tile([-np.inf, np.inf], (n, 1))
             return
         self.names_ = model.names
-        bounds = [(0.0, np.inf) if one.is_amplitude else (one.low, one.high) for one in model.parameters]
+        bounds = [
+            (0.0, np.inf) if one.is_amplitude else (one.low, one.high) for one in model.parameters
+        ]
         self._bounds = np.array(bounds)
 
     def _interval(self, center: _Array, spread: _Array, quantiles: _Array) -> _Array:
@@ -361,7 +384,11 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
 
 def coverage_table(
-    intervals: ArrayLike, reference: ArrayLike, groups: ArrayLike, *, names: tuple[str, ...] | None = None
+    intervals: ArrayLike,
+    reference: ArrayLike,
+    groups: ArrayLike,
+    *,
+    names: tuple[str, ...] | None = None,
 ) -> pd.DataFrame:
     """
     Measure patient by patient how many references lie in their intervals.
@@ -391,10 +418,16 @@ def coverage_table(
     """
     import pandas as pd
 
-    ends, values, patients = np.asarray(intervals, float), np.asarray(reference, float), np.asarray(groups)
+    ends, values, patients = (
+        np.asarray(intervals, float),
+        np.asarray(reference, float),
+        np.asarray(groups),
+    )
     if values.ndim != 2 or ends.shape != (*values.shape, 2) or len(patients) != len(values):
-        raise ValueError(f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not fit together: "
-            "they need (n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)")
+        raise ValueError(
+            f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not fit together: "
+            "they need (n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)"
+        )
     labels = names or tuple(map(str, range(values.shape[1])))
     known = np.isfinite(ends).all(axis=2) & np.isfinite(values)
     inside = known & (ends[..., 0] <= values) & (values <= ends[..., 1])
@@ -406,22 +439,34 @@ def coverage_table(
             n = int(counted.sum())
             covered = inside[counted, i].mean() if n else np.nan
             width = np.ptp(ends[counted, i], axis=1).mean() if n else np.nan
-            rows.append({"patient": patient, "parameter": name, "n_voxels": n, "coverage": covered, "width": width})
+            rows.append(
+                {
+                    "patient": patient,
+                    "parameter": name,
+                    "n_voxels": n,
+                    "coverage": covered,
+                    "width": width,
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def _checked_choice(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
     chosen = np.asarray(calibrate)
     if chosen.shape != (n,) or chosen.dtype != bool or not chosen.any():
-        raise ValueError(f"calibrate must be {n} booleans, one per voxel and some of them true; not {chosen.dtype} {chosen.shape}")
+        raise ValueError(
+            f"calibrate must be {n} booleans, one per voxel and some of them true; not {chosen.dtype} {chosen.shape}"
+        )
     return chosen
 
 
 def _check_patients(patients: NDArray, fewest: int) -> None:
     found = len(np.unique(patients))
     if found < fewest:
-        raise ValueError(f"intervals need usable voxels of at least {fewest} patients, and there are {found}; "
-            "give more patients, or smaller n_splits where that is the reason")
+        raise ValueError(
+            f"intervals need usable voxels of at least {fewest} patients, and there are {found}; "
+            "give more patients, or smaller n_splits where that is the reason"
+        )
 
 
 def _patient_weights(patients: NDArray) -> _Array:
@@ -442,7 +487,9 @@ def _weighted_quantiles(values: _Array, weight: _Array, ends: tuple[float, float
     return out
 
 
-def _forest(X: _Array, predicted: _Array, expected: _Array, weight: _Array, seed: int) -> RandomForestRegressor:
+def _forest(
+    X: _Array, predicted: _Array, expected: _Array, weight: _Array, seed: int
+) -> RandomForestRegressor:
     forest = RandomForestRegressor(**_FOREST, random_state=seed, n_jobs=1)
     targets = expected[:, 0] if expected.shape[1] == 1 else expected
     return forest.fit(np.column_stack([X, predicted]), targets, sample_weight=weight)

@@ -73,16 +73,26 @@ def rank_contrasts_by_prediction(
         a warning.
     """
     first = cohort.scans[0].protocol
-    protocol = first if target is None else target if isinstance(target, Protocol) else first.take(target)
-    table = cohort.arrays(protocol, protocol, mask=train_mask, max_voxels=max_voxels, random_state=random_state)
+    protocol = (
+        first if target is None else target if isinstance(target, Protocol) else first.take(target)
+    )
+    table = cohort.arrays(
+        protocol, protocol, mask=train_mask, max_voxels=max_voxels, random_state=random_state
+    )
     held_out = cohort.arrays(protocol, protocol, mask=score_mask)
     usable = np.isfinite(held_out.Y).all(axis=1) & (held_out.Y > 0).all(axis=1)
     others = table.groups[np.isfinite(table.Y).all(axis=1)]
-    patients = [patient for patient in dict.fromkeys(held_out.groups[usable]) if (others != patient).any()]
+    patients = [
+        patient for patient in dict.fromkeys(held_out.groups[usable]) if (others != patient).any()
+    ]
     if len(patients) < 2:
-        raise ValueError(f"leaving one patient out needs two with voxels in the {score_mask} mask whose signals are finite and "
-            f"positive; cohort {cohort.name!r} has {len(patients)}")
-    left_out = [str(patient) for patient in dict.fromkeys(held_out.groups) if patient not in patients]
+        raise ValueError(
+            f"leaving one patient out needs two with voxels in the {score_mask} mask whose signals are finite and "
+            f"positive; cohort {cohort.name!r} has {len(patients)}"
+        )
+    left_out = [
+        str(patient) for patient in dict.fromkeys(held_out.groups) if patient not in patients
+    ]
     if left_out:
         warnings.warn(
             f"cohort {cohort.name!r}: {', '.join(left_out)} left out of the errors: no voxel of the {score_mask} mask "
@@ -94,9 +104,13 @@ def rank_contrasts_by_prediction(
     errors = np.array([fold.errors([taken])[0] for fold in folds])  # patients × contrasts
     steps = [Step(-1, float(errors[:, left].mean()), np.nan, np.array([np.nan]))]
     for _ in range(n or len(left)):
-        each = np.array([fold.errors([[*taken, one] for one in left]) for fold in folds])  # … × candidates × contrasts
+        each = np.array(
+            [fold.errors([[*taken, one] for one in left]) for fold in folds]
+        )  # … × candidates × contrasts
         # Judged on what remains to be predicted whichever candidate is taken.
-        fall = np.array([np.delete(errors - each[:, i], [*taken, one], axis=1) for i, one in enumerate(left)])
+        fall = np.array(
+            [np.delete(errors - each[:, i], [*taken, one], axis=1) for i, one in enumerate(left)]
+        )
         gain = fall.mean(axis=(1, 2)) if len(left) > 1 else np.array([np.nan])
         best = int(np.argmax(gain))
         errors = each[:, best]

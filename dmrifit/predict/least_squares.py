@@ -44,7 +44,10 @@ class Moments:
 
         Shapes: `X` (n_voxels, n_features), `Y` (n_voxels, n_targets).
         """
-        X, Y = np.ascontiguousarray(X), np.ascontiguousarray(Y)  # bits depend on how they lie in memory
+        X, Y = (
+            np.ascontiguousarray(X),
+            np.ascontiguousarray(Y),
+        )  # bits depend on how they lie in memory
         mean_x, mean_y = X.mean(axis=0), Y.mean(axis=0)
         x = X - mean_x
         return cls(len(X), mean_x, mean_y, x.T @ x, x.T @ (Y - mean_y))

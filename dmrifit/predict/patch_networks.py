@@ -104,7 +104,9 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             expected = self._new_module().state_dict()
         described = [{k: (v.shape, v.dtype) for k, v in one.items()} for one in (state, expected)]
         if described[0] != described[1]:
-            raise ValueError(f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters")
+            raise ValueError(
+                f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters"
+            )
         net = self._new_net(0, 0)
         net.module_.load_state_dict(state)
         self.net_ = net
@@ -134,7 +136,9 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             iterator_train=_Batches,
             iterator_train__seed=seed_of_batches,
             train_split=None,
-            callbacks=[("schedule", skorch.callbacks.LRScheduler("CosineAnnealingLR", T_max=self.epochs))],
+            callbacks=[
+                ("schedule", skorch.callbacks.LRScheduler("CosineAnnealingLR", T_max=self.epochs))
+            ],
             callbacks__epoch_timer=None,
             callbacks__valid_loss=None,
             callbacks__print_log=None,
@@ -161,8 +165,10 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             return
         n_neighbors = math.prod(check_patch_shape(self.patch_shape))
         if self.n_features_in_ % n_neighbors:
-            raise ValueError(f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
-                f"neighbors; patch_shape={self.patch_shape} must be that of X")
+            raise ValueError(
+                f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
+                f"neighbors; patch_shape={self.patch_shape} must be that of X"
+            )
 
 
 class PatchCNN(_PatchNetwork):
@@ -336,7 +342,9 @@ class _Residual(nn.Module, ABC):
 class _Convolutions(_Residual):
     """Convolutions written as products of gathered windows: on so small images faster than torch's own."""
 
-    def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int) -> None:
+    def __init__(
+        self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int
+    ) -> None:
         super().__init__(n_channels, n_targets, shape)
         layers: list[nn.Module] = []
         channels = n_channels
@@ -386,7 +394,9 @@ class _Tokens(_Residual):
         self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
         self.layers = nn.Sequential(
             *(
-                nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+                nn.TransformerEncoderLayer(
+                    width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+                )
                 for _ in range(depth)
             )
         )

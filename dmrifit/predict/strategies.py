@@ -61,8 +61,10 @@ def reference_parameters(
         return np.where(lost, np.nan, result.parameters)
     known = np.asarray(maps, dtype=np.float64)
     if known.shape != (len(Y), len(model.names)):
-        raise ValueError(f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
-            f"columns {', '.join(model.names)}; not {known.shape}")
+        raise ValueError(
+            f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
+            f"columns {', '.join(model.names)}; not {known.shape}"
+        )
     return known
 
 
@@ -150,7 +152,9 @@ class SignalToSignal(Strategy):
         self.patch_shape = patch_shape
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, Y: ArrayLike, *, groups: ArrayLike | None = None) -> SignalToSignal:
+    def fit(
+        self, X: ArrayLike, Y: ArrayLike, *, groups: ArrayLike | None = None
+    ) -> SignalToSignal:
         """
         Learn the target signals from the source signals.
 
@@ -261,7 +265,9 @@ class SignalToSignal(Strategy):
         self._protocols()
         return self.maps_of(self.predict(X), sigma=sigma)
 
-    def maps_of(self, signals: ArrayLike, *, sigma: ArrayLike | None = None) -> NDArray[np.float64]:
+    def maps_of(
+        self, signals: ArrayLike, *, sigma: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
         """
         Fit the model to predicted signals, as `predict_maps` does.
 
@@ -301,7 +307,9 @@ class SignalToSignal(Strategy):
         if self.normalize not in (None, "voxel"):
             raise ValueError(f"normalize must be None or 'voxel', not {self.normalize!r}")
         if self.source is None and self.normalize is not None:
-            raise ValueError("normalize='voxel' needs to know the measurements: give source= and target=")
+            raise ValueError(
+                "normalize='voxel' needs to know the measurements: give source= and target="
+            )
 
     def _voxel_scale(self, X: _Array) -> _Array:
         """Return what each voxel is divided by; not positive where it cannot be."""
@@ -569,12 +577,18 @@ class MapsToMaps(Strategy):
             As in `predict_maps`.
         """
         model = resolve_model(self.model)
-        answer = self._answer_where(_finite_rows(clinical.features), clinical.features, len(model.names))
+        answer = self._answer_where(
+            _finite_rows(clinical.features), clinical.features, len(model.names)
+        )
         logged, _ = self._logarithms(model)
         answer[:, logged] = np.exp(np.clip(answer[:, logged], -_LARGEST_LOG, _LARGEST_LOG))
         maps = _scaled_amplitudes(answer, model, clinical.s0, np.multiply)
         for i, parameter in enumerate(model.parameters):
-            unit = np.where(clinical.largest > 0, clinical.largest, np.nan) if parameter.is_amplitude else 1.0
+            unit = (
+                np.where(clinical.largest > 0, clinical.largest, np.nan)
+                if parameter.is_amplitude
+                else 1.0
+            )
             maps[:, i] = np.clip(maps[:, i], parameter.low * unit, parameter.high * unit)
         return maps
 
@@ -593,7 +607,9 @@ class MapsToMaps(Strategy):
         if self.target_scale not in ("linear", "log"):
             raise ValueError(f"target_scale must be 'linear' or 'log', not {self.target_scale!r}")
         if self.source is None and self.target_scale == "log":
-            raise ValueError("target_scale='log' needs to know the parameters: give source= and target=")
+            raise ValueError(
+                "target_scale='log' needs to know the parameters: give source= and target="
+            )
         if self.source is not None:
             self._logarithms(resolve_model(self.model))
 
@@ -616,8 +632,10 @@ def _floor(parameter: Parameter, model: str) -> float:
     if parameter.low > 0:
         return parameter.low
     if parameter.low < 0 or not math.isfinite(parameter.high):
-        raise ValueError(f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, whose bounds are "
-            f"{parameter.low:g} and {parameter.high:g}; use target_scale='linear'")
+        raise ValueError(
+            f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, whose bounds are "
+            f"{parameter.low:g} and {parameter.high:g}; use target_scale='linear'"
+        )
     return _LOG_FLOOR * parameter.high
 
 
@@ -630,12 +648,16 @@ def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel
         raise ValueError("there are no maps without a model: give model=")
     resolved = resolve_model(model)
     if resolved.needs_te and target.te is None:
-        raise ValueError(f"model {resolved.name} needs echo times, and the target protocol has none; "
-            "give them (te in ms) or another model=")
+        raise ValueError(
+            f"model {resolved.name} needs echo times, and the target protocol has none; "
+            "give them (te in ms) or another model="
+        )
     return resolved
 
 
-def _features(X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None) -> tuple[_Array, _Array]:
+def _features(
+    X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None
+) -> tuple[_Array, _Array]:
     """Compute the clinical metrics without a scale, of all neighbors, and the voxel's S0, which has one."""
     neighbors = as_neighbors(X, patch_shape)
     n, k, m = neighbors.shape
@@ -648,7 +670,9 @@ def _features(X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | N
     return features, own[:, ClinicalMetrics.names.index("S0")]
 
 
-def _scaled_amplitudes(maps: _Array, model: SignalModel, clinical_s0: _Array, operation: Any) -> _Array:
+def _scaled_amplitudes(
+    maps: _Array, model: SignalModel, clinical_s0: _Array, operation: Any
+) -> _Array:
     """Divide amplitudes by the clinical S0, or multiply them; NaN where that S0 is not positive."""
     unit = np.where(clinical_s0 > 0, clinical_s0, np.nan)
     scaled = maps.copy()

@@ -48,7 +48,9 @@ class Gallery:
         """Draw all figures into one PDF file."""
         pages = import_optional("matplotlib.backends.backend_pdf").PdfPages
         buffer = io.BytesIO()
-        with pages(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None}) as file:
+        with pages(
+            buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None}
+        ) as file:
             for figure in self._figures:
                 file.savefig(figure)
         return buffer.getvalue()

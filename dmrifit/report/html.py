@@ -165,11 +165,17 @@ def html_table(
     """Make an HTML table."""
     rows = [list(row) for row in rows]
     width = max((len(row) for row in [list(header), *rows]), default=0)
-    kinds = dict.fromkeys(numbers, "number") | dict.fromkeys(words, "words") | dict.fromkeys(long, "long")
+    kinds = (
+        dict.fromkeys(numbers, "number")
+        | dict.fromkeys(words, "words")
+        | dict.fromkeys(long, "long")
+    )
     names = [kinds.get(i, "") for i in range(width)]
     classes = [_safe(f' class="{name}"') if name else "" for name in names]
     prose = "words" in names or "long" in names
-    return _safe(_render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint), prose=prose))
+    return _safe(
+        _render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint), prose=prose)
+    )
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:
@@ -183,7 +189,10 @@ def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = 
 def html_grid(figures: Iterable[Markup]) -> Markup:
     """Put figures beside each other where the screen is wide enough, else below each other."""
     return _safe(
-        _render('<div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>', figures=figures)
+        _render(
+            '<div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>',
+            figures=figures,
+        )
     )
 
 
@@ -219,7 +228,9 @@ def html_heading(text: str) -> Markup:
 
 def html_details(title: str, body: Any, *, opened: bool = False) -> Markup:
     """Hide a part of a page until its title is clicked."""
-    return _safe("<details{}><summary>{}</summary>{}</details>").format(_safe(" open" if opened else ""), title, body)
+    return _safe("<details{}><summary>{}</summary>{}</details>").format(
+        _safe(" open" if opened else ""), title, body
+    )
 
 
 def html_code(text: str) -> Markup:
@@ -240,7 +251,11 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
 
 
 def html_methods(
-    rows: Sequence[Sequence[Any]], header: Sequence[str], n_words: int = 1, *, controls: Collection[str]
+    rows: Sequence[Sequence[Any]],
+    header: Sequence[str],
+    n_words: int = 1,
+    *,
+    controls: Collection[str],
 ) -> Markup:
     """Make a table of methods, in which controls are faint."""
     faint = [i for i, row in enumerate(rows) if row[0] in controls]

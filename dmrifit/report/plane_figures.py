@@ -91,7 +91,9 @@ def draw_planes(
         ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
         if name != "sagittal":
             ax.invert_xaxis()
-        ax.set_title(f"{name}, {'xyz'[normal]} = {center[normal]:.1f} mm", fontsize=9.5, color=FAINT)
+        ax.set_title(
+            f"{name}, {'xyz'[normal]} = {center[normal]:.1f} mm", fontsize=9.5, color=FAINT
+        )
         _name_ends(ax, across, up, flipped=name != "sagittal")
 
 
@@ -108,7 +110,9 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
     low = np.clip(np.floor(flat.min(axis=0)).astype(int) - 1, 0, np.array(volume.shape) - 1)
     high = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 2, low + 1, volume.shape)
     part = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float64)
-    return map_coordinates(part, (flat - low).T, order=1, mode="constant").reshape(index.shape[:-1])
+    return map_coordinates(part, (flat - low).T, order=1, mode="constant").reshape(
+        index.shape[:-1]
+    )
 
 
 def _draw_image(plane: Plane, image: NDArray[Any], window: tuple[float, float] | None) -> None:
@@ -120,12 +124,21 @@ def _draw_image(plane: Plane, image: NDArray[Any], window: tuple[float, float] |
         low, high = window
     x, y = plane.x, plane.y
     extent = (x[0] - _STEP / 2, x[-1] + _STEP / 2, y[0] - _STEP / 2, y[-1] + _STEP / 2)
-    plane.ax.imshow(values, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower", extent=extent)
+    plane.ax.imshow(
+        values, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower", extent=extent
+    )
 
 
 def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
     high, low = _ENDS[across]
     left, right = (high, low) if flipped else (low, high)
     top, bottom = _ENDS[up]
-    for text, x, y in ((left, 0.03, 0.5), (right, 0.97, 0.5), (top, 0.5, 0.96), (bottom, 0.5, 0.04)):
-        ax.text(x, y, text, transform=ax.transAxes, color="white", ha="center", va="center", fontsize=9)
+    for text, x, y in (
+        (left, 0.03, 0.5),
+        (right, 0.97, 0.5),
+        (top, 0.5, 0.96),
+        (bottom, 0.5, 0.04),
+    ):
+        ax.text(
+            x, y, text, transform=ax.transAxes, color="white", ha="center", va="center", fontsize=9
+        )

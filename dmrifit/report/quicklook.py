@@ -74,7 +74,13 @@ def write_prediction_page(
     units = {name: entry["Units"] for name, entry in described["Parameters"].items()}
     panels = [
         MapPanel(
-            name, "" if units[name] == "1" else AMPLITUDE_UNIT if "arbitrary" in units[name] else units[name], values
+            name,
+            ""
+            if units[name] == "1"
+            else AMPLITUDE_UNIT
+            if "arbitrary" in units[name]
+            else units[name],
+            values,
         )
         for name, values in maps.items()
     ]
@@ -83,10 +89,16 @@ def write_prediction_page(
     for panel in panels:
         values = panel.values[inside]
         values = values[np.isfinite(values)]
-        quartiles = [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
+        quartiles = (
+            [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
+        )
         rows.append([panel.name, panel.unit, quartiles[0], f"{quartiles[1]} – {quartiles[2]}"])
         if inside.any():
-            figures.append(html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}"))
+            figures.append(
+                html_figure(
+                    png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}"
+                )
+            )
     counts = described["Voxels"]
     text = f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every measurement. A trained "
     text += "model predicted these maps from images of another protocol; they are no fit to measurements of it."
@@ -102,7 +114,10 @@ def write_prediction_page(
         ),
         ["signals divided by", f"{described['Scale']:.6g}"],
         *([_words(key), value] for key, value in described["Settings"].items()),
-        ["versions", ", ".join(f"{name} {number}" for name, number in described["Versions"].items())],
+        [
+            "versions",
+            ", ".join(f"{name} {number}" for name, number in described["Versions"].items()),
+        ],
     ]
     table = html_table(rows, ["", "unit", "median", "quartiles"], numbers=(2, 3))
     page = viewer_page(
@@ -133,7 +148,10 @@ def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
 
 
 def _summary(
-    maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], described: Mapping[str, Any]
+    maps: Mapping[str, NDArray],
+    slices: Slices,
+    panels: list[MapPanel],
+    described: Mapping[str, Any],
 ) -> Markup:
     """Tabulate the values of each parameter and how many stand at its bounds."""
     rows = []
@@ -143,22 +161,39 @@ def _summary(
         values = values[np.isfinite(values)]
         errors = maps[f"{panel.name}_se"][slices.mask]
         errors = errors[np.isfinite(errors)]
-        quartiles = [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
+        quartiles = (
+            [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
+        )
         unit = " × max" if "BoundsUnits" in entry else ""
         if "Fixed" in entry:
             ends = [f"fixed at {entry['Fixed']:g}", ""]
         else:
             ends = [
                 "no bound" if bound is None else f"{100 * share:.3g} % at {bound:g}{unit}"
-                for bound, share in zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True)
+                for bound, share in zip(
+                    entry["Bounds"], entry["ShareAtBounds"].values(), strict=True
+                )
             ]
             if "UpperBoundRule" in entry:
                 ends[1] += f" or {MONOTONIC}"
         error = f"{np.median(errors):.2g}" if len(errors) else "–"
-        rows.append([panel.name, panel.unit, quartiles[0], f"{quartiles[1]} – {quartiles[2]}", error, *ends])
+        rows.append(
+            [
+                panel.name,
+                panel.unit,
+                quartiles[0],
+                f"{quartiles[1]} – {quartiles[2]}",
+                error,
+                *ends,
+            ]
+        )
     header = ["", "unit", "median", "quartiles", "std. error", "at lower bound", "at upper bound"]
     counts = described["Status"]["Voxels"]
-    text = f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items() if n) + "."
+    text = (
+        f"{sum(counts.values())} voxels: "
+        + ", ".join(f"{n} {code}" for code, n in counts.items() if n)
+        + "."
+    )
     text += " The standard error is the median over voxels."
     doubts = described["Doubt"]["Share"]
     text += f" In {100 * doubts['starts disagree']:.3g} % of the fitted voxels starts disagree: other parameters fit "
@@ -171,31 +206,52 @@ def _summary(
 
 def _planes(slices: Slices, panels: list[MapPanel], affine: NDArray[np.float64]) -> Markup:
     """Show all maps in three planes; the first amplitude lies below, the first other parameter above it."""
-    layers = [Layer(one.name, np.where(slices.mask, one.values, np.nan), "map", one.unit) for one in panels]
+    layers = [
+        Layer(one.name, np.where(slices.mask, one.values, np.nan), "map", one.unit)
+        for one in panels
+    ]
     amplitudes = [one.name for one in panels if one.unit == AMPLITUDE_UNIT]
     others = [one.name for one in panels if one.unit != AMPLITUDE_UNIT]
     below = (amplitudes or others)[0]
     above = others[0] if amplitudes and others else ""
     note = html_note("The pictures below show slices of the same maps.")
-    return html_viewer(layers, affine, region=slices.mask, image=below, overlay=above, label="Maps", instead=note)
+    return html_viewer(
+        layers, affine, region=slices.mask, image=below, overlay=above, label="Maps", instead=note
+    )
 
 
 def _figures(
-    maps: Mapping[str, NDArray], slices: Slices, panels: list[MapPanel], described: Mapping[str, Any]
+    maps: Mapping[str, NDArray],
+    slices: Slices,
+    panels: list[MapPanel],
+    described: Mapping[str, Any],
 ) -> Markup:
-    codes = {int(code): meaning for code, meaning in described["Status"]["Codes"].items() if int(code) != OUTSIDE}
+    codes = {
+        int(code): meaning
+        for code, meaning in described["Status"]["Codes"].items()
+        if int(code) != OUTSIDE
+    }
     note = html_note(
         f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span percentiles 2 to 98; gray "
         "voxels could not be fitted. In the histograms the thin line is the median, dashed lines are bounds, and the "
         "first and last bar hold what lies outside."
     )
     figures = [
-        html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}") for panel in panels
+        html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}")
+        for panel in panels
     ]
-    figures.append(html_figure(png_bytes(plot_codes(slices, maps["status"], codes, "Status")), "Status of each voxel"))
+    figures.append(
+        html_figure(
+            png_bytes(plot_codes(slices, maps["status"], codes, "Status")), "Status of each voxel"
+        )
+    )
     if maps["doubt"].any():
         doubts = {0: "no doubt", **DOUBTS, sum(DOUBTS): "both"}
-        figures.append(html_figure(png_bytes(plot_codes(slices, maps["doubt"], doubts, "Doubt")), "Fits in doubt"))
+        figures.append(
+            html_figure(
+                png_bytes(plot_codes(slices, maps["doubt"], doubts, "Doubt")), "Fits in doubt"
+            )
+        )
     return note + html_grid(figures)
 
 
@@ -213,8 +269,15 @@ def _settings(described: Mapping[str, Any]) -> Markup:
     if fitted != protocol:
         rows.append(["fitted after averaging", _contrasts(fitted)])
     words = {None: "none"}
-    rows += [[_words(key), words.get(value, value)] for key, value in described["Settings"].items()]
-    rows.append(["versions", ", ".join(f"{name} {number}" for name, number in described["Versions"].items())])
+    rows += [
+        [_words(key), words.get(value, value)] for key, value in described["Settings"].items()
+    ]
+    rows.append(
+        [
+            "versions",
+            ", ".join(f"{name} {number}" for name, number in described["Versions"].items()),
+        ]
+    )
     return html_table(rows)
 
 

@@ -159,12 +159,34 @@ class Slices:
         gap, line = _GAP * columns, _LINE * columns
         for i, (picture, label) in enumerate(zip(pictures, self.labels, strict=True)):
             x, y = (i % n_columns) * (columns + gap), -(i // n_columns) * (high + line)
-            axes.imshow(picture, extent=(x, x + columns, y, y + high), origin="lower", interpolation="nearest")
-            axes.text(x + columns / 2, y - 0.1 * line, label, ha="center", va="top", size=8, color="#4a5563")
+            axes.imshow(
+                picture,
+                extent=(x, x + columns, y, y + high),
+                origin="lower",
+                interpolation="nearest",
+            )
+            axes.text(
+                x + columns / 2,
+                y - 0.1 * line,
+                label,
+                ha="center",
+                va="top",
+                size=8,
+                color="#4a5563",
+            )
             if i == 0:
-                axes.text(x - gap / 2, y + high / 2, self.sides[0], ha="right", va="center", size=8)
+                axes.text(
+                    x - gap / 2, y + high / 2, self.sides[0], ha="right", va="center", size=8
+                )
             if i == min(n_columns, len(pictures)) - 1:
-                axes.text(x + columns + gap / 2, y + high / 2, self.sides[1], ha="left", va="center", size=8)
+                axes.text(
+                    x + columns + gap / 2,
+                    y + high / 2,
+                    self.sides[1],
+                    ha="left",
+                    va="center",
+                    size=8,
+                )
         width, height = self._sizes(n_columns, n_lines)
         axes.set(xlim=(0, width), ylim=(high - height, high), anchor="NW")
         axes.set_axis_off()
@@ -202,7 +224,9 @@ def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
         axes = add_axes(figure, 0.2, 1.85, width, height)
         axes.set_title(panel.label)
         scale = _draw_map(axes, slices, panel, n_columns)
-        bar = figure.colorbar(scale, cax=add_axes(figure, width + 0.45, 1.95, 0.11, height - 0.1), extend="both")
+        bar = figure.colorbar(
+            scale, cax=add_axes(figure, width + 0.45, 1.95, 0.11, height - 0.1), extend="both"
+        )
         _finish_bar(bar, panel)
         _draw_histogram(add_axes(figure, 0.55, 0.45, 3.85, 1.05), slices, panel)
     return figure
@@ -214,13 +238,17 @@ def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figur
     line = max(height, 1.2) + 0.75
     with shared_style(_STYLE):
         figure = new_figure(10, line * len(panels) + 0.45)
-        figure.text(0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold", va="baseline")
+        figure.text(
+            0.02, 1 - 0.3 / figure.get_figheight(), title, size=12, weight="bold", va="baseline"
+        )
         for i, panel in enumerate(panels):
             bottom = line * (len(panels) - 1 - i) + 0.5
             axes = add_axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
             axes.set_title(panel.label)
             scale = _draw_map(axes, slices, panel, n_columns)
-            bar = figure.colorbar(scale, cax=add_axes(figure, width + 0.6, bottom, 0.11, line - 0.75), extend="both")
+            bar = figure.colorbar(
+                scale, cax=add_axes(figure, width + 0.6, bottom, 0.11, line - 0.75), extend="both"
+            )
             _finish_bar(bar, panel)
             _draw_histogram(add_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
     return figure
@@ -248,7 +276,9 @@ def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title:
         axes = add_axes(figure, 0.2, 0.5, width, height)
         axes.set_title(title)
         slices.mosaic(axes, pictures, n_columns)
-        figure.legend(handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False)
+        figure.legend(
+            handles=legend, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, frameon=False
+        )
     return figure
 
 
@@ -259,7 +289,9 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
     scale = cm.ScalarMappable(colors.Normalize(low, high), matplotlib.colormaps[COLORMAP])
     pictures = []
     # Only the slices that are shown are painted: colors take eight times the room of a map.
-    for cut, inside in zip(slices.pictures(panel.values), slices.pictures(slices.mask), strict=True):
+    for cut, inside in zip(
+        slices.pictures(panel.values), slices.pictures(slices.mask), strict=True
+    ):
         painted = scale.cmap(scale.norm(np.nan_to_num(cut)))
         painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
         painted[~inside] = 0
@@ -282,9 +314,13 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
     shares = 100 * counts / max(len(values), 1)
     axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
     axes.set(xlabel=panel.label, ylabel="voxels (%)", xlim=(low, high))
-    for bound, share, side, sign in zip(panel.bounds, panel.shares, ("left", "right"), (1, -1), strict=True):
+    for bound, share, side, sign in zip(
+        panel.bounds, panel.shares, ("left", "right"), (1, -1), strict=True
+    ):
         if low <= bound <= high:
-            axes.axvline(bound, color=_BOUND_COLOR, linewidth=1.6, linestyle=(0, (4, 2)), clip_on=False)
+            axes.axvline(
+                bound, color=_BOUND_COLOR, linewidth=1.6, linestyle=(0, (4, 2)), clip_on=False
+            )
             text, place = f"{100 * share:.2g} % at the bound", (bound, 1.0)
             axes.annotate(
                 text,

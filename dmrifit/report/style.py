@@ -130,5 +130,7 @@ def by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:
     line.
     """
     empty = handle(" ", linestyle="")
-    padded = [entry for group in groups for entry in (*group, *[empty] * (-len(group) % n_columns))]
+    padded = [
+        entry for group in groups for entry in (*group, *[empty] * (-len(group) % n_columns))
+    ]
     return [entry for i in range(n_columns) for entry in padded[i::n_columns]]

@@ -104,7 +104,9 @@ class Box:
     affine: ArrayLike
 
 
-def viewer_page(title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "", contents: bool = False) -> str:
+def viewer_page(
+    title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "", contents: bool = False
+) -> str:
     """Put sections, some of which hold a viewer, into one HTML page."""
     script, style = (_read(f"viewer.{kind}") for kind in ("js", "css"))
     return html_page(title, sections, lead=lead, contents=contents, script=script, style=style)
@@ -145,12 +147,19 @@ def html_viewer(
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
     while True:
         shape = layers[0].values.shape
-        packed = [] if len(layers) * np.prod(shape) > _MAX_VOXELS else [_pack(layer) for layer in layers]
+        packed = (
+            []
+            if len(layers) * np.prod(shape) > _MAX_VOXELS
+            else [_pack(layer) for layer in layers]
+        )
         if (packed and sum(len(one["data"]) for one in packed) <= max_bytes) or max(shape) < 2:
             break
         finest = int(np.argmin(np.where(np.array(shape) > 1, edges * factors, np.inf)))
         factors[finest] *= 2
-        layers, matrix = [_coarser(layer, finest) for layer in layers], _coarser_affine(matrix, finest)
+        layers, matrix = (
+            [_coarser(layer, finest) for layer in layers],
+            _coarser_affine(matrix, finest),
+        )
     if not packed:
         packed = [_pack(layer) for layer in layers]
     number = 0
@@ -168,7 +177,11 @@ def html_viewer(
         "voxel": abs(float(np.linalg.det(matrix[:3, :3]))),
         "layers": packed,
         "boxes": [
-            {"name": box.name, "affine": np.asarray(box.affine, float)[:3].tolist(), "color": number + i}
+            {
+                "name": box.name,
+                "affine": np.asarray(box.affine, float)[:3].tolist(),
+                "color": number + i,
+            }
             for i, box in enumerate(boxes)
         ],
         "points": [[float(x) for x in place] for _, place in points],
@@ -177,7 +190,10 @@ def html_viewer(
     }
     below = [(i, one.name) for i, one in enumerate(layers) if one.kind in ("image", "map")]
     above = [(i, one.name) for i, one in enumerate(layers) if one.kind in ("map", "score")]
-    chosen = next((i for i, name in above if name == overlay), _first_score(layers) if overlay is None else None)
+    chosen = next(
+        (i for i, name in above if name == overlay),
+        _first_score(layers) if overlay is None else None,
+    )
     return html_template(
         _read("viewer.html"),
         label=label,
@@ -204,15 +220,31 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
     shape = layers[0].values.shape
     for layer in layers:
         if layer.values.ndim != 3 or layer.values.shape != shape or not all(shape):
-            raise ValueError(f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, z), like {shape}")
+            raise ValueError(
+                f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, z), like {shape}"
+            )
         if layer.threshold is not None and not np.isfinite(layer.threshold):
-            raise ValueError(f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to show all")
+            raise ValueError(
+                f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to show all"
+            )
         if layer.kind == "mask":
-            values = layer.values[np.isfinite(layer.values)] if layer.values.dtype.kind == "f" else layer.values
+            values = (
+                layer.values[np.isfinite(layer.values)]
+                if layer.values.dtype.kind == "f"
+                else layer.values
+            )
             if values.size and not 0 <= values.min() <= values.max() <= _MOST_LABELS:
-                raise ValueError(f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to {_MOST_LABELS}")
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
-        raise ValueError(f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of shape (4, 4)")
+                raise ValueError(
+                    f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to {_MOST_LABELS}"
+                )
+    if (
+        affine.shape != (4, 4)
+        or not np.isfinite(affine).all()
+        or not np.linalg.det(affine[:3, :3])
+    ):
+        raise ValueError(
+            f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of shape (4, 4)"
+        )
 
 
 def _upright(
@@ -222,7 +254,10 @@ def _upright(
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
     turn = io_orientation(affine)
-    turned = [replace(layer, values=apply_orientation(np.asarray(layer.values), turn)) for layer in layers]
+    turned = [
+        replace(layer, values=apply_orientation(np.asarray(layer.values), turn))
+        for layer in layers
+    ]
     if region is not None:
         region = apply_orientation(region, turn)
     return turned, affine @ inv_ornt_aff(turn, layers[0].values.shape), region
@@ -232,7 +267,11 @@ def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
     """Find where there is something: neither 0 nor without value nor what an image has in its corner."""
     filled = np.zeros(layers[0].values.shape, bool)
     for layer in layers:
-        filled |= np.isfinite(layer.values) & (layer.values != 0) & (layer.values != layer.values.flat[0])
+        filled |= (
+            np.isfinite(layer.values)
+            & (layer.values != 0)
+            & (layer.values != layer.values.flat[0])
+        )
     return filled if filled.any() else np.ones_like(filled)
 
 
@@ -249,7 +288,10 @@ def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | No
 
 
 def _crop(
-    layers: Sequence[Layer], affine: NDArray[np.float64], region: NDArray[np.bool_], boxes: Sequence[Box]
+    layers: Sequence[Layer],
+    affine: NDArray[np.float64],
+    region: NDArray[np.bool_],
+    boxes: Sequence[Box],
 ) -> tuple[list[Layer], NDArray[np.float64], bool]:
     """Cut away what is outside the region and the boxes."""
     shape = layers[0].values.shape
@@ -262,7 +304,10 @@ def _crop(
         for box in boxes:
             matrix = np.linalg.inv(affine) @ np.asarray(box.affine, dtype=np.float64)
             reach = np.abs(matrix[:3, :3]).sum(axis=1) / 2
-            low, high = np.minimum(low, matrix[:3, 3] - reach), np.maximum(high, matrix[:3, 3] + reach)
+            low, high = (
+                np.minimum(low, matrix[:3, 3] - reach),
+                np.maximum(high, matrix[:3, 3] + reach),
+            )
     first = np.clip(np.floor(low).astype(int) - _MARGIN, 0, shape)
     last = np.clip(np.ceil(high).astype(int) + _MARGIN + 1, first + 1, shape)
     part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
@@ -307,7 +352,13 @@ def _pack(layer: Layer) -> dict[str, Any]:
     }
     if layer.kind == "mask":
         codes = np.nan_to_num(values).astype(np.uint8)
-        return packed | {"data": _text(codes, bits), "low": 1.0, "high": 255.0, "window": [0.0, 1.0], "threshold": None}
+        return packed | {
+            "data": _text(codes, bits),
+            "low": 1.0,
+            "high": 255.0,
+            "window": [0.0, 1.0],
+            "threshold": None,
+        }
     values = values.astype(np.float64)
     known = np.isfinite(values)
     own = values[known]
@@ -318,7 +369,10 @@ def _pack(layer: Layer) -> dict[str, Any]:
     if layer.kind == "score" and layer.threshold is not None:
         low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
     if layer.window is not None and layer.kind != "score":
-        low, high = min(low, max(layer.window[0], extremes[0])), max(high, min(layer.window[1], extremes[1]))
+        low, high = (
+            min(low, max(layer.window[0], extremes[0])),
+            max(high, min(layer.window[1], extremes[1])),
+        )
     window = layer.window or (low, high)
     if not window[1] > window[0]:
         window = window[0], window[0] + (abs(window[0]) or 1.0)
@@ -330,9 +384,13 @@ def _pack(layer: Layer) -> dict[str, Any]:
     edge = None
     if layer.threshold is not None and span > 0:
         # What is below the threshold is never rounded up to it, however long the steps are.
-        edge = int(np.clip(1 + np.floor((layer.threshold - low) / span * (levels - 1) + 0.5), 2, levels))
+        edge = int(
+            np.clip(1 + np.floor((layer.threshold - low) / span * (levels - 1) + 0.5), 2, levels)
+        )
         reached = values[known] >= layer.threshold
-        codes[known] = np.where(reached, np.maximum(codes[known], edge), np.minimum(codes[known], edge - 1))
+        codes[known] = np.where(
+            reached, np.maximum(codes[known], edge), np.minimum(codes[known], edge - 1)
+        )
     return packed | {
         "edge": edge,
         "data": _text(codes, bits),
@@ -346,7 +404,11 @@ def _pack(layer: Layer) -> dict[str, Any]:
 
 def _text(codes: NDArray[Any], bits: int) -> str:
     """Write codes as gzip in base64; of 16 bits, all high bytes come first, which packs better."""
-    parts = [codes.astype(np.uint8)] if bits == 8 else [(codes >> 8).astype(np.uint8), (codes & 255).astype(np.uint8)]
+    parts = (
+        [codes.astype(np.uint8)]
+        if bits == 8
+        else [(codes >> 8).astype(np.uint8), (codes & 255).astype(np.uint8)]
+    )
     raw = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
 
@@ -385,7 +447,9 @@ def _note(
         f"coronal planes. Voxels of {size} mm are drawn as they are, not interpolated."
     ]
     if cropped:
-        parts.append(f"Cropped from {' × '.join(map(str, whole))} voxels to where there is something to see.")
+        parts.append(
+            f"Cropped from {' × '.join(map(str, whole))} voxels to where there is something to see."
+        )
     if max(factors) > 1:
         joined = " × ".join(map(str, factors))
         parts.append(
@@ -402,7 +466,9 @@ def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
         if one["kind"] != "mask":
             step = (one["high"] - one["low"]) / (2 ** one["bits"] - 2)
             unit = f" {one['unit']}" if one["unit"] else ""
-            lines.append(f"{one['name']}: {one['low']:.4g} to {one['high']:.4g}{unit} in steps of {step:.2g}")
+            lines.append(
+                f"{one['name']}: {one['low']:.4g} to {one['high']:.4g}{unit} in steps of {step:.2g}"
+            )
     return lines
 
 

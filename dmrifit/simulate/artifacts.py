@@ -22,7 +22,11 @@ _LOSS_RADIUS = 0.35  # of half the field of view
 
 # Where signal is lost, in halves of the field of view: below the beating heart, and beside the gas of the rectum.
 _LOSS_CENTER: Mapping[str, tuple[float, float, float]] = MappingProxyType(
-    {"abdomen": (0.08, 0.42, 0.5), "male pelvis": (0.0, -0.2, 0.0), "female pelvis": (0.0, -0.2, 0.0)}
+    {
+        "abdomen": (0.08, 0.42, 0.5),
+        "male pelvis": (0.0, -0.2, 0.0),
+        "female pelvis": (0.0, -0.2, 0.0),
+    }
 )
 
 
@@ -36,10 +40,17 @@ def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) ->
         artifacts = {name: ARTIFACTS.get(name, 0.0) for name in artifacts}
     unknown = sorted(set(artifacts) - set(ARTIFACTS))
     if unknown:
-        raise ValueError(f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}")
+        raise ValueError(
+            f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}"
+        )
     for name, strength in artifacts.items():
-        if not isinstance(strength, int | float | np.number) or not 0 <= strength <= _LARGEST[name]:
-            raise ValueError(f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not {strength!r}")
+        if (
+            not isinstance(strength, int | float | np.number)
+            or not 0 <= strength <= _LARGEST[name]
+        ):
+            raise ValueError(
+                f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not {strength!r}"
+            )
     return {name: float(artifacts[name]) for name in ARTIFACTS if artifacts.get(name)}
 
 
@@ -57,7 +68,9 @@ def spoil(
     """
     streams = dict(zip(ARTIFACTS, rng.spawn(len(ARTIFACTS)), strict=True))
     if "signal_loss" in strengths:
-        signals = _lose(signals, protocol, strengths["signal_loss"], template, streams["signal_loss"])
+        signals = _lose(
+            signals, protocol, strengths["signal_loss"], template, streams["signal_loss"]
+        )
     if "shift" in strengths:
         signals = _shifted(signals, protocol, strengths["shift"], streams["shift"])
     if "gibbs" in strengths:
@@ -77,7 +90,9 @@ def _lose(
     return signals * (1 - region[..., None] * lost)
 
 
-def _shifted(signals: NDArray, protocol: Protocol, strength: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _shifted(
+    signals: NDArray, protocol: Protocol, strength: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
     from scipy.ndimage import shift
 
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
@@ -94,7 +109,9 @@ def _shifted(signals: NDArray, protocol: Protocol, strength: float, rng: np.rand
 def _cropped(signals: NDArray, strength: float) -> NDArray[np.float64]:
     """Leave out high spatial frequencies in the slice, as a scanner that interpolates its images does."""
     spectrum = np.fft.rfft2(signals, axes=(0, 1))
-    for axis, frequencies in enumerate((np.fft.fftfreq(signals.shape[0]), np.fft.rfftfreq(signals.shape[1]))):
+    for axis, frequencies in enumerate(
+        (np.fft.fftfreq(signals.shape[0]), np.fft.rfftfreq(signals.shape[1]))
+    ):
         kept = np.abs(frequencies) <= 0.5 * (1 - strength)
         spectrum = spectrum * kept.reshape((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))
     return np.fft.irfft2(spectrum, s=signals.shape[:2], axes=(0, 1))

@@ -16,7 +16,15 @@ from dmrifit.cohort.scan import Scan
 from dmrifit.engine.protocol import Protocol
 from dmrifit.simulate.artifacts import artifact_strengths, spoil
 from dmrifit.simulate.organs import VOXEL_SIZE, draw_template, paint
-from dmrifit.simulate.tissues import MODEL, draw_means, draw_textures, limited, log_sd, smooth_field, tissue_table
+from dmrifit.simulate.tissues import (
+    MODEL,
+    draw_means,
+    draw_textures,
+    limited,
+    log_sd,
+    smooth_field,
+    tissue_table,
+)
 
 __all__ = ["simulate_cohort", "simulate_patient", "tissue_table"]
 
@@ -117,10 +125,19 @@ def simulate_cohort(
         protocol = Protocol.preset(protocol)
     _check_protocol(protocol)
     if field is None:
-        field = next((tesla for preset, tesla in _PRESET_FIELD.items() if protocol == Protocol.preset(preset)), 1.5)
+        field = next(
+            (
+                tesla
+                for preset, tesla in _PRESET_FIELD.items()
+                if protocol == Protocol.preset(preset)
+            ),
+            1.5,
+        )
     name = name or protocol.name or "synthetic"
     if difficulty not in _DIFFICULTIES:
-        raise ValueError(f"difficulty must be one of {', '.join(_DIFFICULTIES)}, not {difficulty!r}")
+        raise ValueError(
+            f"difficulty must be one of {', '.join(_DIFFICULTIES)}, not {difficulty!r}"
+        )
     _check_number("n_patients", n_patients, integer=True)
     if n_patients < 1:
         raise ValueError(f"a cohort needs at least one patient, not {n_patients}")
@@ -296,13 +313,19 @@ def _liver_signal(
     first = np.lexsort((protocol.b, protocol.te))[:1]  # type: ignore[arg-type] # it has echo times
     if share is not None and (share == 1).any():
         return float(np.median(signals[share == 1, first[0]]))
-    return float(np.median(gain) * MODEL.signal(limited(mean[None], protocol), protocol.take(first))[0, 0])
+    return float(
+        np.median(gain) * MODEL.signal(limited(mean[None], protocol), protocol.take(first))[0, 0]
+    )
 
 
-def _gain(shape: tuple[int, int, int], variation: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _gain(
+    shape: tuple[int, int, int], variation: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Draw the receiver's gain, one number, times the coils' sensitivity, a smooth field."""
     level = _MEAN_GAIN * np.exp(log_sd(variation) * rng.standard_normal())
-    return level * np.exp(log_sd(_COIL_VARIATION) * smooth_field(shape, [n / 3 for n in shape], rng))
+    return level * np.exp(
+        log_sd(_COIL_VARIATION) * smooth_field(shape, [n / 3 for n in shape], rng)
+    )
 
 
 def _check(
@@ -321,10 +344,17 @@ def _check(
     table = tissue_table()
     _check_protocol(protocol)
     if np.ndim(shape) != 1:
-        raise ValueError(f"shape must be three numbers of voxels, such as (48, 48, 8), not {shape!r}")
+        raise ValueError(
+            f"shape must be three numbers of voxels, such as (48, 48, 8), not {shape!r}"
+        )
     for n in shape:
         _check_number("shape", n, integer=True)
-    numbers = {"snr": snr, "latent_corr": latent_corr, "gain_variation": gain_variation, "field": field}
+    numbers = {
+        "snr": snr,
+        "latent_corr": latent_corr,
+        "gain_variation": gain_variation,
+        "field": field,
+    }
     for name, value in (numbers | {"patient_variation": patient_variation}).items():
         _check_number(name, value)
     if len(shape) != 3 or any(n < least for n, least in zip(shape, _SMALLEST_SHAPE, strict=True)):
@@ -333,12 +363,17 @@ def _check(
         raise ValueError(f"field must be one of {', '.join(table['field'])} T, not {field!r}")
     unknown = sorted(set(tumor_types or ()) - set(table["tumor_type"]))
     if unknown:
-        raise ValueError(f"unknown tumor types {', '.join(unknown)}; there are {', '.join(table['tumor_type'])}")
+        raise ValueError(
+            f"unknown tumor types {', '.join(unknown)}; there are {', '.join(table['tumor_type'])}"
+        )
     if not snr > 0:
         raise ValueError(f"snr must be positive, not {snr}")
     if not 0 <= latent_corr <= 1:
         raise ValueError(f"latent_corr must be between 0 and 1, not {latent_corr}")
-    for name, value in (("patient_variation", patient_variation), ("gain_variation", gain_variation)):
+    for name, value in (
+        ("patient_variation", patient_variation),
+        ("gain_variation", gain_variation),
+    ):
         if not (np.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or more, got {value}")
     draw_template(template, np.random.default_rng(0))
@@ -347,7 +382,9 @@ def _check(
 
 def _check_protocol(protocol: object) -> None:
     if not isinstance(protocol, Protocol):
-        raise TypeError(f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}")
+        raise TypeError(
+            f"protocol must be a Protocol or one of {', '.join(_PRESET_FIELD)}, not {protocol!r}"
+        )
     if protocol.te is None:
         raise ValueError("synthetic patients need a protocol with echo times; give it te (ms)")
 
@@ -355,4 +392,6 @@ def _check_protocol(protocol: object) -> None:
 def _check_number(name: str, value: object, *, integer: bool = False) -> None:
     kinds = int | np.integer if integer else int | float | np.integer | np.floating
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} ({type(value).__name__})")
+        raise TypeError(
+            f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} ({type(value).__name__})"
+        )

@@ -89,7 +89,9 @@ def draw_template(choice: str, rng: np.random.Generator) -> str:
     return "male pelvis" if male else "female pelvis"
 
 
-def paint(template: str, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+def paint(
+    template: str, shape: tuple[int, int, int], rng: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
     """
     Paint organs, tumors and dead cores, later ones over earlier ones, on a grid of sub-voxels.
     """
@@ -101,7 +103,9 @@ def paint(template: str, shape: tuple[int, int, int], rng: np.random.Generator) 
         size = rng.uniform(0.94, 1.04)
         place = np.array(center) + rng.normal(0, jitter, 3)
         canvas.ellipsoid(tissue, place, np.array(radii) * size, rng.normal(0, 0.05))
-    _, home_center, home_radii = next(organ for organ in anatomy.organs if organ[0] == anatomy.home)
+    _, home_center, home_radii = next(
+        organ for organ in anatomy.organs if organ[0] == anatomy.home
+    )
     half = canvas.half
     for _ in range(rng.integers(1, 4)):
         direction = rng.normal(size=3)
@@ -124,20 +128,32 @@ class _Canvas:
     def __init__(self, shape: tuple[int, int, int], tissues: tuple[str, ...]) -> None:
         self.shape, self.tissues = shape, tissues
         self.half = np.array(shape) * VOXEL_SIZE / 2  # mm
-        self._axes = [((np.arange(n * _SUBSAMPLING) + 0.5) / (n * _SUBSAMPLING) * 2 - 1) for n in shape]
+        self._axes = [
+            ((np.arange(n * _SUBSAMPLING) + 0.5) / (n * _SUBSAMPLING) * 2 - 1) for n in shape
+        ]
         self._labels = np.zeros([len(axis) for axis in self._axes], dtype=np.uint8)
 
     def ellipsoid(
-        self, tissue: str, center: NDArray, radii: NDArray, angle: float, *, within: tuple[str, ...] = ()
+        self,
+        tissue: str,
+        center: NDArray,
+        radii: NDArray,
+        angle: float,
+        *,
+        within: tuple[str, ...] = (),
     ) -> None:
         """Paint an ellipsoid, turned about the body's axis, over the tissues named, or over all."""
         x, y, z = np.meshgrid(
-            *(axis - c for axis, c in zip(self._axes, center, strict=True)), indexing="ij", sparse=True
+            *(axis - c for axis, c in zip(self._axes, center, strict=True)),
+            indexing="ij",
+            sparse=True,
         )
         half = self.half
         x, y = x * half[0], y * half[1]
         u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
-        inside = (u / (radii[0] * half[0])) ** 2 + (v / (radii[1] * half[1])) ** 2 + (z / radii[2]) ** 2 <= 1
+        inside = (u / (radii[0] * half[0])) ** 2 + (v / (radii[1] * half[1])) ** 2 + (
+            z / radii[2]
+        ) ** 2 <= 1
         if within:
             inside &= np.isin(self._labels, [self.tissues.index(name) + 1 for name in within])
         self._labels[inside] = self.tissues.index(tissue) + 1

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["MODEL", "draw_means", "draw_textures", "limited", "log_sd", "smooth_field", "tissue_table"]
+__all__ = [
+    "MODEL",
+    "draw_means",
+    "draw_textures",
+    "limited",
+    "log_sd",
+    "smooth_field",
+    "tissue_table",
+]
 
 #: The model whose parameters tissues have.
 MODEL = MODELS["t2-ivim-kurtosis"]
@@ -70,7 +78,10 @@ def draw_means(
 
 
 def draw_textures(
-    shape: tuple[int, int, int], voxel_size: Sequence[float], latent_corr: float, rng: np.random.Generator
+    shape: tuple[int, int, int],
+    voxel_size: Sequence[float],
+    latent_corr: float,
+    rng: np.random.Generator,
 ) -> NDArray[np.float64]:
     """
     Draw the factors by which parameters vary within tissues.
@@ -86,7 +97,10 @@ def draw_textures(
         field = smooth_field(shape, smoothing, rng)
         for name, signs in table["latent"].items():
             if signs[i]:
-                field = np.sqrt(latent_corr) * signs[i] * latents[name] + np.sqrt(1 - latent_corr) * field
+                field = (
+                    np.sqrt(latent_corr) * signs[i] * latents[name]
+                    + np.sqrt(1 - latent_corr) * field
+                )
         factors[:, i] = np.exp(spread[i] * field)
     return factors
 

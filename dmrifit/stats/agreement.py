@@ -64,7 +64,9 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     _check_confidence(confidence)
     x = np.asarray(ratings, dtype=np.float64)
     if x.ndim != 2:
-        raise ValueError(f"ratings need one row per target and one column per rater, not shape {x.shape}")
+        raise ValueError(
+            f"ratings need one row per target and one column per rater, not shape {x.shape}"
+        )
     if np.isinf(x).any():
         raise ValueError("ratings must be finite or NaN; one of them is infinite")
     x = x[~np.isnan(x).any(axis=1)]
@@ -79,7 +81,9 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     between = k * x.mean(axis=1).var(ddof=1)
     within = x.var(axis=1, ddof=1).mean()
     raters = n * x.mean(axis=0).var(ddof=1)
-    residual = ((x - x.mean(axis=1, keepdims=True) - x.mean(axis=0)) ** 2).sum() / ((n - 1) * (k - 1))
+    residual = ((x - x.mean(axis=1, keepdims=True) - x.mean(axis=0)) ** 2).sum() / (
+        (n - 1) * (k - 1)
+    )
     within, residual = (v if v > 1e-24 else 0.0 for v in (within, residual))
     error, df2 = (within, n * (k - 1)) if form == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
     df1 = n - 1
@@ -105,7 +109,18 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
         lower = statistic / f_distribution.ppf(1 - tail, df1, df2)
         upper = statistic * f_distribution.ppf(1 - tail, df2, df1)
         low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
-    return ICCResult(form, float(value), float(low), float(high), float(statistic), float(df1), float(df2), p, n, k)
+    return ICCResult(
+        form,
+        float(value),
+        float(low),
+        float(high),
+        float(statistic),
+        float(df1),
+        float(df2),
+        p,
+        n,
+        k,
+    )
 
 
 def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -138,7 +153,10 @@ def _icc2_interval(
     with np.errstate(all="ignore"):
         # Next to no degrees of freedom leave the quantile without bound; the interval has a limit there.
         v = max(v, 1e-3)
-        f_low, f_high = f_distribution.ppf(1 - tail, n - 1, v), f_distribution.ppf(1 - tail, v, n - 1)
+        f_low, f_high = (
+            f_distribution.ppf(1 - tail, n - 1, v),
+            f_distribution.ppf(1 - tail, v, n - 1),
+        )
     spread = k * raters + (k * n - k - n) * error
     low = n * (between / f_low - error) / (spread + n * between / f_low)
     if not np.isfinite(f_high):
@@ -183,7 +201,9 @@ class LimitsOfAgreement:
     reason: str = ""
 
 
-def bland_altman(a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confidence: float = 0.95) -> LimitsOfAgreement:
+def bland_altman(
+    a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confidence: float = 0.95
+) -> LimitsOfAgreement:
     """
     Compute how far two measurements of the same targets lie apart.
 
@@ -199,14 +219,18 @@ def bland_altman(a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confide
     if n < 2:
         bias = float(np.mean(a - b)) if n else nan
         none = (nan, nan)
-        return LimitsOfAgreement(bias, nan, nan, nan, none, none, none, n, f"{n} pairs; two are needed")
+        return LimitsOfAgreement(
+            bias, nan, nan, nan, none, none, none, n, f"{n} pairs; two are needed"
+        )
     difference = a - b
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
     t = t_distribution.ppf((1 + confidence) / 2, n - 1)
     own = t * sd / np.sqrt(n)
     limit = t * sd * np.sqrt(1 / n + agreement**2 / (2 * (n - 1)))
     lower, upper = bias - agreement * sd, bias + agreement * sd
-    around, lowest, highest = ((float(x - w), float(x + w)) for x, w in ((bias, own), (lower, limit), (upper, limit)))
+    around, lowest, highest = (
+        (float(x - w), float(x + w)) for x, w in ((bias, own), (lower, limit), (upper, limit))
+    )
     return LimitsOfAgreement(bias, sd, float(lower), float(upper), around, lowest, highest, n)
 
 

@@ -38,9 +38,30 @@ OPEN = "cannot be told"
 #: What the verdict of a claim starts with whose conditions disagree.
 DEPENDS = "depends on"
 
-BOARD_COLUMNS = ("claim", "statement", "study", "ours", "rule", "verdict", "readings", "reason", "n_runs")
+BOARD_COLUMNS = (
+    "claim",
+    "statement",
+    "study",
+    "ours",
+    "rule",
+    "verdict",
+    "readings",
+    "reason",
+    "n_runs",
+)
 FIGURE_COLUMNS = (
-    *("claim", "reading", "condition", "run", "where", "quantity", "value", "relation", "limit", "against"),
+    *(
+        "claim",
+        "reading",
+        "condition",
+        "run",
+        "where",
+        "quantity",
+        "value",
+        "relation",
+        "limit",
+        "against",
+    ),
     "verdict",
 )
 
@@ -172,14 +193,28 @@ def check_claims(claims: Sequence[Claim], runs: Sequence[Run]) -> pd.DataFrame:
     for claim in claims:
         for reading in claim.readings:
             for run in runs:
-                keys = {"claim": claim.number, "reading": reading.name, "condition": run.condition, "run": run.name}
+                keys = {
+                    "claim": claim.number,
+                    "reading": reading.name,
+                    "condition": run.condition,
+                    "run": run.name,
+                }
                 try:
                     checks = list(reading.checks(run.evidence))
                 except MissingEvidence as missing:
-                    nothing = {"where": "", "relation": "", "against": "", "value": math.nan, "limit": math.nan}
+                    nothing = {
+                        "where": "",
+                        "relation": "",
+                        "against": "",
+                        "value": math.nan,
+                        "limit": math.nan,
+                    }
                     rows.append({**keys, **nothing, "quantity": str(missing), "verdict": OPEN})
                     continue
-                rows += [keys | {name: getattr(check, name) for name in FIGURE_COLUMNS[4:]} for check in checks]
+                rows += [
+                    keys | {name: getattr(check, name) for name in FIGURE_COLUMNS[4:]}
+                    for check in checks
+                ]
     return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
 
 
@@ -208,12 +243,16 @@ def build_board(
         raise ValueError(f"claims need numbers of their own, not {numbers}")
     figures = check_claims(claims, runs) if figures is None else figures
     conditions = list(dict.fromkeys(run.condition for run in runs))
-    counts = {name: len({run.name for run in runs if run.condition == name}) for name in conditions}
+    counts = {
+        name: len({run.name for run in runs if run.condition == name}) for name in conditions
+    }
     rows = []
     for claim in claims:
         own = figures[figures["claim"] == claim.number]
         by_reading = {
-            reading.name: _Outcome.of(own[own["reading"] == reading.name], claim, counts, least_runs, run_word, depends)
+            reading.name: _Outcome.of(
+                own[own["reading"] == reading.name], claim, counts, least_runs, run_word, depends
+            )
             for reading in claim.readings
         }
         first = by_reading[claim.readings[0].name]
@@ -225,7 +264,9 @@ def build_board(
                 "ours": first.ours,
                 "rule": claim.rule,
                 "verdict": first.verdict,
-                "readings": "\n".join(f"{name}: {found.verdict}{found.short}" for name, found in by_reading.items()),
+                "readings": "\n".join(
+                    f"{name}: {found.verdict}{found.short}" for name, found in by_reading.items()
+                ),
                 "reason": "\n".join(first.reasons),
                 "n_runs": min(counts.values()),
             }
@@ -281,7 +322,9 @@ class _Outcome:
         undecided = [name for name in found if name not in (*holding, *failing)]
         named = {HOLDS: holding, FAILS: failing, OPEN: undecided}
         short = ""
-        summary = ["; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names)]
+        summary = [
+            "; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names)
+        ]
         if absent:
             verdict = OPEN
             summary = [f"missing: {'; '.join(absent)}"]
@@ -334,7 +377,9 @@ def _figures_in_words(figures: pd.DataFrame) -> str:
     for (where, quantity), part in _checks(figures):
         against = part["against"].iloc[0]
         text = f"{where} " * bool(where) + _spread(part["value"])
-        parts.setdefault(quantity, []).append(f"{text} ({against} {_spread(part['limit'])})" if against else text)
+        parts.setdefault(quantity, []).append(
+            f"{text} ({against} {_spread(part['limit'])})" if against else text
+        )
     return "; ".join(f"{quantity}: {', '.join(places)}" for quantity, places in parts.items())
 
 
@@ -346,9 +391,15 @@ def _wrong_in_words(figures: pd.DataFrame, word: str) -> str:
         if len(wrong):
             what = f"{where} " * bool(where) + quantity
             relation, against = wrong["relation"].iloc[0], wrong["against"].iloc[0]
-            limit = f"{_spread(wrong['limit'])} ({against})" if against else format_number(wrong["limit"].iloc[0])
+            limit = (
+                f"{_spread(wrong['limit'])} ({against})"
+                if against
+                else format_number(wrong["limit"].iloc[0])
+            )
             share = f"{len(wrong)} of {len(part)} {word}s" if len(part) > 1 else ""
-            share = f" in all {word}s" if len(wrong) == len(part) > 1 else f" in {share}" * bool(share)
+            share = (
+                f" in all {word}s" if len(wrong) == len(part) > 1 else f" in {share}" * bool(share)
+            )
             parts.append(f"{what} {_spread(wrong['value'])}, not {relation} {limit}{share}")
     return "; ".join(parts)
 
@@ -357,4 +408,6 @@ def _spread(values: pd.Series) -> str:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return format_number(float(values.iloc[0])) if len(values) else "–"
-    return format_number(float(finite.mean()), float(finite.std()) if len(finite) > 1 else math.nan)
+    return format_number(
+        float(finite.mean()), float(finite.std()) if len(finite) > 1 else math.nan
+    )

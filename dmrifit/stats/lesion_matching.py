@@ -156,7 +156,9 @@ def lesion_table(
         "number": extra + 1,
         "kind": np.full(n_extra, _KINDS[1], dtype=object),
         **dict.fromkeys(("found", "distinct", "split", "bridged"), none),
-        **dict.fromkeys(("n_matched", "n_flagged", "cluster", "cluster_voxels"), none.astype(np.intp)),
+        **dict.fromkeys(
+            ("n_matched", "n_flagged", "cluster", "cluster_voxels"), none.astype(np.intp)
+        ),
         **dict.fromkeys(("dice", "cluster_dice"), none.astype(np.float64)),
         "n_voxels": size,
         "volume_mL": size * voxel,
@@ -165,13 +167,20 @@ def lesion_table(
         "near": clusters.touched[extra],
     }
     table = pd.DataFrame({key: np.concatenate([own[key], others[key]]) for key in _COLUMNS})
-    table.attrs |= {"n_reference": n, "n_predicted": len(matched.component_voxels), "voxel_mL": voxel}
+    table.attrs |= {
+        "n_reference": n,
+        "n_predicted": len(matched.component_voxels),
+        "voxel_mL": voxel,
+    }
     table.attrs |= options
     return table
 
 
 def lesion_scores(
-    tables: pd.DataFrame | Iterable[pd.DataFrame], *, small: float = SMALL_ML, ignore_below: int = 2
+    tables: pd.DataFrame | Iterable[pd.DataFrame],
+    *,
+    small: float = SMALL_ML,
+    ignore_below: int = 2,
 ) -> dict[str, float]:
     """
     Score the lesions of all scans together.
@@ -220,7 +229,10 @@ def lesion_scores(
 
 
 def lesion_counts(
-    tables: pd.DataFrame | Iterable[pd.DataFrame], *, small: float = SMALL_ML, ignore_below: int = 2
+    tables: pd.DataFrame | Iterable[pd.DataFrame],
+    *,
+    small: float = SMALL_ML,
+    ignore_below: int = 2,
 ) -> pd.DataFrame:
     """Count what the scores are made of, scan by scan."""
     import pandas as pd
@@ -234,14 +246,20 @@ def lesion_counts(
 def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
     """Compute scores from sums of counts."""
     c = {key: np.asarray(counts[key], dtype=np.float64) for key in counts.keys()}  # noqa: SIM118 (a Series, too)
-    scores = {key: value for key, value in c.items() if key.startswith("n_") and not key.startswith("n_found_")}
+    scores = {
+        key: value
+        for key, value in c.items()
+        if key.startswith("n_") and not key.startswith("n_found_")
+    }
     scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])
     scores["false_positives_per_scan"] = _ratio(c["n_false_positives"], c["n_scans"])
     scores["mDSC"] = _ratio(c["dice_sum"], c["n_found"])
     strict = _rates(c["n_distinct"], c["n_lesions"], c["n_false_positives"] + c["n_flagged"])
     scores |= {f"strict_{key}": value for key, value in strict.items()}
     scores["specificity"] = _ratio(c["clean"], c["n_lesion_free"])
-    scores["false_positives_per_lesion_free"] = _ratio(c["lesion_free_false_positives"], c["n_lesion_free"])
+    scores["false_positives_per_lesion_free"] = _ratio(
+        c["lesion_free_false_positives"], c["n_lesion_free"]
+    )
     scores["lesion_dice"] = _ratio(c["lesion_dice"], c["n_scans"])
     scores["lesion_f1"] = _ratio(c["lesion_f1"], c["n_scans"])
     for size in ("small", "large"):
@@ -284,7 +302,9 @@ def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, f
     }
 
 
-def _challenge_scores(own: pd.DataFrame, others: pd.DataFrame, ignore_below: int) -> tuple[float, float]:
+def _challenge_scores(
+    own: pd.DataFrame, others: pd.DataFrame, ignore_below: int
+) -> tuple[float, float]:
     """Give Dice and F1 of a scan by the rule of BraTS-METS."""
     clusters = own[own["cluster_voxels"] >= ignore_below].drop_duplicates("cluster")
     wrong = int((~others["near"].to_numpy(dtype=bool)).sum())
@@ -303,7 +323,11 @@ def _rates(
         "sensitivity": sensitivity,
         "precision": precision,
         # Nothing found is 0, though precision may be of nothing.
-        "f1": np.where(found == 0, 0 * sensitivity, _ratio(2 * sensitivity * precision, sensitivity + precision)),
+        "f1": np.where(
+            found == 0,
+            0 * sensitivity,
+            _ratio(2 * sensitivity * precision, sensitivity + precision),
+        ),
     }
 
 
@@ -352,11 +376,15 @@ def _clusters(matched: Matching) -> _Clusters:
         inside = matched.reference[wide] == i + 1
         corner[i] = np.argwhere(inside)[0] + [side.start for side in wide]
         grown[wide] |= ndimage.binary_dilation(inside, structure)
-    labels = ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0] if n else matched.reference
+    labels = (
+        ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0] if n else matched.reference
+    )
     cluster = labels[tuple(corner.T)].astype(np.intp) - 1
     n_clusters = int(cluster.max(initial=-1)) + 1
     near, component, _ = meeting_pairs(labels, matched.prediction, grown, n_components)
-    lesion, _, overlap = meeting_pairs(matched.reference, matched.prediction, matched.reference > 0, n_components)
+    lesion, _, overlap = meeting_pairs(
+        matched.reference, matched.prediction, matched.reference > 0, n_components
+    )
     voxels = np.bincount(cluster, matched.lesion_voxels, n_clusters)
     predicted = np.bincount(near, matched.component_voxels[component], n_clusters)
     shared = np.bincount(cluster[lesion], overlap, n_clusters)

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.stats.agreement import ICC_FORMS, ICCResult, LimitsOfAgreement, bland_altman, finite_pairs, icc
+from dmrifit.stats.agreement import (
+    ICC_FORMS,
+    ICCResult,
+    LimitsOfAgreement,
+    bland_altman,
+    finite_pairs,
+    icc,
+)
 from dmrifit.stats.mixed_model import mixed_model
 
 if TYPE_CHECKING:
@@ -41,7 +48,10 @@ _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric")
 _HIGHER_IS_BETTER = ("pearson", "spearman")
 _SIGNED = ("bias", *_HIGHER_IS_BETTER)
 # What each optional library is needed for.
-_LIBRARIES = {"statsmodels": {"equivalence", "mixed"}, "scikit_posthocs": {"ranks", "nemenyi", "cliques"}}
+_LIBRARIES = {
+    "statsmodels": {"equivalence", "mixed"},
+    "scikit_posthocs": {"ranks", "nemenyi", "cliques"},
+}
 _FEW = "{n} patients have all values; {least} are needed"
 
 
@@ -77,7 +87,9 @@ def study_statistics(
     import pandas as pd
 
     if margin is not None and not margin > 0:
-        raise ValueError(f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit")
+        raise ValueError(
+            f"margin must be above 0, not {margin}: no two algorithms are equal to the last bit"
+        )
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
     if n_bootstrap < 1:
@@ -85,7 +97,9 @@ def study_statistics(
     wanted = list(_COLUMNS) if tables is None else list(tables)
     unknown = [name for name in wanted if name not in _COLUMNS]
     if unknown:
-        raise ValueError(f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}")
+        raise ValueError(
+            f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
+        )
     for library, needing in _LIBRARIES.items():
         if needing & set(wanted):
             import_optional(library)
@@ -105,20 +119,30 @@ def study_statistics(
         if "friedman" in wanted:
             rows["friedman"].append({**keys, **_friedman(values, nothing), "n_dropped": n_dropped})
         if "pairs" in wanted:
-            rows["pairs"] += [keys | row for row in _pairs(values, names, alpha, n_bootstrap, random_state, nothing)]
+            rows["pairs"] += [
+                keys | row
+                for row in _pairs(values, names, alpha, n_bootstrap, random_state, nothing)
+            ]
         if "equivalence" in wanted:
             width = margin if margin is not None else MARGIN_SHARE * _typical(values)
-            rows["equivalence"] += [keys | row for row in _equivalence(values, names, width, alpha, nothing)]
+            rows["equivalence"] += [
+                keys | row for row in _equivalence(values, names, width, alpha, nothing)
+            ]
         if {"ranks", "nemenyi", "cliques"} & set(wanted):
             higher = index.startswith(_HIGHER_IS_BETTER)
             for name, found in zip(
-                ("ranks", "nemenyi", "cliques"), _nemenyi(values, names, alpha, higher, nothing), strict=True
+                ("ranks", "nemenyi", "cliques"),
+                _nemenyi(values, names, alpha, higher, nothing),
+                strict=True,
             ):
                 rows[name] += [keys | row for row in found]
         if "mixed" in wanted:
             algorithms = _ordered(set(frame["algorithm"]), order)
             positive = not index.startswith(_SIGNED)
-            rows["mixed"] += [keys | row for row in mixed_model(frame, algorithms, positive=positive, alpha=alpha)]
+            rows["mixed"] += [
+                keys | row
+                for row in mixed_model(frame, algorithms, positive=positive, alpha=alpha)
+            ]
     return {name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]]) for name in wanted}
 
 
@@ -140,7 +164,9 @@ def patient_scores(
         long = wide.reset_index().melt(id_vars="patient", var_name="algorithm", value_name="value")
         pieces.append(long.assign(**{key: keys[key] for key in _KEYS[:3]}))
     columns = [*_KEYS[:3], "patient", "algorithm", "value"]
-    return pd.concat(pieces, ignore_index=True)[columns] if pieces else pd.DataFrame(columns=columns)
+    return (
+        pd.concat(pieces, ignore_index=True)[columns] if pieces else pd.DataFrame(columns=columns)
+    )
 
 
 def rank_biserial(
@@ -174,7 +200,11 @@ def rank_biserial(
     if np.array_equal(difference, np.sort(-difference)):
         low, high = (low - high) / 2, (high - low) / 2
     value = _signed_rank_share(difference[None])[0]
-    return (float(-value), float(-high), float(-low)) if turned else (float(value), float(low), float(high))
+    return (
+        (float(-value), float(-high), float(-low))
+        if turned
+        else (float(value), float(low), float(high))
+    )
 
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -194,26 +224,43 @@ def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
 def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
     """Give the rows of algorithms with the index as ``value``, sorted."""
     column = index.removeprefix("abs_")
-    needed = ["cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "metric"]
+    needed = [
+        "cohort",
+        "patient",
+        "strategy",
+        "algorithm",
+        "train_on",
+        "n_train",
+        "repeat",
+        "metric",
+    ]
     missing = [name for name in needed if name not in scores.columns]
     if missing:
-        raise ValueError(f"scores have no column {', '.join(missing)}; give the table Evaluation.scores")
+        raise ValueError(
+            f"scores have no column {', '.join(missing)}; give the table Evaluation.scores"
+        )
     if column not in scores.columns or column in needed or scores[column].dtype.kind not in "fiu":
         numbers = [name for name in scores.columns if scores[name].dtype.kind == "f"]
-        raise ValueError(f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of them, not {index!r}")
+        raise ValueError(
+            f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of them, not {index!r}"
+        )
     value = scores[column].abs() if index.startswith("abs_") else scores[column]
     table = scores[needed].astype(dict.fromkeys(_TEXT, str)).assign(value=value.astype(float))
     table = table[table["metric"] != ""]
     return table.sort_values([*needed, "value"], ignore_index=True)
 
 
-def _metric_groups(table: pd.DataFrame, metrics: Sequence[str] | None, by_metric: bool) -> dict[str, list[str]]:
+def _metric_groups(
+    table: pd.DataFrame, metrics: Sequence[str] | None, by_metric: bool
+) -> dict[str, list[str]]:
     known = list(dict.fromkeys(table["metric"]))
     if metrics is not None:
         metrics = [metrics] if isinstance(metrics, str) else list(metrics)
         unknown = [name for name in metrics if name not in known]
         if unknown or not metrics:
-            raise ValueError(f"metrics must name some of {', '.join(known) or 'none'}, not {', '.join(unknown) or 'nothing'}")
+            raise ValueError(
+                f"metrics must name some of {', '.join(known) or 'none'}, not {', '.join(unknown) or 'nothing'}"
+            )
         groups = {", ".join(metrics): metrics}
         chosen = metrics
     else:
@@ -227,7 +274,9 @@ def _metric_groups(table: pd.DataFrame, metrics: Sequence[str] | None, by_metric
     return groups
 
 
-def _groups(table: pd.DataFrame, groups: dict[str, list[str]]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+def _groups(
+    table: pd.DataFrame, groups: dict[str, list[str]]
+) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
     """Yield cohort, strategy, way of training and parameters; their rows at the largest training size."""
     for (cohort, strategy, train_on), part in table.groupby(_KEYS[:3], sort=True):
         largest = part.groupby("patient")["n_train"].transform("max")
@@ -243,7 +292,9 @@ def _complete(frame: pd.DataFrame, order: Sequence[str]) -> tuple[pd.DataFrame, 
     n_algorithms = frame["algorithm"].nunique()
     finite = frame[np.isfinite(frame["value"])]
     counts = finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")
-    wide = finite[counts == n_algorithms].pivot_table(index="patient", columns="algorithm", values="value")
+    wide = finite[counts == n_algorithms].pivot_table(
+        index="patient", columns="algorithm", values="value"
+    )
     wide = wide[_ordered(wide.columns, order)]
     return wide, frame["patient"].nunique() - len(wide)
 
@@ -271,22 +322,39 @@ def _friedman(values: NDArray[np.float64], nothing: str) -> dict[str, Any]:
     from scipy.stats import friedmanchisquare
 
     n, k = values.shape
-    row = {"n_patients": n, "n_algorithms": k, "statistic": np.nan, "p": np.nan, "kendall_w": np.nan}
+    row = {
+        "n_patients": n,
+        "n_algorithms": k,
+        "statistic": np.nan,
+        "p": np.nan,
+        "kendall_w": np.nan,
+    }
     reason = nothing
     if not reason and k < 3:
-        reason = f"{k} algorithm{'s' * (k > 1)}; Friedman's test needs three" + "; see pairs" * (k == 2)
+        reason = f"{k} algorithm{'s' * (k > 1)}; Friedman's test needs three" + "; see pairs" * (
+            k == 2
+        )
     elif not reason and n < 3:
         reason = _FEW.format(n=n, least=3)
     elif not reason and (values == values[:, :1]).all():
         reason = "all algorithms have equal values"
     if not reason:
         statistic, p = friedmanchisquare(*values.T)
-        row |= {"statistic": float(statistic), "p": float(p), "kendall_w": float(statistic / (n * (k - 1)))}
+        row |= {
+            "statistic": float(statistic),
+            "p": float(p),
+            "kendall_w": float(statistic / (n * (k - 1))),
+        }
     return row | {"reason": reason}
 
 
 def _pairs(
-    values: NDArray[np.float64], names: list[str], alpha: float, n_bootstrap: int, seed: int, nothing: str
+    values: NDArray[np.float64],
+    names: list[str],
+    alpha: float,
+    n_bootstrap: int,
+    seed: int,
+    nothing: str,
 ) -> list[dict[str, Any]]:
     from scipy.stats import wilcoxon
 
@@ -294,9 +362,22 @@ def _pairs(
     for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
         x, y = values[:, i], values[:, j]
         n = len(x)
-        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n, "statistic": np.nan, "p": np.nan, "reason": nothing}
-        row |= {"mean_a": _mean(x), "mean_b": _mean(y), "difference": float(np.median(x - y)) if n else np.nan}
-        share, low, high = rank_biserial(x, y, confidence=1 - alpha, n_bootstrap=n_bootstrap, random_state=seed)
+        row: dict[str, Any] = {
+            "a": a,
+            "b": b,
+            "n_patients": n,
+            "statistic": np.nan,
+            "p": np.nan,
+            "reason": nothing,
+        }
+        row |= {
+            "mean_a": _mean(x),
+            "mean_b": _mean(y),
+            "difference": float(np.median(x - y)) if n else np.nan,
+        }
+        share, low, high = rank_biserial(
+            x, y, confidence=1 - alpha, n_bootstrap=n_bootstrap, random_state=seed
+        )
         row |= {"rank_biserial": share, "low": low, "high": high}
         if not nothing and n < 3:
             row["reason"] = _FEW.format(n=n, least=3)
@@ -343,7 +424,13 @@ def _equivalence(
         difference = values[:, i] - values[:, j]
         n = len(difference)
         mean = _mean(difference)
-        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n, "difference": mean, "margin": margin}
+        row: dict[str, Any] = {
+            "a": a,
+            "b": b,
+            "n_patients": n,
+            "difference": mean,
+            "margin": margin,
+        }
         row |= dict.fromkeys(("low", "high", "p_lower", "p_upper", "p", "p_different"), np.nan)
         row |= {"verdict": "undecided", "reason": nothing}
         rows.append(row)
@@ -354,7 +441,11 @@ def _equivalence(
         elif n < 3:
             row["reason"] = _FEW.format(n=n, least=3)
         elif np.ptp(difference) <= 1e-12 * np.abs(values[:, [i, j]]).max():
-            row |= {"low": mean, "high": mean, "verdict": "equivalent" if abs(mean) < margin else "different"}
+            row |= {
+                "low": mean,
+                "high": mean,
+                "verdict": "equivalent" if abs(mean) < margin else "different",
+            }
             row["reason"] = "all differences are equal: decided without a test"
         else:
             spread = difference.std(ddof=1) / np.sqrt(n) * t_distribution.ppf(1 - alpha, n - 1)
@@ -372,7 +463,11 @@ def _equivalence(
 
 
 def _nemenyi(
-    values: NDArray[np.float64], names: list[str], alpha: float, higher_is_better: bool, nothing: str
+    values: NDArray[np.float64],
+    names: list[str],
+    alpha: float,
+    higher_is_better: bool,
+    nothing: str,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Average ranks, p values of pairs, and the groups that no p value separates."""
     from scipy.stats import rankdata, studentized_range
@@ -385,18 +480,35 @@ def _nemenyi(
         reason = _FEW.format(n=n, least=3)
     if reason:
         ranks = [
-            {"algorithm": name, "average_rank": np.nan, "critical_difference": np.nan, "n_patients": n}
+            {
+                "algorithm": name,
+                "average_rank": np.nan,
+                "critical_difference": np.nan,
+                "n_patients": n,
+            }
             for name in names
         ]
         pairs = [{"a": a, "b": b, "p": np.nan} for a, b in itertools.combinations(names, 2)]
-        return [row | {"reason": reason} for row in ranks], [row | {"reason": reason} for row in pairs], []
+        return (
+            [row | {"reason": reason} for row in ranks],
+            [row | {"reason": reason} for row in pairs],
+            [],
+        )
     posthocs = import_optional("scikit_posthocs")
     ranked = -values if higher_is_better else values
     average = rankdata(ranked, axis=1).mean(axis=0)
-    critical = float(studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n)))
+    critical = float(
+        studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
+    )
     p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
     ranks = [
-        {"algorithm": name, "average_rank": float(r), "critical_difference": critical, "n_patients": n, "reason": ""}
+        {
+            "algorithm": name,
+            "average_rank": float(r),
+            "critical_difference": critical,
+            "n_patients": n,
+            "reason": "",
+        }
         for name, r in zip(names, average, strict=True)
     ]
     pairs = [
@@ -429,20 +541,50 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 _COLUMNS = {
     "patients": ["patient", "algorithm", "value"],
-    "friedman": ["n_patients", "n_dropped", "n_algorithms", "statistic", "p", "kendall_w", "reason"],
+    "friedman": [
+        "n_patients",
+        "n_dropped",
+        "n_algorithms",
+        "statistic",
+        "p",
+        "kendall_w",
+        "reason",
+    ],
     "pairs": [
         *("a", "b", "n_patients", "mean_a", "mean_b", "difference", "statistic", "p", "p_holm"),
         *("rank_biserial", "low", "high", "reason"),
     ],
     "equivalence": [
-        *("a", "b", "n_patients", "difference", "low", "high", "margin", "p_lower", "p_upper", "p"),
+        *(
+            "a",
+            "b",
+            "n_patients",
+            "difference",
+            "low",
+            "high",
+            "margin",
+            "p_lower",
+            "p_upper",
+            "p",
+        ),
         *("p_different", "verdict", "reason"),
     ],
     "ranks": ["algorithm", "average_rank", "critical_difference", "n_patients", "reason"],
     "nemenyi": ["a", "b", "p", "reason"],
     "cliques": ["clique", "algorithms", "low", "high", "reason"],
     "mixed": [
-        *("kind", "term", "scale", "estimate", "standard_error", "low", "high", "statistic", "df", "p"),
+        *(
+            "kind",
+            "term",
+            "scale",
+            "estimate",
+            "standard_error",
+            "low",
+            "high",
+            "statistic",
+            "df",
+            "p",
+        ),
         *("n", "converged", "reason"),
     ],
 }

@@ -165,10 +165,14 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     return 2.0 * int((inside_p & inside_r).sum()) / total if total else float("nan")
 
 
-def _pair(prediction: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _pair(
+    prediction: ArrayLike, reference: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     p, r = real_numbers(prediction, "the prediction"), real_numbers(reference, "the reference")
     if p.shape != r.shape:
-        raise ValueError(f"prediction and reference must have one shape, not {p.shape} and {r.shape}")
+        raise ValueError(
+            f"prediction and reference must have one shape, not {p.shape} and {r.shape}"
+        )
     return p, r
 
 
@@ -180,10 +184,14 @@ def _by_column(
         return score(p, r)
     if p.ndim == 2:
         return np.array([score(a, b) for a, b in zip(p.T, r.T, strict=True)])
-    raise ValueError(f"scores are computed from (n_voxels,) or (n_voxels, n_columns), not from shape {p.shape}")
+    raise ValueError(
+        f"scores are computed from (n_voxels,) or (n_voxels, n_columns), not from shape {p.shape}"
+    )
 
 
-def _correlations(prediction: ArrayLike, reference: ArrayLike, *, ranked: bool) -> float | NDArray[np.float64]:
+def _correlations(
+    prediction: ArrayLike, reference: ArrayLike, *, ranked: bool
+) -> float | NDArray[np.float64]:
     """Correlate columns, all at once where none has a gap."""
     from scipy.stats import rankdata
 
@@ -197,7 +205,11 @@ def _correlations(prediction: ArrayLike, reference: ArrayLike, *, ranked: bool) 
 
     def without_gaps(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
         usable = np.isfinite(p) & np.isfinite(r)
-        return float(correlate(p[usable, None], r[usable, None])[0]) if usable.sum() > 1 else float("nan")
+        return (
+            float(correlate(p[usable, None], r[usable, None])[0])
+            if usable.sum() > 1
+            else float("nan")
+        )
 
     p, r = _pair(prediction, reference)
     if p.ndim == 2 and len(p) > 1 and np.isfinite(p).all() and np.isfinite(r).all():
@@ -209,6 +221,8 @@ def _unit_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Deviations from the mean, of length 1 in every row; NaN where all values are equal."""
     deviations = values - values.mean(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        deviations = deviations / np.abs(deviations).max(axis=1, keepdims=True)  # so that no square is lost
+        deviations = deviations / np.abs(deviations).max(
+            axis=1, keepdims=True
+        )  # so that no square is lost
         deviations = deviations / np.sqrt((deviations * deviations).sum(axis=1, keepdims=True))
     return np.where((values == values[:, :1]).all(axis=1, keepdims=True), np.nan, deviations)

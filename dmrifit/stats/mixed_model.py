@@ -30,7 +30,9 @@ def mixed_model(
     usable = frame[np.isfinite(frame["value"])]
     if positive:
         usable = usable[usable["value"] > 0]
-    notes = [f"{len(frame) - len(usable)} values without a logarithm or missing left out"] * (len(usable) < len(frame))
+    notes = [f"{len(frame) - len(usable)} values without a logarithm or missing left out"] * (
+        len(usable) < len(frame)
+    )
     there, metrics = set(usable["algorithm"]), sorted(usable["metric"].unique())
     algorithms = [name for name in algorithms if name in there]
     n_patients = usable["patient"].nunique()
@@ -40,7 +42,14 @@ def mixed_model(
         return [empty | {"reason": "; ".join([*notes, f"{len(algorithms)} algorithm"])}]
     cells = usable.groupby(["algorithm", "metric"]).ngroups
     if cells < len(algorithms) * len(metrics):
-        return [empty | {"reason": "; ".join([*notes, "an algorithm has no values of one of the parameters"])}]
+        return [
+            empty
+            | {
+                "reason": "; ".join(
+                    [*notes, "an algorithm has no values of one of the parameters"]
+                )
+            }
+        ]
     value = np.log(usable["value"].to_numpy()) if positive else usable["value"].to_numpy()
     if np.ptp(value) <= 1e-12 * max(1.0, float(np.abs(value).max())):
         return [empty | {"reason": "; ".join([*notes, "all values are equal"])}]
@@ -52,7 +61,10 @@ def mixed_model(
     beta, covariance, between, residual, converged = fitted
     shared = {"scale": scale, "n": len(value), "converged": converged, "reason": "; ".join(notes)}
     return [
-        *(_wald(name, beta[columns], covariance[columns, columns]) | shared for name, columns, _ in terms),
+        *(
+            _wald(name, beta[columns], covariance[columns, columns]) | shared
+            for name, columns, _ in terms
+        ),
         *(
             row | shared
             for name, columns, levels in terms
@@ -66,7 +78,9 @@ def mixed_model(
 _Term = tuple[str, slice, list[tuple[str, NDArray[np.float64]]]]
 
 
-def _design(frame: pd.DataFrame, algorithms: list[str], metrics: list[str]) -> tuple[list[_Term], NDArray[np.float64]]:
+def _design(
+    frame: pd.DataFrame, algorithms: list[str], metrics: list[str]
+) -> tuple[list[_Term], NDArray[np.float64]]:
     """
     Code the factors so that coefficients are deviations from the grand mean.
 
@@ -86,7 +100,11 @@ def _design(frame: pd.DataFrame, algorithms: list[str], metrics: list[str]) -> t
         for i, x in enumerate(algorithms)
         for j, y in enumerate(metrics)
     ]
-    effects = [list(zip(algorithms, a[0], strict=True)), list(zip(metrics, m[0], strict=True)), crossed]
+    effects = [
+        list(zip(algorithms, a[0], strict=True)),
+        list(zip(metrics, m[0], strict=True)),
+        crossed,
+    ]
     names = ("algorithm", "metric", "algorithm:metric")
     terms = [
         (name, slice(edges[i], edges[i + 1]), levels)
@@ -113,7 +131,12 @@ def _fit_mixed(value: NDArray, X: NDArray, patients: NDArray) -> tuple[_Fitted |
             try:
                 found = mixed.MixedLM(value, X, groups=patients).fit(reml=True, method=method)
                 fitted = _numbers(found, X.shape[1])
-            except (np.linalg.LinAlgError, ValueError, FloatingPointError, ZeroDivisionError) as error:
+            except (
+                np.linalg.LinAlgError,
+                ValueError,
+                FloatingPointError,
+                ZeroDivisionError,
+            ) as error:
                 trouble.append(f"{method} failed: {error}")
                 continue
         said = [str(one.message).split("\n")[0] for one in caught]

@@ -51,7 +51,17 @@ BOARD_VOXELS = 250
 #: Numbers of training patients of the study's learning curve.
 SIZES = (1, 2, 3, 5, 8, 10, 12, 15)
 
-_TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit", "estimator")
+_TEXT = (
+    "cohort",
+    "patient",
+    "strategy",
+    "algorithm",
+    "train_on",
+    "metric",
+    "contrast",
+    "unit",
+    "estimator",
+)
 _SHARED_BYTES = 100_000  # arrays from this size on are written once and mapped by all workers
 _SENDINGS = 5  # of the same array to a cluster whose workers die, before the study gives up
 _TABLES = ("scores", "signals")
@@ -106,15 +116,32 @@ class Evaluation:
     @property
     def synthetic(self) -> list[str]:
         """Names of the cohorts that were simulated."""
-        return [name for name, cohort in self.study.get("cohorts", {}).items() if cohort.get("synthetic")]
+        return [
+            name
+            for name, cohort in self.study.get("cohorts", {}).items()
+            if cohort.get("synthetic")
+        ]
 
     def _repr_html_(self) -> str:
         """Show the best rows in notebooks: means over patients and parameters of the tissue."""
         largest = self.scores[self.scores["n_train"] == self.scores["n_train"].max()]
         found = largest[largest["metric"] != "S0"].assign(bias=lambda table: table["bias"].abs())
-        keys, values = ["cohort", "train_on", "strategy", "algorithm"], ["bias", "dispersion", "pearson"]
-        means = found.groupby(keys, sort=False)[values].mean().sort_values("dispersion").reset_index()
-        header = ("cohort", "trained on", "strategy", "algorithm", "bias, magnitude", "dispersion", "correlation")
+        keys, values = (
+            ["cohort", "train_on", "strategy", "algorithm"],
+            ["bias", "dispersion", "pearson"],
+        )
+        means = (
+            found.groupby(keys, sort=False)[values].mean().sort_values("dispersion").reset_index()
+        )
+        header = (
+            "cohort",
+            "trained on",
+            "strategy",
+            "algorithm",
+            "bias, magnitude",
+            "dispersion",
+            "correlation",
+        )
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
         title = f"Evaluation: {n} patient{'s' * (n != 1)}, each left out once"
         note = "means over patients and parameters other than S0, at the largest number of training patients"
@@ -168,9 +195,15 @@ class Evaluation:
             Made if needed.
         """
         folder = Path(folder)
-        if not isinstance(self.predictions, FolderPredictions) or self.predictions.folder.parent != folder:
+        if (
+            not isinstance(self.predictions, FolderPredictions)
+            or self.predictions.folder.parent != folder
+        ):
             FolderPredictions(folder).write(self.predictions)
-        tables = {f"{name}.csv": getattr(self, name).to_csv(index=False, na_rep="nan") for name in _TABLES}
+        tables = {
+            f"{name}.csv": getattr(self, name).to_csv(index=False, na_rep="nan")
+            for name in _TABLES
+        }
         StudyFolder(folder).write_study(self.study, tables)
 
     def statistics(self, **options: Any) -> dict[str, pd.DataFrame]:
@@ -278,19 +311,32 @@ def compare(
     check_jobs(n_jobs)
     cohorts = named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
-    sizes = None if n_train is None else (int(n_train),) if isinstance(n_train, int | np.integer) else tuple(n_train)
+    sizes = (
+        None
+        if n_train is None
+        else (int(n_train),)
+        if isinstance(n_train, int | np.integer)
+        else tuple(n_train)
+    )
     patients = {name: cohort.patients for name, cohort in cohorts.items()}
     check_settings(regimes, patients, sizes, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
     kept = folder is not None
     named = named_estimators(estimators)
     example = next(iter(cohorts.values())).scans[0].protocol
-    entrants = [Entrant.of(name, estimator, kept=kept, example=example) for name, estimator in named.items()]
+    entrants = [
+        Entrant.of(name, estimator, kept=kept, example=example)
+        for name, estimator in named.items()
+    ]
     check_distinct(entrants)
     if controls:
         entrants += controls_of(entrants, kept=kept, example=example)
     recorded = {} if folder is None else folder.settings()
-    seed = int(recorded["seed"]) if random_state is None and "seed" in recorded else seed_from(random_state)
+    seed = (
+        int(recorded["seed"])
+        if random_state is None and "seed" in recorded
+        else seed_from(random_state)
+    )
     settings = {
         "cohorts": {name: list(names) for name, names in patients.items()},
         "train_on": list(regimes),
@@ -316,7 +362,17 @@ def compare(
         n_repeats=n_repeats,
         seed=seed,
     )
-    cells = plan(entrants, list(cohorts), regimes, views, bank, sizes, n_repeats, seed, keep=keep_predictions)
+    cells = plan(
+        entrants,
+        list(cohorts),
+        regimes,
+        views,
+        bank,
+        sizes,
+        n_repeats,
+        seed,
+        keep=keep_predictions,
+    )
     described = {
         name: _describe_cohort(cohort, bank, name, {"train": train_mask, "score": score_mask})
         for name, cohort in cohorts.items()
@@ -330,7 +386,9 @@ def compare(
         "cohorts": described,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
-        "without_controls": without_controls(entrants) if controls else [entrant.name for entrant in entrants],
+        "without_controls": without_controls(entrants)
+        if controls
+        else [entrant.name for entrant in entrants],
         "versions": software(),
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -387,8 +445,10 @@ def leave_one_patient_out(
     algorithms = (algorithms,) if isinstance(algorithms, str) else algorithms
     unknown = [name for name in strategies if name not in STRATEGIES]
     if unknown or not strategies or not algorithms:
-        raise ValueError(f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, not {strategies!r} "
-            f"and {algorithms!r}")
+        raise ValueError(
+            f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, not {strategies!r} "
+            f"and {algorithms!r}"
+        )
     estimators = {
         f"{algorithm} {strategy}": STRATEGIES[strategy](algorithm)
         for strategy in strategies
@@ -398,7 +458,10 @@ def leave_one_patient_out(
 
 
 def learning_curve(
-    cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort, *, sizes: Sequence[int] = SIZES, **options: Any
+    cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort,
+    *,
+    sizes: Sequence[int] = SIZES,
+    **options: Any,
 ) -> Evaluation:
     """
     Compare the study's algorithms, trained on more and more patients.
@@ -446,10 +509,18 @@ def _run(
     n_in_vain = 0
     with tqdm(total=len(waiting), unit="model", desc="compare", disable=None) as bar:
         while waiting:
-            lent = _lend((array for i in waiting for array in _arrays(cells[i], bank)), [cells[i] for i in waiting])
-            tasks = (delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank, lent)) for i in waiting)
+            lent = _lend(
+                (array for i in waiting for array in _arrays(cells[i], bank)),
+                [cells[i] for i in waiting],
+            )
+            tasks = (
+                delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank, lent))
+                for i in waiting
+            )
             try:
-                for i, content in Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks):
+                for i, content in Parallel(
+                    n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES
+                )(tasks):
                     if folder is not None:
                         folder.put(cells[i].key, content)
                     results[i] = content
@@ -458,9 +529,11 @@ def _run(
                 # On a cluster the shared arrays are lost with the last worker that held them; they are sent again.
                 n_in_vain = 0 if any(i in results for i in waiting) else n_in_vain + 1
                 if n_in_vain == _SENDINGS:
-                    raise RuntimeError(f"the cluster lost the voxels of this study {_SENDINGS} times, and no training was finished in "
+                    raise RuntimeError(
+                        f"the cluster lost the voxels of this study {_SENDINGS} times, and no training was finished in "
                         "between: its workers die. Look at their logs; give them more memory, or lower max_voxels. "
-                        "What is in the folder out= is kept") from error
+                        "What is in the folder out= is kept"
+                    ) from error
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
 
@@ -481,7 +554,9 @@ def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
         return lent
     for entrant in {id(cell.entrant): cell.entrant for cell in cells}.values():
         _check_sendable(entrant)
-    backend.effective_n_jobs(-1)  # waits for the first worker, and asks for one where they come when there is work
+    backend.effective_n_jobs(
+        -1
+    )  # waits for the first worker, and asks for one where they come when there is work
     for array in arrays:
         for attempt in range(_SENDINGS):
             if array is None or id(array) in lent:
@@ -503,8 +578,10 @@ def _check_sendable(entrant: Entrant) -> None:
     try:
         cloudpickle.dumps(entrant)
     except Exception as error:
-        raise RuntimeError(f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); it must not hold open "
-            "files, locks or the like: make them in fit") from error
+        raise RuntimeError(
+            f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); it must not hold open "
+            "files, locks or the like: make them in fit"
+        ) from error
 
 
 def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
@@ -542,7 +619,9 @@ def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, 
     return i, run_trial(*arguments)
 
 
-def _collect(cells: list[Cell], results: list[dict[str, Any]], bank: Bank) -> dict[tuple[str, str], PatientPredictions]:
+def _collect(
+    cells: list[Cell], results: list[dict[str, Any]], bank: Bank
+) -> dict[tuple[str, str], PatientPredictions]:
     """Put the predictions of all estimators that see the same patient in the same way together."""
     found: dict[tuple[str, str], PatientPredictions] = {}
     for cell, content in zip(cells, results, strict=True):
@@ -584,7 +663,9 @@ def _without_predictions(cell: Cell, test: Any) -> PatientPredictions:
 
 
 def _tabulate(
-    results: list[dict[str, Any]], study: dict[str, Any], predictions: Mapping[tuple[str, str], PatientPredictions]
+    results: list[dict[str, Any]],
+    study: dict[str, Any],
+    predictions: Mapping[tuple[str, str], PatientPredictions],
 ) -> Evaluation:
     import pandas as pd
 
@@ -594,10 +675,18 @@ def _tabulate(
     return Evaluation(pd.DataFrame(rows["scores"]), signals, study, predictions)
 
 
-def _describe_cohort(cohort: Cohort, bank: Bank, name: str, masks: Mapping[str, str]) -> dict[str, Any]:
-    tested = {p: f"no {masks['score']} voxel" for p in bank.patients[name] if p not in bank.testable[name]}
+def _describe_cohort(
+    cohort: Cohort, bank: Bank, name: str, masks: Mapping[str, str]
+) -> dict[str, Any]:
+    tested = {
+        p: f"no {masks['score']} voxel"
+        for p in bank.patients[name]
+        if p not in bank.testable[name]
+    }
     trained = {
-        p: f"no usable {masks['train']} voxel to train on" for p in bank.patients[name] if p not in bank.trainable[name]
+        p: f"no usable {masks['train']} voxel to train on"
+        for p in bank.patients[name]
+        if p not in bank.trainable[name]
     }
     return {
         "synthetic": cohort.synthetic,
@@ -613,5 +702,13 @@ def _command() -> str:
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
-    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    return command_line([*(["python"] if program.suffix == ".py" and len(words) == 1 else []), *words, *sys.argv[1:]])
+    words = (
+        ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    )
+    return command_line(
+        [
+            *(["python"] if program.suffix == ".py" and len(words) == 1 else []),
+            *words,
+            *sys.argv[1:],
+        ]
+    )

@@ -77,12 +77,16 @@ class Entrant:
     def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
         """Check an estimator."""
         missing = [
-            method for method in ("fit", "predict", "predict_maps", "get_params") if not hasattr(estimator, method)
+            method
+            for method in ("fit", "predict", "predict_maps", "get_params")
+            if not hasattr(estimator, method)
         ]
         if missing or isinstance(estimator, type):
-            raise ValueError(f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
+            raise ValueError(
+                f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
                 "a regressor in SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your own "
-                "from sklearn.base.BaseEstimator")
+                "from sklearn.base.BaseEstimator"
+            )
         kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
         strategy = _STRATEGIES.get(kind, type(estimator).__name__)
         try:
@@ -142,7 +146,9 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
     if not isinstance(cohorts, Mapping):
         names = [cohort.name or f"cohort {i}" for i, cohort in enumerate(cohorts, start=1)]
         if len(set(names)) != len(names):
-            raise ValueError(f"cohorts need different names, not {names}; give a dict of name to cohort")
+            raise ValueError(
+                f"cohorts need different names, not {names}; give a dict of name to cohort"
+            )
         cohorts = dict(zip(names, cohorts, strict=True))
     if not cohorts:
         raise ValueError("no cohort was given")
@@ -151,8 +157,10 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
     for name, cohort in cohorts.items():
         for patient in cohort.patients:
             if home.setdefault(patient, name) != name:
-                raise ValueError(f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a patient in "
-                    "both training and test would spoil every score: keep one, or name two persons apart")
+                raise ValueError(
+                    f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a patient in "
+                    "both training and test would spoil every score: keep one, or name two persons apart"
+                )
     return dict(cohorts)
 
 
@@ -172,19 +180,28 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -
         for control in CONTROLS:
             if (strategy, control) in taken:
                 continue
-            changes: dict[str, Any] = {"regressor": CONSTANT if control == CONSTANT else "LR", "patch_shape": None}
+            changes: dict[str, Any] = {
+                "regressor": CONSTANT if control == CONSTANT else "LR",
+                "patch_shape": None,
+            }
             if strategy == "m2m":
                 changes["loss"] = "mean"
             plain = clone(first.estimator).set_params(**changes)
             one = Entrant.of(f"{control} {strategy}", plain, kept=kept, example=example)
-            controls.append(replace(one, algorithm=control, description=[control, one.description], control=control))
+            controls.append(
+                replace(
+                    one, algorithm=control, description=[control, one.description], control=control
+                )
+            )
     return controls
 
 
 def without_controls(entrants: Sequence[Entrant]) -> list[str]:
     """Name the estimators that have no controls of their strategy and model beside them."""
     covered = {(entrant.strategy, entrant.model) for entrant in entrants if entrant.control}
-    return [entrant.name for entrant in entrants if (entrant.strategy, entrant.model) not in covered]
+    return [
+        entrant.name for entrant in entrants if (entrant.strategy, entrant.model) not in covered
+    ]
 
 
 def _first_of_strategies(entrants: Sequence[Entrant]) -> dict[str, Entrant]:
@@ -197,7 +214,11 @@ def _first_of_strategies(entrants: Sequence[Entrant]) -> dict[str, Entrant]:
 
 
 def choose_views(
-    entrants: Sequence[Entrant], cohorts: Mapping[str, Cohort], regimes: Sequence[str], *, resynthesize: bool
+    entrants: Sequence[Entrant],
+    cohorts: Mapping[str, Cohort],
+    regimes: Sequence[str],
+    *,
+    resynthesize: bool,
 ) -> dict[tuple[str, str], View]:
     """Choose what every estimator sees of the patients it is tested on, cohort by cohort."""
     views = {}
@@ -231,8 +252,10 @@ def check_distinct(entrants: Sequence[Entrant]) -> None:
     for entrant in entrants:
         key = entrant.strategy, entrant.algorithm
         if key in seen:
-            raise ValueError(f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm {entrant.algorithm!r} of strategy "
-                f"{entrant.strategy}; give them names of which more than signs and the strategy differ")
+            raise ValueError(
+                f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm {entrant.algorithm!r} of strategy "
+                f"{entrant.strategy}; give them names of which more than signs and the strategy differ"
+            )
         seen[key] = entrant.name
 
 
@@ -245,7 +268,10 @@ def _check_names(named: Mapping[Any, Any], what: str) -> None:
 def _code(estimator: Any) -> str:
     """Digest the code of classes that no version tells: those of the user."""
     found: dict[str, str] = {}
-    for one in (estimator, *(estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ())):
+    for one in (
+        estimator,
+        *(estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ()),
+    ):
         for cls in type(one).__mro__:
             package = cls.__module__.partition(".")[0]
             if package in ("builtins", "dmrifit", "numpy", "sklearn", "abc", "typing"):
@@ -263,7 +289,9 @@ def _model_of(estimator: Any) -> SignalModel:
     parameters = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
     model = parameters.get("model", DEFAULT_MODEL)
     if model is None:
-        raise ValueError("a comparison scores maps, and without a model there are none; give model=")
+        raise ValueError(
+            "a comparison scores maps, and without a model there are none; give model="
+        )
     return resolve_model(model)
 
 
@@ -273,7 +301,9 @@ def _recipe(estimator: Any, kind: str) -> str:
         return ""
     parameters = estimator.get_params(deep=False)
     try:
-        return digest([kind, {k: v for k, v in parameters.items() if k not in ("regressor", "random_state")}])
+        return digest(
+            [kind, {k: v for k, v in parameters.items() if k not in ("regressor", "random_state")}]
+        )
     except TypeError:  # a parameter that cannot be described
         return f"{kind} {id(estimator)}"
 
@@ -292,7 +322,9 @@ def _clinical(full: Protocol, cohort: Cohort) -> Protocol:
     try:
         return full.take(full.clinical())
     except ValueError as error:
-        raise ValueError(f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target") from None
+        raise ValueError(
+            f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target"
+        ) from None
 
 
 def _check_contrasts(view: View, scan: Scan, cohort: str, tested: str = "") -> None:

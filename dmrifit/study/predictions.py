@@ -82,7 +82,9 @@ class PatientPredictions:
         Shapes: returns (x, y, z).
         """
         values = np.asarray(values)
-        out = np.full((*self.shape, *values.shape[1:]), np.nan, dtype=np.result_type(values, np.float32))
+        out = np.full(
+            (*self.shape, *values.shape[1:]), np.nan, dtype=np.result_type(values, np.float32)
+        )
         out[tuple(self.index.T)] = values
         return out
 
@@ -129,11 +131,17 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
         for key, one in predictions.items():
-            arrays: dict[str, Any] = {field.name: getattr(one, field.name) for field in fields(one)}
+            arrays: dict[str, Any] = {
+                field.name: getattr(one, field.name) for field in fields(one)
+            }
             for prefix, name in ((_MAPS, "maps"), (_SIGNALS, "signals")):
-                arrays |= {prefix + estimator: values for estimator, values in arrays.pop(name).items()}
+                arrays |= {
+                    prefix + estimator: values for estimator, values in arrays.pop(name).items()
+                }
             with whole_file(self.folder / _file(*key)) as part, part.open("wb") as file:
-                np.savez_compressed(file, **{name: value for name, value in arrays.items() if value is not None})
+                np.savez_compressed(
+                    file, **{name: value for name, value in arrays.items() if value is not None}
+                )
 
 
 def _file(cohort: str, patient: str) -> str:
@@ -147,7 +155,9 @@ def _read(path: Path) -> PatientPredictions:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = dict(content)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the comparison again to restore it") from None
+        raise ValueError(
+            f"{path} is damaged ({error}); run the comparison again to restore it"
+        ) from None
     predicted: dict[str, dict[str, NDArray]] = {}
     for prefix in (_MAPS, _SIGNALS):
         found = [name for name in arrays if name.startswith(prefix)]

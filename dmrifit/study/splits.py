@@ -27,7 +27,17 @@ VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
 _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
 
 #: Folders of the package whose code a score depends on; of `stats` only the metrics, of `study` all but its report.
-COMPUTING = ("_utils", "engine", "io", "cohort", "simulate", "predict", "networks", "stats/metrics.py", "study")
+COMPUTING = (
+    "_utils",
+    "engine",
+    "io",
+    "cohort",
+    "simulate",
+    "predict",
+    "networks",
+    "stats/metrics.py",
+    "study",
+)
 _REPORT = "study/report"
 
 
@@ -114,8 +124,10 @@ def check_settings(
             near, far = len(patients) - 1, everyone - len(patients)
             n_available = {"same": near, "other": far, "pooled": near + far}[regime]
             if max(sizes or (1,)) > n_available:
-                raise ValueError(f"training for a patient of cohort {name!r} with train_on={regime!r} needs at least "
-                    f"{max(sizes or (1,))} other patient(s); there are {n_available}")
+                raise ValueError(
+                    f"training for a patient of cohort {name!r} with train_on={regime!r} needs at least "
+                    f"{max(sizes or (1,))} other patient(s); there are {n_available}"
+                )
 
 
 def views_by_cohort(
@@ -123,11 +135,18 @@ def views_by_cohort(
 ) -> tuple[dict[str, list[View]], dict[str, list[View]]]:
     """List how the patients of each cohort are looked at."""
     names = list(dict.fromkeys(name for _, name in views))
-    seen = {name: list(dict.fromkeys(view for (_, own), view in views.items() if own == name)) for name in names}
+    seen = {
+        name: list(dict.fromkeys(view for (_, own), view in views.items() if own == name))
+        for name in names
+    }
     near = any(regime in ("same", "pooled") for regime in regimes)
     far = any(regime in ("other", "pooled") for regime in regimes)
     lent = {
-        name: list(dict.fromkeys(view for own in names if (near if own == name else far) for view in seen[own]))
+        name: list(
+            dict.fromkeys(
+                view for own in names if (near if own == name else far) for view in seen[own]
+            )
+        )
         for name in names
     }
     return seen, lent
@@ -148,7 +167,8 @@ def plan(
     """List all trainings; a model that is the same for several patients is trained once."""
     made_by = digest([software(), _sources()])
     described = {
-        view: digest([view.source, view.target, list(view.patch_shape or ()), view.model]) for view in views.values()
+        view: digest([view.source, view.target, list(view.patch_shape or ()), view.model])
+        for view in views.values()
     }
     known = {entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants}
     largest = None if sizes is None else max(sizes)
@@ -156,15 +176,21 @@ def plan(
     for regime in regimes:
         for name in cohorts:
             if not bank.testable[name]:
-                raise ValueError(f"cohort {name!r} has no voxel to score; give lesion masks, or another score_mask")
+                raise ValueError(
+                    f"cohort {name!r} has no voxel to score; give lesion masks, or another score_mask"
+                )
             # A model of other cohorts is the same for all patients.
-            for test in [bank.testable[name]] if regime == "other" else [[p] for p in bank.testable[name]]:
+            for test in (
+                [bank.testable[name]] if regime == "other" else [[p] for p in bank.testable[name]]
+            ):
                 available = _available(regime, name, test, cohorts, bank, largest or 1)
                 whom = test[0] if len(test) == 1 else "all"
                 for repeat in range(n_repeats):
                     purpose = regime, name, whom, repeat
                     own_seed = derived_seed(seed, "estimator", *purpose)
-                    order = np.random.default_rng(seed_for(seed, "patients", *purpose)).permutation(len(available))
+                    order = np.random.default_rng(
+                        seed_for(seed, "patients", *purpose)
+                    ).permutation(len(available))
                     for size in sizes or (len(available),):
                         train = [available[i] for i in sorted(order[:size])]
                         for entrant in entrants:
@@ -198,15 +224,22 @@ def plan(
 
 
 def _available(
-    regime: str, cohort: str, test: Sequence[str], cohorts: Sequence[str], bank: Bank, n_needed: int
+    regime: str,
+    cohort: str,
+    test: Sequence[str],
+    cohorts: Sequence[str],
+    bank: Bank,
+    n_needed: int,
 ) -> list[str]:
     """List the patients that may be trained on for others; the tested ones are never among them."""
     near = [patient for patient in bank.trainable[cohort] if patient not in test]
     others = [patient for other in cohorts if other != cohort for patient in bank.trainable[other]]
     available = {"same": near, "other": others, "pooled": near + others}[regime]
     if len(available) < n_needed:
-        raise ValueError(f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs at least "
-            f"{n_needed} other patient(s); there are {len(available)}")
+        raise ValueError(
+            f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs at least "
+            f"{n_needed} other patient(s); there are {len(available)}"
+        )
     return available
 
 

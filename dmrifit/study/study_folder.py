@@ -48,9 +48,13 @@ class StudyFolder:
             settings, file_format = dict(content["settings"]), content.get("format")
         except (ValueError, KeyError, RecursionError, TypeError) as error:
             problem = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path} does not describe a study ({problem}); choose another folder, or remove this one") from None
+            raise ValueError(
+                f"{path} does not describe a study ({problem}); choose another folder, or remove this one"
+            ) from None
         if file_format != _FORMAT:
-            raise ValueError(f"{path} was written by another version: train again, in another folder or after removing this one")
+            raise ValueError(
+                f"{path} was written by another version: train again, in another folder or after removing this one"
+            )
         return settings
 
     def check(self, settings: Mapping[str, Any]) -> None:
@@ -59,8 +63,10 @@ class StudyFolder:
         different = [key for key in wanted if there and there.get(key) != wanted[key]]
         if different:
             key = different[0]
-            raise ValueError(f"{self.path} holds the results of another study: {key} was {_short(there.get(key))} there "
-                f"and is {_short(wanted[key])} now; choose another folder, or remove that one")
+            raise ValueError(
+                f"{self.path} holds the results of another study: {key} was {_short(there.get(key))} there "
+                f"and is {_short(wanted[key])} now; choose another folder, or remove that one"
+            )
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """
@@ -82,29 +88,42 @@ class StudyFolder:
         for name, text in tables.items():
             write_text(self.path / name, text)
         finished = {name: _sha256(text) for name, text in tables.items()}
-        write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings, **content, _FINISHED: finished}))
+        write_text(
+            self.path / _STUDY,
+            _json({"format": _FORMAT, "settings": settings, **content, _FINISHED: finished}),
+        )
 
     def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Read the description of the study and its tables."""
         path = self.path / _STUDY
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made")
+            raise FileNotFoundError(
+                f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made"
+            )
         self.settings()  # says so if it is no description
         content = json.loads(path.read_text(encoding="utf-8"))
         del content["format"]
         finished = content.pop(_FINISHED, None)
         if finished is None:
-            raise FileNotFoundError(f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped")
+            raise FileNotFoundError(
+                f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped"
+            )
         tables = {}
         for name, expected in finished.items():
             if Path(name).name != name:
-                raise ValueError(f"{path} names the table {name!r}, which is none of this folder; run the comparison again")
+                raise ValueError(
+                    f"{path} names the table {name!r}, which is none of this folder; run the comparison again"
+                )
             table = self.path / name
             if not table.is_file():
-                raise FileNotFoundError(f"{table} does not exist, which belongs to the comparison there; run it again")
+                raise FileNotFoundError(
+                    f"{table} does not exist, which belongs to the comparison there; run it again"
+                )
             text = table.read_bytes().decode("utf-8", errors="replace")
             if _sha256(text) != expected:
-                raise ValueError(f"{table} was changed or damaged after it was written; run the comparison again to restore it")
+                raise ValueError(
+                    f"{table} was changed or damaged after it was written; run the comparison again to restore it"
+                )
             tables[name] = text
         return content, tables
 
@@ -115,13 +134,28 @@ class StudyFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
             if arrays:
                 content[_PREDICTIONS] = {}
-                with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                with (
+                    path.with_suffix(".npz").open("rb") as file,
+                    np.load(file, allow_pickle=False) as stored,
+                ):
                     for name in stored:
                         kind, _, patient = name.partition("/")
                         content[_PREDICTIONS].setdefault(patient, {})[kind] = stored[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, RecursionError, TypeError):
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            zipfile.BadZipFile,
+            AttributeError,
+            RecursionError,
+            TypeError,
+        ):
             return None
-        return content if isinstance(content, dict) and {"scores", "signals"} <= content.keys() else None
+        return (
+            content
+            if isinstance(content, dict) and {"scores", "signals"} <= content.keys()
+            else None
+        )
 
     def put(self, key: str, content: Mapping[str, Any]) -> None:
         """Keep a finished cell."""

@@ -57,17 +57,27 @@ def summarize(evaluation: Evaluation) -> pd.DataFrame:
     patients = scores.groupby([*KEYS, "patient"], sort=False)[_VALUES].mean()
     groups = patients.groupby(KEYS, sort=False)
     table = groups.mean()
-    table["abs_bias_sd"], table["dispersion_sd"] = groups["abs_bias"].std(), groups["dispersion"].std()
+    table["abs_bias_sd"], table["dispersion_sd"] = (
+        groups["abs_bias"].std(),
+        groups["dispersion"].std(),
+    )
     rest = scores[scores["metric"] != _AT_BOUND]
     # A model of nothing but T2v has no mean without it.
-    means = rest.groupby([*KEYS, "patient"], sort=False)[_VALUES].mean().groupby(KEYS, sort=False).mean()
+    means = (
+        rest.groupby([*KEYS, "patient"], sort=False)[_VALUES]
+        .mean()
+        .groupby(KEYS, sort=False)
+        .mean()
+    )
     table = table.join(means.add_suffix(f"_without_{_AT_BOUND}"))
     signals = largest(evaluation.signals)
     if len(signals):
         signals = signals[signals["contrast"] != POOLED]
         signals = signals.assign(pearson=signals["pearson"].fillna(0.0))
         means = signals.groupby(KEYS, sort=False)[["relative_error", "pearson"]].mean()
-        table = table.join(means.rename(columns={"relative_error": "signal_error", "pearson": "signal_pearson"}))
+        table = table.join(
+            means.rename(columns={"relative_error": "signal_error", "pearson": "signal_pearson"})
+        )
     table["n_train"] = scores.groupby(KEYS, sort=False)["n_train"].max()
     table["n_patients"] = groups.size()
     return pd.DataFrame(table.reset_index())
@@ -78,7 +88,9 @@ def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
         abs_bias=scores["bias"].abs(),
         pearson=scores["pearson"].fillna(0.0),
         abs_bias_truth=scores["bias_truth"].abs(),
-        pearson_truth=scores["pearson_truth"].where(scores["pearson_truth"].notna() | scores["bias_truth"].isna(), 0.0),
+        pearson_truth=scores["pearson_truth"].where(
+            scores["pearson_truth"].notna() | scores["bias_truth"].isna(), 0.0
+        ),
     )
 
 

@@ -59,16 +59,22 @@ def run_trial(
                 signals, predicted = _answers(estimator, cell, test, metrics)
                 seconds = training + time.perf_counter() - start
                 keys = _keys(cell, test)
-                content["scores"] += [keys | row for row in _score_maps(predicted, test, cell.entrant.model, seconds)]
-                content["signals"] += [keys | row for row in _score_signals(signals, test, cell.view)]
+                content["scores"] += [
+                    keys | row for row in _score_maps(predicted, test, cell.entrant.model, seconds)
+                ]
+                content["signals"] += [
+                    keys | row for row in _score_signals(signals, test, cell.view)
+                ]
                 if cell.keep:
                     shown = {"maps": predicted[test.shown], "signals": signals[test.shown]}
                     kept = {kind: values.astype(np.float32) for kind, values in shown.items()}
                     content["predictions"][test.patient] = kept
         except Exception as error:
             who = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
-            raise RuntimeError(f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
-                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}") from error
+            raise RuntimeError(
+                f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
+                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}"
+            ) from error
     return content
 
 
@@ -86,7 +92,11 @@ def _keys(cell: Cell, test: HeldOut) -> dict[str, Any]:
 
 
 def _trained(
-    cell: Cell, features: NDArray | None, targets: NDArray | None, rows: Sequence[slice], designs: Sequence[Design]
+    cell: Cell,
+    features: NDArray | None,
+    targets: NDArray | None,
+    rows: Sequence[slice],
+    designs: Sequence[Design],
 ) -> Any:
     estimator = clone(cell.entrant.estimator)
     estimator.set_params(**_completed(estimator, cell))
@@ -99,19 +109,29 @@ def _trained(
         return estimator.fit(x, y)
     n_dropped = sum(design.n_dropped for design in designs)
     groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
-    return estimator.fit_designs([Design(len(x), n_dropped, designs[0].n_columns, x, y, groups=groups)])
+    return estimator.fit_designs(
+        [Design(len(x), n_dropped, designs[0].n_columns, x, y, groups=groups)]
+    )
 
 
 def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
     """Fill in what the user left open: contrasts, and every seed."""
     given = estimator.get_params(deep=True)
     own = {"source": cell.view.source, "target": cell.view.target}
-    missing: dict[str, Any] = {key: value for key, value in own.items() if key in given and given[key] is None}
-    seeded = [key for key in sorted(given) if key.split("__")[-1] == "random_state" and given[key] is None]
+    missing: dict[str, Any] = {
+        key: value for key, value in own.items() if key in given and given[key] is None
+    }
+    seeded = [
+        key
+        for key in sorted(given)
+        if key.split("__")[-1] == "random_state" and given[key] is None
+    ]
     return missing | {key: derived_seed(cell.seed, key) for key in seeded}
 
 
-def _answers(estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | None) -> tuple[NDArray, NDArray]:
+def _answers(
+    estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | None
+) -> tuple[NDArray, NDArray]:
     """Predict signals and maps; voxels without a usable source signal stay NaN."""
     model, target = cell.entrant.model, cell.view.target
     if estimator is None:
@@ -136,12 +156,20 @@ def _answers(estimator: Any, cell: Cell, test: HeldOut, clinical: Clinical | Non
     return signals, maps
 
 
-def _score_maps(maps: NDArray, test: HeldOut, model: SignalModel, seconds: float) -> list[dict[str, Any]]:
+def _score_maps(
+    maps: NDArray, test: HeldOut, model: SignalModel, seconds: float
+) -> list[dict[str, Any]]:
     from dmrifit.stats.metrics import pearson, relative_error_indices, spearman
 
-    r, rank_r = np.atleast_1d(pearson(maps, test.reference)), np.atleast_1d(spearman(maps, test.reference))
+    r, rank_r = (
+        np.atleast_1d(pearson(maps, test.reference)),
+        np.atleast_1d(spearman(maps, test.reference)),
+    )
     if test.truth is not None:
-        known_r, known_rank_r = np.atleast_1d(pearson(maps, test.truth)), np.atleast_1d(spearman(maps, test.truth))
+        known_r, known_rank_r = (
+            np.atleast_1d(pearson(maps, test.truth)),
+            np.atleast_1d(spearman(maps, test.truth)),
+        )
     rows = []
     for j, parameter in enumerate(model.parameters):
         indices = relative_error_indices(maps[:, j], test.reference[:, j])
@@ -195,7 +223,9 @@ def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[s
         place["te"] = _NAN if te is None else float(te[j])
         rows.append(place | _signal_errors(error[:, column]) | {"pearson": float(r[column])})
     pooled = {"contrast": POOLED, "b": _NAN, "te": _NAN}
-    rows.append(pooled | _signal_errors(error.ravel()) | {"pearson": float(pearson(p.ravel(), y.ravel()))})
+    rows.append(
+        pooled | _signal_errors(error.ravel()) | {"pearson": float(pearson(p.ravel(), y.ravel()))}
+    )
     return rows
 
 

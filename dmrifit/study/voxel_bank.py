@@ -87,7 +87,9 @@ class Stack:
     designs: dict[str, Design]
 
     @classmethod
-    def of(cls, entrant: Entrant, view: View, voxels: Mapping[str, tuple[NDArray, NDArray, NDArray]]) -> Stack:
+    def of(
+        cls, entrant: Entrant, view: View, voxels: Mapping[str, tuple[NDArray, NDArray, NDArray]]
+    ) -> Stack:
         """Prepare the voxels of patients for an estimator."""
         parts, designs = {}, {}
         for patient, (X, Y, maps) in voxels.items():
@@ -99,10 +101,15 @@ class Stack:
             try:
                 design = estimator.design(X, Y, groups=np.full(len(X), patient), **known)
             except ValueError as error:
-                raise ValueError(f"estimator {entrant.name!r}, patient {patient}: {error}") from None
+                raise ValueError(
+                    f"estimator {entrant.name!r}, patient {patient}: {error}"
+                ) from None
             parts[patient], designs[patient] = design.arrays(), design.reduced()
         ends = np.cumsum([len(x) for x, _ in parts.values()])
-        rows = {p: slice(end - len(parts[p][0]), end) for p, end in zip(parts, ends.tolist(), strict=True)}
+        rows = {
+            p: slice(end - len(parts[p][0]), end)
+            for p, end in zip(parts, ends.tolist(), strict=True)
+        }
         first, second = (np.concatenate(part) for part in zip(*parts.values(), strict=True))
         return cls((first, second), rows, designs)
 
@@ -159,7 +166,9 @@ class Bank:
             self.patients[name] = {}
             self.trainable[name], self.testable[name] = [], []
             for patient in cohort.patients:
-                own = Cohort([scan.loaded() for scan in cohort.scans if scan.patient == patient], name)
+                own = Cohort(
+                    [scan.loaded() for scan in cohort.scans if scan.patient == patient], name
+                )
                 counts = {mask: own.count(mask) for mask in ("body", "lesion")}
                 self.patients[name][patient] = counts
                 if counts[train_mask]:
@@ -175,7 +184,9 @@ class Bank:
                     for view in seen[name]:
                         self._add_test(own, view, patient, score_mask)
 
-    def _add_training(self, own: Cohort, view: View, repeat: int, patient: str, mask: MaskName) -> bool:
+    def _add_training(
+        self, own: Cohort, view: View, repeat: int, patient: str, mask: MaskName
+    ) -> bool:
         """Add the usable voxels of a patient, and say whether there are any."""
         table = own.arrays(
             view.source,
@@ -247,7 +258,9 @@ class Bank:
             self._clinical[key] = estimator.clinical(self._tests[view, patient].X)
         return self._clinical[key]
 
-    def digest(self, view: View, repeat: int, train: Sequence[str], test: Sequence[str]) -> list[list[str]]:
+    def digest(
+        self, view: View, repeat: int, train: Sequence[str], test: Sequence[str]
+    ) -> list[list[str]]:
         """Return the digests of all data of a training and its tests."""
         return [
             [self._digests["train", view, self._draw(repeat), patient] for patient in train],
@@ -262,7 +275,10 @@ def _suited(own: Cohort, view: View, seed: int) -> Cohort:
     """Give a patient's scans the contrasts of a view, computing those that were not measured."""
     scans = []
     for scan in own.scans:
-        lacking = missing_contrasts(view.target, scan.protocol), missing_contrasts(view.source, scan.protocol)
+        lacking = (
+            missing_contrasts(view.target, scan.protocol),
+            missing_contrasts(view.source, scan.protocol),
+        )
         if not any(lacking):
             scans.append(scan)
             continue
@@ -304,7 +320,9 @@ def _reference(Y: NDArray, view: View, cohort: str, patient: str) -> FitResult:
     try:
         return fit_voxels(Y, view.target, view.model)
     except ValueError as error:
-        raise ValueError(f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}") from None
+        raise ValueError(
+            f"the reference of patient {patient} (cohort {cohort!r}) cannot be fitted: {error}"
+        ) from None
 
 
 def _share_at_bounds(fit: FitResult) -> NDArray[np.float64]:

@@ -28,16 +28,41 @@ _T = TypeVar("_T", int, float)
 #: Files that are only there after a run.
 RESULTS = ("segmentations.tsv", "lesions.tsv", "index.html")
 
-_PROBABILITY, _LABEL, _LESIONS, _OVERLAY = "probability.nii.gz", "label.nii.gz", "lesions.tsv", "overlay.png"
+_PROBABILITY, _LABEL, _LESIONS, _OVERLAY = (
+    "probability.nii.gz",
+    "label.nii.gz",
+    "lesions.tsv",
+    "overlay.png",
+)
 _VIEW = "view.html"
 _DESCRIPTION = "segmentation.json"
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    **{"name": str, "patient": str, "folder": str, "synthetic": bool, "threshold": (float, type(None))},
-    **{"min_voxels": (int, type(None)), "n_lesions": int, "n_confirmed": (int, type(None)), "volume_mL": float},
+    **{
+        "name": str,
+        "patient": str,
+        "folder": str,
+        "synthetic": bool,
+        "threshold": (float, type(None)),
+    },
+    **{
+        "min_voxels": (int, type(None)),
+        "n_lesions": int,
+        "n_confirmed": (int, type(None)),
+        "volume_mL": float,
+    },
     "sources": str,
 }
 _COLUMNS = (
-    *("patient", "probability", "label", "threshold", "min_voxels", "n_lesions", "n_confirmed", "volume_mL"),
+    *(
+        "patient",
+        "probability",
+        "label",
+        "threshold",
+        "min_voxels",
+        "n_lesions",
+        "n_confirmed",
+        "volume_mL",
+    ),
     "synthetic",
 )
 _OF_SINGLE_MODELS = (
@@ -49,7 +74,10 @@ def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
     """Give cases as the segmenter takes them: images that know their grid."""
     parts = {"volumes": "image", "priors": "prior", "masks": "brain"}
     return {
-        key: [None if (part := getattr(case, name)) is None else image_of(part, case.affine) for case in cases]
+        key: [
+            None if (part := getattr(case, name)) is None else image_of(part, case.affine)
+            for case in cases
+        ]
         for key, name in parts.items()
     }
 
@@ -81,27 +109,49 @@ def segment_cases(
         make,
         fields=_FIELDS,
         # A case whose files have changed, or what is known of it, is segmented anew.
-        same=lambda part, old: _known(part[0]).items() <= old.items() and old["sources"] == _digest(part[0]),
+        same=lambda part, old: (
+            _known(part[0]).items() <= old.items() and old["sources"] == _digest(part[0])
+        ),
         overwrite=overwrite,
     )
 
 
-def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool, heading: str) -> None:
+def write_batch(
+    out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool, heading: str
+) -> None:
     """Write the tables of all cases, and the page with their overlays."""
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
 
-    keys = ("name", "patient", "threshold", "min_voxels", "n_lesions", "n_confirmed", "volume_mL", "synthetic")
+    keys = (
+        "name",
+        "patient",
+        "threshold",
+        "min_voxels",
+        "n_lesions",
+        "n_confirmed",
+        "volume_mL",
+        "synthetic",
+    )
     rows = []
     for content in contents:
-        files = {key: f"{content['folder']}/{file}" for key, file in (("probability", _PROBABILITY), ("label", _LABEL))}
-        rows.append({key: content[key] for key in keys[:2]} | files | {key: content[key] for key in keys[2:]})
+        files = {
+            key: f"{content['folder']}/{file}"
+            for key, file in (("probability", _PROBABILITY), ("label", _LABEL))
+        }
+        rows.append(
+            {key: content[key] for key in keys[:2]}
+            | files
+            | {key: content[key] for key in keys[2:]}
+        )
     table = pd.DataFrame(rows)
     for key in ("threshold", "min_voxels", "n_confirmed"):
         table[key] = table[key].astype(object)
     table["synthetic"] = table["synthetic"].map({True: "true", False: "false"})
-    found = join_tables(contents, (_read_lesions(out / content["folder"] / _LESIONS) for content in contents))
+    found = join_tables(
+        contents, (_read_lesions(out / content["folder"] / _LESIONS) for content in contents)
+    )
     write_text(out / "lesions.tsv", table_text(found))
     write_text(out / "segmentations.tsv", table_text(table))
     if figure and find_spec("jinja2") is not None:
@@ -109,14 +159,19 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
 
         shown = {
             content["name"]: picture_parts(
-                out / content["folder"], _OVERLAY, _VIEW, f"Lesions of {content['name']} in three planes"
+                out / content["folder"],
+                _OVERLAY,
+                _VIEW,
+                f"Lesions of {content['name']} in three planes",
             )
             for content in contents
         }
         write_text(out / "index.html", batch_page(heading, contents, found, shown))
 
 
-def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray[Any]], float, int]:
+def read_segmentations(
+    table: Path, cases: Sequence[Case]
+) -> tuple[list[NDArray[Any]], float, int]:
     """
     Read what a run has written about cases.
 
@@ -128,24 +183,42 @@ def read_segmentations(table: Path, cases: Sequence[Case]) -> tuple[list[NDArray
 
     rows = {row["name"]: row for _, row in read_rows(table, required=("name",), optional=_COLUMNS)}
     if missing := [case.name for case in cases if case.name not in rows]:
-        raise ValueError(f"{table} has no segmentation of {', '.join(missing[:5])}; segment these cases, or leave them out")
-    limit, least = (_one_of(table, [rows[case.name] for case in cases], key) for key in ("threshold", "min_voxels"))
+        raise ValueError(
+            f"{table} has no segmentation of {', '.join(missing[:5])}; segment these cases, or leave them out"
+        )
+    limit, least = (
+        _one_of(table, [rows[case.name] for case in cases], key)
+        for key in ("threshold", "min_voxels")
+    )
     predictions = []
     for case in cases:
         name = rows[case.name].get("probability" if limit else "label", "")
         path = table.parent / name
         if not name:
-            raise ValueError(f"{table}: {case.name} has no {'probability' if limit else 'label'}; give the table that segment wrote")
+            raise ValueError(
+                f"{table}: {case.name} has no {'probability' if limit else 'label'}; give the table that segment wrote"
+            )
         if not path.is_file():
-            raise FileNotFoundError(f"{table}: there is no {path}, the segmentation of {case.name}; segment this case again")
+            raise FileNotFoundError(
+                f"{table}: there is no {path}, the segmentation of {case.name}; segment this case again"
+            )
         image = load_image(path)
         values = values_of(image, str(path))
         if wrong := np.count_nonzero(~np.isfinite(values)):
-            raise ValueError(f"{path} holds {wrong} values that are not finite; segment the case {case.name} again")
+            raise ValueError(
+                f"{path} holds {wrong} values that are not finite; segment the case {case.name} again"
+            )
         check_same_grid(
-            values.shape, image.affine, case.shape, case.affine, name=str(path), reference_name=f"the case {case.name}"
+            values.shape,
+            image.affine,
+            case.shape,
+            case.affine,
+            name=str(path),
+            reference_name=f"the case {case.name}",
         )
-        predictions.append(values.astype(np.float32) if limit else np.rint(values).astype(np.uint8))
+        predictions.append(
+            values.astype(np.float32) if limit else np.rint(values).astype(np.uint8)
+        )
     return (
         predictions,
         _number(table, "threshold", limit or "0.5", float),
@@ -164,11 +237,15 @@ def _one_of(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
     """Give what all cases have in common."""
     values = {row.get(key, "") for row in rows}
     if len(values) > 1:
-        raise ValueError(f"{table}: the cases were segmented at different values of {key} ({', '.join(sorted(values))})")
+        raise ValueError(
+            f"{table}: the cases were segmented at different values of {key} ({', '.join(sorted(values))})"
+        )
     return values.pop()
 
 
-def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool) -> dict[str, Any]:
+def _segment_case(
+    segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool
+) -> dict[str, Any]:
     from dmrifit.io.atomic_files import FileSet
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, segment_by
     from metastasis.study.followup import reader_table
@@ -195,7 +272,9 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
         "sources": digest,
         "notice": NOTICE,
     }
-    with FileSet(folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, _DESCRIPTION], overwrite=True) as files:
+    with FileSet(
+        folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, _DESCRIPTION], overwrite=True
+    ) as files:
         for name, values in ((_PROBABILITY, probability), (_LABEL, labels)):
             save_values(values, case.affine, files.path(name))
         files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")
@@ -207,7 +286,9 @@ def _segment_case(segmenter: Any, case: Case, folder: Path, digest: str, *, figu
                 from metastasis.study.report import scan_page
 
                 picture = files.path(_OVERLAY).read_bytes()
-                page = scan_page(case, labels, probability, now, threshold=content["threshold"], picture=picture)
+                page = scan_page(
+                    case, labels, probability, now, threshold=content["threshold"], picture=picture
+                )
                 files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(_DESCRIPTION, content)
     return content
@@ -232,4 +313,6 @@ def _read_lesions(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); remove its folder, so that the case is done again") from None
+        raise ValueError(
+            f"{path} is damaged ({' '.join(str(error).split())}); remove its folder, so that the case is done again"
+        ) from None

@@ -29,13 +29,17 @@ PriorOption: TypeAlias = Annotated[
 ]
 MaskOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option(help="The brain on the grid of the image; by default what is not 0 (a single image)."),
+    typer.Option(
+        help="The brain on the grid of the image; by default what is not 0 (a single image)."
+    ),
 ]
 FlipsOption: TypeAlias = Annotated[
-    bool, typer.Option("--flips", help="Average over the eight mirror images: eight times the work.")
+    bool,
+    typer.Option("--flips", help="Average over the eight mirror images: eight times the work."),
 ]
 DeviceOption: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute; by default as the model says.")
+    str | None,
+    typer.Option(metavar="auto|cpu|cuda", help="Where to compute; by default as the model says."),
 ]
 
 
@@ -47,7 +51,9 @@ def segment(
     mask: MaskOption = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Probability from which a voxel is lesion; by default the model's operating point."),
+        typer.Option(
+            help="Probability from which a voxel is lesion; by default the model's operating point."
+        ),
     ] = None,
     flips: FlipsOption = False,
     device: DeviceOption = None,
@@ -67,12 +73,26 @@ def segment(
     segmenter = _trained(model, flips, device)
     if threshold is not None:
         segmenter.threshold_, segmenter.false_positives_ = threshold, None
-    _run(segmenter, [segmenter], (scans, prior, mask), out, settings, flips, figure, overwrite, "Segmentations")
+    _run(
+        segmenter,
+        [segmenter],
+        (scans, prior, mask),
+        out,
+        settings,
+        flips,
+        figure,
+        overwrite,
+        "Segmentations",
+    )
 
 
 def ensemble(
-    sensitive: Annotated[Path, typer.Argument(metavar="SENSITIVE", help="Model file of the sensitive model.")],
-    specific: Annotated[Path, typer.Argument(metavar="SPECIFIC", help="Model file of the specific model.")],
+    sensitive: Annotated[
+        Path, typer.Argument(metavar="SENSITIVE", help="Model file of the sensitive model.")
+    ],
+    specific: Annotated[
+        Path, typer.Argument(metavar="SPECIFIC", help="Model file of the specific model.")
+    ],
     scans: ScansArgument,
     out: OutOption,
     prior: PriorOption = None,
@@ -98,7 +118,11 @@ def ensemble(
     """
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 
-    settings: dict[str, Any] = {"command": "ensemble", "sensitive": _record(sensitive), "specific": _record(specific)}
+    settings: dict[str, Any] = {
+        "command": "ensemble",
+        "sensitive": _record(sensitive),
+        "specific": _record(specific),
+    }
     limits = None
     if thresholds is not None:
         low, high = floats("--thresholds", thresholds, 2)
@@ -108,7 +132,17 @@ def ensemble(
     models = [_trained(path, flips, device) for path in (sensitive, specific)]
     both = SensitivitySpecificityEnsemble(*models, thresholds=limits)
     settings["thresholds"] = None if limits is None else list(limits)
-    _run(both, models, (scans, prior, mask), out, settings, flips, figure, overwrite, "Confirmed and candidates")
+    _run(
+        both,
+        models,
+        (scans, prior, mask),
+        out,
+        settings,
+        flips,
+        figure,
+        overwrite,
+        "Confirmed and candidates",
+    )
 
 
 #: Commands, with the line that their help shows.
@@ -136,14 +170,24 @@ def _run(
         raise ValueError(f"--out {out} is a file; name a folder")
     cases = _cases(*scans)
     _check_priors(models, cases)
-    settings |= {"flips": flips, "figure": figure, "threshold": getattr(segmenter, "threshold_", None)}
+    settings |= {
+        "flips": flips,
+        "figure": figure,
+        "threshold": getattr(segmenter, "threshold_", None),
+    }
     begin_run(out, settings, overwrite, results=RESULTS, parts=("*/segmentation.json",))
-    contents = segment_cases(segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans[0])
+    contents = segment_cases(
+        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans[0]
+    )
     write_batch(out, contents, figure=figure, heading=heading)
     n = sum(content["n_lesions"] for content in contents)
-    confirmed = [content["n_confirmed"] for content in contents if content["n_confirmed"] is not None]
+    confirmed = [
+        content["n_confirmed"] for content in contents if content["n_confirmed"] is not None
+    ]
     more = f", {sum(confirmed)} of them confirmed" if confirmed else ""
-    typer.echo(f"{len(contents)} scan{'s' * (len(contents) != 1)}, {n} lesion{'s' * (n != 1)} found{more}: {out}")
+    typer.echo(
+        f"{len(contents)} scan{'s' * (len(contents) != 1)}, {n} lesion{'s' * (n != 1)} found{more}: {out}"
+    )
     if any(case.synthetic for case in cases):
         typer.echo("synthetic scans: no clinical result")
 
@@ -152,11 +196,17 @@ def _cases(scans: Path, prior: Path | None, mask: Path | None) -> list[Case]:
     from metastasis.scans.cases import read_case, read_cases
 
     if not scans.is_file():
-        raise FileNotFoundError(f"{scans} is a folder; name an image or a table in it" if scans.is_dir() else f"{scans}: no such file")
+        raise FileNotFoundError(
+            f"{scans} is a folder; name an image or a table in it"
+            if scans.is_dir()
+            else f"{scans}: no such file"
+        )
     if scans.suffix.lower() not in (".tsv", ".csv"):
         return [read_case(scans, prior=prior, brain=mask)]
     if prior is not None or mask is not None:
-        raise ValueError(f"{scans} names prior scans and brains in its columns; leave out --prior and --mask")
+        raise ValueError(
+            f"{scans} names prior scans and brains in its columns; leave out --prior and --mask"
+        )
     return read_cases(scans)
 
 
@@ -167,7 +217,9 @@ def _trained(path: Path, flips: bool, device: str | None) -> Any:
 
     model = load_model(path)
     if not isinstance(model, DeepMedicSegmenter):
-        raise ValueError(f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis train makes segmenters")
+        raise ValueError(
+            f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis train makes segmenters"
+        )
     if flips:
         model.set_params(flips=True)
     if device is not None:
@@ -180,8 +232,13 @@ def _trained(path: Path, flips: bool, device: str | None) -> Any:
 
 
 def _check_priors(models: list[Any], cases: list[Case]) -> None:
-    if any(case.prior is not None for case in cases) and all(model.prior_ is None for model in models):
-        typer.echo("dmrifit-metastasis: the model was trained without prior scans and does not look at any", err=True)
+    if any(case.prior is not None for case in cases) and all(
+        model.prior_ is None for model in models
+    ):
+        typer.echo(
+            "dmrifit-metastasis: the model was trained without prior scans and does not look at any",
+            err=True,
+        )
         if len(models) == 1:
             for i, case in enumerate(cases):
                 cases[i] = _without_prior(case)

@@ -56,9 +56,12 @@ class Path(nn.Module):
         super().__init__()
         before = [n_channels, *widths[:-1]]
         self.convolutions = nn.ModuleList(
-            nn.Conv3d(a, b, 3, bias=normalization is None) for a, b in zip(before, widths, strict=True)
+            nn.Conv3d(a, b, 3, bias=normalization is None)
+            for a, b in zip(before, widths, strict=True)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm3d(b) if normalization else nn.Identity() for b in widths)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm3d(b) if normalization else nn.Identity() for b in widths
+        )
         self.joins = frozenset(_RESIDUAL_LAYERS if residual else ())
         for layer in self.convolutions:
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
@@ -75,7 +78,9 @@ class Path(nn.Module):
             # The convolutions there need not lay their inputs out anew then.
             x = x.contiguous(memory_format=torch.channels_last_3d)
         before = x
-        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True), start=1):
+        for number, (convolution, norm) in enumerate(
+            zip(self.convolutions, self.norms, strict=True), start=1
+        ):
             y = norm(convolution(x))
             if number in self.joins:
                 y = added(y, before[:, :, 2:-2, 2:-2, 2:-2])
@@ -117,7 +122,9 @@ def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([y[:, :common] + x[:, :common], y[:, common:]], dim=1)
 
 
-def repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[int] = (0, 0, 0)) -> torch.Tensor:
+def repeated(
+    x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[int] = (0, 0, 0)
+) -> torch.Tensor:
     """
     Give each voxel of an output the value of the low-resolution cell that it lies in.
 
@@ -125,7 +132,9 @@ def repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: Sequence[
     """
     first = [slice(p, p + n) for p, n in zip(phase, size, strict=True)]
     n, c, *cells = x.shape
-    wide = x[:, :, :, None, :, None, :, None].expand(n, c, cells[0], factor, cells[1], factor, cells[2], factor)
+    wide = x[:, :, :, None, :, None, :, None].expand(
+        n, c, cells[0], factor, cells[1], factor, cells[2], factor
+    )
     return wide.reshape(n, c, *(k * factor for k in cells))[:, :, first[0], first[1], first[2]]
 
 
@@ -187,16 +196,24 @@ class DeepMedic(nn.Module):
         self.low_resolution = tuple(low_resolution)
         self.prior_path = prior_path
         self.validity = validity and prior_path
-        inputs = {"normal": n_channels + extra_channels} | {f"low_{f}": n_channels for f in low_resolution}
+        inputs = {"normal": n_channels + extra_channels} | {
+            f"low_{f}": n_channels for f in low_resolution
+        }
         if prior_path:
             inputs["prior"] = 1
         self.paths = nn.ModuleDict(
-            {name: Path(n, widths, residual=residual, normalization=normalization) for name, n in inputs.items()}
+            {
+                name: Path(n, widths, residual=residual, normalization=normalization)
+                for name, n in inputs.items()
+            }
         )
         # The first dense layer, in parts; only one has its bias.
         plain = normalization is None
         self.merges = nn.ModuleDict(
-            {name: nn.Conv3d(widths[-1], dense[0], 1, bias=plain and name == "normal") for name in inputs}
+            {
+                name: nn.Conv3d(widths[-1], dense[0], 1, bias=plain and name == "normal")
+                for name in inputs
+            }
         )
         for layer in self.merges.values():
             nn.init.normal_(layer.weight, std=math.sqrt(2 / (len(inputs) * widths[-1])))  # type: ignore[arg-type]
@@ -233,13 +250,19 @@ class DeepMedic(nn.Module):
         merged = self.merges["normal"](self.paths["normal"](image))
         size = merged.shape[2:]
         for factor in self.low_resolution:
-            features = self.merges[f"low_{factor}"](self.paths[f"low_{factor}"](low[f"low_{factor}"]))
-            merged = merged + repeated(features, factor, size, (phases or {}).get(factor, (0, 0, 0)))
+            features = self.merges[f"low_{factor}"](
+                self.paths[f"low_{factor}"](low[f"low_{factor}"])
+            )
+            merged = merged + repeated(
+                features, factor, size, (phases or {}).get(factor, (0, 0, 0))
+            )
         if self.prior_path:
             features = self.merges["prior"](self.paths["prior"](prior))
             if self.validity:
                 there = merged.new_ones(len(merged)) if valid is None else valid
-                features = (features + self.valid_weight[:, None, None, None]) * there[:, None, None, None, None]
+                features = (features + self.valid_weight[:, None, None, None]) * there[
+                    :, None, None, None, None
+                ]
             merged = merged + features
         return self.decide(merged)
 
@@ -270,7 +293,13 @@ class UNet(nn.Module):
         Share of features left out in training.
     """
 
-    def __init__(self, n_channels: int = 1, widths: Sequence[int] = (16, 32, 64, 128), *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        n_channels: int = 1,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        *,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         networks = import_optional("monai.networks.nets")
         self.net = networks.UNet(

@@ -26,7 +26,9 @@ _REDUCTIONS = ("paper", "code")
 EPSILON = 1e-7
 
 
-def vss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
+def vss_loss(
+    logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
+) -> torch.Tensor:
     """
     Compute the volume-level sensitivity-specificity loss of a batch of segments.
 
@@ -82,7 +84,9 @@ def vss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduct
     return 1 - (alpha * sensitivity + (1 - alpha) * specificity)
 
 
-def jvss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
+def jvss_loss(
+    logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
+) -> torch.Tensor:
     """
     Compute the joint loss of a batch of segments: VSS plus the binary cross-entropy of its voxels, one to one.
 
@@ -116,7 +120,9 @@ def jvss_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduc
     return vss_loss(logits, target, alpha, reduction=reduction) + entropy
 
 
-def sse_loss(logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper") -> torch.Tensor:
+def sse_loss(
+    logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
+) -> torch.Tensor:
     """
     Compute the voxel-level sensitivity-specificity error, the loss that VSS is compared with.
 
@@ -164,8 +170,10 @@ def _checked(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give logits and targets of one type, in single precision at least."""
     if logits.shape != target.shape or logits.ndim < 2:
-        raise ValueError(f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; both must be of one "
-            "shape (n_segments, ...)")
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; both must be of one "
+            "shape (n_segments, ...)"
+        )
     check_alpha(alpha)
     check_word("reduction", reduction, _REDUCTIONS)
     if logits.dtype not in (torch.float32, torch.float64):
@@ -175,8 +183,14 @@ def _checked(
 
 def check_alpha(alpha: Any) -> None:
     """Refuse a weight that is not from 0 to 1."""
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0 <= alpha <= 1:
-        raise ValueError(f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}")
+    if (
+        isinstance(alpha, bool)
+        or not isinstance(alpha, int | float | np.number)
+        or not 0 <= alpha <= 1
+    ):
+        raise ValueError(
+            f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}"
+        )
 
 
 class _Weighed(nn.Module):

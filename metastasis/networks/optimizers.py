@@ -61,7 +61,9 @@ class NesterovRMSprop(Optimizer):
         l1: float = 0.0,
         l2: float = 0.0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "rho": rho, "eps": eps, "l1": l1, "l2": l2})
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "rho": rho, "eps": eps, "l1": l1, "l2": l2}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -8,7 +8,13 @@ from itertools import pairwise
 
 from dmrifit._utils.checks import check_number
 
-__all__ = ["dense_products", "low_resolution_cells", "low_resolution_input", "output_size", "required_input"]
+__all__ = [
+    "dense_products",
+    "low_resolution_cells",
+    "low_resolution_input",
+    "output_size",
+    "required_input",
+]
 
 
 def output_size(size: int, n_layers: int = 9, *, dense_kernel: int = 1) -> int:
@@ -16,8 +22,10 @@ def output_size(size: int, n_layers: int = 9, *, dense_kernel: int = 1) -> int:
     _check(n_layers=n_layers, dense_kernel=dense_kernel, size=size)
     left = size - _lost(n_layers, dense_kernel)
     if left < 1:
-        raise ValueError(f"{n_layers} convolutions without padding leave nothing of {size} voxels; give at least "
-            f"{1 + _lost(n_layers, dense_kernel)}")
+        raise ValueError(
+            f"{n_layers} convolutions without padding leave nothing of {size} voxels; give at least "
+            f"{1 + _lost(n_layers, dense_kernel)}"
+        )
     return left
 
 
@@ -31,7 +39,9 @@ def low_resolution_cells(size: int, factor: int, phase: int = 0) -> int:
     """Give the low-resolution cells that cover an output."""
     _check(size=size, factor=factor)
     if not 0 <= phase < factor:
-        raise ValueError(f"a cell of {factor} voxels has phases from 0 to {factor - 1}, not {phase}")
+        raise ValueError(
+            f"a cell of {factor} voxels has phases from 0 to {factor - 1}, not {phase}"
+        )
     return -(-(phase + size) // factor)
 
 
@@ -55,7 +65,11 @@ def dense_products(
     included.
     """
     n_layers = len(widths)
-    paths = [(1, n_channels), *((factor, n_channels) for factor in low_resolution), *([(1, 1)] if prior_path else [])]
+    paths = [
+        (1, n_channels),
+        *((factor, n_channels) for factor in low_resolution),
+        *([(1, 1)] if prior_path else []),
+    ]
     total = 0
     for factor, channels in paths:
         cells = [low_resolution_cells(n, factor) for n in shape]
@@ -73,4 +87,6 @@ def _check(**numbers: int) -> None:
     for name, value in numbers.items():
         check_number(name, value, least=0 if name == "n_layers" else 1, whole=True)
     if not numbers.get("dense_kernel", 1) % 2:
-        raise ValueError(f"a kernel of {numbers['dense_kernel']} voxels has no middle; give an odd dense_kernel")
+        raise ValueError(
+            f"a kernel of {numbers['dense_kernel']} voxels has no middle; give an odd dense_kernel"
+        )

@@ -113,13 +113,19 @@ class Case:
         who = f"case {checked['name']}"
         image = np.asarray(self.image)
         if image.ndim != 3 or not image.size:
-            raise ValueError(f"{who}: the image must be a volume (x, y, z), not an array of shape {image.shape}")
+            raise ValueError(
+                f"{who}: the image must be a volume (x, y, z), not an array of shape {image.shape}"
+            )
         for key, values in (("image", image), ("prior", self.prior)):
             if values is not None:
-                checked[key] = checked_values(values, image.shape, f"{who}: the {key}", remedy=_REMEDY)
+                checked[key] = checked_values(
+                    values, image.shape, f"{who}: the {key}", remedy=_REMEDY
+                )
         for key in ("label", "brain", "prior_label", "mimics"):
             if (mask := getattr(self, key)) is not None:
-                found = checked_mask(mask, image.shape, f"{who}: the {key.replace('_', ' ')}", remedy=_REMEDY)
+                found = checked_mask(
+                    mask, image.shape, f"{who}: the {key.replace('_', ' ')}", remedy=_REMEDY
+                )
                 checked[key] = found if key == "brain" else found.astype(np.uint8)
         checked["affine"] = checked_affine(self.affine, who)
         checked["synthetic"] = bool(self.synthetic)
@@ -180,7 +186,9 @@ def read_cases(table: str | Path) -> list[Case]:
     return read_each(table, _read_case, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
 
 
-def read_case(image: str | Path, *, prior: str | Path | None = None, brain: str | Path | None = None) -> Case:
+def read_case(
+    image: str | Path, *, prior: str | Path | None = None, brain: str | Path | None = None
+) -> Case:
     """
     Read a case without a table.
 
@@ -206,7 +214,9 @@ def read_case(image: str | Path, *, prior: str | Path | None = None, brain: str 
         If a file is missing.
     """
     row = {"patient": stem(image), "image": str(image)}
-    row |= {key: str(path) for key, path in (("prior", prior), ("brain", brain)) if path is not None}
+    row |= {
+        key: str(path) for key, path in (("prior", prior), ("brain", brain)) if path is not None
+    }
     return _read_case(row, Path())
 
 
@@ -249,7 +259,9 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
                     values = getattr(case, key)
                     save_values(values, case.affine, file_set.path(row[key]))
             if case.lesions is not None:
-                case.lesions.to_csv(file_set.path(row["lesions"]), sep="\t", index=False, na_rep="n/a")
+                case.lesions.to_csv(
+                    file_set.path(row["lesions"]), sep="\t", index=False, na_rep="n/a"
+                )
         write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
     return Path(folder) / TABLE
 
@@ -264,7 +276,14 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         try:
             return read_on_grid(folder / row[column], image.shape[:3], image.affine, row["image"])
         except ValueError as error:
-            raise ValueError(f"{error}" + ("; prepare_brain(image, prior=…) aligns and resamples it" if column == "prior" else "")) from None
+            raise ValueError(
+                f"{error}"
+                + (
+                    "; prepare_brain(image, prior=…) aligns and resamples it"
+                    if column == "prior"
+                    else ""
+                )
+            ) from None
 
     word = row.get("synthetic", "").lower()
     if word not in WORDS:
@@ -283,7 +302,9 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     if prior is not None:
         _check_finite(prior, folder / row["prior"])
     if prior is not None and prior.size and not prior.any():
-        raise ValueError(f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none")
+        raise ValueError(
+            f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none"
+        )
     return Case(
         row["patient"],
         volume,
@@ -301,7 +322,9 @@ def _of_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
     try:
         wanted = [int(word) for word in classes.split(",")]
     except ValueError:
-        raise ValueError(f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}") from None
+        raise ValueError(
+            f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
+        ) from None
     # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
     return np.isin(np.rint(values), wanted)
 
@@ -314,16 +337,26 @@ def _read_lesions(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(io.StringIO(read_text(path), newline=""), sep="\t")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one") from None
+        raise ValueError(
+            f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one"
+        ) from None
 
 
 def _check_finite(values: NDArray, path: Path) -> None:
     """Refuse values that are not finite by the name of their file."""
     if wrong := np.count_nonzero(~np.isfinite(values)):
-        raise ValueError(f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0")
+        raise ValueError(
+            f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0"
+        )
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:
-    row = {"patient": case.patient, "name": case.name, "synthetic": "true" if case.synthetic else "false"}
-    row |= {key: f"{stem}_{key}.nii.gz" for key in ("image", *_MAPS) if getattr(case, key) is not None}
+    row = {
+        "patient": case.patient,
+        "name": case.name,
+        "synthetic": "true" if case.synthetic else "false",
+    }
+    row |= {
+        key: f"{stem}_{key}.nii.gz" for key in ("image", *_MAPS) if getattr(case, key) is not None
+    }
     return row | ({} if case.lesions is None else {"lesions": f"{stem}_lesions.tsv"})

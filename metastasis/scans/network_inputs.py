@@ -79,8 +79,14 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
     if found.shape != shape:
         raise ValueError(f"a label of shape {found.shape} for a volume of shape {shape}")
     if found.dtype.kind not in "fiub" or not np.isin(found, (0, 1)).all():
-        other = np.unique(found[~np.isin(found, (0, 1))])[:3] if found.dtype.kind in "fiu" else found.dtype
-        raise ValueError(f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for example label > 0")
+        other = (
+            np.unique(found[~np.isin(found, (0, 1))])[:3]
+            if found.dtype.kind in "fiu"
+            else found.dtype
+        )
+        raise ValueError(
+            f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for example label > 0"
+        )
     return np.ascontiguousarray(found, dtype=np.uint8)
 
 
@@ -97,9 +103,13 @@ def as_seen(case: Scan, spacing: float | None) -> Scan:
             continue
         values = np.asarray(values_of(part), dtype=np.float32)
         if not np.isfinite(values).all():
-            raise ValueError(f"{np.count_nonzero(~np.isfinite(values))} values that are not finite")
+            raise ValueError(
+                f"{np.count_nonzero(~np.isfinite(values))} values that are not finite"
+            )
         if values.shape[:3] != volume.shape[:3]:
-            raise ValueError(f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}")
+            raise ValueError(
+                f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
+            )
         channels = [values] if values.ndim == 3 else list(np.moveaxis(values, -1, 0))
         arrays = [array_of(_on_spacing(one, volume.affine, spacing)) for one in channels]
         found.append(arrays[0] if values.ndim == 3 else np.stack(arrays, axis=-1))
@@ -119,7 +129,9 @@ def label_as_seen(label: Any, volume: Any, spacing: float | None) -> NDArray[np.
     return (share > MASK_THRESHOLD).astype(np.uint8)
 
 
-def on_own_grid(found: NDArray[np.float32], volume: Any, spacing: float | None) -> NDArray[np.float32]:
+def on_own_grid(
+    found: NDArray[np.float32], volume: Any, spacing: float | None
+) -> NDArray[np.float32]:
     """
     Give probabilities on the grid of a volume.
 
@@ -137,7 +149,9 @@ def _resampled(volume: Any, spacing: float | None) -> bool:
     return spacing is not None and isinstance(volume, nib.Nifti1Image)
 
 
-def _on_spacing(values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None) -> nib.Nifti1Pair:
+def _on_spacing(
+    values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None
+) -> nib.Nifti1Pair:
     """Bring values to cubic voxels, their axes in RAS order, as `prepare_brain` does."""
     ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
     return resampled(scan_of(np.asarray(ordered.dataobj), ordered.affine), spacing)

@@ -14,7 +14,13 @@ from dmrifit._utils.checks import check_word
 from dmrifit.io.components import drop_small
 from dmrifit.stats.lesion_matching import CONNECTIVITIES, label_components
 
-__all__ = ["CANDIDATE", "CONFIRMED_LABEL", "SensitivitySpecificityEnsemble", "merge_segmentations", "segment_by"]
+__all__ = [
+    "CANDIDATE",
+    "CONFIRMED_LABEL",
+    "SensitivitySpecificityEnsemble",
+    "merge_segmentations",
+    "segment_by",
+]
 
 #: Label of a lesion that only the sensitive model sees.
 CANDIDATE = 1
@@ -63,7 +69,11 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         self.connectivity = connectivity
 
     def predict(
-        self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """
         Label the voxels of lesions.
@@ -90,7 +100,11 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         return [labels for labels, _ in self.segment(volumes, priors=priors, masks=masks)]
 
     def predict_proba(
-        self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.float32]]:
         """
         Give the larger of both models' probabilities.
@@ -109,10 +123,16 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         list of ndarray of shape (x, y, z)
             For each case.
         """
-        return [probability for _, probability in self.segment(volumes, priors=priors, masks=masks)]
+        return [
+            probability for _, probability in self.segment(volumes, priors=priors, masks=masks)
+        ]
 
     def segment(
-        self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """
         Give labels and probabilities, one case after the other.
@@ -131,16 +151,26 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         iterator of (ndarray, ndarray)
             What `predict` and `predict_proba` give, for a case at a time.
         """
-        return self._segmented(volumes, _given(volumes, priors=priors, masks=masks), self._limits())
+        return self._segmented(
+            volumes, _given(volumes, priors=priors, masks=masks), self._limits()
+        )
 
     def _segmented(
         self, volumes: Sequence[Any], given: dict[str, Sequence[Any]], limits: tuple[float, float]
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         for i in range(len(volumes)):
-            answers = [_answer(model, volumes, given, i) for model in (self.sensitive, self.specific)]
+            answers = [
+                _answer(model, volumes, given, i) for model in (self.sensitive, self.specific)
+            ]
             masks = [
-                drop_small(answer >= limit, getattr(model, "min_voxels", 1), connectivity=self.connectivity)
-                for model, answer, limit in zip((self.sensitive, self.specific), answers, limits, strict=True)
+                drop_small(
+                    answer >= limit,
+                    getattr(model, "min_voxels", 1),
+                    connectivity=self.connectivity,
+                )
+                for model, answer, limit in zip(
+                    (self.sensitive, self.specific), answers, limits, strict=True
+                )
             ]
             yield merge_segmentations(*masks, connectivity=self.connectivity), np.maximum(*answers)
 
@@ -149,11 +179,15 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         own = (_threshold(self.sensitive), _threshold(self.specific))
         found = own if self.thresholds is None else tuple(self.thresholds)
         if len(found) != 2 or not all(0 < limit <= 1 for limit in found):
-            raise ValueError(f"thresholds must be two numbers above 0 and at most 1, not {found!r}")
+            raise ValueError(
+                f"thresholds must be two numbers above 0 and at most 1, not {found!r}"
+            )
         return float(found[0]), float(found[1])
 
 
-def merge_segmentations(sensitive: ArrayLike, specific: ArrayLike, *, connectivity: int = 26) -> NDArray[np.uint8]:
+def merge_segmentations(
+    sensitive: ArrayLike, specific: ArrayLike, *, connectivity: int = 26
+) -> NDArray[np.uint8]:
     """
     Join two masks to labels.
 
@@ -161,7 +195,9 @@ def merge_segmentations(sensitive: ArrayLike, specific: ArrayLike, *, connectivi
     """
     many, few = np.asarray(sensitive) > 0, np.asarray(specific) > 0
     if many.shape != few.shape:
-        raise ValueError(f"the sensitive mask has the shape {many.shape} and the specific one {few.shape}")
+        raise ValueError(
+            f"the sensitive mask has the shape {many.shape} and the specific one {few.shape}"
+        )
     parts = label_components(many | few, connectivity=connectivity)
     label = np.full(parts.max(initial=0) + 1, CANDIDATE, dtype=np.uint8)
     label[parts[few]] = CONFIRMED_LABEL
@@ -194,7 +230,9 @@ def _given(volumes: Sequence[Any], **options: Sequence[Any] | None) -> dict[str,
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if len(value) != len(volumes):
-            raise ValueError(f"{len(value)} {key} for {len(volumes)} volumes; give one for each, None for a missing one")
+            raise ValueError(
+                f"{len(value)} {key} for {len(volumes)} volumes; give one for each, None for a missing one"
+            )
     return given
 
 
@@ -202,13 +240,19 @@ def _threshold(model: Any) -> float:
     return float(getattr(model, "threshold_", 0.5))
 
 
-def _answer(model: Any, volumes: Sequence[Any], given: dict[str, Sequence[Any]], i: int) -> NDArray[np.float32]:
+def _answer(
+    model: Any, volumes: Sequence[Any], given: dict[str, Sequence[Any]], i: int
+) -> NDArray[np.float32]:
     """Let a model see a scan, with what it takes beside it."""
     takes = set(inspect.signature(model.predict_proba).parameters)
     if getattr(model, "prior_", "unknown") is None:  # it was trained without any
         takes.discard("priors")
-    answers = model.predict_proba([volumes[i]], **{key: [value[i]] for key, value in given.items() if key in takes})
+    answers = model.predict_proba(
+        [volumes[i]], **{key: [value[i]] for key, value in given.items() if key in takes}
+    )
     answer = np.asarray(answers[0], dtype=np.float32)
     if len(answers) != 1 or answer.ndim != 3:
-        raise ValueError(f"case {i}: a model gave {len(answers)} volumes, the first of shape {answer.shape}, for one scan")
+        raise ValueError(
+            f"case {i}: a model gave {len(answers)} volumes, the first of shape {answer.shape}, for one scan"
+        )
     return answer

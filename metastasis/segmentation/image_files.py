@@ -60,9 +60,15 @@ def segment_image(
     FileExistsError
         If a file would be replaced.
     """
-    models = [getattr(segmenter, name) for name in ("sensitive", "specific") if hasattr(segmenter, name)]
-    if prior is not None and all(getattr(model, "prior_", "unknown") is None for model in models or [segmenter]):
-        raise ValueError("the prior scan would not be looked at: training was without any; leave it out, or train with priors")
+    models = [
+        getattr(segmenter, name) for name in ("sensitive", "specific") if hasattr(segmenter, name)
+    ]
+    if prior is not None and all(
+        getattr(model, "prior_", "unknown") is None for model in models or [segmenter]
+    ):
+        raise ValueError(
+            "the prior scan would not be looked at: training was without any; leave it out, or train with priors"
+        )
     scans = {"image": image, "prior": prior, "mask": mask}
     files = None
     if out is not None:

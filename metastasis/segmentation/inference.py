@@ -29,7 +29,9 @@ SLAB_NUMBERS = 2**25
 Case = Mapping[str, NDArray[Any]]
 
 
-def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUMBERS) -> NDArray[np.float32]:
+def dense_logits(
+    network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUMBERS
+) -> NDArray[np.float32]:
     """
     Give the logits of all voxels of a volume, with every layer of every path computed once.
 
@@ -51,7 +53,9 @@ def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUM
             size = [low_resolution_cells(n, factor) for n in shape]
             begin = -factor * n_layers
 
-            def cells(a: int, k: int, name: str = name, factor: int = factor, begin: int = begin) -> NDArray[Any]:
+            def cells(
+                a: int, k: int, name: str = name, factor: int = factor, begin: int = begin
+            ) -> NDArray[Any]:
                 count = [k, *(low_resolution_cells(n, factor) + 2 * n_layers for n in shape[1:])]
                 return take_cells(case[name], factor, (begin + factor * a, begin, begin), count)
 
@@ -67,7 +71,8 @@ def dense_logits(network: DeepMedic, case: Case, *, slab_numbers: int = SLAB_NUM
                 size = [k, *(n + 2 * n_layers for n in shape[1:])]
                 return take_window(case[name], (a - n_layers, -n_layers, -n_layers), size)
 
-            streams.append(_features(network.paths[path], window, shape, slab_numbers, device, head.width))  # type: ignore[arg-type]
+            layers: Any = network.paths[path]
+            streams.append(_features(layers, window, shape, slab_numbers, device, head.width))
         at = 0
         for slab in zip(*streams, strict=True):
             merged = head.merge("normal", slab[0])
@@ -110,7 +115,9 @@ def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[n
                 phases[factor] = phase = [a % factor for a in start]
                 begin = [a - p - factor * n_layers for a, p in zip(start, phase, strict=True)]
                 count = [low_resolution_input(out, factor, n_layers, phase=p) for p in phase]
-                inputs[f"low_{factor}"] = tensor(take_cells(case[f"low_{factor}"], factor, begin, count))
+                inputs[f"low_{factor}"] = tensor(
+                    take_cells(case[f"low_{factor}"], factor, begin, count)
+                )
             if network.prior_path:
                 inputs["prior"] = tensor(take_window(case["prior"], first, [tile] * 3))
                 inputs["valid"] = torch.tensor([float(case["valid"])], device=device)
@@ -133,22 +140,33 @@ def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray
     whole = take_window(image, (0, 0, 0), [max(n, size) for n in shape])
     with torch.inference_mode():
         batch = torch.from_numpy(np.ascontiguousarray(whole))[None].to(device)
-        logits = sliding(batch, (size,) * 3, 1, network, overlap=0.25, mode="gaussian")[0, 0].cpu().numpy()
+        logits = (
+            sliding(batch, (size,) * 3, 1, network, overlap=0.25, mode="gaussian")[0, 0]
+            .cpu()
+            .numpy()
+        )
     found: NDArray[np.float32] = logits[: shape[0], : shape[1], : shape[2]]
     return found
 
 
-def averaged_over_flips(predict: Callable[[Case], NDArray[np.float32]], case: Case) -> NDArray[np.float32]:
+def averaged_over_flips(
+    predict: Callable[[Case], NDArray[np.float32]], case: Case
+) -> NDArray[np.float32]:
     """
     Average the probabilities of a volume and its seven mirror images.
 
     Shapes: returns (x, y, z).
     """
     total: Any = 0.0
-    for axes in itertools.chain.from_iterable(itertools.combinations((0, 1, 2), k) for k in range(4)):
+    for axes in itertools.chain.from_iterable(
+        itertools.combinations((0, 1, 2), k) for k in range(4)
+    ):
         # Cells of low resolution are kept at every voxel, and are mirrored as voxels are.
         shifted = tuple(a + 1 for a in axes)
-        turned = {key: np.flip(value, shifted) if np.ndim(value) == 4 else value for key, value in case.items()}
+        turned = {
+            key: np.flip(value, shifted) if np.ndim(value) == 4 else value
+            for key, value in case.items()
+        }
         total = total + np.flip(predict(turned), axes)
     return np.asarray(total / 8, dtype=np.float32)
 
@@ -186,7 +204,8 @@ class _Stream:
     def __init__(self, path: Path) -> None:
         # Channels last: the convolutions need not lay their inputs out anew.
         self.layers = [
-            (weight.contiguous(memory_format=torch.channels_last_3d), bias) for weight, bias in path.folded()
+            (weight.contiguous(memory_format=torch.channels_last_3d), bias)
+            for weight, bias in path.folded()
         ]
         self.joins = path.joins
         self.kept: list[torch.Tensor | None] = [None] * len(self.layers)
@@ -198,12 +217,16 @@ class _Stream:
             if number + 1 in self.joins:
                 # Its first two planes lie outside of what comes of two layers.
                 self.waiting[number + 1] = (
-                    torch.cat([self.waiting[number + 1], x], dim=2) if number + 1 in self.waiting else x[:, :, 2:]
+                    torch.cat([self.waiting[number + 1], x], dim=2)
+                    if number + 1 in self.waiting
+                    else x[:, :, 2:]
                 )
             kept = self.kept[number - 1]
             if kept is not None:
                 x = torch.cat([kept, x], dim=2)
-            self.kept[number - 1] = x[:, :, -2:].contiguous(memory_format=torch.channels_last_3d).clone()
+            self.kept[number - 1] = (
+                x[:, :, -2:].contiguous(memory_format=torch.channels_last_3d).clone()
+            )
             x = functional.conv3d(x, weight, bias)
             if number in self.joins:
                 planes = x.shape[2]
@@ -226,7 +249,9 @@ class _Head:
             self.merges[name] = (weight.flatten(1), bias if name == "normal" else None)
             self.width = len(weight)
         if network.validity:
-            self.valid = folded(network.valid_weight[:, None, None, None, None], None, norm)[0].flatten()
+            self.valid = folded(network.valid_weight[:, None, None, None, None], None, norm)[
+                0
+            ].flatten()
         self.layers = []
         for layer, after in zip(network.dense, network.norms[1:], strict=True):
             weight, bias = folded(layer.weight, layer.bias, after)  # type: ignore[arg-type]
@@ -248,6 +273,8 @@ class _Head:
 def _repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int) -> torch.Tensor:
     """Give voxels the values of their cells, where channels come last; the first cell begins `phase` voxels before."""
     *cells, channels = x.shape
-    wide = x[:, None, :, None, :, None].expand(cells[0], factor, cells[1], factor, cells[2], factor, channels)
+    wide = x[:, None, :, None, :, None].expand(
+        cells[0], factor, cells[1], factor, cells[2], factor, channels
+    )
     whole = wide.reshape(*(n * factor for n in cells), channels)
     return whole[phase : phase + size[0], : size[1], : size[2]]

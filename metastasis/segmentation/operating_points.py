@@ -41,7 +41,9 @@ def threshold_curve(
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     steps = np.unique(np.asarray(thresholds, dtype=np.float64))
     if steps.ndim != 1 or not len(steps) or not ((steps >= 0) & (steps <= 1)).all():
-        raise ValueError(f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}")
+        raise ValueError(
+            f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
+        )
     keys = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
     counts = np.zeros((len(steps), len(keys)))
     for label, probability in pairs:
@@ -136,7 +138,11 @@ def operating_point(
     """
     if not false_positives >= 0:
         raise ValueError(f"false positives per scan must be 0 or more, not {false_positives!r}")
-    steps = 1 / (1 + np.exp(-_LOGITS)) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    steps = (
+        1 / (1 + np.exp(-_LOGITS))
+        if thresholds is None
+        else np.asarray(thresholds, dtype=np.float64)
+    )
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     curve = threshold_curve(labels, probabilities, thresholds=steps, **options)
     n_scans = len(labels)
@@ -144,7 +150,9 @@ def operating_point(
     highest_above = np.maximum.accumulate(wrong[::-1])[::-1]
     if not highest_above[-1] <= false_positives:
         highest = curve["threshold"].iloc[-1]
-        raise ValueError(f"{wrong[-1]:g} false positives per scan at the threshold {highest:g}, not {false_positives:g} or fewer")
+        raise ValueError(
+            f"{wrong[-1]:g} false positives per scan at the threshold {highest:g}, not {false_positives:g} or fewer"
+        )
     row = curve.iloc[int(np.argmax(highest_above <= false_positives))]
     return OperatingPoint(
         threshold=float(row["threshold"]),
@@ -162,16 +170,24 @@ def paired_volumes(
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Pair labels with probabilities of the same shape, both in their own precision."""
     if len(labels) != len(probabilities) or not len(labels):
-        raise ValueError(f"{len(labels)} labels and {len(probabilities)} predictions; give both for each scan, one at least")
+        raise ValueError(
+            f"{len(labels)} labels and {len(probabilities)} predictions; give both for each scan, one at least"
+        )
     pairs = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
         # Compared in their own precision, as the segmenter compares them with its threshold.
         values, truth = np.asarray(probability), np.asarray(label)
         if truth.shape != values.shape:
-            raise ValueError(f"scan {i}: a label of shape {truth.shape} and a prediction of shape {values.shape}")
+            raise ValueError(
+                f"scan {i}: a label of shape {truth.shape} and a prediction of shape {values.shape}"
+            )
         if not np.isin(truth, (0, 1)).all():
-            raise ValueError(f"scan {i}: a label holds values from {truth.min():g} to {truth.max():g} where 0 and 1 may stand")
+            raise ValueError(
+                f"scan {i}: a label holds values from {truth.min():g} to {truth.max():g} where 0 and 1 may stand"
+            )
         if values.dtype.kind not in "fb" or not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"scan {i}: values from {values.min():g} to {values.max():g} ({values.dtype}) are no probabilities")
+            raise ValueError(
+                f"scan {i}: values from {values.min():g} to {values.max():g} ({values.dtype}) are no probabilities"
+            )
         pairs.append((truth, values))
     return pairs

@@ -12,7 +12,14 @@ from scipy import ndimage
 
 from metastasis.networks.sizes import low_resolution_input, output_size
 
-__all__ = ["SegmentSampler", "lesion_voxels", "low_resolution", "normalized", "take_cells", "take_window"]
+__all__ = [
+    "SegmentSampler",
+    "lesion_voxels",
+    "low_resolution",
+    "normalized",
+    "take_cells",
+    "take_window",
+]
 
 #: How often a background voxel is guessed before all of them are listed.
 _GUESSES = 64
@@ -29,17 +36,27 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
     """
     scaled = np.empty(volume.shape, dtype=np.float32)
     for number, channel in enumerate(volume):
-        inside = channel[channel != 0 if mask is None else np.asarray(mask, dtype=bool)].astype(np.float64)
+        inside = channel[channel != 0 if mask is None else np.asarray(mask, dtype=bool)].astype(
+            np.float64
+        )
         spread = inside.std() if inside.size else 0.0
         # A constant has a spread of a few roundings.
         if not spread > 1e-6 * np.abs(inside).max(initial=0):
-            found = f"has the value {inside[0]:g} everywhere" if inside.size else "has no voxel that is not zero"
-            raise ValueError(f"channel {number} {found} inside of the brain; give a scan with contrast")
+            found = (
+                f"has the value {inside[0]:g} everywhere"
+                if inside.size
+                else "has no voxel that is not zero"
+            )
+            raise ValueError(
+                f"channel {number} {found} inside of the brain; give a scan with contrast"
+            )
         scaled[number] = (channel - inside.mean()) / spread
     return scaled
 
 
-def low_resolution(volume: NDArray[np.float32], factor: int, how: str = "average") -> NDArray[np.float32]:
+def low_resolution(
+    volume: NDArray[np.float32], factor: int, how: str = "average"
+) -> NDArray[np.float32]:
     """
     Give the low-resolution cell that begins at each voxel, so that cells on any grid can be taken
     from it.
@@ -51,7 +68,9 @@ def low_resolution(volume: NDArray[np.float32], factor: int, how: str = "average
     """
     n = factor - 1
     if how == "stride":
-        return np.pad(volume, [(0, 0), (n // 2, n - n // 2)] + [(n // 2, n - n // 2)] * 2, mode="edge")
+        return np.pad(
+            volume, [(0, 0), (n // 2, n - n // 2)] + [(n // 2, n - n // 2)] * 2, mode="edge"
+        )
     cells = np.pad(volume, [(0, 0)] + [(n, n)] * 3, mode="edge")
     for axis in (1, 2, 3):
         length = cells.shape[axis] - n
@@ -81,7 +100,9 @@ def take_cells(
 
     Shapes: `cells` (channels, x + factor - 1, ...); returns (channels, *count).
     """
-    return _taken(cells, [a + factor * np.arange(n) + factor - 1 for a, n in zip(first, count, strict=True)])
+    return _taken(
+        cells, [a + factor * np.arange(n) + factor - 1 for a, n in zip(first, count, strict=True)]
+    )
 
 
 def _taken(volume: NDArray[Any], places: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
@@ -153,7 +174,9 @@ class SegmentSampler:
         n_lesions = np.array([len(target["ends"]) for target in targets])
         n_voxels = np.array([len(target["voxels"]) for target in targets])
         if not n_voxels.any():
-            raise ValueError(f"none of the {len(targets)} cases to learn from has a lesion; give cases with lesions")
+            raise ValueError(
+                f"none of the {len(targets)} cases to learn from has a lesion; give cases with lesions"
+            )
         for number in range(n_segments):
             if number % 2:
                 case = int(rng.integers(len(inputs)))
@@ -169,7 +192,11 @@ class SegmentSampler:
             yield self._segment(inputs[case], targets[case]["label"], middle, rng)
 
     def _segment(
-        self, case: Mapping[str, NDArray[Any]], label: NDArray[np.uint8], middle: int, rng: np.random.Generator
+        self,
+        case: Mapping[str, NDArray[Any]],
+        label: NDArray[np.uint8],
+        middle: int,
+        rng: np.random.Generator,
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
         """Cut a segment out of a volume that is turned first, so that all resolutions are turned alike."""
         axes, flips = rng.permutation(3), rng.integers(0, 2, 3).astype(bool)
@@ -189,7 +216,9 @@ class SegmentSampler:
         # The output stays inside of the volume; what it is seen with may reach beyond.
         start = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
         first, size = (start - self.n_layers).tolist(), [self.size] * 3
-        found: dict[str, Any] = {"image": take_window(turned(case["image"]), first, size) * np.float32(scale)}
+        found: dict[str, Any] = {
+            "image": take_window(turned(case["image"]), first, size) * np.float32(scale)
+        }
         for factor in self.factors:
             count = low_resolution_input(out, factor, self.n_layers)
             begin = (start - factor * self.n_layers).tolist()
@@ -211,7 +240,9 @@ def _place(counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, in
     return case, number - int(ends[case] - counts[case])
 
 
-def _background_voxel(brain: NDArray[np.bool_], label: NDArray[np.uint8], rng: np.random.Generator) -> int:
+def _background_voxel(
+    brain: NDArray[np.bool_], label: NDArray[np.uint8], rng: np.random.Generator
+) -> int:
     """Draw a voxel of the brain that is no lesion, or any voxel where there is none."""
     brain, label = brain.reshape(-1), label.reshape(-1)
     for voxel in rng.integers(len(label), size=_GUESSES):

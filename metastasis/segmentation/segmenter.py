@@ -31,7 +31,12 @@ from metastasis.scans.network_inputs import (
     values_of,
 )
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import SegmentSampler, lesion_voxels, low_resolution, normalized
+from metastasis.segmentation.sampling import (
+    SegmentSampler,
+    lesion_voxels,
+    low_resolution,
+    normalized,
+)
 
 if TYPE_CHECKING:
     import skorch
@@ -188,7 +193,13 @@ class DeepMedicSegmenter(VolumeEstimator):
     """
 
     _predicts_volumes = True
-    _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "edge_", "prior_", "threshold_", "false_positives_")
+    _fitted_names: ClassVar[tuple[str, ...]] = (
+        "n_channels_",
+        "edge_",
+        "prior_",
+        "threshold_",
+        "false_positives_",
+    )
 
     edge_: float | None
     prior_: str | None
@@ -356,10 +367,18 @@ class DeepMedicSegmenter(VolumeEstimator):
         given = any(case[1] is not None and np.any(values_of(case[1])) for case in cases)
         self.prior_ = self.prior if given else None
         if self.network == "unet" and self.prior_ == "path":
-            raise ValueError("the U-Net has no path for a prior scan; give prior='channel', or None to do without")
+            raise ValueError(
+                "the U-Net has no path for a prior scan; give prior='channel', or None to do without"
+            )
         self.__dict__.pop("threshold_", None)
         edges = [edge for case in cases if (edge := edge_of(case[0])) is not None]
-        self.edge_ = self.spacing if self.spacing is not None else float(np.median(edges)) if edges else None
+        self.edge_ = (
+            self.spacing
+            if self.spacing is not None
+            else float(np.median(edges))
+            if edges
+            else None
+        )
         start = self._first_weights()
         try:
             if start is not None:
@@ -372,7 +391,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         return self
 
     def predict_proba(
-        self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.float32]]:
         """
         Give the probability of a metastasis in each voxel.
@@ -401,7 +424,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         return _Volumes(self._predictions(together(volumes, priors, masks)))
 
     def predict(  # type: ignore[override]
-        self, volumes: Sequence[Any], *, priors: Sequence[Any] | None = None, masks: Sequence[Any] | None = None
+        self,
+        volumes: Sequence[Any],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """
         Mark the voxels of metastases: those with a probability of at least ``threshold_``.
@@ -427,7 +454,10 @@ class DeepMedicSegmenter(VolumeEstimator):
             that was trained without any.
         """
         probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
-        return _Volumes(drop_small(one >= self.threshold_, self.min_voxels).astype(np.uint8) for one in probabilities)
+        return _Volumes(
+            drop_small(one >= self.threshold_, self.min_voxels).astype(np.uint8)
+            for one in probabilities
+        )
 
     def score(
         self,
@@ -509,7 +539,10 @@ class DeepMedicSegmenter(VolumeEstimator):
             with naming(number):
                 truths.append(binary_label(label, volume))
         found = operating_point(
-            truths, list(self._predictions(cases)), false_positives=false_positives, min_voxels=self.min_voxels
+            truths,
+            list(self._predictions(cases)),
+            false_positives=false_positives,
+            min_voxels=self.min_voxels,
         )
         self.threshold_ = found.threshold
         self.false_positives_ = float(false_positives)
@@ -548,7 +581,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         extra = 1 + validity if self.prior_ == "channel" else 0
         module: torch.nn.Module
         if self.network == "unet":
-            module = architectures.UNet(self.n_channels_ + extra, self._widths, dropout=self.dropout)
+            module = architectures.UNet(
+                self.n_channels_ + extra, self._widths, dropout=self.dropout
+            )
         else:
             module = architectures.DeepMedic(
                 self.n_channels_,
@@ -566,8 +601,10 @@ class DeepMedicSegmenter(VolumeEstimator):
             try:
                 checkpoints.load_weights(module, self._start)
             except ValueError as error:
-                raise ValueError(f"training cannot begin with {self.warm_start_from}: {error}; give the parameters of that model, "
-                    "and priors if it has seen such") from None
+                raise ValueError(
+                    f"training cannot begin with {self.warm_start_from}: {error}; give the parameters of that model, "
+                    "and priors if it has seen such"
+                ) from None
         return module
 
     def _criterion(self) -> torch.nn.Module:
@@ -599,13 +636,21 @@ class DeepMedicSegmenter(VolumeEstimator):
         """Refuse what shapes and affines tell already."""
         shape, prior = np.shape(case[0])[:3], case[1]
         if prior is not None and np.shape(prior) != shape:
-            raise ValueError(f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
-                "volume, or give None for it")
+            raise ValueError(
+                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
+                "volume, or give None for it"
+            )
         edge = edge_of(case[0])
-        ratio = 1.0 if self.spacing is not None or edge is None or self.edge_ is None else edge / self.edge_
+        ratio = (
+            1.0
+            if self.spacing is not None or edge is None or self.edge_ is None
+            else edge / self.edge_
+        )
         if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
-            raise ValueError(f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; resample the scan "
-                f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing")
+            raise ValueError(
+                f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; resample the scan "
+                f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing"
+            )
 
     def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
         self._check_seen(case)
@@ -613,7 +658,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         channels = volume_inputs(volume)
         shape = channels.shape[1:]
         if mask is not None and (mask.shape != shape or not mask.any()):
-            raise ValueError(f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}")
+            raise ValueError(
+                f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}"
+            )
         image = normalized(channels, mask)
         inside = np.any(channels != 0, axis=0) if mask is None else mask
         inputs = {"image": image, "brain": inside}
@@ -622,7 +669,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         earlier = None if prior is None else volume_inputs(prior)
         there = earlier is not None and bool(np.any(earlier))
         if self.prior is not None and self.prior_ is None and there:
-            raise ValueError("a prior scan for a network that was trained without any; train it with priors, or give none")
+            raise ValueError(
+                "a prior scan for a network that was trained without any; train it with priors, or give none"
+            )
         if self.prior_ is not None:
             inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
             inputs["valid"] = np.array(there, dtype=np.float32)
@@ -638,9 +687,13 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _check_channels(self, n: int) -> None:
         if n != self.n_channels_:
-            raise ValueError(f"{n} channels where the first case in training has {self.n_channels_}")
+            raise ValueError(
+                f"{n} channels where the first case in training has {self.n_channels_}"
+            )
 
-    def _target(self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _target(
+        self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
         binary = label_as_seen(*target, self.spacing)
         voxels, ends = lesion_voxels(binary)
         return {"label": binary, "voxels": voxels, "ends": ends}
@@ -653,8 +706,10 @@ class DeepMedicSegmenter(VolumeEstimator):
         for number in range(len(inputs)):
             shape = inputs[number]["image"].shape[1:]
             if self.network == "deepmedic" and min(shape) < out:
-                raise ValueError(f"case {number}: a volume of shape {shape} is smaller than the {out} voxels along each axis that a "
-                    f"segment of {self._size} answers; lower segment_size or leave the case out")
+                raise ValueError(
+                    f"case {number}: a volume of shape {shape} is smaller than the {out} voxels along each axis that a "
+                    f"segment of {self._size} answers; lower segment_size or leave the case out"
+                )
             label, volume = targets[number]
             with naming(number):
                 binary = binary_label(label, volume)
@@ -662,7 +717,9 @@ class DeepMedicSegmenter(VolumeEstimator):
             total += binary.size
         if not marked or marked == total:
             found = "no lesion voxel" if not marked else "nothing but lesion voxels"
-            raise ValueError(f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to learn from")
+            raise ValueError(
+                f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to learn from"
+            )
 
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
@@ -707,14 +764,26 @@ class DeepMedicSegmenter(VolumeEstimator):
                 logits = inference.dense_logits(module, sample)
             return torch.from_numpy(logits).sigmoid_().numpy()
 
-        with torch_state.one_torch_thread(), torch.inference_mode(), torch_state.repeatable_kernels():
+        with (
+            torch_state.one_torch_thread(),
+            torch.inference_mode(),
+            torch_state.repeatable_kernels(),
+        ):
             module.eval()
-            found = inference.averaged_over_flips(probabilities, inputs) if self.flips else probabilities(inputs)
+            found = (
+                inference.averaged_over_flips(probabilities, inputs)
+                if self.flips
+                else probabilities(inputs)
+            )
         return on_own_grid(found, case[0], self.spacing)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
-        threshold = getattr(self, "threshold_", self.threshold)  # while it is trained, there is no operating point
-        table = lesion_table(binary_label(*target), prediction >= threshold, min_voxels=self.min_voxels)
+        threshold = getattr(
+            self, "threshold_", self.threshold
+        )  # while it is trained, there is no operating point
+        table = lesion_table(
+            binary_label(*target), prediction >= threshold, min_voxels=self.min_voxels
+        )
         return lesion_scores(table)["lesion_dice"]
 
     def _check(self) -> None:
@@ -728,11 +797,15 @@ class DeepMedicSegmenter(VolumeEstimator):
             least = 2 if name == "low_resolution" else 1
             sound = isinstance(value, tuple | list) and (len(value) or name == "low_resolution")
             if not sound or not all(type(n) is int and n >= least for n in value):
-                raise ValueError(f"{name} must be whole numbers of at least {least}, not {value!r}")
+                raise ValueError(
+                    f"{name} must be whole numbers of at least {least}, not {value!r}"
+                )
         if len(set(self.low_resolution)) != len(self.low_resolution):
             raise ValueError(f"low_resolution has a factor twice: {self.low_resolution!r}")
         if self.low_resolution_input == "stride" and any(f % 2 == 0 for f in self.low_resolution):
-            raise ValueError(f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; average them")
+            raise ValueError(
+                f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; average them"
+            )
         for name in ("segment_size", "segments_per_epoch"):
             check_number(name, getattr(self, name), least=1, whole=True)
         output_size(self._size, self._n_layers)
@@ -740,9 +813,13 @@ class DeepMedicSegmenter(VolumeEstimator):
             check_number(name, getattr(self, name), most=high)
         check_number("dropout", self.dropout, below=1)
         if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}")
+            raise ValueError(
+                f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}"
+            )
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
-        if self.spacing is not None and not (_is_number(self.spacing) and 0 < self.spacing < np.inf):
+        if self.spacing is not None and not (
+            _is_number(self.spacing) and 0 < self.spacing < np.inf
+        ):
             raise ValueError(f"spacing must be a length in mm or None, not {self.spacing!r}")
 
     # Model files ----------------------------------------------------------------------------------
@@ -755,8 +832,10 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         model = load_model(self.warm_start_from)
         if not isinstance(model, DeepMedicSegmenter):
-            raise ValueError(f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the weights of a "
-                "DeepMedicSegmenter")
+            raise ValueError(
+                f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the weights of a "
+                "DeepMedicSegmenter"
+            )
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:

@@ -97,7 +97,9 @@ def draw_nodule(
 
 def moved(nodule: Nodule, center: NDArray[np.float64], size: float) -> Nodule:
     """Give a bright thing at another place, of another size."""
-    return replace(nodule, center=np.asarray(center, dtype=np.float64), radius=nodule.radius * size)
+    return replace(
+        nodule, center=np.asarray(center, dtype=np.float64), radius=nodule.radius * size
+    )
 
 
 def shares(
@@ -107,14 +109,19 @@ def shares(
     window, axes = _window(nodule, 1.5, shape, origin, steps)
     fine = (np.arange(_FINE) + 0.5) / _FINE - 0.5
     distance, points = _distance(
-        nodule, [(axis[:, None] + step * fine).ravel() for axis, step in zip(axes, steps, strict=True)]
+        nodule,
+        [(axis[:, None] + step * fine).ravel() for axis, step in zip(axes, steps, strict=True)],
     )
     unit = points / (np.linalg.norm(points, axis=-1, keepdims=True) + np.float32(1e-9))
-    distance *= 1 + 0.06 * np.sin(unit @ (2 * nodule.lobes.T).astype(np.float32) + nodule.lobes[:, 0]).sum(axis=-1)
+    distance *= 1 + 0.06 * np.sin(
+        unit @ (2 * nodule.lobes.T).astype(np.float32) + nodule.lobes[:, 0]
+    ).sum(axis=-1)
     n = [len(axis) for axis in axes]
 
     def mean(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return inside.reshape(n[0], _FINE, n[1], _FINE, n[2], _FINE).mean(axis=(1, 3, 5), dtype=np.float32)
+        return inside.reshape(n[0], _FINE, n[1], _FINE, n[2], _FINE).mean(
+            axis=(1, 3, 5), dtype=np.float32
+        )
 
     filled = mean(distance < 1)
     return window, filled, mean(distance < nodule.core) if nodule.core else np.zeros_like(filled)
@@ -130,7 +137,11 @@ def swelling(
 
 
 def _window(
-    nodule: Nodule, reach: float, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
+    nodule: Nodule,
+    reach: float,
+    shape: Sequence[int],
+    origin: NDArray[np.float64],
+    steps: NDArray[np.float64],
 ) -> tuple[tuple[slice, ...], list[NDArray[np.float64]]]:
     """Find the part of the image within a number of radii, and its places in mm relative to the center."""
     size = nodule.radius * reach + steps
@@ -140,10 +151,14 @@ def _window(
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)), axes
 
 
-def _distance(nodule: Nodule, axes: Sequence[NDArray]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _distance(
+    nodule: Nodule, axes: Sequence[NDArray]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Give the distance of points from the center in radii, and their places on the unstretched thing."""
     parts = [
-        np.multiply.outer(axis.astype(np.float32), (nodule.axes[:, a] / nodule.radius).astype(np.float32))
+        np.multiply.outer(
+            axis.astype(np.float32), (nodule.axes[:, a] / nodule.radius).astype(np.float32)
+        )
         for a, axis in enumerate(axes)
     ]
     points = parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None]
@@ -170,7 +185,9 @@ def draw_places(
     for radius in radii:
         tries = np.searchsorted(cumulative, rng.random(40) * cumulative[-1], side="right")
         found = None
-        for point in head.grid.reshape(-1, 3)[np.minimum(tries, len(cumulative) - 1)].astype(np.float64):
+        for point in head.grid.reshape(-1, 3)[np.minimum(tries, len(cumulative) - 1)].astype(
+            np.float64
+        ):
             if all(np.linalg.norm(point - other) > radius + size + gap for other, size in there):
                 found = point
                 there.append((found, radius))
@@ -220,7 +237,14 @@ def draw_vessels(
     sinus = _sinus(head)
     thin = _tubes(points, radii, levels, head, origin, steps)
     n_sinus = len(sinus)
-    thick = _tubes(sinus, np.full(n_sinus, _SINUS_RADIUS), np.full(n_sinus, _SINUS_CONTRAST), head, origin, steps)
+    thick = _tubes(
+        sinus,
+        np.full(n_sinus, _SINUS_RADIUS),
+        np.full(n_sinus, _SINUS_CONTRAST),
+        head,
+        origin,
+        steps,
+    )
     return np.maximum(thin[0], thick[0]), np.maximum(thin[1], thick[1]), points
 
 
@@ -234,7 +258,9 @@ def _sinus(head: Head) -> NDArray[np.float64]:
     fine = np.linspace(rows[0], rows[-1], 4 * len(rows))
     y = np.interp(fine, rows, head.grid[0, rows, 0, 1])
     z = np.interp(fine, rows, height[top[rows]]) - 1.0
-    return np.stack([np.full_like(y, head.grid[middle, 0, 0, 0]), y, z], axis=-1)[z > height.mean()]
+    return np.stack([np.full_like(y, head.grid[middle, 0, 0, 0]), y, z], axis=-1)[
+        z > height.mean()
+    ]
 
 
 def _tubes(
@@ -243,7 +269,9 @@ def _tubes(
     """Paint a bell around each point; the brightest one counts."""
     shape = np.array(head.depth.shape)
     reach = np.ceil(2.5 * radii.max() / steps).astype(int)
-    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    offsets = np.stack(
+        np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1
+    ).reshape(-1, 3)
     nearest = np.rint((points - origin) / steps).astype(int)
     index = nearest[:, None] + offsets
     squared = (((index * steps + origin) - points[:, None]) ** 2).sum(axis=-1)

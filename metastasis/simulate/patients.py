@@ -14,7 +14,15 @@ from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
-from dmrifit.simulate.heads import Head, TissueMaps, centered_grid, draw_head, read_tissues, slow_field, texture_field
+from dmrifit.simulate.heads import (
+    Head,
+    TissueMaps,
+    centered_grid,
+    draw_head,
+    read_tissues,
+    slow_field,
+    texture_field,
+)
 from metastasis.scans.cases import Case
 from metastasis.simulate.enhancement import (
     Nodule,
@@ -49,8 +57,15 @@ _BLUR = 0.55  # voxels
 _NOISE = 0.03  # of white matter's signal
 _GAIN = 0.10
 _TIMING = (0.85, 1.15)  # enhancement of the prior image, of that of the image
-_SHIFT, _TURN, _SCALE = 1.0, 1.5, 0.01  # of a prior at misregistration 1: mm along each axis, degrees, share
-_EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}  # irrational steps that leave no gaps
+_SHIFT, _TURN, _SCALE = (
+    1.0,
+    1.5,
+    0.01,
+)  # of a prior at misregistration 1: mm along each axis, degrees, share
+_EVEN = {
+    "prior": 0.6180339887498949,
+    "number": 0.7548776662466927,
+}  # irrational steps that leave no gaps
 _SMALLEST, _LARGEST = 24, 512  # voxels along an axis
 _LEAST_FIELD = 40.0  # mm along an axis
 _FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
@@ -171,12 +186,16 @@ def simulate_metastases(
     )
     field = np.array(settings.shape) * settings.spacing
     if field.min() < _LEAST_FIELD:
-        raise ValueError(f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along an axis; a brain with "
-            f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels")
+        raise ValueError(
+            f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along an axis; a brain with "
+            f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels"
+        )
     from joblib import Parallel, delayed
 
     numbers = range(skip, skip + n_patients)
-    return list(Parallel(n_jobs=n_jobs)(delayed(_simulate)(number, settings) for number in numbers))
+    return list(
+        Parallel(n_jobs=n_jobs)(delayed(_simulate)(number, settings) for number in numbers)
+    )
 
 
 def _simulate(number: int, settings: _Settings) -> Case:
@@ -221,7 +240,9 @@ def _simulate(number: int, settings: _Settings) -> Case:
     found: dict[str, Any] = {"prior": None, "prior_label": None}
     has_prior = _even(settings.seed, "prior", number) < settings.prior
     if has_prior:
-        found = _earlier(plain, added, lesions, course, head, affine, settings, stream("registration"))
+        found = _earlier(
+            plain, added, lesions, course, head, affine, settings, stream("registration")
+        )
         found["prior"] = _scanned(found["prior"], head.brain, stream("earlier scanner"))
     name = f"synthetic-{number + 1:03d}"
     return Case(
@@ -249,7 +270,11 @@ def _likely(head: Head) -> NDArray[np.float32]:
 
 
 def _draw_lesions(
-    n: int, likely: NDArray[np.float32], head: Head, rng: np.random.Generator, course: np.random.Generator
+    n: int,
+    likely: NDArray[np.float32],
+    head: Head,
+    rng: np.random.Generator,
+    course: np.random.Generator,
 ) -> tuple[list[Nodule], list[tuple[str, float]]]:
     """Draw metastases, and what each was at the time of the prior: its status and how large it was."""
     small = rng.random(n) < 0.5
@@ -260,7 +285,9 @@ def _draw_lesions(
     lesions, courses = [], []
     for i, place in zip(order, places, strict=True):
         ring = _RING if diameters[i] > _RING_FROM else 0.0
-        status = str(course.choice(list(STATUSES), p=_STATUS_SHARES[int(diameters[i] > DIAMETERS[1])]))
+        status = str(
+            course.choice(list(STATUSES), p=_STATUS_SHARES[int(diameters[i] > DIAMETERS[1])])
+        )
         grown = course.uniform(*_GROWTH)
         if place is not None:
             lesions.append(draw_nodule(place, float(diameters[i]), rng, ring=ring))
@@ -325,7 +352,11 @@ def _earlier(
     turn = np.asarray(size * _rotation(angles), dtype=np.float64)
     # Place x of the prior shows what lies at turn·x + shift.
     before = [
-        moved(lesion, np.asarray(np.linalg.solve(turn, lesion.center - shift), dtype=np.float64), grown)
+        moved(
+            lesion,
+            np.asarray(np.linalg.solve(turn, lesion.center - shift), dtype=np.float64),
+            grown,
+        )
         for lesion, (_, grown) in zip(lesions, course, strict=True)
         if grown > 0
     ]
@@ -351,7 +382,9 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return turn
 
 
-def _scanned(picture: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+def _scanned(
+    picture: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.float32]:
     """Give a picture what a scanner adds: blur, the coils' field, gain and noise; outside the brain nothing is kept."""
     shape = picture.shape
     field = slow_field(shape, 0.25 * np.array(shape), rng)
@@ -400,21 +433,29 @@ def _checked_tissues(tissues: Sequence[Image] | None) -> TissueMaps | None:
 
 def _range(name: str, limits: Any) -> tuple[int, int]:
     if isinstance(limits, str) or np.ndim(limits) != 1 or len(limits) != 2:
-        raise ValueError(f"{name} must be two whole numbers, the fewest and the most, not {limits!r}")
+        raise ValueError(
+            f"{name} must be two whole numbers, the fewest and the most, not {limits!r}"
+        )
     for value in limits:
         check_number(name, value, whole=True)
     if not limits[0] <= limits[1] <= 40:
-        raise ValueError(f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}")
+        raise ValueError(
+            f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
+        )
     return int(limits[0]), int(limits[1])
 
 
 def _checked_shape(shape: Any) -> tuple[int, int, int]:
     if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
-        raise ValueError(f"shape must be three numbers of voxels, such as (66, 66, 66), not {shape!r}")
+        raise ValueError(
+            f"shape must be three numbers of voxels, such as (66, 66, 66), not {shape!r}"
+        )
     for n in shape:
         check_number("each axis of shape", n, least=_SMALLEST, whole=True)
         if n > _LARGEST:
-            raise ValueError(f"shape must have at most {_LARGEST} voxels along an axis, not {tuple(shape)}")
+            raise ValueError(
+                f"shape must have at most {_LARGEST} voxels along an axis, not {tuple(shape)}"
+            )
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
@@ -424,6 +465,8 @@ def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
     except ValueError:
         steps = np.full(3, np.nan)
     if not ((steps > 0) & (steps <= 4)).all():
-        raise ValueError(f"spacing must be one number or three, between 0 and 4 mm, not {spacing!r}")
+        raise ValueError(
+            f"spacing must be one number or three, between 0 and 4 mm, not {spacing!r}"
+        )
     x, y, z = steps
     return float(x), float(y), float(z)

@@ -81,7 +81,10 @@ def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_
 
 
 def _blobs(
-    pool: Sequence[NDArray[np.bool_]], number: int, brain: NDArray[np.bool_], rng: np.random.Generator
+    pool: Sequence[NDArray[np.bool_]],
+    number: int,
+    brain: NDArray[np.bool_],
+    rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
     """Place lesions around random voxels of a brain; what lies beyond the image is cut."""
     mask = np.zeros(brain.shape, bool)

@@ -20,7 +20,12 @@ from dmrifit.stats.lesion_matching import (
     lesion_table,
     scores_from_counts,
 )
-from metastasis.segmentation.operating_points import THRESHOLDS, OperatingPoint, operating_point, threshold_curve
+from metastasis.segmentation.operating_points import (
+    THRESHOLDS,
+    OperatingPoint,
+    operating_point,
+    threshold_curve,
+)
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
 from metastasis.study.operating_curves import (
     area_table,
@@ -30,7 +35,12 @@ from metastasis.study.operating_curves import (
     precision_at_sensitivity,
     precision_recall_area,
 )
-from metastasis.study.segment_metrics import SEGMENT_COUNTS, segment_counts, segment_rates, segment_scores
+from metastasis.study.segment_metrics import (
+    SEGMENT_COUNTS,
+    segment_counts,
+    segment_rates,
+    segment_scores,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +71,15 @@ CONFIRMED = ", confirmed"
 
 _PARTS = ("all", "with prior", "without prior")
 _CONFIRMABLE = ("sensitivity", "precision", "strict_sensitivity", "strict_precision")
-_INTERVALS = (*HEADLINES, "sensitivity", "precision", "f1", "false_positives_per_scan", "specificity", "lesion_f1")
+_INTERVALS = (
+    *HEADLINES,
+    "sensitivity",
+    "precision",
+    "f1",
+    "false_positives_per_scan",
+    "specificity",
+    "lesion_f1",
+)
 
 
 def evaluate_segmentations(
@@ -154,7 +172,12 @@ def evaluate_segmentations(
     truths = reference_masks(cases)
     named = {
         name: _Method(
-            name, values, cases, _threshold_of(threshold, name), for_method(min_voxels, name, 1), connectivity
+            name,
+            values,
+            cases,
+            _threshold_of(threshold, name),
+            for_method(min_voxels, name, 1),
+            connectivity,
         )
         for name, values in predictions.items()
     }
@@ -166,29 +189,49 @@ def evaluate_segmentations(
     blind = control_segmentations(cases, random_state=random_state) if controls else {}
     least = 1 if isinstance(min_voxels, Mapping) else min_voxels
     masks |= {
-        name: [drop_small(one, least, connectivity=connectivity) for one in values] for name, values in blind.items()
+        name: [drop_small(one, least, connectivity=connectivity) for one in values]
+        for name, values in blind.items()
     }
     options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
     scans, lesions = [], []
     for i, case in enumerate(cases):
-        keys = {"case": i, "name": case.name, "patient": case.patient, "prior": case.prior is not None}
+        keys = {
+            "case": i,
+            "name": case.name,
+            "patient": case.patient,
+            "prior": case.prior is not None,
+        }
         statuses = _statuses(case, connectivity)
         for name, found in masks.items():
             table = lesion_table(truths[i], found[i], case.affine, **options)
-            row = {**keys, "method": name} | lesion_counts(table, small=small).to_dict("records")[0]
+            row = {**keys, "method": name} | lesion_counts(table, small=small).to_dict("records")[
+                0
+            ]
             row["voxel_dice"] = _voxel_dice(truths[i], found[i])
             scans.append(row | segment_counts(truths[i], found[i], segment, case.brain))
             is_lesion = table["kind"] == "lesion"
-            status = [statuses.get(n, "") if own else "" for n, own in zip(table["number"], is_lesion, strict=True)]
-            lesions.append(table.assign(**keys, method=name, status=np.array(status, dtype=object)))
+            status = [
+                statuses.get(n, "") if own else ""
+                for n, own in zip(table["number"], is_lesion, strict=True)
+            ]
+            lesions.append(
+                table.assign(**keys, method=name, status=np.array(status, dtype=object))
+            )
     by_scan = pd.DataFrame(scans)
     summary = _summary(by_scan, CONTROLS if controls else ())
-    graded = {name: method.probabilities for name, method in named.items() if method.probabilities is not None}
+    graded = {
+        name: method.probabilities
+        for name, method in named.items()
+        if method.probabilities is not None
+    }
     own = {name: options | {"min_voxels": method.min_voxels} for name, method in named.items()}
     curves = {
-        name: threshold_curve(truths, values, thresholds=thresholds, **own[name]) for name, values in graded.items()
+        name: threshold_curve(truths, values, thresholds=thresholds, **own[name])
+        for name, values in graded.items()
     }
-    points = {name: threshold_curve(truths, masks[name], thresholds=[0.5], **options) for name in blind}
+    points = {
+        name: threshold_curve(truths, masks[name], thresholds=[0.5], **options) for name in blind
+    }
     brains = [case.brain for case in cases]
     calibrations = []
     for name, values in graded.items():
@@ -202,8 +245,12 @@ def evaluate_segmentations(
         "summary": summary,
         "intervals": _intervals(by_scan, n_bootstrap, seed_from(random_state)),
         "status": _status_table(lesions),
-        "ensemble": _ensemble_table(named, {name: masks[name] for name in blind}, cases, truths, options),
-        "curves": _joined([one.assign(method=name) for name, one in (curves | points).items()], ["method"]),
+        "ensemble": _ensemble_table(
+            named, {name: masks[name] for name in blind}, cases, truths, options
+        ),
+        "curves": _joined(
+            [one.assign(method=name) for name, one in (curves | points).items()], ["method"]
+        ),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
         "areas": _areas(curves, points, members),
@@ -224,11 +271,21 @@ def candidate_scores(
 
     Shapes: `labels` (x, y, z), `predictions` (x, y, z).
     """
-    options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
+    options: dict[str, Any] = {
+        "connectivity": connectivity,
+        "min_overlap": min_overlap,
+        "min_voxels": min_voxels,
+    }
     found = [np.asarray(one) for one in predictions]
-    union = [lesion_table(label, one > 0, **options) for label, one in zip(labels, found, strict=True)]
-    sure = [lesion_table(label, one == 2, **options) for label, one in zip(labels, found, strict=True)]
-    review = [lesion_table(label, one == 1, **options) for label, one in zip(labels, found, strict=True)]
+    union = [
+        lesion_table(label, one > 0, **options) for label, one in zip(labels, found, strict=True)
+    ]
+    sure = [
+        lesion_table(label, one == 2, **options) for label, one in zip(labels, found, strict=True)
+    ]
+    review = [
+        lesion_table(label, one == 1, **options) for label, one in zip(labels, found, strict=True)
+    ]
     both, confirmed = lesion_scores(union), lesion_scores(sure)
     further = both["n_found"] - confirmed["n_found"]
     wrong = lesion_scores(review)["n_false_positives"]
@@ -253,8 +310,15 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     summary = tables["summary"]
     chosen = summary[summary["part"] == part].set_index("method")
     if not len(chosen):
-        raise ValueError(f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}")
-    columns = [*("sensitivity", "precision", "n_false_positives", "mDSC"), *HEADLINES[:3], "lesion_dice", "lesion_f1"]
+        raise ValueError(
+            f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
+        )
+    columns = [
+        *("sensitivity", "precision", "n_false_positives", "mDSC"),
+        *HEADLINES[:3],
+        "lesion_dice",
+        "lesion_f1",
+    ]
     text = chosen[columns].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
     text["n_false_positives"] = chosen["n_false_positives"].map("{:.0f}".format)
     return text
@@ -288,13 +352,17 @@ class _Method:
             raise ValueError(f"{name}: {len(arrays)} predictions for {len(cases)} cases")
         for array, case in zip(arrays, cases, strict=True):
             if array.shape != case.shape:
-                raise ValueError(f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is {case.shape}")
+                raise ValueError(
+                    f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is {case.shape}"
+                )
         kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
         highest = max(array.max() for array in arrays)
         known = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
         if len(kinds) > 1 or not known or highest > (1 if "probabilities" in kinds else 2):
-            raise ValueError(f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases need probabilities "
-                "(floating point, 0 to 1), masks (0 and 1) or an ensemble's labels (0, 1 and 2)")
+            raise ValueError(
+                f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases need probabilities "
+                "(floating point, 0 to 1), masks (0 and 1) or an ensemble's labels (0, 1 and 2)"
+            )
         found: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
         found |= {"labels": None, "confirmed": None, "probabilities": None}
         graded = kinds == {"probabilities"}
@@ -303,7 +371,10 @@ class _Method:
         if graded:
             found["probabilities"] = arrays
         elif highest == 2:
-            labels = [np.where(mask, array, 0) for array, mask in zip(arrays, found["masks"], strict=True)]
+            labels = [
+                np.where(mask, array, 0)
+                for array, mask in zip(arrays, found["masks"], strict=True)
+            ]
             found |= {"labels": labels, "confirmed": [one == 2 for one in labels]}
         for key, value in found.items():
             object.__setattr__(self, key, value)
@@ -323,9 +394,13 @@ def _threshold_of(threshold: float | Mapping[str, float], name: str) -> float:
 
 def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None:
     """Refuse values for methods that are not there, and numbers of voxels that are none."""
-    unknown = [name for name in values if name not in predictions] if isinstance(values, Mapping) else []
+    unknown = (
+        [name for name in values if name not in predictions] if isinstance(values, Mapping) else []
+    )
     if unknown:
-        raise ValueError(f"{what} name {unknown}, which are not among the predictions {list(predictions)}")
+        raise ValueError(
+            f"{what} name {unknown}, which are not among the predictions {list(predictions)}"
+        )
     if what == "min_voxels":
         for value in values.values() if isinstance(values, Mapping) else [values]:
             check_number("min_voxels", value, least=1, whole=True)
@@ -341,7 +416,9 @@ def _statuses(case: Case, connectivity: int) -> dict[int, str]:
     """Give what a synthetic case tells about its lesions; their numbers are those of voxels joined at corners."""
     if case.lesions is None or connectivity != 26:
         return {}
-    return dict(zip(case.lesions["number"].astype(int), case.lesions["status"].astype(str), strict=True))
+    return dict(
+        zip(case.lesions["number"].astype(int), case.lesions["status"].astype(str), strict=True)
+    )
 
 
 # Measures of a scan ------------------------------------------------------------------------------------------------
@@ -398,7 +475,9 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
         for method, own in table.groupby("method", sort=False):
             by_patient = own.groupby("patient", sort=False)[columns].sum()
             whole = scores_from_counts(by_patient.sum())
-            samples = scores_from_counts(dict(zip(columns, (drawn @ by_patient.to_numpy(np.float64)).T, strict=True)))
+            samples = scores_from_counts(
+                dict(zip(columns, (drawn @ by_patient.to_numpy(np.float64)).T, strict=True))
+            )
             for measure in _INTERVALS:
                 values = samples[measure][~np.isnan(samples[measure])]
                 low, high = np.percentile(values, (2.5, 97.5)) if len(values) else (np.nan, np.nan)
@@ -425,9 +504,19 @@ def _status_table(lesions: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     whole = _joined(lesions, ["method"])
     rows = []
-    for (method, status), own in whole[whole["status"] != ""].groupby(["method", "status"], sort=False):
+    for (method, status), own in whole[whole["status"] != ""].groupby(
+        ["method", "status"], sort=False
+    ):
         n, found = len(own), int(own["found"].sum())
-        rows.append({"method": method, "status": status, "n": n, "n_found": found, "sensitivity": found / n})
+        rows.append(
+            {
+                "method": method,
+                "status": status,
+                "n": n,
+                "n_found": found,
+                "sensitivity": found / n,
+            }
+        )
     return pd.DataFrame(rows, columns=["method", "status", "n", "n_found", "sensitivity"])
 
 
@@ -442,10 +531,13 @@ def _ensemble_table(
 
     labels = {name: method.labels for name, method in named.items() if method.labels is not None}
     if labels:
-        labels |= {name: [2 * mask.astype(np.uint8) for mask in masks] for name, masks in blind.items()}
+        labels |= {
+            name: [2 * mask.astype(np.uint8) for mask in masks] for name, masks in blind.items()
+        }
     patients = [case.patient for case in cases]
     rows = [
-        {"method": name, "control": name in blind} | candidate_scores(truths, found, patients=patients, **options)
+        {"method": name, "control": name in blind}
+        | candidate_scores(truths, found, patients=patients, **options)
         for name, found in labels.items()
     ]
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["method", "control"])
@@ -459,4 +551,6 @@ def _areas(
     for kind, some in (("thresholds", curves), ("family", families), ("control", points)):
         froc = [np.nan if kind == "family" else froc_score(curve) for curve in some.values()]
         tables.append(area_table(some, kind).assign(froc=froc))
-    return _joined([table for table in tables if len(table)] or tables[:1], list(tables[0].columns))
+    return _joined(
+        [table for table in tables if len(table)] or tables[:1], list(tables[0].columns)
+    )

@@ -9,14 +9,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.stats.lesion_matching import check_affine, label_components
-from metastasis.segmentation.ensemble import CONFIRMED_LABEL, SensitivitySpecificityEnsemble, segment_by
+from metastasis.segmentation.ensemble import (
+    CONFIRMED_LABEL,
+    SensitivitySpecificityEnsemble,
+    segment_by,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from metastasis.scans.cases import Case
 
-__all__ = ["CHANGES", "FINDINGS", "GROWN", "MIN_CHANGE_ML", "SHRUNK", "TOLERANCE_MM", "follow_up", "reader_table"]
+__all__ = [
+    "CHANGES",
+    "FINDINGS",
+    "GROWN",
+    "MIN_CHANGE_ML",
+    "SHRUNK",
+    "TOLERANCE_MM",
+    "follow_up",
+    "reader_table",
+]
 
 #: What a lesion can be in comparison with the prior scan.
 CHANGES = ("new", "grown", "stable", "shrunk", "vanished")
@@ -33,7 +46,18 @@ TOLERANCE_MM = 2.0
 
 _MM3_PER_ML = 1000.0
 _COLUMNS = (
-    *("number", "finding", "change", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability"),
+    *(
+        "number",
+        "finding",
+        "change",
+        "volume_mL",
+        "diameter_mm",
+        "x",
+        "y",
+        "z",
+        "probability",
+        "mean_probability",
+    ),
     *("prior_finding", "prior_volume_mL", "volume_ratio", "n_prior", "n_now"),
 )
 
@@ -107,7 +131,9 @@ def reader_table(
     then = None if prior is None else _labels(prior, "the prior labels")
     for name, other in (("probability", values), ("prior labels", then)):
         if other is not None and other.shape != now.shape:
-            raise ValueError(f"labels of shape {now.shape} and {name} of shape {other.shape}; bring them to one grid")
+            raise ValueError(
+                f"labels of shape {now.shape} and {name} of shape {other.shape}; bring them to one grid"
+            )
     parts = label_components(now, connectivity=connectivity)
     rows = _described(now, parts, matrix, values)
     if then is not None:
@@ -117,13 +143,19 @@ def reader_table(
         groups = _same(parts, before, len(rows), len(earlier), spacing, tolerance)
         rows += _compared(rows, earlier, groups, grown=grown, shrunk=shrunk, min_change=min_change)
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
-    order = np.lexsort((table["number"], -table["volume_mL"], table["finding"].map(FINDINGS.index)))
+    order = np.lexsort(
+        (table["number"], -table["volume_mL"], table["finding"].map(FINDINGS.index))
+    )
     table = table.iloc[order].reset_index(drop=True)
     return table.astype({key: np.intp for key in ("number", "n_prior", "n_now")})
 
 
 def follow_up(
-    segmenter: Any, cases: Sequence[Case], *, prior_labels: Sequence[ArrayLike | None] | None = None, **options: Any
+    segmenter: Any,
+    cases: Sequence[Case],
+    *,
+    prior_labels: Sequence[ArrayLike | None] | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """
     Segment scans and, where there are any, the prior scans, and list what is in them.
@@ -153,7 +185,9 @@ def follow_up(
 
     if not len(cases) or (prior_labels is not None and len(prior_labels) != len(cases)):
         n = "no" if prior_labels is None else len(prior_labels)
-        raise ValueError(f"{len(cases)} cases and {n} prior labels; give a case at least, and labels for each or none")
+        raise ValueError(
+            f"{len(cases)} cases and {n} prior labels; give a case at least, and labels for each or none"
+        )
     tables = []
     for i, case in enumerate(cases):
         labels, probability = _segmented(segmenter, case, "image")
@@ -186,12 +220,23 @@ def _described(
         inside = parts[box] == i + 1
         center = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
         volume = float(inside.sum()) * voxel
-        row: dict[str, Any] = {"number": i + 1, "volume_mL": volume, "diameter_mm": _diameter(volume)}
-        row["finding"] = FINDINGS[0] if (labels[box][inside] == CONFIRMED_LABEL).any() else FINDINGS[1]
+        row: dict[str, Any] = {
+            "number": i + 1,
+            "volume_mL": volume,
+            "diameter_mm": _diameter(volume),
+        }
+        row["finding"] = (
+            FINDINGS[0] if (labels[box][inside] == CONFIRMED_LABEL).any() else FINDINGS[1]
+        )
         row |= dict(zip("xyz", (affine[:3, :3] @ center + affine[:3, 3]).tolist(), strict=True))
         chosen = np.array([np.nan]) if probability is None else probability[box][inside]
         row |= {"probability": float(chosen.max()), "mean_probability": float(chosen.mean())}
-        row |= {"change": "", "prior_finding": "", "prior_volume_mL": np.nan, "volume_ratio": np.nan}
+        row |= {
+            "change": "",
+            "prior_finding": "",
+            "prior_volume_mL": np.nan,
+            "volume_ratio": np.nan,
+        }
         rows.append(row | {"n_prior": 0, "n_now": 1})
     return rows
 
@@ -217,11 +262,17 @@ def _same(
     margin = np.ceil(tolerance / spacing).astype(int)
     near: list[tuple[int, int]] = []
     for i, box in enumerate(ndimage.find_objects(parts)):
-        wide = tuple(slice(max(side.start - m, 0), side.stop + m) for side, m in zip(box, margin, strict=True))
+        wide = tuple(
+            slice(max(side.start - m, 0), side.stop + m)
+            for side, m in zip(box, margin, strict=True)
+        )
         others = before[wide]
         if others.any():
             away = ndimage.distance_transform_edt(parts[wide] != i + 1, sampling=spacing)
-            near += [(i, n_now + int(j) - 1) for j in np.unique(others[(away <= tolerance) & (others > 0)])]
+            near += [
+                (i, n_now + int(j) - 1)
+                for j in np.unique(others[(away <= tolerance) & (others > 0)])
+            ]
     first, second = np.array(near, dtype=np.intp).reshape(-1, 2).T
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(n_now + n_then,) * 2)
     return connected_components(graph, directed=False)[1].astype(np.intp)
@@ -243,15 +294,25 @@ def _compared(
         now = [rows[k] for k in members if k < len(rows)]
         then = [earlier[k - len(rows)] for k in members if k >= len(rows)]
         for row in then if not now else ():
-            gone = {"finding": FINDINGS[2], "change": "vanished", "prior_finding": row["finding"], "volume_ratio": 0.0}
+            gone = {
+                "finding": FINDINGS[2],
+                "change": "vanished",
+                "prior_finding": row["finding"],
+                "volume_ratio": 0.0,
+            }
             gone |= {"prior_volume_mL": row["volume_mL"], "volume_mL": 0.0, "diameter_mm": 0.0}
             vanished.append(row | gone | {"n_prior": 1, "n_now": 0})
         if now and not then:
             now[0]["change"] = "new"
         if now and then:
             after, before = (sum(row["volume_mL"] for row in some) for some in (now, then))
-            finding = FINDINGS[0] if any(row["finding"] == FINDINGS[0] for row in then) else FINDINGS[1]
-            found = {"change": _change(before, after, grown, shrunk, min_change), "prior_finding": finding}
+            finding = (
+                FINDINGS[0] if any(row["finding"] == FINDINGS[0] for row in then) else FINDINGS[1]
+            )
+            found = {
+                "change": _change(before, after, grown, shrunk, min_change),
+                "prior_finding": finding,
+            }
             found |= {"prior_volume_mL": before, "volume_ratio": after / before}
             for row in now:
                 row |= found | {"n_prior": len(then), "n_now": len(now)}
@@ -270,7 +331,9 @@ def _change(before: float, after: float, grown: float, shrunk: float, min_change
 # What is given -----------------------------------------------------------------------------------------------------
 
 
-def _segmented(segmenter: Any, case: Case, which: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _segmented(
+    segmenter: Any, case: Case, which: str
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Segment the image of a case with its prior, or the prior alone."""
     models = [segmenter]
     if isinstance(segmenter, SensitivitySpecificityEnsemble):
@@ -280,7 +343,9 @@ def _segmented(segmenter: Any, case: Case, which: str) -> tuple[NDArray[np.uint8
         given["priors"] = [_volume(case.prior, case, models)]
     if case.brain is not None:
         given["masks"] = [_volume(case.brain.astype(np.uint8), case, models)]
-    return next(iter(segment_by(segmenter, [_volume(getattr(case, which), case, models)], **given)))
+    return next(
+        iter(segment_by(segmenter, [_volume(getattr(case, which), case, models)], **given))
+    )
 
 
 def _volume(values: NDArray[Any], case: Case, models: Sequence[Any]) -> Any:
@@ -294,12 +359,20 @@ def _volume(values: NDArray[Any], case: Case, models: Sequence[Any]) -> Any:
 
 def _labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:
     array = np.asarray(values)
-    if array.ndim != 3 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1, CONFIRMED_LABEL)).all():
-        raise ValueError(f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {array.dtype} of shape {array.shape}")
+    if (
+        array.ndim != 3
+        or array.dtype.kind not in "biuf"
+        or not np.isin(array, (0, 1, CONFIRMED_LABEL)).all()
+    ):
+        raise ValueError(
+            f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {array.dtype} of shape {array.shape}"
+        )
     return array.astype(np.uint8)
 
 
 def _check_limits(**limits: float) -> None:
     for name, value in limits.items():
         if not 0 <= value < (1 if name == "shrunk" else np.inf):
-            raise ValueError(f"{name} must be 0 or more{' and below 1' if name == 'shrunk' else ''}, not {value!r}")
+            raise ValueError(
+                f"{name} must be 0 or more{' and below 1' if name == 'shrunk' else ''}, not {value!r}"
+            )

@@ -44,7 +44,9 @@ def precision_recall_area(
     x, y = np.asarray(sensitivity, dtype=np.float64), np.asarray(precision, dtype=np.float64)
     low, high = between
     if x.ndim != 1 or x.shape != y.shape or not 0 <= low < high <= 1:
-        raise ValueError(f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range within 0 to 1: {between}")
+        raise ValueError(
+            f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range within 0 to 1: {between}"
+        )
     x, y = _front(x, y)
     if not len(x):
         return float("nan")
@@ -122,15 +124,23 @@ def calibration_curve(
         _add(sums["voxel"], probability[inside], label[inside] > 0)
         found = match_components(label, probability >= threshold, **options)
         numbers = np.arange(1, len(found.component_voxels) + 1)
-        means = ndimage.mean(probability, found.prediction, numbers) if len(numbers) else np.empty(0)
+        means = (
+            ndimage.mean(probability, found.prediction, numbers) if len(numbers) else np.empty(0)
+        )
         _add(sums["component"], np.asarray(means), ~found.false_positive)
     edges = np.linspace(0, 1, n_bins + 1)
     tables, errors = [], {}
     for level, (n, total, true) in sums.items():
-        mean, observed = (np.divide(part, n, out=np.full(n_bins, np.nan), where=n > 0) for part in (total, true))
-        errors[level] = float(np.nansum(n * np.abs(mean - observed)) / n.sum()) if n.any() else float("nan")
+        mean, observed = (
+            np.divide(part, n, out=np.full(n_bins, np.nan), where=n > 0) for part in (total, true)
+        )
+        errors[level] = (
+            float(np.nansum(n * np.abs(mean - observed)) / n.sum()) if n.any() else float("nan")
+        )
         columns = {"low": edges[:-1], "high": edges[1:], "n": n.astype(np.intp)}
-        tables.append(pd.DataFrame({"level": level, **columns, "probability": mean, "observed": observed}))
+        tables.append(
+            pd.DataFrame({"level": level, **columns, "probability": mean, "observed": observed})
+        )
     table = pd.concat(tables, ignore_index=True)
     table.attrs["error"] = errors
     return table
@@ -146,7 +156,9 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
     for family, methods in families.items():
         for order, method in enumerate(methods):
             if method not in by_method.index:
-                raise ValueError(f"family {family!r} names {method!r}, which is not among {list(by_method.index)}")
+                raise ValueError(
+                    f"family {family!r} names {method!r}, which is not among {list(by_method.index)}"
+                )
             values = {key: float(by_method.loc[method, key]) for key in keys}
             rows.append({"family": family, "order": order, "method": method, **values})
     return pd.DataFrame(rows, columns=["family", "order", "method", *keys])
@@ -157,7 +169,10 @@ def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["name", "kind", "n_points", "low", "high", "area", "area_common", "area_plain"]
-    fronts = {name: _front(*(curve[key].to_numpy(np.float64) for key in _STRICT)) for name, curve in curves.items()}
+    fronts = {
+        name: _front(*(curve[key].to_numpy(np.float64) for key in _STRICT))
+        for name, curve in curves.items()
+    }
     rows = []
     for name, curve in curves.items():
         x = fronts[name][0]
@@ -168,16 +183,22 @@ def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     low, high = table["low"].max(), table["high"].min()
     if low < high:
-        table["area_common"] = [precision_recall_area(*front, between=(low, high)) for front in fronts.values()]
+        table["area_common"] = [
+            precision_recall_area(*front, between=(low, high)) for front in fronts.values()
+        ]
     return table
 
 
-def _front(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _front(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give the points of a curve that no other surpasses, by ascending sensitivity."""
     usable = ~np.isnan(x + y)
     if not usable.any():
         return x[:0], y[:0]
-    order = np.lexsort((y[usable], x[usable]))[::-1]  # from the most sensitive on, the more precise first
+    order = np.lexsort((y[usable], x[usable]))[
+        ::-1
+    ]  # from the most sensitive on, the more precise first
     x, y = x[usable][order], y[usable][order]
     better = np.concatenate([[True], y[1:] > np.maximum.accumulate(y)[:-1]])
     return x[better][::-1], y[better][::-1]

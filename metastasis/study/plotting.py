@@ -44,16 +44,25 @@ def plot_overlay(
     """
     found = np.asarray(labels)
     if found.shape != case.shape:
-        raise ValueError(f"labels of shape {found.shape} for {case.name}, whose shape is {case.shape}")
-    middle, what = place_to_show(case, found) if center is None else (np.array(center, dtype=np.float64), "")
+        raise ValueError(
+            f"labels of shape {found.shape} for {case.name}, whose shape is {case.shape}"
+        )
+    middle, what = (
+        place_to_show(case, found) if center is None else (np.array(center, dtype=np.float64), "")
+    )
     outlines = {"found": (found > 0, _CONFIRMED)}
     if confirmable:
-        outlines = {"confirmed": (found == CONFIRMED_LABEL, _CONFIRMED), "candidate": (found == CANDIDATE, _CANDIDATE)}
+        outlines = {
+            "confirmed": (found == CONFIRMED_LABEL, _CONFIRMED),
+            "candidate": (found == CANDIDATE, _CANDIDATE),
+        }
     if case.label is not None:
         outlines = {"reference": (case.label > 0, _REFERENCE)} | outlines
     with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
         figure = new_figure(11.0, 4.4)
-        for plane in draw_planes(figure, case.image, case.affine, middle, _field(case), window=_window(case)):
+        for plane in draw_planes(
+            figure, case.image, case.affine, middle, _field(case), window=_window(case)
+        ):
             for name, (mask, color) in outlines.items():
                 style = "dashed" if name == "reference" else "solid"
                 plane.outline(mask, colors=[color], linewidths=1.2, linestyles=style)
@@ -61,11 +70,19 @@ def plot_overlay(
             handle(name, color=color, linewidth=2, linestyle="--" if name == "reference" else "-")
             for name, (_, color) in outlines.items()
         ]
-        figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.025, 0.0), ncol=len(entries), fontsize=9)
+        figure.legend(
+            handles=entries,
+            loc="lower left",
+            bbox_to_anchor=(0.025, 0.0),
+            ncol=len(entries),
+            fontsize=9,
+        )
         note = [_SYNTHETIC] * case.synthetic + ["not for clinical use"]
         figure.text(0.97, 0.035, "; ".join(note).capitalize(), ha="right", fontsize=9, color=FAINT)
         heading = (title or case.name) + (f": {what}" if what else "")
-        figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center", parse_math=False)
+        figure.text(
+            0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center", parse_math=False
+        )
     return figure
 
 
@@ -115,7 +132,12 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             if len(curve) > 1:
                 all_wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
                 axes[0].plot(all_wrong, curve["strict_sensitivity"], color=color, linewidth=1.5)
-                axes[1].plot(curve["strict_sensitivity"], curve["strict_precision"], color=color, linewidth=1.5)
+                axes[1].plot(
+                    curve["strict_sensitivity"],
+                    curve["strict_precision"],
+                    color=color,
+                    linewidth=1.5,
+                )
             look: dict[str, Any] = {
                 "marker": mark,
                 "color": color,
@@ -136,7 +158,9 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             )
             for name in whole.index
         ]
-        legend = figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9)
+        legend = figure.legend(
+            handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure
@@ -154,17 +178,30 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax = figure.add_axes((0.075 + 0.49 * column, 0.3, 0.41, 0.58))
             ax.plot([0, 1], [0, 1], color=_PALE, linewidth=1)
             for name in names:
-                own = table[(table["method"] == name) & (table["level"] == level) & (table["n"] > 0)]
+                own = table[
+                    (table["method"] == name) & (table["level"] == level) & (table["n"] > 0)
+                ]
                 color = color_of(name, names)
                 ax.plot(own["probability"], own["observed"], color=color, linewidth=1.2)
                 sizes = 12 + 10 * np.log10(own["n"].to_numpy(np.float64))
-                ax.scatter(own["probability"], own["observed"], s=sizes, color=color, clip_on=False, zorder=3)
+                ax.scatter(
+                    own["probability"],
+                    own["observed"],
+                    s=sizes,
+                    color=color,
+                    clip_on=False,
+                    zorder=3,
+                )
             ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"mean probability of a {level}")
-            ax.set_ylabel("share that is lesion" if level == "voxel" else "share that hits a lesion")
+            ax.set_ylabel(
+                "share that is lesion" if level == "voxel" else "share that hits a lesion"
+            )
             head(ax, f"{level}s".capitalize())
         entries = [handle(name, color=color_of(name, names), marker="o") for name in names]
         entries.append(handle("perfectly calibrated", color=_PALE))
-        legend = figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9)
+        legend = figure.legend(
+            handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure
@@ -178,9 +215,16 @@ def _finish_curves(axes: Sequence[Axes]) -> None:
     froc.set_xticks([tick for tick in ticks if tick <= highest], minor=False)
     froc.set_xticks([], minor=True)
     froc.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    froc.set(xlim=(0, highest), ylim=(0, 1.0), xlabel="wrong components per scan", ylabel="sensitivity (strict)")
+    froc.set(
+        xlim=(0, highest),
+        ylim=(0, 1.0),
+        xlabel="wrong components per scan",
+        ylabel="sensitivity (strict)",
+    )
     head(froc, "FROC")
-    precision.set(xlim=(0, 1), ylim=(0, 1), xlabel="sensitivity (strict)", ylabel="precision (strict)")
+    precision.set(
+        xlim=(0, 1), ylim=(0, 1), xlabel="sensitivity (strict)", ylabel="precision (strict)"
+    )
     head(precision, "Precision over sensitivity")
     for ax in axes:
         ax.grid(True)

@@ -144,9 +144,17 @@ def write_evaluation(
             random_state=random_state,
         )
         gallery = Gallery()
-        limits = {name: (for_method(threshold, name, 0.5), for_method(min_voxels, name, 1)) for name in predictions}
+        limits = {
+            name: (for_method(threshold, name, 0.5), for_method(min_voxels, name, 1))
+            for name in predictions
+        }
         sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
-        page = viewer_page("Segmentations compared with reference lesions", sections, lead=_lead(cases), contents=True)
+        page = viewer_page(
+            "Segmentations compared with reference lesions",
+            sections,
+            lead=_lead(cases),
+            contents=True,
+        )
         for kind in KINDS:
             tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
         for name in _FIGURES:
@@ -171,14 +179,20 @@ def batch_page(
     for content in contents:
         counts = [content["n_lesions"], *[content["n_confirmed"]] * ensemble]
         kind = "synthetic" if content["synthetic"] else "no"
-        rows.append([content["name"], content["patient"], *counts, f"{content['volume_mL']:.2f}", kind])
-    sections: list[tuple[str, Any]] = [("All scans", html_table(rows, header, numbers=range(2, len(header) - 1)))]
+        rows.append(
+            [content["name"], content["patient"], *counts, f"{content['volume_mL']:.2f}", kind]
+        )
+    sections: list[tuple[str, Any]] = [
+        ("All scans", html_table(rows, header, numbers=range(2, len(header) - 1)))
+    ]
     for content in contents:
         own = lesions[lesions["name"] == content["name"]]
         told = _lesion_lines(own) if len(own) else html_paragraph("Nothing was found.")
         title = content["name"] + (" (synthetic)" if content["synthetic"] else "")
         sections.append((title, html_join([*shown[content["name"]], told])))
-    where = html_note("Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the left.")
+    where = html_note(
+        "Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the left."
+    )
     return html_page(heading, [*sections, ("", where)], lead=lead)
 
 
@@ -209,7 +223,10 @@ def scan_page(
     planes = html_viewer(
         layers,
         case.affine,
-        points=[(f"{i}: {row['volume_mL']:.3f} mL", [row[axis] for axis in "xyz"]) for i, row in enumerate(places, 1)],
+        points=[
+            (f"{i}: {row['volume_mL']:.3f} mL", [row[axis] for axis in "xyz"])
+            for i, row in enumerate(places, 1)
+        ],
         region=case.brain,
         image="scan",
         overlay=None if threshold is not None else "",
@@ -223,7 +240,10 @@ def scan_page(
 def _lesion_lines(lesions: pd.DataFrame) -> Markup:
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
         "finding": ("finding", str),
-        "change": ("since the prior scan", lambda text: text if isinstance(text, str) and text else "–"),
+        "change": (
+            "since the prior scan",
+            lambda text: text if isinstance(text, str) and text else "–",
+        ),
         "volume_mL": ("volume, mL", decimals(3)),
         "diameter_mm": ("diameter, mm", decimals(1)),
         **{axis: (axis, decimals(1)) for axis in "xyz"},
@@ -254,9 +274,17 @@ def _sections(
         ("", partial(_introduction, cases)),
         ("Lesions found", partial(_summaries, tables)),
         ("By size and by change", partial(_kinds_of_lesions, tables)),
-        *([("Confirmed and candidates", partial(_ensembles, tables))] if len(tables["ensemble"]) else []),
+        *(
+            [("Confirmed and candidates", partial(_ensembles, tables))]
+            if len(tables["ensemble"])
+            else []
+        ),
         ("Over thresholds", partial(_curves, tables, gallery)),
-        *([("Probabilities", partial(_calibration, tables, gallery))] if len(tables["calibration"]) else []),
+        *(
+            [("Probabilities", partial(_calibration, tables, gallery))]
+            if len(tables["calibration"])
+            else []
+        ),
         ("Scans", partial(_overlays, cases, predictions, tables, gallery, limits, figures)),
         ("How this was made", partial(_origin, limits, predictions, command)),
     ]
@@ -267,7 +295,11 @@ def _introduction(cases: Sequence[Case]) -> Markup:
     from dmrifit.stats.lesion_matching import label_components
 
     patients = len({case.patient for case in cases})
-    lesions = sum(int(label_components(case.label).max(initial=0)) for case in cases if case.label is not None)
+    lesions = sum(
+        int(label_components(case.label).max(initial=0))
+        for case in cases
+        if case.label is not None
+    )
     priors = sum(case.prior is not None for case in cases)
     kind = "synthetic " if all(case.synthetic for case in cases) else ""
     parts = [
@@ -286,29 +318,64 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
     for part in dict.fromkeys(tables["summary"]["part"]):
         table = format_summary(tables, part=part)
         n = int(tables["summary"].query("part == @part")["n_scans"].iloc[0])
-        header = ["all scans" if part == "all" else f"scans {part}", *(_HEADINGS[key] for key in table.columns)]
+        header = [
+            "all scans" if part == "all" else f"scans {part}",
+            *(_HEADINGS[key] for key in table.columns),
+        ]
         body = _method_table(table.reset_index().to_numpy().tolist(), header)
-        parts.append(body if part == "all" else html_details(f"{counted(n, 'scan')} {part}", body, opened=False))
+        parts.append(
+            body
+            if part == "all"
+            else html_details(f"{counted(n, 'scan')} {part}", body, opened=False)
+        )
     intervals = tables["intervals"]
     rows = [
-        [row["part"], row["method"], row["measure"], *(decimals(3)(row[key]) for key in ("value", "low", "high"))]
+        [
+            row["part"],
+            row["method"],
+            row["measure"],
+            *(decimals(3)(row[key]) for key in ("value", "low", "high")),
+        ]
         for row in intervals.to_dict("records")
         if row["method"] not in CONTROLS
     ]
     if rows:
-        table = html_table(rows, ["part", "method", "measure", "value", "2.5 %", "97.5 %"], numbers=(3, 4, 5))
+        table = html_table(
+            rows, ["part", "method", "measure", "value", "2.5 %", "97.5 %"], numbers=(3, 4, 5)
+        )
         parts.append(html_details("Intervals: bootstrap samples of patients", table))
     return html_join(parts)
 
 
 def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
     whole = tables["summary"].query("part == 'all'")
-    keys = ("n_small", "sensitivity_small", "precision_small", "n_large", "sensitivity_large", "precision_large")
+    keys = (
+        "n_small",
+        "sensitivity_small",
+        "precision_small",
+        "n_large",
+        "sensitivity_large",
+        "precision_large",
+    )
     rows = [
-        [row["method"], *(f"{row[key]:.0f}" if key.startswith("n_") else decimals(3)(row[key]) for key in keys)]
+        [
+            row["method"],
+            *(
+                f"{row[key]:.0f}" if key.startswith("n_") else decimals(3)(row[key])
+                for key in keys
+            ),
+        ]
         for row in whole.to_dict("records")
     ]
-    header = ["method", "below 0.1 mL", "sensitivity", "precision", "0.1 mL and above", "sensitivity", "precision"]
+    header = [
+        "method",
+        "below 0.1 mL",
+        "sensitivity",
+        "precision",
+        "0.1 mL and above",
+        "sensitivity",
+        "precision",
+    ]
     parts = [_method_table(rows, header)]
     status = tables["status"]
     if len(status):
@@ -319,7 +386,10 @@ def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
             [method, *(decimals(3)(by_method.get((method, kind), np.nan)) for kind in kinds)]
             for method in dict.fromkeys(status["method"])
         ]
-        header = ["sensitivity to lesions that are", *(f"{kind} ({counts[kind]})" for kind in kinds)]
+        header = [
+            "sensitivity to lesions that are",
+            *(f"{kind} ({counts[kind]})" for kind in kinds),
+        ]
         parts.append(_method_table(rows, header))
     return html_join(parts)
 
@@ -333,7 +403,10 @@ def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
         "further_true_per_scan": "true candidates per scan",
         "false_candidates_per_scan": "false candidates per scan",
     }
-    rows = [[row["method"], *(decimals(3)(row[key]) for key in keys)] for row in tables["ensemble"].to_dict("records")]
+    rows = [
+        [row["method"], *(decimals(3)(row[key]) for key in keys)]
+        for row in tables["ensemble"].to_dict("records")
+    ]
     return _method_table(rows, ["method", *keys.values()])
 
 
@@ -344,24 +417,52 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
         "Strict figures. A mark is the threshold in use; lines go over thresholds from .01 to .99. Methods that give "
         "no probabilities are marks alone, controls are gray."
     )
-    figure = gallery.show("curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text)
+    figure = gallery.show(
+        "curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text
+    )
     keys = ("n_points", "low", "high", "area", "area_common", "froc")
     rows = [
-        [row["name"], row["kind"], f"{row['n_points']:.0f}", *(decimals(3)(row[key]) for key in keys[1:])]
+        [
+            row["name"],
+            row["kind"],
+            f"{row['n_points']:.0f}",
+            *(decimals(3)(row[key]) for key in keys[1:]),
+        ]
         for row in tables["areas"].to_dict("records")
     ]
-    header = ["method", "over", "points", "from sensitivity", "to", "area", "area, common range", "FROC score"]
-    return html_join([figure, html_details("Areas under precision over sensitivity", _method_table(rows, header, 2))])
+    header = [
+        "method",
+        "over",
+        "points",
+        "from sensitivity",
+        "to",
+        "area",
+        "area, common range",
+        "FROC score",
+    ]
+    return html_join(
+        [
+            figure,
+            html_details("Areas under precision over sensitivity", _method_table(rows, header, 2)),
+        ]
+    )
 
 
 def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
     from metastasis.study.plotting import plot_calibration
 
     text = "Voxels of the brain, and components by their mean probability; a mark for each tenth that holds any."
-    figure = gallery.show("calibration", plot_calibration(tables), "How often probabilities come true", text)
+    figure = gallery.show(
+        "calibration", plot_calibration(tables), "How often probabilities come true", text
+    )
     errors = tables["calibration"].drop_duplicates(["method", "level"])
-    rows = [[row["method"], row["level"], decimals(3)(row["error"])] for row in errors.to_dict("records")]
-    return html_join([figure, html_table(rows, ["method", "level", "expected calibration error"], numbers=(2,))])
+    rows = [
+        [row["method"], row["level"], decimals(3)(row["error"])]
+        for row in errors.to_dict("records")
+    ]
+    return html_join(
+        [figure, html_table(rows, ["method", "level", "expected calibration error"], numbers=(2,))]
+    )
 
 
 def _overlays(
@@ -386,11 +487,19 @@ def _overlays(
     for i in order:
         case = cases[i]
         if i == order[0]:
-            parts.append(_planes(case, {name: np.asarray(values[i]) for name, values in predictions.items()}, limits))
+            parts.append(
+                _planes(
+                    case,
+                    {name: np.asarray(values[i]) for name, values in predictions.items()},
+                    limits,
+                )
+            )
         for name, values in predictions.items():
             labels = _labels(np.asarray(values[i]), *limits[name])
             array = np.asarray(values[i])
-            ensemble = any(np.max(one) == 2 for one in values) if array.dtype.kind != "f" else False
+            ensemble = (
+                any(np.max(one) == 2 for one in values) if array.dtype.kind != "f" else False
+            )
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
             kind = "Synthetic scan" if case.synthetic else "Scan"
@@ -400,17 +509,23 @@ def _overlays(
 
 def _labels(values: NDArray[Any], limit: float, least: int) -> NDArray[np.uint8]:
     """Give what a method found: voxels from its threshold on, in components that are large enough."""
-    labels = (values >= limit).astype(np.uint8) if values.dtype.kind == "f" else values.astype(np.uint8)
+    labels = (
+        (values >= limit).astype(np.uint8) if values.dtype.kind == "f" else values.astype(np.uint8)
+    )
     return labels * drop_small(labels, least)
 
 
-def _planes(case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping[str, tuple[float, int]]) -> Markup:
+def _planes(
+    case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping[str, tuple[float, int]]
+) -> Markup:
     """Show one scan with what each method found, to move through."""
     layers = [Layer("scan", case.image)]
     layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
     for name, values in predictions.items():
         if values.dtype.kind == "f":
-            layers.append(Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0]))
+            layers.append(
+                Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0])
+            )
     if case.label is not None:
         layers.append(Layer("reference", case.label, "mask"))
     points = []
@@ -444,12 +559,19 @@ def _places(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, li
         table = lesion_table(case.label, labels > 0, case.affine)
         for row in table[table["kind"] == "lesion"].to_dict("records"):
             state = "found" if row["found"] else "missed"
-            places.append((f"lesion {row['number']}: {row['volume_mL']:.3f} mL, {state}", [row[k] for k in "xyz"]))
+            places.append(
+                (
+                    f"lesion {row['number']}: {row['volume_mL']:.3f} mL, {state}",
+                    [row[k] for k in "xyz"],
+                )
+            )
     return places
 
 
 def _origin(
-    limits: Mapping[str, tuple[float, int]], predictions: Mapping[str, Sequence[ArrayLike]], command: str
+    limits: Mapping[str, tuple[float, int]],
+    predictions: Mapping[str, Sequence[ArrayLike]],
+    command: str,
 ) -> Markup:
     rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
     rows += [["command", command]] if command else []
@@ -458,5 +580,8 @@ def _origin(
         graded = np.asarray(values[0]).dtype.kind == "f"
         rule = f"probability of {limit:.4g} and above" if graded else "labels as given"
         rows.append([name, rule if least == 1 else f"{rule}, findings from {least} voxels"])
-    rows += [[f"version of {name}", text] for name, text in versions("dmrifit", "numpy", "scipy").items()]
+    rows += [
+        [f"version of {name}", text]
+        for name, text in versions("dmrifit", "numpy", "scipy").items()
+    ]
     return html_table(rows)

@@ -56,15 +56,23 @@ def segment_scores(
     ----------
     Huang et al., Med Phys 49:5773–5786, 2022, table 1 (the grid is not stated there).
     """
-    if not len(labels) == len(probabilities) == len(labels if masks is None else masks) or not len(labels):
-        raise ValueError(f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each for each scan")
+    if not len(labels) == len(probabilities) == len(labels if masks is None else masks) or not len(
+        labels
+    ):
+        raise ValueError(
+            f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each for each scan"
+        )
     rows = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
         truth, found = np.asarray(label) > 0, np.asarray(probability) >= threshold
         if truth.shape != found.shape or truth.ndim != 3:
-            raise ValueError(f"scan {i}: a label of shape {truth.shape} and a prediction of shape {found.shape}")
+            raise ValueError(
+                f"scan {i}: a label of shape {truth.shape} and a prediction of shape {found.shape}"
+            )
         rows.append(segment_counts(truth, found, segment, None if masks is None else masks[i]))
-    return segment_rates({key: sum(row[f"segment_{key}"] for row in rows) for key in SEGMENT_COUNTS})
+    return segment_rates(
+        {key: sum(row[f"segment_{key}"] for row in rows) for key in SEGMENT_COUNTS}
+    )
 
 
 def segment_counts(
@@ -82,8 +90,15 @@ def segment_counts(
         inside = _any_in_segments(np.asarray(mask) > 0, segment)
         # A lesion outside the mask counts all the same.
         positive, predicted = positive[inside | positive], predicted[inside | positive]
-    counts = (positive.sum(), (~positive).sum(), (positive & predicted).sum(), (~positive & ~predicted).sum())
-    return {f"segment_{key}": int(value) for key, value in zip(SEGMENT_COUNTS, counts, strict=True)}
+    counts = (
+        positive.sum(),
+        (~positive).sum(),
+        (positive & predicted).sum(),
+        (~positive & ~predicted).sum(),
+    )
+    return {
+        f"segment_{key}": int(value) for key, value in zip(SEGMENT_COUNTS, counts, strict=True)
+    }
 
 
 def _any_in_segments(mask: NDArray[np.bool_], segment: int) -> NDArray[np.bool_]:

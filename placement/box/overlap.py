@@ -26,8 +26,18 @@ def _clipped_area(polygon, n, normals, limits):
         m = 0
         for v in range(n):
             w = v + 1 if v + 1 < n else 0
-            d0 = a[v, 0] * normals[p, 0] + a[v, 1] * normals[p, 1] + a[v, 2] * normals[p, 2] - limits[p]
-            d1 = a[w, 0] * normals[p, 0] + a[w, 1] * normals[p, 1] + a[w, 2] * normals[p, 2] - limits[p]
+            d0 = (
+                a[v, 0] * normals[p, 0]
+                + a[v, 1] * normals[p, 1]
+                + a[v, 2] * normals[p, 2]
+                - limits[p]
+            )
+            d1 = (
+                a[w, 0] * normals[p, 0]
+                + a[w, 1] * normals[p, 1]
+                + a[w, 2] * normals[p, 2]
+                - limits[p]
+            )
             if d0 <= 0.0:
                 b[m] = a[v]
                 m += 1
@@ -93,7 +103,9 @@ def box_intersection(center_a, size_a, rotation_a, center_b, size_b, rotation_b)
     half_a = 0.5 * size_a * (1.0 - SHRINK)
     half_b = 0.5 * size_b
     shift = center_b - center_a
-    if np.sqrt(np.sum(shift * shift)) > np.sqrt(np.sum(half_a * half_a)) + np.sqrt(np.sum(half_b * half_b)):
+    if np.sqrt(np.sum(shift * shift)) > np.sqrt(np.sum(half_a * half_a)) + np.sqrt(
+        np.sum(half_b * half_b)
+    ):
         return 0.0
     normals_a, limits_a = _planes(origin, half_a, rotation_a)
     normals_b, limits_b = _planes(shift, half_b, rotation_b)
@@ -222,7 +234,11 @@ def _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, no
         start[x] = 0.0
         for y in range(3):
             start[x] += rotation[y, x] * (offset[y] - center[y])
-            step[x, y] = rotation[0, x] * matrix[0, y] + rotation[1, x] * matrix[1, y] + rotation[2, x] * matrix[2, y]
+            step[x, y] = (
+                rotation[0, x] * matrix[0, y]
+                + rotation[1, x] * matrix[1, y]
+                + rotation[2, x] * matrix[2, y]
+            )
     n = 0
     m = 0
     for a in range(2):
@@ -235,7 +251,9 @@ def _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, no
                 direction += inverse[a, z] * rotation[z, y]
             reach += abs(direction) * half[y]
         n, m = m, _strips(middle, reach, parts, nodes[2 * a], nodes[2 * a + 1])
-    filled, total = integrate(prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], step, start, half)
+    filled, total = integrate(
+        prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], step, start, half
+    )
     return filled / total if total > 0.0 else 0.0
 
 
@@ -245,7 +263,17 @@ def fraction(grid, center, rotation, half, parts):
     prefix, matrix, inverse, offset = grid
     nodes = np.empty((4, 4096))
     return _fraction(
-        prefix, matrix, inverse, offset, center, rotation, half, parts, nodes, np.empty((3, 3)), np.empty(3)
+        prefix,
+        matrix,
+        inverse,
+        offset,
+        center,
+        rotation,
+        half,
+        parts,
+        nodes,
+        np.empty((3, 3)),
+        np.empty(3),
     )
 
 
@@ -301,7 +329,9 @@ def _pose(x, kind, base, origin, limits, center, size, rotation, work):
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = (
-                    work[0, a, 0] * work[1, 0, b] + work[0, a, 1] * work[1, 1, b] + work[0, a, 2] * work[1, 2, b]
+                    work[0, a, 0] * work[1, 0, b]
+                    + work[0, a, 1] * work[1, 1, b]
+                    + work[0, a, 2] * work[1, 2, b]
                 )
     else:
         angle = np.sqrt(x[6] ** 2 + x[7] ** 2 + x[8] ** 2)
@@ -315,7 +345,11 @@ def _pose(x, kind, base, origin, limits, center, size, rotation, work):
             work[0, b, a] = c * x[6 + a] * x[6 + b] + s * x[6 + d]
         for a in range(3):
             for b in range(3):
-                rotation[a, b] = base[a, 0] * work[0, 0, b] + base[a, 1] * work[0, 1, b] + base[a, 2] * work[0, 2, b]
+                rotation[a, b] = (
+                    base[a, 0] * work[0, 0, b]
+                    + base[a, 1] * work[0, 1, b]
+                    + base[a, 2] * work[0, 2, b]
+                )
     return excess
 
 
@@ -342,7 +376,9 @@ def _outside(grid, center, rotation, half, low, high):
             for z in range(3):
                 direction += inverse[a, z] * rotation[z, y]
             reach += abs(direction) * half[y]
-        total += (max(0.0, low[a] - middle + reach) + max(0.0, middle + reach - high[a])) * np.sqrt(edge)
+        total += (
+            max(0.0, low[a] - middle + reach) + max(0.0, middle + reach - high[a])
+        ) * np.sqrt(edge)
     return total
 
 
@@ -360,7 +396,9 @@ def _cost(x, frame, grid, forbidden, margins, low, high, limits, work):
     for a in range(3):
         half[a] = 0.5 * size[a]
     prefix, matrix, inverse, offset = grid
-    part = _fraction(prefix, matrix, inverse, offset, center, rotation, half, 1, nodes, turns[0], box[6])
+    part = _fraction(
+        prefix, matrix, inverse, offset, center, rotation, half, 1, nodes, turns[0], box[6]
+    )
     above = (part - limits[2]) / limits[3]
     if limits[4] > 0.0 and above > 0.0:
         above = 0.0
@@ -374,14 +412,31 @@ def _cost(x, frame, grid, forbidden, margins, low, high, limits, work):
         for m in range(len(margins)):
             for a in range(3):
                 half[a] = 0.5 * size[a] + margins[m, 0]
-            touched = _fraction(sums[m], matrix, inverse, place, center, rotation, half, 1, nodes, turns[0], box[6])
+            touched = _fraction(
+                sums[m], matrix, inverse, place, center, rotation, half, 1, nodes, turns[0], box[6]
+            )
             if touched > margins[m, 1]:
                 cost += limits[12] * (0.1 + 100.0 * (touched - margins[m, 1]))
     return cost
 
 
 @njit(cache=True, nogil=True)
-def _improve(simplex, values, d, used, until, tolerance, frame, grid, forbidden, margins, low, high, limits, work):
+def _improve(
+    simplex,
+    values,
+    d,
+    used,
+    until,
+    tolerance,
+    frame,
+    grid,
+    forbidden,
+    margins,
+    low,
+    high,
+    limits,
+    work,
+):
     """Move a simplex until so many evaluations are used; gives that number, or -1 where it has converged."""
     points = work[3]
     middle = points[0]
@@ -438,14 +493,32 @@ def _improve(simplex, values, d, used, until, tolerance, frame, grid, forbidden,
             for v in range(d + 1):
                 if v != best:
                     for p in range(d):
-                        simplex[v, p] = simplex[best, p] + all_shrink * (simplex[v, p] - simplex[best, p])
-                    values[v] = _cost(simplex[v], frame, grid, forbidden, margins, low, high, limits, cost_work)
+                        simplex[v, p] = simplex[best, p] + all_shrink * (
+                            simplex[v, p] - simplex[best, p]
+                        )
+                    values[v] = _cost(
+                        simplex[v], frame, grid, forbidden, margins, low, high, limits, cost_work
+                    )
                     used += 1
     return used
 
 
 @njit(cache=True, nogil=True)
-def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limits, steps, rounds, tolerance):
+def descend(
+    x0,
+    kinds,
+    bases,
+    origins,
+    grid,
+    forbidden,
+    margins,
+    low,
+    high,
+    limits,
+    steps,
+    rounds,
+    tolerance,
+):
     """
     Improve boxes by the simplex method of Nelder and Mead, with coefficients that depend on the
     dimension.
@@ -479,7 +552,17 @@ def descend(x0, kinds, bases, origins, grid, forbidden, margins, low, high, limi
                     simplices[s, v] = x0[s]
                     if v > 0:
                         simplices[s, v, v - 1] += steps[(v - 1) // 3]
-                    values[s, v] = _cost(simplices[s, v], frame, grid, forbidden, margins, low, high, limits, work[:3])
+                    values[s, v] = _cost(
+                        simplices[s, v],
+                        frame,
+                        grid,
+                        forbidden,
+                        margins,
+                        low,
+                        high,
+                        limits,
+                        work[:3],
+                    )
                 used[s] = d + 1
             used[s] = _improve(
                 simplices[s],
@@ -722,7 +805,17 @@ def fractions(boxes, grid, grow, parts):
         for x in range(3):
             work[4, x] = 0.5 * boxes[n, 1, x] + grow
         out[n] = _fraction(
-            prefix, matrix, inverse, offset, center, boxes[n, 2:5], work[4], parts, nodes, work[:3], work[3]
+            prefix,
+            matrix,
+            inverse,
+            offset,
+            center,
+            boxes[n, 2:5],
+            work[4],
+            parts,
+            nodes,
+            work[:3],
+            work[3],
         )
     return out
 

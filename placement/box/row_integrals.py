@@ -67,11 +67,15 @@ class Rows(NamedTuple):
         nodes = [_strips(middle[a], reach[a], steps[a], row_mm) for a in (0, 1)]
         step = voxel.rotation.T @ self.matrix
         start = voxel.rotation.T @ (self.offset - voxel.center)
-        filled, total = overlap.integrate(self.prefix, *nodes[0], *nodes[1], step, start, voxel.size / 2)
+        filled, total = overlap.integrate(
+            self.prefix, *nodes[0], *nodes[1], step, start, voxel.size / 2
+        )
         return min(1.0, filled / total) if total > 0 else 0.0
 
 
-def _strips(middle: float, reach: float, step: float, row_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _strips(
+    middle: float, reach: float, step: float, row_mm: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
     Divide the extent of a box along an axis: middles and widths of strips, in units of image voxels.
 

@@ -120,7 +120,9 @@ class Voxel:
     angles: NDArray[np.float64]
     rotation: NDArray[np.float64]
 
-    def __init__(self, center: ArrayLike, size: ArrayLike, angles: ArrayLike = (0.0, 0.0, 0.0)) -> None:
+    def __init__(
+        self, center: ArrayLike, size: ArrayLike, angles: ArrayLike = (0.0, 0.0, 0.0)
+    ) -> None:
         for name, value in (("center", center), ("size", size), ("angles", angles)):
             try:
                 array = np.array(value, dtype=np.float64)
@@ -133,7 +135,9 @@ class Voxel:
             raise ValueError(f"the sides of a voxel must be positive, got {self.size.tolist()} mm")
         farthest = max(np.abs(self.center).max(), self.size.max())
         if farthest > _FARTHEST_MM:
-            raise ValueError(f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; check the unit, mm")
+            raise ValueError(
+                f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; check the unit, mm"
+            )
         object.__setattr__(self, "rotation", rotation_of(self.angles))
         for name in self.__slots__:
             getattr(self, name).flags.writeable = False
@@ -163,7 +167,9 @@ class Voxel:
         return html_summary(f"Voxel of {self.volume:.2f} mL", ("", "x", "y", "z"), rows)
 
     def __repr__(self) -> str:
-        center, size, angles = (tuple(np.round(v, 3).tolist()) for v in (self.center, self.size, self.angles))
+        center, size, angles = (
+            tuple(np.round(v, 3).tolist()) for v in (self.center, self.size, self.angles)
+        )
         return f"Voxel(center={center}, size={size}, angles={angles})"
 
     @classmethod
@@ -194,7 +200,9 @@ class Voxel:
         r = np.asarray(rotation, dtype=np.float64)
         off = np.abs(r.T @ r - np.eye(3)).max() if r.shape == (3, 3) else np.inf
         if not (off <= ROUNDED_TURN and np.linalg.det(r) > 0):
-            raise ValueError(f"the matrix of a voxel must be a rotation (orthogonal, determinant 1), got {r.tolist()}")
+            raise ValueError(
+                f"the matrix of a voxel must be a rotation (orthogonal, determinant 1), got {r.tolist()}"
+            )
         if off > EXACT_TURN:
             left, _, right = np.linalg.svd(r)
             r = left @ right
@@ -260,7 +268,9 @@ class Voxel:
         local = (np.asarray(points, dtype=np.float64) - self.center) @ self.rotation
         return np.asarray((np.abs(local) <= self.size / 2 + 1e-12).all(axis=-1))
 
-    def mask(self, shape: tuple[int, ...], affine: ArrayLike, *, partial: bool = False) -> NDArray[Any]:
+    def mask(
+        self, shape: tuple[int, ...], affine: ArrayLike, *, partial: bool = False
+    ) -> NDArray[Any]:
         """
         Draw the box on the grid of an image.
 
@@ -290,18 +300,30 @@ class Voxel:
         if (high <= low).any():
             return out
         window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        out[window] = self._parts(low, high, matrix) if partial else self._centers(low, high, matrix)
+        out[window] = (
+            self._parts(low, high, matrix) if partial else self._centers(low, high, matrix)
+        )
         return out
 
-    def _centers(self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]) -> NDArray[np.bool_]:
-        grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), axis=-1)
+    def _centers(
+        self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        grid = np.stack(
+            np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"),
+            axis=-1,
+        )
         return self.contains(grid @ matrix[:3, :3].T + matrix[:3, 3])
 
-    def _parts(self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _parts(
+        self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
         """Cut the box's rows along the first index, several rows to each image voxel."""
         rows = MASK_ROWS
         offsets = (np.arange(rows) + 0.5) / rows - 0.5
-        j, k = ((np.arange(a, b)[:, None] + offsets).ravel() for a, b in zip(low[1:], high[1:], strict=True))
+        j, k = (
+            (np.arange(a, b)[:, None] + offsets).ravel()
+            for a, b in zip(low[1:], high[1:], strict=True)
+        )
         step = self.rotation.T @ matrix[:3, :3]
         start = self.rotation.T @ (matrix[:3, 3] - self.center)
         local = start + j[:, None, None] * step[:, 1] + k[None, :, None] * step[:, 2]
@@ -309,12 +331,16 @@ class Voxel:
         flat = np.abs(slope) < 1e-12
         safe = np.where(flat, 1.0, slope)
         one, two = (-half - local) / safe, (half - local) / safe
-        near = np.where(flat, np.where(np.abs(local) <= half, -np.inf, np.inf), np.minimum(one, two)).max(axis=-1)
+        near = np.where(
+            flat, np.where(np.abs(local) <= half, -np.inf, np.inf), np.minimum(one, two)
+        ).max(axis=-1)
         far = np.where(flat, np.inf, np.maximum(one, two)).min(axis=-1)
         out = np.empty(tuple(high - low), dtype=np.float32)
         for i in range(low[0], high[0]):
             length = np.clip(np.minimum(far, i + 0.5) - np.maximum(near, i - 0.5), 0.0, None)
-            out[i - low[0]] = length.reshape(len(j) // rows, rows, len(k) // rows, rows).mean(axis=(1, 3))
+            out[i - low[0]] = length.reshape(len(j) // rows, rows, len(k) // rows, rows).mean(
+                axis=(1, 3)
+            )
         return out
 
     def intersection(self, other: Voxel) -> float:
@@ -336,7 +362,9 @@ class Voxel:
         """
         from placement.box.overlap import box_intersection
 
-        shared = box_intersection(self.center, self.size, self.rotation, other.center, other.size, other.rotation)
+        shared = box_intersection(
+            self.center, self.size, self.rotation, other.center, other.size, other.rotation
+        )
         return min(float(shared) / MM3_PER_ML, self.volume, other.volume)
 
     def dice(self, other: Voxel) -> float:
@@ -394,7 +422,9 @@ class Voxel:
         """
         m = np.asarray(matrix, dtype=np.float64)
         if m.shape != (4, 4) or not np.allclose(m[3], (0, 0, 0, 1)):
-            raise ValueError(f"a rigid transform is a matrix of shape (4, 4) with the last row 0 0 0 1, got {m.tolist()}")
+            raise ValueError(
+                f"a rigid transform is a matrix of shape (4, 4) with the last row 0 0 0 1, got {m.tolist()}"
+            )
         center = m[:3, :3] @ self.center + m[:3, 3]
         return Voxel.from_rotation(center, self.size, m[:3, :3] @ self.rotation)
 
@@ -431,7 +461,9 @@ class Voxel:
         """
         array = np.asarray(a, dtype=np.float64)
         if array.shape != (9,):
-            raise ValueError(f"a voxel is made of nine numbers (center, size, angles), got an array of shape {array.shape}")
+            raise ValueError(
+                f"a voxel is made of nine numbers (center, size, angles), got an array of shape {array.shape}"
+            )
         return cls(array[:3], array[3:6], array[6:])
 
     def to_json(self) -> str:
@@ -478,17 +510,25 @@ class Voxel:
         except json.JSONDecodeError as error:
             raise ValueError(f"the text of a voxel is no JSON ({error})") from error
         missing = [
-            k for k in ("center_mm", "size_mm", "angles_deg") if not isinstance(values, Mapping) or k not in values
+            k
+            for k in ("center_mm", "size_mm", "angles_deg")
+            if not isinstance(values, Mapping) or k not in values
         ]
         if missing:
-            raise ValueError(f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json")
+            raise ValueError(
+                f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json"
+            )
         for key, expected in (("frame", "RAS+"), ("convention", CONVENTION)):
             if values.get(key, expected) != expected:
-                raise ValueError(f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first")
+                raise ValueError(
+                    f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first"
+                )
         return cls(values["center_mm"], values["size_mm"], values["angles_deg"])
 
 
-def allowed_sides(sizes: ArrayLike, size_range: ArrayLike, min_volume: float) -> NDArray[np.float64]:
+def allowed_sides(
+    sizes: ArrayLike, size_range: ArrayLike, min_volume: float
+) -> NDArray[np.float64]:
     """
     Bring the sides of a box into their range and, in proportion, up to a least volume.
 
@@ -514,27 +554,44 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     """
     strangers = [i for i, scene in enumerate(scenes) if not hasattr(type(scene), "tumor_volume")]
     if strangers or not len(scenes):
-        what = f"case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}" if strangers else "there is none"
+        what = (
+            f"case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}"
+            if strangers
+            else "there is none"
+        )
         raise ValueError(f"placers learn from a sequence of Scene; {what}")
     try:
         if np.iscomplexobj(voxels):
             raise ValueError("they are complex")
         array = np.array(voxels, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})") from error
-    if array.ndim not in (2, 3) or array.shape[0] != len(scenes) or array.shape[-1] != 9 or not array.size:
+        raise ValueError(
+            f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})"
+        ) from error
+    if (
+        array.ndim not in (2, 3)
+        or array.shape[0] != len(scenes)
+        or array.shape[-1] != 9
+        or not array.size
+    ):
         n = len(scenes)
-        raise ValueError(f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}")
+        raise ValueError(
+            f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}"
+        )
     array = array.reshape(len(scenes), -1, 9)
     missing = np.asarray(np.isnan(array).all(axis=2))
     for i, j in np.argwhere(~missing):
         row = array[i, j]
         if not np.isfinite(row).all() or (row[3:6] <= 0).any():
-            raise ValueError(f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or all NaN where there "
-                f"is none, not {row.tolist()}")
+            raise ValueError(
+                f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or all NaN where there "
+                f"is none, not {row.tolist()}"
+            )
     alone = np.flatnonzero(np.all(missing, axis=1))
     if len(alone):
-        raise ValueError(f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it")
+        raise ValueError(
+            f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it"
+        )
     return array
 
 

@@ -37,7 +37,10 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     rows = []
     for name, content in contents.items():
         pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
-        numbers = {key: content["scores"][key] for key in ("objective", "tumor_fraction", "tumor_volume_ml")}
+        numbers = {
+            key: content["scores"][key]
+            for key in ("objective", "tumor_fraction", "tumor_volume_ml")
+        }
         flags = "; ".join(content["flags"])
         row = {"name": name, **box_columns(pose), "volume_ml": content["volume_ml"], **numbers}
         rows.append(row | {"rotated_axes": content["rotated_axes"], "flags": flags})
@@ -50,7 +53,12 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
 
     shown = ("volume_ml", "tumor_fraction", "objective")
     lines = [
-        [one["name"], *(f"{one[key]:.3f}" for key in shown), one["rotated_axes"], one["flags"] or "none"]
+        [
+            one["name"],
+            *(f"{one[key]:.3f}" for key in shown),
+            one["rotated_axes"],
+            one["flags"] or "none",
+        ]
         for one in rows
     ]
     header = ("case", "volume, mL", "part that is tumor", "objective", "rotated axes", "flags")
@@ -59,7 +67,9 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
         alt = f"Voxel of {name} in three planes"
         if parts := picture_parts(out / name, "voxel_overlay.png", "voxel_view.html", alt):
             sections.append((name, html_join(parts)))
-    told = synthetic_note(sum(one["synthetic"] for one in contents.values()), len(contents), "case")
+    told = synthetic_note(
+        sum(one["synthetic"] for one in contents.values()), len(contents), "case"
+    )
     lead = f"{NOTICE}. {told}".rstrip()
     where = ("", html_note("In the pictures, the patient's right is at the left."))
     write_text(out / "index.html", html_page("Voxels", [*sections, where], lead=lead))

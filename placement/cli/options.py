@@ -24,18 +24,29 @@ IncludeOption: TypeAlias = Annotated[
 ]
 ExcludeOption: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="LABELS|FILES", help="Labels of the tumor file, or masks, that no voxel may touch."),
+    typer.Option(
+        metavar="LABELS|FILES", help="Labels of the tumor file, or masks, that no voxel may touch."
+    ),
 ]
-ImageOption: TypeAlias = Annotated[Path | None, typer.Option(help="Image for the figures (a single case).")]
-MarginOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Distance to what is excluded, in mm.")]
+ImageOption: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Image for the figures (a single case).")
+]
+MarginOption: TypeAlias = Annotated[
+    float, typer.Option(min=0, help="Distance to what is excluded, in mm.")
+]
 ToleranceOption: TypeAlias = Annotated[
     float,
     typer.Option(
-        min=0, max=0.99, help="Part of the voxel that may be excluded all the same, where labels are scattered: 0.05."
+        min=0,
+        max=0.99,
+        help="Part of the voxel that may be excluded all the same, where labels are scattered: 0.05.",
     ),
 ]
 PpmOption: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="LOW,HIGH", help="Chemical shifts of interest, relative to the pulses, in ppm.")
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH", help="Chemical shifts of interest, relative to the pulses, in ppm."
+    ),
 ]
 ExpertsArgument: TypeAlias = Annotated[
     Path,
@@ -46,10 +57,17 @@ ExpertsArgument: TypeAlias = Annotated[
     ),
 ]
 LeastVolumeOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Least volume in mL.")]
-RotationsOption: TypeAlias = Annotated[int, typer.Option(min=0, max=3, help="How many axes may be rotated.")]
-SidesOption: TypeAlias = Annotated[str, typer.Option(metavar="LOW,HIGH", help="Least and largest side in mm.")]
+RotationsOption: TypeAlias = Annotated[
+    int, typer.Option(min=0, max=3, help="How many axes may be rotated.")
+]
+SidesOption: TypeAlias = Annotated[
+    str, typer.Option(metavar="LOW,HIGH", help="Least and largest side in mm.")
+]
 RateOption: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="PERCENT", help="Displacement in percent of the side per ppm: one or three.")
+    str | None,
+    typer.Option(
+        metavar="PERCENT", help="Displacement in percent of the side per ppm: one or three."
+    ),
 ]
 
 

@@ -38,7 +38,10 @@ def place(
     cases: CasesArgument,
     out: OutOption,
     model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Model file that train wrote; the optimizer by default.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Model file that train wrote; the optimizer by default."
+        ),
     ] = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
@@ -48,8 +51,12 @@ def place(
     min_volume: LeastVolumeOption = 6.0,
     max_rotations: RotationsOption = 3,
     sides: SidesOption = "10,60",
-    thorough: Annotated[bool, typer.Option("--thorough", help="Search from more places (optimizer).")] = False,
-    rounding: Annotated[bool, typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees.")] = True,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Search from more places (optimizer).")
+    ] = False,
+    rounding: Annotated[
+        bool, typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees.")
+    ] = True,
     ppm: PpmOption = None,
     percent_per_ppm: RateOption = None,
     figure: FigureOption = True,
@@ -82,7 +89,12 @@ def place(
     labels = labels_of(include)
     shift = shift_options(ppm, percent_per_ppm)
     placer = optimizer if model is None else _trained(model, table)
-    settings = {"command": "place", "optimizer": repr(optimizer), "include": include, "exclude": exclude}
+    settings = {
+        "command": "place",
+        "optimizer": repr(optimizer),
+        "include": include,
+        "exclude": exclude,
+    }
     settings |= {
         "margin": margin,
         "tolerance": tolerance,
@@ -96,7 +108,13 @@ def place(
         if model is not None and rounding:
             voxel = optimizer.rounded(voxel, scene)
         return write_prescription(
-            voxel, scene, out / row.name, optimizer=optimizer, figure=figure, overwrite=True, **shift
+            voxel,
+            scene,
+            out / row.name,
+            optimizer=optimizer,
+            figure=figure,
+            overwrite=True,
+            **shift,
         )
 
     def same(row: Any, old: dict[str, Any]) -> bool:
@@ -124,10 +142,14 @@ def prescribe(
     center: Annotated[str, typer.Option(metavar="X,Y,Z", help="Center in mm, RAS+.")],
     size: Annotated[str, typer.Option(metavar="X,Y,Z", help="Sides in mm.")],
     out: OutOption,
-    angles: Annotated[str, typer.Option(metavar="A,B,C", help="Intrinsic XYZ Euler angles in degrees.")] = "0,0,0",
+    angles: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Intrinsic XYZ Euler angles in degrees.")
+    ] = "0,0,0",
     matrix: Annotated[
         Path | None,
-        typer.Option(help="Text file of 4 x 4 numbers, mm RAS+ of the scan of the box to those of TUMOR: moves it."),
+        typer.Option(
+            help="Text file of 4 x 4 numbers, mm RAS+ of the scan of the box to those of TUMOR: moves it."
+        ),
     ] = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
@@ -145,16 +167,27 @@ def prescribe(
     from placement.exchange.prescription import write_prescription
     from placement.exchange.tables import read_cases, read_scene
 
-    voxel = Voxel(floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3))
+    voxel = Voxel(
+        floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3)
+    )
     if matrix is not None:
         try:
             voxel = voxel.transform(read_numbers(matrix))
         except ValueError as error:
-            raise ValueError(str(error) if str(matrix) in str(error) else f"{matrix}: {error}; write four rows of four numbers") from None
+            raise ValueError(
+                str(error)
+                if str(matrix) in str(error)
+                else f"{matrix}: {error}; write four rows of four numbers"
+            ) from None
     row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
     scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
     content = write_prescription(
-        voxel, scene, out, figure=figure, overwrite=overwrite, **shift_options(ppm, percent_per_ppm)
+        voxel,
+        scene,
+        out,
+        figure=figure,
+        overwrite=overwrite,
+        **shift_options(ppm, percent_per_ppm),
     )
     scores = content["scores"]
     words_ = [f"{content['volume_ml']:.2f} mL", f"{scores['tumor_fraction']:.3f} of it tumor"]
@@ -169,7 +202,9 @@ def _trained(path: Path, table: pd.DataFrame) -> Any:
 
     placer = load_model(path)
     if not hasattr(placer, "place"):
-        raise ValueError(f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement train makes placers")
+        raise ValueError(
+            f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement train makes placers"
+        )
     check_channels(placer, table)
     return placer
 

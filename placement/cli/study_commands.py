@@ -46,11 +46,12 @@ _public: Any = placement  # its names load when they are asked for
 def simulate(
     n: Annotated[int, typer.Argument(metavar="N", min=1, help="How many cases.")],
     out: OutOption,
-    experts: Annotated[str, typer.Option(help="preference or objective: what the simulated experts aim at.")] = (
-        "preference"
-    ),
+    experts: Annotated[
+        str, typer.Option(help="preference or objective: what the simulated experts aim at.")
+    ] = ("preference"),
     exclude: Annotated[
-        bool, typer.Option("--exclude", help="Name the necrosis in the column exclude of the table.")
+        bool,
+        typer.Option("--exclude", help="Name the necrosis in the column exclude of the table."),
     ] = False,
     spacing: Annotated[float, typer.Option(min=0.5, max=10, help="Grid in mm.")] = 2.0,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
@@ -71,13 +72,22 @@ def simulate(
     from placement.simulate.gliomas import ExpertKind, simulate_gliomas
 
     settings = {"command": "simulate", "experts": experts, "spacing": spacing, "seed": seed}
-    options: dict[str, Any] = {"experts": experts, "spacing": spacing, "exclude": ("necrosis",), "image": True}
+    options: dict[str, Any] = {
+        "experts": experts,
+        "spacing": spacing,
+        "exclude": ("necrosis",),
+        "image": True,
+    }
     if experts not in get_args(ExpertKind):
-        raise ValueError(f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}")
+        raise ValueError(
+            f"--experts must be one of {', '.join(get_args(ExpertKind))}, not {experts!r}"
+        )
     begin_run(out, settings, overwrite, results=("experts.tsv", "cases.tsv"))
     boxes = pd.DataFrame()
     if (out / "experts.tsv").exists() and not overwrite:
-        boxes = pd.read_csv(out / "experts.tsv", sep="\t", dtype=str)  # numbers stay as they are written
+        boxes = pd.read_csv(
+            out / "experts.tsv", sep="\t", dtype=str
+        )  # numbers stay as they are written
     rows = []
     for i in progress(range(n), n):
         name = f"synthetic-{i + 1:03d}"
@@ -94,7 +104,9 @@ def simulate(
             for kind, values in parts.items():
                 write_volume(values.astype(np.uint8), scene.affine, written.path(files[kind]))
             write_volume(np.asarray(scene.image), scene.affine, written.path(files["image"]))
-        pair = [{"name": name, "expert": j + 1, **box_columns(box)} for j, box in enumerate(voxels[0])]
+        pair = [
+            {"name": name, "expert": j + 1, **box_columns(box)} for j, box in enumerate(voxels[0])
+        ]
         boxes = pd.concat([boxes, pd.DataFrame(pair).astype(str)], ignore_index=True)
         write_text(out / "experts.tsv", boxes.to_csv(sep="\t", index=False))
     write_text(out / "cases.tsv", pd.DataFrame(rows).to_csv(sep="\t", index=False))
@@ -119,22 +131,39 @@ def train(
             help="What the network sees: tumor, distance, exclude, image; tumor,distance by default.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the cases (network).")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="A smaller network that answers faster.")] = False,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the cases (network).")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A smaller network that answers faster.")
+    ] = False,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Polish the network's boxes by a local search of the objective.")
+        bool,
+        typer.Option(
+            "--refine", help="Polish the network's boxes by a local search of the objective."
+        ),
     ] = False,
     validation_fraction: Annotated[
         float,
-        typer.Option(min=0, max=0.9, help="Share of the patients that the network is scored with, not trained on."),
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of the patients that the network is scored with, not trained on.",
+        ),
     ] = 0.0,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="End after so many epochs without a better score, and take the best (network)."),
+        typer.Option(
+            min=1,
+            help="End after so many epochs without a better score, and take the best (network).",
+        ),
     ] = None,
     groups: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Column of CASES with the patient, whose cases stay together (network)."),
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of CASES with the patient, whose cases stay together (network).",
+        ),
     ] = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
@@ -151,7 +180,9 @@ def train(
             "--overwrite removes it."
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes of the ranker; −1 for one on each core.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="Processes of the ranker; −1 for one on each core.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -178,7 +209,11 @@ def train(
         "--refine": refine,
         "--checkpoint": checkpoint,
     }
-    given |= {"--validation-fraction": validation_fraction, "--patience": patience, "--groups": groups}
+    given |= {
+        "--validation-fraction": validation_fraction,
+        "--patience": patience,
+        "--groups": groups,
+    }
     wrong = [name for name, value in given.items() if value and model != "network"]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: for --model network only")
@@ -190,10 +225,18 @@ def train(
     own: Path | None = None
     if model == "network":
         if max_rotations != 3:
-            raise ValueError("--max-rotations: a network turns boxes as it has learned; place flags those that are turned too much")
+            raise ValueError(
+                "--max-rotations: a network turns boxes as it has learned; place flags those that are turned too much"
+            )
         del constraints["max_rotations"]
         own = out.with_name(f".{out.name}.training") if checkpoint is None else None
-        options = {"fast": fast, "refine": refine, **constraints, "checkpoint": str(checkpoint or own), "verbose": True}
+        options = {
+            "fast": fast,
+            "refine": refine,
+            **constraints,
+            "checkpoint": str(checkpoint or own),
+            "verbose": True,
+        }
         options |= {} if epochs is None else {"epochs": epochs}
         options |= {} if channels is None else {"channels": tuple(words(channels))}
         options |= {"validation_fraction": validation_fraction, "patience": patience}
@@ -213,7 +256,9 @@ def train(
     save_model(placer, out)
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
-    typer.echo(f"trained on {len(scenes)} cases with {(boxes[..., 0] == boxes[..., 0]).sum()} boxes: {out}")
+    typer.echo(
+        f"trained on {len(scenes)} cases with {(boxes[..., 0] == boxes[..., 0]).sum()} boxes: {out}"
+    )
     if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, who are no clinical experts")
 
@@ -222,7 +267,8 @@ def evaluate(
     cases: CasesArgument,
     experts: ExpertsArgument,
     placements: Annotated[
-        list[str], typer.Option(metavar="NAME=FILE", help="Table of boxes, as place writes it; repeatable.")
+        list[str],
+        typer.Option(metavar="NAME=FILE", help="Table of boxes, as place writes it; repeatable."),
     ],
     out: OutOption,
     include: IncludeOption = None,
@@ -242,7 +288,9 @@ def evaluate(
     labels = labels_of(include)
     kinds = ("cases", "icc", "bland_altman", "anova", "paired", "correlations", "summary")
     drawing = figure and find_spec("matplotlib") is not None
-    with FileSet(out, ["evaluation.png", *(f"{kind}.csv" for kind in kinds)], overwrite=overwrite) as files:
+    with FileSet(
+        out, ["evaluation.png", *(f"{kind}.csv" for kind in kinds)], overwrite=overwrite
+    ) as files:
         rows = progress(table.itertuples(), len(table))
         scenes = [read_scene(row, include=labels, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, found, random_state=seed)

@@ -49,15 +49,27 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
 
 
 def plot_overlay(
-    voxels: Voxel | Mapping[str, Voxel], scene: Scene, *, title: str = "", center: Sequence[float] | None = None
+    voxels: Voxel | Mapping[str, Voxel],
+    scene: Scene,
+    *,
+    title: str = "",
+    center: Sequence[float] | None = None,
 ) -> Figure:
     """Draw boxes in three planes through a center, with their exact outlines."""
     named = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
     if not 1 <= len(named) <= len(_COLORS):
-        raise ValueError(f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(named)}")
-    middle = np.array(next(iter(named.values())).center if center is None else center, dtype=np.float64)
+        raise ValueError(
+            f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(named)}"
+        )
+    middle = np.array(
+        next(iter(named.values())).center if center is None else center, dtype=np.float64
+    )
     volumes = {"tumor": scene.tumor, **scene.forbidden}
-    image = scene.tumor if scene.image is None else scene.image.reshape(*scene.image.shape[:3], -1)[..., 0]
+    image = (
+        scene.tumor
+        if scene.image is None
+        else scene.image.reshape(*scene.image.shape[:3], -1)[..., 0]
+    )
     window = (-0.2, 2.0) if scene.image is None else None
     with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
         figure = new_figure(11.0, 4.4)
@@ -70,11 +82,21 @@ def plot_overlay(
                 outline = box_outline(voxel, plane.normal, float(middle[plane.normal]))
                 if len(outline):
                     closed = np.vstack([outline, outline[:1]])
-                    plane.ax.plot(closed[:, plane.across], closed[:, plane.up], color=color, linewidth=1.8)
+                    plane.ax.plot(
+                        closed[:, plane.across], closed[:, plane.up], color=color, linewidth=1.8
+                    )
         entries = [handle("tumor", color=_TUMOR, linewidth=1.5)]
         entries += [handle("excluded", color=_REGION, linewidth=1.5)] if len(volumes) > 1 else []
-        entries += [handle(name, color=c, linewidth=2) for c, name in zip(_COLORS, named, strict=False)]
-        figure.legend(handles=entries, loc="lower left", bbox_to_anchor=(0.025, 0.0), ncol=len(entries), fontsize=9)
+        entries += [
+            handle(name, color=c, linewidth=2) for c, name in zip(_COLORS, named, strict=False)
+        ]
+        figure.legend(
+            handles=entries,
+            loc="lower left",
+            bbox_to_anchor=(0.025, 0.0),
+            ncol=len(entries),
+            fontsize=9,
+        )
         if scene.synthetic:  # not below, where the names of many boxes leave no room
             figure.text(0.97, 0.95, SYNTHETIC, ha="right", va="center", fontsize=9, color=FAINT)
         figure.text(0.97, 0.035, NOTICE, ha="right", fontsize=9, color=FAINT)
@@ -84,7 +106,9 @@ def plot_overlay(
 
 def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the part of space to show: tumor and boxes with some tissue around them."""
-    ends = np.array(list(itertools.product(*zip([0, 0, 0], np.array(scene.occupancy.shape) - 1, strict=True))))
+    ends = np.array(
+        list(itertools.product(*zip([0, 0, 0], np.array(scene.occupancy.shape) - 1, strict=True)))
+    )
     tumor = (ends + np.array(scene.origin)) @ scene.affine[:3, :3].T + scene.affine[:3, 3]
     points = np.vstack([tumor, *(voxel.corners for voxel in voxels)])
     low, high = points.min(axis=0) - _AROUND, points.max(axis=0) + _AROUND

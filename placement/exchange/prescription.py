@@ -122,7 +122,10 @@ def write_prescription(
     with FileSet(folder, [name + end for end in ends], overwrite=overwrite) as files:
         for end, values in (
             ("_mask.nii.gz", voxel.mask(scene.shape, scene.affine)),
-            ("_partial.nii.gz", voxel.mask(scene.shape, scene.affine, partial=True).astype(np.float32)),
+            (
+                "_partial.nii.gz",
+                voxel.mask(scene.shape, scene.affine, partial=True).astype(np.float32),
+            ),
         ):
             image = image_of(values, scene.affine)
             image.header["descrip"] = NOTICE.encode()
@@ -167,7 +170,9 @@ def describe_placement(
         "rotated_axes": box.rotated_axes,
         "rotated_angles": box.rotated_angles,
         "ras": _pose(box.center, box.rotation, box.angles),
-        "lps": _pose(_FLIP * box.center, _FLIP[:, None] * box.rotation * _FLIP, _FLIP * box.angles),
+        "lps": _pose(
+            _FLIP * box.center, _FLIP[:, None] * box.rotation * _FLIP, _FLIP * box.angles
+        ),
         "convention": CONVENTION,
         "scores": {
             "objective": found.objective,
@@ -183,7 +188,9 @@ def describe_placement(
         "sources": scene.sources,
     }
     if ppm_range is not None and percent_per_ppm is not None:
-        content["displacement"] = displacement(box, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm)
+        content["displacement"] = displacement(
+            box, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
+        )
     return content
 
 
@@ -239,7 +246,11 @@ def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
 
 
 def displacement(
-    voxel: Voxel, scene: Scene, *, ppm_range: tuple[float, float], percent_per_ppm: float | Sequence[float]
+    voxel: Voxel,
+    scene: Scene,
+    *,
+    ppm_range: tuple[float, float],
+    percent_per_ppm: float | Sequence[float],
 ) -> dict[str, Any]:
     """
     Find the worst case under chemical-shift displacement.
@@ -250,9 +261,13 @@ def displacement(
     ends = np.asarray(ppm_range, dtype=np.float64)
     rate = np.asarray(percent_per_ppm, dtype=np.float64)
     if not (ends.shape == (2,) and np.isfinite(ends).all() and ends[0] <= ends[1]):
-        raise ValueError(f"ppm_range must be a finite number and one that is not below it, got {ppm_range}")
+        raise ValueError(
+            f"ppm_range must be a finite number and one that is not below it, got {ppm_range}"
+        )
     if not (rate.shape in ((), (3,)) and np.isfinite(rate).all() and (rate >= 0).all()):
-        raise ValueError(f"percent_per_ppm must be one number of 0 or more, or one for each of three sides, got {percent_per_ppm}")
+        raise ValueError(
+            f"percent_per_ppm must be one number of 0 or more, or one for each of three sides, got {percent_per_ppm}"
+        )
     low, high = ends.tolist()
     rate = np.broadcast_to(rate, (3,))
     worst: dict[str, Any] = {}
@@ -267,7 +282,11 @@ def displacement(
             largest = max(largest, float(np.linalg.norm(shift)))
             if part < lowest:
                 lowest = part
-                worst = {"ppm": float(ppm), "shift_mm": (shift + 0.0).tolist(), "center_mm": moved.center.tolist()}
+                worst = {
+                    "ppm": float(ppm),
+                    "shift_mm": (shift + 0.0).tolist(),
+                    "center_mm": moved.center.tolist(),
+                }
             for name, one in near.items():
                 before, own = nearest[name], one(moved)
                 nearest[name] = own if before is None or own is None else min(before, own)
@@ -309,10 +328,14 @@ def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -
         ["flags", "; ".join(content["flags"]) or "none"],
     ]
     lead = f"{NOTICE}. {synthetic_note(int(scene.synthetic), 1, 'case')}".rstrip()
-    return viewer_page(scene.name or "Voxel", [("", planes), ("The voxel", html_table(rows))], lead=lead)
+    return viewer_page(
+        scene.name or "Voxel", [("", planes), ("The voxel", html_table(rows))], lead=lead
+    )
 
 
-def _pose(center: NDArray[np.float64], rotation: NDArray[np.float64], angles: NDArray[np.float64]) -> dict[str, Any]:
+def _pose(
+    center: NDArray[np.float64], rotation: NDArray[np.float64], angles: NDArray[np.float64]
+) -> dict[str, Any]:
     from scipy.spatial.transform import Rotation
 
     x, y, z, w = Rotation.from_matrix(rotation).as_quat()
@@ -338,7 +361,9 @@ def _region(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
     # What lies within a region is never nearest, unless the box is in it too, where any point will do.
     rim = region & ~binary_erosion(region)
     line = np.linspace(-0.5, 0.5, _DIVISIONS)
-    inside = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3) @ matrix.T
+    inside = (
+        np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3) @ matrix.T
+    )
     reach = float(np.linalg.norm(inside, axis=1).max())
     centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
     inverse = np.linalg.inv(scene.affine)

@@ -38,35 +38,55 @@ BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle
 _SHOWN = 5  # names in a message
 
 
-def read_cases(path: str | Path, *, image: str | Path | None = None, exclude: str | None = None) -> pd.DataFrame:
+def read_cases(
+    path: str | Path, *, image: str | Path | None = None, exclude: str | None = None
+) -> pd.DataFrame:
     """Read a table of cases, or make one of a single mask."""
     import pandas as pd
 
     path = Path(path)
     _check_files([path])
     if path.suffix.lower() not in (".tsv", ".csv"):
-        row = {"name": stem(path), "tumor": str(path), "image": str(image or ""), "exclude": exclude or ""}
+        row = {
+            "name": stem(path),
+            "tumor": str(path),
+            "image": str(image or ""),
+            "exclude": exclude or "",
+        }
         _check_files(_files([row["image"], row["exclude"]]))
         return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
         raise ValueError("--image is for a single case; name images in a column of the table")
     rows = read_rows(path, required=("name", "tumor"))
-    table = pd.DataFrame([row | {"synthetic": _is_synthetic(row, f"{path}, row {line}")} for line, row in rows])
-    unsafe = [name for name in table["name"] if not name.isprintable() or Path(name).name != name or name[0] == "."]
+    table = pd.DataFrame(
+        [row | {"synthetic": _is_synthetic(row, f"{path}, row {line}")} for line, row in rows]
+    )
+    unsafe = [
+        name
+        for name in table["name"]
+        if not name.isprintable() or Path(name).name != name or name[0] == "."
+    ]
     twice = table["name"][table["name"].str.casefold().duplicated()]
     if unsafe or len(twice):
         what = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
-        raise ValueError(f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}")
+        raise ValueError(
+            f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}"
+        )
     for column in ("tumor", "image", "exclude"):
         given = table[column] if column in table else pd.Series([""] * len(table))
         # Labels are no files; files are relative to the table.
         table[column] = [
-            ",".join(one if one.isdecimal() else str(path.parent / one) for one in words(text)) for text in given
+            ",".join(one if one.isdecimal() else str(path.parent / one) for one in words(text))
+            for text in given
         ]
     if exclude is not None:
         table["exclude"] = exclude
     try:
-        _check_files(itertools.chain.from_iterable(_files(table[name]) for name in ("tumor", "image", "exclude")))
+        _check_files(
+            itertools.chain.from_iterable(
+                _files(table[name]) for name in ("tumor", "image", "exclude")
+            )
+        )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: {error}; files are relative to the table") from None
     return table
@@ -111,7 +131,9 @@ def check_channels(placer: Any, table: pd.DataFrame) -> None:
         lacking = table.loc[table[column] == "", "name"]
         if column in getattr(placer, "channels", ()) and len(lacking):
             first = ", ".join(lacking[:5])
-            raise ValueError(f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES")
+            raise ValueError(
+                f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES"
+            )
 
 
 def box_columns(box: Iterable[float]) -> dict[str, float]:
@@ -140,7 +162,11 @@ def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     raters = boxes["expert"].unique()
     raters = sorted(raters, key=int if all(one.isdecimal() for one in raters) else str)
     return np.stack(
-        [_in_order(boxes[boxes["expert"] == one], names, f"{path}, expert {one}") for one in raters], axis=1
+        [
+            _in_order(boxes[boxes["expert"] == one], names, f"{path}, expert {one}")
+            for one in raters
+        ],
+        axis=1,
     )
 
 
@@ -152,16 +178,22 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-        raise ValueError(f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases")
+        raise ValueError(
+            f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases"
+        )
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]
-        raise ValueError(f"{path}, row {line}: no expert; every row needs one, or leave out the column")
+        raise ValueError(
+            f"{path}, row {line}: no expert; every row needs one, or leave out the column"
+        )
     boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").astype(float)
     broken = ~np.isfinite(boxes).all(axis=1) | (boxes[list(BOX[3:6])] <= 0).any(axis=1)
     if broken.any():
         line, row = rows[int(broken.argmax())]
         found = ", ".join(row[name] for name in BOX)
-        raise ValueError(f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 mm, not {found}")
+        raise ValueError(
+            f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 mm, not {found}"
+        )
     table[list(BOX)] = boxes
     return table
 
@@ -187,7 +219,9 @@ def _excluded(row: Any) -> dict[str, Any]:
         return {f"label {int(word)}": int(word) for word in given}
     names = [Path(word).name for word in given]
     # Masks of one name lie in different folders, which names of regions do not tell.
-    named = [one if names.count(one) == 1 else f"{one} {i}" for i, one in enumerate(names, start=1)]
+    named = [
+        one if names.count(one) == 1 else f"{one} {i}" for i, one in enumerate(names, start=1)
+    ]
     return dict(zip(named, given, strict=True))
 
 

@@ -101,8 +101,12 @@ class Surroundings:
         width = float(np.cbrt(scene.tumor_volume * MM3_PER_ML))
         self.step = float(np.clip(width / GRID_PARTS, 0.5, GRID_MM))
         crop = scene.occupancy
-        ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in crop.shape], indexing="ij")).reshape(3, -1)
-        shift = scene.affine[:3, :3] @ np.array(scene.origin, dtype=np.float64) + scene.affine[:3, 3]
+        ends = np.array(
+            np.meshgrid(*[(-0.5, n - 0.5) for n in crop.shape], indexing="ij")
+        ).reshape(3, -1)
+        shift = (
+            scene.affine[:3, :3] @ np.array(scene.origin, dtype=np.float64) + scene.affine[:3, 3]
+        )
         world = scene.affine[:3, :3] @ ends + shift[:, None]
         low, high = world.min(axis=1) - self.step, world.max(axis=1) + self.step
         counts = np.ceil((high - low) / self.step).astype(int) + 1
@@ -113,11 +117,15 @@ class Surroundings:
         values = map_coordinates(crop, index, order=1, mode="constant", cval=0.0)
         if scene.margins:
             excluded = scene.forbidden_in(scene.origin, crop.shape).astype(np.uint8)
-            values = values * (map_coordinates(excluded, index, order=0, mode="constant", cval=0) == 0)
+            values = values * (
+                map_coordinates(excluded, index, order=0, mode="constant", cval=0) == 0
+            )
         inside = (values >= min(0.5, 0.5 * float(values.max()))) & (values > 0)
         if not inside.any():
             inside[np.argmin(((grid - scene.centroid[:, None]) ** 2).sum(axis=0))] = True
-        self.depth = distance_transform_edt(inside.reshape(counts)).astype(np.float32) * np.float32(self.step)
+        self.depth = distance_transform_edt(inside.reshape(counts)).astype(
+            np.float32
+        ) * np.float32(self.step)
 
     def at(self, points: NDArray[np.float64]) -> NDArray[np.float32]:
         """
@@ -129,7 +137,9 @@ class Surroundings:
         last = np.array(self.depth.shape) - 1
         inside = ((index >= 0) & (index <= last)).all(axis=-1)
         index = np.clip(index, 0, last)
-        return np.where(inside, self.depth[index[..., 0], index[..., 1], index[..., 2]], np.float32(0))
+        return np.where(
+            inside, self.depth[index[..., 0], index[..., 1], index[..., 2]], np.float32(0)
+        )
 
     def thick_places(self, n: int, apart: float) -> NDArray[np.float64]:
         """
@@ -143,7 +153,9 @@ class Surroundings:
         smooth = gaussian_filter(self.depth, 1.0).ravel()
         index = np.flatnonzero(self.depth.ravel() > 0)
         index = index[np.argsort(-smooth[index], kind="stable")]
-        points = np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
+        points = (
+            np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
+        )
         kept: list[NDArray[np.float64]] = []
         while len(points) and len(kept) < n:
             kept.append(points[0])
@@ -157,7 +169,9 @@ class Surroundings:
         Shapes: returns (4, 3).
         """
         index = np.flatnonzero(self.depth.ravel() > 0)
-        points = np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
+        points = (
+            np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
+        )
         share = self.depth.ravel()[index].astype(np.float64) / float(self.depth.max())
         weights = [share**power / (share**power).sum() for power in DEPTH_POWERS]
         return np.array([(weight[:, None] * points).sum(axis=0) for weight in weights])
@@ -209,7 +223,9 @@ def describe_boxes(
     cube = Voxel(surroundings.thickest, np.full(3, np.cbrt(min(CUBE_ML, total) * MM3_PER_ML)))
     labels, shares = surroundings.parts
     of_part = shares[labels[tuple(_grid_index(surroundings, centers).T)]]
-    grown = [[Voxel(one.center, one.size + 2 * by, one.angles) for one in voxels] for by in GROWN_MM]
+    grown = [
+        [Voxel(one.center, one.size + 2 * by, one.angles) for one in voxels] for by in GROWN_MM
+    ]
     n = len(voxels)
     shared = np.eye(n)
     for i, j in itertools.combinations(range(n), 2):
@@ -226,7 +242,9 @@ def describe_boxes(
         "side_max": sides[:, 2],
         "elongation": np.log(sides[:, 2] / sides[:, 0]),
         "rotated_axes": np.array([float(voxel.rotated_axes) for voxel in voxels]),
-        "tilt": np.degrees(np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1))),
+        "tilt": np.degrees(
+            np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1))
+        ),
         "depth_center": at_center,
         "depth_share": at_center / deepest,
         "depth_mean": depths.mean(axis=1),
@@ -236,7 +254,9 @@ def describe_boxes(
         "to_thickest": to_thickest,
         "to_thickest_share": to_thickest / radius,
         "dice_cube": np.array([voxel.dice(cube) for voxel in voxels]),
-        "dice_others": np.array([np.mean([voxel.dice(other) for other in others]) for voxel in voxels]),
+        "dice_others": np.array(
+            [np.mean([voxel.dice(other) for other in others]) for voxel in voxels]
+        ),
         "dice_pure": (shared * fractions**PURITY_POWER).sum(axis=1) / n,
         "part_share": of_part,
         "excluded": _excluded(scene, voxels),

@@ -116,7 +116,11 @@ class PlacementNetwork(nn.Module):
         before, side = n_channels, n
         for width in widths:
             first = nn.Conv3d(before, width, 3, stride=2, padding=1, bias=False)
-            stages.append(nn.Sequential(first, _norm(width), nn.LeakyReLU(SLOPE, inplace=True), _Residual(width)))
+            stages.append(
+                nn.Sequential(
+                    first, _norm(width), nn.LeakyReLU(SLOPE, inplace=True), _Residual(width)
+                )
+            )
             before, side = width, (side + 1) // 2
         self.stages = nn.ModuleList(stages)
         heads = [nn.Linear(width, 1, bias=False) for width in (n_channels, *widths[:3])]
@@ -159,7 +163,9 @@ class PlacementNetwork(nn.Module):
             maps.append(x)
         expected = self._expected(maps) * step if len(self.heat) else 0.0
         x = x.flatten(1)
-        x = functional.silu(self._centered(self.features(torch.cat([x, torch.log(step / self.step)], dim=1))))
+        x = functional.silu(
+            self._centered(self.features(torch.cat([x, torch.log(step / self.step)], dim=1)))
+        )
         turn = self.turn(x).float()
         answer = {
             "center": expected + torch.tanh(self.center(x).float()) * self.reach * step,
@@ -177,7 +183,9 @@ class PlacementNetwork(nn.Module):
         if len(features) > 1:
             return self.norm(features)
         norm = self.norm
-        return functional.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return functional.batch_norm(
+            features, norm.running_mean, norm.running_var, norm.weight, norm.bias
+        )
 
     def _expected(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average places by how likely each is the center, in steps from the middle: shape (n, 3)."""
@@ -221,7 +229,11 @@ def rotation_from_angles(angles: torch.Tensor) -> torch.Tensor:
 
 
 def sampled_fraction(
-    tumor: torch.Tensor, center: torch.Tensor, size: torch.Tensor, rotation: torch.Tensor, step: torch.Tensor
+    tumor: torch.Tensor,
+    center: torch.Tensor,
+    size: torch.Tensor,
+    rotation: torch.Tensor,
+    step: torch.Tensor,
 ) -> torch.Tensor:
     """
     Estimate which part of boxes is tumor, with gradients for all nine numbers.
@@ -238,7 +250,9 @@ def _points(center: torch.Tensor, size: torch.Tensor, rotation: torch.Tensor) ->
     return (unit * size[:, None]) @ rotation.transpose(1, 2) + center[:, None]
 
 
-def sampled_dice(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def sampled_dice(
+    answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
     """
     Estimate the Dice coefficients of boxes with those of experts, with gradients where they
     overlap.
@@ -249,7 +263,9 @@ def sampled_dice(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torc
     points = _points(answers["center"], size, answers["rotation"])
     local = (points[:, None] - targets["center"][:, :, None]) @ targets["rotation"]
     theirs = targets["size"][:, :, None]
-    inside = torch.clamp((0.5 * theirs - local.abs()) * (POINTS / theirs) + 0.5, 0, 1).prod(-1).mean(-1)
+    inside = (
+        torch.clamp((0.5 * theirs - local.abs()) * (POINTS / theirs) + 0.5, 0, 1).prod(-1).mean(-1)
+    )
     mine, other = size.prod(-1)[:, None], targets["size"].prod(-1)
     return 2 * inside * mine / (mine + other)
 
@@ -258,11 +274,15 @@ def _sampled(tumor: torch.Tensor, points: torch.Tensor, step: torch.Tensor) -> t
     """Interpolate at points, shape (n, m, 3) in mm from the middle."""
     # Torch counts a grid from -1 to 1 over its outer faces, last axis first.
     places = (points / (0.5 * tumor.shape[-1] * step[:, None, None])).flip(-1)
-    found = functional.grid_sample(tumor, places[:, :, None, None], align_corners=False, padding_mode="zeros")
+    found = functional.grid_sample(
+        tumor, places[:, :, None, None], align_corners=False, padding_mode="zeros"
+    )
     return found[:, 0, :, 0, 0]
 
 
-def center_outside(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def center_outside(
+    answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
     """
     Tell which centers lie outside the tumor: the study's last term, a step that no network can
     learn from.
@@ -270,7 +290,9 @@ def center_outside(answers: Mapping[str, torch.Tensor], targets: Mapping[str, to
     return (_at_center(answers, targets) < 0.5).to(answers["center"].dtype)
 
 
-def _at_center(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _at_center(
+    answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
     return _sampled(targets["tumor"], answers["center"][:, None], targets["step"])[:, 0]
 
 
@@ -307,7 +329,9 @@ class PlacementLoss(nn.Module):
         self.turns: torch.Tensor
         self.register_buffer("turns", torch.from_numpy(TURNS.astype(np.float32)), persistent=False)
 
-    def forward(self, answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self, answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Compute the loss."""
         terms = self.terms(answers, targets)
         return (terms["experts"] + terms["outside"] + terms["center"]).mean()
@@ -329,8 +353,12 @@ class PlacementLoss(nn.Module):
         else:
             distance = torch.where(present > 0, apart, 0.0).sum(1) / present.sum(1)
         size = answers["log_size"].exp()
-        part = sampled_fraction(targets["tumor"], answers["center"], size, answers["rotation"], targets["step"])
-        center = torch.zeros_like(part) if self.kind == "euler" else 1 - _at_center(answers, targets)
+        part = sampled_fraction(
+            targets["tumor"], answers["center"], size, answers["rotation"], targets["step"]
+        )
+        center = (
+            torch.zeros_like(part) if self.kind == "euler" else 1 - _at_center(answers, targets)
+        )
         return {"experts": distance, "outside": 1 - part, "center": center}
 
     def _shapes(self, answers: Mapping[str, Any], targets: Mapping[str, Any]) -> torch.Tensor:
@@ -338,12 +366,20 @@ class PlacementLoss(nn.Module):
         logs, wanted = answers["log_size"][:, None], targets["size"].log()
         if self.kind == "euler":
             sides = ((logs.exp() - targets["size"]) / LENGTH_MM).square().sum(-1)
-            return WEIGHTS[1] * sides + WEIGHTS[2] * (answers["angles"][:, None] - targets["angles"]).square().sum(-1)
+            return WEIGHTS[1] * sides + WEIGHTS[2] * (
+                answers["angles"][:, None] - targets["angles"]
+            ).square().sum(-1)
         if self.kind == "moment":
-            apart = _log_moment(logs, answers["rotation"][:, None]) - _log_moment(wanted, targets["rotation"])
+            apart = _log_moment(logs, answers["rotation"][:, None]) - _log_moment(
+                wanted, targets["rotation"]
+            )
             return WEIGHTS[1] * apart.square().sum((-1, -2)) / 4
         # All names of the experts' boxes: sides change places, |P|ᵀ d, and rotations become R P.
-        sides = (logs[:, :, None] - torch.einsum("kab,nea->nekb", self.turns.abs(), wanted)).square().sum(-1)
+        sides = (
+            (logs[:, :, None] - torch.einsum("kab,nea->nekb", self.turns.abs(), wanted))
+            .square()
+            .sum(-1)
+        )
         named = torch.einsum("neab,kbc->nekac", targets["rotation"], self.turns)
         turned = (answers["rotation"][:, None, None] - named).square().sum((-1, -2)) / 8
         return (WEIGHTS[1] * sides + WEIGHTS[2] * turned).amin(2)

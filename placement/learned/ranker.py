@@ -152,9 +152,13 @@ class VoxelRanker(BaseEstimator):
         optimizer = self._checked()
         experts = expert_voxels(voxels, scenes)
         if len(scenes) < 2:
-            raise ValueError("a ranker learns from two cases or more, got 1; more than 50 are advisable")
+            raise ValueError(
+                "a ranker learns from two cases or more, got 1; more than 50 are advisable"
+            )
         seed = seed_from(self.random_state)
-        if optimizer.random_state is None or isinstance(optimizer.random_state, np.random.RandomState):
+        if optimizer.random_state is None or isinstance(
+            optimizer.random_state, np.random.RandomState
+        ):
             optimizer.set_params(random_state=derived_seed(seed, "optimizer"))
         volumes = np.prod(experts[..., 3:6], axis=-1) / MM3_PER_ML
         self.optimizer_ = optimizer
@@ -196,7 +200,10 @@ class VoxelRanker(BaseEstimator):
             If it is not fitted.
         """
         check_is_fitted(self)
-        rows = [self._ranked(boxes, 1)[0][0].as_array() for boxes in self._gather(list(scenes), "place")]
+        rows = [
+            self._ranked(boxes, 1)[0][0].as_array()
+            for boxes in self._gather(list(scenes), "place")
+        ]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 
     def place(self, scene: Scene) -> Voxel:
@@ -247,7 +254,9 @@ class VoxelRanker(BaseEstimator):
         check_is_fitted(self)
         if n < 1:
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
-        return self._ranked(_boxes(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places), n)
+        return self._ranked(
+            _boxes(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places), n
+        )
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
@@ -280,7 +289,9 @@ class VoxelRanker(BaseEstimator):
         left_out = ("optimizer", "n_jobs", "verbose")
         if isinstance(own["random_state"], np.random.RandomState):
             own["random_state"] = None
-        parameters = {name: encoded(value, name) for name, value in own.items() if name not in left_out}
+        parameters = {
+            name: encoded(value, name) for name, value in own.items() if name not in left_out
+        }
         search = self.optimizer_.get_params(deep=False)
         objective = search.pop("objective")
         search["size_range"] = np.asarray(search["size_range"], dtype=np.float64).tolist()
@@ -308,21 +319,38 @@ class VoxelRanker(BaseEstimator):
         RefusedError
             If something is missing or unknown, or does not fit.
         """
-        refuse_keys(fitted, {"optimizer", "objective", "volumes", "features"}, "fitted attribute", complete=True)
+        refuse_keys(
+            fitted,
+            {"optimizer", "objective", "volumes", "features"},
+            "fitted attribute",
+            complete=True,
+        )
         refuse_keys(files, {_FOREST}, "file", complete=True)
         if fitted["features"] != list(FEATURES):
-            raise RefusedError(f"it ranks by other features than this version: {fitted['features']}; train the model again")
+            raise RefusedError(
+                f"it ranks by other features than this version: {fitted['features']}; train the model again"
+            )
         known = set(VoxelOptimizer().get_params(deep=False)) - {"objective"}
         refuse_keys(fitted["optimizer"], known, "parameter of VoxelOptimizer", complete=True)
         objective = None
         if fitted["objective"] is not None:
-            refuse_keys(fitted["objective"], set(asdict(PlacementObjective())), "part of an objective", complete=True)
+            refuse_keys(
+                fitted["objective"],
+                set(asdict(PlacementObjective())),
+                "part of an objective",
+                complete=True,
+            )
             objective = PlacementObjective(**fitted["objective"])
         search = {name: decoded(value) for name, value in fitted["optimizer"].items()}
         self.optimizer = VoxelOptimizer(objective, **search)
         volumes = np.array(fitted["volumes"], dtype=np.float64)
-        if volumes.shape != (len(VOLUME_QUANTILES),) or not (np.isfinite(volumes) & (volumes > 0)).all():
-            raise RefusedError(f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: {fitted['volumes']}")
+        if (
+            volumes.shape != (len(VOLUME_QUANTILES),)
+            or not (np.isfinite(volumes) & (volumes > 0)).all()
+        ):
+            raise RefusedError(
+                f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: {fitted['volumes']}"
+            )
         self.optimizer_ = self._checked()
         self.volumes_ = volumes
         self.forest_ = _checked_forest(loaded(files[_FOREST], _ALGORITHM, [], files))
@@ -345,7 +373,10 @@ class VoxelRanker(BaseEstimator):
         from tqdm import tqdm
 
         work = (
-            delayed(_boxes)(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places) for scene in scenes
+            delayed(_boxes)(
+                self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places
+            )
+            for scene in scenes
         )
         found = Parallel(n_jobs=self.n_jobs, return_as="generator")(work)
         yield from tqdm(found, total=len(scenes), unit="case", desc=task, disable=not self.verbose)
@@ -366,14 +397,20 @@ class VoxelRanker(BaseEstimator):
 class _Boxes:
     """The boxes of a scene, what is told of them, and how many constraints each breaks."""
 
-    def __init__(self, voxels: list[Voxel], features: NDArray[np.float64], n_flags: NDArray[np.int64]) -> None:
+    def __init__(
+        self, voxels: list[Voxel], features: NDArray[np.float64], n_flags: NDArray[np.int64]
+    ) -> None:
         self.voxels = voxels
         self.features = features
         self.n_flags = n_flags
 
 
 def _boxes(
-    optimizer: VoxelOptimizer, scene: Scene, volumes: NDArray[np.float64], n_candidates: int, n_places: int
+    optimizer: VoxelOptimizer,
+    scene: Scene,
+    volumes: NDArray[np.float64],
+    n_candidates: int,
+    n_places: int,
 ) -> _Boxes:
     """Find boxes and describe them."""
     found = [voxel for voxel, _ in optimizer.candidates(scene, n_candidates)]
@@ -400,7 +437,9 @@ def _sides(volume: float, optimizer: VoxelOptimizer) -> NDArray[np.float64]:
 
 def _checked_forest(forest: Any) -> ExtraTreesRegressor:
     """Refuse what is no forest over the features, and trees that lead out of their memory."""
-    if not isinstance(forest, ExtraTreesRegressor) or getattr(forest, "n_features_in_", None) != len(FEATURES):
+    if not isinstance(forest, ExtraTreesRegressor) or getattr(
+        forest, "n_features_in_", None
+    ) != len(FEATURES):
         raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
     for parent, left, right, inner, feature, n_features in trees(forest):
         below = np.stack([left, right])[:, inner]

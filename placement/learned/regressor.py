@@ -279,7 +279,11 @@ class VoxelRegressor(VolumeEstimator):
         def infer(batch: Any) -> Any:
             return training.as_arrays(self.net_.infer(training.collated(batch)))
 
-        with torch_state.one_torch_thread(), torch.inference_mode(), torch_state.repeatable_kernels():
+        with (
+            torch_state.one_torch_thread(),
+            torch.inference_mode(),
+            torch_state.repeatable_kernels(),
+        ):
             self.net_.module_.eval()
             found = self._boxes(infer, inputs, FLIPS)
         boxes = [self._voxel(box, inputs["frame"]) for box in found]
@@ -296,9 +300,15 @@ class VoxelRegressor(VolumeEstimator):
     def _check(self) -> None:
         super()._check()
         channels = self.channels
-        known = isinstance(channels, Sequence) and not isinstance(channels, str) and set(channels) <= set(CHANNELS)
+        known = (
+            isinstance(channels, Sequence)
+            and not isinstance(channels, str)
+            and set(channels) <= set(CHANNELS)
+        )
         if not known or "tumor" not in channels or len(set(channels)) < len(channels):
-            raise ValueError(f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}")
+            raise ValueError(
+                f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}"
+            )
         for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES), ("head", _HEADS)):
             check_word(name, getattr(self, name), values)
         try:
@@ -306,9 +316,13 @@ class VoxelRegressor(VolumeEstimator):
         except (TypeError, ValueError):
             sides = np.empty(0)
         if sides.shape != (2,) or not 0 < sides[0] < sides[1] < np.inf:
-            raise ValueError(f"size_range must be the least and the largest side in mm, not {self.size_range!r}")
+            raise ValueError(
+                f"size_range must be the least and the largest side in mm, not {self.size_range!r}"
+            )
         if not 0 <= self.min_volume <= sides[1] ** 3 / MM3_PER_ML:
-            raise ValueError(f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL")
+            raise ValueError(
+                f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
+            )
         check_number("width", self.width, least=1, whole=True)
         check_number("weight_decay", self.weight_decay, below=1)
 
@@ -357,7 +371,9 @@ class VoxelRegressor(VolumeEstimator):
 
     def _check_inputs(self, inputs: Any) -> None:
         if len(inputs["volume"]) != self.n_channels_:
-            raise ValueError(f"{len(self.channels)} channels where {self.n_channels_} were learned from; fit again")
+            raise ValueError(
+                f"{len(self.channels)} channels where {self.n_channels_} were learned from; fit again"
+            )
 
     def _target(self, target: Any, inputs: Any) -> dict[str, Any]:
         rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)
@@ -388,9 +404,13 @@ class VoxelRegressor(VolumeEstimator):
             for expert in alone:
                 yield self._turned(inputs[i], target, flip, expert)
 
-    def _turned(self, inputs: Any, target: Any, flip: NDArray[np.float64], expert: Any) -> tuple[Any, Any]:
+    def _turned(
+        self, inputs: Any, target: Any, flip: NDArray[np.float64], expert: Any
+    ) -> tuple[Any, Any]:
         """Turn a sample; of its experts, all or one is there."""
-        center, size, rotation = turned_pose(target["center"], target["size"], target["rotation"], flip)
+        center, size, rotation = turned_pose(
+            target["center"], target["size"], target["rotation"], flip
+        )
         present = target["present"]
         if expert is not None:
             present = (np.arange(len(present)) == expert).astype(np.float64)
@@ -406,17 +426,25 @@ class VoxelRegressor(VolumeEstimator):
             turned["angles"] = np.radians([angles_of(one) for one in rotation])
         return {"volume": turned_view(inputs["volume"], flip), "frame": inputs["frame"]}, turned
 
-    def _predict_case(self, infer: Callable[[Any], Any], inputs: Any, case: Any) -> NDArray[np.float64]:
+    def _predict_case(
+        self, infer: Callable[[Any], Any], inputs: Any, case: Any
+    ) -> NDArray[np.float64]:
         (box,) = self._boxes(infer, inputs, FLIPS[:1])
         return self._finished(self._voxel(box, inputs["frame"]), case).as_array()
 
-    def _boxes(self, infer: Callable[[Any], Any], inputs: Any, flips: NDArray[np.float64]) -> list[_Box]:
+    def _boxes(
+        self, infer: Callable[[Any], Any], inputs: Any, flips: NDArray[np.float64]
+    ) -> list[_Box]:
         """Let the network answer to a view that is turned and mirrored, and turn the answers back."""
-        views = [{"volume": turned_view(inputs["volume"], f), "frame": inputs["frame"]} for f in flips]
+        views = [
+            {"volume": turned_view(inputs["volume"], f), "frame": inputs["frame"]} for f in flips
+        ]
         answer = infer(views)
         sizes = np.exp(answer["log_size"].astype(np.float64))
         return [
-            turned_pose(answer["center"][i].astype(np.float64), sizes[i], answer["rotation"][i], flip.T)
+            turned_pose(
+                answer["center"][i].astype(np.float64), sizes[i], answer["rotation"][i], flip.T
+            )
             for i, flip in enumerate(flips)
         ]
 
@@ -437,7 +465,9 @@ class VoxelRegressor(VolumeEstimator):
         return max(voxel.dice(Voxel.from_array(row)) for row in rows if not np.isnan(row).any())
 
 
-def _polished(voxel: Voxel, scene: Scene, size_range: tuple[float, float], min_volume: float) -> Voxel:
+def _polished(
+    voxel: Voxel, scene: Scene, size_range: tuple[float, float], min_volume: float
+) -> Voxel:
     """Search for a better box from this one, of about its volume; take it if it holds no smaller part of tumor."""
     from placement.search.optimizer import VoxelOptimizer
     from placement.search.scene_search import FINE, Search
@@ -451,5 +481,7 @@ def _polished(voxel: Voxel, scene: Scene, size_range: tuple[float, float], min_v
     if scene.margins:
         polished = search.cleared(polished)
     found = search.voxel(polished.boxes[0])
-    worth = [(-len(search.flags(one, own=True)), tumor_fraction(one, scene)) for one in (found, voxel)]
+    worth = [
+        (-len(search.flags(one, own=True)), tumor_fraction(one, scene)) for one in (found, voxel)
+    ]
     return found if worth[0] >= worth[1] else voxel

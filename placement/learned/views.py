@@ -48,7 +48,9 @@ def view_of(
     Shapes: returns volume (n_channels, n, n, n), frame (4,).
     """
     blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
-    tumor = resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
+    tumor = (
+        resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
+    )
     matrix, place = _placed(scene, scene.origin, blocks)
     center = matrix @ resampling.mass_center(tumor) + place
     step = _fitting_step(tumor, matrix, place, center, n, step)
@@ -59,7 +61,9 @@ def view_of(
         inverse = np.linalg.inv(of_index)
         corner = center - 0.5 * (n - 1) * step
         return np.asarray(
-            resampling.resample(values, np.ascontiguousarray(inverse * step), inverse @ (corner - first), n)
+            resampling.resample(
+                values, np.ascontiguousarray(inverse * step), inverse @ (corner - first), n
+            )
         )
 
     volume = np.empty((len(channels), n, n, n), dtype=np.float32)
@@ -92,7 +96,9 @@ def turned_view(volume: NDArray, flip: NDArray[np.float64]) -> NDArray:
     """
     order = np.abs(flip).argmax(axis=1)
     turned = volume.transpose(0, *(1 + order))
-    return turned[(slice(None), *(slice(None, None, -1 if sign < 0 else 1) for sign in flip.sum(axis=1)))]
+    return turned[
+        (slice(None), *(slice(None, None, -1 if sign < 0 else 1) for sign in flip.sum(axis=1)))
+    ]
 
 
 def turned_pose(
@@ -106,7 +112,9 @@ def turned_pose(
     return center @ flip.T, size @ np.abs(flip).T, flip @ rotation @ flip.T
 
 
-def _placed(scene: Scene, origin: Any, blocks: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _placed(
+    scene: Scene, origin: Any, blocks: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give matrix and offset from indices of blocks, of a crop of the image, to mm."""
     axes = scene.affine[:3, :3]
     # A block's middle lies half a block from the outer face of its first voxel.
@@ -115,7 +123,12 @@ def _placed(scene: Scene, origin: Any, blocks: NDArray) -> tuple[NDArray[np.floa
 
 
 def _fitting_step(
-    tumor: NDArray[np.float32], matrix: NDArray, place: NDArray, center: NDArray, n: int, step: float
+    tumor: NDArray[np.float32],
+    matrix: NDArray,
+    place: NDArray,
+    center: NDArray,
+    n: int,
+    step: float,
 ) -> float:
     """Enlarge the step where the tumor would reach beyond the outermost points but one."""
     room = 0.5 * (n - 1) - 1.0
@@ -127,7 +140,9 @@ def _fitting_step(
     return max(step, float(reach) / room)
 
 
-def _window(scene: Scene, center: NDArray, n: int, step: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _window(
+    scene: Scene, center: NDArray, n: int, step: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the part of the image's index space that holds the grid: first index and shape, one voxel more all round."""
     inverse = np.linalg.inv(scene.affine)
     middle = inverse[:3, :3] @ center + inverse[:3, 3]
@@ -137,7 +152,12 @@ def _window(scene: Scene, center: NDArray, n: int, step: float) -> tuple[NDArray
 
 
 def _contrast(
-    scene: Scene, on_grid: Callable[..., NDArray[np.float32]], center: NDArray, n: int, step: float, blocks: NDArray
+    scene: Scene,
+    on_grid: Callable[..., NDArray[np.float32]],
+    center: NDArray,
+    n: int,
+    step: float,
+    blocks: NDArray,
 ) -> NDArray[np.float32]:
     title = scene.name or "the scene"
     image = scene.image
@@ -148,7 +168,9 @@ def _contrast(
     low, shape = _window(scene, center, n, step)
     first = np.maximum(low, 0)
     last = np.minimum(low + shape, scene.shape)
-    crop = np.asarray(image).reshape(scene.shape)[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
+    crop = np.asarray(image).reshape(scene.shape)[
+        tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    ]
     crop = np.ascontiguousarray(crop, dtype=np.float32)
     if not np.isfinite(crop).all():
         raise ValueError(f"{title}: the image holds values that are not finite; set them to 0")

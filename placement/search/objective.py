@@ -91,9 +91,13 @@ class PlacementObjective:
     def __post_init__(self) -> None:
         values = (self.mean_volume, self.sd_volume, self.mean_fraction, self.sd_fraction)
         if not np.isfinite(values).all() or min(self.sd_volume, self.sd_fraction) <= 0:
-            raise ValueError(f"an objective needs finite numbers and positive standard deviations, got {self}")
+            raise ValueError(
+                f"an objective needs finite numbers and positive standard deviations, got {self}"
+            )
         if not (0 <= self.mean_fraction <= 1 and self.mean_volume > 0):
-            raise ValueError(f"the wanted part must be from 0 to 1 and the wanted volume above 0 mL, got {self}")
+            raise ValueError(
+                f"the wanted part must be from 0 to 1 and the wanted volume above 0 mL, got {self}"
+            )
 
     def __call__(self, voxel: Voxel, scene: Scene) -> float:
         """Score a voxel."""

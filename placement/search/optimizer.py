@@ -150,7 +150,9 @@ class VoxelOptimizer(BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def fit(self, scenes: Sequence[Scene] | None = None, voxels: ArrayLike | None = None) -> VoxelOptimizer:
+    def fit(
+        self, scenes: Sequence[Scene] | None = None, voxels: ArrayLike | None = None
+    ) -> VoxelOptimizer:
         """
         Learn what experts want, if there are any.
 
@@ -185,10 +187,14 @@ class VoxelOptimizer(BaseEstimator):
                 fractions.append(tumor_fraction(voxel, scene))
                 volumes.append(fractions[-1] * voxel.volume)
         if len(volumes) < 2:
-            raise ValueError(f"the moments of experts' voxels need two voxels or more, got {len(volumes)}")
+            raise ValueError(
+                f"the moments of experts' voxels need two voxels or more, got {len(volumes)}"
+            )
         spread = float(np.std(volumes, ddof=1)), float(np.std(fractions, ddof=1))
         if min(spread) == 0:
-            raise ValueError(f"experts' voxels all have the same volume or part of tumor (standard deviations {spread}); give more")
+            raise ValueError(
+                f"experts' voxels all have the same volume or part of tumor (standard deviations {spread}); give more"
+            )
         self.objective_ = PlacementObjective(
             float(np.mean(volumes)),
             spread[0],
@@ -303,7 +309,9 @@ class VoxelOptimizer(BaseEstimator):
         search = Search(self._wishes(), scene)
         return voxel.canonical() if self.rounding is None else search.rounded(voxel.canonical())
 
-    def assess(self, voxel: Voxel, scene: Scene, *, best_objective: float | None = None) -> Placement:
+    def assess(
+        self, voxel: Voxel, scene: Scene, *, best_objective: float | None = None
+    ) -> Placement:
         """
         Say how good a voxel is and which constraints it breaks, such as one placed by hand.
 
@@ -336,18 +344,26 @@ class VoxelOptimizer(BaseEstimator):
         """Check the parameters."""
         sizes = np.asarray(self.size_range, dtype=np.float64)
         if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
-            raise ValueError(f"size_range must be a pair of mm, or three pairs, got {self.size_range}")
+            raise ValueError(
+                f"size_range must be a pair of mm, or three pairs, got {self.size_range}"
+            )
         sizes = np.broadcast_to(sizes, (3, 2)).copy()
         if (sizes[:, 0] <= 0).any() or (sizes[:, 0] > sizes[:, 1]).any():
             raise ValueError(f"size_range must go from a positive side up, got {self.size_range}")
         if not 0 <= self.min_volume <= np.prod(sizes[:, 1]) / MM3_PER_ML:
-            raise ValueError(f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL with {self.size_range}")
+            raise ValueError(
+                f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL with {self.size_range}"
+            )
         if self.max_rotations not in FAMILIES:
             raise ValueError(f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}")
         if not 0 <= self.tie_break < 1:
             raise ValueError(f"tie_break must be at least 0 and below 1, got {self.tie_break}")
-        if self.rounding is not None and (np.shape(self.rounding) != (3,) or not min(self.rounding) > 0):
-            raise ValueError(f"rounding must be three positive steps (mm, mm, degrees), got {self.rounding}")
+        if self.rounding is not None and (
+            np.shape(self.rounding) != (3,) or not min(self.rounding) > 0
+        ):
+            raise ValueError(
+                f"rounding must be three positive steps (mm, mm, degrees), got {self.rounding}"
+            )
         return Wishes(
             objective=getattr(self, "objective_", self._objective),
             sizes=sizes,

@@ -119,9 +119,16 @@ class Scene:
         self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
         self.occupancy.flags.writeable = False
         if not self.occupancy.any():
-            raise ValueError(f"{self._title}: no voxel is tumor; check the mask{'' if include is None else f' and {include=}'}")
-        if self._forbidden and not (self.occupancy * ~self.forbidden_in(self.origin, self.occupancy.shape)).any():
-            raise ValueError(f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less")
+            raise ValueError(
+                f"{self._title}: no voxel is tumor; check the mask{'' if include is None else f' and {include=}'}"
+            )
+        if (
+            self._forbidden
+            and not (self.occupancy * ~self.forbidden_in(self.origin, self.occupancy.shape)).any()
+        ):
+            raise ValueError(
+                f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
+            )
         self.sources: dict[str, dict[str, str]] = {}
         if self.touches_border:
             warnings.warn(
@@ -203,7 +210,8 @@ class Scene:
             return values_of(other, image_name(one))
 
         regions = {
-            key: region if _are_labels(region) else values(region) for key, region in _named(exclude).items()
+            key: region if _are_labels(region) else values(region)
+            for key, region in _named(exclude).items()
         } or None
         occupied, picture = values_of(loaded, title), None if image is None else values(image)
         try:
@@ -221,8 +229,14 @@ class Scene:
         except ValueError as error:
             # Cases and regions have names of their own, by which nobody finds a file.
             involved = [tumor, *(one for key, one in files.items() if key in str(error))]
-            unnamed = [str(one) for one in involved if isinstance(one, str | Path) and str(one) not in str(error)]
-            raise ValueError(f"{error} ({', '.join(unnamed)})" if unnamed else str(error)) from None
+            unnamed = [
+                str(one)
+                for one in involved
+                if isinstance(one, str | Path) and str(one) not in str(error)
+            ]
+            raise ValueError(
+                f"{error} ({', '.join(unnamed)})" if unnamed else str(error)
+            ) from None
         scene.sources = describe_sources(Tumor=tumor, Exclude=list(files.values()), Image=image)
         return scene
 
@@ -266,7 +280,10 @@ class Scene:
         for axis in range(3):
             others = tuple(a for a in range(3) if a != axis)
             index.append(weights.sum(axis=others) @ np.arange(weights.shape[axis]) / total)
-        return np.asarray(self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3], dtype=np.float64)
+        return np.asarray(
+            self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3],
+            dtype=np.float64,
+        )
 
     @property
     def touches_border(self) -> bool:
@@ -296,7 +313,9 @@ class Scene:
         from scipy.ndimage import label
 
         inside = self.occupancy > MASK_THRESHOLD
-        labels, n = label(inside if inside.any() else self.occupancy > 0, structure=np.ones((3, 3, 3)))
+        labels, n = label(
+            inside if inside.any() else self.occupancy > 0, structure=np.ones((3, 3, 3))
+        )
         sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
         rank = np.zeros(n + 1, dtype=np.int32)
         rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, n + 1)
@@ -306,7 +325,9 @@ class Scene:
     def component_volumes(self) -> NDArray[np.float64]:
         """Volumes of the tumor's connected parts in mL, largest first: voxels that share a corner are connected."""
         labels, n = self._components
-        weights = np.bincount(labels.ravel(), self.occupancy.ravel().astype(np.float64), minlength=n + 1)
+        weights = np.bincount(
+            labels.ravel(), self.occupancy.ravel().astype(np.float64), minlength=n + 1
+        )
         return np.asarray(weights[1:] * self.voxel_volume, dtype=np.float64)
 
     def component(self, voxel: Voxel) -> int:
@@ -345,7 +366,9 @@ class Scene:
         """
         inverse = np.linalg.inv(self.affine)
         index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
-        return bool((index >= -0.5 - 1e-9).all() and (index <= np.array(self.shape) - 0.5 + 1e-9).all())
+        return bool(
+            (index >= -0.5 - 1e-9).all() and (index <= np.array(self.shape) - 0.5 + 1e-9).all()
+        )
 
     def moved_inside(self, voxel: Voxel) -> Voxel:
         """
@@ -413,8 +436,10 @@ class Scene:
             return None
         array = np.asarray(image)
         if array.shape[:3] != self.shape:
-            raise ValueError(f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; resample one to the "
-                "grid of the other")
+            raise ValueError(
+                f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; resample one to the "
+                "grid of the other"
+            )
         return array
 
     def _region(
@@ -430,9 +455,13 @@ class Scene:
         if _are_labels(region):
             labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
             if set(labels) & set(included):
-                raise ValueError(f"{self._title}: labels {sorted(set(labels) & set(included))} are included and excluded at once")
+                raise ValueError(
+                    f"{self._title}: labels {sorted(set(labels) & set(included))} are included and excluded at once"
+                )
             if not present:
-                raise ValueError(f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask")
+                raise ValueError(
+                    f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask"
+                )
             inner, found = _cropped(np.isin(np.rint(crop), labels))
             if not found.any():
                 msg = f"{self._title}: no voxel has {key}, so nothing is excluded by it; check that it is the right one"
@@ -440,25 +469,43 @@ class Scene:
             return _shifted(inner, low), found
         values = _volume(region, f"{key} of {self._title}")
         if values.shape != self.shape:
-            raise ValueError(f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; resample one to the other")
+            raise ValueError(
+                f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; resample one to the other"
+            )
         inner, found = _cropped(values)
         if found.dtype.kind == "f" and not np.isfinite(found).all():
-            raise ValueError(f"{self._title}: {key} holds values that are not finite; set them to 0 or 1")
-        return inner, np.ascontiguousarray(found > MASK_THRESHOLD if found.dtype != bool else found)
+            raise ValueError(
+                f"{self._title}: {key} holds values that are not finite; set them to 0 or 1"
+            )
+        return inner, np.ascontiguousarray(
+            found > MASK_THRESHOLD if found.dtype != bool else found
+        )
 
 
 def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
     matrix = np.array(affine, dtype=np.float64)
-    sound = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.allclose(matrix[3], (0, 0, 0, 1))
-    if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(np.linalg.norm(matrix[:3, :3], axis=0)):
-        raise ValueError(f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, of shape (4, 4), with "
-            "three independent axes and the last row 0 0 0 1")
+    sound = (
+        matrix.shape == (4, 4)
+        and np.isfinite(matrix).all()
+        and np.allclose(matrix[3], (0, 0, 0, 1))
+    )
+    if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(
+        np.linalg.norm(matrix[:3, :3], axis=0)
+    ):
+        raise ValueError(
+            f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, of shape (4, 4), with "
+            "three independent axes and the last row 0 0 0 1"
+        )
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
     if edges.min() == 0:
-        raise ValueError(f"{title} has an affine with an axis of length 0: {matrix.tolist()}; three independent axes are needed")
+        raise ValueError(
+            f"{title} has an affine with an axis of length 0: {matrix.tolist()}; three independent axes are needed"
+        )
     if edges.max() > LARGEST_EDGE_RATIO * edges.min():
         warnings.warn(
-            f"{title} has image voxels of {edges.round(3).tolist()} mm; check the affine", UserWarning, stacklevel=3
+            f"{title} has image voxels of {edges.round(3).tolist()} mm; check the affine",
+            UserWarning,
+            stacklevel=3,
         )
     matrix.flags.writeable = False
     return matrix
@@ -469,7 +516,9 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "biuf":
-        raise ValueError(f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}")
+        raise ValueError(
+            f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}"
+        )
     return array
 
 
@@ -497,29 +546,39 @@ def _cropped(values: NDArray) -> tuple[tuple[int, int, int], NDArray]:
     return low, values[tuple(slice(int(a), int(b) + 1) for a, b in ends)]
 
 
-def _read_values(crop: NDArray, include: Labels | None, title: str) -> tuple[NDArray, tuple[int, ...], tuple[int, ...]]:
+def _read_values(
+    crop: NDArray, include: Labels | None, title: str
+) -> tuple[NDArray, tuple[int, ...], tuple[int, ...]]:
     """Turn values into parts of tumor; with them, the labels that count as tumor and all labels that are there."""
     if crop.dtype == bool:
         if include is not None:
-            raise ValueError(f"{title}: the tumor is a mask of True and False, which has no labels to include ({include=})")
+            raise ValueError(
+                f"{title}: the tumor is a mask of True and False, which has no labels to include ({include=})"
+            )
         return crop, (), ()
     if not np.isfinite(crop).all():
         raise ValueError(f"{title}: the tumor holds values that are not finite; set them to 0")
     whole = np.rint(crop)
     if crop.dtype.kind == "f" and (np.abs(crop - whole) > LABEL_TOLERANCE).any():
         if include is not None or crop.min() < 0 or crop.max() > 1 + LABEL_TOLERANCE:
-            raise ValueError(f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of them fractions; "
-                "give probabilities from 0 to 1, or labels as whole numbers")
+            raise ValueError(
+                f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of them fractions; "
+                "give probabilities from 0 to 1, or labels as whole numbers"
+            )
         return np.minimum(crop, 1), (), ()
     present = tuple(int(label) for label in np.unique(whole) if label != 0)
     if include is None:
         if len(present) > 1:
-            raise ValueError(f"{title}: the tumor has the labels {list(present)}; name those to measure: include={present[-1]}")
+            raise ValueError(
+                f"{title}: the tumor has the labels {list(present)}; name those to measure: include={present[-1]}"
+            )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
     wanted = np.isin(whole, labels)
     if not wanted.any():
-        raise ValueError(f"{title}: none of the labels {list(labels)} is there; the tumor has {list(present) or 'no label'}")
+        raise ValueError(
+            f"{title}: none of the labels {list(labels)} is there; the tumor has {list(present) or 'no label'}"
+        )
     return wanted, labels, present
 
 
@@ -550,23 +609,31 @@ def _named(exclude: Any) -> dict[str, Any]:
 
 
 def _is_nested_volume(values: Any) -> bool:
-    return not any(isinstance(one, np.ndarray | str) or hasattr(one, "affine") for one in values) and all(
-        isinstance(one, list | tuple) for one in values
-    )
+    return not any(
+        isinstance(one, np.ndarray | str) or hasattr(one, "affine") for one in values
+    ) and all(isinstance(one, list | tuple) for one in values)
 
 
-def _by_name(given: float | Mapping[str, float], names: list[str], what: str, most: float) -> dict[str, float]:
+def _by_name(
+    given: float | Mapping[str, float], names: list[str], what: str, most: float
+) -> dict[str, float]:
     """Give each excluded region its margin or tolerance."""
     if isinstance(given, Mapping):
         unknown = sorted(set(given) - set(names))
         if unknown:
-            raise ValueError(f"{what} names {unknown}, which are not among the excluded regions {names}")
+            raise ValueError(
+                f"{what} names {unknown}, which are not among the excluded regions {names}"
+            )
         found = {name: float(given.get(name, 0.0)) for name in names}
     else:
         found = dict.fromkeys(names, float(given))
     for value in [*found.values(), *([] if isinstance(given, Mapping) else [float(given)])]:
         if not (0 <= value <= most and np.isfinite(value)):
-            unit = "in mm, from 0 to 100" if most == _MAX_MARGIN else "a part of the voxel, from 0 (strict) to 1"
+            unit = (
+                "in mm, from 0 to 100"
+                if most == _MAX_MARGIN
+                else "a part of the voxel, from 0 (strict) to 1"
+            )
             raise ValueError(f"{what} is {unit}, got {value}")
     return found
 

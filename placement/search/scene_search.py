@@ -110,7 +110,9 @@ class Boxes(NamedTuple):
 
     def distinct(self, n: int) -> Boxes:
         """Take the best that differ in center or sides by 2 mm, best first."""
-        return self.take(overlap.distinct(self.boxes, np.argsort(self.costs, kind="stable"), n, 2.0))
+        return self.take(
+            overlap.distinct(self.boxes, np.argsort(self.costs, kind="stable"), n, 2.0)
+        )
 
     def promising(self, objective: float) -> bool:
         """Tell whether the best is near enough to an objective that refining may reach it."""
@@ -137,11 +139,18 @@ class Search:
     def __init__(self, wishes: Wishes, scene: Scene) -> None:
         given: Any = scene
         if not isinstance(given, Scene):
-            raise TypeError(f"a voxel is placed in a Scene, got {type(given).__name__}; make one of the tumor and its affine")
+            raise TypeError(
+                f"a voxel is placed in a Scene, got {type(given).__name__}; make one of the tumor and its affine"
+            )
         self.wishes = wishes
         self.scene = scene
         self.rows: Rows = scene.rows
-        self.whole = self.rows.prefix, self.rows.matrix, np.linalg.inv(self.rows.matrix), self.rows.offset
+        self.whole = (
+            self.rows.prefix,
+            self.rows.matrix,
+            np.linalg.inv(self.rows.matrix),
+            self.rows.offset,
+        )
 
     def limits(self, weight: float = 3.0) -> NDArray[np.float64]:
         """Give the numbers that the compiled search takes; see `placement.box.overlap.descend`."""
@@ -180,7 +189,9 @@ class Search:
             if block[:2].max() > 1:
                 averaged = overlap.average_rows(rows.prefix, int(block[0]), int(block[1]))
             wide = rows.matrix * scale
-            self.grids.append((averaged, wide, self.whole[2] / scale[:, None], rows.offset + rows.matrix @ move))
+            self.grids.append(
+                (averaged, wide, self.whole[2] / scale[:, None], rows.offset + rows.matrix @ move)
+            )
             self.ends.append(((low - move) / scale, (high - move) / scale))
             if len(self.grids) == 1:
                 self.block = block
@@ -196,7 +207,9 @@ class Search:
         self.margins = np.array([key[:2] for key in groups], dtype=np.float64).reshape(-1, 2)
         stacked, place = np.zeros((0, 2, 2, 2), dtype=np.float32), self.rows.offset
         if groups:
-            reach = np.ceil((self.wishes.sizes.max() * 0.87 + self.margins[:, 0].max()) / scene.spacing).astype(int)
+            reach = np.ceil(
+                (self.wishes.sizes.max() * 0.87 + self.margins[:, 0].max()) / scene.spacing
+            ).astype(int)
             origin = np.array(scene.origin) - reach
             shape = np.array(scene.occupancy.shape) + 2 * reach
             found = [
@@ -213,7 +226,9 @@ class Search:
         volume = abs(np.linalg.det(rows.matrix)) * np.prod(self.block)
         averaged = self.left()
         n_blocks = (averaged.shape[0] - 2) * (averaged.shape[1] - 2)
-        stride = max(1, int(np.ceil(np.sqrt(n_blocks / (N_PLACES * (3 if self.wishes.thorough else 1))))))
+        stride = max(
+            1, int(np.ceil(np.sqrt(n_blocks / (N_PLACES * (3 if self.wishes.thorough else 1)))))
+        )
         limits = self.limits()
         limits[3] *= LENIENCY
         limits[6:9], limits[9:12] = limits[6:9].min(), limits[9:12].max()
@@ -221,13 +236,17 @@ class Search:
             averaged, int(self.block[2]), edges, volume, limits, stride, LONGEST_SCANNED_MM
         )
         if not len(places):
-            return self.scene.centroid[None], np.full((1, 3), np.cbrt(max(limits[5], np.exp(limits[6]) ** 3)))
+            return self.scene.centroid[None], np.full(
+                (1, 3), np.cbrt(max(limits[5], np.exp(limits[6]) ** 3))
+            )
         centers = (places * self.block + (0.5, 0.5, -0.5)) @ rows.matrix.T + rows.offset
         kept = overlap.apart(centers, np.argsort(costs, kind="stable"), n, APART_MM)
         # The sides go to the scanner's axes that their image axes are nearest to.
         from scipy.optimize import linear_sum_assignment
 
-        which, axis = linear_sum_assignment(-np.abs(rows.matrix / np.linalg.norm(rows.matrix, axis=0)))
+        which, axis = linear_sum_assignment(
+            -np.abs(rows.matrix / np.linalg.norm(rows.matrix, axis=0))
+        )
         sizes = np.empty((len(kept), 3))
         sizes[:, which] = (sides[kept] * edges)[:, axis]
         return centers[kept], sizes
@@ -235,7 +254,9 @@ class Search:
     def left(self) -> NDArray[np.float32]:
         """Give running sums of blocks of rows of the tumor, less what is excluded in it and within its margins."""
         scene, averaged = self.scene, self.grids[COARSE][0]
-        strict = {name: margin for name, margin in scene.margins.items() if not scene.tolerances[name]}
+        strict = {
+            name: margin for name, margin in scene.margins.items() if not scene.tolerances[name]
+        }
         if not strict:
             return averaged
         from scipy.ndimage import distance_transform_edt
@@ -244,7 +265,9 @@ class Search:
         lost = np.zeros(shape, dtype=bool)
         for name, margin in strict.items():
             reach = np.ceil(margin / scene.spacing).astype(int)
-            region = scene.forbidden_in(np.array(scene.origin) - reach, np.array(shape) + 2 * reach, names=[name])
+            region = scene.forbidden_in(
+                np.array(scene.origin) - reach, np.array(shape) + 2 * reach, names=[name]
+            )
             if margin > 0 and region.any():
                 region = distance_transform_edt(~region, sampling=scene.spacing) <= margin
             lost |= region[tuple(slice(r, r + n) for r, n in zip(reach, shape, strict=True))]
@@ -266,7 +289,9 @@ class Search:
         if not len(index):
             return self.spread(np.empty((0, 3)), np.empty((0, 3)), (0,), np.eye(3)[None])
         thick = distance_transform_edt(inside, sampling=edges)[tuple(index.T)]
-        points = ((index - 0.5) * self.block + (0.5, 0.5, -0.5)) @ self.rows.matrix.T + self.rows.offset
+        points = (
+            (index - 0.5) * self.block + (0.5, 0.5, -0.5)
+        ) @ self.rows.matrix.T + self.rows.offset
         kept = overlap.apart(points, np.argsort(-thick, kind="stable"), N_LEFT, APART_MM)
         low, high = np.log(self.wishes.sizes.T)
         least = max(self.wishes.min_volume, 0.3 * self.wishes.objective.mean_volume) * MM3_PER_ML
@@ -285,7 +310,11 @@ class Search:
             for _ in range(3):
                 sides = np.clip(sides + (np.log(least) - sides.sum()) / 3, low, high)
             kind = (7,) if self.wishes.max_rotations == 3 else FAMILIES[self.wishes.max_rotations]
-            found.append(self.spread(np.stack([place, middle]), np.exp(sides)[None], kind, base[None], (0.3,)))
+            found.append(
+                self.spread(
+                    np.stack([place, middle]), np.exp(sides)[None], kind, base[None], (0.3,)
+                )
+            )
         return _join(*found)
 
     def descend(
@@ -305,13 +334,21 @@ class Search:
             start.origins,
             *self.common(level, weight, away),
             np.array(steps, dtype=np.float64),
-            np.array([(max(1, round(part * len(start.x))), n_evals) for part, n_evals in rounds], dtype=np.int64),
+            np.array(
+                [(max(1, round(part * len(start.x))), n_evals) for part, n_evals in rounds],
+                dtype=np.int64,
+            ),
             1e-3 if level == COARSE else 1e-5,
         )
         return Boxes(x, start.kinds, start.bases, start.origins, costs, boxes)
 
     def spread(
-        self, centers: NDArray, sizes: NDArray, kinds: Sequence[int], turns: NDArray, angles: Sequence[float] = (0.0,)
+        self,
+        centers: NDArray,
+        sizes: NDArray,
+        kinds: Sequence[int],
+        turns: NDArray,
+        angles: Sequence[float] = (0.0,),
     ) -> Boxes:
         """Combine places with search kinds and first rotations."""
         ways = [(kind, base, angle) for kind in kinds for base in turns for angle in angles]
@@ -375,7 +412,9 @@ class Search:
             touching = np.array([bool(self.touched(self.voxel(box))) for box in boxes.boxes])
             if not touching.any():
                 break
-            moved = self.descend(boxes.take(touching), (1.0, 0.05, 0.05), ((1.0, 150),), FINE, CLEARING[-1][0], away)
+            moved = self.descend(
+                boxes.take(touching), (1.0, 0.05, 0.05), ((1.0, 150),), FINE, CLEARING[-1][0], away
+            )
             boxes = _join(boxes.take(~touching), moved)
         return boxes
 
@@ -383,7 +422,8 @@ class Search:
         """Tell whether a box that touches nothing is mostly tumor."""
         parts = overlap.fractions(boxes.boxes, self.whole, 0.0, 1)
         return any(
-            part >= ENOUGH and not self.touched(self.voxel(b)) for part, b in zip(parts, boxes.boxes, strict=True)
+            part >= ENOUGH and not self.touched(self.voxel(b))
+            for part, b in zip(parts, boxes.boxes, strict=True)
         )
 
     def squeezed(self, centers: NDArray[np.float64]) -> Boxes:
@@ -392,7 +432,9 @@ class Search:
         if not len(start.x):
             return start
         places = np.concatenate([start.origins, centers])
-        sizes = np.exp(np.concatenate([start.x[:, 3:6], np.tile(start.x[:1, 3:6], (len(centers), 1))]))
+        sizes = np.exp(
+            np.concatenate([start.x[:, 3:6], np.tile(start.x[:1, 3:6], (len(centers), 1))])
+        )
         family = FAMILIES[self.wishes.max_rotations]
         if family == (7,):
             turned = _join(start, self.spread(places, sizes, family, self.turns(N_TURNS)))
@@ -401,17 +443,23 @@ class Search:
         costs = overlap.costs_of(*turned[:4], *self.common(COARSE, *CLEARING[0]))
         turned = turned.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
         found = self.descend(turned, (4.0, 0.15, 0.35), SQUEEZED, COARSE, *CLEARING[0])
-        found = self.descend(found.distinct(6), (1.5, 0.06, 0.12), ((1.0, 250),), MIDDLE, *CLEARING[0])
+        found = self.descend(
+            found.distinct(6), (1.5, 0.06, 0.12), ((1.0, 250),), MIDDLE, *CLEARING[0]
+        )
         return self.cleared(found)
 
-    def best_turned(self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int) -> Boxes:
+    def best_turned(
+        self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int
+    ) -> Boxes:
         """Turn boxes in many ways and take, for each place, the `n` ways that are best before any search."""
         turned = self.spread(centers, sides, FAMILIES[3], self.turns(N_TURNS))
         costs = overlap.costs_of(*turned[:4], *self.common(COARSE)).reshape(N_TURNS, -1)
         best = np.argsort(costs, axis=0, kind="stable")[:n]
         return turned.take((best * len(centers) + np.arange(len(centers))).ravel())
 
-    def common(self, level: int, weight: float = 3.0, away: float = 0.0) -> tuple[Any, Any, Any, Any, Any, Any]:
+    def common(
+        self, level: int, weight: float = 3.0, away: float = 0.0
+    ) -> tuple[Any, Any, Any, Any, Any, Any]:
         """Give the arguments that all compiled searches share; margins of what is strict grow by `away`, in mm."""
         low, high = self.ends[level]
         margins = self.margins
@@ -428,13 +476,17 @@ class Search:
         cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -z, y, -x
         cross -= cross.transpose(0, 2, 1)
         # Rodrigues
-        return np.asarray(np.eye(3) + np.sin(FIRST_TURN) * cross + (1 - np.cos(FIRST_TURN)) * cross @ cross)
+        return np.asarray(
+            np.eye(3) + np.sin(FIRST_TURN) * cross + (1 - np.cos(FIRST_TURN)) * cross @ cross
+        )
 
     def costs(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give minus the logarithms of the objectives of boxes, which tell them apart where objectives are 0."""
         parts = overlap.fractions(boxes, self.whole, 0.0, PARTS)
         volumes = boxes[:, 1].prod(axis=1) / MM3_PER_ML
-        return np.array([self.wishes.objective.cost(f, f * v) for f, v in zip(parts, volumes, strict=True)])
+        return np.array(
+            [self.wishes.objective.cost(f, f * v) for f, v in zip(parts, volumes, strict=True)]
+        )
 
     def values(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the objectives of boxes."""
@@ -523,7 +575,10 @@ class Search:
         for name, margin in self.scene.margins.items():
             grown = Voxel(voxel.center, voxel.size + 2 * margin, voxel.angles)
             rows = self.scene.forbidden_rows[name]
-            if rows is not None and rows.fraction(grown, row_mm=1.0) > self.scene.tolerances[name] + TOUCH:
+            if (
+                rows is not None
+                and rows.fraction(grown, row_mm=1.0) > self.scene.tolerances[name] + TOUCH
+            ):
                 names.append(name)
         return names
 

@@ -91,7 +91,9 @@ def _draw(weights: NDArray[np.float64], rng: np.random.Generator) -> int:
     return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
-def _sampler(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], Any]:
+def _sampler(
+    mask: NDArray[np.bool_], affine: NDArray[np.float64]
+) -> Callable[[NDArray[np.float64]], Any]:
     """Give a function that estimates which share of each box lies in the mask."""
     line = (np.arange(_POINTS) + 0.5) / _POINTS - 0.5
     unit = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -101,7 +103,9 @@ def _sampler(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> Callable[[
 
     def share(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         turns = Rotation.from_euler("XYZ", boxes[:, 6:], degrees=True).as_matrix()
-        points = np.einsum("nij,nkj->nki", turns, unit[None] * boxes[:, None, 3:6]) + boxes[:, None, :3]
+        points = (
+            np.einsum("nij,nkj->nki", turns, unit[None] * boxes[:, None, 3:6]) + boxes[:, None, :3]
+        )
         index = np.clip(np.rint((points - origin) / steps).astype(np.intp) + 1, 0, last)
         return padded[index[..., 0], index[..., 1], index[..., 2]].mean(axis=1)
 
@@ -126,7 +130,9 @@ def _search(
         boxes[1:, :3] += scale * 3.5 * rng.standard_normal((_PROPOSALS - 1, 3))
         change = scale * 0.22 * rng.standard_normal((_PROPOSALS - 1, 3))
         boxes[1:, 3:6] *= np.exp(change)
-        boxes[1:, 6:] += np.where(turned, scale * 12 * rng.standard_normal((_PROPOSALS - 1, 3)), 0.0)
+        boxes[1:, 6:] += np.where(
+            turned, scale * 12 * rng.standard_normal((_PROPOSALS - 1, 3)), 0.0
+        )
         boxes[:, 3:6] = np.clip(boxes[:, 3:6], *_SIDES)
         boxes[:, 6:] = np.clip(boxes[:, 6:], -40, 40)
         inside, whole = share(boxes), boxes[:, 3:6].prod(axis=1) * _ML_PER_MM3
@@ -136,7 +142,10 @@ def _search(
             value = -0.5 * ((1 - inside) / 0.022) ** 2 - 0.5 * (np.log(whole / volume) / 0.12) ** 2
             value -= 0.5 * (off / 9.0) ** 2 + 0.5 * (long / 0.5) ** 2
         else:
-            value = -0.5 * ((inside - 0.97) / 0.04) ** 2 - 0.5 * ((inside * whole - volume) / (0.2 * volume)) ** 2
+            value = (
+                -0.5 * ((inside - 0.97) / 0.04) ** 2
+                - 0.5 * ((inside * whole - volume) / (0.2 * volume)) ** 2
+            )
         value -= 50 * np.maximum(_MIN_VOLUME - whole, 0)
         i = int(np.argmax(value))
         if value[i] > best_value:

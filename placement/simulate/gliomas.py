@@ -123,7 +123,9 @@ def simulate_gliomas(
     check_word("experts", experts, _KINDS)
     unknown = [name for name in exclude if name not in REGIONS]
     if isinstance(exclude, str) or unknown:
-        raise ValueError(f"exclude must be a sequence of names among {', '.join(REGIONS)}, not {exclude!r}")
+        raise ValueError(
+            f"exclude must be a sequence of names among {', '.join(REGIONS)}, not {exclude!r}"
+        )
     steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
     if not (np.isfinite(steps).all() and (steps > 0).all() and (steps <= 10).all()):
         raise ValueError(f"spacing must lie between 0 and 10 mm, not {spacing}")
@@ -132,7 +134,11 @@ def simulate_gliomas(
     scenes, voxels = [], np.empty((n, n_experts, 9))
     for i in range(skip, skip + n):
         head = _draw_head(steps, np.random.default_rng(seed_for(seed, "head", i)))
-        regions = {"necrosis": head.necrosis, "ventricles": head.ventricles, "outside": ~head.brain}
+        regions = {
+            "necrosis": head.necrosis,
+            "ventricles": head.ventricles,
+            "outside": ~head.brain,
+        }
         options: dict[str, Any] = {"name": f"synthetic-{i + 1:03d}", "synthetic": True}
         options["exclude"] = {name: regions[name] for name in exclude} or None
         if image:
@@ -156,12 +162,17 @@ def _draw_head(steps: NDArray[np.float64], rng: np.random.Generator) -> _Head:
     shape = np.ceil(2 * (axes + 6) / steps).astype(int)
     affine = np.diag([*steps, 1.0])
     affine[:3, 3] = -0.5 * (shape - 1) * steps
-    grid = np.stack(np.meshgrid(*(np.arange(k) for k in shape), indexing="ij"), axis=-1) * steps + affine[:3, 3]
+    grid = (
+        np.stack(np.meshgrid(*(np.arange(k) for k in shape), indexing="ij"), axis=-1) * steps
+        + affine[:3, 3]
+    )
     brain = ((grid / axes) ** 2).sum(-1) < 1
     side = np.array([9.0, 0.0, 6.0])
     ventricles = np.zeros_like(brain)
     for sign in (-1, 1):
-        ventricles |= (((grid - side * (sign, 1, 1)) / (_VENTRICLE * rng.uniform(0.8, 1.2))) ** 2).sum(-1) < 1
+        ventricles |= (
+            ((grid - side * (sign, 1, 1)) / (_VENTRICLE * rng.uniform(0.8, 1.2))) ** 2
+        ).sum(-1) < 1
     allowed = brain & ~ventricles
     voxel_ml = float(np.prod(steps)) * _ML_PER_MM3
     volume = _draw_volume(rng)
@@ -195,7 +206,9 @@ def _draw_lesion(
     if rng.random() < _BENT_SHARE:
         arc = np.linspace(-1, 1, 15) * rng.uniform(0.8, 1.5)
         bend = 1.1 * radius
-        points = bend * np.stack([np.cos(arc) - np.cos(arc).mean(), np.sin(arc), np.zeros_like(arc)], axis=-1)
+        points = bend * np.stack(
+            [np.cos(arc) - np.cos(arc).mean(), np.sin(arc), np.zeros_like(arc)], axis=-1
+        )
         distance = np.min([((local - point) ** 2).sum(-1) for point in points], axis=0) ** 0.5
     else:
         stretch = np.exp(rng.normal(0, 0.16, 3))
@@ -237,7 +250,11 @@ def _draw_necrosis(
     if not present:
         return np.zeros_like(tumor)
     depth = distance_transform_edt(tumor, sampling=steps)
-    score = depth + 0.15 * (grid @ (away / np.linalg.norm(away))) + 0.15 * depth.max() * noise / noise.std()
+    score = (
+        depth
+        + 0.15 * (grid @ (away / np.linalg.norm(away)))
+        + 0.15 * depth.max() * noise / noise.std()
+    )
     score[depth < min(4.0, 0.4 * depth.max())] = -np.inf  # a rim of solid tumor stays
     k = int(min(share * tumor.sum(), np.isfinite(score).sum()))
     necrosis = np.zeros(tumor.size, dtype=bool)

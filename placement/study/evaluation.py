@@ -40,7 +40,16 @@ EXPERTS = "experts"
 CONTROLS = ("centroid box", "random box")
 #: What is measured in each case.
 MEASURES = (
-    *("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair", "rotated_axes", "rotated_angles", "difference"),
+    *(
+        "f_tumor",
+        "volume",
+        "dice_closest",
+        "dice_mean",
+        "dice_fair",
+        "rotated_axes",
+        "rotated_angles",
+        "difference",
+    ),
 )
 
 #: Values that differ by less than this part of them are equal but for rounding.
@@ -116,10 +125,14 @@ def evaluate_placements(
 
     strangers = [i for i, scene in enumerate(scenes) if not isinstance(scene, Scene)]
     if strangers:
-        raise ValueError(f"scenes must be a sequence of Scene; case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}")
+        raise ValueError(
+            f"scenes must be a sequence of Scene; case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}"
+        )
     boxes = _expert_boxes(experts, len(scenes))
     if not any(box is not None for pair in boxes for box in pair):
-        raise ValueError(f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes")
+        raise ValueError(
+            f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes"
+        )
     named = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
     taken = [name for name in named if name in (EXPERTS, *(CONTROLS if controls else ()))]
     if not named or taken:
@@ -131,23 +144,36 @@ def evaluate_placements(
     times = {name: _times(value, len(scenes), name) for name, value in (seconds or {}).items()}
     unknown = [name for name in times if name not in named]
     if unknown:
-        raise ValueError(f"seconds name {unknown}, which are not among the placements {list(named)}")
+        raise ValueError(
+            f"seconds name {unknown}, which are not among the placements {list(named)}"
+        )
     rows, single = [], []
     for i, scene in enumerate(scenes):
-        keys = {"case": i, "name": scene.name, "fold": int(held_out[i]), "tumor_volume": scene.tumor_volume}
+        keys = {
+            "case": i,
+            "name": scene.name,
+            "fold": int(held_out[i]),
+            "tumor_volume": scene.tumor_volume,
+        }
         own = [box for box in boxes[i] if box is not None]
         rows.append({**keys, "method": EXPERTS, "seconds": np.nan, **_expert_measures(own, scene)})
-        single += [{**keys, "method": "single experts", **_box_measures(box, scene)} for box in own]
+        single += [
+            {**keys, "method": "single experts", **_box_measures(box, scene)} for box in own
+        ]
         for name, found in named.items():
             took = times[name][i] if name in times else np.nan
-            rows.append({**keys, "method": name, "seconds": took, **_measures(found[i], own, scene)})
+            rows.append(
+                {**keys, "method": name, "seconds": took, **_measures(found[i], own, scene)}
+            )
     cases = pd.DataFrame(rows)
     volumes = {name: _volumes(found) for name, found in named.items()}
     by_expert = np.array([_volumes(pair) for pair in boxes])
     groups = [EXPERTS, *(name for name in named if name not in CONTROLS)]
     return {
         "cases": cases,
-        "summary": _summary(pd.concat([cases, pd.DataFrame(single)], ignore_index=True), folds is not None),
+        "summary": _summary(
+            pd.concat([cases, pd.DataFrame(single)], ignore_index=True), folds is not None
+        ),
         "icc": _icc_table(by_expert, volumes),
         "bland_altman": _agreement_table(by_expert, volumes),
         "anova": _anova_table(cases, groups),
@@ -166,32 +192,56 @@ def control_placements(
     """
     boxes = experts if isinstance(experts, list) else _expert_boxes(experts, len(scenes))
     seed = seed_from(random_state)
-    side = (np.mean([box.volume for pair in boxes for box in pair if box is not None]) * MM3_PER_ML) ** (1 / 3)
+    side = (
+        np.mean([box.volume for pair in boxes for box in pair if box is not None]) * MM3_PER_ML
+    ) ** (1 / 3)
     centered, scattered = np.empty((len(scenes), 9)), np.empty((len(scenes), 9))
     for i, scene in enumerate(scenes):
-        others = [box for j, pair in enumerate(boxes) for box in pair if box is not None and j != i]
+        others = [
+            box for j, pair in enumerate(boxes) for box in pair if box is not None and j != i
+        ]
         others = others or [box for box in boxes[i] if box is not None]
         centered[i] = [*scene.centroid, side, side, side, 0, 0, 0]
         rng = np.random.default_rng(seed_for(seed, "random box", i))
         like = others[rng.integers(len(others))]
         weights = scene.occupancy.ravel().astype(np.float64)
-        place = np.unravel_index(rng.choice(len(weights), p=weights / weights.sum()), scene.occupancy.shape)
+        place = np.unravel_index(
+            rng.choice(len(weights), p=weights / weights.sum()), scene.occupancy.shape
+        )
         index = np.array(place) + np.array(scene.origin)
-        scattered[i] = [*(scene.affine[:3, :3] @ index + scene.affine[:3, 3]), *like.size, *like.angles]
+        scattered[i] = [
+            *(scene.affine[:3, :3] @ index + scene.affine[:3, 3]),
+            *like.size,
+            *like.angles,
+        ]
     return dict(zip(CONTROLS, (centered, scattered), strict=True))
 
 
 def case_folds(
-    n_cases: int, *, n_folds: int = 5, groups: ArrayLike | None = None, random_state: RandomState = 0
+    n_cases: int,
+    *,
+    n_folds: int = 5,
+    groups: ArrayLike | None = None,
+    random_state: RandomState = 0,
 ) -> NDArray[np.intp]:
     """Deal cases into folds."""
-    patients = np.arange(n_cases) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    patients = (
+        np.arange(n_cases)
+        if groups is None
+        else np.unique(np.asarray(groups), return_inverse=True)[1]
+    )
     if patients.shape != (n_cases,):
-        raise ValueError(f"groups need one patient for each of the {n_cases} cases, not shape {patients.shape}")
+        raise ValueError(
+            f"groups need one patient for each of the {n_cases} cases, not shape {patients.shape}"
+        )
     n_patients = len(np.unique(patients))
     if not 2 <= n_folds <= n_patients:
-        raise ValueError(f"{n_patients} patients cannot be dealt into {n_folds} folds; use from 2 to {n_patients}")
-    order = np.random.default_rng(seed_for(seed_from(random_state), "folds")).permutation(n_patients)
+        raise ValueError(
+            f"{n_patients} patients cannot be dealt into {n_folds} folds; use from 2 to {n_patients}"
+        )
+    order = np.random.default_rng(seed_for(seed_from(random_state), "folds")).permutation(
+        n_patients
+    )
     fold = np.empty(n_patients, dtype=np.intp)
     fold[order] = np.arange(n_patients) % n_folds + 1
     return fold[patients]
@@ -209,14 +259,23 @@ def cross_validate_placements(
 
     boxes = np.asarray(experts, dtype=np.float64)
     held_out = _fold_numbers(folds, len(scenes))
-    without = np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim))) if len(boxes) else np.empty(0, dtype=bool)
+    without = (
+        np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim)))
+        if len(boxes)
+        else np.empty(0, dtype=bool)
+    )
     if len(boxes) != len(scenes) or len(np.unique(held_out)) < 2:
         n_folds = len(np.unique(held_out))
-        raise ValueError(f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got {n_folds})")
+        raise ValueError(
+            f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got {n_folds})"
+        )
     placements = {name: np.empty((len(scenes), 9)) for name in placers}
     seconds = {name: np.empty(len(scenes)) for name in placers}
     for fold in np.unique(held_out):
-        train, test = np.flatnonzero((held_out != fold) & ~without), np.flatnonzero(held_out == fold)
+        train, test = (
+            np.flatnonzero((held_out != fold) & ~without),
+            np.flatnonzero(held_out == fold),
+        )
         for name, placer in placers.items():
             fitted = clone(placer).fit([scenes[int(i)] for i in train], boxes[train])
             for i in map(int, test):
@@ -231,13 +290,19 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     summary = tables["summary"]
     chosen = summary[summary["part"] == part]
     if not len(chosen):
-        raise ValueError(f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}")
+        raise ValueError(
+            f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
+        )
     # What rounding leaves of a spread or a mean of zero is not shown.
     sizes = chosen[["mean", "sd"]].abs().max(axis=1)
-    shown = chosen[["mean", "sd"]].where(chosen[["mean", "sd"]].abs().gt(LEVEL * sizes.clip(lower=1), axis=0), 0.0)
+    shown = chosen[["mean", "sd"]].where(
+        chosen[["mean", "sd"]].abs().gt(LEVEL * sizes.clip(lower=1), axis=0), 0.0
+    )
     numbers = zip(shown["mean"], shown["sd"].where(chosen["sd"].notna()), chosen["n"], strict=True)
     text = chosen.assign(text=[f"{mean:.3g} ± {sd:.2g}" if n else "–" for mean, sd, n in numbers])
-    wide = text.pivot_table(index="method", columns="measure", values="text", aggfunc="first", sort=False)
+    wide = text.pivot_table(
+        index="method", columns="measure", values="text", aggfunc="first", sort=False
+    )
     return wide[[name for name in (*MEASURES, "seconds") if name in wide.columns]]
 
 
@@ -258,12 +323,19 @@ def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str
         return dict.fromkeys(MEASURES, float("nan"))
     found = _box_measures(box, scene)
     dice = [box.dice(other) for other in experts]
-    found |= {"dice_closest": np.nan, "dice_mean": np.nan, "dice_fair": np.nan, "difference": np.nan}
+    found |= {
+        "dice_closest": np.nan,
+        "dice_mean": np.nan,
+        "dice_fair": np.nan,
+        "difference": np.nan,
+    }
     if dice:
         found["dice_closest"], found["dice_mean"] = max(dice), float(np.mean(dice))
         found["difference"] = box.volume - float(np.mean([other.volume for other in experts]))
     if len(dice) > 1:
-        found["dice_fair"] = float(np.mean([max(dice[:j] + dice[j + 1 :]) for j in range(len(dice))]))
+        found["dice_fair"] = float(
+            np.mean([max(dice[:j] + dice[j + 1 :]) for j in range(len(dice))])
+        )
     return found
 
 
@@ -272,7 +344,12 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
         return dict.fromkeys(MEASURES, float("nan"))
     each = [_box_measures(box, scene) for box in experts]
     found = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    found |= {"dice_closest": np.nan, "dice_mean": np.nan, "dice_fair": np.nan, "difference": np.nan}
+    found |= {
+        "dice_closest": np.nan,
+        "dice_mean": np.nan,
+        "dice_fair": np.nan,
+        "difference": np.nan,
+    }
     if len(experts) > 1:
         dice = np.full((len(experts), len(experts)), -np.inf)
         for i, j in itertools.combinations(range(len(experts)), 2):
@@ -326,7 +403,9 @@ def _pairs_of_raters(
             yield name, f"expert {j + 1}", values, by_expert[:, j]
 
 
-def _icc_table(by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+def _icc_table(
+    by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.float64]]
+) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
@@ -341,7 +420,9 @@ def _icc_table(by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.
     return pd.DataFrame(rows)
 
 
-def _agreement_table(by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+def _agreement_table(
+    by_expert: NDArray[np.float64], volumes: Mapping[str, NDArray[np.float64]]
+) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import linregress
 
@@ -353,7 +434,12 @@ def _agreement_table(by_expert: NDArray[np.float64], volumes: Mapping[str, NDArr
     rows = []
     for name, against, a, b in pairs:
         found = bland_altman(a, b)
-        row: dict[str, Any] = {"method": name, "against": against, "measure": "volume", "n": found.n}
+        row: dict[str, Any] = {
+            "method": name,
+            "against": against,
+            "measure": "volume",
+            "n": found.n,
+        }
         row |= {key: getattr(found, key) for key in ("bias", "sd", "lower", "upper")}
         for key in ("bias", "lower", "upper"):
             row[f"{key}_low"], row[f"{key}_high"] = getattr(found, f"{key}_interval")
@@ -391,7 +477,12 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
         one_way, repeated, ranks = ({**nothing, "reason": reason} for _ in range(3))
         if not few:
             found = f_oneway(*values)
-            one_way |= {"statistic": float(found[0]), "df1": k - 1.0, "df2": float(n * k - k), "p": float(found[1])}
+            one_way |= {
+                "statistic": float(found[0]),
+                "df1": k - 1.0,
+                "df2": float(n * k - k),
+                "p": float(found[1]),
+            }
             if alike:
                 repeated["reason"] = ranks["reason"] = "the groups are alike in every case"
             elif find_spec("statsmodels") is None:
@@ -415,7 +506,9 @@ def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[n
 
 def _repeated_measures(wide: pd.DataFrame) -> dict[str, float]:
     anova = import_optional("statsmodels.stats.anova")
-    long = wide.rename_axis(columns="method").reset_index().melt(id_vars="case", value_name="value")
+    long = (
+        wide.rename_axis(columns="method").reset_index().melt(id_vars="case", value_name="value")
+    )
     table = anova.AnovaRM(long, "value", "case", within=["method"]).fit().anova_table.iloc[0]
     return {
         "statistic": float(table["F Value"]),
@@ -437,11 +530,20 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             x, y = wide[a].to_numpy(), wide[b].to_numpy()
             row: dict[str, Any] = {"measure": measure, "a": a, "b": b, "n": len(x)}
             row |= {"difference": float(np.mean(x - y)) if len(x) else np.nan}
-            row |= dict.fromkeys(("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high"), np.nan)
+            row |= dict.fromkeys(
+                ("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high"), np.nan
+            )
             if len(x) > 2 and np.ptp(x - y) > 1e-12:
                 t, w = ttest_rel(x, y), wilcoxon(x, y, method="approx")
-                row |= {"t": float(t[0]), "t_p": float(t[1]), "wilcoxon": float(w[0]), "wilcoxon_p": float(w[1])}
-                row["rank_biserial"], row["low"], row["high"] = rank_biserial(x, y, n_bootstrap=500)
+                row |= {
+                    "t": float(t[0]),
+                    "t_p": float(t[1]),
+                    "wilcoxon": float(w[0]),
+                    "wilcoxon_p": float(w[1]),
+                }
+                row["rank_biserial"], row["low"], row["high"] = rank_biserial(
+                    x, y, n_bootstrap=500
+                )
                 row["reason"] = ""
             else:
                 row["reason"] = f"{len(x)} cases whose differences vary; three are needed"
@@ -466,8 +568,16 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
             if len(pair) > 3 and (np.ptp(pair, axis=0) > 1e-12).all():
                 found, ranks = pearsonr(*pair.T), spearmanr(*pair.T)
                 interval = found.confidence_interval(0.95)
-                row |= {"pearson": float(found[0]), "low": float(interval.low), "high": float(interval.high)}
-                row |= {"p": float(found[1]), "spearman": float(ranks[0]), "spearman_p": float(ranks[1])}
+                row |= {
+                    "pearson": float(found[0]),
+                    "low": float(interval.low),
+                    "high": float(interval.high),
+                }
+                row |= {
+                    "p": float(found[1]),
+                    "spearman": float(ranks[0]),
+                    "spearman_p": float(ranks[1]),
+                }
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -501,8 +611,13 @@ def _volumes(boxes: Sequence[Voxel | None]) -> NDArray[np.float64]:
 def _expert_boxes(experts: ArrayLike, n: int) -> list[list[Voxel | None]]:
     array = np.asarray(experts, dtype=np.float64)
     if array.ndim != 3 or array.shape[0] != n or array.shape[2] != 9:
-        raise ValueError(f"experts' boxes for {n} scenes need the shape ({n}, n_experts, 9), not {array.shape}")
-    return [[_box(box, f"expert {j + 1}, case {i}") for j, box in enumerate(pair)] for i, pair in enumerate(array)]
+        raise ValueError(
+            f"experts' boxes for {n} scenes need the shape ({n}, n_experts, 9), not {array.shape}"
+        )
+    return [
+        [_box(box, f"expert {j + 1}, case {i}") for j, box in enumerate(pair)]
+        for i, pair in enumerate(array)
+    ]
 
 
 def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
@@ -510,9 +625,13 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
         return np.zeros(n, dtype=np.intp)
     numbers = np.asarray(folds)
     if numbers.shape == (n,) and numbers.dtype.kind in "iu" and (numbers < 1).any():
-        raise ValueError(f"folds count from 1, for the first is reported apart; the smallest is {numbers.min()}")
+        raise ValueError(
+            f"folds count from 1, for the first is reported apart; the smallest is {numbers.min()}"
+        )
     if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
-        raise ValueError(f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of shape {numbers.shape}")
+        raise ValueError(
+            f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of shape {numbers.shape}"
+        )
     return numbers.astype(np.intp)
 
 

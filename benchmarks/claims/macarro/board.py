@@ -52,7 +52,9 @@ def _runs_and_claims(
 ) -> tuple[list[Run], list[Claim]]:
     unknown = sorted(set(numbers or ()) - {claim.number for claim in CLAIMS})
     if unknown:
-        raise ValueError(f"claims are numbered 1 to {len(CLAIMS)}, not {', '.join(map(str, unknown))}")
+        raise ValueError(
+            f"claims are numbered 1 to {len(CLAIMS)}, not {', '.join(map(str, unknown))}"
+        )
     evaluations: list[Any] = [evaluation] if hasattr(evaluation, "scores") else list(evaluation)
     if not evaluations:
         raise ValueError("claims_board needs at least one evaluation")

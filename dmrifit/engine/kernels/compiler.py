@@ -40,7 +40,9 @@ def load(model: SignalModel) -> ModuleType:
 def is_compiled(kernel: ModuleType) -> bool:
     """Tell whether a kernel needs no compilation."""
     path = Path(kernel.__file__ or "")
-    return bool(kernel.search.signatures) or any((path.parent / "__pycache__").glob(f"{path.stem}.search-*.nbi"))
+    return bool(kernel.search.signatures) or any(
+        (path.parent / "__pycache__").glob(f"{path.stem}.search-*.nbi")
+    )
 
 
 @functools.cache
@@ -55,7 +57,9 @@ def _module_name(model: SignalModel) -> str:
         repr((sys.version, numba.__version__, llvmlite.__version__, platform.machine())).encode(),
         llvmlite.binding.get_host_cpu_name().encode(),
         llvmlite.binding.get_host_cpu_features().flatten().encode(),
-        repr([(key, value) for key, value in sorted(os.environ.items()) if key.startswith("NUMBA_")]).encode(),
+        repr(
+            [(key, value) for key, value in sorted(os.environ.items()) if key.startswith("NUMBA_")]
+        ).encode(),
     ]
     digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:20]
     safe = "".join(c if c.isalnum() else "_" for c in model.name)
@@ -76,21 +80,27 @@ def _import_numba() -> None:
         import numba.np.arraymath
     finally:
         del sys.modules["scipy"]
-    numba.np.arraymath._HAVE_BLAS = True  # for jitted code of the user's own, which finds scipy then
+    numba.np.arraymath._HAVE_BLAS = (
+        True  # for jitted code of the user's own, which finds scipy then
+    )
 
 
 def _cache_folder() -> Path:
     """Find the folder of generated modules: $DMRIFIT_CACHE, else the user's cache, else a temporary folder."""
     chosen = os.environ.get("DMRIFIT_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dmrifit"
-    for folder in [Path(chosen)] if chosen else [home, Path(tempfile.gettempdir()) / f"dmrifit-{_user()}"]:
+    for folder in (
+        [Path(chosen)] if chosen else [home, Path(tempfile.gettempdir()) / f"dmrifit-{_user()}"]
+    ):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             continue
         # A folder that someone else can write to would let them put code into this process.
         found = folder.stat()
-        mine = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH)
+        mine = not hasattr(os, "getuid") or (
+            found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH
+        )
         if mine and os.access(folder, os.W_OK):
             return folder
     return Path(tempfile.mkdtemp(prefix="dmrifit-"))

@@ -24,7 +24,11 @@ _TURN_UP, _TOLERANCE, _PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
 def source(model: SignalModel) -> str:
     """Write the module that fits a model."""
     formula, at = _Formula(model), Layout(len(model.parameters))
-    kurtosis, diffusivity = (-1, -1) if model.cumulant is None else (model.names.index(name) for name in model.cumulant)
+    kurtosis, diffusivity = (
+        (-1, -1)
+        if model.cumulant is None
+        else (model.names.index(name) for name in model.cumulant)
+    )
     constants = {
         "N": at.n,
         "N_PAIRS": len(at.pairs),
@@ -57,7 +61,9 @@ def source(model: SignalModel) -> str:
         "RATE_ONE": _rate_one(formula.amplitude >= 0),
     }
     text = Path(__file__).with_name("template.py").read_text(encoding="utf-8")
-    text = _replaced(text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()])
+    text = _replaced(
+        text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()]
+    )
     if model.source:
         arguments = ["b", *(["te"] if model.needs_te else []), *(f"x[{i}]" for i in range(at.n))]
         function = [
@@ -68,9 +74,15 @@ def source(model: SignalModel) -> str:
             "",
             "",
         ]
-        function += [_JIT, "def function(b, te, x):", f"    return compiled({', '.join(arguments)})"]
+        function += [
+            _JIT,
+            "def function(b, te, x):",
+            f"    return compiled({', '.join(arguments)})",
+        ]
         text = _replaced(text, "FUNCTION", function)
-    return _replaced(text, "CODE", [f"{name} = [\n    {_quoted(lines)}]" for name, lines in code.items()])
+    return _replaced(
+        text, "CODE", [f"{name} = [\n    {_quoted(lines)}]" for name, lines in code.items()]
+    )
 
 
 def _replaced(text: str, part: str, lines: list[str]) -> str:
@@ -101,8 +113,14 @@ class _Formula:
             return
         symbols = {name: sympy.Symbol(name, real=True) for name in (*names, "b", "te")}
         expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
-        self.mixture, self.amplitude, self.first = _structure(expression, [symbols[name] for name in names], model)
-        inverse = {symbols[n]: 1 / symbols[n] for n, form in zip(names, self.forms, strict=True) if form == "inverse"}
+        self.mixture, self.amplitude, self.first = _structure(
+            expression, [symbols[name] for name in names], model
+        )
+        inverse = {
+            symbols[n]: 1 / symbols[n]
+            for n, form in zip(names, self.forms, strict=True)
+            if form == "inverse"
+        }
         expression = expression.subs(inverse, simultaneous=True)
         wanted = [expression, *(sympy.diff(expression, symbols[name]) for name in names)]
         rename = {symbols[name]: sympy.Symbol(f"x{i}", real=True) for i, name in enumerate(names)}
@@ -110,7 +128,9 @@ class _Formula:
         self._b, self._te = symbols["b"], symbols["te"]
         if model.needs_te:
             wanted = [w.replace(sympy.exp, self._tabulated) for w in wanted]
-        self._steps, self._results = sympy.cse(wanted, symbols=sympy.numbered_symbols("h"), optimizations="basic")
+        self._steps, self._results = sympy.cse(
+            wanted, symbols=sympy.numbered_symbols("h"), optimizations="basic"
+        )
         self._print = _printer()
 
     def _tabulated(self, exponent: Any) -> Any:
@@ -120,7 +140,9 @@ class _Formula:
         parts = {"b": sympy.Integer(0), "te": sympy.Integer(0), "rest": sympy.Integer(0)}
         for term in sympy.Add.make_args(sympy.expand(exponent)):
             has_b, has_te = term.has(self._b), term.has(self._te)
-            parts["b" if has_b and not has_te else "te" if has_te and not has_b else "rest"] += term
+            parts["b" if has_b and not has_te else "te" if has_te and not has_b else "rest"] += (
+                term
+            )
         product = sympy.exp(parts["rest"])
         for name, table in (("b", self.by_b), ("te", self.by_te)):
             if parts[name] != 0:
@@ -137,12 +159,19 @@ class _Formula:
         if not exponents:
             return []
         at = Layout(len(self.forms))
-        used = sorted({str(symbol) for exponent in exponents for symbol in exponent.free_symbols} - {"b", "te"})
+        used = sorted(
+            {str(symbol) for exponent in exponents for symbol in exponent.free_symbols}
+            - {"b", "te"}
+        )
         lines = [f"{name} = {at('X', int(name[1:]))}" for name in used]
         lines.append(f"{of} = s[0]")
-        steps, results = sympy.cse(exponents, symbols=sympy.numbered_symbols("h"), optimizations="basic")
+        steps, results = sympy.cse(
+            exponents, symbols=sympy.numbered_symbols("h"), optimizations="basic"
+        )
         lines += [f"{symbol} = {self._print(value)}" for symbol, value in steps]
-        return lines + [f"t[1, {e * LANES} + l] = exp({self._print(value)})" for e, value in enumerate(results)]
+        return lines + [
+            f"t[1, {e * LANES} + l] = exp({self._print(value)})" for e, value in enumerate(results)
+        ]
 
     def lines(self, u: int) -> Iterator[str]:
         """Code that computes the signal ``s{u}`` and derivatives ``d{u}_{i}`` of measurement `u`."""
@@ -155,15 +184,26 @@ class _Formula:
         for name, table, row in (("b", self.by_b, 1 + 2 * u), ("te", self.by_te, 2 + 2 * u)):
             yield from (f"e{name}{e}_{u} = t[{row}, {e * LANES} + l]" for e in range(len(table)))
         own = {symbol: sympy.Symbol(f"{symbol}_{u}", real=True) for symbol, _ in self._steps}
-        names = ["b", "te", *(f"eb{e}" for e in range(len(self.by_b))), *(f"ete{e}" for e in range(len(self.by_te)))]
-        own |= {sympy.Symbol(name, real=True): sympy.Symbol(f"{name}_{u}", real=True) for name in names}
+        names = [
+            "b",
+            "te",
+            *(f"eb{e}" for e in range(len(self.by_b))),
+            *(f"ete{e}" for e in range(len(self.by_te))),
+        ]
+        own |= {
+            sympy.Symbol(name, real=True): sympy.Symbol(f"{name}_{u}", real=True) for name in names
+        }
         for symbol, value in self._steps:
             yield f"{own[symbol]} = {self._print(value.xreplace(own))}"
-        for target, value in zip([f"s{u}", *(f"d{u}_{i}" for i in range(len(self.forms)))], self._results, strict=True):
+        for target, value in zip(
+            [f"s{u}", *(f"d{u}_{i}" for i in range(len(self.forms)))], self._results, strict=True
+        ):
             yield f"{target} = {self._print(value.xreplace(own))}"
 
 
-def _structure(expression: object, symbols: list, model: SignalModel) -> tuple[int, int, tuple[int, ...]]:
+def _structure(
+    expression: object, symbols: list, model: SignalModel
+) -> tuple[int, int, tuple[int, ...]]:
     """
     Find the amplitude S0 the signal is proportional to, and the fraction f of S0·(f·g₁ + (1 − f)·g₀).
 
@@ -182,12 +222,18 @@ def _structure(expression: object, symbols: list, model: SignalModel) -> tuple[i
         return -1, -1, ()
     for i, parameter in enumerate(model.parameters):
         f = symbols[i]
-        if (parameter.low, parameter.high) != (0, 1) or sympy.simplify(sympy.diff(shape, f, 2)) != 0:
+        if (parameter.low, parameter.high) != (0, 1) or sympy.simplify(
+            sympy.diff(shape, f, 2)
+        ) != 0:
             continue
         one, zero = sympy.simplify(shape.subs(f, 1)), sympy.simplify(shape.subs(f, 0))
         own = set(symbols) - {f, s0}
         if one.free_symbols & own and not (one.free_symbols & zero.free_symbols & own):
-            return i, amplitude, tuple(j for j, symbol in enumerate(symbols) if symbol in one.free_symbols & own)
+            return (
+                i,
+                amplitude,
+                tuple(j for j, symbol in enumerate(symbols) if symbol in one.free_symbols & own),
+            )
     return -1, amplitude, ()
 
 
@@ -263,11 +309,16 @@ def _limit(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) 
 def _begin(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) -> list[str]:
     """Go from inner coordinates to those of the formula, and clear the sums."""
     lines = [
-        f"{at('X', i)} = exp({at('T', i)})" if forms[i] == "log" else f"{at('X', i)} = {at('T', i)}"
+        f"{at('X', i)} = exp({at('T', i)})"
+        if forms[i] == "log"
+        else f"{at('X', i)} = {at('T', i)}"
         for i in range(at.n)
     ]
     if kurtosis >= 0:
-        lines += [*_limit(at, forms, kurtosis, diffusivity), f"{at('X', kurtosis)} = {at('T', kurtosis)} * ratio"]
+        lines += [
+            *_limit(at, forms, kurtosis, diffusivity),
+            f"{at('X', kurtosis)} = {at('T', kurtosis)} * ratio",
+        ]
     lines += [f"{at('CT')} = 0.0", f"{at('SQT')} = 0.0"]
     lines += [f"{at('GT', i)} = 0.0" for i in range(at.n)]
     lines += [f"{at.pair('MT', i, j)} = 0.0" for i, j in at.pairs]
@@ -298,8 +349,13 @@ def _accumulate(at: Layout, formula: _Formula, *, floored: bool) -> list[str]:
             lines += [f"r{u} = v{u} * (y[{u * LANES} + l] - s{u})", f"g{u} = r{u}", f"h{u} = v{u}"]
         lines += [f"k{u}_{i} = h{u} * d{u}_{i}" for i in range(n)]
     lines += [f"{at('SQT')} += " + " + ".join(f"r{u} * r{u}" for u in units)]
-    lines += [f"{at('GT', i)} += " + " + ".join(f"d{u}_{i} * g{u}" for u in units) for i in range(n)]
-    lines += [f"{at.pair('MT', i, j)} += " + " + ".join(f"k{u}_{i} * d{u}_{j}" for u in units) for i, j in at.pairs]
+    lines += [
+        f"{at('GT', i)} += " + " + ".join(f"d{u}_{i} * g{u}" for u in units) for i in range(n)
+    ]
+    lines += [
+        f"{at.pair('MT', i, j)} += " + " + ".join(f"k{u}_{i} * d{u}_{j}" for u in units)
+        for i, j in at.pairs
+    ]
     return lines
 
 
@@ -333,13 +389,22 @@ def _chain(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) 
         lines += _limit(at, forms, k, d)
         lines.append(f"slope = {sign}{at('X', k)} / {at('X', d)} if limits else 0.0")
         lines.append(f"{at('GT', d)} += slope * {at('GT', k)}")
-        lines.append(f"{at.pair('MT', d, d)} += slope * (2.0 * {at.pair('MT', d, k)} + slope * {at.pair('MT', k, k)})")
-        lines += [f"{at.pair('MT', d, j)} += slope * {at.pair('MT', k, j)}" for j in range(at.n) if j != d]
+        lines.append(
+            f"{at.pair('MT', d, d)} += slope * (2.0 * {at.pair('MT', d, k)} + slope * {at.pair('MT', k, k)})"
+        )
+        lines += [
+            f"{at.pair('MT', d, j)} += slope * {at.pair('MT', k, j)}"
+            for j in range(at.n)
+            if j != d
+        ]
         lines += [f"{at('GT', k)} *= ratio", f"{at.pair('MT', k, k)} *= ratio * ratio"]
         lines += [f"{at.pair('MT', k, j)} *= ratio" for j in range(at.n) if j != k]
     for i in range(at.n):
         if forms[i] == "log":
-            lines += [f"{at('GT', i)} *= {at('X', i)}", f"{at.pair('MT', i, i)} *= {at('X', i)} * {at('X', i)}"]
+            lines += [
+                f"{at('GT', i)} *= {at('X', i)}",
+                f"{at.pair('MT', i, i)} *= {at('X', i)} * {at('X', i)}",
+            ]
             lines += [f"{at.pair('MT', i, j)} *= {at('X', i)}" for j in range(at.n) if j != i]
     return lines
 
@@ -358,7 +423,9 @@ def _accept(at: Layout) -> list[str]:
         f"{at('SQ')} = {at('SQT')} if better else {at('SQ')}",
     ]
     for name, trial, size in (("Q", "T", at.n), ("G", "GT", at.n), ("M", "MT", len(at.pairs))):
-        body += [f"{at(name, i)} = {at(trial, i)} if better else {at(name, i)}" for i in range(size)]
+        body += [
+            f"{at(name, i)} = {at(trial, i)} if better else {at(name, i)}" for i in range(size)
+        ]
     return body
 
 
@@ -371,7 +438,11 @@ def _factor(n: int, least: float) -> list[str]:
         lines.append(f"p{j} = p{j} if p{j} > {least!r} else {least!r}")
         lines.append(f"o{j} = 1.0 / p{j}")
         for i in range(j + 1, n):
-            lines.append(f"l{i}_{j} = (a{i}_{j}" + "".join(f" - l{i}_{k} * t{j}_{k}" for k in range(j)) + f") * o{j}")
+            lines.append(
+                f"l{i}_{j} = (a{i}_{j}"
+                + "".join(f" - l{i}_{k} * t{j}_{k}" for k in range(j))
+                + f") * o{j}"
+            )
     return lines
 
 
@@ -387,7 +458,9 @@ def _solve(n: int, suffix: str) -> list[str]:
     for i in range(n):
         lines.append(f"z{i} = rhs{s}{i}" + "".join(f" - l{i}_{k} * z{k}" for k in range(i)))
     for i in reversed(range(n)):
-        lines.append(f"d{s}{i} = z{i} * o{i}" + "".join(f" - l{k}_{i} * d{s}{k}" for k in range(i + 1, n)))
+        lines.append(
+            f"d{s}{i} = z{i} * o{i}" + "".join(f" - l{k}_{i} * d{s}{k}" for k in range(i + 1, n))
+        )
     return lines
 
 
@@ -402,15 +475,24 @@ def _step(at: Layout) -> list[str]:
     n = at.n
     load = [f"lam = {at('LAM')}", f"c = {at('C')}"]
     for i in range(n):
-        load += [f"q{i} = {at('Q', i)}", f"g{i} = {at('G', i)}", f"lo{i} = {at('LO', i)}", f"hi{i} = {at('HI', i)}"]
+        load += [
+            f"q{i} = {at('Q', i)}",
+            f"g{i} = {at('G', i)}",
+            f"lo{i} = {at('LO', i)}",
+            f"hi{i} = {at('HI', i)}",
+        ]
         load += [f"m{i}_{j} = {at.pair('M', i, j)}" for j in range(i + 1)]
     first = []
     for i in range(n):
-        first.append(f"held = ((q{i} <= lo{i}) & (g{i} <= 0.0)) | ((q{i} >= hi{i}) & (g{i} >= 0.0))")
+        first.append(
+            f"held = ((q{i} <= lo{i}) & (g{i} <= 0.0)) | ((q{i} >= hi{i}) & (g{i} >= 0.0))"
+        )
         first.append(f"e{i} = 0.0 if held else 1.0")
         first.append(f"rhs{i} = g{i} * e{i}")
     first += _solve(n, "")
-    first.append("promise = " + " + ".join(f"d{i} * (rhs{i} + lam * m{i}_{i} * d{i})" for i in range(n)))
+    first.append(
+        "promise = " + " + ".join(f"d{i} * (rhs{i} + lam * m{i}_{i} * d{i})" for i in range(n))
+    )
     second = []
     for i in range(n):
         second += [
@@ -435,7 +517,8 @@ def _step(at: Layout) -> list[str]:
             f"d{i} = t - q{i}",
         ]
     quadratic = " + ".join(
-        f"d{i} * (" + " + ".join(f"m{max(i, j)}_{min(i, j)} * d{j}" for j in range(n)) + ")" for i in range(n)
+        f"d{i} * (" + " + ".join(f"m{max(i, j)}_{min(i, j)} * d{j}" for j in range(n)) + ")"
+        for i in range(n)
     )
     finish += [
         "clipped = 2.0 * (" + " + ".join(f"g{i} * d{i}" for i in range(n)) + f") - ({quadratic})",
@@ -480,7 +563,9 @@ def _variances(at: Layout) -> list[str]:
     for i in range(n):
         total = f"o{i}" + "".join(f" + v{k}_{i} * v{k}_{i} * o{k}" for k in range(i + 1, n))
         body.append(f"inflation = 1e300 if blind{i} else ({total}) * e{i}")
-        body.append("worst = inflation" if i == 0 else "worst = inflation if inflation > worst else worst")
+        body.append(
+            "worst = inflation" if i == 0 else "worst = inflation if inflation > worst else worst"
+        )
         body.append(f"{at('D', i)} = 1e300 if blind{i} else ({total}) * u{i} * u{i}")
     return [*body, f"{at('P1')} = worst"]
 
@@ -499,7 +584,11 @@ def _rate_pair() -> list[str]:
 
 def _rate_one(scaled: bool) -> list[str]:
     """Rate an atom by what it takes off the sum of squares, with an amplitude of its own or as it is."""
-    gain = "y[0 + l] * y[0 + l] * s[3] if y[0 + l] > 0.0 else 0.0" if scaled else "2.0 * y[0 + l] - s[0]"
+    gain = (
+        "y[0 + l] * y[0 + l] * s[3] if y[0 + l] > 0.0 else 0.0"
+        if scaled
+        else "2.0 * y[0 + l] - s[0]"
+    )
     return [f"gain = {gain}", *_keep_better()]
 
 

@@ -25,7 +25,14 @@ _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 _SHIFT = 6755399441055744.0  # 1.5·2^52: added to a whole number, it leaves that number in the lowest bits
 _ONE = 1023 << 52
 
-_COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+_COMPARISONS = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+}
 
 
 def block(lines: Iterable[str], n_lanes: int) -> Callable:
@@ -77,7 +84,9 @@ def dot(n_lanes: int) -> Callable:
     return run
 
 
-def _dot(builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size: ir.Value, n_lanes: int) -> None:
+def _dot(
+    builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size: ir.Value, n_lanes: int
+) -> None:
     width = _width()
     vector = ir.VectorType(_DOUBLE, width)
     before, loop = builder.block, builder.append_basic_block("dot")
@@ -91,7 +100,9 @@ def _dot(builder: ir.IRBuilder, out: ir.Value, atom: ir.Value, y: ir.Value, size
         total.add_incoming(ir.Constant(vector, [0.0] * width), before)
     number = builder.load(builder.gep(atom, [k]))
     single = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _INT(0))
-    factor = builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(_INT, width), [0] * width))
+    factor = builder.shuffle_vector(
+        single, single, ir.Constant(ir.VectorType(_INT, width), [0] * width)
+    )
     row = builder.mul(k, _LONG(n_lanes))
     sums = []
     for start, total in zip(range(0, n_lanes, width), totals, strict=True):
@@ -140,7 +151,11 @@ def _loop(builder: ir.IRBuilder, body: list[ast.stmt], data: dict, n_lanes: int)
 
 def _joined(target: ast.expr, operator: ast.operator, value: ast.expr) -> ast.expr:
     """Write x += a·b + c·d as x = (x + a·b) + c·d, so that every product is fused with a sum."""
-    if isinstance(operator, ast.Add) and isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add | ast.Sub):
+    if (
+        isinstance(operator, ast.Add)
+        and isinstance(value, ast.BinOp)
+        and isinstance(value.op, ast.Add | ast.Sub)
+    ):
         return ast.BinOp(_joined(target, operator, value.left), value.op, value.right)
     return ast.BinOp(target, operator, value)
 
@@ -156,8 +171,16 @@ def _rows(node: ast.AST) -> list[int]:
 class _Writer:
     """Emits the statements for one group of lanes."""
 
-    def __init__(self, builder: ir.IRBuilder, width: int, data: dict, lane: ir.Value, offsets: dict) -> None:
-        self.builder, self.width, self.data, self.lane, self.offsets = builder, width, data, lane, offsets
+    def __init__(
+        self, builder: ir.IRBuilder, width: int, data: dict, lane: ir.Value, offsets: dict
+    ) -> None:
+        self.builder, self.width, self.data, self.lane, self.offsets = (
+            builder,
+            width,
+            data,
+            lane,
+            offsets,
+        )
         self.vector, self.bits = ir.VectorType(_DOUBLE, width), ir.VectorType(_LONG, width)
         self.names: dict[str, ir.Value] = {}
 
@@ -179,10 +202,22 @@ class _Writer:
                 return self.names[name]
             case ast.Constant(value=float(number)):
                 return self._constant(number)
-            case ast.BinOp(left=ast.BinOp(op=ast.Mult()) as product, op=ast.Add() | ast.Sub() as operator, right=right):
-                return self._fused(product, self.value(right), minus_addend=isinstance(operator, ast.Sub))
-            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as operator, right=ast.BinOp(op=ast.Mult()) as product):
-                return self._fused(product, self.value(left), minus_product=isinstance(operator, ast.Sub))
+            case ast.BinOp(
+                left=ast.BinOp(op=ast.Mult()) as product,
+                op=ast.Add() | ast.Sub() as operator,
+                right=right,
+            ):
+                return self._fused(
+                    product, self.value(right), minus_addend=isinstance(operator, ast.Sub)
+                )
+            case ast.BinOp(
+                left=left,
+                op=ast.Add() | ast.Sub() as operator,
+                right=ast.BinOp(op=ast.Mult()) as product,
+            ):
+                return self._fused(
+                    product, self.value(left), minus_product=isinstance(operator, ast.Sub)
+                )
             case ast.BinOp(left=left, op=operator, right=right):
                 return self._binary(operator, self.value(left), self.value(right))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -199,10 +234,14 @@ class _Writer:
             case ast.Call(func=ast.Name(id="log"), args=[argument]):
                 # Kept finite: x**a·log(x), the derivative of a power, must be 0 and not NaN at x = 0.
                 x, least = self.value(argument), self._constant(1e-300)
-                return self._intrinsic("log", build.select(build.fcmp_ordered(">", x, least), x, least))
+                return self._intrinsic(
+                    "log", build.select(build.fcmp_ordered(">", x, least), x, least)
+                )
             case ast.Subscript(value=ast.Name(id="s"), slice=ast.Constant(value=i)):
                 number = build.load(build.gep(self.data["s"], [_LONG(i)]))
-                single = build.insert_element(ir.Constant(self.vector, ir.Undefined), number, _INT(0))
+                single = build.insert_element(
+                    ir.Constant(self.vector, ir.Undefined), number, _INT(0)
+                )
                 return build.shuffle_vector(
                     single, single, ir.Constant(ir.VectorType(_INT, self.width), [0] * self.width)
                 )
@@ -215,7 +254,12 @@ class _Writer:
         return ir.Constant(self.vector, [float(number)] * self.width)
 
     def _fused(
-        self, product: ast.BinOp, addend: ir.Value, *, minus_product: bool = False, minus_addend: bool = False
+        self,
+        product: ast.BinOp,
+        addend: ir.Value,
+        *,
+        minus_product: bool = False,
+        minus_addend: bool = False,
     ) -> ir.Value:
         """
         Round a product and a sum once.
@@ -248,7 +292,9 @@ class _Writer:
         match node:
             case ast.Subscript(
                 value=ast.Name(id=("w" | "y" | "v") as array),
-                slice=ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add(), right=ast.Name(id="l")),
+                slice=ast.BinOp(
+                    left=ast.Constant(value=int(offset)), op=ast.Add(), right=ast.Name(id="l")
+                ),
             ):
                 return self._pointer_at(array, offset, None if array == "w" else 0)
             case ast.Subscript(
@@ -256,7 +302,11 @@ class _Writer:
                 slice=ast.Tuple(
                     elts=[
                         ast.Constant(value=int(row)),
-                        ast.BinOp(left=ast.Constant(value=int(offset)), op=ast.Add(), right=ast.Name(id="l")),
+                        ast.BinOp(
+                            left=ast.Constant(value=int(offset)),
+                            op=ast.Add(),
+                            right=ast.Name(id="l"),
+                        ),
                     ]
                 ),
             ):
@@ -267,14 +317,18 @@ class _Writer:
         index = self.builder.add(self.lane, _LONG(offset))
         if row is not None:
             index = self.builder.add(index, self.offsets[row])
-        return self.builder.bitcast(self.builder.gep(self.data[array], [index]), self.vector.as_pointer())
+        return self.builder.bitcast(
+            self.builder.gep(self.data[array], [index]), self.vector.as_pointer()
+        )
 
     def _store(self, place: ast.Subscript, value: ir.Value) -> None:
         self.builder.store(value, self._pointer(place), align=8)
 
     def _intrinsic(self, name: str, *arguments: ir.Value) -> ir.Value:
         kind = ir.FunctionType(self.vector, [self.vector] * len(arguments))
-        function = get_or_insert_function(self.builder.module, kind, f"llvm.{name}.v{self.width}f64")
+        function = get_or_insert_function(
+            self.builder.module, kind, f"llvm.{name}.v{self.width}f64"
+        )
         return self.builder.call(function, arguments)
 
     def _exp(self, x: ir.Value) -> ir.Value:

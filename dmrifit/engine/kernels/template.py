@@ -74,7 +74,10 @@ rate_pair = block(RATE_PAIR, LANES)
 rate_one = block(RATE_ONE, LANES)
 project = dot(LANES)
 
-SAME_COST, RIDGE = 1e-2, 5e-2  # relative: two starts that fit equally well, with a ridge between them, disagree
+SAME_COST, RIDGE = (
+    1e-2,
+    5e-2,
+)  # relative: two starts that fit equally well, with a ridge between them, disagree
 ILL_CONDITIONED = 1e8  # variance inflation beyond which parameters cannot be told apart
 
 
@@ -200,7 +203,9 @@ def rate(y, atoms, n_first, constants, dots, best):
             best[s, LANES + lane] = 0.0
     for t in range(n_second):
         if n_first == 0:
-            rate_one(best[t * best.shape[0] // n_second], constants[0, t], dots[t], dots[t], y, none)
+            rate_one(
+                best[t * best.shape[0] // n_second], constants[0, t], dots[t], dots[t], y, none
+            )
         for s in range(n_first):
             rate_pair(best[s], constants[s, t], dots[n_first + t], dots[s], y, none)
 
@@ -223,7 +228,9 @@ def rate_incomplete(signal, lane, atoms, n_first, best, dots):
         d, tt = dots[n_first + t, lane], own[n_first + t, n_first + t]
         if n_first == 0:
             s = t * n_strata // (n_atoms - n_first)
-            gain = (d * d / tt if d > 0.0 and tt > 0.0 else 0.0) if AMPLITUDE >= 0 else 2.0 * d - tt
+            gain = (
+                (d * d / tt if d > 0.0 and tt > 0.0 else 0.0) if AMPLITUDE >= 0 else 2.0 * d - tt
+            )
             if gain > best[s, lane]:
                 best[s, lane] = gain
                 best[s, LANES + lane] = t
@@ -314,14 +321,30 @@ def begin(w, lane, point):
     w[AT_C + lane] = math.inf
     w[AT_GB + lane] = w[AT_BC + lane]
     w[AT_P1 + lane] = 1.0
-    w[AT_LAM + lane] = 0.1  # the first trial is the start itself, which always is better than infinity
+    w[AT_LAM + lane] = (
+        0.1  # the first trial is the start itself, which always is better than infinity
+    )
     w[AT_IT + lane] = -1.0
     w[AT_END + lane] = 0.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def prepare(
-    signals, n_free, scaled, lo, hi, atoms, n_first, atoms_q, gram, constants, best, scales, usable, n_known, points
+    signals,
+    n_free,
+    scaled,
+    lo,
+    hi,
+    atoms,
+    n_first,
+    atoms_q,
+    gram,
+    constants,
+    best,
+    scales,
+    usable,
+    n_known,
+    points,
 ):
     """Screen the voxels and find starting points; returns how many can be fitted."""
     m = signals.shape[1]
@@ -426,10 +449,14 @@ def search(
             slot = slot_of[lane]
             # A start without a finite signal ends at once: what stands in its lane is of the voxel before.
             begun = w[AT_C + lane] < math.inf
-            if slot == -1 or (slot >= 0 and begun and w[AT_END + lane] == 0.0 and w[AT_IT + lane] < max_iter):
+            if slot == -1 or (
+                slot >= 0 and begun and w[AT_END + lane] == 0.0 and w[AT_IT + lane] < max_iter
+            ):
                 continue
             if slot >= 0:
-                elsewhere = begun and w[AT_END + lane] != 4.0 and ends_elsewhere(w, lane, ends[slot])
+                elsewhere = (
+                    begun and w[AT_END + lane] != 4.0 and ends_elsewhere(w, lane, ends[slot])
+                )
                 if elsewhere and w[AT_END + lane] == 3.0:
                     w[AT_GB + lane] = math.inf  # it is worth knowing where this start really ends
                     continue
@@ -455,7 +482,20 @@ def search(
                 slot = -1
                 if taken < n_slots:
                     slot = taken
-                    place(w, y, v, lane, signals, usable[slot], scales[slot], lo, hi, pinned, scaled, sigma)
+                    place(
+                        w,
+                        y,
+                        v,
+                        lane,
+                        signals,
+                        usable[slot],
+                        scales[slot],
+                        lo,
+                        hi,
+                        pinned,
+                        scaled,
+                        sigma,
+                    )
                     w[AT_BC + lane] = math.inf
                     taken += 1
                 slot_of[lane] = slot
@@ -513,7 +553,10 @@ def finish(
             for j in range(N_PAIRS):
                 w[AT_M + j * LANES + lane] = sums[slot, j]
             limits[lane] = limit(w, lane, turn_up)
-            if limits[lane] < 1.0 and w[AT_Q + KURTOSIS * LANES + lane] < w[AT_HI + KURTOSIS * LANES + lane]:
+            if (
+                limits[lane] < 1.0
+                and w[AT_Q + KURTOSIS * LANES + lane] < w[AT_HI + KURTOSIS * LANES + lane]
+            ):
                 leave_limit(w, lane, limits[lane])
         find_variances(w, w, w, w, w, none)
         for lane in range(n_lanes):
@@ -522,7 +565,9 @@ def finish(
             if math.isnan(squares[slot]):
                 continue  # no start has a finite signal
             while blank < i:
-                leave_out(blank, parameters, errors, cost, status, n_iter, at_low, at_high, doubt, ill)
+                leave_out(
+                    blank, parameters, errors, cost, status, n_iter, at_low, at_high, doubt, ill
+                )
                 blank += 1
             blank = i + 1
             row = i if pinned.shape[0] > 1 else 0
@@ -574,7 +619,9 @@ def leave_limit(w, lane, limited):
     """Turn the sums of the inner K, a share of the limit that moves with D, into those of K itself."""
     k, d = KURTOSIS, DIFFUSIVITY
     q = w[AT_Q + d * LANES + lane]
-    bend = w[AT_Q + k * LANES + lane]  # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D
+    bend = w[
+        AT_Q + k * LANES + lane
+    ]  # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D
     if FORMS[d] == "plain":
         bend = -bend / q
     elif FORMS[d] == "log":

@@ -13,7 +13,12 @@ from dmrifit.report.viewer import viewer_page
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.conclusions import statistics_tables
 from dmrifit.study.report.sections.generalization import learning_curves, transfer_tables
-from dmrifit.study.report.sections.overview import cohort_tables, introduction, repeated_summary, summary_tables
+from dmrifit.study.report.sections.overview import (
+    cohort_tables,
+    introduction,
+    repeated_summary,
+    summary_tables,
+)
 from dmrifit.study.report.sections.patients import example_patients, joint_histograms
 from dmrifit.study.report.sections.provenance import origin, times
 from dmrifit.study.report.sections.scores import (
@@ -71,10 +76,18 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     board = Board.of(evaluations[0])
     gallery = Gallery()
     tables: dict[str, pd.DataFrame] = {}
-    page = viewer_page(_title(board), _sections(board, evaluations, gallery, tables), lead=_lead(board), contents=True)
+    page = viewer_page(
+        _title(board),
+        _sections(board, evaluations, gallery, tables),
+        lead=_lead(board),
+        contents=True,
+    )
     evaluations[0].write(folder)
     _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
-    _replace(folder / TABLES, {name: table.to_csv(index=False).encode() for name, table in tables.items()})
+    _replace(
+        folder / TABLES,
+        {name: table.to_csv(index=False).encode() for name, table in tables.items()},
+    )
     with FileSet(folder, [SUMMARY, PAGE], overwrite=True) as written:
         written.path(SUMMARY).write_text(board.summary.to_csv(index=False), encoding="utf-8")
         written.path(PAGE).write_text(page, encoding="utf-8")
@@ -83,7 +96,9 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
     """Put files into a folder of the report, and remove those of an earlier report."""
-    earlier = sorted(path.name for path in folder.glob("*") if path.suffix in (".png", ".csv", ".pdf"))
+    earlier = sorted(
+        path.name for path in folder.glob("*") if path.suffix in (".png", ".csv", ".pdf")
+    )
     if not (files or earlier):
         return
     with FileSet(folder, list(dict.fromkeys([*files, *earlier])), overwrite=True) as written:
@@ -102,13 +117,20 @@ def _lead(board: Board) -> str:
     notice = "Research software, not a medical device."
     if not board.synthetic:
         return notice
-    which = "All cohorts" if len(board.synthetic) == len(cohorts) else f"Cohorts {', '.join(board.synthetic)}"
+    which = (
+        "All cohorts"
+        if len(board.synthetic) == len(cohorts)
+        else f"Cohorts {', '.join(board.synthetic)}"
+    )
     note = f"Synthetic data. {which} were simulated; no person was scanned, and no number here is a clinical result."
     return f"{notice} {note}"
 
 
 def _sections(
-    board: Board, evaluations: Sequence[Evaluation], gallery: Gallery, tables: dict[str, pd.DataFrame]
+    board: Board,
+    evaluations: Sequence[Evaluation],
+    gallery: Gallery,
+    tables: dict[str, pd.DataFrame],
 ) -> list[tuple[str, Any]]:
     """Make all sections, in the order in which a reader asks."""
 
@@ -136,5 +158,8 @@ def _sections(
         made.append(("Predicted signals", partial(signal_scores, board, gallery)))
     if len(evaluations) > 1:
         made.insert(2, ("The same in other comparisons", partial(repeated_summary, evaluations)))
-    made += [("Time", partial(times, board)), ("How this was made", partial(origin, board, evaluations))]
+    made += [
+        ("Time", partial(times, board)),
+        ("How this was made", partial(origin, board, evaluations)),
+    ]
     return [(heading, make()) for heading, make in made]

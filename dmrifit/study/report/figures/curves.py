@@ -36,31 +36,47 @@ _LEGEND_COLUMNS = 4
 _INDICES = {"bias": "|BI| (%)", "dispersion": "DI (%)"}
 
 
-def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequence[str] | None = None) -> Figure:
+def plot_signal_errors(
+    signals: pd.DataFrame, title: str, *, algorithms: Sequence[str] | None = None
+) -> Figure:
     """Draw the relative error of predicted signals, contrast by contrast."""
-    means = signals.groupby(["strategy", "algorithm", "te", "b"], sort=False, dropna=False)["relative_error"].mean()
+    means = signals.groupby(["strategy", "algorithm", "te", "b"], sort=False, dropna=False)[
+        "relative_error"
+    ].mean()
     table = means.reset_index()
     names = list(dict.fromkeys(table["algorithm"]))
     algorithms = names if algorithms is None else algorithms
     strategies = list(dict.fromkeys(table["strategy"]))
-    contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"]).reset_index(drop=True)
+    contrasts = (
+        table[["te", "b"]].drop_duplicates().sort_values(["te", "b"]).reset_index(drop=True)
+    )
     # NaN, for a protocol without echo times, is not equal to itself.
     position = {(_word(row.te), row.b): i for i, row in enumerate(contrasts.itertuples())}
     with shared_style({"axes.grid": True}):
         colors = [handle(name, color=algorithm_color(name, algorithms), lw=1.6) for name in names]
-        dashes = [handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.6) for name in strategies]
+        dashes = [
+            handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.6)
+            for name in strategies
+        ]
         handles = by_lines((colors, dashes), _LEGEND_COLUMNS)
         below = 0.2 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1
         figure = new_figure(PANEL[0], PANEL[1] + below)
         ax = add_axes(figure, 0.62, below + 0.72, PANEL[0] - 0.79, PANEL[1] - 1.4)
         for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
             for _, part in rows.groupby("te", dropna=False):
-                x = np.array([position[_word(te), b] for te, b in zip(part["te"], part["b"], strict=True)])
+                x = np.array(
+                    [position[_word(te), b] for te, b in zip(part["te"], part["b"], strict=True)]
+                )
                 order = np.argsort(x)
                 y = _PERCENT * part["relative_error"].to_numpy()
-                look = {"color": algorithm_color(algorithm, algorithms), "linestyle": dash_of(strategy, strategies)}
+                look = {
+                    "color": algorithm_color(algorithm, algorithms),
+                    "linestyle": dash_of(strategy, strategies),
+                }
                 ax.plot(x[order], y[order], marker=".", lw=1.4, **look)
-        ax.set_xticks(range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8.5)
+        ax.set_xticks(
+            range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8.5
+        )
         for te, rows in contrasts.groupby("te"):
             place = rows.index.to_numpy().mean(), 1.0
             ax.annotate(
@@ -72,7 +88,9 @@ def plot_signal_errors(signals: pd.DataFrame, title: str, *, algorithms: Sequenc
         ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
         plain_ticks(ax.yaxis, (1, 2, 5))
         head(ax, title, lift=13)
-        figure.legend(handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, fontsize=9, borderaxespad=0.3)
+        figure.legend(
+            handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, fontsize=9, borderaxespad=0.3
+        )
     return figure
 
 
@@ -88,7 +106,9 @@ def plot_learning_curve(
     Draw bias and dispersion against the number of training patients: overall, by algorithm, by
     parameter.
     """
-    algorithms = list(dict.fromkeys(scores["algorithm"])) if algorithms is None else list(algorithms)
+    algorithms = (
+        list(dict.fromkeys(scores["algorithm"])) if algorithms is None else list(algorithms)
+    )
     metrics = list(dict.fromkeys(scores["metric"])) if metrics is None else list(metrics)
     looks: list[tuple[list[str], Mapping[str, dict[str, Any]]]] = [
         ([], {}),
@@ -100,9 +120,14 @@ def plot_learning_curve(
     own, wide = _by_patient(scores), _by_patient(scores if like is None else like)
     sizes = sorted(own["n_train"].unique())
     wanted = [(keys, look) for keys, look in looks if not keys or len(own[keys[0]].unique()) > 1]
-    entries = [[name for name in look if name in set(own[keys[0]])] if keys else [] for keys, look in wanted]
+    entries = [
+        [name for name in look if name in set(own[keys[0]])] if keys else []
+        for keys, look in wanted
+    ]
     # Inches: the axes of each row, and the lines of its legend above them.
-    legends = [0.1 + 0.2 * -(-len(names) // _LEGEND_COLUMNS) if names else 0.0 for names in entries]
+    legends = [
+        0.1 + 0.2 * -(-len(names) // _LEGEND_COLUMNS) if names else 0.0 for names in entries
+    ]
     notes = 0.2 * title.count("\n")
     with shared_style({"axes.grid": True}):
         figure = new_figure(PANEL[0], 0.75 + notes + sum(legends) + len(wanted) * 1.75)
@@ -114,14 +139,21 @@ def plot_learning_curve(
             for left, index in zip((0.58, 2.83), _INDICES, strict=True):
                 ax = add_axes(figure, left, bottom, 1.5, 1.45)
                 _draw_sizes(ax, own, index, keys, look)
-                ax.set(ylim=(0, 1.06 * top[index] or 1.0), ylabel=_INDICES[index], xlim=(0, sizes[-1] * 1.04))
+                ax.set(
+                    ylim=(0, 1.06 * top[index] or 1.0),
+                    ylabel=_INDICES[index],
+                    xlim=(0, sizes[-1] * 1.04),
+                )
                 ax.tick_params(labelsize=8.5)
                 ax.set_xticks(sizes, _spread_labels(sizes) if last else [""] * len(sizes))
                 if last:
                     ax.set_xlabel("N, training patients")
                 if keys == wanted[0][0] and left < 1:
                     head(ax, title)
-            handles = [handle(name, **{"marker": ".", "lw": 1.6, "markersize": 5, **look[name]}) for name in names]
+            handles = [
+                handle(name, **{"marker": ".", "lw": 1.6, "markersize": 5, **look[name]})
+                for name in names
+            ]
             if handles:
                 figure.legend(
                     handles=by_lines([handles], _LEGEND_COLUMNS), ncols=_LEGEND_COLUMNS, fontsize=8.5,
@@ -146,22 +178,48 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
             at = decays["te"].isna() if np.isnan(te) else decays["te"] == te
             for strategy in strategies:
                 rows = decays[at & (decays["kind"] == strategy)].sort_values("b")
-                ax.plot(rows["b"], rows["signal"], color=color, linestyle=dash_of(strategy, strategies), lw=1.5)
+                ax.plot(
+                    rows["b"],
+                    rows["signal"],
+                    color=color,
+                    linestyle=dash_of(strategy, strategies),
+                    lw=1.5,
+                )
             rows = measured[at.loc[measured.index]]
             fill = np.where(rows["known"], color, "white")
-            ax.scatter(rows["b"], rows["signal"], s=30, facecolors=fill, edgecolors=color, linewidths=1.3, zorder=3)
+            ax.scatter(
+                rows["b"],
+                rows["signal"],
+                s=30,
+                facecolors=fill,
+                edgecolors=color,
+                linewidths=1.3,
+                zorder=3,
+            )
         ax.set(xlabel="b (s/mm²)", ylabel="signal / patient's scale", yscale="log")
         plain_ticks(ax.yaxis, (1, 2, 3, 5))
         head(ax, title)
         colors = [
-            handle("one TE" if np.isnan(te) else f"TE {te:g} ms", color=color_of(name, names), lw=3)
+            handle(
+                "one TE" if np.isnan(te) else f"TE {te:g} ms", color=color_of(name, names), lw=3
+            )
             for te, name in zip(echoes, names, strict=True)
         ]
         points = [
             handle("input", linestyle="", marker="o", color=INK, markersize=5.5),
-            handle("measured", linestyle="", marker="o", color=INK, markerfacecolor="white", markersize=5.5),
+            handle(
+                "measured",
+                linestyle="",
+                marker="o",
+                color=INK,
+                markerfacecolor="white",
+                markersize=5.5,
+            ),
         ]
-        lines = [handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.5) for name in strategies]
+        lines = [
+            handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.5)
+            for name in strategies
+        ]
         figure.legend(
             handles=by_lines((colors, [*points, *lines]), 4), loc="outside lower left", ncols=4, fontsize=8.5,
             columnspacing=1.0, handlelength=1.8,
@@ -175,22 +233,36 @@ def _word(te: float) -> str:
 
 def _by_patient(scores: pd.DataFrame) -> pd.DataFrame:
     """Average |BI| and DI over repeated draws, in percent."""
-    scores = scores.assign(bias=_PERCENT * scores["bias"].abs(), dispersion=_PERCENT * scores["dispersion"])
+    scores = scores.assign(
+        bias=_PERCENT * scores["bias"].abs(), dispersion=_PERCENT * scores["dispersion"]
+    )
     keys = ["cohort", "strategy", "algorithm", "metric", "patient", "n_train"]
     return scores.groupby(keys, sort=False)[list(_INDICES)].mean().reset_index()
 
 
 def _highest(table: pd.DataFrame, keys: list[str]) -> pd.Series:
     """Find the largest mean that a row of panels has to show."""
-    means = table.groupby(["cohort", "strategy", "n_train", *keys], sort=False)[list(_INDICES)].mean()
+    means = table.groupby(["cohort", "strategy", "n_train", *keys], sort=False)[
+        list(_INDICES)
+    ].mean()
     if not keys:
-        patients = table.groupby(["cohort", "strategy", "n_train", "patient"], sort=False)[list(_INDICES)].mean()
-        means = patients.groupby(["cohort", "strategy", "n_train"]).quantile(0.75).combine(means, np.fmax)
+        patients = table.groupby(["cohort", "strategy", "n_train", "patient"], sort=False)[
+            list(_INDICES)
+        ].mean()
+        means = (
+            patients.groupby(["cohort", "strategy", "n_train"])
+            .quantile(0.75)
+            .combine(means, np.fmax)
+        )
     return means.max().fillna(0.0)
 
 
 def _draw_sizes(
-    ax: Axes, table: pd.DataFrame, index: str, keys: list[str], look: Mapping[str, Mapping[str, Any]]
+    ax: Axes,
+    table: pd.DataFrame,
+    index: str,
+    keys: list[str],
+    look: Mapping[str, Mapping[str, Any]],
 ) -> None:
     if not keys:
         patients = table.groupby(["n_train", "patient"])[index].mean()

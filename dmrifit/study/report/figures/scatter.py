@@ -50,17 +50,26 @@ def plot_bias_dispersion(
     columns = 1 if len(panels) == 1 else 2
     lines = -(-len(panels) // columns)
     with shared_style({"axes.grid": True}):
-        handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns) if legend else []
+        handles = (
+            by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns) if legend else []
+        )
         below = 0.2 * -(-len(handles) // (_LEGEND_COLUMNS * columns)) + 0.1 if legend else 0.0
         figure = new_figure(columns * PANEL[0], lines * PANEL[1] + below)
         for i, (title, rows) in enumerate(panels):
-            left, bottom = (i % columns) * PANEL[0] + 0.62, below + (lines - 1 - i // columns) * PANEL[1] + 0.5
+            left, bottom = (
+                (i % columns) * PANEL[0] + 0.62,
+                below + (lines - 1 - i // columns) * PANEL[1] + 0.5,
+            )
             ax = add_axes(figure, left, bottom, PANEL[0] - 0.79, PANEL[1] - 1.0)
             _scatter(ax, rows, algorithms, metrics, limits)
             head(ax, title)
         if legend:
             figure.legend(
-                handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS * columns, fontsize=9, borderaxespad=0.3
+                handles=handles,
+                loc="lower left",
+                ncols=_LEGEND_COLUMNS * columns,
+                fontsize=9,
+                borderaxespad=0.3,
             )
     return figure
 
@@ -70,7 +79,13 @@ def plot_legend(algorithms: Sequence[str], metrics: Sequence[str]) -> Figure:
     with shared_style({"axes.grid": True}):
         handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS)
         figure = new_figure(PANEL[0], 0.26 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1)
-        figure.legend(handles=handles, loc="center left", ncols=_LEGEND_COLUMNS, fontsize=9, columnspacing=1.2)
+        figure.legend(
+            handles=handles,
+            loc="center left",
+            ncols=_LEGEND_COLUMNS,
+            fontsize=9,
+            columnspacing=1.2,
+        )
     return figure
 
 
@@ -83,7 +98,11 @@ def _limit(values: pd.Series) -> float:
 
 
 def _scatter(
-    ax: Axes, rows: pd.DataFrame, algorithms: Sequence[str], metrics: Sequence[str], limits: tuple[float, float]
+    ax: Axes,
+    rows: pd.DataFrame,
+    algorithms: Sequence[str],
+    metrics: Sequence[str],
+    limits: tuple[float, float],
 ) -> None:
     for row in rows.to_dict("records"):
         x, y = _PERCENT * row["bias"], _PERCENT * row["dispersion"]
@@ -104,13 +123,23 @@ def _scatter(
             zorder=2 if is_control(row["algorithm"]) else 3,
         )
     # Points at the limits stand whole inside the figure.
-    ax.set(xlim=(0, 1.03 * limits[0]), ylim=(0, 1.03 * limits[1]), xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
+    ax.set(
+        xlim=(0, 1.03 * limits[0]),
+        ylim=(0, 1.03 * limits[1]),
+        xlabel="|BI|, bias (%)",
+        ylabel="DI, dispersion (%)",
+    )
 
 
 def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> tuple[list[Any], list[Any]]:
     colors = [
-        handle(name, linestyle="", marker="o", markersize=9, color=algorithm_color(name, algorithms))
+        handle(
+            name, linestyle="", marker="o", markersize=9, color=algorithm_color(name, algorithms)
+        )
         for name in algorithms
     ]
-    shapes = [handle(name, linestyle="", marker=marker_of(name, metrics), markersize=7, color=INK) for name in metrics]
+    shapes = [
+        handle(name, linestyle="", marker=marker_of(name, metrics), markersize=7, color=INK)
+        for name in metrics
+    ]
     return colors, shapes

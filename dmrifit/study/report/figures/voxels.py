@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.report.slice_figures import NO_VALUE_COLOR, Slices, robust_limits
-from dmrifit.report.style import COLORMAP, FAINT, INK, PANEL, add_axes, new_figure, plain_ticks, shared_style
+from dmrifit.report.style import (
+    COLORMAP,
+    FAINT,
+    INK,
+    PANEL,
+    add_axes,
+    new_figure,
+    plain_ticks,
+    shared_style,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_joint_histograms", "plot_map_comparison"]
 
-_ERROR_COLORMAP = "PuOr_r"  # two colors around white, told apart with every form of color blindness
+_ERROR_COLORMAP = (
+    "PuOr_r"  # two colors around white, told apart with every form of color blindness
+)
 _LARGEST_ERROR = 1.0
 _ERROR_QUANTILE = 0.95
 _N_BINS = 40
@@ -40,14 +51,22 @@ def plot_map_comparison(
     predicted ones.
     """
     names = [name for name in voxels.columns if name not in ("i", "j", "k")]
-    volumes, upright = _upright({name: voxels[name].to_numpy(float) for name in names}, voxels, affine)
+    volumes, upright = _upright(
+        {name: voxels[name].to_numpy(float) for name in names}, voxels, affine
+    )
     slices = Slices(~np.isnan(volumes.pop("inside")), upright, n_slices=1, fullest=True)
     errors = {}
     for name in predictions:
         with np.errstate(divide="ignore", invalid="ignore"):
             errors[name] = (volumes[name] - volumes[reference]) / volumes[reference]
-    found = np.concatenate([np.abs(error[np.isfinite(error)]) for error in errors.values()] or [np.ones(1)])
-    most = min(float(np.quantile(found, _ERROR_QUANTILE)), _LARGEST_ERROR) if len(found) else _LARGEST_ERROR
+    found = np.concatenate(
+        [np.abs(error[np.isfinite(error)]) for error in errors.values()] or [np.ones(1)]
+    )
+    most = (
+        min(float(np.quantile(found, _ERROR_QUANTILE)), _LARGEST_ERROR)
+        if len(found)
+        else _LARGEST_ERROR
+    )
     low, high = robust_limits(volumes[reference])
 
     room, gap = 3.62, 0.08
@@ -65,25 +84,59 @@ def plot_map_comparison(
         for column, name in enumerate(names):
             left = 0.12 + column * (width + gap)
             pictures = [(name, volumes[name], COLORMAP, (low, high))]
-            pictures += [(f"E of {name}", errors[name], _ERROR_COLORMAP, (-most, most))] if name in errors else []
+            pictures += (
+                [(f"E of {name}", errors[name], _ERROR_COLORMAP, (-most, most))]
+                if name in errors
+                else []
+            )
             for line, (label, volume, cmap, limits) in enumerate(pictures):
                 upper = top - line * (height + 0.3)
-                _paint(sheet, (left, left + width, upper - height, upper), slices, volume, cmap, limits)
+                _paint(
+                    sheet,
+                    (left, left + width, upper - height, upper),
+                    slices,
+                    volume,
+                    cmap,
+                    limits,
+                )
                 sheet.text(left + width / 2, upper + 0.05, label, size=9, ha="center")
         sheet.set(xlim=(0, PANEL[0]), ylim=(0, figure.get_figheight()), aspect="auto")
         right = 0.12 + len(names) * (width + gap) + 0.02
         _bar(figure, (right, top - height), height, (low, high), COLORMAP, unit)
         if errors:
-            _bar(figure, (right, top - 2 * height - 0.3), height, (-100 * most, 100 * most), _ERROR_COLORMAP, "%")
+            _bar(
+                figure,
+                (right, top - 2 * height - 0.3),
+                height,
+                (-100 * most, 100 * most),
+                _ERROR_COLORMAP,
+                "%",
+            )
         sides = f"{slices.labels[0]}, {slices.sides[0]} at the left"
         figure.text(0.12 / PANEL[0], 0.1 / figure.get_figheight(), sides, size=8, color=FAINT)
         first, _, note = title.partition("\n")
-        figure.text(0.12 / PANEL[0], 1 - 0.2 / figure.get_figheight(), first, size=11, weight="bold", va="center")
-        figure.text(0.12 / PANEL[0], 1 - 0.4 / figure.get_figheight(), note, size=8.5, color=FAINT, va="center")
+        figure.text(
+            0.12 / PANEL[0],
+            1 - 0.2 / figure.get_figheight(),
+            first,
+            size=11,
+            weight="bold",
+            va="center",
+        )
+        figure.text(
+            0.12 / PANEL[0],
+            1 - 0.4 / figure.get_figheight(),
+            note,
+            size=8.5,
+            color=FAINT,
+            va="center",
+        )
     return figure
 
 
-def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", log: bool = False) -> Figure:
+def plot_joint_histograms(
+    voxels: pd.DataFrame, title: str, *, unit: str = "", log: bool = False
+) -> Figure:
     """Count voxels by reference and prediction, one panel for each cohort and strategy."""
     colors = import_optional("matplotlib.colors")
     both = voxels[["reference", "predicted"]].to_numpy(float)
@@ -102,7 +155,9 @@ def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", l
     label = f" ({unit})" if unit else ""
     edge, room, gap = 1.36, 0.34, 0.28
     with shared_style({"font.size": 9}):
-        figure = new_figure(PANEL[0], 0.95 + (edge + room) * len(rows) - room + 0.2 * title.count("\n"))
+        figure = new_figure(
+            PANEL[0], 0.95 + (edge + room) * len(rows) - room + 0.2 * title.count("\n")
+        )
         width, height = figure.get_size_inches()
         mesh = None
         for i, cohort in enumerate(rows):
@@ -118,9 +173,15 @@ def plot_joint_histograms(voxels: pd.DataFrame, title: str, *, unit: str = "", l
                     ax.locator_params(nbins=3)
                 ax.plot([low, high], [low, high], color=INK, lw=0.9, zorder=3)
                 if (cohort, strategy) in counts:
-                    count = np.where(counts[cohort, strategy] > 0, counts[cohort, strategy], np.nan)
-                    mesh = ax.pcolormesh(edges, edges, count.T, norm=norm, cmap=COLORMAP, rasterized=True)
-                ax.set_title(f"{cohort}, {strategy}", size=8.5, weight="normal", pad=3, color=FAINT)
+                    count = np.where(
+                        counts[cohort, strategy] > 0, counts[cohort, strategy], np.nan
+                    )
+                    mesh = ax.pcolormesh(
+                        edges, edges, count.T, norm=norm, cmap=COLORMAP, rasterized=True
+                    )
+                ax.set_title(
+                    f"{cohort}, {strategy}", size=8.5, weight="normal", pad=3, color=FAINT
+                )
                 ax.tick_params(labelsize=8, labelbottom=i == len(rows) - 1, labelleft=j == 0)
                 if i == len(rows) - 1:
                     ax.set_xlabel(f"reference{label}")
@@ -176,7 +237,9 @@ def _paint(
     """Draw one slice into a place of the axes, with the proportions of its voxels."""
     matplotlib, colors = import_optional("matplotlib"), import_optional("matplotlib.colors")
     (cut,), (inside,) = slices.pictures(volume), slices.pictures(slices.mask)
-    painted = matplotlib.colormaps[cmap](colors.Normalize(*limits)(np.clip(np.nan_to_num(cut), *limits)))
+    painted = matplotlib.colormaps[cmap](
+        colors.Normalize(*limits)(np.clip(np.nan_to_num(cut), *limits))
+    )
     painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
     painted[~inside] = 0
     left, right, bottom, top = extent
@@ -189,7 +252,12 @@ def _paint(
 
 
 def _bar(
-    figure: Figure, place: tuple[float, float], height: float, limits: tuple[float, float], cmap: str, unit: str
+    figure: Figure,
+    place: tuple[float, float],
+    height: float,
+    limits: tuple[float, float],
+    cmap: str,
+    unit: str,
 ) -> None:
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
     scale: Any = cm.ScalarMappable(colors.Normalize(*limits), cmap)

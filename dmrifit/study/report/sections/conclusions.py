@@ -35,7 +35,9 @@ _FEWEST_RANKS = 3
 def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str, pd.DataFrame]]:
     """Tabulate the tests between algorithms and draw critical-difference diagrams."""
     if len(board.learners) < 2:
-        return html_paragraph("One algorithm was compared, so there is nothing to test it against."), {}
+        return html_paragraph(
+            "One algorithm was compared, so there is nothing to test it against."
+        ), {}
     tables = {}
     try:
         for index in INDICES:
@@ -60,39 +62,66 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
                 reasons.setdefault(reason, []).append(f"{row[0]} of {row[1]} {row[2]}")
     header = ["index", "cohort", "strategy", "parameters", "patients", "Friedman p", "Kendall's W"]
     header += ["pairs that differ", "pairs equivalent", "margin (%)"]
-    parts.append(html_heading(f"Trained on {WHOM.get(first, first)}; {board.conditions(_rows(board, first))}"))
+    parts.append(
+        html_heading(
+            f"Trained on {WHOM.get(first, first)}; {board.conditions(_rows(board, first))}"
+        )
+    )
     parts.append(html_table(overview, header, numbers=(4, 5, 6, 7, 8, 9)))
-    parts += [html_note(f"{reason} ({', '.join(dict.fromkeys(where))}).") for reason, where in reasons.items()]
-    drawn = {symbol: _diagrams(board, gallery, tables, index, symbol) for index, symbol in INDICES.items()}
+    parts += [
+        html_note(f"{reason} ({', '.join(dict.fromkeys(where))}).")
+        for reason, where in reasons.items()
+    ]
+    drawn = {
+        symbol: _diagrams(board, gallery, tables, index, symbol)
+        for index, symbol in INDICES.items()
+    }
     for symbol, grid in drawn.items():
         if grid:
             parts += [
-                html_heading(f"Average ranks by {symbol} over all tissue parameters, 1 = smallest"),
+                html_heading(
+                    f"Average ranks by {symbol} over all tissue parameters, 1 = smallest"
+                ),
                 html_grid(grid),
             ]
     if any(drawn.values()):
-        parts.append(html_note(f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."))
+        parts.append(
+            html_note(
+                f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
+            )
+        )
     for index, symbol in INDICES.items():
         parts.append(html_details(f"All pairs, {symbol}", _pair_table(tables, index, first)))
         mixed = _mixed_table(tables, index, first)
         if mixed:
-            parts.append(html_details(f"Mixed model of {symbol}, patients as random intercepts", mixed))
+            parts.append(
+                html_details(f"Mixed model of {symbol}, patients as random intercepts", mixed)
+            )
     if len(board.regimes) > 1:
-        parts.append(html_note("The tests of other ways of training are in the folder tables beside this page."))
+        parts.append(
+            html_note(
+                "The tests of other ways of training are in the folder tables beside this page."
+            )
+        )
     return html_join(parts), tables
 
 
-def _overview(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> list[tuple[list[Any], str]]:
+def _overview(
+    tables: dict[str, pd.DataFrame], index: str, train_on: str
+) -> list[tuple[list[Any], str]]:
     """Make a row for each cohort, strategy and group of parameters, and say why numbers are missing."""
     keys = ["cohort", "strategy", "metrics"]
     friedman, pairs, equivalence = (
         table[table["train_on"] == train_on]
-        for table in (tables[f"statistics_{index}_{name}"] for name in ("friedman", "pairs", "equivalence"))
+        for table in (
+            tables[f"statistics_{index}_{name}"] for name in ("friedman", "pairs", "equivalence")
+        )
     )
     rows = []
     for row in friedman.sort_values(keys, kind="stable").to_dict("records"):
         own, same = (
-            table[np.logical_and.reduce([table[key] == row[key] for key in keys])] for table in (pairs, equivalence)
+            table[np.logical_and.reduce([table[key] == row[key] for key in keys])]
+            for table in (pairs, equivalence)
         )
         tested = own["p_holm"].notna().sum()
         cells = [
@@ -113,10 +142,15 @@ def _rows(board: Board, train_on: str) -> pd.DataFrame:
     return board.scores[board.scores["train_on"] == train_on]
 
 
-def _diagrams(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], index: str, symbol: str) -> list[Markup]:
+def _diagrams(
+    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], index: str, symbol: str
+) -> list[Markup]:
     first = board.regimes[0]
     ranks, tests = (tables[f"statistics_{index}_{name}"] for name in ("ranks", "nemenyi"))
-    ranks, tests = (table[(table["metrics"] == "all") & (table["train_on"] == first)] for table in (ranks, tests))
+    ranks, tests = (
+        table[(table["metrics"] == "all") & (table["train_on"] == first)]
+        for table in (ranks, tests)
+    )
     grid = []
     for (cohort, strategy), rows in ranks.groupby(["cohort", "strategy"], sort=False):
         averages = rows.set_index("algorithm")["average_rank"].astype(float).dropna()
@@ -126,12 +160,16 @@ def _diagrams(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], i
         matrix = own.pivot_table(index="a", columns="b", values="p", dropna=False)
         matrix = matrix.reindex(index=averages.index, columns=averages.index)
         matrix = matrix.combine_first(matrix.T)
-        shown = board.scores[(board.scores["cohort"] == cohort) & (board.scores["train_on"] == first)]
+        shown = board.scores[
+            (board.scores["cohort"] == cohort) & (board.scores["train_on"] == first)
+        ]
         title = f"{symbol}: {cohort}, {strategy}\n{plural(int(rows['n_patients'].iloc[0]), 'patient')}; "
         figure = plot_critical_difference(
             averages, matrix, title + board.conditions(shown), algorithms=board.algorithms
         )
-        grid.append(gallery.show(f"ranks_{index}_{cohort}_{strategy}", figure, f"Average ranks, {title}"))
+        grid.append(
+            gallery.show(f"ranks_{index}_{cohort}_{strategy}", figure, f"Average ranks, {title}")
+        )
     return grid
 
 
@@ -157,7 +195,13 @@ def _pair_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> M
             "–" if same is None else same["verdict"] or "–",
         ])  # fmt: skip
     header = ["cohort", "strategy", "parameters", "a", "b", "mean a (%)", "mean b (%)"]
-    header += ["median a − b (%)", "p (Holm)", "rank-biserial (95 % interval)", "mean a − b, 90 % interval (%)", ""]
+    header += [
+        "median a − b (%)",
+        "p (Holm)",
+        "rank-biserial (95 % interval)",
+        "mean a − b, 90 % interval (%)",
+        "",
+    ]
     return html_table(rows, header, numbers=range(5, 11))
 
 

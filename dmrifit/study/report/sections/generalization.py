@@ -51,19 +51,37 @@ def learning_curves(board: Board, gallery: Gallery) -> Markup:
     grid, cells = [], []
     for (cohort, strategy), rows in scores.groupby(["cohort", "strategy"], sort=False):
         title = f"{cohort}, {strategy}\ntrained on {WHOM.get(regime, regime)}; {board.conditions(rows)}"
-        figure = plot_learning_curve(rows, title, algorithms=board.algorithms, metrics=board.metrics, like=scores)
-        grid.append(gallery.show(f"learning_curve_{cohort}_{strategy}", figure, f"Learning curves, {title}"))
+        figure = plot_learning_curve(
+            rows, title, algorithms=board.algorithms, metrics=board.metrics, like=scores
+        )
+        grid.append(
+            gallery.show(
+                f"learning_curve_{cohort}_{strategy}", figure, f"Learning curves, {title}"
+            )
+        )
         for algorithm, own in [("all", rows), *rows.groupby("algorithm", sort=False)]:
-            means = own.assign(bias=own["bias"].abs()).groupby("n_train")[["bias", "dispersion"]].mean()
+            means = (
+                own.assign(bias=own["bias"].abs())
+                .groupby("n_train")[["bias", "dispersion"]]
+                .mean()
+            )
             line = [cohort, strategy, algorithm]
             for size in sizes:
-                found = means.loc[size] if size in means.index else {"bias": np.nan, "dispersion": np.nan}
+                found = (
+                    means.loc[size]
+                    if size in means.index
+                    else {"bias": np.nan, "dispersion": np.nan}
+                )
                 line.append(f"{percent(found['bias'])} / {percent(found['dispersion'])}")
             cells.append(line)
     header = ["cohort", "strategy", "algorithm", *(f"N = {size:g}" for size in sizes)]
     table = html_table(cells, header, numbers=range(3, len(header)))
     return html_join(
-        [html_paragraph(text), html_grid(grid), html_details("As a table: |BI| (%) / DI (%)", table, opened=False)]
+        [
+            html_paragraph(text),
+            html_grid(grid),
+            html_details("As a table: |BI| (%) / DI (%)", table, opened=False),
+        ]
     )
 
 
@@ -80,13 +98,17 @@ def transfer_tables(board: Board) -> Markup:
     scores = board.scores
     columns = unique(zip(scores["cohort"], scores["train_on"], strict=True))
     header = ["strategy", "algorithm"]
-    header += [html_lines(f"{cohort} ←", _trained_on(board, cohort, regime)) for cohort, regime in columns]
+    header += [
+        html_lines(f"{cohort} ←", _trained_on(board, cohort, regime)) for cohort, regime in columns
+    ]
 
     def table(rows: pd.DataFrame) -> Markup:
         keys = ["strategy", "algorithm", "cohort", "train_on"]
         means = rows.groupby(keys, sort=False)[["abs_bias", "dispersion", "pearson"]].mean()
         cells, faint = [], []
-        for i, (strategy, algorithm) in enumerate(unique(zip(rows["strategy"], rows["algorithm"], strict=True))):
+        for i, (strategy, algorithm) in enumerate(
+            unique(zip(rows["strategy"], rows["algorithm"], strict=True))
+        ):
             line = [strategy, algorithm]
             for cohort, train_on in columns:
                 key = (strategy, algorithm, cohort, train_on)
@@ -115,7 +137,10 @@ def transfer_tables(board: Board) -> Markup:
     )
     parts.append(html_note(f"{board.conditions(scores)}. Training patients: {sizes}."))
     parts += [html_heading("Mean over tissue parameters"), table(tissue(scores))]
-    parts += [html_details(metric, table(scores[scores["metric"] == metric])) for metric in unique(scores["metric"])]
+    parts += [
+        html_details(metric, table(scores[scores["metric"] == metric]))
+        for metric in unique(scores["metric"])
+    ]
     return html_join(parts)
 
 

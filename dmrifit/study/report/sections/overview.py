@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.predict.controls import CONSTANT, CONTROLS, PERFECT, SHUFFLED, is_control
-from dmrifit.report.html import html_details, html_heading, html_join, html_lines, html_note, html_paragraph, html_table
+from dmrifit.report.html import (
+    html_details,
+    html_heading,
+    html_join,
+    html_lines,
+    html_note,
+    html_paragraph,
+    html_table,
+)
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.numerals import correlation, percent, plural
 from dmrifit.study.summaries import WHOM, Board
@@ -57,7 +65,9 @@ def introduction(board: Board) -> Markup:
     )
     known = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
     learners = ", ".join(board.learners) or "none"
-    ways = "; ".join(f"{TRAINED.get(name, name)} ({_sizes(board, name)})" for name in board.regimes)
+    ways = "; ".join(
+        f"{TRAINED.get(name, name)} ({_sizes(board, name)})" for name in board.regimes
+    )
     seed = board.setting("seed")
     drawn = f", seed {seed}" if seed is not None else ""
     repeats = board.setting("n_repeats", 1)
@@ -90,8 +100,14 @@ def summary_tables(board: Board) -> Markup:
         parts.append(html_note(f"Controls, in gray: {'; '.join(controls)}."))
     partly = "T2v" in board.metrics and len(board.metrics) > 1
     header: list[Any] = ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
-    header += [html_lines(name, "without T2v") for name in ("|BI| (%)", "DI (%)", "r")] if partly else []
-    header += [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")] if len(board.signals) else []
+    header += (
+        [html_lines(name, "without T2v") for name in ("|BI| (%)", "DI (%)", "r")] if partly else []
+    )
+    header += (
+        [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")]
+        if len(board.signals)
+        else []
+    )
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
         cells, faint = [], []
         for i, row in enumerate(rows.to_dict("records")):
@@ -103,13 +119,17 @@ def summary_tables(board: Board) -> Markup:
                 correlation(row["pearson"]),
             ]
             if partly:
-                line += [percent(row[f"{name}_without_T2v"]) for name in ("abs_bias", "dispersion")]
+                line += [
+                    percent(row[f"{name}_without_T2v"]) for name in ("abs_bias", "dispersion")
+                ]
                 line.append(correlation(row["pearson_without_T2v"]))
             if len(board.signals):
                 line += [percent(row["signal_error"]), correlation(row["signal_pearson"])]
             cells.append(line)
             faint += [i] if is_control(row["algorithm"]) else []
-        shown = board.scores[(board.scores["train_on"] == train_on) & (board.scores["cohort"] == cohort)]
+        shown = board.scores[
+            (board.scores["train_on"] == train_on) & (board.scores["cohort"] == cohort)
+        ]
         n = plural(int(rows["n_patients"].iloc[0]), "patient")
         title = f"{cohort}: {n}, {TRAINED.get(train_on, train_on)}; {board.conditions(shown)}"
         table = html_table(cells, header, numbers=range(2, len(header)), faint=faint)
@@ -165,13 +185,21 @@ def cohort_tables(board: Board) -> Markup:
         ])  # fmt: skip
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
-        skipped = "; ".join(f"{patient}: {reason}" for patient, reason in (cohort.get("skipped") or {}).items())
+        skipped = "; ".join(
+            f"{patient}: {reason}" for patient, reason in (cohort.get("skipped") or {}).items()
+        )
         if skipped:
             parts.append(html_paragraph(f"Not scored in {name}: {skipped}."))
     if not cells:
         return html_paragraph("The comparison does not say which cohorts it was made from.")
     header = ["cohort", "data", "patients", html_lines("lesion voxels,", "median (range)")]
-    header += [html_lines("body voxels,", "median (range)"), "b (s/mm²)", "TE (ms)", "contrasts", "clinical input"]
+    header += [
+        html_lines("body voxels,", "median (range)"),
+        "b (s/mm²)",
+        "TE (ms)",
+        "contrasts",
+        "clinical input",
+    ]
     table = html_table(cells, header, numbers=(2, 3, 4, 7), words=(5, 8))
     return html_join([table, *parts, *_simulations(simulations)])
 
@@ -179,9 +207,17 @@ def cohort_tables(board: Board) -> Markup:
 def _simulations(found: dict[str, dict[str, Any]]) -> list[Markup]:
     if not found:
         return []
-    keys = list(dict.fromkeys(key for one in found.values() for key in one if not isinstance(one[key], dict)))
+    keys = list(
+        dict.fromkeys(
+            key for one in found.values() for key in one if not isinstance(one[key], dict)
+        )
+    )
     rows = [
-        [_SIMULATION.get(key, key.replace("_", " ")), *(_plain(one.get(key)) for one in found.values())] for key in keys
+        [
+            _SIMULATION.get(key, key.replace("_", " ")),
+            *(_plain(one.get(key)) for one in found.values()),
+        ]
+        for key in keys
     ]
     rows = [row for row in rows if any(row[1:])]
     single = [
@@ -211,12 +247,18 @@ def _plain(value: Any) -> str:
 def _clinical(board: Board, cohort: str) -> str:
     """Name the contrasts that predictors saw: those of the protocol that are not among the unseen ones."""
     protocol = board.study["cohorts"][cohort]["protocol"]
-    unseen = board.signals[board.signals["cohort"] == cohort] if len(board.signals) else board.signals
+    unseen = (
+        board.signals[board.signals["cohort"] == cohort] if len(board.signals) else board.signals
+    )
     if not len(unseen):
         return "–"
     te = protocol["te"] or [float("nan")] * len(protocol["b"])
     hidden = {(f"{b:g}", f"{t:g}") for b, t in zip(unseen["b"], unseen["te"], strict=True)}
-    seen = [(b, t) for b, t in zip(protocol["b"], te, strict=True) if (f"{b:g}", f"{t:g}") not in hidden]
+    seen = [
+        (b, t)
+        for b, t in zip(protocol["b"], te, strict=True)
+        if (f"{b:g}", f"{t:g}") not in hidden
+    ]
     echoes = sorted({t for _, t in seen})
     by_echo = []
     for echo in echoes:
@@ -247,7 +289,12 @@ def _findings(board: Board) -> Markup:
         constants = _smallest_dispersion(rows[constant[rows.index]], with_correlation=False)
         cells.append([cohort, WHOM.get(train_on, train_on), *learners, *constants])
     scores = ["DI (%)", "|BI| (%)", "r"]
-    header = ["cohort", "trained on", html_lines("smallest dispersion", "of all that learn"), *scores]
+    header = [
+        "cohort",
+        "trained on",
+        html_lines("smallest dispersion", "of all that learn"),
+        *scores,
+    ]
     header += [html_lines("smallest dispersion", "of the constants"), *scores[:2]]
     return html_table(cells, header, numbers=(3, 4, 5, 7, 8))
 
@@ -257,5 +304,9 @@ def _smallest_dispersion(rows: pd.DataFrame, *, with_correlation: bool) -> list[
     if not rows["dispersion"].notna().any():
         return ["–"] * (4 if with_correlation else 3)
     best = rows.loc[rows["dispersion"].idxmin()]
-    scores = [f"{best['algorithm']} {best['strategy']}", percent(best["dispersion"]), percent(best["abs_bias"])]
+    scores = [
+        f"{best['algorithm']} {best['strategy']}",
+        percent(best["dispersion"]),
+        percent(best["abs_bias"]),
+    ]
     return [*scores, correlation(best["pearson"])] if with_correlation else scores

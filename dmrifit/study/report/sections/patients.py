@@ -35,7 +35,11 @@ def example_patients(board: Board, gallery: Gallery) -> Markup:
     """
     chosen = {cohort: _typical(board, cohort) for cohort in board.cohorts}
     algorithm = board.best()
-    found = {cohort: board.evaluation.predictions[cohort, name] for cohort, name in chosen.items() if name}
+    found = {
+        cohort: board.evaluation.predictions[cohort, name]
+        for cohort, name in chosen.items()
+        if name
+    }
     if algorithm is None or not found:
         return html_paragraph(_NOT_KEPT)
     text = (
@@ -54,7 +58,9 @@ def example_patients(board: Board, gallery: Gallery) -> Markup:
         parts.append(html_heading(f"{cohort}: {patient.patient} ({kind})"))
         parts.append(html_grid(_decays(gallery, patient, names, f"{algorithm}; {conditions}")))
         parts.append(_planes(board, patient, names, f"{algorithm}; {conditions}"))
-        parts.append(html_grid(_maps(board, gallery, patient, names, f"{algorithm}; {conditions}")))
+        parts.append(
+            html_grid(_maps(board, gallery, patient, names, f"{algorithm}; {conditions}"))
+        )
     return html_join(parts)
 
 
@@ -73,7 +79,10 @@ def joint_histograms(board: Board, gallery: Gallery) -> Markup:
             for i, name in enumerate(patient.names):
                 if name in board.metrics:
                     units[name] = patient.units[i]
-                    pair = {"reference": patient.reference[:, i], "predicted": patient.maps[estimator][:, i]}
+                    pair = {
+                        "reference": patient.reference[:, i],
+                        "predicted": patient.maps[estimator][:, i],
+                    }
                     collected.setdefault(name, []).append(pd.DataFrame(pair).assign(**keys))
             if (hidden := ~patient.seen).any():
                 pair = {
@@ -85,13 +94,20 @@ def joint_histograms(board: Board, gallery: Gallery) -> Markup:
         return html_paragraph(_NOT_KEPT)
     note = f"{algorithm}; {board.conditions(_first(board))}"
     grid = []
-    for name in [*(name for name in board.metrics if name in collected), *([""] if "" in collected else [])]:
+    for name in [
+        *(name for name in board.metrics if name in collected),
+        *([""] if "" in collected else []),
+    ]:
         rows = _thinned(pd.concat(collected[name], ignore_index=True))
         title, unit = (name, _unit(units[name])) if name else ("Unseen signals", "")
         if not np.isfinite(rows[["reference", "predicted"]].to_numpy(float)).all(axis=1).any():
             continue
         figure = plot_joint_histograms(rows, f"{title}\n{note}", unit=unit, log=not name)
-        grid.append(gallery.show(f"joint_{name or 'signals'}", figure, f"Predicted against reference, {title}"))
+        grid.append(
+            gallery.show(
+                f"joint_{name or 'signals'}", figure, f"Predicted against reference, {title}"
+            )
+        )
     text = (
         f"All scored voxels of all held-out patients, predicted by {algorithm}. Colors are counts on a logarithmic "
         "scale; on the line prediction equals reference; voxels beyond the axes are counted at their ends. Unseen "
@@ -121,27 +137,42 @@ def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> di
     return {strategy: name for strategy, name in found.items() if name in patient.maps}
 
 
-def _decays(gallery: Gallery, patient: PatientPredictions, names: dict[str, str], note: str) -> list[Markup]:
+def _decays(
+    gallery: Gallery, patient: PatientPredictions, names: dict[str, str], note: str
+) -> list[Markup]:
     """Draw the median over the scored voxels, and one voxel."""
     usable = np.isfinite(patient.measured).all(axis=1)
-    usable &= np.all([np.isfinite(patient.signals[name]).all(axis=1) for name in names.values()], axis=0)
+    usable &= np.all(
+        [np.isfinite(patient.signals[name]).all(axis=1) for name in names.values()], axis=0
+    )
     if not usable.any():
         return []
     measured = patient.measured[usable].astype(float)
     first = patient.signals[next(iter(names.values()))][usable].astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.nanmean(np.abs((first - measured) / np.where(measured == 0, np.nan, measured)), axis=1)
+        errors = np.nanmean(
+            np.abs((first - measured) / np.where(measured == 0, np.nan, measured)), axis=1
+        )
     one = int(np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")[(len(errors) - 1) // 2])
     place = ", ".join(str(i) for i in patient.index[usable][one])
     figures = []
     for what, file, pick in (
-        ("median of the scored voxels", "median", lambda values: np.median(values[usable], axis=0)),
+        (
+            "median of the scored voxels",
+            "median",
+            lambda values: np.median(values[usable], axis=0),
+        ),
         (f"voxel ({place}), of typical error", "voxel", lambda values: values[usable][one]),
     ):
-        figure = plot_decays(_decay_table(patient, names, pick), f"{patient.patient}, {file}\n{note}")
+        figure = plot_decays(
+            _decay_table(patient, names, pick), f"{patient.patient}, {file}\n{note}"
+        )
         figures.append(
             gallery.show(
-                f"decays_{patient.cohort}_{file}", figure, f"Decays of {patient.patient}, {what}", _capital(what)
+                f"decays_{patient.cohort}_{file}",
+                figure,
+                f"Decays of {patient.patient}, {what}",
+                _capital(what),
             )
         )
     return figures
@@ -150,7 +181,10 @@ def _decays(gallery: Gallery, patient: PatientPredictions, names: dict[str, str]
 def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) -> pd.DataFrame:
     import pandas as pd
 
-    kinds = {"measured": patient.measured, **{strategy: patient.signals[name] for strategy, name in names.items()}}
+    kinds = {
+        "measured": patient.measured,
+        **{strategy: patient.signals[name] for strategy, name in names.items()},
+    }
     rows = []
     for kind, values in kinds.items():
         signal = pick(values).astype(float)
@@ -174,21 +208,29 @@ def _maps(
         i = patient.names.index(name)
         columns = {} if patient.truth is None else {"truth": patient.truth[:, i]}
         columns["reference"] = patient.reference[:, i]
-        columns |= {strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()}
-        figures.append(_map(gallery, patient, columns, name, _unit(patient.units[i]), list(names), note))
+        columns |= {
+            strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()
+        }
+        figures.append(
+            _map(gallery, patient, columns, name, _unit(patient.units[i]), list(names), note)
+        )
     hidden = np.flatnonzero(~patient.seen)
     if len(hidden):
         # The farthest from the clinical images: the largest b at the longest echo time.
         far = hidden[np.lexsort((patient.b[hidden], np.nan_to_num(patient.te[hidden])))[-1]]
         columns = {"measured": patient.measured[:, far]}
-        columns |= {strategy: patient.signals[estimator][:, far] for strategy, estimator in names.items()}
+        columns |= {
+            strategy: patient.signals[estimator][:, far] for strategy, estimator in names.items()
+        }
         label = f"Signal at b = {patient.b[far]:g} s/mm²"
         label += "" if np.isnan(patient.te[far]) else f", TE = {patient.te[far]:g} ms"
         figures.append(_map(gallery, patient, columns, label, "", list(names), note))
     return [figure for figure in figures if figure]
 
 
-def _planes(board: Board, patient: PatientPredictions, names: dict[str, str], note: str) -> Markup | str:
+def _planes(
+    board: Board, patient: PatientPredictions, names: dict[str, str], note: str
+) -> Markup | str:
     """Show the maps of a patient, reference beside predictions, to move through."""
     place = tuple(patient.index.T)
     layers = []
@@ -198,7 +240,9 @@ def _planes(board: Board, patient: PatientPredictions, names: dict[str, str], no
         i = patient.names.index(name)
         columns = {} if patient.truth is None else {"truth": patient.truth[:, i]}
         columns |= {"reference": patient.reference[:, i]}
-        columns |= {strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()}
+        columns |= {
+            strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()
+        }
         window = robust_limits(patient.reference[:, i].astype(float))
         for kind, values in columns.items():
             volume = np.full(patient.shape, np.nan)
@@ -232,9 +276,13 @@ def _map(
     voxels = pd.DataFrame(patient.index, columns=["i", "j", "k"]).assign(**columns)
     heading = f"{name} ({unit})" if unit else name
     title = f"{heading}\n{patient.patient}, {note}"
-    figure = plot_map_comparison(voxels, patient.affine, title, unit=unit, reference=reference, predictions=predictions)
+    figure = plot_map_comparison(
+        voxels, patient.affine, title, unit=unit, reference=reference, predictions=predictions
+    )
     file = f"maps_{patient.cohort}_{name if reference == 'reference' else 'signal'}"
-    return gallery.show(file, figure, f"Maps of {heading} of {patient.patient} and their relative errors")
+    return gallery.show(
+        file, figure, f"Maps of {heading} of {patient.patient} and their relative errors"
+    )
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.predict.controls import is_control
-from dmrifit.report.html import html_code, html_details, html_heading, html_join, html_paragraph, html_table
+from dmrifit.report.html import (
+    html_code,
+    html_details,
+    html_heading,
+    html_join,
+    html_paragraph,
+    html_table,
+)
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.summaries import KEYS, Board, largest
 
@@ -25,14 +32,23 @@ def times(board: Board) -> Markup:
     pairs = sorted(total.index, key=lambda key: is_control(key[1]))
     cells = [[*key, f"{at_most[key]:.3f}", f"{total[key]:.1f}"] for key in pairs]
     faint = [i for i, key in enumerate(pairs) if is_control(key[1])]
-    header = ["strategy", "algorithm", f"seconds per patient, {board.size(board.scores)}", "seconds in all"]
+    header = [
+        "strategy",
+        "algorithm",
+        f"seconds per patient, {board.size(board.scores)}",
+        "seconds in all",
+    ]
     table = html_table(cells, header, numbers=(2, 3), faint=faint)
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = board.study.get("seconds")
     if whole is not None:
         text += f" The last run took {whole:.0f} s in all"
         models = board.study.get("models", {"trained": 0, "reused": 0})
-        text += f", without {models['reused']} models kept from earlier ones." if models["reused"] else "."
+        text += (
+            f", without {models['reused']} models kept from earlier ones."
+            if models["reused"]
+            else "."
+        )
     return html_join([table, html_paragraph(text)])
 
 
@@ -43,17 +59,30 @@ def origin(board: Board, evaluations: Sequence[Evaluation]) -> Markup:
     commands = [command for command in commands if command]
     settings = study.get("settings", {})
     rows: list[list[Any]] = [["date", study.get("date", "")]]
-    rows += [[key.replace("_", " "), _setting(key, settings[key])] for key in settings if key != "cohorts"]
-    rows += [[f"version of {name}", version] for name, version in study.get("versions", {}).items()]
-    names = [[name, _short(description)] for name, description in study.get("estimators", {}).items()]
+    rows += [
+        [key.replace("_", " "), _setting(key, settings[key])]
+        for key in settings
+        if key != "cohorts"
+    ]
+    rows += [
+        [f"version of {name}", version] for name, version in study.get("versions", {}).items()
+    ]
+    names = [
+        [name, _short(description)] for name, description in study.get("estimators", {}).items()
+    ]
     parts: list[Any] = []
     if commands:
-        parts += [html_heading("Commands" if len(commands) > 1 else "Command"), html_code("\n".join(commands))]
+        parts += [
+            html_heading("Commands" if len(commands) > 1 else "Command"),
+            html_code("\n".join(commands)),
+        ]
     if len(evaluations) > 1:
         parts.append(html_paragraph("Settings are those of the first of the comparisons."))
     parts.append(html_table(rows))
     if names:
-        parts.append(html_details("Estimators", html_table(names, ["name", "class and parameters"])))
+        parts.append(
+            html_details("Estimators", html_table(names, ["name", "class and parameters"]))
+        )
     return html_join(parts)
 
 

@@ -60,9 +60,13 @@ def scatter_figures(board: Board, gallery: Gallery) -> Markup:
     if not len(scores):
         return html_paragraph("Only the perfect prediction was scored.")
     scores = scores.assign(bias=scores["bias"].abs())
-    means = scores.groupby([*KEYS, "metric"], sort=False)[["bias", "dispersion"]].mean().reset_index()
+    means = (
+        scores.groupby([*KEYS, "metric"], sort=False)[["bias", "dispersion"]].mean().reset_index()
+    )
     panels = []
-    for (train_on, cohort, strategy), rows in means.groupby(["train_on", "cohort", "strategy"], sort=False):
+    for (train_on, cohort, strategy), rows in means.groupby(
+        ["train_on", "cohort", "strategy"], sort=False
+    ):
         own = scores[(scores["train_on"] == train_on) & (scores["cohort"] == cohort)]
         note = f"trained on {WHOM.get(train_on, train_on)}; {board.conditions(own)}"
         panels.append((train_on, f"{cohort}, {strategy}\n{note}", rows))
@@ -98,7 +102,9 @@ def parameter_tables(board: Board) -> Markup:
     """Tabulate |BI|, DI and MdAPE of every parameter."""
     text = "Mean over patients of |BI| (%) / DI (%) / MdAPE (%, median of |E| over voxels)."
     values = ["abs_bias", "dispersion", "median_abs_error"]
-    return html_join([html_paragraph(text), *_by_parameter(board, values, (percent, percent, percent))])
+    return html_join(
+        [html_paragraph(text), *_by_parameter(board, values, (percent, percent, percent))]
+    )
 
 
 def correlation_tables(board: Board) -> Markup:
@@ -113,11 +119,22 @@ def correlation_tables(board: Board) -> Markup:
             "unseen contrasts of a patient together, which differ so much that r is high for any predictor."
         )
     parts: list[Any] = [html_paragraph(text)]
-    return html_join([*parts, *_by_parameter(board, ["pearson", "spearman"], (correlation, correlation), signals=True)])
+    return html_join(
+        [
+            *parts,
+            *_by_parameter(
+                board, ["pearson", "spearman"], (correlation, correlation), signals=True
+            ),
+        ]
+    )
 
 
 def _by_parameter(
-    board: Board, values: list[str], write: tuple[Callable[[float], str], ...], *, signals: bool = False
+    board: Board,
+    values: list[str],
+    write: tuple[Callable[[float], str], ...],
+    *,
+    signals: bool = False,
 ) -> list[Markup]:
     parts = []
     # As they were found: a constant has no correlation here.
@@ -134,17 +151,26 @@ def _by_parameter(
             html_lines("signals,", "pooled"),
         ] * (with_signals)
         cells, faint = [], []
-        for i, (strategy, algorithm) in enumerate(unique(zip(block["strategy"], block["algorithm"], strict=True))):
+        for i, (strategy, algorithm) in enumerate(
+            unique(zip(block["strategy"], block["algorithm"], strict=True))
+        ):
             line = [strategy, algorithm]
             for metric in metrics:
                 key = (strategy, algorithm, metric)
                 row = means.loc[key] if key in means.index else dict.fromkeys(values, np.nan)
-                line.append(" / ".join(f(row[name]) for name, f in zip(values, write, strict=True)))
+                line.append(
+                    " / ".join(f(row[name]) for name, f in zip(values, write, strict=True))
+                )
             if with_signals:
                 own = single[(single["strategy"] == strategy) & (single["algorithm"] == algorithm)]
-                together = pooled[(pooled["strategy"] == strategy) & (pooled["algorithm"] == algorithm)]
+                together = pooled[
+                    (pooled["strategy"] == strategy) & (pooled["algorithm"] == algorithm)
+                ]
                 contrasts = own.groupby("contrast")["pearson"].mean()
-                line += [correlation(x) for x in (own["pearson"].mean(), contrasts.min(), together["pearson"].mean())]
+                line += [
+                    correlation(x)
+                    for x in (own["pearson"].mean(), contrasts.min(), together["pearson"].mean())
+                ]
             cells.append(line)
             faint += [i] if is_control(algorithm) else []
         title = f"{cohort}, {TRAINED.get(train_on, train_on)}; {board.conditions(block)}"
@@ -156,7 +182,9 @@ def _by_parameter(
 def truth_tables(board: Board) -> Markup:
     """Lay scores against the truth of synthetic patients beside those against the reference."""
     if not board.has_truth:
-        return html_paragraph("No patient has a known truth: the fit to the full protocol is the only reference.")
+        return html_paragraph(
+            "No patient has a known truth: the fit to the full protocol is the only reference."
+        )
     text = (
         "Only simulation knows the truth. The reference itself, a fit to noisy images, is scored too: it is what the "
         "perfect prediction of the images would give. Predictors that return the mean can be nearer to the truth than "
@@ -164,7 +192,11 @@ def truth_tables(board: Board) -> Markup:
     )
     partly = "T2v" in board.metrics and len(board.metrics) > 1
     header: list[Any] = ["strategy", "algorithm", "against reference", "against truth"]
-    header += [html_lines(name, "without T2v") for name in ("against reference", "against truth")] if partly else []
+    header += (
+        [html_lines(name, "without T2v") for name in ("against reference", "against truth")]
+        if partly
+        else []
+    )
     parts: list[Any] = [html_paragraph(text)]
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
         if not rows["abs_bias_truth"].notna().any():
@@ -172,7 +204,9 @@ def truth_tables(board: Board) -> Markup:
         cells, faint = [], []
         for i, row in enumerate(rows.to_dict("records")):
             line = [row["strategy"], row["algorithm"]]
-            for suffix in ("", "_truth", "_without_T2v", "_truth_without_T2v")[: 4 if partly else 2]:
+            for suffix in ("", "_truth", "_without_T2v", "_truth_without_T2v")[
+                : 4 if partly else 2
+            ]:
                 line.append(
                     f"{percent(row[f'abs_bias{suffix}'])} / {percent(row[f'dispersion{suffix}'])} / "
                     f"{correlation(row[f'pearson{suffix}'])}"
@@ -193,9 +227,13 @@ def truth_tables(board: Board) -> Markup:
 
 def _truth_by_parameter(board: Board) -> Markup:
     """Tabulate each parameter for the mean over learners of a strategy, and for the reference itself."""
-    scores = board.scores[(board.scores["train_on"] == board.regimes[0]) & board.scores["bias_truth"].notna()]
+    scores = board.scores[
+        (board.scores["train_on"] == board.regimes[0]) & board.scores["bias_truth"].notna()
+    ]
     learners = scores[~scores["algorithm"].map(is_control)]
-    perfect = scores[(scores["algorithm"] == PERFECT) & (scores["strategy"] == board.strategies[0])]
+    perfect = scores[
+        (scores["algorithm"] == PERFECT) & (scores["strategy"] == board.strategies[0])
+    ]
     rows = []
     for cohort in board.cohorts:
         for name, block in (
@@ -220,7 +258,9 @@ def _truth_by_parameter(board: Board) -> Markup:
             rows.append(line)
     header = ["cohort", "", *board.metrics]
     table = html_table(rows, header, numbers=range(2, len(header)))
-    return html_details("Against truth, parameter by parameter: |BI| (%) / DI (%) / r", table, opened=True)
+    return html_details(
+        "Against truth, parameter by parameter: |BI| (%) / DI (%) / r", table, opened=True
+    )
 
 
 def reference_table(board: Board) -> Markup:
@@ -229,11 +269,16 @@ def reference_table(board: Board) -> Markup:
     prediction.
     """
     scores = board.scores
-    first = scores[scores["estimator"] == scores["estimator"].iloc[0]].drop_duplicates(["cohort", "patient", "metric"])
+    first = scores[scores["estimator"] == scores["estimator"].iloc[0]].drop_duplicates(
+        ["cohort", "patient", "metric"]
+    )
     rows = []
     for metric in unique(first["metric"]):
         own, everything = first[first["metric"] == metric], scores[scores["metric"] == metric]
-        shares = [percent(own.loc[own["cohort"] == cohort, "at_bound"].mean()) for cohort in board.cohorts]
+        shares = [
+            percent(own.loc[own["cohort"] == cohort, "at_bound"].mean())
+            for cohort in board.cohorts
+        ]
         rows.append([
             metric,
             _MEANING.get(metric, ""),
@@ -257,11 +302,19 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
     """Show how well the unseen images are predicted."""
     signals = board.signals
     cells, faint = [], []
-    for i, ((train_on, cohort, strategy, algorithm), rows) in enumerate(signals.groupby(KEYS, sort=False)):
+    for i, ((train_on, cohort, strategy, algorithm), rows) in enumerate(
+        signals.groupby(KEYS, sort=False)
+    ):
         contrasts = rows.groupby("contrast", sort=False)[["relative_error", "pearson"]].mean()
-        worst = contrasts["relative_error"].idxmax() if contrasts["relative_error"].notna().any() else "–"
+        worst = (
+            contrasts["relative_error"].idxmax()
+            if contrasts["relative_error"].notna().any()
+            else "–"
+        )
         together = _of(board.pooled, train_on, cohort)
-        together = together[(together["strategy"] == strategy) & (together["algorithm"] == algorithm)]
+        together = together[
+            (together["strategy"] == strategy) & (together["algorithm"] == algorithm)
+        ]
         cells.append([
             cohort,
             train_on,
@@ -274,9 +327,15 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
         ])  # fmt: skip
         faint += [i] if is_control(algorithm) else []
     header: list[Any] = ["cohort", "trained on", "strategy", "algorithm"]
-    header += [html_lines("mean", "|E| (%)"), html_lines("median", "|E| (%)"), html_lines("mean", "E (%)")]
+    header += [
+        html_lines("mean", "|E| (%)"),
+        html_lines("median", "|E| (%)"),
+        html_lines("mean", "E (%)"),
+    ]
     header += [html_lines("worst contrast,", "mean |E| (%)")]
-    header += [html_lines("pooled,", name) for name in ("mean |E| (%)", "median |E| (%)", "mean E (%)")]
+    header += [
+        html_lines("pooled,", name) for name in ("mean |E| (%)", "median |E| (%)", "mean E (%)")
+    ]
     header += [html_lines("E", "undefined")]
     counts = signals.groupby("cohort", sort=False)["contrast"].nunique()
     unseen = ", ".join(f"{n} in {cohort}" for cohort, n in counts.items())
@@ -291,7 +350,9 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
         figure = plot_signal_errors(shown, title, algorithms=board.algorithms)
         grid.append(
             gallery.show(
-                f"signal_errors_{cohort}", figure, f"Relative error of predicted signals by contrast, {cohort}"
+                f"signal_errors_{cohort}",
+                figure,
+                f"Relative error of predicted signals by contrast, {cohort}",
             )
         )
     text = (
@@ -300,11 +361,21 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
         "all unseen contrasts of a patient together."
     )
     table = html_table(cells, header, numbers=range(4, len(header)), faint=faint)
-    return html_join([html_paragraph(text), html_grid(grid) if grid else "", html_details("All readings", table)])
+    return html_join(
+        [
+            html_paragraph(text),
+            html_grid(grid) if grid else "",
+            html_details("All readings", table),
+        ]
+    )
 
 
 def _of(table: pd.DataFrame, train_on: str, cohort: str) -> pd.DataFrame:
-    return table[(table["train_on"] == train_on) & (table["cohort"] == cohort)] if len(table) else table
+    return (
+        table[(table["train_on"] == train_on) & (table["cohort"] == cohort)]
+        if len(table)
+        else table
+    )
 
 
 def _capital(text: str) -> str:
