@@ -57,11 +57,11 @@ def scan_of(
 
     if not image.is_file():
         raise FileNotFoundError(
-            (
+            
                 f"{image} is a folder; name an image in it"
                 if image.is_dir()
                 else f"{image}: no such file; check its name"
-            )
+            
         )
     if image.suffix.lower() in (".tsv", ".csv"):
         if bval or bvec or te:

@@ -333,11 +333,11 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     shape = loaded.shape
     if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
         raise ValueError(
-            (
+            
                 f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
                 "needed"
                 + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
-            )
+            
         )
     check_real(loaded.get_data_dtype(), name)
     if 0 in shape:
