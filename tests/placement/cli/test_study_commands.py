@@ -190,7 +190,7 @@ def test_simulated_cases_are_written_as_they_are_made(run, tmp_path):
 
 @pytest.fixture
 def compared(tmp_path):
-    """Write two cubes of tumor, boxes of two experts in each, and boxes of a method."""
+    """Write two cases, of which experts agree in the second, and boxes of a method."""
     tumor = np.zeros((30, 30, 30), np.uint8)
     tumor[5:25, 5:25, 5:25] = 4
     tumor[5:15, 5:25, 5:25] = 3
@@ -199,7 +199,8 @@ def compared(tmp_path):
     first, second = "29\t29\t29\t20\t20\t20\t0\t0\t0", "34\t29\t29\t20\t20\t20\t0\t0\t0"
     beside = "29\t29\t29\t20\t20\t30\t0\t0\t0"
     names = ("one", "two")
-    experts = [f"{name}\t{i}\t{box}" for name in names for i, box in ((1, first), (2, second))]
+    pairs = {"one": (first, second), "two": (first, first)}
+    experts = [f"{name}\t{i}\t{box}" for name in names for i, box in enumerate(pairs[name], 1)]
     tables = {
         "cases.tsv": ["name\ttumor", *(f"{name}\tlabels.nii.gz" for name in names)],
         "experts.tsv": [f"name\texpert\t{header}", *experts],
@@ -229,8 +230,8 @@ def test_compared_boxes_have_the_scores_that_their_sides_say(run, compared):
     np.testing.assert_allclose(mine["difference"], 4.0)
     # A box of 8 mL lies within that of 12 mL; of the other expert's, three quarters do.
     np.testing.assert_allclose(mine["dice_closest"], 2 * 8 / 20)
-    np.testing.assert_allclose(mine["dice_mean"], (2 * 8 / 20 + 2 * 6 / 20) / 2)
-    np.testing.assert_allclose(cases.loc["experts", "dice_mean"], 0.75)
+    np.testing.assert_allclose(mine["dice_mean"], [(2 * 8 / 20 + 2 * 6 / 20) / 2, 2 * 8 / 20])
+    np.testing.assert_allclose(cases.loc["experts", "dice_mean"], [0.75, 1])
     np.testing.assert_allclose(mine["f_tumor"], 1.0, atol=1e-6)
     assert {path.name for path in (compared / "tables").iterdir()} >= {
         "icc.csv",

@@ -173,6 +173,14 @@ def test_displacement_is_that_of_the_formula_and_the_worst_is_found(scene):
     assert found["worst_distance_mm"]["wall"] == pytest.approx(distance - 4.5 * np.cos(np.pi / 6), abs=0.25)
 
 
+def test_the_largest_shift_is_the_diagonal_of_those_along_three_sides(scene):
+    box = Voxel((12, -8, 20), (20, 30, 40))
+    shifts = displacement(box, scene, ppm_range=(-2, 1), percent_per_ppm=(5, 2, 6))
+    # Two ppm shift the sides by 10, 4 and 12 percent.
+    assert shifts["largest_shift_mm"] == pytest.approx(np.sqrt(2**2 + 1.2**2 + 4.8**2))
+    assert shifts["percent_per_ppm"] == [5, 2, 6]
+
+
 def test_nothing_is_replaced_unasked(written, scene):
     with pytest.raises(FileExistsError, match="overwrite"):
         write_prescription(VOXEL, scene, written[0])

@@ -256,10 +256,10 @@ def test_answers_to_turned_views_are_turned_back():
     boxes = small()._boxes(moments, {"volume": tumor[None], "frame": np.zeros(4)}, FLIPS)
     center, size, _ = boxes[0]
     assert len(np.unique(size.round(3))) == 3
-    for other in boxes[1:]:
-        np.testing.assert_allclose(other[0], center, atol=1e-9)
-        np.testing.assert_allclose(other[1], size)
-        np.testing.assert_allclose(other[2], np.eye(3), atol=1e-12)
+    for turned_center, turned_size, rotation in boxes[1:]:
+        np.testing.assert_allclose(turned_center, center, atol=1e-9)
+        np.testing.assert_allclose(turned_size, size)
+        np.testing.assert_allclose(rotation, np.eye(3), atol=1e-12)
 
 
 def test_a_model_file_predicts_the_same(lesions, tmp_path):

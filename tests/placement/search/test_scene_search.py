@@ -111,9 +111,7 @@ def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
         )
         if search.scene.holds(voxel):
             voxels.append(voxel)
-    turned = [
-        search.spread(one.center[None], one.size[None], (7,), one.rotation[None]) for one in voxels
-    ]
+    turned = [search.spread(v.center[None], v.size[None], (7,), v.rotation[None]) for v in voxels]
     start = Boxes(*(np.concatenate(columns) for columns in zip(*turned, strict=True)))
     costs = overlap.costs_of(*start[:4], *search.common(FINE))
     expected = -np.log([OBJECTIVE(voxel, search.scene) for voxel in voxels])
@@ -128,8 +126,8 @@ def test_every_millimeter_beyond_the_image_costs_the_weight():
     below, above = Voxel((11.5, 20, 50), (20, 20, 20)), Voxel((30, 20, 102), (20, 20, 20))
     expected = []
     for voxel in (below, above):
-        part = shared_fraction(voxel, LOW, HIGH)
-        expected.append(OBJECTIVE.cost(part, part * voxel.volume))
+        fraction = shared_fraction(voxel, LOW, HIGH)
+        expected.append(OBJECTIVE.cost(fraction, fraction * voxel.volume))
     added = compiled_costs(search, [below, above], weight=2.0) - expected
     np.testing.assert_allclose(added, [2 * (0.1 + 3.0), 2 * (0.1 + 2.25)], rtol=1e-4)
     free = prepared(block_scene(), inside_image=False)
@@ -140,8 +138,8 @@ def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_w
     wall = np.zeros((60, 60, 40), bool)
     wall[:20] = True
     voxel = Voxel((32.5, 20, 50), (20, 20, 20))
-    part = shared_fraction(voxel, LOW, HIGH)
-    plain = OBJECTIVE.cost(part, part * voxel.volume)
+    fraction = shared_fraction(voxel, LOW, HIGH)
+    plain = OBJECTIVE.cost(fraction, fraction * voxel.volume)
     # The wall ends at 24.5 mm: 2 of 20 mm lie in it, 5 of 26 mm of the box that is grown by 3 mm.
     for margin, tolerance, excess in ((0, 0, 0.1), (3, 0, 5 / 26), (0, 0.04, 0.06)):
         scene = block_scene(
@@ -154,18 +152,18 @@ def test_what_a_box_holds_of_an_excluded_region_beyond_its_tolerance_costs_the_w
 
 
 def test_each_region_is_tolerated_for_itself_and_strict_ones_together():
-    left, right = np.zeros((2, 60, 60, 40), bool)
-    left[15:17], right[35:36] = True, True
+    near, far = np.zeros((2, 60, 60, 40), bool)
+    near[15:17], far[35:36] = True, True
     voxel = Voxel((29.5, 20, 50), (20, 20, 20))
-    part = shared_fraction(voxel, LOW, HIGH)
-    plain = OBJECTIVE.cost(part, part * voxel.volume)
-    regions = {"left": left, "right": right}
+    fraction = shared_fraction(voxel, LOW, HIGH)
+    plain = OBJECTIVE.cost(fraction, fraction * voxel.volume)
+    regions = {"near": near, "far": far}
     # The box reaches from 19.5 to 39.5 mm: 2 of its 20 mm lie in the one, none in the other.
     tolerated = prepared(block_scene(exclude=regions, exclude_tolerance=0.12))
     assert compiled_costs(tolerated, [voxel])[0] == pytest.approx(plain, rel=1e-4)
     wide = Voxel((30.0, 20, 50), (21, 20, 20))
-    part = shared_fraction(wide, LOW, HIGH)
-    plain = OBJECTIVE.cost(part, part * wide.volume)
+    fraction = shared_fraction(wide, LOW, HIGH)
+    plain = OBJECTIVE.cost(fraction, fraction * wide.volume)
     # This one reaches to 40.5 mm, and holds 2 and 1 of 21 mm.
     both = prepared(block_scene(exclude=regions, exclude_tolerance=0.1))
     assert compiled_costs(both, [wide])[0] == pytest.approx(plain, rel=1e-4)
@@ -244,15 +242,15 @@ def test_starts_lie_apart_in_the_tumor_with_sides_along_the_axes_of_the_scanner(
 def test_the_scan_asks_for_a_third_of_the_purity_and_one_range_of_sides(monkeypatch):
     ranges = np.array([[10.0, 40], [12, 50], [14, 60]])
     search = prepared(block_scene(), sizes=ranges)
-    scan, given = overlap.scan, []
+    scan, calls = overlap.scan, []
 
     def recorded(sums, depth, edges, volume, limits, stride, longest):
-        given.append((limits, edges, volume))
+        calls.append((limits, edges, volume))
         return scan(sums, depth, edges, volume, limits, stride, longest)
 
     monkeypatch.setattr(overlap, "scan", recorded)
     search.starts(4)
-    limits, edges, volume = given[0]
+    limits, edges, volume = calls[0]
     np.testing.assert_allclose(limits[:6], [11000, 4000, 0.8, 3 * 0.15, 0, 6000])
     np.testing.assert_allclose(np.exp(limits[6:12]), [10, 10, 10, 60, 60, 60])
     np.testing.assert_allclose(edges, search.block * [1, 1, 2.5])
@@ -346,14 +344,14 @@ def test_a_box_along_the_axes_is_taken_where_it_costs_little():
     turned = Voxel((29.5, 20.5, 54.75), (20, 22, 25), (0, 0, 20))
     for side, taken in ((20.5, "straight"), (17.0, "turned")):
         straight = Voxel((29.5, 20.5, 54.75), (side, 20, 25))
-        found = as_boxes([straight, turned])
-        values = search.values(found.boxes)
+        pair = as_boxes([straight, turned])
+        values = search.values(pair.boxes)
         assert values[0] < values[1]
         assert (values[0] >= 0.95 * values[1]) == (taken == "straight")
-        voxel, best = search.chosen(found)
+        voxel, best = search.chosen(pair)
         assert voxel.rotated_axes == (0 if taken == "straight" else 1)
         assert best == values[1]
-        assert Search(make_wishes(tie_break=0.0), block_scene()).chosen(found)[0].rotated_axes == 1
+        assert Search(make_wishes(tie_break=0.0), block_scene()).chosen(pair)[0].rotated_axes == 1
 
 
 def test_what_breaks_fewest_constraints_is_taken_where_all_boxes_break_some():
@@ -383,14 +381,14 @@ def test_rounded_sides_are_the_best_of_the_nearest_steps(target):
 
 def test_a_search_improves_on_its_starts_and_keeps_the_constraints():
     search = Search(make_wishes(), block_scene())
-    found = search.run(4, 2)
+    refined = search.run(4, 2)
     centers, sizes = search.starts(4)
     starts = as_boxes([Voxel(center, size) for center, size in zip(centers, sizes, strict=True)])
-    assert found.costs.min() < search.costs(starts.boxes).min()
-    assert found.costs.min() < 0.01
-    voxel, best = search.chosen(found)
+    assert refined.costs.min() < search.costs(starts.boxes).min()
+    assert refined.costs.min() < 0.01
+    voxel, best = search.chosen(refined)
     assert search.flags(voxel) == ()
-    assert best == pytest.approx(np.exp(-found.costs.min()), abs=0.01)
+    assert best == pytest.approx(np.exp(-refined.costs.min()), abs=0.01)
 
 
 def test_rows_of_the_search_are_those_of_the_scene():

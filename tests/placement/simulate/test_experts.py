@@ -86,11 +86,23 @@ def test_an_improved_box_has_the_intended_volume_and_is_nearly_pure(kind):
         np.testing.assert_array_equal(turned[6:] != 0, [True, False, True])
 
 
+def test_an_expert_moves_a_box_at_the_rim_rather_than_shrink_it():
+    mask, _, affine = ellipsoid()
+    share = _sampler(mask, affine)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        rim = np.array([17.0, 4, 0])
+        box = _search(rim, 14.0, np.zeros(3, bool), share, "preference", rng)
+        assert box[3:6].prod() / 1000 == pytest.approx(14, rel=0.1)
+        assert box[0] < 14
+        assert np.linalg.norm(box[:3] - rim) < 20
+
+
 def test_rounding_keeps_turned_axes_and_the_least_volume():
-    box = np.array([1.23, -4.56, 7.89, 18.4, 18.4, 17.6, 0.3, 12.6, -0.2])
+    box = np.array([1.23, -4.56, 7.89, 18.4, 17.4, 18.6, 0.3, 12.6, -0.7])
     rounded = _rounded(box, np.array([True, True, False]))
-    # 18 × 18 × 18 mm are less than 6 mL; one side grows.
-    np.testing.assert_allclose(rounded, [1.2, -4.6, 7.9, 19, 18, 18, 1, 13, 0])
+    # 18 × 17 × 19 mm are less than 6 mL; the shortest side grows.
+    np.testing.assert_allclose(rounded, [1.2, -4.6, 7.9, 18, 18, 19, 1, 13, 0])
     assert rounded[3:6].prod() >= 6000
     assert box[0] == 1.23
 

@@ -167,13 +167,13 @@ def test_differences_are_those_of_the_method_from_the_mean_of_experts():
     sides = ((20, 20, 20), (20, 20, 30))
     experts = [[Voxel((39, 39, 39), size).as_array() for size in sides]]
     placements = {"a": [Voxel((39, 39, 39), (25, 24, 20))]}
-    found = evaluate_placements([scene], experts, placements, controls=False)
-    assert cell(found, "a", "difference", 0) == pytest.approx(12 - 10)
-    assert cell(found, "experts", "difference", 0) == pytest.approx(8 - 12)
+    tables = evaluate_placements([scene], experts, placements, controls=False)
+    assert cell(tables, "a", "difference", 0) == pytest.approx(12 - 10)
+    assert cell(tables, "experts", "difference", 0) == pytest.approx(8 - 12)
     # One expert is left out in turn: the closest of the other one.
     dice = [2 * 8 / (8 + 12), 2 * 8 / (12 + 12)]
-    assert cell(found, "a", "dice_fair", 0) == pytest.approx(np.mean(dice))
-    assert cell(found, "a", "dice_closest", 0) == pytest.approx(dice[0])
+    assert cell(tables, "a", "dice_fair", 0) == pytest.approx(np.mean(dice))
+    assert cell(tables, "a", "dice_closest", 0) == pytest.approx(dice[0])
 
 
 def test_random_boxes_are_centered_in_the_tumor():
