@@ -1,16 +1,13 @@
 """What is written of a voxel says the same everywhere, and what other programs read is the box."""
 
-import itertools
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.spatial.transform import Rotation
 
 from placement.box.voxel import Voxel
-from placement.exchange.overlays import box_outline, plot_overlay
 from placement.exchange.prescription import (
     NOTICE,
     describe_placement,
@@ -23,7 +20,6 @@ from placement.exchange.prescription import (
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
-from placement.simulate.gliomas import simulate_gliomas
 
 VOXEL = Voxel((12.5, -8, 20), (22, 17, 30), (12, -20, 35))
 AFFINE = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -80], [0, 0, 3, -70], [0, 0, 0, 1]])
@@ -203,48 +199,3 @@ def test_bad_input_is_named_before_anything_is_written(scene, tmp_path, change, 
     with pytest.raises(ValueError, match=words):
         write_prescription(VOXEL, scene, tmp_path / "new", **change)
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_outlines_have_the_area_of_the_cut(axis):
-    height = VOXEL.center[axis] + 3
-    outline = box_outline(VOXEL, axis, height)
-    assert 3 <= len(outline) <= 6
-    assert (outline[:, axis] == height).all()
-    x, y = np.delete(outline, axis, axis=1).T
-    area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
-    rng = np.random.default_rng(0)
-    points = VOXEL.center + rng.uniform(-25, 25, (200_000, 3))
-    points[:, axis] = height
-    assert area == pytest.approx(VOXEL.contains(points).mean() * 50**2, rel=0.02)
-
-
-def test_a_box_along_the_axes_is_cut_in_a_rectangle_and_not_beyond_its_ends():
-    box = Voxel((0, 0, 0), (10, 20, 30))
-    assert sorted(map(tuple, box_outline(box, 2, 0))) == [(-5, -10, 0), (-5, 10, 0), (5, -10, 0), (5, 10, 0)]
-    assert len(box_outline(box, 2, 15)) == 4  # through a face
-    assert len(box_outline(box, 2, 15.1)) == 0
-
-
-def test_overlays_show_the_exact_outline_in_three_planes(scene):
-    figure = plot_overlay({"one": VOXEL, "two": Voxel((0, 0, 0), (10, 10, 10))}, scene)
-    axes = [ax for ax in figure.axes if ax.images]
-    assert len(axes) == 3
-    drawn = np.column_stack(axes[2].lines[0].get_data())
-    outline = box_outline(VOXEL, 2, 20)[:, :2]
-    np.testing.assert_allclose(drawn[:-1], outline)
-    assert axes[2].xaxis_inverted()  # the patient's right is at the left
-    with pytest.raises(ValueError, match="not 0"):
-        plot_overlay({}, scene)
-
-
-def test_what_is_written_on_overlays_of_many_boxes_does_not_overlap():
-    (scene,), boxes = simulate_gliomas(1, n_experts=2, spacing=4, exclude=("necrosis",), random_state=0)
-    names = ("ranker", "objective", "simulated expert 1", "simulated expert 2")
-    figure = plot_overlay({name: Voxel.from_array(boxes[0, 0]) for name in names}, scene)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    written = [*figure.legends, *figure.texts]
-    assert "Synthetic, no person was scanned" in [text.get_text() for text in figure.texts]
-    for one, other in itertools.combinations([part.get_window_extent(renderer) for part in written], 2):
-        assert not one.overlaps(other)

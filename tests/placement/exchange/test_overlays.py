@@ -1,0 +1,204 @@
+"""Figures show boxes and regions where they lie, name them, and say what is synthetic."""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+
+from placement.box.voxel import Voxel
+from placement.exchange.overlays import NOTICE, SYNTHETIC, box_outline, plot_overlay
+from placement.search.scene import Scene
+from placement.simulate.gliomas import simulate_gliomas
+
+VOXEL = Voxel((12.5, -8, 20), (22, 17, 30), (12, -20, 35))
+AFFINE = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -80], [0, 0, 3, -70], [0, 0, 0, 1]])
+SHAPE = (80, 80, 50)
+
+
+def sphere_scene(**options):
+    """Make a sphere of 22 mm around (12, -8, 20) on an anisotropic, flipped grid."""
+    index = np.moveaxis(np.indices(SHAPE), 0, -1)
+    points = index @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    tumor = np.linalg.norm(points - (12, -8, 20), axis=-1) < 22
+    return Scene(tumor, AFFINE, name="synthetic sphere", **options), points
+
+
+@pytest.fixture(scope="module")
+def scene():
+    points = sphere_scene()[1]
+    return sphere_scene(exclude={"wall": points[..., 0] > 50}, image=points[..., 0])[0]
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def contours(ax):
+    """Points of the outlines of regions, by color."""
+    return {
+        to_hex(collection.get_edgecolor()[0]): collection.get_paths()[0].vertices
+        for collection in ax.collections
+    }
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_outlines_have_the_area_of_the_cut(axis):
+    height = VOXEL.center[axis] + 3
+    outline = box_outline(VOXEL, axis, height)
+    assert 3 <= len(outline) <= 6
+    assert (outline[:, axis] == height).all()
+    x, y = np.delete(outline, axis, axis=1).T
+    area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
+    rng = np.random.default_rng(0)
+    points = VOXEL.center + rng.uniform(-25, 25, (200_000, 3))
+    points[:, axis] = height
+    assert area == pytest.approx(VOXEL.contains(points).mean() * 50**2, rel=0.02)
+
+
+def test_a_box_along_the_axes_is_cut_in_a_rectangle_and_not_beyond_its_ends():
+    box = Voxel((0, 0, 0), (10, 20, 30))
+    assert sorted(map(tuple, box_outline(box, 2, 0))) == [
+        (-5, -10, 0),
+        (-5, 10, 0),
+        (5, -10, 0),
+        (5, 10, 0),
+    ]
+    assert len(box_outline(box, 2, 15)) == 4  # through a face
+    assert len(box_outline(box, 2, 15.1)) == 0
+
+
+def test_overlays_show_the_exact_outline_in_three_planes(scene):
+    figure = plot_overlay({"one": VOXEL, "two": Voxel((0, 0, 0), (10, 10, 10))}, scene)
+    axes = [ax for ax in figure.axes if ax.images]
+    assert len(axes) == 3
+    drawn = np.column_stack(axes[2].lines[0].get_data())
+    outline = box_outline(VOXEL, 2, 20)[:, :2]
+    np.testing.assert_allclose(drawn[:-1], outline)
+    assert axes[2].xaxis_inverted()  # the patient's right is at the left
+    with pytest.raises(ValueError, match="not 0"):
+        plot_overlay({}, scene)
+
+
+def test_what_is_written_on_overlays_of_many_boxes_does_not_overlap():
+    (scene,), boxes = simulate_gliomas(
+        1, n_experts=2, spacing=4, exclude=("necrosis",), random_state=0
+    )
+    names = ("ranker", "objective", "simulated expert 1", "simulated expert 2")
+    figure = plot_overlay({name: Voxel.from_array(boxes[0, 0]) for name in names}, scene)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    labels = [*figure.legends, *figure.texts]
+    assert "Synthetic, no person was scanned" in [text.get_text() for text in figure.texts]
+    frames = [label.get_window_extent(renderer) for label in labels]
+    for first, second in itertools.combinations(frames, 2):
+        assert not first.overlaps(second)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_corners_of_an_outline_are_in_order_and_on_the_surface_of_the_box(axis):
+    for offset in (-9.0, -3.0, 0.0, 6.0):
+        outline = box_outline(VOXEL, axis, VOXEL.center[axis] + offset)
+        inside = (outline - VOXEL.center) @ VOXEL.rotation
+        # Each corner of the cut lies on an edge: at the ends of two sides, and within the third.
+        shares = 2 * np.abs(inside) / VOXEL.size
+        assert shares.max() <= 1 + 1e-9
+        assert (np.isclose(shares, 1).sum(axis=1) >= 2).all()
+        sides = np.delete(np.roll(outline, -1, axis=0) - outline, axis, axis=1)
+        following = np.roll(sides, -1, axis=0)
+        turns = sides[:, 0] * following[:, 1] - sides[:, 1] * following[:, 0]
+        assert (turns > 0).all() or (turns < 0).all()
+
+
+def test_a_plane_through_a_corner_or_an_edge_alone_cuts_nothing():
+    box = Voxel((0, 0, 0), (10, 10, 10), (0, 0, 45))
+    assert len(box_outline(box, 0, 5 * 2**0.5)) == 0
+    assert len(box_outline(box, 0, 5 * 2**0.5 - 0.1)) == 4
+    diagonal = box_outline(box, 0, 0)
+    assert np.ptp(diagonal[:, 1]) == pytest.approx(10 * 2**0.5)
+
+
+def test_tumor_and_excluded_regions_are_outlined_where_they_lie(scene):
+    axial = plot_overlay(VOXEL, scene).axes[2]
+    lines = contours(axial)
+    assert len(lines) == 2
+    radius = np.linalg.norm(lines["#ff5d5d"] - [12, -8], axis=1)
+    np.testing.assert_allclose(radius, 22, atol=2)
+    # The first image voxel of the wall lies at 52 mm: its border is half a voxel before it.
+    border = lines["#b9a3ff"]
+    assert border[:, 0].min() == pytest.approx(51, abs=0.6)
+
+
+def test_planes_pass_the_center_of_the_first_box_or_the_point_asked_for(scene):
+    small = Voxel((0, 5, -10), (10, 10, 10))
+    titles = [
+        ax.get_title("left") for ax in plot_overlay({"small": small, "large": VOXEL}, scene).axes
+    ]
+    assert titles == ["sagittal, x = 0.0 mm", "coronal, y = 5.0 mm", "axial, z = -10.0 mm"]
+    figure = plot_overlay(small, scene, center=(12, 3, 30))
+    assert [ax.get_title("left") for ax in figure.axes][2] == "axial, z = 30.0 mm"
+    # None of these planes meets the box but the coronal one.
+    assert [len(ax.lines) for ax in figure.axes] == [0, 1, 0]
+
+
+def test_tumor_and_boxes_are_shown_with_two_centimeters_around_them(scene):
+    far = Voxel((12, -8, 80), (10, 10, 10))
+    axes = plot_overlay({"one": VOXEL, "far": far}, scene).axes
+    low, high = sorted(axes[0].get_ylim())
+    # From the lowest slice of the tumor, 1 mm above -2 mm, to the top of the box at 85 mm.
+    assert low == pytest.approx(-1 - 20, abs=0.5)
+    assert high == pytest.approx(85 + 20, abs=1)
+    for ax in axes:
+        for limits in (ax.get_xlim(), ax.get_ylim()):
+            assert abs(limits[1] - limits[0]) == pytest.approx(high - low, abs=1)
+
+
+def test_the_legend_names_what_is_drawn_in_its_color(scene):
+    figure = plot_overlay({"expert": VOXEL, "network": Voxel((0, 0, 0), (9, 9, 9))}, scene)
+    assert legend(figure) == ["tumor", "excluded", "expert", "network"]
+    colors = [line.get_color() for line in figure.legends[0].get_lines()]
+    assert colors[2:] == [figure.axes[2].lines[0].get_color(), "#56b4e9"]
+    assert set(colors[:2]) == set(contours(figure.axes[2]))
+    plain, _ = sphere_scene()
+    assert legend(plot_overlay(VOXEL, plain)) == ["tumor", "voxel"]
+
+
+def test_a_figure_says_that_it_is_not_for_clinical_use_and_what_it_shows(scene):
+    shown = texts(plot_overlay(VOXEL, scene))
+    assert NOTICE in shown
+    assert "synthetic sphere" in shown
+    assert SYNTHETIC not in shown
+    titled = texts(plot_overlay(VOXEL, scene, title="case 3"))
+    assert "case 3" in titled
+    assert "synthetic sphere" not in titled
+    simulated, _ = sphere_scene(synthetic=True)
+    assert SYNTHETIC in texts(plot_overlay(VOXEL, simulated))
+
+
+def test_the_background_is_the_first_channel_of_the_image_or_the_tumor():
+    _, points = sphere_scene()
+    channels = np.stack([points[..., 1], np.full(SHAPE, 1e4)], axis=-1)
+    with_image, _ = sphere_scene(image=channels)
+    sagittal = plot_overlay(VOXEL, with_image).axes[0].images[0]
+    # The image is the coordinate y itself, which runs across the sagittal plane.
+    left, right, _, _ = sagittal.get_extent()
+    values = sagittal.get_array()
+    across = np.linspace(left, right, 2 * values.shape[1] + 1)[1::2]
+    np.testing.assert_allclose(values, np.broadcast_to(across, values.shape), atol=1e-6)
+    plain, _ = sphere_scene()
+    mask = plot_overlay(VOXEL, plain).axes[0].images[0]
+    assert (mask.get_array().min(), mask.get_array().max()) == (0, 1)
+    assert mask.get_clim() == (-0.2, 2.0)
+
+
+def test_more_than_five_boxes_are_refused(scene):
+    boxes = {f"box {k}": Voxel((k, 0, 0), (10, 10, 10)) for k in range(6)}
+    with pytest.raises(ValueError, match="one to 5 voxels can be drawn over each other, not 6"):
+        plot_overlay(boxes, scene)
+    del boxes["box 5"]
+    assert legend(plot_overlay(boxes, scene))[2:] == list(boxes)
