@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
 
 from placement.box.voxel import Voxel, rotation_of
-from placement.learned import resampling
 from placement.learned.views import CHANNELS, DISTANCE_MM, FLIPS, turned_pose, turned_view, view_of
 from placement.search.scene import Scene
 
@@ -46,14 +44,6 @@ def test_the_same_lesion_on_another_grid_looks_the_same(name):
     assert np.abs(one[0] - two[0]).mean() < 0.004
     assert np.abs(one[1] - two[1]).max() * DISTANCE_MM < 4.0
     np.testing.assert_allclose(one[0].sum() * 0.027, plain.tumor_volume, rtol=0.02)
-
-
-def test_distances_are_those_of_scipy():
-    rng = np.random.default_rng(0)
-    for share in (0.02, 0.5, 0.98):
-        inside = rng.random((17, 17, 17)) < share
-        wanted = np.where(inside, distance_transform_edt(inside) - 0.5, 0.5 - distance_transform_edt(~inside))
-        np.testing.assert_allclose(resampling.signed_distance(inside), wanted, atol=1e-5)
 
 
 def test_a_lesion_that_is_too_large_is_seen_on_a_coarser_grid():
