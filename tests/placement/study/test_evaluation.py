@@ -15,7 +15,6 @@ from placement.study.evaluation import (
     evaluate_placements,
     format_summary,
 )
-from placement.study.plotting import plot_evaluation
 
 N = 10
 
@@ -206,20 +205,6 @@ def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
     means = tables["cases"].query("method == 'experts'")["difference"]
     assert pair["bias"].item() == pytest.approx(means.mean())
     assert pair["upper"].item() == pytest.approx(means.mean() + 1.96 * means.std())
-
-
-def test_the_figure_draws_every_case_and_the_limits_of_agreement(tables):
-    figure = plot_evaluation(tables)
-    assert figure.get_supxlabel() == "Not for clinical use"
-    assert "no person was scanned" in plot_evaluation(tables, synthetic=True).get_supxlabel()
-    dice = figure.axes[0]
-    points = [line for line in dice.lines if line.get_marker() == "o"]
-    methods = tables["cases"]["method"].nunique()
-    assert [len(line.get_xdata()) for line in points] == [N] * methods
-    agreement = figure.axes[4]
-    row = tables["bland_altman"].query("method == 'network' and against == 'mean of experts'").iloc[0]
-    drawn = [line.get_ydata()[0] for line in agreement.lines[1:]]
-    np.testing.assert_allclose(drawn, [row["bias"], row["lower"], row["upper"]])
 
 
 def test_fold_one_is_summarized_apart(tables):

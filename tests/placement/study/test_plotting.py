@@ -1,0 +1,145 @@
+"""Figures of a comparison with experts draw the numbers of its tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from placement.simulate.gliomas import simulate_gliomas
+from placement.study.evaluation import CONTROLS, evaluate_placements
+from placement.study.plotting import plot_evaluation
+
+N = 6
+
+
+@pytest.fixture(scope="module")
+def tables():
+    scenes, experts = simulate_gliomas(N, spacing=4, random_state=1)
+    network = experts.mean(axis=1)
+    objective = experts[:, 0].copy()
+    objective[:, :3] += 12
+    objective[:, 3:6] = 23 + np.arange(N)[:, None] % 2
+    placements = {"network": network, "objective": objective}
+    return evaluate_placements(scenes, experts, placements)
+
+
+@pytest.fixture
+def small_tables():
+    """Two cases of experts and one method, with numbers that are easily told apart."""
+    cases = pd.DataFrame(
+        {
+            "case": [0, 1, 0, 1],
+            "method": ["experts", "experts", "network", "network"],
+            "tumor_volume": [30.0, 50.0, 30.0, 50.0],
+            "f_tumor": [0.9, 0.8, 0.7, np.nan],
+            "dice_fair": [0.6, 0.4, 0.5, 0.3],
+            "dice_mean": [0.61, 0.41, 0.51, 0.31],
+            "volume": [8.0, 10.0, 9.0, 16.0],
+            "difference": [1.0, -2.0, 1.0, 6.0],
+        }
+    )
+    limits = pd.DataFrame(
+        {
+            "method": ["network", "network"],
+            "against": ["expert 1", "mean of experts"],
+            "bias": [99.0, 3.5],
+            "lower": [98.0, -3.43],
+            "upper": [100.0, 10.43],
+        }
+    )
+    return {"cases": cases, "bland_altman": limits}
+
+
+def points(ax):
+    """Coordinates of the groups of points, in the order in which they were drawn."""
+    return [np.column_stack(line.get_data()) for line in ax.lines if line.get_marker() == "o"]
+
+
+def bars(ax):
+    return [line.get_ydata() for line in ax.lines if line.get_marker() != "o"]
+
+
+def test_the_figure_draws_every_case_and_the_limits_of_agreement(tables):
+    figure = plot_evaluation(tables)
+    assert figure.get_supxlabel() == "Not for clinical use"
+    assert "no person was scanned" in plot_evaluation(tables, synthetic=True).get_supxlabel()
+    dice = figure.axes[0]
+    points = [line for line in dice.lines if line.get_marker() == "o"]
+    methods = tables["cases"]["method"].nunique()
+    assert [len(line.get_xdata()) for line in points] == [N] * methods
+    agreement = figure.axes[4]
+    row = (
+        tables["bland_altman"]
+        .query("method == 'network' and against == 'mean of experts'")
+        .iloc[0]
+    )
+    drawn = [line.get_ydata()[0] for line in agreement.lines[1:]]
+    np.testing.assert_allclose(drawn, [row["bias"], row["lower"], row["upper"]])
+
+
+def test_every_method_is_a_column_of_points_around_their_mean(small_tables):
+    dice, share = plot_evaluation(small_tables).axes[:2]
+    experts, network = points(dice)
+    np.testing.assert_array_equal(experts[:, 1], [0.6, 0.4])
+    np.testing.assert_array_equal(network[:, 1], [0.5, 0.3])
+    for column, group in enumerate((experts, network)):
+        assert (np.abs(group[:, 0] - column) <= 0.25).all()
+        assert len(set(group[:, 0])) == 2
+    np.testing.assert_allclose(bars(dice), [[0.5, 0.5], [0.4, 0.4]])
+    # A case that the method did not place has no point, and counts for no mean.
+    assert [len(group) for group in points(share)] == [2, 1]
+    np.testing.assert_allclose(bars(share), [[0.85, 0.85], [0.7, 0.7]])
+    for ax in (dice, share):
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["experts", "network"]
+
+
+def test_dice_and_volume_are_drawn_over_the_volume_of_the_tumor(small_tables):
+    dice, volume = plot_evaluation(small_tables).axes[2:4]
+    assert [ax.get_title("left") for ax in (dice, volume)] == ["mean Dice", "volume, mL"]
+    np.testing.assert_array_equal(
+        points(dice), [[[30, 0.61], [50, 0.41]], [[30, 0.51], [50, 0.31]]]
+    )
+    np.testing.assert_array_equal(points(volume), [[[30, 8], [50, 10]], [[30, 9], [50, 16]]])
+
+
+def test_differences_are_drawn_over_the_mean_of_method_and_experts(small_tables):
+    agreement = plot_evaluation(small_tables).axes[4]
+    # A box of 9 mL that is 1 mL larger than the experts' of 8 mL, and one of 16 and 10 mL.
+    np.testing.assert_allclose(points(agreement), [[[8.5, 1], [13, 6]]])
+    assert [height[0] for height in bars(agreement)] == [3.5, -3.43, 10.43]
+    assert agreement.get_title("left") == "network: 3.5 mL (-3.4 … 10.4)"
+    np.testing.assert_allclose(agreement.get_ylim(), [-6.3, 6.3])
+
+
+def test_limits_that_are_not_known_are_not_drawn(small_tables):
+    small_tables["bland_altman"].loc[1, ["lower", "upper"]] = np.nan
+    agreement = plot_evaluation(small_tables).axes[4]
+    assert [height[0] for height in bars(agreement)] == [3.5]
+
+
+def test_a_bias_that_rounds_to_zero_has_no_sign(small_tables):
+    small_tables["bland_altman"].loc[1, "bias"] = -0.04
+    assert plot_evaluation(small_tables).axes[4].get_title("left").startswith("network: 0.0 mL")
+
+
+def test_controls_are_pale_and_only_in_the_columns_and_limits(tables):
+    figure = plot_evaluation(tables)
+    dice, _, over_tumor = figure.axes[:3]
+    methods = list(dict.fromkeys(tables["cases"]["method"]))
+    assert set(CONTROLS) < set(methods)
+    drawn = [line for line in dice.lines if line.get_marker() == "o"]
+    colors = dict(zip(methods, (line.get_color() for line in drawn), strict=True))
+    assert colors[CONTROLS[0]] == colors[CONTROLS[1]] == "#a3aab3"
+    plain = [name for name in methods if name not in CONTROLS]
+    assert len({colors[name] for name in plain}) == len(plain) == 3
+    assert [line.get_color() for line in over_tumor.lines] == [colors[name] for name in plain]
+    panels = [ax.get_title("left").partition(":")[0] for ax in figure.axes[4:]]
+    assert panels == [name for name in methods if name != "experts"]
+
+
+def test_panels_do_not_overlap_each_other(tables):
+    figure = plot_evaluation(tables)
+    FigureCanvasAgg(figure).draw()
+    frames = [ax.get_window_extent() for ax in figure.axes]
+    for number, frame in enumerate(frames):
+        assert not any(frame.overlaps(following) for following in frames[number + 1 :])
