@@ -1,0 +1,268 @@
+"""Commands that place voxels: place over many cases, and prescribe for one box."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit import MapFitter, Protocol, save_model
+from placement.box.voxel import Voxel
+
+
+def placements(out):
+    return pd.read_csv(out / "placements.tsv", sep="\t", keep_default_na=False)
+
+
+def content_of(folder):
+    return json.loads((folder / "voxel.json").read_text(encoding="utf-8"))
+
+
+def test_what_is_shown_of_simulation_follows_the_table(run, tmp_path, ball):
+    table, out = tmp_path / "cases.tsv", tmp_path / "placed"
+    shown = {}
+    for words in ("true\tfalse", "false\tn/a"):
+        rows = [
+            f"{name}\tball.nii.gz\t{word}"
+            for name, word in zip(("one", "two"), words.split("\t"), strict=True)
+        ]
+        table.write_text("\n".join(["name\ttumor\tsynthetic", *rows]) + "\n")
+        code, text, error = run("place", table, "--out", out)
+        assert code == 0, error
+        synthetic = [
+            json.loads((out / name / "voxel.json").read_text())["synthetic"]
+            for name in ("one", "two")
+        ]
+        shown[words] = (text, (out / "index.html").read_text(encoding="utf-8"), synthetic)
+    text, page, synthetic = shown["true\tfalse"]
+    assert "synthetic cases: no clinical result" in text
+    assert "Synthetic data: 1 of 2 cases were simulated" in page
+    assert synthetic == [True, False]
+    text, page, synthetic = shown["false\tn/a"]
+    assert "ynthetic" not in text + page
+    assert synthetic == [False, False]
+    table.write_text("name\ttumor\tsynthetic\none\tball.nii.gz\tperhaps\n")
+    code, _, error = run("place", table, "--out", out)
+    assert code == 2
+    assert "cases.tsv, row 2: synthetic must be true or false, not 'perhaps'" in error
+
+
+def test_scattered_labels_may_be_tolerated(run, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[8:32, 8:32, 8:32] = np.where(rng.random((24, 24, 24)) < 0.01, 1, 3)
+    path = tmp_path / "labels.nii.gz"
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), path)
+    words = ("place", path, "--include", "3", "--exclude", "1", "--no-figure", "--out")
+    flags = {}
+    for name, more in (("strict", ()), ("tolerant", ("--tolerance", 0.05))):
+        code, _, error = run(*words, tmp_path / name, *more)
+        assert code == 0, error
+        flags[name] = json.loads(next((tmp_path / name).glob("*/voxel.json")).read_text())["flags"]
+    assert flags["tolerant"] == []
+    assert flags["strict"]
+
+
+def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(run, tmp_path, ball):
+    table = tmp_path / "cases.tsv"
+    table.write_text("name\ttumor\none\tball.nii.gz\ntwo\tball.nii.gz\n")
+    out = tmp_path / "placed"
+    assert run("place", table, "--out", out, "--no-figure")[0] == 0
+    first = (out / "placements.tsv").read_text()
+    (out / "two" / "voxel.json").unlink()
+    before = (out / "one" / "voxel.json").stat().st_mtime_ns
+    assert run("place", table, "--out", out, "--no-figure")[0] == 0
+    assert (out / "one" / "voxel.json").stat().st_mtime_ns == before
+    assert (out / "placements.tsv").read_text() == first
+    image = nib.load(ball)
+    changed = np.roll(np.asarray(image.dataobj), 2, axis=0)
+    nib.save(nib.Nifti1Image(changed, image.affine), ball)
+    assert run("place", table, "--out", out, "--no-figure")[0] == 0
+    assert pd.read_csv(out / "placements.tsv", sep="\t")["x"].mean() == pytest.approx(44, abs=2.5)
+    code, _, error = run("place", table, "--out", out, "--min-volume", 4)
+    assert code == 2
+    assert "other options (optimizer)" in error
+
+
+def test_a_case_is_placed_anew_when_its_table_excludes_other_labels(run, tmp_path, ball):
+    image = nib.load(ball)
+    values = np.asarray(image.dataobj).copy()
+    values[:16], values[24:] = 3 * values[:16], 5 * values[24:]
+    nib.save(nib.Nifti1Image(values, image.affine), ball)
+    table, out, contents = tmp_path / "cases.tsv", tmp_path / "placed", {}
+    for labels in ("3", "5", "n/a"):
+        table.write_text(f"name\ttumor\texclude\none\tball.nii.gz\t{labels}\n")
+        code, _, error = run(
+            "place", table, "--out", out, "--include", "1", "--margin", 4, "--no-figure"
+        )
+        assert code == 0, error
+        contents[labels] = json.loads((out / "one" / "voxel.json").read_text())
+    assert contents["3"]["ras"]["center_mm"][0] > 40 > contents["5"]["ras"]["center_mm"][0]
+    assert contents["n/a"]["regions"] == {}
+
+
+def test_a_model_of_something_else_is_refused(run, tmp_path, cases):
+    model = tmp_path / "maps.dmrifit"
+    b = np.array([0.0, 500, 1000])
+    save_model(MapFitter("adc", Protocol(b)).fit(np.exp(-b * np.array([[1e-3], [2e-3]]))), model)
+    code, _, error = run("place", cases / "cases.tsv", "--model", model, "--out", tmp_path / "x")
+    assert code == 2
+    assert "holds a MapFitter, which places no voxels" in error
+
+
+def test_names_that_would_leave_the_folder_are_refused(run, tmp_path, ball):
+    table = tmp_path / "cases.tsv"
+    table.write_text("name\ttumor\n../one\tball.nii.gz\n")
+    code, _, error = run("place", table, "--out", tmp_path / "placed")
+    assert code == 2
+    assert "../one" in error
+
+
+def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
+    matrix = np.eye(4)
+    matrix[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    matrix[:3, 3] = [80, 0, 0]
+    np.savetxt(tmp_path / "move.txt", matrix)
+    code, out, _ = run(
+        *(
+            "prescribe",
+            ball,
+            "--center",
+            "40,40,40",
+            "--size",
+            "10,20,20",
+            "--out",
+            tmp_path / "voxel",
+        ),
+        *("--matrix", tmp_path / "move.txt", "--ppm=-1,1", "--percent-per-ppm", 3, "--no-figure"),
+    )
+    assert code == 0
+    assert "4.00 mL" in out
+    assert "volume below min_volume" in out
+    content = json.loads((tmp_path / "voxel" / "voxel.json").read_text())
+    box = Voxel(content["ras"]["center_mm"], content["size_mm"], content["ras"]["angles_deg"])
+    assert box.dice(Voxel((40, 40, 40), (20, 10, 20))) == pytest.approx(1)
+    assert content["displacement"]["percent_per_ppm"] == [3, 3, 3]
+
+
+def test_one_case_is_placed_inside_its_tumor_with_sides_in_whole_millimeters(run, tmp_path, ball):
+    out = tmp_path / "placed"
+    code, text, error = run("place", ball, "--out", out, "--no-figure")
+    assert code == 0, error
+    assert text.startswith(f"1 case placed: {out}")
+    (row,) = placements(out).itertuples()
+    sides = np.array([row.size_x, row.size_y, row.size_z])
+    center = np.array([row.x, row.y, row.z])
+    np.testing.assert_array_equal(sides, sides.round())
+    np.testing.assert_array_equal(center, center.round(1))
+    np.testing.assert_allclose(center, 40, atol=3)
+    assert row.volume_ml == pytest.approx(sides.prod() / 1000)
+    assert row.tumor_fraction > 0.8
+    assert not (out / "index.html").exists()
+    assert not list(out.rglob("*.png"))
+
+
+def test_rounding_to_the_console_can_be_left_out(run, tmp_path, ball):
+    out = tmp_path / "exact"
+    code, _, error = run("place", ball, "--out", out, "--no-figure", "--no-rounding")
+    assert code == 0, error
+    sides = placements(out)[["size_x", "size_y", "size_z"]].to_numpy()
+    assert (sides != sides.round()).any()
+
+
+def test_sides_and_volume_on_the_command_line_hold_for_the_voxel(run, tmp_path, ball):
+    out = tmp_path / "small"
+    options = ("--sides", "11,14", "--min-volume", 1.5, "--max-rotations", 0, "--no-figure")
+    code, _, error = run("place", ball, "--out", out, *options)
+    assert code == 0, error
+    (row,) = placements(out).itertuples()
+    assert min(row.size_x, row.size_y, row.size_z) >= 11
+    assert max(row.size_x, row.size_y, row.size_z) <= 14
+    assert row.rotated_axes == 0
+    assert row.flags == ""
+
+
+def test_what_a_run_was_asked_for_is_kept_with_it(run, tmp_path, ball):
+    out = tmp_path / "placed"
+    options = ("--thorough", "--seed", 7, "--margin", 2, "--tolerance", 0.1, "--exclude", 1)
+    # One label cannot be both, which is known only after the settings are written.
+    code, _, error = run("place", ball, "--out", out, "--include", 1, *options)
+    assert code == 2
+    assert "labels [1] are included and excluded at once" in error
+    settings = (out / "settings.json").read_text(encoding="utf-8")
+    for words in (
+        '"margin": 2',
+        '"tolerance": 0.1',
+        '"exclude": "1"',
+        "thorough=True",
+        "random_state=7",
+    ):
+        assert words in settings
+
+
+def test_a_box_inside_the_ball_is_described_in_one_line(run, tmp_path, ball):
+    words = ("prescribe", ball, "--center", "40,40,40", "--no-figure", "--out")
+    code, text, _ = run(*words, tmp_path / "inside", "--size", "20,20,20")
+    assert code == 0
+    assert text.startswith("8.00 mL; 1.000 of it tumor; objective ")
+    assert text.count("\n") == 1
+    # A cube of 100 mm around a ball of 18 mm.
+    code, text, _ = run(*words, tmp_path / "around", "--size", "100,100,100", "--angles", "0,0,30")
+    assert code == 0
+    share = 4 / 3 * np.pi * 18**3 / 100**3
+    assert float(text.split("; ")[1].split()[0]) == pytest.approx(share, abs=2e-3)
+    box = content_of(tmp_path / "around")
+    assert box["ras"]["angles_deg"] == pytest.approx([0, 0, 30])
+    assert content_of(tmp_path / "inside")["size_mm"] == [20, 20, 20]
+
+
+def test_distance_to_what_is_excluded_is_measured_and_flagged(run, tmp_path, ball):
+    wall = np.zeros((40, 40, 40), np.uint8)
+    wall[30:] = 1  # from 59 mm on
+    nib.save(nib.Nifti1Image(wall, np.diag([2.0, 2, 2, 1])), tmp_path / "wall.nii.gz")
+    words = ("prescribe", ball, "--center", "40,40,40", "--size", "20,20,20", "--no-figure")
+    flags = {}
+    for margin in (0, 10):
+        folder = tmp_path / f"margin {margin}"
+        options = ("--exclude", tmp_path / "wall.nii.gz", "--margin", margin, "--out", folder)
+        code, text, error = run(*words, *options)
+        assert code == 0, error
+        content = content_of(folder)
+        (region,) = content["regions"].values()
+        assert region["distance_mm"] == pytest.approx(59 - 50, abs=0.01)
+        assert region["margin_mm"] == margin
+        flags[margin] = content["flags"]
+        assert text.strip().split("; ")[3:] == content["flags"]
+    assert not flags[0]
+    assert len(flags[10]) == 1
+
+
+def test_a_prescription_is_replaced_only_on_request(run, tmp_path, ball):
+    words = ("prescribe", ball, "--center", "40,40,40", "--no-figure", "--out", tmp_path / "voxel")
+    assert run(*words, "--size", "20,20,20")[0] == 0
+    code, _, error = run(*words, "--size", "10,20,20")
+    assert code == 2
+    assert "overwrite" in error
+    assert content_of(tmp_path / "voxel")["volume_ml"] == pytest.approx(8)
+    assert run(*words, "--size", "10,20,20", "--overwrite")[0] == 0
+    assert content_of(tmp_path / "voxel")["volume_ml"] == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("1 0 0", "0 1 0", "0 0 1"),
+        ("1 0 0 0", "0 2 0 0", "0 0 1 0", "0 0 0 1"),
+        ("1 0 0 0", "0 one 0 0", "0 0 1 0", "0 0 0 1"),
+    ],
+)
+def test_a_matrix_that_moves_no_box_is_named_with_its_file(run, tmp_path, ball, rows):
+    path = tmp_path / "move.txt"
+    path.write_text("\n".join(rows))
+    words = ("prescribe", ball, "--center", "40,40,40", "--size", "20,20,20")
+    code, _, error = run(*words, "--matrix", path, "--out", tmp_path / "voxel")
+    assert code == 2
+    assert error.count(str(path)) == 1
+    assert error.count("\n") == 1
+    assert not (tmp_path / "voxel").exists()
