@@ -1,0 +1,279 @@
+"""Sequences of cases: their inputs and targets, names in errors, and digests."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit.networks import volume_cases
+from dmrifit.networks.volume_cases import Chosen, Inputs, Targets, volume_inputs
+
+
+class Doubler:
+    """Stand for an estimator: doubles what it sees, and remembers how often it was asked."""
+
+    def __init__(self, *, keep):
+        self._keep_inputs = keep
+        self.calls = []
+
+    def _inputs(self, case):
+        self.calls.append(case)
+        if case < 0:
+            msg = "a negative case"
+            raise ValueError(msg)
+        return 2 * case
+
+    def _target(self, target, inputs):
+        return (target, inputs)
+
+
+# Volumes -------------------------------------------------------------------------------------
+
+
+def test_a_volume_without_channels_has_one():
+    volume = np.arange(24).reshape(2, 3, 4)
+    channels = volume_inputs(volume)
+    assert channels.shape == (1, 2, 3, 4)
+    assert channels.dtype == np.float32
+    assert channels.flags.c_contiguous
+    assert channels[0].tolist() == volume.tolist()
+
+
+def test_channels_come_first():
+    volume = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    channels = volume_inputs(volume)
+    assert channels.shape == (5, 2, 3, 4)
+    assert channels.flags.c_contiguous
+    for number in range(5):
+        np.testing.assert_array_equal(channels[number], volume[..., number].astype(np.float32))
+
+
+def test_inputs_are_a_copy_that_may_be_changed():
+    volume = np.ones((2, 2, 2), np.float32)
+    volume.flags.writeable = False
+    channels = volume_inputs(volume)
+    channels[:] = 7
+    assert (volume == 1).all()
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int64, np.float64])
+def test_volumes_of_all_numbers_are_taken(kind):
+    mask = np.eye(3)[None].repeat(3, axis=0)
+    np.testing.assert_array_equal(volume_inputs(mask.astype(kind)), mask[None])
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [
+        (np.ones((3, 3)), r"shape \(3, 3\) \(float64\) instead of a volume"),
+        (np.ones((1, 1, 1, 1, 1)), r"shape \(1, 1, 1, 1, 1\)"),
+        (np.ones((3, 0, 3)), r"shape \(3, 0, 3\)"),
+        (np.ones((2, 2, 2), complex), "complex128"),
+        (np.full((2, 2, 2), "a"), "instead of a volume"),
+        (np.full((2, 2, 2), -np.inf), "8 values that are not finite"),
+        (np.where(np.arange(8) < 3, np.nan, 1.0).reshape(2, 2, 2), "^3 values that are not"),
+        (np.full((2, 2, 2), 3.5e38), r"values up to 3.5e\+38, which single precision"),
+        (np.full((2, 2, 2), -1e39), r"values up to 1e\+39"),
+    ],
+)
+def test_what_is_no_volume_is_named(volume, message):
+    with pytest.raises(ValueError, match=message):
+        volume_inputs(volume)
+
+
+def test_the_largest_number_of_single_precision_is_taken():
+    largest = float(np.finfo(np.float32).max)
+    channels = volume_inputs(np.array([[[largest, -largest]]]))
+    assert np.isfinite(channels).all()
+
+
+# Sequences -----------------------------------------------------------------------------------
+
+
+def test_inputs_that_are_kept_are_made_once():
+    estimator = Doubler(keep=True)
+    inputs = Inputs(estimator, [1, 2, 3])
+    assert len(inputs) == 3
+    assert [*inputs, *inputs] == [2, 4, 6, 2, 4, 6]
+    assert estimator.calls == [1, 2, 3]
+
+
+def test_of_inputs_that_are_not_kept_only_the_last_is_held():
+    estimator = Doubler(keep=False)
+    inputs = Inputs(estimator, [1, 2, 3])
+    assert [inputs[i] for i in (0, 0, 2, 0)] == [2, 2, 6, 2]
+    assert estimator.calls == [1, 3, 1]
+    assert inputs.made == {0: 2}
+
+
+def test_there_are_no_inputs_beyond_the_cases():
+    inputs = Inputs(Doubler(keep=True), [1, 2])
+    for number in (2, -1):
+        with pytest.raises(IndexError, match=str(number)):
+            inputs[number]
+
+
+def test_the_number_of_a_case_is_in_errors_about_its_input():
+    inputs = Inputs(Doubler(keep=True), [1, 2, -3])
+    with pytest.raises(ValueError, match=r"^case 2: a negative case$"):
+        list(inputs)
+
+
+def test_targets_are_made_with_the_inputs_of_their_case():
+    inputs = Inputs(Doubler(keep=True), [1, 2, 3])
+    targets = Targets(inputs.estimator, ["a", "b", "c"], inputs)
+    assert list(targets) == [("a", 2), ("b", 4), ("c", 6)]
+    without = Targets(inputs.estimator, None, inputs)
+    assert len(without) == 3
+    assert without[1] == (None, 4)
+
+
+def test_a_choice_counts_in_its_own_order():
+    chosen = Chosen(["a", "b", "c", "d"], np.array([3, 0, 3]))
+    assert len(chosen) == 3
+    assert list(chosen) == ["d", "a", "d"]
+    with pytest.raises(IndexError):
+        chosen[3]
+
+
+def test_a_choice_makes_only_the_inputs_that_are_asked_for():
+    estimator = Doubler(keep=True)
+    chosen = Chosen(Inputs(estimator, [1, 2, 3]), np.array([2, 1]))
+    assert chosen[0] == 6
+    assert estimator.calls == [3]
+
+
+# Errors --------------------------------------------------------------------------------------
+
+
+class OwnError(ValueError):
+    """An error of another kind, which is passed on as it is."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("too dark"), "case 4: too dark"),
+        (ValueError("case 9: too dark"), "case 9: too dark"),
+        (OwnError("too dark"), "too dark"),
+        (TypeError("too dark"), "too dark"),
+    ],
+)
+def test_errors_of_values_are_given_the_number_of_their_case_once(error, message):
+    with pytest.raises(type(error)) as raised, volume_cases.naming(4):
+        raise error
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("case 1: too dark"), "cases.tsv: case anna: too dark"),
+        (ValueError("case 0 has 2 labels"), "cases.tsv: case otto has 2 labels"),
+        (ValueError("case 2: too dark"), "case 2: too dark"),
+        (ValueError("case 10: too dark"), "case 10: too dark"),
+        (ValueError("case 1b: too dark"), "case 1b: too dark"),
+        (ValueError("in case 1: too dark"), "in case 1: too dark"),
+        (OwnError("case 1: too dark"), "case 1: too dark"),
+        (KeyError("case 1"), "'case 1'"),
+    ],
+)
+def test_numbers_of_cases_are_replaced_by_their_names(error, message):
+    with pytest.raises(type(error)) as raised, volume_cases.called(["otto", "anna"], "cases.tsv"):
+        raise error
+    assert str(raised.value) == message
+
+
+def test_names_stand_alone_where_cases_come_from_no_file():
+    error = ValueError("case 1: too dark")
+    with (
+        pytest.raises(ValueError, match="too dark") as raised,
+        volume_cases.called(["otto", "anna"]),
+    ):
+        raise error
+    assert str(raised.value) == "case anna: too dark"
+
+
+# Lists ---------------------------------------------------------------------------------------
+
+
+def test_lists_arrays_and_columns_are_sequences_of_cases():
+    cases = [1, 2]
+    assert volume_cases.listed(cases, "cases") is cases
+    array = np.ones((2, 3, 3, 3))
+    assert volume_cases.listed(array, "cases") is array
+    column = pd.Series([5.0, 6.0, 7.0], index=[2, 0, 1])
+    targets = volume_cases.listed(column, "targets")
+    assert [targets[0], targets[1], targets[2]] == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (3, "targets must be a list or an array with one of them per case, not int"),
+        ("abc", "not str"),
+        ({0: 1}, "not dict"),
+        ({1, 2}, "not set"),
+        (iter([1]), "not list_iterator"),
+        (np.array(2.5), "not the single value 2.5"),
+        ([], "there are no targets; give at least one"),
+        (np.empty((0, 3)), "there are no targets"),
+    ],
+)
+def test_what_is_no_list_of_cases_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        volume_cases.listed(values, "targets")
+
+
+def test_there_is_one_target_for_each_case():
+    volume_cases.check_length([1, 2], ["a", "b"], "targets")
+    for targets in (["a"], ["a", "b", "c"]):
+        message = f"^{len(targets)} targets for 2 cases; give one for each$"
+        with pytest.raises(ValueError, match=message):
+            volume_cases.check_length([1, 2], targets, "targets")
+
+
+# Digests -------------------------------------------------------------------------------------
+
+
+def digest_of(content):
+    digest = hashlib.sha256()
+    volume_cases.add_to_digest(digest, content)
+    return digest.hexdigest()
+
+
+def test_a_digest_is_that_of_type_shape_and_bytes():
+    array = np.arange(6, dtype="<f4").reshape(2, 3)
+    expected = hashlib.sha256(b"<f4(2, 3)" + array.tobytes()).hexdigest()
+    assert digest_of(array) == expected
+    # The layout in memory is no content.
+    assert digest_of(np.asfortranarray(array)) == expected
+    assert digest_of(np.repeat(array, 2, axis=1)[:, ::2]) == expected
+
+
+def test_a_digest_of_parts_is_that_of_the_parts_in_a_row():
+    first, second = np.arange(3.0), np.array([2], np.float32)
+    expected = hashlib.sha256(
+        b"<f8(3,)" + first.tobytes() + b"prior" + b"<f4(1,)" + second.tobytes()
+    ).hexdigest()
+    assert digest_of([first, {"prior": second}]) == expected
+    assert digest_of((first, {"prior": (second,)})) == expected
+
+
+def test_every_difference_changes_the_digest():
+    array = np.arange(6, dtype=np.float32)
+    changed = array.copy()
+    changed[5] = np.nextafter(np.float32(5), np.float32(6))
+    contents = [
+        array,
+        array.reshape(2, 3),
+        array.astype(np.float64),
+        array.view(np.int32),
+        changed,
+        array[::-1],
+        {"image": array},
+        {"prior": array},
+        [array, array],
+    ]
+    assert len({digest_of(content) for content in contents}) == len(contents)
