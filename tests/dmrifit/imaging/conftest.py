@@ -11,7 +11,7 @@ SPACING = 2.0
 
 
 def simulated_brain(shape=SHAPE, spacing=SPACING, *, skull=False, noise=1.0, seed=0):
-    """Make a brain of white and gray matter and fluid, with a skull and a scalp around it or nothing; and its mask."""
+    """Make a brain of white and gray matter and fluid, in a skull or bare; and its mask."""
     rng = np.random.default_rng(seed)
     places = (np.indices(shape) - (np.array(shape)[:, None, None, None] - 1) / 2) * spacing
     x, y, z = places

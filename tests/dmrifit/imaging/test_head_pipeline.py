@@ -1,4 +1,4 @@
-"""Scans of a head become images on one grid, with an even field, of the brain alone, beside an earlier scan."""
+"""Head scans become images on one grid, of the brain alone, beside an earlier scan."""
 
 import json
 
@@ -33,7 +33,7 @@ def array_of(image):
 
 
 def largest_distance(first, second, brain, affine):
-    """Give the largest distance in mm, inside the brain, of where two transformations take a place."""
+    """Give the largest distance in mm between where two transformations take the brain."""
     places = np.argwhere(brain)[::50] @ affine[:3, :3].T + affine[:3, 3]
     difference = np.asarray(first) - np.asarray(second)
     return np.linalg.norm(places @ difference[:3, :3].T + difference[:3, 3], axis=1).max()
@@ -228,6 +228,17 @@ def test_the_prior_is_zero_outside_both_brains_and_where_it_was_not_measured(sma
     measured = prior != 0
     np.testing.assert_allclose(prior[measured], array_of(image)[measured], rtol=1e-4)
     np.testing.assert_array_equal(prepared.transform, np.eye(4))
+
+
+def test_the_brain_of_the_prior_is_searched_when_that_of_the_image_is_given(small_brain):
+    image, mask = small_brain
+    brain = array_of(mask).astype(bool)
+    everywhere = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)
+    # Somebody has set the background to -5, which is no value of a brain.
+    prior = nib.Nifti1Image(np.where(brain, array_of(image), np.float32(-5)), image.affine)
+    prepared = array_of(prepare_brain(image, prior=prior, brain_mask=everywhere, **PLAIN).prior)
+    assert (prepared[~brain] == 0).mean() > 0.95
+    assert np.corrcoef(prepared[brain], array_of(image)[brain])[0, 1] > 0.9
 
 
 def test_without_brains_the_prior_is_only_brought_to_the_grid(small_brain):
