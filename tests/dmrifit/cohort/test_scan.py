@@ -1,4 +1,4 @@
-"""Scans of one patient: what is in memory or in files, on one grid, and averaged over directions."""
+"""Scans of one patient: in memory or in files, on one grid, averaged over directions."""
 
 import nibabel as nib
 import numpy as np

@@ -129,18 +129,18 @@ def test_targets_are_made_with_the_inputs_of_their_case():
     assert without[1] == (None, 4)
 
 
-def test_a_choice_counts_in_its_own_order():
-    chosen = Chosen(["a", "b", "c", "d"], np.array([3, 0, 3]))
-    assert len(chosen) == 3
-    assert list(chosen) == ["d", "a", "d"]
+def test_a_selection_counts_in_its_order():
+    selection = Chosen(["a", "b", "c", "d"], np.array([3, 0, 3]))
+    assert len(selection) == 3
+    assert list(selection) == ["d", "a", "d"]
     with pytest.raises(IndexError):
-        chosen[3]
+        selection[3]
 
 
-def test_a_choice_makes_only_the_inputs_that_are_asked_for():
+def test_a_selection_makes_only_the_inputs_that_are_asked_for():
     estimator = Doubler(keep=True)
-    chosen = Chosen(Inputs(estimator, [1, 2, 3]), np.array([2, 1]))
-    assert chosen[0] == 6
+    selection = Chosen(Inputs(estimator, [1, 2, 3]), np.array([2, 1]))
+    assert selection[0] == 6
     assert estimator.calls == [3]
 
 
