@@ -103,7 +103,8 @@ def check_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
     if found != expected:
         wrong = sorted({key for key, _ in found.items() ^ expected.items()})
         raise ValueError(
-            f"the weights do not fit this network: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ"
+            "the weights do not fit this network: "
+            f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ"
         )
 
 

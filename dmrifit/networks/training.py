@@ -1,4 +1,4 @@
-"""Training by skorch: the net, its loss, batches of samples of different shapes, and what happens around an epoch."""
+"""Training by skorch: the net, its loss, batches of samples of different shapes, epochs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dmrifit._utils.torch_state import forked_generator, repeatable_kernels, see
 __all__ = ["Batches", "Epochs", "Net", "StoppedError", "WithMargin", "as_arrays", "collated"]
 
 
-# The net ----------------------------------------------------------------------------------------------
+# The net ---------------------------------------------------------------------------------------
 
 
 class Net(skorch.NeuralNet):
     """
-    A skorch net whose data come as finished batches and whose loss is computed in single precision.
+    A skorch net that takes finished batches and computes its loss in single precision.
 
     Parameters
     ----------
@@ -51,9 +51,8 @@ class Net(skorch.NeuralNet):
     def get_loss(
         self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False
     ) -> torch.Tensor:
-        """
-        Compute the loss of a batch, in single precision: probabilities near one are one in less.
-        """
+        """Compute the loss of a batch."""
+        # In less than single precision, probabilities near one would be one.
         targets = to_tensor(y_true, device=self.device)
         with torch.autocast(torch.device(self.device).type, enabled=False):
             loss: torch.Tensor = self.criterion_(_single(y_pred), targets)
@@ -73,8 +72,8 @@ class WithMargin(nn.Module):
     """
     A loss whose target volumes are cropped to what a network without padding answers.
 
-    Torch repeats a volume of one voxel over a larger one, or compares volumes of different shapes with no more than
-    a warning; here that is an error.
+    Torch repeats a volume of one voxel over a larger one, or compares volumes of different shapes
+    with no more than a warning; here that is an error.
 
     Parameters
     ----------
@@ -101,7 +100,8 @@ class WithMargin(nn.Module):
             if answers.shape[2:] != targets.shape[2:]:
                 raise ValueError(
                     f"the network answers {tuple(answers.shape[2:])} voxels where the target has "
-                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} voxels on either side"
+                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} "
+                    "voxels on either side"
                 )
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Using a target size", UserWarning)
@@ -114,20 +114,21 @@ class WithMargin(nn.Module):
         return loss
 
 
-# Batches ----------------------------------------------------------------------------------------------
+# Batches ---------------------------------------------------------------------------------------
 
 
 class Batches(torch.utils.data.Dataset[Any]):
     """
     Batches out of a stream of samples of different shapes; those of one shape come together.
 
-    Every epoch has a generator of its own, so that a training that resumes sees what it would have seen.
+    Every epoch has a generator of its own, so that a training that resumes sees what it would have
+    seen.
 
     Parameters
     ----------
     stream : callable
-        Gives the samples of an epoch, pairs of inputs and targets, from a `numpy.random.Generator` and the number
-        of the epoch.
+        Gives the samples of an epoch, pairs of inputs and targets, from a `numpy.random.Generator`
+        and the number of the epoch.
     batch_size : int
         Samples in a batch; fewer where no more of a shape come.
     seed : int
@@ -195,7 +196,7 @@ def as_arrays(part: Any) -> Any:
     return tuple(as_arrays(value) for value in part)
 
 
-# Epochs -----------------------------------------------------------------------------------------------
+# Epochs ----------------------------------------------------------------------------------------
 
 
 class StoppedError(Exception):
@@ -204,7 +205,7 @@ class StoppedError(Exception):
 
 class Epochs(skorch.callbacks.Callback):
     """
-    What happens around each epoch: its seed and rate, the score of the validation cases, the state in a file.
+    Epochs of a training: seed and learning rate, validation score, state in a file.
 
     Parameters
     ----------
@@ -287,10 +288,12 @@ class Epochs(skorch.callbacks.Callback):
         row = net.history[-1]
         if not np.isfinite(row["train_loss"]):
             raise FloatingPointError(
-                f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning rate of "
+                f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning "
+                "rate of "
                 f"{row['learning_rate']:g}; lower learning_rate"
             )
-        # A loss can be finite whose gradient is not: the last step of an epoch would go unnoticed, and be saved.
+        # A loss can be finite whose gradient is not: the last step of an epoch would go unnoticed,
+        # and be saved.
         broken = [
             name
             for name, value in net.module_.named_parameters()
@@ -298,8 +301,10 @@ class Epochs(skorch.callbacks.Callback):
         ]
         if broken:
             raise FloatingPointError(
-                f"weights became infinite or no number in epoch {row['epoch']} ({', '.join(broken[:3])}), though the "
-                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0"
+                f"weights became infinite or no number in epoch {row['epoch']} "
+                f"({', '.join(broken[:3])}), though the "
+                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root "
+                "or logarithm of 0"
             )
         row["batches"] = []
         shown = {"loss": f"{row['train_loss']:.4g}"}

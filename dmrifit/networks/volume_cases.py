@@ -1,4 +1,4 @@
-"""Cases of different shapes, as a network sees them: sequences that are held in memory or read one at a time."""
+"""Cases of different shapes as a network sees them, in memory or read one at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     volume = np.asarray(case)
     if volume.ndim not in (3, 4) or volume.size == 0 or volume.dtype.kind not in "fiub":
         raise ValueError(
-            f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or (x, y, z, channels)"
+            f"an array of shape {volume.shape} ({volume.dtype}) instead of a volume (x, y, z) or "
+            "(x, y, z, channels)"
         )
     if not np.isfinite(volume).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite")
@@ -117,7 +118,7 @@ def naming(number: int) -> Iterator[None]:
 
 @contextmanager
 def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[None]:
-    """Call cases by their names, and name the file they come from, in errors that tell of them by numbers."""
+    """Replace numbers of cases in errors by their names and files."""
     try:
         yield
     except ValueError as error:

@@ -44,7 +44,8 @@ _SCHEDULES = ("constant", "cosine")
 _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"
 _FORMAT = 1
-#: What does not change what is learned in an epoch, and what may change when a training is resumed.
+#: What does not change what is learned in an epoch, and what may change when a training is
+#: resumed.
 _NOT_OF_RUN = frozenset(
     {"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"}
 )
@@ -52,10 +53,11 @@ _NOT_OF_RUN = frozenset(
 
 class VolumeEstimator(BaseEstimator, ABC):
     """
-    Estimator that trains a network on volumes, one case after the other; the base of such estimators.
+    Base of estimators that train a network on volumes, one case after the other.
 
-    A case is a volume of its own shape, or whatever a derived class makes one from. The network is that of a skorch
-    net in ``net_``; what a derived class has to say about it stands in a few methods:
+    A case is a volume of its own shape, or whatever a derived class makes one from. The network is
+    that of a skorch net in ``net_``; what a derived class has to say about it stands in a few
+    methods:
 
     ``_module()``
         The network. It is called with the generator seeded, after ``_learn``.
@@ -64,22 +66,26 @@ class VolumeEstimator(BaseEstimator, ABC):
     ``_case_score(prediction, target)``
         How good the prediction of one case is; more is better.
 
-    and, where the default is not enough, ``_inputs(case)`` (what the network sees of a case: an array of shape
-    (channels, x, y, z) or a dict of arrays, by the names of the arguments of the network's ``forward``),
-    ``_target(target, inputs)`` (an array, or a dict or tuple of arrays), ``_stream(inputs, targets, rng, epoch)`` (the
-    samples of an epoch: by default whole cases in random order), ``_predict_case(infer, inputs, case)`` (by default
-    the whole case at once), ``_margin`` (voxels that a network without padding loses on either side of each axis),
-    ``_optimizer()``, ``_learning_rate(epoch)``, ``_learn(inputs, targets)`` with ``_fitted_names``, and ``_check()``.
+    and, where the default is not enough, ``_inputs(case)`` (what the network sees of a case: an
+    array of shape (channels, x, y, z) or a dict of arrays, by the names of the arguments of the
+    network's ``forward``), ``_target(target, inputs)`` (an array, or a dict or tuple of arrays),
+    ``_stream(inputs, targets, rng, epoch)`` (the samples of an epoch: by default whole cases in
+    random order), ``_predict_case(infer, inputs, case)`` (by default the whole case at once),
+    ``_margin`` (voxels that a network without padding loses on either side of each axis),
+    ``_optimizer()``, ``_learning_rate(epoch)``, ``_learn(inputs, targets)`` with
+    ``_fitted_names``, and ``_check()``.
 
-    Everything random comes from `random_state`; the generators of torch and numpy stay as they were. Training and
-    prediction use one thread on the processor, whatever number is set, so that the results do not depend on it; what
-    is to run side by side does so in processes. On the processor the same seed gives the same bits; on a GPU cuDNN
-    takes its repeatable kernels, but some layers (pooling and interpolation in three dimensions) have none.
+    Everything random comes from `random_state`; the generators of torch and numpy stay as they
+    were. Training and prediction use one thread on the processor, whatever number is set, so that
+    the results do not depend on it; what is to run side by side does so in processes. On the
+    processor the same seed gives the same bits; on a GPU cuDNN takes its repeatable kernels, but
+    some layers (pooling and interpolation in three dimensions) have none.
 
-    With a folder in `checkpoint`, the state of the training is written after each epoch, and the same training, begun
-    again after an interrupt, goes on where it was: same class, parameters, cases, targets and groups. A training that
-    was finished gives its result at once, and without a number in `random_state` the first seed is kept. The number of
-    epochs may be raised where the schedule does not depend on it.
+    With a folder in `checkpoint`, the state of the training is written after each epoch, and the
+    same training, begun again after an interrupt, goes on where it was: same class, parameters,
+    cases, targets and groups. A training that was finished gives its result at once, and without a
+    number in `random_state` the first seed is kept. The number of epochs may be raised where the
+    schedule does not depend on it.
 
     Parameters
     ----------
@@ -94,8 +100,8 @@ class VolumeEstimator(BaseEstimator, ABC):
     validation_fraction : float, default=0.0
         Share of the groups that are scored after each epoch and not learned from.
     patience : int, optional
-        End the training after so many epochs without a better mean score of the validation cases, and take the best
-        weights. By default all epochs are made, and the last weights taken.
+        End the training after so many epochs without a better mean score of the validation cases,
+        and take the best weights. By default all epochs are made, and the last weights taken.
     mixed_precision : bool, default=False
         Compute in bfloat16 where that is precise enough. On a GPU only: elsewhere nothing changes.
     compile : bool, default=False
@@ -114,7 +120,8 @@ class VolumeEstimator(BaseEstimator, ABC):
     net_ : skorch.NeuralNet
         The trained net.
     history_ : list of dict
-        For each epoch ``epoch``, ``learning_rate``, ``train_loss`` and, with validation cases, ``valid_score``.
+        For each epoch ``epoch``, ``learning_rate``, ``train_loss`` and, with validation cases,
+        ``valid_score``.
     n_channels_ : int
         Number of channels of a case.
 
@@ -125,7 +132,8 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     #: Fitted attributes that prediction needs, beside the network.
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_",)
-    #: Whether what `_inputs` and `_target` give is held in memory, or made again each time, of one case at a time.
+    #: Whether what `_inputs` and `_target` give is held in memory, or made again each time, of one
+    #: case at a time.
     _keep_inputs: ClassVar[bool] = True
     #: Whether predictions are volumes, whose shapes differ between cases.
     _predicts_volumes: ClassVar[bool] = False
@@ -164,7 +172,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         self.device = device
         self.random_state = random_state
 
-    # What users call ------------------------------------------------------------------------------
+    # What users call ----------------------------------------------------------------------------
 
     def fit(
         self,
@@ -183,8 +191,8 @@ class VolumeEstimator(BaseEstimator, ABC):
         y : sequence of n_cases, optional
             A target for each case.
         groups : sequence of n_cases, optional
-            The patient of each case: those of one patient are all learned from or all kept for validation. By
-            default each case is a patient.
+            The patient of each case: those of one patient are all learned from or all kept for
+            validation. By default each case is a patient.
 
         Returns
         -------
@@ -214,8 +222,8 @@ class VolumeEstimator(BaseEstimator, ABC):
         Returns
         -------
         ndarray of shape (n_cases, ...)
-            A prediction for each case. Where predictions are volumes, an array of n_cases objects, each a volume
-            with the shape of its case.
+            A prediction for each case. Where predictions are volumes, an array of n_cases objects,
+            each a volume with the shape of its case.
 
         Raises
         ------
@@ -264,7 +272,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         tags.no_validation = True
         return tags
 
-    # What derived classes say ---------------------------------------------------------------------
+    # What derived classes say -------------------------------------------------------------------
 
     @abstractmethod
     def _module(self) -> torch.nn.Module:
@@ -332,7 +340,8 @@ class VolumeEstimator(BaseEstimator, ABC):
             check_number("patience", self.patience, least=1, whole=True)
             if not self.validation_fraction:
                 raise ValueError(
-                    f"patience={self.patience} needs validation cases; give a validation_fraction such as 0.2"
+                    f"patience={self.patience} needs validation cases; give a validation_fraction "
+                    "such as 0.2"
                 )
         check_number("learning_rate", self.learning_rate)
         check_number("validation_fraction", self.validation_fraction, below=1)
@@ -341,10 +350,10 @@ class VolumeEstimator(BaseEstimator, ABC):
             raise ValueError(f"checkpoint must be a folder or None, not {folder!r}")
         check_word("schedule", self.schedule, _SCHEDULES)
 
-    # Training -------------------------------------------------------------------------------------
+    # Training -----------------------------------------------------------------------------------
 
     def _train(self, X: Any, y: Any, groups: Any) -> Any:
-        """Train on cases, targets (or None) and groups (or None); what `fit` of a derived class may call."""
+        """Train on cases, with targets and groups or None; for `fit` of a derived class."""
         self._check()
         _require_torch()
         from dmrifit._utils import torch_state
@@ -442,14 +451,15 @@ class VolumeEstimator(BaseEstimator, ABC):
         n_kept = min(max(1, round(self.validation_fraction * n_groups)), n_groups - 1)
         if n_kept < 1:
             raise ValueError(
-                f"all {n_cases} cases are of one patient, and validation_fraction={self.validation_fraction} keeps "
+                f"all {n_cases} cases are of one patient, and "
+                f"validation_fraction={self.validation_fraction} keeps "
                 "whole patients; give more patients or validation_fraction=0"
             )
         split = GroupShuffleSplit(1, test_size=n_kept, random_state=seed)
         learned, kept = next(split.split(everyone, groups=names))
         return np.sort(learned), np.sort(kept)
 
-    # Prediction -----------------------------------------------------------------------------------
+    # Prediction ---------------------------------------------------------------------------------
 
     def _predictions(self, X: Any) -> Iterator[Any]:
         """Predict one case after the other."""
@@ -483,7 +493,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             net.module_.eval()
             return self._predict_case(infer, inputs, case)
 
-    # Checkpoints ----------------------------------------------------------------------------------
+    # Checkpoints --------------------------------------------------------------------------------
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:
         """Name the folder of this training: another one for other parameters or cases."""
@@ -535,17 +545,20 @@ class VolumeEstimator(BaseEstimator, ABC):
             if row["learning_rate"] != self._learning_rate(epoch):
                 raise ValueError(
                     f"{folder} holds {len(header['history'])} epochs of a training of "
-                    f"{header['parameters']['epochs']} with the schedule {self.schedule!r}, which depends on their "
-                    f"number; go on with epochs={header['parameters']['epochs']}, or choose another checkpoint folder"
+                    f"{header['parameters']['epochs']} with the schedule {self.schedule!r}, which "
+                    "depends on their "
+                    f"number; go on with epochs={header['parameters']['epochs']}, or choose "
+                    "another checkpoint folder"
                 )
         if len(header["history"]) > self.epochs:
             raise ValueError(
-                f"{folder} holds {len(header['history'])} epochs already, more than epochs={self.epochs}; "
+                f"{folder} holds {len(header['history'])} epochs already, more than "
+                f"epochs={self.epochs}; "
                 "raise epochs or choose another checkpoint folder"
             )
         return int(header["seed"])
 
-    # Model files ----------------------------------------------------------------------------------
+    # Model files --------------------------------------------------------------------------------
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
@@ -572,7 +585,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
-        Take what `stored` has given; a device that this machine does not have becomes the processor.
+        Take what `stored` has given; a missing device becomes the processor.
 
         Parameters
         ----------
@@ -620,7 +633,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         self.net_ = net
 
 
-# Helpers of a training: classes rather than closures, so that a net can be pickled in between ---------
+# Helpers of a training: classes rather than closures, so that a net can be pickled in between ---
 
 
 class _Stream:

@@ -35,8 +35,9 @@ __all__ = [
     "make_regressor",
 ]
 
-#: The study's algorithms: linear regression, random forest, extra trees, gradient boosting, a network
-#: with one hidden layer, one with several, and the one that works on neighborhoods of voxels.
+#: The study's algorithms: linear regression, random forest, extra trees, gradient boosting, a
+#: network with one hidden layer, one with several, and the one that works on neighborhoods of
+#: voxels.
 ALGORITHMS = ("LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN")
 
 #: Those of them that look at one voxel at a time.
@@ -45,7 +46,8 @@ VOXELWISE = ALGORITHMS[:6]
 #: The algorithms that look at a neighborhood of voxels: a convolutional network and a transformer.
 PATCHWISE = ("CNN", "ViT")
 
-#: The neighborhood of the patch-wise algorithms where none is asked for: in the slice, because slices are thick.
+#: The neighborhood of the patch-wise algorithms where none is asked for: in the slice, because
+#: slices are thick.
 _PATCH_SHAPE = (3, 3, 1)
 
 _MEDIAN = ("LR", "RFR", "ETR", "GBR", *PATCHWISE, CONSTANT)
@@ -117,28 +119,29 @@ def make_regressor(
     Parameters
     ----------
     name : str
-        ``"LR"`` ordinary least squares; ``"RFR"`` random forest of 20 trees, at least 3 voxels in a leaf,
-        0.6 of the inputs tried at a split; ``"ETR"`` 20 extremely random trees, at least 10 voxels in a
-        leaf; ``"GBR"`` gradient boosting (xgboost), for each target 40 trees of depth 3, learning rate
-        0.25; ``"slNN"`` and ``"mlNN"`` perceptrons with 64 and with 48, 48 hidden units, trained by Adam
-        for 30 epochs in batches of 200, learning rate 0.01; ``"CNN"`` a convolutional network over the
-        neighborhood of a voxel (`PatchCNN`); ``"ViT"`` a transformer over it (`PatchTransformer`); or
-        ``"constant"``, the median of the training targets.
+        ``"LR"`` ordinary least squares; ``"RFR"`` random forest of 20 trees, at least 3 voxels in
+        a leaf, 0.6 of the inputs tried at a split; ``"ETR"`` 20 extremely random trees, at least
+        10 voxels in a leaf; ``"GBR"`` gradient boosting (xgboost), for each target 40 trees of
+        depth 3, learning rate 0.25; ``"slNN"`` and ``"mlNN"`` perceptrons with 64 and with 48, 48
+        hidden units, trained by Adam for 30 epochs in batches of 200, learning rate 0.01;
+        ``"CNN"`` a convolutional network over the neighborhood of a voxel (`PatchCNN`); ``"ViT"``
+        a transformer over it (`PatchTransformer`); or ``"constant"``, the median of the training
+        targets.
     patch_shape : tuple of 3 odd ints, optional
-        What a row of X is for the patch-wise algorithms: the neighborhood of a voxel, in the order of
-        ``np.ndindex(patch_shape)`` and then of the measurements. Without it a row is one voxel. The
-        voxel-wise algorithms take the columns as they come.
+        What a row of X is for the patch-wise algorithms: the neighborhood of a voxel, in the order
+        of ``np.ndindex(patch_shape)`` and then of the measurements. Without it a row is one voxel.
+        The voxel-wise algorithms take the columns as they come.
     loss : {"mean", "median"}, default="mean"
-        What is predicted of the targets' distribution: its mean, by squared errors, or its median, by
-        absolute errors. The perceptrons have no median.
+        What is predicted of the targets' distribution: its mean, by squared errors, or its median,
+        by absolute errors. The perceptrons have no median.
     random_state : int, RandomState or None, optional
         Seed of the algorithms that draw.
     n_jobs : int, optional
         Trees or targets fitted at the same time; one when not given. Without effect on the others.
     **params : object
-        Parameters of the class behind the name, instead of our defaults. The perceptrons know `epochs`
-        too, the passes over the training data after which they stop; with a stopping rule of
-        scikit-learn (`max_iter`, `tol`, `early_stopping` …) that one holds.
+        Parameters of the class behind the name, instead of our defaults. The perceptrons know
+        `epochs` too, the passes over the training data after which they stop; with a stopping rule
+        of scikit-learn (`max_iter`, `tol`, `early_stopping` …) that one holds.
 
     Returns
     -------
@@ -228,7 +231,8 @@ def build_regressor(
         )
     if loss != "mean":
         raise ValueError(
-            f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); {type(regressor).__name__} was "
+            f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); "
+            f"{type(regressor).__name__} was "
             "given and has a loss of its own: leave loss='mean' and set its own parameter instead"
         )
     inner = clone(regressor)
@@ -270,8 +274,9 @@ def _patchwise_parts(regressor: Any) -> Iterator[Any]:
 
 
 def _fixed_epochs(epochs: int) -> dict[str, Any]:
-    """Let a perceptron stop after so many epochs by its own rule, without a warning that it did not converge."""
-    # No improvement is ever enough, so it stops when the epochs after the first are one more than n_iter_no_change.
+    """Stop a perceptron at its last epoch without a warning that it did not converge."""
+    # No improvement is ever enough, so it stops when the epochs after the first are one more than
+    # n_iter_no_change.
     return {"tol": 1e12, "n_iter_no_change": epochs - 2, "max_iter": epochs + 1}
 
 

@@ -1,4 +1,4 @@
-"""What the strategies of prediction share: protocols checked, training voxels prepared, one regressor inside."""
+"""Base of the prediction strategies: checked protocols, training voxels, one regressor."""
 
 from __future__ import annotations
 
@@ -39,8 +39,14 @@ _Array = NDArray[np.float64]
 _log = logging.getLogger(__name__)
 
 _BY_GROUP = (
-    GroupKFold, GroupShuffleSplit, LeaveOneGroupOut, LeavePGroupsOut, PredefinedSplit, StratifiedGroupKFold, list
-)  # fmt: skip
+    GroupKFold,
+    GroupShuffleSplit,
+    LeaveOneGroupOut,
+    LeavePGroupsOut,
+    PredefinedSplit,
+    StratifiedGroupKFold,
+    list,
+)
 
 
 def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
@@ -127,7 +133,7 @@ class Design:
 
 
 class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """What the strategies share: protocols checked, unusable voxels set aside, one regressor inside."""
+    """Base of the strategies: checked protocols, usable voxels, one regressor inside."""
 
     regressor: str | BaseEstimator
     source: Protocol | None
@@ -165,8 +171,10 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         search = _search(self.regressor)
         if self.source is not None and search is not None and not isinstance(search.cv, _BY_GROUP):
             raise ValueError(
-                f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts voxels of one patient "
-                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups"
+                f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts "
+                "voxels of one patient "
+                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and "
+                "fit the groups"
             )
 
     @property
@@ -224,8 +232,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Parameters
         ----------
         designs : sequence of Design
-            Of an estimator with the same parameters, but for the regressor and the seed. Moments are
-            enough where `learns_from_moments`.
+            Of an estimator with the same parameters, but for the regressor and the seed. Moments
+            are enough where `learns_from_moments`.
 
         Returns
         -------
@@ -241,7 +249,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_features_in_ = designs[0].n_columns
         if not any(design.n_voxels for design in designs):
             raise ValueError(
-                f"none of {self.n_dropped_} training voxels has {self._needed}; check images, masks and protocols"
+                f"none of {self.n_dropped_} training voxels has {self._needed}; check images, "
+                "masks and protocols"
             )
         designs = [design for design in designs if design.n_voxels]
         with one_thread():
@@ -336,7 +345,8 @@ def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:
     k = 1 if patch_shape is None else math.prod(patch_shape)
     if X.shape[1] % k:
         raise ValueError(
-            f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: the number of "
+            f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: "
+            "the number of "
             f"columns must be a multiple of {k}"
         )
 
@@ -351,6 +361,8 @@ def _check_neighbors(
     k = math.prod(patch_shape)
     if X.shape[1] != k * len(source):
         raise ValueError(
-            f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors (patch_shape="
-            f"{patch_shape}) with {len(source)} measurements each; Cohort.arrays(patch_shape={patch_shape}) gives them"
+            f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors "
+            "(patch_shape="
+            f"{patch_shape}) with {len(source)} measurements each; "
+            f"Cohort.arrays(patch_shape={patch_shape}) gives them"
         )

@@ -37,23 +37,23 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     """
     Put intervals around the predictions of an estimator.
 
-    Patients differ more than the voxels of one patient do, so errors are taken from patients that were
-    not trained on, and every patient counts the same, however many voxels it has. The patients are
-    split into parts; each part is predicted by the estimator trained on the others (cross-conformal
-    prediction). A forest learns from these errors how large they are at which signals and predictions,
-    and the interval is the prediction plus the quantiles of the errors relative to that. The final
-    estimator is trained on all patients.
+    Patients differ more than the voxels of one patient do, so errors are taken from patients that
+    were not trained on, and every patient counts the same, however many voxels it has. The
+    patients are split into parts; each part is predicted by the estimator trained on the others
+    (cross-conformal prediction). A forest learns from these errors how large they are at which
+    signals and predictions, and the interval is the prediction plus the quantiles of the errors
+    relative to that. The final estimator is trained on all patients.
 
-    The intervals hold for voxels like those that `fit` was given: of other patients of the same kind,
-    and of the same region. Intervals calibrated in the body need not hold in tumors; `calibrate` says
-    which voxels count. A new patient is covered in `coverage` of its voxels in the mean over patients,
-    not each for itself: `calibration_` shows how far patients differ.
+    The intervals hold for voxels like those that `fit` was given: of other patients of the same
+    kind, and of the same region. Intervals calibrated in the body need not hold in tumors;
+    `calibrate` says which voxels count. A new patient is covered in `coverage` of its voxels in
+    the mean over patients, not each for itself: `calibration_` shows how far patients differ.
 
     Parameters
     ----------
     estimator : SignalToSignal, MapsToMaps or regressor
-        What predicts. The intervals of a strategy with protocols and a model are those of the model's
-        parameters around `predict_maps`; of anything else, those of `predict`.
+        What predicts. The intervals of a strategy with protocols and a model are those of the
+        model's parameters around `predict_maps`; of anything else, those of `predict`.
     coverage : float, default=0.9
         Share of voxels whose reference lies in the interval; split evenly between both ends.
     n_splits : int, default=5
@@ -70,8 +70,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     names_ : tuple of str
         The outputs: parameters of the model, or "0", "1", ….
     calibration_ : DataFrame
-        As `coverage_table`, for the patients of `fit`, each by the quantiles of the others, with the
-        width of the interval of a constant prediction, the median of the others, in
+        As `coverage_table`, for the patients of `fit`, each by the quantiles of the others, with
+        the width of the interval of a constant prediction, the median of the others, in
         ``constant_width``.
     n_features_in_ : int
         Number of columns of X.
@@ -80,25 +80,26 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     Notes
     -----
-    Measured with linear regression on simulated mixed cohorts of 16 patients (both presets, seeds 7001
-    to 7003), each patient held out in turn, calibrated and tested in the body or in tumors: the mean
-    coverage of each parameter in each cohort is 0.86 to 0.93. The worst patient of all has 0.69 in the
-    body and 0.10 in tumors (S0, a tumor unlike the other fifteen). Widths relative to the interval of a
-    constant, mean over the six parameters but S0, are 0.71 (tumors) and 0.78 (body) for signals to
-    signals, 0.78 and 0.79 for maps to maps; Dt 0.52 to 0.57, T2v 0.95 to 0.98, because its reference lies
-    at a bound in most voxels. The interval of S0 is wider than a constant's, but for signals to signals
-    in tumors: 1.0 to 1.4.
+    Measured with linear regression on simulated mixed cohorts of 16 patients (both presets, seeds
+    7001 to 7003), each patient held out in turn, calibrated and tested in the body or in tumors:
+    the mean coverage of each parameter in each cohort is 0.86 to 0.93. The worst patient of all
+    has 0.69 in the body and 0.10 in tumors (S0, a tumor unlike the other fifteen). Widths relative
+    to the interval of a constant, mean over the six parameters but S0, are 0.71 (tumors) and 0.78
+    (body) for signals to signals, 0.78 and 0.79 for maps to maps; Dt 0.52 to 0.57, T2v 0.95 to
+    0.98, because its reference lies at a bound in most voxels. The interval of S0 is wider than a
+    constant's, but for signals to signals in tumors: 1.0 to 1.4.
 
     Tried and left: errors that do not depend on the voxel (as well covered, T2v always covers
-    everything, wider for f and Dv), a forest for errors of either sign (0.92 covered in tumors, wider),
-    logarithms of S0 (much wider), the interval of the constant where it is narrower (S0 covered in 0.84
-    of tumors), and quantiles raised by one patient in the number of patients (0.96 covered).
+    everything, wider for f and Dv), a forest for errors of either sign (0.92 covered in tumors,
+    wider), logarithms of S0 (much wider), the interval of the constant where it is narrower (S0
+    covered in 0.84 of tumors), and quantiles raised by one patient in the number of patients (0.96
+    covered).
 
     References
     ----------
-    Vovk, Ann Math Artif Intell 74:9–28, 2015 (cross-conformal prediction); Lei et al., J Am Stat Assoc
-    113:1094–1111, 2018 (locally weighted errors); Dunn et al., J Am Stat Assoc 118:2491–2502, 2023
-    (groups).
+    Vovk, Ann Math Artif Intell 74:9–28, 2015 (cross-conformal prediction); Lei et al., J Am Stat
+    Assoc 113:1094–1111, 2018 (locally weighted errors); Dunn et al., J Am Stat Assoc
+    118:2491–2502, 2023 (groups).
 
     Examples
     --------
@@ -151,13 +152,13 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         Y : array_like of shape (n_voxels, n_target)
             Target signals of the same voxels, on the same scale.
         groups : array_like of shape (n_voxels,)
-            The patient of each voxel. An estimator of plain arrays may do without; its rows are then
-            split at random.
+            The patient of each voxel. An estimator of plain arrays may do without; its rows are
+            then split at random.
         reference_maps : array_like of shape (n_voxels, n_parameters), optional
             The parameters fitted to Y, when they are known already; a row with NaN is not used.
         calibrate : array_like of bool, shape (n_voxels,), optional
-            The voxels whose errors count, such as those of the tumor; all by default. All are trained
-            on.
+            The voxels whose errors count, such as those of the tumor; all by default. All are
+            trained on.
 
         Returns
         -------
@@ -167,8 +168,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         Raises
         ------
         ValueError
-            If an option is out of range, there are no groups or fewer than five patients, fewer than
-            `n_splits`, or what the estimator refuses.
+            If an option is out of range, there are no groups or fewer than five patients, fewer
+            than `n_splits`, or what the estimator refuses.
         """
         self._check_options()
         model = self._model()
@@ -263,7 +264,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         Returns
         -------
         ndarray of shape (n_voxels, n_outputs, 2)
-            Lower and upper ends, within the bounds of the model; NaN where nothing could be predicted.
+            Lower and upper ends, within the bounds of the model; NaN where nothing could be
+            predicted.
         """
         x = self._checked(X)
         center = self._outputs(self.estimator_, x)
@@ -280,7 +282,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         check_number("n_splits", self.n_splits, least=2, whole=True)
 
     def _model(self) -> SignalModel | None:
-        """Return the model whose parameters get intervals; None where they go around what `predict` gives."""
+        """Return the model whose parameters get intervals; None for intervals of `predict`."""
         if (
             not hasattr(self.estimator, "predict_maps")
             or getattr(self.estimator, "target", None) is None
@@ -292,7 +294,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         if groups is None:
             if getattr(self.estimator, "source", None) is not None:
                 raise ValueError(
-                    "intervals hold for new patients, so they are learned patient by patient: give groups"
+                    "intervals hold for new patients, so they are learned patient by patient: "
+                    "give groups"
                 )
             if n < _FEWEST:
                 raise ValueError(
@@ -322,7 +325,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         expected = np.abs(errors) / self._unit
         self._smallest = np.maximum(_SMALLEST_SPREAD * expected.mean(axis=0), np.finfo(float).tiny)
         weight = _patient_weights(patients)
-        # Errors that the forest was fitted to are larger than it expects; those of other patients are honest.
+        # Errors that the forest was fitted to are larger than it expects; those of other patients
+        # are honest.
         spread = np.empty_like(errors)
         parts = GroupKFold(self.n_splits, shuffle=True, random_state=seed + 1).split(
             X, groups=patients
@@ -407,9 +411,9 @@ def coverage_table(
     Returns
     -------
     DataFrame
-        Columns patient, parameter, n_voxels, coverage (share of the voxels) and width (mean, in the
-        unit of the parameter). ``table.groupby("parameter")["coverage"].agg(["mean", "min"])`` is the
-        coverage and that of the worst patient.
+        Columns patient, parameter, n_voxels, coverage (share of the voxels) and width (mean, in
+        the unit of the parameter). ``table.groupby("parameter")["coverage"].agg(["mean", "min"])``
+        is the coverage and that of the worst patient.
 
     Raises
     ------
@@ -425,7 +429,8 @@ def coverage_table(
     )
     if values.ndim != 2 or ends.shape != (*values.shape, 2) or len(patients) != len(values):
         raise ValueError(
-            f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not fit together: "
+            f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not "
+            "fit together: "
             "they need (n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)"
         )
     labels = names or tuple(map(str, range(values.shape[1])))
@@ -455,7 +460,8 @@ def _checked_choice(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
     chosen = np.asarray(calibrate)
     if chosen.shape != (n,) or chosen.dtype != bool or not chosen.any():
         raise ValueError(
-            f"calibrate must be {n} booleans, one per voxel and some of them true; not {chosen.dtype} {chosen.shape}"
+            f"calibrate must be {n} booleans, one per voxel and some of them true; not "
+            f"{chosen.dtype} {chosen.shape}"
         )
     return chosen
 
@@ -476,7 +482,7 @@ def _patient_weights(patients: NDArray) -> _Array:
 
 
 def _weighted_quantiles(values: _Array, weight: _Array, ends: tuple[float, float]) -> _Array:
-    """Give the quantiles of each column, shape (n_columns, 2): the first value below or at which enough lies."""
+    """Give two quantiles of each column, (n_columns, 2): the first value with enough at or below."""
     out = np.empty((values.shape[1], 2))
     for i, column in enumerate(values.T):
         order = np.argsort(column, kind="stable")

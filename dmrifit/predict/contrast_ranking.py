@@ -35,18 +35,21 @@ def rank_contrasts_by_prediction(
     """
     Order the contrasts of a cohort by how much measuring them helps to predict the others.
 
-    One contrast after another is taken, each time the one by which linear regression from all contrasts taken predicts
-    the remaining ones of left-out patients best. What a contrast is worth to itself (when measured, it need not be
-    predicted) does not count, so that noisy ones are not taken for their noise.
+    One contrast after another is taken, each time the one by which linear regression from all
+    contrasts taken predicts the remaining ones of left-out patients best. What a contrast is worth
+    to itself (when measured, it need not be predicted) does not count, so that noisy ones are not
+    taken for their noise.
 
     Parameters
     ----------
     cohort : Cohort
         Patients, at least two, who have all contrasts.
     start : Protocol or indices, optional
-        Contrasts of the target that are measured anyway; by default its clinical ones. An empty list: none.
+        Contrasts of the target that are measured anyway; by default its clinical ones. An empty
+        list: none.
     target : Protocol or indices, optional
-        The contrasts that can be measured or predicted; by default all of the first scan's protocol.
+        The contrasts that can be measured or predicted; by default all of the first scan's
+        protocol.
     n : int, optional
         How many contrasts to take; all by default.
     train_mask, score_mask : {"body", "lesion"}
@@ -59,18 +62,19 @@ def rank_contrasts_by_prediction(
     Returns
     -------
     DataFrame
-        One row for each contrast in the order taken: ``step`` (from 1), ``index`` (in the target), ``contrast`` (its
-        label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``error`` (mean relative error ``|prediction − measured|``
-        / measured of the contrasts not yet taken, averaged over patients; NaN when none is left), ``gain`` (by how much
-        it fell for those contrasts) and ``helped`` (share of the patients for whom it fell). Before them stands step
-        0: the error with `start` alone.
+        One row for each contrast in the order taken: ``step`` (from 1), ``index`` (in the target),
+        ``contrast`` (its label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``error`` (mean relative
+        error ``|prediction − measured|`` / measured of the contrasts not yet taken, averaged over
+        patients; NaN when none is left), ``gain`` (by how much it fell for those contrasts) and
+        ``helped`` (share of the patients for whom it fell). Before them stands step 0: the error
+        with `start` alone.
 
     Raises
     ------
     ValueError
-        If there are fewer than two patients with a voxel whose signals can be divided by (finite and positive in every
-        contrast), a scan lacks a contrast, or nothing is left to take. Patients without such a voxel are left out with
-        a warning.
+        If there are fewer than two patients with a voxel whose signals can be divided by (finite
+        and positive in every contrast), a scan lacks a contrast, or nothing is left to take.
+        Patients without such a voxel are left out with a warning.
     """
     first = cohort.scans[0].protocol
     protocol = (
@@ -87,7 +91,8 @@ def rank_contrasts_by_prediction(
     ]
     if len(patients) < 2:
         raise ValueError(
-            f"leaving one patient out needs two with voxels in the {score_mask} mask whose signals are finite and "
+            f"leaving one patient out needs two with voxels in the {score_mask} mask whose "
+            "signals are finite and "
             f"positive; cohort {cohort.name!r} has {len(patients)}"
         )
     left_out = [
@@ -95,7 +100,8 @@ def rank_contrasts_by_prediction(
     ]
     if left_out:
         warnings.warn(
-            f"cohort {cohort.name!r}: {', '.join(left_out)} left out of the errors: no voxel of the {score_mask} mask "
+            f"cohort {cohort.name!r}: {', '.join(left_out)} left out of the errors: no voxel of "
+            f"the {score_mask} mask "
             "has finite and positive signals in every contrast",
             stacklevel=2,
         )
@@ -122,7 +128,7 @@ def rank_contrasts_by_prediction(
 
 
 class _Fold:
-    """Linear regression between contrasts for one left-out patient, from sums over the other patients."""
+    """Linear regression between contrasts for one left-out patient."""
 
     def __init__(self, table: VoxelTable, held_out: VoxelTable, patient: str) -> None:
         train = table.Y[(table.groups != patient) & np.isfinite(table.Y).all(axis=1)]
@@ -132,7 +138,7 @@ class _Fold:
         self.test = test[np.isfinite(test).all(axis=1) & (test > 0).all(axis=1)]
 
     def errors(self, choices: list[list[int]]) -> NDArray[np.float64]:
-        """Mean relative error of every contrast (columns) from several choices of measured ones (rows)."""
+        """Mean relative error of each contrast (columns) for sets of measured ones (rows)."""
         chosen = np.array(choices, dtype=np.intp)
         among = self.covariance[chosen[:, :, None], chosen[:, None, :]]
         weights = np.linalg.pinv(among, rcond=1e-13, hermitian=True) @ self.covariance[chosen]

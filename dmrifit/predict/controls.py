@@ -1,4 +1,4 @@
-"""What takes part in a comparison to be beaten, or to show the best possible, by the names in its tables."""
+"""Controls of a comparison: predictors to be beaten, and the best possible answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SHUFFLED = "shuffled"
 #: The answer itself.
 PERFECT = "perfect"
 
-#: What stands beside the algorithms of every strategy: bias and dispersion alone are blind to a useless
-#: predictor.
+#: What stands beside the algorithms of every strategy: bias and dispersion alone are blind to a
+#: useless predictor.
 CONTROLS = (CONSTANT, SHUFFLED, PERFECT)
 
 

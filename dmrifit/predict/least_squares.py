@@ -17,7 +17,7 @@ __all__ = ["LeastSquares", "Moments"]
 @dataclass(frozen=True, eq=False)
 class Moments:
     """
-    What linear regression needs to know of a set of voxels: counts, means, and sums of squares about these.
+    Sufficient statistics of a linear regression: counts, means, sums of squares about them.
 
     Attributes
     ----------
@@ -76,10 +76,10 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """
     Ordinary least squares, from data or from their moments.
 
-    Leaving one patient out of n needs the sums of each patient once, not the data of n − 1 patients n
-    times. Constant features get no coefficient. Where others depend on each other, up to about 1e-6 of their
-    spread (sums of squares know no better), their coefficients are those of smallest norm for features of
-    equal spread.
+    Leaving one patient out of n needs the sums of each patient once, not the data of n − 1
+    patients n times. Constant features get no coefficient. Where others depend on each other, up
+    to about 1e-6 of their spread (sums of squares know no better), their coefficients are those of
+    smallest norm for features of equal spread.
 
     Attributes
     ----------
@@ -115,7 +115,8 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Fit to the moments of data."""
         eps = np.finfo(float).eps
         squares = np.diag(moments.xx)
-        # A constant feature deviates from its mean by rounding errors, which are not to be learned from.
+        # A constant feature deviates from its mean by rounding errors, which are not to be learned
+        # from.
         constant = squares <= moments.n * (moments.n * eps * moments.mean_x) ** 2
         # On features of equal length, so that what counts as saying nothing new has no unit.
         length = np.sqrt(np.where(constant, 1.0, squares))

@@ -30,7 +30,8 @@ _ROWS_AT_ONCE = 16384
 class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     """What the networks share: rows checked, the net made, seeded, trained and asked."""
 
-    #: Says to `dmrifit.predict.algorithms`, which does not load torch, that a row is a neighborhood.
+    #: Says to `dmrifit.predict.algorithms`, which does not load torch, that a row is a
+    #: neighborhood.
     patchwise: ClassVar[bool] = True
 
     _least: ClassVar[dict[str, int]] = {"width": 1, "depth": 0, "epochs": 1, "batch_size": 1}
@@ -149,7 +150,8 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return net.initialize()
 
     def _dtype(self) -> torch.dtype:
-        # The processors of Apple's graphics know no doubles; everywhere else such small nets are no slower with them.
+        # The processors of Apple's graphics know no doubles; everywhere else such small nets are
+        # no slower with them.
         return torch.float32 if torch.device(self.device).type == "mps" else torch.float64
 
     def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
@@ -166,7 +168,8 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         n_neighbors = math.prod(check_patch_shape(self.patch_shape))
         if self.n_features_in_ % n_neighbors:
             raise ValueError(
-                f"{self.n_features_in_} columns are no whole number of measurements in each of {n_neighbors} "
+                f"{self.n_features_in_} columns are no whole number of measurements in each of "
+                f"{n_neighbors} "
                 f"neighbors; patch_shape={self.patch_shape} must be that of X"
             )
 
@@ -175,9 +178,9 @@ class PatchCNN(_PatchNetwork):
     """
     Convolutional network over the neighborhood of a voxel.
 
-    Convolutions without padding, three voxels wide, shrink the neighborhood to the voxel in the middle;
-    layers on that voxel follow. They are added to a linear path from the measurements of the middle voxel,
-    which starts as the solution of least squares, so that few epochs are enough.
+    Convolutions without padding, three voxels wide, shrink the neighborhood to the voxel in the
+    middle; layers on that voxel follow. They are added to a linear path from the measurements of
+    the middle voxel, which starts as the solution of least squares, so that few epochs are enough.
 
     Parameters
     ----------
@@ -241,9 +244,9 @@ class PatchTransformer(_PatchNetwork):
     """
     Transformer over the neighborhood of a voxel: each neighbor is a token.
 
-    The tokens get a learned position, attend to each other, and the one in the middle answers. This is
-    added to a linear path from the measurements of the middle voxel, which starts as the solution of least
-    squares, so that few epochs are enough.
+    The tokens get a learned position, attend to each other, and the one in the middle answers.
+    This is added to a linear path from the measurements of the middle voxel, which starts as the
+    solution of least squares, so that few epochs are enough.
 
     Parameters
     ----------
@@ -340,7 +343,7 @@ class _Residual(nn.Module, ABC):
 
 
 class _Convolutions(_Residual):
-    """Convolutions written as products of gathered windows: on so small images faster than torch's own."""
+    """Convolutions as products of gathered windows: faster than torch's on small images."""
 
     def __init__(
         self, n_channels: int, n_targets: int, shape: tuple[int, int, int], width: int, depth: int
@@ -365,7 +368,7 @@ class _Convolutions(_Residual):
 
 
 class _Gather(nn.Module):
-    """Lay the voxels of each window side by side: (n, voxels, channels) to (n, windows, columns)."""
+    """Gather the voxels of windows: (n, voxels, channels) to (n, windows, columns)."""
 
     windows: torch.Tensor
 
@@ -417,7 +420,7 @@ def _silent(width: int, n_targets: int) -> nn.Linear:
 
 
 class _Batches:
-    """Shuffled batches of a dataset in memory, without a Python call per voxel; new ones at each pass."""
+    """Shuffled batches of a dataset in memory, without a Python call per voxel."""
 
     def __init__(self, dataset: skorch.dataset.Dataset, batch_size: int, seed: int) -> None:
         self.X, self.y = dataset.X, dataset.y

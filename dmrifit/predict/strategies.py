@@ -86,12 +86,12 @@ class SignalToSignal(Strategy):
     model : str, SignalModel or None, default="t2-ivim-kurtosis"
         What `predict_maps` fits; None for signals alone.
     normalize : {None, "voxel"}, default=None
-        ``"voxel"`` divides the signals of every voxel, and of its neighbors, by its own source signal at
-        the lowest b-value and shortest echo time. When the source has one echo time, T2 is known only
-        through the intensity that this removes: see the notes.
+        ``"voxel"`` divides the signals of every voxel, and of its neighbors, by its own source
+        signal at the lowest b-value and shortest echo time. When the source has one echo time, T2
+        is known only through the intensity that this removes: see the notes.
     patch_shape : tuple of 3 odd ints, optional
-        Makes a row of X the neighborhood of a voxel, as `Cohort.arrays` gives it. None is the voxel
-        alone, or (3, 3, 1) for the patch-wise algorithms where protocols are given.
+        Makes a row of X the neighborhood of a voxel, as `Cohort.arrays` gives it. None is the
+        voxel alone, or (3, 3, 1) for the patch-wise algorithms where protocols are given.
     random_state : int, RandomState or None, default=None
         Seed of the regressor.
 
@@ -110,11 +110,12 @@ class SignalToSignal(Strategy):
 
     Notes
     -----
-    What dividing by the voxel's own signal costs, measured with linear regression on simulated mixed
-    cohorts (both presets, seeds 7001 to 7003, four patients held out of each, trained on 250 voxels of
-    the body a patient, scored in tumors): the correlation of T2t with its reference falls from 0.71 to
-    0.34, its absolute bias rises from 0.12 to 0.27, and the median relative error of S0 rises from 0.14
-    to 0.57. The other parameters but f (0.22 to 0.35) change by 0.04 or less.
+    What dividing by the voxel's own signal costs, measured with linear regression on simulated
+    mixed cohorts (both presets, seeds 7001 to 7003, four patients held out of each, trained on 250
+    voxels of the body a patient, scored in tumors): the correlation of T2t with its reference
+    falls from 0.71 to 0.34, its absolute bias rises from 0.12 to 0.27, and the median relative
+    error of S0 rises from 0.14 to 0.57. The other parameters but f (0.22 to 0.35) change by 0.04
+    or less.
 
     References
     ----------
@@ -176,7 +177,8 @@ class SignalToSignal(Strategy):
         Raises
         ------
         ValueError
-            If the columns are not those of the protocols, no voxel is usable, or an option is unknown.
+            If the columns are not those of the protocols, no voxel is usable, or an option is
+            unknown.
         """
         return self.fit_designs([self.design(X, Y, groups=groups)])
 
@@ -239,17 +241,18 @@ class SignalToSignal(Strategy):
         """
         Predict the target signals and fit the model to them.
 
-        A regression predicts the mean of the noisy signals; it carries no noise floor of its own, and
-        the fit has none unless `sigma` is given. A predicted signal below zero is fitted as zero: it
-        says that nothing is left of the signal, and the engine would refuse the voxel otherwise.
+        A regression predicts the mean of the noisy signals; it carries no noise floor of its own,
+        and the fit has none unless `sigma` is given. A predicted signal below zero is fitted as
+        zero: it says that nothing is left of the signal, and the engine would refuse the voxel
+        otherwise.
 
         Parameters
         ----------
         X : array_like of shape (n_voxels, n_source) or (n_voxels, k * n_source)
             Source signals, scaled as in training.
         sigma : float or array_like of shape (n_voxels,), optional
-            Standard deviation of the noise whose floor the predicted signals still have, on the scale
-            of X.
+            Standard deviation of the noise whose floor the predicted signals still have, on the
+            scale of X.
 
         Returns
         -------
@@ -323,11 +326,12 @@ class MapsToMaps(Strategy):
     """
     Predict the parameters of a model from the metrics of a clinical scan, voxel by voxel.
 
-    The features are ADC_fast, ADC_slow and F of `ClinicalMetrics`, of the voxel or, with a patch-wise
-    regressor, of every voxel of its neighborhood, where those that cannot be computed are taken from
-    the voxel itself. The reference maps are the fit of the model to the target signals. Both have no
-    scale: an amplitude such as S0 is learned as the logarithm of its ratio to the clinical S0, because
-    that ratio, which holds the decay during the echo time, has a long tail.
+    The features are ADC_fast, ADC_slow and F of `ClinicalMetrics`, of the voxel or, with a
+    patch-wise regressor, of every voxel of its neighborhood, where those that cannot be computed
+    are taken from the voxel itself. The reference maps are the fit of the model to the target
+    signals. Both have no scale: an amplitude such as S0 is learned as the logarithm of its ratio
+    to the clinical S0, because that ratio, which holds the decay during the echo time, has a long
+    tail.
 
     Parameters
     ----------
@@ -344,12 +348,12 @@ class MapsToMaps(Strategy):
         `make_regressor`.
     target_scale : {"linear", "log"}, default="linear"
         ``"log"`` learns the logarithms of the parameters, so that relative errors count and the
-        prediction is a geometric mean. A parameter whose lower bound is 0 is raised to a floor of 1 %
-        of its range before (for the default model f ≥ 0.01, K ≥ 0.05), an amplitude to 1 % of the
-        clinical S0.
+        prediction is a geometric mean. A parameter whose lower bound is 0 is raised to a floor of
+        1 % of its range before (for the default model f ≥ 0.01, K ≥ 0.05), an amplitude to 1 % of
+        the clinical S0.
     patch_shape : tuple of 3 odd ints, optional
-        Makes a row of X the neighborhood of a voxel, as `Cohort.arrays` gives it. None is the voxel
-        alone, or (3, 3, 1) for the patch-wise algorithms where protocols are given.
+        Makes a row of X the neighborhood of a voxel, as `Cohort.arrays` gives it. None is the
+        voxel alone, or (3, 3, 1) for the patch-wise algorithms where protocols are given.
     random_state : int, RandomState or None, default=None
         Seed of the regressor.
 
@@ -368,8 +372,9 @@ class MapsToMaps(Strategy):
 
     Notes
     -----
-    Dv has a long tail, which the mean follows. Both options cure that, and each has a price; the median
-    relative errors of linear regression, in the cohorts that the notes of `SignalToSignal` describe:
+    Dv has a long tail, which the mean follows. Both options cure that, and each has a price; the
+    median relative errors of linear regression, in the cohorts that the notes of `SignalToSignal`
+    describe:
 
     ========================  ====  ====  ====  ====
     ..                        f     Dv    K     T2t
@@ -379,9 +384,9 @@ class MapsToMaps(Strategy):
     ``target_scale="log"``    0.49  0.42  0.61  0.30
     ========================  ====  ====  ====  ====
 
-    K and f are 0 in many voxels, and logarithms make much of it: the absolute bias of K rises from 0.21
-    to 0.59. The median of LR takes some 250 times the time of its mean, and its T2t follows the
-    reference no longer (correlation 0.55 to 0.06).
+    K and f are 0 in many voxels, and logarithms make much of it: the absolute bias of K rises from
+    0.21 to 0.59. The median of LR takes some 250 times the time of its mean, and its T2t follows
+    the reference no longer (correlation 0.55 to 0.06).
 
     References
     ----------
@@ -444,9 +449,9 @@ class MapsToMaps(Strategy):
         Raises
         ------
         ValueError
-            If the columns are not those of the protocols, the source lacks a b-value, the model needs
-            echo times that the target lacks, an option is unknown or does not go with the regressor
-            or the model, or no voxel is usable.
+            If the columns are not those of the protocols, the source lacks a b-value, the model
+            needs echo times that the target lacks, an option is unknown or does not go with the
+            regressor or the model, or no voxel is usable.
         """
         return self.fit_designs([self.design(X, Y, reference_maps=reference_maps, groups=groups)])
 
@@ -633,7 +638,8 @@ def _floor(parameter: Parameter, model: str) -> float:
         return parameter.low
     if parameter.low < 0 or not math.isfinite(parameter.high):
         raise ValueError(
-            f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, whose bounds are "
+            f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, "
+            "whose bounds are "
             f"{parameter.low:g} and {parameter.high:g}; use target_scale='linear'"
         )
     return _LOG_FLOOR * parameter.high
@@ -658,7 +664,7 @@ def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel
 def _features(
     X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None
 ) -> tuple[_Array, _Array]:
-    """Compute the clinical metrics without a scale, of all neighbors, and the voxel's S0, which has one."""
+    """Compute the scale-free clinical metrics of all neighbors, and the voxel's S0."""
     neighbors = as_neighbors(X, patch_shape)
     n, k, m = neighbors.shape
     metrics = ClinicalMetrics(source).fit_transform(neighbors.reshape(n * k, m)).reshape(n, k, -1)
@@ -673,7 +679,7 @@ def _features(
 def _scaled_amplitudes(
     maps: _Array, model: SignalModel, clinical_s0: _Array, operation: Any
 ) -> _Array:
-    """Divide amplitudes by the clinical S0, or multiply them; NaN where that S0 is not positive."""
+    """Divide amplitudes by the clinical S0, or multiply; NaN where it is not positive."""
     unit = np.where(clinical_s0 > 0, clinical_s0, np.nan)
     scaled = maps.copy()
     for i, parameter in enumerate(model.parameters):

@@ -1,4 +1,4 @@
-"""What spoils synthetic images besides noise: movement between images, ringing at edges, lost signal."""
+"""Artifacts of synthetic images: motion between images, Gibbs ringing, signal loss."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from dmrifit.engine.protocol import Protocol
 
 __all__ = ["ARTIFACTS", "artifact_strengths", "spoil"]
 
-#: Artifacts by name, each with its strength where none is given: the largest movement along x and y in voxels; the
-#: share of the spatial frequencies along x and y that is lost; the largest share of the signal that is lost.
+#: Artifacts by name, each with its strength where none is given: the largest movement along x and
+#: y in voxels; the share of the spatial frequencies along x and y that is lost; the largest share
+#: of the signal that is lost.
 ARTIFACTS: Mapping[str, float] = MappingProxyType({"shift": 1.0, "gibbs": 0.2, "signal_loss": 0.5})
 
 _LARGEST: Mapping[str, float] = MappingProxyType({"shift": 4.0, "gibbs": 0.75, "signal_loss": 1.0})
 _LOSS_B = 400.0  # s/mm²; movement of tissue costs signal only where gradients are strong
 _LOSS_RADIUS = 0.35  # of half the field of view
 
-# Where signal is lost, in halves of the field of view: below the beating heart, and beside the gas of the rectum.
+# Where signal is lost, in halves of the field of view: below the beating heart, and beside the gas
+# of the rectum.
 _LOSS_CENTER: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
         "abdomen": (0.08, 0.42, 0.5),
@@ -49,7 +51,8 @@ def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) ->
             or not 0 <= strength <= _LARGEST[name]
         ):
             raise ValueError(
-                f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not {strength!r}"
+                f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not "
+                f"{strength!r}"
             )
     return {name: float(artifacts[name]) for name in ARTIFACTS if artifacts.get(name)}
 
@@ -107,7 +110,7 @@ def _shifted(
 
 
 def _cropped(signals: NDArray, strength: float) -> NDArray[np.float64]:
-    """Leave out high spatial frequencies in the slice, as a scanner that interpolates its images does."""
+    """Leave out high spatial frequencies of a slice, as an interpolating scanner does."""
     spectrum = np.fft.rfft2(signals, axes=(0, 1))
     for axis, frequencies in enumerate(
         (np.fft.fftfreq(signals.shape[0]), np.fft.rfftfreq(signals.shape[1]))

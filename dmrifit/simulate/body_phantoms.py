@@ -1,4 +1,4 @@
-"""Synthetic patients: a small abdomen or pelvis with tumors, its true parameter maps and noisy signals."""
+"""Synthetic abdomens and pelves with tumors: true parameter maps and noisy signals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ _DIFFICULTIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # One family of tumors, little variation between patients, denoised images of good quality.
         "easy": {"tumor_types": ("adenocarcinoma-like",), "patient_variation": 1.0, "snr": 60.0},
-        # Mixed primaries: every type of the table, twice the variation, half the signal-to-noise ratio.
+        # Mixed primaries: every type of the table, twice the variation, half the signal-to-noise
+        # ratio.
         "mixed": {"tumor_types": None, "patient_variation": 2.0, "snr": 30.0},
     }
 )
@@ -67,36 +68,39 @@ def simulate_cohort(
     Parameters
     ----------
     protocol : str or Protocol, default="cohort1"
-        A preset (which also sets the field strength), by name or as a protocol, or any protocol with echo times.
+        A preset (which also sets the field strength), by name or as a protocol, or any protocol
+        with echo times.
     n_patients : int, default=16
-        Number of patients. Patient k is the same whatever this number is, its name (``…p01``, ``…p100``) too.
+        Number of patients. Patient k is the same whatever this number is, its name (``…p01``,
+        ``…p100``) too.
     difficulty : {"mixed", "easy"}, default="mixed"
         ``"mixed"``: five types of tumor, large variation between patients, SNR 30. ``"easy"``: one
         type, half that variation, SNR 60.
     shape : tuple of 3 ints, default=(48, 48, 8)
         Voxels of the image; a voxel has 3 × 3 × 6 mm, the anatomy fills the field of view.
     template : {"both", "abdomen", "pelvis"}, default="both"
-        Which part of the body is seen; ``"both"`` draws it for each patient. A pelvis is a man's or a woman's,
-        with equal chances.
+        Which part of the body is seen; ``"both"`` draws it for each patient. A pelvis is a man's
+        or a woman's, with equal chances.
     name : str, optional
-        Name of the cohort: by default that of the preset or protocol. Cohorts of different names have
-        different patients, with the same `random_state` too.
+        Name of the cohort: by default that of the preset or protocol. Cohorts of different names
+        have different patients, with the same `random_state` too.
     field : {1.5, 3.0}, optional
-        Field strength in T, which scales the relaxation times. By default that of the preset, 1.5 for
-        another protocol.
+        Field strength in T, which scales the relaxation times. By default that of the preset, 1.5
+        for another protocol.
     snr : float, optional
         Signal-to-noise ratio in the liver at the lowest b and shortest TE; by default that of
         `difficulty`, infinite for no noise.
     latent_corr : float, default=0.6
-        Correlation, within a tissue, of the parameters that cellularity (Dt, K, T2t) or vascularity
-        (f, Dv) move together, 0 to 1. It helps to guess T2t from diffusion.
+        Correlation, within a tissue, of the parameters that cellularity (Dt, K, T2t) or
+        vascularity (f, Dv) move together, 0 to 1. It helps to guess T2t from diffusion.
     gain_variation : float, default=0.25
         Coefficient of variation, between patients, of the receiver's gain.
     artifacts : sequence of str or mapping of str to float, optional
-        What else spoils the images, by default nothing: ``"shift"``, movement between images by up to 1 voxel along
-        x and y; ``"gibbs"``, ringing at edges, from a fifth of the spatial frequencies that is missing;
-        ``"signal_loss"``, up to half of the signal at b ≥ 400 s/mm², below the heart or beside the rectum. A mapping
-        gives these strengths (1, 0.2, 0.5) another value.
+        What else spoils the images, by default nothing: ``"shift"``, movement between images by up
+        to 1 voxel along x and y; ``"gibbs"``, ringing at edges, from a fifth of the spatial
+        frequencies that is missing; ``"signal_loss"``, up to half of the signal at b ≥ 400 s/mm²,
+        below the heart or beside the rectum. A mapping gives these strengths (1, 0.2, 0.5) another
+        value.
     n_jobs : int, optional
         Processes, by joblib's rule. The patients are the same whatever it is.
     random_state : int, RandomState or None, default=None
@@ -105,8 +109,9 @@ def simulate_cohort(
     Returns
     -------
     Cohort
-        Synthetic scans, each with ``.truth``: the maps of the seven parameters. ``.simulation`` holds these
-        arguments as plain values, and the template and the type of tumor that each patient drew.
+        Synthetic scans, each with ``.truth``: the maps of the seven parameters. ``.simulation``
+        holds these arguments as plain values, and the template and the type of tumor that each
+        patient drew.
 
     Raises
     ------
@@ -115,11 +120,12 @@ def simulate_cohort(
 
     Notes
     -----
-    Tissue values are typical of the literature and for the most part assumed, not measured (see `tissue_table`).
-    Signals, not parameters, are mixed in voxels at edges; the true parameters there are averages weighted by each
-    tissue's share of the proton density. Noise is Rician, of the same level everywhere: the median signal of the
-    liver, at the lowest b and shortest TE, over `snr`; where no liver is seen it is that of the patient's liver at the
-    median gain inside the body. Artifacts change signals and leave true maps as they are.
+    Tissue values are typical of the literature and for the most part assumed, not measured (see
+    `tissue_table`). Signals, not parameters, are mixed in voxels at edges; the true parameters
+    there are averages weighted by each tissue's share of the proton density. Noise is Rician, of
+    the same level everywhere: the median signal of the liver, at the lowest b and shortest TE,
+    over `snr`; where no liver is seen it is that of the patient's liver at the median gain inside
+    the body. Artifacts change signals and leave true maps as they are.
     """
     if isinstance(protocol, str):
         protocol = Protocol.preset(protocol)
@@ -287,7 +293,7 @@ def _mixed(
     means: Mapping[str, NDArray[np.float64]],
     factors: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mix the signals of the tissues in every voxel; average their parameters by share of the proton density."""
+    """Mix the signals of tissues in each voxel; average parameters by proton density."""
     n_voxels = len(factors)
     signals = np.zeros((n_voxels, len(protocol)))
     truth = np.zeros((n_voxels, len(MODEL.names)))
@@ -309,7 +315,7 @@ def _liver_signal(
     mean: NDArray[np.float64],
     gain: NDArray[np.float64],
 ) -> float:
-    """Give the liver's signal at the lowest b and shortest TE: as it is in the image, or as it would be."""
+    """Give the liver's signal at the lowest b and shortest TE, in the image or computed."""
     first = np.lexsort((protocol.b, protocol.te))[:1]  # type: ignore[arg-type] # it has echo times
     if share is not None and (share == 1).any():
         return float(np.median(signals[share == 1, first[0]]))
@@ -393,5 +399,6 @@ def _check_number(name: str, value: object, *, integer: bool = False) -> None:
     kinds = int | np.integer if integer else int | float | np.integer | np.floating
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(
-            f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} ({type(value).__name__})"
+            f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} "
+            f"({type(value).__name__})"
         )

@@ -1,4 +1,4 @@
-"""Where gray and white matter and fluid of synthetic brains lie: from formulas, or from tissue maps in files."""
+"""Tissue of synthetic heads: gray and white matter and fluid, from formulas or maps."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
         reference_name=names[0],
     )
     maps = []
-    # In RAS order, whatever the file's order is: what is drawn at random for a voxel is the same then.
+    # In RAS order, whatever the file's order is: what is drawn at random for a voxel is the same
+    # then.
     turn = nib.io_orientation(images[0].affine)
     affine = np.asarray(
         images[0].affine @ inv_ornt_aff(turn, images[0].shape[:3]), dtype=np.float64
@@ -123,7 +124,8 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
             or values.max() > 1.01
         ):
             raise ValueError(
-                f"{name} holds no probabilities from 0 to 1 on three axes: shape {values.shape}, up to {values.max()}"
+                f"{name} holds no probabilities from 0 to 1 on three axes: shape {values.shape}, "
+                f"up to {values.max()}"
             )
         maps.append(np.ascontiguousarray(apply_orientation(values, turn)))
     matter = maps[0] + maps[1] > _TISSUE
@@ -225,7 +227,7 @@ def _made(
     steps: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> tuple[NDArray, NDArray, NDArray, NDArray[np.bool_]]:
-    """Make tissues from distances in mm: to the surface, to folds, to the midline and to ventricles."""
+    """Make tissues from distances in mm to surface, folds, midline and ventricles."""
     shape = local.shape[:3]
     soft = _SOFT * float(steps.min())
     x, y, z = np.moveaxis(local, -1, 0)

@@ -1,4 +1,4 @@
-"""Where the organs and tumors of synthetic patients lie: templates of abdomen and pelvis, painted on a fine grid."""
+"""Organs and tumors of synthetic bodies: abdomen and pelvis painted on a fine grid."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Template:
     Parameters
     ----------
     organs : tuple of (tissue, center, radii)
-        Ellipsoids in the order of painting, the body first: center and radii along x (right), y (anterior) and z (up),
-        in halves of the field of view.
+        Ellipsoids in the order of painting, the body first: center and radii along x (right), y
+        (anterior) and z (up), in halves of the field of view.
     home : str
         The tissue around whose center tumors grow.
     invaded : tuple of str
@@ -92,9 +92,7 @@ def draw_template(choice: str, rng: np.random.Generator) -> str:
 def paint(
     template: str, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
-    """
-    Paint organs, tumors and dead cores, later ones over earlier ones, on a grid of sub-voxels.
-    """
+    """Paint organs, tumors and dead cores on a grid of sub-voxels, later over earlier."""
     tissues = tuple(tissue_table()["tissue"])
     anatomy = TEMPLATES[template]
     canvas = _Canvas(shape, tissues)
@@ -112,7 +110,8 @@ def paint(
         direction *= rng.uniform(0.1, 0.5) / np.linalg.norm(direction)
         place = np.array(home_center) + direction * np.minimum(home_radii, (1, 1, 0.6))
         radius = rng.uniform(*_TUMOR_RADIUS) * rng.uniform(0.85, 1.15, 3)
-        # Never below a voxel and a half, so that small images have a tumor too; z in units of the slab.
+        # Never below a voxel and a half, so that small images have a tumor too; z in units of the
+        # slab.
         in_mm = np.maximum(radius * half[0], 1.5 * np.array(VOXEL_SIZE))
         angle = rng.uniform(0, np.pi)
         canvas.ellipsoid("tumor", place, in_mm / half, angle, within=anatomy.invaded)
@@ -142,7 +141,7 @@ class _Canvas:
         *,
         within: tuple[str, ...] = (),
     ) -> None:
-        """Paint an ellipsoid, turned about the body's axis, over the tissues named, or over all."""
+        """Paint an ellipsoid, turned about the body's axis, over named tissues or all."""
         x, y, z = np.meshgrid(
             *(axis - c for axis, c in zip(self._axes, center, strict=True)),
             indexing="ij",

@@ -1,4 +1,4 @@
-"""What synthetic patients are made of: tissues, types of tumor, variation between patients and within tissues."""
+"""Tissues of synthetic patients: types of tumor, variation between and within patients."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MODEL = MODELS["t2-ivim-kurtosis"]
 
 _TEXTURE_MM = 5.0  # standard deviation of the smoothing that makes textures
 
-# The cumulant of the kurtosis model turns up at b·Dt = 3/K: no tissue does, so K stays below 3/(b·Dt)
-# for the largest b that is measured, and for this one (ms/µm²) when less is measured.
+# The cumulant of the kurtosis model turns up at b·Dt = 3/K: no tissue does, so K stays below
+# 3/(b·Dt) for the largest b that is measured, and for this one (ms/µm²) when less is measured.
 _LARGEST_STUDY_B = 1.6
 _TURNING_MARGIN = 0.9
 
@@ -46,8 +46,9 @@ def tissue_table() -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
 
     References
     ----------
-    De Bazelaire et al., Radiology 230:652–659, 2004 (relaxation times of abdomen and pelvis at 3 T); Rosenkrantz et
-    al., Radiology 264:126–135, 2012 (kurtosis of prostate and prostate cancer). Rows that name no source are assumed.
+    De Bazelaire et al., Radiology 230:652–659, 2004 (relaxation times of abdomen and pelvis at 3
+    T); Rosenkrantz et al., Radiology 264:126–135, 2012 (kurtosis of prostate and prostate cancer).
+    Rows that name no source are assumed.
     """
     table: dict[str, dict[str, NDArray[np.float64]]] = {}
     text = files("dmrifit.simulate").joinpath("data", "tissues.csv").read_text(encoding="utf-8")
@@ -130,7 +131,5 @@ def smooth_field(
 
 
 def log_sd(variation: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """
-    Turn the coefficient of variation of a log-normal variable into the spread of its logarithm.
-    """
+    """Turn a log-normal coefficient of variation into the spread of the logarithm."""
     return np.sqrt(np.log1p(np.square(variation)))
