@@ -52,6 +52,16 @@ def test_without_regions_or_growth_there_is_nothing_to_co_locate():
     assert np.isnan(empty.dice_growth)
 
 
+def test_the_share_flagged_counts_voxels_of_large_regions_alone():
+    speck = box((7, 9), (3, 5), (3, 5))
+    # 8 of 100 voxels of the growth, and of the voxels without the structural lesion.
+    small = overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER)
+    assert (small.share_flagged, small.share_expected) == (0, 0)
+    large = overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER, min_voxels=8)
+    assert large.share_flagged == 8 / 100
+    assert large.share_expected == 8 / (20 * 16 * 14 - 125)
+
+
 def test_small_regions_borders_and_slight_overlaps_count_where_asked():
     speck = box((7, 9), (3, 5), (3, 5))
     assert not overlap_with_followup(STRUCTURAL | speck, STRUCTURAL, LATER).mismatch
