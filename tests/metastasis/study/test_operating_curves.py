@@ -1,13 +1,11 @@
-"""Curves are those of masks scored one by one; areas, operating points and calibration have known answers."""
+"""Areas under curves, FROC scores, precision at a sensitivity and calibration have known answers."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import ndimage
 from sklearn.calibration import calibration_curve as reference_calibration
 
-from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
-from metastasis.segmentation.operating_points import operating_point, threshold_curve
+from metastasis.segmentation.operating_points import threshold_curve
 from metastasis.study.operating_curves import (
     area_table,
     calibration_curve,
@@ -21,69 +19,8 @@ SHAPE = (24, 24, 24)
 
 
 @pytest.fixture(scope="module")
-def scans():
-    """Give labels of a few balls, and probabilities that know something of them."""
-    rng = np.random.default_rng(5)
-    grid = np.indices(SHAPE)
-    labels, probabilities = [], []
-    for n in (3, 2, 0, 4):
-        label = np.zeros(SHAPE, bool)
-        for _ in range(n):
-            center, radius = rng.integers(4, 20, 3), rng.uniform(1, 3)
-            label |= ((grid - center[:, None, None, None]) ** 2).sum(0) <= radius**2
-        noise = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.2) * 2
-        values = 1 / (1 + np.exp(-(4 * ndimage.gaussian_filter(label.astype(float), 0.7) + 2 * noise - 3)))
-        labels.append(label)
-        probabilities.append(values.astype(np.float32))
-    return labels, probabilities
-
-
-@pytest.fixture(scope="module")
-def curve(scans):
-    return threshold_curve(*scans)
-
-
-def test_each_point_is_the_score_of_its_masks(scans, curve):
-    for row in curve.iloc[[0, 4, 7, 14]].to_dict("records"):
-        masks = [values >= row["threshold"] for values in scans[1]]
-        scores = lesion_scores(lesion_table(label, mask) for label, mask in zip(scans[0], masks, strict=True))
-        shared = set(row) & set(scores)
-        assert len(shared) >= 10
-        assert {key: row[key] for key in shared} == pytest.approx({key: scores[key] for key in shared}, nan_ok=True)
-    assert len(curve) == 15
-    assert curve["threshold"].is_monotonic_increasing
-
-
-def test_fewer_false_positives_at_every_higher_threshold_than_the_operating_point(scans):
-    for wanted in (0, 1, 4):
-        point = operating_point(*scans, false_positives=wanted)
-        assert point.n_scans == 4
-        assert point.wanted == wanted
-        fine = threshold_curve(*scans, thresholds=1 / (1 + np.exp(-np.linspace(-7, 7, 57))))
-        wrong = fine["false_positives_per_scan"] + fine["flagged_per_scan"]
-        above = fine["threshold"] >= point.threshold
-        assert (wrong[above] <= wanted).all()
-        below = wrong[~above]
-        assert below.iloc[-1] > wanted
-        row = fine[above].iloc[0]
-        assert (point.sensitivity, point.false_positives) == (row["sensitivity"], row["false_positives_per_scan"])
-
-
-def test_a_low_threshold_where_all_grows_together_is_no_operating_point():
-    label = np.zeros((9, 9, 9), bool)
-    label[4, 4, 4] = True
-    probability = np.full(label.shape, 0.3)  # one component over everything, with the lesion inside
-    probability[label] = 0.8
-    assert operating_point([label], [probability], false_positives=0).threshold > 0.3
-    assert operating_point([label], [probability], false_positives=1).threshold < 0.3
-
-
-def test_an_operating_point_that_no_threshold_reaches_is_refused():
-    label, certain = np.zeros((5, 5, 5), bool), np.ones((5, 5, 5))
-    with pytest.raises(ValueError, match=r"not 0\.5 or fewer"):
-        operating_point([label], [certain], false_positives=0.5)
-    with pytest.raises(ValueError, match="0 or more"):
-        operating_point([label], [certain], false_positives=-1)
+def curve(ball_scans):
+    return threshold_curve(*ball_scans)
 
 
 def test_areas_by_hand():
@@ -167,13 +104,13 @@ def test_a_curve_is_read_where_it_has_a_sensitivity(curve):
         assert curve["precision"].min() <= row["precision"] <= curve["precision"].max()
 
 
-def test_calibration_of_voxels_is_that_of_scikit_learn(scans):
+def test_calibration_of_voxels_is_that_of_scikit_learn(ball_scans):
     masks = [None, np.indices(SHAPE)[0] < 12, None, None]
-    table = calibration_curve(*scans, masks=masks)
+    table = calibration_curve(*ball_scans, masks=masks)
     voxels = table[table["level"] == "voxel"]
     inside = [np.ones(SHAPE, bool) if mask is None else mask for mask in masks]
     truth, values = (
-        np.concatenate([one[mask] for one, mask in zip(side, inside, strict=True)]).astype(float) for side in scans
+        np.concatenate([one[mask] for one, mask in zip(side, inside, strict=True)]).astype(float) for side in ball_scans
     )
     observed, mean = reference_calibration(truth, values, n_bins=10)
     filled = voxels[voxels["n"] > 0]
@@ -194,27 +131,10 @@ def test_certain_voxels_belong_to_the_last_bin():
     assert table.attrs["error"]["voxel"] == pytest.approx(18 / 27 * 0.5)
 
 
-def test_calibration_of_components_counts_those_that_hit(scans):
-    table = calibration_curve(*scans, threshold=0.4)
+def test_calibration_of_components_counts_those_that_hit(ball_scans):
+    table = calibration_curve(*ball_scans, threshold=0.4)
     parts = table[table["level"] == "component"]
-    row = threshold_curve(*scans, thresholds=[0.4]).iloc[0]
+    row = threshold_curve(*ball_scans, thresholds=[0.4]).iloc[0]
     true = (parts["n"] * parts["observed"].fillna(0)).sum()
     assert parts["n"].sum() - true == pytest.approx(row["n_false_positives"])
     assert parts.loc[parts["high"] <= 0.4, "n"].sum() == 0
-
-
-@pytest.mark.parametrize(
-    ("labels", "values", "options", "message"),
-    [
-        ([], [], {}, "0 labels"),
-        ([np.zeros((3, 3, 3))], [], {}, "0 predictions"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 4))], {}, "scan 0.*shape"),
-        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), 1.5)], {}, "1.5 .*no probabilities"),
-        ([np.full((3, 3, 3), 4)], [np.zeros((3, 3, 3))], {}, "scan 0: a label"),
-        ([np.zeros((3, 3, 3))], [np.full((3, 3, 3), np.nan)], {}, "no probabilities"),
-        ([np.zeros((3, 3, 3))], [np.zeros((3, 3, 3))], {"thresholds": [2]}, "thresholds"),
-    ],
-)
-def test_what_has_no_curve_is_refused(labels, values, options, message):
-    with pytest.raises(ValueError, match=message):
-        threshold_curve(labels, values, **options)
