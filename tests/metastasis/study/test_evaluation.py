@@ -12,7 +12,7 @@ from dmrifit.io.components import drop_small
 from dmrifit.stats.lesion_matching import HEADLINES, label_components, lesion_scores, lesion_table
 from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import merge_segmentations
-from metastasis.study.controls import CONTROLS, control_segmentations
+from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import candidate_scores, evaluate_segmentations, format_summary
 from metastasis.study.segment_metrics import segment_scores
 
@@ -120,39 +120,6 @@ def test_the_prediction_of_everything_wins_no_headline(tables):
     assert everything["n_bridged"] == everything["n_lesions"]
     assert everything["specificity"] == 0
     assert everything["segment_specificity"] == 0
-
-
-def test_controls_are_what_they_say(cases):
-    made, again = (control_segmentations(cases, random_state=3) for _ in range(2))
-    assert tuple(made) == CONTROLS
-    sizes = {size for case in cases for size in lesion_table(case.label, case.label)["n_voxels"]}
-    blobs = []
-    for i, case in enumerate(cases):
-        np.testing.assert_array_equal(made["all positive"][i], case.brain)
-        assert not made["empty"][i].any()
-        np.testing.assert_array_equal(made["random blobs"][i], again["random blobs"][i])
-        whose = [j for j, other in enumerate(cases) if np.array_equal(other.label > 0, made[CONTROLS[2]][i])]
-        assert whose
-        assert all(cases[j].patient != case.patient for j in whose)
-        own = lesion_table(made["random blobs"][i], made["random blobs"][i])
-        assert len(own) <= 3
-        blobs += own["n_voxels"].tolist()
-    # Some are cut at the border or lie over each other.
-    assert len(blobs) > 8
-    assert np.mean([size in sizes for size in blobs]) > 0.6
-    other = control_segmentations(cases, random_state=4)
-    assert any((a != b).any() for a, b in zip(made["random blobs"], other["random blobs"], strict=True))
-
-
-def test_controls_of_one_patient_or_of_different_shapes_can_be_made(cases):
-    alone = control_segmentations(cases[:1])
-    np.testing.assert_array_equal(alone[CONTROLS[2]][0], cases[0].label[::-1] > 0)
-    label = np.zeros((20, 50, 30), np.uint8)
-    label[2:4, 2:4, 2:4] = 1
-    other = Case("q", label.astype(np.float32), label=label)
-    made = control_segmentations([cases[0], other])
-    assert [one.shape for one in made[CONTROLS[2]]] == [SHAPE, (20, 50, 30)]
-    assert made[CONTROLS[2]][0].sum() == 8
 
 
 def test_an_ensemble_is_scored_as_union_and_as_what_it_confirms(cases, predictions, tables):
