@@ -50,17 +50,19 @@ def test_a_curve_of_two_lesions_by_hand(small_scans):
 
 
 def test_a_component_over_two_lesions_is_strictly_no_hit():
-    label = volume({(1, 1, 1): 1, (1, 1, 3): 1})
-    bridge = volume({(1, 1, 1): 0.8, (1, 1, 2): 0.4, (1, 1, 3): 0.8, (6, 6, 6): 0.8})
-    curve = threshold_curve([label, label], [bridge, 0 * bridge], thresholds=[0.3, 0.5])
-    assert curve["n_found"].tolist() == [2, 2]
-    assert curve["n_distinct"].tolist() == [0, 2]
+    label = volume({(1, 1, 1): 1, (1, 1, 3): 1, (6, 1, 1): 1})
+    bridge = {(1, 1, 1): 0.8, (1, 1, 2): 0.4, (1, 1, 3): 0.8}
+    probability = volume(bridge | {(6, 1, 1): 0.8, (6, 6, 6): 0.8})
+    curve = threshold_curve([label, label], [probability, volume({})], thresholds=[0.3, 0.5])
+    assert curve["n_found"].tolist() == [3, 3]
+    assert curve["n_distinct"].tolist() == [1, 3]
     assert curve["n_flagged"].tolist() == [1, 0]
     assert curve["flagged_per_scan"].tolist() == [0.5, 0]
-    assert curve["sensitivity"].tolist() == [0.5, 0.5]
-    assert curve["strict_sensitivity"].tolist() == [0, 0.5]
-    assert curve["precision"].tolist() == pytest.approx([2 / 3, 2 / 3])
-    assert curve["strict_precision"].tolist() == pytest.approx([0, 2 / 3])
+    assert curve["sensitivity"].tolist() == [3 / 6, 3 / 6]
+    assert curve["strict_sensitivity"].tolist() == pytest.approx([1 / 6, 3 / 6])
+    # One voxel of the first scan is false.
+    assert curve["precision"].tolist() == pytest.approx([3 / 4, 3 / 4])
+    assert curve["strict_precision"].tolist() == pytest.approx([1 / 3, 3 / 4])
 
 
 def test_scans_without_lesions_have_no_sensitivity():

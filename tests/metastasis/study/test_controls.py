@@ -145,18 +145,14 @@ def test_blobs_of_an_empty_brain_are_none():
     assert not control_segmentations([case, scan("b", (1, 1, 1))])[BLOBS][0].any()
 
 
-def test_blobs_are_those_of_their_seed():
-    cases = [
-        scan("a", (1, 1, 1)),
-        scan("b", (2, 2, 2), (5, 5, 5)),
-        scan("c", (2, 2, 2), (5, 5, 5)),
-    ]
+def test_blobs_are_those_of_their_seed_and_differ_between_scans():
+    cases = [scan("a", (1, 1, 1)), scan("b", (2, 2, 2)), scan("b", (2, 2, 2))]
     blobs, again, later = (
         control_segmentations(cases, random_state=seed)[BLOBS] for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(blobs, again)
     assert any((first != second).any() for first, second in zip(blobs, later, strict=True))
-    # Scans have draws of their own.
+    # Both scans of the second patient have one voxel, somewhere.
     assert (blobs[1] != blobs[2]).any()
 
 
