@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from anomaly.scans.cases import read_cases
-from dmrifit.model_files.model_file import load_model, save_model
+from dmrifit.model_files.model_file import load_model
 
 
 def test_series_are_looked_at_and_compared(run, cases, model, tmp_path):
@@ -61,40 +61,7 @@ def test_series_are_looked_at_and_compared(run, cases, model, tmp_path):
     assert "knows nothing of synthetic-glioma-001" in run(*words[:3], f"z={well / 'detections.tsv'}", *words[4:])[2]
 
 
-def test_a_detection_goes_on_where_it_stopped(run, cases, model, tmp_path):
-    words = ("detect", model, cases / "gliomas.tsv", "--out", tmp_path / "found", "--no-figure")
-    assert run(*words)[0] == 0
-    before = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "found").glob("*/map.nii.gz"))}
-    (tmp_path / "found" / "synthetic-glioma-002" / "detection.json").unlink()
-    assert run(*words)[0] == 0
-    first, second = (path.stat().st_mtime_ns - stamp for path, stamp in before.items())
-    assert first == 0
-    assert second > 0
-    code, _, error = run(*words, "--opening", 1)
-    assert code == 2
-    assert "other options (opening)" in error
-
-
-def test_one_series_is_given_by_options(run, cases, model, tmp_path):
-    folder = cases / "synthetic-glioma-001"
-    stem = folder / "synthetic-glioma-001"
-    words = ("detect", model, f"{stem}_dwi.nii.gz", "--mask", f"{stem}_brain.nii.gz", "--no-figure")
-    code, out, error = run(*words, "--tissue", f"{stem}_tissue.nii.gz", "--out", tmp_path / "one")
-    assert code == 0, error
-    assert "1 scan," in out
-    assert run("detect", model, cases / "gliomas.tsv", "--out", tmp_path / "all", "--no-figure")[0] == 0
-    one = tmp_path / "one" / "synthetic-glioma-001_dwi" / "map.nii.gz"
-    same = tmp_path / "all" / "synthetic-glioma-001" / "map.nii.gz"
-    np.testing.assert_array_equal(nib.load(one).get_fdata(), nib.load(same).get_fdata())
-    high = ("--threshold", 1e6, "--estimate-tissue")
-    code, out, error = run(*words, "--out", tmp_path / "none", *high)
-    assert "1 scan, 0 anomalies found, 1 without" in out
-    assert "names files in its columns" in run("detect", model, cases / "gliomas.tsv", "--mask", one, "--out", "x")[2]
-
-
 def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):
-    from anomaly.detectors.gaussian import OneMinusMean
-
     healthy, gliomas, out = cases / "healthy.tsv", cases / "gliomas.tsv", tmp_path / "x.dmrifit"
 
     def fails(message, *words):
@@ -112,16 +79,3 @@ def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):
     fails("--calibration x", "train", healthy, "--calibration", "x", "--out", out)
     fails("have a lesion", "train", gliomas, "--out", out)
     fails("no such table", "train", tmp_path / "none.tsv", "--out", out)
-    fails("no such model file", "detect", out, gliomas, "--out", tmp_path / "y")
-    fails("no such file", "detect", model, tmp_path / "none.nii.gz", "--out", tmp_path / "y")
-    save_model(OneMinusMean().fit(np.full((4, 6, 6, 6, 3), 0.5)), tmp_path / "bare.dmrifit")
-    fails("does not know how series are prepared", "detect", tmp_path / "bare.dmrifit", gliomas, "--out", "y")
-    series = nib.load(next(cases.glob("*glioma-001/*dwi.nii.gz")))
-    nib.save(series.slicer[..., :6], tmp_path / "few.nii.gz")
-    for ending, text in (("bval", "0 1000 1000 1000 1000 1000"), ("bvec", "0 1 0 0 1 1\n0 0 1 0 1 0\n0 0 0 1 0 1")):
-        (tmp_path / f"few.{ending}").write_text(text)
-    mask = next(cases.glob("*glioma-001/*brain.nii.gz"))
-    words = ("detect", model, tmp_path / "few.nii.gz", "--mask", mask, "--no-figure", "--out", tmp_path / "y")
-    fails("has 5 directions, and the detector was fitted to 8; directions='resampled'", *words)
-    (tmp_path / "few.bval").write_text("1000 1000 1000 1000 1000 1000")
-    fails("few.bval) has no volume at b = 0", *words)

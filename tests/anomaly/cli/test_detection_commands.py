@@ -1,0 +1,246 @@
+"""The command detect: what it writes and says, how its options act, and what it refuses."""
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from anomaly.cli.detection_commands import EXAMPLES, detect
+from anomaly.detectors.gaussian import OneMinusMean
+from anomaly.scans.series import SeriesDetector
+from dmrifit.model_files.model_file import load_model, save_model
+
+
+def volume(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.fixture
+def series(cases):
+    """Give the options of a single series that detect needs no search for."""
+    stem = cases / "synthetic-glioma-001" / "synthetic-glioma-001"
+    return f"{stem}_dwi.nii.gz", "--mask", f"{stem}_brain.nii.gz"
+
+
+@pytest.fixture
+def detect_calls(cases, model, tmp_path, monkeypatch):
+    """Start a detection that ends before the first scan, and give what it would do."""
+
+    class StoppedError(Exception):
+        """Raised where scans would be looked at."""
+
+    calls = []
+
+    def stop(detector, series, out, **options):
+        calls.append((detector, series, options))
+        raise StoppedError
+
+    def start(**options):
+        with pytest.raises(StoppedError):
+            detect(model, cases / "gliomas.tsv", tmp_path / "found", overwrite=True, **options)
+        return calls[-1]
+
+    monkeypatch.setattr("anomaly.cli.case_runs.detect_series", stop)
+    return start
+
+
+# What a run writes and says ----------------------------------------------------------------------
+
+
+def test_a_detection_goes_on_where_it_stopped(run, cases, model, tmp_path):
+    words = ("detect", model, cases / "gliomas.tsv", "--out", tmp_path / "found", "--no-figure")
+    assert run(*words)[0] == 0
+    paths = sorted((tmp_path / "found").glob("*/map.nii.gz"))
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    (tmp_path / "found" / "synthetic-glioma-002" / "detection.json").unlink()
+    assert run(*words)[0] == 0
+    first, second = (path.stat().st_mtime_ns - stamp for path, stamp in before.items())
+    assert first == 0
+    assert second > 0
+    code, _, error = run(*words, "--opening", 1)
+    assert code == 2
+    assert "other options (opening)" in error
+
+
+def test_one_series_is_given_by_options(run, cases, model, series, tmp_path):
+    words = ("detect", model, *series, "--no-figure")
+    tissue = series[0].replace("_dwi", "_tissue")
+    code, out, error = run(*words, "--tissue", tissue, "--out", tmp_path / "single")
+    assert code == 0, error
+    assert "1 scan," in out
+    table = ("detect", model, cases / "gliomas.tsv", "--no-figure")
+    assert run(*table, "--out", tmp_path / "all")[0] == 0
+    np.testing.assert_array_equal(
+        volume(tmp_path / "single" / "synthetic-glioma-001_dwi" / "map.nii.gz"),
+        volume(tmp_path / "all" / "synthetic-glioma-001" / "map.nii.gz"),
+    )
+    high = ("--threshold", 1e6, "--estimate-tissue")
+    code, out, error = run(*words, "--out", tmp_path / "none", *high)
+    assert "1 scan, 0 anomalies found, 1 without" in out
+
+
+def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("anomaly.cli.case_runs.write_batch", lambda *_, **__: None)
+    for counts, sentence in (
+        ([2, 0, 3], "3 scans, 5 anomalies found, 1 without"),
+        ([1], "1 scan, 1 anomaly found, 0 without"),
+        ([0, 0], "2 scans, 0 anomalies found, 2 without"),
+    ):
+        contents = [{"n_lesions": count, "synthetic": False} for count in counts]
+        monkeypatch.setattr("anomaly.cli.case_runs.detect_series", lambda *_, c=contents, **__: c)
+        detect(model, cases / "gliomas.tsv", tmp_path, overwrite=True)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"{sentence}: {tmp_path}"
+        # The scans are real ones here, but the model is not.
+        assert lines[1:] == [
+            "the model learned from synthetic scans: what it finds in people is unknown"
+        ]
+
+
+def test_a_run_remembers_the_model_and_the_options(cases, model, tmp_path, detect_calls):
+    detect_calls(threshold=2.5, opening=1, estimate_tissue=True, all_voxels=True, figure=False)
+    settings = json.loads((tmp_path / "found" / "settings.json").read_text())
+    assert settings == {
+        "command": "detect",
+        "model": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "threshold": 2.5,
+        "figure": False,
+        "opening": 1,
+        "tissue": True,
+        "mask": False,
+    }
+
+
+# Options -----------------------------------------------------------------------------------------
+
+
+def test_options_reach_the_detector(detect_calls):
+    _, series, options = detect_calls()
+    assert [scan.name for scan in series] == ["synthetic-glioma-001", "synthetic-glioma-002"]
+    shared = {"figure": True, "overwrite": True}
+    assert options == {"opening": 3, "tissue": False, "mask": True} | shared
+    _, _, options = detect_calls(
+        opening=5, estimate_tissue=True, all_voxels=True, resample_directions=True, figure=False
+    )
+    changed = {"opening": 5, "tissue": True, "mask": False, "directions": "resampled"}
+    assert options == shared | changed | {"figure": False}
+
+
+def test_the_threshold_is_that_of_the_model_unless_one_is_named(model, detect_calls):
+    stored = load_model(model).detector_.threshold_.threshold_
+    detector, _, _ = detect_calls()
+    assert detector.detector_.threshold_.threshold_ == stored
+    for threshold in (0.0, -1.5, stored + 1):
+        detector, _, _ = detect_calls(threshold=threshold)
+        assert detector.detector_.threshold_.threshold_ == threshold
+
+
+def test_a_threshold_and_an_opening_shape_the_masks(run, model, series, tmp_path):
+    words = ("detect", model, *series, "--no-figure", "--threshold", 1.0)
+    name = "synthetic-glioma-001_dwi"
+    for opening in (1, 3):
+        out = tmp_path / str(opening)
+        code, _, error = run(*words, "--opening", opening, "--out", out)
+        assert code == 0, error
+        brain = volume(series[2]) > 0
+        binary = volume(out / name / "binary.nii.gz") > 0
+        np.testing.assert_array_equal(binary, (volume(out / name / "map.nii.gz") > 1) & brain)
+        opened = volume(out / name / "opened.nii.gz") > 0
+        expected = ndimage.binary_opening(binary, np.ones((opening,) * 3))
+        np.testing.assert_array_equal(opened, expected)
+        (row,) = pd.read_csv(out / "detections.tsv", sep="\t").itertuples()
+        assert row.threshold == 1
+        assert row.n_lesions == ndimage.label(expected, np.ones((3, 3, 3)))[1] > 0
+        assert len(pd.read_csv(out / "lesions.csv")) == row.n_lesions
+
+
+@pytest.mark.deep
+def test_a_network_is_put_on_the_device_that_is_named(detect_calls, monkeypatch):
+    pytest.importorskip("torch")
+    moves = []
+    module = SimpleNamespace(to=lambda device: moves.append(str(device)))
+    plain = load_model
+
+    def load_with_network(path):
+        loaded = plain(path)
+        loaded.detector_.net_ = SimpleNamespace(module_=module)
+        loaded.detector_.set_params = lambda **parameters: moves.append(parameters)
+        return loaded
+
+    monkeypatch.setattr("dmrifit.model_files.model_file.load_model", load_with_network)
+    detect_calls()
+    assert moves == []
+    detect_calls(device="cpu")
+    assert moves == ["cpu", {"device": "cpu"}]
+
+
+def test_a_device_makes_no_difference_to_detectors_without_a_network(detect_calls):
+    detector, _, _ = detect_calls(device="cuda:63")
+    assert isinstance(detector, SeriesDetector)
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def error_of(run):
+    """Run the program, and give the one line that it ends with."""
+
+    def call(*words):
+        code, _, error = run(*words)
+        assert code == 2
+        assert error.strip().count("\n") == 0
+        return error
+
+    return call
+
+
+def test_files_that_are_missing_or_of_another_kind_are_named(error_of, cases, model, tmp_path):
+    table, out = cases / "gliomas.tsv", tmp_path / "found"
+    missing = tmp_path / "none.dmrifit"
+    assert "no such model file" in error_of("detect", missing, table, "--out", out)
+    assert "no such file" in error_of("detect", model, tmp_path / "none.nii.gz", "--out", out)
+    assert "is a folder; name an image" in error_of("detect", model, cases, "--out", out)
+    bare = tmp_path / "bare.dmrifit"
+    save_model(OneMinusMean().fit(np.full((4, 6, 6, 6, 3), 0.5)), bare)
+    error = error_of("detect", bare, table, "--out", out)
+    assert "holds a OneMinusMean, which does not know how series are prepared" in error
+    assert not out.exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_the_model_is_read(error_of, tmp_path):
+    out = tmp_path / "found"
+    out.write_text("notes")
+    error = error_of("detect", tmp_path / "none.dmrifit", tmp_path / "none.tsv", "--out", out)
+    assert f"--out {out} is a file; name a folder" in error
+    assert out.read_text() == "notes"
+
+
+def test_files_of_a_single_series_do_not_go_with_a_table(error_of, cases, model, series, tmp_path):
+    error = error_of("detect", model, cases / "gliomas.tsv", *series[1:], "--out", tmp_path / "x")
+    assert "names files in its columns" in error
+
+
+def test_series_with_too_few_directions_or_without_b_zero_are_refused(
+    error_of, cases, model, series, tmp_path
+):
+    image = nib.load(series[0])
+    nib.save(image.slicer[..., :6], tmp_path / "few.nii.gz")
+    (tmp_path / "few.bval").write_text("0 1000 1000 1000 1000 1000")
+    (tmp_path / "few.bvec").write_text("0 1 0 0 1 1\n0 0 1 0 1 0\n0 0 0 1 0 1")
+    words = ("detect", model, tmp_path / "few.nii.gz", *series[1:], "--no-figure")
+    words += ("--out", tmp_path / "found")
+    remedy = "has 5 directions, and the detector was fitted to 8; directions='resampled'"
+    assert remedy in error_of(*words)
+    (tmp_path / "few.bval").write_text("1000 1000 1000 1000 1000 1000")
+    assert "few.bval) has no volume at b = 0" in error_of(*words)
+
+
+def test_every_command_has_an_example_that_names_it():
+    assert list(EXAMPLES) == [detect]
+    assert EXAMPLES[detect].startswith("dmrifit-anomaly detect ")
