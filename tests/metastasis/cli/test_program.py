@@ -1,6 +1,5 @@
 """The commands run after each other, go on where they stopped, and name what is wrong in one line."""
 
-import json
 from dataclasses import replace
 
 import nibabel as nib
@@ -8,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import MapFitter, Protocol, load_model, save_model
-from metastasis import DeepMedicSegmenter, write_cases
+from dmrifit import load_model
+from metastasis import write_cases
 
 TINY = ("--widths", "2,2", "--epochs", 1, "--segments-per-epoch", 4, "--batch-size", 2, "--device", "cpu")
 
@@ -83,24 +82,6 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
 
 
 @pytest.mark.deep
-def test_a_single_image_is_segmented(run, table, synthetic_cases, tmp_path):
-    pytest.importorskip("torch")
-    model, case = tmp_path / "model.dmrifit", synthetic_cases[0]
-    assert run("train", table, "--out", model, *TINY, "--prior", "none")[0] == 0
-    image = tmp_path / "cases" / f"{case.name}_image.nii.gz"
-    brain = tmp_path / "cases" / f"{case.name}_brain.nii.gz"
-    code, out, error = run("segment", model, image, "--mask", brain, "--out", tmp_path / "out", "--no-figure")
-    assert code == 0, error
-    assert "1 scan," in out
-    content = json.loads((tmp_path / "out" / f"{case.name}_image" / "segmentation.json").read_text())
-    assert content["notice"] == "Research software; not for clinical use."
-    words = ("segment", model, image, "--prior", image, "--out", tmp_path / "prior", "--no-figure")
-    code, _, error = run(*words)
-    assert code == 0, error
-    assert "trained without prior scans" in error
-
-
-@pytest.mark.deep
 def test_what_is_wrong_is_one_line_before_long_work(run, table, synthetic_cases, tmp_path):
     pytest.importorskip("torch")
     out = tmp_path / "model.dmrifit"
@@ -121,22 +102,10 @@ def test_what_is_wrong_is_one_line_before_long_work(run, table, synthetic_cases,
     assert "no label of synthetic-001" in error_of("train", bare, "--out", out, *TINY)
     assert not out.exists()
 
-    fitter = tmp_path / "fitter.dmrifit"
-    save_model(MapFitter("adc", Protocol([0, 500, 1000])).fit(np.array([[1.0, 0.6, 0.4]])), fitter)
-    assert "MapFitter, which segments nothing" in error_of("segment", fitter, table, "--out", tmp_path / "a")
-    assert "no such model file" in error_of("segment", out, table, "--out", tmp_path / "a")
-    labels = [case.label for case in synthetic_cases]
-    sizes = {"segment_size": 5, "low_resolution": (), "widths": (2,), "dense": (2,)}
-    tiny = DeepMedicSegmenter(**sizes, epochs=1, segments_per_epoch=2, device="cpu")
-    save_model(tiny.fit([case.image for case in synthetic_cases], labels), tmp_path / "tiny.dmrifit")
-    segment = ("segment", tmp_path / "tiny.dmrifit", table, "--out", tmp_path / "a", "--device")
-    assert "device must be 'auto'" in error_of(*segment, "gpu")
-    assert "take device='auto' or 'cpu'" in error_of(*segment, "cuda:63")
     compare = ("evaluate", table, "--out", tmp_path / "b", "--segmentations")
     assert "write NAME=VALUE" in error_of(*compare, "x")
     assert "x twice" in error_of(*compare, "x=a", "--segmentations", "x=b")
     assert "nothing.tsv" in error_of(*compare, f"x={tmp_path / 'nothing.tsv'}")
-    assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
 
 

@@ -1,0 +1,357 @@
+"""The commands segment and ensemble: what they write, how options act, what they refuse."""
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("skorch")
+
+from dmrifit import MapFitter, Protocol, load_model, save_model
+from metastasis import DeepMedicSegmenter
+from metastasis.cli.segmentation_commands import EXAMPLES, ensemble, segment
+from metastasis.scans.cases import Case, read_cases, write_cases
+from metastasis.segmentation.ensemble import merge_segmentations
+
+pytestmark = pytest.mark.deep
+
+SHAPE = (15, 14, 13)
+TINY = {"segment_size": 5, "low_resolution": (), "widths": (2,), "dense": (2,), "epochs": 1}
+TINY |= {"segments_per_epoch": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """Give three scans, of which two have a prior."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([2.0, 2.0, 2.5, 1.0])
+    scans = []
+    for i in range(3):
+        label = np.zeros(SHAPE, dtype=np.uint8)
+        label[4:7, 4:7, 3 + i : 6 + i] = 1
+        image = rng.normal(size=SHAPE) + 3 * label
+        prior = rng.normal(size=SHAPE) if i else None
+        scans.append(Case(f"p{i}", image, label=label, prior=prior, affine=affine))
+    return scans
+
+
+@pytest.fixture(scope="module")
+def table(cases, tmp_path_factory):
+    return write_cases(cases, tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture(scope="module")
+def models(cases, tmp_path_factory):
+    """Give model files: two of different weights that look at priors, and one that does not."""
+    folder = tmp_path_factory.mktemp("models")
+    images, labels = [case.image for case in cases], [case.label for case in cases]
+    priors = [case.prior for case in cases]
+    for name, seed in (("sensitive", 0), ("specific", 1)):
+        segmenter = DeepMedicSegmenter(**TINY, random_state=seed)
+        save_model(segmenter.fit(images, labels, priors=priors), folder / f"{name}.dmrifit")
+    segmenter = DeepMedicSegmenter(**TINY, random_state=2).fit(images, labels)
+    save_model(segmenter, folder / "plain.dmrifit")
+    return SimpleNamespace(
+        sensitive=folder / "sensitive.dmrifit",
+        specific=folder / "specific.dmrifit",
+        plain=folder / "plain.dmrifit",
+    )
+
+
+@pytest.fixture
+def run_calls(models, tmp_path, monkeypatch):
+    """Start a command that ends before the first scan, and give the segmenter and the scans."""
+
+    class StoppedError(Exception):
+        """Raised where scans would be segmented."""
+
+    calls = []
+
+    def stop(segmenter, cases, out, **_):
+        calls.append((segmenter, cases))
+        raise StoppedError
+
+    def start(command, *words, **options):
+        with pytest.raises(StoppedError):
+            command(*words, tmp_path / "out", overwrite=True, **options)
+        return calls[-1]
+
+    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", stop)
+    return start
+
+
+def volumes(table, key):
+    """Read the images of a run that its table names."""
+    rows = pd.read_csv(table, sep="\t")
+    return [np.asarray(nib.load(table.parent / name).dataobj) for name in rows[key]]
+
+
+def probabilities(path, cases, **options):
+    """Predict by a model file as its class does."""
+    segmenter = load_model(path).set_params(**options)
+    images, priors = [case.image for case in cases], [case.prior for case in cases]
+    return np.stack(list(segmenter.predict_proba(images, priors=priors)))
+
+
+# Segment -----------------------------------------------------------------------------------------
+
+
+def test_segmentations_are_those_of_the_model_at_its_threshold(
+    run, cases, table, models, tmp_path
+):
+    expected = probabilities(models.sensitive, cases)
+    middle = float(np.median(expected))
+    for words, threshold in (((), 0.5), (("--threshold", middle), middle)):
+        out = tmp_path / str(threshold)
+        code, _, error = run(
+            "segment", models.sensitive, table, "--out", out, "--no-figure", *words
+        )
+        assert code == 0, error
+        for key, arrays in (
+            ("probability", expected),
+            ("label", [array >= threshold for array in expected]),
+        ):
+            written = volumes(out / "segmentations.tsv", key)
+            for values, array in zip(written, arrays, strict=True):
+                np.testing.assert_allclose(values, array, atol=1e-6)
+        rows = pd.read_csv(out / "segmentations.tsv", sep="\t")
+        np.testing.assert_allclose(rows["threshold"], threshold)
+
+
+def test_flips_average_over_mirror_images(run, cases, table, models, tmp_path):
+    words = ("segment", models.sensitive, table, "--no-figure", "--flips", "--out", tmp_path)
+    assert run(*words)[0] == 0
+    written = volumes(tmp_path / "segmentations.tsv", "probability")
+    averaged = probabilities(models.sensitive, cases, flips=True)
+    plain = probabilities(models.sensitive, cases)
+    for values, mean, single in zip(written, averaged, plain, strict=True):
+        np.testing.assert_allclose(values, mean, atol=1e-6)
+        assert np.abs(values - single).max() > 1e-4
+
+
+def test_a_threshold_of_the_user_replaces_the_operating_point(table, models, tmp_path, run_calls):
+    segmenter = load_model(models.sensitive)
+    segmenter.threshold_, segmenter.false_positives_ = 0.25, 3.0
+    path = tmp_path / "model.dmrifit"
+    save_model(segmenter, path)
+    kept, _ = run_calls(segment, path, table)
+    assert (kept.threshold_, kept.false_positives_) == (0.25, 3.0)
+    changed, _ = run_calls(segment, path, table, threshold=1.0)
+    assert (changed.threshold_, changed.false_positives_) == (1.0, None)
+
+
+def test_a_single_image_comes_with_a_prior_and_a_mask(table, models, run_calls):
+    paths = {key: table.parent / f"p1_{key}.nii.gz" for key in ("image", "prior", "label")}
+    _, (case,) = run_calls(
+        segment, models.sensitive, paths["image"], prior=paths["prior"], mask=paths["label"]
+    )
+    stored = read_cases(table)[1]
+    np.testing.assert_array_equal(case.image, stored.image)
+    np.testing.assert_array_equal(case.prior, stored.prior)
+    np.testing.assert_array_equal(case.brain, stored.label > 0)
+    _, (case,) = run_calls(segment, models.sensitive, paths["image"])
+    assert case.prior is None
+
+
+def test_a_single_image_is_segmented(run, table, models, tmp_path):
+    image = table.parent / "p1_image.nii.gz"
+    words = ("segment", models.sensitive, image, "--out", tmp_path, "--no-figure")
+    code, out, error = run(*words)
+    assert code == 0, error
+    assert "1 scan," in out
+    assert "synthetic" not in out
+    content = json.loads((tmp_path / "p1_image" / "segmentation.json").read_text())
+    assert content["notice"] == "Research software; not for clinical use."
+
+
+def test_priors_are_left_out_with_a_warning_where_the_model_saw_none(
+    table, models, run_calls, capsys
+):
+    _, scans = run_calls(segment, models.plain, table)
+    assert [case.prior for case in scans] == [None] * 3
+    assert "trained without prior scans" in capsys.readouterr().err
+    _, scans = run_calls(segment, models.sensitive, table)
+    assert [case.prior is None for case in scans] == [True, False, False]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_device_of_the_user_replaces_that_of_the_model(table, models, run_calls):
+    segmenter, _ = run_calls(segment, models.sensitive, table, device="auto")
+    assert segmenter.device == "auto"
+    segmenter, _ = run_calls(segment, models.sensitive, table)
+    assert segmenter.device == "cpu"
+
+
+# Ensemble ----------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_joins_both_models_at_their_thresholds(run, cases, table, models, tmp_path):
+    pairs = [probabilities(path, cases) for path in (models.sensitive, models.specific)]
+    low, high = np.quantile(pairs[0], 0.97), np.quantile(pairs[1], 0.98)
+    words = ("ensemble", models.sensitive, models.specific, table, "--no-figure")
+    words += ("--thresholds", f"{low},{high}", "--out", tmp_path)
+    code, out, error = run(*words)
+    assert code == 0, error
+    expected = [
+        merge_segmentations(first >= low, second >= high)
+        for first, second in zip(*pairs, strict=True)
+    ]
+    assert set(np.unique(expected)) == {0, 1, 2}
+    for values, labels in zip(
+        volumes(tmp_path / "segmentations.tsv", "label"), expected, strict=True
+    ):
+        np.testing.assert_array_equal(values, labels)
+    rows = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t")
+    n, n_confirmed = rows["n_lesions"].sum(), rows["n_confirmed"].sum()
+    assert f"3 scans, {n} lesions found, {n_confirmed} of them confirmed: {tmp_path}" in out
+
+
+def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run_calls):
+    words = (models.sensitive, models.specific, table)
+    joined, _ = run_calls(ensemble, *words)
+    assert joined.thresholds is None
+    joined, _ = run_calls(ensemble, *words, thresholds="0.2,0.9", flips=True, device="auto")
+    assert joined.thresholds == (0.2, 0.9)
+    parts = (joined.sensitive, joined.specific)
+    assert all(part.flips and part.device == "auto" for part in parts)
+    assert [part.random_state for part in parts] == [0, 1]
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in words[:2]]
+    assert settings == {
+        "command": "ensemble",
+        "sensitive": digests[0],
+        "specific": digests[1],
+        "thresholds": [0.2, 0.9],
+        "flips": True,
+        "figure": True,
+        "threshold": None,
+    }
+
+
+def test_an_ensemble_warns_of_priors_that_no_model_looks_at(table, models, run_calls, capsys):
+    run_calls(ensemble, models.plain, models.plain, table)
+    assert "trained without prior scans" in capsys.readouterr().err
+    run_calls(ensemble, models.plain, models.specific, table)
+    assert capsys.readouterr().err == ""
+
+
+# What is said, and errors ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "confirmed", "sentence"),
+    [
+        ([1], [None], "1 scan, 1 lesion found"),
+        ([0, 0], [None, None], "2 scans, 0 lesions found"),
+        ([2, 3], [0, 1], "2 scans, 5 lesions found, 1 of them confirmed"),
+        ([1], [0], "1 scan, 1 lesion found, 0 of them confirmed"),
+    ],
+)
+def test_the_summary_counts_scans_and_lesions(
+    table, models, tmp_path, monkeypatch, capsys, counts, confirmed, sentence
+):
+    contents = [
+        {"n_lesions": n, "n_confirmed": n_confirmed}
+        for n, n_confirmed in zip(counts, confirmed, strict=True)
+    ]
+    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
+    monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
+    segment(models.sensitive, table, tmp_path)
+    assert capsys.readouterr().out == f"{sentence}: {tmp_path}\n"
+
+
+@pytest.fixture
+def error_of(run):
+    """Run the program, and give the one line that it ends with."""
+
+    def call(*words):
+        code, _, error = run(*words)
+        assert code == 2
+        assert error.count("\n") == 1
+        return error
+
+    return call
+
+
+@pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "nan"])
+def test_thresholds_that_are_no_probability_are_refused(error_of, table, models, tmp_path, value):
+    words = ("segment", models.sensitive, table, "--out", tmp_path / "a", "--threshold", value)
+    assert "a probability above 0 and at most 1 is needed" in error_of(*words)
+    words = ("ensemble", models.sensitive, models.specific, table, "--out", tmp_path / "a")
+    assert "--thresholds" in error_of(*words, f"--thresholds=0.5,{value}")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_ensemble_needs_two_thresholds(error_of, table, models, tmp_path):
+    words = ("ensemble", models.sensitive, models.specific, table, "--out", tmp_path / "a")
+    for thresholds in ("0.5", "0.2,0.3,0.4", "low,high"):
+        assert f"--thresholds {thresholds}: 2 numbers" in error_of(
+            *words, "--thresholds", thresholds
+        )
+
+
+def test_model_files_that_are_missing_or_of_another_kind_are_named(
+    error_of, table, models, tmp_path
+):
+    out, missing = tmp_path / "out", tmp_path / "none.dmrifit"
+    assert f"{missing}: no such model file" in error_of("segment", missing, table, "--out", out)
+    error = error_of("ensemble", models.sensitive, missing, table, "--out", out)
+    assert f"{missing}: no such model file" in error
+    fitter = tmp_path / "fitter.dmrifit"
+    save_model(MapFitter("adc", Protocol([0, 500, 1000])).fit(np.array([[1.0, 0.6, 0.4]])), fitter)
+    words = (table, "--out", out)
+    assert "MapFitter, which segments nothing" in error_of("segment", fitter, *words)
+    assert "MapFitter, which segments" in error_of("ensemble", models.plain, fitter, *words)
+    assert not out.exists()
+
+
+def test_devices_that_do_not_exist_are_refused(error_of, table, models, tmp_path):
+    words = ("segment", models.sensitive, table, "--out", tmp_path / "out", "--device")
+    assert "device must be 'auto'" in error_of(*words, "gpu")
+    assert "take device='auto' or 'cpu'" in error_of(*words, "cuda:63")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scans_that_are_missing_or_named_twice_are_refused(error_of, table, models, tmp_path):
+    out, image = ("--out", tmp_path / "out"), table.parent / "p1_image.nii.gz"
+    missing = tmp_path / "none.nii.gz"
+    assert f"{missing}: no such file" in error_of("segment", models.plain, missing, *out)
+    folder = error_of("segment", models.plain, tmp_path, *out)
+    assert f"{tmp_path} is a folder; name an image or a table in it" in folder
+    for option in ("--prior", "--mask"):
+        error = error_of("segment", models.plain, table, option, image, *out)
+        assert "leave out --prior and --mask" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(error_of, table, models, tmp_path):
+    out = tmp_path / "out"
+    out.write_text("notes")
+    error = error_of("segment", models.sensitive, table, "--out", out)
+    assert f"--out {out} is a file; name a folder" in error
+    assert out.read_text() == "notes"
+
+
+def test_a_run_of_another_model_or_threshold_is_not_continued(
+    error_of, run, models, table, tmp_path
+):
+    image = table.parent / "p0_image.nii.gz"
+    out = ("--out", tmp_path, "--no-figure")
+    assert run("segment", models.sensitive, image, *out)[0] == 0
+    error = error_of("segment", models.specific, image, *out)
+    assert "other options (model)" in error
+    error = error_of("segment", models.sensitive, image, *out, "--threshold", 0.4, "--flips")
+    assert "other options (flips, threshold)" in error
+    code, _, error = run("segment", models.specific, image, *out, "--overwrite")
+    assert code == 0, error
+
+
+def test_every_command_has_an_example_that_names_it():
+    assert set(EXAMPLES) == {segment, ensemble}
+    for command, line in EXAMPLES.items():
+        assert line.startswith(f"dmrifit-metastasis {command.__name__} ")
