@@ -36,7 +36,7 @@ def test_help_of_every_command_is_shown(pages):
 
     text = pages.commands()
     for program, package in pages.PROGRAMS.items():
-        commands = typer.main.get_command(import_module(f"{package}.cli").app).commands
+        commands = typer.main.get_command(import_module(f"{package}.cli.program").app).commands
         assert len(commands) >= 4
         for name in commands:
             shown = text.partition(f"\n{program} {name}\n")[2]

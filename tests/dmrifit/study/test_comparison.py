@@ -344,6 +344,7 @@ def test_a_damaged_cell_is_computed_again(two, record, tmp_path):
 def test_the_study_says_how_it_was_made(two, tmp_path):
     result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], max_voxels=20, out=tmp_path, random_state=11)
     study = json.loads((tmp_path / "study.json").read_text())
+    assert study.pop("format") == 2
     assert study.pop("finished").keys() == {"scores.csv", "signals.csv"}
     assert study == result.study
     assert study["settings"]["seed"] == 11
