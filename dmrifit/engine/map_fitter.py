@@ -14,8 +14,9 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmrifit._utils.checks import check_word
-from dmrifit.engine.fitting import fit_voxels
-from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.fitting import fit_with
+from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import MS_PER_UM2_PER_S_PER_MM2, Protocol
 
 __all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "resolve_model"]
@@ -165,15 +166,13 @@ class MapFitter(_VoxelTransformer):
         signals = self._checked(S, reset=False)
         if self.protocol is None:
             return np.full((len(signals), len(self.model_.names)), np.nan)
-        return fit_voxels(
-            signals,
-            self.protocol,
-            self.model_,
+        settings = FitSettings(
             bounds=self.bounds,
             fixed=self.fixed,
             sigma=self.sigma if sigma is None else sigma,
             n_threads=self.n_threads,
-        ).parameters
+        )
+        return fit_with(signals, self.protocol, self.model_, settings).parameters
 
     def inverse_transform(self, P: ArrayLike) -> NDArray[np.float64]:
         """
@@ -354,22 +353,8 @@ class ClinicalMetrics(_VoxelTransformer):
         """Fit S0 and ADC; the result has shape (2, n_voxels)."""
         if self.method == "wls":
             return _weighted_log_linear(signals, protocol)
-        return fit_voxels(
-            signals, protocol, "adc", bounds=_SIGNED_ADC, n_threads=self.n_threads
-        ).parameters.T
-
-
-def resolve_model(model: object) -> SignalModel:
-    """Return a model given by name or as it is."""
-    if isinstance(model, SignalModel):
-        return model
-    if not isinstance(model, str):
-        raise TypeError(f"model must be a name or a SignalModel, not {type(model).__name__}")
-    if model not in MODELS:
-        raise ValueError(
-            f"no model {model!r}; choose one of {', '.join(MODELS)} or give a SignalModel"
-        )
-    return MODELS[model]
+        settings = FitSettings(bounds=_SIGNED_ADC, n_threads=self.n_threads)
+        return fit_with(signals, protocol, "adc", settings).parameters.T
 
 
 def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:

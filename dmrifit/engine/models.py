@@ -16,7 +16,7 @@ from dmrifit.engine import exact_math
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["MODELS", "Parameter", "SignalModel"]
+__all__ = ["MODELS", "Parameter", "SignalModel", "resolve_model"]
 
 #: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
 SIGNAL_UNIT = "signal"
@@ -473,3 +473,17 @@ MODELS: dict[str, SignalModel] = {
         ),
     )
 }
+
+
+def resolve_model(model: object) -> SignalModel:
+    """Return a model given by name or as it is."""
+    if isinstance(model, SignalModel):
+        return model
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a name or a SignalModel, not {type(model).__name__}")
+    if model not in MODELS:
+        raise ValueError(
+            f"no model {model!r}; choose one of {', '.join(MODELS)} or give a SignalModel "
+            "(SignalModel.from_expression)"
+        )
+    return MODELS[model]

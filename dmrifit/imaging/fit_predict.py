@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,22 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.cohort.scaling import PatientScale
+from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
+from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels
-from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import estimate_sigma
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import (
-    OUTSIDE,
     FitTally,
-    bits_type,
     derivative_name,
     describe_fit,
     describe_prediction,
-    map_names,
-    pack_bounds,
-    pack_doubts,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
 from dmrifit.io.masks import binarize
@@ -50,10 +48,7 @@ from dmrifit.io.series import Series, read_map
 if TYPE_CHECKING:
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
-#: The largest number of a float32 map; an error beyond it, as of a parameter that the signal does not show, is none.
-_LARGEST = np.finfo(np.float32).max
-
-__all__ = ["fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
+__all__ = ["OUTSIDE", "fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
 
 
 def fit_image(
@@ -160,108 +155,64 @@ def fit_image(
     UserWarning
         If relaxation times are fitted to measurements of one echo time, or no voxel could be fitted.
     """
-    model = _find_model(model)
-    image, mask, sigma = _place(affine, image, mask, sigma)
+    model = resolve_model(model)
+    image, mask, sigma = _with_affine(affine, image, mask, sigma)
+    settings = FitSettings(
+        method=method,
+        bounds=bounds,
+        fixed=fixed,
+        regularization=regularization,
+        n_starts=n_starts,
+        n_threads=n_threads,
+    )
     series = Series.open(image)
-    contrasts = _check_protocol(series, protocol, model, average=average, fixed=fixed)
+    contrasts = _check_protocol(series, protocol, model, average=average, fixed=fixed or {})
     files = _fit_files(series, model)
-    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
+    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as file_set:
+        # Libraries and settings are checked here, before a long fit.
         if _is_estimate(sigma):
             import_optional("dipy")
-        if quicklook and written is not None:
-            import_optional("matplotlib")
-            import_optional("jinja2")
-        region, noise = _read_region(series, mask, None if _is_estimate(sigma) else sigma)
-        options: dict[str, Any] = {
-            "method": method,
-            "bounds": bounds,
-            "fixed": fixed,
-            "regularization": regularization,
-            "n_starts": n_starts,
-            "n_threads": n_threads,
-        }
-        # An empty voxel is not fitted, but the engine checks its options on it, before the work.
-        box = fit_voxels(np.full((1, len(contrasts)), np.nan), contrasts, model, **options).bounds
-        source = _describe_noise(noise)
-        names = map_names(model)
+        if quicklook and file_set is not None:
+            _import_quicklook_libraries()
+        region = _read_region(series, mask)
+        noise = None if _is_estimate(sigma) else _read_noise(series, sigma, region)
+        # The engine checks the settings on a voxel without a signal, which it does not fit.
+        blank = np.full((1, len(contrasts)), np.nan)
+        box = fit_voxels(blank, contrasts, model, **vars(settings)).bounds
         tally = FitTally(model)
         with series.unpacked() as readable:
-            # Only now is it known that there are as many voxels as the header says.
-            maps: dict[str, NDArray] = {name: np.zeros(series.grid, np.float32) for name in names}
-            maps["status"] = np.full(series.grid, OUTSIDE, np.uint8)
-            maps["at_bound"] = np.zeros(series.grid, bits_type(len(model.names)))
-            maps["doubt"] = np.zeros(series.grid, np.uint8)
+            # Only an unpacked file is known to hold the voxels that its header promises.
+            maps = empty_maps(model, series.grid)
+            sigma_text = _describe_noise(noise)
             if _is_estimate(sigma):
                 level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
-                noise, source = (
-                    level.sigma,
-                    f"{np.median(level.sigma):.6g} (estimated by {level.method})",
-                )
-            for slab, part, voxels in readable.slabs(region, progress=progress, task="fit"):
+                noise = level.sigma
+                sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
+            for slab, inside, signals in readable.slabs(region, progress=progress, task="fit"):
                 if average is not None:
-                    voxels, _ = average_directions(voxels, protocol, mean=average)
-                result = fit_voxels(
-                    voxels, contrasts, model, sigma=_noise_of(noise, slab, part), **options
-                )
-                bounded = pack_bounds(result.at_low, result.at_high)
-                errors = np.where(
-                    np.abs(result.standard_errors) < _LARGEST, result.standard_errors, np.nan
-                )
-                columns = [*result.parameters.T, *errors.T]
-                columns += [result.cost, result.status, bounded, pack_doubts(result)]
-                for name, column in zip(names, columns, strict=True):
-                    maps[name][:, :, slab][part] = column
+                    signals, _ = average_directions(signals, protocol, mean=average)
+                slab_settings = replace(settings, sigma=_noise_of(noise, slab, inside))
+                result = fit_voxels(signals, contrasts, model, **vars(slab_settings))
+                fill_maps(maps, result, slab, inside)
                 tally.add(result)
-        if not tally.status.any():
-            raise ValueError(
-                f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
-            )
-        if not tally.n_fitted:
-            msg = (
-                f"{series.name}: none of the {tally.status.sum()} voxels could be fitted; each has a negative value, "
-                "the same value in every measurement, or too few values"
-            )
-            warnings.warn(msg, stacklevel=2)
+        _check_tally(tally, series)
         images = {
             name: series.map(values, f"dmrifit {model.name} {name}")
             for name, values in maps.items()
         }
-        if written is not None:
-            settings = {
-                "Method": method,
-                "Starts": n_starts,
-                "Bounds": _describe_bounds(bounds),
-                "Regularization": regularization,
+        if file_set is not None:
+            inputs = {
                 "AverageDirections": average,
-                "Sigma": source,
+                "Sigma": sigma_text,
                 "Region": _describe_region(mask),
             }
-            sidecar = describe_fit(
-                tally,
-                box,
-                fixed or {},
-                protocol,
-                contrasts,
-                settings,
-                files,
-                monotonic=_monotonic(bounds),
-            )
-            sidecar |= series.describe() | {
-                "Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)
-            }
-            _save(images, written, files)
+            sidecar = describe_fit(tally, settings, box, protocol, contrasts, inputs, files)
+            sidecar |= series.describe()
+            sidecar["Sources"] = describe_sources(Image=image, Mask=mask, Sigma=sigma)
+            _save_images(images, file_set, files)
             if quicklook:
-                from dmrifit.report.quicklook import write_quicklook
-
-                png, page = written.path(files["png"]), written.path(files["html"])
-                write_quicklook(
-                    *_upright(images.items()),
-                    sidecar,
-                    title=series.stem or "image",
-                    png=png,
-                    html=page,
-                )
-            written.write_json(files["sidecar"], sidecar)
+                _write_fit_page(images, series, sidecar, file_set, files)
+            file_set.write_json(files["sidecar"], sidecar)
     return images
 
 
@@ -345,103 +296,111 @@ def predict_image(
     from dmrifit.predict.base import resolve_patch_shape
 
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
-    image, mask, sigma = _place(affine, image, mask, sigma)
+    image, mask, sigma = _with_affine(affine, image, mask, sigma)
     series = Series.open(image)
-    chosen = source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
+    volumes = source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
     if isinstance(scale, str) and scale == "patient":
         scale = getattr(estimator, "patient_scale_", PatientScale())
     files = _prediction_files(series, model, signals=signals)
-    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as written:
-        if quicklook and written is not None and model is not None:
-            import_optional("matplotlib")
-            import_optional("jinja2")
-        region, noise = _read_region(series, mask, sigma)
-        parameters = () if model is None else model.parameters
-        counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
+    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as file_set:
+        if quicklook and file_set is not None and model is not None:
+            _import_quicklook_libraries()
+        region = _read_region(series, mask)
+        noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
-            maps: dict[str, NDArray] = {
-                one.name: np.zeros(series.grid, np.float32) for one in parameters
-            }
-            if signals:
-                maps["signals"] = np.zeros((*series.grid, len(target)), np.float32)
-            unit = patient_scale(readable, region, chosen, source, scale, progress=progress)
-            patch_shape = resolve_patch_shape(estimator)
-            for slab, part, rows in sliced_rows(
-                readable, region, chosen, patch_shape, progress=progress
-            ):
-                scaled = rows / unit
-                here = _noise_of(noise, slab, part)
-                options = {} if here is None else {"sigma": here / unit}
-                predicted = (
-                    estimator.predict(scaled) if signals or hasattr(estimator, "maps_of") else None
-                )
-                columns: Iterable[NDArray] = ()
-                if parameters and predicted is not None and hasattr(estimator, "maps_of"):
-                    columns = estimator.maps_of(predicted, **options).T
-                elif parameters:
-                    columns = estimator.predict_maps(scaled, **options).T
-                for parameter, column in zip(parameters, columns, strict=True):
-                    maps[parameter.name][:, :, slab][part] = column * (
-                        unit if parameter.is_amplitude else 1.0
-                    )
-                if predicted is not None:
-                    counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
-                    if signals:
-                        maps["signals"][:, :, slab][part] = predicted * unit
-                counts["InMask"] += len(rows)
-                counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
+            prediction = _Prediction(estimator, model, target, series.grid, signals=signals)
+            unit = patient_scale(readable, region, volumes, source, scale, progress=progress)
+            slabs = sliced_rows(
+                readable, region, volumes, resolve_patch_shape(estimator), progress=progress
+            )
+            for slab, inside, rows in slabs:
+                prediction.add(rows, unit, _noise_of(noise, slab, inside), slab, inside)
         images = {
-            name: series.map(values, f"dmrifit predicted {name}") for name, values in maps.items()
+            name: series.map(values, f"dmrifit predicted {name}")
+            for name, values in prediction.maps.items()
         }
-        if written is not None:
+        if file_set is not None:
             sidecar = describe_prediction(estimator, model, target, unit, files)
             sidecar["Settings"] = {
-                "Scale": "patient"
-                if isinstance(scale, PatientScale)
-                else "given"
-                if scale
-                else "none",
+                "Scale": _describe_scale(scale),
                 "Sigma": _describe_noise(noise),
                 "Region": _describe_region(mask),
             }
-            sidecar["Voxels"] = counts
-            sidecar |= series.describe() | {
-                "Sources": describe_sources(Image=image, Mask=mask, Sigma=sigma)
-            }
-            _save(images, written, files)
+            sidecar["Voxels"] = prediction.counts
+            sidecar |= series.describe()
+            sidecar["Sources"] = describe_sources(Image=image, Mask=mask, Sigma=sigma)
+            _save_images(images, file_set, files)
             if signals:
-                np.savetxt(written.path(files["bval"]), target.b[None], fmt="%.10g")
+                np.savetxt(file_set.path(files["bval"]), target.b[None], fmt="%.10g")
                 if target.te is not None:
-                    np.savetxt(written.path(files["te"]), target.te[None], fmt="%.10g")
-            if quicklook and parameters:
-                from dmrifit.report.quicklook import write_prediction_page
-
-                shown = _upright((one.name, images[one.name]) for one in parameters)
-                page = written.path(files["html"])
-                write_prediction_page(*shown, sidecar, title=series.stem or "image", html=page)
-            written.write_json(files["sidecar"], sidecar)
+                    np.savetxt(file_set.path(files["te"]), target.te[None], fmt="%.10g")
+            if quicklook and model is not None:
+                parameter_images = {name: images[name] for name in model.names}
+                _write_prediction_page(parameter_images, series, sidecar, file_set, files)
+            file_set.write_json(files["sidecar"], sidecar)
     return images
 
 
-def _place(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
+class _Prediction:
+    """The maps of a prediction and the counts of its voxels, filled slab by slab."""
+
+    def __init__(
+        self,
+        estimator: SignalToSignal | MapsToMaps,
+        model: SignalModel | None,
+        target: Protocol,
+        grid: tuple[int, int, int],
+        *,
+        signals: bool,
+    ) -> None:
+        self.estimator = estimator
+        self.parameters = () if model is None else model.parameters
+        self.maps: dict[str, NDArray] = {
+            parameter.name: np.zeros(grid, np.float32) for parameter in self.parameters
+        }
+        if signals:
+            self.maps["signals"] = np.zeros((*grid, len(target)), np.float32)
+        self.counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
+        self._with_signals = signals
+        self._fits_signals = hasattr(estimator, "maps_of")
+
+    def add(
+        self,
+        rows: NDArray,
+        unit: float,
+        noise: float | NDArray | None,
+        slab: slice,
+        inside: NDArray[np.bool_],
+    ) -> None:
+        """Predict the voxels of a slab from their measurements, divided by the patient's scale."""
+        scaled = rows / unit
+        options = {} if noise is None else {"sigma": noise / unit}
+        if self._with_signals or self._fits_signals:
+            predicted = self.estimator.predict(scaled)
+            self.counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
+        if self._with_signals:
+            self.maps["signals"][:, :, slab][inside] = predicted * unit
+        if self.parameters:
+            # Maps are fitted to the predicted signals where the estimator predicts signals.
+            if self._fits_signals:
+                maps = self.estimator.maps_of(predicted, **options)
+            else:
+                maps = self.estimator.predict_maps(scaled, **options)
+            for parameter, column in zip(self.parameters, maps.T, strict=True):
+                factor = unit if parameter.is_amplitude else 1.0
+                self.maps[parameter.name][:, :, slab][inside] = column * factor
+        self.counts["InMask"] += len(rows)
+        self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
+
+
+def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     """Give the arrays among the inputs their affine."""
     images = list(image) if isinstance(image, list | tuple) else [image]
-    if affine is not None and not any(is_array(one) for one in (*images, *maps)):
-        own = next(one for one in images if not is_array(one))
+    if affine is not None and not any(map(is_array, (*images, *maps))):
         raise ValueError(
-            f"{image_name(own)} brings its own affine; leave out affine=, which is for arrays"
+            f"{image_name(images[0])} brings its own affine; leave out affine=, which is for arrays"
         )
-    return [placed(one, affine) for one in (image, *maps)]
-
-
-def _find_model(model: str | SignalModel) -> SignalModel:
-    if isinstance(model, SignalModel):
-        return model
-    if model not in MODELS:
-        raise ValueError(
-            f"no model {model!r}; choose one of {', '.join(MODELS)}, or make one by SignalModel.from_expression"
-        )
-    return MODELS[model]
+    return [placed(item, affine) for item in (image, *maps)]
 
 
 def _check_protocol(
@@ -450,98 +409,132 @@ def _check_protocol(
     model: SignalModel,
     *,
     average: str | None,
-    fixed: Mapping[str, float] | None,
+    fixed: Mapping[str, float],
 ) -> Protocol:
     """Check image, protocol and model against each other; return the protocol that is fitted."""
     series.check_count(protocol)
     if model.needs_te and protocol.te is None:
         raise ValueError(
-            f"model {model.name} needs echo times; give them to the protocol (te in ms; on the command line --te)"
+            f"model {model.name} needs echo times; give them to the protocol "
+            "(te in ms; on the command line --te)"
         )
-    free = [name for name in model.names if name not in (fixed or {})]
+    free = [parameter for parameter in model.parameters if parameter.name not in fixed]
     n_contrasts = _count_contrasts(protocol)
     if n_contrasts < len(free):
+        names = ", ".join(parameter.name for parameter in free)
         raise ValueError(
-            f"model {model.name} has {len(free)} free parameters ({', '.join(free)}), but {series.name} has only "
-            f"{n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a simpler model"
+            f"model {model.name} has {len(free)} free parameters ({names}), but {series.name} has "
+            f"only {n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a "
+            "simpler model"
         )
-    times = [one.name for one in model.parameters if one.unit == "ms" and one.name in free]
-    if model.needs_te and times and protocol.te is not None and np.ptp(protocol.te) == 0:
+    relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
+    te = protocol.te
+    if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
         msg = (
-            f"{series.name} has one echo time ({protocol.te[0]:g} ms), which cannot tell {', '.join(times)} from the "
-            "amplitude; fix them (--fix NAME=MS), or choose a model without relaxation"
+            f"{series.name} has one echo time ({te[0]:g} ms), which cannot tell "
+            f"{', '.join(relaxation_times)} from the amplitude; fix them (--fix NAME=MS), or "
+            "choose a model without relaxation"
         )
         warnings.warn(msg, stacklevel=3)
     if average is None:
         return protocol
-    return average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
+    _, contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)
+    return contrasts
 
 
 def _count_contrasts(protocol: Protocol) -> int:
-    """Count the different (b, TE); b-values that differ by 5 s/mm² or 2 % are one shell, as scanners scatter them."""
+    """Count the different (b, TE), with b-values that differ by 5 s/mm² or 2 % as one shell."""
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     count = 0
     for echo_time in np.unique(te):
         b = np.sort(protocol.b[te == echo_time])
-        count += 1 + int(np.count_nonzero(np.diff(b) > np.maximum(5, 0.02 * b[1:])))
+        # Scanners scatter the b-values of a shell.
+        gaps = np.diff(b) > np.maximum(5, 0.02 * b[1:])
+        count += 1 + int(np.count_nonzero(gaps))
     return count
 
 
-def _read_region(
-    series: Series, mask: Image | None, sigma: float | Image | None
-) -> tuple[NDArray[np.bool_] | None, float | NDArray | None]:
-    """Read the voxels in question and the noise level."""
-    region = None if mask is None else binarize(read_map(mask, series), name=image_name(mask))
+def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None:
+    if mask is None:
+        return None
+    return binarize(read_map(mask, series), name=image_name(mask))
+
+
+def _read_noise(
+    series: Series, sigma: float | Image | None, region: NDArray[np.bool_] | None
+) -> float | NDArray | None:
+    """
+    Read the standard deviation of the noise, one number or a map.
+
+    Shapes: `region` and a map (x, y, z).
+    """
     if sigma is None:
-        return region, None
+        return None
     if isinstance(sigma, int | float):
         if not (np.isfinite(sigma) and sigma >= 0):
             raise ValueError(
-                f"sigma must be a standard deviation of the noise, not negative and finite, not {sigma!r}"
+                "sigma must be a standard deviation of the noise, not negative and finite, "
+                f"not {sigma!r}"
             )
-        return region, float(sigma)
+        return float(sigma)
     noise = read_map(sigma, series).astype(np.float64)
-    used = noise if region is None else noise[region]
-    n_bad = np.count_nonzero(~(np.isfinite(used) & (used >= 0)))
+    levels = noise if region is None else noise[region]
+    n_bad = np.count_nonzero(~(np.isfinite(levels) & (levels >= 0)))
     if n_bad:
         where = "" if region is None else " of the mask"
         raise ValueError(
-            f"{image_name(sigma)}: a standard deviation of the noise must not be negative, infinite or NaN, "
-            f"and in {n_bad} voxels{where} it is; correct the map or leave these voxels out by a mask"
+            f"{image_name(sigma)}: a standard deviation of the noise must not be negative, "
+            f"infinite or NaN, and in {n_bad} voxels{where} it is; correct the map or leave these "
+            "voxels out by a mask"
         )
-    return region, noise
+    return noise
 
 
 def _noise_of(
-    noise: float | NDArray | None, slab: slice, part: NDArray[np.bool_]
+    noise: float | NDArray | None, slab: slice, inside: NDArray[np.bool_]
 ) -> float | NDArray | None:
-    return noise[:, :, slab][part] if isinstance(noise, np.ndarray) else noise
+    return noise[:, :, slab][inside] if isinstance(noise, np.ndarray) else noise
 
 
 def _is_estimate(sigma: object) -> bool:
+    # A map of sigma compares with a word voxel by voxel.
     return isinstance(sigma, str) and sigma == "estimate"
+
+
+def _check_tally(tally: FitTally, series: Series) -> None:
+    """Refuse an image without a signal, and warn of one of which no voxel could be fitted."""
+    n_voxels = tally.status.sum()
+    if not n_voxels:
+        raise ValueError(
+            f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
+        )
+    if not tally.n_fitted:
+        msg = (
+            f"{series.name}: none of the {n_voxels} voxels could be fitted; each has a negative "
+            "value, the same value in every measurement, or too few values"
+        )
+        warnings.warn(msg, stacklevel=3)
 
 
 def _describe_noise(noise: float | NDArray | None) -> float | str | None:
     return "map" if isinstance(noise, np.ndarray) else noise
 
 
-def _describe_bounds(bounds: Mapping[str, tuple[float, float | str]] | str | None) -> str:
-    if bounds is None or isinstance(bounds, str):
-        return bounds or "those of the model"
-    return ", ".join(f"{name} from {low} to {high}" for name, (low, high) in bounds.items())
-
-
-def _monotonic(bounds: Mapping[str, tuple[float, float | str]] | str | None) -> list[str]:
-    if bounds is None or isinstance(bounds, str):
-        return []
-    return [name for name, (_, high) in bounds.items() if high == "monotonic"]
+def _describe_scale(scale: str | float | PatientScale | None) -> str:
+    if isinstance(scale, PatientScale):
+        return "patient"
+    return "given" if scale else "none"
 
 
 def _describe_region(mask: Image | None) -> str:
-    return (
-        "all voxels that are not 0 in every measurement" if mask is None else "the mask above 0.5"
-    )
+    if mask is None:
+        return "all voxels that are not 0 in every measurement"
+    return "the mask above 0.5"
+
+
+def _import_quicklook_libraries() -> None:
+    import_optional("matplotlib")
+    import_optional("jinja2")
 
 
 def _file_set(
@@ -552,26 +545,50 @@ def _file_set(
     return FileSet(out, names.values(), overwrite=overwrite, keep=file_paths(inputs))
 
 
-def _save(
-    images: Mapping[str, nib.Nifti1Pair], written: FileSet, files: Mapping[str, str]
+def _save_images(
+    images: Mapping[str, nib.Nifti1Pair], file_set: FileSet, files: Mapping[str, str]
 ) -> None:
     for name, image in images.items():
-        save_image(image, written.path(files[name]))
+        save_image(image, file_set.path(files[name]))
+
+
+def _write_fit_page(
+    images: Mapping[str, nib.Nifti1Pair],
+    series: Series,
+    sidecar: Mapping[str, Any],
+    file_set: FileSet,
+    files: Mapping[str, str],
+) -> None:
+    from dmrifit.report.quicklook import write_quicklook
+
+    maps, affine = _upright(images)
+    png = file_set.path(files["png"])
+    html = file_set.path(files["html"])
+    write_quicklook(maps, affine, sidecar, title=series.stem or "image", png=png, html=html)
+
+
+def _write_prediction_page(
+    images: Mapping[str, nib.Nifti1Pair],
+    series: Series,
+    sidecar: Mapping[str, Any],
+    file_set: FileSet,
+    files: Mapping[str, str],
+) -> None:
+    from dmrifit.report.quicklook import write_prediction_page
+
+    maps, affine = _upright(images)
+    html = file_set.path(files["html"])
+    write_prediction_page(maps, affine, sidecar, title=series.stem or "image", html=html)
 
 
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
-    """Name the file of each map, the sidecar and the quick-look page; the sidecar, last, completes the set."""
-    source = series.stem
-    files = {
-        name: derivative_name(source, "dwimap.nii.gz", model=model.name, param=name)
-        for name in map_names(model)
-    }
-    for name, suffix in (
-        ("png", "quicklook.png"),
-        ("html", "quicklook.html"),
-        ("sidecar", "dwimap.json"),
-    ):
-        files[name] = derivative_name(source, suffix, model=model.name)
+    """Name the file of each map, the page and the sidecar, whose writing completes the set."""
+    files = {}
+    for name in map_names(model):
+        files[name] = derivative_name(series.stem, "dwimap.nii.gz", model=model.name, param=name)
+    files["png"] = derivative_name(series.stem, "quicklook.png", model=model.name)
+    files["html"] = derivative_name(series.stem, "quicklook.html", model=model.name)
+    files["sidecar"] = derivative_name(series.stem, "dwimap.json", model=model.name)
     return files
 
 
@@ -592,39 +609,41 @@ def _check_estimator(
         )
     if estimator.model is None and not signals:
         raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")
-    return (
-        estimator.source,
-        estimator.target,
-        None if estimator.model is None else _find_model(estimator.model),
-    )
+    model = None if estimator.model is None else resolve_model(estimator.model)
+    return estimator.source, estimator.target, model
 
 
 def _prediction_files(
     series: Series, model: SignalModel | None, *, signals: bool
 ) -> dict[str, str]:
-    base = series.stem
+    """Name the files of a prediction; the sidecar is last and completes the set."""
     files = {}
     if model is not None:
         for name in model.names:
             files[name] = derivative_name(
-                base, "dwimap.nii.gz", model=model.name, param=name, desc="predicted"
+                series.stem, "dwimap.nii.gz", model=model.name, param=name, desc="predicted"
             )
     if signals:
         for name, extension in (("signals", "nii.gz"), ("bval", "bval"), ("te", "te")):
-            files[name] = derivative_name(base, f"dwi.{extension}", desc="predicted")
-    if model is None:
-        return files | {"sidecar": derivative_name(base, "dwi.json", desc="predicted")}
-    files["html"] = derivative_name(base, "quicklook.html", model=model.name, desc="predicted")
-    return files | {
-        "sidecar": derivative_name(base, "dwimap.json", model=model.name, desc="predicted")
-    }
+            files[name] = derivative_name(series.stem, f"dwi.{extension}", desc="predicted")
+    entities = {"desc": "predicted"}
+    sidecar = "dwi.json"
+    if model is not None:
+        entities["model"] = model.name
+        sidecar = "dwimap.json"
+        files["html"] = derivative_name(series.stem, "quicklook.html", **entities)
+    files["sidecar"] = derivative_name(series.stem, sidecar, **entities)
+    return files
 
 
 def _upright(
-    images: Iterable[tuple[str, nib.Nifti1Pair]],
+    images: Mapping[str, nib.Nifti1Pair],
 ) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
-    """Turn any order of storage to RAS, from which figures start: maps by name, and their affine."""
-    turned = {name: nib.as_closest_canonical(image) for name, image in images}
-    return {name: np.asanyarray(one.dataobj) for name, one in turned.items()}, next(
-        iter(turned.values())
-    ).affine
+    """
+    Reorder images of one grid to RAS, which figures expect; return maps and affine.
+
+    Shapes: returns maps (x, y, z), affine (4, 4).
+    """
+    upright = {name: nib.as_closest_canonical(image) for name, image in images.items()}
+    maps = {name: np.asanyarray(image.dataobj) for name, image in upright.items()}
+    return maps, next(iter(upright.values())).affine

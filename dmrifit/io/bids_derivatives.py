@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dmrifit.engine.fit_maps import (
+    DOUBTS,
+    FIT_MAPS,
+    OUTSIDE,
+    bits_type,
+    map_names,
+    pack_bounds,
+    pack_doubts,
+    unpack_bounds,
+)
+from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
@@ -41,14 +51,8 @@ __all__ = [
     "versions",
 ]
 
-#: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
-OUTSIDE = 255
-
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
-
-#: What a map of doubts says of a fit, by the value that is added for each.
-DOUBTS = {1: "starts disagree", 2: "ill-conditioned"}
 
 _EXTENSIONS = re.compile(r"\.(nii|img|hdr)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _BIDS = re.compile(r"sub-[a-zA-Z0-9+]+_(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)*[a-zA-Z0-9]+")
@@ -101,69 +105,6 @@ def versions(*packages: str) -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def map_names(model: SignalModel) -> list[str]:
-    """Name the maps of a fit."""
-    names = [
-        *model.names,
-        *(f"{name}_se" for name in model.names),
-        "cost",
-        "status",
-        "at_bound",
-        "doubt",
-    ]
-    if len(set(names)) != len(names):
-        raise ValueError(
-            f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; name it otherwise"
-        )
-    return names
-
-
-def pack_bounds(
-    at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]
-) -> NDArray[np.unsignedinteger]:
-    """
-    Pack into one number for each voxel which of its parameters ended at a bound.
-
-    Shapes: `at_low`, `at_high` (n_voxels, n_parameters).
-    """
-    n = at_low.shape[1]
-    kind = bits_type(n)
-    weights = np.left_shift(kind.type(1), np.arange(2 * n, dtype=kind))
-    pairs = np.stack([at_low, at_high], axis=2).reshape(len(at_low), 2 * n)
-    return (pairs * weights).sum(axis=1, dtype=kind)
-
-
-def unpack_bounds(
-    bits: NDArray[np.unsignedinteger], n: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """
-    Find out which parameters ended at a bound.
-
-    Shapes: `bits` (...); returns at_low, at_high (..., n).
-    """
-    bits = np.asarray(bits).astype(np.uint64)[..., None]
-    shifts = np.arange(2 * n, dtype=np.uint64)
-    pairs = ((bits >> shifts) & np.uint64(1)).astype(bool)
-    return pairs[..., ::2], pairs[..., 1::2]
-
-
-def bits_type(n: int) -> np.dtype:
-    """Choose the type that holds the bits of so many parameters."""
-    for kind in (np.uint16, np.uint32, np.uint64):
-        if 2 * n <= 8 * np.dtype(kind).itemsize:
-            return np.dtype(kind)
-    raise ValueError(f"a map of bounds holds at most 32 parameters, not {n}")
-
-
-def pack_doubts(result: FitResult) -> NDArray[np.uint8]:
-    """Pack into one number for each voxel why its fit is in doubt."""
-    fitted = result.status != FitStatus.NOT_FITTED
-    doubts = np.zeros(len(result), np.uint8)
-    for code, flag in zip(DOUBTS, (result.starts_disagree, result.ill_conditioned), strict=True):
-        doubts[flag & fitted] += code
-    return doubts
-
-
 class FitTally:
     """
     Count, over the parts of an image, how fits ended, what ended at a bound, and what is in doubt.
@@ -198,66 +139,80 @@ class FitTally:
 
 def describe_fit(
     tally: FitTally,
+    settings: FitSettings,
     bounds: Sequence[tuple[float, float]],
-    fixed: Mapping[str, float],
     protocol: Protocol,
     contrasts: Protocol,
-    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any],
     files: Mapping[str, str],
-    *,
-    monotonic: Collection[str] = (),
 ) -> dict[str, Any]:
     """Describe a fit for the JSON file that stands beside its maps."""
-    model, n = tally.model, max(tally.n_fitted, 1)
-    parameters = {}
-    for parameter, box, low, high in zip(
-        model.parameters, bounds, tally.at_low, tally.at_high, strict=True
-    ):
-        name = parameter.name
-        entry: dict[str, Any] = {
-            "Units": _units(parameter),
-            "Bounds": [float(bound) if np.isfinite(bound) else None for bound in box],
-            "File": files[name],
-            "StandardErrorFile": files[f"{name}_se"],
-        }
-        if name in monotonic:
-            entry["UpperBoundRule"] = f"also at most {MONOTONIC}"
-        if parameter.is_amplitude:
-            entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
-        if name in fixed:
-            entry["Fixed"] = float(fixed[name])
-        else:
-            entry["ShareAtBounds"] = {"Lower": float(low / n), "Upper": float(high / n)}
-        parameters[name] = entry
-    codes = {str(int(code)): code.name.lower().replace("_", " ") for code in FitStatus}
+    model = tally.model
     return {
         "Description": f"Voxelwise fit of the signal model {model.name} by bounded nonlinear least squares",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions(),
         "Model": _describe_model(model),
-        "Parameters": parameters,
-        "Cost": {"Description": "sum of squared residuals", "File": files["cost"]},
-        "Status": {
-            "File": files["status"],
-            "Codes": codes | {str(OUTSIDE): "outside the mask"},
-            "Voxels": {codes[str(int(code))]: int(tally.status[code]) for code in FitStatus},
+        "Parameters": {
+            parameter.name: _describe_parameter(parameter, j, tally, settings, bounds[j], files)
+            for j, parameter in enumerate(model.parameters)
         },
-        "AtBound": {
-            "Description": "bit 2j (value 4**j) is set where parameter j, counted from 0 in the order of Parameters, "
-            "is at its lower bound, bit 2j + 1 (value 2 * 4**j) where it is at its upper bound",
-            "File": files["at_bound"],
-        },
-        "Doubt": {
-            "Description": "1 where starts disagree (another start came within 1 % of the cost in another place), 2 "
-            "where the fit is ill-conditioned (its parameters cannot be told apart), 3 for both",
-            "File": files["doubt"],
-            "Share": {reason: count / n for reason, count in tally.doubts.items()},
-        },
+        **_describe_voxel_maps(tally, files),
         "NoValue": "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is not defined",
-        "Settings": dict(settings),
+        "Settings": settings.describe() | dict(inputs),
         "Protocol": protocol.to_dict(),
         "FittedProtocol": contrasts.to_dict(),
     }
+
+
+def _describe_parameter(
+    parameter: Parameter,
+    column: int,
+    tally: FitTally,
+    settings: FitSettings,
+    bounds: tuple[float, float],
+    files: Mapping[str, str],
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "Units": _units(parameter),
+        "Bounds": [float(bound) if np.isfinite(bound) else None for bound in bounds],
+    }
+    for fit_map in FIT_MAPS:
+        if fit_map.is_per_parameter:
+            entry[fit_map.sidecar_key] = files[fit_map.names(tally.model)[column]]
+    if parameter.name in settings.monotonic:
+        entry["UpperBoundRule"] = f"also at most {MONOTONIC}"
+    if parameter.is_amplitude:
+        entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
+    fixed = settings.fixed or {}
+    if parameter.name in fixed:
+        entry["Fixed"] = float(np.asarray(fixed[parameter.name]))
+    else:
+        n_fitted = max(tally.n_fitted, 1)
+        entry["ShareAtBounds"] = {
+            "Lower": float(tally.at_low[column] / n_fitted),
+            "Upper": float(tally.at_high[column] / n_fitted),
+        }
+    return entry
+
+
+def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str, Any]:
+    """Describe the maps that are not of one parameter, with the counts of their codes."""
+    n_fitted = max(tally.n_fitted, 1)
+    codes = {str(int(code)): code.name.lower().replace("_", " ") for code in FitStatus}
+    counts: dict[str, dict[str, Any]] = {
+        "Status": {
+            "Codes": codes | {str(OUTSIDE): "outside the mask"},
+            "Voxels": {codes[str(int(code))]: int(tally.status[code]) for code in FitStatus},
+        },
+        "Doubt": {"Share": {reason: count / n_fitted for reason, count in tally.doubts.items()}},
+    }
+    sections: dict[str, Any] = {}
+    for fit_map in FIT_MAPS:
+        if not fit_map.is_per_parameter:
+            key = fit_map.sidecar_key
+            sections[key] = fit_map.describe(files) | counts.get(key, {})
+    return sections
 
 
 def describe_prediction(

@@ -1,0 +1,232 @@
+"""The table of maps that the fit of an image gives: names, units, and how each comes from a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.results import FitResult, FitStatus
+
+__all__ = [
+    "DOUBTS",
+    "FIT_MAPS",
+    "OUTSIDE",
+    "FitMap",
+    "bits_type",
+    "empty_maps",
+    "fill_maps",
+    "map_names",
+    "pack_bounds",
+    "pack_doubts",
+    "unpack_bounds",
+]
+
+#: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
+OUTSIDE = 255
+
+#: Reasons why a fit is in doubt, by the value that each adds to the map of doubts.
+DOUBTS = {1: "starts disagree", 2: "ill-conditioned"}
+
+#: Unit of a map that has the unit of its parameter.
+PARAMETER_UNIT = "that of the parameter"
+
+_LARGEST_FLOAT32 = np.finfo(np.float32).max
+
+
+def pack_bounds(
+    at_low: NDArray[np.bool_], at_high: NDArray[np.bool_]
+) -> NDArray[np.unsignedinteger]:
+    """
+    Pack the parameters of each voxel that ended at a bound into one number.
+
+    Shapes: `at_low`, `at_high` (n_voxels, n_parameters); returns (n_voxels,).
+    """
+    n_parameters = at_low.shape[1]
+    dtype = bits_type(n_parameters)
+    weights = np.left_shift(dtype.type(1), np.arange(2 * n_parameters, dtype=dtype))
+    pairs = np.stack([at_low, at_high], axis=2).reshape(len(at_low), 2 * n_parameters)
+    return (pairs * weights).sum(axis=1, dtype=dtype)
+
+
+def unpack_bounds(
+    bits: NDArray[np.unsignedinteger], n: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """
+    Unpack which of `n` parameters ended at their lower and upper bound.
+
+    Shapes: `bits` (...); returns at_low, at_high (..., n).
+    """
+    bits = np.asarray(bits).astype(np.uint64)[..., None]
+    shifts = np.arange(2 * n, dtype=np.uint64)
+    pairs = ((bits >> shifts) & np.uint64(1)).astype(bool)
+    return pairs[..., ::2], pairs[..., 1::2]
+
+
+def bits_type(n: int) -> np.dtype:
+    """Choose the smallest unsigned type with two bits for each of `n` parameters."""
+    for dtype in map(np.dtype, (np.uint16, np.uint32, np.uint64)):
+        if 2 * n <= 8 * dtype.itemsize:
+            return dtype
+    raise ValueError(f"a map of bounds holds at most 32 parameters, not {n}")
+
+
+def pack_doubts(result: FitResult) -> NDArray[np.uint8]:
+    """Pack the doubts about the fit of each voxel into one number."""
+    fitted = result.status != FitStatus.NOT_FITTED
+    doubts = np.zeros(len(result), np.uint8)
+    for code, flag in zip(DOUBTS, (result.starts_disagree, result.ill_conditioned), strict=True):
+        doubts[flag & fitted] += code
+    return doubts
+
+
+def _storable_errors(result: FitResult) -> NDArray[np.float64]:
+    """Replace errors too large for float32, of parameters the signal does not show, by NaN."""
+    errors = result.standard_errors
+    return np.where(np.abs(errors) < _LARGEST_FLOAT32, errors, np.nan)
+
+
+def _packed_bounds(result: FitResult) -> NDArray[np.unsignedinteger]:
+    return pack_bounds(result.at_low, result.at_high)
+
+
+def _float32(_model: SignalModel) -> np.dtype:
+    return np.dtype(np.float32)
+
+
+def _uint8(_model: SignalModel) -> np.dtype:
+    return np.dtype(np.uint8)
+
+
+def _bits_of_parameters(model: SignalModel) -> np.dtype:
+    return bits_type(len(model.names))
+
+
+@dataclass(frozen=True)
+class FitMap:
+    """
+    One output map of a fit, or one for each parameter.
+
+    Parameters
+    ----------
+    name : str
+        Name of the map and of its file; ``{parameter}`` stands for the name of each parameter.
+    sidecar_key : str
+        Section of the map in the sidecar; for maps of parameters the key of the file in theirs.
+    values : callable
+        From a `FitResult` to shape (n_voxels,), or (n_voxels, n_parameters) for maps of parameters.
+    unit : str, optional
+        Unit; None for a map of codes.
+    description : str, default=""
+        What the sidecar says of the values.
+    dtype : callable
+        From the model to the type of the map.
+    outside : int, default=0
+        Value outside the mask.
+    """
+
+    name: str
+    sidecar_key: str
+    values: Callable[[FitResult], NDArray]
+    unit: str | None = None
+    description: str = ""
+    dtype: Callable[[SignalModel], np.dtype] = _float32
+    outside: int = 0
+
+    @property
+    def is_per_parameter(self) -> bool:
+        """Whether there is one map for each parameter."""
+        return "{parameter}" in self.name
+
+    def names(self, model: SignalModel) -> list[str]:
+        """Names of the maps for a model, in the order of the columns of `values`."""
+        if self.is_per_parameter:
+            return [self.name.format(parameter=name) for name in model.names]
+        return [self.name]
+
+    def describe(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Describe a map that is not of one parameter for the sidecar."""
+        section = {}
+        if self.description:
+            section["Description"] = self.description
+        if self.unit is not None:
+            section["Units"] = self.unit
+        return section | {"File": files[self.name]}
+
+
+#: Every map of a fit, in the order in which maps are written. A new map is a new entry here.
+FIT_MAPS = (
+    FitMap("{parameter}", "File", attrgetter("parameters"), PARAMETER_UNIT),
+    FitMap("{parameter}_se", "StandardErrorFile", _storable_errors, PARAMETER_UNIT),
+    FitMap(
+        "cost",
+        "Cost",
+        attrgetter("cost"),
+        "arbitrary, squared units of the image",
+        "sum of squared residuals",
+    ),
+    FitMap("status", "Status", attrgetter("status"), dtype=_uint8, outside=OUTSIDE),
+    FitMap(
+        "at_bound",
+        "AtBound",
+        _packed_bounds,
+        description="bit 2j (value 4**j) is set where parameter j, counted from 0 in the order of "
+        "Parameters, is at its lower bound, bit 2j + 1 (value 2 * 4**j) where it is at its upper "
+        "bound",
+        dtype=_bits_of_parameters,
+    ),
+    FitMap(
+        "doubt",
+        "Doubt",
+        pack_doubts,
+        description="1 where starts disagree (another start came within 1 % of the cost in another "
+        "place), 2 where the fit is ill-conditioned (its parameters cannot be told apart), 3 for "
+        "both",
+        dtype=_uint8,
+    ),
+)
+
+
+def map_names(model: SignalModel) -> list[str]:
+    """List the maps of a fit in the order in which they are written."""
+    names: list[str] = []
+    for fit_map in FIT_MAPS:
+        names += fit_map.names(model)
+    if len(set(names)) != len(names):
+        raise ValueError(
+            f"model {model.name}: a parameter has the name of another map, of {', '.join(names)}; "
+            "name it otherwise"
+        )
+    return names
+
+
+def empty_maps(model: SignalModel, grid: tuple[int, int, int]) -> dict[str, NDArray]:
+    """Allocate the maps of a fit, with their values outside the mask."""
+    maps: dict[str, NDArray] = {}
+    for fit_map in FIT_MAPS:
+        for name in fit_map.names(model):
+            # np.zeros takes memory only where a map is written to, np.full everywhere.
+            if fit_map.outside:
+                maps[name] = np.full(grid, fit_map.outside, fit_map.dtype(model))
+            else:
+                maps[name] = np.zeros(grid, fit_map.dtype(model))
+    return maps
+
+
+def fill_maps(
+    maps: Mapping[str, NDArray], result: FitResult, slab: slice, inside: NDArray[np.bool_]
+) -> None:
+    """
+    Write the result of the voxels of a slab into the maps.
+
+    Shapes: `inside` (x, y, slices), True where the voxels of the result lie.
+    """
+    for fit_map in FIT_MAPS:
+        values = fit_map.values(result)
+        columns = values.T if fit_map.is_per_parameter else [values]
+        for name, column in zip(fit_map.names(result.model), columns, strict=True):
+            maps[name][:, :, slab][inside] = column

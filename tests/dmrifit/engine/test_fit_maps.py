@@ -1,0 +1,123 @@
+"""The table of maps of a fit: names, types, values, and a map that is added to it."""
+
+import json
+from operator import attrgetter
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, FitStatus, Protocol, fit_image
+from dmrifit.engine import fit_maps
+from dmrifit.engine.fit_maps import FitMap, empty_maps, fill_maps, map_names
+from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.results import FitResult
+from dmrifit.io import bids_derivatives
+
+ADC = MODELS["adc"]
+PROTOCOL = Protocol([0, 200, 500, 1000])
+
+
+@pytest.fixture
+def result():
+    """Give three voxels: converged, at the upper bound of ADC, not fitted."""
+    return FitResult(
+        model=ADC,
+        parameters=np.array([[10.0, 1.0], [20.0, 3.0], [np.nan, np.nan]]),
+        standard_errors=np.array([[0.5, np.inf], [1e39, 0.25], [np.nan, np.nan]]),
+        cost=np.array([4.0, 9.0, np.nan]),
+        status=np.array([FitStatus.CONVERGED, FitStatus.AT_BOUND, FitStatus.NOT_FITTED], np.uint8),
+        n_iter=np.array([5, 6, 0], np.int32),
+        at_low=np.zeros((3, 2), bool),
+        at_high=np.array([[False, False], [False, True], [False, False]]),
+        starts_disagree=np.array([True, False, True]),
+        ill_conditioned=np.array([True, True, True]),
+        bounds=((0.0, np.inf), (0.0, 3.0)),
+    )
+
+
+def test_maps_are_named_parameters_first():
+    assert map_names(ADC) == [
+        "S0",
+        "ADC",
+        "S0_se",
+        "ADC_se",
+        "cost",
+        "status",
+        "at_bound",
+        "doubt",
+    ]
+
+
+def test_a_parameter_named_like_a_map_is_refused():
+    model = SignalModel.from_expression(
+        "S0*exp(-b*S0_se)",
+        [Parameter("S0", "signal", 0, np.inf), Parameter("S0_se", "µm²/ms", 0, 5)],
+        name="clash",
+    )
+    with pytest.raises(ValueError, match="model clash: a parameter has the name of another map"):
+        map_names(model)
+
+
+def test_empty_maps_are_zero_but_for_the_status():
+    maps = empty_maps(ADC, (2, 3, 4))
+    assert list(maps) == map_names(ADC)
+    for name, values in maps.items():
+        assert values.shape == (2, 3, 4)
+        assert (values == (255 if name == "status" else 0)).all()
+    types = {name: values.dtype for name, values in maps.items() if values.dtype != np.float32}
+    assert types == {"status": np.uint8, "at_bound": np.uint16, "doubt": np.uint8}
+    assert empty_maps(MODELS["t2-ivim-kurtosis"], (1, 1, 1))["at_bound"].dtype == np.uint16
+
+
+def test_maps_are_filled_where_the_voxels_of_the_slab_lie(result):
+    maps = empty_maps(ADC, (2, 2, 3))
+    inside = np.zeros((2, 2, 1), bool)
+    inside[0, 1] = inside[1, 0] = inside[1, 1] = True
+    fill_maps(maps, result, slice(1, 2), inside)
+    expected = {
+        "S0": [0, 10, 20, np.nan],
+        "ADC": [0, 1, 3, np.nan],
+        # Neither an infinite error nor 1e39 is a number of float32.
+        "S0_se": [0, 0.5, np.nan, np.nan],
+        "ADC_se": [0, np.nan, 0.25, np.nan],
+        "cost": [0, 4, 9, np.nan],
+        "status": [255, 0, 1, 3],
+        "at_bound": [0, 0, 8, 0],
+        # Disagreeing starts count 1, ill-conditioning 2; a voxel without a fit has no doubts.
+        "doubt": [0, 3, 2, 0],
+    }
+    for name, values in expected.items():
+        np.testing.assert_array_equal(maps[name][:, :, 1].ravel(), values, err_msg=name)
+        untouched = 255 if name == "status" else 0
+        assert (maps[name][:, :, [0, 2]] == untouched).all()
+
+
+def test_an_entry_of_the_table_is_all_that_a_map_needs(tmp_path, monkeypatch):
+    iterations = FitMap(
+        "iterations",
+        "Iterations",
+        attrgetter("n_iter"),
+        unit="1",
+        description="steps of all starts",
+        dtype=lambda model: np.dtype(np.int32),
+    )
+    extended = (*fit_maps.FIT_MAPS, iterations)
+    monkeypatch.setattr(fit_maps, "FIT_MAPS", extended)
+    monkeypatch.setattr(bids_derivatives, "FIT_MAPS", extended)
+    signals = ADC.signal([[100.0, 1.0], [200.0, 2.0]], PROTOCOL).reshape(2, 1, 1, 4)
+    image = nib.Nifti1Image(signals.astype(np.float32), np.eye(4))
+    maps = fit_image(image, PROTOCOL, "adc", out=tmp_path)
+    file = "model-adc_param-iterations_dwimap.nii.gz"
+    values = np.asanyarray(nib.load(tmp_path / file).dataobj)
+    assert values.dtype == np.int32
+    assert (values > 0).all()
+    np.testing.assert_array_equal(values, np.asanyarray(maps["iterations"].dataobj))
+    described = json.loads((tmp_path / "model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert described["Iterations"] == {
+        "Description": "steps of all starts",
+        "Units": "1",
+        "File": file,
+    }
+    assert "squared" in described["Cost"]["Units"]
+    assert described["Parameters"]["ADC"]["StandardErrorFile"].endswith("ADCse_dwimap.nii.gz")

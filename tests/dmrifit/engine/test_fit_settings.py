@@ -1,0 +1,144 @@
+"""The settings of a fit: what they refuse, what the fit gets of them, what the sidecar says."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, fit_image, fit_voxels
+from dmrifit.engine.fit_settings import FitSettings
+
+ADC = MODELS["adc"]
+KURTOSIS = MODELS["kurtosis"]
+T2 = MODELS["t2-ivim-kurtosis"]
+
+
+def test_settings_are_the_options_of_a_fit_with_their_defaults():
+    options = inspect.signature(fit_voxels).parameters
+    keywords = {
+        name: option.default
+        for name, option in options.items()
+        if option.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert vars(FitSettings()) == keywords
+    assert set(keywords) <= set(inspect.signature(fit_image).parameters)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FitSettings().method = "segmented"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_threads": 0}, "n_threads must be a whole number of at least 1"),
+        ({"n_threads": True}, "n_threads must be a whole number"),
+        ({"n_threads": 2.0}, "n_threads must be a whole number"),
+        ({"method": "wls"}, "method must be 'nlls' or 'segmented', not 'wls'"),
+        ({"regularization": -1.0}, "regularization must be a finite number, 0 or more; got -1.0"),
+        ({"regularization": np.inf}, "regularization must be a finite number"),
+        ({"n_starts": 0}, "n_starts must be 'auto' or a whole number from 1, not 0"),
+        ({"n_starts": "many"}, "n_starts must be 'auto'"),
+    ],
+)
+def test_options_that_are_wrong_for_every_model_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FitSettings(**options).check()
+
+
+def test_options_at_their_limits_are_accepted():
+    FitSettings(n_threads=np.int64(1), n_starts=1, regularization=0.0, method="segmented").check()
+
+
+def test_the_box_is_that_of_the_model_with_the_bounds_of_the_settings():
+    assert FitSettings().box(ADC) == {"S0": (0.0, np.inf), "ADC": (0.0, 100.0)}
+    box = FitSettings(bounds={"ADC": (1, 2)}).box(ADC)
+    assert box == {"S0": (0.0, np.inf), "ADC": (1.0, 2.0)}
+    assert FitSettings(bounds="published").box(T2)["S0"] == (0.8, 12.0)
+    settings = FitSettings(bounds={"K": (0, "monotonic")})
+    assert settings.box(KURTOSIS)["K"] == (0.0, "monotonic")
+    assert settings.monotonic == ["K"]
+    assert FitSettings(bounds="published").monotonic == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"T2": (1, 2)}, "bounds name the parameter 'T2', which model kurtosis does not have"),
+        ({"D": 3}, r"bounds of D must be \(low, high\), not 3"),
+        ({"D": (2, 1)}, r"bounds of D are empty: \(2, 1\)"),
+        ({"D": (0, "monotonic")}, "only the kurtosis of a model with a cumulant"),
+        ({"K": (1, "monotonic")}, "the lower bound of K must be 0"),
+        ("author", "bounds must be a dict by parameter name or 'published', not 'author'"),
+        ("published", "there are no published bounds for model kurtosis"),
+    ],
+)
+def test_bounds_that_make_no_box_are_refused(bounds, message):
+    with pytest.raises(ValueError, match=message):
+        FitSettings(bounds=bounds).box(KURTOSIS)
+
+
+def test_a_relaxation_time_needs_a_positive_upper_bound():
+    with pytest.raises(ValueError, match="T2t is positive, but its upper bound is 0"):
+        FitSettings(bounds={"T2t": (-1, 0)}).box(T2)
+
+
+def test_fixed_values_are_arrays_by_name():
+    settings = FitSettings(fixed={"K": [0.5, 1.0, 1.5]})
+    values = settings.fixed_values(KURTOSIS, 3, settings.box(KURTOSIS))
+    assert list(values) == ["K"]
+    np.testing.assert_array_equal(values["K"], [0.5, 1.0, 1.5])
+    with pytest.raises(ValueError, match="fixed K must be a finite number or 2 of them"):
+        settings.fixed_values(KURTOSIS, 2, settings.box(KURTOSIS))
+    both = FitSettings(fixed={"K": 1.0}, bounds={"K": (0, "monotonic")})
+    with pytest.raises(ValueError, match="K is fixed, so it cannot have a 'monotonic' bound"):
+        both.fixed_values(KURTOSIS, 1, both.box(KURTOSIS))
+    nothing_free = FitSettings(fixed={"S0": 1.0, "ADC": 1.0})
+    with pytest.raises(ValueError, match="all parameters of adc are fixed"):
+        nothing_free.fixed_values(ADC, 1, nothing_free.box(ADC))
+
+
+def test_noise_levels_are_one_or_one_for_each_voxel():
+    assert FitSettings().noise_levels(3) is None
+    np.testing.assert_array_equal(FitSettings(sigma=2).noise_levels(3), [2.0])
+    np.testing.assert_array_equal(FitSettings(sigma=[1, 0, 3]).noise_levels(3), [1.0, 0.0, 3.0])
+    with pytest.raises(ValueError, match=r"sigma must be a number or 3 of them.*shape \(2,\)"):
+        FitSettings(sigma=[1, 2]).noise_levels(3)
+    with pytest.raises(ValueError, match="sigma must be finite and not negative"):
+        FitSettings(sigma=-1.0).noise_levels(3)
+
+
+def test_few_free_parameters_need_one_start():
+    assert [FitSettings().starts(n_free) for n_free in (1, 2, 3, 7)] == [1, 1, 3, 3]
+    assert FitSettings(n_starts=np.int64(5)).starts(2) == 5
+
+
+def test_the_penalty_divides_by_the_squared_width_of_finite_bounds():
+    low = np.array([0.0, 1.0, 4.0])
+    high = np.array([np.inf, 3.0, 4.0])
+    np.testing.assert_array_equal(FitSettings(regularization=2.0).penalty(low, high), [0, 0.5, 0])
+    np.testing.assert_array_equal(FitSettings().penalty(low, high), [0, 0, 0])
+
+
+def test_the_sidecar_gets_the_options_that_results_depend_on():
+    assert FitSettings(n_threads=4).describe() == {
+        "Method": "nlls",
+        "Starts": "auto",
+        "Bounds": "those of the model",
+        "Regularization": None,
+    }
+    settings = FitSettings(
+        method="segmented",
+        bounds={"f": (0, 0.5), "K": (0, "monotonic")},
+        regularization=0.1,
+        n_starts=2,
+    )
+    assert settings.describe() == {
+        "Method": "segmented",
+        "Starts": 2,
+        "Bounds": "f from 0 to 0.5, K from 0 to monotonic",
+        "Regularization": 0.1,
+    }
+    assert FitSettings(bounds="published").describe()["Bounds"] == "published"
