@@ -48,6 +48,7 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """Turn an argument into an array of real numbers."""
     if np.iscomplexobj(values):
         raise ValueError(
-            f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of complex ones"
+            f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of "
+            "complex ones"
         )
     return np.asarray(values, dtype=np.float64)

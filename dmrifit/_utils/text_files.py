@@ -20,7 +20,8 @@ def read_small(path: Path) -> bytes:
     if len(content) > _LARGEST_TEXT:
         size = path.stat().st_size
         raise ValueError(
-            f"{path} holds {size} bytes, more than any table of numbers or names ({_LARGEST_TEXT}); name another file"
+            f"{path} holds {size} bytes, more than any table of numbers or names "
+            f"({_LARGEST_TEXT}); name another file"
         )
     return content
 
@@ -36,7 +37,8 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}); save it as UTF-8"
+            f"{path} is not text in UTF-8 (byte {error.start + 1} is "
+            f"{content[error.start]:#04x}); save it as UTF-8"
         ) from None
 
 
@@ -56,7 +58,8 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
         numbers = [[_number(word) for word in row] for row in rows]
     except ValueError as error:
         raise ValueError(
-            f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas between them"
+            f"{path}: not a file of numbers ({error}); write numbers alone, with blanks or commas "
+            "between them"
         ) from None
     if len({len(row) for row in numbers}) != 1:
         counts = ", ".join(str(len(row)) for row in numbers[:8])

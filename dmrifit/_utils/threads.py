@@ -26,7 +26,8 @@ def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:
     whole = isinstance(n_jobs, numbers.Integral) and not isinstance(n_jobs, bool)
     if n_jobs is not None and (not whole or n_jobs == 0):
         raise ValueError(
-            f"{name} must be a whole number of 1 or more, or -1 for one job on each core, not {n_jobs!r}"
+            f"{name} must be a whole number of 1 or more, or -1 for one job on each core, not "
+            f"{n_jobs!r}"
         )
 
 

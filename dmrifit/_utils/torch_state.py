@@ -73,7 +73,8 @@ def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
         if fallback:
             return torch.device("cpu")
         raise ValueError(
-            f"device={device!r}, and this machine has {there} GPUs that torch can use; take device='auto' or 'cpu'"
+            f"device={device!r}, and this machine has {there} GPUs that torch can use; take "
+            "device='auto' or 'cpu'"
         )
     return torch.device("cuda", number)
 

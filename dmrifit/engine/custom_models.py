@@ -40,7 +40,8 @@ def _definition(function: Callable) -> ast.FunctionDef:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError) as error:
         raise ValueError(
-            f"the source of {function!r} cannot be read ({error}); define it with def in a file or a notebook"
+            f"the source of {function!r} cannot be read ({error}); define it with def in a file "
+            "or a notebook"
         ) from None
     definition = tree.body[0]
     if not isinstance(definition, ast.FunctionDef):
@@ -62,7 +63,8 @@ def _check_arguments(definition: ast.FunctionDef, names: Sequence[str]) -> None:
     if not plain or given not in (["b", *names], ["b", "te", *names]):
         wanted = ", ".join(names)
         raise ValueError(
-            f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got ({', '.join(given)})"
+            f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got "
+            f"({', '.join(given)})"
         )
 
 
@@ -81,7 +83,8 @@ def _surroundings(function: Callable, definition: ast.FunctionDef) -> dict[str, 
             known[name] = value
         else:
             raise ValueError(
-                f"{definition.name} uses {name}, which is neither a number nor math or numpy; define it inside"
+                f"{definition.name} uses {name}, which is neither a number nor math or numpy; "
+                "define it inside"
             )
     return known
 

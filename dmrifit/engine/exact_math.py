@@ -1,9 +1,9 @@
 """
 Exponential, logarithm and powers with the same bits on every processor.
 
-Those of NumPy come in several versions, one for each set of vector instructions, which differ in the last bit. That
-is enough to start a fit at another point and to end it at other bits. Here they are made of the four operations and of
-moving exponents, which are rounded in one way only.
+Those of NumPy come in several versions, one for each set of vector instructions, which differ in
+the last bit. That is enough to start a fit at another point and to end it at other bits. Here they
+are made of the four operations and of moving exponents, which are rounded in one way only.
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ class FitMap:
     sidecar_key : str
         Section of the map in the sidecar; for maps of parameters the key of the file in theirs.
     values : callable
-        From a `FitResult` to shape (n_voxels,), or (n_voxels, n_parameters) for maps of parameters.
+        From a `FitResult` to shape (n_voxels,), or (n_voxels, n_parameters) for maps of
+        parameters.
     unit : str, optional
         Unit; None for a map of codes.
     description : str, default=""

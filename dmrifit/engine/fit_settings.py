@@ -103,7 +103,8 @@ class FitSettings:
         for name in values:
             if box[name][1] == "monotonic":
                 raise ValueError(
-                    f"{name} is fixed, so it cannot have a 'monotonic' bound; give one or the other"
+                    f"{name} is fixed, so it cannot have a 'monotonic' bound; give one or the "
+                    "other"
                 )
         if len(values) == len(model.names):
             raise ValueError(f"all parameters of {model.name} are fixed: there is nothing to fit")
@@ -125,7 +126,8 @@ class FitSettings:
             )
         if not (np.isfinite(levels).all() and (levels >= 0).all()):
             raise ValueError(
-                "sigma must be finite and not negative (it is the standard deviation of the noise, "
+                "sigma must be finite and not negative (it is the standard deviation of the "
+                "noise, "
                 "in the signals' units)"
             )
         return np.ascontiguousarray(levels.reshape(-1))

@@ -49,44 +49,45 @@ def fit_voxels(
     """
     Fit a signal model to every voxel by bounded nonlinear least squares.
 
-    Each voxel is fitted by Levenberg–Marquardt steps with analytic derivatives and an active set of bounds,
-    from the best entries of a dictionary of signals. The result does not depend on which voxels are fitted
-    together, nor on the number of threads.
+    Each voxel is fitted by Levenberg–Marquardt steps with analytic derivatives and an active set
+    of bounds, from the best entries of a dictionary of signals. The result does not depend on
+    which voxels are fitted together, nor on the number of threads.
 
     Parameters
     ----------
     signals : array_like of shape (n_voxels, n_measurements)
-        Magnitudes on any scale. A NaN or infinite one is left out (weight 0); a zero is data. A voxel with
-        no positive value, any negative value, all values equal, or fewer usable measurements than free
-        parameters is not fitted.
+        Magnitudes on any scale. A NaN or infinite one is left out (weight 0); a zero is data. A
+        voxel with no positive value, any negative value, all values equal, or fewer usable
+        measurements than free parameters is not fitted.
     protocol : Protocol
         The measurements.
     model : str or SignalModel
         A name in `MODELS`, or a model.
     method : {"nlls", "segmented"}, default="nlls"
-        ``"nlls"`` fits all parameters at once. ``"segmented"``, for the model "ivim", first fits Dt by
-        S0'·exp(−b·Dt) to b ≥ 150 s/mm², where perfusion has died out, then S0, f and Dv with that Dt fixed;
-        it is more precise at low SNR, and biased where Dv is slow.
+        ``"nlls"`` fits all parameters at once. ``"segmented"``, for the model "ivim", first fits
+        Dt by S0'·exp(−b·Dt) to b ≥ 150 s/mm², where perfusion has died out, then S0, f and Dv with
+        that Dt fixed; it is more precise at low SNR, and biased where Dv is slow.
     bounds : mapping of str to (float, float) or "published", optional
-        Bounds to use instead of the model's own, by parameter name; ``"published"`` takes those of the
-        study's fitting tool. Those of an amplitude (unit "signal") are multiples of the voxel's largest
-        signal. The cumulant −bD + K(bD)²/6 of kurtosis models turns up beyond b·D = 3/K, so that a large K
-        makes the signal rise again inside the protocol; as in the published tool this is not prevented
-        unless the upper bound is ``"monotonic"``, which also keeps K ≤ 3/(b_max·D).
+        Bounds to use instead of the model's own, by parameter name; ``"published"`` takes those of
+        the study's fitting tool. Those of an amplitude (unit "signal") are multiples of the
+        voxel's largest signal. The cumulant −bD + K(bD)²/6 of kurtosis models turns up beyond b·D
+        = 3/K, so that a large K makes the signal rise again inside the protocol; as in the
+        published tool this is not prevented unless the upper bound is ``"monotonic"``, which also
+        keeps K ≤ 3/(b_max·D).
     fixed : mapping of str to float or array_like of shape (n_voxels,), optional
         Parameters that are not fitted, with their values in the model's units (an amplitude in the
         signals' units).
     sigma : float or array_like of shape (n_voxels,), optional
-        Standard deviation of the noise, in the signals' units. The model is then compared with its Rician
-        floor, √(model² + π/2·sigma²).
+        Standard deviation of the noise, in the signals' units. The model is then compared with its
+        Rician floor, √(model² + π/2·sigma²).
     regularization : float, optional
-        Weight λ of the Tikhonov term λ·Σ((p − low)/(high − low))² over the parameters with finite bounds,
-        added to the sum of squares of signals divided by the voxel's largest.
+        Weight λ of the Tikhonov term λ·Σ((p − low)/(high − low))² over the parameters with finite
+        bounds, added to the sum of squares of signals divided by the voxel's largest.
     n_starts : int or "auto", default="auto"
         Starting points per voxel; the best end counts.
     n_threads : int, optional
-        Threads; by default the number in the environment variable ``NUMBA_NUM_THREADS``, which joblib sets in
-        its workers, or else one for each processor this process may use.
+        Threads; by default the number in the environment variable ``NUMBA_NUM_THREADS``, which
+        joblib sets in its workers, or else one for each processor this process may use.
 
     Returns
     -------
@@ -96,8 +97,8 @@ def fit_voxels(
     Raises
     ------
     ValueError
-        If shapes, names, bounds or units do not fit together, if there are fewer measurements than free
-        parameters, or if the model and the protocol disagree about echo times.
+        If shapes, names, bounds or units do not fit together, if there are fewer measurements than
+        free parameters, or if the model and the protocol disagree about echo times.
 
     References
     ----------
@@ -204,7 +205,8 @@ def _add_tissue_fit(result: FitResult, tissue: FitResult) -> None:
 def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
         raise ValueError(
-            f"signals must have shape (n_voxels, {len(protocol)}), one column for each measurement; got {signals.shape}"
+            f"signals must have shape (n_voxels, {len(protocol)}), one column for each "
+            f"measurement; got {signals.shape}"
         )
     if not (np.issubdtype(signals.dtype, np.floating) or np.issubdtype(signals.dtype, np.integer)):
         raise ValueError(f"signals must be real numbers (magnitudes), not {signals.dtype}")

@@ -48,7 +48,8 @@ class _VoxelTransformer(TransformerMixin, BaseEstimator):
             check_columns(signals, self.protocol, "S")
         elif reset:
             _log.warning(
-                "%s has no protocol, so nothing can be fitted and every map will be NaN; give protocol=",
+                "%s has no protocol, so nothing can be fitted and every map will be NaN; give "
+                "protocol=",
                 type(self).__name__,
             )
         return signals
@@ -222,23 +223,24 @@ class ClinicalMetrics(_VoxelTransformer):
     """
     Compute the metrics of a clinical diffusion scan from S = S0·exp(−b·ADC).
 
-    S0 and ADC come from all images, ADC_fast from b = 0, 50, 100, ADC_slow and S0_slow from b = 100,
-    400, 900 s/mm², and the vascular fraction is F = 1 − S0_slow / S0. A signal that rises with b gives
-    a negative ADC, and S0_slow above S0 a negative F: noise does that, and both are kept.
+    S0 and ADC come from all images, ADC_fast from b = 0, 50, 100, ADC_slow and S0_slow from b =
+    100, 400, 900 s/mm², and the vascular fraction is F = 1 − S0_slow / S0. A signal that rises
+    with b gives a negative ADC, and S0_slow above S0 a negative F: noise does that, and both are
+    kept.
 
     Parameters
     ----------
     protocol : Protocol, optional
-        The measurements of the columns, all at one echo time; the b-values above are looked up in it
-        within 10 s/mm² (2 % above 500). Without it the contrasts are unknown and nothing can be
+        The measurements of the columns, all at one echo time; the b-values above are looked up in
+        it within 10 s/mm² (2 % above 500). Without it the contrasts are unknown and nothing can be
         fitted: every voxel comes out as NaN, and the log says so.
     method : {"nlls", "wls"}, default="nlls"
-        Nonlinear least squares, or a straight line through the logarithm of the signal, weighted by
-        the squared signal (the reciprocal variance of the logarithm, to first order).
+        Nonlinear least squares, or a straight line through the logarithm of the signal, weighted
+        by the squared signal (the reciprocal variance of the logarithm, to first order).
     s0 : {"fit", "measured"}, default="fit"
-        The S0 in F: that of the fit to all images, as in the study; or the measured signal at b = 0.
-        The single exponential runs below the measured signal at b = 0 where there is perfusion, so
-        the first F is the smaller, typically half of the second.
+        The S0 in F: that of the fit to all images, as in the study; or the measured signal at b =
+        0. The single exponential runs below the measured signal at b = 0 where there is perfusion,
+        so the first F is the smaller, typically half of the second.
     n_threads : int, optional
         Threads of the engine; the result does not depend on it.
 
@@ -289,8 +291,8 @@ class ClinicalMetrics(_VoxelTransformer):
         Raises
         ------
         ValueError
-            If an option is unknown, the protocol lacks a b-value or has more than one echo time, or
-            the columns are not those of the protocol.
+            If an option is unknown, the protocol lacks a b-value or has more than one echo time,
+            or the columns are not those of the protocol.
         """
         for name, choices in {"method": ("nlls", "wls"), "s0": ("fit", "measured")}.items():
             check_word(name, getattr(self, name), choices)
@@ -365,7 +367,8 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
     """
     if signals.ndim != 2 or signals.shape[1] != len(protocol):
         raise ValueError(
-            f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its protocol: "
+            f"{name} of shape {signals.shape} does not have the {len(protocol)} columns of its "
+            "protocol: "
             f"{', '.join(protocol.labels)}"
         )
 
@@ -387,7 +390,8 @@ def _clinical_columns(
         missing = ", ".join(f"{b:g}" for b in wanted[~found.any(axis=1)])
         there = ", ".join(f"{b:g}" for b in np.unique(protocol.b))
         raise ValueError(
-            f"clinical metrics need b = {missing} s/mm², which the protocol lacks; it has b = {there}"
+            f"clinical metrics need b = {missing} s/mm², which the protocol lacks; it has b = "
+            f"{there}"
         )
     fast, slow = (found[np.isin(wanted, values)].any(axis=0) for values in (_FAST, _SLOW))
     return np.flatnonzero(fast), np.flatnonzero(slow), np.flatnonzero(found[0])

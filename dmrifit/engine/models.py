@@ -48,7 +48,8 @@ class Parameter:
     name : str
         A Python identifier, used in expressions, column names and file names.
     unit : str
-        ``"signal"`` for an amplitude, else the unit as printed, such as ``"µm²/ms"``, ``"ms"``, ``""``.
+        ``"signal"`` for an amplitude, else the unit as printed, such as ``"µm²/ms"``, ``"ms"``,
+        ``""``.
     low, high : float
         The box the parameter is searched in; infinite ends are allowed. For an amplitude these are
         multiples of the voxel's largest signal, because magnitudes have no absolute scale.
@@ -68,16 +69,19 @@ class Parameter:
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name in (*_PROTOCOL_NAMES, *_FUNCTIONS):
             raise ValueError(
-                f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, exp, log, sqrt"
+                f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, "
+                "exp, log, sqrt"
             )
         if self.unit in _REFUSED_UNITS:
             raise ValueError(
-                f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: give it in µm²/ms "
+                f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: "
+                "give it in µm²/ms "
                 f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}"
             )
         if not self.low <= self.high:
             raise ValueError(
-                f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower one comes first"
+                f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower "
+                "one comes first"
             )
 
     @property
@@ -100,13 +104,14 @@ class SignalModel:
     parameters : tuple of Parameter
         In the order of the columns of every parameter array.
     expression : str
-        The signal, in Python syntax, of the parameters' names, ``b`` in ms/µm² and ``te`` in ms, with
-        ``+ - * / **``, ``exp``, ``log``, ``sqrt`` and numbers.
+        The signal, in Python syntax, of the parameters' names, ``b`` in ms/µm² and ``te`` in ms,
+        with ``+ - * / **``, ``exp``, ``log``, ``sqrt`` and numbers.
     published_bounds : mapping of str to (float, float), optional
         Bounds of a published fitting tool, for ``fit_voxels(..., bounds="published")``.
     cumulant : (str, str), optional
-        Names of the kurtosis K and the diffusivity D of a cumulant −bD + K(bD)²/6, which turns up beyond
-        b·D = 3/K: what ``fit_voxels(..., bounds={"K": (0, "monotonic")})`` keeps out of the protocol.
+        Names of the kurtosis K and the diffusivity D of a cumulant −bD + K(bD)²/6, which turns up
+        beyond b·D = 3/K: what ``fit_voxels(..., bounds={"K": (0, "monotonic")})`` keeps out of the
+        protocol.
 
     source : str, optional
         Instead of an expression, the source of a function that numba can compile.
@@ -174,8 +179,8 @@ class SignalModel:
         Parameters
         ----------
         expression : str
-            Such as ``"S0*exp(-b*D)"``: inside, b is in ms/µm² (the file's value / 1000) and te in ms,
-            so that b·D is dimensionless with D in µm²/ms.
+            Such as ``"S0*exp(-b*D)"``: inside, b is in ms/µm² (the file's value / 1000) and te in
+            ms, so that b·D is dimensionless with D in µm²/ms.
         parameters : sequence of Parameter
             One for each other name, in the wanted order of columns.
         name : str
@@ -200,16 +205,17 @@ class SignalModel:
         """
         Make a model from a function of one measurement.
 
-        A function that only assigns and returns arithmetic becomes an expression, and fits as fast as one.
-        Any other that numba can compile (loops, branches, special functions of `math`) is called as it is,
-        with derivatives by finite differences, several times slower.
+        A function that only assigns and returns arithmetic becomes an expression, and fits as fast
+        as one. Any other that numba can compile (loops, branches, special functions of `math`) is
+        called as it is, with derivatives by finite differences, several times slower.
 
         Parameters
         ----------
         function : callable
-            ``function(b, *parameters)`` or ``function(b, te, *parameters)``, arguments named as the
-            parameters; returns the signal of one measurement as a number. Inside, b is in ms/µm² and te in
-            ms. It may use `math`, `numpy` and numbers from around it; what it needs is copied, not called.
+            ``function(b, *parameters)`` or ``function(b, te, *parameters)``, arguments named as
+            the parameters; returns the signal of one measurement as a number. Inside, b is in
+            ms/µm² and te in ms. It may use `math`, `numpy` and numbers from around it; what it
+            needs is copied, not called.
         parameters : sequence of Parameter
             In the wanted order of columns.
         name : str
@@ -223,8 +229,8 @@ class SignalModel:
         Raises
         ------
         ValueError
-            If the source cannot be read, arguments and parameters differ, or the function uses something
-            that cannot be copied.
+            If the source cannot be read, arguments and parameters differ, or the function uses
+            something that cannot be copied.
         """
         from dmrifit.engine.custom_models import read_function
 
@@ -258,7 +264,8 @@ class SignalModel:
         Parameters
         ----------
         parameters : array_like of shape (n_voxels, n_parameters)
-            In the order of `names`, in the units of `units`; one row may be given as (n_parameters,).
+            In the order of `names`, in the units of `units`; one row may be given as
+            (n_parameters,).
         protocol : Protocol
             The measurements.
 
@@ -270,12 +277,14 @@ class SignalModel:
         Raises
         ------
         ValueError
-            If the number of columns is wrong, or the model needs echo times and the protocol has none.
+            If the number of columns is wrong, or the model needs echo times and the protocol has
+            none.
         """
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
         if values.ndim != 2 or values.shape[1] != len(self.parameters):
             raise ValueError(
-                f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape {values.shape}"
+                f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape "
+                f"{values.shape}"
             )
         if self.needs_te and protocol.te is None:
             raise ValueError(
@@ -289,7 +298,8 @@ class SignalModel:
         self, parameters: NDArray[np.float64], protocol: Protocol
     ) -> NDArray[np.float64]:
         """
-        Compute the signal with the same bits on every processor, so that fits start at the same points everywhere.
+        Compute the signal with the same bits on every processor, so that fits start at the same
+        points everywhere.
 
         Parameters
         ----------
@@ -353,7 +363,8 @@ def _names_in(expression: str) -> set[str]:
     """Check that an expression is plain arithmetic; return the names of its variables."""
     if len(expression) > _LONGEST:
         raise ValueError(
-            f"the expression {expression[:40]!r}… has {len(expression)} characters, more than {_LONGEST}; shorten it"
+            f"the expression {expression[:40]!r}… has {len(expression)} characters, more than "
+            f"{_LONGEST}; shorten it"
         )
     try:
         tree = ast.parse(expression.strip(), mode="eval")
@@ -387,7 +398,8 @@ def _names_in(expression: str) -> set[str]:
                 allowed = False
         if not allowed:
             raise ValueError(
-                f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not allowed; "
+                f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not "
+                "allowed; "
                 "use numbers, names, + - * / **, exp, log and sqrt"
             )
         # 9**9**9 would be computed to its last digit.
@@ -396,12 +408,14 @@ def _names_in(expression: str) -> set[str]:
             written = ast.unparse(node)
             if not abs(power or 0) <= _HIGHEST_POWER:
                 raise ValueError(
-                    f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to {_HIGHEST_POWER}; "
+                    f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to "
+                    f"{_HIGHEST_POWER}; "
                     "take a smaller one, or write exp(n*log(x)) for x**n"
                 )
             if not np.isfinite(value or 0):
                 raise ValueError(
-                    f"expression {expression!r}: {written} is no number that a computer holds; write a smaller one"
+                    f"expression {expression!r}: {written} is no number that a computer holds; "
+                    "write a smaller one"
                 )
     return names
 

@@ -76,8 +76,8 @@ def protocol_precision(
     """
     Compute how precisely a protocol can measure the parameters of a model: the Cramér–Rao bound.
 
-    No unbiased fit has a smaller standard deviation than these. Bounds, a prior or a noise floor bias a fit, and can
-    make its spread smaller.
+    No unbiased fit has a smaller standard deviation than these. Bounds, a prior or a noise floor
+    bias a fit, and can make its spread smaller.
 
     Parameters
     ----------
@@ -85,33 +85,35 @@ def protocol_precision(
         The measurements.
     model : str or SignalModel
         A name in `MODELS`, or a model.
-    parameters : array_like of shape (n_parameters,) or (n_sets, n_parameters), or mapping of str to array_like
-        The tissue, or several, in the order and units of the model; or values by parameter name.
+    parameters : array_like of shape (n_parameters,) or (n_sets, n_parameters), or mapping
+        The tissue, or several, in the order and units of the model; or arrays by parameter name.
     sigma : float or array_like of shape (n_sets,)
-        Standard deviation of the noise of one measurement, in the unit of the model's amplitude: with an amplitude of
-        1, one over the signal-to-noise ratio of a measurement without any weighting.
+        Standard deviation of the noise of one measurement, in the unit of the model's amplitude:
+        with an amplitude of 1, one over the signal-to-noise ratio of a measurement without any
+        weighting.
     fixed : sequence of str, default=()
         Parameters that are known and not estimated.
     prior : mapping of str to float or array_like of shape (n_parameters,), optional
-        Standard deviation of what is known of parameters before the measurement, in their units; infinite, or left out
-        of the mapping, where nothing is known.
+        Standard deviation of what is known of parameters before the measurement, in their units;
+        infinite, or left out of the mapping, where nothing is known.
     noise : {"gaussian", "rician"}, default="gaussian"
-        ``"rician"``: of magnitudes, which hold less information than Gaussian signals below three times sigma, and
-        next to none below one.
+        ``"rician"``: of magnitudes, which hold less information than Gaussian signals below three
+        times sigma, and next to none below one.
 
     Returns
     -------
     DataFrame
-        One row for each set and parameter: ``set`` (position, from 0), ``parameter``, ``unit``, ``value``, ``sd``
-        (in that unit) and ``cv`` (sd over the absolute value; infinite for a value of 0). A parameter that the
-        measurements do not determine has an infinite sd: the signal does not depend on it, or the others inflate its
-        variance more than 1e8 times. A fixed one has 0.
+        One row for each set and parameter: ``set`` (position, from 0), ``parameter``, ``unit``,
+        ``value``, ``sd`` (in that unit) and ``cv`` (sd over the absolute value; infinite for a
+        value of 0). A parameter that the measurements do not determine has an infinite sd: the
+        signal does not depend on it, or the others inflate its variance more than 1e8 times. A
+        fixed one has 0.
 
     Raises
     ------
     ValueError
-        If shapes, names or units do not fit together, sigma is not positive, the echo times are not such that the
-        model can be fitted, or its signal has no finite derivative.
+        If shapes, names or units do not fit together, sigma is not positive, the echo times are
+        not such that the model can be fitted, or its signal has no finite derivative.
 
     Notes
     -----
@@ -170,8 +172,9 @@ def rank_contrasts(
     """
     Order the contrasts of a protocol by what they add to the precision of a model's parameters.
 
-    One contrast after another is taken, each time the one that makes the criterion smallest together with those
-    taken before: to plan a shorter scan, or to find the one image worth adding to a scan (`start`).
+    One contrast after another is taken, each time the one that makes the criterion smallest
+    together with those taken before: to plan a shorter scan, or to find the one image worth adding
+    to a scan (`start`).
 
     Parameters
     ----------
@@ -179,21 +182,23 @@ def rank_contrasts(
         The contrasts that can be measured, each once.
     model : str or SignalModel
         A name in `MODELS`, or a model.
-    parameters : array_like of shape (n_parameters,) or (n_sets, n_parameters), or mapping of str to array_like
+    parameters : array_like of shape (n_parameters,) or (n_sets, n_parameters), or mapping
         The tissues that matter, as for `protocol_precision`; the criterion is averaged over them.
     sigma : float or array_like of shape (n_sets,)
         Standard deviation of the noise of one measurement, in the unit of the model's amplitude.
     start : Protocol or indices, optional
         Contrasts that are measured anyway, such as ``protocol.clinical()``; none by default.
     criterion : {"A", "D"}, default="A"
-        ``"A"``: the mean, over parameters, of the squared coefficient of variation. ``"D"``: the logarithm of the
-        determinant of the covariance of the relative errors, over the number of parameters.
+        ``"A"``: the mean, over parameters, of the squared coefficient of variation. ``"D"``: the
+        logarithm of the determinant of the covariance of the relative errors, over the number of
+        parameters.
     n : int, optional
         How many contrasts to take; all by default.
     prior : float, mapping of str to float or array_like of shape (n_parameters,), optional
-        What is known before: one number, as a share of each parameter's value, or standard deviations in their units.
-        By default 1: weak, and enough to tell contrasts apart while there are fewer than parameters. With a much
-        weaker one (a hundred times), `start` has to determine the parameters.
+        What is known before: one number, as a share of each parameter's value, or standard
+        deviations in their units. By default 1: weak, and enough to tell contrasts apart while
+        there are fewer than parameters. With a much weaker one (a hundred times), `start` has to
+        determine the parameters.
     fixed : sequence of str, default=()
         Parameters that are known and not estimated.
     noise : {"gaussian", "rician"}, default="gaussian"
@@ -202,17 +207,19 @@ def rank_contrasts(
     Returns
     -------
     DataFrame
-        One row for each contrast in the order taken: ``step`` (from 1), ``index`` (in the protocol), ``contrast``
-        (its label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``score`` (the criterion with all contrasts so far),
-        ``gain`` (by how much it fell) and ``cv_…``, the coefficient of variation of each parameter with the prior's
-        help (root mean square over the sets). Before them stands step 0: what is known from `start` and the prior.
+        One row for each contrast in the order taken: ``step`` (from 1), ``index`` (in the
+        protocol), ``contrast`` (its label), ``b`` (s/mm²), ``te`` (ms, NaN without), ``score``
+        (the criterion with all contrasts so far), ``gain`` (by how much it fell) and ``cv_…``, the
+        coefficient of variation of each parameter with the prior's help (root mean square over the
+        sets). Before them stands step 0: what is known from `start` and the prior.
 
     Raises
     ------
     ValueError
-        If shapes, names or units do not fit together, the criterion is unknown, nothing is left to take, the echo
-        times are not such that the model can be fitted, its signal has no finite derivative, or the prior is so weak
-        that some choice of contrasts does not determine the parameters.
+        If shapes, names or units do not fit together, the criterion is unknown, nothing is left to
+        take, the echo times are not such that the model can be fitted, its signal has no finite
+        derivative, or the prior is so weak that some choice of contrasts does not determine the
+        parameters.
 
     References
     ----------
@@ -221,12 +228,14 @@ def rank_contrasts(
     model = resolve_model(model)
     if criterion not in CRITERIA:
         raise ValueError(
-            f"criterion must be 'A' or 'D', not {criterion!r}; for predicted signals see rank_contrasts_by_prediction"
+            f"criterion must be 'A' or 'D', not {criterion!r}; for predicted signals see "
+            "rank_contrasts_by_prediction"
         )
     values = _parameter_sets(model, parameters)
     if (values == 0).any():
         raise ValueError(
-            f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; give a small value"
+            f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; "
+            "give a small value"
         )
     free = _free(model, fixed)
     names = [name for name, is_free in zip(model.names, free, strict=True) if is_free]
@@ -285,7 +294,8 @@ def start_of(
     outside = [index for index in taken if not 0 <= index < len(protocol)]
     if outside or len(set(taken)) != len(taken):
         raise ValueError(
-            f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not {taken}"
+            f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not "
+            f"{taken}"
         )
     left = [index for index in range(len(protocol)) if index not in taken]
     if not left or (n is not None and not 1 <= n <= len(left)):
@@ -330,7 +340,8 @@ def _information_rows(
     if not np.isfinite(rows).all():
         at, _, column = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(
-            f"the signal of model {model.name} has no finite derivative by {model.names[column]} in set {at}, where "
+            f"the signal of model {model.name} has no finite derivative by {model.names[column]} "
+            f"in set {at}, where "
             f"it is {values[at, column]:g}; give a value inside its bounds, away from 0"
         )
     if noise == "rician":
@@ -363,8 +374,10 @@ def _judge(
     if unknown.any():
         which = [name for name, one in zip(names, unknown.any(axis=(0, 1)), strict=True) if one]
         raise ValueError(
-            f"some choice of contrasts does not determine {', '.join(which)} with so weak a prior; give a stronger one "
-            "(prior=1, the default, is the size of each parameter), contrasts that determine them (start=), or values "
+            f"some choice of contrasts does not determine {', '.join(which)} with so weak a "
+            "prior; give a stronger one "
+            "(prior=1, the default, is the size of each parameter), contrasts that determine them "
+            "(start=), or values "
             "that are known (fixed=)"
         )
     covariance = np.linalg.inv(information)
@@ -415,13 +428,15 @@ def _parameter_sets(
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
     if values.ndim != 2 or values.shape[1] != len(model.names) or not len(values):
         raise ValueError(
-            f"parameters must have shape (n_sets, {len(model.names)}), columns {', '.join(model.names)}; "
+            f"parameters must have shape (n_sets, {len(model.names)}), columns "
+            f"{', '.join(model.names)}; "
             f"not {values.shape}"
         )
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(
-            f"parameters must be finite; {model.names[column]} of set {row} is {values[row, column]}"
+            f"parameters must be finite; {model.names[column]} of set {row} is "
+            f"{values[row, column]}"
         )
     return values
 
@@ -430,11 +445,13 @@ def _noise(sigma: ArrayLike, n: int) -> NDArray[np.float64]:
     noise = np.asarray(sigma, dtype=float)
     if noise.shape not in ((), (1,), (n,)):
         raise ValueError(
-            f"sigma must be a number or {n} of them, one for each set of parameters; got shape {noise.shape}"
+            f"sigma must be a number or {n} of them, one for each set of parameters; got shape "
+            f"{noise.shape}"
         )
     if not (np.isfinite(noise).all() and (noise > 0).all()):
         raise ValueError(
-            f"sigma must be positive and finite (the standard deviation of the noise); got {np.ravel(noise).min():g}"
+            "sigma must be positive and finite (the standard deviation of the noise); got "
+            f"{np.ravel(noise).min():g}"
         )
     return np.broadcast_to(noise, (n,))
 
@@ -465,7 +482,8 @@ def _prior_rows(
         unknown = sorted(set(prior) - set(model.names))
         if unknown:
             raise ValueError(
-                f"the prior knows {', '.join(unknown)}, which model {model.name} does not have; it has {model.names}"
+                f"the prior knows {', '.join(unknown)}, which model {model.name} does not have; "
+                f"it has {model.names}"
             )
         for name, value in prior.items():
             sd[:, model.names.index(name)] = value
@@ -473,12 +491,14 @@ def _prior_rows(
         given = np.asarray(prior, dtype=float)
         if given.shape != (len(model.names),):
             raise ValueError(
-                f"the prior must be a mapping by name or {len(model.names)} standard deviations, not {prior!r}"
+                f"the prior must be a mapping by name or {len(model.names)} standard deviations, "
+                f"not {prior!r}"
             )
         sd[:] = given
     if not (sd > 0).all():
         raise ValueError(
-            "standard deviations of the prior must be positive; name parameters that are known in fixed="
+            "standard deviations of the prior must be positive; name parameters that are known in "
+            "fixed="
         )
     return 1 / sd
 

@@ -59,8 +59,8 @@ class Protocol:
     te : float or array_like of shape (n_measurements,), optional
         Echo times in ms; one number stands for all measurements.
     directions : array_like of shape (n_measurements, 3), optional
-        Gradient directions. They are normalized to unit length; a zero or NaN row, as files write it
-        at b = 0, becomes zeros.
+        Gradient directions. They are normalized to unit length; a zero or NaN row, as files write
+        it at b = 0, becomes zeros.
     name : str, default=""
         A label for reports.
 
@@ -205,8 +205,8 @@ class Protocol:
         bvec : path, optional
             Gradient directions, 3 × n or n × 3.
         b_tolerance : float, optional
-            Take b-values that lie so close (s/mm²) for one, as `rounded` does: 0.5 for 0, 995 for 1000. By default
-            they stay as they are in the file.
+            Take b-values that lie so close (s/mm²) for one, as `rounded` does: 0.5 for 0, 995 for
+            1000. By default they stay as they are in the file.
 
         Returns
         -------
@@ -216,7 +216,8 @@ class Protocol:
         Raises
         ------
         ValueError
-            If a file holds no numbers, counts differ, or a unit looks wrong; the message names the file.
+            If a file holds no numbers, counts differ, or a unit looks wrong; the message names the
+            file.
         FileNotFoundError
             If a file does not exist.
         """
@@ -261,7 +262,8 @@ class Protocol:
         """
         if name not in _PRESETS:
             raise ValueError(
-                f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one from files"
+                f"no protocol preset {name!r}; choose one of {', '.join(_PRESETS)} or read one "
+                "from files"
             )
         b, te = _PRESETS[name]
         return cls(np.tile(b, len(te)), np.repeat(te, len(b)), name=name)
@@ -295,13 +297,15 @@ class Protocol:
         where = "" if self.te is None else f" at the shortest TE ({self.te.min():g} ms)"
         if len(at) < n_b:
             raise ValueError(
-                f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: {self.b[at].tolist()} s/mm²"
+                f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: "
+                f"{self.b[at].tolist()} s/mm²"
             )
         lowest = at[:n_b]
         ends = self.b[at[: n_b + 1]]
         if np.any(np.diff(ends) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ends[1:])):
             raise ValueError(
-                f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions first"
+                f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions "
+                "first"
             )
         return lowest
 
@@ -331,20 +335,22 @@ class Protocol:
         """
         Give b-values that were meant to be one the same value.
 
-        Scanners write the b-value that each volume really had: 0.5 or 5 for 0, 995 to 1005 for 1000. Fits may use
-        those; protocols that are to be found in each other, or counted, need the b-values that were meant.
+        Scanners write the b-value that each volume really had: 0.5 or 5 for 0, 995 to 1005 for
+        1000. Fits may use those; protocols that are to be found in each other, or counted, need
+        the b-values that were meant.
 
         Parameters
         ----------
         tolerance : float, default=10
-            b-values within ± tolerance (s/mm²) count as one. It has to be smaller than half the step between
-            b-values that differ on purpose: with the default, 10 and 20 become one.
+            b-values within ± tolerance (s/mm²) count as one. It has to be smaller than half the
+            step between b-values that differ on purpose: with the default, 10 and 20 become one.
 
         Returns
         -------
         Protocol
-            The same measurements; the b-values of each group are replaced by the roundest number that lies within
-            the tolerance of their mean: a multiple of 1000, 500, 100, 50, 10, 5 or 1 s/mm², or the mean itself.
+            The same measurements; the b-values of each group are replaced by the roundest number
+            that lies within the tolerance of their mean: a multiple of 1000, 500, 100, 50, 10, 5
+            or 1 s/mm², or the mean itself.
 
         Raises
         ------
@@ -380,7 +386,8 @@ class Protocol:
         Raises
         ------
         ValueError
-            If a contrast is missing there (all missing ones are named) or stands there more than once.
+            If a contrast is missing there (all missing ones are named) or stands there more than
+            once.
         """
         if not (np.isfinite(b_tolerance) and b_tolerance >= 0):
             raise ValueError(
@@ -408,7 +415,8 @@ class Protocol:
         if np.any(found > 1):
             twice = ", ".join(np.array(self.labels)[found > 1])
             raise ValueError(
-                f"the other protocol has more than one measurement for {twice}; use average_directions first"
+                f"the other protocol has more than one measurement for {twice}; use "
+                "average_directions first"
             )
         return same.argmax(axis=1)
 
@@ -464,8 +472,8 @@ def average_directions(
     protocol : Protocol
         The protocol of the last axis.
     mean : {"geometric", "arithmetic"}, default="geometric"
-        The geometric mean is the signal of the mean diffusivity (trace-weighted image); a zero makes
-        it zero. The arithmetic mean is the powder average.
+        The geometric mean is the signal of the mean diffusivity (trace-weighted image); a zero
+        makes it zero. The arithmetic mean is the powder average.
     tolerance : float, default=25
         b-values within ± tolerance (s/mm²) count as one, because scanners write the b-value that
         each direction really had.
@@ -473,8 +481,8 @@ def average_directions(
     Returns
     -------
     signals : ndarray of shape (..., n_contrasts)
-        One column for each (b, TE), by echo time, then b; NaN where nothing could be averaged (and,
-        for the geometric mean, where a magnitude is negative).
+        One column for each (b, TE), by echo time, then b; NaN where nothing could be averaged
+        (and, for the geometric mean, where a magnitude is negative).
     protocol : Protocol
         The contrasts, without directions; b is the mean of the b-values averaged over.
 
@@ -486,7 +494,8 @@ def average_directions(
     signals = real_numbers(signals, "signals")
     if signals.ndim == 0 or signals.shape[-1] != len(protocol):
         raise ValueError(
-            f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the last axis"
+            f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the "
+            "last axis"
         )
     if mean not in ("geometric", "arithmetic"):
         raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
@@ -519,7 +528,8 @@ def read_gradients(
         directions = directions.T
     if directions.shape != (len(b), 3):
         raise ValueError(
-            f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × {len(b)} "
+            f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × "
+            f"{len(b)} "
             f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
         )
     return b, directions
@@ -536,7 +546,8 @@ def read_echo_times(
             path = Path(te)
             if not path.is_file():
                 raise FileNotFoundError(
-                    f"echo times: {str(te)!r} is neither a number of ms nor a file; check its name and folder"
+                    f"echo times: {str(te)!r} is neither a number of ms nor a file; check its "
+                    "name and folder"
                 ) from None
             times = (
                 _sidecar_echo_times(path) if path.suffix == ".json" else read_numbers(path).ravel()
@@ -548,7 +559,8 @@ def read_echo_times(
     if len(times) not in (1, n):
         named = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
         raise ValueError(
-            f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one for each"
+            f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one "
+            "for each"
         )
     return np.broadcast_to(times, (n,))
 
@@ -608,15 +620,18 @@ def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
     bad = ~np.isfinite(b) | (b < 0)
     if bad.any():
         raise ValueError(
-            f"b-values must be finite and not negative; number {bad.argmax() + 1} is {b[bad.argmax()]:g}"
+            f"b-values must be finite and not negative; number {bad.argmax() + 1} is "
+            f"{b[bad.argmax()]:g}"
         )
     if 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B:
         raise ValueError(
-            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² (multiply by 1000)"
+            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² "
+            "(multiply by 1000)"
         )
     if b.max() > _LARGEST_PLAUSIBLE_B:
         raise ValueError(
-            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² (divide by 1e6)"
+            f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² "
+            "(divide by 1e6)"
         )
     return b
 
@@ -629,15 +644,18 @@ def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
     bad = ~np.isfinite(te) | (te <= 0)
     if bad.any():
         raise ValueError(
-            f"echo times must be finite and positive; number {bad.argmax() + 1} is {te[bad.argmax()]:g}"
+            f"echo times must be finite and positive; number {bad.argmax() + 1} is "
+            f"{te[bad.argmax()]:g}"
         )
     if te.max() < 1:
         raise ValueError(
-            f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds (multiply by 1000)"
+            f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds "
+            "(multiply by 1000)"
         )
     if te.max() > _LONGEST_PLAUSIBLE_TE:
         raise ValueError(
-            f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide by 1000)"
+            f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide "
+            "by 1000)"
         )
     return te
 
@@ -646,19 +664,22 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
     directions = np.array(directions, dtype=float)
     if directions.shape != (n, 3):
         raise ValueError(
-            f"directions must have shape ({n}, 3), one unit vector for each b-value, not {directions.shape}"
+            f"directions must have shape ({n}, 3), one unit vector for each b-value, not "
+            f"{directions.shape}"
         )
     bad = np.abs(np.nan_to_num(directions)).max(axis=1) > _LONGEST_DIRECTION
     if bad.any():
         worst = bad.argmax()
         raise ValueError(
-            f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, or zeros at b = 0"
+            f"direction {worst + 1} is {directions[worst].tolist()}; directions are unit vectors, "
+            "or zeros at b = 0"
         )
     missing = np.isnan(directions)
     if (partly := missing.any(axis=1) & ~missing.all(axis=1)).any():
         worst = partly.argmax()
         raise ValueError(
-            f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or zeros at b = 0"
+            f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or "
+            "zeros at b = 0"
         )
     length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
     return _frozen(
@@ -676,12 +697,14 @@ def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
         seconds = np.atleast_1d(np.array(value, dtype=float)).ravel()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: {error}); write one"
+            f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: "
+            f"{error}); write one"
         ) from None
     if not seconds.size:
         raise ValueError(f"{path}: EchoTime is empty; write the echo time in seconds")
     if seconds.max() > _LONGEST_PLAUSIBLE_TE / _MS_PER_S:
         raise ValueError(
-            f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms (divide by 1000)"
+            f"{path}: EchoTime is {seconds.max():g}: BIDS wants seconds, these look like ms "
+            "(divide by 1000)"
         )
     return seconds * _MS_PER_S

@@ -24,9 +24,9 @@ class FitStatus(IntEnum):
     """
     How the fit of a voxel ended.
 
-    `CONVERGED` and `AT_BOUND` are solutions; in the second, a parameter lies on a bound. `NOT_CONVERGED`
-    ran out of iterations. `NOT_FITTED` voxels have no usable signal, or the model has none within the bounds
-    and fixed values that is finite, and everything about them is NaN.
+    `CONVERGED` and `AT_BOUND` are solutions; in the second, a parameter lies on a bound.
+    `NOT_CONVERGED` ran out of iterations. `NOT_FITTED` voxels have no usable signal, or the model
+    has none within the bounds and fixed values that is finite, and everything about them is NaN.
     """
 
     CONVERGED = 0
@@ -47,9 +47,9 @@ class FitResult:
     parameters : ndarray of shape (n_voxels, n_parameters)
         In the order of `names` and the model's units; NaN where a voxel was not fitted.
     standard_errors : ndarray of shape (n_voxels, n_parameters)
-        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance; NaN for a
-        parameter that is fixed or at a bound and where no degree of freedom is left, infinite for one that
-        the signal does not depend on.
+        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance;
+        NaN for a parameter that is fixed or at a bound and where no degree of freedom is left,
+        infinite for one that the signal does not depend on.
     cost : ndarray of shape (n_voxels,)
         Sum of squared residuals over the measurements used, in the signals' units squared.
     status : ndarray of shape (n_voxels,)
@@ -59,14 +59,14 @@ class FitResult:
     at_low, at_high : ndarray of shape (n_voxels, n_parameters)
         Whether a parameter that was free to move ended on its lower or upper bound.
     starts_disagree : ndarray of shape (n_voxels,)
-        Whether another start came within 1 % of the cost in another place, judged by the rise of the sum of
-        squares between the two by more than 5 %: the data do not decide between them.
+        Whether another start came within 1 % of the cost in another place, judged by the rise of
+        the sum of squares between the two by more than 5 %: the data do not decide between them.
     ill_conditioned : ndarray of shape (n_voxels,)
-        Whether the parameters inside their bounds cannot be told apart: the variance of one is inflated by
-        the others more than 1e8 times, or the signal does not depend on it.
+        Whether the parameters inside their bounds cannot be told apart: the variance of one is
+        inflated by the others more than 1e8 times, or the signal does not depend on it.
     bounds : tuple of (float, float)
-        The box that was searched, in the order of `names`; of an amplitude, in multiples of the voxel's
-        largest signal.
+        The box that was searched, in the order of `names`; of an amplitude, in multiples of the
+        voxel's largest signal.
     fixed : tuple of str
         Names of the parameters that were not fitted.
     """
@@ -92,7 +92,8 @@ class FitResult:
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         if name not in self.names:
             raise KeyError(
-                f"model {self.model.name} has no parameter {name!r}; it has {', '.join(self.names)}"
+                f"model {self.model.name} has no parameter {name!r}; it has "
+                f"{', '.join(self.names)}"
             )
         return self.parameters[:, self.names.index(name)]
 

@@ -27,11 +27,12 @@ def resynthesize(
     random_state: RandomState = None,
 ) -> NDArray[np.float64]:
     """
-    Give the signals of another protocol: as measured where they were, else through the fitted model.
+    Give the signals of another protocol: as measured where they were, else through the fitted
+    model.
 
-    A scanner that measured other contrasts can so train an estimator for the protocol of another one.
-    What was computed is as true as the model and no more; where the wanted contrasts lie outside the
-    measured ones, in b-value or echo time, it is an extrapolation.
+    A scanner that measured other contrasts can so train an estimator for the protocol of another
+    one. What was computed is as true as the model and no more; where the wanted contrasts lie
+    outside the measured ones, in b-value or echo time, it is an extrapolation.
 
     Parameters
     ----------
@@ -46,9 +47,9 @@ def resynthesize(
     parameters : array_like of shape (n_voxels, n_parameters), optional
         The fit to the signals, when it is known already.
     sigma : float or array_like of shape (n_voxels,), optional
-        Standard deviation of the noise, in the unit of the signals. Rician noise of that level is added
-        to what was computed, so that it is as noisy as what was measured; the fit that is made here
-        then has a noise floor, because the floor would enter twice otherwise.
+        Standard deviation of the noise, in the unit of the signals. Rician noise of that level is
+        added to what was computed, so that it is as noisy as what was measured; the fit that is
+        made here then has a noise floor, because the floor would enter twice otherwise.
     random_state : int, RandomState or None, optional
         Seed of that noise.
 
@@ -79,7 +80,8 @@ def resynthesize(
     _check_protocols(wanted, protocol)
     if model.needs_te and wanted.te is None:
         raise ValueError(
-            f"model {model.name} needs echo times, and the protocols have none; give them (te in ms)"
+            f"model {model.name} needs echo times, and the protocols have none; give them (te in "
+            "ms)"
         )
     noise = None if sigma is None else _checked_noise(sigma, len(measured))
     out = np.empty((len(measured), len(wanted)))
@@ -94,7 +96,8 @@ def resynthesize(
     values = np.asarray(parameters, dtype=np.float64)
     if values.shape != (len(measured), len(model.names)):
         raise ValueError(
-            f"parameters must have shape ({len(measured)}, {len(model.names)}): one row per voxel, "
+            f"parameters must have shape ({len(measured)}, {len(model.names)}): one row per "
+            "voxel, "
             f"columns {', '.join(model.names)}; not {values.shape}"
         )
     computed = model.signal(values, wanted.take(np.flatnonzero(~kept)))
@@ -128,7 +131,8 @@ def _checked_noise(sigma: ArrayLike, n_voxels: int) -> NDArray[np.float64]:
     noise = np.asarray(sigma, dtype=np.float64)
     if noise.shape not in ((), (n_voxels,)) or not np.all(np.isfinite(noise) & (noise >= 0)):
         raise ValueError(
-            f"sigma must be one finite number of 0 or more, or {n_voxels} of them, one for each voxel; "
+            f"sigma must be one finite number of 0 or more, or {n_voxels} of them, one for each "
+            "voxel; "
             f"not {noise if noise.ndim == 0 else noise.shape}"
         )
     return np.broadcast_to(noise, (n_voxels,))

@@ -24,9 +24,10 @@ class Dictionary:
     """
     Signals of a grid of parameters, with an amplitude of one.
 
-    For a signal f·g₁ + (1 − f)·g₀ the atoms of g₁ come first, one for each start, and every one of them is
-    paired with every atom of g₀; two non-negative amplitudes then give S0 and f. Otherwise the atoms are cut
-    into as many strata as there are starts, and each start takes the best of one.
+    For a signal f·g₁ + (1 − f)·g₀ the atoms of g₁ come first, one for each start, and every one of
+    them is paired with every atom of g₀; two non-negative amplitudes then give S0 and f. Otherwise
+    the atoms are cut into as many strata as there are starts, and each start takes the best of
+    one.
 
     Parameters
     ----------

@@ -74,33 +74,36 @@ def fit_image(
     """
     Fit a signal model to every voxel of an image.
 
-    The image is read slab by slab, so it may be larger than memory, and an array of dask or zarr block by block; maps
-    have its grid, affine, qform and sform codes, voxel sizes and units. With `out` they are written as NIfTI files
-    named in the manner of BIDS derivatives, with one JSON sidecar for the set; all files appear together when the
-    last one is complete.
+    The image is read slab by slab, so it may be larger than memory, and an array of dask or zarr
+    block by block; maps have its grid, affine, qform and sform codes, voxel sizes and units. With
+    `out` they are written as NIfTI files named in the manner of BIDS derivatives, with one JSON
+    sidecar for the set; all files appear together when the last one is complete.
 
     Parameters
     ----------
     image : path, Nifti1Image, array, or sequence of them
-        Magnitudes, shape (x, y, z, n_measurements), in any orientation and number type; scale factors of the file
-        are applied. Several images of one grid, such as one for each echo time (4-D) or b-value (3-D), follow each
-        other in the order of the protocol; `read_manifest` gives both. An array of dask, zarr or numpy is taken in
-        the place of an image with its `affine`, or as ``Nifti1Image(array, affine)``: blocks of whole slices, of up
-        to 4 million values, are loaded once and a few at a time.
+        Magnitudes, shape (x, y, z, n_measurements), in any orientation and number type; scale
+        factors of the file are applied. Several images of one grid, such as one for each echo time
+        (4-D) or b-value (3-D), follow each other in the order of the protocol; `read_manifest`
+        gives both. An array of dask, zarr or numpy is taken in the place of an image with its
+        `affine`, or as ``Nifti1Image(array, affine)``: blocks of whole slices, of up to 4 million
+        values, are loaded once and a few at a time.
     protocol : Protocol
         The measurements of the last axis.
     model : str or SignalModel
         A model, or the name of one in `MODELS`.
     affine : array_like of shape (4, 4), optional
-        From voxel indices to RAS+ coordinates in mm, for arrays without one: the image, the mask, sigma.
+        From voxel indices to RAS+ coordinates in mm, for arrays without one: the image, the mask,
+        sigma.
     mask : path or Nifti1Image, optional
-        The voxels to fit, on the grid of the image: those above 0.5. Without a mask, all voxels that are not 0 (or
-        NaN) in every measurement are fitted.
+        The voxels to fit, on the grid of the image: those above 0.5. Without a mask, all voxels
+        that are not 0 (or NaN) in every measurement are fitted.
     sigma : float, path, Nifti1Image or "estimate", optional
-        Standard deviation of the noise in the units of the image, one number or a map on its grid; gives a Rician
-        noise floor. ``"estimate"`` estimates it from the image (`estimate_sigma`; the image is held in memory), which
-        has to be as the scanner gave it. Of a denoised image it is that of the noise before denoising, because the
-        floor stays: `preprocess_image` writes it.
+        Standard deviation of the noise in the units of the image, one number or a map on its grid;
+        gives a Rician noise floor. ``"estimate"`` estimates it from the image (`estimate_sigma`;
+        the image is held in memory), which has to be as the scanner gave it. Of a denoised image
+        it is that of the noise before denoising, because the floor stays: `preprocess_image`
+        writes it.
     out : path, optional
         Folder to write to, made if missing.
     average : {"geometric", "arithmetic"}, optional
@@ -127,19 +130,20 @@ def fit_image(
     Returns
     -------
     dict of Nifti1Image
-        One map for each parameter under its name, its standard error under ``<name>_se``, ``"cost"`` (sum of
-        squared residuals, in squared units of the image), ``"status"`` (codes of `FitStatus`, uint8),
-        ``"at_bound"`` (bit 2j is set where parameter j, from 0, is at its lower bound, bit 2j + 1 where it is at its
-        upper one) and ``"doubt"`` (`FitResult`'s ``starts_disagree`` counts 1, ``ill_conditioned`` 2). Maps are
-        float32, 0 outside the mask, and NaN inside it where a voxel could not be fitted, so that no mean can take
-        such a voxel for a measurement; the status is 255 outside the mask.
+        One map for each parameter under its name, its standard error under ``<name>_se``,
+        ``"cost"`` (sum of squared residuals, in squared units of the image), ``"status"`` (codes
+        of `FitStatus`, uint8), ``"at_bound"`` (bit 2j is set where parameter j, from 0, is at its
+        lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"`` (`FitResult`'s
+        ``starts_disagree`` counts 1, ``ill_conditioned`` 2). Maps are float32, 0 outside the mask,
+        and NaN inside it where a voxel could not be fitted, so that no mean can take such a voxel
+        for a measurement; the status is 255 outside the mask.
 
     Raises
     ------
     ValueError
-        Before the fit, if the image is not 4-D or damaged, volumes and protocol differ in number, the model needs
-        echo times, has more free parameters than the protocol has contrasts, mask or sigma are on another grid,
-        the mask is empty or sigma negative.
+        Before the fit, if the image is not 4-D or damaged, volumes and protocol differ in number,
+        the model needs echo times, has more free parameters than the protocol has contrasts, mask
+        or sigma are on another grid, the mask is empty or sigma negative.
     FileNotFoundError
         If a file does not exist.
     FileExistsError
@@ -147,13 +151,14 @@ def fit_image(
     OSError
         If `out` cannot be written to.
     ImportError
-        If `quicklook` is asked for and the extra ``report`` is not installed, or `sigma` is to be estimated and the
-        extra ``preprocess`` is not.
+        If `quicklook` is asked for and the extra ``report`` is not installed, or `sigma` is to be
+        estimated and the extra ``preprocess`` is not.
 
     Warns
     -----
     UserWarning
-        If relaxation times are fitted to measurements of one echo time, or no voxel could be fitted.
+        If relaxation times are fitted to measurements of one echo time, or no voxel could be
+        fitted.
     """
     model = resolve_model(model)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
@@ -236,18 +241,19 @@ def predict_image(
     """
     Predict the maps of an advanced protocol from the images of a clinical one.
 
-    The image is read slab by slab and predicted slice by slice; maps have its grid, affine and header, and are
-    written as by `fit_image`, with ``desc-predicted`` in their names. Neighborhoods, where the estimator looks at them,
-    are made as by `Cohort.arrays`. A signal that is predicted to be negative is fitted as zero and written as it is;
-    the JSON file counts the voxels that have one (``NegativeSignal``).
+    The image is read slab by slab and predicted slice by slice; maps have its grid, affine and
+    header, and are written as by `fit_image`, with ``desc-predicted`` in their names.
+    Neighborhoods, where the estimator looks at them, are made as by `Cohort.arrays`. A signal that
+    is predicted to be negative is fitted as zero and written as it is; the JSON file counts the
+    voxels that have one (``NegativeSignal``).
 
     Parameters
     ----------
     estimator : SignalToSignal or MapsToMaps
         A fitted one, with protocols.
     image : path, Nifti1Image, array, or sequence of them
-        Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``; several, or arrays, as in
-        `fit_image`. With the patient's scale it is read twice.
+        Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``; several, or
+        arrays, as in `fit_image`. With the patient's scale it is read twice.
     affine : array_like of shape (4, 4), optional
         As in `fit_image`.
     protocol : Protocol, optional
@@ -255,17 +261,19 @@ def predict_image(
     b_tolerance : float, optional
         With `protocol`, b-values match within so many s/mm² (by default 1): 995 for 1000.
     average : {"geometric", "arithmetic"}, optional
-        With `protocol`, average the measurements that share b and TE first (see `average_directions`).
+        With `protocol`, average the measurements that share b and TE first (see
+        `average_directions`).
     mask : path or Nifti1Image, optional
-        The body mask, on the grid of the image: voxels above 0.5 are predicted, and the patient's scale is computed
-        over them. Without a mask these are all voxels that are not 0 (or NaN) in every measurement.
+        The body mask, on the grid of the image: voxels above 0.5 are predicted, and the patient's
+        scale is computed over them. Without a mask these are all voxels that are not 0 (or NaN) in
+        every measurement.
     scale : {"patient"}, PatientScale, float or None, default="patient"
-        What the signals are divided by; amplitudes and signals are multiplied by it again. ``"patient"`` is the rule
-        that a loaded model was trained with (which may be none), or else the default rule; None leaves the signals
-        as they are.
+        What the signals are divided by; amplitudes and signals are multiplied by it again.
+        ``"patient"`` is the rule that a loaded model was trained with (which may be none), or else
+        the default rule; None leaves the signals as they are.
     sigma : float, path or Nifti1Image, optional
-        Standard deviation of the noise in the units of the image, whose floor the predicted signals still have;
-        only for strategies that fit maps to predicted signals.
+        Standard deviation of the noise in the units of the image, whose floor the predicted
+        signals still have; only for strategies that fit maps to predicted signals.
     out : path, optional
         Folder to write to, made if missing.
     signals : bool, default=False
@@ -280,14 +288,15 @@ def predict_image(
     Returns
     -------
     dict of Nifti1Image
-        One map for each parameter of the estimator's model under its name, float32, 0 outside the mask and NaN
-        inside it where nothing could be predicted; with `signals` also ``"signals"`` of shape (x, y, z, n_target).
+        One map for each parameter of the estimator's model under its name, float32, 0 outside the
+        mask and NaN inside it where nothing could be predicted; with `signals` also ``"signals"``
+        of shape (x, y, z, n_target).
 
     Raises
     ------
     ValueError
-        If the estimator has no protocols, or no model where maps are wanted, the image does not hold its source
-        measurements, or for the reasons that `fit_image` names.
+        If the estimator has no protocols, or no model where maps are wanted, the image does not
+        hold its source measurements, or for the reasons that `fit_image` names.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
     FileNotFoundError, FileExistsError, OSError
@@ -398,7 +407,8 @@ def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     images = list(image) if isinstance(image, list | tuple) else [image]
     if affine is not None and not any(map(is_array, (*images, *maps))):
         raise ValueError(
-            f"{image_name(images[0])} brings its own affine; leave out affine=, which is for arrays"
+            f"{image_name(images[0])} brings its own affine; leave out affine=, which is for "
+            "arrays"
         )
     return [placed(item, affine) for item in (image, *maps)]
 
@@ -601,11 +611,13 @@ def _check_estimator(
     check_is_fitted(estimator)
     if estimator.source is None or estimator.target is None:
         raise ValueError(
-            "the estimator was fitted without protocols; give source= and target= to it before fitting"
+            "the estimator was fitted without protocols; give source= and target= to it before "
+            "fitting"
         )
     if sigma is not None and "sigma" not in signature(estimator.predict_maps).parameters:
         raise ValueError(
-            f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; leave it out"
+            f"{type(estimator).__name__} predicts maps without a fit, so it has no use for sigma; "
+            "leave it out"
         )
     if estimator.model is None and not signals:
         raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")

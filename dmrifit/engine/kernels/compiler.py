@@ -70,8 +70,8 @@ def _import_numba() -> None:
     """
     Import numba without scipy.
 
-    numba looks for scipy only to compare versions and to find BLAS, which takes longer than the rest of the
-    start of a small script; `finally` undoes what hid it.
+    numba looks for scipy only to compare versions and to find BLAS, which takes longer than the
+    rest of the start of a small script; `finally` undoes what hid it.
     """
     if "numba" in sys.modules or "scipy" in sys.modules or threading.active_count() > 1:
         return

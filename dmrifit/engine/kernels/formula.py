@@ -205,10 +205,11 @@ def _structure(
     expression: object, symbols: list, model: SignalModel
 ) -> tuple[int, int, tuple[int, ...]]:
     """
-    Find the amplitude S0 the signal is proportional to, and the fraction f of S0·(f·g₁ + (1 − f)·g₀).
+    Find the amplitude S0 the signal is proportional to, and the fraction f of S0·(f·g₁ + (1 −
+    f)·g₀).
 
-    Returned are the index of f or -1, that of S0 or -1, and the indices of the parameters of g₁. They decide
-    how starting points are found.
+    Returned are the index of f or -1, that of S0 or -1, and the indices of the parameters of g₁.
+    They decide how starting points are found.
     """
     import sympy
 
@@ -390,7 +391,8 @@ def _chain(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) 
         lines.append(f"slope = {sign}{at('X', k)} / {at('X', d)} if limits else 0.0")
         lines.append(f"{at('GT', d)} += slope * {at('GT', k)}")
         lines.append(
-            f"{at.pair('MT', d, d)} += slope * (2.0 * {at.pair('MT', d, k)} + slope * {at.pair('MT', k, k)})"
+            f"{at.pair('MT', d, d)} += slope * (2.0 * {at.pair('MT', d, k)} + slope * "
+            f"{at.pair('MT', k, k)})"
         )
         lines += [
             f"{at.pair('MT', d, j)} += slope * {at.pair('MT', k, j)}"
@@ -468,9 +470,9 @@ def _step(at: Layout) -> list[str]:
     """
     Choose the next trial of every lane and say which lanes are done.
 
-    Parameters at a bound that the gradient pushes against stay there; those that the step would carry out
-    are put on their bound and the rest is solved again. A lane is done when the unclipped step promises too
-    little: judged by the clipped one, 2–3 % of voxels stop early.
+    Parameters at a bound that the gradient pushes against stay there; those that the step would
+    carry out are put on their bound and the rest is solved again. A lane is done when the
+    unclipped step promises too little: judged by the clipped one, 2–3 % of voxels stop early.
     """
     n = at.n
     load = [f"lam = {at('LAM')}", f"c = {at('C')}"]
@@ -525,7 +527,8 @@ def _step(at: Layout) -> list[str]:
         f"{at('P1')} = clipped if clipped > 1e-300 else 1e-300",
         f"{at('LAM')} = lam * 10.0 if clipped < 0.02 * promise else lam",
         f"small = (promise <= s[{_TOLERANCE}] * c + 1e-26) & (lam < 0.5)",
-        f"{at('END')} = 1.0 if small else ((1.0 if promise <= 1e-6 * c + 1e-26 else 2.0) if lam > 1e9 else 0.0)",
+        f"{at('END')} = 1.0 if small else ((1.0 if promise <= 1e-6 * c + 1e-26 else 2.0) if lam > "
+        "1e9 else 0.0)",
         # A start that cannot end below the best one is given up: 3 close to its end, 4 far from it.
         f"lost = (lam < 0.5) & (promise < {_FAR} * c) & (c - 3.0 * promise > {at('GB')})",
         f"{at('END')} = 4.0 if lost else {at('END')}",
@@ -539,8 +542,8 @@ def _variances(at: Layout) -> list[str]:
     """
     Diagonal of the inverse of J'J over the free parameters, by LDL' of the scaled matrix.
 
-    Its largest entry before scaling back, the variance inflation factor, tells how nearly one parameter can
-    stand in for the others; it goes to P1.
+    Its largest entry before scaling back, the variance inflation factor, tells how nearly one
+    parameter can stand in for the others; it goes to P1.
     """
     n = at.n
     body = []

@@ -264,7 +264,8 @@ class _Writer:
         """
         Round a product and a sum once.
 
-        Fused here and not by LLVM, which decides by the processor, so that the bits are the same on all of them.
+        Fused here and not by LLVM, which decides by the processor, so that the bits are the same
+        on all of them.
         """
         one, two = self.value(product.left), self.value(product.right)
         one = self.builder.fneg(one) if minus_product else one

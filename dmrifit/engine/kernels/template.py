@@ -1,8 +1,9 @@
 """
-Fit of one signal model to many voxels: the part of a generated kernel that is the same for every model.
+Fit of one signal model to many voxels: the part of a generated kernel that is the same for every
+model.
 
-This file is not imported. `formula.source` copies it, with the constants below set for the model and the
-lines of lane arithmetic written out, to a module of its own.
+This file is not imported. `formula.source` copies it, with the constants below set for the model
+and the lines of lane arithmetic written out, to a module of its own.
 """
 
 import math
@@ -127,10 +128,10 @@ def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, floored, regularized):
     """
     Compute residuals, J'r and J'J of all lanes at their trials, in inner coordinates.
 
-    `s` holds what is the same for all lanes: b and te of the measurements at hand, 3/b_max where the signal
-    must not turn up (else infinity), the tolerance, then penalties and origins of the regularization.
-    Exponentials of b alone and of te alone stand in the table `t`, one row for each of the values `b` and
-    `te`; `rows` says which two rows a measurement needs.
+    `s` holds what is the same for all lanes: b and te of the measurements at hand, 3/b_max where
+    the signal must not turn up (else infinity), the tolerance, then penalties and origins of the
+    regularization. Exponentials of b alone and of te alone stand in the table `t`, one row for
+    each of the values `b` and `te`; `rows` says which two rows a measurement needs.
     """
     begin_sums(w, s, y, v, t, o)
     after_b = N_BY_B * len(b) * LANES
@@ -189,9 +190,9 @@ def rate(y, atoms, n_first, constants, dots, best):
     """
     Rate the atoms of the dictionary for one group of lanes, and keep the best of each stratum.
 
-    With two components every pair is rated by its least squares of two non-negative amplitudes; with one,
-    every atom by that of one amplitude; without an amplitude, by the distance itself. `best` holds a rating
-    and the index of an atom for each stratum and lane.
+    With two components every pair is rated by its least squares of two non-negative amplitudes;
+    with one, every atom by that of one amplitude; without an amplitude, by the distance itself.
+    `best` holds a rating and the index of an atom for each stratum and lane.
     """
     n_second = atoms.shape[0] - n_first
     none = np.zeros(1, np.int64)
