@@ -34,7 +34,10 @@ _FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
 _SAME_BITS: dict[str, Callable] = _FUNCTIONS | {
     name: getattr(exact_math, name) for name in ("exp", "log", "power")
 }
-_LONGEST, _HIGHEST_POWER, _LARGEST = 4096, 64, 1e300  # what formulas of signals never need
+# Limits that no formula of a signal comes near; beyond them an expression could stall the process.
+_LONGEST = 4096  # characters
+_HIGHEST_POWER = 64
+_LARGEST = 1e300
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
 
 
@@ -144,14 +147,14 @@ class SignalModel:
         object.__setattr__(self, "_needs_te", "te" in used)
         unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
         unused = set(self.names) - used
-        if unknown or unused:
-            what = (
-                f"uses the unknown {sorted(unknown)}"
-                if unknown
-                else f"does not use {sorted(unused)}"
-            )
+        problem = ""
+        if unknown:
+            problem = f"uses the unknown {sorted(unknown)}"
+        elif unused:
+            problem = f"does not use {sorted(unused)}"
+        if problem:
             raise ValueError(
-                f"model {self.name}: the expression {what}; parameters are {self.names}, "
+                f"model {self.name}: the expression {problem}; parameters are {self.names}, "
                 "and b (ms/µm²) and te (ms) are given"
             )
         object.__setattr__(
@@ -159,6 +162,7 @@ class SignalModel:
         )
 
     def __reduce__(self) -> tuple[object, ...]:
+        # Compiled code cannot be pickled; it is compiled again from the expression.
         fields = (
             self.name,
             self.parameters,
@@ -249,7 +253,7 @@ class SignalModel:
 
     @property
     def bounds(self) -> tuple[tuple[float, float], ...]:
-        """Default (low, high) of the parameters, in the order of `names`; see `Parameter` for those of an amplitude."""
+        """Default (low, high) in the order of `names`; of an amplitude as in `Parameter`."""
         return tuple((parameter.low, parameter.high) for parameter in self.parameters)
 
     @property
@@ -298,8 +302,9 @@ class SignalModel:
         self, parameters: NDArray[np.float64], protocol: Protocol
     ) -> NDArray[np.float64]:
         """
-        Compute the signal with the same bits on every processor, so that fits start at the same
-        points everywhere.
+        Compute the signal with the same bits on every processor.
+
+        Fits then start at the same points everywhere.
 
         Parameters
         ----------
@@ -370,76 +375,73 @@ def _names_in(expression: str) -> set[str]:
         tree = ast.parse(expression.strip(), mode="eval")
     except SyntaxError as error:
         raise ValueError(f"expression {expression!r} is not Python syntax: {error.msg}") from None
-    functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    names = set()
+    function_names = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    variables = set()
     for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name) if id(node) in functions:
-                allowed = name in _FUNCTIONS
-            case ast.Name(id=name):
-                allowed = name not in _FUNCTIONS
-                names.add(name)
-            case ast.Call(args=[_], keywords=[], func=ast.Name()):
-                allowed = True
-            case ast.Constant(value=value):
-                allowed = type(value) in (int, float)
-            case (
-                ast.Expression()
-                | ast.BinOp()
-                | ast.UnaryOp()
-                | ast.Load()
-                | ast.operator()
-                | ast.unaryop()
-            ):
-                allowed = not isinstance(node, ast.operator | ast.unaryop) or isinstance(
-                    node, _OPERATORS
-                )
-            case _:
-                allowed = False
-        if not allowed:
+        if not _is_allowed(node, is_function=id(node) in function_names):
             raise ValueError(
                 f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not "
-                "allowed; "
-                "use numbers, names, + - * / **, exp, log and sqrt"
+                "allowed; use numbers, names, + - * / **, exp, log and sqrt"
             )
-        # 9**9**9 would be computed to its last digit.
+        if isinstance(node, ast.Name) and id(node) not in function_names:
+            variables.add(node.id)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-            power, value = _constant(node.right), _constant(node)
-            written = ast.unparse(node)
-            if not abs(power or 0) <= _HIGHEST_POWER:
-                raise ValueError(
-                    f"expression {expression!r}: {written} is a power beyond -{_HIGHEST_POWER} to "
-                    f"{_HIGHEST_POWER}; "
-                    "take a smaller one, or write exp(n*log(x)) for x**n"
-                )
-            if not np.isfinite(value or 0):
-                raise ValueError(
-                    f"expression {expression!r}: {written} is no number that a computer holds; "
-                    "write a smaller one"
-                )
-    return names
+            _check_power(expression, node)
+    return variables
+
+
+def _is_allowed(node: ast.AST, *, is_function: bool) -> bool:
+    """Tell whether a node of a syntax tree is plain arithmetic, or the name of a function in it."""
+    match node:
+        case ast.Name(id=name):
+            return (name in _FUNCTIONS) == is_function
+        case ast.Call(args=[_], keywords=[], func=ast.Name()):
+            return True
+        case ast.Constant(value=value):
+            return type(value) in (int, float)
+        case ast.operator() | ast.unaryop():
+            return isinstance(node, _OPERATORS)
+    return isinstance(node, ast.Expression | ast.BinOp | ast.UnaryOp | ast.Load)
+
+
+def _check_power(expression: str, node: ast.BinOp) -> None:
+    """Refuse powers of constants such as 9**9**9, which would be computed to the last digit."""
+    power = _constant(node.right)
+    text = ast.unparse(node)
+    if power is not None and not abs(power) <= _HIGHEST_POWER:
+        raise ValueError(
+            f"expression {expression!r}: {text} is a power beyond -{_HIGHEST_POWER} to "
+            f"{_HIGHEST_POWER}; take a smaller one, or write exp(n*log(x)) for x**n"
+        )
+    value = _constant(node)
+    if value is not None and not np.isfinite(value):
+        raise ValueError(
+            f"expression {expression!r}: {text} is too large a number for a computer; "
+            "write a smaller one"
+        )
 
 
 def _constant(node: ast.expr) -> float | None:
-    """Give about the value of a formula without names; infinity where it is none, and None where there are names."""
+    """Bound the size of a formula without names; None with names, infinity beyond any number."""
     match node:
         case ast.Constant(value=int() | float() as value):
             return float(value) if abs(value) < _LARGEST else np.inf
         case ast.UnaryOp(operand=operand):
             return _constant(operand)
         case ast.BinOp(left=left, op=op, right=right):
-            one, other = _constant(left), _constant(right)
-            steps = {
+            left_size, right_size = _constant(left), _constant(right)
+            # Sizes are added also where numbers are subtracted: an upper bound is enough.
+            operations = {
                 ast.Add: np.add,
                 ast.Sub: np.add,
                 ast.Mult: np.multiply,
                 ast.Div: np.divide,
                 ast.Pow: np.power,
             }
-            if one is None or other is None or type(op) not in steps:
+            if left_size is None or right_size is None or type(op) not in operations:
                 return None
             with np.errstate(all="ignore"):
-                return float(steps[type(op)](abs(one), abs(other)))
+                return float(operations[type(op)](abs(left_size), abs(right_size)))
     return None
 
 
@@ -449,8 +451,8 @@ _DV = Parameter("Dv", "µm²/ms", 4.0, 100.0)
 _DT = Parameter("Dt", "µm²/ms", 0.2, 3.0)
 _K = Parameter("K", "", 0.0, 5.0)
 
-#: The built-in models by name. Bounds are those of the study's fitting tool, except that S0 has no upper
-#: bound: the published 12 × the largest signal cuts off T2t below about 37 ms at TE 93 ms.
+#: The built-in models by name. Bounds are those of the study's fitting tool, except that S0 has no
+#: upper bound: the published 12 × the largest signal cuts off T2t below about 37 ms at TE 93 ms.
 MODELS: dict[str, SignalModel] = {
     model.name: model
     for model in (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ __all__ = [
     "read_gradients",
 ]
 
-#: b-values are s/mm² in files and ms/µm² in formulas, so that b·D is dimensionless with D in µm²/ms.
+#: b-values are s/mm² in files and ms/µm² in formulas, where b·D is then a number with D in µm²/ms.
 MS_PER_UM2_PER_S_PER_MM2 = 1e-3
 
 _MS_PER_S = 1e3
 _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2000.0  # ms
-_LONGEST_DIRECTION = 1e6  # what is called a unit vector may have another length, but not any
+_LONGEST_DIRECTION = 1e6  # files hold "unit vectors" of other lengths; this is a wrong column
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
@@ -97,15 +98,16 @@ class Protocol:
         directions: ArrayLike | None = None,
         name: str = "",
     ) -> None:
-        set_ = object.__setattr__
-        set_(self, "b", _checked_b(b))
-        set_(self, "te", None if te is None else _checked_te(te, len(self.b)))
-        set_(
-            self,
-            "directions",
-            None if directions is None else _checked_directions(directions, len(self.b)),
-        )
-        set_(self, "name", str(name))
+        b = _checked_b(b)
+        if te is not None:
+            te = _checked_te(te, len(b))
+        if directions is not None:
+            directions = _checked_directions(directions, len(b))
+        # The class itself refuses to set attributes.
+        object.__setattr__(self, "b", b)
+        object.__setattr__(self, "te", te)
+        object.__setattr__(self, "directions", directions)
+        object.__setattr__(self, "name", str(name))
 
     def __setattr__(self, attribute: str, value: object) -> None:
         raise AttributeError(
@@ -116,12 +118,12 @@ class Protocol:
         raise AttributeError(f"Protocol is frozen: {attribute!r} cannot be deleted")
 
     def _key(self) -> tuple[bytes | None, ...]:
-        return tuple(
-            None if a is None else (a + 0.0).tobytes() for a in (self.b, self.te, self.directions)
-        )
+        return _bytes_of(self.b), _bytes_of(self.te), _bytes_of(self.directions)
 
     def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, Protocol) else NotImplemented
+        if not isinstance(other, Protocol):
+            return NotImplemented
+        return self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
@@ -134,18 +136,16 @@ class Protocol:
 
     def _repr_html_(self) -> str:
         """Show the contrasts in notebooks, by echo time."""
-        rows = []
-        for te in [None] if self.te is None else np.unique(self.te):
-            b = self.b if self.te is None else self.b[self.te == te]
-            values, counts = np.unique(b, return_counts=True)
-            told = (
-                f"{value:g}" + (f" ({n}×)" if n > 1 else "")
-                for value, n in zip(values, counts, strict=True)
-            )
-            rows.append((None if te is None else f"{te:g}", ", ".join(told), len(b)))
-        named = f"Protocol {self.name}" if self.name else "Protocol"
-        note = "with directions" if self.directions is not None else ""
-        title = f"{named}: {len(self)} measurement{'s' * (len(self) != 1)}"
+        if self.te is None:
+            rows = [(None, _listed_b(self.b), len(self))]
+        else:
+            rows = []
+            for te in np.unique(self.te):
+                b = self.b[self.te == te]
+                rows.append((f"{te:g}", _listed_b(b), len(b)))
+        title = f"Protocol {self.name}".rstrip()
+        title += f": {len(self)} measurement" if len(self) == 1 else f": {len(self)} measurements"
+        note = "" if self.directions is None else "with directions"
         return html_summary(title, ("TE, ms", "b, s/mm²", "measurements"), rows, note=note)
 
     def __repr__(self) -> str:
@@ -153,14 +153,13 @@ class Protocol:
         b = ", ".join(f"{value:g}" for value in distinct)
         if len(distinct) > 12:
             b = f"{distinct[0]:g} … {distinct[-1]:g} ({len(distinct)} values)"
-        te = (
-            ""
-            if self.te is None
-            else "; TE = " + ", ".join(f"{value:g}" for value in np.unique(self.te)) + " ms"
-        )
-        label = f"{self.name!r}, " if self.name else ""
-        directed = "" if self.directions is None else "; with directions"
-        return f"<Protocol {label}{len(self)} measurements, b = {b} s/mm²{te}{directed}>"
+        text = f"{self.name!r}, " if self.name else ""
+        text += f"{len(self)} measurements, b = {b} s/mm²"
+        if self.te is not None:
+            text += f"; TE = {', '.join(f'{value:g}' for value in np.unique(self.te))} ms"
+        if self.directions is not None:
+            text += "; with directions"
+        return f"<Protocol {text}>"
 
     @property
     def b_ms_per_um2(self) -> NDArray[np.float64]:
@@ -169,19 +168,20 @@ class Protocol:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """A column name for each measurement, such as ``S_b400_TE93``, unique within the protocol."""
-        names = [
-            f"S_b{b:g}" + (f"_TE{te:g}" if te is not None else "") for b, te in _contrasts(self)
-        ]
-        counts: dict[str, int] = {}
+        """A unique column name for each measurement, such as ``S_b400_TE93``."""
+        names = [f"S_b{b:g}" for b in self.b]
+        if self.te is not None:
+            names = [f"{name}_TE{te:g}" for name, te in zip(names, self.te, strict=True)]
+        n_repeats = Counter(names)
+        repeat_of: Counter[str] = Counter()
+        labels = []
         for name in names:
-            counts[name] = counts.get(name, 0) + 1
-        seen: dict[str, int] = {}
-        for i, name in enumerate(names):
-            if counts[name] > 1:
-                seen[name] = seen.get(name, 0) + 1
-                names[i] = f"{name}_{seen[name]}"
-        return tuple(names)
+            if n_repeats[name] == 1:
+                labels.append(name)
+            else:
+                repeat_of[name] += 1
+                labels.append(f"{name}_{repeat_of[name]}")
+        return tuple(labels)
 
     @classmethod
     def read(
@@ -223,12 +223,14 @@ class Protocol:
         """
         bval = Path(bval)
         b, directions = read_gradients(bval, bvec)
-        echo_times = (
-            None if te is None else read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
-        )
+        echo_times = None
+        if te is not None:
+            echo_times = read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
         try:
             protocol = cls(b, echo_times, directions=directions, name=bval.name.split(".")[0])
-            return protocol if b_tolerance is None else protocol.rounded(b_tolerance)
+            if b_tolerance is not None:
+                protocol = protocol.rounded(b_tolerance)
+            return protocol
         except ValueError as error:
             sources = ", ".join(str(source) for source in (bval, te, bvec) if source is not None)
             raise ValueError(f"{sources}: {error}") from None
@@ -288,26 +290,24 @@ class Protocol:
             If there are fewer b-values at the shortest echo time, or one of them was measured more
             than once, exactly or within 2 % (average directions first).
         """
-        at = (
-            np.arange(len(self))
-            if self.te is None
-            else np.flatnonzero(self.te <= self.te.min() + _TE_MATCH)
-        )
-        at = at[np.argsort(self.b[at], kind="stable")]
-        where = "" if self.te is None else f" at the shortest TE ({self.te.min():g} ms)"
-        if len(at) < n_b:
+        candidates = np.arange(len(self))
+        at_te = ""
+        if self.te is not None:
+            candidates = np.flatnonzero(self.te <= self.te.min() + _TE_MATCH)
+            at_te = f" at the shortest TE ({self.te.min():g} ms)"
+        by_b = candidates[np.argsort(self.b[candidates], kind="stable")]
+        if len(by_b) < n_b:
             raise ValueError(
-                f"a clinical protocol needs {n_b} b-values{where}; this one has {len(at)}: "
-                f"{self.b[at].tolist()} s/mm²"
+                f"a clinical protocol needs {n_b} b-values{at_te}; this one has {len(by_b)}: "
+                f"{self.b[by_b].tolist()} s/mm²"
             )
-        lowest = at[:n_b]
-        ends = self.b[at[: n_b + 1]]
-        if np.any(np.diff(ends) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * ends[1:])):
+        # One more than taken: the last one could be a repeat of the next.
+        b = self.b[by_b[: n_b + 1]]
+        if np.any(np.diff(b) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * b[1:])):
             raise ValueError(
-                f"b-values{where} are repeated ({ends.tolist()} s/mm²); use average_directions "
-                "first"
+                f"b-values{at_te} are repeated ({b.tolist()} s/mm²); use average_directions first"
             )
-        return lowest
+        return by_b[:n_b]
 
     def take(self, indices: ArrayLike) -> Protocol:
         """
@@ -395,30 +395,43 @@ class Protocol:
             )
         if (self.te is None) != (other.te is None):
             raise ValueError("only one of the two protocols has echo times; give both or none")
-        same = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= b_tolerance)
+        matches = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= b_tolerance)
         if self.te is not None and other.te is not None:
-            same &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
+            matches &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
         if self.directions is not None and other.directions is not None:
+            # A direction and its opposite give the same signal.
             along = np.abs(self.directions @ other.directions.T) > 1 - 1e-6
             undirected = np.linalg.norm(self.directions, axis=1) == 0
-            same &= along | undirected[:, None]
-        found = same.sum(axis=1)
-        if np.any(found == 0):
-            missing = ", ".join(np.array(self.labels)[found == 0])
-            more = f", … ({len(other)} in all)" if len(other) > _MOST_LISTED else ""
-            msg = f"the other protocol lacks {missing}; it has {', '.join(other.labels[:_MOST_LISTED])}{more}"
-            apart = np.abs(self.b[found == 0][:, None] - other.b).min(axis=1)
-            limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * self.b[found == 0])
-            if ((apart > b_tolerance) & (apart <= limit)).all():
-                msg += f"; if b-values were meant to be the same, read them with b_tolerance={np.ceil(apart.max()):g}"
-            raise ValueError(msg)
-        if np.any(found > 1):
-            twice = ", ".join(np.array(self.labels)[found > 1])
+            matches &= along | undirected[:, None]
+        n_matches = matches.sum(axis=1)
+        if np.any(n_matches == 0):
+            raise ValueError(self._describe_missing(n_matches == 0, other, b_tolerance))
+        if np.any(n_matches > 1):
+            repeated = ", ".join(np.array(self.labels)[n_matches > 1])
             raise ValueError(
-                f"the other protocol has more than one measurement for {twice}; use "
+                f"the other protocol has more than one measurement for {repeated}; use "
                 "average_directions first"
             )
-        return same.argmax(axis=1)
+        return matches.argmax(axis=1)
+
+    def _describe_missing(
+        self, missing: NDArray[np.bool_], other: Protocol, b_tolerance: float
+    ) -> str:
+        """Say which contrasts another protocol lacks, and whether a tolerance would find them."""
+        lacking = ", ".join(np.array(self.labels)[missing])
+        available = ", ".join(other.labels[:_MOST_LISTED])
+        if len(other) > _MOST_LISTED:
+            available += f", … ({len(other)} in all)"
+        msg = f"the other protocol lacks {lacking}; it has {available}"
+        b = self.b[missing]
+        distance = np.abs(b[:, None] - other.b).min(axis=1)
+        limit = np.maximum(_B_NEAR, _B_NEAR_RELATIVE * b)
+        if ((distance > b_tolerance) & (distance <= limit)).all():
+            msg += (
+                "; if b-values were meant to be the same, read them with "
+                f"b_tolerance={np.ceil(distance.max()):g}"
+            )
+        return msg
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -501,15 +514,17 @@ def average_directions(
         raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
     shell = _shells(protocol.b, tolerance)
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    groups = sorted({(float(t), int(s)) for t, s in zip(te, shell, strict=True)})
+    groups = sorted(set(zip(te.tolist(), shell.tolist(), strict=True)))
     averaged = np.empty((*signals.shape[:-1], len(groups)))
     b = np.empty(len(groups))
     for i, (echo_time, number) in enumerate(groups):
         members = (te == echo_time) & (shell == number)
         b[i] = protocol.b[members].mean()
         averaged[..., i] = _mean_of_finite(signals[..., members], geometric=mean == "geometric")
-    times = None if protocol.te is None else np.array([t for t, _ in groups])
-    return averaged, Protocol(b, times, name=protocol.name)
+    echo_times = None
+    if protocol.te is not None:
+        echo_times = np.array([echo_time for echo_time, _ in groups])
+    return averaged, Protocol(b, echo_times, name=protocol.name)
 
 
 def read_gradients(
@@ -524,7 +539,8 @@ def read_gradients(
     if bvec is None:
         return b, None
     directions = read_numbers(Path(bvec))
-    if directions.shape == (3, len(b)):  # FSL's own layout; it also decides the case of 3 × 3
+    # FSL's own layout is tried first, and so decides the case of 3 × 3.
+    if directions.shape == (3, len(b)):
         directions = directions.T
     if directions.shape != (len(b), 3):
         raise ValueError(
@@ -549,17 +565,15 @@ def read_echo_times(
                     f"echo times: {str(te)!r} is neither a number of ms nor a file; check its "
                     "name and folder"
                 ) from None
-            times = (
-                _sidecar_echo_times(path) if path.suffix == ".json" else read_numbers(path).ravel()
-            )
+            times = _file_echo_times(path)
     elif isinstance(te, Sequence):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
     else:
         times = np.array([float(te)])
     if len(times) not in (1, n):
-        named = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
+        sources = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
         raise ValueError(
-            f"{named}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one "
+            f"{sources}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one "
             "for each"
         )
     return np.broadcast_to(times, (n,))
@@ -571,24 +585,35 @@ def _rebuild(
     return Protocol(b, te, directions=directions, name=name)
 
 
-def _contrasts(protocol: Protocol) -> Iterable[tuple[float, float | None]]:
-    return zip(
-        protocol.b, [None] * len(protocol) if protocol.te is None else protocol.te, strict=True
-    )
+def _bytes_of(values: NDArray[np.float64] | None) -> bytes | None:
+    # Adding zero turns -0.0, which equals 0.0 but has other bytes, into 0.0.
+    return None if values is None else (values + 0.0).tobytes()
+
+
+def _listed_b(b: NDArray[np.float64]) -> str:
+    texts = []
+    for value, count in zip(*np.unique(b, return_counts=True), strict=True):
+        texts.append(f"{value:g} ({count}×)" if count > 1 else f"{value:g}")
+    return ", ".join(texts)
 
 
 def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
+    """Give numbers to the groups of b-values that lie within the tolerance of each other."""
     shell = np.zeros(len(b), dtype=np.intp)
     order = np.argsort(b, kind="stable")
-    number, first = 0, b[order[0]]
+    number = 0
+    lowest = b[order[0]]
     for previous, i in itertools.pairwise(order):
-        if b[i] - b[previous] > tolerance or b[i] - first > 2 * tolerance:
-            number, first = number + 1, b[i]
+        # Without the second rule a chain of close b-values would become one wide shell.
+        if b[i] - b[previous] > tolerance or b[i] - lowest > 2 * tolerance:
+            number += 1
+            lowest = b[i]
         shell[i] = number
     return shell
 
 
 def _roundest(value: float, tolerance: float) -> float:
+    """Round to the coarsest step that stays within the tolerance."""
     for step in (1000, 500, 100, 50, 10, 5, 1):
         rounded = step * round(value / step)
         if abs(value - rounded) <= tolerance:
@@ -597,6 +622,11 @@ def _roundest(value: float, tolerance: float) -> float:
 
 
 def _mean_of_finite(values: NDArray, *, geometric: bool) -> NDArray:
+    """
+    Average the finite values along the last axis; NaN without any.
+
+    Shapes: `values` (..., n); returns (...).
+    """
     usable = np.isfinite(values)
     count = usable.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -638,7 +668,9 @@ def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
 
 def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
     te = real_numbers(te, "echo times")
-    te = _frozen(np.full(n, te) if te.ndim == 0 or te.shape == (1,) else te)
+    if te.shape in ((), (1,)):
+        te = np.full(n, te)
+    te = _frozen(te)
     if te.shape != (n,):
         raise ValueError(f"{te.size} echo times for {n} b-values; give one, or one for each")
     bad = ~np.isfinite(te) | (te <= 0)
@@ -675,18 +707,23 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
             "or zeros at b = 0"
         )
     missing = np.isnan(directions)
-    if (partly := missing.any(axis=1) & ~missing.all(axis=1)).any():
-        worst = partly.argmax()
+    incomplete = missing.any(axis=1) & ~missing.all(axis=1)
+    if incomplete.any():
+        worst = incomplete.argmax()
         raise ValueError(
             f"direction {worst + 1} is {directions[worst].tolist()}; give all three numbers, or "
             "zeros at b = 0"
         )
-    length = np.linalg.norm(np.nan_to_num(directions), axis=1, keepdims=True)
-    return _frozen(
-        np.divide(
-            np.nan_to_num(directions), length, out=np.zeros_like(directions), where=length > 0
-        )
-    )
+    directions = np.nan_to_num(directions)
+    length = np.linalg.norm(directions, axis=1, keepdims=True)
+    unit = np.divide(directions, length, out=np.zeros_like(directions), where=length > 0)
+    return _frozen(unit)
+
+
+def _file_echo_times(path: Path) -> NDArray[np.float64]:
+    if path.suffix == ".json":
+        return _sidecar_echo_times(path)
+    return read_numbers(path).ravel()
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What fits found: parameters, their errors and how each fit ended."""
+"""Results of fits: parameters, their errors and the status of each voxel."""
 
 from __future__ import annotations
 
@@ -101,23 +101,9 @@ class FitResult:
         return len(self.cost)
 
     def _repr_html_(self) -> str:
-        """Show in notebooks what was found, over voxels."""
-        fitted = self.status != FitStatus.NOT_FITTED
-        rows = []
-        for i, parameter in enumerate(self.model.parameters):
-            values, errors = self.parameters[fitted, i], self.standard_errors[fitted, i]
-            low, middle, high = (
-                np.nanpercentile(values, (25, 50, 75))
-                if np.isfinite(values).any()
-                else (np.nan,) * 3
-            )
-            known = errors[np.isfinite(errors)]
-            share = float((self.at_low | self.at_high)[fitted, i].mean()) if fitted.any() else 0.0
-            named = parameter.name + (" (fixed)" if parameter.name in self.fixed else "")
-            spread = f"{low:.4g} to {high:.4g}" if np.isfinite(middle) else None
-            error = float(np.median(known)) if known.size else None
-            bound = f"{share:.1%}" if fitted.any() else None
-            rows.append((named, parameter.unit, float(middle), spread, error, bound))
+        """Summarize the parameters over voxels for notebooks."""
+        title = f"Fit of {self.model.name}: {len(self)} "
+        title += "voxel" if len(self) == 1 else "voxels"
         header = (
             "parameter",
             "unit",
@@ -126,13 +112,32 @@ class FitResult:
             "median standard error",
             "at a bound",
         )
-        codes, counts = np.unique(self.status, return_counts=True)
-        told = (
-            f"{n} {FitStatus(code).name.lower().replace('_', ' ')}"
-            for code, n in zip(codes, counts, strict=True)
-        )
-        title = f"Fit of {self.model.name}: {len(self)} voxel{'s' * (len(self) != 1)}"
-        return html_summary(title, header, rows, note=", ".join(told))
+        rows = [self._summary_row(column) for column in range(len(self.names))]
+        notes = []
+        for code, count in zip(*np.unique(self.status, return_counts=True), strict=True):
+            notes.append(f"{count} {FitStatus(code).name.lower().replace('_', ' ')}")
+        return html_summary(title, header, rows, note=", ".join(notes))
+
+    def _summary_row(self, column: int) -> tuple[object, ...]:
+        """Summarize a parameter over the fitted voxels; None where there is nothing to show."""
+        parameter = self.model.parameters[column]
+        fitted = self.status != FitStatus.NOT_FITTED
+        label = parameter.name
+        if label in self.fixed:
+            label += " (fixed)"
+        values = self.parameters[fitted, column]
+        median = quartiles = None
+        if np.isfinite(values).any():
+            low, median, high = np.nanpercentile(values, (25, 50, 75))
+            quartiles = f"{low:.4g} to {high:.4g}"
+        errors = self.standard_errors[fitted, column]
+        errors = errors[np.isfinite(errors)]
+        error = float(np.median(errors)) if errors.size else None
+        share = None
+        if fitted.any():
+            at_bound = self.at_low[fitted, column] | self.at_high[fitted, column]
+            share = f"{at_bound.mean():.1%}"
+        return label, parameter.unit, median, quartiles, error, share
 
     def to_lmfit(
         self, voxel: int, signals: ArrayLike, protocol: Protocol, *, sigma: float = 0.0
@@ -174,19 +179,22 @@ class FitResult:
             predicted = self.model.signal(row, protocol)[0, measured]
             return np.sqrt(predicted**2 + np.pi / 2 * sigma**2)
 
-        function.argnames, function.kwargs = ["b", *self.names], []  # type: ignore[attr-defined] # lmfit's own protocol
+        # lmfit reads the names of arguments from these attributes where a function has them.
+        function.argnames = ["b", *self.names]  # type: ignore[attr-defined]
+        function.kwargs = []  # type: ignore[attr-defined]
         model = lmfit.Model(
             function, independent_vars=["b"], param_names=list(self.names), name=self.model.name
         )
         parameters = lmfit.Parameters()
-        top = signal[measured].max()
-        for value, described, (low, high) in zip(
-            self.parameters[voxel], self.model.parameters, self.bounds, strict=True
+        largest = signal[measured].max()
+        for parameter, value, (low, high) in zip(
+            self.model.parameters, self.parameters[voxel], self.bounds, strict=True
         ):
-            unit = top if described.is_amplitude else 1.0
-            vary = described.name not in self.fixed and low < high
+            unit = largest if parameter.is_amplitude else 1.0
+            vary = parameter.name not in self.fixed and low < high
+            # lmfit moves a value into its bounds, also that of a parameter that does not vary.
             box = {"min": low * unit, "max": high * unit} if vary else {}
-            parameters.add(described.name, value=value, vary=vary, **box)
+            parameters.add(parameter.name, value=value, vary=vary, **box)
         return model.fit(
             signal[measured], parameters, b=protocol.b[measured], method="least_squares"
         )
