@@ -20,27 +20,25 @@ def check_number(
     below: float = np.inf,
     whole: bool = False,
 ) -> None:
-    """Refuse a parameter that is no number, too small or too large."""
-    kinds = int | np.integer if whole else int | float | np.integer | np.floating
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, kinds)
-        or not (least <= value <= most and value < below)
-    ):
+    """Refuse a parameter that is not a number, too small or too large."""
+    number_types = int | np.integer if whole else int | float | np.integer | np.floating
+    # For Python a bool is an int.
+    is_number = isinstance(value, number_types) and not isinstance(value, bool)
+    if not is_number or not (least <= value <= most and value < below):
         limits = f"from {least:g} to {most:g}" if most < np.inf else f"of at least {least:g}"
-        limits += f" and below {below:g}" if below < np.inf else ""
-        raise ValueError(
-            f"{name} must be a {'whole ' if whole else ''}number {limits}, not {value!r}"
-        )
+        if below < np.inf:
+            limits += f" and below {below:g}"
+        noun = "whole number" if whole else "number"
+        raise ValueError(f"{name} must be a {noun} {limits}, not {value!r}")
 
 
 def check_word(name: str, value: Any, known: Iterable[Any]) -> None:
     """Refuse a parameter that is not among the known words."""
     words = tuple(known)
-    alike = [
-        word for word in words if isinstance(word, bool) == isinstance(value, bool | np.bool_)
-    ]
-    if not isinstance(value, Hashable) or value not in alike:
+    # True equals 1, but must not pass for it.
+    is_bool = isinstance(value, bool | np.bool_)
+    comparable = [word for word in words if isinstance(word, bool) == is_bool]
+    if not isinstance(value, Hashable) or value not in comparable:
         raise ValueError(f"{name} must be one of {', '.join(map(str, words))}, not {value!r}")
 
 

@@ -1,4 +1,4 @@
-"""Short tables that notebooks show in place of a line of text."""
+"""HTML tables as summaries of objects in notebooks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ def html_summary(
     title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, note: str = ""
 ) -> str:
     """Write a small table; all text is escaped."""
-    listed = list(rows)
+    all_rows = list(rows)
     lines = [f"<p><strong>{escape(title)}</strong></p>"]
     cells = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in header)
     lines += ["<table>", f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
-    for row in listed[:MOST_ROWS]:
+    for row in all_rows[:MOST_ROWS]:
         cells = "".join(f'<td style="text-align: left">{escape(_text(cell))}</td>' for cell in row)
         lines.append(f"<tr>{cells}</tr>")
     lines += ["</tbody>", "</table>"]
-    notes = [f"{len(listed) - MOST_ROWS} more rows"] if len(listed) > MOST_ROWS else []
-    notes += [note] if note else []
+    notes = []
+    if len(all_rows) > MOST_ROWS:
+        notes.append(f"{len(all_rows) - MOST_ROWS} more rows")
+    if note:
+        notes.append(note)
     if notes:
         lines.append(f"<p><small>{escape('; '.join(notes))}</small></p>")
     return "<div>\n" + "\n".join(lines) + "\n</div>"

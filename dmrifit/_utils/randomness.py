@@ -1,4 +1,4 @@
-"""Random streams that depend on what they are for, not on the order in which they are asked for."""
+"""Random streams derived from a seed and a purpose, independent of the order of use."""
 
 from __future__ import annotations
 
@@ -40,9 +40,6 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
 
 def evenly(seed: int, number: int, step: float, *purpose: str | int) -> float:
-    """
-    Draw a number from 0 to 1 that is spread evenly over consecutive ones, so that shares come out
-    in few.
-    """
+    """Draw from 0 to 1, spread evenly over consecutive numbers, so that few draws give the shares."""
     start = np.random.default_rng(seed_for(seed, *purpose)).random()
     return float((start + number * step) % 1)

@@ -1,4 +1,4 @@
-"""Files of text that a person could have written: whole, decoded, as rows of numbers."""
+"""Reading of small text files: whole, decoded, as rows of numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGEST_TEXT = 2**24  # bytes of a table or sidecar
 
 
 def read_small(path: Path) -> bytes:
-    """Read a file of text that a person could have written, whole."""
+    """Read a text file whole, unless it is too large to be a table or a sidecar."""
     with path.open("rb") as file:
         content = file.read(_LARGEST_TEXT + 1)
     if len(content) > _LARGEST_TEXT:
@@ -68,7 +68,7 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
 
 
 def _number(word: str) -> float:
-    # Python takes 1_000 and other scripts' digits for numbers too; in a file of b-values they are mistakes.
+    # Python also reads 1_000 and digits of other scripts, which are mistakes in a file of b-values.
     try:
         if not word.isascii() or "_" in word:
             raise ValueError

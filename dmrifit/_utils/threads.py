@@ -1,4 +1,4 @@
-"""How many jobs at a time; one thread for the linear algebra of a training, as its last bits depend on their number."""
+"""Number of parallel jobs, and linear algebra with one thread, on whose number bits depend."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from threadpoolctl import ThreadpoolController
 __all__ = ["check_jobs", "one_thread"]
 
 _lock = threading.Lock()
-_own = threading.local()
+_thread_state = threading.local()
 _depth = 0
-_known: tuple[int, dict[str, ThreadpoolController]] | None = None
+# Number of imported modules when the libraries were looked up, and the libraries by kind.
+_libraries: tuple[int, dict[str, ThreadpoolController]] | None = None
 _blas: Any = None
 
 
 def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:
-    """Check how much is to be done at the same time, before it begins."""
+    """Check the number of parallel jobs before work begins."""
     whole = isinstance(n_jobs, numbers.Integral) and not isinstance(n_jobs, bool)
     if n_jobs is not None and (not whole or n_jobs == 0):
         raise ValueError(
@@ -43,33 +44,37 @@ def one_thread() -> Iterator[None]:
     """
     with _lock:
         openmp = _enter()
-    _own.depth = getattr(_own, "depth", 0) + 1
-    if _own.depth == 1:
-        _own.openmp = openmp.limit(limits=1)
+    _thread_state.depth = getattr(_thread_state, "depth", 0) + 1
+    if _thread_state.depth == 1:
+        _thread_state.openmp = openmp.limit(limits=1)
     try:
         yield
     finally:
-        _own.depth -= 1
-        if _own.depth == 0:
-            _own.openmp.restore_original_limits()
+        _thread_state.depth -= 1
+        if _thread_state.depth == 0:
+            _thread_state.openmp.restore_original_limits()
         with _lock:
             _leave()
 
 
 def _enter() -> ThreadpoolController:
-    global _depth, _known, _blas
+    """Limit BLAS when the first block begins; return the OpenMP libraries."""
+    global _depth, _libraries, _blas
     n_modules = len(sys.modules)
-    if _known is None or _known[0] != n_modules:
-        found = ThreadpoolController()
-        _known = n_modules, {kind: found.select(user_api=kind) for kind in ("blas", "openmp")}
+    if _libraries is None or _libraries[0] != n_modules:
+        controller = ThreadpoolController()
+        by_api = {api: controller.select(user_api=api) for api in ("blas", "openmp")}
+        _libraries = n_modules, by_api
+    _, by_api = _libraries
     if _depth == 0:
         _take_control()
-        _blas = _known[1]["blas"].limit(limits=1)
+        _blas = by_api["blas"].limit(limits=1)
     _depth += 1
-    return _known[1]["openmp"]
+    return by_api["openmp"]
 
 
 def _leave() -> None:
+    """Lift the limit of BLAS when the last block ends."""
     global _depth, _blas
     _depth -= 1
     if _depth == 0:
@@ -80,9 +85,8 @@ def _leave() -> None:
 
 
 def _take_control() -> None:
-    """Newer versions of threadpoolctl let only the thread that came first set OpenBLAS; here all count."""
-    clear = getattr(
-        getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None
-    )
+    """Let this thread set OpenBLAS, which newer threadpoolctl allows only to the first thread."""
+    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    clear = getattr(controller, "clear_controlling_thread", None)
     if clear is not None:
         clear(force=True)

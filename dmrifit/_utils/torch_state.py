@@ -1,4 +1,4 @@
-"""What torch keeps for the whole process: threads, generators, devices; set for a while and given back."""
+"""State that torch keeps for the whole process: threads, generators, kernels, devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = [
     "seed_generators",
 ]
 
-# Generator and number of threads of torch belong to the whole process: they are set and restored by one at a time.
+# Only one thread at a time may change the generator and the number of threads of the process.
 _TORCH = threading.RLock()
 
 
@@ -39,9 +39,10 @@ def one_torch_thread() -> Iterator[None]:
 
 @contextmanager
 def forked_generator(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed the generators that a computation draws from, and give them back as they were."""
+    """Seed the generators that a computation draws from, and restore them afterwards."""
     device = torch.device(device)
-    with _TORCH, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    gpus = [device] if device.type == "cuda" else []
+    with _TORCH, torch.random.fork_rng(devices=gpus):
         seed_generators(seed, device)
         yield
 
@@ -56,24 +57,24 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
-    """Find the device that a name stands for."""
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """Resolve the name of a device; optionally fall back to the processor without a GPU."""
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        device = "cuda" if there else "cpu"
+        device = "cuda" if n_gpus else "cpu"
     try:
-        found = torch.device(device)
+        resolved = torch.device(device)
     except (RuntimeError, TypeError):
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
+        resolved = None
+    if resolved is None or resolved.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:0', not {device!r}")
-    if found.type == "cpu":
+    if resolved.type == "cpu":
         return torch.device("cpu")
-    number = found.index or 0
-    if number >= there:
+    number = resolved.index or 0
+    if number >= n_gpus:
         if fallback:
             return torch.device("cpu")
         raise ValueError(
-            f"device={device!r}, and this machine has {there} GPUs that torch can use; take "
+            f"device={device!r}, and this machine has {n_gpus} GPUs that torch can use; take "
             "device='auto' or 'cpu'"
         )
     return torch.device("cuda", number)
@@ -81,10 +82,7 @@ def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
 
 @contextmanager
 def repeatable_kernels() -> Iterator[None]:
-    """
-    Let cuDNN take the kernels that give the same bits again, where there are such; on a GPU that
-    matters.
-    """
+    """Let cuDNN use only kernels that repeat their bits, which by default it does not on a GPU."""
     cudnn = torch.backends.cudnn
     with _TORCH:
         before = cudnn.benchmark, cudnn.deterministic

@@ -1,4 +1,4 @@
-"""Functions that users write as signal models: read, turned into expressions, or copied."""
+"""Signal models written as Python functions: turned into expressions, or copied as source."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _EXPRESSIBLE = {"exp", "log", "sqrt"}
 
 
 def read_function(function: Callable, names: Sequence[str]) -> tuple[str, str]:
-    """Read a function of one measurement."""
-    function = getattr(function, "py_func", function)  # what numba.njit was given
+    """Read a function of one measurement: its expression, or else its source."""
+    # A function that numba compiled keeps the original in this attribute.
+    function = getattr(function, "py_func", function)
     definition = _definition(function)
     _check_arguments(definition, names)
-    known = _surroundings(function, definition)
-    definition = ast.fix_missing_locations(_Constants(known).visit(definition))
+    outside_names = _outside_names(function, definition)
+    definition = ast.fix_missing_locations(_Constants(outside_names).visit(definition))
     try:
         return ast.unparse(_inlined(definition)), ""
     except _NotArithmeticError:
@@ -58,45 +59,48 @@ def _definition(function: Callable) -> ast.FunctionDef:
 
 def _check_arguments(definition: ast.FunctionDef, names: Sequence[str]) -> None:
     arguments = definition.args
-    given = [argument.arg for argument in arguments.args]
+    argument_names = [argument.arg for argument in arguments.args]
     plain = not (arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.defaults)
-    if not plain or given not in (["b", *names], ["b", "te", *names]):
-        wanted = ", ".join(names)
+    if not plain or argument_names not in (["b", *names], ["b", "te", *names]):
+        expected = ", ".join(names)
         raise ValueError(
-            f"the arguments of a signal model must be (b, {wanted}) or (b, te, {wanted}); got "
-            f"({', '.join(given)})"
+            f"the arguments of a signal model must be (b, {expected}) or (b, te, {expected}); got "
+            f"({', '.join(argument_names)})"
         )
 
 
-def _surroundings(function: Callable, definition: ast.FunctionDef) -> dict[str, object]:
-    """Find what the names stand for that are not the function's own: numbers, `math` and `numpy`."""
-    around = inspect.getclosurevars(function)
-    named = {**around.globals, **around.nonlocals}
-    known: dict[str, object] = {}
-    for name, value in named.items():
+def _outside_names(function: Callable, definition: ast.FunctionDef) -> dict[str, object]:
+    """Look up the names defined outside the function: numbers, and `math` and `numpy`."""
+    closure = inspect.getclosurevars(function)
+    values: dict[str, object] = {}
+    for name, value in {**closure.globals, **closure.nonlocals}.items():
         if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-            known[name] = float(value)
-        elif any(
-            value is module or (callable(value) and getattr(module, name, None) is value)
-            for module in _MODULES
-        ):
-            known[name] = value
+            values[name] = float(value)
+        elif _is_of_modules(name, value):
+            values[name] = value
         else:
             raise ValueError(
                 f"{definition.name} uses {name}, which is neither a number nor math or numpy; "
                 "define it inside"
             )
-    return known
+    return values
+
+
+def _is_of_modules(name: str, value: object) -> bool:
+    """Tell whether a value is `math` or `numpy`, or a function of theirs under its own name."""
+    if value is math or value is np:
+        return True
+    return callable(value) and any(getattr(module, name, None) is value for module in _MODULES)
 
 
 class _Constants(ast.NodeTransformer):
-    """Writes numbers for the names of numbers, and `math.` or `np.` for the names of these modules."""
+    """Replaces names of numbers by the numbers, and names of modules by `math` or `np`."""
 
-    def __init__(self, known: dict[str, object]) -> None:
-        self.known = known
+    def __init__(self, values: dict[str, object]) -> None:
+        self.values = values
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        value = self.known.get(node.id)
+        value = self.values.get(node.id)
         if value is None or not isinstance(node.ctx, ast.Load):
             return node
         if isinstance(value, float):
@@ -122,7 +126,7 @@ def _inlined(definition: ast.FunctionDef) -> ast.expr:
 
 
 class _Substitute(ast.NodeTransformer):
-    """Writes values for names, and refuses what is not arithmetic of a signal model."""
+    """Replaces names by their values, and refuses all but the arithmetic of signal models."""
 
     def __init__(self, values: dict[str, ast.expr]) -> None:
         self.values = values

@@ -14,16 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["exp", "geometric_mean", "log", "power"]
 
 _LOG2_E = 1.4426950408889634
-_LN2 = (
-    0.693147180369123816490,
-    1.90821492927058770002e-10,
-)  # the first part times a small whole number is exact
+# ln(2) in two parts; the first has trailing zeros, so that its product with a small integer is exact.
+_LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 _SQRT_HALF = 0.7071067811865476
 _WHOLE = 64  # powers up to this one are products
-_TAME, _AT_ONCE = (
-    100,
-    8,
-)  # so many numbers up to so many powers of two have a product that is a number
+# The product of 8 numbers below 2**100 neither overflows nor vanishes.
+_TAME = 100
+_AT_ONCE = 8
 
 _EXP = [1.0]
 for _i in range(1, 15):
@@ -42,26 +39,29 @@ def exp(x: ArrayLike) -> NDArray[np.float64]:
 
 def log(x: ArrayLike) -> NDArray[np.float64]:
     """
-    Compute the natural logarithm: that of the exponent, and 2·artanh((m − 1)/(m + 1)) for the
-    mantissa m.
+    Compute the natural logarithm as that of the exponent plus that of the mantissa.
+
+    The logarithm of a mantissa m is 2·artanh((m − 1)/(m + 1)).
     """
     x = np.asarray(x, dtype=np.float64)
     positive = (x > 0) & (x < np.inf)
-    found = _log_of(*np.frexp(np.where(positive, x, 1.0)))
-    return np.where(
-        positive, found, np.where(x == 0, -np.inf, np.where(x == np.inf, np.inf, np.nan))
-    )
+    result = _log_of(*np.frexp(np.where(positive, x, 1.0)))
+    return np.select([positive, x == 0, x == np.inf], [result, -np.inf, np.inf], np.nan)
 
 
 def power(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """Raise to a power."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if y.ndim == 0 and float(y).is_integer() and abs(y) <= _WHOLE:
-        result, square = np.ones_like(x), x
-        left = int(abs(y))
-        while left:
-            result = result * square if left % 2 else result
-            square, left = square * square, left // 2
+        # Square and multiply, by the binary digits of the power.
+        result = np.ones_like(x)
+        square = x
+        digits = int(abs(y))
+        while digits:
+            if digits % 2:
+                result = result * square
+            square = square * square
+            digits //= 2
         return 1.0 / result if y < 0 else result
     result = exp(y * log(x))
     return np.where(y == 0, 1.0, result)
@@ -77,10 +77,11 @@ def geometric_mean(values: ArrayLike, used: NDArray[np.bool_]) -> NDArray[np.flo
     exponent = np.zeros(factors.shape[:-1], np.int64)
     size = np.abs(factors)
     if not ((size > 2.0**-_TAME) & (size < 2.0**_TAME)).all():
-        factors, moved = np.frexp(factors)  # exact: the mean has the same bits with and without it
+        # Splitting off exponents is exact: the mean has the same bits with and without it.
+        factors, moved = np.frexp(factors)
         exponent += moved.sum(axis=-1)
     product = np.ones(factors.shape[:-1])
-    # One after the other: in which order a library multiplies is its own affair.
+    # One after the other, because the order in which a library multiplies may change.
     for k in range(factors.shape[-1]):
         product = product * factors[..., k]
         if k % _AT_ONCE == _AT_ONCE - 1:
@@ -88,16 +89,18 @@ def geometric_mean(values: ArrayLike, used: NDArray[np.bool_]) -> NDArray[np.flo
             exponent += moved
     product, moved = np.frexp(product)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = exp(
-            _log_of(np.where(product > 0, product, 0.5), exponent + moved) / used.sum(axis=-1)
-        )
-    return np.where((factors < 0).any(axis=-1), np.nan, np.where(product == 0, 0.0, mean))
+        logarithm = _log_of(np.where(product > 0, product, 0.5), exponent + moved)
+        mean = exp(logarithm / used.sum(axis=-1))
+    mean = np.where(product == 0, 0.0, mean)
+    return np.where((factors < 0).any(axis=-1), np.nan, mean)
 
 
 def _log_of(mantissa: NDArray, exponent: NDArray) -> NDArray[np.float64]:
     """Compute the logarithm of a number by its mantissa in [½, 1) and exponent."""
     low = mantissa < _SQRT_HALF
-    m, e = np.where(low, 2.0 * mantissa, mantissa), (exponent - low).astype(np.float64)
+    # Between √½ and √2 the series converges fastest.
+    m = np.where(low, 2.0 * mantissa, mantissa)
+    e = np.where(low, exponent - 1, exponent).astype(np.float64)
     s = (m - 1.0) / (m + 1.0)
     return e * _LN2[0] + (s * _polynomial(s * s, _LOG) + e * _LN2[1])
 

@@ -1,4 +1,4 @@
-"""The table of maps that the fit of an image gives: names, units, and how each comes from a result."""
+"""The table of output maps of a fit: their names, units, and values from a result."""
 
 from __future__ import annotations
 
@@ -184,8 +184,8 @@ FIT_MAPS = (
         "doubt",
         "Doubt",
         pack_doubts,
-        description="1 where starts disagree (another start came within 1 % of the cost in another "
-        "place), 2 where the fit is ill-conditioned (its parameters cannot be told apart), 3 for "
+        description="1 where starts disagree (another start came within 1 % of the cost in "
+        "another place), 2 where the fit is ill-conditioned (its parameters cannot be told apart), 3 for "
         "both",
         dtype=_uint8,
     ),

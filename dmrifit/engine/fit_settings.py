@@ -152,7 +152,7 @@ class FitSettings:
         return penalty
 
     def describe(self) -> dict[str, Any]:
-        """Describe the options that results depend on, but for fixed values and the noise level."""
+        """Describe the options that results depend on, except fixed values and the noise."""
         return {
             "Method": self.method,
             "Starts": self.n_starts,

@@ -102,8 +102,8 @@ def fit_voxels(
 
     References
     ----------
-    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025 (model, bounds and noise floor); Marquardt,
-    J SIAM 11:431–441, 1963; Le Bihan et al., Radiology 168:497–505, 1988 (segmented fit).
+    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025 (model, bounds and noise floor);
+    Marquardt, J SIAM 11:431–441, 1963; Le Bihan et al., Radiology 168:497–505, 1988 (segmented fit).
     """
     settings = FitSettings(
         method=method,
@@ -121,7 +121,7 @@ def fit_with(
     signals: ArrayLike, protocol: Protocol, model: str | SignalModel, settings: FitSettings
 ) -> FitResult:
     """
-    Fit a signal model to every voxel, as `fit_voxels` does, with settings that lie ready.
+    Fit a signal model to every voxel with the settings of `fit_voxels` as one object.
 
     Shapes: `signals` (n_voxels, n_measurements).
     """

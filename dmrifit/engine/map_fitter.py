@@ -17,7 +17,7 @@ from dmrifit._utils.checks import check_word
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_with
 from dmrifit.engine.models import SignalModel, resolve_model
-from dmrifit.engine.protocol import MS_PER_UM2_PER_S_PER_MM2, Protocol
+from dmrifit.engine.protocol import Protocol
 
 __all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "resolve_model"]
 
@@ -28,12 +28,12 @@ _SLOW = (100.0, 400.0, 900.0)
 _B_TOLERANCE = 10.0  # s/mm²: scanners write 5 for 0 and 895 for 900
 _B_TOLERANCE_RELATIVE = 0.02
 _TE_MATCH = 0.05  # ms
-# Noise makes a signal rise with b in some voxels; cutting those off at zero would bias every median.
+# Noise makes the signal of some voxels rise with b; a bound at zero would bias every median.
 _SIGNED_ADC = {"ADC": (-100.0, 100.0)}
 
 
 class _VoxelTransformer(TransformerMixin, BaseEstimator):
-    """What the transformers share: one row per voxel, one column per measurement, gaps allowed."""
+    """Base of the transformers: one row per voxel, one column per measurement, gaps allowed."""
 
     protocol: Protocol | None
 
@@ -383,18 +383,21 @@ def _clinical_columns(
             f"clinical metrics need images of one echo time, and the protocol has TE = {te} ms; "
             "take its clinical part: protocol.take(protocol.clinical())"
         )
-    wanted = np.unique([*_FAST, *_SLOW])
-    tolerance = np.maximum(_B_TOLERANCE, _B_TOLERANCE_RELATIVE * wanted)
-    found = np.abs(protocol.b[None, :] - wanted[:, None]) <= tolerance[:, None]
-    if not found.any(axis=1).all():
-        missing = ", ".join(f"{b:g}" for b in wanted[~found.any(axis=1)])
-        there = ", ".join(f"{b:g}" for b in np.unique(protocol.b))
+    required = np.unique([*_FAST, *_SLOW])
+    tolerance = np.maximum(_B_TOLERANCE, _B_TOLERANCE_RELATIVE * required)
+    matches = np.abs(protocol.b[None, :] - required[:, None]) <= tolerance[:, None]
+    lacking = ~matches.any(axis=1)
+    if lacking.any():
+        missing = ", ".join(f"{b:g}" for b in required[lacking])
+        available = ", ".join(f"{b:g}" for b in np.unique(protocol.b))
         raise ValueError(
             f"clinical metrics need b = {missing} s/mm², which the protocol lacks; it has b = "
-            f"{there}"
+            f"{available}"
         )
-    fast, slow = (found[np.isin(wanted, values)].any(axis=0) for values in (_FAST, _SLOW))
-    return np.flatnonzero(fast), np.flatnonzero(slow), np.flatnonzero(found[0])
+    fast = matches[np.isin(required, _FAST)].any(axis=0)
+    slow = matches[np.isin(required, _SLOW)].any(axis=0)
+    b_zero = matches[0]
+    return np.flatnonzero(fast), np.flatnonzero(slow), np.flatnonzero(b_zero)
 
 
 def _mean_of_finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -406,24 +409,28 @@ def _mean_of_finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _weighted_log_linear(signals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
     """Fit ln S = ln S0 − b·ADC with the weights S²; the result has shape (2, n_voxels)."""
-    b = protocol.b * MS_PER_UM2_PER_S_PER_MM2
+    b = protocol.b_ms_per_um2
     usable = np.isfinite(signals) & (signals > 0)
-    refused = (np.where(np.isfinite(signals), signals, 0.0) < 0).any(axis=1)
+    has_negative = (np.where(np.isfinite(signals), signals, 0.0) < 0).any(axis=1)
+    # Relative to the largest signal, so that squares neither overflow nor vanish.
     top = np.where(usable, signals, 0.0).max(axis=1, initial=0.0)[:, None]
     relative = np.where(usable, signals, 1.0) / np.where(top > 0, top, 1.0)
     weight = np.where(usable, relative**2, 0.0)
     spread = np.where(usable, b, -np.inf).max(axis=1) - np.where(usable, b, np.inf).min(axis=1)
     constant = np.where(usable, relative, 1.0).min(axis=1) == 1.0
-    fitted = ~refused & (spread > 0) & ~constant
+    # The voxels that the nonlinear fit refuses too.
+    fitted = ~has_negative & (spread > 0) & ~constant
     y = np.log(relative)
     total = np.where(fitted, _row_sum(weight), np.nan)
-    mean_b, mean_y = _row_sum(weight * b) / total, _row_sum(weight * y) / total
+    mean_b = _row_sum(weight * b) / total
+    mean_y = _row_sum(weight * y) / total
     centered = b - mean_b[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        adc = -_row_sum(weight * centered * (y - mean_y[:, None])) / _row_sum(weight * centered**2)
+        covariance = _row_sum(weight * centered * (y - mean_y[:, None]))
+        adc = -covariance / _row_sum(weight * centered**2)
         return np.stack([top[:, 0] * np.exp(mean_y + adc * mean_b), adc])
 
 
 def _row_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add the columns one after the other, so that a voxel's bits do not depend on its neighbors."""
+    """Add columns one after the other, so that no voxel's bits depend on its neighbors."""
     return reduce(np.add, values.T)

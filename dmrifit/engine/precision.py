@@ -1,4 +1,4 @@
-"""What a protocol can tell: bounds on the precision of parameters, and the contrasts that lower them most."""
+"""Precision that a protocol allows: Cramér–Rao bounds, and a ranking of contrasts by them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.engine.fitting import check_echo_times
-from dmrifit.engine.map_fitter import resolve_model
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -26,10 +25,10 @@ __all__ = [
     "start_of",
 ]
 
-#: The rule of `FitResult.ill_conditioned` too: parameters whose variance the others inflate more cannot be told apart.
+#: Variance inflation beyond which parameters cannot be told apart, as in `FitResult.ill_conditioned`.
 _LARGEST_INFLATION = 1e8
 
-_STEP = np.finfo(float).eps ** (1 / 3)  # the best for a central difference
+_STEP = np.finfo(float).eps ** (1 / 3)  # balances truncation and rounding of central differences
 _SMALLEST = np.finfo(float).tiny
 
 CRITERIA = ("A", "D")
@@ -50,14 +49,15 @@ def signal_jacobian(
     values = np.atleast_2d(np.asarray(parameters, dtype=float))
     jacobian = np.empty((len(values), len(protocol), len(model.names)))
     for i, parameter in enumerate(model.parameters):
-        scale = np.abs(values[:, i])
+        size = np.abs(values[:, i])
         width = parameter.high - parameter.low
-        step = _STEP * np.where(
-            scale > 0, scale, width if np.isfinite(width) and width > 0 else 1.0
-        )
-        above, below = values.copy(), values.copy()
+        size_at_zero = width if np.isfinite(width) and width > 0 else 1.0
+        step = _STEP * np.where(size > 0, size, size_at_zero)
+        above = values.copy()
         above[:, i] += step
+        below = values.copy()
         below[:, i] -= step
+        # Not twice the step, which rounding changes when it is added to a value.
         span = (above[:, i] - below[:, i])[:, None]
         jacobian[:, :, i] = (model.signal(above, protocol) - model.signal(below, protocol)) / span
     return jacobian
@@ -117,14 +117,15 @@ def protocol_precision(
 
     Notes
     -----
-    With J the derivatives of the signal, the Fisher information is J'J/σ² (plus one over the prior's variance), and
-    the bound is the diagonal of its inverse. Rician noise multiplies the rows of J by what is left of the information
-    at their signal-to-noise ratio.
+    With J the derivatives of the signal, the Fisher information is J'J/σ² (plus one over the
+    prior's variance), and the bound is the diagonal of its inverse. Rician noise multiplies the
+    rows of J by the root of the share of information that magnitudes keep at their
+    signal-to-noise ratio.
 
     References
     ----------
-    Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, chapter 3, 1993; Karlsen, Verhagen, Bovée,
-    Magn Reson Med 41:614–623, 1999 (Rician noise).
+    Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, chapter 3, 1993;
+    Karlsen, Verhagen, Bovée, Magn Reson Med 41:614–623, 1999 (Rician noise).
 
     Examples
     --------
@@ -239,23 +240,25 @@ def rank_contrasts(
         )
     free = _free(model, fixed)
     names = [name for name, is_free in zip(model.names, free, strict=True) if is_free]
-    # Derivatives by the logarithm of the parameters: variances are then squared coefficients of variation.
-    rows = (_information_rows(model, values, protocol, sigma, noise) * values[:, None, :])[
-        :, :, free
-    ]
-    weights = (_prior_rows(model, values, prior, weak=1.0) * np.abs(values))[:, free]
-    taken, left = start_of(protocol, start, n)
-    information = np.einsum("smi,smj->sij", rows[:, taken], rows[:, taken])
+    # By the logarithm of parameters: variances are then squared coefficients of variation.
+    rows = _information_rows(model, values, protocol, sigma, noise) * values[:, None, :]
+    rows = rows[:, :, free]
+    weights = _prior_rows(model, values, prior, weak=1.0) * np.abs(values)
+    weights = weights[:, free]
+    measured, candidates = start_of(protocol, start, n)
+    information = np.einsum("smi,smj->sij", rows[:, measured], rows[:, measured])
     information[:, np.arange(len(names)), np.arange(len(names))] += weights**2
-    score, cv = _judge(information[None], criterion, names)
+    score, cv = _score_candidates(information[None], criterion, names)
     steps = [Step(-1, score[0], np.nan, cv[0])]
-    for _ in range(n or len(left)):
-        each = information + np.einsum("smi,smj->msij", rows[:, left], rows[:, left])
-        score, cv = _judge(each, criterion, names)
+    for _ in range(n or len(candidates)):
+        added = np.einsum("smi,smj->msij", rows[:, candidates], rows[:, candidates])
+        totals = information + added
+        score, cv = _score_candidates(totals, criterion, names)
         best = int(np.argmin(score))
-        steps.append(Step(left.pop(best), score[best], steps[-1].score - score[best], cv[best]))
-        information = each[best]
-    return order_table(protocol, steps, len(taken), "score", [f"cv_{name}" for name in names])
+        gain = steps[-1].score - score[best]
+        steps.append(Step(candidates.pop(best), score[best], gain, cv[best]))
+        information = totals[best]
+    return order_table(protocol, steps, len(measured), "score", [f"cv_{name}" for name in names])
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,25 +287,25 @@ class Step:
 def start_of(
     protocol: Protocol, start: Protocol | ArrayLike | None, n: int | None
 ) -> tuple[list[int], list[int]]:
-    """Part the contrasts in those that are measured anyway and those that can be taken."""
-    if start is None:
-        taken = []
-    elif isinstance(start, Protocol):
-        taken = start.indices_in(protocol).tolist()
-    else:
-        taken = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist() if np.size(start) else []
-    outside = [index for index in taken if not 0 <= index < len(protocol)]
-    if outside or len(set(taken)) != len(taken):
+    """Split the contrasts into those that are measured anyway and the candidates to add."""
+    measured: list[int] = []
+    if isinstance(start, Protocol):
+        measured = start.indices_in(protocol).tolist()
+    elif start is not None and np.size(start):
+        measured = np.atleast_1d(np.asarray(start, dtype=np.intp)).tolist()
+    outside = [index for index in measured if not 0 <= index < len(protocol)]
+    if outside or len(set(measured)) != len(measured):
         raise ValueError(
             f"start must name contrasts of the protocol, 0 to {len(protocol) - 1}, each once, not "
-            f"{taken}"
+            f"{measured}"
         )
-    left = [index for index in range(len(protocol)) if index not in taken]
-    if not left or (n is not None and not 1 <= n <= len(left)):
+    candidates = [index for index in range(len(protocol)) if index not in measured]
+    if not candidates or (n is not None and not 1 <= n <= len(candidates)):
         raise ValueError(
-            f"n must be between 1 and {len(left)}, the contrasts that are not in start, not {n}"
+            f"n must be between 1 and {len(candidates)}, the contrasts that are not in start, "
+            f"not {n}"
         )
-    return taken, left
+    return measured, candidates
 
 
 def order_table(
@@ -330,7 +333,11 @@ def order_table(
 def _information_rows(
     model: SignalModel, values: NDArray, protocol: Protocol, sigma: ArrayLike, noise: str
 ) -> NDArray[np.float64]:
-    """Give rows R, of shape (n_sets, m, p), such that R'R is the Fisher information."""
+    """
+    Compute rows R such that R'R is the Fisher information.
+
+    Shapes: `values` (n_sets, n_parameters); returns (n_sets, n_measurements, n_parameters).
+    """
     if noise not in NOISES:
         raise ValueError(f"noise must be 'gaussian' or 'rician', not {noise!r}")
     check_echo_times(protocol, model)
@@ -338,11 +345,11 @@ def _information_rows(
     with np.errstate(all="ignore"):
         rows = signal_jacobian(model, values, protocol) / level[:, :, None]
     if not np.isfinite(rows).all():
-        at, _, column = np.argwhere(~np.isfinite(rows))[0]
+        row, _, column = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(
             f"the signal of model {model.name} has no finite derivative by {model.names[column]} "
-            f"in set {at}, where "
-            f"it is {values[at, column]:g}; give a value inside its bounds, away from 0"
+            f"in set {row}, where "
+            f"it is {values[row, column]:g}; give a value inside its bounds, away from 0"
         )
     if noise == "rician":
         rows *= np.sqrt(_rician_share(np.abs(model.signal(values, protocol)) / level))[:, :, None]
@@ -350,31 +357,39 @@ def _information_rows(
 
 
 def _rician_share(snr: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give what is left in a magnitude of the information on its amplitude: 0 at no signal, 1 at a strong one."""
+    """Compute the share of information that a magnitude keeps: 0 without a signal, 1 at high SNR."""
     from scipy.special import i0e, i1e
 
-    at = np.linspace(0, _LARGEST_SNR, 481)[:, None]
-    magnitude = np.maximum(at + np.linspace(-9, 9, 721), 0.0)
-    density = magnitude * np.exp(-0.5 * (magnitude - at) ** 2) * i0e(magnitude * at)
-    score = magnitude * i1e(magnitude * at) / i0e(magnitude * at) - at
+    # Integrate the squared score over the Rician density, on a grid of SNR.
+    grid = np.linspace(0, _LARGEST_SNR, 481)[:, None]
+    magnitude = np.maximum(grid + np.linspace(-9, 9, 721), 0.0)
+    density = magnitude * np.exp(-0.5 * (magnitude - grid) ** 2) * i0e(magnitude * grid)
+    score = magnitude * i1e(magnitude * grid) / i0e(magnitude * grid) - grid
     share = np.trapezoid(density * score**2, magnitude, axis=1)
-    strong = np.maximum(snr, _LARGEST_SNR)
-    return np.where(snr < _LARGEST_SNR, np.interp(snr, at[:, 0], share), 1 - 0.5 / strong**2)
+    high_snr = np.maximum(snr, _LARGEST_SNR)
+    return np.where(snr < _LARGEST_SNR, np.interp(snr, grid[:, 0], share), 1 - 0.5 / high_snr**2)
 
 
-def _judge(
+def _score_candidates(
     information: NDArray[np.float64], criterion: str, names: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score candidates (first axis) by the information on each set (second): score, and root mean square CVs."""
-    known = np.diagonal(information, axis1=-2, axis2=-1)
-    length = np.sqrt(np.where(known > _SMALLEST, known, 1.0))
+    """
+    Score candidates by the information with each: the criterion, and root mean square CVs.
+
+    Shapes: `information` (n_candidates, n_sets, n_parameters, n_parameters); returns
+    (n_candidates,), (n_candidates, n_parameters).
+    """
+    diagonal = np.diagonal(information, axis1=-2, axis2=-1)
+    length = np.sqrt(np.where(diagonal > _SMALLEST, diagonal, 1.0))
     values, axes = np.linalg.eigh(information / (length[..., :, None] * length[..., None, :]))
     inflation = (axes**2 / np.maximum(values, _SMALLEST)[..., None, :]).sum(axis=-1)
-    unknown = (known <= _SMALLEST) | ~(inflation <= _LARGEST_INFLATION)
-    if unknown.any():
-        which = [name for name, one in zip(names, unknown.any(axis=(0, 1)), strict=True) if one]
+    # Negated so that NaN counts as undetermined.
+    undetermined = (diagonal <= _SMALLEST) | ~(inflation <= _LARGEST_INFLATION)
+    if undetermined.any():
+        columns = np.flatnonzero(undetermined.any(axis=(0, 1))).tolist()
+        undetermined_names = ", ".join(names[column] for column in columns)
         raise ValueError(
-            f"some choice of contrasts does not determine {', '.join(which)} with so weak a "
+            f"some choice of contrasts does not determine {undetermined_names} with so weak a "
             "prior; give a stronger one "
             "(prior=1, the default, is the size of each parameter), contrasts that determine them "
             "(start=), or values "
@@ -391,39 +406,37 @@ def _judge(
 def _standard_deviations(
     rows: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Invert the information of each set: rows (n, m, p) of derivatives, weights (n, p) of the prior."""
-    n, _, p = rows.shape
-    prior = np.zeros((n, p, p))
-    prior[:, np.arange(p), np.arange(p)] = weights
+    """
+    Invert the information of each set; infinite where a parameter is not determined.
+
+    Shapes: `rows` (n_sets, n_measurements, n_parameters), `weights` of the prior and the result
+    (n_sets, n_parameters).
+    """
+    n_sets, _, n_parameters = rows.shape
+    prior = np.zeros((n_sets, n_parameters, n_parameters))
+    prior[:, np.arange(n_parameters), np.arange(n_parameters)] = weights
     rows = np.concatenate([rows, prior], axis=1)
     length = np.linalg.norm(rows, axis=1)
-    seen = length > _SMALLEST
-    length = np.where(seen, length, 1.0)
-    # By singular values of the derivatives, not of the information, which would square their ratio.
+    has_effect = length > _SMALLEST
+    length = np.where(has_effect, length, 1.0)
+    # Singular values of the derivatives, not of the information, which would square their ratio.
     _, values, axes = np.linalg.svd(rows / length[:, None, :], full_matrices=False)
     values = np.maximum(values, np.finfo(float).eps)
     inflation = ((axes / values[:, :, None]) ** 2).sum(axis=1)
-    return np.where(seen & (inflation <= _LARGEST_INFLATION), np.sqrt(inflation) / length, np.inf)
+    determined = has_effect & (inflation <= _LARGEST_INFLATION)
+    return np.where(determined, np.sqrt(inflation) / length, np.inf)
 
 
 def _parameter_sets(
     model: SignalModel, parameters: ArrayLike | Mapping[str, ArrayLike]
 ) -> NDArray[np.float64]:
+    """
+    Check the tissues that a precision is computed for.
+
+    Shapes: returns (n_sets, n_parameters).
+    """
     if isinstance(parameters, Mapping):
-        missing, unknown = set(model.names) - set(parameters), set(parameters) - set(model.names)
-        if missing or unknown:
-            what = (
-                f"no {', '.join(sorted(missing))}"
-                if missing
-                else f"unknown {', '.join(sorted(unknown))}"
-            )
-            raise ValueError(
-                f"parameters of model {model.name}: {what}; it has {', '.join(model.names)}"
-            )
-        columns = np.broadcast_arrays(
-            *(np.asarray(parameters[name], dtype=float) for name in model.names)
-        )
-        values = np.stack([np.ravel(column) for column in columns], axis=1)
+        values = _stacked_columns(model, parameters)
     else:
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
     if values.ndim != 2 or values.shape[1] != len(model.names) or not len(values):
@@ -439,6 +452,20 @@ def _parameter_sets(
             f"{values[row, column]}"
         )
     return values
+
+
+def _stacked_columns(
+    model: SignalModel, parameters: Mapping[str, ArrayLike]
+) -> NDArray[np.float64]:
+    missing = sorted(set(model.names) - set(parameters))
+    unknown = sorted(set(parameters) - set(model.names))
+    if missing or unknown:
+        problem = f"no {', '.join(missing)}" if missing else f"unknown {', '.join(unknown)}"
+        raise ValueError(
+            f"parameters of model {model.name}: {problem}; it has {', '.join(model.names)}"
+        )
+    columns = [np.asarray(parameters[name], dtype=float) for name in model.names]
+    return np.stack([np.ravel(column) for column in np.broadcast_arrays(*columns)], axis=1)
 
 
 def _noise(sigma: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -474,9 +501,15 @@ def _prior_rows(
     *,
     weak: float | None,
 ) -> NDArray[np.float64]:
-    """Give one over the prior's standard deviation, for each set and parameter; 0 where nothing is known."""
+    """
+    Compute one over the prior's standard deviation; 0 where nothing is known.
+
+    Shapes: `values` and result (n_sets, n_parameters).
+    """
     if prior is not None and not isinstance(prior, Mapping) and np.ndim(prior) == 0:
-        weak, prior = float(prior), None  # type: ignore[arg-type] # a number
+        # One number is a share of each parameter's value.
+        weak = float(prior)  # type: ignore[arg-type]
+        prior = None
     sd = np.full(values.shape, np.inf) if weak is None else weak * np.abs(values)
     if isinstance(prior, Mapping):
         unknown = sorted(set(prior) - set(model.names))
@@ -488,13 +521,13 @@ def _prior_rows(
         for name, value in prior.items():
             sd[:, model.names.index(name)] = value
     elif prior is not None:
-        given = np.asarray(prior, dtype=float)
-        if given.shape != (len(model.names),):
+        prior_sd = np.asarray(prior, dtype=float)
+        if prior_sd.shape != (len(model.names),):
             raise ValueError(
                 f"the prior must be a mapping by name or {len(model.names)} standard deviations, "
                 f"not {prior!r}"
             )
-        sd[:] = given
+        sd[:] = prior_sd
     if not (sd > 0).all():
         raise ValueError(
             "standard deviations of the prior must be positive; name parameters that are known in "
@@ -504,6 +537,5 @@ def _prior_rows(
 
 
 def _zeros(model: SignalModel, values: NDArray) -> str:
-    return ", ".join(
-        name for name, column in zip(model.names, values.T, strict=True) if (column == 0).any()
-    )
+    columns = np.flatnonzero((values == 0).any(axis=0))
+    return ", ".join(model.names[column] for column in columns)

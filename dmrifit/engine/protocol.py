@@ -136,10 +136,10 @@ class Protocol:
 
     def _repr_html_(self) -> str:
         """Show the contrasts in notebooks, by echo time."""
+        rows: list[tuple[str | None, str, int]] = []
         if self.te is None:
-            rows = [(None, _listed_b(self.b), len(self))]
+            rows.append((None, _listed_b(self.b), len(self)))
         else:
-            rows = []
             for te in np.unique(self.te):
                 b = self.b[self.te == te]
                 rows.append((f"{te:g}", _listed_b(b), len(b)))

@@ -1,4 +1,4 @@
-"""Signals of another protocol, computed through a model that was fitted to those measured."""
+"""Signals of another protocol, computed by a model that was fitted to measured signals."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.engine.fitting import fit_voxels
-from dmrifit.engine.map_fitter import check_columns, resolve_model
-from dmrifit.engine.models import SignalModel
+from dmrifit.engine.map_fitter import check_columns
+from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["missing_contrasts", "resynthesize"]
@@ -27,12 +27,11 @@ def resynthesize(
     random_state: RandomState = None,
 ) -> NDArray[np.float64]:
     """
-    Give the signals of another protocol: as measured where they were, else through the fitted
-    model.
+    Compute the signals of another protocol: measured ones are kept, others come from a fit.
 
-    A scanner that measured other contrasts can so train an estimator for the protocol of another
-    one. What was computed is as true as the model and no more; where the wanted contrasts lie
-    outside the measured ones, in b-value or echo time, it is an extrapolation.
+    Scans of one scanner can then train an estimator for the protocol of another. Computed signals
+    are only as good as the model; where contrasts lie outside the measured ones, in b-value or
+    echo time, they are an extrapolation.
 
     Parameters
     ----------
@@ -48,8 +47,8 @@ def resynthesize(
         The fit to the signals, when it is known already.
     sigma : float or array_like of shape (n_voxels,), optional
         Standard deviation of the noise, in the unit of the signals. Rician noise of that level is
-        added to what was computed, so that it is as noisy as what was measured; the fit that is
-        made here then has a noise floor, because the floor would enter twice otherwise.
+        added to the computed signals, so that they are as noisy as the measured ones; the fit made
+        here then has a noise floor, because the floor would enter twice otherwise.
     random_state : int, RandomState or None, optional
         Seed of that noise.
 
@@ -85,11 +84,12 @@ def resynthesize(
         )
     noise = None if sigma is None else _checked_noise(sigma, len(measured))
     out = np.empty((len(measured), len(wanted)))
-    kept = np.ones(len(wanted), bool)
-    kept[list(missing_contrasts(wanted, protocol))] = False
-    if kept.any():
-        out[:, kept] = measured[:, wanted.take(np.flatnonzero(kept)).indices_in(protocol)]
-    if kept.all():
+    is_measured = np.ones(len(wanted), bool)
+    is_measured[list(missing_contrasts(wanted, protocol))] = False
+    if is_measured.any():
+        columns = wanted.take(np.flatnonzero(is_measured)).indices_in(protocol)
+        out[:, is_measured] = measured[:, columns]
+    if is_measured.all():
         return out
     if parameters is None:
         parameters = fit_voxels(measured, protocol, model, sigma=noise).parameters
@@ -100,12 +100,13 @@ def resynthesize(
             "voxel, "
             f"columns {', '.join(model.names)}; not {values.shape}"
         )
-    computed = model.signal(values, wanted.take(np.flatnonzero(~kept)))
+    computed = model.signal(values, wanted.take(np.flatnonzero(~is_measured)))
     if noise is not None:
         rng = np.random.default_rng(seed_for(seed_from(random_state), "resynthesis"))
+        # Magnitudes of complex Gaussian noise: Rician, as that of the measured signals.
         real, imaginary = noise[None, :, None] * rng.standard_normal((2, *computed.shape))
         computed = np.hypot(computed + real, imaginary)
-    out[:, ~kept] = computed
+    out[:, ~is_measured] = computed
     return out
 
 
@@ -124,7 +125,8 @@ def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
 def _check_protocols(wanted: Protocol, protocol: Protocol) -> None:
     if (wanted.te is None) != (protocol.te is None):
         raise ValueError("only one of the two protocols has echo times; give both or none")
-    protocol.indices_in(protocol)  # names contrasts that stand there twice
+    # Raises an error that names the contrasts that were measured twice.
+    protocol.indices_in(protocol)
 
 
 def _checked_noise(sigma: ArrayLike, n_voxels: int) -> NDArray[np.float64]:

@@ -14,9 +14,11 @@ from dmrifit.engine.protocol import Protocol
 
 __all__ = ["Dictionary", "to_inner"]
 
+# Grid points of each parameter of the slow component, by number of such parameters.
 _N_ATOMS = {0: (), 1: (24,), 2: (12, 8), 3: (5, 5, 6)}
 
-# Where in its range the fast component starts, so that the starts together end in the best minimum most often.
+# Starts of the fast component as shares of its range, by number of starts; these end in the best
+# minimum most often.
 _FAST = {1: (0.6,), 2: (0.13, 0.91), 3: (0.04, 0.53, 0.91)}
 
 
@@ -44,7 +46,7 @@ class Dictionary:
     turn_up : float
         Largest K·D at which the signal still falls, or infinity.
     n_starts : int
-        How many starts are wanted.
+        Number of starts.
     """
 
     def __init__(
@@ -58,26 +60,16 @@ class Dictionary:
         turn_up: float,
         n_starts: int,
     ) -> None:
-        self._kernel, self._model, self._protocol = kernel, model, protocol
-        self._low, self._high, self._turn_up = low, high, turn_up
-        apart = (kernel.MIXTURE, kernel.AMPLITUDE)
+        self._kernel = kernel
+        self._model = model
+        self._protocol = protocol
+        self._low = low
+        self._high = high
+        self._turn_up = turn_up
         fast = [j for j in range(len(low)) if j in kernel.FIRST]
-        slow = [j for j in range(len(low)) if j not in apart and j not in fast]
-        grids = {}
-        for j, count in zip(slow, _N_ATOMS.get(len(slow), (3, 3, 3, 3)), strict=False):
-            grids[j] = self._grid(j, (np.arange(count) + 0.5) / count)
-        for j in fast[:1]:
-            grids[j] = self._grid(
-                j, np.array(_FAST.get(n_starts, (np.arange(n_starts) + 0.5) / n_starts))
-            )
-        for j in (*fast, *slow):
-            grids.setdefault(j, self._grid(j, np.array([0.5])))
-            # Values that differ between voxels are searched like a free parameter: a start must not depend on
-            # which voxels are fitted together.
-            if np.ndim(fixed.get(model.names[j], [])) == 0:
-                grids[j] = np.atleast_1d(fixed[model.names[j]])
-            elif kernel.AMPLITUDE < 0 and model.parameters[j].is_amplitude:
-                grids[j] = np.array([1.0])
+        linear = (kernel.MIXTURE, kernel.AMPLITUDE)
+        slow = [j for j in range(len(low)) if j not in linear and j not in fast]
+        grids = self._grids(fast, slow, fixed, n_starts)
         first, first_q = self._atoms(fast, grids, share=1.0)
         if kernel.MIXTURE < 0:
             first, first_q = first[:0], first_q[:0]
@@ -90,15 +82,41 @@ class Dictionary:
         self.constants = self._constants()
         self.n_strata = self.n_first or min(n_starts, len(second))
 
-    def _grid(self, j: int, at: NDArray) -> NDArray:
-        return _spread(self._model.parameters[j], self._low[j], self._high[j], at, self._protocol)
+    def _grids(
+        self, fast: list[int], slow: list[int], fixed: Mapping[str, NDArray], n_starts: int
+    ) -> dict[int, NDArray]:
+        """Choose the grid values of each nonlinear parameter, by its position."""
+        grids = {}
+        for j, count in zip(slow, _N_ATOMS.get(len(slow), (3, 3, 3, 3)), strict=False):
+            grids[j] = self._grid(j, _centers(count))
+        for j in fast[:1]:
+            grids[j] = self._grid(j, np.array(_FAST.get(n_starts, _centers(n_starts))))
+        for j in (*fast, *slow):
+            parameter = self._model.parameters[j]
+            grids.setdefault(j, self._grid(j, np.array([0.5])))
+            # Values that differ between voxels are searched like a free parameter: a start must
+            # not depend on which voxels are fitted together.
+            if np.ndim(fixed.get(parameter.name, [])) == 0:
+                grids[j] = np.atleast_1d(fixed[parameter.name])
+            elif self._kernel.AMPLITUDE < 0 and parameter.is_amplitude:
+                grids[j] = np.array([1.0])
+        return grids
+
+    def _grid(self, j: int, shares: NDArray) -> NDArray:
+        parameter = self._model.parameters[j]
+        return _spread(parameter, self._low[j], self._high[j], shares, self._protocol)
 
     def _atoms(
         self, group: list[int], grids: dict[int, NDArray], *, share: float
     ) -> tuple[NDArray, NDArray]:
-        """Signals and inner coordinates of a grid; what the component does not have is NaN in the first one."""
+        """
+        Compute the signals and inner coordinates of a grid.
+
+        Coordinates of parameters that the first component does not have are NaN.
+        """
         columns = np.meshgrid(*(grids[j] for j in group), indexing="ij")
-        points = np.ones((columns[0].size if columns else 1, len(self._low)))
+        n_points = columns[0].size if columns else 1
+        points = np.ones((n_points, len(self._low)))
         for j, column in zip(group, columns, strict=True):
             points[:, j] = column.ravel()
         if self._kernel.MIXTURE >= 0:
@@ -119,18 +137,21 @@ class Dictionary:
         return signals[usable], inner[usable]
 
     def _constants(self) -> NDArray:
-        """Compute what rating a pair of atoms, or one, needs beside their products with the data."""
-        own = np.diag(self.gram)
-        v, t = own[: self.n_first, None], own[None, self.n_first :]
+        """Compute the constants by which pairs of atoms, or single ones, are rated."""
+        squares = np.diag(self.gram)
+        v = squares[: self.n_first, None]
+        t = squares[None, self.n_first :]
         crossed = self.gram[: self.n_first, self.n_first :]
         if not self.n_first:
-            v, crossed = np.ones((1, 1)), np.zeros((1, t.shape[1]))
+            v = np.ones((1, 1))
+            crossed = np.zeros((1, t.shape[1]))
         determinant = v * t - crossed**2
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.where(determinant > 1e-9 * v * t, 1.0 / determinant, 0.0)
-            inverse_t, inverse_v = (np.where(x > 0, 1.0 / x, 0.0) for x in (t, v))
+            inverse_t = np.where(t > 0, 1.0 / t, 0.0)
+            inverse_v = np.where(v > 0, 1.0 / v, 0.0)
         first = t * scale if self.n_first else t
-        parts = np.broadcast_arrays(
+        constants = np.broadcast_arrays(
             first,
             crossed * scale,
             v * scale,
@@ -138,7 +159,7 @@ class Dictionary:
             inverse_v,
             np.arange(t.shape[1], dtype=float)[None, :],
         )
-        return np.ascontiguousarray(np.stack(parts, axis=-1))
+        return np.ascontiguousarray(np.stack(constants, axis=-1))
 
 
 def to_inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
@@ -157,10 +178,15 @@ def to_inner(values: NDArray, forms: tuple[str, ...]) -> NDArray:
     return inner
 
 
+def _centers(count: int) -> NDArray:
+    """Divide a range of one into equal parts, and return their centers."""
+    return (np.arange(count) + 0.5) / count
+
+
 def _spread(
-    parameter: Parameter, low: float, high: float, at: NDArray, protocol: Protocol
+    parameter: Parameter, low: float, high: float, shares: NDArray, protocol: Protocol
 ) -> NDArray:
-    """Place values, given as shares of the way, in the part of the bounds that the protocol can tell apart."""
+    """Place values, as shares of the range, where the protocol is sensitive to the parameter."""
     if low == high:
         return np.array([low])
     if parameter.unit == "ms" and protocol.te is not None:
@@ -172,7 +198,11 @@ def _spread(
         high = max(min(high, 3.0 / b[b > 0].min()), low)
         geometric = low > 0
     else:
-        low = low if np.isfinite(low) else min(high, 0.0) - 1.0
-        high = high if np.isfinite(high) else max(low, 0.0) + 1.0
+        if not np.isfinite(low):
+            low = min(high, 0.0) - 1.0
+        if not np.isfinite(high):
+            high = max(low, 0.0) + 1.0
         geometric = low > 0 and high / low > 3
-    return low * exact_math.power(high / low, at) if geometric else low + (high - low) * at
+    if geometric:
+        return low * exact_math.power(high / low, shares)
+    return low + (high - low) * shares
