@@ -40,6 +40,6 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
 
 def evenly(seed: int, number: int, step: float, *purpose: str | int) -> float:
-    """Draw from 0 to 1, spread evenly over consecutive numbers, so that few draws give the shares."""
+    """Draw from 0 to 1, spread evenly over consecutive numbers: few draws give shares."""
     start = np.random.default_rng(seed_for(seed, *purpose)).random()
     return float((start + number * step) % 1)

@@ -68,7 +68,7 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
 
 
 def _number(word: str) -> float:
-    # Python also reads 1_000 and digits of other scripts, which are mistakes in a file of b-values.
+    # Python also reads 1_000 and digits of other scripts, which are mistakes in such a file.
     try:
         if not word.isascii() or "_" in word:
             raise ValueError

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["exp", "geometric_mean", "log", "power"]
 
 _LOG2_E = 1.4426950408889634
-# ln(2) in two parts; the first has trailing zeros, so that its product with a small integer is exact.
+# ln(2) in two parts; the product of the first with a small whole number is exact.
 _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 _SQRT_HALF = 0.7071067811865476
 _WHOLE = 64  # powers up to this one are products

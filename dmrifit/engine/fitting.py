@@ -103,7 +103,8 @@ def fit_voxels(
     References
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025 (model, bounds and noise floor);
-    Marquardt, J SIAM 11:431–441, 1963; Le Bihan et al., Radiology 168:497–505, 1988 (segmented fit).
+    Marquardt, J SIAM 11:431–441, 1963; Le Bihan et al., Radiology 168:497–505, 1988
+    (segmented fit).
     """
     settings = FitSettings(
         method=method,

@@ -391,7 +391,7 @@ def _names_in(expression: str) -> set[str]:
 
 
 def _is_allowed(node: ast.AST, *, is_function: bool) -> bool:
-    """Tell whether a node of a syntax tree is plain arithmetic, or the name of a function in it."""
+    """Tell whether a node of a syntax tree is plain arithmetic, or a function it may call."""
     match node:
         case ast.Name(id=name):
             return (name in _FUNCTIONS) == is_function

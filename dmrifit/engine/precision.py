@@ -25,7 +25,7 @@ __all__ = [
     "start_of",
 ]
 
-#: Variance inflation beyond which parameters cannot be told apart, as in `FitResult.ill_conditioned`.
+#: Variance inflation that parameters may have, as for `FitResult.ill_conditioned`.
 _LARGEST_INFLATION = 1e8
 
 _STEP = np.finfo(float).eps ** (1 / 3)  # balances truncation and rounding of central differences
@@ -357,7 +357,7 @@ def _information_rows(
 
 
 def _rician_share(snr: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the share of information that a magnitude keeps: 0 without a signal, 1 at high SNR."""
+    """Compute the share of information that magnitudes keep: 0 without signal, 1 at high SNR."""
     from scipy.special import i0e, i1e
 
     # Integrate the squared score over the Rician density, on a grid of SNR.

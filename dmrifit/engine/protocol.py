@@ -573,8 +573,8 @@ def read_echo_times(
     if len(times) not in (1, n):
         sources = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
         raise ValueError(
-            f"{sources}: {len(times)} echo times for {volumes or f'{n} volumes'}; give one, or one "
-            "for each"
+            f"{sources}: {len(times)} echo times for {volumes or f'{n} volumes'}; "
+            "give one, or one for each"
         )
     return np.broadcast_to(times, (n,))
 

@@ -27,9 +27,7 @@ _lock = threading.RLock()
 
 
 def load(model: SignalModel) -> ModuleType:
-    """
-    Import the compiled kernel of a model, writing and compiling it where it is not yet on disk.
-    """
+    """Import the kernel of a model, which is written and compiled where it is not on disk."""
     with _lock:
         name = _module_name(model)
         if name not in _loaded:
@@ -80,30 +78,33 @@ def _import_numba() -> None:
         import numba.np.arraymath
     finally:
         del sys.modules["scipy"]
-    numba.np.arraymath._HAVE_BLAS = (
-        True  # for jitted code of the user's own, which finds scipy then
-    )
+    # Jitted code of users may need BLAS, and finds scipy by then.
+    numba.np.arraymath._HAVE_BLAS = True
 
 
 def _cache_folder() -> Path:
-    """Find the folder of generated modules: $DMRIFIT_CACHE, else the user's cache, else a temporary folder."""
-    chosen = os.environ.get("DMRIFIT_CACHE")
+    """Find the folder of generated modules: $DMRIFIT_CACHE, the user's cache, or temporary."""
+    setting = os.environ.get("DMRIFIT_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dmrifit"
-    for folder in (
-        [Path(chosen)] if chosen else [home, Path(tempfile.gettempdir()) / f"dmrifit-{_user()}"]
-    ):
+    folders = [home, Path(tempfile.gettempdir()) / f"dmrifit-{_user()}"]
+    if setting:
+        folders = [Path(setting)]
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             continue
-        # A folder that someone else can write to would let them put code into this process.
-        found = folder.stat()
-        mine = not hasattr(os, "getuid") or (
-            found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH
-        )
-        if mine and os.access(folder, os.W_OK):
+        if _is_private(folder) and os.access(folder, os.W_OK):
             return folder
     return Path(tempfile.mkdtemp(prefix="dmrifit-"))
+
+
+def _is_private(folder: Path) -> bool:
+    # A folder that another user can write to would let them put code into this process.
+    if not hasattr(os, "getuid"):
+        return True
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH
 
 
 def _user() -> str:
@@ -121,6 +122,7 @@ def _import(name: str, model: SignalModel) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # numba looks the module up by name when it reads its cache
+    # numba looks the module up by name when it reads its cache.
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

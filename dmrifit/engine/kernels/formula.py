@@ -1,4 +1,4 @@
-"""The formula of a signal model and the steps of its fit, written out as lines of lane arithmetic."""
+"""Code generation: the formula of a signal model and its fit, as lines of lane arithmetic."""
 
 from __future__ import annotations
 
@@ -85,8 +85,10 @@ def source(model: SignalModel) -> str:
     )
 
 
-def _replaced(text: str, part: str, lines: list[str]) -> str:
-    start, end = text.index(f"# {part}\n"), text.index(f"# END OF {part}\n")
+def _replaced(text: str, section: str, lines: list[str]) -> str:
+    """Replace a section of the template, which comments enclose."""
+    start = text.index(f"# {section}\n")
+    end = text.index(f"# END OF {section}\n")
     return text[:start] + "\n".join(lines) + "\n" + text[end:]
 
 
@@ -122,27 +124,30 @@ class _Formula:
             if form == "inverse"
         }
         expression = expression.subs(inverse, simultaneous=True)
-        wanted = [expression, *(sympy.diff(expression, symbols[name]) for name in names)]
+        formulas = [expression, *(sympy.diff(expression, symbols[name]) for name in names)]
         rename = {symbols[name]: sympy.Symbol(f"x{i}", real=True) for i, name in enumerate(names)}
-        wanted = [w.subs(rename) for w in wanted]
+        formulas = [formula.subs(rename) for formula in formulas]
         self._b, self._te = symbols["b"], symbols["te"]
         if model.needs_te:
-            wanted = [w.replace(sympy.exp, self._tabulated) for w in wanted]
+            formulas = [formula.replace(sympy.exp, self._tabulated) for formula in formulas]
         self._steps, self._results = sympy.cse(
-            wanted, symbols=sympy.numbered_symbols("h"), optimizations="basic"
+            formulas, symbols=sympy.numbered_symbols("h"), optimizations="basic"
         )
         self._print = _printer()
 
     def _tabulated(self, exponent: Any) -> Any:
-        """Split an exponential into factors of b alone, of te alone, and the rest, and tabulate the first two."""
+        """Tabulate the factors of an exponential that depend on b alone and on te alone."""
         import sympy
 
         parts = {"b": sympy.Integer(0), "te": sympy.Integer(0), "rest": sympy.Integer(0)}
         for term in sympy.Add.make_args(sympy.expand(exponent)):
             has_b, has_te = term.has(self._b), term.has(self._te)
-            parts["b" if has_b and not has_te else "te" if has_te and not has_b else "rest"] += (
-                term
-            )
+            if has_b and not has_te:
+                parts["b"] += term
+            elif has_te and not has_b:
+                parts["te"] += term
+            else:
+                parts["rest"] += term
         product = sympy.exp(parts["rest"])
         for name, table in (("b", self.by_b), ("te", self.by_te)):
             if parts[name] != 0:
@@ -174,7 +179,7 @@ class _Formula:
         ]
 
     def lines(self, u: int) -> Iterator[str]:
-        """Code that computes the signal ``s{u}`` and derivatives ``d{u}_{i}`` of measurement `u`."""
+        """Write code of the signal ``s{u}`` and derivatives ``d{u}_{i}`` of measurement `u`."""
         import sympy
 
         if self._called:
@@ -183,30 +188,30 @@ class _Formula:
             return
         for name, table, row in (("b", self.by_b, 1 + 2 * u), ("te", self.by_te, 2 + 2 * u)):
             yield from (f"e{name}{e}_{u} = t[{row}, {e * LANES} + l]" for e in range(len(table)))
-        own = {symbol: sympy.Symbol(f"{symbol}_{u}", real=True) for symbol, _ in self._steps}
+        # Each measurement of a group has variables of its own, so that all are in one block.
+        renamed = {symbol: sympy.Symbol(f"{symbol}_{u}", real=True) for symbol, _ in self._steps}
         names = [
             "b",
             "te",
             *(f"eb{e}" for e in range(len(self.by_b))),
             *(f"ete{e}" for e in range(len(self.by_te))),
         ]
-        own |= {
+        renamed |= {
             sympy.Symbol(name, real=True): sympy.Symbol(f"{name}_{u}", real=True) for name in names
         }
         for symbol, value in self._steps:
-            yield f"{own[symbol]} = {self._print(value.xreplace(own))}"
+            yield f"{renamed[symbol]} = {self._print(value.xreplace(renamed))}"
         for target, value in zip(
             [f"s{u}", *(f"d{u}_{i}" for i in range(len(self.forms)))], self._results, strict=True
         ):
-            yield f"{target} = {self._print(value.xreplace(own))}"
+            yield f"{target} = {self._print(value.xreplace(renamed))}"
 
 
 def _structure(
     expression: object, symbols: list, model: SignalModel
 ) -> tuple[int, int, tuple[int, ...]]:
     """
-    Find the amplitude S0 the signal is proportional to, and the fraction f of S0·(f·g₁ + (1 −
-    f)·g₀).
+    Find the amplitude S0 of a signal, and the fraction f of S0·(f·g₁ + (1 − f)·g₀).
 
     Returned are the index of f or -1, that of S0 or -1, and the indices of the parameters of g₁.
     They decide how starting points are found.
@@ -227,14 +232,12 @@ def _structure(
             sympy.diff(shape, f, 2)
         ) != 0:
             continue
-        one, zero = sympy.simplify(shape.subs(f, 1)), sympy.simplify(shape.subs(f, 0))
-        own = set(symbols) - {f, s0}
-        if one.free_symbols & own and not (one.free_symbols & zero.free_symbols & own):
-            return (
-                i,
-                amplitude,
-                tuple(j for j, symbol in enumerate(symbols) if symbol in one.free_symbols & own),
-            )
+        nonlinear = set(symbols) - {f, s0}
+        first = sympy.simplify(shape.subs(f, 1)).free_symbols & nonlinear
+        second = sympy.simplify(shape.subs(f, 0)).free_symbols & nonlinear
+        if first and not first & second:
+            members = tuple(j for j, symbol in enumerate(symbols) if symbol in first)
+            return i, amplitude, members
     return -1, amplitude, ()
 
 
@@ -299,7 +302,7 @@ def _outer(at: Layout, forms: tuple[str, ...], i: int) -> str:
 
 
 def _limit(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) -> list[str]:
-    """Where the signal must not turn up, the inner K is K over its share of the bound, 3 / (b_max·D·bound)."""
+    """Write the ratio of K to the inner K: 3 / (b_max·D·bound) where K keeps the signal falling."""
     return [
         f"room = s[{_TURN_UP}] / ({_outer(at, forms, diffusivity)} * {at('HI', kurtosis)})",
         "limits = (room > 0.0) & (room < 1.0)",
@@ -335,8 +338,9 @@ def _accumulate(at: Layout, formula: _Formula, *, floored: bool) -> list[str]:
         lines += list(formula.lines(u))
         lines.append(f"v{u} = v[{u * LANES} + l]")
         if floored:
-            # z = √(s² + nf²) has the slope s/z, 1 where there is neither signal nor floor. Its bend nf²/z³ is all
-            # that holds a signal far below the floor, where the slope dies out; it counts where it is a hold.
+            # z = √(s² + nf²) has the slope s/z, 1 where there is neither signal nor floor. Far
+            # below the floor the slope vanishes and only its bend nf²/z³ holds the signal; it
+            # counts where it makes the curvature larger.
             lines += [
                 f"z{u} = sqrt(s{u} * s{u} + {at('NF2')})",
                 f"r{u} = v{u} * (y[{u * LANES} + l] - z{u})",
@@ -364,7 +368,7 @@ def _regularize(at: Layout, forms: tuple[str, ...]) -> list[str]:
     """Add penalty·(parameter − origin)² for each parameter, in the coordinates of the formula."""
     lines = []
     for i in range(at.n):
-        # The curvature of the parameter in the inner coordinate counts: away is large, J'J alone would overshoot.
+        # The curvature by the inner coordinate counts: J'J alone overshoots far from the origin.
         outer, slope, bend = {
             "inverse": (f"1.0 / {at('X', i)}", "-outer * outer", "2.0 * outer * outer * outer"),
             "log": (at("X", i), "1.0", "1.0 / outer"),
@@ -432,7 +436,7 @@ def _accept(at: Layout) -> list[str]:
 
 
 def _factor(n: int, least: float) -> list[str]:
-    """Factor a symmetric matrix a into LDL', unrolled: l, the pivots p, at least `least`, and their inverses o."""
+    """Factor a symmetric matrix a into LDL', unrolled: l, pivots p >= `least`, inverses o."""
     lines = []
     for j in range(n):
         lines += [f"t{j}_{k} = l{j}_{k} * p{k}" for k in range(j)]
@@ -529,7 +533,7 @@ def _step(at: Layout) -> list[str]:
         f"small = (promise <= s[{_TOLERANCE}] * c + 1e-26) & (lam < 0.5)",
         f"{at('END')} = 1.0 if small else ((1.0 if promise <= 1e-6 * c + 1e-26 else 2.0) if lam > "
         "1e9 else 0.0)",
-        # A start that cannot end below the best one is given up: 3 close to its end, 4 far from it.
+        # A start that cannot end below the best is given up: 3 close to its end, 4 far from it.
         f"lost = (lam < 0.5) & (promise < {_FAR} * c) & (c - 3.0 * promise > {at('GB')})",
         f"{at('END')} = 4.0 if lost else {at('END')}",
         f"lost = (lam < 0.5) & (promise < {_NEAR} * c) & (c - 0.9 * promise > {at('GB')})",
@@ -552,7 +556,7 @@ def _variances(at: Layout) -> list[str]:
         body.append(f"e{i} = 0.0 if ((q <= {at('LO', i)}) | (q >= {at('HI', i)})) else 1.0")
         body.append(f"square = {at.pair('M', i, i)}")
         body.append(f"u{i} = e{i} / sqrt(square if square > 1e-300 else 1e-300)")
-        # Of signals that are one at most, this is less than rounding: they do not depend on the parameter.
+        # Signals are one at most, so this is below rounding: they do not depend on the parameter.
         body.append(f"blind{i} = (square <= 1e-24) & (e{i} > 0.0)")
     for i in range(n):
         for j in range(i):
@@ -574,7 +578,7 @@ def _variances(at: Layout) -> list[str]:
 
 
 def _rate_pair() -> list[str]:
-    """Rate a pair of atoms by what two non-negative amplitudes take off the sum of squares."""
+    """Rate a pair of atoms by how much two non-negative amplitudes lower the sum of squares."""
     return [
         "one = v[0 + l] * s[0] - y[0 + l] * s[1]",
         "zero = y[0 + l] * s[2] - v[0 + l] * s[1]",
@@ -586,7 +590,7 @@ def _rate_pair() -> list[str]:
 
 
 def _rate_one(scaled: bool) -> list[str]:
-    """Rate an atom by what it takes off the sum of squares, with an amplitude of its own or as it is."""
+    """Rate an atom by how much it lowers the sum of squares, scaled or as it is."""
     gain = (
         "y[0 + l] * y[0 + l] * s[3] if y[0 + l] > 0.0 else 0.0"
         if scaled

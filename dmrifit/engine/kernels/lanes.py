@@ -16,13 +16,14 @@ __all__ = ["block", "dot"]
 
 _DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 
-# exp(x) = 2^n·exp(r) with |r| ≤ ln(2)/2: a Taylor polynomial in r, and n moved into the exponent's bits.
+# exp(x) = 2^n·exp(r) with |r| ≤ ln(2)/2: a Taylor polynomial in r, and n in the exponent's bits.
 _TAYLOR = [1.0]
 for _i in range(1, 13):
     _TAYLOR.append(_TAYLOR[-1] / _i)
 _LOG2_E = 1.4426950408889634
 _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
-_SHIFT = 6755399441055744.0  # 1.5·2^52: added to a whole number, it leaves that number in the lowest bits
+# 1.5·2^52: added to a whole number, it leaves that number in the lowest bits.
+_SHIFT = 6755399441055744.0
 _ONE = 1023 << 52
 
 _COMPARISONS = {
@@ -37,8 +38,7 @@ _COMPARISONS = {
 
 def block(lines: Iterable[str], n_lanes: int) -> Callable:
     """
-    Compile assignments to a function of six arrays, ``run(w, s, y, v, t, o)``, for use in jitted
-    code.
+    Compile assignments to a function of six arrays, ``run(w, s, y, v, t, o)``, for jitted code.
 
     The lines are Python, but mean every lane at once: ``w[96 + l]`` is 96 numbers after lane `l`
     of `w`, ``y[32 + l]`` and ``v[32 + l]`` the same in `y` and `v` beyond ``o[0]``, ``t[2, 32 +
@@ -106,10 +106,10 @@ def _dot(
     row = builder.mul(k, _LONG(n_lanes))
     sums = []
     for start, total in zip(range(0, n_lanes, width), totals, strict=True):
-        place = builder.gep(y, [builder.add(row, _LONG(start))])
-        values = builder.load(builder.bitcast(place, vector.as_pointer()), align=8)
-        kind = ir.FunctionType(vector, [vector] * 3)
-        fma = get_or_insert_function(builder.module, kind, f"llvm.fma.v{width}f64")
+        address = builder.gep(y, [builder.add(row, _LONG(start))])
+        values = builder.load(builder.bitcast(address, vector.as_pointer()), align=8)
+        signature = ir.FunctionType(vector, [vector] * 3)
+        fma = get_or_insert_function(builder.module, signature, f"llvm.fma.v{width}f64")
         sums.append(builder.call(fma, [factor, values, total]))
         total.add_incoming(sums[-1], loop)
     following = builder.add(k, _LONG(1))
@@ -117,14 +117,15 @@ def _dot(
     builder.cbranch(builder.icmp_signed("<", following, size), loop, after)
     builder.position_at_end(after)
     for start, total in zip(range(0, n_lanes, width), sums, strict=True):
-        place = builder.bitcast(builder.gep(out, [_LONG(start)]), vector.as_pointer())
-        builder.store(total, place, align=8)
+        address = builder.bitcast(builder.gep(out, [_LONG(start)]), vector.as_pointer())
+        builder.store(total, address, align=8)
 
 
 def _width() -> int:
-    """Numbers in a vector of the processor that numba compiles for; environment variables may name another one."""
-    named, features = (getattr(config, name) for name in ("CPU_NAME", "CPU_FEATURES"))
-    if named is not None or features is not None:
+    """Count the numbers in a vector of the processor that numba compiles for."""
+    # Environment variables of numba may name a processor other than that of the machine.
+    features = config.CPU_FEATURES
+    if config.CPU_NAME is not None or features is not None:
         return 8 if "+avx512f" in (features or "") else 4
     return 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 
@@ -174,14 +175,13 @@ class _Writer:
     def __init__(
         self, builder: ir.IRBuilder, width: int, data: dict, lane: ir.Value, offsets: dict
     ) -> None:
-        self.builder, self.width, self.data, self.lane, self.offsets = (
-            builder,
-            width,
-            data,
-            lane,
-            offsets,
-        )
-        self.vector, self.bits = ir.VectorType(_DOUBLE, width), ir.VectorType(_LONG, width)
+        self.builder = builder
+        self.width = width
+        self.data = data
+        self.lane = lane
+        self.offsets = offsets
+        self.vector = ir.VectorType(_DOUBLE, width)
+        self.bits = ir.VectorType(_LONG, width)
         self.names: dict[str, ir.Value] = {}
 
     def assign(self, statement: ast.stmt) -> None:
@@ -232,7 +232,7 @@ class _Writer:
             case ast.Call(func=ast.Name(id="sqrt"), args=[argument]):
                 return self._intrinsic("sqrt", self.value(argument))
             case ast.Call(func=ast.Name(id="log"), args=[argument]):
-                # Kept finite: x**a·log(x), the derivative of a power, must be 0 and not NaN at x = 0.
+                # Finite, because x**a·log(x), the derivative of a power, must be 0 at x = 0.
                 x, least = self.value(argument), self._constant(1e-300)
                 return self._intrinsic(
                     "log", build.select(build.fcmp_ordered(">", x, least), x, least)
@@ -267,10 +267,13 @@ class _Writer:
         Fused here and not by LLVM, which decides by the processor, so that the bits are the same
         on all of them.
         """
-        one, two = self.value(product.left), self.value(product.right)
-        one = self.builder.fneg(one) if minus_product else one
-        addend = self.builder.fneg(addend) if minus_addend else addend
-        return self._intrinsic("fma", one, two, addend)
+        left = self.value(product.left)
+        right = self.value(product.right)
+        if minus_product:
+            left = self.builder.fneg(left)
+        if minus_addend:
+            addend = self.builder.fneg(addend)
+        return self._intrinsic("fma", left, right, addend)
 
     def _binary(self, operator: ast.operator, left: ir.Value, right: ir.Value) -> ir.Value:
         build = self.builder
@@ -326,9 +329,9 @@ class _Writer:
         self.builder.store(value, self._pointer(place), align=8)
 
     def _intrinsic(self, name: str, *arguments: ir.Value) -> ir.Value:
-        kind = ir.FunctionType(self.vector, [self.vector] * len(arguments))
+        signature = ir.FunctionType(self.vector, [self.vector] * len(arguments))
         function = get_or_insert_function(
-            self.builder.module, kind, f"llvm.{name}.v{self.width}f64"
+            self.builder.module, signature, f"llvm.{name}.v{self.width}f64"
         )
         return self.builder.call(function, arguments)
 
@@ -339,8 +342,8 @@ class _Writer:
             x = build.select(build.fcmp_ordered(sign, x, constant(limit)), x, constant(limit))
         n = self._intrinsic("floor", self._intrinsic("fma", x, constant(_LOG2_E), constant(0.5)))
         r = x
-        for part in _LN2:
-            r = self._intrinsic("fma", n, constant(-part), r)
+        for term in _LN2:
+            r = self._intrinsic("fma", n, constant(-term), r)
         p = constant(_TAYLOR[-1])
         for coefficient in reversed(_TAYLOR[:-1]):
             p = self._intrinsic("fma", p, r, constant(coefficient))

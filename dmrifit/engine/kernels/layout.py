@@ -37,7 +37,7 @@ class Layout:
             "LO": self.n,
             "HI": self.n,
             "D": self.n,  # diagonal of the inverse of J'J
-            "C": 1,  # objective where it stands, at the trial, at the best end of the starts made so far
+            "C": 1,  # objective where it stands, at the trial, at the best end of starts so far
             "CT": 1,
             "BC": 1,
             "GB": 1,  # the objective below which a start must promise to end, or be given up

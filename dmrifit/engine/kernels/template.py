@@ -1,6 +1,5 @@
 """
-Fit of one signal model to many voxels: the part of a generated kernel that is the same for every
-model.
+Template of a kernel, the fit of one signal model to many voxels.
 
 This file is not imported. `formula.source` copies it, with the constants below set for the model
 and the lines of lane arithmetic written out, to a module of its own.
@@ -75,16 +74,14 @@ rate_pair = block(RATE_PAIR, LANES)
 rate_one = block(RATE_ONE, LANES)
 project = dot(LANES)
 
-SAME_COST, RIDGE = (
-    1e-2,
-    5e-2,
-)  # relative: two starts that fit equally well, with a ridge between them, disagree
+# Two starts disagree that fit equally well, with a ridge between them; both are relative.
+SAME_COST, RIDGE = 1e-2, 5e-2
 ILL_CONDITIONED = 1e8  # variance inflation beyond which parameters cannot be told apart
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def differentiate(w, out, b, te):
-    """Call the user's function for all lanes, and take its derivatives by differences inside the bounds."""
+    """Call the user's function for all lanes, and differentiate it inside the bounds."""
     x = np.empty(N)
     for lane in range(LANES):
         for j in range(N):
@@ -164,7 +161,7 @@ def evaluate(w, s, y, v, t, o, contrasts, rows, b, te, floored, regularized):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def screen(signals, n_free, normalize, scales, usable, n_known):
-    """Find the voxels that can be fitted, how many measurements they have, and what brings the largest to one."""
+    """Find the voxels that can be fitted, their numbers of measurements, and their scales."""
     n, m = signals.shape
     n_slots = 0
     for i in range(n):
@@ -213,20 +210,20 @@ def rate(y, atoms, n_first, constants, dots, best):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def rate_incomplete(signal, lane, atoms, n_first, best, dots):
-    """Rate the atoms for a voxel with missing measurements, which has a Gram matrix of its own; returns it."""
+    """Rate the atoms for a voxel with missing measurements; return its Gram matrix."""
     n_atoms, m = atoms.shape
     n_strata = best.shape[0]
-    own = np.zeros((n_atoms, n_atoms))
+    gram = np.zeros((n_atoms, n_atoms))
     for i in range(n_atoms):
         for j in range(n_atoms):
             if i < n_first or i == j:
                 for k in range(m):
                     if math.isfinite(signal[k]):
-                        own[i, j] += atoms[i, k] * atoms[j, k]
+                        gram[i, j] += atoms[i, k] * atoms[j, k]
     for s in range(n_strata):
         best[s, lane] = -math.inf
     for t in range(n_atoms - n_first):
-        d, tt = dots[n_first + t, lane], own[n_first + t, n_first + t]
+        d, tt = dots[n_first + t, lane], gram[n_first + t, n_first + t]
         if n_first == 0:
             s = t * n_strata // (n_atoms - n_first)
             gain = (
@@ -236,32 +233,32 @@ def rate_incomplete(signal, lane, atoms, n_first, best, dots):
                 best[s, lane] = gain
                 best[s, LANES + lane] = t
         for s in range(n_first):
-            a1, a0 = amplitudes(dots[s, lane], d, own[s, s], own[s, n_first + t], tt)
+            a1, a0 = amplitudes(dots[s, lane], d, gram[s, s], gram[s, n_first + t], tt)
             gain = a1 * dots[s, lane] + a0 * d
             if gain > best[s, lane]:
                 best[s, lane] = gain
                 best[s, LANES + lane] = t
-    return own
+    return gram
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def starting_points(lane, n_first, atoms_q, own, best, dots, lo, hi, points):
+def starting_points(lane, n_first, atoms_q, gram, best, dots, lo, hi, points):
     """Turn the best strata of one lane into starting points in inner coordinates."""
     n_strata = best.shape[0]
     for p in range(points.shape[0]):
         s = 0
-        for other in range(1, n_strata):
-            if best[other, lane] > best[s, lane]:
-                s = other
+        for stratum in range(1, n_strata):
+            if best[stratum, lane] > best[s, lane]:
+                s = stratum
         t = int(best[s, LANES + lane])
         best[s, lane] = -math.inf
         for i in range(N):
             points[p, i] = atoms_q[n_first + t, i]
             if n_first > 0 and not math.isnan(atoms_q[s, i]):
                 points[p, i] = atoms_q[s, i]
-        d, tt = dots[n_first + t, lane], own[n_first + t, n_first + t]
+        d, tt = dots[n_first + t, lane], gram[n_first + t, n_first + t]
         if n_first > 0:
-            a1, a0 = amplitudes(dots[s, lane], d, own[s, s], own[s, n_first + t], tt)
+            a1, a0 = amplitudes(dots[s, lane], d, gram[s, s], gram[s, n_first + t], tt)
             total = a1 + a0
             points[p, AMPLITUDE] = total
             share = a1 / total if total > 0.0 else 0.5
@@ -290,9 +287,9 @@ def place(w, y, v, lane, signals, i, scale, lo, hi, pinned, scaled, sigma):
     """Put the data, bounds and noise floor of a voxel into a lane."""
     for k in range(signals.shape[1]):
         value = signals[i, k]
-        known = math.isfinite(value)
-        y[k * LANES + lane] = value * scale if known else 0.0
-        v[k * LANES + lane] = 1.0 if known else 0.0
+        measured = math.isfinite(value)
+        y[k * LANES + lane] = value * scale if measured else 0.0
+        v[k * LANES + lane] = 1.0 if measured else 0.0
     place_bounds(w, lane, i, scale, lo, hi, pinned, scaled)
     floor = sigma[i if sigma.shape[0] > 1 else 0] * scale
     w[AT_NF2 + lane] = 0.5 * math.pi * floor * floor
@@ -322,9 +319,8 @@ def begin(w, lane, point):
     w[AT_C + lane] = math.inf
     w[AT_GB + lane] = w[AT_BC + lane]
     w[AT_P1 + lane] = 1.0
-    w[AT_LAM + lane] = (
-        0.1  # the first trial is the start itself, which always is better than infinity
-    )
+    # The first trial is the start itself, which is better than infinity.
+    w[AT_LAM + lane] = 0.1
     w[AT_IT + lane] = -1.0
     w[AT_END + lane] = 0.0
 
@@ -362,28 +358,30 @@ def prepare(
         rate(flat, atoms, n_first, constants, dots, best)
         for lane in range(n_lanes):
             slot = first + lane
-            own = gram
+            voxel_gram = gram
             if n_known[slot] < m:
-                own = rate_incomplete(signals[usable[slot]], lane, atoms, n_first, best, dots)
-            starting_points(lane, n_first, atoms_q, own, best, dots, lo, hi, points[slot])
+                voxel_gram = rate_incomplete(
+                    signals[usable[slot]], lane, atoms, n_first, best, dots
+                )
+            starting_points(lane, n_first, atoms_q, voxel_gram, best, dots, lo, hi, points[slot])
     return n_slots
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def ends_elsewhere(w, lane, end):
-    """Tell whether a start fits as well as the best one so far, with a ridge between the two."""
+    """Tell whether a start fits as well as the best so far, with a ridge between the two."""
     best = w[AT_BC + lane]
     here = w[AT_C + lane] - (w[AT_P1 + lane] if w[AT_END + lane] == 3.0 else 0.0)
     if best == math.inf or abs(here - best) > SAME_COST * min(here, best):
         return False
-    # Were both in one valley, the sum of squares would rise between them as its quadratic form says, hence little.
+    # Within step_j valley the sum of squares rises as its quadratic form says, hence little.
     rise = 0.0
     at = 0
     for j in range(N):
-        one = w[AT_Q + j * LANES + lane] - end[j]
+        step_j = w[AT_Q + j * LANES + lane] - end[j]
         for k in range(j + 1):
-            other = w[AT_Q + k * LANES + lane] - end[k]
-            rise += (1.0 if j == k else 2.0) * one * other * w[AT_M + at * LANES + lane]
+            step_k = w[AT_Q + k * LANES + lane] - end[k]
+            rise += (1.0 if j == k else 2.0) * step_j * step_k * w[AT_M + at * LANES + lane]
             at += 1
     return rise > RIDGE * best
 
@@ -437,18 +435,18 @@ def search(
         s[2 * UNROLL + 2 + N + j] = origin[j]
     slot_of = np.full(LANES, -1, np.int64)
     start_of = np.zeros(LANES, np.int64)
-    taken = 0
+    n_placed = 0
     active = 0
     for lane in range(LANES):
         for j in range(N):  # an idle lane works on ones; its numbers go nowhere
             w[AT_LO + j * LANES + lane], w[AT_HI + j * LANES + lane] = 1.0, 1.0
             w[AT_T + j * LANES + lane], w[AT_Q + j * LANES + lane] = 1.0, 1.0
         slot_of[lane] = -2
-    # The first round only hands out voxels: every lane looks as if it had just ended its last start.
+    # The first round only hands out voxels: every lane looks as if its last start had ended.
     while True:
         for lane in range(LANES):
             slot = slot_of[lane]
-            # A start without a finite signal ends at once: what stands in its lane is of the voxel before.
+            # A start without a finite signal ends at once: its lane still holds the voxel before.
             begun = w[AT_C + lane] < math.inf
             if slot == -1 or (
                 slot >= 0 and begun and w[AT_END + lane] == 0.0 and w[AT_IT + lane] < max_iter
@@ -468,7 +466,7 @@ def search(
                     disagree[slot] = False
                 if w[AT_C + lane] < w[AT_BC + lane]:
                     w[AT_BC + lane] = w[AT_C + lane]
-                    # In a narrow bent valley the steps stay short; what they promise tells that the end is near.
+                    # In a narrow bent valley steps stay short, but promise little near the end.
                     near = w[AT_LAM + lane] < 0.5 and w[AT_P1 + lane] <= 1e-7 * w[AT_C + lane]
                     converged[slot] = w[AT_END + lane] == 1.0 or near
                     squares[slot] = w[AT_SQ + lane]
@@ -481,8 +479,8 @@ def search(
             if slot < 0 or start_of[lane] == n_starts:
                 start_of[lane] = 0
                 slot = -1
-                if taken < n_slots:
-                    slot = taken
+                if n_placed < n_slots:
+                    slot = n_placed
                     place(
                         w,
                         y,
@@ -498,7 +496,7 @@ def search(
                         sigma,
                     )
                     w[AT_BC + lane] = math.inf
-                    taken += 1
+                    n_placed += 1
                 slot_of[lane] = slot
             if slot >= 0:
                 begin(w, lane, points[slot, start_of[lane]])
@@ -617,12 +615,11 @@ def finish(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def leave_limit(w, lane, limited):
-    """Turn the sums of the inner K, a share of the limit that moves with D, into those of K itself."""
+    """Turn the sums of the inner K, a share of a limit that moves with D, into those of K."""
     k, d = KURTOSIS, DIFFUSIVITY
     q = w[AT_Q + d * LANES + lane]
-    bend = w[
-        AT_Q + k * LANES + lane
-    ]  # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D
+    # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D.
+    bend = w[AT_Q + k * LANES + lane]
     if FORMS[d] == "plain":
         bend = -bend / q
     elif FORMS[d] == "log":
@@ -671,7 +668,7 @@ def leave_out(i, parameters, errors, cost, status, n_iter, at_low, at_high, doub
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def limit(w, lane, turn_up):
-    """Share of K's upper bound that keeps the signal falling: it turns the inner K into K itself."""
+    """Share of K's upper bound that keeps the signal falling; it turns the inner K into K."""
     if KURTOSIS < 0:
         return 1.0
     d = w[AT_Q + DIFFUSIVITY * LANES + lane]
