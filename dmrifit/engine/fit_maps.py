@@ -185,8 +185,8 @@ FIT_MAPS = (
         "Doubt",
         pack_doubts,
         description="1 where starts disagree (another start came within 1 % of the cost in "
-        "another place), 2 where the fit is ill-conditioned (its parameters cannot be told apart), "
-        "3 for both",
+        "another place), 2 where the fit is ill-conditioned (its parameters cannot be told "
+        "apart), 3 for both",
         dtype=_uint8,
     ),
 )

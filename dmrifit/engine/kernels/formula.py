@@ -302,7 +302,7 @@ def _outer(at: Layout, forms: tuple[str, ...], i: int) -> str:
 
 
 def _limit(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) -> list[str]:
-    """Write the ratio of K to the inner K: 3 / (b_max·D·bound) where K keeps the signal falling."""
+    """Write the ratio of K to the inner K: 3 / (b_max·D·bound), for a falling signal."""
     return [
         f"room = s[{_TURN_UP}] / ({_outer(at, forms, diffusivity)} * {at('HI', kurtosis)})",
         "limits = (room > 0.0) & (room < 1.0)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
@@ -124,8 +125,9 @@ def _dot(
 def _width() -> int:
     """Count the numbers in a vector of the processor that numba compiles for."""
     # Environment variables of numba may name a processor other than that of the machine.
-    features = config.CPU_FEATURES
-    if config.CPU_NAME is not None or features is not None:
+    settings: Any = config
+    features = settings.CPU_FEATURES
+    if settings.CPU_NAME is not None or features is not None:
         return 8 if "+avx512f" in (features or "") else 4
     return 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 4
 

@@ -374,7 +374,7 @@ def ends_elsewhere(w, lane, end):
     here = w[AT_C + lane] - (w[AT_P1 + lane] if w[AT_END + lane] == 3.0 else 0.0)
     if best == math.inf or abs(here - best) > SAME_COST * min(here, best):
         return False
-    # Within step_j valley the sum of squares rises as its quadratic form says, hence little.
+    # Within one valley the sum of squares rises as its quadratic form says, hence little.
     rise = 0.0
     at = 0
     for j in range(N):
