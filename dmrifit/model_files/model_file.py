@@ -38,10 +38,10 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
-_LEAF_FILE = re.compile(r"leaf\d{1,3}\.(ubj|safetensors)")
+_LEAF_FILE = re.compile(r"leaf\d{1,3}\.(json|safetensors)")
 # Of a class that has registered itself.
 _OWN = "own-"
-_OWN_FILE = re.compile(r"own-[a-z]+\.(json|safetensors|skops|ubj)")
+_OWN_FILE = re.compile(r"own-[a-z]+\.(json|safetensors|skops)")
 _KEYS = {
     "format",
     "class",
@@ -69,7 +69,7 @@ def save_model(
 
     The file is a zip archive of ``model.json`` (class, parameters, protocols, model, rule of the
     patient's scale, versions) and, for a strategy, the fitted regressor as skops stores it, with boosted
-    trees as UBJSON and weights of networks as safetensors beside it; for intervals, the model file of their
+    trees as JSON and weights of networks as safetensors beside it; for intervals, the model file of their
     estimator; for an estimator of volumes, the weights of its network as safetensors. It appears under its
     name only when it is complete, and replaces a file of that name.
 

@@ -2,7 +2,7 @@
 Fitted regressors as bytes and back, without a pickle.
 
 skops stores what is of scikit-learn. What skops does not know stands beside it: boosted trees in xgboost's
-own UBJSON, the weights of a network as safetensors; in the skops file a `Leaf` holds their place.
+own JSON, the weights of a network as safetensors; in the skops file a `Leaf` holds their place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sklearn.base import BaseEstimator
 
 from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.io.ubjson import read_ubjson
+from dmrifit.model_files.boosted_trees import checked_trees
 from dmrifit.predict.controls import CONSTANT
 
 __all__ = ["Leaf", "check_leaves", "dumped", "loaded", "trees", "versions_of"]
@@ -130,7 +130,7 @@ def dumped(
                 f"the regressor cannot be stored: {description['class']} is not what {algorithm} is made of"
             )
         if weights is not None:
-            suffix = "ubj" if description["class"] == _XGBOOST else "safetensors"
+            suffix = "json" if description["class"] == _XGBOOST else "safetensors"
             description["weights"] = f"leaf{stub.number}.{suffix}"
             parts[description["weights"]] = weights
         leaves.append(description)
@@ -267,8 +267,12 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
             raise ValueError(
                 "a model file carries boosted trees over numbers, neither booster='gblinear' nor categories"
             )
-        trained = leaf.__sklearn_is_fitted__()
-        return description, bytes(leaf.get_booster().save_raw("ubj")) if trained else None
+        if not leaf.__sklearn_is_fitted__():
+            return description, None
+        try:
+            return description, checked_trees(bytes(leaf.get_booster().save_raw("json")))
+        except RefusedError as error:
+            raise ValueError(f"the regressor cannot be stored: {error}") from None
     if not hasattr(leaf, "net_"):
         return description, None
     description["fitted"] = {name: getattr(leaf, name) for name in _FITTED_NETWORK}
@@ -293,8 +297,7 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
         return estimator
     weights = parts[leaf["weights"]]
     if leaf["class"] == _XGBOOST:
-        _check_boosted(weights)
-        estimator.load_model(bytearray(weights))
+        estimator.load_model(bytearray(checked_trees(weights)))
     else:
         refuse_keys(
             leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True
@@ -315,7 +318,7 @@ def check_leaves(leaves: Any) -> None:
         refuse_keys(
             leaf, {"class", "parameters", "fitted", "weights"}, "key of a leaf", complete=True
         )
-        suffix = ".ubj" if leaf["class"] == _XGBOOST else ".safetensors"
+        suffix = ".json" if leaf["class"] == _XGBOOST else ".safetensors"
         if leaf["class"] not in _STORED or not (
             leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)
         ):
@@ -413,44 +416,3 @@ def trees(part: Any) -> Iterator[tuple[Any, ...]]:
     for deeper in inside:
         if deeper is not None:
             yield from trees(deeper)
-
-
-def _check_boosted(content: bytes) -> None:
-    """Refuse trees that lead out of memory before xgboost sees them: it follows whatever a file holds."""
-    learner = read_ubjson(content)["learner"]
-    n_features = int(learner["learner_model_param"]["num_feature"])
-    n_targets = int(learner["learner_model_param"]["num_target"])
-    booster = learner["gradient_booster"]
-    if booster["name"] not in ("gbtree", "dart"):
-        raise RefusedError(f"its boosted regressor is made of {booster['name']!r}, not of trees")
-    model = booster["gbtree" if booster["name"] == "dart" else "model"]
-    model = model.get("model", model)
-    rounds = np.asarray(model["iteration_indptr"])
-    counted = len(model["tree_info"]) == len(model["trees"]) == rounds[-1] and rounds[0] == 0
-    if not (
-        counted
-        and (np.diff(rounds) >= 0).all()
-        and np.isin(model["tree_info"], np.arange(n_targets)).all()
-    ):
-        raise RefusedError("the trees of its regressor are not in order")
-    for tree in model["trees"]:
-        parts = [
-            np.asarray(tree[k])
-            for k in ("left_children", "right_children", "split_indices", "split_type")
-        ]
-        left, right, feature, kind = parts
-        nodes, inner = np.arange(len(left)), left != -1
-        below = np.stack([left, right])[:, inner]
-        # Where a leaf answers with many numbers, its right child is their place.
-        answers = right[~inner] if "leaf_weights" in tree else np.zeros(1, int)
-        places = len(tree.get("leaf_weights", [0])) // int(tree["tree_param"]["size_leaf_vector"])
-        sound = (
-            len({part.shape for part in parts}) == 1
-            and int(tree["tree_param"]["num_nodes"]) == len(left)
-            and ((below > nodes[inner]) & (below < len(left))).all()
-            and ((feature[inner] >= 0) & (feature[inner] < n_features)).all()
-            and ((answers >= 0) & (answers < places)).all()
-            and not kind.any()  # no categories
-        )
-        if not sound:
-            raise RefusedError("a tree of its regressor has branches that lead nowhere")

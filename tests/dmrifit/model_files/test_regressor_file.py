@@ -9,12 +9,20 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from dmrifit.io.parameter_json import RefusedError
-from dmrifit.model_files.regressor_file import Leaf, check_leaves, dumped, loaded, trees, versions_of
+from dmrifit.model_files.regressor_file import (
+    Leaf,
+    _with_short_names,
+    check_leaves,
+    dumped,
+    loaded,
+    trees,
+    versions_of,
+)
 from dmrifit.predict.algorithms import make_regressor
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 Y = X[:, :2] ** 2 + X[:, 2:]
-XGBOOST = "xgboost.sklearn.XGBRegressor"
+XGBOOST = "xgboost.XGBRegressor"
 
 
 def stored(regressor, algorithm):
@@ -37,7 +45,7 @@ def test_boosted_trees_lie_beside_the_regressor():
     fitted = [leaf for leaf in leaves if leaf["weights"]]
     assert {leaf["class"] for leaf in leaves} == {XGBOOST}
     assert set(parts) == {leaf["weights"] for leaf in fitted}
-    assert all(name.endswith(".ubj") for name in parts)
+    assert all(name.endswith(".json") for name in parts)
     assert loaded(data, "GBR", leaves, parts).predict(X).tobytes() == before
     # What was stored is as it was before.
     assert regressor.predict(X).tobytes() == before
@@ -105,20 +113,21 @@ def test_a_place_in_the_list_of_parts_that_there_is_not_is_refused(number):
     from skops.io import dumps
 
     leaf = {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": None}
+    data = _with_short_names(dumps(make_pipeline(StandardScaler(), Leaf(number))))
     with pytest.raises(RefusedError, match=r"it has no part .* beside the regressor"):
-        loaded(dumps(make_pipeline(StandardScaler(), Leaf(number))), "GBR", [leaf], {})
+        loaded(data, "GBR", [leaf], {})
 
 
 def test_a_part_of_another_class_is_refused():
     data, leaves, parts = stored(make_regressor("GBR", random_state=0).fit(X, Y), "GBR")
     for leaf in leaves:
-        leaf["class"] = "dmrifit.predict.patch_networks.PatchCNN"
-    with pytest.raises(RefusedError, match=r"asks for dmrifit\.networks\.PatchCNN"):
+        leaf["class"] = "dmrifit.PatchCNN"
+    with pytest.raises(RefusedError, match=r"asks for dmrifit\.PatchCNN"):
         loaded(data, "GBR", leaves, parts)
 
 
 def leaf(**changes):
-    return {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": "leaf0.ubj"} | changes
+    return {"class": XGBOOST, "parameters": {}, "fitted": {}, "weights": "leaf0.json"} | changes
 
 
 @pytest.mark.parametrize(
@@ -127,7 +136,7 @@ def leaf(**changes):
         [],
         [leaf()],
         [leaf(weights=None)],
-        [leaf(**{"class": "dmrifit.predict.patch_networks.PatchCNN", "weights": "leaf3.safetensors"}), leaf()],
+        [leaf(**{"class": "dmrifit.PatchCNN", "weights": "leaf3.safetensors"}), leaf()],
     ],
 )
 def test_descriptions_of_parts_are_accepted(leaves):
@@ -144,7 +153,7 @@ def test_descriptions_of_parts_are_accepted(leaves):
         ([{"class": XGBOOST}], "key of a leaf"),
         ([leaf(**{"class": "os.system"})], "asks for os.system"),
         ([leaf(weights="leaf0.safetensors")], "from 'leaf0.safetensors'"),
-        ([leaf(**{"class": "dmrifit.predict.patch_networks.PatchCNN"})], "from 'leaf0.ubj'"),
+        ([leaf(**{"class": "dmrifit.PatchCNN"})], "from 'leaf0.json'"),
         ([leaf(), leaf(weights=7)], "from 7"),
     ],
 )

@@ -1,0 +1,309 @@
+"""Boosted trees as JSON, checked before xgboost reads them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dmrifit.io.parameter_json import RefusedError
+from dmrifit.model_files.boosted_trees import checked_trees
+
+# One split of feature 1 at 0.5 with a leaf on either side, written by hand.
+ROOT = 2147483647
+
+
+def stump():
+    return {
+        "id": 0,
+        "tree_param": {
+            "num_deleted": "0",
+            "num_feature": "2",
+            "num_nodes": "3",
+            "size_leaf_vector": "1",
+        },
+        "left_children": [1, -1, -1],
+        "right_children": [2, -1, -1],
+        "parents": [ROOT, 0, 0],
+        "split_indices": [1, 0, 0],
+        "split_conditions": [0.5, -1.5, 2.25],
+        "split_type": [0, 0, 0],
+        "default_left": [0, 0, 0],
+        "base_weights": [0.0, -1.5, 2.25],
+        "loss_changes": [1.0, 0.0, 0.0],
+        "sum_hessian": [4.0, 2.0, 2.0],
+        "categories": [],
+        "categories_nodes": [],
+        "categories_segments": [],
+        "categories_sizes": [],
+    }
+
+
+def document_of(*trees):
+    return {
+        "version": [3, 0, 0],
+        "learner": {
+            "attributes": {},
+            "feature_names": [],
+            "feature_types": [],
+            "gradient_booster": {
+                "name": "gbtree",
+                "model": {
+                    "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(len(trees))},
+                    "iteration_indptr": list(range(len(trees) + 1)),
+                    "tree_info": [0] * len(trees),
+                    "trees": list(trees),
+                },
+            },
+            "learner_model_param": {
+                "base_score": "1E1",
+                "boost_from_average": "1",
+                "num_class": "0",
+                "num_feature": "2",
+                "num_target": "1",
+            },
+            "objective": {"name": "reg:squarederror", "reg_loss_param": {"scale_pos_weight": "1"}},
+        },
+    }
+
+
+def encoded(document):
+    return json.dumps(document).encode()
+
+
+def predicted(content, X):
+    xgboost = pytest.importorskip("xgboost")
+    regressor = xgboost.XGBRegressor(n_jobs=1)
+    regressor.load_model(bytearray(content))
+    return regressor.predict(X)
+
+
+def test_a_tree_written_by_hand_answers_with_its_leaves():
+    content = checked_trees(encoded(document_of(stump())))
+    X = np.array([[9, 0.25], [-9, 0.75]])
+    np.testing.assert_array_equal(predicted(content, X), [10 - 1.5, 10 + 2.25])
+
+
+@pytest.mark.parametrize("parents", [[0, 10**8, 0], [10**8] * 3, [-1, -5, 7], [], None])
+def test_parents_are_rebuilt_from_the_children(parents):
+    content = checked_trees(encoded(document_of(stump() | {"parents": parents})))
+    tree = json.loads(content)["learner"]["gradient_booster"]["model"]["trees"][0]
+    assert tree["parents"] == [ROOT, 0, 0]
+    assert predicted(content, np.ones((1, 2))) == 10 + 2.25
+
+
+def test_extreme_numbers_of_single_precision_are_the_same_bits_in_xgboost():
+    values = np.array([1e-45, -3.4028235e38, 0.1, -0.0, 16777217, 1 / 3], dtype=np.float32)
+    trees = []
+    for number, value in enumerate(values):
+        leaf = float(str(value))
+        trees.append(stump() | {"id": number, "split_conditions": [0.5, leaf, leaf]})
+    content = checked_trees(encoded(document_of(*trees)))
+    xgboost = pytest.importorskip("xgboost")
+    booster = xgboost.Booster(model_file=bytearray(content))
+    stored = json.loads(bytes(booster.save_raw("json")))
+    leaves = [
+        tree["split_conditions"][1]
+        for tree in stored["learner"]["gradient_booster"]["model"]["trees"]
+    ]
+    assert np.array(leaves, np.float32).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"multi_strategy": "multi_output_tree"},
+        {"booster": "dart", "rate_drop": 0.5},
+        {"num_parallel_tree": 3, "subsample": 0.5},
+        {"n_estimators": 0},
+    ],
+    ids=["trees", "vector leaves", "dart", "forests", "no tree"],
+)
+def test_models_of_xgboost_come_through_unchanged(settings):
+    xgboost = pytest.importorskip("xgboost")
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(80, 4)), rng.normal(size=(80, 3))
+    regressor = xgboost.XGBRegressor(**({"n_estimators": 3, "n_jobs": 1} | settings)).fit(X, Y)
+    content = bytes(regressor.get_booster().save_raw("json"))
+    assert json.loads(checked_trees(content)) == json.loads(content)
+    assert predicted(checked_trees(content), X).tobytes() == regressor.predict(X).tobytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"left_children": [0, -1, -1]},  # a circle
+        {"left_children": [3, -1, -1]},  # beyond the last node
+        {"left_children": [-2, -1, -1]},
+        {"left_children": [2, -1, -1]},  # both branches lead to one node
+        {"right_children": [10**8, -1, -1]},
+        {"right_children": [2, 7, -1]},
+        {"split_indices": [2, 0, 0]},
+        {"split_indices": [-1, 0, 0]},
+        {"split_type": [1, 0, 0]},
+        {"default_left": [2, 0, 0]},
+        {"categories_nodes": [0]},
+        {"split_conditions": [0.5, 1.0]},
+        {"split_conditions": [0.5, 1.0, 2.0, 3.0]},
+        {"base_weights": [0.5, 1.0]},
+        {"loss_changes": [1.0]},
+        {"sum_hessian": [1.0] * 4},
+        {"leaf_weights": [1.0, 2.0]},
+        {"tree_param": stump()["tree_param"] | {"num_nodes": "4"}},
+        {"tree_param": stump()["tree_param"] | {"size_leaf_vector": "2"}},
+    ],
+    ids=repr,
+)
+def test_trees_with_wrong_branches_or_lengths_are_refused(changes):
+    with pytest.raises(RefusedError, match="branches that lead nowhere"):
+        checked_trees(encoded(document_of(stump() | changes)))
+
+
+def test_a_tree_without_nodes_is_refused():
+    tree = stump()
+    tree["tree_param"]["num_nodes"] = "0"
+    for values in tree.values():
+        if isinstance(values, list):
+            values.clear()
+    with pytest.raises(RefusedError):
+        checked_trees(encoded(document_of(tree)))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("left_children", [1.0, -1, -1], "not consist of integers"),
+        ("left_children", [True, False, False], "not consist of integers"),
+        ("left_children", [[1], [-1], [-1]], "not consist of integers"),
+        ("left_children", {"0": 1}, "not consist of integers"),
+        ("split_conditions", ["0.5", "1", "2"], "not consist of numbers"),
+        ("base_weights", [None, 1.0, 2.0], "not consist of numbers"),
+    ],
+)
+def test_arrays_of_another_type_are_refused(name, values, message):
+    with pytest.raises(RefusedError, match=message):
+        checked_trees(encoded(document_of(stump() | {name: values})))
+
+
+@pytest.mark.parametrize("name", ["loss_changes", "split_conditions", "sum_hessian", "categories"])
+def test_a_tree_that_lacks_an_array(name):
+    """Only the arrays of categories may be missing, which older versions do not write."""
+    tree = stump()
+    del tree[name]
+    content = encoded(document_of(tree))
+    if name == "categories":
+        checked_trees(content)
+    else:
+        with pytest.raises(KeyError, match=name):
+            checked_trees(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("iteration_indptr", [0, 2]),
+        ("iteration_indptr", [1, 1]),
+        ("iteration_indptr", [0, 5, 1]),
+        ("tree_info", [1]),
+        ("tree_info", [-1]),
+        ("tree_info", []),
+        ("gbtree_model_param", {"num_trees": "1000000000"}),
+    ],
+)
+def test_lists_of_trees_that_contradict_each_other_are_refused(path, value):
+    document = document_of(stump())
+    document["learner"]["gradient_booster"]["model"][path] = value
+    with pytest.raises(RefusedError, match="not in order"):
+        checked_trees(encoded(document))
+
+
+@pytest.mark.parametrize("numbers", [(0, 0), (1, 0), (0, 2)])
+def test_numbers_of_trees_count_them(numbers):
+    """xgboost crashes where one number stands twice, because it then lacks a tree."""
+    trees = [stump() | {"id": number} for number in numbers]
+    with pytest.raises(RefusedError, match="not in order"):
+        checked_trees(encoded(document_of(*trees)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_target", "1000000000", "not in order"),
+        ("num_target", "0", "not in order"),
+        ("num_target", "-1", "state a count of '-1'"),
+        ("num_class", "1000000000", "not in order"),
+        ("num_feature", 2, "state a count of 2"),
+        ("num_feature", "1", "branches that lead nowhere"),
+        ("base_score", "[1E0,2E0]", "not in order"),
+        ("base_score", "NaN", "contain NaN"),
+        ("base_score", "null", "not in order"),
+    ],
+)
+def test_parameters_that_do_not_fit_the_trees_are_refused(name, value, message):
+    document = document_of(stump())
+    document["learner"]["learner_model_param"][name] = value
+    with pytest.raises(RefusedError, match=message):
+        checked_trees(encoded(document))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("feature_names", ["b"], "name 1 of 2 features"),
+        ("feature_types", ["float", "c"], "branch on categories"),
+        ("attributes", {"best_iteration": 3}, "which is no text"),
+        ("extra", 1, "key of boosted trees"),
+        ("gradient_booster", {"name": "gblinear", "model": {}}, "'gblinear', not of trees"),
+    ],
+)
+def test_other_parts_of_a_learner_are_refused(name, value, message):
+    document = document_of(stump())
+    document["learner"][name] = value
+    with pytest.raises(RefusedError, match=message):
+        checked_trees(encoded(document))
+
+
+def test_categories_are_refused():
+    document = document_of(stump())
+    document["learner"]["gradient_booster"]["model"]["cats"] = {"enc": [1], "sorted_idx": []}
+    with pytest.raises(RefusedError, match="branch on categories"):
+        checked_trees(encoded(document))
+
+
+@pytest.mark.parametrize("weights", [[], [1.0, 1.0]])
+def test_dart_has_one_weight_for_each_tree(weights):
+    document = document_of(stump())
+    booster = document["learner"]["gradient_booster"]
+    document["learner"]["gradient_booster"] = {
+        "name": "dart",
+        "gbtree": {"name": "gbtree", "model": booster["model"]},
+        "weight_drop": weights,
+    }
+    with pytest.raises(RefusedError):
+        checked_trees(encoded(document))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"learner": 1, "learner": 2}', "an entry twice"),
+        ('{"learner": NaN}', "contain NaN"),
+        ('{"learner": -Infinity}', "contain -Infinity"),
+        ('{"learner": 1e999}', "1e999, which is too large"),
+        ('{"learner": 1e39}', "1e39, which is too large"),
+        ('{"learner": 2147483648}', "2147483648, which is too large"),
+        ('{"learner": ' + "9" * 5000 + "}", "99, which is too large"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "key of boosted trees"),
+        ('{"learner": {}}', "key of boosted trees"),
+    ],
+)
+def test_strange_json_is_refused(text, message):
+    with pytest.raises(RefusedError, match=message):
+        checked_trees(text.encode())
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"{L\0\0\0", "{}".encode("utf-16")])
+def test_bytes_that_are_not_json_are_refused(content):
+    with pytest.raises(ValueError, match=r"Expecting|decode"):
+        checked_trees(content)
