@@ -53,61 +53,56 @@ DAMAGED = (EOFError, OSError, zlib.error)
 #: Endings of compressed files.
 COMPRESSED = (".gz", ".bz2", ".zst")
 _GZIP_RATIO = 1032  # what deflate can pack at most, by its format
-_LARGEST_HEADER = (
-    2**26
-)  # bytes before the values, with DICOM headers and whatever else stands there
+# Bytes before the values: extensions may hold whole DICOM headers.
+_LARGEST_HEADER = 2**26
 _CHUNK = 2**20
-_ONE_AT_A_TIME = threading.Lock()
+# The logger of nibabel has one list of handlers for all threads.
+_LOGGER_LOCK = threading.Lock()
 _VOXEL_SIZES = (1e-4, 1e4)  # mm
 _FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
 _OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
-_SPATIAL = (
-    *(
-        "pixdim",
-        "xyzt_units",
-        "dim_info",
-        "qform_code",
-        "sform_code",
-        "quatern_b",
-        "quatern_c",
-        "quatern_d",
-    ),
-    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
-)
+_SPATIAL_FIELDS = (
+    "pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code",
+    "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
 
 
 def load_image(image: Image) -> nib.Nifti1Pair:
-    """
-    Load the header of a NIfTI image and check what it says of its voxels: their number, places and
-    unit.
-    """
+    """Load the header of a NIfTI image; check the number of its voxels, its affine and its unit."""
     name = image_name(image)
-    loaded = _load_header(Path(image)) if isinstance(image, str | Path) else image
+    loaded: Any = image
+    if isinstance(image, str | Path):
+        loaded = _load_header(Path(image))
     if not isinstance(loaded, nib.Nifti1Pair):
         raise ValueError(f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first")
     shape, affine = loaded.shape, np.asarray(loaded.affine)
     if min(shape, default=0) < 0:
         raise ValueError(
-            f"{name} says that it has {' × '.join(map(str, shape))} voxels; its header is damaged, copy it again"
+            f"{name} says that it has {' × '.join(map(str, shape))} voxels; "
+            "its header is damaged, copy it again"
         )
     if not _places_voxels(affine):
         raise ValueError(
-            f"{name} has an affine that places no voxels: {affine[:3].tolist()}; repair its qform or sform"
+            f"{name} has an affine that places no voxels: {affine[:3].tolist()}; "
+            "repair its qform or sform"
         )
     unit = _OTHER_UNITS.get(int(loaded.header["xyzt_units"]) & 7)
     if unit:
         raise ValueError(
-            f"{name} states its lengths in {unit}, and mm are needed: scale its affine, or, where that is in mm "
-            "already, set xyzt_units to 2"
+            f"{name} states its lengths in {unit}, and mm are needed: scale its affine, "
+            "or, where that is in mm already, set xyzt_units to 2"
         )
     return loaded
 
 
 def image_name(image: Any) -> str:
-    """Give what messages call an image."""
+    """Return the name of an image in messages."""
     if isinstance(image, str | Path):
         return str(image)
-    return (isinstance(image, nib.Nifti1Pair) and image.get_filename()) or "the image"
+    if isinstance(image, nib.Nifti1Pair):
+        return image.get_filename() or "the image"
+    return "the image"
 
 
 def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
@@ -127,7 +122,10 @@ def image_of(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
 
     Shapes: `values` (x, y, z).
     """
-    image = nib.Nifti1Image(values.astype(np.uint8) if values.dtype == bool else values, affine)
+    # NIfTI has no type for truth values.
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm")
     return image
 
@@ -138,49 +136,49 @@ def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path)
 
     Shapes: `values` (x, y, z).
     """
-    with whole_file(path) as part:
-        nib.save(image_of(values, affine), part)
+    with whole_file(path) as unfinished:
+        nib.save(image_of(values, affine), unfinished)
 
 
 def save_image(image: nib.Nifti1Pair, path: Path) -> None:
-    """Write an image to a place that nobody reads yet, such as one of a `FileSet`."""
+    """Write an image to a path that nothing reads yet, such as one of a `FileSet`."""
     nib.save(image, path)
 
 
 def file_paths(inputs: Iterable[Any]) -> list[Path]:
     """Find the files that inputs are read from."""
-    found: list[Path] = []
-    for one in inputs:
-        if isinstance(one, list | tuple):
-            found += file_paths(one)
+    paths: list[Path] = []
+    for value in inputs:
+        if isinstance(value, list | tuple):
+            paths += file_paths(value)
             continue
-        name = (
-            one.get_filename()
-            if isinstance(one, nib.Nifti1Pair) and is_proxy(one.dataobj)
-            else one
-        )
+        name = value
+        if isinstance(value, nib.Nifti1Pair) and is_proxy(value.dataobj):
+            name = value.get_filename()
         if isinstance(name, str | Path) and Path(name).is_file():
-            found.append(Path(name))
-    return found
+            paths.append(Path(name))
+    return paths
 
 
 def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
     """Describe the files that inputs are read from, for a sidecar."""
     sources = {}
-    for role, one in inputs.items():
-        paths = file_paths([one])
+    for role, value in inputs.items():
+        paths = file_paths([value])
         for number, path in enumerate(paths, start=1):
-            sources[role if len(paths) == 1 else f"{role} {number}"] = file_record(path)
+            title = role if len(paths) == 1 else f"{role} {number}"
+            sources[title] = file_record(path)
     return sources
 
 
 def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
     """Read the values of an image whose header is loaded."""
     check_real(loaded.get_data_dtype(), name)
-    if (path := file_of(loaded)) is not None:
-        _check_claim(loaded.dataobj, path, name)
+    path = file_of(loaded)
+    if path is not None:
+        _check_claimed_size(loaded.dataobj, path, name)
     try:
-        return np.asarray(_whole(loaded, name))
+        return np.asarray(_read_to_end(loaded, name))
     except MemoryError:
         raise _too_large(loaded.dataobj, name) from None
     except DAMAGED as error:
@@ -188,68 +186,57 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
 
 
 def file_of(loaded: nib.Nifti1Pair) -> Path | None:
-    """
-    Find the file that the values of an image are read from, which stays the same where the image
-    is saved elsewhere.
-    """
+    """Find the file that the values of an image are read from; None for values in memory."""
+    # Not the name of the image, which changes when the image is saved elsewhere.
     stored = getattr(loaded.dataobj, "file_like", None)
     return Path(stored) if isinstance(stored, str | os.PathLike) else None
 
 
-def check_real(kind: np.dtype, name: str) -> None:
-    """Refuse values that are no real numbers."""
-    if kind.names or not (
-        np.issubdtype(kind, np.integer) or np.issubdtype(kind, np.floating) or kind.kind == "b"
-    ):
-        held = "colors" if kind.names else f"values of type {kind}"
-        raise ValueError(
-            f"{name} holds {held}; magnitudes, integers or other real numbers are needed: convert it first"
-        )
+def check_real(dtype: np.dtype, name: str) -> None:
+    """Refuse values that are not real numbers."""
+    if dtype.kind in "biuf" and not dtype.names:
+        return
+    content = "colors" if dtype.names else f"values of type {dtype}"
+    raise ValueError(
+        f"{name} holds {content}; magnitudes, integers or other real numbers are needed: "
+        "convert it first"
+    )
 
 
 def stored_bytes(proxy: Any) -> int:
-    """Tell how many bytes the unpacked file of an image has, as its header says."""
-    return int(proxy.offset) + int(proxy.dtype.itemsize) * math.prod(int(n) for n in proxy.shape)
+    """Compute from its header how many bytes the unpacked file of an image has."""
+    n_values = math.prod(int(n) for n in proxy.shape)
+    return int(proxy.offset) + int(proxy.dtype.itemsize) * n_values
 
 
 def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
-    """
-    Give a header that places voxels as another one does and says nothing else that it says.
-
-    Descriptions, names of files and patients, and extensions stay behind: scanners and converters
-    write them.
-    """
+    """Copy where a header places voxels and nothing else that it says."""
+    # Scanners and converters write patients and files into descriptions and extensions.
     plain = type(header)()
     plain.set_data_shape(header.get_data_shape())
-    for name in _SPATIAL:
+    for name in _SPATIAL_FIELDS:
         plain[name] = header[name]
     return plain
 
 
 def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
-    """
-    Make the error for a file that cannot be read to its end, or an array whose blocks cannot be
-    had.
-    """
+    """Make the error for a file that cannot be read to its end, or a block that cannot be computed."""
+    problem = " ".join(str(error).split())
     if data is not None and not nib.is_proxy(data):
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return ValueError(
-            f"a block of {name} cannot be computed ({problem}); mend what the array is made from"
+            f"a block of {name} cannot be computed ({type(error).__name__}: {problem}); "
+            "mend what the array is made from"
         )
     if isinstance(error, FileNotFoundError):
         return _vanished(name)
-    problem = " ".join(str(error).split())
     return ValueError(
         f"{name} cannot be read to its end, it seems damaged or cut off ({problem}); copy it again"
     )
 
 
-def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
-    """
-    Give the values of an image, read to the end of a packed file.
-
-    Only there is the checksum that tells whether they are those that were packed, and nibabel stops before it.
-    """
+def _read_to_end(loaded: nib.Nifti1Pair, name: str) -> Any:
+    """Read the values of an image, and a packed file up to its last byte."""
+    # The checksum of a packed file comes last, and nibabel stops before it.
     stored: Any = loaded.dataobj
     path = file_of(loaded)
     if path is None or path.suffix.lower() not in COMPRESSED:
@@ -257,19 +244,18 @@ def _whole(loaded: nib.Nifti1Pair, name: str) -> Any:
     needed = stored_bytes(stored)
     with ImageOpener(str(path)) as packed:
         raw = packed.read(needed)
-        rest = packed.read(_CHUNK)
-        too_long = len(rest) == _CHUNK and packed.read(1)
+        padding = packed.read(_CHUNK)
+        too_long = len(padding) == _CHUNK and packed.read(1)
     if len(raw) < needed:
         raise ValueError(
             f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again"
         )
     if too_long:
         raise ValueError(
-            f"{name} unpacks to more than the {needed} bytes that its header tells of; copy it again"
+            f"{name} unpacks to more than the {needed} bytes that its header states; copy it again"
         )
-    return ArrayProxy(
-        io.BytesIO(raw), (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-    )
+    layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+    return ArrayProxy(io.BytesIO(raw), layout)
 
 
 def _vanished(name: str) -> Any:
@@ -279,7 +265,7 @@ def _vanished(name: str) -> Any:
 
 
 def _load_header(path: Path) -> Any:
-    """Load an image without its values; what nibabel repairs is refused where it would move the voxels."""
+    """Load an image without its values; refuse repairs by nibabel that would move the voxels."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check its name and folder")
     _check_header(path)
@@ -288,56 +274,55 @@ def _load_header(path: Path) -> Any:
             loaded = nib.load(path)
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # each of the formats that nibabel guesses from the ending raises its own
+    # nibabel guesses the format from the ending, and each format raises errors of its own.
+    except Exception as error:
         if not path.is_file():
             raise _vanished(str(path)) from error
         raise ValueError(
-            f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); copy it again, or "
-            "convert it to NIfTI"
+            f"{path} cannot be read as an image, it may be damaged or of another kind ({error}); "
+            "copy it again, or convert it to NIfTI"
         ) from error
     if not isinstance(loaded, nib.Nifti1Pair):
         return loaded
-    by_sform = int(loaded.header["sform_code"]) > 0
-    moving = [
-        one
-        for one in remarks
-        if one.startswith(("sform",) if by_sform else ("sform", "qform", "pixdim[1"))
-    ]
+    moving_fields: tuple[str, ...] = ("sform", "qform", "pixdim[1")
+    # With an sform, the other fields do not place the voxels.
+    if int(loaded.header["sform_code"]) > 0:
+        moving_fields = ("sform",)
+    moving = [remark for remark in remarks if remark.startswith(moving_fields)]
     if moving:
         raise ValueError(
-            f"{path} has a header that cannot be right ({'; '.join(moving)}); repair it, or convert the scan again"
+            f"{path} has a header that cannot be right ({'; '.join(moving)}); "
+            "repair it, or convert the scan again"
         )
     shortest = getattr(loaded.header, "single_vox_offset", 0)
     stored: Any = loaded.dataobj
     if isinstance(loaded, nib.Nifti1Image) and stored.offset < shortest:
         raise ValueError(
-            f"{path} says that its values begin at byte {stored.offset}, which is inside its header; set "
-            f"vox_offset to {shortest}, or convert the scan again"
+            f"{path} says that its values begin at byte {stored.offset}, which is inside its "
+            f"header; set vox_offset to {shortest}, or convert the scan again"
         )
     return loaded
 
 
 @contextmanager
 def _remarks() -> Iterator[list[str]]:
-    """Collect what nibabel says of a header on the standard error stream, where it would not name the file."""
+    """Collect what nibabel logs on a header: its own lines would not name the file."""
     remarks: list[str] = []
     handler = logging.Handler()
-    mine = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == mine)
+    this_thread = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == this_thread)
     handler.emit = lambda record: remarks.append(record.getMessage())  # type: ignore[method-assign]
-    with _ONE_AT_A_TIME:
-        kept = list(logger.handlers)
+    with _LOGGER_LOCK:
+        handlers_before = list(logger.handlers)
         logger.handlers[:] = [handler]
         try:
             yield remarks
         finally:
-            logger.handlers[:] = kept
+            logger.handlers[:] = handlers_before
 
 
 def _places_voxels(affine: NDArray[np.float64]) -> bool:
-    """Tell whether voxels have a size, and lie apart in three dimensions."""
+    """Whether voxels have a size and lie apart in three dimensions."""
     if not np.isfinite(affine).all():
         return False
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -352,44 +337,50 @@ def _check_header(path: Path) -> None:
     try:
         with ImageOpener(str(path)) as file:
             start = file.read(184)
+    # nibabel reads the file next and explains better why it cannot.
     except Exception:
-        return  # which nibabel tells better
+        return
     for order in ("<", ">"):
         size = np.frombuffer(start[:4].ljust(4), f"{order}i4")[0]
         if size == 348 and len(start) >= 116:
-            offset, slope = (float(one) for one in np.frombuffer(start[108:116], f"{order}f4"))
+            offset, slope = np.frombuffer(start[108:116], f"{order}f4").tolist()
         elif size == 540 and len(start) >= 184:
             offset = float(np.frombuffer(start[168:176], f"{order}i8")[0])
             slope = float(np.frombuffer(start[176:184], f"{order}f8")[0])
+        # In the other byte order the size of the header is another number.
         else:
             continue
         if np.isinf(slope):
             raise ValueError(
-                f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; convert the scan again"
+                f"{path} has the scale factor {slope:g} (scl_slope), so its values are lost; "
+                "convert the scan again"
             )
         if not 0 <= offset <= _LARGEST_HEADER:
             raise ValueError(
-                f"{path} says that its values begin at byte {offset:.6g}, which no header is long enough for"
+                f"{path} says that its values begin at byte {offset:.6g}, "
+                "which no header is long enough for"
             )
 
 
-def _check_claim(proxy: Any, path: Path, name: str) -> None:
+def _check_claimed_size(proxy: Any, path: Path, name: str) -> None:
     """Refuse what a file cannot hold before memory is taken for it."""
     needed = stored_bytes(proxy)
     try:
         size = path.stat().st_size
+    # Reading fails next, with a message that names the file.
     except OSError:
-        return  # which reading tells
+        return
     suffix = path.suffix.lower()
     if suffix == ".gz" and needed > _GZIP_RATIO * size + _CHUNK:
         raise ValueError(
-            f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; copy it again"
+            f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; "
+            "copy it again"
         )
     if suffix not in COMPRESSED and needed > size:
         raise ValueError(
             f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again"
         )
-    # Values as they lie in a file are only looked at where they are needed; others are made.
+    # Unpacked values without a scale factor are mapped from the disk and need no memory of their own.
     mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
     if not mapped and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise _too_large(proxy, name)
@@ -398,6 +389,6 @@ def _check_claim(proxy: Any, path: Path, name: str) -> None:
 def _too_large(proxy: Any, name: str) -> ValueError:
     values = " × ".join(map(str, proxy.shape))
     return ValueError(
-        f"{name} holds {values} values, {stored_bytes(proxy) / 2**30:.3g} GiB as they are stored, for which there is "
-        "no memory here; crop it, or take a larger machine"
+        f"{name} holds {values} values, {stored_bytes(proxy) / 2**30:.3g} GiB as they are stored, "
+        "for which there is no memory here; crop it, or take a larger machine"
     )

@@ -54,7 +54,7 @@ class Part:
     Parameters
     ----------
     name : str
-        What messages call it.
+        Its name in messages.
     path : Path or None
         Where its measurements are stored, if they are in a file.
     data : array or nibabel's proxy of one
@@ -85,12 +85,7 @@ class Part:
 
     @contextmanager
     def unpacked(self) -> Iterator[Part]:
-        """
-        Check that the file is whole, and unpack a compressed one while the block lasts.
-
-        Slices of a compressed file can only be reached by unpacking it from the start, so it is
-        unpacked once, into a nameless temporary file that vanishes with the block or the process.
-        """
+        """Check that the file is whole, and unpack a compressed one while the block lasts."""
         if self.path is None:
             yield self
             return
@@ -102,28 +97,31 @@ class Part:
             self._check_length(size)
             yield self
             return
+        # A slice can only be reached by unpacking from the start, so all is unpacked once, into a
+        # file without a name that vanishes even if the process is killed.
         with tempfile.TemporaryFile() as file:
+            bounded = _Bounded(file, stored_bytes(self.data), self.name)
             try:
                 with ImageOpener(str(self.path)) as packed:
-                    shutil.copyfileobj(
-                        packed, _Bounded(file, stored_bytes(self.data), self.name), 2**20
-                    )
+                    shutil.copyfileobj(packed, bounded, 2**20)
             except DAMAGED as error:
                 if getattr(error, "errno", None) in _NO_ROOM:
                     raise type(error)(
-                        f"no room to unpack {self.name} in {tempfile.gettempdir()}; set TMPDIR to a larger place"
+                        f"no room to unpack {self.name} in {tempfile.gettempdir()}; "
+                        "set TMPDIR to a larger place"
                     ) from error
                 raise damaged(self.name, error) from error
             self._check_length(file.tell())
             stored = self.data
-            spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-            yield replace(self, data=ArrayProxy(file, spec))
+            layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+            yield replace(self, data=ArrayProxy(file, layout))
 
-    def _check_length(self, found: int) -> None:
+    def _check_length(self, n_bytes: int) -> None:
         needed = stored_bytes(self.data)
-        if found < needed:
+        if n_bytes < needed:
             raise ValueError(
-                f"{self.name} is cut off: it should hold {needed} bytes and holds {found}; copy it again"
+                f"{self.name} is cut off: it should hold {needed} bytes and holds {n_bytes}; "
+                "copy it again"
             )
 
 
@@ -151,41 +149,43 @@ class Series:
 
     @classmethod
     def open(cls, images: Images) -> Series:
-        """Read the headers and check what can be known from them."""
-        given = placed(images, None)
-        listed = [given] if isinstance(given, str | Path | nib.Nifti1Pair) else list(given)
-        if not listed:
+        """Read and check the headers of one image or several."""
+        sources = placed(images, None)
+        if isinstance(sources, str | Path | nib.Nifti1Pair):
+            sources = [sources]
+        names = [image_name(source) for source in sources]
+        if not names:
             raise ValueError("a list of images must name at least one")
-        loaded = [load_image(image) for image in listed]
-        first, first_name = loaded[0], image_name(listed[0])
-        parts = []
-        for image, one in zip(listed, loaded, strict=True):
-            part = _part(one, image_name(image), may_be_3d=len(listed) > 1)
+        loaded = [load_image(source) for source in sources]
+        first = loaded[0]
+        members = []
+        for image, name in zip(loaded, names, strict=True):
+            members.append(_part(image, name, may_be_3d=len(names) > 1))
             check_same_grid(
-                one.shape[:3],
-                one.affine,
+                image.shape[:3],
+                image.affine,
                 first.shape[:3],
                 first.affine,
-                name=part.name,
-                reference_name=first_name,
+                name=name,
+                reference_name=names[0],
             )
-            parts.append(part)
         # Maps are single files, also when the input is a pair of .hdr and .img.
-        image_class = (
-            nib.Nifti2Image if isinstance(first.header, nib.Nifti2Header) else nib.Nifti1Image
-        )
-        return cls(tuple(parts), first.affine, first.header, image_class)
+        is_nifti2 = isinstance(first.header, nib.Nifti2Header)
+        image_class = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
+        return cls(tuple(members), first.affine, first.header, image_class)
 
     @property
     def name(self) -> str:
-        """What messages call it."""
-        more = f" and {len(self.parts) - 1} more" if len(self.parts) > 1 else ""
-        return f"{self.parts[0].name}{more}"
+        """Its name in messages."""
+        first = self.parts[0].name
+        if len(self.parts) == 1:
+            return first
+        return f"{first} and {len(self.parts) - 1} more"
 
     @property
     def stem(self) -> str:
-        """What the names of its files have in common, without folder and extensions; empty if there is nothing."""
-        return common_stem([part.path for part in self.parts if part.path is not None])
+        """What the names of its files share, without folder and extensions; may be empty."""
+        return common_stem([image.path for image in self.parts if image.path is not None])
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -196,25 +196,23 @@ class Series:
     @property
     def n_measurements(self) -> int:
         """Number of volumes."""
-        return sum(part.n_measurements for part in self.parts)
+        return sum(image.n_measurements for image in self.parts)
 
     def check_count(self, protocol: Protocol) -> None:
         """Make sure that there is one volume for each measurement of a protocol."""
         if self.n_measurements != len(protocol):
             named = f" of {protocol.name}" if protocol.name else ""
             raise ValueError(
-                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} has "
-                f"{_count(len(protocol), 'b-value')}; "
-                "check that both belong to one scan"
+                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} "
+                f"has {_count(len(protocol), 'b-value')}; check that both belong to one scan"
             )
 
     @contextmanager
     def unpacked(self) -> Iterator[Series]:
         """Check that all files are whole, and unpack compressed ones while the block lasts."""
         with ExitStack() as stack:
-            yield replace(
-                self, parts=tuple(stack.enter_context(part.unpacked()) for part in self.parts)
-            )
+            unpacked = [stack.enter_context(image.unpacked()) for image in self.parts]
+            yield replace(self, parts=tuple(unpacked))
 
     def read(self, slab: slice, dtype: type[np.floating] = np.float64) -> NDArray:
         """
@@ -225,57 +223,58 @@ class Series:
         x, y, z = self.grid
         values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements), dtype)
         first = 0
-        for part in self.parts:
-            values[..., first : first + part.n_measurements] = part.read(slab)
-            first += part.n_measurements
+        for image in self.parts:
+            values[..., first : first + image.n_measurements] = image.read(slab)
+            first += image.n_measurements
         return values
 
     def slabs(
         self, region: NDArray[np.bool_] | None, *, progress: bool, task: str
     ) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
         """
-        Go through the voxels in question, some slices at a time.
+        Read the voxels of a region, or all with signal, some slices at a time.
 
-        Shapes: `region` (x, y, z); returns part (x, y, slices), voxels (n_voxels, m).
+        Shapes: `region` (x, y, z); yields a slab, inside (x, y, slices), voxels (n_voxels, m).
         """
-        x, y, z = self.grid
+        x, y, _ = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
-        with tqdm(
-            total=z, unit="slice", desc=task, disable=None if progress else True, leave=False
-        ) as bar:
-            for slab in slices_of(z, thickness, [part.data for part in self.parts]):
-                if region is None or region[:, :, slab].any():
-                    signals = self.read(slab)
-                    inside = _with_signal(signals) if region is None else region[:, :, slab]
-                    if inside.any():
-                        voxels = volume_to_voxels(signals, inside)
-                        del signals
-                        yield slab, inside, voxels
-                bar.update(slab.stop - slab.start)
+        for slab in self._slabs_of_region(region, thickness, progress=progress, task=task):
+            signals = self.read(slab)
+            inside = _with_signal(signals) if region is None else region[:, :, slab]
+            if inside.any():
+                voxels = volume_to_voxels(signals, inside)
+                # The whole slab would stay in memory while the caller works on its voxels.
+                del signals
+                yield slab, inside, voxels
 
     def slabs_with_margin(
         self, region: NDArray[np.bool_] | None, margin: int, *, progress: bool, task: str
     ) -> Iterator[tuple[slice, slice, NDArray[np.bool_], NDArray[np.float64]]]:
         """
-        Go through the slices, some at a time, with their neighbors above and below.
+        Read slices, some at a time, with their neighbors above and below.
 
-        Shapes: returns inside (x, y, slices around), values (x, y, slices around, m).
+        Shapes: yields a slab, the slab with its neighbors, inside (x, y, slices), values (x, y,
+        slices, m).
         """
         x, y, z = self.grid
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
-        with tqdm(
-            total=z, unit="slice", desc=task, disable=None if progress else True, leave=False
-        ) as bar:
-            for slab in slices_of(z, thickness, [part.data for part in self.parts]):
-                around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
+        for slab in self._slabs_of_region(region, thickness, progress=progress, task=task):
+            around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
+            values = self.read(around)
+            inside = _with_signal(values) if region is None else region[:, :, around]
+            yield slab, around, inside, values
+
+    def _slabs_of_region(
+        self, region: NDArray[np.bool_] | None, thickness: int, *, progress: bool, task: str
+    ) -> Iterator[slice]:
+        """Choose slabs that hold a voxel of the region, and show how far the work is."""
+        n_slices = self.grid[2]
+        # None shows the bar in a terminal only.
+        disable = None if progress else True
+        with tqdm(total=n_slices, unit="slice", desc=task, disable=disable, leave=False) as bar:
+            for slab in slices_of(n_slices, thickness, [image.data for image in self.parts]):
                 if region is None or region[:, :, slab].any():
-                    values = self.read(around)
-                    yield (
-                        slab,
-                        around,
-                        _with_signal(values) if region is None else region[:, :, around],
-                        values,
-                    )
+                    yield slab
                 bar.update(slab.stop - slab.start)
 
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
@@ -284,7 +283,7 @@ class Series:
 
         Shapes: `values` (x, y, z).
         """
-        # What else a header says describes the measurements, or the patient, and not maps of them.
+        # The other fields of a header describe the measurements or the patient, not the map.
         header = spatial_header(self.header)
         header.set_data_dtype(values.dtype)
         header["descrip"] = description.encode("ascii", "replace")[:79]
@@ -305,7 +304,8 @@ def read_map(image: Image, series: Series) -> NDArray:
     shape = loaded.shape
     if len(shape) < 3 or not set(shape[3:]) <= {1}:
         raise ValueError(
-            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a map of one volume (x, y, z) is needed"
+            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); "
+            "a map of one volume (x, y, z) is needed"
         )
     grid = shape[:3]
     check_same_grid(
@@ -315,15 +315,18 @@ def read_map(image: Image, series: Series) -> NDArray:
 
 
 class _Bounded:
-    """A file that takes no more than a header tells of: a small packed file could fill the disk."""
+    """A file that takes no more than a header states: a small packed file could fill the disk."""
 
-    def __init__(self, file: IO[bytes], told: int, name: str) -> None:
-        self.file, self.told, self.name = file, told, name
+    def __init__(self, file: IO[bytes], n_bytes: int, name: str) -> None:
+        self.file = file
+        self.n_bytes = n_bytes
+        self.name = name
 
     def write(self, chunk: bytes) -> int:
-        if self.file.tell() + len(chunk) > self.told + _SLACK:
+        if self.file.tell() + len(chunk) > self.n_bytes + _SLACK:
             raise ValueError(
-                f"{self.name} unpacks to more than the {self.told} bytes that its header tells of; copy it again"
+                f"{self.name} unpacks to more than the {self.n_bytes} bytes that its header states; "
+                "copy it again"
             )
         return self.file.write(chunk)
 
@@ -332,23 +335,23 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     """Check what a header says of one image of a series."""
     shape = loaded.shape
     if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
-        raise ValueError(
-            
-                f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); a 4-D image (x, y, z, measurements) is "
-                "needed"
-                + ("" if len(shape) > 4 else ", or several images: a list of them, or a manifest")
-            
+        msg = (
+            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); "
+            "a 4-D image (x, y, z, measurements) is needed"
         )
+        if len(shape) <= 4:
+            msg += ", or several images: a list of them, or a manifest"
+        raise ValueError(msg)
     check_real(loaded.get_data_dtype(), name)
     if 0 in shape:
         raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")
     return Part(name, file_of(loaded), loaded.dataobj)
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + "s" * (n != 1)
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _with_signal(signals: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Find the voxels that are not 0 or NaN in every measurement; NaN counts as different from 0."""
+    """Find the voxels with a measurement that is neither 0 nor NaN."""
     return ((signals != 0) & ~np.isnan(signals)).any(axis=-1)

@@ -7,12 +7,13 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dmrifit._utils.text_files import read_text
 
 __all__ = ["NOTHING", "named_file", "read_rows", "table_with"]
 
-#: What stands for nothing in a cell.
+#: Cells of missing values.
 NOTHING = ("", "n/a", "N/A", "nan")
 
 
@@ -30,48 +31,57 @@ def read_rows(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table; check its name and folder")
-    separator, word = (",", "commas") if path.suffix.lower() == ".csv" else ("\t", "tabs")
+    separator, separators = "\t", "tabs"
+    if path.suffix.lower() == ".csv":
+        separator, separators = ",", "commas"
     text = read_text(path)
+    options: dict[str, Any] = {
+        "sep": separator,
+        "dtype": str,
+        "keep_default_na": False,
+        "skipinitialspace": True,
+    }
     try:
         with warnings.catch_warnings():
             # Without this, values beyond the last column are dropped with a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            options = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
-            # With a header, pandas would give columns of one name other names.
-            titles = pd.read_csv(
-                io.StringIO(text, newline=""), sep=separator, header=None, nrows=1, **options
-            ).iloc[0]
-            frame = pd.read_csv(
-                io.StringIO(text, newline=""), sep=separator, index_col=False, **options
-            )
+            # With a header, pandas renames columns that have the same name.
+            header = pd.read_csv(io.StringIO(text, newline=""), header=None, nrows=1, **options)
+            frame = pd.read_csv(io.StringIO(text, newline=""), index_col=False, **options)
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: not a table of text columns ({problem}); give each row as many values, separated by {word}"
+            f"{path}: not a table of text columns ({problem}); "
+            f"give each row as many values, separated by {separators}"
         ) from None
-    named = [(aliases or {}).get(name.strip(), name.strip()) for name in titles]
-    if twice := sorted({name for name in named if name and named.count(name) > 1}):
-        raise ValueError(f"{path}: more than one column {', '.join(twice)}; keep one")
-    frame = frame.rename(columns=lambda name: (aliases or {}).get(name.strip(), name.strip()))
+
+    def column_name(title: str) -> str:
+        name = title.strip()
+        return aliases.get(name, name) if aliases else name
+
+    columns = [column_name(title) for title in header.iloc[0]]
+    repeated = sorted({name for name in columns if name and columns.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{path}: more than one column {', '.join(repeated)}; keep one")
+    frame = frame.rename(columns=column_name)
+    problem = ""
     missing = [column for column in required if column not in frame]
     unknown = [column for column in frame if strict and column not in (*required, *optional)]
-    if missing or unknown:
-        problem = (
-            f"no column {', '.join(missing)}"
-            if missing
-            else f"unknown column {', '.join(unknown)}"
-        )
-        needed = ", ".join(required) + (
-            f" and optionally {', '.join(optional)}" if optional else ""
-        )
+    if missing:
+        problem = f"no column {', '.join(missing)}"
+    elif unknown:
+        problem = f"unknown column {', '.join(unknown)}"
+    if problem:
+        needed = ", ".join(required)
+        if optional:
+            needed += f" and optionally {', '.join(optional)}"
         raise ValueError(
-            f"{path}: {problem} in {_shortened(', '.join(frame))}; needed are {needed}, separated by {word}"
+            f"{path}: {problem} in {_shortened(', '.join(frame))}; "
+            f"needed are {needed}, separated by {separators}"
         )
     rows = []
     for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {
-            name: "" if text.strip() in NOTHING else text.strip() for name, text in record.items()
-        }
+        row = {name: _cell(text) for name, text in record.items()}
         empty = [column for column in required if not row[column]]
         if empty:
             raise ValueError(f"{path}, row {line}: no {empty[0]}; every row needs one")
@@ -88,47 +98,49 @@ def table_with(
     columns: Sequence[str],
     aliases: Mapping[str, str],
 ) -> tuple[str, dict[str, str]]:
-    """
-    Make the text of a tab-separated table with further rows; the lines that are there stay as they
-    are.
-    """
+    """Make the text of a tab-separated table with further rows, and map columns to its titles."""
     path = Path(path)
-    text = path.read_bytes().decode("utf-8") if path.exists() else _line(columns)
+    text = _line(columns)
+    if path.exists():
+        # Not as text, which would turn the line ends of the user's table into others.
+        text = path.read_bytes().decode("utf-8")
     physical = list(io.StringIO(text, newline=""))
     records = csv.reader(physical, delimiter="\t")
     header = [name.strip("\ufeff ") for name in next(records)]
     column_of = {name: aliases.get(name, name) for name in header}
-    added = [
-        name
-        for name in columns
-        if name not in column_of.values() and any(row.get(name) for row in rows)
-    ]
+    absent = [name for name in columns if name not in column_of.values()]
+    added = [name for name in absent if any(row.get(name) for row in rows)]
     lines = ["\t".join([_ended(physical[: records.line_num]), *added])]
     first = records.line_num
     for record in records:
-        missing = len(header) + len(added) - len(record) if record else 0
-        lines.append("\t".join([_ended(physical[first : records.line_num]), *["n/a"] * missing]))
+        # Lines that are there stay as they are, and empty ones stay empty.
+        n_missing = len(header) + len(added) - len(record) if record else 0
+        cells = [_ended(physical[first : records.line_num]), *["n/a"] * n_missing]
+        lines.append("\t".join(cells))
         first = records.line_num
     column_of |= {name: name for name in added}
-    lines += [
-        _ended([_line([row.get(column) or "n/a" for column in column_of.values()])])
-        for row in rows
-    ]
+    for row in rows:
+        values = [row.get(column) or "n/a" for column in column_of.values()]
+        lines.append(_ended([_line(values)]))
     end = "\r\n" if physical[0].endswith("\r\n") else "\n"
-    return end.join(lines) + end, {
-        column: name for name, column in column_of.items() if column in columns
-    }
+    titles = {column: name for name, column in column_of.items() if column in columns}
+    return end.join(lines) + end, titles
 
 
 def named_file(folder: Path, name: str, where: str) -> Path:
     """Find a file that a table names."""
     path = folder / name
     if not path.is_file():
-        wrong = "is a folder" if name and path.is_dir() else "does not exist"
+        problem = "is a folder" if name and path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"{where} {name!r} {wrong}; paths are relative to {folder.resolve()}"
+            f"{where} {name!r} {problem}; paths are relative to {folder.resolve()}"
         )
     return path
+
+
+def _cell(text: str) -> str:
+    text = text.strip()
+    return "" if text in NOTHING else text
 
 
 def _shortened(text: str) -> str:
@@ -136,7 +148,7 @@ def _shortened(text: str) -> str:
 
 
 def _line(values: Sequence[str]) -> str:
-    """Write one line of a table; values with a quotation mark are quoted, so that it comes back."""
+    """Write one line of a table, with values that hold quotation marks in quotation marks."""
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n").writerow(values)
     return text.getvalue()
