@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ __all__ = ["Cohort", "VoxelTable"]
 _SAME_B = 1.0  # s/mm²
 _SAME_TE = 0.05  # ms
 _VOXELS_TO_CHECK = 2000
-_RISE = 1.05  # more than what noise at its floor does to a median
+# Noise at its floor changes a median by less.
+_RISE = 1.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +98,9 @@ class Cohort:
     ) -> None:
         self.scans = tuple(scans)
         self.name = str(name)
-        self.simulation: dict[str, Any] | None = (
-            None if simulation is None else describe(dict(simulation))
-        )
+        self.simulation: dict[str, Any] | None = None
+        if simulation is not None:
+            self.simulation = describe(dict(simulation))
         self.skipped: dict[str, str] = {}
         if not self.scans:
             raise ValueError(f"cohort {name!r} has no scan")
@@ -110,8 +112,9 @@ class Cohort:
         return iter(self.scans)
 
     def __repr__(self) -> str:
-        kind = "synthetic cohort" if self.synthetic else "cohort"
-        return f"<{kind} {self.name!r}: {len(self.patients)} patients, {self.scans[0].protocol!r}>"
+        title = "synthetic cohort" if self.synthetic else "cohort"
+        protocol = self.scans[0].protocol
+        return f"<{title} {self.name!r}: {len(self.patients)} patients, {protocol!r}>"
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -174,15 +177,15 @@ class Cohort:
         source = _protocol(source, first, lambda: _clinical(self.scans[0]))
         target = _protocol(target, first, lambda: np.arange(len(first)))
         rule = _scale_rule(scale)
-        seed = seed_from(random_state) if max_voxels is not None else 0
-        parts: dict[str, list[NDArray]] = {
-            key: [] for key in ("X", "Y", "groups", "sigma", "index", "scale")
-        }
+        seed = 0
+        if max_voxels is not None:
+            seed = seed_from(random_state)
+        parts: dict[str, list[NDArray]] = defaultdict(list)
         for position, scan in enumerate(self.scans):
             region = scan.region(mask)
             if region is None:
                 continue
-            columns = _indices(source, scan), _indices(target, scan)
+            source_columns, target_columns = _indices(source, scan), _indices(target, scan)
             voxels = np.flatnonzero(region)
             if max_voxels is not None and len(voxels) > max_voxels:
                 rng = np.random.default_rng(seed_for(seed, "voxels", scan.patient, mask))
@@ -191,11 +194,11 @@ class Cohort:
             signal = scan.signal
             body = scan.mask
             _check_order(scan, signal[body])
-            factor = _scale_of(scan, signal[body][:, columns[0]], source, rule)
-            near = None if patch_shape is None else body
-            inputs = neighborhoods(signal[..., columns[0]], where, patch_shape, region=near)
+            # From the whole body, so that it does not depend on the voxels that are drawn.
+            factor = _scale_of(scan, signal[body][:, source_columns], source, rule)
+            inputs = neighborhoods(signal[..., source_columns], where, patch_shape, region=body)
             parts["X"].append(inputs.astype(float) / factor)
-            parts["Y"].append(signal[where][:, columns[1]].astype(float) / factor)
+            parts["Y"].append(signal[where][:, target_columns].astype(float) / factor)
             parts["groups"].append(np.full(len(voxels), scan.patient))
             parts["index"].append(np.column_stack([np.full(len(voxels), position), *where]))
             parts["scale"].append(np.full(len(voxels), factor))
@@ -206,16 +209,14 @@ class Cohort:
                 parts["sigma"].append(np.asarray(sigma, dtype=float))
         if not parts["X"]:
             raise ValueError(
-                f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; name one of each, or other masks"
+                f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; "
+                "name one of each, or other masks"
             )
         joined = {key: np.concatenate(values) for key, values in parts.items() if key != "sigma"}
-        complete = len(parts["sigma"]) == len(parts["X"])
-        return VoxelTable(
-            **joined,
-            sigma=np.concatenate(parts["sigma"]) if complete else None,
-            source=source,
-            target=target,
-        )
+        noise = None
+        if len(parts["sigma"]) == len(parts["X"]):
+            noise = np.concatenate(parts["sigma"])
+        return VoxelTable(**joined, sigma=noise, source=source, target=target)
 
     def count(self, mask: MaskName) -> int:
         """
@@ -252,12 +253,12 @@ class Cohort:
         if not truths or any(truth is None for truth in truths):
             return None
         names = [name for name in truths[0] if all(name in truth for truth in truths)]  # type: ignore
-        found = {name: np.empty(len(index)) for name in names}
+        parameters = {name: np.empty(len(index)) for name in names}
         for position, truth in enumerate(truths):
             rows = index[:, 0] == position
             for name in names:
-                found[name][rows] = truth[name][tuple(index[rows, 1:].T)]  # type: ignore
-        return found
+                parameters[name][rows] = truth[name][tuple(index[rows, 1:].T)]  # type: ignore
+        return parameters
 
     @classmethod
     def read(
@@ -304,10 +305,10 @@ class Cohort:
             If a file is missing.
         """
         cohorts = {}
-        found = read_participants(Path(table), average=average, b_tolerance=b_tolerance)
-        for name, members in found.scans.items():
-            cohorts[name] = cls(members, name, simulation=found.simulations.get(name))
-            cohorts[name].skipped = found.skipped.get(name, {})
+        participants = read_participants(Path(table), average=average, b_tolerance=b_tolerance)
+        for name, scans in participants.scans.items():
+            cohorts[name] = cls(scans, name, simulation=participants.simulations.get(name))
+            cohorts[name].skipped = participants.skipped.get(name, {})
         return cohorts
 
     def write(self, folder: str | Path) -> Path:
@@ -342,7 +343,9 @@ def _protocol(
 ) -> Protocol:
     if isinstance(choice, Protocol):
         return choice
-    return first.take(default() if choice is None else choice)
+    if choice is None:
+        choice = default()
+    return first.take(choice)
 
 
 def _indices(contrasts: Protocol, scan: Scan) -> NDArray[np.intp]:
@@ -374,7 +377,8 @@ def _clinical(scan: Scan) -> NDArray[np.intp]:
         return scan.protocol.clinical()
     except ValueError as error:
         raise ValueError(
-            f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; or name the source contrasts (source=)"
+            f"patient {scan.patient} (cohort {scan.cohort!r}): {error}; "
+            "or name the source contrasts (source=)"
         ) from None
 
 
@@ -383,23 +387,27 @@ def _check_order(scan: Scan, body: NDArray) -> None:
     protocol = scan.protocol
     voxels = body[:: max(1, len(body) // _VOXELS_TO_CHECK)].astype(float)
     voxels[~np.isfinite(voxels)] = np.nan
-    b, te = protocol.b, np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    no_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
-    more = no_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
+    b, te = protocol.b, protocol.te
+    if te is None:
+        te = np.zeros(len(protocol))
+    # Pairs (i, j) of contrasts in which j is weighted more than i, in b or TE, and in neither less.
+    not_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
+    more = not_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
     if not more.any() or np.isnan(voxels).all(axis=0).any():
         return
     level = np.nanmedian(voxels, axis=0)
     rising = (level > _RISE * level[:, None])[more].mean()
     if rising > 0.5:
         raise ValueError(
-            f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of contrasts the signal in "
-            "the body rises with b or TE; check that the order of volumes is that of the b-values and echo times"
+            f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of "
+            "contrasts the signal in the body rises with b or TE; check that the order of volumes "
+            "is that of the b-values and echo times"
         )
 
 
 def _check_noise(scan: Scan, sigma: NDArray) -> None:
     if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
         raise ValueError(
-            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask that are negative "
-            "or not finite; correct the map, or give one number"
+            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask "
+            "that are negative or not finite; correct the map, or give one number"
         )

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ COLUMN_NAMES = {
     "lesion mask": "lesion",
 }
 
-#: What a column of truth values may say.
+#: Words of columns that are true or false.
 WORDS = {"true": True, "yes": True, "1": True, "": False, "false": False, "no": False, "0": False}
 
-#: Where no tolerance is given and measurements are averaged, b-values within so many s/mm² count as one.
+#: b-values (s/mm²) that count as one where measurements are averaged and no tolerance is passed.
 _B_TOLERANCE = 10.0
 _SAME_B = 1.0  # s/mm²
 _SAME_B_RELATIVE = 0.02  # no protocol has b-values so close on purpose
@@ -85,12 +86,12 @@ def read_participants(
     for line, row in rows:
         where = f"{table}, row {line} (patient {row['patient']})"
         scan = _scan_of(row, where, table.parent, average, b_tolerance)
-        other, first_line = cohort_of.setdefault(scan.patient, (scan.cohort, line))
-        if other != scan.cohort:
+        first_cohort, first_line = cohort_of.setdefault(scan.patient, (scan.cohort, line))
+        if first_cohort != scan.cohort:
             raise ValueError(
-                f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, in row "
-                f"{first_line}, in cohort {other!r}; a patient in both training and test would spoil "
-                "every score: keep one, or name two persons differently"
+                f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, "
+                f"in row {first_line}, in cohort {first_cohort!r}; a patient in both training and "
+                "test would spoil every score: keep one, or name two persons differently"
             )
         if row.get("lesion") and scan.lesion is None:
             empty.append((line, scan, f"the lesion mask {row['lesion']} is empty"))
@@ -98,22 +99,22 @@ def read_participants(
         _check_masks(scan, row, where)
         scans.setdefault(scan.cohort, []).append(scan)
     _doubt_repeats(scans, table)
-    used = {scan.patient for members in scans.values() for scan in members}
+    used_patients = {scan.patient for scan in chain(*scans.values())}
     for line, scan, reason in empty:
-        who = f"patient {scan.patient}"
-        if scan.patient in used:
-            who = f"one scan of {who}, of whom another is used,"
-        warnings.warn(f"{table}, row {line}: {who} left out: {reason}", stacklevel=3)
-        if scan.patient not in used:
+        subject = f"patient {scan.patient}"
+        if scan.patient in used_patients:
+            subject = f"one scan of {subject}, of whom another is used,"
+        warnings.warn(f"{table}, row {line}: {subject} left out: {reason}", stacklevel=3)
+        if scan.patient not in used_patients:
             skipped.setdefault(scan.cohort, {})[scan.patient] = reason
     if not scans:
         raise ValueError(f"{table}: no usable patient")
-    told = simulations_of(table)
-    simulations = {
-        name: told[name]
-        for name, members in scans.items()
-        if name in told and all(scan.synthetic for scan in members)
-    }
+    described = simulations_of(table)
+    simulations = {}
+    for name, members in scans.items():
+        # Real scans may have joined a cohort that was simulated.
+        if name in described and all(scan.synthetic for scan in members):
+            simulations[name] = described[name]
     return Participants(scans, skipped, simulations)
 
 
@@ -125,35 +126,37 @@ def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -> None:
-    first: dict[Path, tuple[int, str]] = {}
-    twice: dict[tuple[Any, ...], int] = {}
+    """Refuse rows of different patients with one image, and rows with one image and the same masks."""
+    row_of_image: dict[Path, tuple[int, str]] = {}
+    row_of_files: dict[tuple[Path, str, str], int] = {}
     for line, row in rows:
         image = (table.parent / row["image"]).resolve()
-        other, patient = first.setdefault(image, (line, row["patient"]))
-        again = twice.setdefault(
-            (image, *(row.get(column, "") for column in ("mask", "lesion"))), line
-        )
-        if patient == row["patient"] and again != line:
+        files = (image, row.get("mask", ""), row.get("lesion", ""))
+        image_line, patient = row_of_image.setdefault(image, (line, row["patient"]))
+        files_line = row_of_files.setdefault(files, line)
+        if patient == row["patient"] and files_line != line:
             raise ValueError(
-                f"{table}, row {line}: image and masks are those of row {again}, and would count twice; remove one"
+                f"{table}, row {line}: image and masks are those of row {files_line}, and would "
+                "count twice; remove one"
             )
         if patient != row["patient"]:
             raise ValueError(
-                f"{table}, rows {other} and {line}: patients {patient} and {row['patient']} have the same image "
-                f"{row['image']!r}; a patient under two names would be in training and test: correct one row"
+                f"{table}, rows {image_line} and {line}: patients {patient} and {row['patient']} "
+                f"have the same image {row['image']!r}; a patient under two names would be in "
+                "training and test: correct one row"
             )
 
 
 def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
-    """Read the masks, which are small, so that an empty one is told before work starts."""
+    """Read the masks, which are small, so that an empty one is reported before work starts."""
     try:
         body, lesion = scan.mask, scan.lesion
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if lesion is not None and not (body & lesion).any():
         raise ValueError(
-            f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask {row['mask']!r}; "
-            "check that both belong to this patient"
+            f"{where}: no voxel of the lesion mask {row['lesion']!r} is inside the body mask "
+            f"{row['mask']!r}; check that both belong to this patient"
         )
 
 
@@ -162,31 +165,32 @@ def _scan_of(
 ) -> Scan:
     """Make the scan of one row; errors begin with `where`."""
 
-    def path(column: str, value: str | None = None) -> Path:
-        value = row[column] if value is None else value
-        return named_file(folder, value, f"{where}: {column}")
+    def path(column: str) -> Path:
+        return named_file(folder, row[column], f"{where}: {column}")
 
     def optional(column: str) -> Path | None:
         return path(column) if row.get(column) else None
 
-    te = _number(row.get("te", ""))
-    sigma = _number(row.get("sigma", ""))
-    echo_times: Any = te
-    if te is None and row.get("te"):
-        files = [path("te", name.strip()) for name in row["te"].split(",")]
+    echo_times: Any = _number(row.get("te", ""))
+    if echo_times is None and row.get("te"):
+        names = [name.strip() for name in row["te"].split(",")]
+        files = [named_file(folder, name, f"{where}: te") for name in names]
         echo_times = files if len(files) > 1 else files[0]
     synthetic = row.get("synthetic", "")
     if synthetic.lower() not in WORDS:
         raise ValueError(f"{where}: synthetic must be true or false, not {synthetic!r}")
     try:
+        sigma: float | Path | None = _number(row.get("sigma", ""))
         protocol = Protocol.read(
             path("bval"), echo_times, optional("bvec"), b_tolerance=b_tolerance
         )
-        if average is not None and (protocol.directions is not None or _has_repeats(protocol)):
-            if b_tolerance is None:
-                protocol = _rounded(protocol, where)
-        else:
+        needs_average = protocol.directions is not None or _has_repeats(protocol)
+        if not needs_average:
             average = None
+        if average is not None and b_tolerance is None:
+            protocol = _rounded(protocol, where)
+        if sigma is None:
+            sigma = optional("sigma")
         return Scan(
             row["patient"],
             path("image"),
@@ -194,7 +198,7 @@ def _scan_of(
             path("mask"),
             lesion=optional("lesion"),
             cohort=row["cohort"],
-            sigma=optional("sigma") if sigma is None else sigma,
+            sigma=sigma,
             average=average,
             truth=optional("truth"),
             synthetic=WORDS[synthetic.lower()],
@@ -204,21 +208,25 @@ def _scan_of(
 
 
 def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
-    """Say that measurements without directions are averaged, which may differ in an echo time that nobody named."""
-    for scan in (scan for members in scans.values() for scan in members):
-        measured, kept = scan.measured, scan.protocol
-        if len(kept) < len(measured) and measured.te is None and measured.directions is None:
+    """Warn that measurements without directions are averaged, which may differ in echo time."""
+    for scan in chain(*scans.values()):
+        measured, averaged = scan.measured, scan.protocol
+        is_averaged = len(averaged) < len(measured)
+        if is_averaged and measured.te is None and measured.directions is None:
             msg = (
-                f"{table}: the {len(measured)} measurements of patient {scan.patient} have {len(kept)} b-values and no "
-                "directions; those that share a b-value are averaged. If they differ in echo time, give the column te"
+                f"{table}: the {len(measured)} measurements of patient {scan.patient} have "
+                f"{len(averaged)} b-values and no directions; those that share a b-value are "
+                "averaged. If they differ in echo time, give the column te"
             )
             warnings.warn(msg, stacklevel=4)
             return
 
 
 def _has_repeats(protocol: Protocol) -> bool:
-    """Tell whether a contrast was measured more than once."""
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    """Whether a contrast was measured more than once."""
+    te = protocol.te
+    if te is None:
+        te = np.zeros(len(protocol))
     order = np.lexsort((protocol.b, te))
     b, te = protocol.b[order], te[order]
     near = np.diff(b) <= np.maximum(_SAME_B, _SAME_B_RELATIVE * b[1:])
@@ -226,15 +234,15 @@ def _has_repeats(protocol: Protocol) -> bool:
 
 
 def _rounded(protocol: Protocol, where: str) -> Protocol:
-    """Give b-values that were meant to be one the same value; tell those that may not have been."""
+    """Round b-values that were meant to be equal; warn where they may differ on purpose."""
     rounded = protocol.rounded(_B_TOLERANCE)
     for b in np.unique(rounded.b):
         members = np.unique(protocol.b[rounded.b == b])
         if members[-1] >= _B_TOLERANCE and np.ptp(members) > 0.05 * members[-1]:
             values = ", ".join(f"{value:g}" for value in members)
             warnings.warn(
-                f"{where}: measurements at b = {values} s/mm² are averaged as one; give b_tolerance=1 if these "
-                "b-values differ on purpose",
+                f"{where}: measurements at b = {values} s/mm² are averaged as one; "
+                "give b_tolerance=1 if these b-values differ on purpose",
                 stacklevel=5,
             )
     return rounded
@@ -254,9 +262,10 @@ def simulations_of(table: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         fields = json.loads(read_small(sidecar))
-        told = fields.get("cohort", {}).get("Simulation", {})
-        return {str(name): dict(values) for name, values in told.items()}
+        simulations = fields.get("cohort", {}).get("Simulation", {})
+        return {str(name): dict(values) for name, values in simulations.items()}
     except (UnicodeDecodeError, ValueError, AttributeError, RecursionError, TypeError) as error:
         raise ValueError(
-            f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); repair or remove it"
+            f"{sidecar}: not a sidecar of {table.name} ({type(error).__name__}: {error}); "
+            "repair or remove it"
         ) from None

@@ -1,4 +1,4 @@
-"""Neighborhoods of voxels: their order, and what stands for a neighbor that is not there."""
+"""Neighborhoods of voxels: their order, and the replacement of missing neighbors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ __all__ = [
 
 def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
     """Check the size of a neighborhood."""
-    sizes = tuple(patch_shape) if isinstance(patch_shape, tuple | list | np.ndarray) else ()
+    sizes: tuple[Any, ...] = ()
+    if isinstance(patch_shape, tuple | list | np.ndarray):
+        sizes = tuple(patch_shape)
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes)
     if len(sizes) != 3 or not whole or any(n < 1 or n % 2 == 0 for n in sizes):
         raise ValueError(
@@ -38,7 +40,8 @@ def check_reach(patch_shape: Any, shapes: Iterable[tuple[int, ...]]) -> None:
     if any(size > most for size, most in zip(sizes, largest, strict=True)):
         best = tuple(min(size, most) for size, most in zip(sizes, largest, strict=True))
         raise ValueError(
-            f"patch_shape {sizes} reaches out of every image, whatever the voxel; take {best} or less"
+            f"patch_shape {sizes} reaches out of every image, whatever the voxel; "
+            f"take {best} or less"
         )
 
 
@@ -78,20 +81,20 @@ def neighborhoods(
     if patch_shape is None:
         return volume[where]
     sizes = check_patch_shape(patch_shape)
-    there = with_signal(volume)
+    usable = with_signal(volume)
     if region is not None:
-        there &= region
+        usable &= region
+    center = np.stack(where)
+    grid = np.array(volume.shape[:3])[:, None]
+    middle = np.array(sizes)[:, None] // 2
     rows = np.empty((len(where[0]), math.prod(sizes), volume.shape[3]), volume.dtype)
-    for place, shift in enumerate(np.ndindex(*sizes)):
-        asked = [at + step - size // 2 for at, step, size in zip(where, shift, sizes, strict=True)]
-        inside = np.logical_and.reduce(
-            [(i >= 0) & (i < n) for i, n in zip(asked, volume.shape[:3], strict=True)]
-        )
-        near = tuple(np.where(inside, i, at) for i, at in zip(asked, where, strict=True))
-        found = there[near]
-        rows[:, place] = volume[
-            tuple(np.where(found, i, at) for i, at in zip(near, where, strict=True))
-        ]
+    for column, shift in enumerate(np.ndindex(*sizes)):
+        neighbor = center + np.array(shift)[:, None] - middle
+        inside = ((neighbor >= 0) & (neighbor < grid)).all(axis=0)
+        # Indices outside the image would wrap around to its other side.
+        neighbor = np.where(inside, neighbor, center)
+        neighbor = np.where(usable[tuple(neighbor)], neighbor, center)
+        rows[:, column] = volume[tuple(neighbor)]
     return rows.reshape(len(rows), -1)
 
 
@@ -101,7 +104,7 @@ def as_neighbors(X: NDArray, patch_shape: tuple[int, int, int] | None) -> NDArra
 
     Shapes: `X` (n_voxels, k * n_measurements); returns (n_voxels, k, n_measurements).
     """
-    k = 1 if patch_shape is None else math.prod(patch_shape)
+    k = math.prod(patch_shape or (1,))
     return X.reshape(len(X), k, X.shape[1] // k)
 
 

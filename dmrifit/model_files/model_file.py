@@ -32,16 +32,16 @@ __all__ = ["load_model", "save_model"]
 _FORMAT = 2
 _METADATA = "model.json"
 _REGRESSOR = "regressor.skops"
-_GIVEN = "given.skops"
+_PASSED = "given.skops"
 _ESTIMATOR = "estimator.dmrifit"
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (SignalToSignal, MapsToMaps, ConformalIntervals, MapFitter, ClinicalMetrics)
 }
 _LEAF_FILE = re.compile(r"leaf\d{1,3}\.(json|safetensors)")
-# Of a class that has registered itself.
-_OWN = "own-"
-_OWN_FILE = re.compile(r"own-[a-z]+\.(json|safetensors|skops)")
+# Files of a registered class, under whatever name it gives them.
+_REGISTERED = "own-"
+_REGISTERED_FILE = re.compile(r"own-[a-z]+\.(json|safetensors|skops)")
 _KEYS = {
     "format",
     "class",
@@ -57,8 +57,9 @@ _FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
 _SAME_MAJOR = ("dmrifit", "scikit-learn")
-# What a file may unpack to: forests of constants, the densest of real ones, are packed 40 times smaller.
-_ROOM, _DENSEST = 2**26, 64
+# Limits of what a file unpacks to: forests of constants, the densest real ones, shrink 40 times.
+_UNPACKED_BYTES = 2**26
+_UNPACKED_RATIO = 64
 
 
 def save_model(
@@ -68,10 +69,10 @@ def save_model(
     Write a fitted estimator to one file.
 
     The file is a zip archive of ``model.json`` (class, parameters, protocols, model, rule of the
-    patient's scale, versions) and, for a strategy, the fitted regressor as skops stores it, with boosted
-    trees as JSON and weights of networks as safetensors beside it; for intervals, the model file of their
-    estimator; for an estimator of volumes, the weights of its network as safetensors. It appears under its
-    name only when it is complete, and replaces a file of that name.
+    patient's scale, versions) and, for a strategy, the fitted regressor as skops stores it, with
+    boosted trees as JSON and weights of networks as safetensors beside it; for intervals, the model
+    file of their estimator; for an estimator of volumes, the weights of its network as safetensors.
+    It appears under its name only when it is complete, and replaces a file of that name.
 
     Parameters
     ----------
@@ -81,14 +82,14 @@ def save_model(
     path : path
         The file, by custom with the ending ``.dmrifit``.
     scale : PatientScale, "patient" or None, default="patient"
-        How the signals were scaled that the estimator was trained with: ``"patient"`` is the rule that
-        the estimator was loaded with, or else the default one; None is no scaling.
+        How the signals were scaled that the estimator was trained with: ``"patient"`` is the rule
+        that the estimator was loaded with, or else the default one; None is no scaling.
 
     Raises
     ------
     TypeError
-        If there is no model file for this class, or a parameter cannot be stored: a signal model that is a
-        function, for one, because no code from a file is ever run.
+        If there is no model file for this class, or a parameter cannot be stored: a signal model
+        that is a function, for one, because no code from a file is ever run.
     ValueError
         If the regressor holds a type that would be refused when the file is read.
     sklearn.exceptions.NotFittedError
@@ -99,8 +100,8 @@ def save_model(
     load_model : Read the file.
     """
     parts = _contents(estimator, scale)
-    with whole_file(Path(path)) as part:
-        _write_archive(part, parts)
+    with whole_file(Path(path)) as unfinished:
+        _write_archive(unfinished, parts)
 
 
 def load_model(path: str | Path) -> BaseEstimator:
@@ -117,8 +118,8 @@ def load_model(path: str | Path) -> BaseEstimator:
     Returns
     -------
     estimator
-        Fitted. One of signals has an attribute ``patient_scale_``: the `PatientScale` that its signals were
-        divided by in training, or None.
+        Fitted. One of signals has an attribute ``patient_scale_``: the `PatientScale` that its
+        signals were divided by in training, or None.
 
     Raises
     ------
@@ -150,7 +151,7 @@ def load_model(path: str | Path) -> BaseEstimator:
     except RefusedError as error:
         raise ValueError(f"{path} is refused as a model file: {error}; {remedy}") from None
     except Exception as error:
-        # An archive whose table of contents is damaged may point to places before its start.
+        # An archive whose table of contents is damaged may point before its start, which is EINVAL.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise ValueError(
@@ -159,14 +160,12 @@ def load_model(path: str | Path) -> BaseEstimator:
 
 
 def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dict[str, bytes]:
-    """Give the parts of a model file."""
+    """Write the parts of a model file, by their names in the archive."""
     name = type(estimator).__name__
-    if _own(name) is type(estimator):
-        return _own_contents(estimator)
+    if _registered(name) is type(estimator):
+        return _registered_contents(estimator)
     if _CLASSES.get(name) is not type(estimator):
-        raise TypeError(
-            f"{type(estimator).__name__} has no model file; {', '.join(_CLASSES)} have"
-        )
+        raise TypeError(f"{name} has no model file; {', '.join(_CLASSES)} have")
     check_is_fitted(estimator)
     parts: dict[str, bytes] = {}
     leaves: list[dict[str, Any]] = []
@@ -178,8 +177,8 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
             parts[_ESTIMATOR] = buffer.getvalue()
             parameters[key] = {"$estimator": _ESTIMATOR}
         elif isinstance(value, BaseEstimator):
-            parts[_GIVEN] = dumped(value, None, parts, leaves)
-            parameters[key] = {"$estimator": _GIVEN}
+            parts[_PASSED] = dumped(value, None, parts, leaves)
+            parameters[key] = {"$estimator": _PASSED}
         else:
             parameters[key] = encoded(value, key)
     if isinstance(estimator, ConformalIntervals):
@@ -194,28 +193,29 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
         "model": _definition(estimator),
         "scale": _encoded_scale(estimator, scale),
         "leaves": leaves,
-        "versions": {package: version(package) for package in _PACKAGES} | versions_of(leaves),
-        "sha256": {part: hashlib.sha256(content).hexdigest() for part, content in parts.items()},
+        "versions": _versions() | versions_of(leaves),
     }
-    parts[_METADATA] = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False).encode()
-    return parts
+    return _with_metadata(metadata, parts)
 
 
-def _own(name: Any) -> type[BaseEstimator] | None:
-    """Find a class of another package; none can take the place of one from here."""
+def _registered(name: Any) -> type[BaseEstimator] | None:
+    """Find a class of another package; none can take the name of one from here."""
     return None if name in _CLASSES else registered(name)
 
 
-def _own_contents(estimator: BaseEstimator) -> dict[str, bytes]:
-    """Give the parts of the model file of a registered class."""
+def _registered_contents(estimator: BaseEstimator) -> dict[str, bytes]:
+    """Write the parts of the model file of a registered class."""
     check_is_fitted(estimator)
     parameters, fitted, files = estimator.stored()
-    parts = {f"{_OWN}{name}": content for name, content in files.items()}
-    for part in parts:
-        if not _OWN_FILE.fullmatch(part):
-            raise ValueError(f"a part of a model file cannot be called {part[len(_OWN) :]!r}")
-    # Arrays can be safetensors without any network.
-    learned_by = {"torch": version("torch")} if f"{_OWN}net.safetensors" in parts else {}
+    parts = {}
+    for name, content in files.items():
+        parts[f"{_REGISTERED}{name}"] = content
+        if not _REGISTERED_FILE.fullmatch(f"{_REGISTERED}{name}"):
+            raise ValueError(f"a part of a model file cannot be called {name!r}")
+    versions = _versions()
+    # Safetensors of any other name hold arrays that no network has learned.
+    if "net.safetensors" in files:
+        versions["torch"] = version("torch")
     metadata = {
         "format": _FORMAT,
         "class": type(estimator).__name__,
@@ -224,26 +224,39 @@ def _own_contents(estimator: BaseEstimator) -> dict[str, bytes]:
         "model": None,
         "scale": None,
         "leaves": [],
-        "versions": {package: version(package) for package in _PACKAGES} | learned_by,
-        "sha256": {part: hashlib.sha256(content).hexdigest() for part, content in parts.items()},
+        "versions": versions,
     }
-    parts[_METADATA] = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False).encode()
-    return parts
+    return _with_metadata(metadata, parts)
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in _PACKAGES}
+
+
+def _with_metadata(metadata: dict[str, Any], parts: dict[str, bytes]) -> dict[str, bytes]:
+    """Add the metadata of a model file to its parts, with a digest of each part."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    text = json.dumps(
+        metadata | {"sha256": digests}, indent=1, ensure_ascii=False, allow_nan=False
+    )
+    return parts | {_METADATA: text.encode()}
 
 
 def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEstimator:
-    own = _own(metadata["class"])
-    if own is not None:
-        estimator = own(**{key: decoded(value) for key, value in metadata["parameters"].items()})
-        estimator.restore(
-            metadata["fitted"], {name.removeprefix(_OWN): part for name, part in parts.items()}
-        )
+    """Build an estimator from the checked metadata and parts of its file."""
+    registered_class = _registered(metadata["class"])
+    parameters: dict[str, Any] = {}
+    if registered_class is not None:
+        for key, value in metadata["parameters"].items():
+            parameters[key] = decoded(value)
+        estimator = registered_class(**parameters)
+        files = {name.removeprefix(_REGISTERED): content for name, content in parts.items()}
+        estimator.restore(metadata["fitted"], files)
         return estimator
     cls = _CLASSES[metadata["class"]]
-    parameters = {}
     for key, value in metadata["parameters"].items():
-        if value == {"$estimator": _GIVEN}:
-            parameters[key] = loaded(parts[_GIVEN], None, metadata["leaves"], parts)
+        if value == {"$estimator": _PASSED}:
+            parameters[key] = loaded(parts[_PASSED], None, metadata["leaves"], parts)
         elif value == {"$estimator": _ESTIMATOR}:
             inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR]), inside=True))
             parameters[key] = clone(inside)
@@ -253,11 +266,10 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
     for name in _FITTED:
         if name in metadata["fitted"]:
             value = metadata["fitted"][name]
-            setattr(
-                estimator,
-                name,
-                np.array(value, dtype=object) if isinstance(value, list) else value,
-            )
+            # Names of features are an array of objects in scikit-learn.
+            if isinstance(value, list):
+                value = np.array(value, dtype=object)
+            setattr(estimator, name, value)
     if metadata["model"] != _definition(estimator):
         raise RefusedError(
             f"its model {metadata['model']} is not the one of that name in this version"
@@ -273,53 +285,70 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
     if isinstance(estimator, ConformalIntervals):
         forest = loaded(parts[_REGRESSOR], "RFR", [], {})
         _restore_intervals(estimator, inside, metadata["fitted"]["intervals"], forest)
-    scale = metadata["scale"]
-    estimator.patient_scale_ = None if scale is None else PatientScale.from_dict(scale)
+    estimator.patient_scale_ = None
+    if metadata["scale"] is not None:
+        estimator.patient_scale_ = PatientScale.from_dict(metadata["scale"])
     return estimator
 
 
 def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
-    """Check that the regressor fits the estimator and that no tree leads out of its memory."""
+    """Check that the regressor has the inputs and outputs of the estimator, and sound trees."""
     regressor = estimator.regressor_
     n_neighbors = math.prod(estimator.patch_shape_ or (1,))
     n_inputs = estimator.n_features_in_
     if isinstance(estimator, MapsToMaps) and estimator.source is not None:
         n_inputs = 3 * n_neighbors
-    found = getattr(regressor, "n_features_in_", n_inputs)
-    if not hasattr(regressor, "predict") or found != n_inputs:
-        raise RefusedError(f"its regressor takes {found} inputs, and the estimator has {n_inputs}")
-    if (
-        estimator.source is not None
-        and n_neighbors * len(estimator.source) != estimator.n_features_in_
-    ):
-        columns = f"{len(estimator.source)} measurements of {n_neighbors} voxels"
+    n_regressor_inputs = getattr(regressor, "n_features_in_", n_inputs)
+    if not hasattr(regressor, "predict") or n_regressor_inputs != n_inputs:
         raise RefusedError(
-            f"its source protocol has {columns}, not {estimator.n_features_in_} columns"
+            f"its regressor takes {n_regressor_inputs} inputs, and the estimator has {n_inputs}"
         )
+    if estimator.source is not None:
+        n_measurements = len(estimator.source)
+        if n_neighbors * n_measurements != estimator.n_features_in_:
+            raise RefusedError(
+                f"its source protocol has {n_measurements} measurements of {n_neighbors} voxels, "
+                f"not {estimator.n_features_in_} columns"
+            )
+    # Before it predicts: compiled code follows the branches of a tree without checks.
     _check_trees(regressor, n_inputs)
     if estimator.target is not None:
-        names = (
-            estimator.target
-            if isinstance(estimator, SignalToSignal)
-            else resolve_model(estimator.model).names
-        )
-        answer = np.shape(regressor.predict(np.ones((1, n_inputs))))
-        if answer not in ((1, len(names)), (1,) * (len(names) == 1)):
+        if isinstance(estimator, SignalToSignal):
+            n_outputs = len(estimator.target)
+        else:
+            n_outputs = len(resolve_model(estimator.model).names)
+        shape = np.shape(regressor.predict(np.ones((1, n_inputs))))
+        if not _is_one_row(shape, n_outputs):
             raise RefusedError(
-                f"its regressor answers with {answer[-1]} numbers instead of {len(names)}"
+                f"its regressor answers with {shape[-1]} numbers instead of {n_outputs}"
             )
 
 
+def _is_one_row(shape: tuple[int, ...], n_outputs: int) -> bool:
+    """Whether predictions for one voxel have this shape; those of one output may have one axis."""
+    if n_outputs == 1 and shape == (1,):
+        return True
+    return shape == (1, n_outputs)
+
+
 def _check_trees(regressor: Any, n_inputs: int) -> None:
-    for parent, left, right, inner, feature, n_features in trees(regressor):
-        reachable = (np.minimum(left, right)[inner] > parent[inner]).all()
-        inside = (np.maximum(left, right)[inner] < len(parent)).all()
-        seen = (feature[inner] >= 0).all() and (feature[inner] < n_features).all()
-        if not (reachable and inside and seen and n_features <= n_inputs):
+    """Refuse trees with a branch out of their nodes, in a circle or on a feature that is missing."""
+    for tree in trees(regressor):
+        first_child = np.minimum(tree.left, tree.right)[tree.inner]
+        last_child = np.maximum(tree.left, tree.right)[tree.inner]
+        feature = tree.feature[tree.inner]
+        is_sound = (
+            tree.n_features <= n_inputs
+            and (first_child > tree.nodes[tree.inner]).all()
+            and (last_child < len(tree.nodes)).all()
+            and (feature >= 0).all()
+            and (feature < tree.n_features).all()
+        )
+        if not is_sound:
             raise RefusedError("a tree of its regressor has branches that lead nowhere")
 
 
-# The archive ------------------------------------------------------------------------------------------
+# The archive ---------------------------------------------------------------------------------------
 
 
 def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
@@ -331,33 +360,31 @@ def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
 def _read_parts(
     file: BinaryIO, *, inside: bool = False
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read the archive, or the one inside it, and check everything that can be checked before an object is made."""
+    """Read the archive, or the one inside it, and check it before any object is built."""
     if not zipfile.is_zipfile(file):
         raise RefusedError("it is not an archive that save_model wrote (pickles are never read)")
     with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
         names = archive.namelist()
-        known = {_METADATA, _REGRESSOR, _GIVEN, _ESTIMATOR}
-        known |= {
-            name for name in names if _LEAF_FILE.fullmatch(name) or _OWN_FILE.fullmatch(name)
-        }
-        if len(set(names)) != len(names) or not {_METADATA} <= set(names) <= known:
+        is_complete = _METADATA in names and len(set(names)) == len(names)
+        if not is_complete or not all(map(_is_part_name, names)):
             raise RefusedError(
                 f"it holds {', '.join(sorted(names))} instead of the parts of a model"
             )
         if inside and _ESTIMATOR in names:
             raise RefusedError("it holds a model in a model in a model")
-        unpacked, packed = (
-            sum(entry.file_size for entry in archive.infolist()),
-            file.seek(0, io.SEEK_END),
+        unpacked = sum(entry.file_size for entry in entries)
+        packed = file.seek(0, io.SEEK_END)
+        # A model inside is packed already: packed again, it could unpack to the ratio squared.
+        packed_twice = any(
+            entry.filename == _ESTIMATOR and entry.file_size > 2 * entry.compress_size + 4096
+            for entry in entries
         )
-        # A model inside is packed already: packed once more, it would unpack to the square of what is allowed.
-        twice = [entry for entry in archive.infolist() if entry.filename == _ESTIMATOR]
-        again = any(entry.file_size > 2 * entry.compress_size + 4096 for entry in twice)
-        if unpacked > _ROOM + _DENSEST * packed or again:
+        if unpacked > _UNPACKED_BYTES + _UNPACKED_RATIO * packed or packed_twice:
             raise RefusedError(
                 f"its {packed} bytes say that they unpack to {unpacked}, more than any model does"
             )
-        parts = {entry.filename: _read(archive, entry) for entry in archive.infolist()}
+        parts = {entry.filename: _read(archive, entry) for entry in entries}
     metadata = json.loads(parts.pop(_METADATA))
     _check_metadata(metadata)
     if set(metadata["sha256"]) != set(parts):
@@ -370,71 +397,86 @@ def _read_parts(
     return metadata, parts
 
 
+def _is_part_name(name: str) -> bool:
+    if name in (_METADATA, _REGRESSOR, _PASSED, _ESTIMATOR):
+        return True
+    return bool(_LEAF_FILE.fullmatch(name) or _REGISTERED_FILE.fullmatch(name))
+
+
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """Read as many bytes as an entry tells of: asked for all of them, zipfile unpacks those that it does not, too."""
+    """Read as many bytes as an entry states."""
+    # Without a size, zipfile would unpack bytes beyond it, too.
     with archive.open(entry) as file:
         return file.read(entry.file_size)
 
 
 def _check_metadata(metadata: Any) -> None:
+    """Check class, names of parameters, versions, leaves and what is fitted."""
     file_format = metadata.get("format") if isinstance(metadata, dict) else None
     if file_format != _FORMAT:
         raise RefusedError(
-            f"its format is {file_format!r}, not {_FORMAT}: it was written by another version; train again"
+            f"its format is {file_format!r}, not {_FORMAT}: "
+            "it was written by another version; train again"
         )
     refuse_keys(metadata, _KEYS, "key", complete=True)
-    own = _own(metadata["class"])
-    cls = _CLASSES.get(metadata["class"]) if own is None else own
+    registered_class = _registered(metadata["class"])
+    cls = registered_class or _CLASSES.get(metadata["class"])
     if cls is None:
         raise RefusedError(
-            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an installed or "
-            "imported package has registered; import the package that has it"
+            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an "
+            "installed or imported package has registered; import the package that has it"
         )
     refuse_keys(
         metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"
     )
-    intervals = {"intervals"} if cls is ConformalIntervals else set()
-    if own is None:
-        refuse_keys(metadata["fitted"], {*_FITTED, *intervals}, "fitted attribute")
+    if registered_class is None:
+        _check_fitted(metadata["fitted"], has_intervals=cls is ConformalIntervals)
     refuse_keys(metadata["versions"], {*_PACKAGES, *_OF_LEAVES}, "package")
     if not set(_PACKAGES) <= set(metadata["versions"]):
         raise RefusedError(f"it does not say with which {', '.join(_PACKAGES)} it was written")
     check_leaves(metadata["leaves"])
     for package in _SAME_MAJOR:
-        written, here = metadata["versions"][package], version(package)
-        if written.split(".")[0] != here.split(".")[0]:
+        written = metadata["versions"][package]
+        installed = version(package)
+        if written.split(".")[0] != installed.split(".")[0]:
             raise RefusedError(
-                f"it was written with {package} {written}, and {here} is installed; install {package} "
-                f"{written} to read it, or train the model again"
+                f"it was written with {package} {written}, and {installed} is installed; "
+                f"install {package} {written} to read it, or train the model again"
             )
-    if own is not None:  # which checks what is its own
-        return
-    fitted = metadata["fitted"]
-    names = fitted.get("feature_names_in_", [])
-    counts = [
-        value for key, value in fitted.items() if key not in ("feature_names_in_", *intervals)
-    ]
-    sound = all(type(count) is int and count >= 0 for count in counts)
-    if (
-        not sound
-        or not isinstance(names, list)
-        or not all(isinstance(name, str) for name in names)
-    ):
-        raise RefusedError(f"its fitted attributes are not counts and names: {fitted}")
+
+
+def _check_fitted(fitted: Any, *, has_intervals: bool) -> None:
+    """Check the fitted attributes of a class from here; a registered class checks its own."""
+    attributes = {*_FITTED, "intervals"} if has_intervals else {*_FITTED}
+    refuse_keys(fitted, attributes, "fitted attribute")
+    for key, value in fitted.items():
+        if key == "intervals":
+            continue
+        if key == "feature_names_in_":
+            is_sound = isinstance(value, list) and all(isinstance(name, str) for name in value)
+        else:
+            # Not isinstance: true and false are integers, too.
+            is_sound = type(value) is int and value >= 0
+        if not is_sound:
+            raise RefusedError(f"its fitted attributes are not counts and names: {fitted}")
 
 
 def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
-    found = {name: getattr(estimator, name) for name in _FITTED if hasattr(estimator, name)}
-    fitted = {
-        k: [str(v) for v in x] if isinstance(x, np.ndarray) else int(x) for k, x in found.items()
-    }
-    return fitted | (
-        {"intervals": _intervals(estimator)} if isinstance(estimator, ConformalIntervals) else {}
-    )
+    """Describe the fitted attributes of an estimator in JSON, without its regressor."""
+    fitted: dict[str, Any] = {}
+    for name in _FITTED:
+        value: Any = getattr(estimator, name, None)
+        if isinstance(value, np.ndarray):
+            fitted[name] = [str(feature) for feature in value]
+        elif hasattr(estimator, name):
+            fitted[name] = int(value)
+    if isinstance(estimator, ConformalIntervals):
+        fitted["intervals"] = _intervals(estimator)
+    return fitted
 
 
 def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
-    """Give what intervals have learned beside their forest."""
+    """Describe in JSON what intervals have learned beside their forest."""
     state = {
         "quantiles": estimator.quantiles_.tolist(),
         "unit": estimator._unit.tolist(),
@@ -447,7 +489,7 @@ def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
 def _restore_intervals(
     estimator: ConformalIntervals, inside: BaseEstimator, state: Mapping[str, Any], forest: Any
 ) -> None:
-    """Give intervals what they have learned, and check that it belongs together."""
+    """Restore what intervals have learned, and check that it belongs together."""
     import pandas as pd
 
     refuse_keys(
@@ -458,25 +500,26 @@ def _restore_intervals(
     )
     n = len(unit)
     estimator._set_outputs(estimator._model(), n)
-    if not (
-        quantiles.shape == (n, 2)
-        and unit.shape == smallest.shape == (n,)
-        and len(estimator.names_) == n
-    ):
+    has_shapes = quantiles.shape == (n, 2) and unit.shape == smallest.shape == (n,)
+    if not has_shapes or len(estimator.names_) != n:
         raise RefusedError(
-            f"its intervals are those of {len(estimator.names_)} outputs, and it holds quantiles of {len(quantiles)}"
+            f"its intervals are those of {len(estimator.names_)} outputs, "
+            f"and it holds quantiles of {len(quantiles)}"
         )
     estimator.estimator_ = inside
-    estimator.quantiles_, estimator._unit, estimator._smallest = quantiles, unit, smallest
+    estimator.quantiles_ = quantiles
+    estimator._unit = unit
+    estimator._smallest = smallest
     estimator.calibration_ = pd.DataFrame(decoded(state["calibration"]))
     estimator._forest = forest
     n_features = estimator.n_features_in_
     if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
         raise RefusedError(
-            f"its forest takes {forest.n_features_in_} inputs instead of {n_features} and {n} predictions"
+            f"its forest takes {forest.n_features_in_} inputs instead of {n_features} "
+            f"and {n} predictions"
         )
     _check_trees(forest, n_features + n)
-    if np.shape(forest.predict(np.ones((1, n_features + n)))) not in ((1, n), (1,) * (n == 1)):
+    if not _is_one_row(np.shape(forest.predict(np.ones((1, n_features + n)))), n):
         raise RefusedError(f"its forest does not answer with {n} numbers")
 
 

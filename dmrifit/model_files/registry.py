@@ -1,4 +1,4 @@
-"""Classes of other packages that have model files: they name themselves, and only those are ever built."""
+"""Classes of other packages that have model files: only registered ones are ever built."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 
 __all__ = ["Storable", "register", "registered"]
 
-#: Entry points of this group are packages' names of their registered classes, asked for when a file needs one.
+#: Entry points of this group name the registered classes of packages; loaded when a file needs one.
 GROUP = "dmrifit.models"
 
 _CLASSES: dict[str, type[BaseEstimator]] = {}
@@ -22,10 +22,10 @@ class Storable(Protocol):
     """What a registered class has beside the methods of an estimator."""
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-        """Give parameters, what is fitted, both as JSON knows them, and files by name."""
+        """Return parameters and fitted attributes as plain values of JSON, and files by name."""
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Take what `stored` has given, with every key and shape checked."""
+        """Restore what `stored` has returned, with every key and shape checked."""
 
 
 def register(cls: _Class) -> _Class:
@@ -38,14 +38,15 @@ def register(cls: _Class) -> _Class:
     missing = [name for name in ("stored", "restore", "get_params") if not hasattr(cls, name)]
     if missing:
         raise TypeError(f"{cls.__name__} cannot have model files without {', '.join(missing)}")
-    known = _CLASSES.get(cls.__name__)
+    earlier = _CLASSES.get(cls.__name__, cls)
     # A module that is loaded again makes its classes again.
-    if known is not None and (known.__module__, known.__qualname__) != (
+    is_same_class = (earlier.__module__, earlier.__qualname__) == (
         cls.__module__,
         cls.__qualname__,
-    ):
+    )
+    if not is_same_class:
         raise ValueError(
-            f"{known.__module__} has registered a {cls.__name__} already; choose another name"
+            f"{earlier.__module__} has registered a {cls.__name__} already; choose another name"
         )
     _CLASSES[cls.__name__] = cls
     return cls

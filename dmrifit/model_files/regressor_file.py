@@ -1,8 +1,9 @@
 """
 Fitted regressors as bytes and back, without a pickle.
 
-skops stores what is of scikit-learn. What skops does not know stands beside it: boosted trees in xgboost's
-own JSON, the weights of a network as safetensors; in the skops file a `Leaf` holds their place.
+skops stores what is of scikit-learn. What skops does not know stands beside it: boosted trees in
+xgboost's own JSON, the weights of a network as safetensors; in the skops file a `Leaf` stands for
+each of them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from dmrifit._optional import import_optional
@@ -23,9 +25,9 @@ from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_key
 from dmrifit.model_files.boosted_trees import checked_trees
 from dmrifit.predict.controls import CONSTANT
 
-__all__ = ["Leaf", "check_leaves", "dumped", "loaded", "trees", "versions_of"]
+__all__ = ["Leaf", "Tree", "check_leaves", "dumped", "loaded", "trees", "versions_of"]
 
-# What a file may hold, by algorithm: nothing else is built, whatever the file asks for.
+# Types of each algorithm: nothing else is built, whatever the file asks for.
 _PLAIN = frozenset({
     "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple", "numpy.float64", "numpy.int64",
     "numpy.ndarray",
@@ -78,9 +80,9 @@ _TYPES: dict[str, frozenset[str]] = {
 _LEAVES: dict[str, frozenset[str]] = {
     "GBR": frozenset({_XGBOOST}), "CNN": frozenset({_CNN}), "ViT": frozenset({_TRANSFORMER}),
 }  # fmt: skip
-# Beyond these, a regressor that was given instead of a name may hold what skops trusts by default: the
-# public estimators of scikit-learn, and what these are made of.
-_OF_GIVEN = frozenset({
+# A regressor that the user passed instead of a name may also hold what skops trusts by default: the
+# public estimators of scikit-learn, and these, which such estimators consist of.
+_OF_PASSED = frozenset({
     "numpy.random._generator.Generator",
     "numpy.uint64",
     "sklearn._loss._loss.CyHalfSquaredError",
@@ -116,32 +118,33 @@ class Leaf:
 def dumped(
     regressor: BaseEstimator, algorithm: Any, parts: dict[str, bytes], leaves: list[dict[str, Any]]
 ) -> bytes:
-    """Give a regressor as skops stores it; what skops does not know goes to the parts and leaves."""
+    """Store a regressor by skops; add what skops does not know to the parts and leaves."""
     from skops.io import dumps
 
-    held = {
-        id(leaf): (leaf, Leaf(len(leaves) + i))
-        for i, leaf in enumerate(_leaves_in(regressor, _STORED))
-    }
-    for leaf, stub in held.values():
+    stubs = {}
+    for leaf in list(_leaves_in(regressor, _STORED)):
+        stubs[id(leaf)] = Leaf(len(leaves))
         description, weights = _described(leaf)
         if description["class"] not in _allowed_leaves(algorithm):
             raise ValueError(
-                f"the regressor cannot be stored: {description['class']} is not what {algorithm} is made of"
+                f"the regressor cannot be stored: {description['class']} is not what {algorithm} "
+                "is made of"
             )
         if weights is not None:
             suffix = "json" if description["class"] == _XGBOOST else "safetensors"
-            description["weights"] = f"leaf{stub.number}.{suffix}"
+            description["weights"] = f"leaf{len(leaves)}.{suffix}"
             parts[description["weights"]] = weights
         leaves.append(description)
-    if held:
-        regressor = copy.deepcopy(regressor, {key: stub for key, (_, stub) in held.items()})
-    data = _with_short_names(dumps(regressor))  # not compressed: the archive around it is
+    if stubs:
+        # The memo of a copy makes it take the stub where the leaf stands.
+        regressor = copy.deepcopy(regressor, stubs)
+    # Not compressed, because the archive around it is.
+    data = _with_short_names(dumps(regressor))
     unknown = _types_in(data) - _allowed(algorithm)
     if unknown:
         raise ValueError(
-            f"the regressor cannot be stored, because a model file does not carry {', '.join(sorted(unknown))}; "
-            "use an algorithm by name or a regressor of scikit-learn"
+            "the regressor cannot be stored, because a model file does not carry "
+            f"{', '.join(sorted(unknown))}; use an algorithm by name or a regressor of scikit-learn"
         )
     return data
 
@@ -149,7 +152,7 @@ def dumped(
 def loaded(
     data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Mapping[str, bytes]
 ) -> Any:
-    """Make a regressor from what `dumped` has given, if it holds nothing that the algorithm has not."""
+    """Build the regressor that `dumped` has stored, if all its types are those of the algorithm."""
     from skops.io import loads
 
     allowed = _allowed(algorithm)
@@ -179,16 +182,18 @@ def loaded(
 _STORED = {_XGBOOST, _CNN, _TRANSFORMER}
 
 
-def _class_of(thing: Any) -> str:
+def _class_of(instance: Any) -> str:
     """Name a class by its package and itself."""
-    package = type(thing).__module__.partition(".")[0]
-    return f"{package}.{type(thing).__qualname__}"
+    package = type(instance).__module__.partition(".")[0]
+    return f"{package}.{type(instance).__qualname__}"
 
 
 def _full_name(name: str) -> str:
-    """Give the name by which Python imports a class of ours."""
+    """Expand the short name of a class of ours to the one that Python imports."""
     package, _, title = name.rpartition(".")
-    return f"{_MODULES[title]}.{title}" if package == "dmrifit" else name
+    if package != "dmrifit":
+        return name
+    return f"{_MODULES[title]}.{title}"
 
 
 def _with_short_names(data: bytes) -> bytes:
@@ -234,28 +239,32 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(node)
 
 
-def _leaves_in(part: Any, classes: set[str]) -> Iterator[Any]:
+def _leaves_in(regressor: Any, classes: set[str]) -> Iterator[Any]:
     """Find the objects of some classes in a regressor, each once."""
-    waiting, seen = [part], set()
+    waiting = [regressor]
+    visited = set()
     while waiting:
-        one = waiting.pop(0)
-        if id(one) in seen:
+        # The first first, because the order numbers the files of the leaves.
+        item = waiting.pop(0)
+        if id(item) in visited:
             continue
-        seen.add(id(one))
-        if _class_of(one) in classes:
-            yield one
-        elif isinstance(one, BaseEstimator):
-            waiting += vars(one).values()
-        elif isinstance(one, list | tuple):
-            waiting += one
-        elif isinstance(one, dict):
-            waiting += one.values()
+        visited.add(id(item))
+        if _class_of(item) in classes:
+            yield item
+        elif isinstance(item, BaseEstimator):
+            waiting += vars(item).values()
+        elif isinstance(item, list | tuple):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += item.values()
 
 
 def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
-    """Describe a leaf in JSON, and give what it has learned, if it is fitted."""
-    given = leaf.get_params()
-    parameters = {key: encoded(value, key) for key, value in given.items() if value is not None}
+    """Describe a leaf in JSON, and store what it has learned, if it is fitted."""
+    parameters = {}
+    for key, value in leaf.get_params().items():
+        if value is not None:
+            parameters[key] = encoded(value, key)
     description: dict[str, Any] = {
         "class": _class_of(leaf),
         "parameters": parameters,
@@ -265,7 +274,8 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
     if description["class"] == _XGBOOST:
         if parameters.get("booster") == "gblinear" or parameters.get("enable_categorical"):
             raise ValueError(
-                "a model file carries boosted trees over numbers, neither booster='gblinear' nor categories"
+                "a model file carries boosted trees over numbers, "
+                "neither booster='gblinear' nor categories"
             )
         if not leaf.__sklearn_is_fitted__():
             return description, None
@@ -283,14 +293,8 @@ _FITTED_NETWORK = {"n_features_in_": int, "n_targets_": int, "flat_": bool}
 
 
 def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
-    """Make a leaf from its description and what it had learned."""
-    if leaf["class"] == _XGBOOST:
-        cls = import_optional("xgboost").XGBRegressor
-    else:
-        import_optional("torch")
-        from dmrifit.predict import patch_networks
-
-        cls = patch_networks.PatchCNN if leaf["class"] == _CNN else patch_networks.PatchTransformer
+    """Build a leaf from its description and what it had learned."""
+    cls = _leaf_class(leaf["class"])
     refuse_keys(leaf["parameters"], set(cls().get_params()), f"parameter of {cls.__name__}")
     estimator = cls(**{key: decoded(value) for key, value in leaf["parameters"].items()})
     if leaf["weights"] is None:
@@ -302,28 +306,42 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
         refuse_keys(
             leaf["fitted"], set(_FITTED_NETWORK), "fitted attribute of a network", complete=True
         )
-        for name, kind in _FITTED_NETWORK.items():
-            if type(leaf["fitted"][name]) is not kind or leaf["fitted"][name] < 0:
-                raise RefusedError(f"{name} of a network is {leaf['fitted'][name]!r}")
-            setattr(estimator, name, leaf["fitted"][name])
+        for name, number_type in _FITTED_NETWORK.items():
+            value = leaf["fitted"][name]
+            # Not isinstance: true and false are integers, too.
+            has_type = type(value) is number_type
+            if not has_type or value < 0:
+                raise RefusedError(f"{name} of a network is {value!r}")
+            setattr(estimator, name, value)
         estimator.set_weights(weights)
     return estimator
+
+
+def _leaf_class(name: str) -> Any:
+    """Import the class of a leaf, whose name was compared with the list before."""
+    if name == _XGBOOST:
+        return import_optional("xgboost").XGBRegressor
+    import_optional("torch")
+    from dmrifit.predict import patch_networks
+
+    if name == _CNN:
+        return patch_networks.PatchCNN
+    return patch_networks.PatchTransformer
 
 
 def check_leaves(leaves: Any) -> None:
     """Refuse descriptions of leaves that `dumped` would not write."""
     if not isinstance(leaves, list):
         raise RefusedError(f"its leaves are no list: {leaves!r}")
+    keys = {"class", "parameters", "fitted", "weights"}
     for leaf in leaves:
-        refuse_keys(
-            leaf, {"class", "parameters", "fitted", "weights"}, "key of a leaf", complete=True
-        )
+        refuse_keys(leaf, keys, "key of a leaf", complete=True)
         suffix = ".json" if leaf["class"] == _XGBOOST else ".safetensors"
-        if leaf["class"] not in _STORED or not (
-            leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)
-        ):
+        has_weights = leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)
+        if leaf["class"] not in _STORED or not has_weights:
             raise RefusedError(
-                f"it asks for {leaf['class']} from {leaf['weights']!r}, which no regressor here is made of"
+                f"it asks for {leaf['class']} from {leaf['weights']!r}, "
+                "which no regressor here is made of"
             )
 
 
@@ -334,13 +352,13 @@ def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _allowed_leaves(algorithm: Any) -> frozenset[str]:
-    return (
-        _LEAVES.get(algorithm, frozenset()) if isinstance(algorithm, str) else frozenset(_STORED)
-    )
+    if isinstance(algorithm, str):
+        return _LEAVES.get(algorithm, frozenset())
+    return frozenset(_STORED)
 
 
 def _allowed(algorithm: Any) -> frozenset[str]:
-    """Return the types that a regressor by name, or one that was given, may consist of."""
+    """Return the types that a regressor by name, or one that the user passed, may consist of."""
     if isinstance(algorithm, str):
         return _TYPES.get(algorithm, frozenset())
     from skops.io import _trusted_types
@@ -348,11 +366,11 @@ def _allowed(algorithm: Any) -> frozenset[str]:
     public = {
         name for name in _trusted_types.SKLEARN_ESTIMATOR_TYPE_NAMES if name.startswith("sklearn.")
     }
-    return frozenset(public).union(_OF_GIVEN, *_TYPES.values())
+    return frozenset(public).union(_OF_PASSED, *_TYPES.values())
 
 
 def _types_in(data: bytes) -> set[str]:
-    """List every type that a skops file names, at any depth, and every unusual way of building one."""
+    """List all types that a skops file names, at any depth, and loaders that are not allowed."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         _check_members(archive, len(data))
         schema = json.loads(archive.read("schema.json"))
@@ -365,54 +383,67 @@ def _types_in(data: bytes) -> set[str]:
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> None:
-    """Refuse members that would take more memory than the archive has bytes: `dumped` packs none of them."""
+    """Refuse members that would take more memory than the archive has bytes."""
     entries = archive.infolist()
     names = {entry.filename for entry in entries}
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed or len(names) != len(entries) or sum(entry.file_size for entry in entries) > size:
+    unpacked = sum(entry.file_size for entry in entries)
+    # `dumped` compresses no member.
+    is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if is_packed or len(names) != len(entries) or unpacked > size:
         raise RefusedError(
-            f"the {len(entries)} parts of its regressor do not lie in it one after the other, as they are"
+            f"the {len(entries)} parts of its regressor do not lie in it one after the other, "
+            "as they are"
         )
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     for entry in entries:
         if not entry.filename.endswith(".npy"):
             continue
         with archive.open(entry) as file:
-            # Memory for an array is taken before its numbers are read.
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }
-            shape, _, dtype = read[np.lib.format.read_magic(file)](file)
-            told = math.prod(shape) * dtype.itemsize
-            if dtype.hasobject or min(shape, default=0) < 0 or told > entry.file_size:
+            shape, _, dtype = read_header[np.lib.format.read_magic(file)](file)
+            # NumPy takes the memory for an array before it reads the numbers.
+            claimed = math.prod(shape) * dtype.itemsize
+            if dtype.hasobject or min(shape, default=0) < 0 or claimed > entry.file_size:
                 raise RefusedError(
-                    f"an array of its regressor says that it holds {told} bytes ({dtype}) in {entry.file_size}"
+                    f"an array of its regressor says that it holds {claimed} bytes ({dtype}) "
+                    f"in {entry.file_size}"
                 )
 
 
-def trees(part: Any) -> Iterator[tuple[Any, ...]]:
-    """Find the trees of a regressor: node numbers, children, which nodes branch and on what."""
-    if hasattr(part, "tree_"):
-        tree = part.tree_
-        nodes = np.arange(tree.node_count)
+class Tree(NamedTuple):
+    """The branches of a tree: children and feature of each node, and which nodes are not leaves."""
+
+    nodes: NDArray[np.int64]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    inner: NDArray[np.bool_]
+    feature: NDArray[np.integer]
+    n_features: int
+
+
+def trees(regressor: Any) -> Iterator[Tree]:
+    """Find the trees of a regressor of scikit-learn, at any depth."""
+    if hasattr(regressor, "tree_"):
+        tree = regressor.tree_
         left, right = tree.children_left, tree.children_right
-        yield nodes, left, right, (left != -1) | (right != -1), tree.feature, tree.n_features
+        # A node with one child is no leaf either, and is refused.
+        inner = (left != -1) | (right != -1)
+        nodes = np.arange(tree.node_count)
+        yield Tree(nodes, left, right, inner, tree.feature, tree.n_features)
         return
-    for stage in getattr(part, "_predictors", ()):
+    for stage in getattr(regressor, "_predictors", ()):
         for predictor in stage:
-            nodes = predictor.nodes
-            left, right = nodes["left"].astype(np.int64), nodes["right"].astype(np.int64)
-            inner = nodes["is_leaf"] == 0
-            yield (
-                np.arange(len(nodes)),
-                left,
-                right,
-                inner,
-                nodes["feature_idx"],
-                part.n_features_in_,
-            )
-    inside = [getattr(part, "regressor_", None), *getattr(part, "estimators_", ())]
-    inside += [step for _, step in getattr(part, "steps", ())]
-    for deeper in inside:
-        if deeper is not None:
-            yield from trees(deeper)
+            table = predictor.nodes
+            nodes = np.arange(len(table))
+            # Children are unsigned in scikit-learn.
+            left, right = table["left"].astype(np.int64), table["right"].astype(np.int64)
+            inner = table["is_leaf"] == 0
+            feature = table["feature_idx"]
+            yield Tree(nodes, left, right, inner, feature, regressor.n_features_in_)
+    inside = [getattr(regressor, "regressor_", None), *getattr(regressor, "estimators_", ())]
+    inside += [step for _, step in getattr(regressor, "steps", ())]
+    for estimator in inside:
+        if estimator is not None:
+            yield from trees(estimator)
