@@ -30,12 +30,10 @@ __all__ = ["write_participants"]
 #: Name of the table that `Cohort.write` makes.
 TABLE = "participants.tsv"
 
-#: Names of a data set that only `Cohort.write` gives: nothing synthetic, everything, or some of it.
-_DATASETS = (
-    "Patients",
-    "Synthetic patients (simulated; no person was scanned)",
-    "Patients, some of them synthetic (simulated)",
-)
+# Names of a data set, by which `Cohort.write` recognizes its own.
+_REAL = "Patients"
+_SYNTHETIC = "Synthetic patients (simulated; no person was scanned)"
+_MIXED = "Patients, some of them synthetic (simulated)"
 
 
 def write_participants(
@@ -47,41 +45,43 @@ def write_participants(
 ) -> Path:
     """Write scans as files and a table, as `Cohort.write` describes it."""
     table = folder / TABLE
+    rows = []
     try:
-        rows = [row for _, row in participant_rows(table)] if table.exists() else []
+        if table.exists():
+            rows = [row for _, row in participant_rows(table)]
     except ValueError as error:
         raise ValueError(f"{error}; add what is missing, or write to another folder") from None
     _check_names(scans, cohort)
     patients = dict.fromkeys(scan.patient for scan in scans)
-    there = {row["patient"] for row in rows} & set(patients)
-    if there:
+    listed_patients = {row["patient"] for row in rows} & set(patients)
+    if listed_patients:
         raise ValueError(
-            f"{table} already has {', '.join(sorted(there))}; write to another folder"
+            f"{table} already has {', '.join(sorted(listed_patients))}; write to another folder"
         )
     labels = [_bids_label(scan, scans) for scan in scans]
-    taken = {Path(row["image"]).parts[0] for row in rows} & {_subject(label) for label in labels}
-    if (
-        len(set(labels)) != len(labels)
-        or taken
-        or any(label.startswith("_") or not label for label in labels)
-    ):
+    folders = {Path(row["image"]).parts[0] for row in rows}
+    is_shared = len(set(labels)) != len(labels) or folders & set(map(_subject, labels))
+    # A name without letters and digits leaves an empty label, with a run after it or alone.
+    if is_shared or any(label.startswith("_") or not label for label in labels):
         raise ValueError(
             f"patients {', '.join(patients)} do not have different names made of letters and digits"
         )
     for scan in scans:
         _check_truth(scan)
     simulated = {scan.cohort or cohort for scan in scans if scan.synthetic}
-    known = {row["cohort"] for row in rows}
-    told = {name: values for name, values in simulations_of(table).items() if name in known}
+    listed_cohorts = {row["cohort"] for row in rows}
+    simulations = {
+        name: values for name, values in simulations_of(table).items() if name in listed_cohorts
+    }
     if simulation is not None:
-        told = _merged(told, {name: dict(simulation) for name in simulated}, table)
+        added = {name: dict(simulation) for name in simulated}
+        simulations = _merged(simulations, added, table)
     description = folder / "dataset_description.json"
     if not _is_ours(description):
         _refuse_to_replace(folder, labels)
-    # First of all, so that files which an interrupted run leaves behind are known for ours.
-    _describe_dataset(
-        description, [*rows, *({"synthetic": str(scan.synthetic).lower()} for scan in scans)]
-    )
+    # Before the images, so that those of an interrupted run are recognized as written here.
+    new_rows = [{"synthetic": str(scan.synthetic).lower()} for scan in scans]
+    _describe_dataset(description, [*rows, *new_rows])
     new = [
         _write_scan(scan, label, folder, scan.cohort or cohort)
         for scan, label in zip(scans, labels, strict=True)
@@ -89,7 +89,7 @@ def write_participants(
     text, names = table_with(
         table, new, columns=(*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), aliases=COLUMN_NAMES
     )
-    write_text(table.with_suffix(".json"), _sidecar(table, told, names))
+    write_text(table.with_suffix(".json"), _sidecar(table, simulations, names))
     write_text(table, text)
     return table
 
@@ -98,19 +98,21 @@ def _check_names(scans: Sequence[Scan], cohort: str) -> None:
     """Refuse names that would not come back from a table as they are."""
     cohort_of: dict[str, str] = {}
     for scan in scans:
-        mine = scan.cohort or cohort
-        for kind, name in (("cohort", mine), ("patient", scan.patient)):
+        scan_cohort = scan.cohort or cohort
+        for noun, name in (("cohort", scan_cohort), ("patient", scan.patient)):
             if name.strip() in NOTHING:
-                remedy = "; Cohort(scans, name) gives one" if kind == "cohort" else ""
-                raise ValueError(f"a table needs a name for each {kind}, not {name!r}{remedy}")
+                remedy = "; Cohort(scans, name) gives one" if noun == "cohort" else ""
+                raise ValueError(f"a table needs a name for each {noun}, not {name!r}{remedy}")
             if name != name.strip() or not name.isprintable():
                 raise ValueError(
-                    f"{kind} {name!r}: a name in a table has no tab, line break or other character that cannot be "
-                    "printed, and no blank at its ends"
+                    f"{noun} {name!r}: a name in a table has no tab, line break or other character "
+                    "that cannot be printed, and no blank at its ends"
                 )
-        if cohort_of.setdefault(scan.patient, mine) != mine:
+        first_cohort = cohort_of.setdefault(scan.patient, scan_cohort)
+        if first_cohort != scan_cohort:
             raise ValueError(
-                f"patient {scan.patient} is in cohort {mine!r} and in cohort {cohort_of[scan.patient]!r}; keep one"
+                f"patient {scan.patient} is in cohort {scan_cohort!r} and in cohort "
+                f"{first_cohort!r}; keep one"
             )
 
 
@@ -118,26 +120,29 @@ def _check_truth(scan: Scan) -> None:
     truth = scan.truth
     if truth is not None and set(truth) != set(truth_names()):
         raise ValueError(
-            f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, all of them, not "
-            f"{', '.join(truth)}; leave the truth out of the scan (truth=None), or give these maps"
+            f"patient {scan.patient}: a table keeps the true maps of {', '.join(truth_names())}, "
+            f"all of them, not {', '.join(truth)}; leave the truth out of the scan (truth=None), "
+            "or give these maps"
         )
 
 
 def _refuse_to_replace(folder: Path, labels: Sequence[str]) -> None:
     """Leave the images of a data set that was not written here alone."""
     subjects = sorted({_subject(label) for label in labels})
-    there = [subject for subject in subjects if (folder / subject).exists()]
-    if there:
+    existing = [subject for subject in subjects if (folder / subject).exists()]
+    if existing:
         raise ValueError(
-            f"{folder} already has {', '.join(there)}, maybe with your data; remove it, or write to another folder"
+            f"{folder} already has {', '.join(existing)}, maybe with your data; "
+            "remove it, or write to another folder"
         )
 
 
 def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
     """Make ``patient``, or ``patient_run-2`` for a further scan of the same patient."""
     label = re.sub(r"[^A-Za-z0-9]", "", scan.patient)
-    mine = [other for other in scans if other.patient == scan.patient]
-    run = next(i for i, other in enumerate(mine, start=1) if other is scan)
+    runs = [run for run in scans if run.patient == scan.patient]
+    # By identity, because scans have no other equality.
+    run = 1 + [id(run) for run in runs].index(id(scan))
     return label if run == 1 else f"{label}_run-{run}"
 
 
@@ -189,40 +194,38 @@ def _storable(values: NDArray) -> NDArray:
     """Give values a type that NIfTI readers know."""
     if values.dtype == np.float16:
         return values.astype(np.float32)
-    return (
-        values.astype(np.float64)
-        if values.dtype.kind in "iu" and values.dtype.itemsize == 8
-        else values
-    )
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
+        return values.astype(np.float64)
+    return values
 
 
 def _merged(
-    told: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]], table: Path
+    simulations: Mapping[str, Mapping[str, Any]],
+    added: Mapping[str, Mapping[str, Any]],
+    table: Path,
 ) -> dict[str, dict[str, Any]]:
-    """Add how cohorts were simulated; further patients of one cohort have to be simulated like the others."""
-    merged = {name: dict(values) for name, values in told.items()}
-    for name, values in new.items():
-        there, values = merged.get(name, dict(values)), dict(values)
-        other = [
-            key
-            for key in there | values
-            if key != "patients" and there.get(key) != values.get(key)
-        ]
-        if other:
-            raise ValueError(
-                f"cohort {name!r} in {table} was simulated with another {other[0]} ({there.get(other[0])!r}, now "
-                f"{values.get(other[0])!r}); give the cohort another name, or write to another folder"
-            )
-        merged[name] = dict(values)
-        if "patients" in there or "patients" in values:
-            merged[name]["patients"] = {**there.get("patients", {}), **values.get("patients", {})}
+    """Add how cohorts were simulated; all patients of one cohort must be simulated alike."""
+    merged = {name: dict(settings) for name, settings in simulations.items()}
+    for name, settings in added.items():
+        earlier = merged.get(name, dict(settings))
+        for key in earlier | dict(settings):
+            if key != "patients" and earlier.get(key) != settings.get(key):
+                raise ValueError(
+                    f"cohort {name!r} in {table} was simulated with another {key} "
+                    f"({earlier.get(key)!r}, now {settings.get(key)!r}); give the cohort another "
+                    "name, or write to another folder"
+                )
+        merged[name] = dict(settings)
+        if "patients" in earlier or "patients" in settings:
+            patients = earlier.get("patients", {}) | settings.get("patients", {})
+            merged[name]["patients"] = patients
     return merged
 
 
 def _sidecar(
     table: Path, simulations: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
 ) -> str:
-    """Describe the columns of the table, as BIDS wants it, and how cohorts were simulated; keep what is there."""
+    """Describe the columns of the table in BIDS, and how cohorts were simulated; keep other fields."""
     columns = {
         "patient": "Patient; scans of one patient are never split between training and test",
         "cohort": "Scanner or study that the patient belongs to",
@@ -237,7 +240,9 @@ def _sidecar(
         "synthetic": "Whether the patient was simulated",
     }
     sidecar = table.with_suffix(".json")
-    fields = json.loads(read_small(sidecar)) if sidecar.is_file() else {}
+    fields = {}
+    if sidecar.is_file():
+        fields = json.loads(read_small(sidecar))
     for column, text in columns.items():
         if column in names:
             fields.setdefault(names[column], {"Description": text})
@@ -247,23 +252,27 @@ def _sidecar(
 
 
 def _is_ours(description: Path) -> bool:
-    """Tell whether `Cohort.write` described a data set, and made all of it."""
+    """Whether `Cohort.write` described a data set, and made all of it."""
     try:
         fields = json.loads(description.read_text(encoding="utf-8"))
-        return fields["Name"] in _DATASETS and fields["GeneratedBy"][0]["Name"] == "dmrifit"
+        is_named = fields["Name"] in (_REAL, _SYNTHETIC, _MIXED)
+        return is_named and fields["GeneratedBy"][0]["Name"] == "dmrifit"
     except (OSError, UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError):
         return False
 
 
 def _describe_dataset(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Describe the data set, as BIDS wants it; one that others described is left alone."""
+    """Describe the data set in BIDS, unless somebody else has described it."""
     if path.exists() and not _is_ours(path):
         return
     synthetic = [WORDS.get(row.get("synthetic", "").lower(), False) for row in rows]
-    name = _DATASETS[1 if all(synthetic) else 2 if any(synthetic) else 0]
+    name = _REAL
+    if any(synthetic):
+        name = _SYNTHETIC if all(synthetic) else _MIXED
     fields: dict[str, Any] = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "raw"}
     if path.exists():
         fields = json.loads(path.read_text(encoding="utf-8")) | {"Name": name}
+    # Images without a description may be somebody else's.
     if path.exists() or not any(path.parent.glob("sub-*")):
         fields["GeneratedBy"] = [{"Name": "dmrifit", "Version": __version__}]
     write_text(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")

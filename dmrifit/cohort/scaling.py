@@ -55,7 +55,8 @@ class PatientScale:
     def __post_init__(self) -> None:
         if self.rule not in _RULES:
             raise ValueError(
-                f"no rule {self.rule!r} for the scale of a patient; choose one of {', '.join(_RULES)}"
+                f"no rule {self.rule!r} for the scale of a patient; "
+                f"choose one of {', '.join(_RULES)}"
             )
         if not 0 < self.percentile <= 100:
             raise ValueError(
@@ -151,6 +152,8 @@ class PatientScale:
 
 def reference_columns(protocol: Protocol) -> NDArray[np.intp]:
     """Find the measurements at the lowest b-value of the shortest echo time."""
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    te = protocol.te
+    if te is None:
+        te = np.zeros(len(protocol))
     shortest = te <= te.min() + _TE_MATCH
     return np.flatnonzero(shortest & (protocol.b <= protocol.b[shortest].min() + _B_MATCH))

@@ -21,7 +21,8 @@ MaskName: TypeAlias = Literal["body", "lesion"]
 
 _SAME_B = 1.0  # s/mm²
 _LARGEST_PLACE = 1e6  # mm
-_LONGEST_NAMES = 200  # bytes: those of a file, less an ending and room for a temporary name
+# Bytes of a file name, less an ending and the start of a temporary name.
+_LONGEST_NAMES = 200
 
 
 class Scan:
@@ -49,11 +50,13 @@ class Scan:
     sigma : float, ndarray of shape (x, y, z) or path, optional
         Standard deviation of the noise of one measurement, in the unit of the signal.
     average : {"geometric", "arithmetic"}, optional
-        Average the measurements that share a b-value and an echo time, such as directions, whenever signals are
-        asked for (see `average_directions`); `protocol` then has one entry for each contrast. b-values that differ by
-        more than 1 s/mm² are not the same: round them before (`Protocol.rounded`).
+        Average the measurements that share a b-value and an echo time, such as directions, whenever
+        signals are asked for (see `average_directions`); `protocol` then has one entry for each
+        contrast. b-values that differ by more than 1 s/mm² are not the same: round them before
+        (`Protocol.rounded`).
     truth : mapping of str to ndarray of shape (x, y, z) or path, optional
-        True parameter maps, of a synthetic scan. A file has those of T2-IVIM-Kurtosis, in the order of that model.
+        True parameter maps, of a synthetic scan. A file has those of T2-IVIM-Kurtosis, in the order
+        of that model.
     synthetic : bool, default=False
         Whether the scan was simulated.
 
@@ -80,17 +83,17 @@ class Scan:
         synthetic: bool = False,
     ) -> None:
         self.patient = str(patient)
-        quoted = sum(
-            len(quote(name, errors="surrogatepass")) for name in (self.patient, str(cohort))
-        )
-        if quoted > _LONGEST_NAMES:
+        n_bytes = len(quote(self.patient + str(cohort), errors="surrogatepass"))
+        if n_bytes > _LONGEST_NAMES:
             raise ValueError(
-                f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, {quoted} bytes as "
-                f"they are quoted there; shorten them to {_LONGEST_NAMES}"
+                f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, "
+                f"{n_bytes} bytes as they are quoted there; shorten them to {_LONGEST_NAMES}"
             )
         self._measured = protocol
         self._average = average
-        self.protocol = protocol if average is None else self._averaged(np.ones(len(protocol)))[1]
+        self.protocol = protocol
+        if average is not None:
+            self.protocol = self._averaged(np.ones(len(protocol)))[1]
         self.cohort = str(cohort)
         self.synthetic = bool(synthetic)
         self._signal = signal
@@ -98,21 +101,24 @@ class Scan:
         self._lesion = lesion
         self._sigma = sigma
         self._truth = truth
-        self._affine = None if affine is None else _checked_affine(affine, self.patient)
+        self._affine = None
+        if affine is not None:
+            self._affine = _checked_affine(affine, self.patient)
         if self._affine is None and not _is_path(signal):
             raise ValueError(
                 f"patient {patient}: signals given as an array need the affine of their grid"
             )
         if isinstance(sigma, int | float | np.number) and not (np.isfinite(sigma) and sigma >= 0):
             raise ValueError(
-                f"patient {patient}: sigma (standard deviation of the noise) must be finite, 0 or more, not {sigma}"
+                f"patient {patient}: sigma (standard deviation of the noise) must be finite, "
+                f"0 or more, not {sigma}"
             )
         self._check_grids()
 
     def __repr__(self) -> str:
-        kind = "synthetic scan" if self.synthetic else "scan"
+        title = "synthetic scan" if self.synthetic else "scan"
         size = " × ".join(map(str, self.shape))
-        return f"<{kind} of patient {self.patient!r}, {size} voxels, {self.protocol!r}>"
+        return f"<{title} of patient {self.patient!r}, {size} voxels, {self.protocol!r}>"
 
     @property
     def measured(self) -> Protocol:
@@ -128,15 +134,18 @@ class Scan:
     @property
     def affine(self) -> NDArray[np.float64]:
         """From voxel indices to RAS+ coordinates in mm, shape (4, 4)."""
-        return np.array(
-            _grid(self._signal)[1] if self._affine is None else self._affine, dtype=float
-        )
+        affine = self._affine
+        if affine is None:
+            affine = _grid(self._signal)[1]
+        return np.array(affine, dtype=float)
 
     @property
     def signal(self) -> NDArray:
         """Magnitudes, shape (x, y, z, len(protocol)); read, and averaged, now."""
         signal = _load(self._signal)
-        return signal if self._average is None else self._averaged(signal)[0]
+        if self._average is None:
+            return signal
+        return self._averaged(signal)[0]
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -151,25 +160,27 @@ class Scan:
         """The tumor, shape (x, y, z); None where there is none."""
         if self._lesion is None:
             return None
-        values = _load_map(
-            self._lesion
-        )  # a file that cannot be read is not a patient without a tumor
+        # Outside the try: a file that cannot be read is not a patient without a tumor.
+        values = _load_map(self._lesion)
         try:
             return binarize(values)
-        except ValueError:  # no voxel is inside
+        # No voxel is inside.
+        except ValueError:
             return None
 
     @property
     def sigma(self) -> float | NDArray | None:
         """Standard deviation of the noise: a number, or a map of shape (x, y, z)."""
         sigma = self._sigma
-        if sigma is None or isinstance(sigma, int | float | np.number):
-            return None if sigma is None else float(sigma)
+        if sigma is None:
+            return None
+        if isinstance(sigma, int | float | np.number):
+            return float(sigma)
         return _load_map(sigma)
 
     @property
     def truth(self) -> dict[str, NDArray] | None:
-        """True parameter maps by name, each of shape (x, y, z), of a synthetic scan; None for others."""
+        """True parameter maps of a synthetic scan by name, each of shape (x, y, z), or None."""
         if self._truth is None:
             return None
         if isinstance(self._truth, str | Path):
@@ -232,13 +243,15 @@ class Scan:
         counts = " × ".join(map(str, shape))
         if len(shape) != 4:
             raise ValueError(
-                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for each of the "
-                f"{len(self._measured)} measurements: put the volumes together, for example by nibabel.concat_images"
+                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for "
+                f"each of the {len(self._measured)} measurements: put the volumes together, for "
+                "example by nibabel.concat_images"
             )
         if shape[3] != len(self._measured):
             raise ValueError(
-                f"{image}: {counts} values do not make one volume for each of the {len(self._measured)} "
-                "measurements of the protocol; check that b-values and image belong to one scan"
+                f"{image}: {counts} values do not make one volume for each of the "
+                f"{len(self._measured)} measurements of the protocol; check that b-values and image "
+                "belong to one scan"
             )
         truth: dict[str, Volume] = {}
         if isinstance(self._truth, str | Path):
@@ -255,13 +268,16 @@ class Scan:
         for label, volume in maps.items():
             if volume is None or isinstance(volume, int | float | np.number):
                 continue
-            other_shape, other_affine = _grid(volume)
-            # A map may have a fourth axis of length one; only a file of true maps has one for its maps.
-            if (set(other_shape[3:]) <= {1} and label not in truth) or label == "truth":
-                other_shape = other_shape[:3]
+            map_shape, map_affine = _grid(volume)
+            # Some programs store a map with a fourth axis of length one; a file of true maps has one
+            # for its maps.
+            if (set(map_shape[3:]) <= {1} and label not in truth) or label == "truth":
+                map_shape = map_shape[:3]
+            if map_affine is None:
+                map_affine = affine
             check_same_grid(
-                other_shape,
-                affine if other_affine is None else other_affine,
+                map_shape,
+                map_affine,
                 shape[:3],
                 affine,
                 name=_describe(volume, f"{label} of patient {self.patient}"),
@@ -273,8 +289,8 @@ class Scan:
         shape, names = _grid(path)[0], truth_names()
         if len(shape) != 4 or shape[3] != len(names):
             raise ValueError(
-                f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} volumes of a 4-D image, "
-                f"in the order {', '.join(names)}"
+                f"{path} has {' × '.join(map(str, shape))} values; true maps are {len(names)} "
+                f"volumes of a 4-D image, in the order {', '.join(names)}"
             )
 
 
@@ -286,13 +302,15 @@ def truth_names() -> tuple[str, ...]:
 
 
 def _checked_affine(affine: ArrayLike, patient: str) -> NDArray[np.float64]:
-    found = np.array(real_numbers(affine, f"patient {patient}: the affine"))
-    shaped = found.shape == (4, 4) and np.isfinite(found).all()
-    if not shaped or np.abs(found).max() > _LARGEST_PLACE or np.linalg.det(found[:3, :3]) == 0:
+    matrix = np.array(real_numbers(affine, f"patient {patient}: the affine"))
+    is_affine = matrix.shape == (4, 4) and np.isfinite(matrix).all()
+    is_far = is_affine and np.abs(matrix).max() > _LARGEST_PLACE
+    if not is_affine or is_far or np.linalg.det(matrix[:3, :3]) == 0:
         raise ValueError(
-            f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, not {found.tolist()}"
+            f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, "
+            f"not {matrix.tolist()}"
         )
-    return found
+    return matrix
 
 
 def _is_path(volume: object) -> bool:
@@ -304,7 +322,7 @@ def _describe(volume: object, label: str) -> str:
 
 
 def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
-    """Shape and affine of a volume; of a file, from its header alone."""
+    """Return shape and affine of a volume; of a file, from its header alone."""
     if isinstance(volume, str | Path):
         from dmrifit.io.nifti import read_grid
 
