@@ -1,4 +1,4 @@
-"""What cases of the applications share: arrays that fit together, names of their files, rows of their tables."""
+"""Cases of the applications: checks of their arrays, names of their files, rows of their tables."""
 
 from __future__ import annotations
 
@@ -38,55 +38,58 @@ def checked_values(
     values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = ""
 ) -> NDArray[np.float32]:
     """Check that an array holds finite numbers and has a shape."""
-    found = np.asarray(values)
-    check_shape(found, shape, what, remedy)
-    if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
-        n = np.count_nonzero(~np.isfinite(found)) if found.dtype.kind in "fiub" else found.size
+    array = np.asarray(values)
+    check_shape(array, shape, what, remedy)
+    n_bad = array.size
+    if array.dtype.kind in "fiub":
+        n_bad = int(np.count_nonzero(~np.isfinite(array)))
+    if n_bad or array.dtype.kind not in "fiub":
         raise ValueError(
-            f"{what} has {n} values that are no finite numbers ({found.dtype}); set voxels without a value to 0"
+            f"{what} has {n_bad} values that are no finite numbers ({array.dtype}); "
+            "set voxels without a value to 0"
         )
-    return np.ascontiguousarray(found, dtype=np.float32)
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def checked_mask(
     values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = ""
 ) -> NDArray[np.bool_]:
     """Check that an array is a mask and has a shape."""
-    found = np.asarray(values)
-    check_shape(found, shape, what, remedy)
-    if found.dtype != bool:
-        others = np.setdiff1d(np.unique(found), (0, 1))
-        if others.size:
+    array = np.asarray(values)
+    check_shape(array, shape, what, remedy)
+    if array.dtype != bool:
+        classes = np.setdiff1d(np.unique(array), (0, 1))
+        if classes.size:
             raise ValueError(
-                f"{what} must hold 0 and 1 only, not {others[:5].tolist()}; choose its classes, for example label == 1"
+                f"{what} must hold 0 and 1 only, not {classes[:5].tolist()}; "
+                "choose its classes, for example label == 1"
             )
-    return np.ascontiguousarray(found != 0)
+    return np.ascontiguousarray(array != 0)
 
 
 def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str = "") -> None:
     """Check the shape of an array."""
     if values.shape != shape:
         raise ValueError(
-            f"{what} has shape {values.shape} and the image {shape}; {remedy or 'bring both to one grid'}"
+            f"{what} has shape {values.shape} and the image {shape}; "
+            f"{remedy or 'bring both to one grid'}"
         )
 
 
 def checked_affine(affine: ArrayLike, who: str) -> NDArray[np.float64]:
     """Check that a matrix places voxels."""
-    found = np.array(affine, dtype=np.float64)
-    if found.shape != (4, 4) or not np.isfinite(found).all() or np.linalg.det(found[:3, :3]) == 0:
+    matrix = np.array(affine, dtype=np.float64)
+    is_affine = matrix.shape == (4, 4) and np.isfinite(matrix).all()
+    if not is_affine or np.linalg.det(matrix[:3, :3]) == 0:
         raise ValueError(
-            f"{who}: the affine places no voxels: {found.tolist()}; give a (4, 4) matrix of three axes in mm"
+            f"{who}: the affine places no voxels: {matrix.tolist()}; "
+            "give a (4, 4) matrix of three axes in mm"
         )
-    return found
+    return matrix
 
 
 def three_axes(values: NDArray, name: str | Path) -> NDArray:
-    """
-    Give a volume without a last axis of length 1.
-
-    Shapes: returns (x, y, z).
-    """
+    """Drop a last axis of length 1 from a volume, and check that three axes remain."""
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
@@ -99,17 +102,13 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
 def read_on_grid(
     path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], reference: str
 ) -> NDArray:
-    """
-    Read a volume that lies on the grid of another image.
-
-    Shapes: returns (x, y, z).
-    """
+    """Read a volume (x, y, z) that must be on the grid of another image."""
     loaded = load_image(path)
-    found = three_axes(values_of(loaded, str(path)), path)
+    volume = three_axes(values_of(loaded, str(path)), path)
     check_same_grid(
-        found.shape, loaded.affine, shape, affine, name=str(path), reference_name=reference
+        volume.shape, loaded.affine, shape, affine, name=str(path), reference_name=reference
     )
-    return found
+    return volume
 
 
 def read_each(
@@ -121,16 +120,18 @@ def read_each(
     aliases: Mapping[str, str],
     what: str = "case",
 ) -> list[_Case]:
-    """Read the cases of a table, each of another name."""
+    """Read the cases of a table, and check that their names are unique."""
     table = Path(table)
     cases: list[_Case] = []
-    lines: dict[str, int] = {}
+    row_of: dict[str, int] = {}
     for line, row in read_rows(table, required=required, optional=optional, aliases=aliases):
         where = f"{table}, row {line} (patient {row['patient']})"
         name = row.get("name") or row["patient"]
-        if (other := lines.setdefault(name, line)) != line:
+        first_line = row_of.setdefault(name, line)
+        if first_line != line:
             raise ValueError(
-                f"{where}: row {other} has a {what} of the name {name!r} too; add a column 'name' that tells them apart"
+                f"{where}: row {first_line} has a {what} of the name {name!r} too; "
+                "add a column 'name' that tells them apart"
             )
         try:
             cases.append(read(row, table.parent))
@@ -150,11 +151,12 @@ def file_stem(patient: str, name: str) -> str:
 
 
 def check_names(names: Mapping[str, str]) -> None:
-    """Check that words can stand in a table."""
-    for kind, name in names.items():
+    """Check that names come back from a table as they were written."""
+    for noun, name in names.items():
         if name.strip() in NOTHING or name != name.strip() or not name.isprintable():
             raise ValueError(
-                f"{kind} {name!r}: a name in a table has letters, digits or signs, and no tab or line break"
+                f"{noun} {name!r}: a name in a table has letters, digits or signs, "
+                "and no tab or line break"
             )
 
 
@@ -164,23 +166,21 @@ def file_stems(names: Iterable[tuple[str, str]]) -> list[str]:
     if not pairs:
         raise ValueError("there are no cases to write")
     stems = [file_stem(*pair) for pair in pairs]
+    # Some disks do not distinguish upper and lower case.
     folded = [stem.casefold() for stem in stems]
-    twice = sorted(
-        {pair[1] for pair, stem in zip(pairs, folded, strict=True) if folded.count(stem) > 1}
-    )
-    if twice:
+    repeated = {
+        name for (_, name), stem in zip(pairs, folded, strict=True) if folded.count(stem) > 1
+    }
+    if repeated:
         raise ValueError(
-            f"several cases would have the same files: {', '.join(twice)}; give them names of their own"
+            f"several cases would have the same files: {', '.join(sorted(repeated))}; "
+            "give them names of their own"
         )
     return stems
 
 
 def save_values(values: NDArray, affine: NDArray[np.float64], path: Path) -> None:
-    """
-    Write an array as NIfTI to a place that nobody reads yet, such as one of a `FileSet`.
-
-    Shapes: `values` (x, y, z).
-    """
+    """Write an array (x, y, z) as NIfTI to a path that nothing reads yet, as in a `FileSet`."""
     save_image(image_of(values, affine), path)
 
 
@@ -191,9 +191,11 @@ def write_table(
     columns: Mapping[str, str],
     described: str,
 ) -> None:
-    """Write a table of cases and what its columns mean."""
+    """Write a table of cases, and a JSON file that describes its columns."""
     used = [key for key in columns if any(key in row for row in rows)]
     with file_set.path(name).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerows([used, *([row.get(key, "n/a") for key in used] for row in rows)])
+        writer.writerow(used)
+        for row in rows:
+            writer.writerow([row.get(key, "n/a") for key in used])
     file_set.write_json(described, {key: {"Description": columns[key]} for key in used})

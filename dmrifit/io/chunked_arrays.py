@@ -29,32 +29,30 @@ class Array(Protocol):
 
 
 def is_array(value: object) -> bool:
-    """Tell whether something is an array."""
-    return (
-        isinstance(value, Array)
-        and len(value.shape) > 0
-        and getattr(value.dtype, "kind", "V") not in "OUST"
-    )
+    """Whether a value is an array of numbers, or of records, with at least one axis."""
+    if not isinstance(value, Array) or len(value.shape) == 0:
+        return False
+    return getattr(value.dtype, "kind", "V") not in "OUST"
 
 
 def placed(image: Any, affine: ArrayLike | None) -> Any:
-    """Give an array its place in the world, without reading it; leave everything else as it is."""
+    """Make an image of an array without reading it; return anything else as it is."""
     if isinstance(image, list | tuple):
-        return [placed(one, affine) for one in image]
+        return [placed(item, affine) for item in image]
     if not is_array(image):
         return image
-    kind = f"an array ({type(image).__module__.partition('.')[0]}, {' × '.join(map(str, image.shape))})"
+    title = f"an array ({type(image).__module__.partition('.')[0]}, {' × '.join(map(str, image.shape))})"
     if affine is None:
         raise ValueError(
-            f"{kind} does not say where its voxels lie; wrap it: nibabel.Nifti1Image(array, affine), or give affine= "
-            "where a function has it"
+            f"{title} does not say where its voxels lie; wrap it: "
+            "nibabel.Nifti1Image(array, affine), or give affine= where a function has it"
         )
     if np.isnan(np.asarray(image.shape, dtype=float)).any():
-        raise ValueError(f"{kind} does not know its shape; call its compute_chunk_sizes() first")
+        raise ValueError(f"{title} does not know its shape; call its compute_chunk_sizes() first")
     dtype = np.dtype(image.dtype)
     if dtype.kind not in "biuf":
         raise ValueError(
-            f"{kind} holds values of type {dtype}; magnitudes (integers or real numbers) are needed"
+            f"{title} holds values of type {dtype}; magnitudes (integers or real numbers) are needed"
         )
     matrix = np.asarray(affine, dtype=np.float64)
     if (
@@ -63,24 +61,30 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
         or np.linalg.det(matrix[:3, :3]) == 0
     ):
         raise ValueError(f"affine= must be 4 × 4 numbers that place voxels, not {matrix.tolist()}")
-    # NIfTI does not know every type that arrays have; only the type of the values read counts.
+    # Not the type of the array, which NIfTI may lack: the values that are read have their own.
     header = nib.Nifti1Header()
     header.set_data_dtype(np.float32)
     header.set_xyzt_units("mm")
-    made = nib.Nifti1Image(image, matrix, header)
-    made.set_sform(matrix, update_affine=False)  # as nibabel does for an array without a header
-    made.set_qform(matrix, code="unknown", update_affine=False)
-    return made
+    wrapped = nib.Nifti1Image(image, matrix, header)
+    # As nibabel does for an array without a header.
+    wrapped.set_sform(matrix, update_affine=False)
+    wrapped.set_qform(matrix, code="unknown", update_affine=False)
+    return wrapped
 
 
 def slices_of(n_slices: int, most: int, arrays: Sequence[Any] = ()) -> Iterator[slice]:
     """Cut a volume into slabs that end where blocks end, so that no block is read twice."""
-    ends = next((found for found in (_block_ends(one, n_slices) for one in arrays) if found), [])
+    ends: list[int] = []
+    for array in arrays:
+        # Of the first array that is stored in blocks: all images of a series are cut alike.
+        ends = ends or _block_ends(array, n_slices)
     first = 0
     while first < n_slices:
-        fitting = [end for end in ends if first < end <= first + most]
-        # A block that is too thick for a slab does not keep the one before it from ending with its block.
-        last = fitting[-1] if fitting else min(first + most, n_slices)
+        last = min(first + most, n_slices)
+        # Within a block that is thicker than a slab, no end fits.
+        for end in ends:
+            if first < end <= first + most:
+                last = end
         yield slice(first, last)
         first = last
 

@@ -65,20 +65,23 @@ class Matching:
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
-        """Whether a component matches two lesions or is ten times larger than its one: shape (n_components,)."""
+        """
+        Whether a component matches several lesions or is far larger than its lesion.
+
+        Shapes: returns (n_components,).
+        """
         n = len(self.component_voxels)
         flagged = np.bincount(self.component, minlength=n) > 1
-        oversized = (
-            self.component_voxels[self.component] > OVERSIZED * self.lesion_voxels[self.lesion]
-        )
+        lesion_voxels = self.lesion_voxels[self.lesion]
+        oversized = self.component_voxels[self.component] > OVERSIZED * lesion_voxels
         flagged[self.component[oversized]] = True
         return flagged
 
     @property
     def distinct(self) -> NDArray[np.bool_]:
         """Whether a component matches that is not flagged: shape (n_lesions,)."""
-        good = ~self.flagged[self.component]
-        return np.bincount(self.lesion[good], minlength=len(self.lesion_voxels)) > 0
+        unflagged = ~self.flagged[self.component]
+        return np.bincount(self.lesion[unflagged], minlength=len(self.lesion_voxels)) > 0
 
 
 def match_components(
@@ -118,22 +121,26 @@ def match_to_lesions(
     Shapes: `lesions` (x, y, z), `prediction` (x, y, z).
     """
     check_number("min_overlap", min_overlap, least=1, whole=True)
-    found = _mask(prediction, "the prediction")
-    if found.shape != lesions.shape:
+    predicted = _mask(prediction, "the prediction")
+    if predicted.shape != lesions.shape:
         raise ValueError(
-            f"a reference of shape {lesions.shape} and a prediction of shape {found.shape} are on different grids"
+            f"a reference of shape {lesions.shape} and a prediction of shape {predicted.shape} are "
+            "on different grids"
         )
-    found = drop_small(found, min_voxels, connectivity=connectivity)
-    components = label_components(found, connectivity=connectivity)
+    predicted = drop_small(predicted, min_voxels, connectivity=connectivity)
+    components = label_components(predicted, connectivity=connectivity)
     inside = lesions > 0
-    sizes = (
-        np.bincount(lesions[inside], minlength=1)[1:],
-        np.bincount(components[found], minlength=1)[1:],
-    )
-    lesion, component, overlap = meeting_pairs(lesions, components, inside, len(sizes[1]))
-    enough = overlap >= min_overlap
+    component_voxels = np.bincount(components[predicted], minlength=1)[1:]
+    lesion, component, overlap = meeting_pairs(lesions, components, inside, len(component_voxels))
+    is_match = overlap >= min_overlap
     return Matching(
-        lesions, components, lesion[enough], component[enough], overlap[enough], *sizes
+        reference=lesions,
+        prediction=components,
+        lesion=lesion[is_match],
+        component=component[is_match],
+        overlap=overlap[is_match],
+        lesion_voxels=np.bincount(lesions[inside], minlength=1)[1:],
+        component_voxels=component_voxels,
     )
 
 
@@ -151,11 +158,7 @@ def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.i
 
 
 def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> NDArray[np.bool_]:
-    """
-    Leave out components that are too small to be a finding.
-
-    Shapes: `mask` (x, y, z); returns (x, y, z).
-    """
+    """Remove components of fewer voxels from a mask (x, y, z)."""
     check_number("min_voxels", min_voxels, least=1, whole=True)
     inside = np.asarray(mask) != 0
     if min_voxels == 1:
@@ -168,7 +171,9 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
 
 def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
     """Check a matrix that places voxels."""
-    matrix = np.eye(4) if affine is None else real_numbers(affine, "the affine")
+    if affine is None:
+        return np.eye(4)
+    matrix = real_numbers(affine, "the affine")
     if (
         matrix.shape != (4, 4)
         or not np.isfinite(matrix).all()
@@ -190,24 +195,26 @@ def meeting_pairs(
     """
     first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
     both = second > 0
-    keys, voxels = np.unique(
-        (first[both] - 1) * max(n_b, 1) + second[both] - 1, return_counts=True
-    )
-    return keys // max(n_b, 1), keys % max(n_b, 1), voxels
+    # One number for each pair, so that equal pairs are counted at once.
+    base = max(n_b, 1)
+    keys, voxels = np.unique((first[both] - 1) * base + second[both] - 1, return_counts=True)
+    return keys // base, keys % base, voxels
 
 
 def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     array = np.asarray(values)
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape {array.shape}"
+            f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape "
+            f"{array.shape}"
         )
     if array.dtype == bool:
         return array
     inside = array == 1
-    if not (inside | (array == 0)).all():
-        other = array[~(inside | (array == 0))].flat[0]
+    invalid = array[~inside & (array != 0)]
+    if invalid.size:
         raise ValueError(
-            f"{name} holds {other:g} where only 0 and 1 may stand; compare it with a threshold first"
+            f"{name} holds {invalid[0]:g} where only 0 and 1 may stand; "
+            "compare it with a threshold first"
         )
     return inside

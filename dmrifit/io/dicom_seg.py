@@ -1,9 +1,10 @@
-"""DICOM: regions of label images as a segmentation of the series that the images were converted from."""
+"""DICOM segmentations: regions of label images on the series that the images were converted from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "write_dicom_seg"]
 
-#: What regions are -> keywords of category and type in pydicom's dictionaries of codes, (scheme, keyword) each.
+#: Type of regions -> category and type of segments, each a scheme and a keyword of pydicom's codes.
 KINDS: Mapping[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "lesion": (("SCT", "MorphologicallyAbnormalStructure"), ("SCT", "Lesion")),
     "metastasis": (("SCT", "MorphologicallyAbnormalStructure"), ("SCT", "NeoplasmSecondary")),
@@ -27,38 +28,25 @@ KINDS: Mapping[str, tuple[tuple[str, str], tuple[str, str]]] = {
 _NOTICE = "Research software; not for clinical use"
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # between LPS+ and RAS+
 _TOLERANCE = 0.1  # voxel edges that grids may lie apart
-_SMALLEST = 1e-3  # of a spacing or of a unit vector: differences of positions and directions that are rounding
+# Of a spacing or a unit vector: smaller differences of positions and directions are rounding.
+_ROUNDING = 1e-3
 _MOST_SEGMENTS = 255
 _LONGEST_LABEL = 64  # characters, of the type LO
-_DEFLATED = "1.2.840.10008.1.2.1.99"  # packed whole: of any size once it is read
+# Compressed as a whole file, so that reading its header could take any memory.
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 #: Images of which each is a slice: CT, MR, PET.
-_SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{one}" for one in ("2", "4", "128"))
+_SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in (2, 4, 128))
 _NUMBERS = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
 _NEEDED = (
-    *(
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "FrameOfReferenceUID",
-        "Rows",
-    ),
-    *("Columns", *_NUMBERS),
-)
-#: What the standard asks for in each file, if only empty.
-_EMPTY = (
-    *(
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyDate",
-        "StudyTime",
-        "StudyID",
-    ),
-    *("AccessionNumber", "ReferringPhysicianName"),
-)
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID", "Rows", "Columns", *_NUMBERS,
+)  # fmt: skip
+#: Required by the standard in each file, but possibly empty.
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +85,7 @@ def write_dicom_seg(
     overwrite: bool = False,
 ) -> dict[int, str]:
     """
-    Write labels as a DICOM segmentation that planning systems and viewers show on the series of the scan.
+    Write labels as a DICOM segmentation, which viewers show on the series of the scan.
 
     Parameters
     ----------
@@ -108,16 +96,17 @@ def write_dicom_seg(
     path : path
         File to write, usually with the ending ``.dcm``.
     source : path
-        Folder with the DICOM series that the scan was converted from. The order and direction of axes may differ from
-        those of `labels`, and `labels` may be cut out of it; voxels have to lie on voxels. Of a series with several
-        volumes (b-values, echo times), the first image at each place is referred to.
+        Folder with the DICOM series that the scan was converted from. The order and direction of
+        axes may differ from those of `labels`, and `labels` may be cut out of it; voxels have to lie
+        on voxels. Of a series with several volumes (b-values, echo times), the first image at each
+        position is referred to.
     kind : {"lesion", "metastasis", "tumor", "voxel"}, default="lesion"
-        What regions are, for the codes of the segments.
+        Type of the regions, for the codes of the segments.
     names : mapping of int to str, optional
         Names of labels; by default the kind and the label.
     separate : bool, default=False
-        Whether each connected component (26 neighbors) of all labels is a segment of its own, numbered as in tables of
-        lesions.
+        Whether each connected component (26 neighbors) of all labels is a segment of its own,
+        numbered as in tables of lesions.
     manual : bool, default=False
         Whether regions were drawn or placed by hand, not by this software.
     series : str, optional
@@ -139,14 +128,15 @@ def write_dicom_seg(
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If the kind is unknown, labels are not whole numbers, all 0 or too many; if the folder holds no series of
-        single slices or several, its slices are not a volume, or its voxels lie elsewhere than those of `labels`.
+        If the kind is unknown, labels are not whole numbers, all 0 or too many; if the folder holds
+        no series of single slices or several, its slices are not a volume, or its voxels lie
+        elsewhere than those of `labels`.
 
     Notes
     -----
-    Nothing is resampled. The segmentation is binary (Segmentation Storage), with one frame for each slice of a segment
-    that is not empty, its plane that of the source image, which the frame names. Identity of the patient and the study
-    are those of the source images, as the standard asks.
+    Nothing is resampled. The segmentation is binary (Segmentation Storage), with one frame for each
+    slice of a segment that is not empty, its plane that of the source image, which the frame names.
+    Identity of the patient and the study are those of the source images, as the standard asks.
     """
     from dmrifit.io.atomic_files import whole_file
 
@@ -165,16 +155,16 @@ def write_dicom_seg(
     numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
     volume = _read_series(Path(source), series)
     frames = _onto(numbered, np.asarray(affine, dtype=np.float64), volume, str(source))
-    made = _segmentation(frames, volume.images, segments, kind, manual=manual)
-    with whole_file(path) as part:
-        made.save_as(part)
+    segmentation = _segmentation(frames, volume.images, segments, kind, manual=manual)
+    with whole_file(path) as unfinished:
+        segmentation.save_as(unfinished)
     return segments
 
 
 def _segments(
     labels: NDArray[Any], names: Mapping[int, str], kind: str, *, separate: bool
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Give segments numbers from 1 without gaps."""
+    """Assign names and numbers from 1 without gaps to labels, or to the components of all labels."""
     if labels.ndim == 4 and labels.shape[3] == 1:
         labels = labels[..., 0]
     if labels.ndim != 3:
@@ -185,39 +175,44 @@ def _segments(
         or (labels != np.rint(labels)).any()
     ):
         raise ValueError(
-            "labels are whole numbers, and some voxels have others; give a mask or a label image, not probabilities"
+            "labels are whole numbers, and some voxels have others; "
+            "give a mask or a label image, not probabilities"
         )
     whole = labels.astype(np.int64)
     if (whole < 0).any():
         raise ValueError(f"labels are 0 or above, and some voxels have {whole.min()}")
     if separate and names:
         raise ValueError(
-            "connected regions have no names of labels; leave out names (--names) or separate (--separate)"
+            "connected regions have no names of labels; "
+            "leave out names (--names) or separate (--separate)"
         )
     if separate:
         from dmrifit.io.components import label_components
 
-        whole, names = label_components(whole).astype(np.int64), {}
-    found = [int(one) for one in np.unique(whole) if one]
-    if not found:
+        whole = label_components(whole).astype(np.int64)
+    values = [int(label) for label in np.unique(whole) if label]
+    if not values:
         raise ValueError("no voxel has a label above 0: there is no region to write")
-    if len(found) > _MOST_SEGMENTS:
+    if len(values) > _MOST_SEGMENTS:
         raise ValueError(
-            f"{len(found)} regions are more than {_MOST_SEGMENTS}; leave out small ones"
+            f"{len(values)} regions are more than {_MOST_SEGMENTS}; leave out small ones"
         )
-    if names and not set(names) & set(found):
+    if names and not set(names) & set(values):
         raise ValueError(
-            f"none of the names is of a label that is there ({', '.join(map(str, found[:5]))}); check the table"
+            "none of the names is of a label that is there "
+            f"({', '.join(map(str, values[:5]))}); check the table"
         )
-    segments = {
-        number: names.get(label, f"{kind} {label}") for number, label in enumerate(found, start=1)
-    }
-    for name in segments.values():
+    segments = {}
+    for number, label in enumerate(values, start=1):
+        name = names.get(label, f"{kind} {label}")
+        # A backslash separates values in DICOM.
         if not 0 < len(name) <= _LONGEST_LABEL or "\\" in name or not name.isprintable():
             raise ValueError(
-                f"a name of a segment is 1 to {_LONGEST_LABEL} characters without backslashes, not {name!r}"
+                f"a name of a segment is 1 to {_LONGEST_LABEL} characters without backslashes, "
+                f"not {name!r}"
             )
-    numbered = np.searchsorted([0, *found], whole).astype(np.uint8)
+        segments[number] = name
+    numbered = np.searchsorted([0, *values], whole).astype(np.uint8)
     return numbered, segments
 
 
@@ -227,49 +222,57 @@ def _read_series(folder: Path, series: str | None) -> _Series:
         raise FileNotFoundError(
             f"{folder}: no such folder; name the one with the DICOM files of the series"
         )
-    found: dict[str, list[Dataset]] = {}
+    series_images: dict[str, list[Dataset]] = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
         try:
             image = _read_image(path)
         except ValueError:
+            # A damaged file of another series does not matter.
             if series is None or _series_of(path) in (series, None):
                 raise
-            continue  # of a series that was not asked for
+            continue
         if image is not None:
-            found.setdefault(str(image.SeriesInstanceUID), []).append(image)
-    if series is not None and series in found:
-        found = {series: found[series]}
-    if len(found) != 1 or (series is not None and series not in found):
-        listed = "".join(
-            f"\n  {uid}: {len(images)} images, series number {images[0].get('SeriesNumber')}"
-            for uid, images in found.items()
+            series_images.setdefault(str(image.SeriesInstanceUID), []).append(image)
+    if series is not None and series in series_images:
+        return _as_volume(series_images[series], str(folder))
+    if series is None and len(series_images) == 1:
+        (images,) = series_images.values()
+        return _as_volume(images, str(folder))
+    lines = ""
+    for uid, images in series_images.items():
+        number = images[0].get("SeriesNumber")
+        lines += f"\n  {uid}: {len(images)} images, series number {number}"
+    if series is not None:
+        msg = f"{folder} holds no DICOM series {series} of images in space"
+        if lines:
+            msg += f", but{lines}"
+    elif lines:
+        n_series = len(series_images)
+        msg = f"{folder} holds {n_series} DICOM series; name one of them (--series):{lines}"
+    else:
+        msg = (
+            f"{folder} holds no DICOM images in space; "
+            "name the folder that the scan was converted from"
         )
-        if series is not None:
-            msg = f"{folder} holds no DICOM series {series} of images in space" + (
-                listed and f", but{listed}"
-            )
-        elif found:
-            msg = f"{folder} holds {len(found)} DICOM series; name one of them (--series):{listed}"
-        else:
-            msg = f"{folder} holds no DICOM images in space; name the folder that the scan was converted from"
-        raise ValueError(msg)
-    return _as_volume(next(iter(found.values())), str(folder))
+    raise ValueError(msg)
 
 
 def _series_of(path: Path) -> str | None:
+    """Read the UID of the series of a file; None where it cannot be read."""
     pydicom = import_optional("pydicom")
     try:
         tags = ["SeriesInstanceUID"]
         uid = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags).get(tags[0])
-    except Exception:  # pydicom raises what it meets
+    # pydicom raises errors of many types on damaged files.
+    except Exception:
         return None
     return None if uid is None else str(uid)
 
 
 def _read_image(path: Path) -> Dataset | None:
-    """Read an image without its pixels; None if the file is none, or none in space."""
+    """Read an image without its pixels; None for other files, and for images without a position."""
     pydicom = import_optional("pydicom")
 
     try:
@@ -281,21 +284,17 @@ def _read_image(path: Path) -> Dataset | None:
             raise ValueError("it is deflated; convert it to another transfer syntax")
         image = pydicom.dcmread(path, stop_before_pixels=True)
         if "SharedFunctionalGroupsSequence" in image and "PixelSpacing" not in image:
-            # Segmentations and others that the same folder may hold are not what is looked for.
-            if int(image.get("NumberOfFrames", 1)) < 2 or image.get("Modality") in (
-                "SEG",
-                "RTDOSE",
-            ):
+            # The folder may also hold segmentations and doses on the same series.
+            n_frames = int(image.get("NumberOfFrames", 1))
+            if n_frames < 2 or image.get("Modality") in ("SEG", "RTDOSE"):
                 return None
             raise ValueError(
                 "it holds many frames (enhanced DICOM); export the series as single slices"
             )
-        if "SOPInstanceUID" not in image and meta.get("MediaStorageSOPClassUID") != _DIRECTORY:
+        class_uid = str(meta.get("MediaStorageSOPClassUID"))
+        if "SOPInstanceUID" not in image and class_uid != _DIRECTORY:
             raise ValueError("it is cut off; copy it again")
-        if (
-            "ImagePositionPatient" not in image
-            and str(meta.get("MediaStorageSOPClassUID")) not in _SLICES
-        ):
+        if "ImagePositionPatient" not in image and class_uid not in _SLICES:
             return None
         missing = [name for name in _NEEDED if image.get(name) in (None, "")]
         if missing:
@@ -306,16 +305,17 @@ def _read_image(path: Path) -> Dataset | None:
                 raise ValueError(f"its {name} is {image[name].value}; export the series again")
     except PermissionError:
         raise
-    except Exception as error:  # pydicom raises what it meets
+    except Exception as error:
         raise ValueError(f"{path} cannot be read as a DICOM image of a series: {error}") from error
-    for name in _EMPTY:
-        if name not in image:  # taken away with the patient's name, perhaps
+    for name in _MAY_BE_EMPTY:
+        # Programs that remove the patient's name may remove these, too.
+        if name not in image:
             setattr(image, name, "")
     return image
 
 
 def _as_volume(images: list[Dataset], name: str) -> _Series:
-    """Put slices in order, one at each place."""
+    """Order slices along their normal, one at each position."""
     first = images[0]
     for key in (
         "Rows",
@@ -324,51 +324,55 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
         "ImageOrientationPatient",
         "FrameOfReferenceUID",
     ):
-        if any(_differ(first[key].value, one[key].value) for one in images):
+        if any(_differ(first[key].value, image[key].value) for image in images):
             raise ValueError(
-                f"{name}: images of the series differ in {key}, so that they are no volume; name a series that is one"
+                f"{name}: images of the series differ in {key}, so that they are no volume; "
+                "name a series that is one"
             )
     axes = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-    if not np.allclose(axes @ axes.T, np.eye(2), atol=_SMALLEST):
+    if not np.allclose(axes @ axes.T, np.eye(2), atol=_ROUNDING):
         raise ValueError(
-            f"{name}: ImageOrientationPatient {axes.ravel().tolist()} is not two directions at right angles"
+            f"{name}: ImageOrientationPatient {axes.ravel().tolist()} is not two directions at "
+            "right angles"
         )
     normal = np.cross(*axes)
-    places = np.array([one.ImagePositionPatient for one in images], dtype=np.float64)
-    spacing = np.array(first.PixelSpacing, dtype=np.float64)  # between rows, between columns
-    height = places @ normal
-    least = _SMALLEST * float(spacing.min())
-    # Several volumes have several images at a place; the first one acquired stands for it.
-    acquired = [int(one.get("InstanceNumber") or 0) for one in images]
-    order = sorted(range(len(images)), key=lambda i: (round(height[i] / least), acquired[i]))
-    kept = [
-        i for n, i in enumerate(order) if n == 0 or height[i] - height[order[n - 1]] > 2 * least
-    ]
-    places = places[kept]
-    if len(kept) > 1:
-        step = (places[-1] - places[0]) / (len(kept) - 1)
-        away = np.linalg.norm(
-            places - (places[0] + np.outer(np.arange(len(kept)), step)), axis=1
-        ).max()
-        if away > _TOLERANCE * np.linalg.norm(step):
+    positions = np.array([image.ImagePositionPatient for image in images], dtype=np.float64)
+    # The first number is the distance between rows, the second that between columns.
+    spacing = np.array(first.PixelSpacing, dtype=np.float64)
+    height = positions @ normal
+    rounding = _ROUNDING * float(spacing.min())
+    # Several volumes have several images at a position; the first one acquired represents it.
+    acquired = [int(image.get("InstanceNumber") or 0) for image in images]
+    order = sorted(range(len(images)), key=lambda i: (round(height[i] / rounding), acquired[i]))
+    slices = order[:1]
+    for below, i in pairwise(order):
+        if height[i] - height[below] > 2 * rounding:
+            slices.append(i)
+    positions = positions[slices]
+    if len(slices) > 1:
+        step = (positions[-1] - positions[0]) / (len(slices) - 1)
+        even = positions[0] + np.outer(np.arange(len(slices)), step)
+        distance = np.linalg.norm(positions - even, axis=1).max()
+        if distance > _TOLERANCE * np.linalg.norm(step):
             raise ValueError(
-                f"{name}: the {len(kept)} slices are not evenly spaced (up to {away:.3g} mm from where they should "
-                "be); a slice may be missing, copy the series again"
+                f"{name}: the {len(slices)} slices are not evenly spaced (up to {distance:.3g} mm "
+                "from where they should be); a slice may be missing, copy the series again"
             )
     else:
         step = normal * float(first.get("SliceThickness") or 1)
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = axes[0] * spacing[1], axes[1] * spacing[0], step
-    affine[:3, 3] = places[0]
-    return _Series([images[i] for i in kept], _FLIP @ affine)
+    affine[:3, 0] = axes[0] * spacing[1]
+    affine[:3, 1] = axes[1] * spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    return _Series([images[i] for i in slices], _FLIP @ affine)
 
 
-def _differ(one: Any, other: Any) -> bool:
-    if isinstance(one, str | int):
-        return bool(one != other)
-    return not np.allclose(
-        np.array(one, dtype=float), np.array(other, dtype=float), atol=_SMALLEST
-    )
+def _differ(a: Any, b: Any) -> bool:
+    """Whether two values of a DICOM element differ by more than rounding."""
+    if isinstance(a, str | int):
+        return bool(a != b)
+    return not np.allclose(np.array(a, dtype=float), np.array(b, dtype=float), atol=_ROUNDING)
 
 
 def _onto(
@@ -388,31 +392,31 @@ def _onto(
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(labels.shape) - 1)
     exact = corners @ matrix[:3, :3].T + matrix[:3, 3]
     apart = np.abs(exact - (corners @ turn.T + offset)).max(axis=0)
-    turned = (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
-    if not turned or (apart > _TOLERANCE).any():
-        distance = float((apart * edges).max())
-        far = (
-            f"voxels lie up to {distance:.3g} mm apart"
-            if turned
-            else "their axes or voxel sizes differ"
-        )
-        own = np.linalg.norm(affine[:3, :3], axis=0)
+    # Each axis of the labels has to run along one axis of the series, in steps of one voxel.
+    lengths = np.abs(turn)
+    is_turn = (lengths.sum(axis=0) == 1).all() and (lengths.sum(axis=1) == 1).all()
+    if not is_turn or (apart > _TOLERANCE).any():
+        difference = "their axes or voxel sizes differ"
+        if is_turn:
+            difference = f"voxels lie up to {float((apart * edges).max()):.3g} mm apart"
+        label_edges = np.linalg.norm(affine[:3, :3], axis=0)
         raise ValueError(
-            f"labels of {_times(labels.shape)} voxels of {_times(own.round(3))} mm are not on the grid of the DICOM "
-            f"series in {name}, {_times(volume.shape)} voxels of {_times(edges.round(3))} mm: {far}. Name the series "
-            "that the scan was converted from, or bring the labels back to its grid by the nearest neighbor, for "
-            "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
+            f"labels of {_times(labels.shape)} voxels of {_times(label_edges.round(3))} mm are not "
+            f"on the grid of the DICOM series in {name}, {_times(volume.shape)} voxels of "
+            f"{_times(edges.round(3))} mm: {difference}. Name the series that the scan was converted "
+            "from, or bring the labels back to its grid by the nearest neighbor, for example by "
+            "nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
         )
-    places = np.argwhere(labels)
-    moved = (places @ turn.T + offset).astype(np.intp)
+    voxels = np.argwhere(labels)
+    moved = (voxels @ turn.T + offset).astype(np.intp)
     outside = ((moved < 0) | (moved >= volume.shape)).any(axis=1)
     if outside.any():
         raise ValueError(
-            f"{np.count_nonzero(outside)} of {len(places)} voxels with a label lie outside the DICOM series in {name}; "
-            "name the series that the scan was converted from"
+            f"{np.count_nonzero(outside)} of {len(voxels)} voxels with a label lie outside the DICOM "
+            f"series in {name}; name the series that the scan was converted from"
         )
     frames = np.zeros(volume.shape[::-1], dtype=np.uint8)
-    frames[tuple(moved.T[::-1])] = labels[tuple(places.T)]
+    frames[tuple(moved.T[::-1])] = labels[tuple(voxels.T)]
     return frames
 
 
@@ -424,6 +428,7 @@ def _segmentation(
     *,
     manual: bool,
 ) -> Any:
+    """Make the DICOM data set of the segments."""
     highdicom = import_optional("highdicom")
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
@@ -431,25 +436,28 @@ def _segmentation(
     import dmrifit
 
     category, type_ = (getattr(getattr(codes, scheme), keyword) for scheme, keyword in KINDS[kind])
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="dmrifit", version=dmrifit.__version__, family=codes.DCM.ArtificialIntelligence
-    )
-    described = [
+    algorithm_type, algorithm = "MANUAL", None
+    if not manual:
+        algorithm_type = "AUTOMATIC"
+        algorithm = highdicom.AlgorithmIdentificationSequence(
+            name="dmrifit", version=dmrifit.__version__, family=codes.DCM.ArtificialIntelligence
+        )
+    descriptions = [
         highdicom.seg.SegmentDescription(
             segment_number=number,
             segment_label=label,
             segmented_property_category=category,
             segmented_property_type=type_,
-            algorithm_type="MANUAL" if manual else "AUTOMATIC",
-            algorithm_identification=None if manual else algorithm,
+            algorithm_type=algorithm_type,
+            algorithm_identification=algorithm,
         )
         for number, label in segments.items()
     ]
-    made = highdicom.seg.Segmentation(
+    segmentation = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=frames,
         segmentation_type="BINARY",
-        segment_descriptions=described,
+        segment_descriptions=descriptions,
         series_instance_uid=generate_uid(),
         series_number=int(images[0].get("SeriesNumber") or 0) + 1000,
         sop_instance_uid=generate_uid(),
@@ -461,46 +469,44 @@ def _segmentation(
         content_description=_NOTICE,
         content_label=kind.upper(),
     )
-    made.SpecificCharacterSet = (
-        "ISO_IR 192"  # UTF-8: names of patients and of segments have one character set
-    )
-    made.SeriesDescription = f"dmrifit {kind}"
-    _ascend(made)
-    return made
+    # UTF-8, because names of patients and of segments share one character set.
+    segmentation.SpecificCharacterSet = "ISO_IR 192"
+    segmentation.SeriesDescription = f"dmrifit {kind}"
+    _sort_frames(segmentation)
+    return segmentation
 
 
-def _ascend(made: Any) -> None:
-    """
-    Put frames in order: segment by segment, upwards along the normal of rows and columns.
-
-    Each frame names its place, so that any order is right. But readers such as ITK's look at the place of the first
-    frame alone and count upwards from there; highdicom's order, which goes downwards, is a mirror image to them.
-    """
+def _sort_frames(segmentation: Any) -> None:
+    """Sort frames by segment, and upwards along the normal of rows and columns."""
+    # Each frame names its position, so that any order is valid. But readers such as ITK's take the
+    # position of the first frame and count upwards; highdicom's order goes downwards, which they
+    # would read as a mirror image.
     from pydicom.pixels import pack_bits
     from pydicom.sequence import Sequence
 
-    frames = list(made.PerFrameFunctionalGroupsSequence)
-    row, column = np.array(
-        made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient,
-        dtype=np.float64,
-    ).reshape(2, 3)
-    places = np.array(
-        [one.PlanePositionSequence[0].ImagePositionPatient for one in frames], dtype=np.float64
+    frames = list(segmentation.PerFrameFunctionalGroupsSequence)
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    row, column = np.array(orientation, dtype=np.float64).reshape(2, 3)
+    positions = np.array(
+        [frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], dtype=np.float64
     )
-    segment = np.ones(len(frames), dtype=np.intp)  # of a single one, all frames say it together
-    for i, one in enumerate(frames):
-        if "SegmentIdentificationSequence" in one:
-            segment[i] = one.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-    order = np.lexsort((places @ np.cross(row, column), segment))
-    pixels = np.reshape(made.pixel_array, (len(frames), made.Rows, made.Columns))
-    highest = max(int(one.FrameContentSequence[0].DimensionIndexValues[-1]) for one in frames)
-    for one in frames:
-        content = one.FrameContentSequence[0]
+    # A single segment is named once for all frames, not in each of them.
+    segment = np.ones(len(frames), dtype=np.intp)
+    for i, frame in enumerate(frames):
+        if "SegmentIdentificationSequence" in frame:
+            segment[i] = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    order = np.lexsort((positions @ np.cross(row, column), segment))
+    shape = (len(frames), segmentation.Rows, segmentation.Columns)
+    pixels = np.reshape(segmentation.pixel_array, shape)
+    contents = [frame.FrameContentSequence[0] for frame in frames]
+    highest = max(int(content.DimensionIndexValues[-1]) for content in contents)
+    for content in contents:
         *first, last = content.DimensionIndexValues
         content.DimensionIndexValues = [*first, highest + 1 - int(last)]
-    made.PerFrameFunctionalGroupsSequence = Sequence([frames[i] for i in order])
-    made.PixelData = pack_bits(pixels[order])
+    segmentation.PerFrameFunctionalGroupsSequence = Sequence([frames[i] for i in order])
+    segmentation.PixelData = pack_bits(pixels[order])
 
 
 def _times(numbers: Any) -> str:
-    return " × ".join(f"{one:g}" for one in numbers)
+    return " × ".join(f"{number:g}" for number in numbers)

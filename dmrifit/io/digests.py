@@ -32,13 +32,16 @@ def describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        items = list(value)
+        # Sets have no order of their own.
+        if isinstance(value, set | frozenset):
+            items.sort(key=str)
         return [describe(item) for item in items]
     if isinstance(value, Protocol):
         return {"protocol": value.to_dict() | {"name": ""}}
     if isinstance(value, SignalModel):
         formula = {"source": value.source} if value.source else {"expression": value.expression}
-        parameters = [[one.name, one.unit, one.low, one.high] for one in value.parameters]
+        parameters = [[p.name, p.unit, p.low, p.high] for p in value.parameters]
         return {"model": value.name, **formula, "parameters": parameters}
     # Classes by name alone: the module that holds one may move without changing a result.
     if isinstance(value, type):
@@ -49,15 +52,16 @@ def describe(value: Any) -> Any:
     if is_dataclass(value):
         content = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
         return {"class": describe(type(value)), "fields": content}
-    if type(value).__module__.startswith("sklearn.model_selection."):  # a way of splitting
+    # Splitters have no parameters as estimators have them.
+    if type(value).__module__.startswith("sklearn.model_selection."):
         return {"class": describe(type(value)), "fields": describe(vars(value))}
     if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, np.random.RandomState):
         return {"RandomState": describe(list(value.get_state(legacy=True)))}
     raise TypeError(
-        f"{value!r} cannot be described in a file, so its results could not be found again; use values, "
-        "estimators and named functions, or leave out the folder"
+        f"{value!r} cannot be described in a file, so its results could not be found again; "
+        "use values, estimators and named functions, or leave out the folder"
     )
 
 

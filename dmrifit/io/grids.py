@@ -43,57 +43,50 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
         raise ValueError(
             f"{name} has {values.shape} voxels; at least {_SMALLEST} along each axis are needed"
         )
-    if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-        n = np.count_nonzero(~np.isfinite(values)) if values.dtype.kind in "fiub" else values.size
+    n_bad = np.count_nonzero(~np.isfinite(values))
+    if n_bad:
         raise ValueError(
-            f"{name} has {n} values that are no finite numbers; set voxels without a value to 0"
+            f"{name} has {n_bad} values that are no finite numbers; set voxels without a value to 0"
         )
-    kept = (
-        values.astype(np.float32)
-        if values.dtype.kind in "fb" or values.dtype.itemsize > 2
-        else values
-    )
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(kept, loaded.affine))
-    made = scan_of(np.asarray(ordered.dataobj), ordered.affine)
-    if (named := loaded.get_filename()) and isinstance(image, str | Path):
-        made.file_map["image"].filename = str(named)
-    return made
+    # nibabel makes no image of truth values or of 64-bit integers.
+    if values.dtype.kind in "fb" or values.dtype.itemsize > 2:
+        values = values.astype(np.float32)
+    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, loaded.affine))
+    scan = scan_of(np.asarray(ordered.dataobj), ordered.affine)
+    filename = loaded.get_filename()
+    if filename and isinstance(image, str | Path):
+        scan.file_map["image"].filename = str(filename)
+    return scan
 
 
 def read_scan_like(image: Image, scan: nib.Nifti1Pair, name: str) -> nib.Nifti1Pair:
-    """Read a scan that has to be on the grid of another one."""
-    found = read_scan(image)
+    """Read a scan that must be on the grid of another one."""
+    loaded = read_scan(image)
     check_same_grid(
-        found.shape,
-        found.affine,
+        loaded.shape,
+        loaded.affine,
         scan.shape,
         scan.affine,
         name=image_name(image),
         reference_name=name,
     )
-    return found
+    return loaded
 
 
 def array_of(image: nib.Nifti1Pair) -> NDArray:
-    """
-    Give the values of a scan.
-
-    Shapes: returns (x, y, z).
-    """
+    """Return the values (x, y, z) of a scan."""
     return np.asarray(image.dataobj)
 
 
 def scan_of(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
-    """
-    Make a scan.
-
-    Shapes: `values` (x, y, z).
-    """
-    return image_of(values if values.dtype == np.uint8 else values.astype(np.float32), affine)
+    """Make a scan of values (x, y, z): of labels if they are bytes, of single precision otherwise."""
+    if values.dtype != np.uint8:
+        values = values.astype(np.float32)
+    return image_of(values, affine)
 
 
 def resampled(scan: nib.Nifti1Pair, spacing: float | None) -> nib.Nifti1Pair:
-    """Bring a scan to cubic voxels over the same field of view."""
+    """Resample a scan to cubic voxels over the same field of view."""
     if spacing is None:
         return scan
     shape, affine = _grid(scan, spacing)
@@ -103,22 +96,18 @@ def resampled(scan: nib.Nifti1Pair, spacing: float | None) -> nib.Nifti1Pair:
 def onto(
     scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.float64]
 ) -> nib.Nifti1Pair:
-    """
-    Take the values of a scan at the places of another grid.
-
-    Interpolation is linear, after smoothing where the other grid's voxels are larger. Half of an
-    outermost voxel lies beyond its middle: the values there are those of the middle.
-    """
+    """Interpolate a scan linearly on another grid, after smoothing where its voxels are larger."""
     from scipy.ndimage import affine_transform, gaussian_filter
 
     matrix = np.linalg.inv(scan.affine) @ transform @ target.affine
     values = array_of(scan).astype(np.float32)
     if target.shape == scan.shape and np.allclose(matrix, np.eye(4), atol=1e-6):
         return scan_of(values, target.affine)
-    # A larger voxel is a mean of smaller ones: smoothing that turns one's width, along an axis of the scan, into the
-    # other's.
+    # A larger voxel is a mean of smaller ones. A box of width w has the variance w²/12, so this
+    # smoothing turns the width of a voxel of the scan into that of a voxel of the target.
     ratio = np.maximum(np.linalg.norm(matrix[:3, :3], axis=1), 1)
     values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
+    # Half of an outermost voxel lies beyond its center, and has the value of the center.
     moved = affine_transform(
         values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=1, mode="nearest"
     )
@@ -130,13 +119,14 @@ def onto(
 
 
 def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pair:
-    """Take the nearest label at each place of another grid."""
+    """Resample labels to another grid by the nearest neighbor."""
     from scipy.ndimage import affine_transform
 
     values = np.rint(array_of(labels))
     if values.min() < 0 or values.max() > np.iinfo(np.uint8).max:
         raise ValueError(
-            f"labels must be whole numbers from 0 to 255, not from {values.min():g} to {values.max():g}"
+            "labels must be whole numbers from 0 to 255, "
+            f"not from {values.min():g} to {values.max():g}"
         )
     matrix = np.linalg.inv(labels.affine) @ target.affine
     moved = affine_transform(
@@ -151,7 +141,7 @@ def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pai
 
 
 def _grid(scan: nib.Nifti1Pair, spacing: float) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Give shape and affine of the grid of another spacing that covers the same field of view."""
+    """Compute the grid of another spacing over the same field of view."""
     edges = np.linalg.norm(scan.affine[:3, :3], axis=0)
     shape = np.maximum(np.rint(np.array(scan.shape) * edges / spacing), 1).astype(int)
     affine = np.array(scan.affine, dtype=np.float64)

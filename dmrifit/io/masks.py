@@ -7,12 +7,13 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["binarize", "check_same_grid", "volume_to_voxels", "voxels_to_volume"]
 
-#: A voxel belongs to a mask above this value: integer masks and labels count from 1, probabilities from one half,
-#: and a one that a file's scale factor turned into 0.99999997 is still a one.
+#: A voxel belongs to a mask above this value: integer masks and labels count from 1, probabilities
+#: from one half, and a one that a file's scale factor turned into 0.99999997 is still a one.
 MASK_THRESHOLD = 0.5
 
-#: Grids are the same when no corner lies farther apart than this part of the smallest voxel edge. Files round
-#: affines to single precision and quaternions; a neighboring voxel is ten times farther away.
+#: Grids are the same when no corner lies farther apart than this part of the smallest voxel edge.
+#: Files round affines to single precision and quaternions; a neighboring voxel is ten times farther
+#: away.
 GRID_TOLERANCE = 0.1
 
 
@@ -23,22 +24,26 @@ def binarize(
     values = np.asarray(values)
     if values.dtype.kind not in "buif":
         raise ValueError(
-            f"{name} holds values of type {values.dtype}; a mask is of booleans, integers or other real numbers"
+            f"{name} holds values of type {values.dtype}; "
+            "a mask is of booleans, integers or other real numbers"
         )
-    if infinite := np.count_nonzero(np.isinf(values)):
+    n_infinite = np.count_nonzero(np.isinf(values))
+    if n_infinite:
         raise ValueError(
-            f"{name} holds {infinite} infinite values; a mask is 1 inside and 0 outside: set them to one of these"
+            f"{name} holds {n_infinite} infinite values; a mask is 1 inside and 0 outside: "
+            "set them to one of these"
         )
-    inside = values.astype(bool) if values.dtype == bool else values > MASK_THRESHOLD
+    inside = values > MASK_THRESHOLD
     if not inside.any():
         finite = values[np.isfinite(values)]
         if may_be_empty and finite.size:
             return inside
-        largest = (
-            f"its largest value is {finite.max():g}" if finite.size else "it holds no finite value"
-        )
+        largest = "it holds no finite value"
+        if finite.size:
+            largest = f"its largest value is {finite.max():g}"
         raise ValueError(
-            f"{name}: no voxel is inside the mask ({largest}; inside means above {MASK_THRESHOLD:g})"
+            f"{name}: no voxel is inside the mask ({largest}; "
+            f"inside means above {MASK_THRESHOLD:g})"
         )
     return inside
 
@@ -57,7 +62,10 @@ def check_same_grid(
         np.asarray(affine, dtype=float),
         np.asarray(reference_affine, dtype=float),
     )
-    remedy = f"bring {name} to the grid of {reference_name}, for example by nilearn.image.resample_to_img"
+    remedy = (
+        f"bring {name} to the grid of {reference_name}, "
+        "for example by nilearn.image.resample_to_img"
+    )
     if tuple(shape) != tuple(reference_shape):
         raise ValueError(
             f"{name} has {_times(shape)} voxels and {reference_name} has {_times(reference_shape)}: "
@@ -70,8 +78,9 @@ def check_same_grid(
     apart = np.linalg.norm(corners @ (affine - reference_affine)[:3].T, axis=1).max()
     if not apart <= GRID_TOLERANCE * np.linalg.norm(reference_affine[:3, :3], axis=0).min():
         raise ValueError(
-            f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to {apart:.3g} mm "
-            f"apart. Affine of {name}: {_rows(affine)}; of {reference_name}: {_rows(reference_affine)}; {remedy}"
+            f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to "
+            f"{apart:.3g} mm apart. Affine of {name}: {_rows(affine)}; of {reference_name}: "
+            f"{_rows(reference_affine)}; {remedy}"
         )
 
 

@@ -18,19 +18,18 @@ class RefusedError(Exception):
     """A model file that is not read, with the reason."""
 
 
-def refuse_keys(found: Any, known: set[str], what: str, *, complete: bool = False) -> None:
-    """Refuse what is no dictionary, has keys that are not known or, if complete, lacks one."""
-    if (
-        not isinstance(found, dict)
-        or not set(found) <= known
-        or (complete and set(found) != known)
-    ):
-        keys = sorted(found) if isinstance(found, dict) else found
-        raise RefusedError(f"{keys} instead of {sorted(known)}: unknown or missing {what}")
+def refuse_keys(entries: Any, allowed: set[str], noun: str, *, complete: bool = False) -> None:
+    """Refuse a value that is no dictionary, has another key or, if complete, lacks one."""
+    keys = entries
+    if isinstance(entries, dict):
+        if set(entries) == allowed or (set(entries) < allowed and not complete):
+            return
+        keys = sorted(entries)
+    raise RefusedError(f"{keys} instead of {sorted(allowed)}: unknown or missing {noun}")
 
 
 def encoded(value: Any, key: str) -> Any:
-    """Give a parameter as JSON; what JSON does not know gets a key that begins with a dollar."""
+    """Write a parameter as JSON; types that JSON lacks get a key that begins with a dollar."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | np.integer):
@@ -48,16 +47,18 @@ def encoded(value: Any, key: str) -> Any:
     if isinstance(value, Mapping) and not any(str(name).startswith("$") for name in value):
         return {str(name): encoded(item, key) for name, item in value.items()}
     raise TypeError(
-        f"parameter {key} cannot be stored in a model file: {value!r}; give numbers, names and protocols"
+        f"parameter {key} cannot be stored in a model file: {value!r}; "
+        "give numbers, names and protocols"
     )
 
 
 def encoded_model(model: SignalModel) -> dict[str, Any]:
-    """Give a model as JSON: its formula and its parameters."""
+    """Write a signal model as JSON: its formula and its parameters."""
     if model.source:
         raise TypeError(
-            f"model {model.name} is a function with branches or loops, and a model file carries no code; write it as "
-            "one formula (SignalModel.from_expression), or train without maps (model=None)"
+            f"model {model.name} is a function with branches or loops, and a model file carries no "
+            "code; write it as one formula (SignalModel.from_expression), or train without maps "
+            "(model=None)"
         )
     parameters = [
         [p.name, p.unit, encoded(p.low, "low"), encoded(p.high, "high")] for p in model.parameters
@@ -66,7 +67,7 @@ def encoded_model(model: SignalModel) -> dict[str, Any]:
 
 
 def decoded(value: Any) -> Any:
-    """Make a parameter from what `encoded` has written."""
+    """Read a parameter that `encoded` has written."""
     if isinstance(value, list):
         return [decoded(item) for item in value]
     if not isinstance(value, dict):
@@ -88,7 +89,8 @@ def decoded(value: Any) -> Any:
         if tag == "$model":
             if isinstance(content, dict) and content.get("source"):
                 raise RefusedError(
-                    f"its model {content.get('name')!r} is the source of a function, and code from files is never run"
+                    f"its model {content.get('name')!r} is the source of a function, "
+                    "and code from files is never run"
                 )
             refuse_keys(
                 content, {"name", "expression", "parameters"}, "key of a model", complete=True
