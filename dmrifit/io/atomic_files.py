@@ -22,61 +22,61 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = ".dmrifit-"
 _LOCK = ".lock"
 _MOVING = ".moving"
-_PART = ".part-"
-_ABANDONED = 600.0  # seconds
+_UNFINISHED = ".part-"
+# A process on another machine may write to the same disk, and its number says nothing here.
+_ABANDONED_SECONDS = 600.0
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """
-    Write a file that appears under its name only when it is complete.
-
-    What a killed process has left of a file of this name is removed, by the rule of
-    `remove_abandoned_parts`.
-    """
+    """Write a file that appears under its name only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned_parts(path.parent, path.name)
-    part = path.with_name(f"{_PART}{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
+        yield unfinished
+        # Otherwise a power cut could leave an empty file under the final name.
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         raise _explained(error, path) from error
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file that appears under its name only when it is complete."""
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def remove_abandoned_parts(folder: str | Path, name: str | None = None) -> None:
-    """Remove what killed processes have left of files that never got their names."""
-    for part in Path(folder).glob(f"{_PART}*"):
-        pid, _, own = part.name.removeprefix(_PART).partition("-")
-        if not pid.isdecimal() or name not in (None, own):
+    """Remove unfinished files of killed processes, of one final name or of all."""
+    for unfinished in Path(folder).glob(f"{_UNFINISHED}*"):
+        pid, _, final_name = unfinished.name.removeprefix(_UNFINISHED).partition("-")
+        if not pid.isdecimal() or name not in (None, final_name):
             continue
         try:
-            if time.time() - part.stat().st_mtime > _ABANDONED and not _alive(int(pid)):
-                part.unlink(missing_ok=True)
-        except OSError:  # gone already
+            age = time.time() - unfinished.stat().st_mtime
+            if age > _ABANDONED_SECONDS and not _alive(int(pid)):
+                unfinished.unlink(missing_ok=True)
+        # Another process has removed it.
+        except OSError:
             continue
 
 
 def _alive(pid: int) -> bool:
-    """Whether there is a process of a number on this machine."""
+    """Whether a process of this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # that of another user
+    # It belongs to another user.
+    except OSError:
         return True
     return True
 
@@ -85,12 +85,13 @@ class FileSet:
     """
     Files that appear together under their names, each of them complete, or not at all.
 
-    As a context manager it makes the folder and a hidden one inside it. `path` gives a place in the hidden folder
-    for each file; when the block ends without an exception, all are renamed to their names, the last declared one
-    last. After an exception (or Ctrl-C) what was made is removed and nothing has changed; a killed process can
-    leave the hidden folder behind, never a half file under a final name, and the next run in the same place removes
-    it, with the files of a set that had got their names when the others had not. A folder in use is locked by the
-    process that made it, so that runs at the same time leave each other alone.
+    As a context manager it makes the folder and a hidden one inside it. `path` names a path in the
+    hidden folder for each file; when the block ends without an exception, all are renamed to their
+    final names, the last declared one last. After an exception (or Ctrl-C) new files and folders are
+    removed and nothing has changed. A killed process can leave the hidden folder behind, never a
+    partial file under a final name; the next run in the same folder removes it, with the files of an
+    incomplete set. The process that made a hidden folder locks it, so that runs at the same time do
+    not disturb each other.
 
     Parameters
     ----------
@@ -125,31 +126,36 @@ class FileSet:
         self.names = list(names)
         if len({name.casefold() for name in self.names}) != len(self.names):
             raise ValueError(
-                f"some file names differ only by case, which not every disk can hold: {sorted(self.names)}"
+                "some file names differ only by case, which not every disk can hold: "
+                f"{sorted(self.names)}"
             )
-        left = {path for hidden in _abandoned(self.folder) for path in _moved_in_part(hidden)}
-        named = [self.folder / name for name in self.names]
-        existing = [path for path in named if path.exists() and path not in left]
+        # Files of an incomplete set will be removed, and do not count.
+        abandoned: set[Path] = set()
+        for hidden in _abandoned(self.folder):
+            abandoned.update(_files_of_incomplete_set(hidden))
+        paths = [self.folder / name for name in self.names]
+        existing = [path for path in paths if path.exists() and path not in abandoned]
         for path in keep:
-            if any(path.samefile(other) for other in existing):
+            if any(path.samefile(target) for target in existing):
                 raise ValueError(
-                    f"{path} is an input and would be overwritten; choose another folder than {self.folder}"
+                    f"{path} is an input and would be overwritten; "
+                    f"choose another folder than {self.folder}"
                 )
         if existing and not overwrite:
-            more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-            verb = "exist" if more else "exists"
+            subject = f"{existing[0]} exists"
+            if len(existing) > 1:
+                subject = f"{existing[0]} and {len(existing) - 1} more exist"
             raise FileExistsError(
-                f"{existing[0]}{more} {verb} already; choose another folder, or pass overwrite=True (--overwrite)"
+                f"{subject} already; choose another folder, or pass overwrite=True (--overwrite)"
             )
         self._hidden: Path | None = None
         self._lock: int | None = None
-        self._made: list[Path] = []
+        self._new_folders: list[Path] = []
 
     def __enter__(self) -> FileSet:
         try:
-            self._made = [
-                folder for folder in (self.folder, *self.folder.parents) if not folder.exists()
-            ]
+            folders = (self.folder, *self.folder.parents)
+            self._new_folders = [folder for folder in folders if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self.folder)
             self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
@@ -161,7 +167,7 @@ class FileSet:
         return self
 
     def path(self, name: str) -> Path:
-        """Give the place to write a file to."""
+        """Return the path to write a file to."""
         if self._hidden is None or name not in self.names:
             raise ValueError(f"{name} is not a file of this set: {self.names}")
         return self._hidden / name
@@ -171,59 +177,58 @@ class FileSet:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         # A line for a list of numbers, not for each number. Inside a string there is no line break.
         text = re.sub(
-            r"\[\n[^][{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text
+            r"\[\n[^][{}\"]*\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text
         )
         self.path(name).write_text(text + "\n", encoding="utf-8")
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         if self._hidden is None:
             return
         try:
-            if kind is None:
+            if error_type is None:
                 written = [name for name in self.names if (self._hidden / name).exists()]
                 # The mark of a complete set must not stand beside files of two runs.
                 if len(written) > 1:
-                    # Should this process be killed now, the next one finds out what is a part of a set only.
-                    numbers = {name: _identity(self._hidden / name) for name in written}
-                    with suppress(
-                        OSError
-                    ):  # moving needs no room, and must not fail for want of it
-                        write_text(self._hidden / _MOVING, json.dumps(numbers))
+                    # If this process is killed now, the next one recognizes the incomplete set.
+                    identities = {name: _identity(self._hidden / name) for name in written}
+                    # Renaming works on a full disk, and this note must not prevent it.
+                    with suppress(OSError):
+                        write_text(self._hidden / _MOVING, json.dumps(identities))
                     (self.folder / self.names[-1]).unlink(missing_ok=True)
                 for name in written:
                     os.replace(self._hidden / name, self.folder / name)
-                # What an earlier run wrote and this one did not would belong to other maps.
+                # Files that only an earlier run wrote do not belong to these.
                 for name in set(self.names) - set(written):
                     (self.folder / name).unlink(missing_ok=True)
         finally:
-            for path in _moved_in_part(self._hidden):
+            for path in _files_of_incomplete_set(self._hidden):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._hidden, ignore_errors=True)
             self._hidden = None
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
-            if kind is not None:
-                self._remove_made()
+            if error_type is not None:
+                self._remove_new_folders()
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise _explained(error, self.folder) from error
 
-    def _remove_made(self) -> None:
-        """Remove the folders that were made for nothing."""
-        for folder in self._made:
+    def _remove_new_folders(self) -> None:
+        for folder in self._new_folders:
             try:
                 folder.rmdir()
-            except OSError:  # another run has written there
+            # Another run has written there.
+            except OSError:
                 return
 
 
 def _explained(error: OSError, path: Path) -> OSError:
-    """Tell which file or folder there is no room for; other errors stay as they are."""
+    """Name the file or folder that the disk has no room for; return other errors unchanged."""
     if error.errno not in _NO_ROOM:
         return error
     return OSError(
@@ -233,29 +238,29 @@ def _explained(error: OSError, path: Path) -> OSError:
 
 def _lock(folder: Path) -> int | None:
     """Lock a folder until this process ends; None where the disk has no locks."""
-    making = folder / f"{_LOCK}.new"
-    handle = os.open(making, os.O_CREAT | os.O_RDWR)
+    new_lock = folder / f"{_LOCK}.new"
+    handle = os.open(new_lock, os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        making.unlink()
+        new_lock.unlink()
         return None
-    # Under its name it is never seen unlocked while its process lives.
-    os.replace(making, folder / _LOCK)
+    # Renamed only now, so that no process meets it unlocked while this one lives.
+    os.replace(new_lock, folder / _LOCK)
     return handle
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes have left: hidden folders, and files of sets that are not complete."""
+    """Remove hidden folders of killed processes, and files of incomplete sets."""
     for hidden in _abandoned(folder):
-        for path in _moved_in_part(hidden):
+        for path in _files_of_incomplete_set(hidden):
             path.unlink(missing_ok=True)
         shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _abandoned(folder: Path) -> Iterator[Path]:
-    """Find hidden folders whose process is gone, and hold each while it is looked at; those without a lock are not."""
+    """Find hidden folders with a lock that no process holds, and lock each for the caller."""
     for hidden in folder.glob(f"{_HIDDEN}*"):
         try:
             handle = os.open(hidden / _LOCK, os.O_RDWR)
@@ -271,21 +276,26 @@ def _abandoned(folder: Path) -> Iterator[Path]:
             os.close(handle)
 
 
-def _moved_in_part(hidden: Path) -> list[Path]:
-    """Find the files that a process had given their names when it was killed; none if all of them had got theirs."""
+def _files_of_incomplete_set(hidden: Path) -> list[Path]:
+    """Find the files that a killed process had renamed before the last one of their set."""
     try:
-        numbers = json.loads((hidden / _MOVING).read_text(encoding="utf-8"))
+        identities = json.loads((hidden / _MOVING).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    names = list(numbers)
+    names = list(identities)
+    # The last file marks a set as complete.
     if not names or not (hidden / names[-1]).exists():
         return []
-    # By their numbers on the disk: what somebody else has put there since is not touched.
-    found = {hidden.parent / name: number for name, number in numbers.items()}
-    return [path for path, number in found.items() if path.exists() and _identity(path) == number]
+    paths = []
+    for name, identity in identities.items():
+        path = hidden.parent / name
+        # A file that another process has put there since stays.
+        if path.exists() and _identity(path) == identity:
+            paths.append(path)
+    return paths
 
 
 def _identity(path: Path) -> list[int]:
-    """Tell a file from every other one that has had, or will have, its number on the disk."""
-    found = path.stat()
-    return [found.st_ino, found.st_mtime_ns, found.st_size]
+    """Return numbers that no other file has; that of the file system alone is used again."""
+    status = path.stat()
+    return [status.st_ino, status.st_mtime_ns, status.st_size]

@@ -1,4 +1,4 @@
-"""Files derived from an image: their names, and what is written beside them."""
+"""Files derived from an image: their names in the manner of BIDS, and their sidecars."""
 
 from __future__ import annotations
 
@@ -64,32 +64,38 @@ def label(text: str) -> str:
 
 
 def stem(path: str | Path) -> str:
-    """Give the name of an image file without its folder and extensions."""
+    """Return the name of an image file without its folder and extensions."""
     return _EXTENSIONS.sub("", Path(path).name)
 
 
 def common_stem(paths: Sequence[str | Path]) -> str:
-    """Give what the names of several image files have in common."""
+    """Join the entities that the names of all image files share."""
     if not paths:
         return ""
-    first, *others = (stem(path).split("_") for path in paths)
-    return "_".join(part for part in first if all(part in other for other in others))
+    names = [stem(path).split("_") for path in paths]
+    shared = [entity for entity in names[0] if all(entity in name for name in names)]
+    return "_".join(shared)
 
 
 def derivative_name(source: str, suffix: str, **entities: str) -> str:
     """Name a file derived from an image, in the manner of BIDS derivatives."""
-    parts = source.split("_") if source else []
+    words = source.split("_") if source else []
     description = ""
     if _BIDS.fullmatch(source):
-        description = "".join(
-            part.removeprefix("desc-") for part in parts if part.startswith("desc-")
-        )
-        parts = [part for part in parts[:-1] if not part.startswith("desc-")]
+        for word in words:
+            if word.startswith("desc-"):
+                description += word.removeprefix("desc-")
+        # The last word is the suffix of the source.
+        words = [word for word in words[:-1] if not word.startswith("desc-")]
     added = label(entities.pop("desc", ""))
     # BIDS joins words by capitals: preproc and predicted become preprocPredicted.
-    description += added[:1].upper() + added[1:] if description else added
-    parts += [f"{key}-{label(value)}" for key, value in entities.items()]
-    return "_".join([*parts, *([f"desc-{description}"] if description else []), suffix])
+    if description:
+        added = added[:1].upper() + added[1:]
+    description += added
+    words += [f"{key}-{label(value)}" for key, value in entities.items()]
+    if description:
+        words.append(f"desc-{description}")
+    return "_".join([*words, suffix])
 
 
 def file_record(path: str | Path) -> dict[str, str]:
@@ -247,9 +253,13 @@ def describe_prediction(
 
 
 def _describe_model(model: SignalModel) -> dict[str, str]:
-    formula = {"Source": model.source} if model.source else {"Expression": model.expression}
+    formula = {"Expression": model.expression}
+    if model.source:
+        formula = {"Source": model.source}
     return {"Name": model.name, **formula, "FormulaUnits": "b in ms/µm², te in ms"}
 
 
 def _units(parameter: Parameter) -> str:
-    return "arbitrary, as the image" if parameter.is_amplitude else parameter.unit or "1"
+    if parameter.is_amplitude:
+        return "arbitrary, as the image"
+    return parameter.unit or "1"
