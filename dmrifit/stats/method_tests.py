@@ -19,6 +19,7 @@ from dmrifit.stats.agreement import (
     finite_pairs,
     icc,
 )
+from dmrifit.stats.metrics import RANKING_METRIC, metric_of
 from dmrifit.stats.mixed_model import mixed_model
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ _NO_TISSUE = ("S0",)
 _AT_BOUND = "T2v"
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric")
-_HIGHER_IS_BETTER = ("pearson", "spearman")
-_SIGNED = ("bias", *_HIGHER_IS_BETTER)
 # What each optional library is needed for.
 _LIBRARIES = {
     "statsmodels": {"equivalence", "mixed"},
@@ -62,7 +61,7 @@ def study_statistics(
     scores: pd.DataFrame,
     *,
     order: Sequence[str] = (),
-    index: str = "dispersion",
+    index: str = RANKING_METRIC,
     margin: float | None = None,
     alpha: float = 0.05,
     metrics: Sequence[str] | None = None,
@@ -104,6 +103,8 @@ def study_statistics(
         if needing & set(wanted):
             import_optional(library)
     table = _indexed(scores, index)
+    # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.
+    metric = metric_of(index)
     groups = _metric_groups(table, metrics, by_metric)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _COLUMNS}
     for keys, frame in _groups(table, groups):
@@ -129,7 +130,7 @@ def study_statistics(
                 keys | row for row in _equivalence(values, names, width, alpha, nothing)
             ]
         if {"ranks", "nemenyi", "cliques"} & set(wanted):
-            higher = index.startswith(_HIGHER_IS_BETTER)
+            higher = metric is not None and metric.better == "higher"
             for name, found in zip(
                 ("ranks", "nemenyi", "cliques"),
                 _nemenyi(values, names, alpha, higher, nothing),
@@ -138,7 +139,7 @@ def study_statistics(
                 rows[name] += [keys | row for row in found]
         if "mixed" in wanted:
             algorithms = _ordered(set(frame["algorithm"]), order)
-            positive = not index.startswith(_SIGNED)
+            positive = metric is None or not metric.signed
             rows["mixed"] += [
                 keys | row
                 for row in mixed_model(frame, algorithms, positive=positive, alpha=alpha)
@@ -149,7 +150,7 @@ def study_statistics(
 def patient_scores(
     scores: pd.DataFrame,
     *,
-    index: str = "dispersion",
+    index: str = RANKING_METRIC,
     metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Summarize a comparison to one number for each patient and algorithm."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,10 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import real_numbers
 
 __all__ = [
+    "METRICS",
+    "RANKING_METRIC",
+    "MapMetric",
     "RelativeErrorIndices",
     "bias_index",
     "dice",
     "dispersion_index",
+    "median_absolute_error",
+    "metric_of",
     "pearson",
     "relative_error_indices",
     "spearman",
@@ -62,25 +68,17 @@ def relative_error_indices(prediction: ArrayLike, reference: ArrayLike) -> Relat
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
     p, r = _pair(prediction, reference)
+    error = _relative_errors(p, r)
     defined = np.isfinite(r) & (r != 0)
-    usable = defined & np.isfinite(p)
-    with np.errstate(over="ignore"):
-        error = (p[usable] - r[usable]) / r[usable]
-    # A reference next to zero makes E overflow; such a voxel has no usable E either.
-    finite = np.isfinite(error)
-    error = error[finite]
-    n_dropped = int(p.size - defined.sum() + (~finite).sum())
-    n_failed = int(defined.sum() - usable.sum())
-    if error.size == 0:
-        return RelativeErrorIndices(np.nan, np.nan, np.nan, np.nan, 0, n_dropped, n_failed)
-    low, median, high = np.percentile(error, [25, 50, 75])
+    n_failed = int((defined & ~np.isfinite(p)).sum())
+    bias = _bias(p, r)
     return RelativeErrorIndices(
-        bias=float(median),
-        dispersion=float(high - low),
-        abs_bias=float(abs(median)),
-        median_abs_error=float(np.median(np.abs(error))),
+        bias=bias,
+        dispersion=_dispersion(p, r),
+        abs_bias=abs(bias),
+        median_abs_error=_median_abs_error(p, r),
         n=int(error.size),
-        n_dropped=n_dropped,
+        n_dropped=int(p.size - error.size - n_failed),
         n_failed=n_failed,
     )
 
@@ -109,7 +107,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _by_column(lambda p, r: relative_error_indices(p, r).bias, prediction, reference)
+    return _by_column(_bias, prediction, reference)
 
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -136,7 +134,14 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _by_column(lambda p, r: relative_error_indices(p, r).dispersion, prediction, reference)
+    return _by_column(_dispersion, prediction, reference)
+
+
+def median_absolute_error(
+    prediction: ArrayLike, reference: ArrayLike
+) -> float | NDArray[np.float64]:
+    """Compute MdAPE, the median of |E|; voxels are left out as in `bias_index`."""
+    return _by_column(_median_abs_error, prediction, reference)
 
 
 def pearson(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -163,6 +168,149 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     inside_p, inside_r = p != 0, r != 0
     total = int(inside_p.sum()) + int(inside_r.sum())
     return 2.0 * int((inside_p & inside_r).sum()) / total if total else float("nan")
+
+
+@dataclass(frozen=True)
+class MapMetric:
+    """
+    A score of predicted parameter maps, and how summaries, tests and reports of a study treat it.
+
+    Attributes
+    ----------
+    name : str
+        Column of the scores; with the suffix ``_truth``, the same against the truth.
+    label : str
+        Symbol in the report.
+    score : callable
+        Takes prediction and reference of shape (n_voxels, n_columns), gives (n_columns,) numbers.
+    table : {"relative errors", "correlations"}
+        Table of the report, parameter by parameter, in which it stands.
+    unit : {"%", ""}
+        "%" for fractions that the report writes in percent.
+    better : {"lower", "higher", "nearer zero"}
+        Which values are better. Where it is nearer zero, patients are averaged by magnitude.
+    signed : bool
+        Whether values may be negative, so that a test cannot take their logarithm.
+    digits : int
+        Decimals in the report; of a percentage from 10 on, one less.
+    undefined : float
+        What enters means over patients for a prediction that has no score.
+    description : str
+        What introduces the metric above its table; by default the heading.
+    in_summary, with_sd, tested : bool
+        Whether the summary holds its mean over patients, and their standard deviation, and
+        whether the report tests algorithms by it.
+    """
+
+    name: str
+    label: str
+    score: Callable[[NDArray, NDArray], float | NDArray[np.float64]]
+    table: Literal["relative errors", "correlations"] = "relative errors"
+    unit: Literal["%", ""] = "%"
+    better: Literal["lower", "higher", "nearer zero"] = "lower"
+    signed: bool = False
+    digits: int = 1
+    undefined: float = float("nan")
+    description: str = ""
+    in_summary: bool = True
+    with_sd: bool = False
+    tested: bool = False
+
+    @property
+    def column(self) -> str:
+        """Column of what is averaged over patients: the score or its magnitude."""
+        return f"abs_{self.name}" if self.better == "nearer zero" else self.name
+
+    @property
+    def heading(self) -> str:
+        """Symbol and unit, for the head of a column."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+#: The scores of a comparison by name, in the order of their columns.
+METRICS = {
+    metric.name: metric
+    for metric in (
+        MapMetric(
+            "bias",
+            "|BI|",
+            bias_index,
+            better="nearer zero",
+            signed=True,
+            with_sd=True,
+            tested=True,
+        ),
+        MapMetric("dispersion", "DI", dispersion_index, with_sd=True, tested=True),
+        MapMetric(
+            "median_abs_error",
+            "MdAPE",
+            median_absolute_error,
+            description="MdAPE (%, median of |E| over voxels)",
+            in_summary=False,
+        ),
+        # A constant prediction has no correlation; it counts as none, not as missing.
+        MapMetric(
+            "pearson",
+            "r",
+            pearson,
+            table="correlations",
+            unit="",
+            better="higher",
+            signed=True,
+            digits=2,
+            undefined=0.0,
+            description="Pearson's r",
+        ),
+        MapMetric(
+            "spearman",
+            "ρ",
+            spearman,
+            table="correlations",
+            unit="",
+            better="higher",
+            signed=True,
+            digits=2,
+            undefined=0.0,
+            description="Spearman's ρ",
+            in_summary=False,
+        ),
+    )
+}
+
+#: The metric by which a study names the best algorithm and the median patient.
+RANKING_METRIC = "dispersion"
+
+
+def metric_of(column: str) -> MapMetric | None:
+    """Find the metric of a column of the scores, against the reference or against the truth."""
+    return METRICS.get(column.removesuffix("_truth"))
+
+
+def _relative_errors(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give E of the voxels that have one: reference not zero, all of it finite."""
+    usable = np.isfinite(r) & (r != 0) & np.isfinite(p)
+    with np.errstate(over="ignore"):
+        errors = (p[usable] - r[usable]) / r[usable]
+    # A reference next to zero makes E overflow.
+    return errors[np.isfinite(errors)]
+
+
+def _bias(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
+    errors = _relative_errors(p, r)
+    return float(np.percentile(errors, 50)) if errors.size else float("nan")
+
+
+def _dispersion(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
+    errors = _relative_errors(p, r)
+    if not errors.size:
+        return float("nan")
+    low, high = np.percentile(errors, [25, 75])
+    return float(high - low)
+
+
+def _median_abs_error(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
+    errors = _relative_errors(p, r)
+    return float(np.median(np.abs(errors))) if errors.size else float("nan")
 
 
 def _pair(
@@ -205,11 +353,9 @@ def _correlations(
 
     def without_gaps(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
         usable = np.isfinite(p) & np.isfinite(r)
-        return (
-            float(correlate(p[usable, None], r[usable, None])[0])
-            if usable.sum() > 1
-            else float("nan")
-        )
+        if usable.sum() < 2:
+            return float("nan")
+        return float(correlate(p[usable, None], r[usable, None])[0])
 
     p, r = _pair(prediction, reference)
     if p.ndim == 2 and len(p) > 1 and np.isfinite(p).all() and np.isfinite(r).all():
@@ -221,8 +367,8 @@ def _unit_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Deviations from the mean, of length 1 in every row; NaN where all values are equal."""
     deviations = values - values.mean(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        deviations = deviations / np.abs(deviations).max(
-            axis=1, keepdims=True
-        )  # so that no square is lost
+        # Squares of tiny deviations would underflow.
+        deviations = deviations / np.abs(deviations).max(axis=1, keepdims=True)
         deviations = deviations / np.sqrt((deviations * deviations).sum(axis=1, keepdims=True))
-    return np.where((values == values[:, :1]).all(axis=1, keepdims=True), np.nan, deviations)
+    constant = (values == values[:, :1]).all(axis=1, keepdims=True)
+    return np.where(constant, np.nan, deviations)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dmrifit.predict.controls import is_control
+from dmrifit.stats.metrics import METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KEYS", "WHOM", "Board", "largest", "summarize", "tissue", "unique"]
+__all__ = ["KEYS", "WHOM", "Board", "largest", "summarize", "summary_metrics", "tissue", "unique"]
 
 #: What tells the rows of a board apart.
 KEYS = ["train_on", "cohort", "strategy", "algorithm"]
@@ -26,8 +27,6 @@ WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all coho
 _NO_TISSUE = ("S0",)
 #: Its reference mostly sits at a bound, so summaries are given without it too.
 _AT_BOUND = "T2v"
-_INDICES = ["abs_bias", "dispersion", "pearson"]
-_VALUES = [*_INDICES, *(f"{name}_truth" for name in _INDICES)]
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
@@ -54,44 +53,56 @@ def summarize(evaluation: Evaluation) -> pd.DataFrame:
     import pandas as pd
 
     scores = _with_magnitudes(tissue(largest(evaluation.scores)))
-    patients = scores.groupby([*KEYS, "patient"], sort=False)[_VALUES].mean()
-    groups = patients.groupby(KEYS, sort=False)
-    table = groups.mean()
-    table["abs_bias_sd"], table["dispersion_sd"] = (
-        groups["abs_bias"].std(),
-        groups["dispersion"].std(),
-    )
-    rest = scores[scores["metric"] != _AT_BOUND]
+    metrics = summary_metrics(scores)
+    patients = _patient_means(scores, metrics).groupby(KEYS, sort=False)
+    table = patients.mean()
+    for metric in metrics:
+        if metric.with_sd:
+            table[f"{metric.column}_sd"] = patients[metric.column].std()
     # A model of nothing but T2v has no mean without it.
-    means = (
-        rest.groupby([*KEYS, "patient"], sort=False)[_VALUES]
-        .mean()
-        .groupby(KEYS, sort=False)
-        .mean()
-    )
+    inside_bounds = scores[scores["metric"] != _AT_BOUND]
+    means = _patient_means(inside_bounds, metrics).groupby(KEYS, sort=False).mean()
     table = table.join(means.add_suffix(f"_without_{_AT_BOUND}"))
     signals = largest(evaluation.signals)
     if len(signals):
         signals = signals[signals["contrast"] != POOLED]
         signals = signals.assign(pearson=signals["pearson"].fillna(0.0))
         means = signals.groupby(KEYS, sort=False)[["relative_error", "pearson"]].mean()
-        table = table.join(
-            means.rename(columns={"relative_error": "signal_error", "pearson": "signal_pearson"})
-        )
+        names = {"relative_error": "signal_error", "pearson": "signal_pearson"}
+        table = table.join(means.rename(columns=names))
     table["n_train"] = scores.groupby(KEYS, sort=False)["n_train"].max()
-    table["n_patients"] = groups.size()
+    table["n_patients"] = patients.size()
     return pd.DataFrame(table.reset_index())
 
 
+def summary_metrics(table: pd.DataFrame) -> list[MapMetric]:
+    """List the metrics of the summary that a table has; an earlier study may lack some."""
+    return [m for m in METRICS.values() if m.in_summary and m.column in table.columns]
+
+
+def _patient_means(scores: pd.DataFrame, metrics: Sequence[MapMetric]) -> pd.DataFrame:
+    """Average each patient's scores over parameters."""
+    columns = [metric.column for metric in metrics]
+    columns += [f"{name}_truth" for name in columns]
+    return scores.groupby([*KEYS, "patient"], sort=False)[columns].mean()
+
+
 def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores.assign(
-        abs_bias=scores["bias"].abs(),
-        pearson=scores["pearson"].fillna(0.0),
-        abs_bias_truth=scores["bias_truth"].abs(),
-        pearson_truth=scores["pearson_truth"].where(
-            scores["pearson_truth"].notna() | scores["bias_truth"].isna(), 0.0
-        ),
-    )
+    """Add what is averaged over patients: magnitudes, and a number where a score is undefined."""
+    has_truth = scores["bias_truth"].notna()
+    averaged = {}
+    for metric in METRICS.values():
+        # A table of an earlier study may lack a metric.
+        if metric.name not in scores.columns:
+            continue
+        values, truth_values = scores[metric.name], scores[f"{metric.name}_truth"]
+        if metric.better == "nearer zero":
+            values, truth_values = values.abs(), truth_values.abs()
+        averaged[metric.column] = values.fillna(metric.undefined)
+        averaged[f"{metric.column}_truth"] = truth_values.where(
+            truth_values.notna() | ~has_truth, metric.undefined
+        )
+    return scores.assign(**averaged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +165,11 @@ class Board:
         return unique(tissue(self.scores)["metric"])
 
     @property
+    def summary_metrics(self) -> list[MapMetric]:
+        """Metrics of the summary, in order."""
+        return summary_metrics(self.summary)
+
+    @property
     def cohorts(self) -> list[str]:
         """Names of the cohorts that were scored."""
         return unique(self.scores["cohort"])
@@ -196,11 +212,12 @@ class Board:
         """
         Name the algorithm with the smallest mean dispersion over all strategies it was used in.
         """
-        rows = self.summary[self.summary["train_on"] == self.regimes[0]] if rows is None else rows
-        rows = rows[~rows["algorithm"].map(is_control) & np.isfinite(rows["dispersion"])]
+        if rows is None:
+            rows = self.summary[self.summary["train_on"] == self.regimes[0]]
+        rows = rows[~rows["algorithm"].map(is_control) & np.isfinite(rows[RANKING_METRIC])]
         if not len(rows):
             return None
         by_name = rows.groupby("algorithm", sort=False)
         counts = by_name["strategy"].nunique()
-        means = by_name["dispersion"].mean()
+        means = by_name[RANKING_METRIC].mean()
         return str(means[counts == counts.max()].idxmin())

@@ -20,10 +20,16 @@ from dmrifit.study.contestants import View
 from dmrifit.study.splits import Cell
 from dmrifit.study.voxel_bank import HeldOut
 
-__all__ = ["POOLED", "SIGNAL_COLUMNS", "run_trial"]
+__all__ = ["POOLED", "SCORE_COLUMNS", "SIGNAL_COLUMNS", "run_trial"]
 
 #: The row of `Evaluation.signals` over all unseen contrasts together.
 POOLED = "all unseen"
+
+#: Columns of `Evaluation.scores` after the keys; those of further metrics follow.
+SCORE_COLUMNS = (
+    "metric", "bias", "dispersion", "pearson", "spearman", "n_voxels", "seconds", "unit",
+    "median_abs_error", "n_undefined", "n_failed", "at_bound",
+)  # fmt: skip
 
 #: Columns of `Evaluation.signals`.
 SIGNAL_COLUMNS = (
@@ -159,49 +165,31 @@ def _answers(
 def _score_maps(
     maps: NDArray, test: HeldOut, model: SignalModel, seconds: float
 ) -> list[dict[str, Any]]:
-    from dmrifit.stats.metrics import pearson, relative_error_indices, spearman
+    """Score every predicted parameter against the reference and, where it is known, the truth."""
+    from dmrifit.stats.metrics import METRICS, relative_error_indices
 
-    r, rank_r = (
-        np.atleast_1d(pearson(maps, test.reference)),
-        np.atleast_1d(spearman(maps, test.reference)),
-    )
-    if test.truth is not None:
-        known_r, known_rank_r = (
-            np.atleast_1d(pearson(maps, test.truth)),
-            np.atleast_1d(spearman(maps, test.truth)),
-        )
+    columns: dict[str, NDArray] = {}
+    for name, metric in METRICS.items():
+        columns[name] = np.atleast_1d(metric.score(maps, test.reference))
+    for name, metric in METRICS.items():
+        if test.truth is None:
+            columns[f"{name}_truth"] = np.full(len(model.parameters), _NAN)
+        else:
+            columns[f"{name}_truth"] = np.atleast_1d(metric.score(maps, test.truth))
     rows = []
     for j, parameter in enumerate(model.parameters):
-        indices = relative_error_indices(maps[:, j], test.reference[:, j])
+        voxels = relative_error_indices(maps[:, j], test.reference[:, j])
         row = {
             "metric": parameter.name,
-            "bias": indices.bias,
-            "dispersion": indices.dispersion,
-            "pearson": float(r[j]),
-            "spearman": float(rank_r[j]),
             "n_voxels": len(maps),
             "seconds": seconds,
             "unit": parameter.unit,
-            "median_abs_error": indices.median_abs_error,
-            "n_undefined": indices.n_dropped,
-            "n_failed": indices.n_failed,
+            "n_undefined": voxels.n_dropped,
+            "n_failed": voxels.n_failed,
             "at_bound": float(test.at_bound[j]),
-            "bias_truth": _NAN,
-            "dispersion_truth": _NAN,
-            "median_abs_error_truth": _NAN,
-            "pearson_truth": _NAN,
-            "spearman_truth": _NAN,
         }
-        if test.truth is not None:
-            known = relative_error_indices(maps[:, j], test.truth[:, j])
-            row |= {
-                "bias_truth": known.bias,
-                "dispersion_truth": known.dispersion,
-                "median_abs_error_truth": known.median_abs_error,
-                "pearson_truth": float(known_r[j]),
-                "spearman_truth": float(known_rank_r[j]),
-            }
-        rows.append(row)
+        row |= {name: float(values[j]) for name, values in columns.items()}
+        rows.append({name: row[name] for name in SCORE_COLUMNS} | row)
     return rows
 
 

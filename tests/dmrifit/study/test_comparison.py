@@ -21,6 +21,11 @@ from dmrifit import (
     simulate_cohort,
 )
 from dmrifit.engine.fitting import fit_voxels
+from dmrifit.stats.method_tests import study_statistics
+from dmrifit.stats.metrics import METRICS, MapMetric
+from dmrifit.study.report.sections.overview import summary_tables
+from dmrifit.study.report.sections.scores import parameter_tables, truth_tables
+from dmrifit.study.summaries import Board, summarize
 
 SMALL = (16, 16, 3)
 PROTOCOL = Protocol.preset("cohort1")
@@ -194,6 +199,46 @@ def test_the_truth_of_synthetic_patients_is_scored_beside_the_reference(two):
     # Without noise the fit finds the truth, so both columns agree.
     np.testing.assert_allclose(scores["bias"], scores["bias_truth"], atol=2e-3)
     np.testing.assert_allclose(scores["dispersion"], scores["dispersion_truth"], atol=2e-2)
+
+
+def worst_overestimate(prediction, reference):
+    return np.max(prediction - reference, axis=0)
+
+
+def test_a_metric_is_added_by_one_entry(two, monkeypatch):
+    entry = MapMetric("excess", "Δmax", worst_overestimate, unit="", digits=3, signed=True, with_sd=True)
+    monkeypatch.setitem(METRICS, "excess", entry)
+    result = compare({"LR s2s": SignalToSignal("LR"), "LR m2m": MapsToMaps("LR")}, two["A"], max_voxels=20)
+    for (_, patient), kept in result.predictions.items():
+        rows = result.scores[result.scores["patient"] == patient]
+        for name, maps in kept.maps.items():
+            scores = rows[rows["estimator"] == name].set_index("metric").loc[list(kept.names)]
+            expected = (maps - kept.reference).max(axis=0)
+            np.testing.assert_allclose(scores["excess"], expected, rtol=1e-4, atol=1e-4)
+            expected = (maps - kept.truth).max(axis=0)
+            np.testing.assert_allclose(scores["excess_truth"], expected, rtol=1e-4, atol=1e-4)
+    summary = summarize(result).set_index(["strategy", "algorithm"])
+    means = result.scores.query("metric != 'S0' and strategy == 's2s' and algorithm == 'LR'")
+    assert summary.loc[("s2s", "LR"), "excess"] == pytest.approx(means["excess"].mean())
+    assert summary.loc[("s2s", "LR"), "excess_sd"] == pytest.approx(means.groupby("patient")["excess"].mean().std())
+    board = Board.of(result)
+    for section in (summary_tables, parameter_tables, truth_tables):
+        assert "Δmax" in section(board)
+
+
+def test_tests_of_an_added_metric_know_which_way_is_better(monkeypatch):
+    rows = []
+    for patient in "pqrst":
+        for algorithm, value in (("low", 0.2), ("middle", 0.5), ("high", 0.9)):
+            keys = {"cohort": "A", "patient": patient, "strategy": "s2s", "algorithm": algorithm, "train_on": "same"}
+            noise = 0.01 * "pqrst".index(patient)
+            rows.append(keys | {"n_train": 4, "repeat": 0, "metric": "K", "skill": value + noise})
+    options = {"index": "skill", "tables": ["ranks"]}
+    for better, best in (("higher", "high"), ("lower", "low")):
+        entry = MapMetric("skill", "S", worst_overestimate, better=better)
+        monkeypatch.setitem(METRICS, "skill", entry)
+        ranks = study_statistics(pd.DataFrame(rows), **options)["ranks"].set_index("algorithm")
+        assert ranks["average_rank"].idxmin() == best
 
 
 def test_scores_have_the_same_bits_for_any_number_of_jobs(two):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +17,17 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
+from dmrifit.stats.metrics import METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.ranks import plot_critical_difference
-from dmrifit.study.report.sections.numerals import decimals, p_value, percent, plural
+from dmrifit.study.report.sections.numerals import decimals, metric_text, p_value, plural
 from dmrifit.study.summaries import WHOM, Board
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["INDICES", "statistics_tables"]
+__all__ = ["statistics_tables"]
 
-#: Columns that are tested, and how they are written.
-INDICES = {"dispersion": "DI", "abs_bias": "|BI|"}
 ALPHA = 0.05
 _FEWEST_RANKS = 3
 
@@ -38,11 +38,12 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
         return html_paragraph(
             "One algorithm was compared, so there is nothing to test it against."
         ), {}
+    metrics = _tested_metrics(board)
     tables = {}
     try:
-        for index in INDICES:
-            for name, table in board.evaluation.statistics(index=index).items():
-                tables[f"statistics_{index}_{name}"] = table
+        for metric in metrics:
+            for name, table in board.evaluation.statistics(index=metric.column).items():
+                tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
         return html_paragraph(f"No tests between algorithms: {error}."), {}
     text = (
@@ -55,13 +56,13 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
     first = board.regimes[0]
     overview: list[list[Any]] = []
     reasons: dict[str, list[str]] = {}
-    for index in INDICES:
-        for row, reason in _overview(tables, index, first):
+    for metric in metrics:
+        for row, reason in _overview(tables, metric, first):
             overview.append(row)
             if reason:
                 reasons.setdefault(reason, []).append(f"{row[0]} of {row[1]} {row[2]}")
     header = ["index", "cohort", "strategy", "parameters", "patients", "Friedman p", "Kendall's W"]
-    header += ["pairs that differ", "pairs equivalent", "margin (%)"]
+    header += ["pairs that differ", "pairs equivalent", _with_unit("margin", metrics)]
     parts.append(
         html_heading(
             f"Trained on {WHOM.get(first, first)}; {board.conditions(_rows(board, first))}"
@@ -72,31 +73,28 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
         html_note(f"{reason} ({', '.join(dict.fromkeys(where))}).")
         for reason, where in reasons.items()
     ]
-    drawn = {
-        symbol: _diagrams(board, gallery, tables, index, symbol)
-        for index, symbol in INDICES.items()
-    }
-    for symbol, grid in drawn.items():
+    n_diagrams = 0
+    for metric in metrics:
+        grid = _diagrams(board, gallery, tables, metric)
+        n_diagrams += len(grid)
         if grid:
-            parts += [
-                html_heading(
-                    f"Average ranks by {symbol} over all tissue parameters, 1 = smallest"
-                ),
-                html_grid(grid),
-            ]
-    if any(drawn.values()):
+            extreme = "largest" if metric.better == "higher" else "smallest"
+            title = f"Average ranks by {metric.label} over all tissue parameters, 1 = {extreme}"
+            parts += [html_heading(title), html_grid(grid)]
+    if n_diagrams:
         parts.append(
             html_note(
                 f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
             )
         )
-    for index, symbol in INDICES.items():
-        parts.append(html_details(f"All pairs, {symbol}", _pair_table(tables, index, first)))
-        mixed = _mixed_table(tables, index, first)
+    for metric in metrics:
+        parts.append(
+            html_details(f"All pairs, {metric.label}", _pair_table(tables, metric, first))
+        )
+        mixed = _mixed_table(tables, metric.column, first)
         if mixed:
-            parts.append(
-                html_details(f"Mixed model of {symbol}, patients as random intercepts", mixed)
-            )
+            title = f"Mixed model of {metric.label}, patients as random intercepts"
+            parts.append(html_details(title, mixed))
     if len(board.regimes) > 1:
         parts.append(
             html_note(
@@ -106,36 +104,58 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
     return html_join(parts), tables
 
 
+def _tested_metrics(board: Board) -> list[MapMetric]:
+    """List the metrics that are tested, the one that ranks algorithms first."""
+    tested = [m for m in METRICS.values() if m.tested and m.column in board.scores.columns]
+    return sorted(tested, key=lambda metric: metric.name != RANKING_METRIC)
+
+
+def _with_unit(heading: str, metrics: Sequence[MapMetric]) -> str:
+    in_percent = all(metric.unit == "%" for metric in metrics)
+    return f"{heading} (%)" if in_percent else heading
+
+
 def _overview(
-    tables: dict[str, pd.DataFrame], index: str, train_on: str
+    tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str
 ) -> list[tuple[list[Any], str]]:
     """Make a row for each cohort, strategy and group of parameters, and say why numbers are missing."""
     keys = ["cohort", "strategy", "metrics"]
-    friedman, pairs, equivalence = (
-        table[table["train_on"] == train_on]
-        for table in (
-            tables[f"statistics_{index}_{name}"] for name in ("friedman", "pairs", "equivalence")
-        )
-    )
+    friedman = _statistics(tables, metric.column, "friedman", train_on)
+    all_pairs = _statistics(tables, metric.column, "pairs", train_on)
+    all_equivalence = _statistics(tables, metric.column, "equivalence", train_on)
     rows = []
     for row in friedman.sort_values(keys, kind="stable").to_dict("records"):
-        own, same = (
-            table[np.logical_and.reduce([table[key] == row[key] for key in keys])]
-            for table in (pairs, equivalence)
-        )
-        tested = own["p_holm"].notna().sum()
+        pairs = _matching(all_pairs, row, keys)
+        equivalence = _matching(all_equivalence, row, keys)
+        n_tested = pairs["p_holm"].notna().sum()
+        n_different = (pairs["p_holm"] < ALPHA).sum()
+        n_equivalent = (equivalence["verdict"] == "equivalent").sum()
+        margin = equivalence["margin"].iloc[0] if len(equivalence) else np.nan
         cells = [
-            INDICES[index],
+            metric.label,
             *(row[key] for key in keys),
             row["n_patients"],
             p_value(row["p"]),
             decimals(row["kendall_w"], 2),
-            f"{(own['p_holm'] < ALPHA).sum()} of {tested}" if tested else "–",
-            f"{(same['verdict'] == 'equivalent').sum()} of {len(same)}" if len(same) else "–",
-            percent(same["margin"].iloc[0] if len(same) else np.nan),
+            f"{n_different} of {n_tested}" if n_tested else "–",
+            f"{n_equivalent} of {len(equivalence)}" if len(equivalence) else "–",
+            metric_text(metric, margin),
         ]
         rows.append((cells, row["reason"]))
     return rows
+
+
+def _statistics(
+    tables: dict[str, pd.DataFrame], index: str, name: str, train_on: str
+) -> pd.DataFrame:
+    """Take the rows of one way of training from a table of tests."""
+    table = tables[f"statistics_{index}_{name}"]
+    return table[table["train_on"] == train_on]
+
+
+def _matching(table: pd.DataFrame, row: dict[str, Any], keys: list[str]) -> pd.DataFrame:
+    """Take the rows of a table that agree with a row in all keys."""
+    return table[(table[keys] == [row[key] for key in keys]).all(axis=1)]
 
 
 def _rows(board: Board, train_on: str) -> pd.DataFrame:
@@ -143,71 +163,72 @@ def _rows(board: Board, train_on: str) -> pd.DataFrame:
 
 
 def _diagrams(
-    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], index: str, symbol: str
+    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], metric: MapMetric
 ) -> list[Markup]:
+    """Draw average ranks over all parameters, a diagram for each cohort and strategy."""
     first = board.regimes[0]
-    ranks, tests = (tables[f"statistics_{index}_{name}"] for name in ("ranks", "nemenyi"))
-    ranks, tests = (
-        table[(table["metrics"] == "all") & (table["train_on"] == first)]
-        for table in (ranks, tests)
-    )
+    ranks = _statistics(tables, metric.column, "ranks", first)
+    tests = _statistics(tables, metric.column, "nemenyi", first)
+    ranks, tests = ranks[ranks["metrics"] == "all"], tests[tests["metrics"] == "all"]
     grid = []
     for (cohort, strategy), rows in ranks.groupby(["cohort", "strategy"], sort=False):
         averages = rows.set_index("algorithm")["average_rank"].astype(float).dropna()
         if len(averages) < _FEWEST_RANKS:
             continue
-        own = tests[(tests["cohort"] == cohort) & (tests["strategy"] == strategy)]
-        matrix = own.pivot_table(index="a", columns="b", values="p", dropna=False)
+        pairs = tests[(tests["cohort"] == cohort) & (tests["strategy"] == strategy)]
+        matrix = pairs.pivot_table(index="a", columns="b", values="p", dropna=False)
         matrix = matrix.reindex(index=averages.index, columns=averages.index)
         matrix = matrix.combine_first(matrix.T)
-        shown = board.scores[
-            (board.scores["cohort"] == cohort) & (board.scores["train_on"] == first)
-        ]
-        title = f"{symbol}: {cohort}, {strategy}\n{plural(int(rows['n_patients'].iloc[0]), 'patient')}; "
+        scores = _rows(board, first)
+        scores = scores[scores["cohort"] == cohort]
+        n_patients = plural(int(rows["n_patients"].iloc[0]), "patient")
+        title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; "
         figure = plot_critical_difference(
-            averages, matrix, title + board.conditions(shown), algorithms=board.algorithms
+            averages, matrix, title + board.conditions(scores), algorithms=board.algorithms
         )
-        grid.append(
-            gallery.show(f"ranks_{index}_{cohort}_{strategy}", figure, f"Average ranks, {title}")
-        )
+        name = f"ranks_{metric.column}_{cohort}_{strategy}"
+        grid.append(gallery.show(name, figure, f"Average ranks, {title}"))
     return grid
 
 
-def _pair_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> Markup:
+def _pair_table(tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str) -> Markup:
+    """Tabulate difference, effect size and equivalence of every pair of algorithms."""
+
+    def number(value: float) -> str:
+        return metric_text(metric, value)
+
     keys = ["cohort", "strategy", "metrics", "a", "b"]
-    pairs, verdicts = (
-        table[table["train_on"] == train_on]
-        for table in (tables[f"statistics_{index}_{name}"] for name in ("pairs", "equivalence"))
-    )
-    verdicts = verdicts.set_index(keys)
+    pairs = _statistics(tables, metric.column, "pairs", train_on)
+    equivalence = _statistics(tables, metric.column, "equivalence", train_on).set_index(keys)
     rows = []
     for row in pairs.to_dict("records"):
         key = tuple(row[name] for name in keys)
-        same = verdicts.loc[key] if key in verdicts.index else None
+        interval, verdict = "–", "–"
+        if key in equivalence.index:
+            test = equivalence.loc[key]
+            interval = f"{number(test['low'])} … {number(test['high'])}"
+            verdict = test["verdict"] or "–"
+        effect, low, high = (decimals(row[name], 2) for name in ("rank_biserial", "low", "high"))
         rows.append([
             *key,
-            percent(row["mean_a"]),
-            percent(row["mean_b"]),
-            percent(row["difference"]),
+            number(row["mean_a"]),
+            number(row["mean_b"]),
+            number(row["difference"]),
             p_value(row["p_holm"]),
-            f"{decimals(row['rank_biserial'], 2)} ({decimals(row['low'], 2)} … {decimals(row['high'], 2)})",
-            "–" if same is None else f"{percent(same['low'])} … {percent(same['high'])}",
-            "–" if same is None else same["verdict"] or "–",
+            f"{effect} ({low} … {high})",
+            interval,
+            verdict,
         ])  # fmt: skip
-    header = ["cohort", "strategy", "parameters", "a", "b", "mean a (%)", "mean b (%)"]
-    header += [
-        "median a − b (%)",
-        "p (Holm)",
-        "rank-biserial (95 % interval)",
-        "mean a − b, 90 % interval (%)",
-        "",
-    ]
+    header = ["cohort", "strategy", "parameters", "a", "b"]
+    header += [_with_unit(name, [metric]) for name in ("mean a", "mean b", "median a − b")]
+    header += ["p (Holm)", "rank-biserial (95 % interval)"]
+    header += [_with_unit("mean a − b, 90 % interval", [metric]), ""]
     return html_table(rows, header, numbers=range(5, 11))
 
 
 def _mixed_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> Markup | None:
-    mixed = tables[f"statistics_{index}_mixed"]
-    tests = mixed[(mixed["kind"] == "test") & (mixed["train_on"] == train_on)]
+    mixed = _statistics(tables, index, "mixed", train_on)
+    tests = mixed[mixed["kind"] == "test"]
     if not len(tests):
         return None
     rows = [

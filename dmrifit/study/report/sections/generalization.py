@@ -19,7 +19,7 @@ from dmrifit.report.html import (
     html_table,
 )
 from dmrifit.study.report.figures.curves import plot_learning_curve
-from dmrifit.study.report.sections.numerals import correlation, percent, plural
+from dmrifit.study.report.sections.numerals import headings, metric_texts, percent, plural
 from dmrifit.study.report.sections.overview import TRAINED
 from dmrifit.study.summaries import WHOM, Board, tissue, unique
 
@@ -96,6 +96,8 @@ def transfer_tables(board: Board) -> Markup:
             'compare(…, train_on=("same", "other", "pooled"), resynthesize=True).'
         )
     scores = board.scores
+    metrics = board.summary_metrics
+    absent = {metric.column: np.nan for metric in metrics}
     columns = unique(zip(scores["cohort"], scores["train_on"], strict=True))
     header = ["strategy", "algorithm"]
     header += [
@@ -104,7 +106,7 @@ def transfer_tables(board: Board) -> Markup:
 
     def table(rows: pd.DataFrame) -> Markup:
         keys = ["strategy", "algorithm", "cohort", "train_on"]
-        means = rows.groupby(keys, sort=False)[["abs_bias", "dispersion", "pearson"]].mean()
+        means = rows.groupby(keys, sort=False)[[metric.column for metric in metrics]].mean()
         cells, faint = [], []
         for i, (strategy, algorithm) in enumerate(
             unique(zip(rows["strategy"], rows["algorithm"], strict=True))
@@ -112,14 +114,14 @@ def transfer_tables(board: Board) -> Markup:
             line = [strategy, algorithm]
             for cohort, train_on in columns:
                 key = (strategy, algorithm, cohort, train_on)
-                bias, dispersion, r = means.loc[key] if key in means.index else (np.nan,) * 3
-                line.append(f"{percent(bias)} / {percent(dispersion)} / {correlation(r)}")
+                values = means.loc[key] if key in means.index else absent
+                line.append(metric_texts(metrics, values))
             cells.append(line)
             faint += [i] if is_control(algorithm) else []
         return html_table(cells, header, numbers=range(2, len(header)), faint=faint)
 
     intro = (
-        "|BI| (%) / DI (%) / r, mean over patients. Tested cohort ← cohorts trained on. Parameters can move in "
+        f"{headings(metrics)}, mean over patients. Tested cohort ← cohorts trained on. Parameters can move in "
         "opposite directions when the scanner changes, and errors can cancel, so each has its own table below the mean."
     )
     parts: list[Any] = [html_paragraph(intro)]

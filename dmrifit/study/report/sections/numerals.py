@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["correlation", "decimals", "p_value", "percent", "plural"]
+from dmrifit.stats.metrics import MapMetric
+
+__all__ = [
+    "correlation",
+    "decimals",
+    "headings",
+    "metric_text",
+    "metric_texts",
+    "p_value",
+    "percent",
+    "plural",
+]
 
 NOTHING = "–"
 
@@ -17,9 +30,29 @@ def decimals(value: float, n: int) -> str:
     return text.replace("-", "−") if float(text) else f"{0:.{n}f}"
 
 
-def percent(value: float) -> str:
-    """Write a fraction in percent."""
-    return decimals(100 * value, 1 if abs(100 * value) < 9.95 else 0)
+def percent(value: float, digits: int = 1) -> str:
+    """Write a fraction in percent; from 10 on with one decimal less."""
+    # Below 9.95, because what is above is rounded to 10.
+    return decimals(100 * value, digits if abs(100 * value) < 9.95 else max(digits - 1, 0))
+
+
+def metric_text(metric: MapMetric, value: float) -> str:
+    """Write a score in the unit and with the digits of its metric."""
+    if metric.unit == "%":
+        return percent(value, metric.digits)
+    return decimals(value, metric.digits)
+
+
+def metric_texts(
+    metrics: Sequence[MapMetric], values: Mapping[str, Any] | Any, suffix: str = ""
+) -> str:
+    """Write the scores of one cell of a table, those of columns with a suffix."""
+    return " / ".join(metric_text(m, values[f"{m.column}{suffix}"]) for m in metrics)
+
+
+def headings(metrics: Sequence[MapMetric]) -> str:
+    """Say what such a cell holds."""
+    return " / ".join(metric.heading for metric in metrics)
 
 
 def correlation(value: float) -> str:

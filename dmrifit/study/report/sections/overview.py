@@ -17,8 +17,9 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
+from dmrifit.stats.metrics import RANKING_METRIC, MapMetric
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.numerals import correlation, percent, plural
+from dmrifit.study.report.sections.numerals import correlation, metric_text, percent, plural
 from dmrifit.study.summaries import WHOM, Board
 
 if TYPE_CHECKING:
@@ -98,31 +99,20 @@ def summary_tables(board: Board) -> Markup:
     parts: list[Any] = [html_paragraph(text), _findings(board)]
     if controls:
         parts.append(html_note(f"Controls, in gray: {'; '.join(controls)}."))
-    partly = "T2v" in board.metrics and len(board.metrics) > 1
-    header: list[Any] = ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
-    header += (
-        [html_lines(name, "without T2v") for name in ("|BI| (%)", "DI (%)", "r")] if partly else []
-    )
-    header += (
-        [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")]
-        if len(board.signals)
-        else []
-    )
+    metrics = board.summary_metrics
+    without_t2v = "T2v" in board.metrics and len(board.metrics) > 1
+    header: list[Any] = ["strategy", "algorithm", *(metric.heading for metric in metrics)]
+    if without_t2v:
+        header += [html_lines(metric.heading, "without T2v") for metric in metrics]
+    if len(board.signals):
+        header += [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")]
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
         cells, faint = [], []
         for i, row in enumerate(rows.to_dict("records")):
-            line = [
-                row["strategy"],
-                row["algorithm"],
-                f"{percent(row['abs_bias'])} ± {percent(row['abs_bias_sd'])}",
-                f"{percent(row['dispersion'])} ± {percent(row['dispersion_sd'])}",
-                correlation(row["pearson"]),
-            ]
-            if partly:
-                line += [
-                    percent(row[f"{name}_without_T2v"]) for name in ("abs_bias", "dispersion")
-                ]
-                line.append(correlation(row["pearson_without_T2v"]))
+            line = [row["strategy"], row["algorithm"]]
+            line += [_mean_and_sd(metric, row) for metric in metrics]
+            if without_t2v:
+                line += [metric_text(m, row[f"{m.column}_without_T2v"]) for m in metrics]
             if len(board.signals):
                 line += [percent(row["signal_error"]), correlation(row["signal_pearson"])]
             cells.append(line)
@@ -137,29 +127,44 @@ def summary_tables(board: Board) -> Markup:
     return html_join(parts)
 
 
+def _mean_and_sd(metric: MapMetric, row: dict[str, Any]) -> str:
+    mean = metric_text(metric, row[metric.column])
+    if not metric.with_sd:
+        return mean
+    return f"{mean} ± {metric_text(metric, row[f'{metric.column}_sd'])}"
+
+
 def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
     """Lay several comparisons of the same question beside each other."""
+    import pandas as pd
+
+    metrics = Board.of(evaluations[0]).summary_metrics
     rows = []
     for evaluation in evaluations:
         board = Board.of(evaluation)
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
         summary = summary[summary["train_on"] == board.regimes[0]]
-        for (cohort, strategy), own in summary.groupby(["cohort", "strategy"], sort=False):
+        for (cohort, strategy), algorithms in summary.groupby(["cohort", "strategy"], sort=False):
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
-            means = own[["abs_bias", "dispersion"]].mean()
-            shown = board.scores[board.scores["cohort"] == cohort]
-            rows.append([
-                board.conditions(shown),
+            scores = board.scores[board.scores["cohort"] == cohort]
+            line = [
+                board.conditions(scores),
                 cohort,
                 simulation.get("difficulty", "–"),
                 strategy,
-                f"{percent(means['abs_bias'])} ± {percent(own['abs_bias'].std())}",
-                f"{percent(means['dispersion'])} ± {percent(own['dispersion'].std())}",
-                correlation(own["pearson"].mean()),
-            ])  # fmt: skip
-    header = ["regions, N, seed", "cohort", "difficulty", "strategy", "|BI| (%)", "DI (%)", "r"]
+            ]
+            for metric in metrics:
+                # A comparison of an earlier version may lack a metric.
+                values = algorithms.get(metric.column, pd.Series(dtype=float))
+                spread = {metric.column: values.mean(), f"{metric.column}_sd": values.std()}
+                line.append(_mean_and_sd(metric, spread))
+            rows.append(line)
+    header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
+    header += [metric.heading for metric in metrics]
     text = "Means over the algorithms that learn (± standard deviation between algorithms), first way of training."
-    return html_join([html_paragraph(text), html_table(rows, header, numbers=(4, 5, 6))])
+    return html_join(
+        [html_paragraph(text), html_table(rows, header, numbers=range(4, len(header)))]
+    )
 
 
 def cohort_tables(board: Board) -> Markup:
@@ -283,30 +288,28 @@ def _findings(board: Board) -> Markup:
     """Say for each cohort which predictor has the smallest dispersion, and which of the constants."""
     control = board.summary["algorithm"].map(is_control)
     constant = board.summary["algorithm"].str.contains(CONSTANT, case=False)
+    # The metric that decides stands first.
+    metrics = sorted(board.summary_metrics, key=lambda metric: metric.name != RANKING_METRIC)
+    # A constant has no correlation to show.
+    shown_of_constants = [metric for metric in metrics if metric.table != "correlations"]
     cells = []
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
-        learners = _smallest_dispersion(rows[~control[rows.index]], with_correlation=True)
-        constants = _smallest_dispersion(rows[constant[rows.index]], with_correlation=False)
+        learners = _smallest_dispersion(rows[~control[rows.index]], metrics)
+        constants = _smallest_dispersion(rows[constant[rows.index]], shown_of_constants)
         cells.append([cohort, WHOM.get(train_on, train_on), *learners, *constants])
-    scores = ["DI (%)", "|BI| (%)", "r"]
-    header = [
-        "cohort",
-        "trained on",
-        html_lines("smallest dispersion", "of all that learn"),
-        *scores,
-    ]
-    header += [html_lines("smallest dispersion", "of the constants"), *scores[:2]]
-    return html_table(cells, header, numbers=(3, 4, 5, 7, 8))
+    header = ["cohort", "trained on", html_lines("smallest dispersion", "of all that learn")]
+    header += [metric.heading for metric in metrics]
+    header.append(html_lines("smallest dispersion", "of the constants"))
+    header += [metric.heading for metric in shown_of_constants]
+    second_name = 3 + len(metrics)
+    numbers = [i for i in range(3, len(header)) if i != second_name]
+    return html_table(cells, header, numbers=numbers)
 
 
-def _smallest_dispersion(rows: pd.DataFrame, *, with_correlation: bool) -> list[str]:
-    """Name the predictor and give DI, |BI| and, if wanted, r."""
-    if not rows["dispersion"].notna().any():
-        return ["–"] * (4 if with_correlation else 3)
-    best = rows.loc[rows["dispersion"].idxmin()]
-    scores = [
-        f"{best['algorithm']} {best['strategy']}",
-        percent(best["dispersion"]),
-        percent(best["abs_bias"]),
-    ]
-    return [*scores, correlation(best["pearson"])] if with_correlation else scores
+def _smallest_dispersion(rows: pd.DataFrame, metrics: Sequence[MapMetric]) -> list[str]:
+    """Name the predictor with the smallest dispersion and write its scores."""
+    if not rows[RANKING_METRIC].notna().any():
+        return ["–"] * (1 + len(metrics))
+    best = rows.loc[rows[RANKING_METRIC].idxmin()]
+    scores = [metric_text(metric, best[metric.column]) for metric in metrics]
+    return [f"{best['algorithm']} {best['strategy']}", *scores]

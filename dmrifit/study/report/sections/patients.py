@@ -10,6 +10,7 @@ from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import html_grid, html_heading, html_join, html_note, html_paragraph
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
+from dmrifit.stats.metrics import RANKING_METRIC
 from dmrifit.study.report.figures.curves import plot_decays
 from dmrifit.study.report.figures.voxels import plot_joint_histograms, plot_map_comparison
 from dmrifit.study.summaries import Board, tissue
@@ -121,7 +122,7 @@ def _typical(board: Board, cohort: str) -> str | None:
     kept = {patient for name, patient in board.evaluation.predictions if name == cohort}
     rows = _first(board)
     rows = tissue(rows[(rows["cohort"] == cohort) & rows["patient"].isin(kept)])
-    means = rows.groupby("patient")["dispersion"].mean().dropna().sort_values(kind="stable")
+    means = rows.groupby("patient")[RANKING_METRIC].mean().dropna().sort_values(kind="stable")
     return str(means.index[(len(means) - 1) // 2]) if len(means) else None
 
 

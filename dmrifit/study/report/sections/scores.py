@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +21,16 @@ from dmrifit.report.html import (
     html_table,
     png_bytes,
 )
+from dmrifit.stats.metrics import METRICS, MapMetric
 from dmrifit.study.report.figures.curves import plot_signal_errors
 from dmrifit.study.report.figures.scatter import plot_bias_dispersion, plot_legend
-from dmrifit.study.report.sections.numerals import correlation, decimals, percent
+from dmrifit.study.report.sections.numerals import (
+    correlation,
+    decimals,
+    headings,
+    metric_texts,
+    percent,
+)
 from dmrifit.study.report.sections.overview import TRAINED
 from dmrifit.study.summaries import KEYS, WHOM, Board, largest, tissue, unique
 
@@ -99,18 +106,17 @@ def scatter_figures(board: Board, gallery: Gallery) -> Markup:
 
 
 def parameter_tables(board: Board) -> Markup:
-    """Tabulate |BI|, DI and MdAPE of every parameter."""
-    text = "Mean over patients of |BI| (%) / DI (%) / MdAPE (%, median of |E| over voxels)."
-    values = ["abs_bias", "dispersion", "median_abs_error"]
-    return html_join(
-        [html_paragraph(text), *_by_parameter(board, values, (percent, percent, percent))]
-    )
+    """Tabulate the relative errors of every parameter."""
+    metrics = [metric for metric in METRICS.values() if metric.table == "relative errors"]
+    text = f"Mean over patients of {_descriptions(metrics)}."
+    return html_join([html_paragraph(text), *_by_parameter(board, metrics)])
 
 
 def correlation_tables(board: Board) -> Markup:
     """Tabulate the correlation of every parameter."""
+    metrics = [metric for metric in METRICS.values() if metric.table == "correlations"]
     text = (
-        "Pearson's r / Spearman's ρ over the voxels of a patient, mean over patients. A constant prediction has none; "
+        f"{_descriptions(metrics)} over the voxels of a patient, mean over patients. A constant prediction has none; "
         "it counts as 0 in the summary."
     )
     if len(board.signals):
@@ -118,49 +124,43 @@ def correlation_tables(board: Board) -> Markup:
             " Those of the signals are over the voxels of a patient, mean over the unseen contrasts; pooled, all "
             "unseen contrasts of a patient together, which differ so much that r is high for any predictor."
         )
-    parts: list[Any] = [html_paragraph(text)]
-    return html_join(
-        [
-            *parts,
-            *_by_parameter(
-                board, ["pearson", "spearman"], (correlation, correlation), signals=True
-            ),
-        ]
-    )
+    return html_join([html_paragraph(text), *_by_parameter(board, metrics, signals=True)])
+
+
+def _descriptions(metrics: Sequence[MapMetric]) -> str:
+    return " / ".join(metric.description or metric.heading for metric in metrics)
 
 
 def _by_parameter(
-    board: Board,
-    values: list[str],
-    write: tuple[Callable[[float], str], ...],
-    *,
-    signals: bool = False,
+    board: Board, metrics: Sequence[MapMetric], *, signals: bool = False
 ) -> list[Markup]:
+    """Tabulate metrics: a row for each algorithm, a column for each parameter."""
+    metrics = [metric for metric in metrics if metric.column in board.scores.columns]
+    columns = [metric.column for metric in metrics]
+    absent = dict.fromkeys(columns, np.nan)
     parts = []
-    # As they were found: a constant has no correlation here.
-    scores = board.scores.assign(pearson=largest(board.evaluation.scores)["pearson"])
+    # Here a constant has no correlation, where the summary counts it as 0.
+    undefined = largest(board.evaluation.scores)[[metric.name for metric in metrics]].isna()
+    scores = board.scores.copy()
+    for metric in metrics:
+        scores[metric.column] = scores[metric.column].mask(undefined[metric.name])
     for (train_on, cohort), block in scores.groupby(["train_on", "cohort"], sort=False):
-        metrics = unique(block["metric"])
-        means = block.groupby(["strategy", "algorithm", "metric"], sort=False)[values].mean()
-        header: list[Any] = ["strategy", "algorithm", *metrics]
+        parameters = unique(block["metric"])
+        means = block.groupby(["strategy", "algorithm", "metric"], sort=False)[columns].mean()
+        header: list[Any] = ["strategy", "algorithm", *parameters]
         single, pooled = (_of(table, train_on, cohort) for table in (board.signals, board.pooled))
         with_signals = signals and len(single) > 0
-        header += [
-            html_lines("signals,", "mean"),
-            html_lines("signals,", "worst"),
-            html_lines("signals,", "pooled"),
-        ] * (with_signals)
+        if with_signals:
+            header += [html_lines("signals,", name) for name in ("mean", "worst", "pooled")]
         cells, faint = [], []
         for i, (strategy, algorithm) in enumerate(
             unique(zip(block["strategy"], block["algorithm"], strict=True))
         ):
             line = [strategy, algorithm]
-            for metric in metrics:
-                key = (strategy, algorithm, metric)
-                row = means.loc[key] if key in means.index else dict.fromkeys(values, np.nan)
-                line.append(
-                    " / ".join(f(row[name]) for name, f in zip(values, write, strict=True))
-                )
+            for parameter in parameters:
+                key = (strategy, algorithm, parameter)
+                values = means.loc[key] if key in means.index else absent
+                line.append(metric_texts(metrics, values))
             if with_signals:
                 own = single[(single["strategy"] == strategy) & (single["algorithm"] == algorithm)]
                 together = pooled[
@@ -185,18 +185,17 @@ def truth_tables(board: Board) -> Markup:
         return html_paragraph(
             "No patient has a known truth: the fit to the full protocol is the only reference."
         )
+    metrics = board.summary_metrics
     text = (
         "Only simulation knows the truth. The reference itself, a fit to noisy images, is scored too: it is what the "
         "perfect prediction of the images would give. Predictors that return the mean can be nearer to the truth than "
-        "a noisy reference, above all in T2v. Means over patients and tissue parameters: |BI| (%) / DI (%) / r."
+        f"a noisy reference, above all in T2v. Means over patients and tissue parameters: {headings(metrics)}."
     )
-    partly = "T2v" in board.metrics and len(board.metrics) > 1
     header: list[Any] = ["strategy", "algorithm", "against reference", "against truth"]
-    header += (
-        [html_lines(name, "without T2v") for name in ("against reference", "against truth")]
-        if partly
-        else []
-    )
+    suffixes = ["", "_truth"]
+    if "T2v" in board.metrics and len(board.metrics) > 1:
+        header += [html_lines(name, "without T2v") for name in header[2:]]
+        suffixes += ["_without_T2v", "_truth_without_T2v"]
     parts: list[Any] = [html_paragraph(text)]
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
         if not rows["abs_bias_truth"].notna().any():
@@ -204,13 +203,7 @@ def truth_tables(board: Board) -> Markup:
         cells, faint = [], []
         for i, row in enumerate(rows.to_dict("records")):
             line = [row["strategy"], row["algorithm"]]
-            for suffix in ("", "_truth", "_without_T2v", "_truth_without_T2v")[
-                : 4 if partly else 2
-            ]:
-                line.append(
-                    f"{percent(row[f'abs_bias{suffix}'])} / {percent(row[f'dispersion{suffix}'])} / "
-                    f"{correlation(row[f'pearson{suffix}'])}"
-                )
+            line += [metric_texts(metrics, row, suffix) for suffix in suffixes]
             cells.append(line)
             faint += [i] if is_control(row["algorithm"]) else []
         own = _of(board.scores, train_on, cohort)
@@ -230,6 +223,9 @@ def _truth_by_parameter(board: Board) -> Markup:
     scores = board.scores[
         (board.scores["train_on"] == board.regimes[0]) & board.scores["bias_truth"].notna()
     ]
+    metrics = board.summary_metrics
+    columns = [f"{metric.column}_truth" for metric in metrics]
+    absent = dict.fromkeys(columns, np.nan)
     learners = scores[~scores["algorithm"].map(is_control)]
     perfect = scores[
         (scores["algorithm"] == PERFECT) & (scores["strategy"] == board.strategies[0])
@@ -243,23 +239,18 @@ def _truth_by_parameter(board: Board) -> Markup:
             ),
             ("the reference", perfect),
         ):
-            means = (
-                block[block["cohort"] == cohort]
-                .groupby("metric")[["abs_bias_truth", "dispersion_truth", "pearson_truth"]]
-                .mean()
-            )
+            means = block[block["cohort"] == cohort].groupby("metric")[columns].mean()
             if not len(means):
                 continue
             line = [cohort, name]
-            for metric in board.metrics:
-                values = means.loc[metric] if metric in means.index else [np.nan] * 3
-                bias, dispersion, r = values
-                line.append(f"{percent(bias)} / {percent(dispersion)} / {correlation(r)}")
+            for parameter in board.metrics:
+                values = means.loc[parameter] if parameter in means.index else absent
+                line.append(metric_texts(metrics, values, "_truth"))
             rows.append(line)
     header = ["cohort", "", *board.metrics]
     table = html_table(rows, header, numbers=range(2, len(header)))
     return html_details(
-        "Against truth, parameter by parameter: |BI| (%) / DI (%) / r", table, opened=True
+        f"Against truth, parameter by parameter: {headings(metrics)}", table, opened=True
     )
 
 
