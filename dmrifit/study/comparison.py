@@ -1,7 +1,8 @@
-"""Compare estimators by leaving one patient out: within a cohort, and from one cohort to another."""
+"""Compare estimators by leaving one patient out, within a cohort and between cohorts."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ from dmrifit.study.predictions import FolderPredictions, PatientPredictions
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.study.study_folder import StudyFolder
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
-from dmrifit.study.voxel_bank import Bank
+from dmrifit.study.voxel_bank import Bank, HeldOut
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +63,10 @@ _TEXT = (
     "unit",
     "estimator",
 )
-_SHARED_BYTES = 100_000  # arrays from this size on are written once and mapped by all workers
-_SENDINGS = 5  # of the same array to a cluster whose workers die, before the study gives up
+# Arrays from this size on are written once and mapped by all workers.
+_SHARED_BYTES = 100_000
+# Attempts to send an array to a cluster whose workers die, before the study gives up.
+_SENDINGS = 5
 _TABLES = ("scores", "signals")
 _COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
 
@@ -79,25 +82,26 @@ class Evaluation:
         One row for each held-out patient, estimator and model parameter: ``cohort``, ``patient``,
         ``strategy`` (s2s, m2m), ``algorithm`` (with the controls constant, shuffled and perfect),
         ``train_on``, ``n_train`` (patients), ``repeat``, ``estimator`` (its name), ``metric`` (the
-        parameter), ``bias`` (BI) and ``dispersion`` (DI) of the relative error, ``pearson``, ``spearman``,
-        ``n_voxels`` and ``seconds`` (training, shared between the patients that a model was tested on, plus
-        prediction). The reference is the fit to all measured target contrasts, by default the full
-        protocol. Further: ``unit``, ``median_abs_error`` (MdAPE), ``n_undefined`` (voxels whose reference is
-        zero or was not fitted), ``n_failed`` (voxels without a prediction), ``at_bound`` (share of voxels
-        whose reference sits at a bound), and ``bias_truth``, ``dispersion_truth``,
-        ``median_abs_error_truth``, ``pearson_truth``, ``spearman_truth``: the same against the truth of a
-        synthetic scan, NaN for others.
+        parameter), ``bias`` (BI) and ``dispersion`` (DI) of the relative error, ``pearson``,
+        ``spearman``, ``n_voxels`` and ``seconds`` (training, shared between the patients that a
+        model was tested on, plus prediction). The reference is the fit to all measured target
+        contrasts, by default the full protocol. Further: ``unit``, ``median_abs_error`` (MdAPE),
+        ``n_undefined`` (voxels whose reference is zero or was not fitted), ``n_failed`` (voxels
+        without a prediction), ``at_bound`` (share of voxels whose reference sits at a bound), and
+        ``bias_truth``, ``dispersion_truth``, ``median_abs_error_truth``, ``pearson_truth``,
+        ``spearman_truth``: the same against the truth of a synthetic scan, NaN for others.
     signals : DataFrame
-        One row for each held-out patient, estimator and unseen contrast: the same keys, then ``contrast``,
-        ``b`` (s/mm²), ``te`` (ms), ``relative_error`` (mean of abs(E)), ``median_relative_error`` (median of
-        abs(E)), ``signed_relative_error`` (mean of E), ``n_voxels``, ``n_undefined``, ``pearson``. The row
-        whose contrast is ``"all unseen"`` pools them. The reference is the measured signal.
+        One row for each held-out patient, estimator and unseen contrast: the same keys, then
+        ``contrast``, ``b`` (s/mm²), ``te`` (ms), ``relative_error`` (mean of abs(E)),
+        ``median_relative_error`` (median of abs(E)), ``signed_relative_error`` (mean of E),
+        ``n_voxels``, ``n_undefined``, ``pearson``. The row whose contrast is ``"all unseen"``
+        pools them. The reference is the measured signal.
     study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     predictions : mapping of (str, str) to PatientPredictions, optional
-        By cohort and patient, voxel by voxel: those of the largest number of training patients, the first
-        repeat and the first way of training, of a patient's first scan. Estimators with another model or
-        target than the first one are not in it, nor are controls.
+        By cohort and patient, voxel by voxel: those of the largest number of training patients,
+        the first repeat and the first way of training, of a patient's first scan. Estimators with
+        another model or target than the first one are not in it, nor are controls.
     """
 
     scores: pd.DataFrame
@@ -108,31 +112,25 @@ class Evaluation:
     def __repr__(self) -> str:
         cohorts = []
         for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
-            told = "synthetic " if cohort in self.synthetic else ""
-            cohorts.append(f"{told}{cohort!r} of {patients.nunique()} patients")
+            prefix = "synthetic " if cohort in self.synthetic else ""
+            cohorts.append(f"{prefix}{cohort!r} of {patients.nunique()} patients")
         algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
         return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {len(self.scores)} scores>"
 
     @property
     def synthetic(self) -> list[str]:
         """Names of the cohorts that were simulated."""
-        return [
-            name
-            for name, cohort in self.study.get("cohorts", {}).items()
-            if cohort.get("synthetic")
-        ]
+        cohorts = self.study.get("cohorts", {})
+        return [name for name, cohort in cohorts.items() if cohort.get("synthetic")]
 
     def _repr_html_(self) -> str:
         """Show the best rows in notebooks: means over patients and parameters of the tissue."""
         largest = self.scores[self.scores["n_train"] == self.scores["n_train"].max()]
-        found = largest[largest["metric"] != "S0"].assign(bias=lambda table: table["bias"].abs())
-        keys, values = (
-            ["cohort", "train_on", "strategy", "algorithm"],
-            ["bias", "dispersion", "pearson"],
-        )
-        means = (
-            found.groupby(keys, sort=False)[values].mean().sort_values("dispersion").reset_index()
-        )
+        scores = largest[largest["metric"] != "S0"]
+        scores = scores.assign(bias=scores["bias"].abs())
+        keys = ["cohort", "train_on", "strategy", "algorithm"]
+        means = scores.groupby(keys, sort=False)[["bias", "dispersion", "pearson"]].mean()
+        means = means.sort_values("dispersion").reset_index()
         header = (
             "cohort",
             "trained on",
@@ -143,8 +141,12 @@ class Evaluation:
             "correlation",
         )
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
-        title = f"Evaluation: {n} patient{'s' * (n != 1)}, each left out once"
-        note = "means over patients and parameters other than S0, at the largest number of training patients"
+        patients = "1 patient" if n == 1 else f"{n} patients"
+        title = f"Evaluation: {patients}, each left out once"
+        note = (
+            "means over patients and parameters other than S0, at the largest number of training "
+            "patients"
+        )
         if self.synthetic:
             note += f"; {', '.join(self.synthetic)}: synthetic patients"
         return html_summary(title, header, means.itertuples(index=False), note=note)
@@ -195,15 +197,13 @@ class Evaluation:
             Made if needed.
         """
         folder = Path(folder)
-        if (
-            not isinstance(self.predictions, FolderPredictions)
-            or self.predictions.folder.parent != folder
-        ):
-            FolderPredictions(folder).write(self.predictions)
-        tables = {
-            f"{name}.csv": getattr(self, name).to_csv(index=False, na_rep="nan")
-            for name in _TABLES
-        }
+        predictions = self.predictions
+        # Predictions that are read from this folder are in it already.
+        if not isinstance(predictions, FolderPredictions) or predictions.folder.parent != folder:
+            FolderPredictions(folder).write(predictions)
+        tables = {}
+        for name in _TABLES:
+            tables[f"{name}.csv"] = getattr(self, name).to_csv(index=False, na_rep="nan")
         StudyFolder(folder).write_study(self.study, tables)
 
     def statistics(self, **options: Any) -> dict[str, pd.DataFrame]:
@@ -213,8 +213,8 @@ class Evaluation:
         Parameters
         ----------
         **options : object
-            As in `dmrifit.stats.method_tests.study_statistics`, but for the order: algorithms come in that of
-            `ALGORITHMS`. Controls are no algorithms and enter no test.
+            As in `dmrifit.stats.method_tests.study_statistics`, but for the order: algorithms come
+            in that of `ALGORITHMS`. Controls are no algorithms and enter no test.
 
         Returns
         -------
@@ -255,40 +255,42 @@ def compare(
     Parameters
     ----------
     estimators : mapping of str to estimator
-        `SignalToSignal`, `MapsToMaps` or any scikit-learn estimator with ``fit(X, Y)``, ``predict(X)`` and
-        ``predict_maps(X)``. Their ``source`` and ``target`` are set from the cohort where they are None.
+        `SignalToSignal`, `MapsToMaps` or any scikit-learn estimator with ``fit(X, Y)``,
+        ``predict(X)`` and ``predict_maps(X)``. Their ``source`` and ``target`` are set from the
+        cohort where they are None.
     cohorts : mapping of str to Cohort, or sequence of Cohort
         At least one. No patient may be in two.
     train_on : {"same", "other", "pooled"} or sequence of these, default="same"
-        Train on the other patients of the same cohort, on all patients of the other cohorts, or on both.
-        Crossing cohorts needs the protocol of the tested one in all of them, or `resynthesize`.
+        Train on the other patients of the same cohort, on all patients of the other cohorts, or on
+        both. Crossing cohorts needs the protocol of the tested one in all of them, or
+        `resynthesize`.
     train_mask : {"body", "lesion"}, default="body"
         Voxels to train on.
     score_mask : {"lesion", "body"}, default="lesion"
         Voxels to score, all of them. Patients without any are left out and named in ``study``.
     n_train : int or sequence of int, optional
-        Train on so many patients, drawn at random for each held-out one; by default on all there are. Of
-        several numbers, the patients of a smaller one are among those of a larger one.
+        Train on so many patients, drawn at random for each held-out one; by default on all there
+        are. Of several numbers, the patients of a smaller one are among those of a larger one.
     n_repeats : int, default=1
         Repeat with other draws of patients and voxels and other seeds of the estimators.
     max_voxels : int, optional
         Train on at most so many voxels of each scan, drawn at random.
     controls : bool, default=True
-        Add rows for a constant predictor, for linear regression of shuffled targets and for the perfect
-        answer to every strategy, with the largest number of training patients and the model of the
-        strategy's first estimator.
+        Add rows for a constant predictor, for linear regression of shuffled targets and for the
+        perfect answer to every strategy, with the largest number of training patients and the
+        model of the strategy's first estimator.
     resynthesize : bool, default=False
-        Compute contrasts that patients of another cohort lack through the model fitted to theirs, with
-        the noise of their images where it is known.
+        Compute contrasts that patients of another cohort lack through the model fitted to theirs,
+        with the noise of their images where it is known.
     keep_predictions : bool, default=True
-        Keep the predictions of every scored voxel: 4 bytes for each estimator and each parameter and
-        contrast.
+        Keep the predictions of every scored voxel: 4 bytes for each estimator and each parameter
+        and contrast.
     out : path, optional
-        Folder for the tables and for finished work: what was interrupted goes on when run again, and what
-        data, estimators or versions have changed is computed again.
+        Folder for the tables and for finished work: what was interrupted goes on when run again,
+        and what data, estimators or versions have changed is computed again.
     n_jobs : int, optional
-        Parallel jobs of joblib, whose ``parallel_config`` is respected. Every result has the same bits
-        for any number.
+        Parallel jobs of joblib, whose ``parallel_config`` is respected. Every result has the same
+        bits for any number.
     random_state : int, RandomState or None, default=None
         Seed. None continues with the seed of the study in `out`, if there is one.
 
@@ -300,43 +302,31 @@ def compare(
     Raises
     ------
     ValueError
-        If there are too few patients, one of them is in two cohorts, protocols do not match, or `out`
-        holds another study. Raised before anything is trained.
+        If there are too few patients, one of them is in two cohorts, protocols do not match, or
+        `out` holds another study. Raised before anything is trained.
     ImportError
         If an estimator needs an extra that is not installed; the message names the command.
     RuntimeError
-        If an estimator fails (the message names it and the patient) or cannot be sent to a cluster, or if a cluster's
-        workers die again and again; the cause follows.
+        If an estimator fails (the message names it and the patient) or cannot be sent to a
+        cluster, or if a cluster's workers die again and again; the cause follows.
     """
     check_jobs(n_jobs)
     cohorts = named_cohorts(cohorts)
     regimes = (train_on,) if isinstance(train_on, str) else tuple(train_on or ())
-    sizes = (
-        None
-        if n_train is None
-        else (int(n_train),)
-        if isinstance(n_train, int | np.integer)
-        else tuple(n_train)
-    )
+    sizes = _training_sizes(n_train)
     patients = {name: cohort.patients for name, cohort in cohorts.items()}
     check_settings(regimes, patients, sizes, n_repeats, max_voxels, (train_mask, score_mask))
     folder = None if out is None else StudyFolder(out)
-    kept = folder is not None
-    named = named_estimators(estimators)
+    # Results in a folder are recognized by plain values that describe the estimator.
+    written = folder is not None
     example = next(iter(cohorts.values())).scans[0].protocol
-    entrants = [
-        Entrant.of(name, estimator, kept=kept, example=example)
-        for name, estimator in named.items()
-    ]
+    entrants = []
+    for name, estimator in named_estimators(estimators).items():
+        entrants.append(Entrant.of(name, estimator, kept=written, example=example))
     check_distinct(entrants)
     if controls:
-        entrants += controls_of(entrants, kept=kept, example=example)
-    recorded = {} if folder is None else folder.settings()
-    seed = (
-        int(recorded["seed"])
-        if random_state is None and "seed" in recorded
-        else seed_from(random_state)
-    )
+        entrants += controls_of(entrants, kept=written, example=example)
+    seed = _seed(folder, random_state)
     settings = {
         "cohorts": {name: list(names) for name, names in patients.items()},
         "train_on": list(regimes),
@@ -351,11 +341,11 @@ def compare(
     if folder is not None:
         folder.check(settings)
     views = choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
-    seen, lent = views_by_cohort(views, regimes)
+    tested_views, training_views = views_by_cohort(views, regimes)
     bank = Bank(
         cohorts,
-        seen,
-        lent,
+        tested_views,
+        training_views,
         train_mask=train_mask,
         score_mask=score_mask,
         max_voxels=max_voxels,
@@ -373,22 +363,23 @@ def compare(
         seed,
         keep=keep_predictions,
     )
-    described = {
-        name: _describe_cohort(cohort, bank, name, {"train": train_mask, "score": score_mask})
-        for name, cohort in cohorts.items()
+    masks = {"train": train_mask, "score": score_mask}
+    descriptions = {
+        name: _describe_cohort(cohort, bank, name, masks) for name, cohort in cohorts.items()
     }
+    without = [entrant.name for entrant in entrants]
+    if controls:
+        without = without_controls(entrants)
     if folder is not None:
         folder.claim(settings)
     started = time.time()
     results, n_reused = _run(cells, bank, folder, n_jobs)
     study = {
         "settings": describe(settings),
-        "cohorts": described,
+        "cohorts": descriptions,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
-        "without_controls": without_controls(entrants)
-        if controls
-        else [entrant.name for entrant in entrants],
+        "without_controls": without,
         "versions": software(),
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -399,6 +390,22 @@ def compare(
     if folder is not None:
         evaluation.write(folder.path)
     return evaluation
+
+
+def _training_sizes(n_train: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    if n_train is None:
+        return None
+    if isinstance(n_train, int | np.integer):
+        return (int(n_train),)
+    return tuple(n_train)
+
+
+def _seed(folder: StudyFolder | None, random_state: RandomState) -> int:
+    """Take the seed of the study in the folder, unless another was named."""
+    settings = {} if folder is None else folder.settings()
+    if random_state is None and "seed" in settings:
+        return int(settings["seed"])
+    return seed_from(random_state)
 
 
 def leave_one_patient_out(
@@ -435,7 +442,7 @@ def leave_one_patient_out(
     ValueError
         If a name is unknown, and as in `compare`.
     ImportError
-        If an algorithm needs an extra that is not installed: it is never left out in silence.
+        If an algorithm needs an extra that is not installed.
 
     References
     ----------
@@ -446,14 +453,13 @@ def leave_one_patient_out(
     unknown = [name for name in strategies if name not in STRATEGIES]
     if unknown or not strategies or not algorithms:
         raise ValueError(
-            f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, not {strategies!r} "
-            f"and {algorithms!r}"
+            f"name at least one of the strategies {', '.join(STRATEGIES)} and one algorithm, "
+            f"not {strategies!r} and {algorithms!r}"
         )
-    estimators = {
-        f"{algorithm} {strategy}": STRATEGIES[strategy](algorithm)
-        for strategy in strategies
-        for algorithm in algorithms
-    }
+    estimators = {}
+    for strategy in strategies:
+        for algorithm in algorithms:
+            estimators[f"{algorithm} {strategy}"] = STRATEGIES[strategy](algorithm)
     return compare(estimators, cohorts, max_voxels=max_voxels, **options)
 
 
@@ -491,59 +497,76 @@ def learning_curve(
 def _run(
     cells: list[Cell], bank: Bank, folder: StudyFolder | None, n_jobs: int | None
 ) -> tuple[list[dict[str, Any]], int]:
-    """Run the cells that are not finished; return the results of all, in order, and how many were finished."""
-    from joblib import Parallel, delayed
+    """Run all cells that are not finished; return all results, and how many were finished."""
     from tqdm import tqdm
 
     results: dict[int, dict[str, Any]] = {}
     if folder is not None:
-        found = ((i, folder.get(cell.key, arrays=cell.keep)) for i, cell in enumerate(cells))
-        results = {i: content for i, content in found if content is not None}
-    waiting = [i for i in range(len(cells)) if i not in results]
+        for i, cell in enumerate(cells):
+            content = folder.get(cell.key, arrays=cell.keep)
+            if content is not None:
+                results[i] = content
     n_reused = len(results)
-    # What cannot be prepared is known before anything is trained.
+    waiting = [i for i in range(len(cells)) if i not in results]
+    # What cannot be prepared fails before anything is trained.
     for i in waiting:
         bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
-    strategies = [cells[i].entrant.estimator for i in waiting if cells[i].entrant.recipe]
-    algorithms = sorted({one.regressor for one in strategies if isinstance(one.regressor, str)})
-    n_in_vain = 0
+    n_failures = 0
     with tqdm(total=len(waiting), unit="model", desc="compare", disable=None) as bar:
         while waiting:
-            lent = _lend(
-                (array for i in waiting for array in _arrays(cells[i], bank)),
-                [cells[i] for i in waiting],
-            )
-            tasks = (
-                delayed(_numbered)(i, algorithms, cells[i], *_material(cells[i], bank, lent))
-                for i in waiting
-            )
+            waiting_cells = [cells[i] for i in waiting]
+            arrays = itertools.chain.from_iterable(_arrays(cell, bank) for cell in waiting_cells)
+            lent = _lend(arrays, waiting_cells)
             try:
-                for i, content in Parallel(
-                    n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES
-                )(tasks):
+                for i, content in _train_in_parallel(cells, waiting, bank, lent, n_jobs):
                     if folder is not None:
                         folder.put(cells[i].key, content)
                     results[i] = content
                     bar.update()
             except CancelledError as error:
-                # On a cluster the shared arrays are lost with the last worker that held them; they are sent again.
-                n_in_vain = 0 if any(i in results for i in waiting) else n_in_vain + 1
-                if n_in_vain == _SENDINGS:
+                # Shared arrays are lost with the last worker that held them; they are sent again.
+                n_failures += 1
+                if any(i in results for i in waiting):
+                    n_failures = 0
+                if n_failures == _SENDINGS:
                     raise RuntimeError(
-                        f"the cluster lost the voxels of this study {_SENDINGS} times, and no training was finished in "
-                        "between: its workers die. Look at their logs; give them more memory, or lower max_voxels. "
-                        "What is in the folder out= is kept"
+                        f"the cluster lost the voxels of this study {_SENDINGS} times, and no "
+                        "training was finished in between: its workers die. Look at their logs; "
+                        "give them more memory, or lower max_voxels. What is in the folder out= "
+                        "is kept"
                     ) from error
             waiting = [i for i in waiting if i not in results]
     return [results[i] for i in range(len(cells))], n_reused
 
 
+def _train_in_parallel(
+    cells: list[Cell],
+    waiting: list[int],
+    bank: Bank,
+    lent: Mapping[int, Any],
+    n_jobs: int | None,
+) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Yield the number and the result of each waiting cell, in the order in which they end."""
+    from joblib import Parallel, delayed
+
+    algorithms = set()
+    for i in waiting:
+        entrant = cells[i].entrant
+        if entrant.recipe and isinstance(entrant.estimator.regressor, str):
+            algorithms.add(entrant.estimator.regressor)
+    tasks = (
+        delayed(_numbered)(i, sorted(algorithms), cells[i], *_material(cells[i], bank, lent))
+        for i in waiting
+    )
+    return Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks)
+
+
 def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
     """
-    Send arrays to a cluster of dask, if joblib hands out to one; return what stands for each there, by its `id`.
+    Send arrays to a cluster of dask, where joblib uses one; return the futures by `id` of array.
 
-    joblib would send them too. But it loses the error when a worker dies that is just being sent one, or when an
-    estimator cannot be sent, and then waits forever for the trainings that need it.
+    joblib would send them too. But it loses the error when a worker dies while it is sent one, or
+    when an estimator cannot be sent, and then waits forever for the trainings that need it.
     """
     from joblib.parallel import get_active_backend
 
@@ -554,9 +577,8 @@ def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
         return lent
     for entrant in {id(cell.entrant): cell.entrant for cell in cells}.values():
         _check_sendable(entrant)
-    backend.effective_n_jobs(
-        -1
-    )  # waits for the first worker, and asks for one where they come when there is work
+    # Waits for the first worker, and asks for one where the cluster starts them on demand.
+    backend.effective_n_jobs(-1)
     for array in arrays:
         for attempt in range(_SENDINGS):
             if array is None or id(array) in lent:
@@ -564,40 +586,46 @@ def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
             try:
                 lent[id(array)] = client.scatter(array, hash=False)
             except OSError as error:
-                # No worker at all is another matter: dask has waited long enough for one.
+                # Without any worker, dask has waited long enough for one.
                 if isinstance(error, TimeoutError) or attempt == _SENDINGS - 1:
                     raise
-                time.sleep(1)  # until the scheduler knows that the worker is gone
+                # Until the scheduler knows that the worker is gone.
+                time.sleep(1)
     return lent
 
 
 def _check_sendable(entrant: Entrant) -> None:
-    """Refuse an estimator that no other process can be given."""
-    import cloudpickle  # comes with dask
+    """Refuse an estimator that cannot be sent to another process."""
+    # It comes with dask, which alone gets here.
+    import cloudpickle
 
     try:
         cloudpickle.dumps(entrant)
     except Exception as error:
         raise RuntimeError(
-            f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); it must not hold open "
-            "files, locks or the like: make them in fit"
+            f"estimator {entrant.name!r} cannot be sent to the workers of a cluster ({error}); "
+            "it must not hold open files, locks or the like: make them in fit"
         ) from error
 
 
 def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
-    """Give the arrays that all trainings look at; none to a training that learns from moments alone."""
+    """Give the arrays that all trainings share; none to one that learns from moments alone."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
-    known = any(patient in stack.designs for patient in cell.train)
-    if known and cell.entrant.control != SHUFFLED and cell.entrant.estimator.learns_from_moments:
+    has_designs = any(patient in stack.designs for patient in cell.train)
+    # Shuffling changes the moments of features with targets.
+    if not has_designs or cell.entrant.control == SHUFFLED:
+        return stack.arrays
+    if cell.entrant.estimator.learns_from_moments:
         return None, None
     return stack.arrays
 
 
 def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
     """
-    Give a training what it needs, and no more: workers get copies.
+    Collect what `run_trial` takes, and no more, because workers get copies.
 
-    The arrays that all trainings look at stand by themselves, so that a cluster sends them to a worker once.
+    The arrays that all trainings share are arguments by themselves, so that a cluster sends them
+    to a worker once.
     """
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
@@ -611,37 +639,43 @@ def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...
 
 
 def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, dict[str, Any]]:
-    # While a cluster has one worker, joblib trains in this process, where nothing turns futures into arrays.
-    arguments = tuple(one.result() if hasattr(one, "result") else one for one in arguments)
-    # A worker that grows by a library after its first task looks as if it leaked, and joblib replaces it.
+    """Run a training; return its number with its result."""
+    # While a cluster has one worker, joblib trains in this process and leaves futures as they are.
+    arrays = [item.result() if hasattr(item, "result") else item for item in arguments]
+    # joblib takes a worker for leaking, and replaces it, if it loads a library after its first
+    # task.
     for algorithm in algorithms:
         make_regressor(algorithm)
-    return i, run_trial(*arguments)
+    return i, run_trial(*arrays)
 
 
 def _collect(
     cells: list[Cell], results: list[dict[str, Any]], bank: Bank
 ) -> dict[tuple[str, str], PatientPredictions]:
-    """Put the predictions of all estimators that see the same patient in the same way together."""
-    found: dict[tuple[str, str], PatientPredictions] = {}
+    """Collect predictions by patient, of estimators with the model and target of the first."""
+    collected: dict[tuple[str, str], PatientPredictions] = {}
     for cell, content in zip(cells, results, strict=True):
         for patient, predicted in content.get("predictions", {}).items():
             key = cell.cohort, patient
-            if key not in found:
-                found[key] = _without_predictions(cell, bank.tests(cell.view, [patient])[0])
-            one = found[key]
-            target = cell.view.target
-            if one.names == cell.entrant.model.names and one.labels == tuple(target.labels):
-                one.maps[cell.entrant.name] = predicted["maps"]
-                one.signals[cell.entrant.name] = predicted["signals"]
-    return found
+            if key not in collected:
+                collected[key] = _without_predictions(cell, bank.tests(cell.view, [patient])[0])
+            predictions = collected[key]
+            same_model = predictions.names == cell.entrant.model.names
+            if same_model and predictions.labels == tuple(cell.view.target.labels):
+                predictions.maps[cell.entrant.name] = predicted["maps"]
+                predictions.signals[cell.entrant.name] = predicted["signals"]
+    return collected
 
 
-def _without_predictions(cell: Cell, test: Any) -> PatientPredictions:
+def _without_predictions(cell: Cell, test: HeldOut) -> PatientPredictions:
     target, model = cell.view.target, cell.entrant.model
     seen = np.ones(len(target), bool)
     seen[list(cell.view.unseen())] = False
+    te = np.full(len(target), np.nan) if target.te is None else target.te
     shown = test.shown
+    truth = None
+    if test.truth is not None:
+        truth = test.truth[shown].astype(np.float32)
     return PatientPredictions(
         cohort=test.cohort,
         patient=test.patient,
@@ -652,10 +686,10 @@ def _without_predictions(cell: Cell, test: Any) -> PatientPredictions:
         units=model.units,
         labels=tuple(target.labels),
         b=target.b,
-        te=np.full(len(target), np.nan) if target.te is None else target.te,
+        te=te,
         seen=seen,
         reference=test.reference[shown].astype(np.float32),
-        truth=None if test.truth is None else test.truth[shown].astype(np.float32),
+        truth=truth,
         measured=test.Y[shown].astype(np.float32),
         maps={},
         signals={},
@@ -669,31 +703,32 @@ def _tabulate(
 ) -> Evaluation:
     import pandas as pd
 
-    rows = {name: [row for result in results for row in result[name]] for name in _TABLES}
-    # Where every contrast is seen, there is none to score.
-    signals = pd.DataFrame(rows["signals"], columns=None if rows["signals"] else SIGNAL_COLUMNS)
-    return Evaluation(pd.DataFrame(rows["scores"]), signals, study, predictions)
+    scores, signals = [], []
+    for result in results:
+        scores += result["scores"]
+        signals += result["signals"]
+    # Where every contrast is an input, there is none to score, but the table has its columns.
+    columns = None if signals else SIGNAL_COLUMNS
+    signal_table = pd.DataFrame(signals, columns=columns)
+    return Evaluation(pd.DataFrame(scores), signal_table, study, predictions)
 
 
 def _describe_cohort(
     cohort: Cohort, bank: Bank, name: str, masks: Mapping[str, str]
 ) -> dict[str, Any]:
-    tested = {
-        p: f"no {masks['score']} voxel"
-        for p in bank.patients[name]
-        if p not in bank.testable[name]
-    }
-    trained = {
-        p: f"no usable {masks['train']} voxel to train on"
-        for p in bank.patients[name]
-        if p not in bank.trainable[name]
-    }
+    skipped = dict(cohort.skipped)
+    for patient in bank.patients[name]:
+        if patient not in bank.trainable[name]:
+            skipped[patient] = f"no usable {masks['train']} voxel to train on"
+    for patient in bank.patients[name]:
+        if patient not in bank.testable[name]:
+            skipped[patient] = f"no {masks['score']} voxel"
     return {
         "synthetic": cohort.synthetic,
         "simulation": describe(getattr(cohort, "simulation", None)),
         "patients": bank.patients[name],
         "protocol": cohort.scans[0].protocol.to_dict(),
-        "skipped": {**cohort.skipped, **trained, **tested},
+        "skipped": skipped,
     }
 
 
@@ -702,13 +737,9 @@ def _command() -> str:
     program = Path(sys.argv[0])
     if program.name in ("", "-c", "ipykernel_launcher.py"):
         return "in a Python session"
-    words = (
-        ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    )
-    return command_line(
-        [
-            *(["python"] if program.suffix == ".py" and len(words) == 1 else []),
-            *words,
-            *sys.argv[1:],
-        ]
-    )
+    words = [program.name]
+    if program.name == "__main__.py":
+        words = ["python", "-m", program.parent.name]
+    elif program.suffix == ".py":
+        words = ["python", program.name]
+    return command_line([*words, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: estimators and controls, and what each sees of a scan."""
+"""Contestants of a comparison: estimators and controls, and the contrasts that each sees."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
 @dataclass(frozen=True, eq=False)
 class Entrant:
     """
-    An estimator that takes part.
+    An estimator that takes part in a comparison.
 
     Attributes
     ----------
@@ -54,13 +54,14 @@ class Entrant:
     model : SignalModel
         Whose parameters it predicts.
     description : object
-        Plain values by which kept results are found again.
+        Plain values by which finished results are recognized.
     control : str
         One of `CONTROLS`, or empty.
     recipe : str
-        Same for estimators of a strategy that prepare training voxels in the same way; empty for others.
+        Equal for estimators of a strategy that prepare training voxels in the same way; otherwise
+        empty.
     code : str
-        Digest of the code of classes that no version tells.
+        Digest of the code of classes that belong to no package with a version.
     """
 
     name: str
@@ -75,24 +76,23 @@ class Entrant:
 
     @classmethod
     def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
-        """Check an estimator."""
-        missing = [
-            method
-            for method in ("fit", "predict", "predict_maps", "get_params")
-            if not hasattr(estimator, method)
-        ]
+        """Check an estimator; `kept` says that its results are written to a folder."""
+        methods = ("fit", "predict", "predict_maps", "get_params")
+        missing = [method for method in methods if not hasattr(estimator, method)]
         if missing or isinstance(estimator, type):
             raise ValueError(
-                f"estimator {name!r} is {estimator!r}, which has no {', '.join(missing) or 'instance'}; wrap "
-                "a regressor in SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your own "
-                "from sklearn.base.BaseEstimator"
+                f"estimator {name!r} is {estimator!r}, which has no "
+                f"{', '.join(missing) or 'instance'}; wrap a regressor in "
+                "SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your "
+                "own from sklearn.base.BaseEstimator"
             )
-        kind = next((c.__name__ for c in type(estimator).__mro__ if c.__name__ in _STRATEGIES), "")
-        strategy = _STRATEGIES.get(kind, type(estimator).__name__)
+        base_names = [cls.__name__ for cls in type(estimator).__mro__]
+        base = next((name for name in base_names if name in _STRATEGIES), "")
+        strategy = _STRATEGIES.get(base, type(estimator).__name__)
         try:
             if isinstance(estimator, SignalToSignal | MapsToMaps):
-                missing = [key for key in ("source", "target") if getattr(estimator, key) is None]
-                clone(estimator).set_params(**dict.fromkeys(missing, example)).check_parameters()
+                unset = [key for key in ("source", "target") if getattr(estimator, key) is None]
+                clone(estimator).set_params(**dict.fromkeys(unset, example)).check_parameters()
             model = _model_of(estimator)
         except (ValueError, TypeError) as error:
             raise ValueError(f"estimator {name!r}: {error}") from None
@@ -109,7 +109,7 @@ class Entrant:
             estimator,
             model,
             description,
-            recipe=_recipe(estimator, kind),
+            recipe=_recipe(estimator, base),
             code=_code(estimator),
         )
 
@@ -117,7 +117,7 @@ class Entrant:
 @dataclass(frozen=True)
 class View:
     """
-    What an estimator sees of a scan.
+    The contrasts of a scan that an estimator sees, and the model of the reference.
 
     Attributes
     ----------
@@ -158,8 +158,9 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
         for patient in cohort.patients:
             if home.setdefault(patient, name) != name:
                 raise ValueError(
-                    f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a patient in "
-                    "both training and test would spoil every score: keep one, or name two persons apart"
+                    f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a "
+                    "patient in both training and test would invalidate every score: keep one, or "
+                    "give two persons different names"
                 )
     return dict(cohorts)
 
@@ -175,10 +176,10 @@ def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
 def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -> list[Entrant]:
     """Make the controls of every strategy that takes part."""
     controls = []
-    taken = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
+    rows = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
     for strategy, first in _first_of_strategies(entrants).items():
         for control in CONTROLS:
-            if (strategy, control) in taken:
+            if (strategy, control) in rows:
                 continue
             changes: dict[str, Any] = {
                 "regressor": CONSTANT if control == CONSTANT else "LR",
@@ -186,31 +187,28 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -
             }
             if strategy == "m2m":
                 changes["loss"] = "mean"
-            plain = clone(first.estimator).set_params(**changes)
-            one = Entrant.of(f"{control} {strategy}", plain, kept=kept, example=example)
+            estimator = clone(first.estimator).set_params(**changes)
+            entrant = Entrant.of(f"{control} {strategy}", estimator, kept=kept, example=example)
+            description = [control, entrant.description]
             controls.append(
-                replace(
-                    one, algorithm=control, description=[control, one.description], control=control
-                )
+                replace(entrant, algorithm=control, description=description, control=control)
             )
     return controls
 
 
 def without_controls(entrants: Sequence[Entrant]) -> list[str]:
-    """Name the estimators that have no controls of their strategy and model beside them."""
+    """Name the estimators without controls of their strategy and model."""
     covered = {(entrant.strategy, entrant.model) for entrant in entrants if entrant.control}
-    return [
-        entrant.name for entrant in entrants if (entrant.strategy, entrant.model) not in covered
-    ]
+    return [e.name for e in entrants if (e.strategy, e.model) not in covered]
 
 
 def _first_of_strategies(entrants: Sequence[Entrant]) -> dict[str, Entrant]:
     """Find the first plain estimator of every strategy."""
-    found: dict[str, Entrant] = {}
+    first: dict[str, Entrant] = {}
     for entrant in entrants:
         if type(entrant.estimator) in (SignalToSignal, MapsToMaps):
-            found.setdefault(entrant.strategy, entrant)
-    return found
+            first.setdefault(entrant.strategy, entrant)
+    return first
 
 
 def choose_views(
@@ -227,34 +225,33 @@ def choose_views(
         for entrant in entrants:
             source = _parameter(entrant.estimator, "source")
             target = _parameter(entrant.estimator, "target")
-            views[entrant.name, name] = view = View(
-                _clinical(full, cohort) if source is None else source,
-                full if target is None else target,
-                resolve_patch_shape(entrant.estimator),
-                entrant.model,
-            )
+            if source is None:
+                source = _clinical(full, cohort)
+            if target is None:
+                target = full
+            patch_shape = resolve_patch_shape(entrant.estimator)
+            view = View(source, target, patch_shape, entrant.model)
+            views[entrant.name, name] = view
             for scan in cohort.scans:
                 _check_contrasts(view, scan, name)
             if resynthesize or all(regime == "same" for regime in regimes):
                 continue
-            for other, home in cohorts.items():
-                for scan in home.scans:
-                    _check_contrasts(view, scan, other, tested=name)
+            for training_name, training_cohort in cohorts.items():
+                for scan in training_cohort.scans:
+                    _check_contrasts(view, scan, training_name, tested=name)
     return views
 
 
 def check_distinct(entrants: Sequence[Entrant]) -> None:
-    """
-    Make sure that no two estimators have one strategy and algorithm, which would be one row of the
-    tables.
-    """
+    """Refuse two estimators with equal strategy and algorithm: tables could not separate them."""
     seen: dict[tuple[str, str], str] = {}
     for entrant in entrants:
         key = entrant.strategy, entrant.algorithm
         if key in seen:
             raise ValueError(
-                f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm {entrant.algorithm!r} of strategy "
-                f"{entrant.strategy}; give them names of which more than signs and the strategy differ"
+                f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm "
+                f"{entrant.algorithm!r} of strategy {entrant.strategy}; give them names of which "
+                "more than signs and the strategy differ"
             )
         seen[key] = entrant.name
 
@@ -266,26 +263,27 @@ def _check_names(named: Mapping[Any, Any], what: str) -> None:
 
 
 def _code(estimator: Any) -> str:
-    """Digest the code of classes that no version tells: those of the user."""
-    found: dict[str, str] = {}
-    for one in (
-        estimator,
-        *(estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ()),
-    ):
-        for cls in type(one).__mro__:
+    """Digest the code of the user's classes, which have no version."""
+    objects = [estimator]
+    if hasattr(estimator, "get_params"):
+        objects += estimator.get_params(deep=True).values()
+    sources: dict[str, str] = {}
+    for instance in objects:
+        for cls in type(instance).__mro__:
             package = cls.__module__.partition(".")[0]
             if package in ("builtins", "dmrifit", "numpy", "sklearn", "abc", "typing"):
                 continue
             try:
                 source = inspect.getsource(cls)
-            except (OSError, TypeError):  # typed in, or compiled
+            except (OSError, TypeError):
+                # A class that was typed in, or compiled, has no source file.
                 source = str(getattr(sys.modules.get(package), "__version__", ""))
-            found[f"{cls.__module__}.{cls.__qualname__}"] = source
-    return digest(found) if found else ""
+            sources[f"{cls.__module__}.{cls.__qualname__}"] = source
+    return digest(sources) if sources else ""
 
 
 def _model_of(estimator: Any) -> SignalModel:
-    """Find the model whose parameters an estimator predicts; one that has no say predicts the default's."""
+    """Find the model whose parameters an estimator predicts, `DEFAULT_MODEL` if it has none."""
     parameters = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
     model = parameters.get("model", DEFAULT_MODEL)
     if model is None:
@@ -295,21 +293,24 @@ def _model_of(estimator: Any) -> SignalModel:
     return resolve_model(model)
 
 
-def _recipe(estimator: Any, kind: str) -> str:
-    """Describe all of a strategy but what learns; an estimator with a fit of its own has no recipe."""
+def _recipe(estimator: Any, base: str) -> str:
+    """Describe how a strategy prepares voxels; an estimator with a `fit` of its own has none."""
     if type(estimator) not in (SignalToSignal, MapsToMaps):
         return ""
     parameters = estimator.get_params(deep=False)
+    for name in ("regressor", "random_state"):
+        parameters.pop(name, None)
     try:
-        return digest(
-            [kind, {k: v for k, v in parameters.items() if k not in ("regressor", "random_state")}]
-        )
-    except TypeError:  # a parameter that cannot be described
-        return f"{kind} {id(estimator)}"
+        return digest([base, parameters])
+    except TypeError:
+        # A parameter that cannot be described is shared with no other estimator.
+        return f"{base} {id(estimator)}"
 
 
 def _parameter(estimator: Any, name: str) -> Any:
-    return estimator.get_params(deep=False).get(name) if hasattr(estimator, "get_params") else None
+    if not hasattr(estimator, "get_params"):
+        return None
+    return estimator.get_params(deep=False).get(name)
 
 
 def _algorithm(name: str, strategy: str) -> str:
@@ -328,15 +329,16 @@ def _clinical(full: Protocol, cohort: Cohort) -> Protocol:
 
 
 def _check_contrasts(view: View, scan: Scan, cohort: str, tested: str = "") -> None:
-    for part in (view.source, view.target):
+    for protocol in (view.source, view.target):
         try:
-            part.indices_in(scan.protocol)
+            protocol.indices_in(scan.protocol)
         except ValueError as error:
             msg = f"patient {scan.patient} of cohort {cohort!r}: {error}"
             if tested and tested != cohort:
                 msg += (
-                    f". Training in one cohort and testing in another needs the protocol of {tested!r} in both: "
-                    "use train_on='same', give the estimators a source and a target that both have, or "
-                    "resynthesize=True to compute what is missing through the fitted model"
+                    ". Training in one cohort and testing in another needs the protocol of "
+                    f"{tested!r} in both: use train_on='same', give the estimators a source and "
+                    "a target that both have, or resynthesize=True to compute what is missing "
+                    "through the fitted model"
                 )
             raise ValueError(msg) from None

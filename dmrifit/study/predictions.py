@@ -145,7 +145,8 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
 
 
 def _file(cohort: str, patient: str) -> str:
-    # A name that begins with a dot would be hidden; the character between is always quoted in names.
+    # A name that begins with a dot would be hidden; the character between is always quoted in
+    # names.
     words = (quote(name, safe=" ").replace(".", "%2E") for name in (cohort, patient))
     return f"{_BETWEEN.join(words)}.npz"
 

@@ -1,8 +1,8 @@
-"""Who is trained on whom: the trainings of a comparison and the patients that each is tested on."""
+"""Train/test splits of a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,8 @@ TRAIN_ON = ("same", "other", "pooled")
 VERSIONS = ("dmrifit", "numpy", "scipy", "scikit-learn", "numba")
 _OPTIONAL_VERSIONS = ("xgboost", "xgboost-cpu", "torch", "skorch")
 
-#: Folders of the package whose code a score depends on; of `stats` only the metrics, of `study` all but its report.
+#: Folders of the package whose code a score depends on: of `stats` only the metrics, of `study`
+#: all but its report.
 COMPUTING = (
     "_utils",
     "engine",
@@ -49,11 +50,11 @@ class Cell:
     Attributes
     ----------
     entrant : Entrant
-        Who is trained.
+        The estimator.
     view : View
-        How it sees patients.
+        The contrasts that it sees.
     train_on, cohort : str
-        The regime, and the cohort of the patients it is tested on.
+        The way of training, and the cohort of the patients it is tested on.
     train, test : tuple of str
         Patients.
     repeat : int
@@ -61,7 +62,7 @@ class Cell:
     seed : int
         For the estimator.
     key : str
-        Digest of all that its results depend on.
+        Digest of everything that the results depend on.
     keep : bool
         Whether its predictions are kept, voxel by voxel.
     """
@@ -80,14 +81,14 @@ class Cell:
 
 def software() -> dict[str, str]:
     """List the versions that may change a score."""
-    found = []
+    installed = []
     for name in _OPTIONAL_VERSIONS:
         try:
             version(name)
         except PackageNotFoundError:
             continue
-        found.append(name)
-    return versions(*VERSIONS, *found)
+        installed.append(name)
+    return versions(*VERSIONS, *installed)
 
 
 def check_settings(
@@ -98,7 +99,7 @@ def check_settings(
     max_voxels: int | None,
     masks: Sequence[str],
 ) -> None:
-    """Make sure that the settings of a comparison have a meaning."""
+    """Refuse settings that no comparison of these cohorts can have."""
     for regime in regimes:
         check_word("train_on", regime, TRAIN_ON)
     if not regimes or len(set(regimes)) != len(regimes):
@@ -118,38 +119,40 @@ def check_settings(
             raise ValueError(f"{label} must be at least 1, not {value}")
     if "other" in regimes and len(cohorts) < 2:
         raise ValueError("train_on='other' needs at least two cohorts")
-    everyone = sum(map(len, cohorts.values()))
+    n_patients = sum(map(len, cohorts.values()))
+    n_needed = max(sizes or (1,))
     for regime in regimes:
         for name, patients in cohorts.items():
-            near, far = len(patients) - 1, everyone - len(patients)
-            n_available = {"same": near, "other": far, "pooled": near + far}[regime]
-            if max(sizes or (1,)) > n_available:
+            n_same, n_other = len(patients) - 1, n_patients - len(patients)
+            n_available = {"same": n_same, "other": n_other, "pooled": n_same + n_other}[regime]
+            if n_needed > n_available:
                 raise ValueError(
-                    f"training for a patient of cohort {name!r} with train_on={regime!r} needs at least "
-                    f"{max(sizes or (1,))} other patient(s); there are {n_available}"
+                    f"training for a patient of cohort {name!r} with train_on={regime!r} needs at "
+                    f"least {n_needed} other patient(s); there are {n_available}"
                 )
 
 
 def views_by_cohort(
     views: Mapping[tuple[str, str], View], regimes: Sequence[str]
 ) -> tuple[dict[str, list[View]], dict[str, list[View]]]:
-    """List how the patients of each cohort are looked at."""
-    names = list(dict.fromkeys(name for _, name in views))
-    seen = {
-        name: list(dict.fromkeys(view for (_, own), view in views.items() if own == name))
-        for name in names
-    }
-    near = any(regime in ("same", "pooled") for regime in regimes)
-    far = any(regime in ("other", "pooled") for regime in regimes)
-    lent = {
-        name: list(
-            dict.fromkeys(
-                view for own in names if (near if own == name else far) for view in seen[own]
-            )
-        )
-        for name in names
-    }
-    return seen, lent
+    """List the views in which the patients of each cohort are tested, and those for training."""
+    tested: dict[str, dict[View, None]] = {cohort: {} for _, cohort in views}
+    for (_, cohort), view in views.items():
+        tested[cohort][view] = None
+    within = any(regime in ("same", "pooled") for regime in regimes)
+    between = any(regime in ("other", "pooled") for regime in regimes)
+    trained: dict[str, dict[View, None]] = {cohort: {} for cohort in tested}
+    for cohort, training_views in trained.items():
+        # Patients are trained on in the views of the cohorts that they train for.
+        for tested_cohort, tested_views in tested.items():
+            is_same = tested_cohort == cohort
+            if (is_same and within) or (between and not is_same):
+                training_views.update(tested_views)
+    return _listed(tested), _listed(trained)
+
+
+def _listed(views: Mapping[str, Mapping[View, None]]) -> dict[str, list[View]]:
+    return {cohort: list(distinct) for cohort, distinct in views.items()}
 
 
 def plan(
@@ -165,62 +168,93 @@ def plan(
     keep: bool,
 ) -> list[Cell]:
     """List all trainings; a model that is the same for several patients is trained once."""
-    made_by = digest([software(), _sources()])
-    described = {
-        view: digest([view.source, view.target, list(view.patch_shape or ()), view.model])
-        for view in views.values()
+    code_digest = digest([software(), _sources()])
+    view_digests = {}
+    for view in views.values():
+        patch_shape = list(view.patch_shape or ())
+        view_digests[view] = digest([view.source, view.target, patch_shape, view.model])
+    entrant_digests = {
+        entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants
     }
-    known = {entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants}
     largest = None if sizes is None else max(sizes)
     cells = []
+    for split in _splits(cohorts, regimes, bank, sizes, n_repeats, seed):
+        at_largest = largest is None or len(split.train) == largest
+        for entrant in entrants:
+            if entrant.control and not at_largest:
+                continue
+            view = views[entrant.name, split.cohort]
+            train, test = list(split.train), list(split.test)
+            content = [
+                entrant_digests[entrant.name],
+                view_digests[view],
+                bank.digest(view, split.repeat, train, test),
+                [split.train_on, split.cohort, train, test, split.repeat, split.seed],
+                code_digest,
+            ]
+            first = split.repeat == 0 and split.train_on == regimes[0]
+            cells.append(
+                Cell(
+                    entrant=entrant,
+                    view=view,
+                    train_on=split.train_on,
+                    cohort=split.cohort,
+                    train=split.train,
+                    test=split.test,
+                    repeat=split.repeat,
+                    seed=split.seed,
+                    key=digest(content),
+                    keep=keep and not entrant.control and first and at_largest,
+                )
+            )
+    return cells
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Training and test patients of one draw, with the seed of its estimators."""
+
+    train_on: str
+    cohort: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    repeat: int
+    seed: int
+
+
+def _splits(
+    cohorts: Sequence[str],
+    regimes: Sequence[str],
+    bank: Bank,
+    sizes: Sequence[int] | None,
+    n_repeats: int,
+    seed: int,
+) -> Iterator[_Split]:
+    """Yield all splits: by way of training, cohort, tested patients, repeat, training size."""
+    n_needed = max(sizes or (1,))
     for regime in regimes:
-        for name in cohorts:
-            if not bank.testable[name]:
+        for cohort in cohorts:
+            if not bank.testable[cohort]:
                 raise ValueError(
-                    f"cohort {name!r} has no voxel to score; give lesion masks, or another score_mask"
+                    f"cohort {cohort!r} has no voxel to score; give lesion masks, or another "
+                    "score_mask"
                 )
             # A model of other cohorts is the same for all patients.
-            for test in (
-                [bank.testable[name]] if regime == "other" else [[p] for p in bank.testable[name]]
-            ):
-                available = _available(regime, name, test, cohorts, bank, largest or 1)
-                whom = test[0] if len(test) == 1 else "all"
+            tests = [[patient] for patient in bank.testable[cohort]]
+            if regime == "other":
+                tests = [bank.testable[cohort]]
+            for test in tests:
+                available = _available(regime, cohort, test, cohorts, bank, n_needed)
+                tested = test[0] if len(test) == 1 else "all"
                 for repeat in range(n_repeats):
-                    purpose = regime, name, whom, repeat
-                    own_seed = derived_seed(seed, "estimator", *purpose)
-                    order = np.random.default_rng(
-                        seed_for(seed, "patients", *purpose)
-                    ).permutation(len(available))
+                    purpose = regime, cohort, tested, repeat
+                    generator = np.random.default_rng(seed_for(seed, "patients", *purpose))
+                    order = generator.permutation(len(available))
                     for size in sizes or (len(available),):
-                        train = [available[i] for i in sorted(order[:size])]
-                        for entrant in entrants:
-                            if entrant.control and size != (largest or size):
-                                continue
-                            view = views[entrant.name, name]
-                            content = [
-                                known[entrant.name],
-                                described[view],
-                                bank.digest(view, repeat, train, test),
-                                [regime, name, train, test, repeat, own_seed],
-                                made_by,
-                            ]
-                            kept = keep and not entrant.control and repeat == 0
-                            kept = kept and size == (largest or size) and regime == regimes[0]
-                            cells.append(
-                                Cell(
-                                    entrant,
-                                    view,
-                                    regime,
-                                    name,
-                                    tuple(train),
-                                    tuple(test),
-                                    repeat,
-                                    own_seed,
-                                    digest(content),
-                                    kept,
-                                )
-                            )
-    return cells
+                        # Of several sizes, patients of a smaller one are among those of a larger.
+                        train = tuple(available[i] for i in sorted(order[:size]))
+                        estimator_seed = derived_seed(seed, "estimator", *purpose)
+                        yield _Split(regime, cohort, train, tuple(test), repeat, estimator_seed)
 
 
 def _available(
@@ -231,21 +265,24 @@ def _available(
     bank: Bank,
     n_needed: int,
 ) -> list[str]:
-    """List the patients that may be trained on for others; the tested ones are never among them."""
-    near = [patient for patient in bank.trainable[cohort] if patient not in test]
-    others = [patient for other in cohorts if other != cohort for patient in bank.trainable[other]]
-    available = {"same": near, "other": others, "pooled": near + others}[regime]
+    """List the training patients for tested ones, who are never among them."""
+    same = [patient for patient in bank.trainable[cohort] if patient not in test]
+    other = []
+    for name in cohorts:
+        if name != cohort:
+            other += bank.trainable[name]
+    available = {"same": same, "other": other, "pooled": same + other}[regime]
     if len(available) < n_needed:
         raise ValueError(
-            f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs at least "
-            f"{n_needed} other patient(s); there are {len(available)}"
+            f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs "
+            f"at least {n_needed} other patient(s); there are {len(available)}"
         )
     return available
 
 
 @cache
 def _sources() -> str:
-    """Digest our own source: a version number does not change with every edit."""
+    """Digest the source of this package, whose version does not change with every edit."""
     return source_digest(computing_modules(Path(__file__).parents[1]))
 
 
@@ -253,6 +290,6 @@ def computing_modules(package: Path) -> list[Path]:
     """List the modules that a score depends on."""
     modules = []
     for name in COMPUTING:
-        place = package / name
-        modules += sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        path = package / name
+        modules += sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return [path for path in modules if not path.is_relative_to(package / _REPORT)]

@@ -49,11 +49,13 @@ class StudyFolder:
         except (ValueError, KeyError, RecursionError, TypeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"{path} does not describe a study ({problem}); choose another folder, or remove this one"
+                f"{path} does not describe a study ({problem}); choose another folder, or remove "
+                "this one"
             ) from None
         if file_format != _FORMAT:
             raise ValueError(
-                f"{path} was written by another version: train again, in another folder or after removing this one"
+                f"{path} was written by another version: train again, in another folder or after "
+                "removing this one"
             )
         return settings
 
@@ -64,8 +66,9 @@ class StudyFolder:
         if different:
             key = different[0]
             raise ValueError(
-                f"{self.path} holds the results of another study: {key} was {_short(there.get(key))} there "
-                f"and is {_short(wanted[key])} now; choose another folder, or remove that one"
+                f"{self.path} holds the results of another study: {key} was "
+                f"{_short(there.get(key))} there and is {_short(wanted[key])} now; choose "
+                "another folder, or remove that one"
             )
 
     def claim(self, settings: Mapping[str, Any]) -> None:
@@ -98,7 +101,8 @@ class StudyFolder:
         path = self.path / _STUDY
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., out=folder) has made"
+                f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., "
+                "out=folder) has made"
             )
         self.settings()  # says so if it is no description
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -106,13 +110,15 @@ class StudyFolder:
         finished = content.pop(_FINISHED, None)
         if finished is None:
             raise FileNotFoundError(
-                f"the comparison in {self.path} was not finished; run it again, and it goes on where it stopped"
+                f"the comparison in {self.path} was not finished; run it again, and it goes on "
+                "where it stopped"
             )
         tables = {}
         for name, expected in finished.items():
             if Path(name).name != name:
                 raise ValueError(
-                    f"{path} names the table {name!r}, which is none of this folder; run the comparison again"
+                    f"{path} names the table {name!r}, which is none of this folder; run the "
+                    "comparison again"
                 )
             table = self.path / name
             if not table.is_file():
@@ -122,7 +128,8 @@ class StudyFolder:
             text = table.read_bytes().decode("utf-8", errors="replace")
             if _sha256(text) != expected:
                 raise ValueError(
-                    f"{table} was changed or damaged after it was written; run the comparison again to restore it"
+                    f"{table} was changed or damaged after it was written; run the comparison "
+                    "again to restore it"
                 )
             tables[name] = text
         return content, tables

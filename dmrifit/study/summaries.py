@@ -115,8 +115,8 @@ class Board:
     evaluation : Evaluation
         The comparison.
     scores : DataFrame
-        Rows at the largest number of training patients; ``abs_bias`` is the magnitude of ``bias``, and a
-        constant prediction has a correlation of 0.
+        Rows at the largest number of training patients; ``abs_bias`` is the magnitude of ``bias``,
+        and a constant prediction has a correlation of 0.
     signals, pooled : DataFrame
         Rows of single contrasts, and of all unseen ones together, at that number.
     summary : DataFrame

@@ -78,8 +78,8 @@ class Stack:
     rows : dict of str to slice
         Where the voxels of a patient stand.
     designs : dict of str to Design
-        What is known of a patient's voxels beside the arrays: counts and, for regressors that need no more,
-        moments. Empty for an estimator that is no strategy.
+        What is known of a patient's voxels beside the arrays: counts and, for regressors that need
+        no more, moments. Empty for an estimator that is no strategy.
     """
 
     arrays: tuple[NDArray, NDArray]
