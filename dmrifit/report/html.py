@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one shell, figures inside the file, nothing fetched from elsewhere."""
+"""Self-contained HTML pages, with figures inside the file and without network access."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ __all__ = [
     "synthetic_note",
 ]
 
-#: What pages, files and descriptions say of themselves.
+#: Notice in pages, files and descriptions.
 NOTICE = "Research software; not for clinical use."
 
-#: Patients below which a table is no performance.
+#: Patients below which a table says nothing about performance.
 FEW = 20
 
 _STYLE = """
@@ -114,18 +114,53 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 
-_TABLE = """<div class="scroll"><table{% if prose %} class="prose"{% endif %}>
-{% macro line(cells, tag, control=false) %}<tr{% if control %} class="control"{% endif %}>
-{%- for cell in cells %}<{{ tag }}{{ classes[loop.index0] }}>{{ cell }}</{{ tag }}>{% endfor -%}
-</tr>{% endmacro %}
-{% if header %}<thead>{{ line(header, "th") }}</thead>{% endif %}
-<tbody>
-{% for row in rows %}{{ line(row, "td", loop.index0 in faint) }}
-{% endfor %}</tbody>
-</table></div>"""
+# Each macro is one element of a page; Jinja escapes every text that is put into it.
+_ELEMENTS = """
+{%- macro paragraph(text) %}<p>{{ text }}</p>{% endmacro %}
 
-_FIGURE = """<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}" width="{{ width }}">
-{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>"""
+{%- macro note(text) %}<p class="note">{{ text }}</p>{% endmacro %}
+
+{%- macro heading(text) %}<h3>{{ text }}</h3>{% endmacro %}
+
+{%- macro code(text) %}<pre>{{ text }}</pre>{% endmacro %}
+
+{%- macro link(target, text) %}<p><a href="{{ target }}">{{ text }}</a></p>{% endmacro %}
+
+{%- macro lines(texts) %}
+{%- for text in texts %}{{ text }}{% if not loop.last %}<br>{% endif %}{% endfor %}
+{%- endmacro %}
+
+{%- macro details(title, body, opened) -%}
+<details{% if opened %} open{% endif %}><summary>{{ title }}</summary>{{ body }}</details>
+{%- endmacro %}
+
+{%- macro grid(figures) -%}
+<div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>
+{%- endmacro %}
+
+{%- macro figure(data, alt, caption, width) -%}
+<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}" width="{{ width }}">
+{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>
+{%- endmacro %}
+
+{%- macro row(cells, tag, classes, control) -%}
+<tr{% if control %} class="control"{% endif %}>
+{%- for cell in cells -%}
+{%- set class = classes[loop.index0] -%}
+<{{ tag }}{% if class %} class="{{ class }}"{% endif %}>{{ cell }}</{{ tag }}>
+{%- endfor -%}
+</tr>
+{%- endmacro %}
+
+{%- macro table(rows, header, classes, faint, prose) -%}
+<div class="scroll"><table{% if prose %} class="prose"{% endif %}>
+{% if header %}<thead>{{ row(header, "th", classes, false) }}</thead>{% endif %}
+<tbody>
+{% for cells in rows %}{{ row(cells, "td", classes, loop.index0 in faint) }}
+{% endfor %}</tbody>
+</table></div>
+{%- endmacro %}
+"""
 
 
 def html_page(
@@ -137,12 +172,12 @@ def html_page(
     script: str = "",
     style: str = "",
 ) -> str:
-    """Put sections into one HTML page."""
+    """Put sections into one HTML page, which may run and show only what is in it."""
     style = _STYLE + style
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
-    policy += f"; script-src {_digest(script)}" if script else ""
-    return _render(
-        _PAGE,
+    if script:
+        policy += f"; script-src {_digest(script)}"
+    page = _compiled(_PAGE).render(
         title=title,
         lead=lead,
         sections=list(sections),
@@ -151,6 +186,7 @@ def html_page(
         script=_safe(script),
         style=_safe(style),
     )
+    return str(page)
 
 
 def html_table(
@@ -162,43 +198,34 @@ def html_table(
     long: Iterable[int] = (),
     faint: Iterable[int] = (),
 ) -> Markup:
-    """Make an HTML table."""
+    """Make a table; `numbers`, `words` and `long` are columns, `faint` rows."""
     rows = [list(row) for row in rows]
-    width = max((len(row) for row in [list(header), *rows]), default=0)
-    kinds = (
-        dict.fromkeys(numbers, "number")
-        | dict.fromkeys(words, "words")
-        | dict.fromkeys(long, "long")
-    )
-    names = [kinds.get(i, "") for i in range(width)]
-    classes = [_safe(f' class="{name}"') if name else "" for name in names]
-    prose = "words" in names or "long" in names
-    return _safe(
-        _render(_TABLE, rows=rows, header=header, classes=classes, faint=set(faint), prose=prose)
-    )
+    n_columns = max((len(row) for row in [list(header), *rows]), default=0)
+    class_of_column: dict[int, str] = dict.fromkeys(numbers, "number")
+    class_of_column |= dict.fromkeys(words, "words")
+    class_of_column |= dict.fromkeys(long, "long")
+    classes = [class_of_column.get(i, "") for i in range(n_columns)]
+    prose = "words" in classes or "long" in classes
+    return _element("table", rows, header, classes, set(faint), prose)
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:
     """Put a picture into the page itself."""
-    # The width stands in the header of a PNG file, bytes 16 to 20.
-    width = int.from_bytes(png[16:20], "big") // 2 if width is None else width
+    if width is None:
+        # The width stands in the header of a PNG file, bytes 16 to 20.
+        width = int.from_bytes(png[16:20], "big") // 2
     data = base64.b64encode(png).decode("ascii")
-    return _safe(_render(_FIGURE, data=data, alt=alt, caption=caption, width=width))
+    return _element("figure", data, alt, caption, width)
 
 
 def html_grid(figures: Iterable[Markup]) -> Markup:
     """Put figures beside each other where the screen is wide enough, else below each other."""
-    return _safe(
-        _render(
-            '<div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>',
-            figures=figures,
-        )
-    )
+    return _element("grid", figures)
 
 
 def html_note(text: str) -> Markup:
     """Write a remark."""
-    return _safe(_render('<p class="note">{{ text }}</p>', text=text))
+    return _element("note", text)
 
 
 def html_join(parts: Iterable[Any]) -> Markup:
@@ -208,39 +235,37 @@ def html_join(parts: Iterable[Any]) -> Markup:
 
 def html_lines(*lines: Any) -> Markup:
     """Put lines below each other, as in the head of a narrow column."""
-    return _safe("<br>").join(lines)
+    return _element("lines", lines)
 
 
 def html_link(path: str, text: str) -> Markup:
     """Point to a file beside the page."""
-    return _safe('<p><a href="{}">{}</a></p>').format(f"./{quote(path)}", text)
+    return _element("link", f"./{quote(path)}", text)
 
 
 def html_paragraph(text: Any) -> Markup:
     """Write a paragraph."""
-    return _safe("<p>{}</p>").format(text)
+    return _element("paragraph", text)
 
 
 def html_heading(text: str) -> Markup:
     """Write a heading inside a section."""
-    return _safe("<h3>{}</h3>").format(text)
+    return _element("heading", text)
 
 
 def html_details(title: str, body: Any, *, opened: bool = False) -> Markup:
     """Hide a part of a page until its title is clicked."""
-    return _safe("<details{}><summary>{}</summary>{}</details>").format(
-        _safe(" open" if opened else ""), title, body
-    )
+    return _element("details", title, body, opened)
 
 
 def html_code(text: str) -> Markup:
     """Write lines of code."""
-    return _safe(_render("<pre>{{ text }}</pre>", text=text))
+    return _element("code", text)
 
 
 def html_template(template: str, **values: Any) -> Markup:
     """Fill a template."""
-    return _safe(_render(template, **values))
+    return _safe(_compiled(template).render(**values))
 
 
 def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
@@ -263,29 +288,43 @@ def html_methods(
 
 
 def decimals(digits: int) -> Callable[[Any], str]:
-    """Give the function that writes numbers with so many decimals."""
-    return lambda value: f"{value:.{digits}f}" if math.isfinite(value) else "–"
+    """Make a function that writes numbers with a fixed number of decimals."""
+
+    def text(value: Any) -> str:
+        return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+    return text
 
 
 def counted(n: int, what: str) -> str:
-    """Write how many there are."""
-    return f"{n} {what}{'s' * (n != 1)}"
+    """Write a number with its noun."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def few_note(n_patients: int) -> str:
-    """Say of the numbers of few patients what they are not."""
+    """Warn that numbers of few patients do not estimate performance."""
     if n_patients >= FEW:
         return ""
-    return f"With {counted(n_patients, 'patient')} these numbers describe these scans; they are no performance."
+    return (
+        f"With {counted(n_patients, 'patient')} these numbers describe these scans; they are no "
+        "performance."
+    )
 
 
 def synthetic_note(n_synthetic: int, n: int, what: str = "scan") -> str:
-    """Say of what is shown that it was simulated."""
+    """State how many scans were simulated; empty where none was."""
     if not n_synthetic:
         return ""
-    which = f"all {what}s were" if n_synthetic == n else f"{n_synthetic} of {n} {what}s were"
-    which = f"this {what} was" if n == 1 else which
-    return f"Synthetic data: {which} simulated; no person was scanned, and no number here is a clinical result."
+    if n == 1:
+        subject = f"this {what} was"
+    elif n_synthetic == n:
+        subject = f"all {what}s were"
+    else:
+        subject = f"{n_synthetic} of {n} {what}s were"
+    return (
+        f"Synthetic data: {subject} simulated; no person was scanned, and no number here is a "
+        "clinical result."
+    )
 
 
 def _digest(text: str) -> str:
@@ -293,8 +332,14 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def _render(template: str, **values: Any) -> str:
-    return _compiled(template).render(**values)
+def _element(name: str, *values: Any) -> Markup:
+    """Make one element by the macro of its name."""
+    return _safe(getattr(_elements(), name)(*values))
+
+
+@cache
+def _elements() -> Any:
+    return _compiled(_ELEMENTS).module
 
 
 @cache

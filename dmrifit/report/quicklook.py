@@ -135,7 +135,8 @@ def write_prediction_page(
 
 def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
     amplitude = "BoundsUnits" in entry
-    # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common axis.
+    # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common
+    # axis.
     low, high = (None, None) if amplitude else entry["Bounds"]
     shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
     return MapPanel(
@@ -232,9 +233,10 @@ def _figures(
         if int(code) != OUTSIDE
     }
     note = html_note(
-        f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span percentiles 2 to 98; gray "
-        "voxels could not be fitted. In the histograms the thin line is the median, dashed lines are bounds, and the "
-        "first and last bar hold what lies outside."
+        f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span "
+        "percentiles 2 to 98; gray voxels could not be fitted. In the histograms the thin line "
+        "is the median, dashed lines are bounds, and the first and last bar hold what lies "
+        "outside."
     )
     figures = [
         html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}")

@@ -66,7 +66,8 @@ class MapPanel:
 
 class Slices:
     """
-    The slices of a volume that figures show, seen as radiologists hang them: from the feet, right at the left.
+    The slices of a volume that figures show, seen as radiologists hang them: from the feet, right
+    at the left.
 
     Parameters
     ----------

@@ -60,7 +60,8 @@ _STYLE = {
     "ytick.color": FAINT,
     "legend.frameon": False,
     "savefig.facecolor": "white",
-    # Names of files and patients are no formulas: a dollar sign in one would end the run at its figure.
+    # Names of files and patients are no formulas: a dollar sign in one would end the run at its
+    # figure.
     "text.parse_math": False,
 }
 

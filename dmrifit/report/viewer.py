@@ -1,17 +1,21 @@
 """
-Three planes through volumes, to move through in a browser: part of a page, without a library and without a network.
+Three planes through volumes, to move through in a browser: part of a page, without a library and
+without a network.
 
-The planes are drawn by a script of the project's own (``data/viewer.js``) on plain canvases. Libraries were measured
-first, by the page of a T1-weighted scan of 240 × 240 × 155 voxels with the outline of a tumor (2.0 MB by this module):
+The planes are drawn by a script of the project's own (``data/viewer.js``) on plain canvases.
+Libraries were measured first, by the page of a T1-weighted scan of 240 × 240 × 155 voxels with the
+outline of a tumor (2.0 MB by this module):
 
-- NiiVue 0.69 (BSD-2-Clause) does all that is wanted, but adds 2.28 MB to the wheel and to each page (4.1 MB), needs
-  WebGL 2, of which Chromium calls the software form deprecated that it falls back to where there is no graphics card,
-  and knows a placed box only as a mesh or a mask.
-- brainsprite in nilearn 0.14 (BSD-3-Clause; 2.5 MB, with jQuery) takes pictures, not numbers: the threshold is chosen
-  in Python and cannot be slid, all is resampled to cubes, and the page asks GitHub for an icon.
+- NiiVue 0.69 (BSD-2-Clause) does all that is wanted, but adds 2.28 MB to the wheel and to each
+  page (4.1 MB), needs WebGL 2, of which Chromium calls the software form deprecated that it falls
+  back to where there is no graphics card, and knows a placed box only as a mesh or a mask.
+- brainsprite in nilearn 0.14 (BSD-3-Clause; 2.5 MB, with jQuery) takes pictures, not numbers: the
+  threshold is chosen in Python and cannot be slid, all is resampled to cubes, and the page asks
+  GitHub for an icon.
 
-The script has 20 kB, reads the numbers themselves, cuts any grid along the scanner's axes, draws boxes exactly, and is
-all that the page may run: `dmrifit.report.html.html_page` allows it by its digest and allows no connection.
+The script has 20 kB, reads the numbers themselves, cuts any grid along the scanner's axes, draws
+boxes exactly, and is all that the page may run: `dmrifit.report.html.html_page` allows it by its
+digest and allows no connection.
 """
 
 from __future__ import annotations
@@ -62,13 +66,14 @@ class Layer:
     values : ndarray of shape (x, y, z)
         Numbers; NaN where there is no value. Of a mask, 0 is outside.
     kind : {"image", "map", "score", "mask"}, default="image"
-        An image is gray and lies below; a map may lie below, in gray, or above it, in colors; a score lies above it,
-        and keeps its maxima where voxels are put together; a mask is an outline, in one color for each number.
+        An image is gray and lies below; a map may lie below, in gray, or above it, in colors; a
+        score lies above it, and keeps its maxima where voxels are put together; a mask is an
+        outline, in one color for each number.
     unit : str, default=""
         Of the numbers.
     window : tuple of float, optional
-        Ends of the scale of grays and colors; by default percentiles of the region, 1 and 99.5 of an image, 2 and 98 of
-        a map, and of a score the smallest and the largest number.
+        Ends of the scale of grays and colors; by default percentiles of the region, 1 and 99.5 of
+        an image, 2 and 98 of a map, and of a score the smallest and the largest number.
     threshold : float, optional
         Where the threshold starts; by default all is shown.
     names : sequence of str, default=()
@@ -221,11 +226,13 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
     for layer in layers:
         if layer.values.ndim != 3 or layer.values.shape != shape or not all(shape):
             raise ValueError(
-                f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, z), like {shape}"
+                f"layer {layer.name} has shape {layer.values.shape}; all need one shape (x, y, "
+                f"z), like {shape}"
             )
         if layer.threshold is not None and not np.isfinite(layer.threshold):
             raise ValueError(
-                f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to show all"
+                f"the threshold of {layer.name} is {layer.threshold}; give a number, or none to "
+                "show all"
             )
         if layer.kind == "mask":
             values = (
@@ -235,7 +242,8 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
             )
             if values.size and not 0 <= values.min() <= values.max() <= _MOST_LABELS:
                 raise ValueError(
-                    f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to {_MOST_LABELS}"
+                    f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to "
+                    f"{_MOST_LABELS}"
                 )
     if (
         affine.shape != (4, 4)
@@ -243,7 +251,8 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
         or not np.linalg.det(affine[:3, :3])
     ):
         raise ValueError(
-            f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of shape (4, 4)"
+            f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of "
+            "shape (4, 4)"
         )
 
 
@@ -443,18 +452,20 @@ def _note(
 ) -> str:
     size = " × ".join(f"{edge:.3g}" for edge in edges)
     parts = [
-        "Positions are in mm, RAS: to the right, to the front, up; the patient's right is at the left of axial and "
-        f"coronal planes. Voxels of {size} mm are drawn as they are, not interpolated."
+        "Positions are in mm, RAS: to the right, to the front, up; the patient's right is at "
+        f"the left of axial and coronal planes. Voxels of {size} mm are drawn as they are, not "
+        "interpolated."
     ]
     if cropped:
         parts.append(
-            f"Cropped from {' × '.join(map(str, whole))} voxels to where there is something to see."
+            f"Cropped from {' × '.join(map(str, whole))} voxels to where there is something to "
+            "see."
         )
     if max(factors) > 1:
         joined = " × ".join(map(str, factors))
         parts.append(
-            f"To keep the page small, {joined} voxels were put together: means of images and maps, maxima of scores "
-            "and masks. Volumes are those of this coarser grid."
+            f"To keep the page small, {joined} voxels were put together: means of images and "
+            "maps, maxima of scores and masks. Volumes are those of this coarser grid."
         )
     return " ".join(parts)
 
@@ -467,7 +478,8 @@ def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
             step = (one["high"] - one["low"]) / (2 ** one["bits"] - 2)
             unit = f" {one['unit']}" if one["unit"] else ""
             lines.append(
-                f"{one['name']}: {one['low']:.4g} to {one['high']:.4g}{unit} in steps of {step:.2g}"
+                f"{one['name']}: {one['low']:.4g} to {one['high']:.4g}{unit} in steps of "
+                f"{step:.2g}"
             )
     return lines
 

@@ -101,7 +101,8 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     p = float(f_distribution.sf(statistic, df1, df2)) if error > 0 else 0.0
     if form == "ICC(2,1)":
         low, high = _icc2_interval(between, raters, error, value, n, k, tail)
-        # The degrees of freedom are approximate: where few are left, the interval can miss the estimate.
+        # The degrees of freedom are approximate: where few are left, the interval can miss the
+        # estimate.
         low, high = min(low, value), max(high, value)
     elif error == 0:
         low = high = 1.0
@@ -151,7 +152,8 @@ def _icc2_interval(
         v = (k - 1) * (n - 1) * (k * value * ratio + rest) ** 2
         v /= (n - 1) * k**2 * value**2 * ratio**2 + rest**2
     with np.errstate(all="ignore"):
-        # Next to no degrees of freedom leave the quantile without bound; the interval has a limit there.
+        # Next to no degrees of freedom leave the quantile without bound; the interval has a limit
+        # there.
         v = max(v, 1e-3)
         f_low, f_high = (
             f_distribution.ppf(1 - tail, n - 1, v),

@@ -90,8 +90,8 @@ class Check:
     against : str
         What the limit is, if it was measured.
     fails : bool
-        Whether a number on the wrong side contradicts the claim. False where it only leaves it without
-        evidence, as a test of equivalence does.
+        Whether a number on the wrong side contradicts the claim. False where it only leaves it
+        without evidence, as a test of equivalence does.
     """
 
     quantity: str

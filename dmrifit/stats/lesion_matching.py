@@ -1,4 +1,4 @@
-"""Lesions of scans and predictions: which of them match, as tables, and the scores that follow."""
+"""Matching of lesions between reference and prediction: tables and scores."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ __all__ = [
 
 #: Lesions below this volume in mL are small: a ball of 5.8 mm.
 SMALL_ML = 0.1
-#: Scores that a prediction cannot win by covering everything, unless a lesion fills a tenth of that. Plain sensitivity,
-#: precision and false positives it can: one component over the whole brain hits every lesion.
+#: Scores that a prediction cannot win by covering everything, unless a lesion fills a tenth of
+#: that. Plain sensitivity, precision and false positives it can: one component over the whole
+#: brain hits every lesion.
 HEADLINES = ("strict_sensitivity", "strict_precision", "strict_f1", "mDSC", "lesion_dice")
 
 _MM3_PER_ML = 1000.0
@@ -66,10 +67,11 @@ def lesion_table(
     """
     Compare the lesions of a scan with those of a prediction.
 
-    A lesion is a connected component of the reference. A component of the prediction matches a lesion when they share
-    `min_overlap` voxels or more, and may match several, as several may match one lesion; with more than one voxel
-    asked for, a lesion that has fewer is never found. A lesion is found when any component matches it; a component
-    that matches none is a false positive.
+    A lesion is a connected component of the reference. A component of the prediction matches a
+    lesion when they share `min_overlap` voxels or more, and may match several, as several may
+    match one lesion; with more than one voxel asked for, a lesion that has fewer is never found. A
+    lesion is found when any component matches it; a component that matches none is a false
+    positive.
 
     Parameters
     ----------
@@ -84,57 +86,78 @@ def lesion_table(
     min_overlap : int, default=1
         Voxels that a component and a lesion must share to match.
     min_voxels : int, default=1
-        Components of the prediction with fewer voxels are left out, as by `dmrifit.io.components.drop_small`;
-        lesions of
-        the reference are not.
+        Components of the prediction with fewer voxels are dropped, as by
+        `dmrifit.io.components.drop_small`; lesions of the reference are not.
 
     Returns
     -------
     DataFrame
         A row for each lesion, then one for each false positive.
 
-        ``number`` (from 1, as `scipy.ndimage.label` counts: of the lesion in the reference, of the false positive in
-        the prediction), ``kind`` (``"lesion"`` or ``"false positive"``), ``found``, ``distinct`` (found by a component
-        that is not flagged), ``n_matched`` (components that match), ``split`` (more than one does), ``bridged`` (a
-        flagged component matches: one that matches two lesions or more, or is more than ten times as large as the
-        lesion), ``n_flagged`` (flagged components, each counted at the first lesion that it matches), ``n_voxels``,
-        ``volume_mL``, ``predicted_mL`` (volume of the components that match, together), ``dice`` (between the lesion
-        and these components; 0 if there is none, and for false positives), ``x``, ``y``, ``z`` (center in mm RAS+).
+        ``number`` (from 1, as `scipy.ndimage.label` counts: of the lesion in the reference, of the
+        false positive in the prediction), ``kind`` (``"lesion"`` or ``"false positive"``),
+        ``found``, ``distinct`` (found by a component that is not flagged), ``n_matched``
+        (components that match), ``split`` (more than one does), ``bridged`` (a flagged component
+        matches: one that matches two lesions or more, or is more than ten times as large as the
+        lesion), ``n_flagged`` (flagged components, each counted at the first lesion that it
+        matches), ``n_voxels``, ``volume_mL``, ``predicted_mL`` (volume of the components that
+        match, together), ``dice`` (between the lesion and these components; 0 if there is none,
+        and for false positives), ``x``, ``y``, ``z`` (center in mm RAS+).
 
-        For the rule of BraTS-METS: ``cluster`` (number, from 1, of the lesions that touch when each is grown by one
-        voxel across faces and edges; 0 for false positives), ``cluster_voxels`` (voxels of these lesions),
-        ``cluster_dice`` (between them and all components that touch the grown cluster) and ``near`` (whether a
-        component touches the grown cluster; of a false positive, whether it touches one).
+        For the rule of BraTS-METS: ``cluster`` (number, from 1, of the lesions that touch when
+        each is grown by one voxel across faces and edges; 0 for false positives),
+        ``cluster_voxels`` (voxels of these lesions), ``cluster_dice`` (between them and all
+        components that touch the grown cluster) and ``near`` (whether a component touches the
+        grown cluster; of a false positive, whether it touches one).
 
-        ``attrs`` holds ``n_reference`` and ``n_predicted`` (components), ``connectivity``, ``min_overlap``,
-        ``min_voxels`` and ``voxel_mL``.
+        ``attrs`` holds ``n_reference`` and ``n_predicted`` (components), ``connectivity``,
+        ``min_overlap``, ``min_voxels`` and ``voxel_mL``.
 
     Raises
     ------
     ValueError
-        If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not possible.
+        If shapes differ or have not three axes, a value is not 0 or 1, or a parameter is not
+        possible.
 
     References
     ----------
-    Huang et al., Med Phys 49:5773–5786, 2022 (true positives are lesions that are hit, false positives components
-    that hit none); Moawad et al., arXiv:2306.00838, 2023 (BraTS-METS).
+    Huang et al., Med Phys 49:5773–5786, 2022 (true positives are lesions that are hit, false
+    positives components that hit none); Moawad et al., arXiv:2306.00838, 2023 (BraTS-METS).
     """
     import pandas as pd
 
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     matched = match_components(reference, prediction, **options)
     matrix = check_affine(affine)
-    voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
-    extra = np.flatnonzero(matched.false_positive)
-    n, n_extra = len(matched.lesion_voxels), len(extra)
+    voxel_ml = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
     clusters = _clusters(matched)
+    lesions = _lesion_columns(matched, clusters, matrix, voxel_ml)
+    false_positives = _false_positive_columns(matched, clusters, matrix, voxel_ml)
+    table = pd.DataFrame(
+        {name: np.concatenate([lesions[name], false_positives[name]]) for name in _COLUMNS}
+    )
+    table.attrs |= {
+        "n_reference": len(matched.lesion_voxels),
+        "n_predicted": len(matched.component_voxels),
+        "voxel_mL": voxel_ml,
+    }
+    table.attrs |= options
+    return table
+
+
+def _lesion_columns(
+    matched: Matching, clusters: _Clusters, affine: NDArray[np.float64], voxel_ml: float
+) -> dict[str, NDArray[Any]]:
+    """Describe the lesions of the reference; sums over pairs of a lesion and a component."""
+    n = len(matched.lesion_voxels)
     flagged = matched.flagged[matched.component]
     n_matched = np.bincount(matched.lesion, minlength=n)
     predicted = np.bincount(matched.lesion, matched.component_voxels[matched.component], n)
     shared = np.bincount(matched.lesion, matched.overlap, n)
+    # A flagged component counts once, at the first lesion that it matches.
     first = np.unique(matched.component, return_index=True)[1]
     n_flagged = np.bincount(matched.lesion[first], flagged[first], n)
-    own: dict[str, NDArray[Any]] = {
+    return {
         "number": np.arange(1, n + 1),
         "kind": np.full(n, _KINDS[0], dtype=object),
         "found": n_matched > 0,
@@ -144,36 +167,34 @@ def lesion_table(
         "bridged": np.bincount(matched.lesion, flagged, n) > 0,
         "n_flagged": n_flagged.astype(np.intp),
         "n_voxels": matched.lesion_voxels,
-        "volume_mL": matched.lesion_voxels * voxel,
-        "predicted_mL": predicted * voxel,
+        "volume_mL": matched.lesion_voxels * voxel_ml,
+        "predicted_mL": predicted * voxel_ml,
         "dice": 2 * shared / (matched.lesion_voxels + predicted),
-        **_centers(matched.reference, np.arange(n), matrix),
+        **_centers(matched.reference, np.arange(n), affine),
         **clusters.of_lesions,
     }
-    none = np.zeros(n_extra, dtype=bool)
-    size = matched.component_voxels[extra]
-    others: dict[str, NDArray[Any]] = {
-        "number": extra + 1,
-        "kind": np.full(n_extra, _KINDS[1], dtype=object),
-        **dict.fromkeys(("found", "distinct", "split", "bridged"), none),
-        **dict.fromkeys(
-            ("n_matched", "n_flagged", "cluster", "cluster_voxels"), none.astype(np.intp)
-        ),
-        **dict.fromkeys(("dice", "cluster_dice"), none.astype(np.float64)),
-        "n_voxels": size,
-        "volume_mL": size * voxel,
-        "predicted_mL": size * voxel,
-        **_centers(matched.prediction, extra, matrix),
-        "near": clusters.touched[extra],
+
+
+def _false_positive_columns(
+    matched: Matching, clusters: _Clusters, affine: NDArray[np.float64], voxel_ml: float
+) -> dict[str, NDArray[Any]]:
+    """Describe the components of the prediction that match no lesion."""
+    index = np.flatnonzero(matched.false_positive)
+    n = len(index)
+    n_voxels = matched.component_voxels[index]
+    no, none = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.intp)
+    return {
+        "number": index + 1,
+        "kind": np.full(n, _KINDS[1], dtype=object),
+        **dict.fromkeys(("found", "distinct", "split", "bridged"), no),
+        **dict.fromkeys(("n_matched", "n_flagged", "cluster", "cluster_voxels"), none),
+        **dict.fromkeys(("dice", "cluster_dice"), np.zeros(n)),
+        "n_voxels": n_voxels,
+        "volume_mL": n_voxels * voxel_ml,
+        "predicted_mL": n_voxels * voxel_ml,
+        **_centers(matched.prediction, index, affine),
+        "near": clusters.touched[index],
     }
-    table = pd.DataFrame({key: np.concatenate([own[key], others[key]]) for key in _COLUMNS})
-    table.attrs |= {
-        "n_reference": n,
-        "n_predicted": len(matched.component_voxels),
-        "voxel_mL": voxel,
-    }
-    table.attrs |= options
-    return table
 
 
 def lesion_scores(
@@ -192,32 +213,36 @@ def lesion_scores(
     small : float, default=0.1
         Volume in mL below which a lesion or a false positive counts as small.
     ignore_below : int, default=2
-        For the rule of BraTS-METS: clusters with fewer voxels are neither hits nor misses. (The challenge's own code
-        leaves out up to 2 mm³: 3 here, with voxels of 1 mm.)
+        For the rule of BraTS-METS: clusters with fewer voxels are neither hits nor misses. (The
+        challenge's own code leaves out up to 2 mm³: 3 here, with voxels of 1 mm.)
 
     Returns
     -------
     dict of str to float
-        Counts: ``n_scans``, ``n_lesions``, ``n_found``, ``n_distinct``, ``n_false_positives``, ``n_flagged``
-        (components), ``n_bridged`` and ``n_split`` (lesions), ``n_lesion_free`` (scans).
+        Counts: ``n_scans``, ``n_lesions``, ``n_found``, ``n_distinct``, ``n_false_positives``,
+        ``n_flagged`` (components), ``n_bridged`` and ``n_split`` (lesions), ``n_lesion_free``
+        (scans).
 
-        As published: ``sensitivity`` (lesions found / lesions), ``precision`` (lesions found / (lesions found + false
-        positives)), ``f1`` (their harmonic mean), ``false_positives_per_scan``, ``mDSC`` (mean Dice of lesions that
-        are found).
+        As published: ``sensitivity`` (lesions found / lesions), ``precision`` (lesions found /
+        (lesions found + false positives)), ``f1`` (their harmonic mean),
+        ``false_positives_per_scan``, ``mDSC`` (mean Dice of lesions that are found).
 
-        Strictly: ``strict_sensitivity`` counts a lesion when a component finds it that is not flagged,
-        ``strict_precision`` counts flagged components as false positives, ``strict_f1`` is their harmonic mean.
+        Strictly: ``strict_sensitivity`` counts a lesion when a component finds it that is not
+        flagged, ``strict_precision`` counts flagged components as false positives, ``strict_f1``
+        is their harmonic mean.
 
         Lesion-free scans: ``specificity`` (those without a false positive / all), and
         ``false_positives_per_lesion_free``.
 
-        BraTS-METS, mean over scans: ``lesion_dice`` (Dice of clusters, 0 for each false positive) and ``lesion_f1``;
-        1 for a scan that has neither.
+        BraTS-METS, mean over scans: ``lesion_dice`` (Dice of clusters, 0 for each false positive)
+        and ``lesion_f1``; 1 for a scan that has neither.
 
-        By size: ``n_small``, ``sensitivity_small``, ``precision_small``, and the same for ``large``.
+        By size: ``n_small``, ``sensitivity_small``, ``precision_small``, and the same for
+        ``large``.
 
-        What there is nothing to compute from is NaN. A prediction of everything has the best of some of these, but not
-        of those in `HEADLINES`, unless all that it covers is less than ten times a scan's only lesion.
+        What there is nothing to compute from is NaN. A prediction of everything has the best of
+        some of these, but not of those in `HEADLINES`, unless all that it covers is less than ten
+        times a scan's only lesion.
 
     Raises
     ------
@@ -245,12 +270,13 @@ def lesion_counts(
 
 def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
     """Compute scores from sums of counts."""
-    c = {key: np.asarray(counts[key], dtype=np.float64) for key in counts.keys()}  # noqa: SIM118 (a Series, too)
-    scores = {
-        key: value
-        for key, value in c.items()
-        if key.startswith("n_") and not key.startswith("n_found_")
-    }
+    # A mapping or a Series, whose iteration gives values.
+    names = list(counts.keys())
+    c = {name: np.asarray(counts[name], dtype=np.float64) for name in names}
+    scores = {}
+    for name in names:
+        if name.startswith("n_") and not name.startswith("n_found_"):
+            scores[name] = c[name]
     scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])
     scores["false_positives_per_scan"] = _ratio(c["n_false_positives"], c["n_scans"])
     scores["mDSC"] = _ratio(c["dice_sum"], c["n_found"])
@@ -272,67 +298,69 @@ def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
 
 
 def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, float]:
-    lesion = (table["kind"] == _KINDS[0]).to_numpy()
-    own, others = table[lesion], table[~lesion]
-    found, is_small = own["found"].to_numpy(), own["volume_mL"].to_numpy() < small
-    small_others = int((others["volume_mL"] < small).sum())
-    free = not len(own)
-    dice, f1 = _challenge_scores(own, others, ignore_below)
+    """Count what the scores of one scan are made of."""
+    is_lesion = (table["kind"] == _KINDS[0]).to_numpy()
+    lesions, false_positives = table[is_lesion], table[~is_lesion]
+    detected = lesions["found"].to_numpy()
+    is_small = lesions["volume_mL"].to_numpy() < small
+    n_small_false_positives = int((false_positives["volume_mL"] < small).sum())
+    lesion_free = not len(lesions)
+    dice, f1 = _challenge_scores(lesions, false_positives, ignore_below)
     return {
         "n_scans": 1,
-        "n_lesions": len(own),
-        "n_found": int(found.sum()),
-        "n_distinct": int(own["distinct"].sum()),
-        "n_false_positives": len(others),
-        "n_flagged": int(own["n_flagged"].sum()),
-        "n_bridged": int(own["bridged"].sum()),
-        "n_split": int(own["split"].sum()),
-        "n_lesion_free": int(free),
-        "clean": int(free and not len(others)),
-        "lesion_free_false_positives": len(others) if free else 0,
-        "dice_sum": float(own["dice"].to_numpy()[found].sum()),
+        "n_lesions": len(lesions),
+        "n_found": int(detected.sum()),
+        "n_distinct": int(lesions["distinct"].sum()),
+        "n_false_positives": len(false_positives),
+        "n_flagged": int(lesions["n_flagged"].sum()),
+        "n_bridged": int(lesions["bridged"].sum()),
+        "n_split": int(lesions["split"].sum()),
+        "n_lesion_free": int(lesion_free),
+        "clean": int(lesion_free and not len(false_positives)),
+        "lesion_free_false_positives": len(false_positives) if lesion_free else 0,
+        "dice_sum": float(lesions["dice"].to_numpy()[detected].sum()),
         "lesion_dice": dice,
         "lesion_f1": f1,
         "n_small": int(is_small.sum()),
-        "n_found_small": int((found & is_small).sum()),
-        "false_positives_small": small_others,
+        "n_found_small": int((detected & is_small).sum()),
+        "false_positives_small": n_small_false_positives,
         "n_large": int((~is_small).sum()),
-        "n_found_large": int((found & ~is_small).sum()),
-        "false_positives_large": len(others) - small_others,
+        "n_found_large": int((detected & ~is_small).sum()),
+        "false_positives_large": len(false_positives) - n_small_false_positives,
     }
 
 
 def _challenge_scores(
-    own: pd.DataFrame, others: pd.DataFrame, ignore_below: int
+    lesions: pd.DataFrame, false_positives: pd.DataFrame, ignore_below: int
 ) -> tuple[float, float]:
     """Give Dice and F1 of a scan by the rule of BraTS-METS."""
-    clusters = own[own["cluster_voxels"] >= ignore_below].drop_duplicates("cluster")
-    wrong = int((~others["near"].to_numpy(dtype=bool)).sum())
-    hits = int(clusters["near"].sum())
-    if not len(clusters) + wrong:
+    clusters = lesions[lesions["cluster_voxels"] >= ignore_below].drop_duplicates("cluster")
+    n_wrong = int((~false_positives["near"].to_numpy(dtype=bool)).sum())
+    n_hits = int(clusters["near"].sum())
+    if not len(clusters) + n_wrong:
         return 1.0, 1.0
-    dice = float(clusters["cluster_dice"].sum()) / (len(clusters) + wrong)
-    return dice, 2 * hits / (hits + len(clusters) + wrong)
+    dice = float(clusters["cluster_dice"].sum()) / (len(clusters) + n_wrong)
+    return dice, 2 * n_hits / (n_hits + len(clusters) + n_wrong)
 
 
 def _rates(
-    found: NDArray[np.float64], lesions: NDArray[np.float64], wrong: NDArray[np.float64]
+    n_hits: NDArray[np.float64], n_lesions: NDArray[np.float64], n_wrong: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    sensitivity, precision = _ratio(found, lesions), _ratio(found, found + wrong)
-    return {
-        "sensitivity": sensitivity,
-        "precision": precision,
-        # Nothing found is 0, though precision may be of nothing.
-        "f1": np.where(
-            found == 0,
-            0 * sensitivity,
-            _ratio(2 * sensitivity * precision, sensitivity + precision),
-        ),
-    }
+    """Give sensitivity, positive predictive value and their harmonic mean."""
+    sensitivity = _ratio(n_hits, n_lesions)
+    precision = _ratio(n_hits, n_hits + n_wrong)
+    f1 = _ratio(2 * sensitivity * precision, sensitivity + precision)
+    # Without a hit the score is 0, also where nothing was predicted; NaN stays without lesions.
+    f1 = np.where(n_hits == 0, 0 * sensitivity, f1)
+    return {"sensitivity": sensitivity, "precision": precision, "f1": f1}
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+def _ratio(
+    numerator: NDArray[np.float64], denominator: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Divide; NaN where there is nothing to divide by."""
+    nothing = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
 
 
 # Components --------------------------------------------------------------------------------------------------------
@@ -364,22 +392,24 @@ class _Clusters:
 
 
 def _clusters(matched: Matching) -> _Clusters:
+    """Join lesions that touch when grown by a voxel, and score each cluster as a whole."""
     from scipy import ndimage
 
     n, n_components = len(matched.lesion_voxels), len(matched.component_voxels)
     grown = np.zeros(matched.reference.shape, dtype=bool)
     structure = ndimage.generate_binary_structure(3, 2)
     boxes = ndimage.find_objects(matched.reference) if n else []
-    corner = np.empty((n, 3), dtype=np.intp)
+    # A voxel of each lesion, which tells its cluster.
+    first_voxel = np.empty((n, 3), dtype=np.intp)
     for i, box in enumerate(boxes):
         wide = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
         inside = matched.reference[wide] == i + 1
-        corner[i] = np.argwhere(inside)[0] + [side.start for side in wide]
+        first_voxel[i] = np.argwhere(inside)[0] + [side.start for side in wide]
         grown[wide] |= ndimage.binary_dilation(inside, structure)
-    labels = (
-        ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0] if n else matched.reference
-    )
-    cluster = labels[tuple(corner.T)].astype(np.intp) - 1
+    labels = matched.reference
+    if n:
+        labels = ndimage.label(grown, np.ones((3, 3, 3)), output=np.int32)[0]
+    cluster = labels[tuple(first_voxel.T)].astype(np.intp) - 1
     n_clusters = int(cluster.max(initial=-1)) + 1
     near, component, _ = meeting_pairs(labels, matched.prediction, grown, n_components)
     lesion, _, overlap = meeting_pairs(

@@ -79,9 +79,9 @@ def study_statistics(
 
     References
     ----------
-    Demšar, J Mach Learn Res 7:1–30, 2006 (Friedman, Nemenyi, critical differences); Holm, Scand J Stat
-    6:65–70, 1979; Kerby, Compr Psychol 3:11.IT.3.1, 2014 (rank-biserial); Schuirmann, J Pharmacokinet
-    Biopharm 15:657–680, 1987 (two one-sided tests).
+    Demšar, J Mach Learn Res 7:1–30, 2006 (Friedman, Nemenyi, critical differences); Holm, Scand J
+    Stat 6:65–70, 1979; Kerby, Compr Psychol 3:11.IT.3.1, 2014 (rank-biserial); Schuirmann, J
+    Pharmacokinet Biopharm 15:657–680, 1987 (two one-sided tests).
     """
     import pandas as pd
 
@@ -189,7 +189,8 @@ def rank_biserial(
     difference = np.sort(a - b)
     if not len(difference):
         return np.nan, np.nan, np.nan
-    # Exchanging a and b has to mirror the interval, so resamples are drawn for one of the two orders.
+    # Exchanging a and b has to mirror the interval, so resamples are drawn for one of the two
+    # orders.
     mirrored = np.sort(-difference)
     turned = tuple(difference) < tuple(mirrored)
     if turned:
@@ -243,7 +244,8 @@ def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
     if column not in scores.columns or column in needed or scores[column].dtype.kind not in "fiu":
         numbers = [name for name in scores.columns if scores[name].dtype.kind == "f"]
         raise ValueError(
-            f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of them, not {index!r}"
+            f"index must be a number of the scores ({', '.join(numbers)}) or 'abs_' and one of "
+            f"them, not {index!r}"
         )
     value = scores[column].abs() if index.startswith("abs_") else scores[column]
     table = scores[needed].astype(dict.fromkeys(_TEXT, str)).assign(value=value.astype(float))
@@ -260,7 +262,8 @@ def _metric_groups(
         unknown = [name for name in metrics if name not in known]
         if unknown or not metrics:
             raise ValueError(
-                f"metrics must name some of {', '.join(known) or 'none'}, not {', '.join(unknown) or 'nothing'}"
+                f"metrics must name some of {', '.join(known) or 'none'}, not "
+                f"{', '.join(unknown) or 'nothing'}"
             )
         groups = {", ".join(metrics): metrics}
         chosen = metrics
@@ -407,7 +410,8 @@ def holm(p: Sequence[float]) -> list[float]:
     given = np.asarray(p, dtype=np.float64)
     corrected = np.full(len(given), np.nan)
     order = np.argsort(given)[: int(np.isfinite(given).sum())]
-    # statsmodels has this too, but collects garbage at every call, which takes longer than all tests.
+    # statsmodels has this too, but collects garbage at every call, which takes longer than all
+    # tests.
     steps = given[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in corrected]

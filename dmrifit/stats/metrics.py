@@ -95,8 +95,9 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     Returns
     -------
     float or ndarray of shape (n_columns,)
-        Signed; NaN when no voxel has a relative error. Voxels whose reference is zero or not finite,
-        or whose prediction is not finite, are left out: `relative_error_indices` counts them.
+        Signed; NaN when no voxel has a relative error. Voxels whose reference is zero or not
+        finite, or whose prediction is not finite, are left out: `relative_error_indices` counts
+        them.
 
     Raises
     ------
@@ -112,7 +113,8 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
     """
-    Compute the dispersion index: the interquartile range of E = (prediction − reference) / reference.
+    Compute the dispersion index: the interquartile range of E = (prediction − reference) /
+    reference.
 
     Parameters
     ----------

@@ -84,7 +84,8 @@ def _design(
     """
     Code the factors so that coefficients are deviations from the grand mean.
 
-    A term is its name, its columns and, for each level, the contrast of the columns that is its effect.
+    A term is its name, its columns and, for each level, the contrast of the columns that is its
+    effect.
     """
     coded = {}
     for name, levels in (("algorithm", algorithms), ("metric", metrics)):
@@ -159,9 +160,9 @@ def _fit_plain(value: NDArray, X: NDArray, patients: NDArray) -> _Fitted | None:
     """
     Fit by least squares if the variance between patients is estimated as zero; None otherwise.
 
-    There the restricted likelihood has its maximum at the edge of the parameter space, where the mixed
-    model's own search ends in a singular matrix: in a balanced design when patients vary no more than
-    the residual.
+    There the restricted likelihood has its maximum at the edge of the parameter space, where the
+    mixed model's own search ends in a singular matrix: in a balanced design when patients vary no
+    more than the residual.
     """
     names, group = np.unique(patients, return_inverse=True)
     counts = np.bincount(group)

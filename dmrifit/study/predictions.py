@@ -72,8 +72,8 @@ class PatientPredictions:
     signals: dict[str, NDArray]
 
     def __repr__(self) -> str:
-        told = f"{self.patient!r} of cohort {self.cohort!r}, {len(self.index)} voxels"
-        return f"<Predictions for {told}, by {', '.join(self.maps)}>"
+        patient = f"{self.patient!r} of cohort {self.cohort!r}, {len(self.index)} voxels"
+        return f"<Predictions for {patient}, by {', '.join(self.maps)}>"
 
     def volume(self, values: NDArray) -> NDArray:
         """
@@ -82,9 +82,8 @@ class PatientPredictions:
         Shapes: returns (x, y, z).
         """
         values = np.asarray(values)
-        out = np.full(
-            (*self.shape, *values.shape[1:]), np.nan, dtype=np.result_type(values, np.float32)
-        )
+        dtype = np.result_type(values, np.float32)
+        out = np.full((*self.shape, *values.shape[1:]), np.nan, dtype=dtype)
         out[tuple(self.index.T)] = values
         return out
 
@@ -121,34 +120,31 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
         return sorted(path for path in self.folder.glob("*.npz") if not path.name.startswith("."))
 
     def write(self, predictions: Mapping[tuple[str, str], PatientPredictions]) -> None:
-        """
-        Write predictions, each patient's file whole or not at all, and remove those of other
-        patients.
-        """
-        wanted = {_file(*key) for key in predictions}
+        """Write predictions, each file whole or not at all; remove those of other patients."""
+        names = {_file(*key) for key in predictions}
         remove_abandoned_parts(self.folder)
         for path in self._files():
-            if path.name not in wanted:
+            if path.name not in names:
                 path.unlink(missing_ok=True)
-        for key, one in predictions.items():
-            arrays: dict[str, Any] = {
-                field.name: getattr(one, field.name) for field in fields(one)
-            }
-            for prefix, name in ((_MAPS, "maps"), (_SIGNALS, "signals")):
-                arrays |= {
-                    prefix + estimator: values for estimator, values in arrays.pop(name).items()
-                }
+        for key, patient in predictions.items():
+            arrays: dict[str, Any] = {}
+            for field in fields(patient):
+                value = getattr(patient, field.name)
+                if value is not None and field.name not in ("maps", "signals"):
+                    arrays[field.name] = value
+            for estimator, values in patient.maps.items():
+                arrays[_MAPS + estimator] = values
+            for estimator, values in patient.signals.items():
+                arrays[_SIGNALS + estimator] = values
             with whole_file(self.folder / _file(*key)) as part, part.open("wb") as file:
-                np.savez_compressed(
-                    file, **{name: value for name, value in arrays.items() if value is not None}
-                )
+                np.savez_compressed(file, **arrays)
 
 
 def _file(cohort: str, patient: str) -> str:
     # A name that begins with a dot would be hidden; the character between is always quoted in
     # names.
-    words = (quote(name, safe=" ").replace(".", "%2E") for name in (cohort, patient))
-    return f"{_BETWEEN.join(words)}.npz"
+    names = [quote(name, safe=" ").replace(".", "%2E") for name in (cohort, patient)]
+    return f"{_BETWEEN.join(names)}.npz"
 
 
 def _read(path: Path) -> PatientPredictions:
@@ -161,8 +157,8 @@ def _read(path: Path) -> PatientPredictions:
         ) from None
     predicted: dict[str, dict[str, NDArray]] = {}
     for prefix in (_MAPS, _SIGNALS):
-        found = [name for name in arrays if name.startswith(prefix)]
-        predicted[prefix] = {name.removeprefix(prefix): arrays.pop(name) for name in found}
+        names = [name for name in arrays if name.startswith(prefix)]
+        predicted[prefix] = {name.removeprefix(prefix): arrays.pop(name) for name in names}
     x, y, z = map(int, arrays["shape"])
     return PatientPredictions(
         cohort=str(arrays["cohort"]),

@@ -61,31 +61,26 @@ class StudyFolder:
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Make sure that the folder holds no other study."""
-        wanted, there = describe(settings), self.settings()
-        different = [key for key in wanted if there and there.get(key) != wanted[key]]
-        if different:
-            key = different[0]
-            raise ValueError(
-                f"{self.path} holds the results of another study: {key} was "
-                f"{_short(there.get(key))} there and is {_short(wanted[key])} now; choose "
-                "another folder, or remove that one"
-            )
+        earlier = self.settings()
+        if not earlier:
+            return
+        for key, value in describe(settings).items():
+            if earlier.get(key) != value:
+                raise ValueError(
+                    f"{self.path} holds the results of another study: {key} was "
+                    f"{_short(earlier.get(key))} there and is {_short(value)} now; choose another "
+                    "folder, or remove that one"
+                )
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """
-        Begin the study, or take it up again: until it is written whole, its tables count as
-        unfinished.
-        """
+        """Begin or resume the study; until it is written whole, its tables are unfinished."""
         self.check(settings)
         write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": describe(settings)}))
         for folder in (self.path, self.path / _CELLS):
             remove_abandoned_parts(folder)
 
     def write_study(self, content: Mapping[str, Any], tables: Mapping[str, str]) -> None:
-        """
-        Write tables, then the description of the study, which names their digests: so they belong
-        together.
-        """
+        """Write tables, then the description of the study with their digests."""
         settings = content.get("settings", {})
         write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings}))
         for name, text in tables.items():
@@ -104,7 +99,8 @@ class StudyFolder:
                 f"{path} does not exist; name a folder that dmrifit benchmark or compare(..., "
                 "out=folder) has made"
             )
-        self.settings()  # says so if it is no description
+        # Raises where the file describes no study.
+        self.settings()
         content = json.loads(path.read_text(encoding="utf-8"))
         del content["format"]
         finished = content.pop(_FINISHED, None)
@@ -145,9 +141,10 @@ class StudyFolder:
                     path.with_suffix(".npz").open("rb") as file,
                     np.load(file, allow_pickle=False) as stored,
                 ):
-                    for name in stored:
-                        kind, _, patient = name.partition("/")
-                        content[_PREDICTIONS].setdefault(patient, {})[kind] = stored[name]
+                    for key_of_array in stored:
+                        name, _, patient = key_of_array.partition("/")
+                        predicted = content[_PREDICTIONS].setdefault(patient, {})
+                        predicted[name] = stored[key_of_array]
         except (
             OSError,
             ValueError,
@@ -158,22 +155,19 @@ class StudyFolder:
             TypeError,
         ):
             return None
-        return (
-            content
-            if isinstance(content, dict) and {"scores", "signals"} <= content.keys()
-            else None
-        )
+        if not isinstance(content, dict) or not {"scores", "signals"} <= content.keys():
+            return None
+        return content
 
     def put(self, key: str, content: Mapping[str, Any]) -> None:
         """Keep a finished cell."""
         path = self.path / _CELLS / f"{key}.json"
         plain = {name: value for name, value in content.items() if name != _PREDICTIONS}
         if _PREDICTIONS in content:
-            arrays = {
-                f"{kind}/{patient}": values
-                for patient, kinds in content[_PREDICTIONS].items()
-                for kind, values in kinds.items()
-            }
+            arrays = {}
+            for patient, predicted in content[_PREDICTIONS].items():
+                for name, values in predicted.items():
+                    arrays[f"{name}/{patient}"] = values
             with whole_file(path.with_suffix(".npz")) as part, part.open("wb") as file:
                 np.savez(file, **arrays)
         write_text(path, json.dumps(plain))

@@ -1,4 +1,4 @@
-"""What a comparison says in short: its scores at the largest training size, and their means over patients."""
+"""Summaries of a comparison: scores at the largest training size, means over patients."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["KEYS", "WHOM", "Board", "largest", "summarize", "summary_metrics", "tissue", "unique"]
 
-#: What tells the rows of a board apart.
+#: Columns that identify a row of a summary.
 KEYS = ["train_on", "cohort", "strategy", "algorithm"]
-#: Ways of training in words.
+#: Training patients in words, by way of training.
 WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
 
 #: S0 is no property of the tissue, and is left out of summaries over parameters.
@@ -35,9 +35,9 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 
 def tissue(scores: pd.DataFrame) -> pd.DataFrame:
-    """Leave out what is no property of the tissue."""
-    found = scores[~scores["metric"].isin(_NO_TISSUE)]
-    return found if len(found) else scores
+    """Leave out parameters that are no property of the tissue, unless there are no others."""
+    tissue_scores = scores[~scores["metric"].isin(_NO_TISSUE)]
+    return tissue_scores if len(tissue_scores) else scores
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
@@ -198,20 +198,19 @@ class Board:
         sizes = sorted(set(rows["n_train"])) if len(rows) else []
         if not sizes:
             return "N = 0"
-        return f"N = {sizes[0]:g}" if len(sizes) == 1 else f"N = {sizes[0]:g}–{sizes[-1]:g}"
+        if len(sizes) == 1:
+            return f"N = {sizes[0]:g}"
+        return f"N = {sizes[0]:g}–{sizes[-1]:g}"
 
     def conditions(self, rows: pd.DataFrame) -> str:
-        """
-        Write what a reader has to know of any figure: training region, scored region, N, seed.
-        """
+        """Write the conditions of a figure: training region, scored region, N, seed."""
         regions = f"{self.setting('train_mask', 'body')} → {self.setting('score_mask', 'lesion')}"
         seed = self.setting("seed")
-        return f"{regions}, {self.size(rows)}" + ("" if seed is None else f", seed {seed}")
+        text = f"{regions}, {self.size(rows)}"
+        return text if seed is None else f"{text}, seed {seed}"
 
     def best(self, rows: pd.DataFrame | None = None) -> str | None:
-        """
-        Name the algorithm with the smallest mean dispersion over all strategies it was used in.
-        """
+        """Name the algorithm with the smallest dispersion, mean over its strategies."""
         if rows is None:
             rows = self.summary[self.summary["train_on"] == self.regimes[0]]
         rows = rows[~rows["algorithm"].map(is_control) & np.isfinite(rows[RANKING_METRIC])]

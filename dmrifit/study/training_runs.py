@@ -33,8 +33,9 @@ SCORE_COLUMNS = (
 
 #: Columns of `Evaluation.signals`.
 SIGNAL_COLUMNS = (
-    "cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "estimator", "contrast", "b", "te",
-    "relative_error", "median_relative_error", "signed_relative_error", "n_voxels", "n_undefined", "pearson",
+    "cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "estimator",
+    "contrast", "b", "te", "relative_error", "median_relative_error", "signed_relative_error",
+    "n_voxels", "n_undefined", "pearson",
 )  # fmt: skip
 
 _NAN = float("nan")
@@ -59,27 +60,28 @@ def run_trial(
             estimator = None
             if cell.entrant.control != PERFECT:
                 estimator = _trained(cell, features, targets, rows, designs)
-            training = (time.perf_counter() - start) / len(tests)
+            # Patients that share a training share its time.
+            training_seconds = (time.perf_counter() - start) / len(tests)
             for test, metrics in zip(tests, clinical, strict=True):
                 start = time.perf_counter()
-                signals, predicted = _answers(estimator, cell, test, metrics)
-                seconds = training + time.perf_counter() - start
+                signals, maps = _answers(estimator, cell, test, metrics)
+                seconds = training_seconds + time.perf_counter() - start
                 keys = _keys(cell, test)
-                content["scores"] += [
-                    keys | row for row in _score_maps(predicted, test, cell.entrant.model, seconds)
-                ]
-                content["signals"] += [
-                    keys | row for row in _score_signals(signals, test, cell.view)
-                ]
+                for row in _score_maps(maps, test, cell.entrant.model, seconds):
+                    content["scores"].append(keys | row)
+                for row in _score_signals(signals, test, cell.view):
+                    content["signals"].append(keys | row)
                 if cell.keep:
-                    shown = {"maps": predicted[test.shown], "signals": signals[test.shown]}
-                    kept = {kind: values.astype(np.float32) for kind, values in shown.items()}
-                    content["predictions"][test.patient] = kept
+                    content["predictions"][test.patient] = {
+                        "maps": maps[test.shown].astype(np.float32),
+                        "signals": signals[test.shown].astype(np.float32),
+                    }
         except Exception as error:
-            who = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
+            patients = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
             raise RuntimeError(
-                f"estimator {cell.entrant.name!r} failed for {who} of cohort {cell.cohort!r}, "
-                f"trained on {len(cell.train)} patients ({cell.train_on}): {error}"
+                f"estimator {cell.entrant.name!r} failed for {patients} of cohort "
+                f"{cell.cohort!r}, trained on {len(cell.train)} patients ({cell.train_on}): "
+                f"{error}"
             ) from error
     return content
 
@@ -104,35 +106,38 @@ def _trained(
     rows: Sequence[slice],
     designs: Sequence[Design],
 ) -> Any:
+    """Train a copy of the cell's estimator on the rows of its training patients."""
     estimator = clone(cell.entrant.estimator)
     estimator.set_params(**_completed(estimator, cell))
     if features is None or targets is None:
+        # The designs hold moments, which are all that this estimator learns from.
         return estimator.fit_designs(designs)
-    x, y = (np.concatenate([part[r] for r in rows]) for part in (features, targets))
+    x = np.concatenate([features[patient_rows] for patient_rows in rows])
+    y = np.concatenate([targets[patient_rows] for patient_rows in rows])
     if cell.entrant.control == SHUFFLED:
-        y = y[np.random.default_rng(seed_for(cell.seed, "shuffle")).permutation(len(y))]
+        generator = np.random.default_rng(seed_for(cell.seed, "shuffle"))
+        y = y[generator.permutation(len(y))]
     if not designs:
         return estimator.fit(x, y)
     n_dropped = sum(design.n_dropped for design in designs)
     groups = np.repeat(cell.train, [r.stop - r.start for r in rows])
-    return estimator.fit_designs(
-        [Design(len(x), n_dropped, designs[0].n_columns, x, y, groups=groups)]
-    )
+    design = Design(len(x), n_dropped, designs[0].n_columns, x, y, groups=groups)
+    return estimator.fit_designs([design])
 
 
 def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
-    """Fill in what the user left open: contrasts, and every seed."""
-    given = estimator.get_params(deep=True)
-    own = {"source": cell.view.source, "target": cell.view.target}
-    missing: dict[str, Any] = {
-        key: value for key, value in own.items() if key in given and given[key] is None
-    }
-    seeded = [
-        key
-        for key in sorted(given)
-        if key.split("__")[-1] == "random_state" and given[key] is None
-    ]
-    return missing | {key: derived_seed(cell.seed, key) for key in seeded}
+    """Fill in parameters that the user did not set: contrasts, and every seed."""
+    parameters = estimator.get_params(deep=True)
+    unset = [name for name, value in sorted(parameters.items()) if value is None]
+    completed: dict[str, Any] = {}
+    for name in unset:
+        if name == "source":
+            completed[name] = cell.view.source
+        elif name == "target":
+            completed[name] = cell.view.target
+        elif name.split("__")[-1] == "random_state":
+            completed[name] = derived_seed(cell.seed, name)
+    return completed
 
 
 def _answers(
@@ -141,23 +146,23 @@ def _answers(
     """Predict signals and maps; voxels without a usable source signal stay NaN."""
     model, target = cell.entrant.model, cell.view.target
     if estimator is None:
-        exact = cell.entrant.strategy == "s2s"
-        return (test.Y if exact else model.signal(test.reference, target)), test.reference
+        if cell.entrant.strategy == "s2s":
+            return test.Y, test.reference
+        return model.signal(test.reference, target), test.reference
     if clinical is not None:
-        predicted = estimator.maps_from(clinical)
-        return model.signal(predicted, target), predicted
+        maps = estimator.maps_from(clinical)
+        return model.signal(maps, target), maps
     usable = np.isfinite(test.X).all(axis=1)
     signals = np.full((len(test.X), len(target)), np.nan)
     maps = np.full((len(test.X), len(model.names)), np.nan)
     if not usable.any():
         return signals, maps
     x = test.X[usable]
-    # What one strategy computes on the way to the other answer is computed once.
+    signals[usable] = estimator.predict(x)
     if type(estimator) is SignalToSignal:
-        signals[usable] = estimator.predict(x)
+        # `predict_maps` would predict the signals again.
         maps[usable] = estimator.maps_of(signals[usable])
     else:
-        signals[usable] = estimator.predict(x)
         maps[usable] = estimator.predict_maps(x)
     return signals, maps
 
@@ -203,17 +208,19 @@ def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[s
     p, y = predicted[:, list(unseen)], test.Y[:, list(unseen)]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         error = (p - y) / y
-    te = view.target.te
+    target = view.target
     r = np.atleast_1d(pearson(p, y))
     rows = []
     for column, j in enumerate(unseen):
-        place = {"contrast": view.target.labels[j], "b": float(view.target.b[j])}
-        place["te"] = _NAN if te is None else float(te[j])
-        rows.append(place | _signal_errors(error[:, column]) | {"pearson": float(r[column])})
+        row = {
+            "contrast": target.labels[j],
+            "b": float(target.b[j]),
+            "te": _NAN if target.te is None else float(target.te[j]),
+        }
+        rows.append(row | _signal_errors(error[:, column]) | {"pearson": float(r[column])})
     pooled = {"contrast": POOLED, "b": _NAN, "te": _NAN}
-    rows.append(
-        pooled | _signal_errors(error.ravel()) | {"pearson": float(pearson(p.ravel(), y.ravel()))}
-    )
+    pooled_r = float(pearson(p.ravel(), y.ravel()))
+    rows.append(pooled | _signal_errors(error.ravel()) | {"pearson": pooled_r})
     return rows
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from dmrifit._utils.randomness import derived_seed
-from dmrifit.cohort.cohort import Cohort
+from dmrifit.cohort.cohort import Cohort, VoxelTable
 from dmrifit.cohort.patches import check_reach
 from dmrifit.cohort.scan import MaskName, Scan
 from dmrifit.engine.fitting import fit_voxels
@@ -76,7 +76,7 @@ class Stack:
     arrays : tuple of ndarray
         Features and targets of a strategy; of another estimator X and Y.
     rows : dict of str to slice
-        Where the voxels of a patient stand.
+        Rows of the arrays that hold a patient's voxels.
     designs : dict of str to Design
         What is known of a patient's voxels beside the arrays: counts and, for regressors that need
         no more, moments. Empty for an estimator that is no strategy.
@@ -91,27 +91,34 @@ class Stack:
         cls, entrant: Entrant, view: View, voxels: Mapping[str, tuple[NDArray, NDArray, NDArray]]
     ) -> Stack:
         """Prepare the voxels of patients for an estimator."""
-        parts, designs = {}, {}
+        features, targets = [], []
+        designs: dict[str, Design] = {}
+        rows: dict[str, slice] = {}
+        n_rows = 0
         for patient, (X, Y, maps) in voxels.items():
-            if not entrant.recipe:
-                parts[patient] = X, Y
-                continue
-            estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
-            known = {"reference_maps": maps} if entrant.strategy == "m2m" else {}
-            try:
-                design = estimator.design(X, Y, groups=np.full(len(X), patient), **known)
-            except ValueError as error:
-                raise ValueError(
-                    f"estimator {entrant.name!r}, patient {patient}: {error}"
-                ) from None
-            parts[patient], designs[patient] = design.arrays(), design.reduced()
-        ends = np.cumsum([len(x) for x, _ in parts.values()])
-        rows = {
-            p: slice(end - len(parts[p][0]), end)
-            for p, end in zip(parts, ends.tolist(), strict=True)
-        }
-        first, second = (np.concatenate(part) for part in zip(*parts.values(), strict=True))
-        return cls((first, second), rows, designs)
+            if entrant.recipe:
+                design = cls._design(entrant, view, patient, X, Y, maps)
+                X, Y = design.arrays()
+                designs[patient] = design.reduced()
+            features.append(X)
+            targets.append(Y)
+            rows[patient] = slice(n_rows, n_rows + len(X))
+            n_rows += len(X)
+        return cls((np.concatenate(features), np.concatenate(targets)), rows, designs)
+
+    @staticmethod
+    def _design(
+        entrant: Entrant, view: View, patient: str, X: NDArray, Y: NDArray, maps: NDArray
+    ) -> Design:
+        estimator = clone(entrant.estimator).set_params(source=view.source, target=view.target)
+        options: dict[str, Any] = {"groups": np.full(len(X), patient)}
+        if entrant.strategy == "m2m":
+            # The reference was fitted for all estimators that share the view.
+            options["reference_maps"] = maps
+        try:
+            return estimator.design(X, Y, **options)
+        except ValueError as error:
+            raise ValueError(f"estimator {entrant.name!r}, patient {patient}: {error}") from None
 
 
 class Bank:
@@ -166,15 +173,14 @@ class Bank:
             self.patients[name] = {}
             self.trainable[name], self.testable[name] = [], []
             for patient in cohort.patients:
-                own = Cohort(
-                    [scan.loaded() for scan in cohort.scans if scan.patient == patient], name
-                )
-                counts = {mask: own.count(mask) for mask in ("body", "lesion")}
+                scans = [scan.loaded() for scan in cohort.scans if scan.patient == patient]
+                patient_cohort = Cohort(scans, name)
+                counts = {mask: patient_cohort.count(mask) for mask in ("body", "lesion")}
                 self.patients[name][patient] = counts
                 if counts[train_mask]:
                     usable = True
                     for view in lent[name]:
-                        suited = _suited(own, view, seed)
+                        suited = _suited(patient_cohort, view, seed)
                         for repeat in range(1 if self._one_draw else n_repeats):
                             usable &= self._add_training(suited, view, repeat, patient, train_mask)
                     if usable:
@@ -182,13 +188,13 @@ class Bank:
                 if counts[score_mask]:
                     self.testable[name].append(patient)
                     for view in seen[name]:
-                        self._add_test(own, view, patient, score_mask)
+                        self._add_test(patient_cohort, view, patient, score_mask)
 
     def _add_training(
-        self, own: Cohort, view: View, repeat: int, patient: str, mask: MaskName
+        self, cohort: Cohort, view: View, repeat: int, patient: str, mask: MaskName
     ) -> bool:
         """Add the usable voxels of a patient, and say whether there are any."""
-        table = own.arrays(
+        table = cohort.arrays(
             view.source,
             view.target,
             mask=mask,
@@ -200,41 +206,34 @@ class Bank:
         if not usable.any():
             return False
         X, Y = table.X[usable], table.Y[usable]
-        fit = _reference(Y, view, own.name, patient)
+        fit = _reference(Y, view, cohort.name, patient)
         maps = np.where((fit.status == FitStatus.NOT_CONVERGED)[:, None], np.nan, fit.parameters)
         self._voxels.setdefault((view, repeat), {})[patient] = X, Y, maps
         self._digests["train", view, repeat, patient] = digest([X, Y])
         return True
 
-    def _add_test(self, own: Cohort, view: View, patient: str, mask: MaskName) -> None:
-        table = own.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
-        fit = _reference(table.Y, view, own.name, patient)
-        reference = fit.parameters
-        truth = own.truth_at(table.index)
-        names = view.model.names
-        known = None
-        if truth is not None and set(names) == set(truth):  # else its symbols mean something else
-            amplitude = np.array([parameter.is_amplitude for parameter in view.model.parameters])
-            unit = np.where(amplitude, table.scale[:, None], 1.0)
-            known = np.stack([truth[name] for name in names], axis=1) / unit
+    def _add_test(self, cohort: Cohort, view: View, patient: str, mask: MaskName) -> None:
+        """Fit the reference of a patient's scored voxels, and look up their truth."""
+        table = cohort.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
+        fit = _reference(table.Y, view, cohort.name, patient)
+        truth = _relative_truth(cohort, view, table)
+        first_scan = cohort.scans[table.index[0, 0]]
         self._tests[view, patient] = HeldOut(
-            own.name,
-            patient,
-            table.X,
-            table.Y,
-            reference,
-            _share_at_bounds(fit),
-            known,
-            table.index,
-            own.scans[table.index[0, 0]].shape,
-            own.scans[table.index[0, 0]].affine,
+            cohort=cohort.name,
+            patient=patient,
+            X=table.X,
+            Y=table.Y,
+            reference=fit.parameters,
+            at_bound=_share_at_bounds(fit),
+            truth=truth,
+            index=table.index,
+            shape=first_scan.shape,
+            affine=first_scan.affine,
         )
-        self._digests["test", view, patient] = digest([table.X, table.Y, reference, known])
+        self._digests["test", view, patient] = digest([table.X, table.Y, fit.parameters, truth])
 
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
-        """
-        Return what an estimator is trained on, of all patients, made once for all that share it.
-        """
+        """Return the training voxels for an estimator, made once for all that share them."""
         key = entrant.recipe, view, self._draw(repeat)
         if key not in self._stacks:
             voxels = self._voxels[view, self._draw(repeat)]
@@ -246,10 +245,7 @@ class Bank:
         return [self._tests[view, patient] for patient in patients]
 
     def clinical(self, entrant: Entrant, view: View, patient: str) -> Clinical | None:
-        """
-        Return the clinical metrics of a held-out patient, made once for all estimators that share
-        them.
-        """
+        """Return a held-out patient's clinical metrics, made once for all that share them."""
         if type(entrant.estimator) is not MapsToMaps:
             return None
         key = entrant.recipe, view, patient
@@ -271,26 +267,38 @@ class Bank:
         return 0 if self._one_draw else repeat
 
 
-def _suited(own: Cohort, view: View, seed: int) -> Cohort:
+def _relative_truth(cohort: Cohort, view: View, table: VoxelTable) -> NDArray[np.float64] | None:
+    """Give the true parameters of voxels, amplitudes relative to the patient's scale."""
+    truth = cohort.truth_at(table.index)
+    names = view.model.names
+    # The truth of another model gives its symbols another meaning.
+    if truth is None or set(names) != set(truth):
+        return None
+    is_amplitude = np.array([parameter.is_amplitude for parameter in view.model.parameters])
+    scale = np.where(is_amplitude, table.scale[:, None], 1.0)
+    return np.stack([truth[name] for name in names], axis=1) / scale
+
+
+def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
     """Give a patient's scans the contrasts of a view, computing those that were not measured."""
     scans = []
-    for scan in own.scans:
-        lacking = (
-            missing_contrasts(view.target, scan.protocol),
-            missing_contrasts(view.source, scan.protocol),
-        )
-        if not any(lacking):
+    for scan in cohort.scans:
+        missing_target = missing_contrasts(view.target, scan.protocol)
+        missing_source = missing_contrasts(view.source, scan.protocol)
+        if not missing_target and not missing_source:
             scans.append(scan)
             continue
+        protocol = view.target
         extra = missing_contrasts(view.source, view.target)
-        wanted = view.target if not extra else _joined(view.target, view.source.take(list(extra)))
+        if extra:
+            protocol = _joined(protocol, view.source.take(list(extra)))
         region = scan.mask if scan.lesion is None else scan.mask | scan.lesion
         sigma = scan.sigma
-        signal = np.zeros((*scan.shape, len(wanted)))
+        signal = np.zeros((*scan.shape, len(protocol)))
         signal[region] = resynthesize(
             scan.signal[region],
             scan.protocol,
-            wanted,
+            protocol,
             view.model,
             sigma=sigma[region] if isinstance(sigma, np.ndarray) else sigma,
             random_state=derived_seed(seed, "resynthesis", scan.patient),
@@ -299,7 +307,7 @@ def _suited(own: Cohort, view: View, seed: int) -> Cohort:
             Scan(
                 scan.patient,
                 signal,
-                wanted,
+                protocol,
                 scan.mask,
                 scan.affine,
                 lesion=scan.lesion,
@@ -308,7 +316,7 @@ def _suited(own: Cohort, view: View, seed: int) -> Cohort:
                 synthetic=scan.synthetic,
             )
         )
-    return Cohort(scans, own.name)
+    return Cohort(scans, cohort.name)
 
 
 def _joined(first: Protocol, second: Protocol) -> Protocol:
