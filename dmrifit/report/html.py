@@ -154,6 +154,7 @@ _ELEMENTS = """
 
 {%- macro table(rows, header, classes, faint, prose) -%}
 <div class="scroll"><table{% if prose %} class="prose"{% endif %}>
+
 {% if header %}<thead>{{ row(header, "th", classes, false) }}</thead>{% endif %}
 <tbody>
 {% for cells in rows %}{{ row(cells, "td", classes, loop.index0 in faint) }}
