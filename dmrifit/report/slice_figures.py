@@ -137,15 +137,16 @@ class Slices:
         """Find how many slices to put side by side, and how large the whole becomes."""
         n = len(self.labels)
         best = 1, 0.0, 0.0
-        most = 0.0
+        best_score = 0.0
         for n_columns in range(1, n + 1):
             n_lines = -(-n // n_columns)
+            n_cells = n_columns * n_lines
             columns, rows = self._sizes(n_columns, n_lines)
             size = min(width / columns, height / rows)
-            # The largest pictures, unless places stay empty.
-            worth = size * (1 - 0.5 * (n_columns * n_lines - n) / (n_columns * n_lines))
-            if worth > most:
-                most, best = worth, (n_columns, size * columns, size * rows)
+            # The largest pictures win, but empty cells count half against them.
+            score = size * (1 - 0.5 * (n_cells - n) / n_cells)
+            if score > best_score:
+                best_score, best = score, (n_columns, size * columns, size * rows)
         return best
 
     def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
@@ -195,12 +196,12 @@ class Slices:
     @property
     def aspect(self) -> float:
         """Height of a picture divided by its width."""
-        rows, columns = (part.stop - part.start for part in self._box)
+        rows, columns = (side.stop - side.start for side in self._box)
         return float(rows * self._aspect / columns)
 
     def _sizes(self, n_columns: int, n_lines: int) -> tuple[float, float]:
         """Give width and height of a mosaic, in columns of voxels."""
-        rows, columns = (part.stop - part.start for part in self._box)
+        rows, columns = (side.stop - side.start for side in self._box)
         high = rows * self._aspect + _LINE * columns
         return n_columns * columns + (n_columns - 1) * _GAP * columns, n_lines * high
 
@@ -322,10 +323,9 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
             axes.axvline(
                 bound, color=_BOUND_COLOR, linewidth=1.6, linestyle=(0, (4, 2)), clip_on=False
             )
-            text, place = f"{100 * share:.2g} % at the bound", (bound, 1.0)
             axes.annotate(
-                text,
-                place,
+                f"{100 * share:.2g} % at the bound",
+                (bound, 1.0),
                 (4 * sign, 2),
                 ("data", "axes fraction"),
                 "offset points",
@@ -350,7 +350,9 @@ def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:
         low = lower
     if np.isfinite(upper) and (panel.shares[1] > 0 or upper < high):
         high = upper
-    return (low, high) if low < high else (low - margin, high + margin)
+    if low < high:
+        return low, high
+    return low - margin, high + margin
 
 
 def _extent(filled: NDArray) -> slice:

@@ -142,74 +142,58 @@ def html_viewer(
     layers, matrix, region = _upright(layers, matrix, region)
     if region is None:
         region = _filled(layers)
-    else:  # what is outlined is never cut away
+    else:
+        # Outlined voxels are never cut away.
         for layer in layers:
             if layer.kind == "mask":
                 region = region | (np.nan_to_num(layer.values) > 0)
     layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
     layers, matrix, cropped = _crop(layers, matrix, region, boxes)
-    factors = np.ones(3, int)
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
-    while True:
-        shape = layers[0].values.shape
-        packed = (
-            []
-            if len(layers) * np.prod(shape) > _MAX_VOXELS
-            else [_pack(layer) for layer in layers]
-        )
-        if (packed and sum(len(one["data"]) for one in packed) <= max_bytes) or max(shape) < 2:
-            break
-        finest = int(np.argmin(np.where(np.array(shape) > 1, edges * factors, np.inf)))
-        factors[finest] *= 2
-        layers, matrix = (
-            [_coarser(layer, finest) for layer in layers],
-            _coarser_affine(matrix, finest),
-        )
-    if not packed:
-        packed = [_pack(layer) for layer in layers]
-    number = 0
-    for one, layer in zip(packed, layers, strict=True):
-        if layer.kind == "mask":
-            most = max(int(np.nan_to_num(layer.values).max(initial=0)), len(layer.names), 1)
-            one["colors"] = list(range(number, number + most))
-            number += most
+    layers, matrix, packed, factors = _fit_size(layers, matrix, max_bytes)
+    n_colors = _number_colors(layers, packed)
     shape = layers[0].values.shape
-    if start is None:
-        start = points[0][1] if points else (matrix @ [*((np.array(shape) - 1) / 2), 1])[:3]
+    if start is None and points:
+        start = points[0][1]
+    elif start is None:
+        center = (np.array(shape) - 1) / 2
+        start = (matrix @ [*center, 1])[:3]
+    box_entries = []
+    for i, box in enumerate(boxes):
+        box_affine = np.asarray(box.affine, float)[:3].tolist()
+        box_entries.append({"name": box.name, "affine": box_affine, "color": n_colors + i})
     data = {
         "shape": shape,
         "affine": matrix[:3].tolist(),
         "voxel": abs(float(np.linalg.det(matrix[:3, :3]))),
         "layers": packed,
-        "boxes": [
-            {
-                "name": box.name,
-                "affine": np.asarray(box.affine, float)[:3].tolist(),
-                "color": number + i,
-            }
-            for i, box in enumerate(boxes)
-        ],
-        "points": [[float(x) for x in place] for _, place in points],
+        "boxes": box_entries,
+        "points": [np.asarray(position, float).tolist() for _, position in points],
         "start": [float(x) for x in start],
         "colormap": _colormap(),
     }
-    below = [(i, one.name) for i, one in enumerate(layers) if one.kind in ("image", "map")]
-    above = [(i, one.name) for i, one in enumerate(layers) if one.kind in ("map", "score")]
-    chosen = next(
-        (i for i, name in above if name == overlay),
-        _first_score(layers) if overlay is None else None,
-    )
+    below = [(i, layer.name) for i, layer in enumerate(layers) if layer.kind in ("image", "map")]
+    above = [(i, layer.name) for i, layer in enumerate(layers) if layer.kind in ("map", "score")]
+    image_index = next((i for i, name in below if name == image), None)
+    if image_index is None and below:
+        image_index = below[0][0]
+    overlay_index = next((i for i, name in above if name == overlay), None)
+    if overlay is None:
+        overlay_index = next((i for i, layer in enumerate(layers) if layer.kind == "score"), None)
+    # The colors of a map are to be read; below a score one wants to see the scan.
+    opacity = 70
+    if overlay_index is not None and layers[overlay_index].kind == "map":
+        opacity = 100
     return html_template(
         _read("viewer.html"),
         label=label,
         planes=_PLANES,
         below=below,
         above=above,
-        image=next((i for i, name in below if name == image), below[0][0] if below else None),
-        overlay=chosen,
-        # The colors of a map are to be read; below a score one wants to see the scan.
-        opacity=100 if chosen is not None and layers[chosen].kind == "map" else 70,
-        outlines=_outlines(layers, packed, boxes, number),
+        image=image_index,
+        overlay=overlay_index,
+        opacity=opacity,
+        outlines=_outlines(layers, packed, boxes, n_colors),
         points=[name for name, _ in points],
         instead=instead,
         note=_note(cropped, tuple(factors), edges * factors, whole),
@@ -217,6 +201,41 @@ def html_viewer(
         # A name that ends the element or begins a comment must not be read by the browser.
         data=_safe_json(data),
     )
+
+
+def _fit_size(
+    layers: Sequence[Layer], affine: NDArray[np.float64], max_bytes: int
+) -> tuple[Sequence[Layer], NDArray[np.float64], list[dict[str, Any]], NDArray[np.intp]]:
+    """Put voxels together until layers fit; also return their codes and voxels put together."""
+    factors = np.ones(3, int)
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    while True:
+        shape = layers[0].values.shape
+        packed: list[dict[str, Any]] = []
+        # Packing takes long, so volumes that are too large for the browser are not tried.
+        if len(layers) * np.prod(shape) <= _MAX_VOXELS:
+            packed = [_pack(layer) for layer in layers]
+            if sum(len(entry["data"]) for entry in packed) <= max_bytes:
+                break
+        if max(shape) < 2:
+            break
+        finest = int(np.argmin(np.where(np.array(shape) > 1, edges * factors, np.inf)))
+        factors[finest] *= 2
+        layers = [_coarser(layer, finest) for layer in layers]
+        affine = _coarser_affine(affine, finest)
+    return layers, affine, packed or [_pack(layer) for layer in layers], factors
+
+
+def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
+    """Give every number of every mask a color of its own; return how many there are."""
+    n_colors = 0
+    for entry, layer in zip(packed, layers, strict=True):
+        if layer.kind == "mask":
+            largest = int(np.nan_to_num(layer.values).max(initial=0))
+            n_labels = max(largest, len(layer.names), 1)
+            entry["colors"] = list(range(n_colors, n_colors + n_labels))
+            n_colors += n_labels
+    return n_colors
 
 
 def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
@@ -235,11 +254,9 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
                 "show all"
             )
         if layer.kind == "mask":
-            values = (
-                layer.values[np.isfinite(layer.values)]
-                if layer.values.dtype.kind == "f"
-                else layer.values
-            )
+            values = layer.values
+            if values.dtype.kind == "f":
+                values = values[np.isfinite(values)]
             if values.size and not 0 <= values.min() <= values.max() <= _MOST_LABELS:
                 raise ValueError(
                     f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to "
@@ -273,15 +290,14 @@ def _upright(
 
 
 def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
-    """Find where there is something: neither 0 nor without value nor what an image has in its corner."""
+    """Find voxels with a value other than 0 and than the background in the corner."""
     filled = np.zeros(layers[0].values.shape, bool)
     for layer in layers:
-        filled |= (
-            np.isfinite(layer.values)
-            & (layer.values != 0)
-            & (layer.values != layer.values.flat[0])
-        )
-    return filled if filled.any() else np.ones_like(filled)
+        background = layer.values.flat[0]
+        filled |= np.isfinite(layer.values) & (layer.values != 0) & (layer.values != background)
+    if not filled.any():
+        return np.ones_like(filled)
+    return filled
 
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:
@@ -313,17 +329,16 @@ def _crop(
         for box in boxes:
             matrix = np.linalg.inv(affine) @ np.asarray(box.affine, dtype=np.float64)
             reach = np.abs(matrix[:3, :3]).sum(axis=1) / 2
-            low, high = (
-                np.minimum(low, matrix[:3, 3] - reach),
-                np.maximum(high, matrix[:3, 3] + reach),
-            )
+            low = np.minimum(low, matrix[:3, 3] - reach)
+            high = np.maximum(high, matrix[:3, 3] + reach)
     first = np.clip(np.floor(low).astype(int) - _MARGIN, 0, shape)
     last = np.clip(np.ceil(high).astype(int) + _MARGIN + 1, first + 1, shape)
-    part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    box_of_region = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ first
     cropped = bool((last - first < shape).any())
-    return [replace(layer, values=layer.values[part]) for layer in layers], moved, cropped
+    layers = [replace(layer, values=layer.values[box_of_region]) for layer in layers]
+    return layers, moved, cropped
 
 
 def _coarser(layer: Layer, axis: int) -> Layer:
@@ -336,9 +351,10 @@ def _coarser(layer: Layer, axis: int) -> Layer:
         joined = np.fmax(pairs[:, 0], pairs[:, 1])
     else:
         pairs = pairs.astype(np.float32)
-        known = np.isfinite(pairs)
+        finite = np.isfinite(pairs)
+        n_finite = finite.sum(axis=1, dtype=np.float32)
         with np.errstate(invalid="ignore", divide="ignore"):
-            joined = np.where(known, pairs, 0).sum(axis=1) / known.sum(axis=1, dtype=np.float32)
+            joined = np.where(finite, pairs, 0).sum(axis=1) / n_finite
     return replace(layer, values=np.moveaxis(joined, 0, axis))
 
 
@@ -369,37 +385,26 @@ def _pack(layer: Layer) -> dict[str, Any]:
             "threshold": None,
         }
     values = values.astype(np.float64)
-    known = np.isfinite(values)
-    own = values[known]
-    extremes = (float(own.min()), float(own.max())) if own.size else (0.0, 1.0)
-    low, high = extremes
-    if layer.kind != "score" and own.size:
-        low, high = (float(x) for x in np.percentile(own, _EXTREMES))
-    if layer.kind == "score" and layer.threshold is not None:
-        low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
-    if layer.window is not None and layer.kind != "score":
-        low, high = (
-            min(low, max(layer.window[0], extremes[0])),
-            max(high, min(layer.window[1], extremes[1])),
-        )
+    finite = np.isfinite(values)
+    low, high, extremes = _code_range(layer, values[finite])
     window = layer.window or (low, high)
     if not window[1] > window[0]:
         window = window[0], window[0] + (abs(window[0]) or 1.0)
     levels = 2**bits - 1
     span = high - low
-    share = np.clip((values[known] - low) / span, 0, 1) if span > 0 else np.zeros(own.size)
+    share = np.zeros(int(finite.sum()))
+    if span > 0:
+        share = np.clip((values[finite] - low) / span, 0, 1)
     codes = np.zeros(values.shape, np.uint8 if bits == 8 else np.uint16)
-    codes[known] = 1 + np.floor(share * (levels - 1) + 0.5)
+    codes[finite] = 1 + np.floor(share * (levels - 1) + 0.5)
     edge = None
     if layer.threshold is not None and span > 0:
         # What is below the threshold is never rounded up to it, however long the steps are.
-        edge = int(
-            np.clip(1 + np.floor((layer.threshold - low) / span * (levels - 1) + 0.5), 2, levels)
-        )
-        reached = values[known] >= layer.threshold
-        codes[known] = np.where(
-            reached, np.maximum(codes[known], edge), np.minimum(codes[known], edge - 1)
-        )
+        code = 1 + np.floor((layer.threshold - low) / span * (levels - 1) + 0.5)
+        edge = int(np.clip(code, 2, levels))
+        reached = values[finite] >= layer.threshold
+        raised, lowered = np.maximum(codes[finite], edge), np.minimum(codes[finite], edge - 1)
+        codes[finite] = np.where(reached, raised, lowered)
     return packed | {
         "edge": edge,
         "data": _text(codes, bits),
@@ -411,33 +416,54 @@ def _pack(layer: Layer) -> dict[str, Any]:
     }
 
 
+def _code_range(
+    layer: Layer, values: NDArray[np.float64]
+) -> tuple[float, float, tuple[float, float]]:
+    """Choose the values of the lowest and the highest code; also return the extreme values."""
+    if not values.size:
+        extremes = (0.0, 1.0)
+    else:
+        extremes = (float(values.min()), float(values.max()))
+    low, high = extremes
+    if layer.kind == "score":
+        # The threshold can be slid as far as it was set.
+        if layer.threshold is not None:
+            low, high = min(low, float(layer.threshold)), max(high, float(layer.threshold))
+        return low, high, extremes
+    if values.size:
+        low, high = (float(x) for x in np.percentile(values, _EXTREMES))
+    if layer.window is not None:
+        low = min(low, max(layer.window[0], extremes[0]))
+        high = max(high, min(layer.window[1], extremes[1]))
+    return low, high, extremes
+
+
 def _text(codes: NDArray[Any], bits: int) -> str:
     """Write codes as gzip in base64; of 16 bits, all high bytes come first, which packs better."""
-    parts = (
-        [codes.astype(np.uint8)]
-        if bits == 8
-        else [(codes >> 8).astype(np.uint8), (codes & 255).astype(np.uint8)]
-    )
-    raw = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+    planes = [codes.astype(np.uint8)]
+    if bits == 16:
+        planes = [(codes >> 8).astype(np.uint8), (codes & 255).astype(np.uint8)]
+    raw = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes)
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
 
 
-def _first_score(layers: Sequence[Layer]) -> int | None:
-    return next((i for i, layer in enumerate(layers) if layer.kind == "score"), None)
-
-
 def _outlines(
-    layers: Sequence[Layer], packed: Sequence[Mapping[str, Any]], boxes: Sequence[Box], number: int
+    layers: Sequence[Layer],
+    packed: Sequence[Mapping[str, Any]],
+    boxes: Sequence[Box],
+    n_colors: int,
 ) -> list[tuple[str, str, list[tuple[str, str]], bool]]:
-    """List what is outlined: its key, its name, its colors with their meaning, whether it is shown."""
-    found = []
-    for i, (layer, one) in enumerate(zip(layers, packed, strict=True)):
+    """List the outlines: key, name, colors with their meaning, whether it is shown."""
+    outlines = []
+    for i, (layer, entry) in enumerate(zip(layers, packed, strict=True)):
         if layer.kind == "mask":
-            names = [*layer.names, *[""] * (len(one["colors"]) - len(layer.names))]
-            colors = [(_color(k), name) for k, name in zip(one["colors"], names, strict=True)]
-            found.append((f"m{i}", layer.name, colors, layer.shown))
-    found += [(f"b{i}", box.name, [(_color(number + i), "")], True) for i, box in enumerate(boxes)]
-    return found
+            unnamed = [""] * (len(entry["colors"]) - len(layer.names))
+            names = [*layer.names, *unnamed]
+            colors = [(_color(k), name) for k, name in zip(entry["colors"], names, strict=True)]
+            outlines.append((f"m{i}", layer.name, colors, layer.shown))
+    for i, box in enumerate(boxes):
+        outlines.append((f"b{i}", box.name, [(_color(n_colors + i), "")], True))
+    return outlines
 
 
 def _color(number: int) -> str:
@@ -471,16 +497,14 @@ def _note(
 
 
 def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Tell what the codes of each layer stand for."""
+    """Describe the range and the steps of the codes of each layer."""
     lines = []
-    for one in packed:
-        if one["kind"] != "mask":
-            step = (one["high"] - one["low"]) / (2 ** one["bits"] - 2)
-            unit = f" {one['unit']}" if one["unit"] else ""
-            lines.append(
-                f"{one['name']}: {one['low']:.4g} to {one['high']:.4g}{unit} in steps of "
-                f"{step:.2g}"
-            )
+    for entry in packed:
+        if entry["kind"] != "mask":
+            low, high = entry["low"], entry["high"]
+            step = (high - low) / (2 ** entry["bits"] - 2)
+            unit = f" {entry['unit']}" if entry["unit"] else ""
+            lines.append(f"{entry['name']}: {low:.4g} to {high:.4g}{unit} in steps of {step:.2g}")
     return lines
 
 

@@ -248,10 +248,15 @@ def build_board(
     }
     rows = []
     for claim in claims:
-        own = figures[figures["claim"] == claim.number]
+        figures_of_claim = figures[figures["claim"] == claim.number]
         by_reading = {
             reading.name: _Outcome.of(
-                own[own["reading"] == reading.name], claim, counts, least_runs, run_word, depends
+                figures_of_claim[figures_of_claim["reading"] == reading.name],
+                claim,
+                counts,
+                least_runs,
+                run_word,
+                depends,
             )
             for reading in claim.readings
         }
@@ -265,7 +270,8 @@ def build_board(
                 "rule": claim.rule,
                 "verdict": first.verdict,
                 "readings": "\n".join(
-                    f"{name}: {found.verdict}{found.short}" for name, found in by_reading.items()
+                    f"{name}: {outcome.verdict}{outcome.short}"
+                    for name, outcome in by_reading.items()
                 ),
                 "reason": "\n".join(first.reasons),
                 "n_runs": min(counts.values()),
@@ -308,38 +314,39 @@ class _Outcome:
         run_word: str,
         depends: Callable[[Sequence[str], Sequence[str]], str] | None,
     ) -> _Outcome:
-        found: dict[str, str] = {}
+        verdicts: dict[str, str] = {}
         reasons, ours = [], []
+        # Only the first reading shows its figures on the board.
         decides = set(figures["reading"]) == {claim.readings[0].name}
-        for condition, part in figures.groupby("condition", sort=False):
-            found[condition], reason = _decide(part, counts[condition], least_runs, run_word)
-            reasons.append(f"{condition}: {reason}" if condition else reason)
-            text = _figures_in_words(part) if decides else ""
-            ours += [f"{condition}: {text}" if condition else text] if text else []
-        absent = [name for name in claim.conditions if name not in found]
-        holding = [name for name, verdict in found.items() if verdict == HOLDS]
-        failing = [name for name, verdict in found.items() if verdict == FAILS]
-        undecided = [name for name in found if name not in (*holding, *failing)]
-        named = {HOLDS: holding, FAILS: failing, OPEN: undecided}
-        short = ""
-        summary = [
-            "; ".join(f"{what}: {', '.join(names)}" for what, names in named.items() if names)
-        ]
+        for condition, rows in figures.groupby("condition", sort=False):
+            prefix = f"{condition}: " if condition else ""
+            verdicts[condition], reason = _decide(rows, counts[condition], least_runs, run_word)
+            reasons.append(prefix + reason)
+            text = _figures_in_words(rows) if decides else ""
+            if text:
+                ours.append(prefix + text)
+        absent = [name for name in claim.conditions if name not in verdicts]
+        by_verdict: dict[str, list[str]] = {HOLDS: [], FAILS: [], OPEN: []}
+        for condition, verdict in verdicts.items():
+            by_verdict[verdict].append(condition)
+        holding, failing = by_verdict[HOLDS], by_verdict[FAILS]
         if absent:
-            verdict = OPEN
             summary = [f"missing: {'; '.join(absent)}"]
-        elif len(holding) == len(found):
-            verdict = HOLDS
-        elif len(failing) == len(found):
-            verdict = FAILS
+        elif len(set(verdicts.values())) == 1:
+            summary = []
+        else:
+            texts = [f"{name}: {', '.join(where)}" for name, where in by_verdict.items() if where]
+            summary = ["; ".join(texts)]
+        short = ""
+        if absent or (by_verdict[OPEN] and not (holding and failing)):
+            overall = OPEN
         elif holding and failing:
-            verdict = f"{DEPENDS} {depends(holding, failing) if depends else 'the condition'}"
+            what_differs = depends(holding, failing) if depends else "the condition"
+            overall = f"{DEPENDS} {what_differs}"
             short = f" (holds: {'; '.join(holding)})"
         else:
-            verdict = OPEN
-        if not absent and len(set(found.values())) == 1:
-            summary = []
-        return cls(verdict, short, "\n".join(ours), [*summary, *reasons])
+            overall = FAILS if failing else HOLDS
+        return cls(overall, short, "\n".join(ours), [*summary, *reasons])
 
 
 def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> tuple[str, str]:
@@ -347,23 +354,26 @@ def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> t
     lacking = ", ".join(dict.fromkeys(figures.loc[figures["relation"] == "", "quantity"]))
     if (figures["relation"] == "").all():
         return OPEN, f"missing: {lacking}"
-    verdicts = {part_of: _agreed(part["verdict"], n_runs) for part_of, part in _checks(figures)}
+    verdicts = {key: _agreed(check["verdict"], n_runs) for key, check in _checks(figures)}
     wrong = _wrong_in_words(figures, word)
     if n_runs < least_runs:
         few = f"one {word}" if n_runs == 1 else f"{n_runs} {word}s"
-        return OPEN, "; ".join(part for part in (f"{few}, {least_runs} are needed", wrong) if part)
+        reason = f"{few}, {least_runs} are needed"
+        return OPEN, f"{reason}; {wrong}" if wrong else reason
     if FAILS in verdicts.values():
         return FAILS, wrong
     if set(verdicts.values()) == {HOLDS}:
         return HOLDS, f"holds in all {n_runs} {word}s"
     lacks = f"missing in some {word}s: {lacking}" if lacking else ""
-    return OPEN, "; ".join(part for part in (wrong, lacks) if part)
+    return OPEN, "; ".join(reason for reason in (wrong, lacks) if reason)
 
 
 def _agreed(verdicts: Sequence[str], n_runs: int) -> str:
     """Give the verdict of a check that all runs agree on."""
-    found = set(verdicts)
-    return found.pop() if len(found) == 1 and len(verdicts) == n_runs else OPEN
+    distinct = set(verdicts)
+    if len(distinct) == 1 and len(verdicts) == n_runs:
+        return distinct.pop()
+    return OPEN
 
 
 def _checks(figures: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
@@ -373,35 +383,37 @@ def _checks(figures: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFra
 
 def _figures_in_words(figures: pd.DataFrame) -> str:
     """Write each number as mean ± standard deviation over runs; places together."""
-    parts: dict[str, list[str]] = {}
-    for (where, quantity), part in _checks(figures):
-        against = part["against"].iloc[0]
-        text = f"{where} " * bool(where) + _spread(part["value"])
-        parts.setdefault(quantity, []).append(
-            f"{text} ({against} {_spread(part['limit'])})" if against else text
-        )
-    return "; ".join(f"{quantity}: {', '.join(places)}" for quantity, places in parts.items())
+    by_quantity: dict[str, list[str]] = {}
+    for (where, quantity), check in _checks(figures):
+        against = check["against"].iloc[0]
+        text = _spread(check["value"])
+        if where:
+            text = f"{where} {text}"
+        if against:
+            text += f" ({against} {_spread(check['limit'])})"
+        by_quantity.setdefault(quantity, []).append(text)
+    return "; ".join(f"{quantity}: {', '.join(texts)}" for quantity, texts in by_quantity.items())
 
 
 def _wrong_in_words(figures: pd.DataFrame, word: str) -> str:
     """Name the checks that do not hold, and in how many runs."""
-    parts = []
-    for (where, quantity), part in _checks(figures):
-        wrong = part[part["verdict"] != HOLDS]
-        if len(wrong):
-            what = f"{where} " * bool(where) + quantity
-            relation, against = wrong["relation"].iloc[0], wrong["against"].iloc[0]
-            limit = (
-                f"{_spread(wrong['limit'])} ({against})"
-                if against
-                else format_number(wrong["limit"].iloc[0])
-            )
-            share = f"{len(wrong)} of {len(part)} {word}s" if len(part) > 1 else ""
-            share = (
-                f" in all {word}s" if len(wrong) == len(part) > 1 else f" in {share}" * bool(share)
-            )
-            parts.append(f"{what} {_spread(wrong['value'])}, not {relation} {limit}{share}")
-    return "; ".join(parts)
+    texts = []
+    for (where, quantity), check in _checks(figures):
+        wrong = check[check["verdict"] != HOLDS]
+        if not len(wrong):
+            continue
+        name = f"{where} {quantity}" if where else quantity
+        relation, against = wrong["relation"].iloc[0], wrong["against"].iloc[0]
+        limit = format_number(wrong["limit"].iloc[0])
+        if against:
+            limit = f"{_spread(wrong['limit'])} ({against})"
+        share = ""
+        if len(wrong) == len(check) > 1:
+            share = f" in all {word}s"
+        elif len(check) > 1:
+            share = f" in {len(wrong)} of {len(check)} {word}s"
+        texts.append(f"{name} {_spread(wrong['value'])}, not {relation} {limit}{share}")
+    return "; ".join(texts)
 
 
 def _spread(values: pd.Series) -> str:

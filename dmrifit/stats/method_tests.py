@@ -93,14 +93,14 @@ def study_statistics(
         raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
     if n_bootstrap < 1:
         raise ValueError(f"n_bootstrap must be at least 1, not {n_bootstrap}")
-    wanted = list(_COLUMNS) if tables is None else list(tables)
-    unknown = [name for name in wanted if name not in _COLUMNS]
+    names_of_tables = list(_COLUMNS) if tables is None else list(tables)
+    unknown = [name for name in names_of_tables if name not in _COLUMNS]
     if unknown:
         raise ValueError(
             f"tables must be some of {', '.join(_COLUMNS)}, not {', '.join(map(str, unknown))}"
         )
     for library, needing in _LIBRARIES.items():
-        if needing & set(wanted):
+        if needing & set(names_of_tables):
             import_optional(library)
     table = _indexed(scores, index)
     # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.
@@ -109,7 +109,7 @@ def study_statistics(
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _COLUMNS}
     for keys, frame in _groups(table, groups):
         wide, n_dropped = _complete(frame, order)
-        if "patients" in wanted:
+        if "patients" in names_of_tables:
             long = wide.reset_index().melt(id_vars="patient", value_name="value")
             rows["patients"] += [keys | row for row in long.to_dict("records")]
         # Neither the order nor the names of patients may move a bit of the results.
@@ -117,34 +117,35 @@ def study_statistics(
         values = values[np.lexsort(values.T)] if values.size else values
         names = list(wide.columns)
         nothing = _nothing(frame, order) if not len(values) else ""
-        if "friedman" in wanted:
+        if "friedman" in names_of_tables:
             rows["friedman"].append({**keys, **_friedman(values, nothing), "n_dropped": n_dropped})
-        if "pairs" in wanted:
+        if "pairs" in names_of_tables:
             rows["pairs"] += [
                 keys | row
                 for row in _pairs(values, names, alpha, n_bootstrap, random_state, nothing)
             ]
-        if "equivalence" in wanted:
+        if "equivalence" in names_of_tables:
             width = margin if margin is not None else MARGIN_SHARE * _typical(values)
             rows["equivalence"] += [
                 keys | row for row in _equivalence(values, names, width, alpha, nothing)
             ]
-        if {"ranks", "nemenyi", "cliques"} & set(wanted):
+        if {"ranks", "nemenyi", "cliques"} & set(names_of_tables):
             higher = metric is not None and metric.better == "higher"
-            for name, found in zip(
-                ("ranks", "nemenyi", "cliques"),
-                _nemenyi(values, names, alpha, higher, nothing),
-                strict=True,
-            ):
-                rows[name] += [keys | row for row in found]
-        if "mixed" in wanted:
+            ranks, pairs, cliques = _nemenyi(values, names, alpha, higher, nothing)
+            rows["ranks"] += [keys | row for row in ranks]
+            rows["nemenyi"] += [keys | row for row in pairs]
+            rows["cliques"] += [keys | row for row in cliques]
+        if "mixed" in names_of_tables:
             algorithms = _ordered(set(frame["algorithm"]), order)
             positive = metric is None or not metric.signed
             rows["mixed"] += [
                 keys | row
                 for row in mixed_model(frame, algorithms, positive=positive, alpha=alpha)
             ]
-    return {name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]]) for name in wanted}
+    return {
+        name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]])
+        for name in names_of_tables
+    }
 
 
 def patient_scores(
@@ -202,11 +203,9 @@ def rank_biserial(
     if np.array_equal(difference, np.sort(-difference)):
         low, high = (low - high) / 2, (high - low) / 2
     value = _signed_rank_share(difference[None])[0]
-    return (
-        (float(-value), float(-high), float(-low))
-        if turned
-        else (float(value), float(low), float(high))
-    )
+    if turned:
+        return float(-value), float(-high), float(-low)
+    return float(value), float(low), float(high)
 
 
 def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -220,7 +219,7 @@ def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
     return (ranks * np.sign(difference)).sum(axis=1) / np.where(total > 0, total, 1.0)
 
 
-# What the tests are made of -----------------------------------------------------------------------------------------
+# Tables and rows of the tests -----------------------------------------------------------------------------------------
 
 
 def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
@@ -256,25 +255,24 @@ def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
 def _metric_groups(
     table: pd.DataFrame, metrics: Sequence[str] | None, by_metric: bool
 ) -> dict[str, list[str]]:
-    known = list(dict.fromkeys(table["metric"]))
+    names = list(dict.fromkeys(table["metric"]))
     if metrics is not None:
         metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-        unknown = [name for name in metrics if name not in known]
+        unknown = [name for name in metrics if name not in names]
         if unknown or not metrics:
             raise ValueError(
-                f"metrics must name some of {', '.join(known) or 'none'}, not "
+                f"metrics must name some of {', '.join(names) or 'none'}, not "
                 f"{', '.join(unknown) or 'nothing'}"
             )
         groups = {", ".join(metrics): metrics}
-        chosen = metrics
     else:
-        chosen = [name for name in known if name not in _NO_TISSUE] or known
-        groups = {"all": chosen}
-        rest = [name for name in chosen if name != _AT_BOUND]
-        if rest and rest != chosen:
-            groups[f"without {_AT_BOUND}"] = rest
+        metrics = [name for name in names if name not in _NO_TISSUE] or names
+        groups = {"all": metrics}
+        inside_bounds = [name for name in metrics if name != _AT_BOUND]
+        if inside_bounds and inside_bounds != metrics:
+            groups[f"without {_AT_BOUND}"] = inside_bounds
     if by_metric:
-        groups |= {name: [name] for name in chosen}
+        groups |= {name: [name] for name in metrics}
     return groups
 
 
@@ -282,10 +280,10 @@ def _groups(
     table: pd.DataFrame, groups: dict[str, list[str]]
 ) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
     """Yield cohort, strategy, way of training and parameters; their rows at the largest training size."""
-    for (cohort, strategy, train_on), part in table.groupby(_KEYS[:3], sort=True):
-        largest = part.groupby("patient")["n_train"].transform("max")
-        part = part[part["n_train"] == largest]
-        means = part.groupby(["patient", "algorithm", "metric"], as_index=False)["value"].mean()
+    for (cohort, strategy, train_on), rows in table.groupby(_KEYS[:3], sort=True):
+        largest = rows.groupby("patient")["n_train"].transform("max")
+        rows = rows[rows["n_train"] == largest]
+        means = rows.groupby(["patient", "algorithm", "metric"], as_index=False)["value"].mean()
         for name, metrics in groups.items():
             keys = {"cohort": cohort, "strategy": strategy, "train_on": train_on, "metrics": name}
             yield keys, means[means["metric"].isin(metrics)]
@@ -314,11 +312,11 @@ def _typical(values: NDArray[np.float64]) -> float:
 
 
 def _nothing(frame: pd.DataFrame, order: Sequence[str]) -> str:
-    """Say why no patient is left."""
-    whole = frame.groupby("algorithm")["value"].apply(lambda column: np.isfinite(column).any())
-    never = [name for name in _ordered(list(whole.index), order) if not whole[name]]
-    if never:
-        return f"no value of {', '.join(never)}"
+    """Say why no patient can be tested."""
+    has_value = frame.groupby("algorithm")["value"].apply(lambda values: np.isfinite(values).any())
+    empty = [name for name in _ordered(list(has_value.index), order) if not has_value[name]]
+    if empty:
+        return f"no value of {', '.join(empty)}"
     return "no patient has values of all algorithms"
 
 
@@ -335,9 +333,9 @@ def _friedman(values: NDArray[np.float64], nothing: str) -> dict[str, Any]:
     }
     reason = nothing
     if not reason and k < 3:
-        reason = f"{k} algorithm{'s' * (k > 1)}; Friedman's test needs three" + "; see pairs" * (
-            k == 2
-        )
+        reason = "1 algorithm; Friedman's test needs three"
+        if k == 2:
+            reason = "2 algorithms; Friedman's test needs three; see pairs"
     elif not reason and n < 3:
         reason = _FEW.format(n=n, least=3)
     elif not reason and (values == values[:, :1]).all():
@@ -407,12 +405,13 @@ def holm(p: Sequence[float]) -> list[float]:
     ----------
     Holm, Scand J Stat 6:65–70, 1979.
     """
-    given = np.asarray(p, dtype=np.float64)
-    corrected = np.full(len(given), np.nan)
-    order = np.argsort(given)[: int(np.isfinite(given).sum())]
+    p_values = np.asarray(p, dtype=np.float64)
+    corrected = np.full(len(p_values), np.nan)
+    # NaN is sorted to the end, and is corrected for by nothing.
+    order = np.argsort(p_values)[: int(np.isfinite(p_values).sum())]
     # statsmodels has this too, but collects garbage at every call, which takes longer than all
     # tests.
-    steps = given[order] * np.arange(len(order), 0, -1)
+    steps = p_values[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in corrected]
 
@@ -524,7 +523,7 @@ def _nemenyi(
     spans: list[tuple[int, int]] = []
     for first in range(k):
         # Ranks are on a line, so the farthest that is not separated from the first spans a clique.
-        last = max(other for other in range(first, k) if p[order[first], order[other]] > alpha)
+        last = max(j for j in range(first, k) if p[order[first], order[j]] > alpha)
         if last > first and not any(low <= first and last <= high for low, high in spans):
             spans.append((first, last))
     cliques = [

@@ -19,6 +19,7 @@ from dmrifit.study.report.sections.overview import (
     repeated_summary,
     summary_tables,
 )
+from dmrifit.study.report.sections.numerals import plural
 from dmrifit.study.report.sections.patients import example_patients, joint_histograms
 from dmrifit.study.report.sections.provenance import origin, times
 from dmrifit.study.report.sections.scores import (
@@ -50,17 +51,18 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     Parameters
     ----------
     evaluation : Evaluation or sequence of Evaluation
-        The comparison. Of several, which differ in seed, training region or difficulty of the cohorts, the
-        first is shown in full, the others in a table beside it.
+        The comparison. Of several, which differ in seed, training region or difficulty of the
+        cohorts, the first is shown in full, the others in a table beside it.
     folder : path
         Made if needed; the files of an earlier report are replaced.
 
     Returns
     -------
     Path
-        The page, ``report.html``, which needs no other file and no network. Beside it stand ``scores.csv``,
-        ``signals.csv``, ``summary.csv``, ``study.json``, in the folder ``figures`` every figure as PNG and all of
-        them as vectors (``figures.pdf``), in the folder ``tables`` all tests.
+        The page, ``report.html``, which needs no other file and no network. Beside it stand
+        ``scores.csv``, ``signals.csv``, ``summary.csv``, ``study.json``, in the folder ``figures``
+        every figure as PNG and all of them as vectors (``figures.pdf``), in the folder ``tables``
+        all tests.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
         If a comparison has no score.
     """
     evaluations = [evaluation] if isinstance(evaluation, Evaluation) else list(evaluation)
-    if not evaluations or not all(len(one.scores) for one in evaluations):
+    if not evaluations or not all(len(comparison.scores) for comparison in evaluations):
         raise ValueError("the comparison has no score to report; compare at least one estimator")
     folder = Path(folder)
     board = Board.of(evaluations[0])
@@ -84,10 +86,8 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     )
     evaluations[0].write(folder)
     _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
-    _replace(
-        folder / TABLES,
-        {name: table.to_csv(index=False).encode() for name, table in tables.items()},
-    )
+    csv_files = {name: table.to_csv(index=False).encode() for name, table in tables.items()}
+    _replace(folder / TABLES, csv_files)
     with FileSet(folder, [SUMMARY, PAGE], overwrite=True) as written:
         written.path(SUMMARY).write_text(board.summary.to_csv(index=False), encoding="utf-8")
         written.path(PAGE).write_text(page, encoding="utf-8")
@@ -107,23 +107,24 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _title(board: Board) -> str:
-    n = len(board.learners)
-    strategies = f" in {len(board.strategies)} strategies" if len(board.strategies) > 1 else ""
-    return f"Prediction of the advanced protocol: {n} algorithm{'s' * (n != 1)}{strategies}"
+    algorithms = plural(len(board.learners), "algorithm")
+    title = f"Prediction of the advanced protocol: {algorithms}"
+    if len(board.strategies) > 1:
+        title += f" in {len(board.strategies)} strategies"
+    return title
 
 
 def _lead(board: Board) -> str:
-    cohorts = board.study.get("cohorts", {})
     notice = "Research software, not a medical device."
     if not board.synthetic:
         return notice
-    which = (
-        "All cohorts"
-        if len(board.synthetic) == len(cohorts)
-        else f"Cohorts {', '.join(board.synthetic)}"
+    cohorts = f"Cohorts {', '.join(board.synthetic)}"
+    if len(board.synthetic) == len(board.study.get("cohorts", {})):
+        cohorts = "All cohorts"
+    return (
+        f"{notice} Synthetic data. {cohorts} were simulated; no person was scanned, and no number "
+        "here is a clinical result."
     )
-    note = f"Synthetic data. {which} were simulated; no person was scanned, and no number here is a clinical result."
-    return f"{notice} {note}"
 
 
 def _sections(
@@ -135,13 +136,17 @@ def _sections(
     """Make all sections, in the order in which a reader asks."""
 
     def tests() -> Any:
-        body, found = statistics_tables(board, gallery)
-        tables.update({f"{name}.csv": table for name, table in found.items()})
+        body, statistics = statistics_tables(board, gallery)
+        tables.update({f"{name}.csv": table for name, table in statistics.items()})
         return body
 
-    made: list[tuple[str, Callable[[], Any]]] = [
+    sections: list[tuple[str, Callable[[], Any]]] = [
         ("", partial(introduction, board)),
         ("Summary", partial(summary_tables, board)),
+    ]
+    if len(evaluations) > 1:
+        sections.append(("The same in other comparisons", partial(repeated_summary, evaluations)))
+    sections += [
         ("Cohorts", partial(cohort_tables, board)),
         ("Example patients", partial(example_patients, board, gallery)),
         ("Bias and dispersion", partial(scatter_figures, board, gallery)),
@@ -155,11 +160,9 @@ def _sections(
         ("From one cohort to another", partial(transfer_tables, board)),
     ]
     if len(board.signals):
-        made.append(("Predicted signals", partial(signal_scores, board, gallery)))
-    if len(evaluations) > 1:
-        made.insert(2, ("The same in other comparisons", partial(repeated_summary, evaluations)))
-    made += [
+        sections.append(("Predicted signals", partial(signal_scores, board, gallery)))
+    sections += [
         ("Time", partial(times, board)),
         ("How this was made", partial(origin, board, evaluations)),
     ]
-    return [(heading, make()) for heading, make in made]
+    return [(heading, make()) for heading, make in sections]

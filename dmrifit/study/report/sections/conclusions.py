@@ -47,10 +47,11 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
     except ImportError as error:
         return html_paragraph(f"No tests between algorithms: {error}."), {}
     text = (
-        "Do the algorithms differ? The patient is the unit: each enters with one number per algorithm, the mean over "
-        "tissue parameters. Friedman's test asks whether any differ (Kendall's W is its effect size, 0 to 1), "
-        "Wilcoxon's signed-rank test with Holm's correction which pairs do, and two one-sided tests whether pairs are "
-        "equivalent: closer than the margin. A large p alone is no proof of equality."
+        "Do the algorithms differ? The patient is the unit: each enters with one number per "
+        "algorithm, the mean over tissue parameters. Friedman's test asks whether any differ "
+        "(Kendall's W is its effect size, 0 to 1), Wilcoxon's signed-rank test with Holm's "
+        "correction which pairs do, and two one-sided tests whether pairs are equivalent: "
+        "closer than the margin. A large p alone is no proof of equality."
     )
     parts: list[Any] = [html_paragraph(text)]
     first = board.regimes[0]

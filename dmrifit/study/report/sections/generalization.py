@@ -1,4 +1,4 @@
-"""Whom predictors were trained on: how many patients, and of which cohort."""
+"""Learning curves, and transfer from one cohort to another."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def learning_curves(board: Board, gallery: Gallery) -> Markup:
     sizes = sorted(scores["n_train"].unique())
     if len(sizes) < 2:
         return html_paragraph(
-            "One number of training patients was compared. For curves, name several: dmrifit benchmark --sizes 1,2,3,5 "
-            "or learning_curve(cohorts)."
+            "One number of training patients was compared. For curves, name several: dmrifit "
+            "benchmark --sizes 1,2,3,5 or learning_curve(cohorts)."
         )
     repeats = int(scores["repeat"].max()) + 1
     text = (
-        f"|BI| and DI over the number of training patients N, {TRAINED.get(regime, regime)}: overall (the gray band "
-        "holds the middle half of the patients), by algorithm (mean over parameters) and by parameter (mean over "
-        f"algorithms). Means over patients and {plural(repeats, 'draw')} of training patients. Each row has the same "
-        "axes in all figures."
+        f"|BI| and DI over the number of training patients N, {TRAINED.get(regime, regime)}: "
+        "overall (the gray band holds the middle half of the patients), by algorithm (mean over "
+        "parameters) and by parameter (mean over algorithms). Means over patients and "
+        f"{plural(repeats, 'draw')} of training patients. Each row has the same axes in all "
+        "figures."
     )
     grid, cells = [], []
     for (cohort, strategy), rows in scores.groupby(["cohort", "strategy"], sort=False):
@@ -59,20 +60,12 @@ def learning_curves(board: Board, gallery: Gallery) -> Markup:
                 f"learning_curve_{cohort}_{strategy}", figure, f"Learning curves, {title}"
             )
         )
-        for algorithm, own in [("all", rows), *rows.groupby("algorithm", sort=False)]:
-            means = (
-                own.assign(bias=own["bias"].abs())
-                .groupby("n_train")[["bias", "dispersion"]]
-                .mean()
-            )
+        rows = rows.assign(bias=rows["bias"].abs())
+        for algorithm, scored in [("all", rows), *rows.groupby("algorithm", sort=False)]:
+            means = scored.groupby("n_train")[["bias", "dispersion"]].mean()
             line = [cohort, strategy, algorithm]
-            for size in sizes:
-                found = (
-                    means.loc[size]
-                    if size in means.index
-                    else {"bias": np.nan, "dispersion": np.nan}
-                )
-                line.append(f"{percent(found['bias'])} / {percent(found['dispersion'])}")
+            for bias, dispersion in means.reindex(sizes).to_numpy():
+                line.append(f"{percent(bias)} / {percent(dispersion)}")
             cells.append(line)
     header = ["cohort", "strategy", "algorithm", *(f"N = {size:g}" for size in sizes)]
     table = html_table(cells, header, numbers=range(3, len(header)))
@@ -91,8 +84,9 @@ def transfer_tables(board: Board) -> Markup:
         if len(board.cohorts) < 2:
             return html_paragraph("One cohort was compared, so there is no other to train on.")
         return html_paragraph(
-            "Every predictor was trained on its own cohort. To train on the other cohorts too: dmrifit benchmark "
-            "--train-on same,other,pooled, with --resynthesize where protocols differ, or "
+            "Every predictor was trained on its own cohort. To train on the other cohorts too: "
+            "dmrifit benchmark --train-on same,other,pooled, with --resynthesize where "
+            "protocols differ, or "
             'compare(…, train_on=("same", "other", "pooled"), resynthesize=True).'
         )
     scores = board.scores
@@ -121,15 +115,16 @@ def transfer_tables(board: Board) -> Markup:
         return html_table(cells, header, numbers=range(2, len(header)), faint=faint)
 
     intro = (
-        f"{headings(metrics)}, mean over patients. Tested cohort ← cohorts trained on. Parameters can move in "
-        "opposite directions when the scanner changes, and errors can cancel, so each has its own table below the mean."
+        f"{headings(metrics)}, mean over patients. Tested cohort ← cohorts trained on. "
+        "Parameters can move in opposite directions when the scanner changes, and errors can "
+        "cancel, so each has its own table below the mean."
     )
     parts: list[Any] = [html_paragraph(intro)]
     if board.setting("resynthesize"):
         parts.append(
             html_note(
-                "Protocols differ, so training images of other cohorts were computed for the tested protocol from the "
-                "model fitted to theirs."
+                "Protocols differ, so training images of other cohorts were computed for the "
+                "tested protocol from the model fitted to theirs."
             )
         )
     sizes = ", ".join(
@@ -147,8 +142,8 @@ def transfer_tables(board: Board) -> Markup:
 
 
 def _trained_on(board: Board, cohort: str, regime: str) -> str:
-    """Name the cohorts where there are few, else say which in words."""
-    others = [name for name in board.cohorts if name != cohort]
+    """Name the cohorts trained on if there are two in all, otherwise describe them."""
     if len(board.cohorts) > 2:
         return WHOM.get(regime, regime)
-    return {"same": cohort, "other": ", ".join(others), "pooled": "both"}.get(regime, regime)
+    other_cohorts = ", ".join(name for name in board.cohorts if name != cohort)
+    return {"same": cohort, "other": other_cohorts, "pooled": "both"}.get(regime, regime)

@@ -1,4 +1,4 @@
-"""What was studied, on whom, and what came out: the first sections of a report."""
+"""Introduction, summary and cohorts: the first sections of a report."""
 
 from __future__ import annotations
 
@@ -54,34 +54,34 @@ _CONTROLS = {
 
 
 def introduction(board: Board) -> Markup:
-    """Tell the question, the data and the indices in three paragraphs."""
-    cap = board.setting("max_voxels")
-    voxels = f"at most {cap} voxels" if cap else "all voxels"
+    """State the question, the data and the indices in three paragraphs."""
+    max_voxels = board.setting("max_voxels")
+    voxels = f"at most {max_voxels} voxels" if max_voxels else "all voxels"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
-    counts = " and ".join(
-        f"{'synthetic ' if name in board.synthetic else ''}{plural(n, 'patient')} of {name}".replace(
-            f"synthetic {n} ", f"{n} synthetic "
-        )
-        for name, n in patients.items()
-    )
-    known = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
+    counts = []
+    for name, n in patients.items():
+        noun = "synthetic patient" if name in board.synthetic else "patient"
+        counts.append(f"{plural(n, noun)} of {name}")
+    strategies = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
     learners = ", ".join(board.learners) or "none"
-    ways = "; ".join(
+    regimes = "; ".join(
         f"{TRAINED.get(name, name)} ({_sizes(board, name)})" for name in board.regimes
     )
     seed = board.setting("seed")
-    drawn = f", seed {seed}" if seed is not None else ""
+    seed_text = "" if seed is None else f", seed {seed}"
     repeats = board.setting("n_repeats", 1)
     texts = [
-        "How well do models fitted to a long, advanced protocol follow from the few images of a clinical one? "
-        f"Each of {counts} was held out in turn; predictors were trained on {voxels} of the "
-        f"{board.setting('train_mask', 'body')} of each training patient and scored on every voxel of the "
-        f"{board.setting('score_mask', 'lesion')} of the held-out one. {_capital(ways)}; "
-        f"{plural(repeats, 'draw')}{drawn}.",
-        f"Algorithms: {learners}. Strategies: {'; '.join(known) or ', '.join(board.strategies)}.",
-        "The reference is the fit to the full protocol. E = (prediction − reference) / reference; the bias index BI is "
-        "the median of E over a patient's voxels, the dispersion index DI its interquartile range. BI is signed, so "
-        "|BI| is averaged. Both are blind to a predictor that ignores its input; the correlation r and the controls "
+        "How well do models fitted to a long, advanced protocol follow from the few images of a "
+        f"clinical one? Each of {' and '.join(counts)} was held out in turn; predictors were "
+        f"trained on {voxels} of the {board.setting('train_mask', 'body')} of each training "
+        f"patient and scored on every voxel of the {board.setting('score_mask', 'lesion')} of "
+        f"the held-out one. {_capital(regimes)}; {plural(repeats, 'draw')}{seed_text}.",
+        f"Algorithms: {learners}. Strategies: "
+        f"{'; '.join(strategies) or ', '.join(board.strategies)}.",
+        "The reference is the fit to the full protocol. E = (prediction − reference) / "
+        "reference; the bias index BI is the median of E over a patient's voxels, the "
+        "dispersion index DI its interquartile range. BI is signed, so |BI| is averaged. Both "
+        "are blind to a predictor that ignores its input; the correlation r and the controls "
         "show that one.",
     ]
     return html_join(map(html_paragraph, texts))
@@ -91,8 +91,8 @@ def summary_tables(board: Board) -> Markup:
     """Tabulate the means over patients and parameters, controls included."""
     controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
     text = (
-        "Means over patients (± standard deviation between patients) of the mean over the tissue parameters "
-        f"{', '.join(board.metrics)}."
+        "Means over patients (± standard deviation between patients) of the mean over the "
+        f"tissue parameters {', '.join(board.metrics)}."
     )
     if "T2v" in board.metrics:
         text += " T2v of the reference mostly sits at a bound of the fit, so the same without T2v stands beside it."
@@ -168,25 +168,22 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
 
 
 def cohort_tables(board: Board) -> Markup:
-    """
-    Tabulate the cohorts: patients, lesions, protocols, how they were simulated, who was left out.
-    """
+    """Tabulate the cohorts: patients, lesions, protocols, simulation, patients not scored."""
     cells, parts, simulations = [], [], {}
     for name, cohort in board.study.get("cohorts", {}).items():
         protocol = cohort["protocol"]
         counts = cohort["patients"].values()
-        synthetic = bool(cohort.get("synthetic"))
-        clinical = _clinical(board, name)
+        echo_times = sorted(set(protocol["te"] or ()))
         cells.append([
             name,
-            "synthetic" if synthetic else "measured",
+            "synthetic" if cohort.get("synthetic") else "measured",
             len(cohort["patients"]),
-            _spread([one["lesion"] for one in counts]),
-            _spread([one["body"] for one in counts]),
+            _spread([count["lesion"] for count in counts]),
+            _spread([count["body"] for count in counts]),
             ", ".join(f"{b:g}" for b in sorted(set(protocol["b"]))),
-            ", ".join(f"{te:g}" for te in sorted(set(protocol["te"]))) if protocol["te"] else "–",
+            ", ".join(f"{te:g}" for te in echo_times) or "–",
             len(protocol["b"]),
-            clinical,
+            _clinical(board, name),
         ])  # fmt: skip
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
@@ -209,33 +206,31 @@ def cohort_tables(board: Board) -> Markup:
     return html_join([table, *parts, *_simulations(simulations)])
 
 
-def _simulations(found: dict[str, dict[str, Any]]) -> list[Markup]:
-    if not found:
+def _simulations(simulations: dict[str, dict[str, Any]]) -> list[Markup]:
+    """Tabulate how synthetic cohorts were made: one column each, then patient by patient."""
+    if not simulations:
         return []
-    keys = list(
-        dict.fromkeys(
-            key for one in found.values() for key in one if not isinstance(one[key], dict)
-        )
-    )
-    rows = [
-        [
-            _SIMULATION.get(key, key.replace("_", " ")),
-            *(_plain(one.get(key)) for one in found.values()),
-        ]
-        for key in keys
+    keys: list[str] = []
+    for simulation in simulations.values():
+        keys += [key for key, value in simulation.items() if not isinstance(value, dict)]
+    rows = []
+    for key in dict.fromkeys(keys):
+        values = [_plain(simulation.get(key)) for simulation in simulations.values()]
+        if any(values):
+            rows.append([_SIMULATION.get(key, key.replace("_", " ")), *values])
+    patient_rows = []
+    for cohort, simulation in simulations.items():
+        for name, patient in simulation.get("patients", {}).items():
+            if isinstance(patient, dict):
+                patient_rows.append([cohort, name, *map(_plain, patient.values())])
+    parts = [
+        html_heading("How the synthetic patients were made"),
+        html_table(rows, ["", *simulations]),
     ]
-    rows = [row for row in rows if any(row[1:])]
-    single = [
-        [cohort, name, *(_plain(value) for value in one.values())]
-        for cohort, simulation in found.items()
-        for name, one in simulation.get("patients", {}).items()
-        if isinstance(one, dict)
-    ]
-    parts = [html_heading("How the synthetic patients were made"), html_table(rows, ["", *found])]
-    if single:
-        first = next(iter(next(iter(found.values()))["patients"].values()))
+    if patient_rows:
+        first = next(iter(next(iter(simulations.values()))["patients"].values()))
         header = ["cohort", "patient", *(str(key).replace("_", " ") for key in first)]
-        parts.append(html_details("Each patient", html_table(single, header)))
+        parts.append(html_details("Each patient", html_table(patient_rows, header)))
     return parts
 
 
@@ -250,30 +245,30 @@ def _plain(value: Any) -> str:
 
 
 def _clinical(board: Board, cohort: str) -> str:
-    """Name the contrasts that predictors saw: those of the protocol that are not among the unseen ones."""
+    """Name the input contrasts: those of the protocol that are not among the unseen ones."""
     protocol = board.study["cohorts"][cohort]["protocol"]
-    unseen = (
-        board.signals[board.signals["cohort"] == cohort] if len(board.signals) else board.signals
-    )
+    unseen = board.signals
+    if len(unseen):
+        unseen = unseen[unseen["cohort"] == cohort]
     if not len(unseen):
         return "–"
     te = protocol["te"] or [float("nan")] * len(protocol["b"])
     hidden = {(f"{b:g}", f"{t:g}") for b, t in zip(unseen["b"], unseen["te"], strict=True)}
-    seen = [
-        (b, t)
-        for b, t in zip(protocol["b"], te, strict=True)
-        if (f"{b:g}", f"{t:g}") not in hidden
-    ]
-    echoes = sorted({t for _, t in seen})
-    by_echo = []
-    for echo in echoes:
-        b = ", ".join(f"{b:g}" for b, t in seen if t == echo or t != t)
-        by_echo.append(f"b {b}" + ("" if echo != echo else f" at TE {echo:g}"))
-    return "; ".join(by_echo[:3]) or "–"
+    contrasts = list(zip(protocol["b"], te, strict=True))
+    inputs = [(b, t) for b, t in contrasts if (f"{b:g}", f"{t:g}") not in hidden]
+    texts = []
+    for echo in sorted({t for _, t in inputs}):
+        # NaN, of a protocol without echo times, is not equal to itself.
+        b_values = [b for b, t in inputs if t == echo or np.isnan(t)]
+        text = f"b {', '.join(f'{b:g}' for b in b_values)}"
+        texts.append(text if np.isnan(echo) else f"{text} at TE {echo:g}")
+    return "; ".join(texts[:3]) or "–"
 
 
 def _spread(counts: Sequence[int]) -> str:
-    return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})" if counts else "–"
+    if not counts:
+        return "–"
+    return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})"
 
 
 def _sizes(board: Board, train_on: str) -> str:

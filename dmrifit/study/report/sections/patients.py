@@ -24,44 +24,41 @@ if TYPE_CHECKING:
 __all__ = ["example_patients", "joint_histograms"]
 
 _NOT_KEPT = (
-    "The comparison kept no predictions of single voxels, so there is nothing to draw here; compare(…, "
-    "keep_predictions=True), the default, keeps them."
+    "The comparison kept no predictions of single voxels, so there is nothing to draw here; "
+    "compare(…, keep_predictions=True), the default, keeps them."
 )
 _MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing that can be seen
 
 
 def example_patients(board: Board, gallery: Gallery) -> Markup:
-    """
-    Show decays and maps of one patient of each cohort: reference, predictions, relative errors.
-    """
-    chosen = {cohort: _typical(board, cohort) for cohort in board.cohorts}
+    """Show decays and maps of one patient of each cohort, with relative errors."""
     algorithm = board.best()
-    found = {
-        cohort: board.evaluation.predictions[cohort, name]
-        for cohort, name in chosen.items()
-        if name
-    }
-    if algorithm is None or not found:
+    patients = {}
+    for cohort in board.cohorts:
+        name = _typical(board, cohort)
+        if name:
+            patients[cohort] = board.evaluation.predictions[cohort, name]
+    if algorithm is None or not patients:
         return html_paragraph(_NOT_KEPT)
     text = (
-        f"Of each cohort, the patient whose mean DI is the median one, predicted by {algorithm}, which has the "
-        "smallest mean DI over the strategies. Maps show the slice with the most scored voxels; all maps of a "
-        "parameter have the colors of its reference (percentiles 2 to 98), and both errors have the same colors; where "
-        "the reference is 0, E is undefined and gray."
+        f"Of each cohort, the patient whose mean DI is the median one, predicted by {algorithm}, "
+        "which has the smallest mean DI over the strategies. Maps show the slice with the most "
+        "scored voxels; all maps of a parameter have the colors of its reference (percentiles 2 "
+        "to 98), and both errors have the same colors; where the reference is 0, E is undefined "
+        "and gray."
     )
     parts: list[Any] = [html_paragraph(text)]
-    for cohort, patient in found.items():
+    for cohort, patient in patients.items():
         names = _estimators(board, patient, algorithm)
         if not names or not len(patient.index):
             continue
         conditions = board.conditions(board.scores[board.scores["cohort"] == cohort])
-        kind = "synthetic" if cohort in board.synthetic else "measured"
-        parts.append(html_heading(f"{cohort}: {patient.patient} ({kind})"))
-        parts.append(html_grid(_decays(gallery, patient, names, f"{algorithm}; {conditions}")))
-        parts.append(_planes(board, patient, names, f"{algorithm}; {conditions}"))
-        parts.append(
-            html_grid(_maps(board, gallery, patient, names, f"{algorithm}; {conditions}"))
-        )
+        note = f"{algorithm}; {conditions}"
+        origin = "synthetic" if cohort in board.synthetic else "measured"
+        parts.append(html_heading(f"{cohort}: {patient.patient} ({origin})"))
+        parts.append(html_grid(_decays(gallery, patient, names, note)))
+        parts.append(_planes(board, patient, names, note))
+        parts.append(html_grid(_maps(board, gallery, patient, names, note)))
     return html_join(parts)
 
 
@@ -110,20 +107,23 @@ def joint_histograms(board: Board, gallery: Gallery) -> Markup:
             )
         )
     text = (
-        f"All scored voxels of all held-out patients, predicted by {algorithm}. Colors are counts on a logarithmic "
-        "scale; on the line prediction equals reference; voxels beyond the axes are counted at their ends. Unseen "
-        "signals are relative to each patient's scale, all contrasts together."
+        f"All scored voxels of all held-out patients, predicted by {algorithm}. Colors are "
+        "counts on a logarithmic scale; on the line prediction equals reference; voxels beyond "
+        "the axes are counted at their ends. Unseen signals are relative to each patient's "
+        "scale, all contrasts together."
     )
     return html_join([html_paragraph(text), html_grid(grid)])
 
 
 def _typical(board: Board, cohort: str) -> str | None:
     """Choose the patient with the median dispersion, of those whose predictions were kept."""
-    kept = {patient for name, patient in board.evaluation.predictions if name == cohort}
+    patients = {patient for name, patient in board.evaluation.predictions if name == cohort}
     rows = _first(board)
-    rows = tissue(rows[(rows["cohort"] == cohort) & rows["patient"].isin(kept)])
+    rows = tissue(rows[(rows["cohort"] == cohort) & rows["patient"].isin(patients)])
     means = rows.groupby("patient")[RANKING_METRIC].mean().dropna().sort_values(kind="stable")
-    return str(means.index[(len(means) - 1) // 2]) if len(means) else None
+    if not len(means):
+        return None
+    return str(means.index[(len(means) - 1) // 2])
 
 
 def _first(board: Board) -> pd.DataFrame:
@@ -134,8 +134,8 @@ def _first(board: Board) -> pd.DataFrame:
 def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> dict[str, str]:
     """Find the estimators of an algorithm, by strategy."""
     rows = board.scores[board.scores["algorithm"] == algorithm].drop_duplicates("strategy")
-    found = dict(zip(rows["strategy"], rows["estimator"], strict=True))
-    return {strategy: name for strategy, name in found.items() if name in patient.maps}
+    estimators = dict(zip(rows["strategy"], rows["estimator"], strict=True))
+    return {strategy: name for strategy, name in estimators.items() if name in patient.maps}
 
 
 def _decays(

@@ -44,18 +44,18 @@ def times(board: Board) -> Markup:
     if whole is not None:
         text += f" The last run took {whole:.0f} s in all"
         models = board.study.get("models", {"trained": 0, "reused": 0})
-        text += (
-            f", without {models['reused']} models kept from earlier ones."
-            if models["reused"]
-            else "."
-        )
+        if models["reused"]:
+            text += f", without {models['reused']} models kept from earlier ones"
+        text += "."
     return html_join([table, html_paragraph(text)])
 
 
 def origin(board: Board, evaluations: Sequence[Evaluation]) -> Markup:
-    """Tell settings, seeds, versions and commands."""
+    """Tabulate settings, seeds, versions and commands."""
     study = board.study
-    commands = list(dict.fromkeys(one.study.get("command", "") for one in evaluations))
+    commands = list(
+        dict.fromkeys(comparison.study.get("command", "") for comparison in evaluations)
+    )
     commands = [command for command in commands if command]
     settings = study.get("settings", {})
     rows: list[list[Any]] = [["date", study.get("date", "")]]
@@ -91,7 +91,9 @@ def _setting(key: str, value: Any) -> str:
         return "all" if key in ("n_train", "max_voxels") else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
 
 
 def _short(description: Any) -> str:

@@ -74,16 +74,17 @@ def scatter_figures(board: Board, gallery: Gallery) -> Markup:
     for (train_on, cohort, strategy), rows in means.groupby(
         ["train_on", "cohort", "strategy"], sort=False
     ):
-        own = scores[(scores["train_on"] == train_on) & (scores["cohort"] == cohort)]
-        note = f"trained on {WHOM.get(train_on, train_on)}; {board.conditions(own)}"
+        scored = _of(scores, train_on, cohort)
+        note = f"trained on {WHOM.get(train_on, train_on)}; {board.conditions(scored)}"
         panels.append((train_on, f"{cohort}, {strategy}\n{note}", rows))
     everything = [(title, rows) for _, title, rows in panels]
     legend = plot_legend(unique(means["algorithm"]), unique(means["metric"]))
     parts: list[Any] = [
         html_paragraph(
-            "Each point is the mean over patients for one parameter (shape) and one algorithm (color); the nearer to "
-            "the lower left corner, the better. All panels have the same axes; hollow points lie beyond "
-            "them. The perfect prediction would stand in the corner."
+            "Each point is the mean over patients for one parameter (shape) and one algorithm "
+            "(color); the nearer to the lower left corner, the better. All panels have the same "
+            "axes; hollow points lie beyond them. The perfect prediction would stand in the "
+            "corner."
         ),
         html_figure(png_bytes(legend), "Legend: colors of algorithms, shapes of parameters"),
     ]
@@ -116,13 +117,14 @@ def correlation_tables(board: Board) -> Markup:
     """Tabulate the correlation of every parameter."""
     metrics = [metric for metric in METRICS.values() if metric.table == "correlations"]
     text = (
-        f"{_descriptions(metrics)} over the voxels of a patient, mean over patients. A constant prediction has none; "
-        "it counts as 0 in the summary."
+        f"{_descriptions(metrics)} over the voxels of a patient, mean over patients. A constant "
+        "prediction has none; it counts as 0 in the summary."
     )
     if len(board.signals):
         text += (
-            " Those of the signals are over the voxels of a patient, mean over the unseen contrasts; pooled, all "
-            "unseen contrasts of a patient together, which differ so much that r is high for any predictor."
+            " Those of the signals are over the voxels of a patient, mean over the unseen "
+            "contrasts; pooled, all unseen contrasts of a patient together, which differ so "
+            "much that r is high for any predictor."
         )
     return html_join([html_paragraph(text), *_by_parameter(board, metrics, signals=True)])
 
@@ -187,9 +189,10 @@ def truth_tables(board: Board) -> Markup:
         )
     metrics = board.summary_metrics
     text = (
-        "Only simulation knows the truth. The reference itself, a fit to noisy images, is scored too: it is what the "
-        "perfect prediction of the images would give. Predictors that return the mean can be nearer to the truth than "
-        f"a noisy reference, above all in T2v. Means over patients and tissue parameters: {headings(metrics)}."
+        "Only simulation knows the truth. The reference itself, a fit to noisy images, is "
+        "scored too: it is what the perfect prediction of the images would give. Predictors "
+        "that return the mean can be nearer to the truth than a noisy reference, above all in "
+        f"T2v. Means over patients and tissue parameters: {headings(metrics)}."
     )
     header: list[Any] = ["strategy", "algorithm", "against reference", "against truth"]
     suffixes = ["", "_truth"]
@@ -206,8 +209,8 @@ def truth_tables(board: Board) -> Markup:
             line += [metric_texts(metrics, row, suffix) for suffix in suffixes]
             cells.append(line)
             faint += [i] if is_control(row["algorithm"]) else []
-        own = _of(board.scores, train_on, cohort)
-        title = f"{cohort}, {TRAINED.get(train_on, train_on)}; {board.conditions(own)}"
+        conditions = board.conditions(_of(board.scores, train_on, cohort))
+        title = f"{cohort}, {TRAINED.get(train_on, train_on)}; {conditions}"
         parts.append(
             html_details(
                 title,
@@ -255,36 +258,36 @@ def _truth_by_parameter(board: Board) -> Markup:
 
 
 def reference_table(board: Board) -> Markup:
-    """
-    Tabulate what the reference is worth: share of voxels at a bound, without E, without a
-    prediction.
-    """
+    """Tabulate shares of voxels with a reference at a bound, without E, without prediction."""
     scores = board.scores
     first = scores[scores["estimator"] == scores["estimator"].iloc[0]].drop_duplicates(
         ["cohort", "patient", "metric"]
     )
     rows = []
     for metric in unique(first["metric"]):
-        own, everything = first[first["metric"] == metric], scores[scores["metric"] == metric]
-        shares = [
-            percent(own.loc[own["cohort"] == cohort, "at_bound"].mean())
-            for cohort in board.cohorts
-        ]
+        # The reference is the same for all estimators; which voxels are predicted is not.
+        reference = first[first["metric"] == metric]
+        predicted = scores[scores["metric"] == metric]
+        shares = []
+        for cohort in board.cohorts:
+            at_bound = reference.loc[reference["cohort"] == cohort, "at_bound"]
+            shares.append(percent(at_bound.mean()))
         rows.append([
             metric,
             _MEANING.get(metric, ""),
-            str(own["unit"].iloc[0]).replace("signal", "relative") or "1",
+            str(reference["unit"].iloc[0]).replace("signal", "relative") or "1",
             *shares,
-            percent(own["n_undefined"].sum() / max(own["n_voxels"].sum(), 1)),
-            percent(everything["n_failed"].sum() / max(everything["n_voxels"].sum(), 1)),
+            percent(reference["n_undefined"].sum() / max(reference["n_voxels"].sum(), 1)),
+            percent(predicted["n_failed"].sum() / max(predicted["n_voxels"].sum(), 1)),
         ])  # fmt: skip
     header: list[Any] = ["parameter", "meaning", "unit"]
     header += [html_lines("at a bound (% of", f"voxels), {cohort}") for cohort in board.cohorts]
     header += [html_lines("E undefined", "(%)"), html_lines("not predicted", "(%)")]
     table = html_table(rows, header, numbers=range(3, len(header)))
     note = (
-        "A reference at a bound of the fit was set by the bound, not by the data. E is undefined where the reference "
-        "is zero or was not fitted; such voxels are counted here and left out."
+        "A reference at a bound of the fit was set by the bound, not by the data. E is "
+        "undefined where the reference is zero or was not fitted; such voxels are counted here "
+        "and left out."
     )
     return html_join([table, html_note(note)])
 
@@ -333,8 +336,8 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
     grid = []
     first = signals[(signals["train_on"] == board.regimes[0]) & (signals["algorithm"] != PERFECT)]
     for cohort in unique(first["cohort"]):
-        own = first[first["cohort"] == cohort]
-        shown = own[~own["algorithm"].map(is_control) | (own["algorithm"] == CONSTANT)]
+        shown = first[first["cohort"] == cohort]
+        shown = shown[~shown["algorithm"].map(is_control) | (shown["algorithm"] == CONSTANT)]
         if not np.isfinite(shown["relative_error"]).any():
             continue
         title = f"{cohort}\ntrained on {WHOM.get(board.regimes[0], board.regimes[0])}; {board.conditions(shown)}"
@@ -347,9 +350,10 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
             )
         )
     text = (
-        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is the measured signal, "
-        "noise included. Errors are over the voxels of a patient, then means over patients and contrasts; pooled, over "
-        "all unseen contrasts of a patient together."
+        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is "
+        "the measured signal, noise included. Errors are over the voxels of a patient, then "
+        "means over patients and contrasts; pooled, over all unseen contrasts of a patient "
+        "together."
     )
     table = html_table(cells, header, numbers=range(4, len(header)), faint=faint)
     return html_join(
@@ -362,11 +366,10 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
 
 
 def _of(table: pd.DataFrame, train_on: str, cohort: str) -> pd.DataFrame:
-    return (
-        table[(table["train_on"] == train_on) & (table["cohort"] == cohort)]
-        if len(table)
-        else table
-    )
+    # A table without rows may lack its columns.
+    if not len(table):
+        return table
+    return table[(table["train_on"] == train_on) & (table["cohort"] == cohort)]
 
 
 def _capital(text: str) -> str:
