@@ -84,8 +84,13 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     residual = ((x - x.mean(axis=1, keepdims=True) - x.mean(axis=0)) ** 2).sum() / (
         (n - 1) * (k - 1)
     )
-    within, residual = (v if v > 1e-24 else 0.0 for v in (within, residual))
-    error, df2 = (within, n * (k - 1)) if form == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
+    if form == "ICC(1,1)":
+        error, df2 = within, n * (k - 1)
+    else:
+        error, df2 = residual, (n - 1) * (k - 1)
+    # Ratings have the scale 1 here; less than this is rounding.
+    if error <= 1e-24:
+        error = 0.0
     df1 = n - 1
     tail = (1 - confidence) / 2
     whole = between + (k - 1) * error + k * (raters - error) / n
@@ -148,17 +153,15 @@ def _icc2_interval(
         v = float(k - 1)
     else:
         ratio = raters / error
-        rest = n * (1 + (k - 1) * value) - k * value
-        v = (k - 1) * (n - 1) * (k * value * ratio + rest) ** 2
-        v /= (n - 1) * k**2 * value**2 * ratio**2 + rest**2
+        weight = n * (1 + (k - 1) * value) - k * value
+        v = (k - 1) * (n - 1) * (k * value * ratio + weight) ** 2
+        v /= (n - 1) * k**2 * value**2 * ratio**2 + weight**2
     with np.errstate(all="ignore"):
         # Next to no degrees of freedom leave the quantile without bound; the interval has a limit
         # there.
         v = max(v, 1e-3)
-        f_low, f_high = (
-            f_distribution.ppf(1 - tail, n - 1, v),
-            f_distribution.ppf(1 - tail, v, n - 1),
-        )
+        f_low = f_distribution.ppf(1 - tail, n - 1, v)
+        f_high = f_distribution.ppf(1 - tail, v, n - 1)
     spread = k * raters + (k * n - k - n) * error
     low = n * (between / f_low - error) / (spread + n * between / f_low)
     if not np.isfinite(f_high):
@@ -227,13 +230,19 @@ def bland_altman(
     difference = a - b
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
     t = t_distribution.ppf((1 + confidence) / 2, n - 1)
-    own = t * sd / np.sqrt(n)
-    limit = t * sd * np.sqrt(1 / n + agreement**2 / (2 * (n - 1)))
+    bias_width = t * sd / np.sqrt(n)
+    limit_width = t * sd * np.sqrt(1 / n + agreement**2 / (2 * (n - 1)))
     lower, upper = bias - agreement * sd, bias + agreement * sd
-    around, lowest, highest = (
-        (float(x - w), float(x + w)) for x, w in ((bias, own), (lower, limit), (upper, limit))
+    return LimitsOfAgreement(
+        bias=bias,
+        sd=sd,
+        lower=float(lower),
+        upper=float(upper),
+        bias_interval=(float(bias - bias_width), float(bias + bias_width)),
+        lower_interval=(float(lower - limit_width), float(lower + limit_width)),
+        upper_interval=(float(upper - limit_width), float(upper + limit_width)),
+        n=n,
     )
-    return LimitsOfAgreement(bias, sd, float(lower), float(upper), around, lowest, highest, n)
 
 
 def _check_confidence(confidence: float) -> None:

@@ -244,16 +244,16 @@ def choose_views(
 
 def check_distinct(entrants: Sequence[Entrant]) -> None:
     """Refuse two estimators with equal strategy and algorithm: tables could not separate them."""
-    seen: dict[tuple[str, str], str] = {}
+    names: dict[tuple[str, str], str] = {}
     for entrant in entrants:
         key = entrant.strategy, entrant.algorithm
-        if key in seen:
+        if key in names:
             raise ValueError(
-                f"estimators {seen[key]!r} and {entrant.name!r} are both algorithm "
+                f"estimators {names[key]!r} and {entrant.name!r} are both algorithm "
                 f"{entrant.algorithm!r} of strategy {entrant.strategy}; give them names of which "
                 "more than signs and the strategy differ"
             )
-        seen[key] = entrant.name
+        names[key] = entrant.name
 
 
 def _check_names(named: Mapping[Any, Any], what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import html_grid, html_heading, html_join, html_note, html_paragraph
@@ -143,51 +144,46 @@ def _decays(
 ) -> list[Markup]:
     """Draw the median over the scored voxels, and one voxel."""
     usable = np.isfinite(patient.measured).all(axis=1)
-    usable &= np.all(
-        [np.isfinite(patient.signals[name]).all(axis=1) for name in names.values()], axis=0
-    )
+    for name in names.values():
+        usable &= np.isfinite(patient.signals[name]).all(axis=1)
     if not usable.any():
         return []
     measured = patient.measured[usable].astype(float)
-    first = patient.signals[next(iter(names.values()))][usable].astype(float)
+    predicted = patient.signals[next(iter(names.values()))][usable].astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.nanmean(
-            np.abs((first - measured) / np.where(measured == 0, np.nan, measured)), axis=1
-        )
-    one = int(np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")[(len(errors) - 1) // 2])
-    place = ", ".join(str(i) for i in patient.index[usable][one])
-    figures = []
-    for what, file, pick in (
-        (
+        relative = np.abs((predicted - measured) / np.where(measured == 0, np.nan, measured))
+        errors = np.nanmean(relative, axis=1)
+    order = np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")
+    typical = int(order[(len(errors) - 1) // 2])
+    position = ", ".join(str(i) for i in patient.index[usable][typical])
+    curves = {
+        "median": (
             "median of the scored voxels",
-            "median",
             lambda values: np.median(values[usable], axis=0),
         ),
-        (f"voxel ({place}), of typical error", "voxel", lambda values: values[usable][one]),
-    ):
-        figure = plot_decays(
-            _decay_table(patient, names, pick), f"{patient.patient}, {file}\n{note}"
-        )
-        figures.append(
-            gallery.show(
-                f"decays_{patient.cohort}_{file}",
-                figure,
-                f"Decays of {patient.patient}, {what}",
-                _capital(what),
-            )
-        )
+        "voxel": (
+            f"voxel ({position}), of typical error",
+            lambda values: values[usable][typical],
+        ),
+    }
+    figures = []
+    for file, (subject, pick) in curves.items():
+        table = _decay_table(patient, names, pick)
+        figure = plot_decays(table, f"{patient.patient}, {file}\n{note}")
+        alt = f"Decays of {patient.patient}, {subject}"
+        name = f"decays_{patient.cohort}_{file}"
+        figures.append(gallery.show(name, figure, alt, _capital(subject)))
     return figures
 
 
 def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) -> pd.DataFrame:
     import pandas as pd
 
-    kinds = {
-        "measured": patient.measured,
-        **{strategy: patient.signals[name] for strategy, name in names.items()},
-    }
+    signals = {"measured": patient.measured}
+    for strategy, estimator in names.items():
+        signals[strategy] = patient.signals[estimator]
     rows = []
-    for kind, values in kinds.items():
+    for label, values in signals.items():
         signal = pick(values).astype(float)
         columns = {
             "b": patient.b,
@@ -195,7 +191,7 @@ def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) 
             "signal": np.where(signal > 0, signal, np.nan),
             "known": patient.seen,
         }
-        rows.append(pd.DataFrame(columns).assign(kind=kind))
+        rows.append(pd.DataFrame(columns).assign(kind=label))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -207,11 +203,7 @@ def _maps(
         if name not in patient.names:
             continue
         i = patient.names.index(name)
-        columns = {} if patient.truth is None else {"truth": patient.truth[:, i]}
-        columns["reference"] = patient.reference[:, i]
-        columns |= {
-            strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()
-        }
+        columns = _columns(patient, names, i)
         figures.append(
             _map(gallery, patient, columns, name, _unit(patient.units[i]), list(names), note)
         )
@@ -220,35 +212,42 @@ def _maps(
         # The farthest from the clinical images: the largest b at the longest echo time.
         far = hidden[np.lexsort((patient.b[hidden], np.nan_to_num(patient.te[hidden])))[-1]]
         columns = {"measured": patient.measured[:, far]}
-        columns |= {
-            strategy: patient.signals[estimator][:, far] for strategy, estimator in names.items()
-        }
+        for strategy, estimator in names.items():
+            columns[strategy] = patient.signals[estimator][:, far]
         label = f"Signal at b = {patient.b[far]:g} s/mm²"
-        label += "" if np.isnan(patient.te[far]) else f", TE = {patient.te[far]:g} ms"
+        if not np.isnan(patient.te[far]):
+            label += f", TE = {patient.te[far]:g} ms"
         figures.append(_map(gallery, patient, columns, label, "", list(names), note))
     return [figure for figure in figures if figure]
+
+
+def _columns(patient: PatientPredictions, names: dict[str, str], i: int) -> dict[str, NDArray]:
+    """Collect the values of a parameter: truth if known, reference, predictions."""
+    columns = {}
+    if patient.truth is not None:
+        columns["truth"] = patient.truth[:, i]
+    columns["reference"] = patient.reference[:, i]
+    for strategy, estimator in names.items():
+        columns[strategy] = patient.maps[estimator][:, i]
+    return columns
 
 
 def _planes(
     board: Board, patient: PatientPredictions, names: dict[str, str], note: str
 ) -> Markup | str:
     """Show the maps of a patient, reference beside predictions, to move through."""
-    place = tuple(patient.index.T)
+    voxels = tuple(patient.index.T)
     layers = []
     for name in board.metrics:
         if name not in patient.names:
             continue
         i = patient.names.index(name)
-        columns = {} if patient.truth is None else {"truth": patient.truth[:, i]}
-        columns |= {"reference": patient.reference[:, i]}
-        columns |= {
-            strategy: patient.maps[estimator][:, i] for strategy, estimator in names.items()
-        }
+        unit = _unit(patient.units[i])
         window = robust_limits(patient.reference[:, i].astype(float))
-        for kind, values in columns.items():
+        for label, values in _columns(patient, names, i).items():
             volume = np.full(patient.shape, np.nan)
-            volume[place] = values
-            layers.append(Layer(f"{name}, {kind}", volume, "map", _unit(patient.units[i]), window))
+            volume[voxels] = values
+            layers.append(Layer(f"{name}, {label}", volume, "map", unit, window))
     if not layers:
         return ""
     return html_viewer(
