@@ -63,12 +63,10 @@ def plot_signal_errors(
         figure = new_figure(PANEL[0], PANEL[1] + below)
         ax = add_axes(figure, 0.62, below + 0.72, PANEL[0] - 0.79, PANEL[1] - 1.4)
         for (strategy, algorithm), rows in table.groupby(["strategy", "algorithm"], sort=False):
-            for _, part in rows.groupby("te", dropna=False):
-                x = np.array(
-                    [position[_word(te), b] for te, b in zip(part["te"], part["b"], strict=True)]
-                )
+            for te, shell in rows.groupby("te", dropna=False):
+                x = np.array([position[_word(te), b] for b in shell["b"]])
                 order = np.argsort(x)
-                y = _PERCENT * part["relative_error"].to_numpy()
+                y = _PERCENT * shell["relative_error"].to_numpy()
                 look = {
                     "color": algorithm_color(algorithm, algorithms),
                     "linestyle": dash_of(strategy, strategies),
@@ -78,9 +76,9 @@ def plot_signal_errors(
             range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8.5
         )
         for te, rows in contrasts.groupby("te"):
-            place = rows.index.to_numpy().mean(), 1.0
+            top_center = rows.index.to_numpy().mean(), 1.0
             ax.annotate(
-                f"TE {te:g} ms", place, (0, 2), ax.get_xaxis_transform(), "offset points",
+                f"TE {te:g} ms", top_center, (0, 2), ax.get_xaxis_transform(), "offset points",
                 ha="center", va="bottom", fontsize=8.5, color=FAINT,
             )  # fmt: skip
             if rows.index[0] > 0:
@@ -102,45 +100,47 @@ def plot_learning_curve(
     metrics: Sequence[str] | None = None,
     like: pd.DataFrame | None = None,
 ) -> Figure:
-    """
-    Draw bias and dispersion against the number of training patients: overall, by algorithm, by
-    parameter.
-    """
-    algorithms = (
-        list(dict.fromkeys(scores["algorithm"])) if algorithms is None else list(algorithms)
-    )
-    metrics = list(dict.fromkeys(scores["metric"])) if metrics is None else list(metrics)
-    looks: list[tuple[list[str], Mapping[str, dict[str, Any]]]] = [
-        ([], {}),
-        (["algorithm"], {name: {"color": algorithm_color(name, algorithms)} for name in algorithms}),
-        (["metric"], {
-            name: {"color": color_of(name, metrics), "marker": marker_of(name, metrics)} for name in metrics
-        }),
-    ]  # fmt: skip
-    own, wide = _by_patient(scores), _by_patient(scores if like is None else like)
-    sizes = sorted(own["n_train"].unique())
-    wanted = [(keys, look) for keys, look in looks if not keys or len(own[keys[0]].unique()) > 1]
-    entries = [
-        [name for name in look if name in set(own[keys[0]])] if keys else []
-        for keys, look in wanted
-    ]
+    """Draw bias and dispersion over training sizes: overall, by algorithm, by parameter."""
+    algorithms = list(dict.fromkeys(scores["algorithm"]) if algorithms is None else algorithms)
+    metrics = list(dict.fromkeys(scores["metric"]) if metrics is None else metrics)
+    algorithm_styles = {name: {"color": algorithm_color(name, algorithms)} for name in algorithms}
+    metric_styles = {}
+    for name in metrics:
+        metric_styles[name] = {
+            "color": color_of(name, metrics),
+            "marker": marker_of(name, metrics),
+        }
+    table = _by_patient(scores)
+    # Figures that are compared have the axes of all their scores together.
+    table_of_limits = table if like is None else _by_patient(like)
+    sizes = sorted(table["n_train"].unique())
+    rows_of_panels: list[tuple[list[str], Mapping[str, dict[str, Any]]]] = [([], {})]
+    if table["algorithm"].nunique() > 1:
+        rows_of_panels.append((["algorithm"], algorithm_styles))
+    if table["metric"].nunique() > 1:
+        rows_of_panels.append((["metric"], metric_styles))
+    entries: list[list[str]] = []
+    for keys, styles in rows_of_panels:
+        shown = set(table[keys[0]]) if keys else set()
+        entries.append([name for name in styles if name in shown])
     # Inches: the axes of each row, and the lines of its legend above them.
     legends = [
         0.1 + 0.2 * -(-len(names) // _LEGEND_COLUMNS) if names else 0.0 for names in entries
     ]
     notes = 0.2 * title.count("\n")
     with shared_style({"axes.grid": True}):
-        figure = new_figure(PANEL[0], 0.75 + notes + sum(legends) + len(wanted) * 1.75)
+        height = 0.75 + notes + sum(legends) + len(rows_of_panels) * 1.75
+        figure = new_figure(PANEL[0], height)
         bottom = figure.get_figheight() - 0.35 - notes
-        for (keys, look), names, legend in zip(wanted, entries, legends, strict=True):
-            bottom -= legend + 1.55
-            top = _highest(wide, keys)
-            last = keys == wanted[-1][0]
-            for left, index in zip((0.58, 2.83), _INDICES, strict=True):
-                ax = add_axes(figure, left, bottom, 1.5, 1.45)
-                _draw_sizes(ax, own, index, keys, look)
+        for i, (keys, styles) in enumerate(rows_of_panels):
+            bottom -= legends[i] + 1.55
+            highest = _highest(table_of_limits, keys)
+            last = i == len(rows_of_panels) - 1
+            for x, index in zip((0.58, 2.83), _INDICES, strict=True):
+                ax = add_axes(figure, x, bottom, 1.5, 1.45)
+                _draw_sizes(ax, table, index, keys, styles)
                 ax.set(
-                    ylim=(0, 1.06 * top[index] or 1.0),
+                    ylim=(0, 1.06 * highest[index] or 1.0),
                     ylabel=_INDICES[index],
                     xlim=(0, sizes[-1] * 1.04),
                 )
@@ -148,12 +148,12 @@ def plot_learning_curve(
                 ax.set_xticks(sizes, _spread_labels(sizes) if last else [""] * len(sizes))
                 if last:
                     ax.set_xlabel("N, training patients")
-                if keys == wanted[0][0] and left < 1:
+                if i == 0 and x < 1:
                     head(ax, title)
-            handles = [
-                handle(name, **{"marker": ".", "lw": 1.6, "markersize": 5, **look[name]})
-                for name in names
-            ]
+            handles = []
+            for name in entries[i]:
+                style = {"marker": ".", "lw": 1.6, "markersize": 5, **styles[name]}
+                handles.append(handle(name, **style))
             if handles:
                 figure.legend(
                     handles=by_lines([handles], _LEGEND_COLUMNS), ncols=_LEGEND_COLUMNS, fontsize=8.5,
@@ -167,7 +167,7 @@ def plot_learning_curve(
 def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
     """Draw measured and predicted signals against b, one color for each echo time."""
     measured = decays[decays["kind"] == "measured"]
-    strategies = [kind for kind in dict.fromkeys(decays["kind"]) if kind != "measured"]
+    strategies = [label for label in dict.fromkeys(decays["kind"]) if label != "measured"]
     echoes = sorted(decays["te"].dropna().unique()) or [np.nan]
     with shared_style({"axes.grid": True}):
         figure = new_figure(PANEL[0], PANEL[1] + 0.2)
@@ -242,18 +242,12 @@ def _by_patient(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _highest(table: pd.DataFrame, keys: list[str]) -> pd.Series:
     """Find the largest mean that a row of panels has to show."""
-    means = table.groupby(["cohort", "strategy", "n_train", *keys], sort=False)[
-        list(_INDICES)
-    ].mean()
+    panel_keys = ["cohort", "strategy", "n_train"]
+    means = table.groupby([*panel_keys, *keys], sort=False)[list(_INDICES)].mean()
     if not keys:
-        patients = table.groupby(["cohort", "strategy", "n_train", "patient"], sort=False)[
-            list(_INDICES)
-        ].mean()
-        means = (
-            patients.groupby(["cohort", "strategy", "n_train"])
-            .quantile(0.75)
-            .combine(means, np.fmax)
-        )
+        # The band over patients may reach above the mean.
+        patients = table.groupby([*panel_keys, "patient"], sort=False)[list(_INDICES)].mean()
+        means = patients.groupby(panel_keys).quantile(0.75).combine(means, np.fmax)
     return means.max().fillna(0.0)
 
 

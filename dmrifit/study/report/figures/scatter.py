@@ -50,17 +50,16 @@ def plot_bias_dispersion(
     columns = 1 if len(panels) == 1 else 2
     lines = -(-len(panels) // columns)
     with shared_style({"axes.grid": True}):
-        handles = (
-            by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns) if legend else []
-        )
-        below = 0.2 * -(-len(handles) // (_LEGEND_COLUMNS * columns)) + 0.1 if legend else 0.0
-        figure = new_figure(columns * PANEL[0], lines * PANEL[1] + below)
+        legend_height = 0.0
+        if legend:
+            handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS * columns)
+            n_legend_lines = -(-len(handles) // (_LEGEND_COLUMNS * columns))
+            legend_height = 0.2 * n_legend_lines + 0.1
+        figure = new_figure(columns * PANEL[0], lines * PANEL[1] + legend_height)
         for i, (title, rows) in enumerate(panels):
-            left, bottom = (
-                (i % columns) * PANEL[0] + 0.62,
-                below + (lines - 1 - i // columns) * PANEL[1] + 0.5,
-            )
-            ax = add_axes(figure, left, bottom, PANEL[0] - 0.79, PANEL[1] - 1.0)
+            x = (i % columns) * PANEL[0] + 0.62
+            y = legend_height + (lines - 1 - i // columns) * PANEL[1] + 0.5
+            ax = add_axes(figure, x, y, PANEL[0] - 0.79, PANEL[1] - 1.0)
             _scatter(ax, rows, algorithms, metrics, limits)
             head(ax, title)
         if legend:
@@ -94,7 +93,9 @@ def _limit(values: pd.Series) -> float:
     if not len(finite):
         return 1.0
     largest, usual = float(finite.max()), float(finite.quantile(_LIMIT_QUANTILE))
-    return 1.08 * (largest if largest < 1.5 * usual else usual) or 1.0
+    # A few far points would push all others into a corner.
+    limit = largest if largest < 1.5 * usual else usual
+    return 1.08 * limit or 1.0
 
 
 def _scatter(
@@ -109,15 +110,17 @@ def _scatter(
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
         color = algorithm_color(row["algorithm"], algorithms)
-        beyond = x > limits[0] or y > limits[1]
+        face, edge, linewidth = color, "white", 0.6
+        if x > limits[0] or y > limits[1]:
+            face, edge, linewidth = "white", color, 1.4
         marker = marker_of(row["metric"], metrics)
         ax.scatter(
             min(x, limits[0]),
             min(y, limits[1]),
             s=90 if marker in _THIN_MARKERS else 56,
-            facecolor="white" if beyond else color,
-            edgecolor=color if beyond else "white",
-            linewidth=1.4 if beyond else 0.6,
+            facecolor=face,
+            edgecolor=edge,
+            linewidth=linewidth,
             marker=marker,
             clip_on=False,
             zorder=2 if is_control(row["algorithm"]) else 3,
