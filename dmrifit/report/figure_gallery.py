@@ -1,4 +1,4 @@
-"""The figures of a report: in the page as pictures, beside it as files, all together as vectors."""
+"""Figures of a report: pictures in the page, files beside it, one file of vectors."""
 
 from __future__ import annotations
 

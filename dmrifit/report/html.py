@@ -50,22 +50,26 @@ FEW = 20
 _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; color: #1d2530;
-  background: #fff; max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; overflow-wrap: anywhere; }
+body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  color: #1d2530; background: #fff; max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 3rem;
+  overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid #d5dae1; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .6rem;
+  border-top: 1px solid #d5dae1; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .lead { color: #4a5563; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; font-size: .9rem; }
 a { color: #0059a3; }
 summary { cursor: pointer; padding: .25rem 0; }
-.grid { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+.grid { display: grid; gap: 1.2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figure { margin: .6rem 0; }
 figure img { display: block; max-width: 100%; height: auto; }
 figcaption, .note { font-size: .875rem; color: #4a5563; }
 .scroll { overflow-x: auto; }
-table { width: max-content; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { width: max-content; border-collapse: collapse; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 th, td { max-width: 32rem; padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e4e8ed; overflow-wrap: break-word; }
 th { font-weight: 600; vertical-align: bottom; }
@@ -99,7 +103,8 @@ _PAGE = """<!DOCTYPE html>
 <body>
 <h1>{{ title }}</h1>
 {% if lead %}<p class="lead">{{ lead }}</p>{% endif %}
-{% if contents %}<nav>{% for heading, _ in sections if heading %}<a href="#s{{ loop.index }}">{{ heading }}</a>
+{% if contents %}<nav>{% for heading, _ in sections if heading -%}
+<a href="#s{{ loop.index }}">{{ heading }}</a>
 {% endfor %}</nav>{% endif %}
 {% set number = namespace(value=0) %}
 {% for heading, body in sections %}

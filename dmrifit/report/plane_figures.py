@@ -1,4 +1,4 @@
-"""Three planes through a point of a scan, on any grid, in the radiological way, to draw outlines into."""
+"""Three orthogonal planes of a scan in radiological view, as figures to draw outlines into."""
 
 from __future__ import annotations
 
@@ -72,8 +72,7 @@ def draw_planes(
     window: tuple[float, float] | None = None,
 ) -> Iterator[Plane]:
     """
-    Draw a scan in three planes perpendicular to the scanner's axes; the patient's right is at the
-    left.
+    Draw a scan in three planes along the scanner's axes, the patient's right at the left.
 
     Shapes: `image` (x, y, z).
     """

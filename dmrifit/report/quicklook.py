@@ -1,4 +1,4 @@
-"""The pages to look at after a fit or a prediction: maps, histograms, shares at bounds, settings."""
+"""Quick-look pages of a fit or a prediction: maps, histograms, shares at bounds, settings."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def write_quicklook(
                 ("Maps", _figures(maps, slices, drawn, described)),
                 ("How they were made", _settings(described)),
             ],
-            lead=f"Fitted by dmrifit {described['Versions']['dmrifit']}. Research software, not a medical device.",
+            lead=(
+                f"Fitted by dmrifit {described['Versions']['dmrifit']}. "
+                "Research software, not a medical device."
+            ),
         ),
         encoding="utf-8",
     )
@@ -100,8 +103,11 @@ def write_prediction_page(
                 )
             )
     counts = described["Voxels"]
-    text = f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every measurement. A trained "
-    text += "model predicted these maps from images of another protocol; they are no fit to measurements of it."
+    text = (
+        f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every "
+        "measurement. A trained model predicted these maps from images of another protocol; they "
+        "are no fit to measurements of it."
+    )
     if counts["NegativeSignal"]:
         text += f" In {counts['NegativeSignal']} voxels a predicted signal is negative."
     estimator = described["Estimator"]
@@ -128,7 +134,10 @@ def write_prediction_page(
             *([("Maps", html_grid(figures))] if figures else []),
             ("How they were made", html_table(made)),
         ],
-        lead=f"Predicted by dmrifit {described['Versions']['dmrifit']}. Research software, not a medical device.",
+        lead=(
+            f"Predicted by dmrifit {described['Versions']['dmrifit']}. "
+            "Research software, not a medical device."
+        ),
     )
     html.write_text(page, encoding="utf-8")
 
@@ -197,16 +206,18 @@ def _summary(
     )
     text += " The standard error is the median over voxels."
     doubts = described["Doubt"]["Share"]
-    text += f" In {100 * doubts['starts disagree']:.3g} % of the fitted voxels starts disagree: other parameters fit "
-    text += f"about as well. {100 * doubts['ill-conditioned']:.3g} % are ill-conditioned: their parameters cannot be "
-    text += "told apart."
+    text += (
+        f" In {100 * doubts['starts disagree']:.3g} % of the fitted voxels starts disagree: other "
+        f"parameters fit about as well. {100 * doubts['ill-conditioned']:.3g} % are "
+        "ill-conditioned: their parameters cannot be told apart."
+    )
     if any("BoundsUnits" in entry for entry in described["Parameters"].values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
     return html_table(rows, header, numbers=(2, 3, 4, 5, 6)) + html_note(text)
 
 
 def _planes(slices: Slices, panels: list[MapPanel], affine: NDArray[np.float64]) -> Markup:
-    """Show all maps in three planes; the first amplitude lies below, the first other parameter above it."""
+    """Show all maps in three planes: the first amplitude below, another parameter above it."""
     layers = [
         Layer(one.name, np.where(slices.mask, one.values, np.nan), "map", one.unit)
         for one in panels

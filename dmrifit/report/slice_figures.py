@@ -66,8 +66,7 @@ class MapPanel:
 
 class Slices:
     """
-    The slices of a volume that figures show, seen as radiologists hang them: from the feet, right
-    at the left.
+    Slices of a volume for figures, in radiological view: from the feet, right at the left.
 
     Parameters
     ----------

@@ -72,10 +72,7 @@ def shared_style(changes: Mapping[str, Any]) -> AbstractContextManager[None]:
 
 
 def new_figure(width: float, height: float, layout: str | None = None) -> Figure:
-    """
-    Make an empty figure that belongs to the caller: no window is opened and no global state
-    touched.
-    """
+    """Make an empty figure without opening a window or touching global state."""
     return import_optional("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
 
 
@@ -126,10 +123,7 @@ def handle(label: str, **look: Any) -> Line2D:
 
 
 def by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:
-    """
-    Order entries so that a legend, which fills columns, reads line by line and each group begins a
-    line.
-    """
+    """Order entries so that a legend reads line by line, each group on lines of its own."""
     empty = handle(" ", linestyle="")
     padded = [
         entry for group in groups for entry in (*group, *[empty] * (-len(group) % n_columns))

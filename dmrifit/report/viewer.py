@@ -1,6 +1,5 @@
 """
-Three planes through volumes, to move through in a browser: part of a page, without a library and
-without a network.
+Interactive viewer of volumes in three planes, for a browser without a library or a network.
 
 The planes are drawn by a script of the project's own (``data/viewer.js``) on plain canvases.
 Libraries were measured first, by the page of a T1-weighted scan of 240 × 240 × 155 voxels with the
@@ -301,7 +300,7 @@ def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
 
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:
-    """Choose the ends of the grays of an image and of the colors of a map; scores and masks need none."""
+    """Choose the gray scale of an image and the color scale of a map; others need none."""
     if layer.kind in ("score", "mask"):
         return None
     values = layer.values[region]
@@ -366,7 +365,7 @@ def _coarser_affine(affine: NDArray[np.float64], axis: int) -> NDArray[np.float6
 
 
 def _pack(layer: Layer) -> dict[str, Any]:
-    """Turn the numbers of a layer into codes: 0 is no value, the others go from low to high in equal steps."""
+    """Turn the numbers of a layer into codes: 0 is no value, then equal steps from low to high."""
     bits, values = _BITS[layer.kind], np.asarray(layer.values)
     packed: dict[str, Any] = {
         "name": layer.name,
@@ -420,9 +419,8 @@ def _code_range(
     layer: Layer, values: NDArray[np.float64]
 ) -> tuple[float, float, tuple[float, float]]:
     """Choose the values of the lowest and the highest code; also return the extreme values."""
-    if not values.size:
-        extremes = (0.0, 1.0)
-    else:
+    extremes = (0.0, 1.0)
+    if values.size:
         extremes = (float(values.min()), float(values.max()))
     low, high = extremes
     if layer.kind == "score":

@@ -294,7 +294,7 @@ def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
     return scores
 
 
-# Counting ----------------------------------------------------------------------------------------------------------
+# Counting ----------------------------------------------------------------------------------------
 
 
 def _counts(table: pd.DataFrame, small: float, ignore_below: int) -> dict[str, float]:
@@ -363,7 +363,7 @@ def _ratio(
     return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
 
 
-# Components --------------------------------------------------------------------------------------------------------
+# Components --------------------------------------------------------------------------------------
 
 
 def _centers(
@@ -385,7 +385,7 @@ def _centers(
 
 @dataclass(frozen=True)
 class _Clusters:
-    """Lesions that touch when grown by a voxel: columns for each lesion, and which components touch any."""
+    """Lesions that touch when grown by a voxel: columns, and the components that touch any."""
 
     of_lesions: dict[str, NDArray[Any]]
     touched: NDArray[np.bool_]

@@ -54,7 +54,7 @@ _LIBRARIES = {
 _FEW = "{n} patients have all values; {least} are needed"
 
 
-# Tests between algorithms -------------------------------------------------------------------------------------------
+# Tests between algorithms ------------------------------------------------------------------------
 
 
 def study_statistics(
@@ -219,7 +219,7 @@ def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
     return (ranks * np.sign(difference)).sum(axis=1) / np.where(total > 0, total, 1.0)
 
 
-# Tables and rows of the tests -----------------------------------------------------------------------------------------
+# Tables and rows of the tests --------------------------------------------------------------------
 
 
 def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
@@ -279,7 +279,7 @@ def _metric_groups(
 def _groups(
     table: pd.DataFrame, groups: dict[str, list[str]]
 ) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield cohort, strategy, way of training and parameters; their rows at the largest training size."""
+    """Yield keys of each group with its rows at the largest training size."""
     for (cohort, strategy, train_on), rows in table.groupby(_KEYS[:3], sort=True):
         largest = rows.groupby("patient")["n_train"].transform("max")
         rows = rows[rows["n_train"] == largest]
@@ -290,7 +290,7 @@ def _groups(
 
 
 def _complete(frame: pd.DataFrame, order: Sequence[str]) -> tuple[pd.DataFrame, int]:
-    """Give patients × algorithms, averaged over the parameters that all algorithms have; count the dropped."""
+    """Average parameters that all algorithms have, patients × algorithms; count the dropped."""
     n_algorithms = frame["algorithm"].nunique()
     finite = frame[np.isfinite(frame["value"])]
     counts = finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")

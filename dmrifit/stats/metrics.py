@@ -113,8 +113,9 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
     """
-    Compute the dispersion index: the interquartile range of E = (prediction − reference) /
-    reference.
+    Compute the dispersion index: the interquartile range of E.
+
+    E = (prediction − reference) / reference.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The linear mixed model of a comparison: algorithm, parameter and their interaction, patients at random."""
+"""Linear mixed model of a comparison: algorithm × parameter, patients as random intercepts."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ _Fitted = tuple[NDArray[np.float64], NDArray[np.float64], float, float, bool]
 
 
 def _fit_mixed(value: NDArray, X: NDArray, patients: NDArray) -> tuple[_Fitted | None, list[str]]:
-    """Fit by restricted likelihood; give coefficients, covariance, the variances, and what went wrong."""
+    """Fit by restricted likelihood; also return the reasons why a fit failed."""
     mixed = import_optional("statsmodels.regression.mixed_linear_model")
     plain = _fit_plain(value, X, patients)
     if plain is not None:
@@ -148,7 +148,7 @@ def _fit_mixed(value: NDArray, X: NDArray, patients: NDArray) -> tuple[_Fitted |
 
 
 def _numbers(found: Any, k: int) -> _Fitted | None:
-    """Take coefficients, their covariance, the variances of patients and residual out of a result."""
+    """Take coefficients, their covariance and both variances out of a result."""
     beta, covariance = np.asarray(found.fe_params), np.asarray(found.cov_params())[:k, :k]
     between, residual = float(np.asarray(found.cov_re)[0, 0]), float(found.scale)
     if not (np.isfinite(beta).all() and np.isfinite(covariance).all() and np.isfinite(residual)):

@@ -13,13 +13,13 @@ from dmrifit.report.viewer import viewer_page
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.conclusions import statistics_tables
 from dmrifit.study.report.sections.generalization import learning_curves, transfer_tables
+from dmrifit.study.report.sections.numerals import plural
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
     introduction,
     repeated_summary,
     summary_tables,
 )
-from dmrifit.study.report.sections.numerals import plural
 from dmrifit.study.report.sections.patients import example_patients, joint_histograms
 from dmrifit.study.report.sections.provenance import origin, times
 from dmrifit.study.report.sections.scores import (

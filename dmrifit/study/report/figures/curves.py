@@ -1,4 +1,4 @@
-"""Curves: errors of signals by contrast, scores by number of training patients, decays of a lesion."""
+"""Curves: signal errors by contrast, learning curves, signal decays of a lesion."""
 
 from __future__ import annotations
 
@@ -115,9 +115,9 @@ def plot_learning_curve(
     table_of_limits = table if like is None else _by_patient(like)
     sizes = sorted(table["n_train"].unique())
     rows_of_panels: list[tuple[list[str], Mapping[str, dict[str, Any]]]] = [([], {})]
-    if table["algorithm"].nunique() > 1:
+    if len(set(table["algorithm"])) > 1:
         rows_of_panels.append((["algorithm"], algorithm_styles))
-    if table["metric"].nunique() > 1:
+    if len(set(table["metric"])) > 1:
         rows_of_panels.append((["metric"], metric_styles))
     entries: list[list[str]] = []
     for keys, styles in rows_of_panels:
@@ -156,8 +156,9 @@ def plot_learning_curve(
                 handles.append(handle(name, **style))
             if handles:
                 figure.legend(
-                    handles=by_lines([handles], _LEGEND_COLUMNS), ncols=_LEGEND_COLUMNS, fontsize=8.5,
-                    columnspacing=1.0, handlelength=1.5, loc="lower left", borderaxespad=0,
+                    handles=by_lines([handles], _LEGEND_COLUMNS), ncols=_LEGEND_COLUMNS,
+                    fontsize=8.5, columnspacing=1.0,
+                    handlelength=1.5, loc="lower left", borderaxespad=0,
                     bbox_to_anchor=(0.5 / PANEL[0], (bottom + 1.5) / figure.get_figheight()),
                 )  # fmt: skip
             bottom -= 0.15
@@ -221,8 +222,8 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
             for name in strategies
         ]
         figure.legend(
-            handles=by_lines((colors, [*points, *lines]), 4), loc="outside lower left", ncols=4, fontsize=8.5,
-            columnspacing=1.0, handlelength=1.8,
+            handles=by_lines((colors, [*points, *lines]), 4), loc="outside lower left", ncols=4,
+            fontsize=8.5, columnspacing=1.0, handlelength=1.8,
         )  # fmt: skip
     return figure
 

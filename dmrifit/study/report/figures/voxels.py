@@ -46,10 +46,7 @@ def plot_map_comparison(
     reference: str = "reference",
     predictions: Sequence[str] = ("s2s", "m2m"),
 ) -> Figure:
-    """
-    Show the fullest slice of several maps of one quantity, and the relative errors of the
-    predicted ones.
-    """
+    """Show the fullest slice of several maps of a quantity, and relative errors of predictions."""
     names = [name for name in voxels.columns if name not in ("i", "j", "k")]
     volumes, upright = _upright(
         {name: voxels[name].to_numpy(float) for name in names}, voxels, affine
@@ -208,7 +205,7 @@ def _few_steps(low: float, high: float) -> tuple[int, ...]:
 def _upright(
     columns: dict[str, NDArray[np.float64]], voxels: pd.DataFrame, affine: NDArray[np.float64]
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Put columns into volumes around the voxels, with axes that run to the right, to the front and upwards."""
+    """Put columns into volumes around the voxels, with axes in RAS+ order."""
     import nibabel as nib
 
     index = voxels[["i", "j", "k"]].to_numpy(int)

@@ -119,7 +119,7 @@ def _with_unit(heading: str, metrics: Sequence[MapMetric]) -> str:
 def _overview(
     tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str
 ) -> list[tuple[list[Any], str]]:
-    """Make a row for each cohort, strategy and group of parameters, and say why numbers are missing."""
+    """Make a row for each group of tests, with the reason why numbers are missing."""
     keys = ["cohort", "strategy", "metrics"]
     friedman = _statistics(tables, metric.column, "friedman", train_on)
     all_pairs = _statistics(tables, metric.column, "pairs", train_on)

@@ -51,7 +51,8 @@ def learning_curves(board: Board, gallery: Gallery) -> Markup:
     )
     grid, cells = [], []
     for (cohort, strategy), rows in scores.groupby(["cohort", "strategy"], sort=False):
-        title = f"{cohort}, {strategy}\ntrained on {WHOM.get(regime, regime)}; {board.conditions(rows)}"
+        note = f"trained on {WHOM.get(regime, regime)}; {board.conditions(rows)}"
+        title = f"{cohort}, {strategy}\n{note}"
         figure = plot_learning_curve(
             rows, title, algorithms=board.algorithms, metrics=board.metrics, like=scores
         )

@@ -95,7 +95,10 @@ def summary_tables(board: Board) -> Markup:
         f"tissue parameters {', '.join(board.metrics)}."
     )
     if "T2v" in board.metrics:
-        text += " T2v of the reference mostly sits at a bound of the fit, so the same without T2v stands beside it."
+        text += (
+            " T2v of the reference mostly sits at a bound of the fit, so the same without T2v "
+            "stands beside it."
+        )
     parts: list[Any] = [html_paragraph(text), _findings(board)]
     if controls:
         parts.append(html_note(f"Controls, in gray: {'; '.join(controls)}."))
@@ -161,7 +164,10 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
             rows.append(line)
     header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
     header += [metric.heading for metric in metrics]
-    text = "Means over the algorithms that learn (± standard deviation between algorithms), first way of training."
+    text = (
+        "Means over the algorithms that learn (± standard deviation between algorithms), first "
+        "way of training."
+    )
     return html_join(
         [html_paragraph(text), html_table(rows, header, numbers=range(4, len(header)))]
     )
@@ -280,7 +286,7 @@ def _capital(text: str) -> str:
 
 
 def _findings(board: Board) -> Markup:
-    """Say for each cohort which predictor has the smallest dispersion, and which of the constants."""
+    """Name the predictor, and the constant, with the smallest dispersion of each cohort."""
     control = board.summary["algorithm"].map(is_control)
     constant = board.summary["algorithm"].str.contains(CONSTANT, case=False)
     # The metric that decides stands first.

@@ -1,4 +1,4 @@
-"""Where the numbers come from: times, settings, seeds, versions, and the commands that made them."""
+"""Provenance of a comparison: times, settings, seeds, versions, commands."""
 
 from __future__ import annotations
 

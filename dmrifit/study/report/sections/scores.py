@@ -1,4 +1,4 @@
-"""Scores parameter by parameter: scatter of bias and dispersion, tables, truth beside reference, signals."""
+"""Scores by parameter: bias against dispersion, tables, truth beside reference, signals."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def truth_tables(board: Board) -> Markup:
 
 
 def _truth_by_parameter(board: Board) -> Markup:
-    """Tabulate each parameter for the mean over learners of a strategy, and for the reference itself."""
+    """Tabulate each parameter: mean over learners of a strategy, and the reference itself."""
     scores = board.scores[
         (board.scores["train_on"] == board.regimes[0]) & board.scores["bias_truth"].notna()
     ]
@@ -295,6 +295,7 @@ def reference_table(board: Board) -> Markup:
 def signal_scores(board: Board, gallery: Gallery) -> Markup:
     """Show how well the unseen images are predicted."""
     signals = board.signals
+    errors = ("relative_error", "median_relative_error", "signed_relative_error")
     cells, faint = [], []
     for i, ((train_on, cohort, strategy, algorithm), rows) in enumerate(
         signals.groupby(KEYS, sort=False)
@@ -314,9 +315,9 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
             train_on,
             strategy,
             algorithm,
-            *(percent(rows[f"{name}relative_error"].mean()) for name in ("", "median_", "signed_")),
+            *(percent(rows[name].mean()) for name in errors),
             f"{percent(contrasts['relative_error'].max())} ({worst})",
-            *(percent(together[f"{name}relative_error"].mean()) for name in ("", "median_", "signed_")),
+            *(percent(together[name].mean()) for name in errors),
             decimals(float(rows["n_undefined"].sum()), 0),
         ])  # fmt: skip
         faint += [i] if is_control(algorithm) else []
@@ -340,7 +341,8 @@ def signal_scores(board: Board, gallery: Gallery) -> Markup:
         shown = shown[~shown["algorithm"].map(is_control) | (shown["algorithm"] == CONSTANT)]
         if not np.isfinite(shown["relative_error"]).any():
             continue
-        title = f"{cohort}\ntrained on {WHOM.get(board.regimes[0], board.regimes[0])}; {board.conditions(shown)}"
+        note = f"trained on {WHOM.get(board.regimes[0], board.regimes[0])}"
+        title = f"{cohort}\n{note}; {board.conditions(shown)}"
         figure = plot_signal_errors(shown, title, algorithms=board.algorithms)
         grid.append(
             gallery.show(
