@@ -1,23 +1,119 @@
-"""
-All compiled code of the package, in one file, because numba's cache on disk watches the file of a function only.
+"""Compiled code of the package: shared volumes of boxes, the objective, and its simplex search."""
 
-No function is passed as an argument or closed over, so that each is compiled once and found again.
-"""
+# All of it is in this file: numba's cache on disk watches only the file of the function that it
+# compiled, so a change of a function that is called from another file would pass unnoticed.
+# No function is passed as an argument or closed over, so that the cache has each of them.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple, TypeAlias
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 __all__ = ["box_intersection"]
 
-#: One of two boxes is smaller by this when they are clipped, so that faces which coincide are counted once.
+#: The scan computes in single precision, everything else in double.
+Number: TypeAlias = float | np.floating[Any]
+
+#: One of two boxes shrinks by this when they are clipped, so that common faces count once.
 SHRINK = 1e-9
+
+
+#: No fraction deviates by so many standard deviations; `scan` must not compute with infinity.
+NO_LIMIT = 1e30
+
+
+class ObjectiveParameters(NamedTuple):
+    """
+    Numbers of the objective, with volumes in the unit of the volume that is scored.
+
+    `largest_deviation` caps how many standard deviations above its mean a fraction counts: 0 for a
+    one-sided objective, `NO_LIMIT` for another.
+    """
+
+    mean_volume: Number
+    sd_volume: Number
+    mean_fraction: Number
+    sd_fraction: Number
+    largest_deviation: Number
+
+
+class Limits(NamedTuple):
+    """The objective and constraints of boxes: volume in mm³, sides as logarithms of mm."""
+
+    objective: ObjectiveParameters
+    min_volume: float
+    low_sides: NDArray[np.float64]
+    high_sides: NDArray[np.float64]
+    penalty: float
+
+
+class Grid(NamedTuple):
+    """Running sums of a volume along its rows, and where they lie; see `row_integrals.Rows`."""
+
+    prefix: NDArray[np.float32]
+    matrix: NDArray[np.float64]
+    inverse: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+
+class Excluded(NamedTuple):
+    """
+    Running sums of regions to stay away from, on one grid.
+
+    Shapes: `sums` (m, a, b, c); `margins` (m, 2), a margin in mm and the tolerated fraction.
+    """
+
+    sums: NDArray[np.float32]
+    margins: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    inverse: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+
+class Problem(NamedTuple):
+    """What a search minimizes: `low` and `high` are the ends of the image in indices of `grid`."""
+
+    grid: Grid
+    excluded: Excluded
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    limits: Limits
+
+
+class Frame(NamedTuple):
+    """What the nine numbers of a search refer to: its kind, first rotation and first center."""
+
+    kind: int
+    base: NDArray[np.float64]
+    origin: NDArray[np.float64]
+
+
+class Work(NamedTuple):
+    """Arrays that the searches of one call reuse."""
+
+    nodes: NDArray[np.float64]
+    box: NDArray[np.float64]
+    turns: NDArray[np.float64]
+    points: NDArray[np.float64]
+
+
+# The one formula of the objective. It is inlined, so that each caller compiles it with its own
+# precision and flags; `PlacementObjective.cost` runs it as plain Python.
+@njit(inline="always")
+def objective_cost(fraction, volume, objective):
+    """Give minus the logarithm of the objective of a box: half the squares of its deviations."""
+    fraction_deviation = (fraction - objective.mean_fraction) / objective.sd_fraction
+    fraction_deviation = min(fraction_deviation, objective.largest_deviation)
+    volume_deviation = (volume - objective.mean_volume) / objective.sd_volume
+    return 0.5 * (volume_deviation**2 + fraction_deviation**2)
 
 
 @njit(cache=True, nogil=True)
 def _clipped_area(polygon, n, normals, limits):
-    """Clip a convex polygon at six planes ``normal · x <= limit``; the area that is left."""
+    """Give the area of a convex polygon within six planes ``normal · x <= limit``."""
     a = np.empty((16, 3))
     b = np.empty((16, 3))
     for v in range(n):
@@ -71,14 +167,14 @@ def _planes(center, half, rotation):
 
 @njit(cache=True, nogil=True)
 def _surface(center, half, rotation, normals, limits):
-    """Sum over the faces of a box: distance of the plane from the origin times the area inside six planes."""
+    """Sum over a box's faces: distance of the plane to the origin times the area in six planes."""
     total = 0.0
     corners = np.empty((4, 3))
     for p in range(6):
         axis = p // 2
         sign = 1.0 if p % 2 == 0 else -1.0
-        one = (axis + 1) % 3
-        two = (axis + 2) % 3
+        second = (axis + 1) % 3
+        third = (axis + 2) % 3
         for v in range(4):
             s = 1.0 if v == 0 or v == 1 else -1.0
             t = 1.0 if v == 0 or v == 3 else -1.0
@@ -86,8 +182,8 @@ def _surface(center, half, rotation, normals, limits):
                 corners[v, x] = (
                     center[x]
                     + sign * half[axis] * rotation[x, axis]
-                    + s * half[one] * rotation[x, one]
-                    + t * half[two] * rotation[x, two]
+                    + s * half[second] * rotation[x, second]
+                    + t * half[third] * rotation[x, third]
                 )
         distance = half[axis]
         for x in range(3):
@@ -140,7 +236,7 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
     Shapes: `prefix` (a, b, c), `columns`, `column_widths` (m,).
     """
     a, b, c = prefix.shape
-    # A slope of 0 is given a direction, so that a face which a row runs along is met far away.
+    # A slope of 0 gets a direction, so that a face which a row runs along is met far away.
     f0 = -1.0 / (step[0, 2] if abs(step[0, 2]) > 1e-12 else 1e-12)
     f1 = -1.0 / (step[1, 2] if abs(step[1, 2]) > 1e-12 else 1e-12)
     f2 = -1.0 / (step[2, 2] if abs(step[2, 2]) > 1e-12 else 1e-12)
@@ -150,7 +246,7 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
     s0 = step[0, 1] * f0
     s1 = step[1, 1] * f1
     s2 = step[2, 1] * f2
-    # Three intervals on a line have a common part if each two have: that bounds the columns which meet the box.
+    # Three intervals on a line meet if each two meet: that bounds the columns which meet the box.
     far01 = 1.0 / (s0 - s1) if abs(s0 - s1) > 1e-12 else 1e12
     far02 = 1.0 / (s0 - s2) if abs(s0 - s2) > 1e-12 else 1e12
     far12 = 1.0 / (s1 - s2) if abs(s1 - s2) > 1e-12 else 1e12
@@ -197,28 +293,28 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
             at = (i + np.int64(min(max(v + 0.5, 0.0), last_column))) * c
             whole = np.int64(min(low, last_cell))
             k = np.uint64(at + whole)
-            one = values[k] + (low - whole) * (values[k + one_more] - values[k])
+            sum_low = values[k] + (low - whole) * (values[k + one_more] - values[k])
             whole = np.int64(min(high, last_cell))
             k = np.uint64(at + whole)
-            two = values[k] + (high - whole) * (values[k + one_more] - values[k])
-            row_filled += column_widths[q] * (two - one)
+            sum_high = values[k] + (high - whole) * (values[k + one_more] - values[k])
+            row_filled += column_widths[q] * (sum_high - sum_low)
         filled += row_widths[n] * row_filled
         total += row_widths[n] * row_total
     return filled, total
 
 
 @njit(cache=True, nogil=True)
-def _strips(middle, reach, parts, nodes, widths):
-    """Divide an extent at borders of voxels, each piece into `parts`; gives the number of strips."""
+def _strips(middle, reach, n_rows, nodes, widths):
+    """Divide an extent at borders of voxels, each piece into `n_rows`; returns their number."""
     n = 0
     low = middle - reach
     high = middle + reach
     border = np.floor(low + 0.5) + 0.5
-    while low < high and n + parts <= len(nodes):
+    while low < high and n + n_rows <= len(nodes):
         end = min(border, high)
         if end > low:
-            width = (end - low) / parts
-            for p in range(parts):
+            width = (end - low) / n_rows
+            for p in range(n_rows):
                 nodes[n] = low + (p + 0.5) * width
                 widths[n] = width
                 n += 1
@@ -228,110 +324,115 @@ def _strips(middle, reach, parts, nodes, widths):
 
 
 @njit(cache=True, nogil=True)
-def _fraction(prefix, matrix, inverse, offset, center, rotation, half, parts, nodes, step, start):
-    """Part of a box that a volume fills, with `parts` rows to a voxel; the last three arguments are for work."""
+def _middle(grid, axis, center):
+    """Find where the center of a box lies along an axis of a grid, as an index."""
+    middle = 0.0
+    for y in range(3):
+        middle += grid.inverse[axis, y] * (center[y] - grid.offset[y])
+    return middle
+
+
+@njit(cache=True, nogil=True)
+def _reach(grid, axis, rotation, half):
+    """Find how far a box extends from its center along an axis of a grid, in indices."""
+    reach = 0.0
+    for y in range(3):
+        direction = 0.0
+        for z in range(3):
+            direction += grid.inverse[axis, z] * rotation[z, y]
+        reach += abs(direction) * half[y]
+    return reach
+
+
+@njit(cache=True, nogil=True)
+def _fraction(grid, center, rotation, half, n_rows, nodes, step, start):
+    """Fraction of a box that a volume fills, by `n_rows` rows to a voxel; fills the last three."""
+    matrix = grid.matrix
     for x in range(3):
         start[x] = 0.0
         for y in range(3):
-            start[x] += rotation[y, x] * (offset[y] - center[y])
+            start[x] += rotation[y, x] * (grid.offset[y] - center[y])
             step[x, y] = (
                 rotation[0, x] * matrix[0, y]
                 + rotation[1, x] * matrix[1, y]
                 + rotation[2, x] * matrix[2, y]
             )
-    n = 0
-    m = 0
-    for a in range(2):
-        middle = 0.0
-        reach = 0.0
-        for y in range(3):
-            middle += inverse[a, y] * (center[y] - offset[y])
-            direction = 0.0
-            for z in range(3):
-                direction += inverse[a, z] * rotation[z, y]
-            reach += abs(direction) * half[y]
-        n, m = m, _strips(middle, reach, parts, nodes[2 * a], nodes[2 * a + 1])
+    middle = _middle(grid, 0, center)
+    reach = _reach(grid, 0, rotation, half)
+    n = _strips(middle, reach, n_rows, nodes[0], nodes[1])
+    middle = _middle(grid, 1, center)
+    reach = _reach(grid, 1, rotation, half)
+    m = _strips(middle, reach, n_rows, nodes[2], nodes[3])
     filled, total = integrate(
-        prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], step, start, half
+        grid.prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], step, start, half
     )
     return filled / total if total > 0.0 else 0.0
 
 
 @njit(cache=True, nogil=True)
-def fraction(grid, center, rotation, half, parts):
-    """Compute which part of a box a volume fills."""
-    prefix, matrix, inverse, offset = grid
+def fraction(grid, center, rotation, half, n_rows):
+    """Compute the fraction of a box that a volume fills."""
     nodes = np.empty((4, 4096))
-    return _fraction(
-        prefix,
-        matrix,
-        inverse,
-        offset,
-        center,
-        rotation,
-        half,
-        parts,
-        nodes,
-        np.empty((3, 3)),
-        np.empty(3),
-    )
+    step = np.empty((3, 3))
+    start = np.empty(3)
+    return _fraction(grid, center, rotation, half, n_rows, nodes, step, start)
 
 
 @njit(cache=True, nogil=True)
 def _turn(axis, angle, out):
     c = np.cos(angle)
     s = np.sin(angle)
-    one = (axis + 1) % 3
-    two = (axis + 2) % 3
+    second = (axis + 1) % 3
+    third = (axis + 2) % 3
     out[:, :] = 0.0
     out[axis, axis] = 1.0
-    out[one, one] = c
-    out[two, two] = c
-    out[one, two] = -s
-    out[two, one] = s
+    out[second, second] = c
+    out[third, third] = c
+    out[second, third] = -s
+    out[third, second] = s
 
 
 @njit(cache=True, nogil=True)
-def _pose(x, kind, base, origin, limits, center, size, rotation, work):
+def _pose(x, frame, limits, center, size, rotation, turns):
     """
-    Turn the numbers of a search into a box that keeps the limits of its sides; gives by how much they were broken.
+    Turn the numbers of a search into a box of allowed sides; returns the penalty for clipping.
 
-    Kinds: 0 along the scanner's axes; 1 to 3 turned about one of them; 4 to 6 about one and then the box's next;
-    7 freely, from a rotation to start with.
+    Kinds: 0 along the scanner's axes; 1 to 3 turned about one of them; 4 to 6 about one and then
+    the box's next; 7 freely, from a first rotation.
     """
+    kind = frame.kind
+    base = frame.base
     excess = 0.0
     volume = 1.0
     for a in range(3):
-        center[a] = origin[a] + x[a]
-        low = limits[6 + a]
-        high = limits[9 + a]
-        wanted = min(max(x[3 + a], low), high)
-        excess += (x[3 + a] - wanted) ** 2
-        size[a] = np.exp(wanted)
+        center[a] = frame.origin[a] + x[a]
+        allowed = min(max(x[3 + a], limits.low_sides[a]), limits.high_sides[a])
+        excess += (x[3 + a] - allowed) ** 2
+        size[a] = np.exp(allowed)
         volume *= size[a]
     for _ in range(3):
         # Sides at their limit cannot grow, so the others have to, which takes up to three rounds.
-        if volume >= limits[5]:
+        if volume >= limits.min_volume:
             break
-        factor = np.cbrt(limits[5] / volume) * (1.0 + 1e-12)
+        factor = np.cbrt(limits.min_volume / volume) * (1.0 + 1e-12)
         excess += np.log(factor) ** 2
         volume = 1.0
         for a in range(3):
-            size[a] = min(size[a] * factor, np.exp(limits[9 + a]))
+            size[a] = min(size[a] * factor, np.exp(limits.high_sides[a]))
             volume *= size[a]
     if kind == 0:
         rotation[:, :] = base
     elif kind <= 3:
         _turn(kind - 1, x[6], rotation)
     elif kind <= 6:
-        _turn(kind - 4, x[6], work[0])
-        _turn((kind - 3) % 3, x[7], work[1])
+        _turn(kind - 4, x[6], turns[0])
+        _turn((kind - 3) % 3, x[7], turns[1])
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = (
-                    work[0, a, 0] * work[1, 0, b]
-                    + work[0, a, 1] * work[1, 1, b]
-                    + work[0, a, 2] * work[1, 2, b]
+                    turns[0, a, 0] * turns[1, 0, b]
+                    + turns[0, a, 1] * turns[1, 1, b]
+                    + turns[0, a, 2] * turns[1, 2, b]
                 )
     else:
         angle = np.sqrt(x[6] ** 2 + x[7] ** 2 + x[8] ** 2)
@@ -340,15 +441,15 @@ def _pose(x, kind, base, origin, limits, center, size, rotation, work):
         for a in range(3):
             b = (a + 1) % 3
             d = (a + 2) % 3
-            work[0, a, a] = 1.0 - c * (x[6 + b] ** 2 + x[6 + d] ** 2)
-            work[0, a, b] = c * x[6 + a] * x[6 + b] - s * x[6 + d]
-            work[0, b, a] = c * x[6 + a] * x[6 + b] + s * x[6 + d]
+            turns[0, a, a] = 1.0 - c * (x[6 + b] ** 2 + x[6 + d] ** 2)
+            turns[0, a, b] = c * x[6 + a] * x[6 + b] - s * x[6 + d]
+            turns[0, b, a] = c * x[6 + a] * x[6 + b] + s * x[6 + d]
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = (
-                    base[a, 0] * work[0, 0, b]
-                    + base[a, 1] * work[0, 1, b]
-                    + base[a, 2] * work[0, 2, b]
+                    base[a, 0] * turns[0, 0, b]
+                    + base[a, 1] * turns[0, 1, b]
+                    + base[a, 2] * turns[0, 2, b]
                 )
     return excess
 
@@ -356,96 +457,72 @@ def _pose(x, kind, base, origin, limits, center, size, rotation, work):
 @njit(cache=True, nogil=True)
 def _outside(grid, center, rotation, half, low, high):
     """How far a box reaches beyond an image, in mm, summed over its faces."""
-    _, matrix, inverse, offset = grid
+    matrix = grid.matrix
+    inverse = grid.inverse
     total = 0.0
     radius = half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
     for a in range(3):
-        middle = 0.0
+        middle = _middle(grid, a, center)
         length = 0.0
         for y in range(3):
-            middle += inverse[a, y] * (center[y] - offset[y])
             length += inverse[a, y] * inverse[a, y]
+        # Most boxes are clear of the face even with their corners turned toward it.
         near = min(middle - low[a], high[a] - middle)
         if near > 0.0 and near * near > length * radius:
             continue
-        reach = 0.0
         edge = 0.0
         for y in range(3):
             edge += matrix[y, a] ** 2
-            direction = 0.0
-            for z in range(3):
-                direction += inverse[a, z] * rotation[z, y]
-            reach += abs(direction) * half[y]
-        total += (
-            max(0.0, low[a] - middle + reach) + max(0.0, middle + reach - high[a])
-        ) * np.sqrt(edge)
+        reach = _reach(grid, a, rotation, half)
+        below = max(0.0, low[a] - middle + reach)
+        above = max(0.0, middle + reach - high[a])
+        total += (below + above) * np.sqrt(edge)
     return total
 
 
 @njit(cache=True, nogil=True)
-def _cost(x, frame, grid, forbidden, margins, low, high, limits, work):
+def _cost(x, frame, problem, work):
     """Minus the logarithm of the objective, and penalties for constraints that are broken."""
-    kind, base, origin = frame
-    nodes, box, turns = work
+    limits = problem.limits
+    box = work.box
     center = box[0]
     size = box[1]
     half = box[2]
     rotation = box[3:6]
-    excess = _pose(x, kind, base, origin, limits, center, size, rotation, turns)
+    start = box[6]
+    # The turns are only needed until the pose is known; then their memory serves as the step.
+    step = work.turns[0]
+    excess = _pose(x, frame, limits, center, size, rotation, work.turns)
     volume = size[0] * size[1] * size[2]
     for a in range(3):
         half[a] = 0.5 * size[a]
-    prefix, matrix, inverse, offset = grid
-    part = _fraction(
-        prefix, matrix, inverse, offset, center, rotation, half, 1, nodes, turns[0], box[6]
-    )
-    above = (part - limits[2]) / limits[3]
-    if limits[4] > 0.0 and above > 0.0:
-        above = 0.0
-    missing = (part * volume - limits[0]) / limits[1]
-    cost = 0.5 * (above * above + missing * missing) + excess
-    beyond = _outside(grid, center, rotation, half, low, high)
+    tumor_fraction = _fraction(problem.grid, center, rotation, half, 1, work.nodes, step, start)
+    cost = objective_cost(tumor_fraction, tumor_fraction * volume, limits.objective) + excess
+    beyond = _outside(problem.grid, center, rotation, half, problem.low, problem.high)
     if beyond > 0.0:
-        cost += limits[12] * (0.1 + beyond)
-    if len(margins) > 0:
-        sums, place, matrix, inverse = forbidden
-        for m in range(len(margins)):
-            for a in range(3):
-                half[a] = 0.5 * size[a] + margins[m, 0]
-            touched = _fraction(
-                sums[m], matrix, inverse, place, center, rotation, half, 1, nodes, turns[0], box[6]
-            )
-            if touched > margins[m, 1]:
-                cost += limits[12] * (0.1 + 100.0 * (touched - margins[m, 1]))
+        cost += limits.penalty * (0.1 + beyond)
+    excluded = problem.excluded
+    margins = excluded.margins
+    for m in range(len(margins)):
+        for a in range(3):
+            half[a] = 0.5 * size[a] + margins[m, 0]
+        region = Grid(excluded.sums[m], excluded.matrix, excluded.inverse, excluded.offset)
+        touched = _fraction(region, center, rotation, half, 1, work.nodes, step, start)
+        if touched > margins[m, 1]:
+            cost += limits.penalty * (0.1 + 100.0 * (touched - margins[m, 1]))
     return cost
 
 
 @njit(cache=True, nogil=True)
-def _improve(
-    simplex,
-    values,
-    d,
-    used,
-    until,
-    tolerance,
-    frame,
-    grid,
-    forbidden,
-    margins,
-    low,
-    high,
-    limits,
-    work,
-):
-    """Move a simplex until so many evaluations are used; gives that number, or -1 where it has converged."""
-    points = work[3]
+def _improve(simplex, values, d, used, until, tolerance, frame, problem, work):
+    """Move a simplex up to so many evaluations; returns their number, or -1 if it converged."""
+    points = work.points
     middle = points[0]
     trial = points[1]
     second = points[2]
     grow = 1.0 + 2.0 / d
     shrink = 0.75 - 0.5 / d
     all_shrink = 1.0 - 1.0 / d
-    cost_work = work[:3]
     trial[:] = simplex[0]
     second[:] = simplex[0]
     while used < until:
@@ -469,7 +546,7 @@ def _improve(
                     total += simplex[v, p]
             middle[p] = total / d
             trial[p] = 2.0 * middle[p] - simplex[worst, p]
-        value = _cost(trial, frame, grid, forbidden, margins, low, high, limits, cost_work)
+        value = _cost(trial, frame, problem, work)
         used += 1
         if values[best] <= value < values[next_worst]:
             simplex[worst] = trial
@@ -478,17 +555,18 @@ def _improve(
         # Farther where this way is the best so far, nearer where it is bad.
         better = value < values[best]
         outside = value < values[worst]
+        factor = grow if better else shrink
         for p in range(d):
             toward = trial[p] if outside else simplex[worst, p]
-            second[p] = middle[p] + (grow if better else shrink) * (toward - middle[p])
-        other = _cost(second, frame, grid, forbidden, margins, low, high, limits, cost_work)
+            second[p] = middle[p] + factor * (toward - middle[p])
+        second_value = _cost(second, frame, problem, work)
         used += 1
-        if better and value <= other:
+        if better and value <= second_value:
             simplex[worst] = trial
             values[worst] = value
-        elif better or other < min(value, values[worst]):
+        elif better or second_value < min(value, values[worst]):
             simplex[worst] = second
-            values[worst] = other
+            values[worst] = second_value
         else:
             for v in range(d + 1):
                 if v != best:
@@ -496,46 +574,41 @@ def _improve(
                         simplex[v, p] = simplex[best, p] + all_shrink * (
                             simplex[v, p] - simplex[best, p]
                         )
-                    values[v] = _cost(
-                        simplex[v], frame, grid, forbidden, margins, low, high, limits, cost_work
-                    )
+                    values[v] = _cost(simplex[v], frame, problem, work)
                     used += 1
     return used
 
 
 @njit(cache=True, nogil=True)
-def descend(
-    x0,
-    kinds,
-    bases,
-    origins,
-    grid,
-    forbidden,
-    margins,
-    low,
-    high,
-    limits,
-    steps,
-    rounds,
-    tolerance,
-):
-    """
-    Improve boxes by the simplex method of Nelder and Mead, with coefficients that depend on the
-    dimension.
+def _n_variables(kind):
+    """Count the numbers that a search of a kind varies: center, sides, and its angles."""
+    if kind == 0:
+        return 6
+    if kind <= 3:
+        return 7
+    if kind <= 6:
+        return 8
+    return 9
 
-    Shapes: `x0` (n, 9), `bases` (n, 3, 3), `origins` (n, 3), `margins` (m, 2), `limits` (13,),
-    `rounds` (r, 2); returns x (n, 9), boxes (n, 5, 3).
+
+@njit(cache=True, nogil=True)
+def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
+    """
+    Improve boxes by the simplex method of Nelder and Mead with adaptive coefficients.
+
+    Shapes: `x0` (n, 9), `bases` (n, 3, 3), `origins` (n, 3), `rounds` (r, 2); returns x (n, 9),
+    costs (n,), boxes (n, 5, 3).
 
     References
     ----------
     Gao and Han, Computational Optimization and Applications 51:259–277, 2012.
     """
     n = len(x0)
-    found = np.empty((n, 9))
+    x_best = np.empty((n, 9))
     costs = np.zeros(n)
     boxes = np.empty((n, 5, 3))
-    box = np.empty((7, 3))
-    work = np.empty((4, 4096)), box, np.empty((2, 3, 3)), np.empty((3, 9))
+    work = _new_work()
+    box = work.box
     simplices = np.empty((n, 10, 9))
     values = np.full((n, 10), 1e300)
     used = np.zeros(n, dtype=np.int64)
@@ -544,50 +617,33 @@ def descend(
         for s in order[: rounds[r, 0]]:
             if used[s] < 0:
                 continue
-            kind = kinds[s]
-            d = 6 if kind == 0 else (7 if kind <= 3 else (8 if kind <= 6 else 9))
-            frame = kind, bases[s], origins[s]
+            d = _n_variables(kinds[s])
+            frame = Frame(kinds[s], bases[s], origins[s])
             if r == 0:
                 for v in range(d + 1):
                     simplices[s, v] = x0[s]
                     if v > 0:
                         simplices[s, v, v - 1] += steps[(v - 1) // 3]
-                    values[s, v] = _cost(
-                        simplices[s, v],
-                        frame,
-                        grid,
-                        forbidden,
-                        margins,
-                        low,
-                        high,
-                        limits,
-                        work[:3],
-                    )
+                    values[s, v] = _cost(simplices[s, v], frame, problem, work)
                 used[s] = d + 1
             used[s] = _improve(
-                simplices[s],
-                values[s],
-                d,
-                used[s],
-                rounds[r, 1],
-                tolerance,
-                frame,
-                grid,
-                forbidden,
-                margins,
-                low,
-                high,
-                limits,
-                work,
+                simplices[s], values[s], d, used[s], rounds[r, 1], tolerance, frame, problem, work
             )
             costs[s] = values[s].min()
     for s in range(n):
-        found[s] = simplices[s, values[s].argmin()]
-        _pose(found[s], kinds[s], bases[s], origins[s], limits, box[0], box[1], box[3:6], work[2])
+        x_best[s] = simplices[s, values[s].argmin()]
+        frame = Frame(kinds[s], bases[s], origins[s])
+        _pose(x_best[s], frame, problem.limits, box[0], box[1], box[3:6], work.turns)
         boxes[s, 0] = box[0]
         boxes[s, 1] = box[1]
         boxes[s, 2:5] = box[3:6]
-    return found, costs, boxes
+    return x_best, costs, boxes
+
+
+@njit(cache=True, nogil=True)
+def _new_work():
+    """Allocate the arrays that the searches of one call reuse."""
+    return Work(np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3)), np.empty((3, 9)))
 
 
 @njit(cache=True, nogil=True)
@@ -595,7 +651,7 @@ def average_rows(prefix, rows, columns):
     """
     Average running sums over blocks of rows, for a quick first search.
 
-    Shapes: `prefix` (a + 2, b + 2, c + 1); returns (ceil(a / rows).
+    Shapes: `prefix` (a + 2, b + 2, c + 1); returns (⌈a / rows⌉ + 2, ⌈b / columns⌉ + 2, c + 1).
     """
     a, b, c = prefix.shape
     out = np.zeros(((a - 3) // rows + 3, (b - 3) // columns + 3, c), dtype=np.float32)
@@ -611,16 +667,17 @@ def average_rows(prefix, rows, columns):
 
 @njit(cache=True, nogil=True)
 def _shapes(edges, volume_element, limits, largest):
-    """List the sides in blocks, of boxes whose volumes may do; the list is at most 4096 long."""
+    """List the sides, in blocks, of boxes with plausible volumes; at most 4096."""
     shapes = np.empty((4096, 3), dtype=np.int64)
     n = 0
-    least = max(limits[5], 0.08 * limits[0]) * 0.8
-    most = max(2.0 * limits[0], 1.4 * limits[5])
+    mean_volume = limits.objective.mean_volume
+    least = max(limits.min_volume, 0.08 * mean_volume) * 0.8
+    most = max(2.0 * mean_volume, 1.4 * limits.min_volume)
     first = np.empty(3, dtype=np.int64)
     last = np.empty(3, dtype=np.int64)
     for x in range(3):
-        first[x] = max(1, int(np.ceil(np.exp(limits[6]) / edges[x] - 0.5)))
-        last[x] = max(first[x], int(min(np.exp(limits[9]), largest) / edges[x] + 0.5))
+        first[x] = max(1, int(np.ceil(np.exp(limits.low_sides[x]) / edges[x] - 0.5)))
+        last[x] = max(first[x], int(min(np.exp(limits.high_sides[x]), largest) / edges[x] + 0.5))
     i = first[0]
     while i <= last[0]:
         j = first[1]
@@ -644,14 +701,17 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
     """
     Score boxes along the image's axes at every block: the best sides for each place.
 
-    Shapes: `prefix` (a + 2, b + 2, c + 1), `limits` (13,); returns places (n, 3), sides (n, 3).
+    Boxes deep in the tumor are preferred: some of the fraction of tumor in the box grown by two
+    blocks on each side is subtracted from the cost.
+
+    Shapes: `prefix` (a + 2, b + 2, c + 1); returns places (n, 3), sides (n, 3), costs (n,).
     """
     a = prefix.shape[0] - 2
     b = prefix.shape[1] - 2
     c = prefix.shape[2]
     layers = (c - 1 + depth - 1) // depth
     shapes = _shapes(edges, volume_element, limits, largest)
-    # Beyond the ends the sums stay as they are, so that boxes need no clipping along the last axis.
+    # Beyond the ends the sums stay constant, so that boxes need no clipping along the last axis.
     pad = 3
     for s in range(len(shapes)):
         pad = max(pad, shapes[s, 2] + 3)
@@ -659,24 +719,34 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
     for i in range(a):
         for j in range(b):
             for k in range(1, layers + 1):
-                here = prefix[i + 1, j + 1, min(k * depth, c - 1)] / np.float32(depth)
+                row_sum = prefix[i + 1, j + 1, min(k * depth, c - 1)] / np.float32(depth)
                 sums[i + 1, j + 1, pad + k] = (
-                    here + sums[i, j + 1, pad + k] + sums[i + 1, j, pad + k] - sums[i, j, pad + k]
+                    row_sum
+                    + sums[i, j + 1, pad + k]
+                    + sums[i + 1, j, pad + k]
+                    - sums[i, j, pad + k]
                 )
             sums[i + 1, j + 1, pad + layers + 1 :] = sums[i + 1, j + 1, pad + layers]
-    n_rows = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
-    places = np.empty((n_rows * layers, 3))
-    sides = np.empty((n_rows * layers, 3))
-    costs = np.empty(n_rows * layers)
+    n_lines = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
+    n_places = n_lines * layers
+    places = np.empty((n_places, 3))
+    sides = np.empty((n_places, 3))
+    costs = np.empty(n_places)
     row = np.empty(layers, dtype=np.float32)
     best = np.empty(layers, dtype=np.float32)
-    chosen = np.empty(layers, dtype=np.int32)
+    best_shape = np.empty(layers, dtype=np.int32)
     line = sums.shape[2]
     values = sums.ravel()
-    wanted_part = np.float32(limits[2] / limits[3])
-    wanted_volume = np.float32(limits[0] / limits[1])
-    to_volume = np.float32(volume_element / limits[1])
-    highest = np.float32(0.0 if limits[4] > 0.0 else 1e30)
+    # The scan measures fractions and volumes in standard deviations, which saves it divisions.
+    exact = limits.objective
+    scaled = ObjectiveParameters(
+        np.float32(exact.mean_volume / exact.sd_volume),
+        np.float32(1.0),
+        np.float32(exact.mean_fraction / exact.sd_fraction),
+        np.float32(1.0),
+        np.float32(exact.largest_deviation),
+    )
+    to_volume = np.float32(volume_element / exact.sd_volume)
     n = 0
     for i in range(stride // 2, a, stride):
         for j in range(stride // 2, b, stride):
@@ -693,27 +763,26 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                 v10 = np.uint64((i1 * (b + 1) + j0) * line + k0)
                 v11 = np.uint64((i1 * (b + 1) + j1) * line + k0)
                 far = np.uint64(across)
-                to_part = np.float32(1.0 / (limits[3] * shapes[s, 0] * shapes[s, 1] * across))
+                to_fraction = np.float32(
+                    1.0 / (exact.sd_fraction * shapes[s, 0] * shapes[s, 1] * across)
+                )
                 for k in range(layers):
                     q = np.uint64(k)
-                    held = (
+                    tumor_sum = (
                         (values[v11 + far + q] - values[v01 + far + q])
                         - (values[v10 + far + q] - values[v00 + far + q])
                         - (values[v11 + q] - values[v01 + q])
                         + (values[v10 + q] - values[v00 + q])
                     )
-                    above = min(held * to_part - wanted_part, highest)
-                    missing = held * to_volume - wanted_volume
-                    cost = above * above + missing * missing
-                    row[k] = cost
+                    row[k] = objective_cost(tumor_sum * to_fraction, tumor_sum * to_volume, scaled)
                 for k in range(layers):
                     if row[k] < best[k]:
                         best[k] = row[k]
-                        chosen[k] = s
+                        best_shape[k] = s
             for k in range(layers):
                 if best[k] > 1e29:
                     continue
-                s = chosen[k]
+                s = best_shape[k]
                 low_i = i - shapes[s, 0] // 2
                 low_j = j - shapes[s, 1] // 2
                 low_k = k - shapes[s, 2] // 2
@@ -723,14 +792,14 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                 j1 = min(low_j + shapes[s, 1] + 2, b)
                 k0 = pad + low_k - 2
                 k1 = pad + low_k + shapes[s, 2] + 2
-                held = (
+                tumor_sum = (
                     (sums[i1, j1, k1] - sums[i0, j1, k1])
                     - (sums[i1, j0, k1] - sums[i0, j0, k1])
                     - (sums[i1, j1, k0] - sums[i0, j1, k0])
                     + (sums[i1, j0, k0] - sums[i0, j0, k0])
                 )
                 total = (shapes[s, 0] + 4) * (shapes[s, 1] + 4) * (shapes[s, 2] + 4)
-                costs[n] = 0.5 * best[k] - 0.05 * held / total
+                costs[n] = best[k] - 0.05 * tumor_sum / total
                 places[n, 0] = low_i + 0.5 * shapes[s, 0]
                 places[n, 1] = low_j + 0.5 * shapes[s, 1]
                 places[n, 2] = low_k + 0.5 * shapes[s, 2]
@@ -743,89 +812,79 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
 @njit(cache=True, nogil=True)
 def apart(points, order, n, distance):
     """
-    Choose points that lie apart.
+    Select points that lie apart, in their order.
 
     Shapes: `points` (m, d), `order` (m,).
     """
-    kept = np.empty(n, dtype=np.int64)
+    selected = np.empty(n, dtype=np.int64)
     m = 0
     for index in order:
         free = True
         for k in range(m):
             total = 0.0
             for x in range(points.shape[1]):
-                total += (points[index, x] - points[kept[k], x]) ** 2
+                total += (points[index, x] - points[selected[k], x]) ** 2
             if total <= distance * distance:
                 free = False
                 break
         if free:
-            kept[m] = index
+            selected[m] = index
             m += 1
             if m == n:
                 break
-    return kept[:m]
+    return selected[:m]
 
 
 @njit(cache=True, nogil=True)
 def distinct(boxes, order, n, difference):
     """
-    Choose boxes that differ in center or sides.
+    Select boxes that differ in center or sides, in their order.
 
     Shapes: `boxes` (m, 5, 3), `order` (m,).
     """
-    kept = np.empty(n, dtype=np.int64)
+    selected = np.empty(n, dtype=np.int64)
     m = 0
     for index in order:
         free = True
         for k in range(m):
-            if np.abs(boxes[index, :2] - boxes[kept[k], :2]).max() <= difference:
+            if np.abs(boxes[index, :2] - boxes[selected[k], :2]).max() <= difference:
                 free = False
                 break
         if free:
-            kept[m] = index
+            selected[m] = index
             m += 1
             if m == n:
                 break
-    return kept[:m]
+    return selected[:m]
 
 
 @njit(cache=True, nogil=True)
-def fractions(boxes, grid, grow, parts):
+def fractions(boxes, grid, grow, n_rows):
     """
-    Compute which parts of boxes a volume fills.
+    Compute the fractions of boxes that a volume fills, after they are grown on each side.
 
-    Shapes: `boxes` (n, 5, 3).
+    Shapes: `boxes` (n, 5, 3); returns (n,).
     """
-    prefix, matrix, inverse, offset = grid
     nodes = np.empty((4, 4096))
-    work = np.empty((5, 3))
+    step = np.empty((3, 3))
+    start = np.empty(3)
+    half = np.empty(3)
     out = np.empty(len(boxes))
     for n in range(len(boxes)):
-        center = boxes[n, 0]
         for x in range(3):
-            work[4, x] = 0.5 * boxes[n, 1, x] + grow
-        out[n] = _fraction(
-            prefix,
-            matrix,
-            inverse,
-            offset,
-            center,
-            boxes[n, 2:5],
-            work[4],
-            parts,
-            nodes,
-            work[:3],
-            work[3],
-        )
+            half[x] = 0.5 * boxes[n, 1, x] + grow
+        center = boxes[n, 0]
+        out[n] = _fraction(grid, center, boxes[n, 2:5], half, n_rows, nodes, step, start)
     return out
 
 
 @njit(cache=True, nogil=True)
-def costs_of(x, kinds, bases, origins, grid, forbidden, margins, low, high, limits):
-    """Evaluate what `descend` minimizes."""
-    work = np.empty((4, 4096)), np.empty((7, 3)), np.empty((2, 3, 3))
+def costs_of(x, kinds, bases, origins, grid, excluded, low, high, limits):
+    """Evaluate what `descend` minimizes; the last five are the fields of a `Problem`."""
+    problem = Problem(grid, excluded, low, high, limits)
+    work = _new_work()
     out = np.empty(len(x))
     for n in range(len(x)):
-        frame = kinds[n], bases[n], origins[n]
-        out[n] = _cost(x[n], frame, grid, forbidden, margins, low, high, limits, work)
+        frame = Frame(kinds[n], bases[n], origins[n])
+        out[n] = _cost(x[n], frame, problem, work)
     return out

@@ -1,4 +1,4 @@
-"""Volumes as rows: how much of a box they fill, by integration along lines instead of counting voxel centers."""
+"""Volumes as rows: the fraction of a box that they fill, by integration along lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from placement.box.voxel import Voxel
 
 __all__ = ["Rows"]
 
-#: The accurate integral has a row at least every so many mm.
+#: Largest distance between the rows of the accurate integral, in mm.
 ROW_MM = 0.25
 
 
@@ -21,9 +21,9 @@ class Rows(NamedTuple):
     """
     Sums of a volume along its thickest image axis.
 
-    A box meets each line along that axis in one interval, whose ends follow from its six faces; the sum of the
-    volume over the interval is a difference of two running sums, exact for every affine. Across the lines, the
-    integral is a sum over strips that end at the borders of image voxels and of the box.
+    A box meets each line along that axis in one interval, whose ends follow from its six faces; the
+    sum over the interval is a difference of two running sums, exact for every affine. Across the
+    lines, the integral is a sum over strips that end at the borders of image voxels and of the box.
 
     Attributes
     ----------
@@ -51,6 +51,7 @@ class Rows(NamedTuple):
         """
         matrix = np.asarray(affine[:3, :3], dtype=np.float64)
         thick = int(np.argmax(np.linalg.norm(matrix, axis=0).round(6)[::-1]))
+        # Of axes with equal edges the last is taken, along which rows are contiguous in memory.
         last = 2 - thick
         axes = (*[axis for axis in range(3) if axis != last], last)
         prefix = overlap.running_sums(occupancy.transpose(axes).astype(np.float32, copy=False))
@@ -59,7 +60,7 @@ class Rows(NamedTuple):
         return cls(prefix, matrix, matrix @ first + affine[:3, 3], axes)
 
     def fraction(self, voxel: Voxel, *, row_mm: float = ROW_MM) -> float:
-        """Compute which part of a box the volume fills."""
+        """Compute the fraction of a box that the volume fills."""
         inverse = np.linalg.inv(self.matrix)
         middle = inverse @ (voxel.center - self.offset)
         reach = np.abs(inverse @ voxel.rotation) @ (voxel.size / 2)
@@ -77,10 +78,10 @@ def _strips(
     middle: float, reach: float, step: float, row_mm: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
-    Divide the extent of a box along an axis: middles and widths of strips, in units of image voxels.
+    Divide the extent of a box along an axis: middles and widths of strips, in image voxels.
 
-    Strips end at the borders of image voxels and at their mirror images about the box's center, so that rows come in
-    pairs and a volume that ends in a plane through the center fills exactly one half.
+    Strips end at the borders of image voxels and at their mirror images about the center of the
+    box, so that rows come in pairs and a volume that ends in a plane through it fills exactly half.
     """
     borders = np.arange(np.ceil(middle - reach + 0.5), np.floor(middle + reach + 0.5) + 1) - 0.5
     ends = np.concatenate([[-reach, reach], borders - middle, middle - borders])

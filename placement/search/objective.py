@@ -1,4 +1,4 @@
-"""How good a voxel is: the study's objective, its two terms, and the constraints of a prescription."""
+"""The objective of a voxel: the volume and the fraction of tumor in it, against their targets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from placement.box import overlap
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 
@@ -14,10 +15,10 @@ __all__ = ["PlacementObjective", "tumor_fraction", "tumor_volume_inside"]
 
 def tumor_fraction(voxel: Voxel, scene: Scene) -> float:
     """
-    Compute which part of a voxel is tumor.
+    Compute the fraction of a voxel that is tumor.
 
-    Integrated along rows of the image, not counted at the centers of image voxels, whose error grows with the
-    thickness of slices.
+    It is integrated along rows of the image: counting centers of image voxels has an error that
+    grows with the thickness of slices.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ def tumor_fraction(voxel: Voxel, scene: Scene) -> float:
 
 def tumor_volume_inside(voxel: Voxel, scene: Scene) -> float:
     """
-    Compute how much tumor a voxel holds.
+    Compute the volume of tumor in a voxel.
 
     Parameters
     ----------
@@ -56,26 +57,27 @@ def tumor_volume_inside(voxel: Voxel, scene: Scene) -> float:
 @dataclass(frozen=True)
 class PlacementObjective:
     """
-    The product of two bell curves: how much tumor the voxel holds, and how purely.
+    The product of two Gaussian curves: of the tumor volume in a voxel, and of its fraction.
 
     Parameters
     ----------
     mean_volume : float, default=12.9
-        Wanted volume of tumor in the voxel, in mL.
+        Target volume of tumor in the voxel, in mL.
     sd_volume : float, default=8.7
-        How far it may be off, in mL.
+        Standard deviation of that volume, in mL.
     mean_fraction : float, default=0.95
-        Wanted part of the voxel that is tumor.
+        Target fraction of the voxel that is tumor.
     sd_fraction : float, default=0.05
-        How far it may be off.
+        Standard deviation of that fraction.
     one_sided : bool, default=False
-        Whether more than `mean_fraction` costs nothing. As published, a voxel wholly within the tumor is worth less
-        (0.61) than one that is 95 % tumor.
+        Whether more than `mean_fraction` costs nothing. As published, a voxel wholly within the
+        tumor scores less (0.61) than one that is 95 % tumor.
 
     Raises
     ------
     ValueError
-        If a number is not finite, a standard deviation is not positive, or the wanted part is not from 0 to 1.
+        If a number is not finite, a standard deviation is not positive, or the target
+        fraction is not from 0 to 1.
 
     References
     ----------
@@ -111,7 +113,7 @@ class PlacementObjective:
         Parameters
         ----------
         fraction : float
-            Part of the voxel that is tumor.
+            Fraction of the voxel that is tumor.
         volume : float
             Tumor in the voxel, in mL.
 
@@ -124,12 +126,12 @@ class PlacementObjective:
 
     def cost(self, fraction: float, volume: float) -> float:
         """
-        Give minus the logarithm of the score, which tells boxes apart whose scores are too small for numbers.
+        Give minus the logarithm of the score, which still differs where scores round to 0.
 
         Parameters
         ----------
         fraction : float
-            Part of the voxel that is tumor.
+            Fraction of the voxel that is tumor.
         volume : float
             Tumor in the voxel, in mL.
 
@@ -138,7 +140,19 @@ class PlacementObjective:
         float
             ½((volume − µV)/σV)² + ½((fraction − µf)/σf)².
         """
-        above = (fraction - self.mean_fraction) / self.sd_fraction
-        if self.one_sided:
-            above = min(above, 0.0)
-        return float(0.5 * ((volume - self.mean_volume) / self.sd_volume) ** 2 + 0.5 * above**2)
+        # The same formula, not compiled: nothing is gained by it for one box.
+        formula = overlap.objective_cost.py_func
+        return float(formula(fraction, volume, objective_parameters(self)))
+
+
+def objective_parameters(
+    objective: PlacementObjective, unit: float = 1.0
+) -> overlap.ObjectiveParameters:
+    """Give the numbers of an objective to compiled code, with so many units of volume to a mL."""
+    return overlap.ObjectiveParameters(
+        mean_volume=objective.mean_volume * unit,
+        sd_volume=objective.sd_volume * unit,
+        mean_fraction=objective.mean_fraction,
+        sd_fraction=objective.sd_fraction,
+        largest_deviation=0.0 if objective.one_sided else overlap.NO_LIMIT,
+    )

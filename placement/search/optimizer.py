@@ -252,10 +252,10 @@ class VoxelOptimizer(BaseEstimator):
             The voxel, its scores, and flags where constraints could not be kept.
         """
         search = Search(self._wishes(), scene)
-        chosen, best = search.chosen(search.run(16, 5))
+        voxel, best = search.simplest(search.run(16, 5))
         if self.rounding is not None:
-            chosen = search.rounded(chosen)
-        return _assessed(chosen, search, best)
+            voxel = search.rounded(voxel)
+        return _assessed(voxel, search, best)
 
     def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
         """

@@ -7,6 +7,7 @@ import pytest
 
 from placement import Voxel
 from placement.box import overlap
+from placement.box.overlap import NO_LIMIT, Excluded, Grid, Limits, ObjectiveParameters, Problem
 from placement.box.row_integrals import Rows
 
 RUN = """
@@ -37,7 +38,7 @@ def test_quick_rows_agree_with_the_accurate_integral():
     grid = np.moveaxis(np.indices((50, 50, 50)), 0, -1)
     tumor = np.linalg.norm((grid - 24.5) / (20, 16, 14), axis=-1) < 1
     rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
-    grid = rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset
+    grid = Grid(rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset)
     for _ in range(20):
         voxel = Voxel(24.5 + rng.uniform(-8, 8, 3), rng.uniform(10, 28, 3), rng.uniform(-90, 90, 3))
         exact = rows.fraction(voxel)
@@ -54,61 +55,65 @@ def test_averaged_rows_keep_the_sum():
     np.testing.assert_allclose(averaged.sum(axis=(0, 1)) * 6, sums.sum(axis=(0, 1)), rtol=1e-5)
 
 
-def test_the_simplex_ends_below_where_it_starts():
-    tumor = np.zeros((40, 40, 40), np.float32)
-    tumor[8:30, 8:30, 8:30] = 1
-    rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
-    inverse = np.linalg.inv(rows.matrix)
-    grid = rows.prefix, rows.matrix, inverse, rows.offset
-    forbidden = np.zeros((0, 2, 2, 2), np.float32), rows.offset, rows.matrix, inverse
-    ends = np.full(3, -0.5), np.full(3, 39.5)
-    limits = np.array([8000, 2000, 0.95, 0.05, 0, 6000, *np.log([10] * 3), *np.log([60] * 3), 3.0])
-    x = np.zeros((1, 9))
-    x[0, 3:6] = np.log(18)
-    origin = np.array([[16.0, 20, 21]])
-    frame = np.array([7]), np.eye(3)[None], origin
-    common = *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits
-    before = overlap.costs_of(x, *common)
-    steps, rounds = np.array([3.0, 0.1, 0.2]), np.array([[1, 500]])
-    found, costs, boxes = overlap.descend(x, *common, steps, rounds, 1e-6)
-    after = overlap.costs_of(found, *common)
-    assert costs[0] == after[0] < 1e-3 < before[0]
-    np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
-
-
 def cuboid_grid():
     """Make rows of a cuboid of tumor from 7.5 to 29.5 mm in a volume of 40 mm."""
     tumor = np.zeros((40, 40, 40), np.float32)
     tumor[8:30, 8:30, 8:30] = 1
     rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
-    return rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset
+    return Grid(rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset)
+
+
+def make_limits(objective, *, least_volume, sides, one_sided=False):
+    low, high = np.log(np.broadcast_to(np.array(sides, float), (3, 2)).T)
+    parameters = ObjectiveParameters(*map(float, objective), 0.0 if one_sided else NO_LIMIT)
+    return Limits(parameters, float(least_volume), low.copy(), high.copy(), 3.0)
+
+
+def make_problem(grid, limits):
+    """Minimize without excluded regions, in a volume of 40 mm."""
+    excluded = Excluded(
+        np.zeros((0, 2, 2, 2), np.float32), np.zeros((0, 2)), grid.matrix, grid.inverse, grid.offset
+    )
+    return Problem(grid, excluded, np.full(3, -0.5), np.full(3, 39.5), limits)
+
+
+def test_the_simplex_ends_below_where_it_starts():
+    limits = make_limits((8000, 2000, 0.95, 0.05), least_volume=6000, sides=(10, 60))
+    problem = make_problem(cuboid_grid(), limits)
+    x = np.zeros((1, 9))
+    x[0, 3:6] = np.log(18)
+    frames = np.array([7]), np.eye(3)[None], np.array([[16.0, 20, 21]])
+    before = overlap.costs_of(x, *frames, *problem)
+    steps, rounds = np.array([3.0, 0.1, 0.2]), np.array([[1, 500]])
+    x_best, costs, boxes = overlap.descend(x, *frames, problem, steps, rounds, 1e-6)
+    after = overlap.costs_of(x_best, *frames, *problem)
+    assert costs[0] == after[0] < 1e-3 < before[0]
+    np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
 
 
 @pytest.mark.parametrize(("least_volume", "side"), [(1000.0, 18.0), (8000.0, 20.0)])
 def test_costs_are_half_the_squares_of_both_terms_and_of_broken_limits(least_volume, side):
     grid = cuboid_grid()
-    forbidden = np.zeros((0, 2, 2, 2), np.float32), grid[3], grid[1], grid[2]
-    frame = np.array([0]), np.eye(3)[None], np.array([[18.5, 18.5, 18.5]])
-    sides = np.log([10, 10, 10, 30, 30, 30])
-    limits = np.array([9000, 1500, 0.9, 0.2, 0, least_volume, *sides, 3.0])
-    ends = np.full(3, -0.5), np.full(3, 39.5)
+    frames = np.array([0]), np.eye(3)[None], np.array([[18.5, 18.5, 18.5]])
+    objective = 9000, 1500, 0.9, 0.2
+    limits = make_limits(objective, least_volume=least_volume, sides=(10, 30))
+    problem = make_problem(grid, limits)
     x = np.zeros((1, 9))
     x[0, :3] = 5, 0, 0
     x[0, 3:6] = np.log(18)
     # The box is centered 6 mm before the face of the tumor at 29.5 mm.
-    part = (6 + side / 2) / side
-    expected = 0.5 * ((part - 0.9) / 0.2) ** 2 + 0.5 * ((part * side**3 - 9000) / 1500) ** 2
+    fraction = (6 + side / 2) / side
+    expected = 0.5 * ((fraction - 0.9) / 0.2) ** 2 + 0.5 * ((fraction * side**3 - 9000) / 1500) ** 2
     # Sides that have to grow to the least volume cost the square of the logarithm of their growth.
     expected += np.log(side / 18) ** 2
-    costs = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits)
+    costs = overlap.costs_of(x, *frames, *problem)
     np.testing.assert_allclose(costs, expected, rtol=1e-5)
     x[0, 3] = np.log(36)
-    wide = limits.copy()
-    wide[6:12] = np.log([10, 10, 10, 36, 36, 36])
-    free = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, wide)
-    cut = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits)
+    wide = make_limits(objective, least_volume=least_volume, sides=(10, 36))
+    free = overlap.costs_of(x, *frames, *make_problem(grid, wide))
+    cut = overlap.costs_of(x, *frames, *problem)
     x[0, 3] = np.log(30)
-    at_limit = overlap.costs_of(x, *frame, grid, forbidden, np.zeros((0, 2)), *ends, limits)
+    at_limit = overlap.costs_of(x, *frames, *problem)
     np.testing.assert_allclose(cut - at_limit, np.log(36 / 30) ** 2, rtol=1e-5)
     assert free[0] != pytest.approx(cut[0], rel=1e-3)
 
@@ -118,7 +123,7 @@ def test_the_scan_scores_boxes_as_counting_voxels_does():
     tumor = np.zeros((20, 22, 24), np.float32)
     tumor[4:15, 5:17, 4:19] = 1
     tumor[rng.random(tumor.shape) < 0.05] = 0
-    limits = np.array([400.0, 150, 0.9, 0.1, 0, 100, *np.log([3] * 3), *np.log([12] * 3), 3.0])
+    limits = make_limits((400, 150, 0.9, 0.1), least_volume=100, sides=(3, 12))
     sums = overlap.running_sums(tumor)
     places, sides, costs = overlap.scan(sums, 1, np.ones(3), 1.0, limits, 2, 12.0)
     assert len(costs) == 10 * 11 * 24
@@ -129,10 +134,10 @@ def test_the_scan_scores_boxes_as_counting_voxels_does():
         return tumor[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].sum()
 
     def cost_of(middle, size):
-        held = count(middle, size)
-        part = held / size.prod()
+        tumor_sum = count(middle, size)
+        fraction = tumor_sum / size.prod()
         deep = count(middle, size, 2) / (size + 4).prod()
-        return ((part - 0.9) / 0.1) ** 2 / 2 + ((held - 400) / 150) ** 2 / 2 - 0.05 * deep
+        return ((fraction - 0.9) / 0.1) ** 2 / 2 + ((tumor_sum - 400) / 150) ** 2 / 2 - 0.05 * deep
 
     assert ((sides >= 3) & (sides <= 12)).all()
     shapes = np.unique(sides, axis=0)
@@ -151,7 +156,7 @@ def test_the_scan_scores_boxes_as_counting_voxels_does():
 def test_the_scan_of_thick_blocks_counts_their_layers():
     tumor = np.zeros((12, 12, 24), np.float32)
     tumor[3:9, 3:9, 6:18] = 1
-    limits = np.array([432.0, 100, 0.95, 0.1, 0, 100, *np.log([4] * 3), *np.log([12] * 3), 3.0])
+    limits = make_limits((432, 100, 0.95, 0.1), least_volume=100, sides=(4, 12))
     sums = overlap.running_sums(tumor)
     # Blocks of 1 × 1 × 2 voxels: the tumor is 6 × 6 × 6 of them, from layer 3 on.
     places, sides, costs = overlap.scan(sums, 2, np.array([1.0, 1, 2]), 2.0, limits, 1, 12.0)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from placement import PlacementObjective, Scene, Voxel
+from placement import PlacementObjective, Scene, Voxel, tumor_fraction
 from placement.box import overlap
+from placement.box.overlap import Limits
 from placement.box.row_integrals import Rows
 from placement.box.voxel import rotation_of
+from placement.search.objective import objective_parameters
 from placement.search.scene_search import FINE, Boxes, Search, Wishes
 
 OBJECTIVE = PlacementObjective(11.0, 4.0, 0.8, 0.15)
@@ -118,6 +120,52 @@ def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
     assert np.ptp(expected) > 1
     np.testing.assert_allclose(costs, expected, atol=0.12)
     assert abs(np.mean(costs - expected)) < 0.02
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_compiled_costs_and_the_objective_agree_on_random_boxes(one_sided):
+    # Along the image's axes both integrals are exact, so that only single precision differs.
+    objective = PlacementObjective(3.0, 2.0, 0.5, 0.2, one_sided=one_sided)
+    tumor = np.zeros((60, 60, 40))
+    rng = np.random.default_rng(3)
+    tumor[10:40, 12:44, 8:28] = rng.random((30, 32, 20))
+    tumor[25:40] **= 0.1
+    search = prepared(Scene(tumor, AFFINE), objective=objective, min_volume=0.0)
+    voxels = [Voxel(rng.uniform(LOW, HIGH), rng.uniform(10, 22, 3)) for _ in range(50)]
+    voxels = [search.scene.moved_inside(voxel) for voxel in voxels]
+    fractions = np.array([tumor_fraction(voxel, search.scene) for voxel in voxels])
+    assert fractions.min() < 0.3
+    assert fractions.max() > 0.7
+    scores = [objective(voxel, search.scene) for voxel in voxels]
+    costs = compiled_costs(search, voxels)
+    np.testing.assert_allclose(np.exp(-costs), scores, rtol=2e-4)
+    np.testing.assert_allclose(search.values(as_boxes(voxels).boxes), scores, rtol=2e-4)
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_the_scan_and_the_objective_agree_but_for_the_depth(one_sided):
+    objective = PlacementObjective(0.4, 0.15, 0.5, 0.1, one_sided=one_sided)
+    tumor = np.zeros((20, 22, 24), np.float32)
+    tumor[4:15, 5:17, 4:19] = 1
+    limits = Limits(
+        objective_parameters(objective, 1000.0), 100.0, *np.log([[3.0] * 3, [12] * 3]), 3.0
+    )
+    sums = overlap.running_sums(tumor)
+    places, sides, costs = overlap.scan(sums, 1, np.ones(3), 1.0, limits, 2, 12.0)
+    rng = np.random.default_rng(4)
+    n_pure = 0
+    for index in rng.choice(len(costs), 50, replace=False):
+        low = np.rint(places[index] - sides[index] / 2).astype(int)
+        high = low + sides[index].astype(int)
+        box = tumor[tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))]
+        grown = tumor[tuple(slice(max(a - 2, 0), b + 2) for a, b in zip(low, high, strict=True))]
+        fraction = box.sum() / sides[index].prod()
+        depth = grown.sum() / (sides[index] + 4).prod()
+        expected = objective.cost(fraction, box.sum() / 1000) - 0.05 * depth
+        assert costs[index] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        n_pure += fraction > 0.6
+    # Only a one-sided objective lets boxes be much purer than the mean.
+    assert (n_pure > 0) == one_sided
 
 
 def test_every_millimeter_beyond_the_image_costs_the_weight():
@@ -242,17 +290,20 @@ def test_starts_lie_apart_in_the_tumor_with_sides_along_the_axes_of_the_scanner(
 def test_the_scan_asks_for_a_third_of_the_purity_and_one_range_of_sides(monkeypatch):
     ranges = np.array([[10.0, 40], [12, 50], [14, 60]])
     search = prepared(block_scene(), sizes=ranges)
-    scan, calls = overlap.scan, []
+    scan = overlap.scan
+    arguments = []
 
     def recorded(sums, depth, edges, volume, limits, stride, longest):
-        calls.append((limits, edges, volume))
+        arguments.append((limits, edges, volume))
         return scan(sums, depth, edges, volume, limits, stride, longest)
 
     monkeypatch.setattr(overlap, "scan", recorded)
     search.starts(4)
-    limits, edges, volume = calls[0]
-    np.testing.assert_allclose(limits[:6], [11000, 4000, 0.8, 3 * 0.15, 0, 6000])
-    np.testing.assert_allclose(np.exp(limits[6:12]), [10, 10, 10, 60, 60, 60])
+    limits, edges, volume = arguments[0]
+    np.testing.assert_allclose(limits.objective[:4], [11000, 4000, 0.8, 3 * 0.15])
+    assert limits.min_volume == 6000
+    np.testing.assert_allclose(np.exp(limits.low_sides), [10, 10, 10])
+    np.testing.assert_allclose(np.exp(limits.high_sides), [60, 60, 60])
     np.testing.assert_allclose(edges, search.block * [1, 1, 2.5])
     assert volume == pytest.approx(edges.prod())
 
@@ -266,11 +317,11 @@ def test_blocks_of_the_scan_lose_what_is_excluded_and_its_margin():
     lost = np.zeros_like(core)
     lost[16:26, 20:30, 12:16] = lost[18:24, 18:32, 12:16] = True
     lost[17:25, 19:31, 12:16] = True
-    assert search.left()[..., -1].sum() * np.prod(search.block[:2]) == pytest.approx(
+    assert search.usable_sums()[..., -1].sum() * np.prod(search.block[:2]) == pytest.approx(
         (tumor - 4 * lost).sum(), rel=1e-4
     )
     tolerated = prepared(block_scene(exclude={"core": core}, exclude_tolerance=0.1))
-    np.testing.assert_array_equal(tolerated.left(), tolerated.grids[0][0])
+    np.testing.assert_array_equal(tolerated.usable_sums(), tolerated.grids[0][0])
 
 
 def test_averaged_grids_lie_where_the_tumor_lies():
@@ -348,17 +399,19 @@ def test_a_box_along_the_axes_is_taken_where_it_costs_little():
         values = search.values(pair.boxes)
         assert values[0] < values[1]
         assert (values[0] >= 0.95 * values[1]) == (taken == "straight")
-        voxel, best = search.chosen(pair)
+        voxel, best = search.simplest(pair)
         assert voxel.rotated_axes == (0 if taken == "straight" else 1)
         assert best == values[1]
-        assert Search(make_wishes(tie_break=0.0), block_scene()).chosen(pair)[0].rotated_axes == 1
+        assert (
+            Search(make_wishes(tie_break=0.0), block_scene()).simplest(pair)[0].rotated_axes == 1
+        )
 
 
 def test_what_breaks_fewest_constraints_is_taken_where_all_boxes_break_some():
     search = Search(make_wishes(), block_scene())
     small, small_and_thin = Voxel((30, 20, 50), (15, 15, 15)), Voxel((30, 20, 50), (9, 24, 24))
     assert len(search.flags(small)) < len(search.flags(small_and_thin))
-    voxel, _ = search.chosen(as_boxes([small_and_thin, small]))
+    voxel, _ = search.simplest(as_boxes([small_and_thin, small]))
     np.testing.assert_allclose(voxel.size, 15)
 
 
@@ -384,9 +437,9 @@ def test_a_search_improves_on_its_starts_and_keeps_the_constraints():
     refined = search.run(4, 2)
     centers, sizes = search.starts(4)
     starts = as_boxes([Voxel(center, size) for center, size in zip(centers, sizes, strict=True)])
-    assert refined.costs.min() < search.costs(starts.boxes).min()
-    assert refined.costs.min() < 0.01
-    voxel, best = search.chosen(refined)
+    assert found.costs.min() < search.costs(starts.boxes).min()
+    assert found.costs.min() < 0.01
+    voxel, best = search.simplest(pair)
     assert search.flags(voxel) == ()
     assert best == pytest.approx(np.exp(-refined.costs.min()), abs=0.01)
 
