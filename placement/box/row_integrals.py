@@ -21,9 +21,10 @@ class Rows(NamedTuple):
     """
     Sums of a volume along its thickest image axis.
 
-    A box meets each line along that axis in one interval, whose ends follow from its six faces; the
-    sum over the interval is a difference of two running sums, exact for every affine. Across the
-    lines, the integral is a sum over strips that end at the borders of image voxels and of the box.
+    A box meets each line along that axis in one interval, whose ends follow from its six faces;
+    the sum over the interval is a difference of two running sums, exact for every affine. Across
+    the lines, the integral is a sum over strips that end at the borders of image voxels and of the
+    box.
 
     Attributes
     ----------
@@ -81,7 +82,8 @@ def _strips(
     Divide the extent of a box along an axis: middles and widths of strips, in image voxels.
 
     Strips end at the borders of image voxels and at their mirror images about the center of the
-    box, so that rows come in pairs and a volume that ends in a plane through it fills exactly half.
+    box, so that rows come in pairs and a volume that ends in a plane through it fills exactly
+    half.
     """
     borders = np.arange(np.ceil(middle - reach + 0.5), np.floor(middle + reach + 0.5) + 1) - 0.5
     ends = np.concatenate([[-reach, reach], borders - middle, middle - borders])

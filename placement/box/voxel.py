@@ -22,17 +22,19 @@ MM3_PER_ML = 1000.0
 
 _FARTHEST_MM = 1e5  # no scanner is that large
 
-#: Rows along which an image voxel is cut, on each of two axes, to tell which part of it a box fills.
+#: Rows along which an image voxel is cut, on each of two axes, to tell which part of it a box
+#: fills.
 MASK_ROWS = 6
 
 #: Axes that differ by less than this many degrees count as parallel, as scanners print angles.
 PARALLEL_DEGREES = 0.5
 
-#: Two equivalent poses whose rotation matrices have traces within this are equally near to the scanner's axes.
+#: Two equivalent poses whose rotation matrices have traces within this are equally near to the
+#: scanner's axes.
 NEAR_TIE = 1e-9
 
-#: A matrix is a rotation that was rounded in a file where its columns' products are this near to those of a rotation,
-#: and one that needs no correction where they are as near as the second.
+#: A matrix is a rotation that was rounded in a file where its columns' products are this near to
+#: those of a rotation, and one that needs no correction where they are as near as the second.
 ROUNDED_TURN, EXACT_TURN = 3e-4, 1e-9
 
 
@@ -84,12 +86,13 @@ class Voxel:
     Parameters
     ----------
     center : array_like of shape (3,)
-        Middle of the box in mm, RAS+ world coordinates as in NIfTI (x to the right, y to the front, z up).
+        Middle of the box in mm, RAS+ world coordinates as in NIfTI (x to the right, y to the
+        front, z up).
     size : array_like of shape (3,)
         Lengths of its sides in mm.
     angles : array_like of shape (3,), default=(0, 0, 0)
-        Intrinsic XYZ Euler angles in degrees: R = Rx(a) Ry(b) Rz(c), whose columns are the directions of the
-        sides. With R = 1 the sides run right–left, front–back and up–down.
+        Intrinsic XYZ Euler angles in degrees: R = Rx(a) Ry(b) Rz(c), whose columns are the
+        directions of the sides. With R = 1 the sides run right–left, front–back and up–down.
 
     Attributes
     ----------
@@ -103,8 +106,8 @@ class Voxel:
 
     Notes
     -----
-    The angles are those of spec2nii for Philips scanners. Every box has 24 equivalent descriptions, because sides can
-    change names and directions; `canonical` picks one.
+    The angles are those of spec2nii for Philips scanners. Every box has 24 equivalent
+    descriptions, because sides can change names and directions; `canonical` picks one.
 
     Examples
     --------
@@ -136,7 +139,8 @@ class Voxel:
         farthest = max(np.abs(self.center).max(), self.size.max())
         if farthest > _FARTHEST_MM:
             raise ValueError(
-                f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; check the unit, mm"
+                f"no voxel lies {farthest:g} mm from the middle of a scanner, or is so large; "
+                "check the unit, mm"
             )
         object.__setattr__(self, "rotation", rotation_of(self.angles))
         for name in self.__slots__:
@@ -184,8 +188,8 @@ class Voxel:
         size : array_like of shape (3,)
             In mm.
         rotation : array_like of shape (3, 3)
-            Its columns are the directions of the sides. Of a matrix that was rounded to four digits, the nearest
-            rotation is taken.
+            Its columns are the directions of the sides. Of a matrix that was rounded to four
+            digits, the nearest rotation is taken.
 
         Returns
         -------
@@ -201,7 +205,8 @@ class Voxel:
         off = np.abs(r.T @ r - np.eye(3)).max() if r.shape == (3, 3) else np.inf
         if not (off <= ROUNDED_TURN and np.linalg.det(r) > 0):
             raise ValueError(
-                f"the matrix of a voxel must be a rotation (orthogonal, determinant 1), got {r.tolist()}"
+                "the matrix of a voxel must be a rotation (orthogonal, determinant 1), got "
+                f"{r.tolist()}"
             )
         if off > EXACT_TURN:
             left, _, right = np.linalg.svd(r)
@@ -234,10 +239,11 @@ class Voxel:
     @property
     def rotated_axes(self) -> int:
         """
-        How many turns about scanner axes the box needs, whatever their order and the names of its sides.
+        How many turns about scanner axes the box needs, whatever their order and the names of its
+        sides.
 
-        0 if its sides are parallel to the scanner's axes, 1 if one of them is, 2 if one side is perpendicular to a
-        scanner axis, else 3; within half a degree.
+        0 if its sides are parallel to the scanner's axes, 1 if one of them is, 2 if one side is
+        perpendicular to a scanner axis, else 3; within half a degree.
         """
         return rotated_axes(self.rotation)
 
@@ -246,8 +252,8 @@ class Voxel:
         """
         How many Euler angles of the canonical pose differ from 0 by half a degree or more.
 
-        The study's count of rotated axes. It depends on the order of the angles: a box that needs two turns in
-        another order has three of them.
+        The study's count of rotated axes. It depends on the order of the angles: a box that needs
+        two turns in another order has three of them.
         """
         return int(np.sum(np.abs(self.canonical().angles) >= PARALLEL_DEGREES))
 
@@ -281,14 +287,14 @@ class Voxel:
         affine : array_like of shape (4, 4)
             From its voxel indices to mm, RAS+.
         partial : bool, default=False
-            Whether to give the part of every image voxel that the box fills: along one axis exactly, along two others
-            from `MASK_ROWS` rows.
+            Whether to give the part of every image voxel that the box fills: along one axis
+            exactly, along two others from `MASK_ROWS` rows.
 
         Returns
         -------
         ndarray of bool or float32, of the shape given
-            Whether the center of each image voxel lies in the box; where `partial`, parts from 0 to 1. What
-            lies outside the image is left out.
+            Whether the center of each image voxel lies in the box; where `partial`, parts from 0
+            to 1. What lies outside the image is left out.
         """
         matrix = np.asarray(affine, dtype=np.float64)
         dims = tuple(int(n) for n in shape[:3])
@@ -347,8 +353,9 @@ class Voxel:
         """
         Compute the volume that two boxes share.
 
-        The surface of the common body is what is left of each box's faces when they are clipped at the planes of
-        the other; the divergence theorem makes a volume of it. Only rounding errors remain (1e-8 of the volume).
+        The surface of the common body is what is left of each box's faces when they are clipped at
+        the planes of the other; the divergence theorem makes a volume of it. Only rounding errors
+        remain (1e-8 of the volume).
 
         Parameters
         ----------
@@ -390,14 +397,15 @@ class Voxel:
         Returns
         -------
         Voxel
-            Of these poses, that with the largest trace of the rotation matrix, so that the sides are named
-            right–left, front–back and up–down as far as possible. Where several are equally near, the first in a
-            fixed order of rotation matrices.
+            Of these poses, that with the largest trace of the rotation matrix, so that the sides
+            are named right–left, front–back and up–down as far as possible. Where several are
+            equally near, the first in a fixed order of rotation matrices.
         """
         rotations = self.rotation @ TURNS
         traces = np.trace(rotations, axis1=1, axis2=2)
         near = np.flatnonzero(traces > traces.max() - NEAR_TIE)
-        # The tie is broken by the matrices themselves, which are the same 24 from whichever pose one starts.
+        # The tie is broken by the matrices themselves, which are the same 24 from whichever pose
+        # one starts.
         best = min(near, key=lambda n: tuple((-np.round(rotations[n], 6).ravel()).tolist()))
         return Voxel(self.center, self.size @ np.abs(TURNS[best]), angles_of(rotations[best]))
 
@@ -423,7 +431,8 @@ class Voxel:
         m = np.asarray(matrix, dtype=np.float64)
         if m.shape != (4, 4) or not np.allclose(m[3], (0, 0, 0, 1)):
             raise ValueError(
-                f"a rigid transform is a matrix of shape (4, 4) with the last row 0 0 0 1, got {m.tolist()}"
+                "a rigid transform is a matrix of shape (4, 4) with the last row 0 0 0 1, got "
+                f"{m.tolist()}"
             )
         center = m[:3, :3] @ self.center + m[:3, 3]
         return Voxel.from_rotation(center, self.size, m[:3, :3] @ self.rotation)
@@ -462,7 +471,8 @@ class Voxel:
         array = np.asarray(a, dtype=np.float64)
         if array.shape != (9,):
             raise ValueError(
-                f"a voxel is made of nine numbers (center, size, angles), got an array of shape {array.shape}"
+                "a voxel is made of nine numbers (center, size, angles), got an array of shape "
+                f"{array.shape}"
             )
         return cls(array[:3], array[3:6], array[6:])
 
@@ -473,7 +483,8 @@ class Voxel:
         Returns
         -------
         str
-            Keys ``center_mm``, ``size_mm``, ``angles_deg`` and what they mean; numbers keep all their digits.
+            Keys ``center_mm``, ``size_mm``, ``angles_deg`` and what they mean; numbers keep all
+            their digits.
         """
         return json.dumps(
             {
@@ -503,7 +514,8 @@ class Voxel:
         Raises
         ------
         ValueError
-            If it is no JSON, a key is missing, or frame or convention are others than those of this class.
+            If it is no JSON, a key is missing, or frame or convention are others than those of
+            this class.
         """
         try:
             values = json.loads(text) if isinstance(text, str) else text
@@ -521,7 +533,8 @@ class Voxel:
         for key, expected in (("frame", "RAS+"), ("convention", CONVENTION)):
             if values.get(key, expected) != expected:
                 raise ValueError(
-                    f"the JSON of a voxel has {key} {values[key]!r}; convert it to {expected!r} first"
+                    f"the JSON of a voxel has {key} {values[key]!r}; "
+                    f"convert it to {expected!r} first"
                 )
         return cls(values["center_mm"], values["size_mm"], values["angles_deg"])
 
@@ -576,7 +589,8 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     ):
         n = len(scenes)
         raise ValueError(
-            f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not {array.shape}"
+            f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not "
+            f"{array.shape}"
         )
     array = array.reshape(len(scenes), -1, 9)
     missing = np.asarray(np.isnan(array).all(axis=2))
@@ -584,7 +598,8 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
         row = array[i, j]
         if not np.isfinite(row).all() or (row[3:6] <= 0).any():
             raise ValueError(
-                f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or all NaN where there "
+                f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or "
+                "all NaN where there "
                 f"is none, not {row.tolist()}"
             )
     alone = np.flatnonzero(np.all(missing, axis=1))
@@ -598,7 +613,8 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
 def rotated_axes(rotation: NDArray[np.float64], tolerance: float = PARALLEL_DEGREES) -> int:
     """Count the turns about scanner axes that a rotation needs, in the order that needs fewest."""
     size = np.abs(rotation)
-    # Nearly parallel means a sine near 0, which a cosine near 1 would tell only to half of the digits.
+    # Nearly parallel means a sine near 0, which a cosine near 1 would tell only to half of the
+    # digits.
     sines = np.sqrt(np.maximum(0.0, 1.0 - np.minimum(size, 1.0) ** 2))
     limit = np.sin(np.radians(tolerance))
     parallel = sines < limit

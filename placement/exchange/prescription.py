@@ -55,7 +55,8 @@ def write_prescription(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """
-    Write a voxel for the colleague at the scanner and for programs that analyze spectra. Not for clinical use.
+    Write a voxel for the colleague at the scanner and for programs that analyze spectra. Not for
+    clinical use.
 
     Parameters
     ----------
@@ -68,13 +69,16 @@ def write_prescription(
     name : str, default="voxel"
         What file names begin with.
     optimizer : VoxelOptimizer, default=None
-        Whose objective and constraints scores and flags are about; by default one with default parameters.
+        Whose objective and constraints scores and flags are about; by default one with default
+        parameters.
     ppm_range : pair of float, default=None
         See `displacement`; with `percent_per_ppm`, it becomes part of the JSON file.
     percent_per_ppm : float or sequence of 3 floats, default=None
-        See `displacement`; sides in the order of the canonical pose, nearest to right–left, front–back and up–down.
+        See `displacement`; sides in the order of the canonical pose, nearest to right–left,
+        front–back and up–down.
     figure : bool, default=True
-        Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2 is needed too.
+        Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2
+        is needed too.
     overwrite : bool, default=False
         Whether files of an earlier run may be replaced.
 
@@ -94,12 +98,15 @@ def write_prescription(
     -----
     The files appear together:
 
-    - ``*_mask.nii.gz``: 1 where the center of an image voxel is in the box, on the grid of the scene;
+    - ``*_mask.nii.gz``: 1 where the center of an image voxel is in the box, on the grid of the
+      scene;
       ``*_partial.nii.gz``: the part of each image voxel that the box fills;
-    - ``*_geometry.nii.gz``: an image of a single voxel whose affine is the box, which programs for spectroscopy read
+    - ``*_geometry.nii.gz``: an image of a single voxel whose affine is the box, which programs for
+      spectroscopy read
       (sform and qform alike). It holds no spectrum and is no NIfTI-MRS;
     - ``*_philips.txt``: the numbers for the console of a Philips scanner, see `philips_text`;
-    - ``*_overlay.png``: three planes through the center with the exact outline; ``*_view.html``: the same to move
+    - ``*_overlay.png``: three planes through the center with the exact outline; ``*_view.html``:
+      the same to move
       through in a browser, a page that needs no other file;
     - ``*.json``: all numbers, with the digests of what they were computed from.
     """
@@ -196,7 +203,8 @@ def describe_placement(
 
 def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
     """Make an image of one voxel whose affine is the box."""
-    # Headers hold quaternions in single precision, which are poor near half a turn; the canonical pose is far from it.
+    # Headers hold quaternions in single precision, which are poor near half a turn; the canonical
+    # pose is far from it.
     box = voxel.canonical()
     image = nib.Nifti1Image(np.ones((1, 1, 1), dtype=np.float32), box.affine)
     image.set_qform(box.affine, code="scanner")
@@ -213,8 +221,9 @@ def philips_text(voxel: Voxel) -> str:
 
     Notes
     -----
-    spec2nii reads such numbers as intrinsic XYZ angles (−lr, −ap, +cc) and centers (−lr, −ap, +cc) in RAS+; this writes
-    the inverse. Programs of other vendors take other conventions, which nobody could verify here.
+    spec2nii reads such numbers as intrinsic XYZ angles (−lr, −ap, +cc) and centers (−lr, −ap, +cc)
+    in RAS+; this writes the inverse. Programs of other vendors take other conventions, which
+    nobody could verify here.
     """
     box = voxel.canonical()
     lines = [
@@ -266,7 +275,8 @@ def displacement(
         )
     if not (rate.shape in ((), (3,)) and np.isfinite(rate).all() and (rate >= 0).all()):
         raise ValueError(
-            f"percent_per_ppm must be one number of 0 or more, or one for each of three sides, got {percent_per_ppm}"
+            "percent_per_ppm must be one number of 0 or more, or one for each of three sides, "
+            f"got {percent_per_ppm}"
         )
     low, high = ends.tolist()
     rate = np.broadcast_to(rate, (3,))
@@ -358,7 +368,8 @@ def _region(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
     """Give a function that measures how far a box is from an excluded region."""
     matrix = scene.affine[:3, :3]
     region = scene.forbidden[name]
-    # What lies within a region is never nearest, unless the box is in it too, where any point will do.
+    # What lies within a region is never nearest, unless the box is in it too, where any point will
+    # do.
     rim = region & ~binary_erosion(region)
     line = np.linspace(-0.5, 0.5, _DIVISIONS)
     inside = (

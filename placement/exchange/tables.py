@@ -70,7 +70,8 @@ def read_cases(
     if unsafe or len(twice):
         what = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
         raise ValueError(
-            f"{path}: names of cases become names of folders and must differ, such as 'case-01'; {what}"
+            f"{path}: names of cases become names of folders and must differ, such as 'case-01'; "
+            f"{what}"
         )
     for column in ("tumor", "image", "exclude"):
         given = table[column] if column in table else pd.Series([""] * len(table))
@@ -132,7 +133,8 @@ def check_channels(placer: Any, table: pd.DataFrame) -> None:
         if column in getattr(placer, "channels", ()) and len(lacking):
             first = ", ".join(lacking[:5])
             raise ValueError(
-                f"the network looks at the channel {column}, which {first} lack(s); fill the column {column} of CASES"
+                f"the network looks at the channel {column}, which {first} lack(s); "
+                f"fill the column {column} of CASES"
             )
 
 
@@ -179,7 +181,8 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise ValueError(
-            f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; add them, or leave out these cases"
+            f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; "
+            "add them, or leave out these cases"
         )
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]
@@ -192,7 +195,8 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
         line, row = rows[int(broken.argmax())]
         found = ", ".join(row[name] for name in BOX)
         raise ValueError(
-            f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 mm, not {found}"
+            f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 "
+            f"mm, not {found}"
         )
     table[list(BOX)] = boxes
     return table

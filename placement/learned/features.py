@@ -14,7 +14,8 @@ from placement.search.scene import Scene
 
 __all__ = ["FEATURES", "Surroundings", "describe_boxes"]
 
-#: Edge of the cubic grid that depths are measured on, in mm, and parts of the tumor's width that it is at most.
+#: Edge of the cubic grid that depths are measured on, in mm, and parts of the tumor's width that
+#: it is at most.
 GRID_MM = 2.0
 GRID_PARTS = 8.0
 
@@ -30,10 +31,12 @@ ROW_MM = 1.0
 #: Volume of the cube at the thickest place that boxes are compared with, in mL.
 CUBE_ML = 11.0
 
-#: Middles of the tumor weigh its points by their depth to these powers: from its center of mass to its thickest place.
+#: Middles of the tumor weigh its points by their depth to these powers: from its center of mass to
+#: its thickest place.
 DEPTH_POWERS = (0, 2, 5, 12)
 
-#: Boxes count by the part of them that is tumor, to this power, where a box is compared with all of a case.
+#: Boxes count by the part of them that is tumor, to this power, where a box is compared with all
+#: of a case.
 PURITY_POWER = 4
 
 #: Names of the columns of `describe_boxes`.
@@ -75,7 +78,8 @@ FEATURES = (
 
 class Surroundings:
     """
-    A tumor on a cubic grid along the scanner's axes, so that depths mean the same whatever the image's grid.
+    A tumor on a cubic grid along the scanner's axes, so that depths mean the same whatever the
+    image's grid.
 
     Parameters
     ----------
@@ -112,7 +116,8 @@ class Surroundings:
         counts = np.ceil((high - low) / self.step).astype(int) + 1
         self.origin = 0.5 * (low + high) - 0.5 * (counts - 1) * self.step
         grid = np.indices(counts).reshape(3, -1) * self.step + self.origin[:, None]
-        # Sums of BLAS may differ in their last bits with the number of threads, and ties would then be broken anew.
+        # Sums of BLAS may differ in their last bits with the number of threads, and ties would
+        # then be broken anew.
         index = np.einsum("ij,jn->in", np.linalg.inv(scene.affine[:3, :3]), grid - shift[:, None])
         values = map_coordinates(crop, index, order=1, mode="constant", cval=0.0)
         if scene.margins:

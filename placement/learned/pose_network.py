@@ -33,10 +33,12 @@ OVERLAP_WEIGHT = 6.0
 #: Positions, and in the published loss sides, are compared in units of so many mm.
 LENGTH_MM = 10.0
 
-#: Likelihoods of centers are made of features times this, so that few steps of training can point somewhere.
+#: Likelihoods of centers are made of features times this, so that few steps of training can point
+#: somewhere.
 SHARPNESS = 4.0
 
-#: Weight of the channel of distances in them before training, so that a network starts with the deepest places.
+#: Weight of the channel of distances in them before training, so that a network starts with the
+#: deepest places.
 DEPTH = 2.5
 
 #: Slope of activations below zero, so that no channel dies.
@@ -91,7 +93,8 @@ class PlacementNetwork(nn.Module):
     size : sequence of 3 float
         Sides that it answers before training, in mm.
     angles : bool, default=False
-        Whether orientation is three Euler angles (tanh), as in the study, or two vectors made orthonormal.
+        Whether orientation is three Euler angles (tanh), as in the study, or two vectors made
+        orthonormal.
 
     References
     ----------
@@ -126,7 +129,8 @@ class PlacementNetwork(nn.Module):
         heads = [nn.Linear(width, 1, bias=False) for width in (n_channels, *widths[:3])]
         self.heat = nn.ModuleList(heads if heat else [])
         self.features = nn.Linear(before * side**3 + 1, HIDDEN)
-        # Without it the first steps move all features alike, and all boxes come to have the same sides.
+        # Without it the first steps move all features alike, and all boxes come to have the same
+        # sides.
         self.norm = nn.BatchNorm1d(HIDDEN)
         self.center = nn.Linear(HIDDEN, 3)
         self.size = nn.Linear(HIDDEN, 3)
@@ -300,22 +304,25 @@ class PlacementLoss(nn.Module):
     """
     How far boxes are from those of experts, and how much of them is not tumor.
 
-    With weights λ = 2, 3, 3 it is λ₁ (center) + λ₂ (sides) + λ₃ (orientation) + (1 − f) + c, where f is the part of the
-    box that is tumor, sampled. Centers are compared in units of 10 mm.
+    With weights λ = 2, 3, 3 it is λ₁ (center) + λ₂ (sides) + λ₃ (orientation) + (1 − f) + c, where
+    f is the part of the box that is tumor, sampled. Centers are compared in units of 10 mm.
 
     Parameters
     ----------
     kind : {"symmetric", "euler", "moment"}
-        ``"euler"``: the study's sums of squares; sides in units of 10 mm, Euler angles of the canonical pose in
-        radians. The study's step for a center outside the tumor has no gradient; it is left to `center_outside`, and
-        c = 0. ``"moment"``: |Δcenter|², and |log S − log S*|² / 4 for sides and orientation together, with the second
-        moments S = R diag(d² / 12) Rᵀ, the same for all names of a box; without gradient for the orientation of a
-        cube. ``"symmetric"``: the least over the 24 names of a box of the squared logarithms of the ratios of sides and
-        |R − R*|² / 8; for centers √(1 + |Δcenter|²) − 1, which experts who chose another place do not pull far; and
-        `OVERLAP_WEIGHT` times one less the Dice coefficient, sampled. With the last two, c is 1 less what is tumor at
-        the center, interpolated.
+        ``"euler"``: the study's sums of squares; sides in units of 10 mm, Euler angles of the
+        canonical pose in radians. The study's step for a center outside the tumor has no gradient;
+        it is left to `center_outside`, and c = 0. ``"moment"``: |Δcenter|², and |log S − log S*|²
+        / 4 for sides and orientation together, with the second moments S = R diag(d² / 12) Rᵀ, the
+        same for all names of a box; without gradient for the orientation of a cube.
+        ``"symmetric"``: the least over the 24 names of a box of the squared logarithms of the
+        ratios of sides and |R − R*|² / 8; for centers √(1 + |Δcenter|²) − 1, which experts who
+        chose another place do not pull far; and `OVERLAP_WEIGHT` times one less the Dice
+        coefficient, sampled. With the last two, c is 1 less what is tumor at the center,
+        interpolated.
     expert_loss : {"min", "mean", "each"}
-        Whether the nearest expert counts, or the mean over experts. "each" is a mean; samples then hold one expert.
+        Whether the nearest expert counts, or the mean over experts. "each" is a mean; samples then
+        hold one expert.
 
     References
     ----------

@@ -50,27 +50,30 @@ class VoxelRanker(BaseEstimator):
     """
     Choose among many boxes the one that experts would have chosen.
 
-    The objective function has many maxima that are nearly equal, and its boxes all hold about the same volume. Here
-    the boxes that `VoxelOptimizer.candidates` finds are joined by cubes in the middle of the tumor, weighted more and
-    more by depth, and at its thickest places, in volumes that experts chose. A forest of extremely randomized trees
-    learns from experts' boxes which Dice coefficient to expect of each, from its depth, size, purity, rotation and
-    its place among the others.
+    The objective function has many maxima that are nearly equal, and its boxes all hold about the
+    same volume. Here the boxes that `VoxelOptimizer.candidates` finds are joined by cubes in the
+    middle of the tumor, weighted more and more by depth, and at its thickest places, in volumes
+    that experts chose. A forest of extremely randomized trees learns from experts' boxes which
+    Dice coefficient to expect of each, from its depth, size, purity, rotation and its place among
+    the others.
 
     Parameters
     ----------
     optimizer : VoxelOptimizer, default=None
-        Finds candidates, and says which boxes are allowed. By its parameters: what it has fitted is not used.
+        Finds candidates, and says which boxes are allowed. By its parameters: what it has fitted
+        is not used.
     n_candidates : int, default=40
         Boxes of the optimizer at most.
     n_places : int, default=1
-        Thickest places that cubes are tried at, beside four middles; 0 for none. More candidates are not always
-        better: the best-looking of many is more often a mistake.
+        Thickest places that cubes are tried at, beside four middles; 0 for none. More candidates
+        are not always better: the best-looking of many is more often a mistake.
     target : {"mean", "closest"}, default="mean"
         Whether the mean of the Dice coefficients with a case's experts is learned, or the largest.
     n_estimators : int, default=100
         Trees.
     min_samples_leaf : int, default=100
-        Boxes in a leaf at least. Those of one case have much in common, so that leaves must hold several cases.
+        Boxes in a leaf at least. Those of one case have much in common, so that leaves must hold
+        several cases.
     verbose : bool, default=False
         Whether to show progress.
     n_jobs : int, default=None
@@ -146,8 +149,8 @@ class VoxelRanker(BaseEstimator):
         TypeError
             If the optimizer is none.
         ValueError
-            If a parameter is not possible, scenes and voxels differ in number, a voxel is none, or there is one case
-            only.
+            If a parameter is not possible, scenes and voxels differ in number, a voxel is none, or
+            there is one case only.
         """
         optimizer = self._checked()
         experts = expert_voxels(voxels, scenes)
@@ -241,8 +244,8 @@ class VoxelRanker(BaseEstimator):
         Returns
         -------
         list of (Voxel, float)
-            Voxels and the Dice coefficient with experts that is expected of them, best first; no two share more than
-            80 % (Dice). What breaks constraints of the optimizer comes last.
+            Voxels and the Dice coefficient with experts that is expected of them, best first; no
+            two share more than 80 % (Dice). What breaks constraints of the optimizer comes last.
 
         Raises
         ------
@@ -269,7 +272,8 @@ class VoxelRanker(BaseEstimator):
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
-        Give what a model file holds: parameters, the optimizer's among what is fitted, and the forest.
+        Give what a model file holds: parameters, the optimizer's among what is fitted, and the
+        forest.
 
         Returns
         -------
@@ -328,7 +332,8 @@ class VoxelRanker(BaseEstimator):
         refuse_keys(files, {_FOREST}, "file", complete=True)
         if fitted["features"] != list(FEATURES):
             raise RefusedError(
-                f"it ranks by other features than this version: {fitted['features']}; train the model again"
+                f"it ranks by other features than this version: {fitted['features']}; "
+                "train the model again"
             )
         known = set(VoxelOptimizer().get_params(deep=False)) - {"objective"}
         refuse_keys(fitted["optimizer"], known, "parameter of VoxelOptimizer", complete=True)
@@ -349,7 +354,8 @@ class VoxelRanker(BaseEstimator):
             or not (np.isfinite(volumes) & (volumes > 0)).all()
         ):
             raise RefusedError(
-                f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: {fitted['volumes']}"
+                f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: "
+                f"{fitted['volumes']}"
             )
         self.optimizer_ = self._checked()
         self.volumes_ = volumes

@@ -48,37 +48,44 @@ class VoxelRegressor(VolumeEstimator):
     """
     Place a voxel by a network that has learned from experts.
 
-    The network sees the tumor on a grid of 96 mm along the scanner's axes about the centroid, and answers center,
-    sides and rotation at once. A lesion that would not fit is seen on a coarser grid.
+    The network sees the tumor on a grid of 96 mm along the scanner's axes about the centroid, and
+    answers center, sides and rotation at once. A lesion that would not fit is seen on a coarser
+    grid.
 
     Parameters
     ----------
     channels : sequence of {"tumor", "distance", "exclude", "image"}, default=("tumor", "distance")
-        What the network sees; ``"tumor"`` must be there. ``"exclude"`` is what scenes exclude, such as necrosis: it
-        then also counts as outside for ``"distance"``, and as no tumor in the loss.
-        See `placement.learned.views.view_of`.
+        What the network sees; ``"tumor"`` must be there. ``"exclude"`` is what scenes exclude,
+        such as necrosis: it then also counts as outside for ``"distance"``, and as no tumor in the
+        loss. See `placement.learned.views.view_of`.
     loss : {"symmetric", "euler", "moment"}, default="symmetric"
-        How boxes are compared; see `placement.learned.pose_network.PlacementLoss`. ``"euler"`` is the study's.
+        How boxes are compared; see `placement.learned.pose_network.PlacementLoss`. ``"euler"`` is
+        the study's.
     expert_loss : {"min", "mean", "each"}, default="min"
-        Where several experts placed a voxel in a case: learn from the nearest, from all at once, or from each as a
-        sample of its own. The mean of two distant voxels lies between them.
+        Where several experts placed a voxel in a case: learn from the nearest, from all at once,
+        or from each as a sample of its own. The mean of two distant voxels lies between them.
     head : {"heat", "linear"}, default="heat"
-        Whether the center is an average of places, weighted by how likely a linear head finds each, and a shift by
-        another, or the latter alone, as in the study. With a hundred cases the first learns faster.
+        Whether the center is an average of places, weighted by how likely a linear head finds
+        each, and a shift by another, or the latter alone, as in the study. With a hundred cases
+        the first learns faster.
     fast : bool, default=False
-        A network of half the width on a coarser grid (4 mm in place of 3 mm), for less than half the time.
+        A network of half the width on a coarser grid (4 mm in place of 3 mm), for less than half
+        the time.
     refine : bool, default=False
-        Polish each answer by the optimizer's search from there, with the answer's own volume as the wanted one, and
-        move it off what is excluded. It changes only where it comes to break fewer constraints, or no more and to hold
-        no smaller part of tumor.
+        Polish each answer by the optimizer's search from there, with the answer's own volume as
+        the wanted one, and move it off what is excluded. It changes only where it comes to break
+        fewer constraints, or no more and to hold no smaller part of tumor.
     size_range : pair of float, default=(10, 60)
         Least and largest side in mm.
     min_volume : float, default=6.0
-        Smaller answers are enlarged to this volume in mL, as far as `size_range` allows; 0 for none.
+        Smaller answers are enlarged to this volume in mL, as far as `size_range` allows; 0 for
+        none.
     width : int, default=8
-        Channels after the first convolution (half of it where `fast`); each of the next three has twice as many.
+        Channels after the first convolution (half of it where `fast`); each of the next three has
+        twice as many.
     augment : bool, default=True
-        Whether each case is turned and mirrored, in one of 48 ways that is drawn anew in each epoch.
+        Whether each case is turned and mirrored, in one of 48 ways that is drawn anew in each
+        epoch.
     weight_decay : float, default=0.01
         Of AdamW.
     epochs : int, default=60
@@ -88,12 +95,15 @@ class VoxelRegressor(VolumeEstimator):
     learning_rate : float, default=0.001
         Of the first epoch.
     schedule : {"cosine", "constant"}, default="cosine"
-        Whether the learning rate falls to zero over the epochs, or stays. Where it stays, the running averages that
-        prediction needs lag behind the weights, and answers are far worse than the loss says.
+        Whether the learning rate falls to zero over the epochs, or stays. Where it stays, the
+        running averages that prediction needs lag behind the weights, and answers are far worse
+        than the loss says.
     validation_fraction : float, default=0.0
-        Share of the groups that are scored after each epoch, by Dice with the closest expert, and not learned from.
+        Share of the groups that are scored after each epoch, by Dice with the closest expert, and
+        not learned from.
     patience : int, optional
-        End the training after so many epochs without a better mean score, and take the best weights.
+        End the training after so many epochs without a better mean score, and take the best
+        weights.
     mixed_precision : bool, default=False
         Compute in bfloat16 where that is precise enough, on a GPU only.
     compile : bool, default=False
@@ -174,7 +184,8 @@ class VoxelRegressor(VolumeEstimator):
         self.augment = augment
         self.weight_decay = weight_decay
 
-    # What users call ------------------------------------------------------------------------------
+    # What users call
+    # ------------------------------------------------------------------------------
 
     def fit(  # type: ignore[override]
         self, scenes: Sequence[Scene], voxels: ArrayLike, *, groups: Sequence[Any] | None = None
@@ -187,7 +198,8 @@ class VoxelRegressor(VolumeEstimator):
         scenes : sequence of n Scene
             The tumors.
         voxels : array_like of shape (n, 9) or (n, n_experts, 9)
-            Experts' voxels as `Voxel.as_array` gives them; rows of NaN where an expert placed none.
+            Experts' voxels as `Voxel.as_array` gives them; rows of NaN where an expert placed
+            none.
         groups : sequence of n, default=None
             The patient of each scene, for `validation_fraction`.
 
@@ -199,8 +211,8 @@ class VoxelRegressor(VolumeEstimator):
         Raises
         ------
         ValueError
-            If a parameter is not possible, scenes and voxels differ in number, or a voxel is none; before the
-            training starts.
+            If a parameter is not possible, scenes and voxels differ in number, or a voxel is none;
+            before the training starts.
         FloatingPointError
             If the loss becomes infinite or no number.
         ImportError
@@ -259,8 +271,8 @@ class VoxelRegressor(VolumeEstimator):
         Returns
         -------
         list of (Voxel, float)
-            Voxels and how well the answers agree with them (mean Dice with all), best first; no two share more than
-            80 % (Dice).
+            Voxels and how well the answers agree with them (mean Dice with all), best first; no
+            two share more than 80 % (Dice).
 
         Raises
         ------
@@ -295,7 +307,8 @@ class VoxelRegressor(VolumeEstimator):
                 kept.append(int(i))
         return [(self._finished(boxes[i], scene), float(scores[i])) for i in kept]
 
-    # What the base asks for -----------------------------------------------------------------------
+    # What the base asks for
+    # -----------------------------------------------------------------------
 
     def _check(self) -> None:
         super()._check()
@@ -307,7 +320,8 @@ class VoxelRegressor(VolumeEstimator):
         )
         if not known or "tumor" not in channels or len(set(channels)) < len(channels):
             raise ValueError(
-                f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not {channels!r}"
+                f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not "
+                f"{channels!r}"
             )
         for name, values in (("loss", _LOSSES), ("expert_loss", _EXPERT_LOSSES), ("head", _HEADS)):
             check_word(name, getattr(self, name), values)
@@ -372,7 +386,8 @@ class VoxelRegressor(VolumeEstimator):
     def _check_inputs(self, inputs: Any) -> None:
         if len(inputs["volume"]) != self.n_channels_:
             raise ValueError(
-                f"{len(self.channels)} channels where {self.n_channels_} were learned from; fit again"
+                f"{len(self.channels)} channels where {self.n_channels_} were learned from; "
+                "fit again"
             )
 
     def _target(self, target: Any, inputs: Any) -> dict[str, Any]:

@@ -22,7 +22,8 @@ __all__ = ["CONSOLE", "Placement", "VoxelOptimizer"]
 CONSOLE = (0.1, 1.0, 0.1)
 
 
-#: A voxel with less tumor than this part is told of: exclusion or the least volume asks for too much then.
+#: A voxel with less tumor than this part is told of: exclusion or the least volume asks for too
+#: much then.
 MOSTLY = 0.7
 
 
@@ -42,7 +43,8 @@ class Placement:
     tumor_volume : float
         Tumor in it, in mL.
     best_objective : float
-        The best objective that the search found, which a simpler voxel may miss by the optimizer's ``tie_break``.
+        The best objective that the search found, which a simpler voxel may miss by the optimizer's
+        ``tie_break``.
     flags : tuple of str
         Constraints that are broken, or why none could be kept; empty if all is well.
     scene : Scene
@@ -72,17 +74,19 @@ class VoxelOptimizer(BaseEstimator):
     """
     Place a voxel where the objective is largest.
 
-    A scan of boxes along the image's axes gives places to start from. From each, simplex searches of all nine
-    numbers run on averaged rows; the best are made exact on all rows. Of the voxels whose objective is within
-    `tie_break` of the best, the one with the fewest rotated axes is taken, and of these the one deepest in the
-    tumor, because large tumors have many places that are equally good.
+    A scan of boxes along the image's axes gives places to start from. From each, simplex searches
+    of all nine numbers run on averaged rows; the best are made exact on all rows. Of the voxels
+    whose objective is within `tie_break` of the best, the one with the fewest rotated axes is
+    taken, and of these the one deepest in the tumor, because large tumors have many places that
+    are equally good.
 
     Parameters
     ----------
     objective : PlacementObjective, default=None
         What is maximized; the published one by default.
     size_range : pair of float or three pairs, default=(10, 60)
-        Least and largest side in mm; for the sides right–left, front–back and up–down, if there are three pairs.
+        Least and largest side in mm; for the sides right–left, front–back and up–down, if there
+        are three pairs.
     min_volume : float, default=6.0
         Least volume of the voxel in mL; 0 for none.
     max_rotations : int, default=3
@@ -90,11 +94,11 @@ class VoxelOptimizer(BaseEstimator):
     thorough : bool, default=False
         Whether to start from more places and turns, for about five times the time.
     tie_break : float, default=0.05
-        Part of the best objective that may be given up for fewer rotated axes and a deeper place; 0 to take the
-        best as it is.
+        Part of the best objective that may be given up for fewer rotated axes and a deeper place;
+        0 to take the best as it is.
     rounding : tuple of 3 float, default=None
-        Steps of center (mm), sides (mm) and angles (degrees) to round to, such as `CONSOLE`; the sides are then
-        rounded up or down as the constraints and the objective have it.
+        Steps of center (mm), sides (mm) and angles (degrees) to round to, such as `CONSOLE`; the
+        sides are then rounded up or down as the constraints and the objective have it.
     inside_image : bool, default=True
         Whether the voxel must lie within the image.
     random_state : int, RandomState or None, default=None
@@ -161,8 +165,9 @@ class VoxelOptimizer(BaseEstimator):
         scenes : sequence of Scene, default=None
             Tumors.
         voxels : array_like of shape (n, 9) or (n, n_experts, 9), default=None
-            Experts' voxels as `Voxel.as_array` gives them; rows of NaN where an expert placed none. Mean and
-            standard deviation of the volume and of the part of tumor in them become those of the objective.
+            Experts' voxels as `Voxel.as_array` gives them; rows of NaN where an expert placed
+            none. Mean and standard deviation of the volume and of the part of tumor in them become
+            those of the objective.
 
         Returns
         -------
@@ -172,8 +177,8 @@ class VoxelOptimizer(BaseEstimator):
         Raises
         ------
         ValueError
-            If scenes and voxels differ in number, a voxel has sides that are not positive, or there are fewer than
-            two voxels.
+            If scenes and voxels differ in number, a voxel has sides that are not positive, or
+            there are fewer than two voxels.
         """
         self._wishes()
         self.objective_ = self._objective
@@ -193,7 +198,8 @@ class VoxelOptimizer(BaseEstimator):
         spread = float(np.std(volumes, ddof=1)), float(np.std(fractions, ddof=1))
         if min(spread) == 0:
             raise ValueError(
-                f"experts' voxels all have the same volume or part of tumor (standard deviations {spread}); give more"
+                "experts' voxels all have the same volume or part of tumor (standard deviations "
+                f"{spread}); give more"
             )
         self.objective_ = PlacementObjective(
             float(np.mean(volumes)),
@@ -233,7 +239,8 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Voxel
-            The voxel, in its canonical pose. `placement` says how good it is and which constraints it breaks.
+            The voxel, in its canonical pose. `placement` says how good it is and which constraints
+            it breaks.
         """
         return self.placement(scene).voxel
 
@@ -271,8 +278,8 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         list of (Voxel, float)
-            Voxels and their objectives, best first; no two share more than 80 % (Dice). What breaks constraints
-            comes last.
+            Voxels and their objectives, best first; no two share more than 80 % (Dice). What
+            breaks constraints comes last.
         """
         if n < 1:
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
@@ -303,8 +310,9 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Voxel
-            Center and angles to the nearest step; of the sides around its own those that keep all constraints, if any
-            do, and have the largest objective. The canonical voxel as it is where `rounding` is None.
+            Center and angles to the nearest step; of the sides around its own those that keep all
+            constraints, if any do, and have the largest objective. The canonical voxel as it is
+            where `rounding` is None.
         """
         search = Search(self._wishes(), scene)
         return voxel.canonical() if self.rounding is None else search.rounded(voxel.canonical())
@@ -327,9 +335,9 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Placement
-            Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``, ``side out of range``,
-            ``too many rotations``, ``outside the image``, ``touches NAME`` (more of it than is tolerated), ``less than
-            70 % tumor``.
+            Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``,
+            ``side out of range``, ``too many rotations``, ``outside the image``, ``touches NAME``
+            (more of it than is tolerated), ``less than 70 % tumor``.
         """
         return _assessed(voxel.canonical(), Search(self._wishes(), scene), best_objective)
 
@@ -352,7 +360,8 @@ class VoxelOptimizer(BaseEstimator):
             raise ValueError(f"size_range must go from a positive side up, got {self.size_range}")
         if not 0 <= self.min_volume <= np.prod(sizes[:, 1]) / MM3_PER_ML:
             raise ValueError(
-                f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL with {self.size_range}"
+                f"min_volume must be from 0 to what size_range allows, got {self.min_volume} mL "
+                f"with {self.size_range}"
             )
         if self.max_rotations not in FAMILIES:
             raise ValueError(f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}")

@@ -23,10 +23,12 @@ Labels: TypeAlias = int | Sequence[int]
 #: Files that scale labels give them back with an error of single precision.
 LABEL_TOLERANCE = 1e-4
 
-#: Above this ratio of the longest to the shortest edge of an image voxel, an affine is more likely wrong than true.
+#: Above this ratio of the longest to the shortest edge of an image voxel, an affine is more likely
+#: wrong than true.
 LARGEST_EDGE_RATIO = 10.0
 
-#: Margins are at most this, in mm: heads are not larger, and what is looked at grows with its third power.
+#: Margins are at most this, in mm: heads are not larger, and what is looked at grows with its
+#: third power.
 _MAX_MARGIN = 100.0
 
 
@@ -37,21 +39,26 @@ class Scene:
     Parameters
     ----------
     tumor : array_like of shape (x, y, z)
-        A mask of two values (False and True, or 0 and one number), probabilities from 0 to 1, or whole numbers as
-        labels of which `include` names those to measure. A last dimension of length 1 is dropped.
+        A mask of two values (False and True, or 0 and one number), probabilities from 0 to 1, or
+        whole numbers as labels of which `include` names those to measure. A last dimension of
+        length 1 is dropped.
     affine : array_like of shape (4, 4)
-        From voxel indices to mm, RAS+ as in NIfTI. Oblique, flipped, sheared and anisotropic ones are fine.
+        From voxel indices to mm, RAS+ as in NIfTI. Oblique, flipped, sheared and anisotropic ones
+        are fine.
     include : int or sequence of int, default=None
-        Labels that count as tumor, such as ``(3, 4)`` for the solid part in BraTS. Needed where `tumor` has several.
+        Labels that count as tumor, such as ``(3, 4)`` for the solid part in BraTS. Needed where
+        `tumor` has several.
     exclude : int, sequence of int, array_like, sequence of array_like or mapping, default=None
-        What no voxel may touch: labels of `tumor`, such as necrosis; masks on the grid of `tumor` (True, or above
-        0.5), such as ventricles; or a mapping from names to either.
+        What no voxel may touch: labels of `tumor`, such as necrosis; masks on the grid of `tumor`
+        (True, or above 0.5), such as ventricles; or a mapping from names to either.
     exclude_margin : float or mapping of str to float, default=0.0
-        How far the voxel's faces must stay away from what is excluded, 0 to 100 mm; by name, where regions differ.
+        How far the voxel's faces must stay away from what is excluded, 0 to 100 mm; by name, where
+        regions differ.
     exclude_tolerance : float or mapping of str to float, default=0.0
-        Which part of the voxel, grown by the margin, may be excluded; by name, where regions differ. 0 is strict, as
-        for skull and ventricles. Where single voxels of a label such as necrosis lie all over a tumor, no strict box is
-        large: tolerate a few percent of it, such as ``{"label 1": 0.05}``, or only leave it out of `include`.
+        Which part of the voxel, grown by the margin, may be excluded; by name, where regions
+        differ. 0 is strict, as for skull and ventricles. Where single voxels of a label such as
+        necrosis lie all over a tumor, no strict box is large: tolerate a few percent of it, such
+        as ``{"label 1": 0.05}``, or only leave it out of `include`.
     image : array_like of shape (x, y, z, ...), default=None
         The image that the tumor was drawn on, for figures and for networks.
     name : str, default=""
@@ -77,14 +84,15 @@ class Scene:
     Raises
     ------
     ValueError
-        If there is no tumor or all of it is excluded, labels are not named or not there, a value is not finite or
-        neither a label nor a probability, the affine places no voxels, a mask is on another grid, or a margin
-        or tolerance is out of range.
+        If there is no tumor or all of it is excluded, labels are not named or not there, a value
+        is not finite or neither a label nor a probability, the affine places no voxels, a mask is
+        on another grid, or a margin or tolerance is out of range.
 
     Warns
     -----
     UserWarning
-        If edges of image voxels differ more than tenfold, or the tumor reaches the border of the image.
+        If edges of image voxels differ more than tenfold, or the tumor reaches the border of the
+        image.
     """
 
     def __init__(
@@ -120,7 +128,8 @@ class Scene:
         self.occupancy.flags.writeable = False
         if not self.occupancy.any():
             raise ValueError(
-                f"{self._title}: no voxel is tumor; check the mask{'' if include is None else f' and {include=}'}"
+                f"{self._title}: no voxel is tumor; check the "
+                f"mask{'' if include is None else f' and {include=}'}"
             )
         if (
             self._forbidden
@@ -132,7 +141,8 @@ class Scene:
         self.sources: dict[str, dict[str, str]] = {}
         if self.touches_border:
             warnings.warn(
-                f"{self._title}: the tumor reaches the border of the image; what lies beyond counts as no tumor",
+                f"{self._title}: the tumor reaches the border of the image; "
+                "what lies beyond counts as no tumor",
                 UserWarning,
                 stacklevel=2,
             )
@@ -160,7 +170,8 @@ class Scene:
         ----------
         tumor : path or Nifti1Image
             The mask, probabilities or labels.
-        exclude : path, Nifti1Image, int, sequence of int, sequence or mapping of these, default=None
+        exclude : path, Nifti1Image, int, sequence of int, sequence or mapping of these,
+        default=None
             As for the constructor, with files in place of arrays.
         image : path or Nifti1Image, default=None
             The image that the tumor was drawn on.
@@ -342,7 +353,8 @@ class Scene:
         Returns
         -------
         int
-            Number of the part in the order of `component_volumes`, counted from 0; -1 if it holds none.
+            Number of the part in the order of `component_volumes`, counted from 0; -1 if it holds
+            none.
         """
         labels, n = self._components
         shift = self.affine.copy()
@@ -382,8 +394,8 @@ class Scene:
         Returns
         -------
         Voxel
-            The box, shifted along the image's axes as little as it takes; as it is if it lies within, or along an axis
-            that is too short for it.
+            The box, shifted along the image's axes as little as it takes; as it is if it lies
+            within, or along an axis that is too short for it.
         """
         if self.holds(voxel):
             return voxel
@@ -437,7 +449,8 @@ class Scene:
         array = np.asarray(image)
         if array.shape[:3] != self.shape:
             raise ValueError(
-                f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; resample one to the "
+                f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; "
+                "resample one to the "
                 "grid of the other"
             )
         return array
@@ -456,11 +469,13 @@ class Scene:
             labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
             if set(labels) & set(included):
                 raise ValueError(
-                    f"{self._title}: labels {sorted(set(labels) & set(included))} are included and excluded at once"
+                    f"{self._title}: labels {sorted(set(labels) & set(included))} are included "
+                    "and excluded at once"
                 )
             if not present:
                 raise ValueError(
-                    f"{self._title}: labels {labels} cannot be excluded from a tumor without labels; give a mask"
+                    f"{self._title}: labels {labels} cannot be excluded from a tumor without "
+                    "labels; give a mask"
                 )
             inner, found = _cropped(np.isin(np.rint(crop), labels))
             if not found.any():
@@ -470,7 +485,8 @@ class Scene:
         values = _volume(region, f"{key} of {self._title}")
         if values.shape != self.shape:
             raise ValueError(
-                f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; resample one to the other"
+                f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; "
+                "resample one to the other"
             )
         inner, found = _cropped(values)
         if found.dtype.kind == "f" and not np.isfinite(found).all():
@@ -493,13 +509,15 @@ def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
         np.linalg.norm(matrix[:3, :3], axis=0)
     ):
         raise ValueError(
-            f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, of shape (4, 4), with "
+            f"{title} has an affine that places no voxels: {matrix.tolist()}; "
+            "it must be finite, of shape (4, 4), with "
             "three independent axes and the last row 0 0 0 1"
         )
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
     if edges.min() == 0:
         raise ValueError(
-            f"{title} has an affine with an axis of length 0: {matrix.tolist()}; three independent axes are needed"
+            f"{title} has an affine with an axis of length 0: {matrix.tolist()}; "
+            "three independent axes are needed"
         )
     if edges.max() > LARGEST_EDGE_RATIO * edges.min():
         warnings.warn(
@@ -517,7 +535,8 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape {array.shape}"
+            f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape "
+            f"{array.shape}"
         )
     return array
 
@@ -553,7 +572,8 @@ def _read_values(
     if crop.dtype == bool:
         if include is not None:
             raise ValueError(
-                f"{title}: the tumor is a mask of True and False, which has no labels to include ({include=})"
+                f"{title}: the tumor is a mask of True and False, which has no labels to include "
+                f"({include=})"
             )
         return crop, (), ()
     if not np.isfinite(crop).all():
@@ -562,7 +582,8 @@ def _read_values(
     if crop.dtype.kind == "f" and (np.abs(crop - whole) > LABEL_TOLERANCE).any():
         if include is not None or crop.min() < 0 or crop.max() > 1 + LABEL_TOLERANCE:
             raise ValueError(
-                f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of them fractions; "
+                f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of "
+                "them fractions; "
                 "give probabilities from 0 to 1, or labels as whole numbers"
             )
         return np.minimum(crop, 1), (), ()
@@ -570,14 +591,16 @@ def _read_values(
     if include is None:
         if len(present) > 1:
             raise ValueError(
-                f"{title}: the tumor has the labels {list(present)}; name those to measure: include={present[-1]}"
+                f"{title}: the tumor has the labels {list(present)}; "
+                f"name those to measure: include={present[-1]}"
             )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
     wanted = np.isin(whole, labels)
     if not wanted.any():
         raise ValueError(
-            f"{title}: none of the labels {list(labels)} is there; the tumor has {list(present) or 'no label'}"
+            f"{title}: none of the labels {list(labels)} is there; "
+            f"the tumor has {list(present) or 'no label'}"
         )
     return wanted, labels, present
 
@@ -647,7 +670,8 @@ def _warn_of_two_affines(loaded: Any, title: str) -> None:
     apart = max(float(np.linalg.norm((sform - qform) @ end)) for end in ends)
     if apart > 0.5:
         warnings.warn(
-            f"{title}: its sform and qform place voxels up to {apart:.3g} mm apart; the sform is used",
+            f"{title}: its sform and qform place voxels up to {apart:.3g} mm apart; "
+            "the sform is used",
             UserWarning,
             stacklevel=4,
         )

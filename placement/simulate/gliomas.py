@@ -58,13 +58,13 @@ def simulate_gliomas(
     """
     Make synthetic gliomas with the boxes that simulated experts place in them.
 
-    These are no patients, and the experts are no clinical experts: they are rules with noise, written so that
-    summary figures of their boxes come close to those that a study printed for its five experts. Agreement with them
-    says nothing about agreement with people.
+    These are no patients, and the experts are no clinical experts: they are rules with noise,
+    written so that summary figures of their boxes come close to those that a study printed for its
+    five experts. Agreement with them says nothing about agreement with people.
 
-    A lesion of 2 to 120 mL lies in an ellipsoidal brain with two ventricles: a warped ellipsoid, or in some cases
-    a bent one; some have a necrotic core, some satellites. The tumor of a scene is the whole lesion, its
-    necrosis too.
+    A lesion of 2 to 120 mL lies in an ellipsoidal brain with two ventricles: a warped ellipsoid,
+    or in some cases a bent one; some have a necrotic core, some satellites. The tumor of a scene
+    is the whole lesion, its necrosis too.
 
     Parameters
     ----------
@@ -73,18 +73,22 @@ def simulate_gliomas(
     n_experts : int, default=2
         Boxes for each case.
     experts : {"preference", "objective"}, default="preference"
-        ``"preference"``: experts who go to the thickest solid part, keep off necrosis and take no large boxes in small
-        lesions. ``"objective"``: experts who climb the objective function, with a volume of their own in mind, to one
-        of its many local maxima; necrosis is nothing to them.
+        ``"preference"``: experts who go to the thickest solid part, keep off necrosis and take no
+        large boxes in small lesions. ``"objective"``: experts who climb the objective function,
+        with a volume of their own in mind, to one of its many local maxima; necrosis is nothing to
+        them.
     spacing : float or sequence of 3 floats, default=2
         Grid in mm.
     exclude : sequence of {"necrosis", "ventricles", "outside"}, default=()
-        Regions that scenes list as excluded ("outside" of the brain). Lesions and experts are the same with and
-        without: as in the study, a placer is told of nothing but the tumor unless it is wished.
+        Regions that scenes list as excluded ("outside" of the brain). Lesions and experts are the
+        same with and without: as in the study, a placer is told of nothing but the tumor unless it
+        is wished.
     image : bool, default=False
-        Whether scenes get an image like a T1 after gadolinium: bright solid tumor, dark necrosis and ventricles.
+        Whether scenes get an image like a T1 after gadolinium: bright solid tumor, dark necrosis
+        and ventricles.
     skip : int, default=0
-        Cases to pass over: those that are made are the ones after them, the same as if all were made at once.
+        Cases to pass over: those that are made are the ones after them, the same as if all were
+        made at once.
     random_state : int, RandomState or None, default=None
         Seed. A case depends on it and on its number, not on how many there are.
 
@@ -102,14 +106,15 @@ def simulate_gliomas(
 
     Notes
     -----
-    Over 375 cases of three seeds, boxes of the two kinds ("preference", "objective") had 11.2 ± 6.1 and 12.2 ± 6.3 mL,
-    tumor fractions of .90 ± .10 and .91 ± .09, 1.1 rotated axes, Dice of .48 and .49 between experts, ICC of volumes
-    of .35 and .29, and correlations of volume with tumor volume of .50 and .49. In 125 cases, an ICC varies by .1.
+    Over 375 cases of three seeds, boxes of the two kinds ("preference", "objective") had 11.2 ±
+    6.1 and 12.2 ± 6.3 mL, tumor fractions of .90 ± .10 and .91 ± .09, 1.1 rotated axes, Dice of
+    .48 and .49 between experts, ICC of volumes of .35 and .29, and correlations of volume with
+    tumor volume of .50 and .49. In 125 cases, an ICC varies by .1.
 
     References
     ----------
-    Lee et al., MICCAI 2024: 12.4 ± 6.6 mL, tumor fraction .93 ± .12, 1.2 ± 1.0 rotated axes, Dice between experts .46,
-    ICC of volumes .30, correlation of volume with tumor volume .50.
+    Lee et al., MICCAI 2024: 12.4 ± 6.6 mL, tumor fraction .93 ± .12, 1.2 ± 1.0 rotated axes, Dice
+    between experts .46, ICC of volumes .30, correlation of volume with tumor volume .50.
 
     Examples
     --------

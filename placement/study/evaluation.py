@@ -80,8 +80,8 @@ def evaluate_placements(
     placements : mapping of str to array_like of shape (n_cases, 9) or sequence of Voxel
         Boxes by the name of the method; NaN where it gave none.
     folds : array_like of int, shape (n_cases,), default=None
-        In which fold each case was held out, from 1. The summary then has the parts "fold 1", which the study chose
-        its settings on, and "other folds", too.
+        In which fold each case was held out, from 1. The summary then has the parts "fold 1",
+        which the study chose its settings on, and "other folds", too.
     seconds : mapping of str to array_like of shape (n_cases,), default=None
         How long a method took for each case.
     controls : bool, default=True
@@ -92,41 +92,42 @@ def evaluate_placements(
     Returns
     -------
     dict of str to DataFrame
-        ``"cases"``: a row for each case and method with ``case``, ``name``, ``fold``, ``tumor_volume`` (mL),
-        ``method``, ``seconds`` and `MEASURES`: part of the box that is tumor, volume (mL), Dice with the closest
-        expert, the mean over experts, the fair one, turned axes (invariant, and the study's count of angles) and
-        volume minus the experts' mean (mL). ``dice_fair`` is the mean, over leaving one expert out, of the closest of
-        the others, for experts and methods alike: the closest of two experts is a maximum of two, an expert has only
-        one other. For experts, measures are means over them, Dice is between them, and the difference is that of the
-        first two.
-        ``"summary"``: ``part``, ``method``, ``measure``, ``n``, ``mean``, ``sd``, ``median``; the method "single
-        experts" pools their boxes.
-        ``"icc"``: of volumes, ``method`` with ``against`` each expert in every form, with interval.
-        ``"bland_altman"``: of volumes, against each expert and the mean of experts, with intervals, and the slope of
-        the difference over the mean.
-        ``"anova"``: one-way, as published, repeated-measures and Friedman's, over experts and methods, for mean Dice,
-        volume and f_tumor. The same cases are in every group, so the one-way test is not the right one.
-        ``"paired"``: for two groups at a time, paired t and Wilcoxon tests, Holm's correction of the latter, and the
-        rank-biserial correlation with interval.
-        ``"correlations"``: of each measure with tumor volume, Pearson (with interval) and Spearman.
+        ``"cases"``: a row for each case and method with ``case``, ``name``, ``fold``,
+        ``tumor_volume`` (mL), ``method``, ``seconds`` and `MEASURES`: part of the box that is
+        tumor, volume (mL), Dice with the closest expert, the mean over experts, the fair one,
+        turned axes (invariant, and the study's count of angles) and volume minus the experts' mean
+        (mL). ``dice_fair`` is the mean, over leaving one expert out, of the closest of the others,
+        for experts and methods alike: the closest of two experts is a maximum of two, an expert
+        has only one other. For experts, measures are means over them, Dice is between them, and
+        the difference is that of the first two. ``"summary"``: ``part``, ``method``, ``measure``,
+        ``n``, ``mean``, ``sd``, ``median``; the method "single experts" pools their boxes.
+        ``"icc"``: of volumes, ``method`` with ``against`` each expert in every form, with
+        interval. ``"bland_altman"``: of volumes, against each expert and the mean of experts, with
+        intervals, and the slope of the difference over the mean. ``"anova"``: one-way, as
+        published, repeated-measures and Friedman's, over experts and methods, for mean Dice,
+        volume and f_tumor. The same cases are in every group, so the one-way test is not the right
+        one. ``"paired"``: for two groups at a time, paired t and Wilcoxon tests, Holm's correction
+        of the latter, and the rank-biserial correlation with interval. ``"correlations"``: of each
+        measure with tumor volume, Pearson (with interval) and Spearman.
 
     Raises
     ------
     ValueError
-        If a scene is none, numbers of cases differ, a box is none, no expert placed any, a fold is below 1, or there is
-        no method.
+        If a scene is none, numbers of cases differ, a box is none, no expert placed any, a fold is
+        below 1, or there is no method.
 
     References
     ----------
-    Lee et al., MICCAI 2024, table 1 and figures; Shrout and Fleiss, Psychol Bull 86:420–428, 1979; Bland and Altman,
-    Lancet 327:307–310, 1986.
+    Lee et al., MICCAI 2024, table 1 and figures; Shrout and Fleiss, Psychol Bull 86:420–428, 1979;
+    Bland and Altman, Lancet 327:307–310, 1986.
     """
     import pandas as pd
 
     strangers = [i for i, scene in enumerate(scenes) if not isinstance(scene, Scene)]
     if strangers:
         raise ValueError(
-            f"scenes must be a sequence of Scene; case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}"
+            f"scenes must be a sequence of Scene; case {strangers[0]} is a "
+            f"{type(scenes[strangers[0]]).__name__}"
         )
     boxes = _expert_boxes(experts, len(scenes))
     if not any(box is not None for pair in boxes for box in pair):
@@ -237,7 +238,8 @@ def case_folds(
     n_patients = len(np.unique(patients))
     if not 2 <= n_folds <= n_patients:
         raise ValueError(
-            f"{n_patients} patients cannot be dealt into {n_folds} folds; use from 2 to {n_patients}"
+            f"{n_patients} patients cannot be dealt into {n_folds} folds; "
+            f"use from 2 to {n_patients}"
         )
     order = np.random.default_rng(seed_for(seed_from(random_state), "folds")).permutation(
         n_patients
@@ -267,7 +269,8 @@ def cross_validate_placements(
     if len(boxes) != len(scenes) or len(np.unique(held_out)) < 2:
         n_folds = len(np.unique(held_out))
         raise ValueError(
-            f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got {n_folds})"
+            f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got "
+            f"{n_folds})"
         )
     placements = {name: np.empty((len(scenes), 9)) for name in placers}
     seconds = {name: np.empty(len(scenes)) for name in placers}
@@ -306,7 +309,8 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     return wide[[name for name in (*MEASURES, "seconds") if name in wide.columns]]
 
 
-# Measures of one case ----------------------------------------------------------------------------------------------
+# Measures of one case
+# ----------------------------------------------------------------------------------------------
 
 
 def _box_measures(box: Voxel, scene: Scene) -> dict[str, float]:
@@ -361,7 +365,8 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
     return found
 
 
-# Tables ------------------------------------------------------------------------------------------------------------
+# Tables
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _summary(cases: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
@@ -582,7 +587,8 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# What is given -----------------------------------------------------------------------------------------------------
+# What is given
+# -----------------------------------------------------------------------------------------------------
 
 
 def _boxes(value: Any, n: int, name: str) -> list[Voxel | None]:
@@ -630,7 +636,8 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
         )
     if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
         raise ValueError(
-            f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of shape {numbers.shape}"
+            f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of "
+            f"shape {numbers.shape}"
         )
     return numbers.astype(np.intp)
 

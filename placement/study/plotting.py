@@ -39,7 +39,8 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
             ax = figure.add_subplot(grid[0, column])
             for k, name in enumerate(methods):
                 values = cases.loc[cases["method"] == name, measure].dropna().to_numpy()
-                # Spread by rank within the column: repeatable, and equal values do not hide each other.
+                # Spread by rank within the column: repeatable, and equal values do not hide each
+                # other.
                 across = k + 0.5 * ((np.arange(len(values)) * 0.618) % 1 - 0.5)
                 ax.plot(
                     across,
