@@ -1,4 +1,4 @@
-"""The box a spectrum is measured from: where it lies, how large it is, how it is turned."""
+"""The box that a spectrum is measured in: its center, sides and rotation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dmrifit._utils.html_repr import html_summary
 
 __all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels", "rotation_of"]
 
-#: How three angles make a rotation, in words that other programs understand.
+#: How three angles make a rotation, in the terms of other programs.
 CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+ axes"
 
 #: mm³ in a mL.
@@ -22,41 +22,40 @@ MM3_PER_ML = 1000.0
 
 _FARTHEST_MM = 1e5  # no scanner is that large
 
-#: Rows along which an image voxel is cut, on each of two axes, to tell which part of it a box
-#: fills.
+#: Rows in an image voxel, along each of two axes, that give the fraction of it that a box fills.
 MASK_ROWS = 6
 
 #: Axes that differ by less than this many degrees count as parallel, as scanners print angles.
 PARALLEL_DEGREES = 0.5
 
-#: Two equivalent poses whose rotation matrices have traces within this are equally near to the
-#: scanner's axes.
+#: Poses whose rotation matrices have traces within this are equally near to the scanner's axes.
 NEAR_TIE = 1e-9
 
-#: A matrix is a rotation that was rounded in a file where its columns' products are this near to
-#: those of a rotation, and one that needs no correction where they are as near as the second.
+#: Largest error of RᵀR for a rotation that was rounded in a file, and for one that needs no
+#: correction.
 ROUNDED_TURN, EXACT_TURN = 3e-4, 1e-9
 
 
 def _turns() -> NDArray[np.float64]:
-    """List the 24 rotations that map a box onto a box: signed permutations with determinant 1, identity first."""
-    found = []
+    """List the 24 rotations that map a cube onto itself, the identity first."""
+    turns = []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
             matrix = np.zeros((3, 3))
             matrix[list(order), range(3)] = signs
             if np.linalg.det(matrix) > 0:
-                found.append(matrix)
-    return np.array(found)
+                turns.append(matrix)
+    return np.array(turns)
 
 
 TURNS = _turns()
 
 
 def rotation_of(angles: ArrayLike) -> NDArray[np.float64]:
-    """Turn angles into a rotation matrix."""
-    a, b, c = np.radians(np.asarray(angles, dtype=np.float64))
-    (sa, sb, sc), (ca, cb, cc) = np.sin([a, b, c]), np.cos([a, b, c])
+    """Convert angles to a rotation matrix; see `CONVENTION`."""
+    radians = np.radians(np.asarray(angles, dtype=np.float64))
+    sa, sb, sc = np.sin(radians)
+    ca, cb, cc = np.cos(radians)
     return np.array(
         [
             [cb * cc, -cb * sc, sb],
@@ -67,14 +66,17 @@ def rotation_of(angles: ArrayLike) -> NDArray[np.float64]:
 
 
 def angles_of(rotation: ArrayLike) -> NDArray[np.float64]:
-    """Turn a rotation matrix into angles."""
+    """Convert a rotation matrix to angles; see `CONVENTION`."""
     r = np.asarray(rotation, dtype=np.float64)
     cosine = np.hypot(r[0, 0], r[0, 1])
     b = np.arctan2(r[0, 2], cosine)
     if cosine > 1e-9:
-        a, c = np.arctan2(-r[1, 2], r[2, 2]), np.arctan2(-r[0, 1], r[0, 0])
+        a = np.arctan2(-r[1, 2], r[2, 2])
+        c = np.arctan2(-r[0, 1], r[0, 0])
     else:
-        a, c = np.arctan2(r[2, 1], r[1, 1]), 0.0
+        # At ±90 degrees only the sum or the difference of the other angles is defined.
+        a = np.arctan2(r[2, 1], r[1, 1])
+        c = 0.0
     # Adding 0 turns -0 into 0, which would otherwise be printed on a console.
     return np.degrees([a, b, c]) + 0.0
 
@@ -160,20 +162,21 @@ class Voxel:
 
     def _repr_html_(self) -> str:
         """Show the box in notebooks."""
-        rows = [
-            (name, *(f"{one:.2f}" for one in np.round(values, 2) + 0.0))
-            for name, values in (
-                ("center, mm RAS+", self.center),
-                ("sides, mm", self.size),
-                ("angles, degrees", self.angles),
-            )
-        ]
+        rows = []
+        for name, values in (
+            ("center, mm RAS+", self.center),
+            ("sides, mm", self.size),
+            ("angles, degrees", self.angles),
+        ):
+            # Adding 0 turns -0 into 0.
+            x, y, z = np.round(values, 2) + 0.0
+            rows.append((name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}"))
         return html_summary(f"Voxel of {self.volume:.2f} mL", ("", "x", "y", "z"), rows)
 
     def __repr__(self) -> str:
-        center, size, angles = (
-            tuple(np.round(v, 3).tolist()) for v in (self.center, self.size, self.angles)
-        )
+        center = tuple(np.round(self.center, 3).tolist())
+        size = tuple(np.round(self.size, 3).tolist())
+        angles = tuple(np.round(self.angles, 3).tolist())
         return f"Voxel(center={center}, size={size}, angles={angles})"
 
     @classmethod
@@ -188,8 +191,8 @@ class Voxel:
         size : array_like of shape (3,)
             In mm.
         rotation : array_like of shape (3, 3)
-            Its columns are the directions of the sides. Of a matrix that was rounded to four
-            digits, the nearest rotation is taken.
+            Its columns are the directions of the sides. A matrix that was rounded to four digits
+            is replaced by the nearest rotation.
 
         Returns
         -------
@@ -202,15 +205,17 @@ class Voxel:
             If `rotation` is not a rotation, or as for the constructor.
         """
         r = np.asarray(rotation, dtype=np.float64)
-        off = np.abs(r.T @ r - np.eye(3)).max() if r.shape == (3, 3) else np.inf
-        if not (off <= ROUNDED_TURN and np.linalg.det(r) > 0):
+        error = np.inf
+        if r.shape == (3, 3):
+            error = np.abs(r.T @ r - np.eye(3)).max()
+        if not (error <= ROUNDED_TURN and np.linalg.det(r) > 0):
             raise ValueError(
                 "the matrix of a voxel must be a rotation (orthogonal, determinant 1), got "
                 f"{r.tolist()}"
             )
-        if off > EXACT_TURN:
-            left, _, right = np.linalg.svd(r)
-            r = left @ right
+        if error > EXACT_TURN:
+            u, _, v = np.linalg.svd(r)
+            r = u @ v
         return cls(center, size, angles_of(r))
 
     @property
@@ -239,8 +244,7 @@ class Voxel:
     @property
     def rotated_axes(self) -> int:
         """
-        How many turns about scanner axes the box needs, whatever their order and the names of its
-        sides.
+        Least number of turns about scanner axes that the box needs, in any order.
 
         0 if its sides are parallel to the scanner's axes, 1 if one of them is, 2 if one side is
         perpendicular to a scanner axis, else 3; within half a degree.
@@ -259,7 +263,7 @@ class Voxel:
 
     def contains(self, points: ArrayLike) -> NDArray[np.bool_]:
         """
-        Tell which points lie in the box or on its surface.
+        Test which points lie in the box or on its surface.
 
         Parameters
         ----------
@@ -287,14 +291,14 @@ class Voxel:
         affine : array_like of shape (4, 4)
             From its voxel indices to mm, RAS+.
         partial : bool, default=False
-            Whether to give the part of every image voxel that the box fills: along one axis
-            exactly, along two others from `MASK_ROWS` rows.
+            Whether to give the fraction of every image voxel that the box fills: along one axis
+            exactly, along the other two from `MASK_ROWS` rows.
 
         Returns
         -------
-        ndarray of bool or float32, of the shape given
-            Whether the center of each image voxel lies in the box; where `partial`, parts from 0
-            to 1. What lies outside the image is left out.
+        ndarray of bool or float32, of shape `shape`
+            Whether the center of each image voxel lies in the box; where `partial`, fractions from
+            0 to 1. The part of the box outside the image is dropped.
         """
         matrix = np.asarray(affine, dtype=np.float64)
         dims = tuple(int(n) for n in shape[:3])
@@ -306,56 +310,54 @@ class Voxel:
         if (high <= low).any():
             return out
         window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        out[window] = (
-            self._parts(low, high, matrix) if partial else self._centers(low, high, matrix)
-        )
+        if partial:
+            out[window] = self._filled(low, high, matrix)
+        else:
+            out[window] = self._centers(low, high, matrix)
         return out
 
     def _centers(
         self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        grid = np.stack(
-            np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"),
-            axis=-1,
-        )
+        """Test which centers of a window of image voxels lie in the box."""
+        axes = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         return self.contains(grid @ matrix[:3, :3].T + matrix[:3, 3])
 
-    def _parts(
+    def _filled(
         self, low: NDArray, high: NDArray, matrix: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """Cut the box's rows along the first index, several rows to each image voxel."""
-        rows = MASK_ROWS
-        offsets = (np.arange(rows) + 0.5) / rows - 0.5
-        j, k = (
-            (np.arange(a, b)[:, None] + offsets).ravel()
-            for a, b in zip(low[1:], high[1:], strict=True)
-        )
+        """Cut image voxels into rows along the first index; average the fractions in the box."""
+        offsets = (np.arange(MASK_ROWS) + 0.5) / MASK_ROWS - 0.5
+        j = (np.arange(low[1], high[1])[:, None] + offsets).ravel()
+        k = (np.arange(low[2], high[2])[:, None] + offsets).ravel()
+        # In the box's axes, a row is the line `local + i * slope` of the first index i.
         step = self.rotation.T @ matrix[:3, :3]
         start = self.rotation.T @ (matrix[:3, 3] - self.center)
         local = start + j[:, None, None] * step[:, 1] + k[None, :, None] * step[:, 2]
-        half, slope = self.size / 2, step[:, 0]
+        half = self.size / 2
+        slope = step[:, 0]
+        # A row along a face lies between it and the opposite one everywhere or nowhere.
         flat = np.abs(slope) < 1e-12
-        safe = np.where(flat, 1.0, slope)
-        one, two = (-half - local) / safe, (half - local) / safe
-        near = np.where(
-            flat, np.where(np.abs(local) <= half, -np.inf, np.inf), np.minimum(one, two)
-        ).max(axis=-1)
-        far = np.where(flat, np.inf, np.maximum(one, two)).min(axis=-1)
+        divisor = np.where(flat, 1.0, slope)
+        first = (-half - local) / divisor
+        second = (half - local) / divisor
+        flat_start = np.where(np.abs(local) <= half, -np.inf, np.inf)
+        near = np.where(flat, flat_start, np.minimum(first, second)).max(axis=-1)
+        far = np.where(flat, np.inf, np.maximum(first, second)).min(axis=-1)
         out = np.empty(tuple(high - low), dtype=np.float32)
+        shape = (len(j) // MASK_ROWS, MASK_ROWS, len(k) // MASK_ROWS, MASK_ROWS)
         for i in range(low[0], high[0]):
             length = np.clip(np.minimum(far, i + 0.5) - np.maximum(near, i - 0.5), 0.0, None)
-            out[i - low[0]] = length.reshape(len(j) // rows, rows, len(k) // rows, rows).mean(
-                axis=(1, 3)
-            )
+            out[i - low[0]] = length.reshape(shape).mean(axis=(1, 3))
         return out
 
     def intersection(self, other: Voxel) -> float:
         """
         Compute the volume that two boxes share.
 
-        The surface of the common body is what is left of each box's faces when they are clipped at
-        the planes of the other; the divergence theorem makes a volume of it. Only rounding errors
-        remain (1e-8 of the volume).
+        The faces of each box, clipped at the planes of the other, bound the common body; the
+        divergence theorem gives its volume, with rounding errors only (1e-8 of the volume).
 
         Parameters
         ----------
@@ -392,7 +394,7 @@ class Voxel:
 
     def canonical(self) -> Voxel:
         """
-        Describe the same box by the one of its 24 poses that is nearest to the scanner's axes.
+        Describe the same box by that of its 24 poses that is nearest to the scanner's axes.
 
         Returns
         -------
@@ -404,8 +406,7 @@ class Voxel:
         rotations = self.rotation @ TURNS
         traces = np.trace(rotations, axis1=1, axis2=2)
         near = np.flatnonzero(traces > traces.max() - NEAR_TIE)
-        # The tie is broken by the matrices themselves, which are the same 24 from whichever pose
-        # one starts.
+        # Ties are broken by the matrices, which are the same 24 for every description of the box.
         best = min(near, key=lambda n: tuple((-np.round(rotations[n], 6).ravel()).tolist()))
         return Voxel(self.center, self.size @ np.abs(TURNS[best]), angles_of(rotations[best]))
 
@@ -514,18 +515,16 @@ class Voxel:
         Raises
         ------
         ValueError
-            If it is no JSON, a key is missing, or frame or convention are others than those of
-            this class.
+            If it is not JSON, a key is missing, or frame or convention differ from those of this
+            class.
         """
         try:
             values = json.loads(text) if isinstance(text, str) else text
         except json.JSONDecodeError as error:
             raise ValueError(f"the text of a voxel is no JSON ({error})") from error
-        missing = [
-            k
-            for k in ("center_mm", "size_mm", "angles_deg")
-            if not isinstance(values, Mapping) or k not in values
-        ]
+        keys = ("center_mm", "size_mm", "angles_deg")
+        present = values if isinstance(values, Mapping) else {}
+        missing = [key for key in keys if key not in present]
         if missing:
             raise ValueError(
                 f"the JSON of a voxel lacks {', '.join(missing)}; write it with Voxel.to_json"
@@ -543,9 +542,9 @@ def allowed_sides(
     sizes: ArrayLike, size_range: ArrayLike, min_volume: float
 ) -> NDArray[np.float64]:
     """
-    Bring the sides of a box into their range and, in proportion, up to a least volume.
+    Clip the sides of a box to their range, and scale them up to a least volume in mL.
 
-    Shapes: `size_range` (2,).
+    Shapes: `sizes` (3,), `size_range` (2,) or (3, 2); returns (3,).
     """
     low, high = np.broadcast_to(np.asarray(size_range, dtype=np.float64), (3, 2)).T
     sides = np.clip(np.asarray(sizes, dtype=np.float64), low, high)
@@ -554,7 +553,7 @@ def allowed_sides(
         needed = min_volume * MM3_PER_ML / sides.prod()
         if needed <= 1 or not free.any():
             break
-        # What sides at their limit cannot give is shared by the others.
+        # Sides at their limit cannot grow, so the others make up for them in the next round.
         sides = np.where(free, np.minimum(sides * needed ** (1 / free.sum()), high), sides)
     return sides
 
@@ -563,16 +562,16 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     """
     Check experts' voxels against the scenes that they were placed in.
 
-    Shapes: `voxels` (n, 9); returns (n, n_experts, 9).
+    Shapes: `voxels` (n, 9) or (n, n_experts, 9); returns (n, n_experts, 9).
     """
-    strangers = [i for i, scene in enumerate(scenes) if not hasattr(type(scene), "tumor_volume")]
-    if strangers or not len(scenes):
-        what = (
-            f"case {strangers[0]} is a {type(scenes[strangers[0]]).__name__}"
-            if strangers
-            else "there is none"
-        )
-        raise ValueError(f"placers learn from a sequence of Scene; {what}")
+    if not len(scenes):
+        raise ValueError("placers learn from a sequence of Scene; there is none")
+    for i, scene in enumerate(scenes):
+        # Scenes are recognized by an attribute, because their module lies above this one.
+        if not hasattr(type(scene), "tumor_volume"):
+            raise ValueError(
+                f"placers learn from a sequence of Scene; case {i} is a {type(scene).__name__}"
+            )
     try:
         if np.iscomplexobj(voxels):
             raise ValueError("they are complex")
@@ -581,18 +580,14 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
         raise ValueError(
             f"experts' voxels must be an array of numbers, see Voxel.as_array ({error})"
         ) from error
-    if (
-        array.ndim not in (2, 3)
-        or array.shape[0] != len(scenes)
-        or array.shape[-1] != 9
-        or not array.size
-    ):
-        n = len(scenes)
+    n = len(scenes)
+    fits = array.ndim in (2, 3) and array.shape[0] == n and array.shape[-1] == 9
+    if not fits or not array.size:
         raise ValueError(
             f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not "
             f"{array.shape}"
         )
-    array = array.reshape(len(scenes), -1, 9)
+    array = array.reshape(n, -1, 9)
     missing = np.asarray(np.isnan(array).all(axis=2))
     for i, j in np.argwhere(~missing):
         row = array[i, j]
@@ -602,10 +597,10 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
                 "all NaN where there "
                 f"is none, not {row.tolist()}"
             )
-    alone = np.flatnonzero(np.all(missing, axis=1))
-    if len(alone):
+    empty = np.flatnonzero(np.all(missing, axis=1))
+    if len(empty):
         raise ValueError(
-            f"case {alone[0]} has no voxel of any expert; leave out the {len(alone)} cases like it"
+            f"case {empty[0]} has no voxel of any expert; leave out the {len(empty)} cases like it"
         )
     return array
 
@@ -613,8 +608,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
 def rotated_axes(rotation: NDArray[np.float64], tolerance: float = PARALLEL_DEGREES) -> int:
     """Count the turns about scanner axes that a rotation needs, in the order that needs fewest."""
     size = np.abs(rotation)
-    # Nearly parallel means a sine near 0, which a cosine near 1 would tell only to half of the
-    # digits.
+    # Nearly parallel means a sine near 0; a cosine near 1 would resolve only half of the digits.
     sines = np.sqrt(np.maximum(0.0, 1.0 - np.minimum(size, 1.0) ** 2))
     limit = np.sin(np.radians(tolerance))
     parallel = sines < limit

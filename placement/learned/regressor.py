@@ -185,7 +185,6 @@ class VoxelRegressor(VolumeEstimator):
         self.weight_decay = weight_decay
 
     # What users call
-    # ------------------------------------------------------------------------------
 
     def fit(  # type: ignore[override]
         self, scenes: Sequence[Scene], voxels: ArrayLike, *, groups: Sequence[Any] | None = None
@@ -308,7 +307,6 @@ class VoxelRegressor(VolumeEstimator):
         return [(self._finished(boxes[i], scene), float(scores[i])) for i in kept]
 
     # What the base asks for
-    # -----------------------------------------------------------------------
 
     def _check(self) -> None:
         super()._check()

@@ -310,7 +310,6 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
 
 
 # Measures of one case
-# ----------------------------------------------------------------------------------------------
 
 
 def _box_measures(box: Voxel, scene: Scene) -> dict[str, float]:
@@ -366,7 +365,6 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
 
 
 # Tables
-# ------------------------------------------------------------------------------------------------------------
 
 
 def _summary(cases: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
@@ -588,7 +586,6 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 # What is given
-# -----------------------------------------------------------------------------------------------------
 
 
 def _boxes(value: Any, n: int, name: str) -> list[Voxel | None]:
