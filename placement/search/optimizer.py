@@ -1,4 +1,4 @@
-"""Place the best voxel for a tumor, or list the best places; say how good a voxel is and what is wrong with it."""
+"""Voxels of the largest objective in a scene: placement, candidates, rounding and assessment."""
 
 from __future__ import annotations
 
@@ -18,19 +18,17 @@ from placement.search.scene_search import FAMILIES, Search, Wishes
 
 __all__ = ["CONSOLE", "Placement", "VoxelOptimizer"]
 
-#: Steps of center (mm), sides (mm) and angles (degrees) that scanners' consoles take.
+#: Steps of center (mm), sides (mm) and angles (degrees) on the consoles of scanners.
 CONSOLE = (0.1, 1.0, 0.1)
 
-
-#: A voxel with less tumor than this part is told of: exclusion or the least volume asks for too
-#: much then.
+#: A voxel with a lower fraction of tumor is flagged: exclusion or the least volume asks too much.
 MOSTLY = 0.7
 
 
 @dataclass(frozen=True)
 class Placement:
     """
-    A voxel, how good it is, and what is wrong with it.
+    A voxel with its scores and the constraints that it breaks.
 
     Attributes
     ----------
@@ -39,7 +37,7 @@ class Placement:
     objective : float
         Its objective, from 0 to 1, evaluated accurately.
     tumor_fraction : float
-        Part of it that is tumor.
+        Fraction of it that is tumor.
     tumor_volume : float
         Tumor in it, in mL.
     best_objective : float
@@ -61,12 +59,12 @@ class Placement:
 
     @property
     def component(self) -> int:
-        """Number of the part of the tumor that the voxel holds most of, see `Scene.component`."""
+        """Number of the tumor's component that fills most of the voxel, see `Scene.component`."""
         return self.scene.component(self.voxel)
 
     @property
     def feasible(self) -> bool:
-        """Whether all constraints are kept."""
+        """Whether all constraints are met."""
         return not self.flags
 
 
@@ -158,7 +156,7 @@ class VoxelOptimizer(BaseEstimator):
         self, scenes: Sequence[Scene] | None = None, voxels: ArrayLike | None = None
     ) -> VoxelOptimizer:
         """
-        Learn what experts want, if there are any.
+        Set the objective to the moments of experts' voxels, if there are any.
 
         Parameters
         ----------
@@ -185,27 +183,29 @@ class VoxelOptimizer(BaseEstimator):
         if voxels is None:
             return self
         scenes = [] if scenes is None else list(scenes)
-        volumes, fractions = [], []
+        volumes = []
+        fractions = []
         for scene, rows in zip(scenes, expert_voxels(voxels, scenes), strict=True):
             for row in rows[~np.isnan(rows).any(axis=1)]:
                 voxel = Voxel.from_array(row)
-                fractions.append(tumor_fraction(voxel, scene))
-                volumes.append(fractions[-1] * voxel.volume)
+                fraction = tumor_fraction(voxel, scene)
+                fractions.append(fraction)
+                volumes.append(fraction * voxel.volume)
         if len(volumes) < 2:
             raise ValueError(
                 f"the moments of experts' voxels need two voxels or more, got {len(volumes)}"
             )
-        spread = float(np.std(volumes, ddof=1)), float(np.std(fractions, ddof=1))
-        if min(spread) == 0:
+        sds = float(np.std(volumes, ddof=1)), float(np.std(fractions, ddof=1))
+        if min(sds) == 0:
             raise ValueError(
                 "experts' voxels all have the same volume or part of tumor (standard deviations "
-                f"{spread}); give more"
+                f"{sds}); give more"
             )
         self.objective_ = PlacementObjective(
-            float(np.mean(volumes)),
-            spread[0],
-            float(np.mean(fractions)),
-            spread[1],
+            mean_volume=float(np.mean(volumes)),
+            sd_volume=sds[0],
+            mean_fraction=float(np.mean(fractions)),
+            sd_fraction=sds[1],
             one_sided=self._objective.one_sided,
         )
         return self
@@ -246,7 +246,7 @@ class VoxelOptimizer(BaseEstimator):
 
     def placement(self, scene: Scene) -> Placement:
         """
-        Place a voxel and say how good it is.
+        Place a voxel and score it.
 
         Parameters
         ----------
@@ -266,7 +266,7 @@ class VoxelOptimizer(BaseEstimator):
 
     def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
         """
-        Find distinct places.
+        List distinct boxes of large objectives.
 
         Parameters
         ----------
@@ -284,17 +284,23 @@ class VoxelOptimizer(BaseEstimator):
         if n < 1:
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
         search = Search(self._wishes(), scene)
-        found = search.run(max(16, n), max(5, n), every=True).boxes
-        kept: list[Voxel] = []
-        for box in found[np.argsort(-search.values(found), kind="stable")]:
+        boxes = search.run(max(16, n), max(5, n), every=True).boxes
+        order = np.argsort(-search.values(boxes), kind="stable")
+        distinct: list[Voxel] = []
+        for box in boxes[order]:
             voxel = search.voxel(box)
             if self.rounding is not None:
                 voxel = search.rounded(voxel)
-            if len(kept) < n and all(voxel.dice(other) <= 0.8 for other in kept):
-                kept.append(voxel)
+            if len(distinct) < n and all(voxel.dice(better) <= 0.8 for better in distinct):
+                distinct.append(voxel)
         objective = search.wishes.objective
-        pairs = [(voxel, objective(voxel, scene)) for voxel in kept]
-        return sorted(pairs, key=lambda pair: (bool(search.flags(pair[0], own=True)), -pair[1]))
+        pairs = [(voxel, objective(voxel, scene)) for voxel in distinct]
+
+        def rank(pair: tuple[Voxel, float]) -> tuple[bool, float]:
+            voxel, score = pair
+            return bool(search.flags(voxel, own=True)), -score
+
+        return sorted(pairs, key=rank)
 
     def rounded(self, voxel: Voxel, scene: Scene) -> Voxel:
         """
@@ -315,13 +321,14 @@ class VoxelOptimizer(BaseEstimator):
             where `rounding` is None.
         """
         search = Search(self._wishes(), scene)
-        return voxel.canonical() if self.rounding is None else search.rounded(voxel.canonical())
+        canonical = voxel.canonical()
+        return canonical if self.rounding is None else search.rounded(canonical)
 
     def assess(
         self, voxel: Voxel, scene: Scene, *, best_objective: float | None = None
     ) -> Placement:
         """
-        Say how good a voxel is and which constraints it breaks, such as one placed by hand.
+        Score a voxel, such as one placed by hand, and list the constraints that it breaks.
 
         Parameters
         ----------
@@ -343,13 +350,16 @@ class VoxelOptimizer(BaseEstimator):
 
     @property
     def _objective(self) -> PlacementObjective:
-        given: Any = self.objective
-        if given is not None and not isinstance(given, PlacementObjective):
-            raise TypeError(f"objective must be a PlacementObjective, got {given!r}")
-        return PlacementObjective() if given is None else given
+        # Typed as anything, because mypy would take the check for unreachable.
+        objective: Any = self.objective
+        if objective is None:
+            return PlacementObjective()
+        if not isinstance(objective, PlacementObjective):
+            raise TypeError(f"objective must be a PlacementObjective, got {objective!r}")
+        return objective
 
     def _wishes(self) -> Wishes:
-        """Check the parameters."""
+        """Check the parameters and collect them for a search."""
         sizes = np.asarray(self.size_range, dtype=np.float64)
         if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
             raise ValueError(
@@ -367,12 +377,12 @@ class VoxelOptimizer(BaseEstimator):
             raise ValueError(f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}")
         if not 0 <= self.tie_break < 1:
             raise ValueError(f"tie_break must be at least 0 and below 1, got {self.tie_break}")
-        if self.rounding is not None and (
-            np.shape(self.rounding) != (3,) or not min(self.rounding) > 0
-        ):
-            raise ValueError(
-                f"rounding must be three positive steps (mm, mm, degrees), got {self.rounding}"
-            )
+        if self.rounding is not None:
+            steps = self.rounding
+            if np.shape(steps) != (3,) or not min(steps) > 0:
+                raise ValueError(
+                    f"rounding must be three positive steps (mm, mm, degrees), got {steps}"
+                )
         return Wishes(
             objective=getattr(self, "objective_", self._objective),
             sizes=sizes,
@@ -387,15 +397,19 @@ class VoxelOptimizer(BaseEstimator):
 
 
 def _assessed(voxel: Voxel, search: Search, best_objective: float | None) -> Placement:
-    """Say how good a canonical voxel is and which constraints it breaks."""
-    part = tumor_fraction(voxel, search.scene)
-    value = search.wishes.objective.value(part, part * voxel.volume)
+    """Score a canonical voxel and list the constraints that it breaks."""
+    fraction = tumor_fraction(voxel, search.scene)
+    tumor_volume = fraction * voxel.volume
+    objective = search.wishes.objective.value(fraction, tumor_volume)
+    flags = search.flags(voxel)
+    if fraction < MOSTLY:
+        flags += ("less than 70 % tumor",)
     return Placement(
         voxel=voxel,
-        objective=value,
-        tumor_fraction=part,
-        tumor_volume=part * voxel.volume,
-        best_objective=value if best_objective is None else best_objective,
-        flags=(*search.flags(voxel), *(["less than 70 % tumor"] if part < MOSTLY else [])),
+        objective=objective,
+        tumor_fraction=fraction,
+        tumor_volume=tumor_volume,
+        best_objective=objective if best_objective is None else best_objective,
+        flags=flags,
         scene=search.scene,
     )

@@ -1,4 +1,4 @@
-"""What a voxel is placed in: the tumor, where it lies, and what to stay away from."""
+"""The scene that a voxel is placed in: the tumor, its grid, and excluded regions."""
 
 from __future__ import annotations
 
@@ -23,18 +23,16 @@ Labels: TypeAlias = int | Sequence[int]
 #: Files that scale labels give them back with an error of single precision.
 LABEL_TOLERANCE = 1e-4
 
-#: Above this ratio of the longest to the shortest edge of an image voxel, an affine is more likely
-#: wrong than true.
+#: Above this ratio of the longest to the shortest edge of image voxels, an affine is likely wrong.
 LARGEST_EDGE_RATIO = 10.0
 
-#: Margins are at most this, in mm: heads are not larger, and what is looked at grows with its
-#: third power.
+#: Largest margin in mm: no head is larger, and memory grows with its third power.
 _MAX_MARGIN = 100.0
 
 
 class Scene:
     """
-    A tumor on the grid of an image, with regions to stay away from.
+    A tumor on the grid of an image, with excluded regions.
 
     Parameters
     ----------
@@ -115,29 +113,27 @@ class Scene:
         self.shape: tuple[int, int, int] = values.shape
         self.image = self._checked_image(image)
         low, crop = _cropped(values)
-        wanted, labels, values_named = _read_values(crop, include, self._title)
-        names = _named(exclude)
+        tumor_crop, labels, present = _read_values(crop, include, self._title)
+        regions = _named(exclude)
         self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
-        for key, region in names.items():
-            self._forbidden[key] = self._region(key, region, low, crop, labels, values_named)
-        self.margins = _by_name(exclude_margin, list(names), "exclude_margin", _MAX_MARGIN)
-        self.tolerances = _by_name(exclude_tolerance, list(names), "exclude_tolerance", 1.0)
-        inner, occupancy = _cropped(wanted)
+        for key, region in regions.items():
+            self._forbidden[key] = self._region(key, region, low, crop, labels, present)
+        names = list(regions)
+        self.margins = _by_name(exclude_margin, names, "exclude_margin", _MAX_MARGIN)
+        self.tolerances = _by_name(exclude_tolerance, names, "exclude_tolerance", 1.0)
+        inner, occupancy = _cropped(tumor_crop)
         self.origin = _shifted(inner, low)
         self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
         self.occupancy.flags.writeable = False
         if not self.occupancy.any():
-            raise ValueError(
-                f"{self._title}: no voxel is tumor; check the "
-                f"mask{'' if include is None else f' and {include=}'}"
-            )
-        if (
-            self._forbidden
-            and not (self.occupancy * ~self.forbidden_in(self.origin, self.occupancy.shape)).any()
-        ):
-            raise ValueError(
-                f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
-            )
+            hint = "" if include is None else f" and {include=}"
+            raise ValueError(f"{self._title}: no voxel is tumor; check the mask{hint}")
+        if regions:
+            excluded = self.forbidden_in(self.origin, self.occupancy.shape)
+            if not (self.occupancy * ~excluded).any():
+                raise ValueError(
+                    f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
+                )
         self.sources: dict[str, dict[str, str]] = {}
         if self.touches_border:
             warnings.warn(
@@ -206,31 +202,33 @@ class Scene:
         loaded = load_image(tumor)
         title = image_name(tumor)
         _warn_of_two_affines(loaded, title)
-        files = {key: one for key, one in _named(exclude).items() if not _are_labels(one)}
 
-        def values(one: Any) -> NDArray:
-            other = load_image(one)
+        def values(file: Image) -> NDArray:
+            on_grid = load_image(file)
             check_same_grid(
-                other.shape[:3],
-                other.affine,
+                on_grid.shape[:3],
+                on_grid.affine,
                 loaded.shape[:3],
                 loaded.affine,
-                name=image_name(one),
+                name=image_name(file),
                 reference_name=title,
             )
-            return values_of(other, image_name(one))
+            return values_of(on_grid, image_name(file))
 
-        regions = {
-            key: region if _are_labels(region) else values(region)
-            for key, region in _named(exclude).items()
-        } or None
-        occupied, picture = values_of(loaded, title), None if image is None else values(image)
+        files = {}
+        regions = _named(exclude)
+        for key, region in regions.items():
+            if not _are_labels(region):
+                files[key] = region
+                regions[key] = values(region)
+        occupied = values_of(loaded, title)
+        picture = None if image is None else values(image)
         try:
             scene = cls(
                 occupied,
                 loaded.affine,
                 include=include,
-                exclude=regions,
+                exclude=regions or None,
                 exclude_margin=exclude_margin,
                 exclude_tolerance=exclude_tolerance,
                 image=picture,
@@ -238,16 +236,15 @@ class Scene:
                 synthetic=synthetic,
             )
         except ValueError as error:
-            # Cases and regions have names of their own, by which nobody finds a file.
-            involved = [tumor, *(one for key, one in files.items() if key in str(error))]
-            unnamed = [
-                str(one)
-                for one in involved
-                if isinstance(one, str | Path) and str(one) not in str(error)
-            ]
-            raise ValueError(
-                f"{error} ({', '.join(unnamed)})" if unnamed else str(error)
-            ) from None
+            # The message names cases and regions; users also need the files of these.
+            message = str(error)
+            involved = [tumor]
+            involved += [file for key, file in files.items() if key in message]
+            paths = [str(file) for file in involved if isinstance(file, str | Path)]
+            unnamed = [path for path in paths if path not in message]
+            if unnamed:
+                message += f" ({', '.join(unnamed)})"
+            raise ValueError(message) from None
         scene.sources = describe_sources(Tumor=tumor, Exclude=list(files.values()), Image=image)
         return scene
 
@@ -257,14 +254,14 @@ class Scene:
 
     @property
     def tumor(self) -> NDArray[np.float32]:
-        """How much of each image voxel is tumor, on the whole grid: shape (x, y, z), made anew at each call."""
+        """Fraction of tumor in each image voxel: shape (x, y, z); a new array at each call."""
         whole = np.zeros(self.shape, dtype=np.float32)
         whole[_window(self.origin, self.occupancy.shape)] = self.occupancy
         return whole
 
     @property
     def forbidden(self) -> dict[str, NDArray[np.bool_]]:
-        """Masks of what is excluded, by name, without margins, on the whole grid; made anew at each call."""
+        """Masks of excluded regions by name, without margins; new arrays at each call."""
         return {key: self._whole(key) for key in self._forbidden}
 
     @property
@@ -289,8 +286,8 @@ class Scene:
         total = weights.sum()
         index = []
         for axis in range(3):
-            others = tuple(a for a in range(3) if a != axis)
-            index.append(weights.sum(axis=others) @ np.arange(weights.shape[axis]) / total)
+            across = tuple(a for a in range(3) if a != axis)
+            index.append(weights.sum(axis=across) @ np.arange(weights.shape[axis]) / total)
         return np.asarray(
             self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3],
             dtype=np.float64,
@@ -309,24 +306,26 @@ class Scene:
 
     @cached_property
     def forbidden_rows(self) -> dict[str, Rows | None]:
-        """What is excluded as rows, by name, without margins; None where a region is empty."""
-        return {
-            key: Rows.of(region, self.affine, low) if region.any() else None
-            for key, (low, region) in self._forbidden.items()
-        }
+        """Excluded regions as rows, by name, without margins; None where a region is empty."""
+        rows: dict[str, Rows | None] = {}
+        for key, (low, region) in self._forbidden.items():
+            rows[key] = Rows.of(region, self.affine, low) if region.any() else None
+        return rows
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("rows", "forbidden_rows", "_components")
-        return {key: value for key, value in self.__dict__.items() if key not in left_out}
+        # What is computed on demand need not travel to other processes.
+        computed = ("rows", "forbidden_rows", "_components")
+        return {key: value for key, value in self.__dict__.items() if key not in computed}
 
     @cached_property
     def _components(self) -> tuple[NDArray[np.int32], int]:
         from scipy.ndimage import label
 
         inside = self.occupancy > MASK_THRESHOLD
-        labels, n = label(
-            inside if inside.any() else self.occupancy > 0, structure=np.ones((3, 3, 3))
-        )
+        # Of a tumor with low probabilities only, everything counts.
+        if not inside.any():
+            inside = self.occupancy > 0
+        labels, n = label(inside, structure=np.ones((3, 3, 3)))
         sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
         rank = np.zeros(n + 1, dtype=np.int32)
         rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, n + 1)
@@ -334,7 +333,7 @@ class Scene:
 
     @property
     def component_volumes(self) -> NDArray[np.float64]:
-        """Volumes of the tumor's connected parts in mL, largest first: voxels that share a corner are connected."""
+        """Volumes of the tumor's components in mL (26-connected), largest first."""
         labels, n = self._components
         weights = np.bincount(
             labels.ravel(), self.occupancy.ravel().astype(np.float64), minlength=n + 1
@@ -343,7 +342,7 @@ class Scene:
 
     def component(self, voxel: Voxel) -> int:
         """
-        Find the part of the tumor that a voxel holds most of.
+        Find the component of the tumor that fills most of a voxel.
 
         Parameters
         ----------
@@ -359,12 +358,13 @@ class Scene:
         labels, n = self._components
         shift = self.affine.copy()
         shift[:3, 3] += self.affine[:3, :3] @ np.array(self.origin, dtype=np.float64)
-        found = np.bincount(labels[voxel.mask(labels.shape, shift)], minlength=n + 1)[1:]
-        return int(found.argmax()) if found.any() else -1
+        inside = labels[voxel.mask(labels.shape, shift)]
+        counts = np.bincount(inside, minlength=n + 1)[1:]
+        return int(counts.argmax()) if counts.any() else -1
 
     def holds(self, voxel: Voxel) -> bool:
         """
-        Tell whether a voxel lies within the image.
+        Test whether a voxel lies within the image.
 
         Parameters
         ----------
@@ -378,9 +378,8 @@ class Scene:
         """
         inverse = np.linalg.inv(self.affine)
         index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
-        return bool(
-            (index >= -0.5 - 1e-9).all() and (index <= np.array(self.shape) - 0.5 + 1e-9).all()
-        )
+        last = np.array(self.shape) - 0.5
+        return bool((index >= -0.5 - 1e-9).all() and (index <= last + 1e-9).all())
 
     def moved_inside(self, voxel: Voxel) -> Voxel:
         """
@@ -410,7 +409,7 @@ class Scene:
         self, origin: Sequence[int], shape: Sequence[int], *, names: Sequence[str] | None = None
     ) -> NDArray[np.bool_]:
         """
-        Give what is excluded within a part of the grid, without margins.
+        Give the excluded voxels within a window of the grid, without margins.
 
         Parameters
         ----------
@@ -464,38 +463,40 @@ class Scene:
         included: tuple[int, ...],
         present: tuple[int, ...],
     ) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
-        """Find the voxels of a region to stay away from, cropped to where there are any."""
+        """Find the voxels of an excluded region, cropped to their bounding box."""
         if _are_labels(region):
             labels = [int(label) for label in np.atleast_1d(np.asarray(region))]
-            if set(labels) & set(included):
-                raise ValueError(
-                    f"{self._title}: labels {sorted(set(labels) & set(included))} are included "
-                    "and excluded at once"
-                )
+            both = sorted(set(labels) & set(included))
+            if both:
+                raise ValueError(f"{self._title}: labels {both} are included and excluded at once")
             if not present:
                 raise ValueError(
                     f"{self._title}: labels {labels} cannot be excluded from a tumor without "
                     "labels; give a mask"
                 )
-            inner, found = _cropped(np.isin(np.rint(crop), labels))
-            if not found.any():
-                msg = f"{self._title}: no voxel has {key}, so nothing is excluded by it; check that it is the right one"
-                warnings.warn(msg, UserWarning, stacklevel=3)
-            return _shifted(inner, low), found
+            inner, mask = _cropped(np.isin(np.rint(crop), labels))
+            if not mask.any():
+                warnings.warn(
+                    f"{self._title}: no voxel has {key}, so nothing is excluded by it; "
+                    "check that it is the right one",
+                    UserWarning,
+                    stacklevel=3,
+                )
+            return _shifted(inner, low), mask
         values = _volume(region, f"{key} of {self._title}")
         if values.shape != self.shape:
             raise ValueError(
                 f"{self._title}: {key} has shape {values.shape} and the tumor {self.shape}; "
                 "resample one to the other"
             )
-        inner, found = _cropped(values)
-        if found.dtype.kind == "f" and not np.isfinite(found).all():
+        inner, mask = _cropped(values)
+        if mask.dtype.kind == "f" and not np.isfinite(mask).all():
             raise ValueError(
                 f"{self._title}: {key} holds values that are not finite; set them to 0 or 1"
             )
-        return inner, np.ascontiguousarray(
-            found > MASK_THRESHOLD if found.dtype != bool else found
-        )
+        if mask.dtype != bool:
+            mask = mask > MASK_THRESHOLD
+        return inner, np.ascontiguousarray(mask)
 
 
 def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
@@ -505,15 +506,13 @@ def _checked_affine(affine: ArrayLike, title: str) -> NDArray[np.float64]:
         and np.isfinite(matrix).all()
         and np.allclose(matrix[3], (0, 0, 0, 1))
     )
-    if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(
-        np.linalg.norm(matrix[:3, :3], axis=0)
-    ):
+    edges = np.linalg.norm(matrix[:3, :3], axis=0) if sound else np.zeros(3)
+    # The determinant is compared with the volume of a box of the same edges, whatever the unit.
+    if not sound or abs(np.linalg.det(matrix[:3, :3])) < 1e-12 * np.prod(edges):
         raise ValueError(
-            f"{title} has an affine that places no voxels: {matrix.tolist()}; "
-            "it must be finite, of shape (4, 4), with "
-            "three independent axes and the last row 0 0 0 1"
+            f"{title} has an affine that places no voxels: {matrix.tolist()}; it must be finite, "
+            "of shape (4, 4), with three independent axes and the last row 0 0 0 1"
         )
-    edges = np.linalg.norm(matrix[:3, :3], axis=0)
     if edges.min() == 0:
         raise ValueError(
             f"{title} has an affine with an axis of length 0: {matrix.tolist()}; "
@@ -550,7 +549,8 @@ def _shifted(low: tuple[int, int, int], by: tuple[int, int, int]) -> tuple[int, 
 
 
 def _cropped(values: NDArray) -> tuple[tuple[int, int, int], NDArray]:
-    """Cut out the bounding box of what is not 0, slab by slab, so that no copy of a large volume is made."""
+    """Cut out the bounding box of what is not 0; returns its first index and the view."""
+    # Plane by plane, so that no mask of a large volume is made.
     sides = [np.zeros(n, dtype=bool) for n in values.shape]
     for i, plane in enumerate(values):
         inside = plane != 0
@@ -568,7 +568,7 @@ def _cropped(values: NDArray) -> tuple[tuple[int, int, int], NDArray]:
 def _read_values(
     crop: NDArray, include: Labels | None, title: str
 ) -> tuple[NDArray, tuple[int, ...], tuple[int, ...]]:
-    """Turn values into parts of tumor; with them, the labels that count as tumor and all labels that are there."""
+    """Convert values to fractions of tumor; returns the labels of tumor and all labels, too."""
     if crop.dtype == bool:
         if include is not None:
             raise ValueError(
@@ -596,30 +596,32 @@ def _read_values(
             )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
-    wanted = np.isin(whole, labels)
-    if not wanted.any():
+    mask = np.isin(whole, labels)
+    if not mask.any():
         raise ValueError(
             f"{title}: none of the labels {list(labels)} is there; "
             f"the tumor has {list(present) or 'no label'}"
         )
-    return wanted, labels, present
+    return mask, labels, present
 
 
 def _are_labels(region: Any) -> bool:
-    """Tell labels from masks and files."""
+    """Test whether a region is given by labels rather than by a mask or a file."""
     if isinstance(region, bool | str) or hasattr(region, "affine"):
         return False
     if isinstance(region, int | np.integer):
         return True
     if isinstance(region, np.ndarray):
         return region.ndim <= 1 and region.dtype.kind in "iu"
-    return isinstance(region, Sequence) and all(
-        isinstance(one, int | np.integer) and not isinstance(one, bool) for one in region
+    if not isinstance(region, Sequence):
+        return False
+    return all(
+        isinstance(label, int | np.integer) and not isinstance(label, bool) for label in region
     )
 
 
 def _named(exclude: Any) -> dict[str, Any]:
-    """Give each region to stay away from a name."""
+    """Give each excluded region a name."""
     if exclude is None:
         return {}
     if isinstance(exclude, Mapping):
@@ -632,33 +634,33 @@ def _named(exclude: Any) -> dict[str, Any]:
 
 
 def _is_nested_volume(values: Any) -> bool:
-    return not any(
-        isinstance(one, np.ndarray | str) or hasattr(one, "affine") for one in values
-    ) and all(isinstance(one, list | tuple) for one in values)
+    """Test whether nested lists are one volume rather than a sequence of regions."""
+    return all(isinstance(plane, list | tuple) for plane in values)
 
 
 def _by_name(
-    given: float | Mapping[str, float], names: list[str], what: str, most: float
+    values: float | Mapping[str, float], names: list[str], what: str, most: float
 ) -> dict[str, float]:
     """Give each excluded region its margin or tolerance."""
-    if isinstance(given, Mapping):
-        unknown = sorted(set(given) - set(names))
+    if isinstance(values, Mapping):
+        unknown = sorted(set(values) - set(names))
         if unknown:
             raise ValueError(
                 f"{what} names {unknown}, which are not among the excluded regions {names}"
             )
-        found = {name: float(given.get(name, 0.0)) for name in names}
+        numbers = {name: float(values.get(name, 0.0)) for name in names}
+        checked = list(numbers.values())
     else:
-        found = dict.fromkeys(names, float(given))
-    for value in [*found.values(), *([] if isinstance(given, Mapping) else [float(given)])]:
+        numbers = dict.fromkeys(names, float(values))
+        # A bad number is refused even where no region is excluded.
+        checked = [float(values)]
+    for value in checked:
         if not (0 <= value <= most and np.isfinite(value)):
-            unit = (
-                "in mm, from 0 to 100"
-                if most == _MAX_MARGIN
-                else "a part of the voxel, from 0 (strict) to 1"
-            )
+            unit = "a part of the voxel, from 0 (strict) to 1"
+            if most == _MAX_MARGIN:
+                unit = "in mm, from 0 to 100"
             raise ValueError(f"{what} is {unit}, got {value}")
-    return found
+    return numbers
 
 
 def _warn_of_two_affines(loaded: Any, title: str) -> None:
@@ -666,8 +668,9 @@ def _warn_of_two_affines(loaded: Any, title: str) -> None:
     qform, code_q = loaded.header.get_qform(coded=True)
     if not (code_s and code_q):
         return
-    ends = np.array([0, 0, 0, 1.0]), np.array([*(np.array(loaded.shape[:3]) - 1), 1.0])
-    apart = max(float(np.linalg.norm((sform - qform) @ end)) for end in ends)
+    first = np.array([0, 0, 0, 1.0])
+    last = np.array([*(np.array(loaded.shape[:3]) - 1), 1.0])
+    apart = max(float(np.linalg.norm((sform - qform) @ corner)) for corner in (first, last))
     if apart > 0.5:
         warnings.warn(
             f"{title}: its sform and qform place voxels up to {apart:.3g} mm apart; "
