@@ -1,4 +1,4 @@
-"""What a colleague or a scanner needs to know of a voxel: masks, geometry, numbers, a picture. Not for clinical use."""
+"""Prescriptions of voxels: masks, geometry, numbers and figures. Not for clinical use."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ def write_prescription(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """
-    Write a voxel for the colleague at the scanner and for programs that analyze spectra. Not for
-    clinical use.
+    Write a voxel for scanners and for programs that analyze spectra. Not for clinical use.
 
     Parameters
     ----------
@@ -99,15 +98,12 @@ def write_prescription(
     The files appear together:
 
     - ``*_mask.nii.gz``: 1 where the center of an image voxel is in the box, on the grid of the
-      scene;
-      ``*_partial.nii.gz``: the part of each image voxel that the box fills;
+      scene; ``*_partial.nii.gz``: the fraction of each image voxel that the box fills;
     - ``*_geometry.nii.gz``: an image of a single voxel whose affine is the box, which programs for
-      spectroscopy read
-      (sform and qform alike). It holds no spectrum and is no NIfTI-MRS;
+      spectroscopy read (sform and qform alike). It holds no spectrum and is not NIfTI-MRS;
     - ``*_philips.txt``: the numbers for the console of a Philips scanner, see `philips_text`;
     - ``*_overlay.png``: three planes through the center with the exact outline; ``*_view.html``:
-      the same to move
-      through in a browser, a page that needs no other file;
+      the same to move through in a browser, a page that needs no other file;
     - ``*.json``: all numbers, with the digests of what they were computed from.
     """
     if not name or Path(name).name != name or name.startswith("."):
@@ -127,12 +123,10 @@ def write_prescription(
         ".json",
     )
     with FileSet(folder, [name + end for end in ends], overwrite=overwrite) as files:
+        partial = voxel.mask(scene.shape, scene.affine, partial=True)
         for end, values in (
             ("_mask.nii.gz", voxel.mask(scene.shape, scene.affine)),
-            (
-                "_partial.nii.gz",
-                voxel.mask(scene.shape, scene.affine, partial=True).astype(np.float32),
-            ),
+            ("_partial.nii.gz", partial.astype(np.float32)),
         ):
             image = image_of(values, scene.affine)
             image.header["descrip"] = NOTICE.encode()
@@ -142,9 +136,10 @@ def write_prescription(
         if drawing:
             from placement.exchange.overlays import plot_overlay
 
-            plot_overlay(voxel, scene).savefig(files.path(f"{name}_overlay.png"), dpi=110)
+            picture = files.path(f"{name}_overlay.png")
+            plot_overlay(voxel, scene).savefig(picture, dpi=110)
             if find_spec("jinja2") is not None:
-                page = _view(voxel, scene, content, files.path(f"{name}_overlay.png").read_bytes())
+                page = _view(voxel, scene, content, picture.read_bytes())
                 files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
         files.write_json(f"{name}.json", content)
     return content
@@ -158,12 +153,12 @@ def describe_placement(
     ppm_range: tuple[float, float] | None = None,
     percent_per_ppm: float | Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Put a voxel, its scores and what is wrong with it into plain values."""
+    """Describe a voxel, its scores and the constraints that it breaks by plain values."""
     if (ppm_range is None) != (percent_per_ppm is None):
         raise ValueError("chemical-shift displacement needs both ppm_range and percent_per_ppm")
     judge = VoxelOptimizer() if optimizer is None else optimizer
-    found = judge.assess(voxel, scene)
-    box = found.voxel
+    placement = judge.assess(voxel, scene)
+    box = placement.voxel
     objective = getattr(judge, "objective_", judge.objective) or PlacementObjective()
     content: dict[str, Any] = {
         "format": "placement prescription",
@@ -182,14 +177,14 @@ def describe_placement(
         ),
         "convention": CONVENTION,
         "scores": {
-            "objective": found.objective,
-            "tumor_fraction": found.tumor_fraction,
-            "tumor_volume_ml": found.tumor_volume,
+            "objective": placement.objective,
+            "tumor_fraction": placement.tumor_fraction,
+            "tumor_volume_ml": placement.tumor_volume,
         },
         "objective": asdict(objective),
-        "component": found.component,
-        "feasible": found.feasible,
-        "flags": list(found.flags),
+        "component": placement.component,
+        "feasible": placement.feasible,
+        "flags": list(placement.flags),
         "regions": region_distances(box, scene),
         "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
         "sources": scene.sources,
@@ -216,42 +211,41 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
 
 def philips_text(voxel: Voxel) -> str:
     """
-    Write a voxel in the numbers of a Philips console, for a patient who lies head first and
-    supine.
+    Write a voxel for a Philips console, of a patient in head-first supine position.
 
-    Notes
-    -----
     spec2nii reads such numbers as intrinsic XYZ angles (−lr, −ap, +cc) and centers (−lr, −ap, +cc)
-    in RAS+; this writes the inverse. Programs of other vendors take other conventions, which
-    nobody could verify here.
+    in RAS+; this writes the inverse. Conventions of other vendors could not be verified.
     """
     box = voxel.canonical()
     lines = [
         f"! {NOTICE}",
         "! Philips, head first, supine; compare with the planned voxel on the console before use",
     ]
-    for kind, values in (
+    for quantity, values in (
         ("size", box.size),
         ("off_center", _FLIP * box.center),
         ("angulation", _FLIP * box.angles),
     ):
-        named = dict(zip(("lr", "ap", "cc"), values, strict=True))
-        lines += [f"{axis}_{kind} : {named[axis] + 0.0:.3f}" for axis in ("ap", "lr", "cc")]
+        # Adding 0 turns -0 into 0.
+        lr, ap, cc = values + 0.0
+        lines.append(f"ap_{quantity} : {ap:.3f}")
+        lines.append(f"lr_{quantity} : {lr:.3f}")
+        lines.append(f"cc_{quantity} : {cc:.3f}")
     return "\n".join(lines) + "\n"
 
 
 def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
-    """Measure how far a voxel stays away from each excluded region."""
-    part = voxel.mask(scene.shape, scene.affine, partial=True)
-    return {
-        name: {
-            "distance_mm": _region(scene, name)(voxel),
+    """Measure the distance to each excluded region, and the volume shared with it."""
+    filled = voxel.mask(scene.shape, scene.affine, partial=True)
+    distances = {}
+    for name, region in scene.forbidden.items():
+        distances[name] = {
+            "distance_mm": _distance_to(scene, name)(voxel),
             "margin_mm": scene.margins[name],
             "tolerance": scene.tolerances[name],
-            "overlap_ml": float(part[region].sum(dtype=np.float64)) * scene.voxel_volume,
+            "overlap_ml": float(filled[region].sum(dtype=np.float64)) * scene.voxel_volume,
         }
-        for name, region in scene.forbidden.items()
-    }
+    return distances
 
 
 def displacement(
@@ -265,7 +259,7 @@ def displacement(
     Find the worst case under chemical-shift displacement.
 
     Metabolites that resonate off the frequency of the pulses are excited in a box that is shifted
-    along its sides. Which way depends on the signs of the scanner's gradients, so all are tried.
+    along its sides. The directions depend on the signs of the scanner's gradients, so all are tried.
     """
     ends = np.asarray(ppm_range, dtype=np.float64)
     rate = np.asarray(percent_per_ppm, dtype=np.float64)
@@ -282,37 +276,43 @@ def displacement(
     rate = np.broadcast_to(rate, (3,))
     worst: dict[str, Any] = {}
     nearest: dict[str, float | None] = dict.fromkeys(scene.margins)
-    near = {name: _region(scene, name) for name in scene.margins}
-    largest, lowest = 0.0, np.inf
+    distance_to = {name: _distance_to(scene, name) for name in scene.margins}
+    largest_shift = 0.0
+    lowest_fraction = np.inf
     for ppm in np.unique(np.linspace(low, high, _OFFSETS)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
             shift = np.array(signs) * ppm * rate / 100 * voxel.size
             moved = Voxel(voxel.center + voxel.rotation @ shift, voxel.size, voxel.angles)
-            part = tumor_fraction(moved, scene)
-            largest = max(largest, float(np.linalg.norm(shift)))
-            if part < lowest:
-                lowest = part
+            fraction = tumor_fraction(moved, scene)
+            largest_shift = max(largest_shift, float(np.linalg.norm(shift)))
+            if fraction < lowest_fraction:
+                lowest_fraction = fraction
                 worst = {
                     "ppm": float(ppm),
                     "shift_mm": (shift + 0.0).tolist(),
                     "center_mm": moved.center.tolist(),
                 }
-            for name, one in near.items():
-                before, own = nearest[name], one(moved)
-                nearest[name] = own if before is None or own is None else min(before, own)
+            for name in nearest:
+                # An empty region has no distance from any box.
+                distance = distance_to[name](moved)
+                before = nearest[name]
+                if before is None or distance is None:
+                    nearest[name] = distance
+                else:
+                    nearest[name] = min(before, distance)
     return {
         "ppm_range": [low, high],
         "percent_per_ppm": rate.tolist(),
         "tumor_fraction": tumor_fraction(voxel, scene),
-        "worst_tumor_fraction": lowest,
+        "worst_tumor_fraction": lowest_fraction,
         **worst,
-        "largest_shift_mm": largest,
+        "largest_shift_mm": largest_shift,
         "worst_distance_mm": nearest,
     }
 
 
 def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -> str:
-    """Make the page that shows a voxel, the tumor and what to stay away from over the image."""
+    """Make the page that shows a voxel, the tumor and excluded regions over the image."""
     from dmrifit.report.html import html_figure, html_table, synthetic_note
     from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
 
@@ -346,35 +346,36 @@ def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -
 def _pose(
     center: NDArray[np.float64], rotation: NDArray[np.float64], angles: NDArray[np.float64]
 ) -> dict[str, Any]:
+    """Describe a pose by plain values; adding 0 turns -0 into 0."""
     from scipy.spatial.transform import Rotation
 
-    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
-    sign = -1.0 if w < 0 else 1.0
+    # Of the two quaternions of a rotation, NIfTI takes that with a positive first number.
+    quaternion = Rotation.from_matrix(rotation).as_quat()[[3, 0, 1, 2]]
+    if quaternion[0] < 0:
+        quaternion = -quaternion
     return {
         "center_mm": (center + 0.0).tolist(),
         "rotation": (rotation + 0.0).tolist(),
         "angles_deg": (angles + 0.0).tolist(),
-        "quaternion_wxyz": (sign * np.array([w, x, y, z]) + 0.0).tolist(),
+        "quaternion_wxyz": (quaternion + 0.0).tolist(),
     }
 
 
 def _distance(voxel: Voxel, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances of points to a box in mm, 0 inside."""
+    """Measure distances of points to a box in mm, 0 inside."""
     local = np.abs((points - voxel.center) @ voxel.rotation) - voxel.size / 2
     return np.linalg.norm(np.maximum(local, 0.0), axis=1)
 
 
-def _region(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
-    """Give a function that measures how far a box is from an excluded region."""
+def _distance_to(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
+    """Make a function that measures the distance of a box to an excluded region, in mm."""
     matrix = scene.affine[:3, :3]
     region = scene.forbidden[name]
-    # What lies within a region is never nearest, unless the box is in it too, where any point will
-    # do.
+    # The inside of a region is never nearest, unless the box is in it, where any point will do.
     rim = region & ~binary_erosion(region)
     line = np.linspace(-0.5, 0.5, _DIVISIONS)
-    inside = (
-        np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3) @ matrix.T
-    )
+    points = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+    inside = points @ matrix.T
     reach = float(np.linalg.norm(inside, axis=1).max())
     centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
     inverse = np.linalg.inv(scene.affine)
@@ -385,6 +386,7 @@ def _region(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
         index = np.rint(inverse[:3, :3] @ voxel.center + inverse[:3, 3]).astype(int)
         if (index >= 0).all() and (index < region.shape).all() and region[tuple(index)]:
             return 0.0
+        # Only image voxels whose centers are nearly nearest are divided into points.
         rough = _distance(voxel, centers)
         near = centers[rough <= rough.min() + 2 * reach]
         return min(float(_distance(voxel, near + offset).min()) for offset in inside)
@@ -393,7 +395,7 @@ def _region(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
 
 
 def _digest(scene: Scene) -> str:
-    """Digest of what scores depend on: tumor, grid and excluded regions."""
+    """Hash the input of scores: tumor, grid and excluded regions."""
     digest = hashlib.sha256(scene.affine.tobytes())
     digest.update(repr((scene.shape, scene.origin)).encode())
     digest.update(scene.occupancy.tobytes())

@@ -1,4 +1,4 @@
-"""Learn which of many good places experts choose."""
+"""Ranking of candidate boxes by a forest that has learned from experts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from placement.search.scene import Scene
 
 __all__ = ["VoxelRanker"]
 
-#: Cubes are tried at thickest places that are at least this far apart, in mm.
+#: Least distance of the thickest points of a tumor at which cubes are tried, in mm.
 PLACES_APART_MM = 6.0
 
 #: Cubes are tried in these quantiles of experts' volumes.
 VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
 
-#: Expected Dice coefficients that agree in so many decimals are tied; the first found goes first.
+#: Expected Dice coefficients that agree in so many decimals are tied; the earlier box goes first.
 SCORE_DIGITS = 9
 
 #: Two boxes that share more than this (Dice) are one candidate.
@@ -41,14 +41,14 @@ SAME_DICE = 0.8
 
 _TARGETS = ("mean", "closest")
 _FOREST = "forest.skops"
-#: What the forest is called among the regressors of model files.
+#: Name of the forest among the regressors of model files.
 _ALGORITHM = "ETR"
 
 
 @register
 class VoxelRanker(BaseEstimator):
     """
-    Choose among many boxes the one that experts would have chosen.
+    Select from many boxes the one that experts agree with most.
 
     The objective function has many maxima that are nearly equal, and its boxes all hold about the
     same volume. Here the boxes that `VoxelOptimizer.candidates` finds are joined by cubes in the
@@ -159,6 +159,7 @@ class VoxelRanker(BaseEstimator):
                 "a ranker learns from two cases or more, got 1; more than 50 are advisable"
             )
         seed = seed_from(self.random_state)
+        # A number of its own makes the optimizer repeatable; anything else is replaced by one.
         if optimizer.random_state is None or isinstance(
             optimizer.random_state, np.random.RandomState
         ):
@@ -166,12 +167,13 @@ class VoxelRanker(BaseEstimator):
         volumes = np.prod(experts[..., 3:6], axis=-1) / MM3_PER_ML
         self.optimizer_ = optimizer
         self.volumes_ = np.nanquantile(volumes, VOLUME_QUANTILES)
-        rows, values = [], []
-        for boxes, own in zip(self._gather(scenes, "candidates"), experts, strict=True):
-            placed = [Voxel.from_array(row) for row in own[~np.isnan(own).all(axis=1)]]
-            dice = np.array([[voxel.dice(one) for one in placed] for voxel in boxes.voxels])
-            rows.append(boxes.features)
-            values.append(dice.mean(axis=1) if self.target == "mean" else dice.max(axis=1))
+        features = []
+        targets = []
+        for boxes, rows in zip(self._gather(scenes, "candidates"), experts, strict=True):
+            placed = [Voxel.from_array(row) for row in rows[~np.isnan(rows).all(axis=1)]]
+            dice = np.array([[voxel.dice(box) for box in placed] for voxel in boxes.voxels])
+            features.append(boxes.features)
+            targets.append(dice.mean(axis=1) if self.target == "mean" else dice.max(axis=1))
         forest = ExtraTreesRegressor(
             self.n_estimators,
             min_samples_leaf=self.min_samples_leaf,
@@ -180,7 +182,7 @@ class VoxelRanker(BaseEstimator):
             random_state=derived_seed(seed, "forest"),
         )
         with one_thread():
-            self.forest_ = forest.fit(np.concatenate(rows), np.concatenate(values))
+            self.forest_ = forest.fit(np.concatenate(features), np.concatenate(targets))
         return self
 
     def predict(self, scenes: Iterable[Scene]) -> NDArray[np.float64]:
@@ -203,10 +205,10 @@ class VoxelRanker(BaseEstimator):
             If it is not fitted.
         """
         check_is_fitted(self)
-        rows = [
-            self._ranked(boxes, 1)[0][0].as_array()
-            for boxes in self._gather(list(scenes), "place")
-        ]
+        rows = []
+        for boxes in self._gather(list(scenes), "place"):
+            voxel, _ = self._ranked(boxes, 1)[0]
+            rows.append(voxel.as_array())
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 
     def place(self, scene: Scene) -> Voxel:
@@ -257,13 +259,12 @@ class VoxelRanker(BaseEstimator):
         check_is_fitted(self)
         if n < 1:
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
-        return self._ranked(
-            _boxes(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places), n
-        )
+        boxes = _boxes(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places)
+        return self._ranked(boxes, n)
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
-        """How much each feature serves the forest: shape (n_features,), sum 1."""
+        """Importance of each feature in the forest: shape (n_features,), sum 1."""
         check_is_fitted(self)
         return np.asarray(self.forest_.feature_importances_)
 
@@ -272,8 +273,7 @@ class VoxelRanker(BaseEstimator):
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
-        Give what a model file holds: parameters, the optimizer's among what is fitted, and the
-        forest.
+        Give the content of a model file: parameters, optimizer and forest.
 
         Returns
         -------
@@ -289,13 +289,13 @@ class VoxelRanker(BaseEstimator):
         TypeError
             If a parameter cannot be stored.
         """
-        own = self.get_params(deep=False)
-        left_out = ("optimizer", "n_jobs", "verbose")
-        if isinstance(own["random_state"], np.random.RandomState):
-            own["random_state"] = None
-        parameters = {
-            name: encoded(value, name) for name, value in own.items() if name not in left_out
-        }
+        parameters = self.get_params(deep=False)
+        for name in ("optimizer", "n_jobs", "verbose"):
+            del parameters[name]
+        # The state of a generator cannot be stored.
+        if isinstance(parameters["random_state"], np.random.RandomState):
+            parameters["random_state"] = None
+        parameters = {name: encoded(value, name) for name, value in parameters.items()}
         search = self.optimizer_.get_params(deep=False)
         objective = search.pop("objective")
         search["size_range"] = np.asarray(search["size_range"], dtype=np.float64).tolist()
@@ -335,8 +335,8 @@ class VoxelRanker(BaseEstimator):
                 f"it ranks by other features than this version: {fitted['features']}; "
                 "train the model again"
             )
-        known = set(VoxelOptimizer().get_params(deep=False)) - {"objective"}
-        refuse_keys(fitted["optimizer"], known, "parameter of VoxelOptimizer", complete=True)
+        names = set(VoxelOptimizer().get_params(deep=False)) - {"objective"}
+        refuse_keys(fitted["optimizer"], names, "parameter of VoxelOptimizer", complete=True)
         objective = None
         if fitted["objective"] is not None:
             refuse_keys(
@@ -349,30 +349,30 @@ class VoxelRanker(BaseEstimator):
         search = {name: decoded(value) for name, value in fitted["optimizer"].items()}
         self.optimizer = VoxelOptimizer(objective, **search)
         volumes = np.array(fitted["volumes"], dtype=np.float64)
-        if (
-            volumes.shape != (len(VOLUME_QUANTILES),)
-            or not (np.isfinite(volumes) & (volumes > 0)).all()
-        ):
+        n_volumes = len(VOLUME_QUANTILES)
+        positive = (np.isfinite(volumes) & (volumes > 0)).all()
+        if volumes.shape != (n_volumes,) or not positive:
             raise RefusedError(
-                f"its volumes are not {len(VOLUME_QUANTILES)} positive numbers: "
-                f"{fitted['volumes']}"
+                f"its volumes are not {n_volumes} positive numbers: {fitted['volumes']}"
             )
         self.optimizer_ = self._checked()
         self.volumes_ = volumes
         self.forest_ = _checked_forest(loaded(files[_FOREST], _ALGORITHM, [], files))
 
     def _checked(self) -> VoxelOptimizer:
-        """Check the parameters; a copy of the optimizer."""
-        given: Any = self.optimizer
-        if given is not None and not isinstance(given, VoxelOptimizer):
-            raise TypeError(f"optimizer must be a VoxelOptimizer or None, got {given!r}")
+        """Check the parameters and copy the optimizer."""
+        # Typed as anything, because mypy would take the check for unreachable.
+        optimizer: Any = VoxelOptimizer() if self.optimizer is None else self.optimizer
+        if not isinstance(optimizer, VoxelOptimizer):
+            raise TypeError(f"optimizer must be a VoxelOptimizer or None, got {optimizer!r}")
         least = {"n_candidates": 1, "n_places": 0, "n_estimators": 1, "min_samples_leaf": 1}
         for name, low in least.items():
             check_number(name, getattr(self, name), least=low, whole=True)
         check_jobs(self.n_jobs)
         check_word("target", self.target, _TARGETS)
-        optimizer: VoxelOptimizer = VoxelOptimizer() if given is None else clone(given)
-        return optimizer.fit()  # which checks its parameters
+        copy: VoxelOptimizer = clone(optimizer)
+        # Without voxels, `fit` only checks the parameters.
+        return copy.fit()
 
     def _gather(self, scenes: Sequence[Scene], task: str) -> Iterator[_Boxes]:
         """Find and describe the boxes of scenes, in their order."""
@@ -384,24 +384,24 @@ class VoxelRanker(BaseEstimator):
             )
             for scene in scenes
         )
-        found = Parallel(n_jobs=self.n_jobs, return_as="generator")(work)
-        yield from tqdm(found, total=len(scenes), unit="case", desc=task, disable=not self.verbose)
+        boxes = Parallel(n_jobs=self.n_jobs, return_as="generator")(work)
+        yield from tqdm(boxes, total=len(scenes), unit="case", desc=task, disable=not self.verbose)
 
     def _ranked(self, boxes: _Boxes, n: int) -> list[tuple[Voxel, float]]:
-        """Sort boxes by constraints, then by the forest; keep what is distinct."""
+        """Sort boxes by broken constraints, then by expected Dice; take `n` distinct ones."""
         scores = self.forest_.predict(boxes.features)
-        kept: list[tuple[Voxel, float]] = []
+        ranked: list[tuple[Voxel, float]] = []
         for index in np.lexsort([-scores.round(SCORE_DIGITS), boxes.n_flags]):
             voxel = boxes.voxels[index]
-            if all(voxel.dice(other) <= SAME_DICE for other, _ in kept):
-                kept.append((voxel, float(scores[index])))
-                if len(kept) == n:
+            if all(voxel.dice(better) <= SAME_DICE for better, _ in ranked):
+                ranked.append((voxel, float(scores[index])))
+                if len(ranked) == n:
                     break
-        return kept
+        return ranked
 
 
 class _Boxes:
-    """The boxes of a scene, what is told of them, and how many constraints each breaks."""
+    """The boxes of a scene, their features, and how many constraints each breaks."""
 
     def __init__(
         self, voxels: list[Voxel], features: NDArray[np.float64], n_flags: NDArray[np.int64]
@@ -419,38 +419,38 @@ def _boxes(
     n_places: int,
 ) -> _Boxes:
     """Find boxes and describe them."""
-    found = [voxel for voxel, _ in optimizer.candidates(scene, n_candidates)]
+    candidates = [voxel for voxel, _ in optimizer.candidates(scene, n_candidates)]
     surroundings = Surroundings(scene)
-    places = [*surroundings.middles(), *surroundings.thick_places(n_places, PLACES_APART_MM)]
+    centers = [*surroundings.middles(), *surroundings.thick_places(n_places, PLACES_APART_MM)]
     cubes = []
-    for place in places:
-        cubes += [Voxel(place, _sides(volume, optimizer)) for volume in volumes]
+    for center in centers:
+        cubes += [Voxel(center, _sides(volume, optimizer)) for volume in volumes]
     if optimizer.rounding is not None:
         cubes = [optimizer.rounded(voxel, scene) for voxel in cubes]
-    assessed = [optimizer.assess(voxel, scene) for voxel in found + cubes]
+    assessed = [optimizer.assess(voxel, scene) for voxel in candidates + cubes]
     voxels = [placement.voxel for placement in assessed]
     objectives = np.array([placement.objective for placement in assessed])
     fractions = np.array([placement.tumor_fraction for placement in assessed])
-    features = describe_boxes(surroundings, voxels, objectives, fractions, found)
+    features = describe_boxes(surroundings, voxels, objectives, fractions, candidates)
     return _Boxes(voxels, features, np.array([len(placement.flags) for placement in assessed]))
 
 
 def _sides(volume: float, optimizer: VoxelOptimizer) -> NDArray[np.float64]:
-    """Give the sides of a cube, or of what is nearest to one that is allowed, in mm."""
-    wanted = max(volume, optimizer.min_volume)
-    return allowed_sides(np.full(3, np.cbrt(wanted * MM3_PER_ML)), optimizer.size_range, wanted)
+    """Give the sides of a cube in mm, or of the nearest box that is allowed."""
+    volume = max(volume, optimizer.min_volume)
+    return allowed_sides(np.full(3, np.cbrt(volume * MM3_PER_ML)), optimizer.size_range, volume)
 
 
 def _checked_forest(forest: Any) -> ExtraTreesRegressor:
-    """Refuse what is no forest over the features, and trees that lead out of their memory."""
-    if not isinstance(forest, ExtraTreesRegressor) or getattr(
-        forest, "n_features_in_", None
-    ) != len(FEATURES):
+    """Refuse anything but a forest over the features, and trees that lead out of their memory."""
+    n_inputs = getattr(forest, "n_features_in_", None)
+    if not isinstance(forest, ExtraTreesRegressor) or n_inputs != len(FEATURES):
         raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
     for parent, left, right, inner, feature, n_features in trees(forest):
-        below = np.stack([left, right])[:, inner]
-        sound = ((below > parent[inner]) & (below < len(parent))).all()
-        sound = sound and ((feature[inner] >= 0) & (feature[inner] < n_features)).all()
-        if not sound or n_features != len(FEATURES):
+        # Children must come after their parent, or a prediction would never end.
+        children = np.stack([left, right])[:, inner]
+        inside = ((children > parent[inner]) & (children < len(parent))).all()
+        readable = ((feature[inner] >= 0) & (feature[inner] < n_features)).all()
+        if not (inside and readable) or n_features != len(FEATURES):
             raise RefusedError("a tree of its forest has branches that lead nowhere")
     return forest

@@ -1,4 +1,4 @@
-"""A network that learns from experts where to place a voxel."""
+"""Placement of voxels by a network that has learned from experts."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ _HEADS = ("heat", "linear")
 #: Points of a view along each axis and their distance in mm, for the usual and for the fast form.
 _GRIDS = {False: (32, 3.0), True: (24, 4.0)}
 
-
 #: Center, sides and rotation.
 _Box: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
-#: Boxes that share more than this part (Dice) are one answer.
+#: Boxes that share more than this (Dice) are one answer.
 _ALIKE = 0.8
 
-#: First steps of the polish: mm, logarithm of sides, radians; and how often it tries at most.
+#: First steps of the polish in mm, logarithm of sides and radians; most evaluations of the search.
 _POLISH_STEPS, _POLISH_TRIES = (2.0, 0.05, 0.1), 250
 
 
 @register
 class VoxelRegressor(VolumeEstimator):
     """
-    Place a voxel by a network that has learned from experts.
+    Place voxels by a network that learns from experts.
 
     The network sees the tumor on a grid of 96 mm along the scanner's axes about the centroid, and
     answers center, sides and rotation at once. A lesion that would not fit is seen on a coarser
@@ -296,27 +295,27 @@ class VoxelRegressor(VolumeEstimator):
             torch_state.repeatable_kernels(),
         ):
             self.net_.module_.eval()
-            found = self._boxes(infer, inputs, FLIPS)
-        boxes = [self._voxel(box, inputs["frame"]) for box in found]
-        shared = np.array([[one.dice(other) for other in boxes] for one in boxes])
-        scores = shared.mean(axis=1)
-        kept: list[int] = []
+            answers = self._boxes(infer, inputs, FLIPS)
+        voxels = [self._voxel(box, inputs["frame"]) for box in answers]
+        dice = np.array([[a.dice(b) for b in voxels] for a in voxels])
+        scores = dice.mean(axis=1)
+        distinct: list[int] = []
         for i in np.argsort(-scores, kind="stable"):
-            if len(kept) < n and (shared[i, kept] <= _ALIKE).all():
-                kept.append(int(i))
-        return [(self._finished(boxes[i], scene), float(scores[i])) for i in kept]
+            if len(distinct) < n and (dice[i, distinct] <= _ALIKE).all():
+                distinct.append(int(i))
+        return [(self._finished(voxels[i], scene), float(scores[i])) for i in distinct]
 
-    # What the base asks for
+    # Steps that the base class calls
 
     def _check(self) -> None:
         super()._check()
         channels = self.channels
-        known = (
+        named = (
             isinstance(channels, Sequence)
             and not isinstance(channels, str)
             and set(channels) <= set(CHANNELS)
         )
-        if not known or "tumor" not in channels or len(set(channels)) < len(channels):
+        if not named or "tumor" not in channels or len(set(channels)) < len(channels):
             raise ValueError(
                 f"channels must be distinct names among {', '.join(CHANNELS)}, with tumor, not "
                 f"{channels!r}"
@@ -352,11 +351,15 @@ class VoxelRegressor(VolumeEstimator):
         from placement.learned.pose_network import PlacementNetwork
 
         n, step = self._grid
-        width = max(1, self.width // 2) if self.fast else self.width
-        widths = [width * k for k in ((1, 2, 4, 4) if self.fast else (1, 2, 4, 8))]
+        width = self.width
+        growth = (1, 2, 4, 8)
+        if self.fast:
+            width = max(1, self.width // 2)
+            growth = (1, 2, 4, 4)
+        channels = list(self.channels)
         return PlacementNetwork(
             self.n_channels_,
-            widths,
+            [width * factor for factor in growth],
             n,
             step,
             size_range=self.size_range,
@@ -364,7 +367,7 @@ class VoxelRegressor(VolumeEstimator):
             size=getattr(self, "_usual_size", (20.0, 20.0, 20.0)),
             angles=self.loss == "euler",
             heat=self.head == "heat",
-            depth=list(self.channels).index("distance") if "distance" in self.channels else None,
+            depth=channels.index("distance") if "distance" in channels else None,
         )
 
     def _criterion(self) -> torch.nn.Module:
@@ -391,7 +394,7 @@ class VoxelRegressor(VolumeEstimator):
     def _target(self, target: Any, inputs: Any) -> dict[str, Any]:
         rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)
         present = np.asarray(~np.isnan(rows).any(axis=1))
-        # What stands for a missing expert has to be a box all the same.
+        # The loss ignores missing experts, but needs a box for each to compute with.
         rows = np.where(present[:, None], rows, rows[present][:1])
         boxes = [Voxel.from_array(row).canonical() for row in rows]
         volume, frame = inputs["volume"], inputs["frame"]
@@ -411,16 +414,18 @@ class VoxelRegressor(VolumeEstimator):
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
         for i in rng.permutation(len(inputs)):
-            flip = FLIPS[rng.integers(len(FLIPS)) if self.augment else 0]
+            flip = FLIPS[rng.integers(len(FLIPS))] if self.augment else FLIPS[0]
             target = targets[i]
-            alone = np.flatnonzero(target["present"]) if self.expert_loss == "each" else [None]
-            for expert in alone:
+            experts: Iterable[Any] = [None]
+            if self.expert_loss == "each":
+                experts = np.flatnonzero(target["present"])
+            for expert in experts:
                 yield self._turned(inputs[i], target, flip, expert)
 
     def _turned(
         self, inputs: Any, target: Any, flip: NDArray[np.float64], expert: Any
     ) -> tuple[Any, Any]:
-        """Turn a sample; of its experts, all or one is there."""
+        """Turn a sample; `expert` masks all experts but one."""
         center, size, rotation = turned_pose(
             target["center"], target["size"], target["rotation"], flip
         )
@@ -436,7 +441,7 @@ class VoxelRegressor(VolumeEstimator):
             "tumor": turned_view(target["tumor"], flip),
         }
         if self.loss == "euler":
-            turned["angles"] = np.radians([angles_of(one) for one in rotation])
+            turned["angles"] = np.radians([angles_of(matrix) for matrix in rotation])
         return {"volume": turned_view(inputs["volume"], flip), "frame": inputs["frame"]}, turned
 
     def _predict_case(
@@ -448,53 +453,56 @@ class VoxelRegressor(VolumeEstimator):
     def _boxes(
         self, infer: Callable[[Any], Any], inputs: Any, flips: NDArray[np.float64]
     ) -> list[_Box]:
-        """Let the network answer to a view that is turned and mirrored, and turn the answers back."""
-        views = [
-            {"volume": turned_view(inputs["volume"], f), "frame": inputs["frame"]} for f in flips
-        ]
+        """Predict boxes from views turned and mirrored by `flips`, and turn the boxes back."""
+        frame = inputs["frame"]
+        views = [{"volume": turned_view(inputs["volume"], f), "frame": frame} for f in flips]
         answer = infer(views)
+        centers = answer["center"].astype(np.float64)
         sizes = np.exp(answer["log_size"].astype(np.float64))
-        return [
-            turned_pose(
-                answer["center"][i].astype(np.float64), sizes[i], answer["rotation"][i], flip.T
-            )
-            for i, flip in enumerate(flips)
-        ]
+        boxes = []
+        for i, flip in enumerate(flips):
+            # Flips are orthogonal, so the transpose is the inverse.
+            boxes.append(turned_pose(centers[i], sizes[i], answer["rotation"][i], flip.T))
+        return boxes
 
     def _voxel(self, box: _Box, frame: NDArray[np.float64]) -> Voxel:
-        """Give a voxel in its canonical pose; if it is too small, enlarge it."""
+        """Describe an answer by a voxel of allowed sides in its canonical pose."""
         center, size, rotation = box
         enlarged = allowed_sides(size, self.size_range, self.min_volume)
         return Voxel(frame[:3] + center, enlarged, angles_of(rotation)).canonical()
 
     def _finished(self, voxel: Voxel, scene: Scene) -> Voxel:
         voxel = scene.moved_inside(voxel)
-        return _polished(voxel, scene, self.size_range, self.min_volume) if self.refine else voxel
+        if not self.refine:
+            return voxel
+        return _polished(voxel, scene, self.size_range, self.min_volume)
 
     def _case_score(self, prediction: Any, target: Any) -> float:
         """Dice with the closest expert."""
         voxel = Voxel.from_array(prediction)
         rows = np.asarray(target, dtype=np.float64).reshape(-1, 9)
-        return max(voxel.dice(Voxel.from_array(row)) for row in rows if not np.isnan(row).any())
+        experts = [Voxel.from_array(row) for row in rows if not np.isnan(row).any()]
+        return max(voxel.dice(expert) for expert in experts)
 
 
 def _polished(
     voxel: Voxel, scene: Scene, size_range: tuple[float, float], min_volume: float
 ) -> Voxel:
-    """Search for a better box from this one, of about its volume; take it if it holds no smaller part of tumor."""
+    """Search from a voxel for a better one of about its volume; take it if it is not worse."""
     from placement.search.optimizer import VoxelOptimizer
     from placement.search.scene_search import FINE, Search
 
-    wanted = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
-    optimizer = VoxelOptimizer(wanted, size_range=size_range, min_volume=min_volume)
+    objective = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
+    optimizer = VoxelOptimizer(objective, size_range=size_range, min_volume=min_volume)
     search = Search(optimizer._wishes(), scene)
     search.prepare()
     start = search.spread(voxel.center[None], voxel.size[None], (7,), voxel.rotation[None])
-    polished = search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE)
+    end = search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE)
     if scene.margins:
-        polished = search.cleared(polished)
-    found = search.voxel(polished.boxes[0])
-    worth = [
-        (-len(search.flags(one, own=True)), tumor_fraction(one, scene)) for one in (found, voxel)
-    ]
-    return found if worth[0] >= worth[1] else voxel
+        end = search.cleared(end)
+    polished = search.voxel(end.boxes[0])
+
+    def worth(box: Voxel) -> tuple[int, float]:
+        return -len(search.flags(box, own=True)), tumor_fraction(box, scene)
+
+    return polished if worth(polished) >= worth(voxel) else voxel

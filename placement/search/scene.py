@@ -132,7 +132,8 @@ class Scene:
             excluded = self.forbidden_in(self.origin, self.occupancy.shape)
             if not (self.occupancy * ~excluded).any():
                 raise ValueError(
-                    f"{self._title}: all of the tumor is excluded by {', '.join(names)}; exclude less"
+                    f"{self._title}: all of the tumor is excluded by {', '.join(names)}; "
+                    "exclude less"
                 )
         self.sources: dict[str, dict[str, str]] = {}
         if self.touches_border:
