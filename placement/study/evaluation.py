@@ -1,4 +1,4 @@
-"""Compare placements with those of experts: the tables of the study."""
+"""Comparison of placements with those of experts: the tables of the study."""
 
 from __future__ import annotations
 
@@ -38,24 +38,23 @@ __all__ = [
 EXPERTS = "experts"
 #: Rows that no method should fall short of.
 CONTROLS = ("centroid box", "random box")
-#: What is measured in each case.
+#: Measures of each case.
 MEASURES = (
-    *(
-        "f_tumor",
-        "volume",
-        "dice_closest",
-        "dice_mean",
-        "dice_fair",
-        "rotated_axes",
-        "rotated_angles",
-        "difference",
-    ),
+    "f_tumor",
+    "volume",
+    "dice_closest",
+    "dice_mean",
+    "dice_fair",
+    "rotated_axes",
+    "rotated_angles",
+    "difference",
 )
 
-#: Values that differ by less than this part of them are equal but for rounding.
+#: Values are equal but for rounding where they differ by less than this fraction.
 LEVEL = 1e-12
 
 _TESTED = ("dice_mean", "volume", "f_tumor")
+_COMPARED = ("dice_closest", "dice_mean", "dice_fair", "difference")
 
 
 def evaluate_placements(
@@ -69,7 +68,7 @@ def evaluate_placements(
     random_state: RandomState = 0,
 ) -> dict[str, pd.DataFrame]:
     """
-    Compare placements with those of experts, as the study did and as it could have.
+    Compare placements with those of experts, by the tests of the study and by paired ones.
 
     Parameters
     ----------
@@ -123,32 +122,34 @@ def evaluate_placements(
     """
     import pandas as pd
 
-    strangers = [i for i, scene in enumerate(scenes) if not isinstance(scene, Scene)]
-    if strangers:
-        raise ValueError(
-            f"scenes must be a sequence of Scene; case {strangers[0]} is a "
-            f"{type(scenes[strangers[0]]).__name__}"
-        )
+    for i, scene in enumerate(scenes):
+        if not isinstance(scene, Scene):
+            raise ValueError(
+                f"scenes must be a sequence of Scene; case {i} is a {type(scene).__name__}"
+            )
     boxes = _expert_boxes(experts, len(scenes))
     if not any(box is not None for pair in boxes for box in pair):
         raise ValueError(
             f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes"
         )
-    named = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
-    taken = [name for name in named if name in (EXPERTS, *(CONTROLS if controls else ()))]
-    if not named or taken:
-        raise ValueError(f"placements need names of their own, not {taken or 'none at all'}")
+    methods = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
+    reserved = (EXPERTS, *CONTROLS) if controls else (EXPERTS,)
+    conflicts = [name for name in methods if name in reserved]
+    if not methods or conflicts:
+        raise ValueError(f"placements need names of their own, not {conflicts or 'none at all'}")
     if controls:
-        made = control_placements(scenes, boxes, random_state=random_state)
-        named |= {name: _boxes(value, len(scenes), name) for name, value in made.items()}
+        control_boxes = control_placements(scenes, boxes, random_state=random_state)
+        for name, value in control_boxes.items():
+            methods[name] = _boxes(value, len(scenes), name)
     held_out = _fold_numbers(folds, len(scenes))
     times = {name: _times(value, len(scenes), name) for name, value in (seconds or {}).items()}
-    unknown = [name for name in times if name not in named]
+    unknown = [name for name in times if name not in methods]
     if unknown:
         raise ValueError(
-            f"seconds name {unknown}, which are not among the placements {list(named)}"
+            f"seconds name {unknown}, which are not among the placements {list(methods)}"
         )
-    rows, single = [], []
+    rows = []
+    single_rows = []
     for i, scene in enumerate(scenes):
         keys = {
             "case": i,
@@ -156,25 +157,23 @@ def evaluate_placements(
             "fold": int(held_out[i]),
             "tumor_volume": scene.tumor_volume,
         }
-        own = [box for box in boxes[i] if box is not None]
-        rows.append({**keys, "method": EXPERTS, "seconds": np.nan, **_expert_measures(own, scene)})
-        single += [
-            {**keys, "method": "single experts", **_box_measures(box, scene)} for box in own
-        ]
-        for name, found in named.items():
+        placed = [box for box in boxes[i] if box is not None]
+        measures = _expert_measures(placed, scene)
+        rows.append({**keys, "method": EXPERTS, "seconds": np.nan, **measures})
+        for box in placed:
+            single_rows.append({**keys, "method": "single experts", **_box_measures(box, scene)})
+        for name, method_boxes in methods.items():
             took = times[name][i] if name in times else np.nan
-            rows.append(
-                {**keys, "method": name, "seconds": took, **_measures(found[i], own, scene)}
-            )
+            measures = _measures(method_boxes[i], placed, scene)
+            rows.append({**keys, "method": name, "seconds": took, **measures})
     cases = pd.DataFrame(rows)
-    volumes = {name: _volumes(found) for name, found in named.items()}
-    by_expert = np.array([_volumes(pair) for pair in boxes])
-    groups = [EXPERTS, *(name for name in named if name not in CONTROLS)]
+    pooled = pd.concat([cases, pd.DataFrame(single_rows)], ignore_index=True)
+    volumes = {name: _volumes(method_boxes) for name, method_boxes in methods.items()}
+    by_expert = np.array([_volumes(case_boxes) for case_boxes in boxes])
+    groups = [EXPERTS, *(name for name in methods if name not in CONTROLS)]
     return {
         "cases": cases,
-        "summary": _summary(
-            pd.concat([cases, pd.DataFrame(single)], ignore_index=True), folds is not None
-        ),
+        "summary": _summary(pooled, folds is not None),
         "icc": _icc_table(by_expert, volumes),
         "bland_altman": _agreement_table(by_expert, volumes),
         "anova": _anova_table(cases, groups),
@@ -187,34 +186,28 @@ def control_placements(
     scenes: Sequence[Scene], experts: Any, *, random_state: RandomState = 0
 ) -> dict[str, NDArray[np.float64]]:
     """
-    Place boxes without looking: at the centroid, and anywhere in the tumor.
+    Place control boxes: cubes at the centroid, and experts' boxes anywhere in the tumor.
 
     Shapes: `experts` (n_cases, n_experts, 9); returns (n_cases, 9).
     """
     boxes = experts if isinstance(experts, list) else _expert_boxes(experts, len(scenes))
     seed = seed_from(random_state)
-    side = (
-        np.mean([box.volume for pair in boxes for box in pair if box is not None]) * MM3_PER_ML
-    ) ** (1 / 3)
-    centered, scattered = np.empty((len(scenes), 9)), np.empty((len(scenes), 9))
+    placed = [[box for box in case_boxes if box is not None] for case_boxes in boxes]
+    volumes = [box.volume for box in itertools.chain.from_iterable(placed)]
+    side = (np.mean(volumes) * MM3_PER_ML) ** (1 / 3)
+    centered = np.empty((len(scenes), 9))
+    scattered = np.empty((len(scenes), 9))
     for i, scene in enumerate(scenes):
-        others = [
-            box for j, pair in enumerate(boxes) for box in pair if box is not None and j != i
-        ]
-        others = others or [box for box in boxes[i] if box is not None]
+        # A box of another case, if there is one, so that the case's own experts give nothing away.
+        donors = [*itertools.chain.from_iterable(placed[:i] + placed[i + 1 :])] or placed[i]
         centered[i] = [*scene.centroid, side, side, side, 0, 0, 0]
         rng = np.random.default_rng(seed_for(seed, "random box", i))
-        like = others[rng.integers(len(others))]
+        donor = donors[rng.integers(len(donors))]
         weights = scene.occupancy.ravel().astype(np.float64)
-        place = np.unravel_index(
-            rng.choice(len(weights), p=weights / weights.sum()), scene.occupancy.shape
-        )
-        index = np.array(place) + np.array(scene.origin)
-        scattered[i] = [
-            *(scene.affine[:3, :3] @ index + scene.affine[:3, 3]),
-            *like.size,
-            *like.angles,
-        ]
+        drawn = rng.choice(len(weights), p=weights / weights.sum())
+        index = np.array(np.unravel_index(drawn, scene.occupancy.shape)) + np.array(scene.origin)
+        center = scene.affine[:3, :3] @ index + scene.affine[:3, 3]
+        scattered[i] = [*center, *donor.size, *donor.angles]
     return dict(zip(CONTROLS, (centered, scattered), strict=True))
 
 
@@ -225,12 +218,10 @@ def case_folds(
     groups: ArrayLike | None = None,
     random_state: RandomState = 0,
 ) -> NDArray[np.intp]:
-    """Deal cases into folds."""
-    patients = (
-        np.arange(n_cases)
-        if groups is None
-        else np.unique(np.asarray(groups), return_inverse=True)[1]
-    )
+    """Assign cases to folds, those of one patient to the same fold."""
+    patients = np.arange(n_cases)
+    if groups is not None:
+        _, patients = np.unique(np.asarray(groups), return_inverse=True)
     if patients.shape != (n_cases,):
         raise ValueError(
             f"groups need one patient for each of the {n_cases} cases, not shape {patients.shape}"
@@ -241,9 +232,8 @@ def case_folds(
             f"{n_patients} patients cannot be dealt into {n_folds} folds; "
             f"use from 2 to {n_patients}"
         )
-    order = np.random.default_rng(seed_for(seed_from(random_state), "folds")).permutation(
-        n_patients
-    )
+    rng = np.random.default_rng(seed_for(seed_from(random_state), "folds"))
+    order = rng.permutation(n_patients)
     fold = np.empty(n_patients, dtype=np.intp)
     fold[order] = np.arange(n_patients) % n_folds + 1
     return fold[patients]
@@ -261,24 +251,19 @@ def cross_validate_placements(
 
     boxes = np.asarray(experts, dtype=np.float64)
     held_out = _fold_numbers(folds, len(scenes))
-    without = (
-        np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim)))
-        if len(boxes)
-        else np.empty(0, dtype=bool)
-    )
-    if len(boxes) != len(scenes) or len(np.unique(held_out)) < 2:
-        n_folds = len(np.unique(held_out))
+    n_folds = len(np.unique(held_out))
+    if len(boxes) != len(scenes) or n_folds < 2:
         raise ValueError(
-            f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more (got "
-            f"{n_folds})"
+            f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more "
+            f"(got {n_folds})"
         )
+    # Cases without any expert's box are placed in, but not learned from.
+    without = np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim)))
     placements = {name: np.empty((len(scenes), 9)) for name in placers}
     seconds = {name: np.empty(len(scenes)) for name in placers}
     for fold in np.unique(held_out):
-        train, test = (
-            np.flatnonzero((held_out != fold) & ~without),
-            np.flatnonzero(held_out == fold),
-        )
+        train = np.flatnonzero((held_out != fold) & ~without)
+        test = np.flatnonzero(held_out == fold)
         for name, placer in placers.items():
             fitted = clone(placer).fit([scenes[int(i)] for i in train], boxes[train])
             for i in map(int, test):
@@ -289,20 +274,22 @@ def cross_validate_placements(
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
-    """Write the summary as the study's table 1, a line for each method."""
+    """Format the summary as the study's table 1, with a row for each method."""
     summary = tables["summary"]
-    chosen = summary[summary["part"] == part]
-    if not len(chosen):
+    rows = summary[summary["part"] == part]
+    if not len(rows):
         raise ValueError(
             f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
         )
-    # What rounding leaves of a spread or a mean of zero is not shown.
-    sizes = chosen[["mean", "sd"]].abs().max(axis=1)
-    shown = chosen[["mean", "sd"]].where(
-        chosen[["mean", "sd"]].abs().gt(LEVEL * sizes.clip(lower=1), axis=0), 0.0
-    )
-    numbers = zip(shown["mean"], shown["sd"].where(chosen["sd"].notna()), chosen["n"], strict=True)
-    text = chosen.assign(text=[f"{mean:.3g} ± {sd:.2g}" if n else "–" for mean, sd, n in numbers])
+    moments = rows[["mean", "sd"]]
+    # Rounding errors of a mean or SD of zero are shown as zero.
+    smallest = LEVEL * moments.abs().max(axis=1).clip(lower=1)
+    shown = moments.where(moments.abs().gt(smallest, axis=0), 0.0)
+    sds = shown["sd"].where(rows["sd"].notna())
+    cells = []
+    for mean, sd, n in zip(shown["mean"], sds, rows["n"], strict=True):
+        cells.append(f"{mean:.3g} ± {sd:.2g}" if n else "–")
+    text = rows.assign(text=cells)
     wide = text.pivot_table(
         index="method", columns="measure", values="text", aggfunc="first", sort=False
     )
@@ -313,6 +300,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
 
 
 def _box_measures(box: Voxel, scene: Scene) -> dict[str, float]:
+    """Measure a box without comparing it with another."""
     return {
         "f_tumor": tumor_fraction(box, scene),
         "volume": box.volume,
@@ -322,46 +310,41 @@ def _box_measures(box: Voxel, scene: Scene) -> dict[str, float]:
 
 
 def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str, float]:
+    """Measure a box of a method against the experts of its case; NaN where there is no box."""
     if box is None:
         return dict.fromkeys(MEASURES, float("nan"))
-    found = _box_measures(box, scene)
-    dice = [box.dice(other) for other in experts]
-    found |= {
-        "dice_closest": np.nan,
-        "dice_mean": np.nan,
-        "dice_fair": np.nan,
-        "difference": np.nan,
-    }
+    measures = _box_measures(box, scene)
+    measures |= dict.fromkeys(_COMPARED, np.nan)
+    dice = [box.dice(expert) for expert in experts]
     if dice:
-        found["dice_closest"], found["dice_mean"] = max(dice), float(np.mean(dice))
-        found["difference"] = box.volume - float(np.mean([other.volume for other in experts]))
+        measures["dice_closest"] = max(dice)
+        measures["dice_mean"] = float(np.mean(dice))
+        measures["difference"] = box.volume - float(np.mean([e.volume for e in experts]))
     if len(dice) > 1:
-        found["dice_fair"] = float(
-            np.mean([max(dice[:j] + dice[j + 1 :]) for j in range(len(dice))])
-        )
-    return found
+        closest = [max(dice[:j] + dice[j + 1 :]) for j in range(len(dice))]
+        measures["dice_fair"] = float(np.mean(closest))
+    return measures
 
 
 def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
+    """Average measures over the experts of a case, and compare the experts with each other."""
     if not experts:
         return dict.fromkeys(MEASURES, float("nan"))
-    each = [_box_measures(box, scene) for box in experts]
-    found = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    found |= {
-        "dice_closest": np.nan,
-        "dice_mean": np.nan,
-        "dice_fair": np.nan,
-        "difference": np.nan,
-    }
-    if len(experts) > 1:
-        dice = np.full((len(experts), len(experts)), -np.inf)
-        for i, j in itertools.combinations(range(len(experts)), 2):
+    rows = [_box_measures(box, scene) for box in experts]
+    measures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    measures |= dict.fromkeys(_COMPARED, np.nan)
+    n = len(experts)
+    if n > 1:
+        dice = np.full((n, n), -np.inf)
+        for i, j in itertools.combinations(range(n), 2):
             dice[i, j] = dice[j, i] = experts[i].dice(experts[j])
-        between = dice[np.triu_indices(len(experts), 1)]
-        found["dice_closest"] = found["dice_fair"] = float(dice.max(axis=1).mean())
-        found["dice_mean"] = float(between.mean())
-        found["difference"] = experts[0].volume - experts[1].volume
-    return found
+        # Of an expert, the closest of the others leaves the expert out already.
+        closest = float(dice.max(axis=1).mean())
+        measures["dice_closest"] = closest
+        measures["dice_fair"] = closest
+        measures["dice_mean"] = float(dice[np.triu_indices(n, 1)].mean())
+        measures["difference"] = experts[0].volume - experts[1].volume
+    return measures
 
 
 # Tables
@@ -375,9 +358,9 @@ def _summary(cases: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
         parts |= {"fold 1": cases[cases["fold"] == 1], "other folds": cases[cases["fold"] != 1]}
     rows = []
     for part, table in parts.items():
-        for method, own in table.groupby("method", sort=False):
+        for method, method_rows in table.groupby("method", sort=False):
             for measure in (*MEASURES, "seconds"):
-                values = own[measure].dropna().to_numpy()
+                values = method_rows[measure].dropna().to_numpy()
                 n = len(values)
                 if not n and (measure == "seconds" or method == "single experts"):
                     continue
@@ -414,12 +397,11 @@ def _icc_table(
     rows = []
     for name, against, a, b in _pairs_of_raters(by_expert, volumes):
         for form in ICC_FORMS:
-            found = icc(np.stack([a, b], axis=1), form)
-            keys = {"method": name, "against": against, "measure": "volume", "form": form}
-            rows.append(
-                keys | {key: getattr(found, key) for key in ("value", "low", "high", "statistic", "df1", "df2", "p")}
-                | {"n": found.n_targets, "reason": found.reason}
-            )  # fmt: skip
+            result = icc(np.stack([a, b], axis=1), form)
+            row = {"method": name, "against": against, "measure": "volume", "form": form}
+            for key in ("value", "low", "high", "statistic", "df1", "df2", "p"):
+                row[key] = getattr(result, key)
+            rows.append(row | {"n": result.n_targets, "reason": result.reason})
     return pd.DataFrame(rows)
 
 
@@ -436,28 +418,29 @@ def _agreement_table(
     pairs += [(name, "mean of experts", values, mean) for name, values in volumes.items()]
     rows = []
     for name, against, a, b in pairs:
-        found = bland_altman(a, b)
+        agreement = bland_altman(a, b)
         row: dict[str, Any] = {
             "method": name,
             "against": against,
             "measure": "volume",
-            "n": found.n,
+            "n": agreement.n,
         }
-        row |= {key: getattr(found, key) for key in ("bias", "sd", "lower", "upper")}
+        row |= {key: getattr(agreement, key) for key in ("bias", "sd", "lower", "upper")}
         for key in ("bias", "lower", "upper"):
-            row[f"{key}_low"], row[f"{key}_high"] = getattr(found, f"{key}_interval")
+            row[f"{key}_low"], row[f"{key}_high"] = getattr(agreement, f"{key}_interval")
         usable = ~np.isnan(a + b)
-        x, y = (a + b)[usable] / 2, (a - b)[usable]
+        x = (a + b)[usable] / 2
+        y = (a - b)[usable]
         row |= {"slope": np.nan, "slope_p": np.nan}
         if len(x) > 2 and np.ptp(x) > 0:
             line = linregress(x, y)
             row |= {"slope": float(line.slope), "slope_p": float(line.pvalue)}
-        rows.append(row | {"reason": found.reason})
+        rows.append(row | {"reason": agreement.reason})
     return pd.DataFrame(rows)
 
 
 def _wide(cases: pd.DataFrame, measure: str, groups: Sequence[str]) -> pd.DataFrame:
-    """Give cases that all groups have a value of."""
+    """Tabulate a measure, cases by groups, of cases with values in all groups."""
     wide = cases.pivot_table(index="case", columns="method", values=measure, dropna=False)
     return wide.reindex(columns=list(groups)).dropna()
 
@@ -472,19 +455,21 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
         n, k = wide.shape
         values = wide.to_numpy().T
         few = n < 3 or bool(_is_level(values).all())
-        # Groups that are alike in every case leave nothing to tests of differences within cases.
+        # Tests of differences within cases are undefined where the groups agree in every case.
         alike = not few and bool(_is_level(values, axis=0).all())
         keys = {"measure": measure, "groups": ", ".join(groups), "n": n}
-        nothing = {"statistic": np.nan, "df1": np.nan, "df2": np.nan, "p": np.nan}
+        empty = {"statistic": np.nan, "df1": np.nan, "df2": np.nan, "p": np.nan}
         reason = f"{n} cases have all values and differ; three are needed" if few else ""
-        one_way, repeated, ranks = ({**nothing, "reason": reason} for _ in range(3))
+        one_way = {**empty, "reason": reason}
+        repeated = {**empty, "reason": reason}
+        ranks = {**empty, "reason": reason}
         if not few:
-            found = f_oneway(*values)
+            statistic, p = f_oneway(*values)
             one_way |= {
-                "statistic": float(found[0]),
+                "statistic": float(statistic),
                 "df1": k - 1.0,
                 "df2": float(n * k - k),
-                "p": float(found[1]),
+                "p": float(p),
             }
             if alike:
                 repeated["reason"] = ranks["reason"] = "the groups are alike in every case"
@@ -493,8 +478,8 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             else:
                 repeated |= _repeated_measures(wide)
             if k > 2 and not alike:
-                found = friedmanchisquare(*values)
-                ranks |= {"statistic": float(found[0]), "df1": k - 1.0, "p": float(found[1])}
+                statistic, p = friedmanchisquare(*values)
+                ranks |= {"statistic": float(statistic), "df1": k - 1.0, "p": float(p)}
             elif k <= 2:
                 ranks["reason"] = "two groups; see the paired tests"
         tests = {"one-way ANOVA": one_way, "repeated-measures ANOVA": repeated, "Friedman": ranks}
@@ -503,7 +488,7 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 
 
 def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.bool_]:
-    """Tell where values differ by no more than rounding errors."""
+    """Test where values differ by rounding errors only."""
     return np.asarray(np.ptp(values, axis=axis) <= LEVEL * np.abs(values).max(axis=axis))
 
 
@@ -527,33 +512,30 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
 
     rows: list[dict[str, Any]] = []
     for measure in ("dice_closest", *_TESTED, "dice_fair"):
-        own = []
+        family = []
         for a, b in itertools.combinations(groups, 2):
             wide = _wide(cases, measure, (a, b))
-            x, y = wide[a].to_numpy(), wide[b].to_numpy()
+            x = wide[a].to_numpy()
+            y = wide[b].to_numpy()
             row: dict[str, Any] = {"measure": measure, "a": a, "b": b, "n": len(x)}
-            row |= {"difference": float(np.mean(x - y)) if len(x) else np.nan}
+            row["difference"] = float(np.mean(x - y)) if len(x) else np.nan
             row |= dict.fromkeys(
                 ("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high"), np.nan
             )
+            row["reason"] = f"{len(x)} cases whose differences vary; three are needed"
             if len(x) > 2 and np.ptp(x - y) > 1e-12:
-                t, w = ttest_rel(x, y), wilcoxon(x, y, method="approx")
-                row |= {
-                    "t": float(t[0]),
-                    "t_p": float(t[1]),
-                    "wilcoxon": float(w[0]),
-                    "wilcoxon_p": float(w[1]),
-                }
-                row["rank_biserial"], row["low"], row["high"] = rank_biserial(
-                    x, y, n_bootstrap=500
-                )
-                row["reason"] = ""
-            else:
-                row["reason"] = f"{len(x)} cases whose differences vary; three are needed"
-            own.append(row)
-        for row, p in zip(own, holm([row["wilcoxon_p"] for row in own]), strict=True):
+                t, t_p = ttest_rel(x, y)
+                w, w_p = wilcoxon(x, y, method="approx")
+                effect, low, high = rank_biserial(x, y, n_bootstrap=500)
+                row |= {"t": float(t), "t_p": float(t_p)}
+                row |= {"wilcoxon": float(w), "wilcoxon_p": float(w_p)}
+                row |= {"rank_biserial": effect, "low": low, "high": high, "reason": ""}
+            family.append(row)
+        # The pairs of groups in one measure are a family of tests.
+        corrected = holm([row["wilcoxon_p"] for row in family])
+        for row, p in zip(family, corrected, strict=True):
             row["holm_p"] = p
-        rows += own
+        rows += family
     return pd.DataFrame(rows)
 
 
@@ -563,29 +545,26 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     tables = cases.assign(absolute_difference=cases["difference"].abs())
-    for method, own in tables.groupby("method", sort=False):
+    for method, method_rows in tables.groupby("method", sort=False):
         for measure in (*MEASURES[:5], "absolute_difference"):
-            pair = own[["tumor_volume", measure]].dropna().to_numpy()
+            pair = method_rows[["tumor_volume", measure]].dropna().to_numpy()
             row = {"method": method, "measure": measure, "n": len(pair)}
             row |= dict.fromkeys(("pearson", "low", "high", "p", "spearman", "spearman_p"), np.nan)
             if len(pair) > 3 and (np.ptp(pair, axis=0) > 1e-12).all():
-                found, ranks = pearsonr(*pair.T), spearmanr(*pair.T)
-                interval = found.confidence_interval(0.95)
-                row |= {
-                    "pearson": float(found[0]),
-                    "low": float(interval.low),
-                    "high": float(interval.high),
-                }
-                row |= {
-                    "p": float(found[1]),
-                    "spearman": float(ranks[0]),
-                    "spearman_p": float(ranks[1]),
-                }
+                linear = pearsonr(*pair.T)
+                interval = linear.confidence_interval(0.95)
+                row["pearson"] = float(linear.statistic)
+                row["low"] = float(interval.low)
+                row["high"] = float(interval.high)
+                row["p"] = float(linear.pvalue)
+                ranks = spearmanr(*pair.T)
+                row["spearman"] = float(ranks.statistic)
+                row["spearman_p"] = float(ranks.pvalue)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-# What is given
+# Checks of the input
 
 
 def _boxes(value: Any, n: int, name: str) -> list[Voxel | None]:
@@ -617,10 +596,10 @@ def _expert_boxes(experts: ArrayLike, n: int) -> list[list[Voxel | None]]:
         raise ValueError(
             f"experts' boxes for {n} scenes need the shape ({n}, n_experts, 9), not {array.shape}"
         )
-    return [
-        [_box(box, f"expert {j + 1}, case {i}") for j, box in enumerate(pair)]
-        for i, pair in enumerate(array)
-    ]
+    boxes = []
+    for i, rows in enumerate(array):
+        boxes.append([_box(row, f"expert {j + 1}, case {i}") for j, row in enumerate(rows)])
+    return boxes
 
 
 def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
