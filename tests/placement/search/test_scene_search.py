@@ -437,9 +437,9 @@ def test_a_search_improves_on_its_starts_and_keeps_the_constraints():
     refined = search.run(4, 2)
     centers, sizes = search.starts(4)
     starts = as_boxes([Voxel(center, size) for center, size in zip(centers, sizes, strict=True)])
-    assert found.costs.min() < search.costs(starts.boxes).min()
-    assert found.costs.min() < 0.01
-    voxel, best = search.simplest(pair)
+    assert refined.costs.min() < search.costs(starts.boxes).min()
+    assert refined.costs.min() < 0.01
+    voxel, best = search.simplest(refined)
     assert search.flags(voxel) == ()
     assert best == pytest.approx(np.exp(-refined.costs.min()), abs=0.01)
 
