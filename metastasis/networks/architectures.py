@@ -39,8 +39,8 @@ class Path(nn.Module):
     widths : sequence of int
         Channels of each layer.
     residual : bool, default=False
-        Whether the input of the layer before is added to the output of layers 4, 6 and 8, cropped to it, with zeros
-        for channels that it lacks.
+        Whether the input of the layer before is added to the output of layers 4, 6 and 8, cropped
+        to it, with zeros for channels that it lacks.
     normalization : {"batch", None}, default="batch"
         What follows each convolution.
     """
@@ -140,14 +140,16 @@ def repeated(
 
 class DeepMedic(nn.Module):
     """
-    DeepMedic: paths at several resolutions without padding, joined by dense layers, with one for a prior scan.
+    DeepMedic: paths at several resolutions without padding, joined by dense layers, with one for a
+    prior scan.
 
-    The path at full resolution loses one voxel on either side with each layer. A low-resolution path sees cells of
-    f³ voxels, the first of which begins `n_layers` cells before the output does; each voxel of the output takes the
-    features of the cell that it lies in. Features of the prior scan's path are multiplied by whether there is a
-    prior, so that a missing one adds nothing, and that flag is a feature of its own (``validity``). The first dense
-    layer acts on each path alone before they are added, which equals one layer on all of them and lets low-resolution
-    features be repeated after it.
+    The path at full resolution loses one voxel on either side with each layer. A low-resolution
+    path sees cells of f³ voxels, the first of which begins `n_layers` cells before the output
+    does; each voxel of the output takes the features of the cell that it lies in. Features of the
+    prior scan's path are multiplied by whether there is a prior, so that a missing one adds
+    nothing, and that flag is a feature of its own (``validity``). The first dense layer acts on
+    each path alone before they are added, which equals one layer on all of them and lets
+    low-resolution features be repeated after it.
 
     Parameters
     ----------
@@ -160,11 +162,13 @@ class DeepMedic(nn.Module):
     dense : sequence of int, default=(300, 300)
         Channels of the dense layers.
     extra_channels : int, default=0
-        Channels that the path at full resolution has beside those of the image: a prior scan and its validity.
+        Channels that the path at full resolution has beside those of the image: a prior scan and
+        its validity.
     prior_path : bool, default=False
         Whether there is a path for a prior scan.
     validity : bool, default=True
-        Whether the network knows if there is a prior; without it, a missing one is a scan of zeros, as published.
+        Whether the network knows if there is a prior; without it, a missing one is a scan of
+        zeros, as published.
     residual : bool, default=False
         Residual connections in the paths.
     normalization : {"batch", None}, default="batch"
@@ -174,7 +178,8 @@ class DeepMedic(nn.Module):
 
     References
     ----------
-    Kamnitsas et al., Medical Image Analysis 36:61–78, 2017; Huang et al., Medical Physics 49:5773–5786, 2022.
+    Kamnitsas et al., Medical Image Analysis 36:61–78, 2017; Huang et al., Medical Physics
+    49:5773–5786, 2022.
     """
 
     def __init__(

@@ -22,7 +22,8 @@ else:
 __all__ = ["JVSSLoss", "SSELoss", "VSSLoss", "VoxelLoss", "jvss_loss", "sse_loss", "vss_loss"]
 
 _REDUCTIONS = ("paper", "code")
-#: The ε of the paper, which keeps a batch without positive (or negative) segments from dividing by zero.
+#: The ε of the paper, which keeps a batch without positive (or negative) segments from dividing by
+#: zero.
 EPSILON = 1e-7
 
 
@@ -32,18 +33,20 @@ def vss_loss(
     """
     Compute the volume-level sensitivity-specificity loss of a batch of segments.
 
-    A segment is positive when any voxel of it is, and its probability is the largest of its voxels'. With y_i the
-    labels and p_i the probabilities of segment i, maxima over space and sums over the batch::
+    A segment is positive when any voxel of it is, and its probability is the largest of its
+    voxels'. With y_i the labels and p_i the probabilities of segment i, maxima over space and sums
+    over the batch::
 
         sens = Σ max(p_i y_i) / (Σ max y_i + ε)
         spec = Σ (1 − max y_i)(1 − max p_i) / (Σ (1 − max y_i) + ε)
         VSS = 1 − (α sens + (1 − α) spec)
 
-    The loss belongs to the batch and is no mean over segments: other batches, other values. False positives inside of
-    positive segments cost nothing, so that VSS alone does not delineate. Each maximum gives its gradient to one voxel,
-    the first of equals. A batch without positive segments has sens = 0: the value then holds α as a constant, and
-    the gradient is that of (1 − α)(1 − spec) alone; one without negative segments likewise. So the term that is
-    missing is skipped in training, but values of batches of different composition do not compare.
+    The loss belongs to the batch and is no mean over segments: other batches, other values. False
+    positives inside of positive segments cost nothing, so that VSS alone does not delineate. Each
+    maximum gives its gradient to one voxel, the first of equals. A batch without positive segments
+    has sens = 0: the value then holds α as a constant, and the gradient is that of (1 − α)(1 −
+    spec) alone; one without negative segments likewise. So the term that is missing is skipped in
+    training, but values of batches of different composition do not compare.
 
     Parameters
     ----------
@@ -54,8 +57,8 @@ def vss_loss(
     alpha : float
         Weight of sensitivity, from 0 to 1.
     reduction : {"paper", "code"}, default="paper"
-        The denominators: ε = 1e-7 as the paper has them, or 1 in place of ε as in the published program, which then
-        cannot reach sens = 1: with five positive segments it ends at 5/6.
+        The denominators: ε = 1e-7 as the paper has them, or 1 in place of ε as in the published
+        program, which then cannot reach sens = 1: with five positive segments it ends at 5/6.
 
     Returns
     -------
@@ -88,7 +91,8 @@ def jvss_loss(
     logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
 ) -> torch.Tensor:
     """
-    Compute the joint loss of a batch of segments: VSS plus the binary cross-entropy of its voxels, one to one.
+    Compute the joint loss of a batch of segments: VSS plus the binary cross-entropy of its voxels,
+    one to one.
 
     Parameters
     ----------
@@ -159,7 +163,8 @@ def sse_loss(
     """
     logits, target = _checked(logits, target, alpha, reduction)
     added = EPSILON if reduction == "paper" else 1.0
-    # (1 − p)² where there is a lesion and p² elsewhere, each without a difference of nearly equal numbers.
+    # (1 − p)² where there is a lesion and p² elsewhere, each without a difference of nearly equal
+    # numbers.
     missed = (torch.sigmoid(-logits).square() * target).sum() / (target.sum() + added)
     alarmed = (torch.sigmoid(logits).square() * (1 - target)).sum() / ((1 - target).sum() + added)
     return alpha * missed + (1 - alpha) * alarmed
@@ -171,7 +176,8 @@ def _checked(
     """Give logits and targets of one type, in single precision at least."""
     if logits.shape != target.shape or logits.ndim < 2:
         raise ValueError(
-            f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; both must be of one "
+            f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; "
+            "both must be of one "
             "shape (n_segments, ...)"
         )
     check_alpha(alpha)
@@ -189,7 +195,8 @@ def check_alpha(alpha: Any) -> None:
         or not 0 <= alpha <= 1
     ):
         raise ValueError(
-            f"alpha weighs sensitivity against specificity and must be a number from 0 to 1, not {alpha!r}"
+            "alpha weighs sensitivity against specificity and must be a number from 0 to 1, not "
+            f"{alpha!r}"
         )
 
 

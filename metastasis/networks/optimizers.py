@@ -26,8 +26,8 @@ class NesterovRMSprop(Optimizer):
         a ← ρ a + (1 − ρ) g²        s = lr g / √(a + ε)
         v ← µ v − s                 w ← w + µ v − s
 
-    That of torch has a plain momentum only. The penalties l1 Σ|w| + l2 Σ w² are those of kernels, not of biases and
-    normalizations.
+    That of torch has a plain momentum only. The penalties l1 Σ|w| + l2 Σ w² are those of kernels,
+    not of biases and normalizations.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ class NesterovRMSprop(Optimizer):
 
     References
     ----------
-    Tieleman and Hinton, Coursera: Neural networks for machine learning, lecture 6.5, 2012; Sutskever et al., ICML
-    2013, 1139–1147.
+    Tieleman and Hinton, Coursera: Neural networks for machine learning, lecture 6.5, 2012;
+    Sutskever et al., ICML 2013, 1139–1147.
     """
 
     def __init__(

@@ -82,17 +82,19 @@ class Case:
     name : str, default=""
         Name of the case; that of the patient by default.
     prior_label, mimics : ndarray of shape (x, y, z), optional
-        Of a synthetic case: metastases in the prior image, and bright structures that are no metastases. 0 and 1.
+        Of a synthetic case: metastases in the prior image, and bright structures that are no
+        metastases. 0 and 1.
     lesions : DataFrame, optional
-        Of a synthetic case: a row for each metastasis, with `number` (in the order in which `scipy.ndimage.label`
-        finds the parts of `label`, voxels that share a corner connected), `diameter_mm`, `status` (``"new"``,
+        Of a synthetic case: a row for each metastasis, with `number` (in the order in which
+        `scipy.ndimage.label` finds the parts of `label`, voxels that share a corner connected),
+        `diameter_mm`, `status` (``"new"``,
         ``"grown"`` or ``"stable"``) and `volume_mL`.
 
     Raises
     ------
     ValueError
-        If an array has no voxel, another number of axes or another shape than the image, values that are not finite
-        or a mask other values than 0 and 1, or the affine places no voxels.
+        If an array has no voxel, another number of axes or another shape than the image, values
+        that are not finite or a mask other values than 0 and 1, or the affine places no voxels.
     """
 
     patient: str
@@ -157,11 +159,12 @@ def read_cases(table: str | Path) -> list[Case]:
     Parameters
     ----------
     table : path
-        Tab-separated (``.csv``: comma-separated). Needed are the columns ``patient`` and ``image``; ``label``,
-        ``prior``, ``brain``, ``name`` and ``synthetic`` (true or false) may follow, and what `write_cases` adds for
-        synthetic cases (``prior_label``, ``mimics``, ``lesions``). Paths are relative to the table, ``n/a`` stands for
-        nothing. All images of a case are NIfTI on one grid. Where labels have classes, ``classes`` says which ones
-        are metastases, such as ``1,3,4``; by default all above 0 are. A mask is what is above 0.5.
+        Tab-separated (``.csv``: comma-separated). Needed are the columns ``patient`` and
+        ``image``; ``label``, ``prior``, ``brain``, ``name`` and ``synthetic`` (true or false) may
+        follow, and what `write_cases` adds for synthetic cases (``prior_label``, ``mimics``,
+        ``lesions``). Paths are relative to the table, ``n/a`` stands for nothing. All images of a
+        case are NIfTI on one grid. Where labels have classes, ``classes`` says which ones are
+        metastases, such as ``1,3,4``; by default all above 0 are. A mask is what is above 0.5.
 
     Returns
     -------
@@ -224,7 +227,8 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     """
     Write cases as NIfTI files and a table, which `read_cases` reads.
 
-    All files appear together, or none. Images are written as they are in memory, so they come back as they were.
+    All files appear together, or none. Images are written as they are in memory, so they come back
+    as they were.
 
     Parameters
     ----------
@@ -338,7 +342,8 @@ def _read_lesions(path: Path) -> pd.DataFrame:
         return pd.read_csv(io.StringIO(read_text(path), newline=""), sep="\t")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(
-            f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes one"
+            f"{path}: not a table of lesions ({' '.join(str(error).split())}); write_cases makes "
+            "one"
         ) from None
 
 
@@ -346,7 +351,8 @@ def _check_finite(values: NDArray, path: Path) -> None:
     """Refuse values that are not finite by the name of their file."""
     if wrong := np.count_nonzero(~np.isfinite(values)):
         raise ValueError(
-            f"{path} holds {wrong} values that are no finite numbers; set voxels without a value to 0"
+            f"{path} holds {wrong} values that are no finite numbers; set voxels without a value "
+            "to 0"
         )
 
 

@@ -85,7 +85,8 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
             else found.dtype
         )
         raise ValueError(
-            f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for example label > 0"
+            f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for "
+            "example label > 0"
         )
     return np.ascontiguousarray(found, dtype=np.uint8)
 

@@ -30,23 +30,25 @@ CONFIRMED_LABEL = 2
 
 class SensitivitySpecificityEnsemble(BaseEstimator):
     """
-    Join a sensitive and a specific model: nothing is lost, and what is sure is told from what is to be reviewed.
+    Join a sensitive and a specific model: nothing is lost, and what is sure is told from what is
+    to be reviewed.
 
-    A voxel is lesion when either model says so. Of these lesions, connected components, those are confirmed that the
-    specific model sees any voxel of, and candidates those that it does not. A component of the sensitive model that
-    joins several structures is confirmed as a whole.
+    A voxel is lesion when either model says so. Of these lesions, connected components, those are
+    confirmed that the specific model sees any voxel of, and candidates those that it does not. A
+    component of the sensitive model that joins several structures is confirmed as a whole.
 
     Parameters
     ----------
     sensitive : estimator
-        Fitted, such as a `DeepMedicSegmenter` trained with α = .995; anything with ``predict_proba(volumes)``. Priors
-        and masks go to models whose ``predict_proba`` takes them, priors to those that were trained with some.
+        Fitted, such as a `DeepMedicSegmenter` trained with α = .995; anything with
+        ``predict_proba(volumes)``. Priors and masks go to models whose ``predict_proba`` takes
+        them, priors to those that were trained with some.
     specific : estimator
         Fitted, such as one trained with α = .5.
     thresholds : tuple of 2 float, optional
-        Probability from which a voxel is lesion, of the sensitive and of the specific model; by default their own
-        operating points (``threshold_``), or .5 where they have none. Components smaller than a model's own
-        ``min_voxels`` are left out.
+        Probability from which a voxel is lesion, of the sensitive and of the specific model; by
+        default their own operating points (``threshold_``), or .5 where they have none. Components
+        smaller than a model's own ``min_voxels`` are left out.
     connectivity : {26, 18, 6}, default=26
         Of components, as for `lesion_table`.
 
@@ -231,7 +233,8 @@ def _given(volumes: Sequence[Any], **options: Sequence[Any] | None) -> dict[str,
     for key, value in given.items():
         if len(value) != len(volumes):
             raise ValueError(
-                f"{len(value)} {key} for {len(volumes)} volumes; give one for each, None for a missing one"
+                f"{len(value)} {key} for {len(volumes)} volumes; give one for each, None for a "
+                "missing one"
             )
     return given
 
@@ -253,6 +256,7 @@ def _answer(
     answer = np.asarray(answers[0], dtype=np.float32)
     if len(answers) != 1 or answer.ndim != 3:
         raise ValueError(
-            f"case {i}: a model gave {len(answers)} volumes, the first of shape {answer.shape}, for one scan"
+            f"case {i}: a model gave {len(answers)} volumes, the first of shape {answer.shape}, "
+            "for one scan"
         )
     return answer

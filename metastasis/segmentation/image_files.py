@@ -47,14 +47,14 @@ def segment_image(
     Returns
     -------
     dict of Nifti1Image
-        ``"probability"`` (single precision) and ``"label"`` (0 and 1; of an ensemble 1 for candidates and 2 for
-        confirmed metastases), on the grid of the scan.
+        ``"probability"`` (single precision) and ``"label"`` (0 and 1; of an ensemble 1 for
+        candidates and 2 for confirmed metastases), on the grid of the scan.
 
     Raises
     ------
     ValueError
-        If an image is damaged, holds values that are not finite or lies on another grid than the scan, or a prior scan
-        is given where none is looked at.
+        If an image is damaged, holds values that are not finite or lies on another grid than the
+        scan, or a prior scan is given where none is looked at.
     FileNotFoundError
         If there is no such file.
     FileExistsError
@@ -67,7 +67,8 @@ def segment_image(
         getattr(model, "prior_", "unknown") is None for model in models or [segmenter]
     ):
         raise ValueError(
-            "the prior scan would not be looked at: training was without any; leave it out, or train with priors"
+            "the prior scan would not be looked at: training was without any; leave it out, or "
+            "train with priors"
         )
     scans = {"image": image, "prior": prior, "mask": mask}
     files = None

@@ -110,8 +110,8 @@ def operating_point(
     Parameters
     ----------
     labels : sequence of array_like of shape (x, y, z)
-        1 in lesions and 0 elsewhere, of validation cases: neither of patients who were learned from nor of those to
-        be predicted.
+        1 in lesions and 0 elsewhere, of validation cases: neither of patients who were learned
+        from nor of those to be predicted.
     probabilities : sequence of array_like of shape (x, y, z)
         Predicted, 0 to 1.
     false_positives : float
@@ -128,8 +128,9 @@ def operating_point(
     Returns
     -------
     OperatingPoint
-        The lowest threshold from which on all higher ones, too, have no more false positives. Components that are
-        flagged count among them: at low thresholds all grows together to a few.
+        The lowest threshold from which on all higher ones, too, have no more false positives.
+        Components that are flagged count among them: at low thresholds all grows together to a
+        few.
 
     Raises
     ------
@@ -151,7 +152,8 @@ def operating_point(
     if not highest_above[-1] <= false_positives:
         highest = curve["threshold"].iloc[-1]
         raise ValueError(
-            f"{wrong[-1]:g} false positives per scan at the threshold {highest:g}, not {false_positives:g} or fewer"
+            f"{wrong[-1]:g} false positives per scan at the threshold {highest:g}, not "
+            f"{false_positives:g} or fewer"
         )
     row = curve.iloc[int(np.argmax(highest_above <= false_positives))]
     return OperatingPoint(
@@ -171,7 +173,8 @@ def paired_volumes(
     """Pair labels with probabilities of the same shape, both in their own precision."""
     if len(labels) != len(probabilities) or not len(labels):
         raise ValueError(
-            f"{len(labels)} labels and {len(probabilities)} predictions; give both for each scan, one at least"
+            f"{len(labels)} labels and {len(probabilities)} predictions; give both for each scan, "
+            "one at least"
         )
     pairs = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
@@ -179,15 +182,18 @@ def paired_volumes(
         values, truth = np.asarray(probability), np.asarray(label)
         if truth.shape != values.shape:
             raise ValueError(
-                f"scan {i}: a label of shape {truth.shape} and a prediction of shape {values.shape}"
+                f"scan {i}: a label of shape {truth.shape} and a prediction of shape "
+                f"{values.shape}"
             )
         if not np.isin(truth, (0, 1)).all():
             raise ValueError(
-                f"scan {i}: a label holds values from {truth.min():g} to {truth.max():g} where 0 and 1 may stand"
+                f"scan {i}: a label holds values from {truth.min():g} to {truth.max():g} where 0 "
+                "and 1 may stand"
             )
         if values.dtype.kind not in "fb" or not ((values >= 0) & (values <= 1)).all():
             raise ValueError(
-                f"scan {i}: values from {values.min():g} to {values.max():g} ({values.dtype}) are no probabilities"
+                f"scan {i}: values from {values.min():g} to {values.max():g} ({values.dtype}) are "
+                "no probabilities"
             )
         pairs.append((truth, values))
     return pairs

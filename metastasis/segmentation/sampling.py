@@ -25,7 +25,7 @@ __all__ = [
 _GUESSES = 64
 
 
-# Volumes as networks see them -------------------------------------------------------------------------
+# Volumes as networks see them --------------------------------------------------------------------
 
 
 def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[np.float32]:
@@ -110,7 +110,7 @@ def _taken(volume: NDArray[Any], places: Sequence[NDArray[np.int64]]) -> NDArray
     return volume[:, x[:, None, None], y[:, None], z]
 
 
-# Where segments lie -----------------------------------------------------------------------------------
+# Where segments lie ------------------------------------------------------------------------------
 
 
 def lesion_voxels(label: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -129,9 +129,11 @@ def lesion_voxels(label: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.in
 @dataclass(frozen=True)
 class SegmentSampler:
     """
-    Draws the segments of an epoch: every other one with a lesion voxel in its middle, the others with background.
+    Draws the segments of an epoch: every other one with a lesion voxel in its middle, the others
+    with background.
 
-    What is drawn depends on the generator, cases and labels alone, not on the loss or on whether priors are used.
+    What is drawn depends on the generator, cases and labels alone, not on the loss or on whether
+    priors are used.
 
     Parameters
     ----------
@@ -144,7 +146,8 @@ class SegmentSampler:
     sampling : {"lesion", "voxel"}, default="lesion"
         Whether all lesions, or all lesion voxels, are equally likely.
     augment : bool, default=True
-        Whether segments are flipped and rotated by 90° at random (all 48 ways) and their intensities scaled.
+        Whether segments are flipped and rotated by 90° at random (all 48 ways) and their
+        intensities scaled.
     intensity_scale : float, default=0.1
         Image and prior are each multiplied by a number from 1 − this to 1 + this.
     prior_dropout : float, default=0.0
@@ -175,7 +178,8 @@ class SegmentSampler:
         n_voxels = np.array([len(target["voxels"]) for target in targets])
         if not n_voxels.any():
             raise ValueError(
-                f"none of the {len(targets)} cases to learn from has a lesion; give cases with lesions"
+                f"none of the {len(targets)} cases to learn from has a lesion; give cases with "
+                "lesions"
             )
         for number in range(n_segments):
             if number % 2:

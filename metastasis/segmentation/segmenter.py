@@ -74,19 +74,21 @@ class _Volumes(list[Any]):
 @register
 class DeepMedicSegmenter(VolumeEstimator):
     """
-    Segment metastases by a network that sees a scan at several resolutions, and a prior scan of the patient.
+    Segment metastases by a network that sees a scan at several resolutions, and a prior scan of
+    the patient.
 
-    Each channel is scaled to mean 0 and standard deviation 1 over the brain: the voxels of a mask, or those that are
-    not zero, as in a skull-stripped scan. Half of the segments that the network learns from have a lesion in their
-    middle; they are turned, mirrored and scaled at random, and which they are depends on `random_state`, cases and
-    labels alone, not on the loss. A whole volume is predicted at once, by
-    `metastasis.segmentation.inference.dense_logits`; beyond
-    its border it goes on with its outermost voxels.
+    Each channel is scaled to mean 0 and standard deviation 1 over the brain: the voxels of a mask,
+    or those that are not zero, as in a skull-stripped scan. Half of the segments that the network
+    learns from have a lesion in their middle; they are turned, mirrored and scaled at random, and
+    which they are depends on `random_state`, cases and labels alone, not on the loss. A whole
+    volume is predicted at once, by `metastasis.segmentation.inference.dense_logits`; beyond its
+    border it goes on with its outermost voxels.
 
-    What the network sees of the cases is held in memory: for each voxel four bytes for every channel, as many for
-    every factor of `low_resolution` and four for the prior.
+    What the network sees of the cases is held in memory: for each voxel four bytes for every
+    channel, as many for every factor of `low_resolution` and four for the prior.
 
-    Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
+    Without parameters it is a network that a processor trains; `published` gives the sizes of the
+    publication.
 
     Parameters
     ----------
@@ -95,22 +97,24 @@ class DeepMedicSegmenter(VolumeEstimator):
     alpha : float, default=0.995
         Weight of sensitivity against specificity in the loss, from 0 to 1.
     prior : {"path", "channel", None}, default="path"
-        Whether the prior scan has a path of its own that joins the others late, is one more channel of the scan, or
-        is not looked at. A network that is trained without any prior scan has no place for one.
+        Whether the prior scan has a path of its own that joins the others late, is one more
+        channel of the scan, or is not looked at. A network that is trained without any prior scan
+        has no place for one.
     low_resolution : tuple of int, default=(3, 5)
         Factors of the low-resolution paths. Not for the U-Net.
     segment_size : int, default=37
-        Voxels of a segment along each axis. For the U-Net it is rounded up to what its levels divide.
+        Voxels of a segment along each axis. For the U-Net it is rounded up to what its levels
+        divide.
     network : {"deepmedic", "unet"}, default="deepmedic"
         The network.
     widths : tuple of int, optional
-        Channels of the layers of each path, by default (8, 8, 8, 16, 16, 16, 16, 16, 16); of the levels of the U-Net,
-        by default (8, 16, 32, 64).
+        Channels of the layers of each path, by default (8, 8, 8, 16, 16, 16, 16, 16, 16); of the
+        levels of the U-Net, by default (8, 16, 32, 64).
     dense : tuple of int, default=(32,)
         Channels of the dense layers. Not for the U-Net.
     missing_prior : {"validity", "zeros"}, default="validity"
-        Whether the network knows that a case has no prior scan, and sees some cases without theirs in training; or a
-        missing one is a scan of zeros, as published.
+        Whether the network knows that a case has no prior scan, and sees some cases without theirs
+        in training; or a missing one is a scan of zeros, as published.
     prior_dropout : float, default=0.25
         Share of segments whose prior is taken away in training. Not with zeros.
     sampling : {"lesion", "voxel"}, default="lesion"
@@ -118,8 +122,8 @@ class DeepMedicSegmenter(VolumeEstimator):
     augment : bool, default=True
         Whether segments are turned by 90°, mirrored and scaled.
     low_resolution_input : {"average", "stride"}, default="average"
-        Whether a low-resolution voxel is the mean of the voxels in it, or the one in its middle, as published, which
-        small lesions can fall between.
+        Whether a low-resolution voxel is the mean of the voxels in it, or the one in its middle,
+        as published, which small lesions can fall between.
     residual : bool, default=False
         Residual connections in the paths.
     normalization : {"batch", None}, default="batch"
@@ -129,22 +133,24 @@ class DeepMedicSegmenter(VolumeEstimator):
     reduction : {"paper", "code"}, default="paper"
         Denominators of the loss.
     optimizer : {"rmsprop", "adamw"}, default="rmsprop"
-        RMSProp with Nesterov's momentum of 0.6 and penalties on weights, as published, or AdamW with `l2` as its
-        decay of weights.
+        RMSProp with Nesterov's momentum of 0.6 and penalties on weights, as published, or AdamW
+        with `l2` as its decay of weights.
     l1, l2 : float, default=1e-6, 1e-4
         Weights of the penalties Σ|w| and Σw².
     threshold : float, default=0.5
         Probability from which a voxel is lesion, as long as no operating point is set.
     min_voxels : int, default=1
-        Components of fewer voxels are left out of what `predict` marks; probabilities keep them. A sphere of 2 mm, as
-        small as metastases are outlined, has 4 voxels of 1 mm.
+        Components of fewer voxels are left out of what `predict` marks; probabilities keep them. A
+        sphere of 2 mm, as small as metastases are outlined, has 4 voxels of 1 mm.
     flips : bool, default=False
         Whether probabilities are averaged over the eight mirror images of a volume.
     spacing : float, optional
-        Edge in mm of the voxels that the network sees. Images are resampled to it as by `prepare_brain`, answers come
-        on their own grids. Arrays, which have no spacing, are taken as they are; so are images by default.
+        Edge in mm of the voxels that the network sees. Images are resampled to it as by
+        `prepare_brain`, answers come on their own grids. Arrays, which have no spacing, are taken
+        as they are; so are images by default.
     warm_start_from : path, optional
-        Model file of such a segmenter with a network of the same sizes: training begins with its weights.
+        Model file of such a segmenter with a network of the same sizes: training begins with its
+        weights.
     segments_per_epoch : int, default=200
         Segments in an epoch.
     epochs : int, default=20
@@ -189,7 +195,8 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     References
     ----------
-    Huang et al., Medical Physics 49:5773–5786, 2022; Kamnitsas et al., Medical Image Analysis 36:61–78, 2017.
+    Huang et al., Medical Physics 49:5773–5786, 2022; Kamnitsas et al., Medical Image Analysis
+    36:61–78, 2017.
     """
 
     _predicts_volumes = True
@@ -292,10 +299,12 @@ class DeepMedicSegmenter(VolumeEstimator):
     @classmethod
     def published(cls, **parameters: Any) -> DeepMedicSegmenter:
         """
-        Give an estimator with the sizes and the training of the publication; a GPU is needed to train it.
+        Give an estimator with the sizes and the training of the publication; a GPU is needed to
+        train it.
 
-        Nine layers of 30 to 110 channels and two dense layers of 300: 3.7 million weights, 4.9 with a path for the
-        prior; 60 epochs of 20 000 segments, ten in a step, and a missing prior is a scan of zeros.
+        Nine layers of 30 to 110 channels and two dense layers of 300: 3.7 million weights, 4.9
+        with a path for the prior; 60 epochs of 20 000 segments, ten in a step, and a missing prior
+        is a scan of zeros.
 
         Parameters
         ----------
@@ -319,7 +328,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         }
         return cls(**(sizes | parameters))  # type: ignore[arg-type]
 
-    # What users call ------------------------------------------------------------------------------
+    # What users call -----------------------------------------------------------------------------
 
     def fit(
         self,
@@ -336,15 +345,19 @@ class DeepMedicSegmenter(VolumeEstimator):
         Parameters
         ----------
         volumes : sequence of n_cases
-            Scans of shape (x, y, z) or (x, y, z, channels), as arrays or Nifti1Image; shapes may differ.
+            Scans of shape (x, y, z) or (x, y, z, channels), as arrays or Nifti1Image; shapes may
+            differ.
         labels : sequence of n_cases
             For each an array or image of shape (x, y, z), 1 in metastases and 0 elsewhere.
         priors : sequence of n_cases, optional
-            For each the prior scan on the same grid, of shape (x, y, z), or None. One of zeros is missing too.
+            For each the prior scan on the same grid, of shape (x, y, z), or None. One of zeros is
+            missing too.
         masks : sequence of n_cases, optional
-            For each the brain, of shape (x, y, z), above 0.5 inside, or None for the voxels that are not zero.
+            For each the brain, of shape (x, y, z), above 0.5 inside, or None for the voxels that
+            are not zero.
         groups : sequence of n_cases, optional
-            The patient of each case: those of one patient are all learned from or all kept for validation.
+            The patient of each case: those of one patient are all learned from or all kept for
+            validation.
 
         Returns
         -------
@@ -354,8 +367,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         Raises
         ------
         ValueError
-            If a parameter, a volume, a prior, a mask or a label is not possible, or the labels have no lesion, or
-            nothing else; before the training starts.
+            If a parameter, a volume, a prior, a mask or a label is not possible, or the labels
+            have no lesion, or nothing else; before the training starts.
         FloatingPointError
             If the loss becomes infinite or no number.
         ImportError
@@ -368,7 +381,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.prior_ = self.prior if given else None
         if self.network == "unet" and self.prior_ == "path":
             raise ValueError(
-                "the U-Net has no path for a prior scan; give prior='channel', or None to do without"
+                "the U-Net has no path for a prior scan; give prior='channel', or None to do "
+                "without"
             )
         self.__dict__.pop("threshold_", None)
         edges = [edge for case in cases if (edge := edge_of(case[0])) is not None]
@@ -417,8 +431,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         Raises
         ------
         ValueError
-            If a case has another number of channels than those in training, an image has voxels larger or smaller
-            by a quarter, or prior scans are given to a network that was trained without any.
+            If a case has another number of channels than those in training, an image has voxels
+            larger or smaller by a quarter, or prior scans are given to a network that was trained
+            without any.
         """
         check_is_fitted(self)
         return _Volumes(self._predictions(together(volumes, priors, masks)))
@@ -450,8 +465,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         Raises
         ------
         ValueError
-            If a case has another number of channels than those in training, or prior scans are given to a network
-            that was trained without any.
+            If a case has another number of channels than those in training, or prior scans are
+            given to a network that was trained without any.
         """
         probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
         return _Volumes(
@@ -470,7 +485,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         """
         Give the mean over cases of the lesion-wise Dice coefficient of what `predict` marks.
 
-        It is ``lesion_dice`` of `lesion_scores`: 0 for a lesion that is missed and for each false positive.
+        It is ``lesion_dice`` of `lesion_scores`: 0 for a lesion that is missed and for each false
+        positive.
 
         Parameters
         ----------
@@ -503,7 +519,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         false_positives: float = 1.0,
     ) -> DeepMedicSegmenter:
         """
-        Choose ``threshold_`` for a number of false positives per scan, on cases that were not learned from.
+        Choose ``threshold_`` for a number of false positives per scan, on cases that were not
+        learned from.
 
         It is that of `operating_point`, and it is saved with the model.
 
@@ -548,7 +565,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.false_positives_ = float(false_positives)
         return self
 
-    # What the base asks for -----------------------------------------------------------------------
+    # What the base asks for ----------------------------------------------------------------------
 
     @property
     def _margin(self) -> tuple[int, int, int]:
@@ -602,7 +619,8 @@ class DeepMedicSegmenter(VolumeEstimator):
                 checkpoints.load_weights(module, self._start)
             except ValueError as error:
                 raise ValueError(
-                    f"training cannot begin with {self.warm_start_from}: {error}; give the parameters of that model, "
+                    f"training cannot begin with {self.warm_start_from}: {error}; give the "
+                    "parameters of that model, "
                     "and priors if it has seen such"
                 ) from None
         return module
@@ -637,7 +655,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         shape, prior = np.shape(case[0])[:3], case[1]
         if prior is not None and np.shape(prior) != shape:
             raise ValueError(
-                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it onto the grid of the "
+                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
+                "onto the grid of the "
                 "volume, or give None for it"
             )
         edge = edge_of(case[0])
@@ -648,7 +667,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         )
         if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
             raise ValueError(
-                f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; resample the scan "
+                f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; "
+                "resample the scan "
                 f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing"
             )
 
@@ -659,7 +679,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         shape = channels.shape[1:]
         if mask is not None and (mask.shape != shape or not mask.any()):
             raise ValueError(
-                f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume of shape {shape}"
+                f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume "
+                f"of shape {shape}"
             )
         image = normalized(channels, mask)
         inside = np.any(channels != 0, axis=0) if mask is None else mask
@@ -670,7 +691,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         there = earlier is not None and bool(np.any(earlier))
         if self.prior is not None and self.prior_ is None and there:
             raise ValueError(
-                "a prior scan for a network that was trained without any; train it with priors, or give none"
+                "a prior scan for a network that was trained without any; train it with priors, "
+                "or give none"
             )
         if self.prior_ is not None:
             inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
@@ -707,7 +729,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             shape = inputs[number]["image"].shape[1:]
             if self.network == "deepmedic" and min(shape) < out:
                 raise ValueError(
-                    f"case {number}: a volume of shape {shape} is smaller than the {out} voxels along each axis that a "
+                    f"case {number}: a volume of shape {shape} is smaller than the {out} voxels "
+                    "along each axis that a "
                     f"segment of {self._size} answers; lower segment_size or leave the case out"
                 )
             label, volume = targets[number]
@@ -718,7 +741,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         if not marked or marked == total:
             found = "no lesion voxel" if not marked else "nothing but lesion voxels"
             raise ValueError(
-                f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to learn from"
+                f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to "
+                "learn from"
             )
 
     def _stream(
@@ -804,7 +828,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             raise ValueError(f"low_resolution has a factor twice: {self.low_resolution!r}")
         if self.low_resolution_input == "stride" and any(f % 2 == 0 for f in self.low_resolution):
             raise ValueError(
-                f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; average them"
+                f"cells of an even width have no voxel in their middle: {self.low_resolution!r}; "
+                "average them"
             )
         for name in ("segment_size", "segments_per_epoch"):
             check_number(name, getattr(self, name), least=1, whole=True)
@@ -814,7 +839,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         check_number("dropout", self.dropout, below=1)
         if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
             raise ValueError(
-                f"threshold must be a probability above 0, from which a voxel is lesion, not {self.threshold!r}"
+                "threshold must be a probability above 0, from which a voxel is lesion, not "
+                f"{self.threshold!r}"
             )
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         if self.spacing is not None and not (
@@ -822,7 +848,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         ):
             raise ValueError(f"spacing must be a length in mm or None, not {self.spacing!r}")
 
-    # Model files ----------------------------------------------------------------------------------
+    # Model files ---------------------------------------------------------------------------------
 
     def _first_weights(self) -> dict[str, torch.Tensor] | None:
         """Read the weights that training begins with."""
@@ -833,7 +859,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         model = load_model(self.warm_start_from)
         if not isinstance(model, DeepMedicSegmenter):
             raise ValueError(
-                f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the weights of a "
+                f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the "
+                "weights of a "
                 "DeepMedicSegmenter"
             )
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}

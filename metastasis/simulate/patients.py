@@ -38,7 +38,8 @@ from metastasis.simulate.enhancement import (
 
 __all__ = ["DIAMETERS", "STATUSES", "simulate_metastases"]
 
-#: Smallest, middle and largest diameter of a metastasis in mm: half of them lie on either side of the middle.
+#: Smallest, middle and largest diameter of a metastasis in mm: half of them lie on either side of
+#: the middle.
 DIAMETERS = (2.0, 6.0, 15.0)
 
 #: What a metastasis can be in comparison with the prior image, and how many of all are.
@@ -106,16 +107,17 @@ def simulate_metastases(
     """
     Simulate patients with brain metastases, one scan each, most with an earlier one.
 
-    These are no patients: nobody was scanned, and what a network finds here says little about what it finds in
-    people. The images are like contrast-enhanced T1 images without the skull: gray matter, white matter and fluid
-    with texture, vessels, enhancing dura and plexus, metastases of 2 to 15 mm (half of them below 6 mm; of those from
-    8 mm on half are rings with a dark core), a bias field, blur and noise. Things that look like metastases and are
-    none, the mimics, lie on vessels, under the dura, and alone in the brain, where only the prior tells them from small
+    These are no patients: nobody was scanned, and what a network finds here says little about what
+    it finds in people. The images are like contrast-enhanced T1 images without the skull: gray
+    matter, white matter and fluid with texture, vessels, enhancing dura and plexus, metastases of
+    2 to 15 mm (half of them below 6 mm; of those from 8 mm on half are rings with a dark core), a
+    bias field, blur and noise. Things that look like metastases and are none, the mimics, lie on
+    vessels, under the dura, and alone in the brain, where only the prior tells them from small
     metastases: all of them were there before.
 
-    A prior shows the same brain and the same mimics with another gain, bias field, enhancement and noise, and not
-    quite in the same place. Of the metastases 60 % are new, 25 % have grown from 45 to 75 % of their diameter, and
-    15 % have stayed; small ones are more often new.
+    A prior shows the same brain and the same mimics with another gain, bias field, enhancement and
+    noise, and not quite in the same place. Of the metastases 60 % are new, 25 % have grown from 45
+    to 75 % of their diameter, and 15 % have stayed; small ones are more often new.
 
     Parameters
     ----------
@@ -126,22 +128,24 @@ def simulate_metastases(
     shape : sequence of 3 int, default=(66, 66, 66)
         Voxels of the image, 24 to 512 along each axis.
     spacing : float or sequence of 3 floats, default=1.5
-        Edges of a voxel in mm, up to 4; at least 40 mm along each axis are needed. The brain fills the field of view
-        up to a person's size: by default, of 99 mm, it is smaller than a person's, while folds, vessels and metastases
-        keep their sizes in mm.
+        Edges of a voxel in mm, up to 4; at least 40 mm along each axis are needed. The brain fills
+        the field of view up to a person's size: by default, of 99 mm, it is smaller than a
+        person's, while folds, vessels and metastases keep their sizes in mm.
     metastases : tuple of 2 int, default=(1, 7)
-        Fewest and most metastases of a patient; ``(0, 0)`` for patients without any. One that finds no place, 3 mm
-        from the others, is left out.
+        Fewest and most metastases of a patient; ``(0, 0)`` for patients without any. One that
+        finds no place, 3 mm from the others, is left out.
     mimics : tuple of 2 int, default=(1, 5)
         Fewest and most mimics of a patient: 45 % on vessels, 40 % alone, 15 % under the dura.
     misregistration : float, default=1.0
-        How badly priors lie on images: at 1 they are shifted by up to 1 mm along each axis, turned by up to 1.5
-        degrees about each and scaled by up to 1 %; larger numbers multiply this, 0 is a perfect match.
+        How badly priors lie on images: at 1 they are shifted by up to 1 mm along each axis, turned
+        by up to 1.5 degrees about each and scaled by up to 1 %; larger numbers multiply this, 0 is
+        a perfect match.
     tissues : sequence of 2 paths or Nifti1Images, optional
-        Maps of gray and white matter of one brain, such as those of the MNI, which are scaled and warped for each
-        patient. By default brains are made from formulas.
+        Maps of gray and white matter of one brain, such as those of the MNI, which are scaled and
+        warped for each patient. By default brains are made from formulas.
     skip : int, default=0
-        Patients to pass over: those that are made are the ones after them, the same as if all were made at once.
+        Patients to pass over: those that are made are the ones after them, the same as if all were
+        made at once.
     n_jobs : int, optional
         Processes, by joblib's rule. The patients are the same whatever it is.
     random_state : int, RandomState or None, default=None
@@ -150,10 +154,11 @@ def simulate_metastases(
     Returns
     -------
     list of Case
-        Synthetic cases, named "synthetic-001" and so on, with image, label, prior (or None), brain, `prior_label`,
-        `mimics` and `lesions`. A label holds the voxels that lie more than half inside a metastasis, at least one for
-        each; ``lesions["status"]`` is ``"unknown"`` for patients without a prior. Metastases that touch in the label
-        (one patient in a hundred, with large voxels) share a number and a volume.
+        Synthetic cases, named "synthetic-001" and so on, with image, label, prior (or None),
+        brain, `prior_label`, `mimics` and `lesions`. A label holds the voxels that lie more than
+        half inside a metastasis, at least one for each; ``lesions["status"]`` is ``"unknown"`` for
+        patients without a prior. Metastases that touch in the label (one patient in a hundred,
+        with large voxels) share a number and a volume.
 
     Raises
     ------
@@ -187,7 +192,8 @@ def simulate_metastases(
     field = np.array(settings.shape) * settings.spacing
     if field.min() < _LEAST_FIELD:
         raise ValueError(
-            f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along an axis; a brain with "
+            f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along "
+            "an axis; a brain with "
             f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels"
         )
     from joblib import Parallel, delayed

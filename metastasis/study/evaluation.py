@@ -106,24 +106,26 @@ def evaluate_segmentations(
     cases : sequence of Case
         Scans with a label.
     predictions : mapping of str to sequence of array_like of shape (x, y, z)
-        For each method and each case: probabilities (floating point, 0 to 1), a mask (bool, or 0 and 1), or the
-        ensemble's labels (0, 1 and 2). An ensemble's row is the union, a second one, ending in `CONFIRMED`, is what
-        it confirms.
+        For each method and each case: probabilities (floating point, 0 to 1), a mask (bool, or 0
+        and 1), or the ensemble's labels (0, 1 and 2). An ensemble's row is the union, a second
+        one, ending in `CONFIRMED`, is what it confirms.
     threshold : float or mapping of str to float, default=0.5
-        Voxels whose probability reaches it are lesions; a mapping may give one for each method, others have 0.5.
+        Voxels whose probability reaches it are lesions; a mapping may give one for each method,
+        others have 0.5.
     thresholds : array_like of shape (n,), default=THRESHOLDS
         Of the curves of methods that give probabilities.
     families : mapping of str to sequence of str, optional
         Methods that are points of one curve, such as those trained with one loss at different α.
     segment : int, default=19
-        Edge in voxels of the segments of `segment_scores`. Where a case has a brain, segments outside are left out.
+        Edge in voxels of the segments of `segment_scores`. Where a case has a brain, segments
+        outside are left out.
     connectivity : {26, 18, 6}, default=26
         As for `lesion_table`.
     min_overlap : int, default=1
         As for `lesion_table`.
     min_voxels : int or mapping of str to int, default=1
-        As for `lesion_table`, left out before anything is counted; a mapping may give one for each method, others and
-        controls have 1.
+        As for `lesion_table`, left out before anything is counted; a mapping may give one for each
+        method, others and controls have 1.
     small : float, default=0.1
         Volume in mL below which a lesion is small.
     controls : bool, default=True
@@ -136,34 +138,40 @@ def evaluate_segmentations(
     Returns
     -------
     dict of str to DataFrame
-        ``"scans"``: a row for each case and method with ``case``, ``name``, ``patient``, ``prior`` (whether it has
-        one), ``method``, the counts of `lesion_counts`, ``voxel_dice`` (of all voxels; NaN when both are empty) and
-        the counts of `segment_scores`.
-        ``"lesions"``: the rows of `lesion_table` with ``case``, ``name``, ``patient``, ``method`` and, where the case
-        tells, ``status`` (new, grown, stable).
-        ``"summary"``: ``part`` ("all", "with prior", "without prior"), ``method``, ``control``, the scores of
-        `lesion_scores`, the mean ``voxel_dice``, and those of `segment_scores` as ``segment_…``. Plain scores are as
-        published, `HEADLINES` are those that a prediction of everything cannot win.
-        ``"intervals"``: ``part``, ``method``, ``measure``, ``value``, ``low``, ``high``: percentiles 2.5 and 97.5 of
-        bootstrap samples of patients.
+        ``"scans"``: a row for each case and method with ``case``, ``name``, ``patient``, ``prior``
+        (whether it has one), ``method``, the counts of `lesion_counts`, ``voxel_dice`` (of all
+        voxels; NaN when both are empty) and the counts of `segment_scores`.
+        ``"lesions"``: the rows of `lesion_table` with ``case``, ``name``, ``patient``, ``method``
+        and, where the case tells, ``status`` (new, grown, stable).
+        ``"summary"``: ``part`` ("all", "with prior", "without prior"), ``method``, ``control``,
+        the scores of `lesion_scores`, the mean ``voxel_dice``, and those of `segment_scores` as
+        ``segment_…``. Plain scores are as published, `HEADLINES` are those that a prediction of
+        everything cannot win.
+        ``"intervals"``: ``part``, ``method``, ``measure``, ``value``, ``low``, ``high``:
+        percentiles 2.5 and 97.5 of bootstrap samples of patients.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
-        ``"ensemble"``: what `candidate_scores` gives, by ``method``; controls confirm all that they have.
-        ``"curves"``: ``method`` and what `threshold_curve` gives; controls are single points at .5.
+        ``"ensemble"``: what `candidate_scores` gives, by ``method``; controls confirm all that
+        they have.
+        ``"curves"``: ``method`` and what `threshold_curve` gives; controls are single points at
+        .5.
         ``"calibration"``: ``method``, what `calibration_curve` gives, and ``error``.
         ``"families"``: the points of each family, see `family_table`.
-        ``"areas"``: ``name``, ``kind`` ("thresholds", "family" or "control"), ``n_points``, ``low`` and ``high``
-        (sensitivities that the curve covers), ``area`` (see `precision_recall_area`) and ``area_common`` (over the
-        range that all of its kind cover), of strict figures, ``area_plain``, as published, and ``froc`` (see
-        `froc_score`; not of families). Areas over thresholds and over settings are different quantities.
+        ``"areas"``: ``name``, ``kind`` ("thresholds", "family" or "control"), ``n_points``,
+        ``low`` and ``high`` (sensitivities that the curve covers), ``area`` (see
+        `precision_recall_area`) and ``area_common`` (over the range that all of its kind cover),
+        of strict figures, ``area_plain``, as published, and ``froc`` (see `froc_score`; not of
+        families). Areas over thresholds and over settings are different quantities.
 
     Raises
     ------
     ValueError
-        If a case has no label, numbers or shapes differ, values are of no known kind, or names are not possible.
+        If a case has no label, numbers or shapes differ, values are of no known kind, or names are
+        not possible.
 
     References
     ----------
-    Huang et al., Med Phys 49:5773–5786, 2022, tables 1 and 2, figure 6; Moawad et al., arXiv:2306.00838, 2023.
+    Huang et al., Med Phys 49:5773–5786, 2022, tables 1 and 2, figure 6; Moawad et al.,
+    arXiv:2306.00838, 2023.
     """
     import pandas as pd
 
@@ -324,7 +332,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     return text
 
 
-# What is given -----------------------------------------------------------------------------------------------------
+# What is given -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, init=False)
@@ -353,14 +361,16 @@ class _Method:
         for array, case in zip(arrays, cases, strict=True):
             if array.shape != case.shape:
                 raise ValueError(
-                    f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is {case.shape}"
+                    f"{name}: a prediction of shape {array.shape} for {case.name}, whose shape is "
+                    f"{case.shape}"
                 )
         kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
         highest = max(array.max() for array in arrays)
         known = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
         if len(kinds) > 1 or not known or highest > (1 if "probabilities" in kinds else 2):
             raise ValueError(
-                f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases need probabilities "
+                f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases "
+                "need probabilities "
                 "(floating point, 0 to 1), masks (0 and 1) or an ensemble's labels (0, 1 and 2)"
             )
         found: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
@@ -421,7 +431,7 @@ def _statuses(case: Case, connectivity: int) -> dict[int, str]:
     )
 
 
-# Measures of a scan ------------------------------------------------------------------------------------------------
+# Measures of a scan ------------------------------------------------------------------------------
 
 
 def _voxel_dice(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
@@ -429,7 +439,7 @@ def _voxel_dice(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
     return 2 * np.count_nonzero(truth & found) / total if total else float("nan")
 
 
-# Tables ------------------------------------------------------------------------------------------------------------
+# Tables ------------------------------------------------------------------------------------------
 
 
 def _parts(scans: pd.DataFrame) -> dict[str, pd.DataFrame]:

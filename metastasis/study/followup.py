@@ -39,9 +39,11 @@ FINDINGS = ("confirmed", "candidate", "prior only")
 GROWN = 0.2
 #: It has shrunk when its diameter did by 30 % or more, as RANO-BM calls a partial response.
 SHRUNK = 0.3
-#: Smaller changes of the volume in mL are none: ten voxels of 1 mm, and one more or less is chance.
+#: Smaller changes of the volume in mL are none: ten voxels of 1 mm, and one more or less is
+#: chance.
 MIN_CHANGE_ML = 0.01
-#: Lesions of both scans are the same when they come as close as this, in mm: priors are aligned to a voxel or two.
+#: Lesions of both scans are the same when they come as close as this, in mm: priors are aligned to
+#: a voxel or two.
 TOLERANCE_MM = 2.0
 
 _MM3_PER_ML = 1000.0
@@ -80,13 +82,15 @@ def reader_table(
     Parameters
     ----------
     labels : array_like of shape (x, y, z)
-        0 background, 1 candidate, 2 confirmed; or a mask of 0 and 1, whose lesions are all candidates.
+        0 background, 1 candidate, 2 confirmed; or a mask of 0 and 1, whose lesions are all
+        candidates.
     affine : array_like of shape (4, 4), optional
         From voxel indices to RAS+ coordinates in mm; by default voxels of 1 mm.
     probability : array_like of shape (x, y, z), optional
         0 to 1.
     prior : array_like of shape (x, y, z), optional
-        Labels of the prior scan, in the same way and on the same grid. Without them nothing is compared.
+        Labels of the prior scan, in the same way and on the same grid. Without them nothing is
+        compared.
     connectivity : {26, 18, 6}, default=26
         As for `lesion_table`.
     grown : float, default=0.2
@@ -101,18 +105,22 @@ def reader_table(
     Returns
     -------
     DataFrame
-        A row for each lesion, the confirmed ones first and the largest first, then those that vanished.
+        A row for each lesion, the confirmed ones first and the largest first, then those that
+        vanished.
 
-        ``number`` (of the connected component, as `label_components` counts; of a vanished one, in the prior scan),
-        ``finding`` (``"confirmed"``, ``"candidate"``, ``"prior only"``), ``change`` (``"new"``, ``"grown"``,
-        ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), ``volume_mL``, ``diameter_mm`` (of the
-        ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+), ``probability`` (the largest in it) and
-        ``mean_probability`` (NaN without probabilities), ``prior_finding``, ``prior_volume_mL``, ``volume_ratio`` (now
-        to then), ``n_prior`` and ``n_now``.
+        ``number`` (of the connected component, as `label_components` counts; of a vanished one, in
+        the prior scan), ``finding`` (``"confirmed"``, ``"candidate"``, ``"prior only"``),
+        ``change`` (``"new"``, ``"grown"``,
+        ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), ``volume_mL``,
+        ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+),
+        ``probability`` (the largest in it) and ``mean_probability`` (NaN without probabilities),
+        ``prior_finding``, ``prior_volume_mL``, ``volume_ratio`` (now to then), ``n_prior`` and
+        ``n_now``.
 
-        Lesions that merged or came apart are compared together: ``prior_volume_mL`` and ``volume_ratio`` are then
-        those of the ``n_prior`` lesions that became ``n_now``, and all of them have the same ``change``. Diameters
-        are compared as cube roots of volumes: grown by 20 % is 1.73 times the volume, shrunk by 30 % is 0.34 times.
+        Lesions that merged or came apart are compared together: ``prior_volume_mL`` and
+        ``volume_ratio`` are then those of the ``n_prior`` lesions that became ``n_now``, and all
+        of them have the same ``change``. Diameters are compared as cube roots of volumes: grown by
+        20 % is 1.73 times the volume, shrunk by 30 % is 0.34 times.
 
     Raises
     ------
@@ -121,7 +129,8 @@ def reader_table(
 
     References
     ----------
-    Lin et al., Lancet Oncol 16:e270–e278, 2015 (RANO-BM; there of longest diameters, with 5 mm at least).
+    Lin et al., Lancet Oncol 16:e270–e278, 2015 (RANO-BM; there of longest diameters, with 5 mm at
+    least).
     """
     import pandas as pd
 
@@ -132,7 +141,8 @@ def reader_table(
     for name, other in (("probability", values), ("prior labels", then)):
         if other is not None and other.shape != now.shape:
             raise ValueError(
-                f"labels of shape {now.shape} and {name} of shape {other.shape}; bring them to one grid"
+                f"labels of shape {now.shape} and {name} of shape {other.shape}; bring them to "
+                "one grid"
             )
     parts = label_components(now, connectivity=connectivity)
     rows = _described(now, parts, matrix, values)
@@ -163,7 +173,8 @@ def follow_up(
     Parameters
     ----------
     segmenter : estimator
-        Fitted: a `SensitivitySpecificityEnsemble`, or a single model, whose lesions are all candidates.
+        Fitted: a `SensitivitySpecificityEnsemble`, or a single model, whose lesions are all
+        candidates.
     cases : sequence of Case
         Scans; their prior scans are segmented, too, without a prior of their own.
     prior_labels : sequence of array_like of shape (x, y, z) or None, optional
@@ -186,7 +197,8 @@ def follow_up(
     if not len(cases) or (prior_labels is not None and len(prior_labels) != len(cases)):
         n = "no" if prior_labels is None else len(prior_labels)
         raise ValueError(
-            f"{len(cases)} cases and {n} prior labels; give a case at least, and labels for each or none"
+            f"{len(cases)} cases and {n} prior labels; give a case at least, and labels for each "
+            "or none"
         )
     tables = []
     for i, case in enumerate(cases):
@@ -203,7 +215,7 @@ def follow_up(
     return pd.concat(filled, ignore_index=True)
 
 
-# Lesions of a scan -------------------------------------------------------------------------------------------------
+# Lesions of a scan -------------------------------------------------------------------------------
 
 
 def _described(
@@ -328,7 +340,7 @@ def _change(before: float, after: float, grown: float, shrunk: float, min_change
     return "shrunk" if ratio <= (1 - shrunk) * (1 + 1e-9) else "stable"
 
 
-# What is given -----------------------------------------------------------------------------------------------------
+# What is given -----------------------------------------------------------------------------------
 
 
 def _segmented(
@@ -365,7 +377,8 @@ def _labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:
         or not np.isin(array, (0, 1, CONFIRMED_LABEL)).all()
     ):
         raise ValueError(
-            f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {array.dtype} of shape {array.shape}"
+            f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {array.dtype} of "
+            f"shape {array.shape}"
         )
     return array.astype(np.uint8)
 
@@ -374,5 +387,6 @@ def _check_limits(**limits: float) -> None:
     for name, value in limits.items():
         if not 0 <= value < (1 if name == "shrunk" else np.inf):
             raise ValueError(
-                f"{name} must be 0 or more{' and below 1' if name == 'shrunk' else ''}, not {value!r}"
+                f"{name} must be 0 or more{' and below 1' if name == 'shrunk' else ''}, not "
+                f"{value!r}"
             )

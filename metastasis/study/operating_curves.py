@@ -45,7 +45,8 @@ def precision_recall_area(
     low, high = between
     if x.ndim != 1 or x.shape != y.shape or not 0 <= low < high <= 1:
         raise ValueError(
-            f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range within 0 to 1: {between}"
+            f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range "
+            f"within 0 to 1: {between}"
         )
     x, y = _front(x, y)
     if not len(x):
@@ -157,7 +158,8 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
         for order, method in enumerate(methods):
             if method not in by_method.index:
                 raise ValueError(
-                    f"family {family!r} names {method!r}, which is not among {list(by_method.index)}"
+                    f"family {family!r} names {method!r}, which is not among "
+                    f"{list(by_method.index)}"
                 )
             values = {key: float(by_method.loc[method, key]) for key in keys}
             rows.append({"family": family, "order": order, "method": method, **values})

@@ -67,11 +67,16 @@ _HEADINGS = {
     "lesion_f1": "lesion-wise F1",
 }
 _EXPLAINED = (
-    "A lesion is found when a predicted component shares a voxel with it; a component that touches none is a false "
-    "positive; mDSC is the mean Dice coefficient of lesions that were found. By this published rule one component over "
-    "the whole brain is perfect. Strict figures do not count a component that covers several lesions or more than ten "
-    "times the volume of one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for each lesion "
-    "that is missed and each false positive; one component over everything has such an F1 of 1, too. Gray rows are "
+    "A lesion is found when a predicted component shares a voxel with it; a component that "
+    "touches none is a false "
+    "positive; mDSC is the mean Dice coefficient of lesions that were found. By this published "
+    "rule one component over "
+    "the whole brain is perfect. Strict figures do not count a component that covers several "
+    "lesions or more than ten "
+    "times the volume of one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: "
+    "0 for each lesion "
+    "that is missed and each false positive; one component over everything has such an F1 of 1, "
+    "too. Gray rows are "
     "segmentations made without looking."
 )
 
@@ -99,8 +104,8 @@ def write_evaluation(
     predictions : mapping of str to sequence of array_like of shape (x, y, z)
         For each method and each case, as `evaluate_segmentations` takes them.
     folder : path
-        Made if missing. All files appear together: tables as CSV files, figures as PNG files and ``report.html``,
-        which needs no other file and no network.
+        Made if missing. All files appear together: tables as CSV files, figures as PNG files and
+        ``report.html``, which needs no other file and no network.
     threshold : float or mapping of str to float, default=0.5
         As for `evaluate_segmentations`.
     min_voxels : int or mapping of str to int, default=1
@@ -191,7 +196,8 @@ def batch_page(
         title = content["name"] + (" (synthetic)" if content["synthetic"] else "")
         sections.append((title, html_join([*shown[content["name"]], told])))
     where = html_note(
-        "Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the left."
+        "Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the "
+        "left."
     )
     return html_page(heading, [*sections, ("", where)], lead=lead)
 
@@ -305,7 +311,8 @@ def _introduction(cases: Sequence[Case]) -> Markup:
     parts = [
         html_paragraph(
             f"{counted(len(cases), kind + 'scan')} of {counted(patients, kind + 'patient')} with "
-            f"{counted(lesions, 'reference lesion')}; {priors or 'none'} of the scans with a prior scan."
+            f"{counted(lesions, 'reference lesion')}; {priors or 'none'} of the scans with a "
+            "prior scan."
         )
     ]
     if told := few_note(patients):
@@ -414,7 +421,8 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
     from metastasis.study.plotting import plot_curves
 
     text = (
-        "Strict figures. A mark is the threshold in use; lines go over thresholds from .01 to .99. Methods that give "
+        "Strict figures. A mark is the threshold in use; lines go over thresholds from .01 to "
+        ".99. Methods that give "
         "no probabilities are marks alone, controls are gray."
     )
     figure = gallery.show(
@@ -480,8 +488,10 @@ def _overlays(
     errors = own["n_lesions"] - own["n_distinct"] + own["n_false_positives"] + own["n_flagged"]
     order = errors.sort_values(ascending=False, kind="stable").index[:figures]
     text = (
-        f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors first; each at the "
-        "largest lesion that is missed, or else at the largest false positive. The patient's right is at the left."
+        f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors "
+        "first; each at the "
+        "largest lesion that is missed, or else at the largest false positive. The patient's "
+        "right is at the left."
     )
     parts = [html_paragraph(text)]
     for i in order:

@@ -24,8 +24,8 @@ def segment_scores(
     """
     Score whether segments hold lesions, as losses over segments see them.
 
-    The grid of segments is that of the network's output tiles: cubes from the first voxel on, those at the far sides
-    may be cut. A segment is positive when any of its voxels is.
+    The grid of segments is that of the network's output tiles: cubes from the first voxel on,
+    those at the far sides may be cut. A segment is positive when any of its voxels is.
 
     Parameters
     ----------
@@ -38,14 +38,15 @@ def segment_scores(
     threshold : float, default=0.5
         Voxels that reach it are positive.
     masks : sequence of array_like of shape (x, y, z) or None, optional
-        Where a segment has to have a voxel to count, such as the brain; None and by default all count.
+        Where a segment has to have a voxel to count, such as the brain; None and by default all
+        count.
 
     Returns
     -------
     dict of str to float
-        ``sensitivity``, ``specificity`` and ``precision`` over the segments of all scans (NaN where there is nothing
-        to compute from); ``n_positive`` and ``n_negative`` segments, ``true_positives`` and ``true_negatives`` among
-        them.
+        ``sensitivity``, ``specificity`` and ``precision`` over the segments of all scans (NaN
+        where there is nothing to compute from); ``n_positive`` and ``n_negative`` segments,
+        ``true_positives`` and ``true_negatives`` among them.
 
     Raises
     ------
@@ -60,7 +61,8 @@ def segment_scores(
         labels
     ):
         raise ValueError(
-            f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each for each scan"
+            f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each "
+            "for each scan"
         )
     rows = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
