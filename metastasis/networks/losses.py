@@ -177,8 +177,7 @@ def _checked(
     if logits.shape != target.shape or logits.ndim < 2:
         raise ValueError(
             f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; "
-            "both must be of one "
-            "shape (n_segments, ...)"
+            "both must be of one shape (n_segments, ...)"
         )
     check_alpha(alpha)
     check_word("reduction", reduction, _REDUCTIONS)

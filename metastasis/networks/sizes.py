@@ -24,8 +24,7 @@ def output_size(size: int, n_layers: int = 9, *, dense_kernel: int = 1) -> int:
     if left < 1:
         raise ValueError(
             f"{n_layers} convolutions without padding leave nothing of {size} voxels; give at "
-            "least "
-            f"{1 + _lost(n_layers, dense_kernel)}"
+            f"least {1 + _lost(n_layers, dense_kernel)}"
         )
     return left
 

@@ -620,8 +620,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             except ValueError as error:
                 raise ValueError(
                     f"training cannot begin with {self.warm_start_from}: {error}; give the "
-                    "parameters of that model, "
-                    "and priors if it has seen such"
+                    "parameters of that model, and priors if it has seen such"
                 ) from None
         return module
 
@@ -656,8 +655,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         if prior is not None and np.shape(prior) != shape:
             raise ValueError(
                 f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
-                "onto the grid of the "
-                "volume, or give None for it"
+                "onto the grid of the volume, or give None for it"
             )
         edge = edge_of(case[0])
         ratio = (
@@ -668,8 +666,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
             raise ValueError(
                 f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; "
-                "resample the scan "
-                f"(prepare_brain does, spacing={self.edge_:.3g}), or train with a spacing"
+                f"resample the scan (prepare_brain does, spacing={self.edge_:.3g}), or train with "
+                "a spacing"
             )
 
     def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
@@ -730,8 +728,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             if self.network == "deepmedic" and min(shape) < out:
                 raise ValueError(
                     f"case {number}: a volume of shape {shape} is smaller than the {out} voxels "
-                    "along each axis that a "
-                    f"segment of {self._size} answers; lower segment_size or leave the case out"
+                    f"along each axis that a segment of {self._size} answers; lower segment_size "
+                    "or leave the case out"
                 )
             label, volume = targets[number]
             with naming(number):
@@ -860,8 +858,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         if not isinstance(model, DeepMedicSegmenter):
             raise ValueError(
                 f"{self.warm_start_from} holds a {type(model).__name__}; training begins with the "
-                "weights of a "
-                "DeepMedicSegmenter"
+                "weights of a DeepMedicSegmenter"
             )
         return {key: value.cpu() for key, value in model.net_.module_.state_dict().items()}
 

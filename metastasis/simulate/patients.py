@@ -193,8 +193,8 @@ def simulate_metastases(
     if field.min() < _LEAST_FIELD:
         raise ValueError(
             f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along "
-            "an axis; a brain with "
-            f"metastases needs {_LEAST_FIELD:g} mm: give more or larger voxels"
+            f"an axis; a brain with metastases needs {_LEAST_FIELD:g} mm: give more or larger "
+            "voxels"
         )
     from joblib import Parallel, delayed
 

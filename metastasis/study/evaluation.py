@@ -370,8 +370,8 @@ class _Method:
         if len(kinds) > 1 or not known or highest > (1 if "probabilities" in kinds else 2):
             raise ValueError(
                 f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases "
-                "need probabilities "
-                "(floating point, 0 to 1), masks (0 and 1) or an ensemble's labels (0, 1 and 2)"
+                "need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
+                "labels (0, 1 and 2)"
             )
         found: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
         found |= {"labels": None, "confirmed": None, "probabilities": None}

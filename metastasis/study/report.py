@@ -68,16 +68,12 @@ _HEADINGS = {
 }
 _EXPLAINED = (
     "A lesion is found when a predicted component shares a voxel with it; a component that "
-    "touches none is a false "
-    "positive; mDSC is the mean Dice coefficient of lesions that were found. By this published "
-    "rule one component over "
-    "the whole brain is perfect. Strict figures do not count a component that covers several "
-    "lesions or more than ten "
-    "times the volume of one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: "
-    "0 for each lesion "
+    "touches none is a false positive; mDSC is the mean Dice coefficient of lesions that were "
+    "found. By this published rule one component over the whole brain is perfect. Strict figures "
+    "do not count a component that covers several lesions or more than ten times the volume of "
+    "one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for each lesion "
     "that is missed and each false positive; one component over everything has such an F1 of 1, "
-    "too. Gray rows are "
-    "segmentations made without looking."
+    "too. Gray rows are segmentations made without looking."
 )
 
 
@@ -422,8 +418,7 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
 
     text = (
         "Strict figures. A mark is the threshold in use; lines go over thresholds from .01 to "
-        ".99. Methods that give "
-        "no probabilities are marks alone, controls are gray."
+        ".99. Methods that give no probabilities are marks alone, controls are gray."
     )
     figure = gallery.show(
         "curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text
@@ -489,9 +484,8 @@ def _overlays(
     order = errors.sort_values(ascending=False, kind="stable").index[:figures]
     text = (
         f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors "
-        "first; each at the "
-        "largest lesion that is missed, or else at the largest false positive. The patient's "
-        "right is at the left."
+        "first; each at the largest lesion that is missed, or else at the largest false positive. "
+        "The patient's right is at the left."
     )
     parts = [html_paragraph(text)]
     for i in order:
