@@ -1,4 +1,4 @@
-"""Scans, priors, masks and labels of the segmenter: arrays or images, checked, on the grid that a network sees."""
+"""Scans, priors, masks and labels on the grid of the network, and results on that of the scan."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dmrifit.networks.volume_cases import check_length, listed, naming
 
 __all__ = [
     "Scan",
-    "as_seen",
     "binary_label",
     "edge_of",
-    "label_as_seen",
-    "labelled",
-    "on_own_grid",
-    "together",
+    "joined_cases",
+    "label_on_network_grid",
+    "on_network_grid",
+    "on_scan_grid",
+    "paired_labels",
     "values_of",
 ]
 
@@ -29,24 +29,21 @@ __all__ = [
 Scan: TypeAlias = tuple[Any, Any, Any]
 
 
-def together(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
-    """Lay volumes, priors and masks together."""
+def joined_cases(volumes: Any, priors: Any, masks: Any) -> list[Scan]:
+    """Join volumes, priors and masks to cases, and check that images of a case share a grid."""
     volumes = listed(volumes, "cases")
-    parts = []
-    for name, given in (("priors", priors), ("masks", masks)):
-        one = [None] * len(volumes) if given is None else listed(given, name)
-        check_length(volumes, one, name)
-        parts.append(one)
-    cases = [(volumes[i], parts[0][i], parts[1][i]) for i in range(len(volumes))]
-    for number, (volume, *others) in enumerate(cases):
-        for name, other in zip(("prior", "mask"), others, strict=True):
-            with naming(number):
-                _check_same_grid(volume, other, name)
+    priors = _optional_list(priors, "priors", volumes)
+    masks = _optional_list(masks, "masks", volumes)
+    cases = [(volumes[i], priors[i], masks[i]) for i in range(len(volumes))]
+    for number, (volume, prior, mask) in enumerate(cases):
+        with naming(number):
+            _check_same_grid(volume, prior, "prior")
+            _check_same_grid(volume, mask, "mask")
     return cases
 
 
-def labelled(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
-    """Lay labels and volumes together."""
+def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
+    """Pair each label with the volume of its case."""
     labels = listed(labels, "targets")
     check_length(cases, labels, "targets")
     pairs = [(label, case[0]) for label, case in zip(labels, cases, strict=True)]
@@ -56,13 +53,15 @@ def labelled(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
     return pairs
 
 
-def values_of(part: Any) -> Any:
-    """Give the values of an image, or what is no image as it is."""
-    return np.asanyarray(part.dataobj) if isinstance(part, nib.Nifti1Image) else part
+def values_of(volume: Any) -> Any:
+    """Give the values of an image; an array is returned as it is."""
+    if isinstance(volume, nib.Nifti1Image):
+        return np.asanyarray(volume.dataobj)
+    return volume
 
 
 def edge_of(volume: Any) -> float | None:
-    """Give the edge of a cube as large as a voxel."""
+    """Give the edge in mm of a cube as large as a voxel of an image; None of an array."""
     if not isinstance(volume, nib.Nifti1Image):
         return None
     return float(np.cbrt(abs(np.linalg.det(volume.affine[:3, :3]))))
@@ -70,84 +69,105 @@ def edge_of(volume: Any) -> float | None:
 
 def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
     """
-    Give a label as 0 and 1 on the grid of its volume, if it is one.
+    Check a label of 0 and 1 against the shape of its volume, and give it as ``uint8``.
 
-    Shapes: `label` (x, y, z), `volume` (x, y, z); returns (x, y, z).
+    Shapes: `label` (x, y, z), `volume` (x, y, z) or (x, y, z, channels); returns (x, y, z).
     """
-    found = np.asarray(values_of(label))
+    values = np.asarray(values_of(label))
     shape = np.shape(volume)[:3]
-    if found.shape != shape:
-        raise ValueError(f"a label of shape {found.shape} for a volume of shape {shape}")
-    if found.dtype.kind not in "fiub" or not np.isin(found, (0, 1)).all():
-        other = (
-            np.unique(found[~np.isin(found, (0, 1))])[:3]
-            if found.dtype.kind in "fiu"
-            else found.dtype
-        )
-        raise ValueError(
-            f"a label must be 0 and 1 in each voxel, not {other}; mark what is a lesion, for "
-            "example label > 0"
-        )
-    return np.ascontiguousarray(found, dtype=np.uint8)
+    if values.shape != shape:
+        raise ValueError(f"a label of shape {values.shape} for a volume of shape {shape}")
+    if values.dtype.kind not in "fiub":
+        raise ValueError(_label_message(values.dtype))
+    is_binary = np.isin(values, (0, 1))
+    if not is_binary.all():
+        raise ValueError(_label_message(np.unique(values[~is_binary])[:3]))
+    return np.ascontiguousarray(values, dtype=np.uint8)
 
 
-def as_seen(case: Scan, spacing: float | None) -> Scan:
-    """Give a case as arrays, images resampled where that is asked for."""
-    volume = case[0]
-    mask = None if case[2] is None else binarize(values_of(case[2]), name="its mask")
-    if not _resampled(volume, spacing):
-        return values_of(volume), None if case[1] is None else values_of(case[1]), mask
-    found: list[Any] = []
-    for part in (*case[:2], mask):
-        if part is None:
-            found.append(None)
-            continue
-        values = np.asarray(values_of(part), dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"{np.count_nonzero(~np.isfinite(values))} values that are not finite"
-            )
-        if values.shape[:3] != volume.shape[:3]:
-            raise ValueError(
-                f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
-            )
-        channels = [values] if values.ndim == 3 else list(np.moveaxis(values, -1, 0))
-        arrays = [array_of(_on_spacing(one, volume.affine, spacing)) for one in channels]
-        found.append(arrays[0] if values.ndim == 3 else np.stack(arrays, axis=-1))
-    return found[0], found[1], None if mask is None else found[2] > MASK_THRESHOLD
+def on_network_grid(case: Scan, spacing: float | None) -> Scan:
+    """Give a case as arrays; images are resampled if there is a spacing."""
+    volume, prior, mask = case
+    if mask is not None:
+        mask = binarize(values_of(mask), name="its mask")
+    if not _is_resampled(volume, spacing):
+        return values_of(volume), values_of(prior), mask
+    image = _resampled_values(volume, volume, spacing)
+    if prior is not None:
+        prior = _resampled_values(prior, volume, spacing)
+    if mask is not None:
+        # Interpolation gives the share of each new voxel that lies inside.
+        mask = _resampled_values(mask, volume, spacing) > MASK_THRESHOLD
+    return image, prior, mask
 
 
-def label_as_seen(label: Any, volume: Any, spacing: float | None) -> NDArray[np.uint8]:
+def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDArray[np.uint8]:
     """
-    Give a label on the grid that the network sees.
+    Give a label of 0 and 1 on the grid of the network.
 
-    Shapes: `label` (x, y, z); returns (x, y, z).
+    Shapes: `label` (x, y, z); returns (x, y, z) of that grid.
     """
-    found = binary_label(label, volume)
-    if not _resampled(volume, spacing):
-        return found
-    share = array_of(_on_spacing(found.astype(np.float32), volume.affine, spacing))
+    binary = binary_label(label, volume)
+    if not _is_resampled(volume, spacing):
+        return binary
+    share = array_of(_on_spacing(binary.astype(np.float32), volume.affine, spacing))
     return (share > MASK_THRESHOLD).astype(np.uint8)
 
 
-def on_own_grid(
-    found: NDArray[np.float32], volume: Any, spacing: float | None
+def on_scan_grid(
+    probability: NDArray[np.float32], volume: Any, spacing: float | None
 ) -> NDArray[np.float32]:
     """
-    Give probabilities on the grid of a volume.
+    Bring probabilities from the grid of the network back to that of the scan.
 
-    Shapes: `found` (x, y, z); returns (x, y, z).
+    Shapes: `probability` (x, y, z) of the network's grid; returns (x, y, z) of the scan's.
     """
-    if not _resampled(volume, spacing):
-        return found
-    own = np.zeros(volume.shape[:3], np.uint8)
-    grid = _on_spacing(own, volume.affine, spacing)
-    back = onto(scan_of(found, grid.affine), scan_of(own, volume.affine), np.eye(4))
-    return np.clip(array_of(back), 0, 1)
+    if not _is_resampled(volume, spacing):
+        return probability
+    empty = np.zeros(volume.shape[:3], np.uint8)
+    network_affine = _on_spacing(empty, volume.affine, spacing).affine
+    restored = onto(scan_of(probability, network_affine), scan_of(empty, volume.affine), np.eye(4))
+    # Interpolation may leave the range of probabilities by rounding.
+    return np.clip(array_of(restored), 0, 1)
 
 
-def _resampled(volume: Any, spacing: float | None) -> bool:
+def _optional_list(values: Any, name: str, volumes: Sequence[Any]) -> Sequence[Any]:
+    """Give a list with an entry for each volume: None for all if there are no values."""
+    if values is None:
+        return [None] * len(volumes)
+    entries = listed(values, name)
+    check_length(volumes, entries, name)
+    return entries
+
+
+def _label_message(content: Any) -> str:
+    return (
+        f"a label must be 0 and 1 in each voxel, not {content}; mark what is a lesion, for "
+        "example label > 0"
+    )
+
+
+def _is_resampled(volume: Any, spacing: float | None) -> bool:
     return spacing is not None and isinstance(volume, nib.Nifti1Image)
+
+
+def _resampled_values(image: Any, volume: Any, spacing: float | None) -> NDArray[np.float32]:
+    """Resample a volume, its prior or its mask, channel by channel, to the network's grid."""
+    values = np.asarray(values_of(image), dtype=np.float32)
+    n_not_finite = np.count_nonzero(~np.isfinite(values))
+    if n_not_finite:
+        raise ValueError(f"{n_not_finite} values that are not finite")
+    if values.shape[:3] != volume.shape[:3]:
+        raise ValueError(
+            f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
+        )
+    if values.ndim == 3:
+        return array_of(_on_spacing(values, volume.affine, spacing))
+    channels = [
+        array_of(_on_spacing(channel, volume.affine, spacing))
+        for channel in np.moveaxis(values, -1, 0)
+    ]
+    return np.stack(channels, axis=-1)
 
 
 def _on_spacing(
@@ -158,9 +178,15 @@ def _on_spacing(
     return resampled(scan_of(np.asarray(ordered.dataobj), ordered.affine), spacing)
 
 
-def _check_same_grid(volume: Any, other: Any, name: str) -> None:
+def _check_same_grid(volume: Any, image: Any, name: str) -> None:
     """Refuse an image on another grid than the volume's."""
-    if not (isinstance(volume, nib.Nifti1Image) and isinstance(other, nib.Nifti1Image)):
+    if not (isinstance(volume, nib.Nifti1Image) and isinstance(image, nib.Nifti1Image)):
         return
-    parts = (other.shape[:3], other.affine, volume.shape[:3], volume.affine)
-    check_same_grid(*parts, name=f"its {name}", reference_name="the volume")
+    check_same_grid(
+        image.shape[:3],
+        image.affine,
+        volume.shape[:3],
+        volume.affine,
+        name=f"its {name}",
+        reference_name="the volume",
+    )

@@ -1,7 +1,8 @@
-"""Segmentation of brain metastases, small ones too, with a prior scan where there is one."""
+"""DeepMedic and U-Net segmenter of brain metastases, with an optional prior scan."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,13 +22,13 @@ from dmrifit.networks.volume_estimator import VolumeEstimator
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
 from metastasis.scans.network_inputs import (
-    as_seen,
     binary_label,
     edge_of,
-    label_as_seen,
-    labelled,
-    on_own_grid,
-    together,
+    joined_cases,
+    label_on_network_grid,
+    on_network_grid,
+    on_scan_grid,
+    paired_labels,
     values_of,
 )
 from metastasis.segmentation.operating_points import operating_point
@@ -56,33 +57,33 @@ _CHOICES = {
     "normalization": ("batch", None),
 }
 _DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
-#: Voxels of scans may be so much larger or smaller than those that were learned from.
-_SAME_EDGE = 1.25
+#: Largest accepted ratio of voxel edges between training scans and a scan to segment.
+_MAX_EDGE_RATIO = 1.25
 _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
 
 
 class _Volumes(list[Any]):
-    """Volumes of different shapes, which numpy takes as an array of objects."""
+    """List of volumes of different shapes, which numpy turns into an array of objects."""
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        joined = np.empty(len(self), dtype=object)
+        volumes = np.empty(len(self), dtype=object)
+        # One by one: numpy would stack volumes that happen to have one shape.
         for i, volume in enumerate(self):
-            joined[i] = volume
-        return joined
+            volumes[i] = volume
+        return volumes
 
 
 @register
 class DeepMedicSegmenter(VolumeEstimator):
     """
-    Segment metastases by a network that sees a scan at several resolutions, and a prior scan of
-    the patient.
+    Segment metastases by a multi-resolution network that may use a prior scan of the patient.
 
     Each channel is scaled to mean 0 and standard deviation 1 over the brain: the voxels of a mask,
     or those that are not zero, as in a skull-stripped scan. Half of the segments that the network
     learns from have a lesion in their middle; they are turned, mirrored and scaled at random, and
-    which they are depends on `random_state`, cases and labels alone, not on the loss. A whole
-    volume is predicted at once, by `metastasis.segmentation.inference.dense_logits`; beyond its
-    border it goes on with its outermost voxels.
+    the choice depends on `random_state`, cases and labels alone, not on the loss. A whole volume
+    is predicted at once, by `metastasis.segmentation.inference.dense_logits`; beyond its border
+    the outermost voxels are repeated.
 
     What the network sees of the cases is held in memory: for each voxel four bytes for every
     channel, as many for every factor of `low_resolution` and four for the prior.
@@ -98,8 +99,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         Weight of sensitivity against specificity in the loss, from 0 to 1.
     prior : {"path", "channel", None}, default="path"
         Whether the prior scan has a path of its own that joins the others late, is one more
-        channel of the scan, or is not looked at. A network that is trained without any prior scan
-        has no place for one.
+        channel of the scan, or is not used. A network that is trained without any prior scan
+        cannot use one later.
     low_resolution : tuple of int, default=(3, 5)
         Factors of the low-resolution paths. Not for the U-Net.
     segment_size : int, default=37
@@ -164,7 +165,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     validation_fraction : float, default=0.0
         Share of the patients that are scored after each epoch and not learned from.
     patience : int, optional
-        End the training after so many epochs without a better score, and take the best weights.
+        Stop early after this many epochs without improvement; keep the best weights.
     mixed_precision, compile : bool, default=False
         On a GPU only.
     checkpoint : path, optional
@@ -187,11 +188,11 @@ class DeepMedicSegmenter(VolumeEstimator):
     net_ : skorch.NeuralNet
         The trained net.
     history_ : list of dict
-        What is known of each epoch.
+        Losses and scores of each epoch.
     n_channels_ : int
         Channels of a volume.
     edge_ : float or None
-        Edge in mm of the voxels that were learned from, the median of all images; None of arrays.
+        Edge in mm of the voxels in training, the median of all images; None of arrays.
 
     References
     ----------
@@ -299,8 +300,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     @classmethod
     def published(cls, **parameters: Any) -> DeepMedicSegmenter:
         """
-        Give an estimator with the sizes and the training of the publication; a GPU is needed to
-        train it.
+        Give an estimator with the sizes and the training of the publication, which needs a GPU.
 
         Nine layers of 30 to 110 channels and two dense layers of 300: 3.7 million weights, 4.9
         with a path for the prior; 60 epochs of 20 000 segments, ten in a step, and a missing prior
@@ -309,7 +309,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         Parameters
         ----------
         **parameters : dict
-            Parameters that are to differ.
+            Parameters to override.
 
         Returns
         -------
@@ -328,7 +328,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         }
         return cls(**(sizes | parameters))  # type: ignore[arg-type]
 
-    # What users call -----------------------------------------------------------------------------
+    # Public methods ------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -375,29 +375,25 @@ class DeepMedicSegmenter(VolumeEstimator):
             If torch, skorch or, for the U-Net, monai is not installed.
         """
         self._check()
-        cases = together(volumes, priors, masks)
-        paired = None if labels is None else labelled(cases, labels)
-        given = any(case[1] is not None and np.any(values_of(case[1])) for case in cases)
-        self.prior_ = self.prior if given else None
+        cases = joined_cases(volumes, priors, masks)
+        targets = None
+        if labels is not None:
+            targets = paired_labels(cases, labels)
+        # A prior of zeros is a missing one.
+        has_priors = any(np.any(values_of(prior)) for _, prior, _ in cases if prior is not None)
+        self.prior_ = self.prior if has_priors else None
         if self.network == "unet" and self.prior_ == "path":
             raise ValueError(
                 "the U-Net has no path for a prior scan; give prior='channel', or None to do "
                 "without"
             )
         self.__dict__.pop("threshold_", None)
-        edges = [edge for case in cases if (edge := edge_of(case[0])) is not None]
-        self.edge_ = (
-            self.spacing
-            if self.spacing is not None
-            else float(np.median(edges))
-            if edges
-            else None
-        )
+        self.edge_ = self._training_edge([case[0] for case in cases])
         start = self._first_weights()
         try:
             if start is not None:
                 self._start = start
-            self._train(cases, paired, groups)
+            self._train(cases, targets, groups)
         finally:
             self.__dict__.pop("_start", None)
         self.threshold_ = float(self.threshold)
@@ -436,7 +432,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             without any.
         """
         check_is_fitted(self)
-        return _Volumes(self._predictions(together(volumes, priors, masks)))
+        return _Volumes(self._predictions(joined_cases(volumes, priors, masks)))
 
     def predict(  # type: ignore[override]
         self,
@@ -470,8 +466,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         """
         probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
         return _Volumes(
-            drop_small(one >= self.threshold_, self.min_voxels).astype(np.uint8)
-            for one in probabilities
+            drop_small(probability >= self.threshold_, self.min_voxels).astype(np.uint8)
+            for probability in probabilities
         )
 
     def score(
@@ -505,9 +501,10 @@ class DeepMedicSegmenter(VolumeEstimator):
             The mean.
         """
         check_is_fitted(self)
-        cases = together(volumes, priors, masks)
-        pairs = zip(self._predictions(cases), labelled(cases, labels), strict=True)
-        return float(np.mean([self._case_score(found, label) for found, label in pairs]))
+        cases = joined_cases(volumes, priors, masks)
+        pairs = zip(self._predictions(cases), paired_labels(cases, labels), strict=True)
+        scores = [self._case_score(probability, target) for probability, target in pairs]
+        return float(np.mean(scores))
 
     def set_operating_point(
         self,
@@ -519,8 +516,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         false_positives: float = 1.0,
     ) -> DeepMedicSegmenter:
         """
-        Choose ``threshold_`` for a number of false positives per scan, on cases that were not
-        learned from.
+        Choose ``threshold_`` for a number of false positives per scan, on held-out cases.
 
         It is that of `operating_point`, and it is saved with the model.
 
@@ -549,23 +545,23 @@ class DeepMedicSegmenter(VolumeEstimator):
         """
         check_is_fitted(self)
         check_number("false_positives", false_positives)
-        cases = together(volumes, priors, masks)
-        pairs = labelled(cases, labels)
-        truths = []
-        for number, (label, volume) in enumerate(pairs):
+        cases = joined_cases(volumes, priors, masks)
+        reference_masks = []
+        # All labels are checked before the first scan is segmented.
+        for number, (label, volume) in enumerate(paired_labels(cases, labels)):
             with naming(number):
-                truths.append(binary_label(label, volume))
-        found = operating_point(
-            truths,
+                reference_masks.append(binary_label(label, volume))
+        point = operating_point(
+            reference_masks,
             list(self._predictions(cases)),
             false_positives=false_positives,
             min_voxels=self.min_voxels,
         )
-        self.threshold_ = found.threshold
+        self.threshold_ = point.threshold
         self.false_positives_ = float(false_positives)
         return self
 
-    # What the base asks for ----------------------------------------------------------------------
+    # Hooks of VolumeEstimator --------------------------------------------------------------------
 
     @property
     def _margin(self) -> tuple[int, int, int]:
@@ -574,28 +570,39 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     @property
     def _n_layers(self) -> int:
-        return 0 if self.network == "unet" else len(self._widths)
+        if self.network == "unet":
+            # Its convolutions are padded, so that no voxel is lost.
+            return 0
+        return len(self._widths)
 
     @property
     def _widths(self) -> tuple[int, ...]:
-        return _DEFAULT_WIDTHS[self.network] if self.widths is None else tuple(self.widths)
+        if self.widths is None:
+            return _DEFAULT_WIDTHS[self.network]
+        return tuple(self.widths)
 
     @property
     def _size(self) -> int:
-        """Voxels of a segment."""
-        step = 2 ** (len(self._widths) - 1) if self.network == "unet" else 1
-        return -(-self.segment_size // step) * step
+        """Edge of a segment in voxels; for the U-Net a multiple of what its levels divide by."""
+        if self.network != "unet":
+            return self.segment_size
+        divisor = 2 ** (len(self._widths) - 1)
+        return math.ceil(self.segment_size / divisor) * divisor
 
     @property
     def _factors(self) -> tuple[int, ...]:
-        return () if self.network == "unet" else tuple(self.low_resolution)
+        if self.network == "unet":
+            return ()
+        return tuple(self.low_resolution)
 
     def _module(self) -> torch.nn.Module:
         from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
         validity = self.missing_prior == "validity"
-        extra = 1 + validity if self.prior_ == "channel" else 0
+        extra = 0
+        if self.prior_ == "channel":
+            extra = 2 if validity else 1
         module: torch.nn.Module
         if self.network == "unet":
             module = architectures.UNet(
@@ -629,8 +636,8 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         if self.loss == "bce":
             return losses.VoxelLoss()
-        kinds = {"jvss": losses.JVSSLoss, "vss": losses.VSSLoss, "sse": losses.SSELoss}
-        return kinds[self.loss](self.alpha, reduction=self.reduction)
+        modules = {"jvss": losses.JVSSLoss, "vss": losses.VSSLoss, "sse": losses.SSELoss}
+        return modules[self.loss](self.alpha, reduction=self.reduction)
 
     def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         if self.optimizer == "adamw":
@@ -640,30 +647,40 @@ class DeepMedicSegmenter(VolumeEstimator):
         return NesterovRMSprop, {"l1": self.l1, "l2": self.l2}
 
     def _predictions(self, X: Any) -> Iterator[Any]:
-        # What is wrong with the last scan is said before the first one is segmented.
+        # All shapes are checked before the first scan is segmented, which may take minutes.
         for number, case in enumerate(X):
             with naming(number):
-                self._check_seen(case)
+                self._check_geometry(case)
                 shape = np.shape(case[0])
-                if len(shape) in (3, 4):
-                    self._check_channels(shape[3] if len(shape) == 4 else 1)
+                if len(shape) == 3:
+                    self._check_channels(1)
+                if len(shape) == 4:
+                    self._check_channels(shape[3])
         yield from super()._predictions(X)
 
-    def _check_seen(self, case: tuple[Any, Any, Any]) -> None:
-        """Refuse what shapes and affines tell already."""
-        shape, prior = np.shape(case[0])[:3], case[1]
+    def _training_edge(self, volumes: Sequence[Any]) -> float | None:
+        """Give the voxel edge in mm that the network is trained on; None for arrays."""
+        if self.spacing is not None:
+            return self.spacing
+        edges = [edge_of(volume) for volume in volumes]
+        known_edges = [edge for edge in edges if edge is not None]
+        if not known_edges:
+            return None
+        return float(np.median(known_edges))
+
+    def _check_geometry(self, case: tuple[Any, Any, Any]) -> None:
+        """Refuse a prior of another shape and voxels of another size than in training."""
+        volume, prior, _ = case
+        shape = np.shape(volume)[:3]
         if prior is not None and np.shape(prior) != shape:
             raise ValueError(
                 f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
                 "onto the grid of the volume, or give None for it"
             )
-        edge = edge_of(case[0])
-        ratio = (
-            1.0
-            if self.spacing is not None or edge is None or self.edge_ is None
-            else edge / self.edge_
-        )
-        if not 1 / _SAME_EDGE <= ratio <= _SAME_EDGE:
+        edge = edge_of(volume)
+        if self.spacing is not None or edge is None or self.edge_ is None:
+            return
+        if not 1 / _MAX_EDGE_RATIO <= edge / self.edge_ <= _MAX_EDGE_RATIO:
             raise ValueError(
                 f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; "
                 f"resample the scan (prepare_brain does, spacing={self.edge_:.3g}), or train with "
@@ -671,8 +688,8 @@ class DeepMedicSegmenter(VolumeEstimator):
             )
 
     def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
-        self._check_seen(case)
-        volume, prior, mask = as_seen(case, self.spacing)
+        self._check_geometry(case)
+        volume, prior, mask = on_network_grid(case, self.spacing)
         channels = volume_inputs(volume)
         shape = channels.shape[1:]
         if mask is not None and (mask.shape != shape or not mask.any()):
@@ -681,23 +698,28 @@ class DeepMedicSegmenter(VolumeEstimator):
                 f"of shape {shape}"
             )
         image = normalized(channels, mask)
-        inside = np.any(channels != 0, axis=0) if mask is None else mask
-        inputs = {"image": image, "brain": inside}
+        brain = np.any(channels != 0, axis=0) if mask is None else mask
+        inputs = {"image": image, "brain": brain}
         for factor in self._factors:
             inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
-        earlier = None if prior is None else volume_inputs(prior)
-        there = earlier is not None and bool(np.any(earlier))
-        if self.prior is not None and self.prior_ is None and there:
+        prior_channels = None
+        if prior is not None:
+            prior_channels = volume_inputs(prior)
+            # A prior of zeros is a missing one.
+            if not np.any(prior_channels):
+                prior_channels = None
+        has_prior = prior_channels is not None
+        if self.prior is not None and self.prior_ is None and has_prior:
             raise ValueError(
                 "a prior scan for a network that was trained without any; train it with priors, "
                 "or give none"
             )
         if self.prior_ is not None:
             inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
-            inputs["valid"] = np.array(there, dtype=np.float32)
-        if self.prior_ is not None and earlier is not None and there:
+            inputs["valid"] = np.array(has_prior, dtype=np.float32)
+        if self.prior_ is not None and prior_channels is not None:
             try:
-                inputs["prior"] = normalized(earlier, mask)
+                inputs["prior"] = normalized(prior_channels, mask)
             except ValueError as error:
                 raise ValueError(f"its prior: {error}") from None
         return inputs
@@ -714,7 +736,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     def _target(
         self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        binary = label_as_seen(*target, self.spacing)
+        binary = label_on_network_grid(*target, self.spacing)
         voxels, ends = lesion_voxels(binary)
         return {"label": binary, "voxels": voxels, "ends": ends}
 
@@ -722,7 +744,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.n_channels_ = len(inputs[0]["image"])
         assert targets is not None
         out = output_size(self._size, self._n_layers)
-        marked = total = 0
+        n_lesion_voxels = 0
+        n_voxels = 0
         for number in range(len(inputs)):
             shape = inputs[number]["image"].shape[1:]
             if self.network == "deepmedic" and min(shape) < out:
@@ -734,12 +757,12 @@ class DeepMedicSegmenter(VolumeEstimator):
             label, volume = targets[number]
             with naming(number):
                 binary = binary_label(label, volume)
-            marked += int(np.count_nonzero(binary))
-            total += binary.size
-        if not marked or marked == total:
-            found = "no lesion voxel" if not marked else "nothing but lesion voxels"
+            n_lesion_voxels += int(np.count_nonzero(binary))
+            n_voxels += binary.size
+        if n_lesion_voxels in (0, n_voxels):
+            content = "nothing but lesion voxels" if n_lesion_voxels else "no lesion voxel"
             raise ValueError(
-                f"the labels of all {len(inputs)} cases hold {found}; both classes are needed to "
+                f"the labels of all {len(inputs)} cases hold {content}; both classes are needed to "
                 "learn from"
             )
 
@@ -758,17 +781,18 @@ class DeepMedicSegmenter(VolumeEstimator):
             yield self._arranged(sample), label
 
     def _arranged(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Give what the network takes, by the names of its arguments."""
-        found = {key: value for key, value in sample.items() if key != "brain"}
+        """Give the arguments of the network's forward pass by their names."""
+        arguments = {key: value for key, value in sample.items() if key != "brain"}
         if self.prior_ == "channel":
-            prior, valid = found.pop("prior"), found.pop("valid")
-            channels = [found["image"], prior]
+            prior = arguments.pop("prior")
+            valid = arguments.pop("valid")
+            channels = [arguments["image"], prior]
             if self.missing_prior == "validity":
                 channels.append(np.full_like(prior, valid))
-            found["image"] = np.concatenate(channels)
+            arguments["image"] = np.concatenate(channels)
         elif self.prior_ == "path" and self.missing_prior == "zeros":
-            del found["valid"]
-        return found
+            del arguments["valid"]
+        return arguments
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
@@ -792,17 +816,13 @@ class DeepMedicSegmenter(VolumeEstimator):
             torch_state.repeatable_kernels(),
         ):
             module.eval()
-            found = (
-                inference.averaged_over_flips(probabilities, inputs)
-                if self.flips
-                else probabilities(inputs)
-            )
-        return on_own_grid(found, case[0], self.spacing)
+            average = inference.averaged_over_flips
+            probability = average(probabilities, inputs) if self.flips else probabilities(inputs)
+        return on_scan_grid(probability, case[0], self.spacing)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
-        threshold = getattr(
-            self, "threshold_", self.threshold
-        )  # while it is trained, there is no operating point
+        # During training there is no operating point yet.
+        threshold = getattr(self, "threshold_", self.threshold)
         table = lesion_table(
             binary_label(*target), prediction >= threshold, min_voxels=self.min_voxels
         )
@@ -810,18 +830,12 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _check(self) -> None:
         super()._check()
-        for name, known in _CHOICES.items():
-            check_word(name, getattr(self, name), known)
-        for name in ("widths", "dense", "low_resolution"):
-            value = getattr(self, name)
-            if name == "widths" and value is None:
-                continue
-            least = 2 if name == "low_resolution" else 1
-            sound = isinstance(value, tuple | list) and (len(value) or name == "low_resolution")
-            if not sound or not all(type(n) is int and n >= least for n in value):
-                raise ValueError(
-                    f"{name} must be whole numbers of at least {least}, not {value!r}"
-                )
+        for name, choices in _CHOICES.items():
+            check_word(name, getattr(self, name), choices)
+        if self.widths is not None:
+            _check_whole_numbers("widths", self.widths, least=1)
+        _check_whole_numbers("dense", self.dense, least=1)
+        _check_whole_numbers("low_resolution", self.low_resolution, least=2, may_be_empty=True)
         if len(set(self.low_resolution)) != len(self.low_resolution):
             raise ValueError(f"low_resolution has a factor twice: {self.low_resolution!r}")
         if self.low_resolution_input == "stride" and any(f % 2 == 0 for f in self.low_resolution):
@@ -841,9 +855,9 @@ class DeepMedicSegmenter(VolumeEstimator):
                 f"{self.threshold!r}"
             )
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
-        if self.spacing is not None and not (
-            _is_number(self.spacing) and 0 < self.spacing < np.inf
-        ):
+        if self.spacing is None:
+            return
+        if not _is_number(self.spacing) or not 0 < self.spacing < np.inf:
             raise ValueError(f"spacing must be a length in mm or None, not {self.spacing!r}")
 
     # Model files ---------------------------------------------------------------------------------
@@ -864,7 +878,7 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:
         if hasattr(self, "_start"):
-            # Not where the first weights lie, but which they are, makes another training.
+            # The first weights themselves, not the path of their file, tell trainings apart.
             digest = digest.copy()
             for key, value in sorted(self._start.items()):
                 digest.update(key.encode())
@@ -873,7 +887,7 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
-        Take what `stored` has given.
+        Restore the fitted attributes and weights that `stored` gave.
 
         Parameters
         ----------
@@ -889,18 +903,28 @@ class DeepMedicSegmenter(VolumeEstimator):
         """
         for name, high in (("threshold_", 1), ("false_positives_", np.inf), ("edge_", np.inf)):
             value = fitted.get(name)
-            sound = _is_number(value) and 0 <= float(value) <= high  # type: ignore[arg-type]
-            if not sound and not (value is None and name != "threshold_"):
+            if value is None and name != "threshold_":
+                continue
+            if not _is_number(value) or not 0 <= float(value) <= high:  # type: ignore[arg-type]
                 raise RefusedError(f"{name} is {value!r}")
         if fitted.get("prior_") not in (self.prior, None):
             raise RefusedError(f"prior_ is {fitted.get('prior_')!r} where prior is {self.prior!r}")
         super().restore(fitted, files)
 
     def _plain(self) -> dict[str, Any]:
-        found = super()._plain()
-        # A path belongs to one machine.
-        found["warm_start_from"] = None
-        return found
+        parameters = super()._plain()
+        # A path is valid on one machine only.
+        parameters["warm_start_from"] = None
+        return parameters
+
+
+def _check_whole_numbers(
+    name: str, values: Any, *, least: int, may_be_empty: bool = False
+) -> None:
+    is_sequence = isinstance(values, tuple | list) and (len(values) > 0 or may_be_empty)
+    # bool is a subclass of int, so isinstance would accept True.
+    if not is_sequence or not all(type(n) is int and n >= least for n in values):
+        raise ValueError(f"{name} must be whole numbers of at least {least}, not {values!r}")
 
 
 def _is_number(value: Any) -> bool:

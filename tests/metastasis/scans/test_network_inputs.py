@@ -7,7 +7,13 @@ from scipy.spatial.transform import Rotation
 
 from dmrifit.imaging.head_pipeline import prepare_brain
 from dmrifit.io.grids import array_of
-from metastasis.scans.network_inputs import as_seen, edge_of, label_as_seen, on_own_grid, together
+from metastasis.scans.network_inputs import (
+    edge_of,
+    joined_cases,
+    label_on_network_grid,
+    on_network_grid,
+    on_scan_grid,
+)
 
 TURNED = Rotation.from_euler("xyz", [20, 10, 30], degrees=True).as_matrix()
 #: Axes of the voxels in mm and their numbers: mirrored, exchanged, oblique with thick slices, finer than 1 mm.
@@ -36,14 +42,14 @@ def ball(shape, affine, center, radius):
 def test_what_lies_at_a_place_is_seen_and_answered_there(axes, shape):
     affine, center = around(axes, shape), np.array([5.0, -4.0, 9.0])
     image = nib.Nifti1Image(ball(shape, affine, center, 6.0), affine)
-    seen, _, mask = as_seen((image, None, image), 1.0)
+    seen, _, mask = on_network_grid((image, None, image), 1.0)
     assert np.array_equal(mask, seen > 0.5)
-    assert np.array_equal(label_as_seen(image, image, 1.0), mask)
+    assert np.array_equal(label_on_network_grid(image, image, 1.0), mask)
     # Its volume is that of the ball, but for its surface, and its voxels those of prepare_brain.
     assert mask.sum() == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.08)
     prepared = prepare_brain(image, spacing=1.0, bias_field=False, brain_mask=False).image
     np.testing.assert_array_equal(seen, array_of(prepared))
-    answer = on_own_grid(seen, image, 1.0)
+    answer = on_scan_grid(seen, image, 1.0)
     assert answer.shape == image.shape
     places = np.argwhere(answer >= 0.5) @ affine[:3, :3].T + affine[:3, 3]
     np.testing.assert_allclose(places.mean(axis=0), center, atol=0.15)
@@ -53,14 +59,14 @@ def test_what_lies_at_a_place_is_seen_and_answered_there(axes, shape):
 
 def test_larger_voxels_are_seen_as_means_of_smaller_ones():
     noise = np.random.default_rng(0).standard_normal((60, 60, 60)).astype(np.float32)
-    seen, _, _ = as_seen((nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0)
+    seen, _, _ = on_network_grid((nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0)
     # Of 2.5³ voxels; one voxel in its place, or a line between two, has more than .6.
     assert seen.std() == pytest.approx(0.4**1.5, rel=0.2)
 
 
 def test_channels_are_resampled_each_by_itself_and_keep_their_order():
     levels = np.ones((8, 8, 8, 2), np.float32) * np.array([1, 5], np.float32)
-    resampled, _, _ = as_seen((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
+    resampled, _, _ = on_network_grid((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
     assert resampled.ndim == 4
     np.testing.assert_allclose(resampled[..., 0], 1, rtol=1e-5)
     np.testing.assert_allclose(resampled[..., 1], 5, rtol=1e-5)
@@ -68,9 +74,9 @@ def test_channels_are_resampled_each_by_itself_and_keep_their_order():
 
 def test_an_answer_at_the_border_is_not_faded():
     image = nib.Nifti1Image(np.ones((10, 10, 6), np.float32), np.diag([2.0, 2.0, 5.0, 1]))
-    seen, _, _ = as_seen((image, None, None), 1.0)
+    seen, _, _ = on_network_grid((image, None, None), 1.0)
     np.testing.assert_allclose(seen, 1, atol=1e-6)
-    np.testing.assert_allclose(on_own_grid(seen, image, 1.0), 1, atol=1e-6)
+    np.testing.assert_allclose(on_scan_grid(seen, image, 1.0), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("spacing", [None, 1.0])
@@ -78,11 +84,11 @@ def test_the_brain_is_what_a_mask_has_above_a_half(spacing):
     image = nib.Nifti1Image(np.ones((9, 9, 9), np.float32), np.eye(4))
     share = np.linspace(0, 1, 9)[:, None, None] * np.ones((9, 9, 9))
     share[:, 0] = np.nan
-    _, _, mask = as_seen((image, None, nib.Nifti1Image(share, np.eye(4))), spacing)
+    _, _, mask = on_network_grid((image, None, nib.Nifti1Image(share, np.eye(4))), spacing)
     assert mask.dtype == bool
     assert np.array_equal(mask, np.nan_to_num(share) > 0.5)
     with pytest.raises(ValueError, match="no voxel is inside the mask"):
-        as_seen((image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing)
+        on_network_grid((image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing)
 
 
 def test_the_edge_of_a_voxel_is_that_of_a_cube_of_its_volume():
@@ -100,6 +106,6 @@ def test_grids_that_differ_by_the_rounding_of_files_are_one():
     rounded[:3, 3] += (0.005, -0.003, 0)
     moved[0, 3] += 0.5
     image, prior, other = (nib.Nifti1Image(np.ones((9, 9, 9), np.float32), one) for one in (affine, rounded, moved))
-    assert len(together([image], [prior], None)) == 1
+    assert len(joined_cases([image], [prior], None)) == 1
     with pytest.raises(ValueError, match=r"case 0: its prior and the volume .* 0\.5 mm apart"):
-        together([image], [other], None)
+        joined_cases([image], [other], None)
