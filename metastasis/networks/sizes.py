@@ -1,4 +1,4 @@
-"""How many voxels networks without padding lose: the sizes of segments, outputs and low-resolution inputs."""
+"""Sizes of segments, outputs and low-resolution inputs of networks without padding."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = [
 
 
 def output_size(size: int, n_layers: int = 9, *, dense_kernel: int = 1) -> int:
-    """Give the voxels that a segment leaves after convolutions of 3³ without padding."""
+    """Give the edge of the output of a segment after convolutions of 3³ without padding."""
     _check(n_layers=n_layers, dense_kernel=dense_kernel, size=size)
-    left = size - _lost(n_layers, dense_kernel)
-    if left < 1:
+    n_lost = _lost(n_layers, dense_kernel)
+    if size <= n_lost:
         raise ValueError(
             f"{n_layers} convolutions without padding leave nothing of {size} voxels; give at "
-            f"least {1 + _lost(n_layers, dense_kernel)}"
+            f"least {1 + n_lost}"
         )
-    return left
+    return size - n_lost
 
 
 def required_input(size: int, n_layers: int = 9, *, dense_kernel: int = 1) -> int:
@@ -42,7 +42,7 @@ def low_resolution_cells(size: int, factor: int, phase: int = 0) -> int:
         raise ValueError(
             f"a cell of {factor} voxels has phases from 0 to {factor - 1}, not {phase}"
         )
-    return -(-(phase + size) // factor)
+    return math.ceil((phase + size) / factor)
 
 
 def low_resolution_input(size: int, factor: int, n_layers: int = 9, *, phase: int = 0) -> int:
@@ -61,22 +61,24 @@ def dense_products(
     prior_path: bool = False,
 ) -> int:
     """
-    Count the multiplications of DeepMedic over a whole volume, each layer computed once, margins
-    included.
+    Count the multiplications of DeepMedic over a whole volume, margins included.
+
+    Each layer is computed once.
     """
     n_layers = len(widths)
-    paths = [
-        (1, n_channels),
-        *((factor, n_channels) for factor in low_resolution),
-        *([(1, 1)] if prior_path else []),
-    ]
+    # Factor and channels of each path.
+    paths = [(1, n_channels)]
+    paths += [(factor, n_channels) for factor in low_resolution]
+    if prior_path:
+        paths.append((1, 1))
     total = 0
     for factor, channels in paths:
         cells = [low_resolution_cells(n, factor) for n in shape]
         for number, (before, after) in enumerate(pairwise((channels, *widths)), start=1):
             total += 27 * before * after * math.prod(n + 2 * (n_layers - number) for n in cells)
         total += widths[-1] * dense[0] * math.prod(cells)
-    return total + sum(a * b for a, b in pairwise((*dense, 1))) * math.prod(shape)
+    products_per_voxel = sum(a * b for a, b in pairwise((*dense, 1)))
+    return total + products_per_voxel * math.prod(shape)
 
 
 def _lost(n_layers: int, dense_kernel: int) -> int:
@@ -85,7 +87,8 @@ def _lost(n_layers: int, dense_kernel: int) -> int:
 
 def _check(**numbers: int) -> None:
     for name, value in numbers.items():
-        check_number(name, value, least=0 if name == "n_layers" else 1, whole=True)
+        least = 0 if name == "n_layers" else 1
+        check_number(name, value, least=least, whole=True)
     if not numbers.get("dense_kernel", 1) % 2:
         raise ValueError(
             f"a kernel of {numbers['dense_kernel']} voxels has no middle; give an odd dense_kernel"

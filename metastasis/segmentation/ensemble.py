@@ -1,4 +1,4 @@
-"""Two models, one sensitive and one specific: what both find is confirmed, the rest is for review."""
+"""Ensemble of a sensitive and a specific model: lesions of both are confirmed, others candidates."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CONFIRMED_LABEL = 2
 
 class SensitivitySpecificityEnsemble(BaseEstimator):
     """
-    Join a sensitive and a specific model: nothing is lost, and what is sure is told from what is
-    to be reviewed.
+    Join a sensitive and a specific model, and separate confirmed lesions from candidates.
 
-    A voxel is lesion when either model says so. Of these lesions, connected components, those are
-    confirmed that the specific model sees any voxel of, and candidates those that it does not. A
-    component of the sensitive model that joins several structures is confirmed as a whole.
+    A voxel is lesion when either model marks it. Of the connected components of these voxels,
+    those in which the specific model marks any voxel are confirmed; the others are candidates for
+    review. A component of the sensitive model that joins several structures is confirmed as a
+    whole.
 
     Parameters
     ----------
@@ -153,58 +153,67 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         iterator of (ndarray, ndarray)
             What `predict` and `predict_proba` give, for a case at a time.
         """
-        return self._segmented(
-            volumes, _given(volumes, priors=priors, masks=masks), self._limits()
-        )
+        # Checked here and not in the generator, which begins only when the first case is asked.
+        options = _checked_options(volumes, priors=priors, masks=masks)
+        thresholds = self._checked_thresholds()
+        return self._segment_each(volumes, options, thresholds)
 
-    def _segmented(
-        self, volumes: Sequence[Any], given: dict[str, Sequence[Any]], limits: tuple[float, float]
+    def _segment_each(
+        self,
+        volumes: Sequence[Any],
+        options: dict[str, Sequence[Any]],
+        thresholds: tuple[float, float],
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         for i in range(len(volumes)):
-            answers = [
-                _answer(model, volumes, given, i) for model in (self.sensitive, self.specific)
-            ]
-            masks = [
-                drop_small(
-                    answer >= limit,
-                    getattr(model, "min_voxels", 1),
-                    connectivity=self.connectivity,
-                )
-                for model, answer, limit in zip(
-                    (self.sensitive, self.specific), answers, limits, strict=True
-                )
-            ]
-            yield merge_segmentations(*masks, connectivity=self.connectivity), np.maximum(*answers)
-
-    def _limits(self) -> tuple[float, float]:
-        check_word("connectivity", self.connectivity, CONNECTIVITIES)
-        own = (_threshold(self.sensitive), _threshold(self.specific))
-        found = own if self.thresholds is None else tuple(self.thresholds)
-        if len(found) != 2 or not all(0 < limit <= 1 for limit in found):
-            raise ValueError(
-                f"thresholds must be two numbers above 0 and at most 1, not {found!r}"
+            sensitive = _predicted(self.sensitive, volumes, options, i)
+            specific = _predicted(self.specific, volumes, options, i)
+            labels = merge_segmentations(
+                self._mask(self.sensitive, sensitive, thresholds[0]),
+                self._mask(self.specific, specific, thresholds[1]),
+                connectivity=self.connectivity,
             )
-        return float(found[0]), float(found[1])
+            yield labels, np.maximum(sensitive, specific)
+
+    def _mask(
+        self, model: Any, probability: NDArray[np.float32], threshold: float
+    ) -> NDArray[np.bool_]:
+        """Mark the voxels from a threshold on, in components as large as the model demands."""
+        min_voxels = getattr(model, "min_voxels", 1)
+        return drop_small(probability >= threshold, min_voxels, connectivity=self.connectivity)
+
+    def _checked_thresholds(self) -> tuple[float, float]:
+        check_word("connectivity", self.connectivity, CONNECTIVITIES)
+        if self.thresholds is None:
+            thresholds = (_threshold(self.sensitive), _threshold(self.specific))
+        else:
+            thresholds = tuple(self.thresholds)
+        if len(thresholds) != 2 or not all(0 < threshold <= 1 for threshold in thresholds):
+            raise ValueError(
+                f"thresholds must be two numbers above 0 and at most 1, not {thresholds!r}"
+            )
+        return float(thresholds[0]), float(thresholds[1])
 
 
 def merge_segmentations(
     sensitive: ArrayLike, specific: ArrayLike, *, connectivity: int = 26
 ) -> NDArray[np.uint8]:
     """
-    Join two masks to labels.
+    Join two masks to labels: 0 background, 1 candidate, 2 confirmed.
 
     Shapes: `sensitive` (x, y, z), `specific` (x, y, z); returns (x, y, z).
     """
-    many, few = np.asarray(sensitive) > 0, np.asarray(specific) > 0
-    if many.shape != few.shape:
+    sensitive_mask = np.asarray(sensitive) > 0
+    specific_mask = np.asarray(specific) > 0
+    if sensitive_mask.shape != specific_mask.shape:
         raise ValueError(
-            f"the sensitive mask has the shape {many.shape} and the specific one {few.shape}"
+            f"the sensitive mask has the shape {sensitive_mask.shape} and the specific one "
+            f"{specific_mask.shape}"
         )
-    parts = label_components(many | few, connectivity=connectivity)
-    label = np.full(parts.max(initial=0) + 1, CANDIDATE, dtype=np.uint8)
-    label[parts[few]] = CONFIRMED_LABEL
-    label[0] = 0
-    return label[parts]
+    components = label_components(sensitive_mask | specific_mask, connectivity=connectivity)
+    label_of_component = np.full(components.max(initial=0) + 1, CANDIDATE, dtype=np.uint8)
+    label_of_component[components[specific_mask]] = CONFIRMED_LABEL
+    label_of_component[0] = 0
+    return label_of_component[components]
 
 
 def segment_by(
@@ -217,46 +226,51 @@ def segment_by(
     """Give labels and probabilities by an ensemble or a single model, one case after the other."""
     if isinstance(segmenter, SensitivitySpecificityEnsemble):
         return segmenter.segment(volumes, priors=priors, masks=masks)
-    given = _given(volumes, priors=priors, masks=masks)
+    options = _checked_options(volumes, priors=priors, masks=masks)
 
-    def segmented() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    # A generator of its own, so that the options are checked at the call.
+    def segment_each() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        min_voxels = getattr(segmenter, "min_voxels", 1)
         for i in range(len(volumes)):
-            answer = _answer(segmenter, volumes, given, i)
-            kept = drop_small(answer >= _threshold(segmenter), getattr(segmenter, "min_voxels", 1))
-            yield kept.astype(np.uint8), answer
+            probability = _predicted(segmenter, volumes, options, i)
+            mask = drop_small(probability >= _threshold(segmenter), min_voxels)
+            yield mask.astype(np.uint8), probability
 
-    return segmented()
+    return segment_each()
 
 
-def _given(volumes: Sequence[Any], **options: Sequence[Any] | None) -> dict[str, Sequence[Any]]:
-    given = {key: value for key, value in options.items() if value is not None}
-    for key, value in given.items():
-        if len(value) != len(volumes):
+def _checked_options(
+    volumes: Sequence[Any], **options: Sequence[Any] | None
+) -> dict[str, Sequence[Any]]:
+    """Give the options that are not None; each must have an entry for each volume."""
+    present = {key: values for key, values in options.items() if values is not None}
+    for key, values in present.items():
+        if len(values) != len(volumes):
             raise ValueError(
-                f"{len(value)} {key} for {len(volumes)} volumes; give one for each, None for a "
+                f"{len(values)} {key} for {len(volumes)} volumes; give one for each, None for a "
                 "missing one"
             )
-    return given
+    return present
 
 
 def _threshold(model: Any) -> float:
     return float(getattr(model, "threshold_", 0.5))
 
 
-def _answer(
-    model: Any, volumes: Sequence[Any], given: dict[str, Sequence[Any]], i: int
+def _predicted(
+    model: Any, volumes: Sequence[Any], options: dict[str, Sequence[Any]], i: int
 ) -> NDArray[np.float32]:
-    """Let a model see a scan, with what it takes beside it."""
-    takes = set(inspect.signature(model.predict_proba).parameters)
-    if getattr(model, "prior_", "unknown") is None:  # it was trained without any
-        takes.discard("priors")
-    answers = model.predict_proba(
-        [volumes[i]], **{key: [value[i]] for key, value in given.items() if key in takes}
-    )
-    answer = np.asarray(answers[0], dtype=np.float32)
-    if len(answers) != 1 or answer.ndim != 3:
+    """Give the probabilities of one case, from the options that the model accepts."""
+    accepted = set(inspect.signature(model.predict_proba).parameters)
+    # A model that was trained without priors refuses them.
+    if getattr(model, "prior_", "unknown") is None:
+        accepted.discard("priors")
+    case_options = {key: [values[i]] for key, values in options.items() if key in accepted}
+    predictions = model.predict_proba([volumes[i]], **case_options)
+    probability = np.asarray(predictions[0], dtype=np.float32)
+    if len(predictions) != 1 or probability.ndim != 3:
         raise ValueError(
-            f"case {i}: a model gave {len(answers)} volumes, the first of shape {answer.shape}, "
-            "for one scan"
+            f"case {i}: a model gave {len(predictions)} volumes, the first of shape "
+            f"{probability.shape}, for one scan"
         )
-    return answer
+    return probability

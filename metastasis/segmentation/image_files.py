@@ -34,7 +34,7 @@ def segment_image(
     segmenter : estimator
         Fitted: a `DeepMedicSegmenter` or a `SensitivitySpecificityEnsemble`.
     image : path or Nifti1Image
-        The scan, prepared as those that were learned from.
+        The scan, prepared as those in training.
     prior : path or Nifti1Image, optional
         The prior scan on its grid.
     mask : path or Nifti1Image, optional
@@ -54,18 +54,13 @@ def segment_image(
     ------
     ValueError
         If an image is damaged, holds values that are not finite or lies on another grid than the
-        scan, or a prior scan is given where none is looked at.
+        scan, or a prior scan is given to models that were trained without any.
     FileNotFoundError
         If there is no such file.
     FileExistsError
         If a file would be replaced.
     """
-    models = [
-        getattr(segmenter, name) for name in ("sensitive", "specific") if hasattr(segmenter, name)
-    ]
-    if prior is not None and all(
-        getattr(model, "prior_", "unknown") is None for model in models or [segmenter]
-    ):
+    if prior is not None and not _uses_prior(segmenter):
         raise ValueError(
             "the prior scan would not be looked at: training was without any; leave it out, or "
             "train with priors"
@@ -73,24 +68,32 @@ def segment_image(
     scans = {"image": image, "prior": prior, "mask": mask}
     files = None
     if out is not None:
-        sources = file_paths(part for part in scans.values() if part is not None)
+        sources = file_paths(source for source in scans.values() if source is not None)
         files = FileSet(out, _NAMES.values(), overwrite=overwrite, keep=sources)
-    loaded = {key: None if part is None else _read(part) for key, part in scans.items()}
-    given = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if loaded[key] is not None}
-    label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **given)))
-    affine = loaded["image"].affine  # type: ignore[union-attr]
-    found = {"probability": image_of(probability, affine), "label": image_of(label, affine)}
+    loaded = {key: _read(source) for key, source in scans.items() if source is not None}
+    options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
+    label, probability = next(iter(segment_by(segmenter, [loaded["image"]], **options)))
+    affine = loaded["image"].affine
+    images = {"probability": image_of(probability, affine), "label": image_of(label, affine)}
     if files is not None:
         with files:
             for name, file in _NAMES.items():
-                save_image(found[name], files.path(file))
-    return found
+                save_image(images[name], files.path(file))
+    return images
+
+
+def _uses_prior(segmenter: Any) -> bool:
+    """Whether a segmenter, or a model of an ensemble, may take a prior scan."""
+    names = [name for name in ("sensitive", "specific") if hasattr(segmenter, name)]
+    models = [getattr(segmenter, name) for name in names] or [segmenter]
+    return any(getattr(model, "prior_", "unknown") is not None for model in models)
 
 
 def _read(image: Image) -> nib.Nifti1Image:
     """Give an image with its values in memory."""
     loaded = load_image(image)
-    values = values_of(loaded, str(image) if isinstance(image, str | Path) else "the image")
+    name = str(image) if isinstance(image, str | Path) else "the image"
+    values = values_of(loaded, name)
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     return nib.Nifti1Image(np.asarray(values, dtype=np.float32), loaded.affine)

@@ -1,8 +1,9 @@
-"""Logits of whole volumes: by DeepMedic densely, each path once and slab by slab, or tile by tile; by a U-Net."""
+"""Logits of whole volumes: DeepMedic slab by slab or tile by tile, and U-Net in windows."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,41 +60,43 @@ def dense_logits(
                 count = [k, *(low_resolution_cells(n, factor) + 2 * n_layers for n in shape[1:])]
                 return take_cells(case[name], factor, (begin + factor * a, begin, begin), count)
 
-            stream = _features(network.paths[name], cells, size, slab_numbers, device, head.width)  # type: ignore[arg-type]
+            path: Any = network.paths[name]
+            stream = _features(path, cells, size, slab_numbers, device, head.width)
             low[factor] = torch.cat([head.merge(name, features) for features in stream])
         windows = [("normal", "image")]
         if network.prior_path and (not network.validity or case["valid"]):
             windows.append(("prior", "prior"))
         streams = []
-        for path, name in windows:
+        for path_name, name in windows:
 
             def window(a: int, k: int, name: str = name) -> NDArray[Any]:
                 size = [k, *(n + 2 * n_layers for n in shape[1:])]
                 return take_window(case[name], (a - n_layers, -n_layers, -n_layers), size)
 
-            layers: Any = network.paths[path]
-            streams.append(_features(layers, window, shape, slab_numbers, device, head.width))
-        at = 0
+            path = network.paths[path_name]
+            streams.append(_features(path, window, shape, slab_numbers, device, head.width))
+        first_plane = 0
         for slab in zip(*streams, strict=True):
             merged = head.merge("normal", slab[0])
             if len(slab) > 1:
                 merged += head.merge("prior", slab[1])
                 if head.valid is not None:
                     merged += head.valid
-            planes = len(merged)
+            end_plane = first_plane + len(merged)
             for factor, features in low.items():
-                first, phase = divmod(at, factor)
-                last = -(-(at + planes) // factor)
-                merged += _repeated(features[first:last], factor, merged.shape[:3], phase)
-            logits[at : at + planes] = head.decide(merged)[..., 0].cpu().numpy()
-            at += planes
+                # A slab may begin inside of a low-resolution cell.
+                first_cell, phase = divmod(first_plane, factor)
+                end_cell = math.ceil(end_plane / factor)
+                slab_features = features[first_cell:end_cell]
+                merged += _repeated(slab_features, factor, merged.shape[:3], phase)
+            logits[first_plane:end_plane] = head.decide(merged)[..., 0].cpu().numpy()
+            first_plane = end_plane
     return logits
 
 
 def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[np.float32]:
     """
-    Give the logits of all voxels of a volume tile by tile, each as a segment of its own; slow, to
-    compare with.
+    Give the logits of a volume tile by tile; slow, for comparison with `dense_logits`.
 
     Shapes: returns (x, y, z).
     """
@@ -103,28 +106,28 @@ def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[n
     device = next(network.parameters()).device
     logits = np.empty(shape, dtype=np.float32)
 
-    def tensor(part: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(part))[None].to(device)
+    def batch_of(values: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))[None].to(device)
 
     with torch.inference_mode():
         for start in itertools.product(*(range(0, n, out) for n in shape)):
             first = [a - n_layers for a in start]
-            inputs = {"image": tensor(take_window(case["image"], first, [tile] * 3))}
+            inputs = {"image": batch_of(take_window(case["image"], first, [tile] * 3))}
             phases = {}
             for factor in network.low_resolution:
-                phases[factor] = phase = [a % factor for a in start]
+                phase = [a % factor for a in start]
                 begin = [a - p - factor * n_layers for a, p in zip(start, phase, strict=True)]
                 count = [low_resolution_input(out, factor, n_layers, phase=p) for p in phase]
-                inputs[f"low_{factor}"] = tensor(
-                    take_cells(case[f"low_{factor}"], factor, begin, count)
-                )
+                cells = take_cells(case[f"low_{factor}"], factor, begin, count)
+                inputs[f"low_{factor}"] = batch_of(cells)
+                phases[factor] = phase
             if network.prior_path:
-                inputs["prior"] = tensor(take_window(case["prior"], first, [tile] * 3))
+                inputs["prior"] = batch_of(take_window(case["prior"], first, [tile] * 3))
                 inputs["valid"] = torch.tensor([float(case["valid"])], device=device)
-            found = network(**inputs, phases=phases)[0, 0].cpu().numpy()
-            keep = tuple(slice(0, min(out, n - a)) for a, n in zip(start, shape, strict=True))
-            place = tuple(slice(a, a + out) for a in start)
-            logits[place] = found[keep]
+            tile_logits = network(**inputs, phases=phases)[0, 0].cpu().numpy()
+            # The last tile along an axis may reach beyond the volume.
+            inside = tuple(slice(0, min(out, n - a)) for a, n in zip(start, shape, strict=True))
+            logits[tuple(slice(a, a + out) for a in start)] = tile_logits[inside]
     return logits
 
 
@@ -137,16 +140,13 @@ def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray
     sliding = import_optional("monai.inferers").sliding_window_inference
     device = next(network.parameters()).device
     shape = image.shape[1:]
-    whole = take_window(image, (0, 0, 0), [max(n, size) for n in shape])
+    # A volume smaller than a window is padded with its outermost voxels.
+    padded = take_window(image, (0, 0, 0), [max(n, size) for n in shape])
     with torch.inference_mode():
-        batch = torch.from_numpy(np.ascontiguousarray(whole))[None].to(device)
-        logits = (
-            sliding(batch, (size,) * 3, 1, network, overlap=0.25, mode="gaussian")[0, 0]
-            .cpu()
-            .numpy()
-        )
-    found: NDArray[np.float32] = logits[: shape[0], : shape[1], : shape[2]]
-    return found
+        batch = torch.from_numpy(np.ascontiguousarray(padded))[None].to(device)
+        output = sliding(batch, (size,) * 3, 1, network, overlap=0.25, mode="gaussian")
+        padded_logits: NDArray[np.float32] = output[0, 0].cpu().numpy()
+    return padded_logits[: shape[0], : shape[1], : shape[2]]
 
 
 def averaged_over_flips(
@@ -158,16 +158,18 @@ def averaged_over_flips(
     Shapes: returns (x, y, z).
     """
     total: Any = 0.0
-    for axes in itertools.chain.from_iterable(
+    mirrored_axes = itertools.chain.from_iterable(
         itertools.combinations((0, 1, 2), k) for k in range(4)
-    ):
-        # Cells of low resolution are kept at every voxel, and are mirrored as voxels are.
-        shifted = tuple(a + 1 for a in axes)
-        turned = {
-            key: np.flip(value, shifted) if np.ndim(value) == 4 else value
-            for key, value in case.items()
-        }
-        total = total + np.flip(predict(turned), axes)
+    )
+    for axes in mirrored_axes:
+        # The channels come first.
+        shifted_axes = tuple(axis + 1 for axis in axes)
+        mirrored = dict(case)
+        for key, value in case.items():
+            # Low-resolution cells are stored for every voxel, so they are mirrored as voxels are.
+            if np.ndim(value) == 4:
+                mirrored[key] = np.flip(value, shifted_axes)
+        total = total + np.flip(predict(mirrored), axes)
     return np.asarray(total / 8, dtype=np.float32)
 
 
@@ -182,24 +184,26 @@ def _features(
     device: torch.device,
     dense: int,
 ) -> Iterator[torch.Tensor]:
-    """Give the features of a path, slabs of equal thickness one after the other but for the last."""
+    """Give the features of a path slab by slab, all of one thickness except for the last."""
     stream = _Stream(path)
     n_layers = len(stream.layers)
     plane = (size[1] + 2 * n_layers) * (size[2] + 2 * n_layers)
     widest = max(dense, *(len(weight) for weight, _ in stream.layers))
     planes = max(1, slab_numbers // (plane * widest))
-    at, total = 0, size[0] + 2 * n_layers
-    while at < total:
-        # The first slab brings the margin, so that it gives as many planes as the others.
-        count = min(planes + (2 * n_layers if at == 0 else 0), total - at)
-        part = torch.from_numpy(np.ascontiguousarray(window(at, count)))[None].to(device)
-        features = stream.push(part.contiguous(memory_format=torch.channels_last_3d))
+    n_planes = size[0] + 2 * n_layers
+    first = 0
+    # The first slab includes the margin, so that it gives as many planes as the others.
+    count = min(planes + 2 * n_layers, n_planes)
+    while first < n_planes:
+        slab = torch.from_numpy(np.ascontiguousarray(window(first, count)))[None].to(device)
+        features = stream.push(slab.contiguous(memory_format=torch.channels_last_3d))
         yield features[0].permute(1, 2, 3, 0)
-        at += count
+        first += count
+        count = min(planes, n_planes - first)
 
 
 class _Stream:
-    """A path that takes a volume slab by slab; each layer keeps what the next slab needs of its input."""
+    """A path that is fed slab by slab; each layer keeps the input planes that the next one needs."""
 
     def __init__(self, path: Path) -> None:
         # Channels last: the convolutions need not lay their inputs out anew.
@@ -208,36 +212,40 @@ class _Stream:
             for weight, bias in path.folded()
         ]
         self.joins = path.joins
-        self.kept: list[torch.Tensor | None] = [None] * len(self.layers)
-        self.waiting: dict[int, torch.Tensor] = {}
+        self.last_planes: list[torch.Tensor | None] = [None] * len(self.layers)
+        self.residuals: dict[int, torch.Tensor] = {}
 
     def push(self, x: torch.Tensor) -> torch.Tensor:
-        """Give the features that the planes so far allow and that were not given yet."""
+        """Give the features that the new planes allow."""
         for number, (weight, bias) in enumerate(self.layers, start=1):
             if number + 1 in self.joins:
-                # Its first two planes lie outside of what comes of two layers.
-                self.waiting[number + 1] = (
-                    torch.cat([self.waiting[number + 1], x], dim=2)
-                    if number + 1 in self.waiting
-                    else x[:, :, 2:]
-                )
-            kept = self.kept[number - 1]
-            if kept is not None:
-                x = torch.cat([kept, x], dim=2)
-            self.kept[number - 1] = (
+                self._store_residual(number + 1, x)
+            last_planes = self.last_planes[number - 1]
+            if last_planes is not None:
+                x = torch.cat([last_planes, x], dim=2)
+            # A kernel of three planes needs the last two again.
+            self.last_planes[number - 1] = (
                 x[:, :, -2:].contiguous(memory_format=torch.channels_last_3d).clone()
             )
             x = functional.conv3d(x, weight, bias)
             if number in self.joins:
                 planes = x.shape[2]
-                x = added(x, self.waiting[number][:, :, :planes, 2:-2, 2:-2])
-                self.waiting[number] = self.waiting[number][:, :, planes:].clone()
+                x = added(x, self.residuals[number][:, :, :planes, 2:-2, 2:-2])
+                self.residuals[number] = self.residuals[number][:, :, planes:].clone()
             x = functional.leaky_relu_(x, SLOPE)
         return x
 
+    def _store_residual(self, number: int, x: torch.Tensor) -> None:
+        """Keep the input of the layer before for the residual connection of a layer."""
+        if number in self.residuals:
+            self.residuals[number] = torch.cat([self.residuals[number], x], dim=2)
+        else:
+            # Two layers lose the first two planes.
+            self.residuals[number] = x[:, :, 2:]
+
 
 class _Head:
-    """The dense layers with their normalization inside of them, as products of matrices; channels come last."""
+    """Dense layers with folded normalization as matrix products; channels come last."""
 
     def __init__(self, network: DeepMedic) -> None:
         self.merges = {}
@@ -249,21 +257,20 @@ class _Head:
             self.merges[name] = (weight.flatten(1), bias if name == "normal" else None)
             self.width = len(weight)
         if network.validity:
-            self.valid = folded(network.valid_weight[:, None, None, None, None], None, norm)[
-                0
-            ].flatten()
+            valid_weight = network.valid_weight[:, None, None, None, None]
+            self.valid = folded(valid_weight, None, norm)[0].flatten()
         self.layers = []
-        for layer, after in zip(network.dense, network.norms[1:], strict=True):
-            weight, bias = folded(layer.weight, layer.bias, after)  # type: ignore[arg-type]
+        for layer, layer_norm in zip(network.dense, network.norms[1:], strict=True):
+            weight, bias = folded(layer.weight, layer.bias, layer_norm)  # type: ignore[arg-type]
             self.layers.append((weight.flatten(1), bias))
         self.answer = network.answer.weight.flatten(1), network.answer.bias
 
     def merge(self, name: str, features: torch.Tensor) -> torch.Tensor:
-        """Give the part of a path in the first dense layer."""
+        """Give the contribution of a path to the first dense layer."""
         return functional.linear(features, *self.merges[name])
 
     def decide(self, merged: torch.Tensor) -> torch.Tensor:
-        """Give logits from the sum of all parts, which is used up."""
+        """Give logits from the sum over all paths, which is overwritten."""
         x = functional.leaky_relu_(merged, SLOPE)
         for weight, bias in self.layers:
             x = functional.leaky_relu_(functional.linear(x, weight, bias), SLOPE)
@@ -271,7 +278,11 @@ class _Head:
 
 
 def _repeated(x: torch.Tensor, factor: int, size: Sequence[int], phase: int) -> torch.Tensor:
-    """Give voxels the values of their cells, where channels come last; the first cell begins `phase` voxels before."""
+    """
+    Give voxels the values of their cells; the first cell begins `phase` voxels before.
+
+    Shapes: `x` (cells x, cells y, cells z, channels); returns (x, y, z, channels).
+    """
     *cells, channels = x.shape
     wide = x[:, None, :, None, :, None].expand(
         cells[0], factor, cells[1], factor, cells[2], factor, channels

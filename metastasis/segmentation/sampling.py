@@ -1,4 +1,4 @@
-"""Segments of volumes for training: where they lie, at which resolutions they are seen, how they are varied."""
+"""Training segments of volumes: their positions, resolutions and augmentation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = [
     "take_window",
 ]
 
-#: How often a background voxel is guessed before all of them are listed.
-_GUESSES = 64
+#: Random voxels tried before all background voxels are listed, which is slow in a large volume.
+_N_TRIES = 64
 
 
 # Volumes as networks see them --------------------------------------------------------------------
@@ -36,21 +36,17 @@ def normalized(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArra
     """
     scaled = np.empty(volume.shape, dtype=np.float32)
     for number, channel in enumerate(volume):
-        inside = channel[channel != 0 if mask is None else np.asarray(mask, dtype=bool)].astype(
-            np.float64
-        )
-        spread = inside.std() if inside.size else 0.0
-        # A constant has a spread of a few roundings.
-        if not spread > 1e-6 * np.abs(inside).max(initial=0):
-            found = (
-                f"has the value {inside[0]:g} everywhere"
-                if inside.size
-                else "has no voxel that is not zero"
-            )
+        brain = channel != 0 if mask is None else np.asarray(mask, dtype=bool)
+        intensities = channel[brain].astype(np.float64)
+        if not intensities.size:
+            raise ValueError(_contrast_message(number, "has no voxel that is not zero"))
+        spread = intensities.std()
+        # Rounding gives even a constant a standard deviation slightly above zero.
+        if not spread > 1e-6 * np.abs(intensities).max():
             raise ValueError(
-                f"channel {number} {found} inside of the brain; give a scan with contrast"
+                _contrast_message(number, f"has the value {intensities[0]:g} everywhere")
             )
-        scaled[number] = (channel - inside.mean()) / spread
+        scaled[number] = (channel - intensities.mean()) / spread
     return scaled
 
 
@@ -58,38 +54,41 @@ def low_resolution(
     volume: NDArray[np.float32], factor: int, how: str = "average"
 ) -> NDArray[np.float32]:
     """
-    Give the low-resolution cell that begins at each voxel, so that cells on any grid can be taken
-    from it.
+    Compute the low-resolution cell that begins at each voxel, from which any grid can be taken.
 
-    Beyond the border the volume goes on with its outermost voxels.
+    Beyond the border the outermost voxels are repeated.
 
-    Shapes: `volume` (channels, x, y, z); returns (channels, x + factor - 1, y + factor - 1, z +
-    factor - 1).
+    Shapes: `volume` (channels, x, y, z); returns (channels, x + n, y + n, z + n), n = factor - 1.
     """
     n = factor - 1
     if how == "stride":
-        return np.pad(
-            volume, [(0, 0), (n // 2, n - n // 2)] + [(n // 2, n - n // 2)] * 2, mode="edge"
-        )
-    cells = np.pad(volume, [(0, 0)] + [(n, n)] * 3, mode="edge")
+        margin = (n // 2, n - n // 2)
+        return np.pad(volume, [(0, 0), margin, margin, margin], mode="edge")
+    cells = np.pad(volume, [(0, 0), (n, n), (n, n), (n, n)], mode="edge")
+    # The mean over a cube is the mean along one axis after the other.
     for axis in (1, 2, 3):
         length = cells.shape[axis] - n
-        parts = [np.take(cells, np.arange(k, k + length), axis=axis) for k in range(factor)]
-        cells = np.mean(parts, axis=0, dtype=np.float32)
+        shifted = [np.take(cells, np.arange(k, k + length), axis=axis) for k in range(factor)]
+        cells = np.mean(shifted, axis=0, dtype=np.float32)
     return cells
 
 
 def take_window(volume: NDArray[Any], first: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
     """
-    Take a window that may reach beyond the border, where the volume goes on with its outermost
-    voxels.
+    Take a window; beyond the border of the volume its outermost voxels are repeated.
 
     Shapes: `volume` (channels, x, y, z); returns (channels, *size).
     """
-    if all(a >= 0 and a + n <= m for a, n, m in zip(first, size, volume.shape[1:], strict=True)):
-        x, y, z = (slice(a, a + n) for a, n in zip(first, size, strict=True))
+    extents = list(zip(first, size, strict=True))
+    is_inside = all(
+        start >= 0 and start + n <= length
+        for (start, n), length in zip(extents, volume.shape[1:], strict=True)
+    )
+    if is_inside:
+        # A view costs nothing; indices would copy.
+        x, y, z = (slice(start, start + n) for start, n in extents)
         return volume[:, x, y, z]
-    return _taken(volume, [np.arange(a, a + n) for a, n in zip(first, size, strict=True)])
+    return _at_indices(volume, [np.arange(start, start + n) for start, n in extents])
 
 
 def take_cells(
@@ -100,14 +99,24 @@ def take_cells(
 
     Shapes: `cells` (channels, x + factor - 1, ...); returns (channels, *count).
     """
-    return _taken(
-        cells, [a + factor * np.arange(n) + factor - 1 for a, n in zip(first, count, strict=True)]
+    # The first cell of `low_resolution` begins factor - 1 voxels before the volume.
+    indices = [
+        start + factor * np.arange(n) + factor - 1 for start, n in zip(first, count, strict=True)
+    ]
+    return _at_indices(cells, indices)
+
+
+def _at_indices(volume: NDArray[Any], indices: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
+    """Take a grid of voxels; indices beyond the border are moved to it."""
+    x, y, z = (
+        np.clip(index, 0, length - 1)
+        for index, length in zip(indices, volume.shape[1:], strict=True)
     )
-
-
-def _taken(volume: NDArray[Any], places: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
-    x, y, z = (np.clip(place, 0, n - 1) for place, n in zip(places, volume.shape[1:], strict=True))
     return volume[:, x[:, None, None], y[:, None], z]
+
+
+def _contrast_message(number: int, content: str) -> str:
+    return f"channel {number} {content} inside of the brain; give a scan with contrast"
 
 
 # Where segments lie ------------------------------------------------------------------------------
@@ -115,22 +124,22 @@ def _taken(volume: NDArray[Any], places: Sequence[NDArray[np.int64]]) -> NDArray
 
 def lesion_voxels(label: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """
-    List the voxels of lesions, one lesion after the other.
+    List the flat indices of lesion voxels, lesion by lesion, and where each lesion's list ends.
 
-    Shapes: `label` (x, y, z).
+    Shapes: `label` (x, y, z); returns (n_voxels,) and (n_lesions,).
     """
     numbers, n_lesions = ndimage.label(label, structure=np.ones((3, 3, 3)))
-    flat = numbers.reshape(-1)
-    inside = np.flatnonzero(flat)
-    order = np.argsort(flat[inside], kind="stable")
-    return inside[order], np.cumsum(np.bincount(flat[inside], minlength=n_lesions + 1)[1:])
+    flat_numbers = numbers.reshape(-1)
+    voxels = np.flatnonzero(flat_numbers)
+    lesion_of_voxel = flat_numbers[voxels]
+    sizes = np.bincount(lesion_of_voxel, minlength=n_lesions + 1)[1:]
+    return voxels[np.argsort(lesion_of_voxel, kind="stable")], np.cumsum(sizes)
 
 
 @dataclass(frozen=True)
 class SegmentSampler:
     """
-    Draws the segments of an epoch: every other one with a lesion voxel in its middle, the others
-    with background.
+    Draws the segments of an epoch, in turn around a lesion voxel and around a background voxel.
 
     What is drawn depends on the generator, cases and labels alone, not on the loss or on whether
     priors are used.
@@ -169,11 +178,7 @@ class SegmentSampler:
         n_segments: int,
         rng: np.random.Generator,
     ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]]:
-        """
-        Draw segments.
-
-        Shapes: returns label (1, size, size, size).
-        """
+        """Draw segments: network inputs, and labels of shape (1, size, size, size)."""
         n_lesions = np.array([len(target["ends"]) for target in targets])
         n_voxels = np.array([len(target["voxels"]) for target in targets])
         if not n_voxels.any():
@@ -186,10 +191,10 @@ class SegmentSampler:
                 case = int(rng.integers(len(inputs)))
                 middle = _background_voxel(inputs[case]["brain"], targets[case]["label"], rng)
             elif self.sampling == "voxel":
-                case, place = _place(n_voxels, rng)
-                middle = int(targets[case]["voxels"][place])
+                case, voxel = _draw_item(n_voxels, rng)
+                middle = int(targets[case]["voxels"][voxel])
             else:
-                case, lesion = _place(n_lesions, rng)
+                case, lesion = _draw_item(n_lesions, rng)
                 ends = targets[case]["ends"]
                 first = ends[lesion - 1] if lesion else 0
                 middle = int(targets[case]["voxels"][rng.integers(first, ends[lesion])])
@@ -202,42 +207,47 @@ class SegmentSampler:
         middle: int,
         rng: np.random.Generator,
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
-        """Cut a segment out of a volume that is turned first, so that all resolutions are turned alike."""
-        axes, flips = rng.permutation(3), rng.integers(0, 2, 3).astype(bool)
+        """Cut a segment out of a volume after rotation, so that all resolutions agree."""
+        # All numbers are drawn in any case, so that options do not change the later segments.
+        axes = rng.permutation(3)
+        flips = rng.integers(0, 2, 3).astype(bool)
         scale, prior_scale = 1 + self.intensity_scale * rng.uniform(-1, 1, 2)
-        dropped = rng.uniform() < self.prior_dropout
+        is_prior_dropped = rng.uniform() < self.prior_dropout
         if not self.augment:
-            axes, flips, scale, prior_scale = np.arange(3), np.zeros(3, dtype=bool), 1.0, 1.0
+            axes = np.arange(3)
+            flips = np.zeros(3, dtype=bool)
+            scale = 1.0
+            prior_scale = 1.0
 
-        def turned(volume: NDArray[Any]) -> NDArray[Any]:
-            steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-            return volume.transpose(0, *(1 + axes))[(slice(None), *steps)]
+        def rotated(volume: NDArray[Any]) -> NDArray[Any]:
+            transposed = volume.transpose(0, *(1 + axes))
+            return np.flip(transposed, tuple(1 + np.flatnonzero(flips)))
 
         shape = np.array(label.shape)[axes]
         center = np.array(np.unravel_index(middle, label.shape))[axes]
         center = np.where(flips, shape - 1 - center, center)
         out = output_size(self.size, self.n_layers)
-        # The output stays inside of the volume; what it is seen with may reach beyond.
+        # The output stays inside of the volume; its receptive field may reach beyond.
         start = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
-        first, size = (start - self.n_layers).tolist(), [self.size] * 3
-        found: dict[str, Any] = {
-            "image": take_window(turned(case["image"]), first, size) * np.float32(scale)
-        }
+        first = (start - self.n_layers).tolist()
+        size = [self.size] * 3
+        image = take_window(rotated(case["image"]), first, size)
+        sample: dict[str, Any] = {"image": image * np.float32(scale)}
         for factor in self.factors:
             count = low_resolution_input(out, factor, self.n_layers)
             begin = (start - factor * self.n_layers).tolist()
-            cells = take_cells(turned(case[f"low_{factor}"]), factor, begin, [count] * 3)
-            found[f"low_{factor}"] = cells * np.float32(scale)
+            cells = take_cells(rotated(case[f"low_{factor}"]), factor, begin, [count] * 3)
+            sample[f"low_{factor}"] = cells * np.float32(scale)
         if "prior" in case:
-            there = np.float32(0 if dropped else case["valid"])
-            window = take_window(turned(case["prior"]), first, size)
-            found["prior"] = window * (np.float32(prior_scale) * there)
-            found["valid"] = there
-        return found, take_window(turned(label[None]), first, size)
+            valid = np.float32(0 if is_prior_dropped else case["valid"])
+            prior = take_window(rotated(case["prior"]), first, size)
+            sample["prior"] = prior * (np.float32(prior_scale) * valid)
+            sample["valid"] = valid
+        return sample, take_window(rotated(label[None]), first, size)
 
 
-def _place(counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, int]:
-    """Draw one of all things that cases have, and give the case and its number there."""
+def _draw_item(counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, int]:
+    """Draw one of the lesions or lesion voxels of all cases: its case, and its number there."""
     ends = np.cumsum(counts)
     number = int(rng.integers(ends[-1]))
     case = int(np.searchsorted(ends, number, side="right"))
@@ -247,10 +257,13 @@ def _place(counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, in
 def _background_voxel(
     brain: NDArray[np.bool_], label: NDArray[np.uint8], rng: np.random.Generator
 ) -> int:
-    """Draw a voxel of the brain that is no lesion, or any voxel where there is none."""
-    brain, label = brain.reshape(-1), label.reshape(-1)
-    for voxel in rng.integers(len(label), size=_GUESSES):
+    """Draw a brain voxel outside of lesions, or any voxel if lesions fill the brain."""
+    brain = brain.reshape(-1)
+    label = label.reshape(-1)
+    for voxel in rng.integers(len(label), size=_N_TRIES):
         if brain[voxel] and not label[voxel]:
             return int(voxel)
-    listed = np.flatnonzero(brain & (label == 0))
-    return int(rng.choice(listed)) if len(listed) else int(rng.integers(len(label)))
+    background = np.flatnonzero(brain & (label == 0))
+    if not len(background):
+        return int(rng.integers(len(label)))
+    return int(rng.choice(background))
