@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
 
@@ -54,14 +54,14 @@ class Path(nn.Module):
         normalization: str | None = "batch",
     ) -> None:
         super().__init__()
-        before = [n_channels, *widths[:-1]]
+        # A bias before a normalization would have no effect.
+        has_bias = normalization is None
         self.convolutions = nn.ModuleList(
-            nn.Conv3d(a, b, 3, bias=normalization is None)
-            for a, b in zip(before, widths, strict=True)
+            nn.Conv3d(n_in, n_out, 3, bias=has_bias)
+            for n_in, n_out in pairwise((n_channels, *widths))
         )
-        self.norms = nn.ModuleList(
-            nn.BatchNorm3d(b) if normalization else nn.Identity() for b in widths
-        )
+        norm_type = nn.Identity if normalization is None else nn.BatchNorm3d
+        self.norms = nn.ModuleList(norm_type(n) for n in widths)
         self.joins = frozenset(_RESIDUAL_LAYERS if residual else ())
         for layer in self.convolutions:
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
@@ -70,36 +70,33 @@ class Path(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """
-        Give the features of the voxels inside.
+        Give the features of the voxels that remain without padding.
 
         Shapes: `x` (n, n_channels, x, y, z); returns (n, widths[-1], x − 2 n_layers, ...).
         """
         if x.device.type == "cpu":
-            # The convolutions there need not lay their inputs out anew then.
+            # Convolutions on a CPU are faster if they need not reorder their inputs.
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        before = x
-        for number, (convolution, norm) in enumerate(
-            zip(self.convolutions, self.norms, strict=True), start=1
-        ):
+        layers = zip(self.convolutions, self.norms, strict=True)
+        previous_input = x
+        for number, (convolution, norm) in enumerate(layers, start=1):
             y = norm(convolution(x))
             if number in self.joins:
-                y = added(y, before[:, :, 2:-2, 2:-2, 2:-2])
-            before, x = x, functional.leaky_relu_(y, SLOPE)
+                y = added(y, previous_input[:, :, 2:-2, 2:-2, 2:-2])
+            previous_input = x
+            x = functional.leaky_relu_(y, SLOPE)
         return x
 
     def folded(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """
-        Give weight and bias of each layer with its normalization, as in prediction, inside of
-        them.
-        """
-        pairs = zip(self.convolutions, self.norms, strict=True)
-        return [folded(convolution.weight, convolution.bias, norm) for convolution, norm in pairs]  # type: ignore[arg-type]
+        """Give weight and bias of each layer with its normalization in prediction folded in."""
+        layers: Any = zip(self.convolutions, self.norms, strict=True)
+        return [folded(convolution.weight, convolution.bias, norm) for convolution, norm in layers]
 
 
 def folded(
     weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Put a normalization with its running moments into the convolution before it."""
+    """Fold a normalization with its running moments into the convolution before it."""
     if not isinstance(norm, nn.BatchNorm3d):
         return weight, bias
     mean, variance = norm.running_mean, norm.running_var
@@ -140,8 +137,7 @@ def repeated(
 
 class DeepMedic(nn.Module):
     """
-    DeepMedic: paths at several resolutions without padding, joined by dense layers, with one for a
-    prior scan.
+    DeepMedic: paths at several resolutions and for a prior scan, joined by dense layers.
 
     The path at full resolution loses one voxel on either side with each layer. A low-resolution
     path sees cells of f³ voxels, the first of which begins `n_layers` cells before the output
@@ -201,39 +197,43 @@ class DeepMedic(nn.Module):
         self.low_resolution = tuple(low_resolution)
         self.prior_path = prior_path
         self.validity = validity and prior_path
-        inputs = {"normal": n_channels + extra_channels} | {
-            f"low_{f}": n_channels for f in low_resolution
-        }
+        channels_of_path = {"normal": n_channels + extra_channels}
+        for factor in low_resolution:
+            channels_of_path[f"low_{factor}"] = n_channels
         if prior_path:
-            inputs["prior"] = 1
+            channels_of_path["prior"] = 1
+        # All random draws are in a fixed order: a seed gives the same weights in each version.
         self.paths = nn.ModuleDict(
             {
                 name: Path(n, widths, residual=residual, normalization=normalization)
-                for name, n in inputs.items()
+                for name, n in channels_of_path.items()
             }
         )
-        # The first dense layer, in parts; only one has its bias.
-        plain = normalization is None
+        has_bias = normalization is None
+        # The first dense layer, split by path; a single bias suffices for their sum.
         self.merges = nn.ModuleDict(
             {
-                name: nn.Conv3d(widths[-1], dense[0], 1, bias=plain and name == "normal")
-                for name in inputs
+                name: nn.Conv3d(widths[-1], dense[0], 1, bias=has_bias and name == "normal")
+                for name in channels_of_path
             }
         )
+        n_features = len(channels_of_path) * widths[-1]
         for layer in self.merges.values():
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / (len(inputs) * widths[-1])))  # type: ignore[arg-type]
-        if plain:
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / n_features))  # type: ignore[arg-type]
+        if has_bias:
             nn.init.zeros_(self.merges["normal"].bias)  # type: ignore[arg-type]
         if self.validity:
             self.valid_weight = nn.Parameter(torch.zeros(dense[0]))
-        self.dense = nn.ModuleList(nn.Conv3d(a, b, 1, bias=plain) for a, b in pairwise(dense))
+        self.dense = nn.ModuleList(nn.Conv3d(a, b, 1, bias=has_bias) for a, b in pairwise(dense))
         for layer in self.dense:
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)  # type: ignore[arg-type]
-            if plain:
+            if has_bias:
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.norms = nn.ModuleList(nn.Identity() if plain else nn.BatchNorm3d(n) for n in dense)
+        norm_type = nn.Identity if has_bias else nn.BatchNorm3d
+        self.norms = nn.ModuleList(norm_type(n) for n in dense)
         self.dropout = nn.Dropout(dropout)
         self.answer = nn.Conv3d(dense[-1], 1, 1)
+        # Small weights, so that training begins at FIRST_LOGIT everywhere.
         nn.init.normal_(self.answer.weight, std=math.sqrt(1 / dense[-1]) / 10)
         nn.init.constant_(self.answer.bias, FIRST_LOGIT)  # type: ignore[arg-type]
 
@@ -254,20 +254,19 @@ class DeepMedic(nn.Module):
         """
         merged = self.merges["normal"](self.paths["normal"](image))
         size = merged.shape[2:]
+        phases = phases or {}
         for factor in self.low_resolution:
-            features = self.merges[f"low_{factor}"](
-                self.paths[f"low_{factor}"](low[f"low_{factor}"])
-            )
-            merged = merged + repeated(
-                features, factor, size, (phases or {}).get(factor, (0, 0, 0))
-            )
+            name = f"low_{factor}"
+            features = self.merges[name](self.paths[name](low[name]))
+            phase = phases.get(factor, (0, 0, 0))
+            merged = merged + repeated(features, factor, size, phase)
         if self.prior_path:
             features = self.merges["prior"](self.paths["prior"](prior))
             if self.validity:
-                there = merged.new_ones(len(merged)) if valid is None else valid
-                features = (features + self.valid_weight[:, None, None, None]) * there[
-                    :, None, None, None, None
-                ]
+                flags = merged.new_ones(len(merged)) if valid is None else valid
+                features = features + self.valid_weight[:, None, None, None]
+                # The path of the prior adds nothing to a case without one.
+                features = features * flags[:, None, None, None, None]
             merged = merged + features
         return self.decide(merged)
 

@@ -1,4 +1,4 @@
-"""Losses that weigh sensitivity against specificity, of whole segments (VSS, JVSS) or of voxels (SSE)."""
+"""Losses that weigh sensitivity against specificity, of segments (VSS, JVSS) or voxels (SSE)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ else:
 
 __all__ = ["JVSSLoss", "SSELoss", "VSSLoss", "VoxelLoss", "jvss_loss", "sse_loss", "vss_loss"]
 
-_REDUCTIONS = ("paper", "code")
-#: The ε of the paper, which keeps a batch without positive (or negative) segments from dividing by
-#: zero.
+#: The ε of the paper, so that a batch without positive (or negative) segments is not divided by 0.
 EPSILON = 1e-7
+#: What is added to denominators, in the paper and in its published program.
+_DENOMINATOR_OFFSETS = {"paper": EPSILON, "code": 1.0}
+_REDUCTIONS = tuple(_DENOMINATOR_OFFSETS)
 
 
 def vss_loss(
@@ -76,14 +77,15 @@ def vss_loss(
     """
     logits, target = _checked(logits, target, alpha, reduction)
     logits, target = logits.flatten(1), target.flatten(1)
-    added = EPSILON if reduction == "paper" else 1.0
-    found = (torch.sigmoid(logits) * target).max(dim=1).values
+    offset = _DENOMINATOR_OFFSETS[reduction]
+    # Largest probability inside of the lesions of each segment.
+    detected = (torch.sigmoid(logits) * target).max(dim=1).values
     positive = target.max(dim=1).values
     negative = 1 - positive
-    sensitivity = found.sum() / (positive.sum() + added)
+    sensitivity = detected.sum() / (positive.sum() + offset)
     # 1 − p from the logit itself: the probability is 1 to the last digit from logits of 17 on.
-    quiet = torch.sigmoid(-logits.max(dim=1).values)
-    specificity = (negative * quiet).sum() / (negative.sum() + added)
+    probability_of_none = torch.sigmoid(-logits.max(dim=1).values)
+    specificity = (negative * probability_of_none).sum() / (negative.sum() + offset)
     return 1 - (alpha * sensitivity + (1 - alpha) * specificity)
 
 
@@ -91,8 +93,9 @@ def jvss_loss(
     logits: torch.Tensor, target: torch.Tensor, alpha: float, *, reduction: str = "paper"
 ) -> torch.Tensor:
     """
-    Compute the joint loss of a batch of segments: VSS plus the binary cross-entropy of its voxels,
-    one to one.
+    Compute the joint loss of a batch of segments: VSS plus the binary cross-entropy of voxels.
+
+    Both have the weight 1.
 
     Parameters
     ----------
@@ -162,18 +165,20 @@ def sse_loss(
     Brosch et al., MICCAI 2015, LNCS 9351:3–11; Huang et al., Medical Physics 49:5773–5786, 2022.
     """
     logits, target = _checked(logits, target, alpha, reduction)
-    added = EPSILON if reduction == "paper" else 1.0
-    # (1 − p)² where there is a lesion and p² elsewhere, each without a difference of nearly equal
-    # numbers.
-    missed = (torch.sigmoid(-logits).square() * target).sum() / (target.sum() + added)
-    alarmed = (torch.sigmoid(logits).square() * (1 - target)).sum() / ((1 - target).sum() + added)
-    return alpha * missed + (1 - alpha) * alarmed
+    offset = _DENOMINATOR_OFFSETS[reduction]
+    background = 1 - target
+    # 1 − p as a sigmoid of its own: the difference would lose its digits where p is near 1.
+    lesion_error = torch.sigmoid(-logits).square() * target
+    background_error = torch.sigmoid(logits).square() * background
+    missed = lesion_error.sum() / (target.sum() + offset)
+    false_alarms = background_error.sum() / (background.sum() + offset)
+    return alpha * missed + (1 - alpha) * false_alarms
 
 
 def _checked(
     logits: torch.Tensor, target: torch.Tensor, alpha: float, reduction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give logits and targets of one type, in single precision at least."""
+    """Check the arguments of a loss; give logits and targets in single precision at least."""
     if logits.shape != target.shape or logits.ndim < 2:
         raise ValueError(
             f"logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}; "
@@ -188,19 +193,16 @@ def _checked(
 
 def check_alpha(alpha: Any) -> None:
     """Refuse a weight that is not from 0 to 1."""
-    if (
-        isinstance(alpha, bool)
-        or not isinstance(alpha, int | float | np.number)
-        or not 0 <= alpha <= 1
-    ):
+    is_number = isinstance(alpha, int | float | np.number) and not isinstance(alpha, bool)
+    if not is_number or not 0 <= alpha <= 1:
         raise ValueError(
             "alpha weighs sensitivity against specificity and must be a number from 0 to 1, not "
             f"{alpha!r}"
         )
 
 
-class _Weighed(nn.Module):
-    """What the modules share: they are called with logits and targets."""
+class _WeightedLoss(nn.Module):
+    """Base of the losses with a weight `alpha`, as modules."""
 
     #: The loss as a function.
     _loss: ClassVar[Callable[..., torch.Tensor]]
@@ -214,7 +216,7 @@ class _Weighed(nn.Module):
 
     def extra_repr(self) -> str:
         """
-        Say the parameters.
+        Describe the parameters.
 
         Returns
         -------
@@ -242,7 +244,7 @@ class _Weighed(nn.Module):
         return self._loss(logits, target, self.alpha, reduction=self.reduction)
 
 
-class VSSLoss(_Weighed):
+class VSSLoss(_WeightedLoss):
     """
     `vss_loss` as a module.
 
@@ -257,7 +259,7 @@ class VSSLoss(_Weighed):
     _loss = staticmethod(vss_loss)
 
 
-class JVSSLoss(_Weighed):
+class JVSSLoss(_WeightedLoss):
     """
     `jvss_loss` as a module.
 
@@ -272,7 +274,7 @@ class JVSSLoss(_Weighed):
     _loss = staticmethod(jvss_loss)
 
 
-class SSELoss(_Weighed):
+class SSELoss(_WeightedLoss):
     """
     `sse_loss` as a module.
 

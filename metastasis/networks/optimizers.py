@@ -32,15 +32,15 @@ class NesterovRMSprop(Optimizer):
     Parameters
     ----------
     params : iterable
-        What is learned.
+        The weights.
     lr : float, default=0.001
         Learning rate.
     momentum : float, default=0.6
         Nesterov's momentum µ.
     rho : float, default=0.9
-        How much of the mean square of the gradient stays.
+        Decay of the mean square of the gradient.
     eps : float, default=1e-4
-        What is added to the mean square.
+        Offset of the mean square.
     l1, l2 : float, default=0.0
         Weights of the penalties.
 
@@ -83,9 +83,12 @@ class NesterovRMSprop(Optimizer):
                 if not state:
                     state["mean_square"] = torch.zeros_like(weights)
                     state["velocity"] = torch.zeros_like(weights)
-                square, velocity = state["mean_square"], state["velocity"]
-                square.mul_(group["rho"]).addcmul_(gradient, gradient, value=1 - group["rho"])
-                move = gradient * torch.rsqrt(square + group["eps"]) * group["lr"]
-                velocity.mul_(group["momentum"]).sub_(move)
-                weights.add_(velocity, alpha=group["momentum"]).sub_(move)
+                mean_square = state["mean_square"]
+                mean_square.mul_(group["rho"])
+                mean_square.addcmul_(gradient, gradient, value=1 - group["rho"])
+                step = gradient * torch.rsqrt(mean_square + group["eps"]) * group["lr"]
+                velocity = state["velocity"]
+                velocity.mul_(group["momentum"]).sub_(step)
+                # Nesterov: the weights move by the velocity that the next step would have.
+                weights.add_(velocity, alpha=group["momentum"]).sub_(step)
         return loss
