@@ -1,4 +1,4 @@
-"""Cases: a brain scan with what is known about it, in memory, and read from and written to a table of files."""
+"""Cases: brain scans with label, prior and brain mask, in memory and as tables of files."""
 
 from __future__ import annotations
 
@@ -52,8 +52,13 @@ _COLUMNS = {
     "brain": "The brain",
     "prior_label": "Metastases as they were in the prior image (synthetic cases)",
     "mimics": "Bright structures that are no metastases (synthetic cases)",
-    "lesions": "Table of the metastases: number in the label's connected parts, diameter, status, volume",
-    "classes": "Which numbers of the label image are metastases, separated by commas; all above 0 by default",
+    "lesions": (
+        "Table of the metastases: number in the label's connected parts, diameter, status, volume"
+    ),
+    "classes": (
+        "Which numbers of the label image are metastases, separated by commas; all above 0 by "
+        "default"
+    ),
     "synthetic": "Whether the case was simulated; no person was scanned then",
 }
 
@@ -61,7 +66,7 @@ _COLUMNS = {
 @dataclass(frozen=True, eq=False)
 class Case:
     """
-    A brain scan of a patient with what is known about it.
+    A brain scan of a patient with its label, prior scan and brain mask.
 
     Parameters
     ----------
@@ -112,32 +117,36 @@ class Case:
     def __post_init__(self) -> None:
         patient = str(self.patient)
         checked: dict[str, Any] = {"patient": patient, "name": str(self.name or patient)}
-        who = f"case {checked['name']}"
+        title = f"case {checked['name']}"
         image = np.asarray(self.image)
         if image.ndim != 3 or not image.size:
             raise ValueError(
-                f"{who}: the image must be a volume (x, y, z), not an array of shape {image.shape}"
+                f"{title}: the image must be a volume (x, y, z), not an array of shape "
+                f"{image.shape}"
             )
         for key, values in (("image", image), ("prior", self.prior)):
-            if values is not None:
-                checked[key] = checked_values(
-                    values, image.shape, f"{who}: the {key}", remedy=_REMEDY
-                )
+            if values is None:
+                continue
+            name = f"{title}: the {key}"
+            checked[key] = checked_values(values, image.shape, name, remedy=_REMEDY)
         for key in ("label", "brain", "prior_label", "mimics"):
-            if (mask := getattr(self, key)) is not None:
-                found = checked_mask(
-                    mask, image.shape, f"{who}: the {key.replace('_', ' ')}", remedy=_REMEDY
-                )
-                checked[key] = found if key == "brain" else found.astype(np.uint8)
-        checked["affine"] = checked_affine(self.affine, who)
+            mask = getattr(self, key)
+            if mask is None:
+                continue
+            name = f"{title}: the {key.replace('_', ' ')}"
+            checked[key] = checked_mask(mask, image.shape, name, remedy=_REMEDY)
+            if key != "brain":
+                checked[key] = checked[key].astype(np.uint8)
+        checked["affine"] = checked_affine(self.affine, title)
         checked["synthetic"] = bool(self.synthetic)
+        # A frozen dataclass refuses plain assignment.
         for key, value in checked.items():
             object.__setattr__(self, key, value)
 
     def __repr__(self) -> str:
-        kind = "synthetic case" if self.synthetic else "case"
+        prefix = "synthetic case" if self.synthetic else "case"
         size = " × ".join(map(str, self.shape))
-        return f"<{kind} {self.name!r} of patient {self.patient!r}, {size} voxels>"
+        return f"<{prefix} {self.name!r} of patient {self.patient!r}, {size} voxels>"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -217,9 +226,10 @@ def read_case(
         If a file is missing.
     """
     row = {"patient": stem(image), "image": str(image)}
-    row |= {
-        key: str(path) for key, path in (("prior", prior), ("brain", brain)) if path is not None
-    }
+    if prior is not None:
+        row["prior"] = str(prior)
+    if brain is not None:
+        row["brain"] = str(brain)
     return _read_case(row, Path())
 
 
@@ -255,7 +265,9 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     """
     stems = file_stems((case.patient, case.name) for case in cases)
     rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
-    files = [row[key] for row in rows for key in ("image", *_MAPS, "lesions") if key in row]
+    files: list[str] = []
+    for row in rows:
+        files += [row[key] for key in ("image", *_MAPS, "lesions") if key in row]
     with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
         for case, row in zip(cases, rows, strict=True):
             for key in ("image", *_MAPS):
@@ -271,44 +283,46 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:
-    """Make the case of one row."""
-    image = load_image(folder / row["image"])
+    """Read the files of one row of a table."""
+    image_path = folder / row["image"]
+    image = load_image(image_path)
 
-    def values(column: str) -> NDArray | None:
+    def values_on_grid(column: str) -> NDArray | None:
         if not row.get(column):
             return None
         try:
             return read_on_grid(folder / row[column], image.shape[:3], image.affine, row["image"])
         except ValueError as error:
-            raise ValueError(
-                f"{error}"
-                + (
-                    "; prepare_brain(image, prior=…) aligns and resamples it"
-                    if column == "prior"
-                    else ""
-                )
-            ) from None
+            remedy = ""
+            if column == "prior":
+                remedy = "; prepare_brain(image, prior=…) aligns and resamples it"
+            raise ValueError(f"{error}{remedy}") from None
 
     word = row.get("synthetic", "").lower()
     if word not in WORDS:
         raise ValueError(f"synthetic must be true or false, not {row['synthetic']!r}")
     masks: dict[str, Any] = {}
     for column in ("label", "brain", "prior_label", "mimics"):
-        found = values(column)
-        if found is not None:
-            name = str(folder / row[column])
-            masks[column] = binarize(found, name=name, may_be_empty=column != "brain")
-            if column == "label" and row.get("classes"):
-                masks[column] = _of_classes(found, row["classes"])
-    volume = three_axes(values_of(image, image_name(folder / row["image"])), folder / row["image"])
-    _check_finite(volume, folder / row["image"])
-    prior = values("prior")
+        values = values_on_grid(column)
+        if values is None:
+            continue
+        name = str(folder / row[column])
+        masks[column] = binarize(values, name=name, may_be_empty=column != "brain")
+        if column == "label" and row.get("classes"):
+            masks[column] = _in_classes(values, row["classes"])
+    volume = three_axes(values_of(image, image_name(image_path)), image_path)
+    _check_finite(volume, image_path)
+    prior = values_on_grid("prior")
     if prior is not None:
-        _check_finite(prior, folder / row["prior"])
-    if prior is not None and prior.size and not prior.any():
-        raise ValueError(
-            f"{folder / row['prior']} holds nothing but 0; give a scan, or n/a where there is none"
-        )
+        prior_path = folder / row["prior"]
+        _check_finite(prior, prior_path)
+        if prior.size and not prior.any():
+            raise ValueError(
+                f"{prior_path} holds nothing but 0; give a scan, or n/a where there is none"
+            )
+    lesions = None
+    if row.get("lesions"):
+        lesions = _read_lesions(folder / row["lesions"])
     return Case(
         row["patient"],
         volume,
@@ -316,21 +330,21 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         affine=image.affine,
         synthetic=WORDS[word],
         name=row.get("name", ""),
-        lesions=_read_lesions(folder / row["lesions"]) if row.get("lesions") else None,
+        lesions=lesions,
         **masks,
     )
 
 
-def _of_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
-    """Find the voxels of some classes of labels."""
+def _in_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
+    """Mark the voxels of some classes of a label image."""
     try:
-        wanted = [int(word) for word in classes.split(",")]
+        numbers = [int(word) for word in classes.split(",")]
     except ValueError:
         raise ValueError(
             f"classes must be whole numbers separated by commas, such as 1,3,4, not {classes!r}"
         ) from None
     # A label that went through a file's scale factor is 0.99999997, so no comparison is exact.
-    return np.isin(np.rint(values), wanted)
+    return np.isin(np.rint(values), numbers)
 
 
 def _read_lesions(path: Path) -> pd.DataFrame:
@@ -348,11 +362,10 @@ def _read_lesions(path: Path) -> pd.DataFrame:
 
 
 def _check_finite(values: NDArray, path: Path) -> None:
-    """Refuse values that are not finite by the name of their file."""
-    if wrong := np.count_nonzero(~np.isfinite(values)):
+    n_not_finite = np.count_nonzero(~np.isfinite(values))
+    if n_not_finite:
         raise ValueError(
-            f"{path} holds {wrong} values that are no finite numbers; set voxels without a value "
-            "to 0"
+            f"{path} contains {n_not_finite} non-finite values; set voxels without a value to 0"
         )
 
 
@@ -362,7 +375,9 @@ def _row(case: Case, stem: str) -> dict[str, str]:
         "name": case.name,
         "synthetic": "true" if case.synthetic else "false",
     }
-    row |= {
-        key: f"{stem}_{key}.nii.gz" for key in ("image", *_MAPS) if getattr(case, key) is not None
-    }
-    return row | ({} if case.lesions is None else {"lesions": f"{stem}_lesions.tsv"})
+    for key in ("image", *_MAPS):
+        if getattr(case, key) is not None:
+            row[key] = f"{stem}_{key}.nii.gz"
+    if case.lesions is not None:
+        row["lesions"] = f"{stem}_lesions.tsv"
+    return row

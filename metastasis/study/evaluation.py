@@ -1,4 +1,4 @@
-"""Compare segmentations with reference lesions: tables per scan and lesion, a summary with controls, curves."""
+"""Evaluation of segmentations: tables by scan and lesion, summary with controls, and curves."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def evaluate_segmentations(
     Raises
     ------
     ValueError
-        If a case has no label, numbers or shapes differ, values are of no known kind, or names are
-        not possible.
+        If a case has no label, numbers or shapes differ, values are neither probabilities nor
+        labels, or names are not possible.
 
     References
     ----------
@@ -194,14 +194,15 @@ def evaluate_segmentations(
     for name, method in named.items():
         if method.confirmed is not None:
             masks[name + CONFIRMED] = method.confirmed
-    blind = control_segmentations(cases, random_state=random_state) if controls else {}
-    least = 1 if isinstance(min_voxels, Mapping) else min_voxels
-    masks |= {
-        name: [drop_small(one, least, connectivity=connectivity) for one in values]
-        for name, values in blind.items()
-    }
+    control_masks = control_segmentations(cases, random_state=random_state) if controls else {}
+    min_control_voxels = 1 if isinstance(min_voxels, Mapping) else min_voxels
+    for name, values in control_masks.items():
+        masks[name] = [
+            drop_small(mask, min_control_voxels, connectivity=connectivity) for mask in values
+        ]
     options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
-    scans, lesions = [], []
+    scans = []
+    lesions = []
     for i, case in enumerate(cases):
         keys = {
             "case": i,
@@ -210,42 +211,38 @@ def evaluate_segmentations(
             "prior": case.prior is not None,
         }
         statuses = _statuses(case, connectivity)
-        for name, found in masks.items():
-            table = lesion_table(truths[i], found[i], case.affine, **options)
-            row = {**keys, "method": name} | lesion_counts(table, small=small).to_dict("records")[
-                0
-            ]
-            row["voxel_dice"] = _voxel_dice(truths[i], found[i])
-            scans.append(row | segment_counts(truths[i], found[i], segment, case.brain))
-            is_lesion = table["kind"] == "lesion"
-            status = [
-                statuses.get(n, "") if own else ""
-                for n, own in zip(table["number"], is_lesion, strict=True)
-            ]
-            lesions.append(
-                table.assign(**keys, method=name, status=np.array(status, dtype=object))
-            )
+        for name, method_masks in masks.items():
+            mask = method_masks[i]
+            table = lesion_table(truths[i], mask, case.affine, **options)
+            (counts,) = lesion_counts(table, small=small).to_dict("records")
+            row = {**keys, "method": name, **counts}
+            row["voxel_dice"] = _voxel_dice(truths[i], mask)
+            scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
+            status = _status_column(table, statuses)
+            lesions.append(table.assign(**keys, method=name, status=status))
     by_scan = pd.DataFrame(scans)
     summary = _summary(by_scan, CONTROLS if controls else ())
-    graded = {
-        name: method.probabilities
-        for name, method in named.items()
-        if method.probabilities is not None
-    }
-    own = {name: options | {"min_voxels": method.min_voxels} for name, method in named.items()}
-    curves = {
-        name: threshold_curve(truths, values, thresholds=thresholds, **own[name])
-        for name, values in graded.items()
-    }
-    points = {
-        name: threshold_curve(truths, masks[name], thresholds=[0.5], **options) for name in blind
-    }
     brains = [case.brain for case in cases]
+    curves = {}
     calibrations = []
-    for name, values in graded.items():
-        limit = named[name].threshold
-        one = calibration_curve(truths, values, masks=brains, threshold=limit, **own[name])
-        calibrations.append(one.assign(method=name, error=one["level"].map(one.attrs["error"])))
+    for name, method in named.items():
+        probabilities = method.probabilities
+        if probabilities is None:
+            continue
+        method_options = options | {"min_voxels": method.min_voxels}
+        curves[name] = threshold_curve(
+            truths, probabilities, thresholds=thresholds, **method_options
+        )
+        calibration = calibration_curve(
+            truths, probabilities, masks=brains, threshold=method.threshold, **method_options
+        )
+        error = calibration["level"].map(calibration.attrs["error"])
+        calibrations.append(calibration.assign(method=name, error=error))
+    points = {
+        name: threshold_curve(truths, masks[name], thresholds=[0.5], **options)
+        for name in control_masks
+    }
+    all_curves = [curve.assign(method=name) for name, curve in [*curves.items(), *points.items()]]
     members = family_table(summary[summary["part"] == "all"], families or {})
     return {
         "scans": by_scan,
@@ -254,11 +251,9 @@ def evaluate_segmentations(
         "intervals": _intervals(by_scan, n_bootstrap, seed_from(random_state)),
         "status": _status_table(lesions),
         "ensemble": _ensemble_table(
-            named, {name: masks[name] for name in blind}, cases, truths, options
+            named, {name: masks[name] for name in control_masks}, cases, truths, options
         ),
-        "curves": _joined(
-            [one.assign(method=name) for name, one in (curves | points).items()], ["method"]
-        ),
+        "curves": _joined(all_curves, ["method"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
         "areas": _areas(curves, points, members),
@@ -275,7 +270,7 @@ def candidate_scores(
     min_voxels: int = 1,
 ) -> dict[str, float]:
     """
-    Score what an ensemble confirms, and what it leaves to review.
+    Score the confirmed lesions of an ensemble and its candidates for review.
 
     Shapes: `labels` (x, y, z), `predictions` (x, y, z).
     """
@@ -284,55 +279,48 @@ def candidate_scores(
         "min_overlap": min_overlap,
         "min_voxels": min_voxels,
     }
-    found = [np.asarray(one) for one in predictions]
-    union = [
-        lesion_table(label, one > 0, **options) for label, one in zip(labels, found, strict=True)
-    ]
-    sure = [
-        lesion_table(label, one == 2, **options) for label, one in zip(labels, found, strict=True)
-    ]
-    review = [
-        lesion_table(label, one == 1, **options) for label, one in zip(labels, found, strict=True)
-    ]
-    both, confirmed = lesion_scores(union), lesion_scores(sure)
-    further = both["n_found"] - confirmed["n_found"]
-    wrong = lesion_scores(review)["n_false_positives"]
-    n_patients = len(labels if patients is None else set(patients))
+
+    def scores_of(masks: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+        pairs = zip(labels, masks, strict=True)
+        return lesion_scores([lesion_table(label, mask, **options) for label, mask in pairs])
+
+    label_maps = [np.asarray(prediction) for prediction in predictions]
+    union = scores_of([label_map > 0 for label_map in label_maps])
+    confirmed = scores_of([label_map == 2 for label_map in label_maps])
+    candidates = scores_of([label_map == 1 for label_map in label_maps])
+    # A lesion that is partly confirmed is no further one, so candidates are not counted alone.
+    n_further = union["n_found"] - confirmed["n_found"]
+    n_false = candidates["n_false_positives"]
+    n_scans = len(labels)
+    n_patients = n_scans if patients is None else len(set(patients))
     return {
-        **{key: both[key] for key in _CONFIRMABLE},
+        **{key: union[key] for key in _CONFIRMABLE},
         **{f"confirmed_{key}": confirmed[key] for key in _CONFIRMABLE},
-        "further_true": further,
-        "further_true_per_scan": further / len(labels),
-        "further_true_per_patient": further / n_patients,
-        "false_candidates": wrong,
-        "false_candidates_per_scan": wrong / len(labels),
-        "false_candidates_per_patient": wrong / n_patients,
+        "further_true": n_further,
+        "further_true_per_scan": n_further / n_scans,
+        "further_true_per_patient": n_further / n_patients,
+        "false_candidates": n_false,
+        "false_candidates_per_scan": n_false / n_scans,
+        "false_candidates_per_patient": n_false / n_patients,
     }
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
-    """
-    Write the summary as the study's table 2, a line for each method, with what cannot be won by
-    covering all.
-    """
+    """Format the summary as the study's table 2, with scores that covering all cannot win."""
     summary = tables["summary"]
-    chosen = summary[summary["part"] == part].set_index("method")
-    if not len(chosen):
+    scores = summary[summary["part"] == part].set_index("method")
+    if not len(scores):
         raise ValueError(
             f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
         )
-    columns = [
-        *("sensitivity", "precision", "n_false_positives", "mDSC"),
-        *HEADLINES[:3],
-        "lesion_dice",
-        "lesion_f1",
-    ]
-    text = chosen[columns].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
-    text["n_false_positives"] = chosen["n_false_positives"].map("{:.0f}".format)
+    published = ("sensitivity", "precision", "n_false_positives", "mDSC")
+    columns = [*published, *HEADLINES[:3], "lesion_dice", "lesion_f1"]
+    text = scores[columns].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
+    text["n_false_positives"] = scores["n_false_positives"].map("{:.0f}".format)
     return text
 
 
-# What is given -----------------------------------------------------------------------------------
+# Methods and options -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, init=False)
@@ -355,7 +343,7 @@ class _Method:
         min_voxels: int,
         connectivity: int,
     ) -> None:
-        arrays = [np.asarray(one) for one in values]
+        arrays = [np.asarray(prediction) for prediction in values]
         if len(arrays) != len(cases):
             raise ValueError(f"{name}: {len(arrays)} predictions for {len(cases)} cases")
         for array, case in zip(arrays, cases, strict=True):
@@ -366,33 +354,40 @@ class _Method:
                 )
         kinds = {"probabilities" if array.dtype.kind == "f" else "masks" for array in arrays}
         highest = max(array.max() for array in arrays)
-        known = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
-        if len(kinds) > 1 or not known or highest > (1 if "probabilities" in kinds else 2):
+        are_valid = all(np.isfinite(array).all() and array.min() >= 0 for array in arrays)
+        limit = 1 if "probabilities" in kinds else 2
+        if len(kinds) > 1 or not are_valid or highest > limit:
             raise ValueError(
                 f"{name}: values up to {highest:g} of {' and '.join(sorted(kinds))}; all cases "
                 "need probabilities (floating point, 0 to 1), masks (0 and 1) or an ensemble's "
                 "labels (0, 1 and 2)"
             )
-        found: dict[str, Any] = {"threshold": threshold, "min_voxels": min_voxels}
-        found |= {"labels": None, "confirmed": None, "probabilities": None}
-        graded = kinds == {"probabilities"}
-        marked = [array >= threshold if graded else array > 0 for array in arrays]
-        found["masks"] = [drop_small(one, min_voxels, connectivity=connectivity) for one in marked]
-        if graded:
-            found["probabilities"] = arrays
-        elif highest == 2:
-            labels = [
-                np.where(mask, array, 0)
-                for array, mask in zip(arrays, found["masks"], strict=True)
-            ]
-            found |= {"labels": labels, "confirmed": [one == 2 for one in labels]}
-        for key, value in found.items():
+        has_probabilities = kinds == {"probabilities"}
+        masks = [array >= threshold if has_probabilities else array > 0 for array in arrays]
+        masks = [drop_small(mask, min_voxels, connectivity=connectivity) for mask in masks]
+        fields: dict[str, Any] = {
+            "masks": masks,
+            "threshold": threshold,
+            "min_voxels": min_voxels,
+            "labels": None,
+            "confirmed": None,
+            "probabilities": arrays if has_probabilities else None,
+        }
+        # Only an ensemble has the label 2, for confirmed lesions.
+        if not has_probabilities and highest == 2:
+            pairs = zip(arrays, masks, strict=True)
+            fields["labels"] = [np.where(mask, array, 0) for array, mask in pairs]
+            fields["confirmed"] = [labels == 2 for labels in fields["labels"]]
+        # A frozen dataclass refuses plain assignment.
+        for key, value in fields.items():
             object.__setattr__(self, key, value)
 
 
 def for_method(value: Any, name: str, default: Any) -> Any:
-    """Give a method's own value of an option."""
-    return value.get(name, default) if isinstance(value, Mapping) else value
+    """Give the value of an option for a method; a mapping may hold one for each."""
+    if isinstance(value, Mapping):
+        return value.get(name, default)
+    return value
 
 
 def _threshold_of(threshold: float | Mapping[str, float], name: str) -> float:
@@ -403,52 +398,63 @@ def _threshold_of(threshold: float | Mapping[str, float], name: str) -> float:
 
 
 def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None:
-    """Refuse values for methods that are not there, and numbers of voxels that are none."""
-    unknown = (
-        [name for name in values if name not in predictions] if isinstance(values, Mapping) else []
-    )
+    """Refuse values for methods without predictions, and invalid numbers of voxels."""
+    by_method = values if isinstance(values, Mapping) else {}
+    unknown = [name for name in by_method if name not in predictions]
     if unknown:
         raise ValueError(
             f"{what} name {unknown}, which are not among the predictions {list(predictions)}"
         )
     if what == "min_voxels":
-        for value in values.values() if isinstance(values, Mapping) else [values]:
+        numbers = list(by_method.values()) if isinstance(values, Mapping) else [values]
+        for value in numbers:
             check_number("min_voxels", value, least=1, whole=True)
 
 
 def _check_names(named: Mapping[str, _Method], controls: bool) -> None:
-    taken = [name for name in named if (controls and name in CONTROLS) or name.endswith(CONFIRMED)]
-    if not named or taken:
-        raise ValueError(f"predictions need names of their own, not {taken or 'none at all'}")
+    reserved = list(CONTROLS) if controls else []
+    clashes = [name for name in named if name in reserved or name.endswith(CONFIRMED)]
+    if not named or clashes:
+        raise ValueError(f"predictions need names of their own, not {clashes or 'none at all'}")
 
 
 def _statuses(case: Case, connectivity: int) -> dict[int, str]:
-    """Give what a synthetic case tells about its lesions; their numbers are those of voxels joined at corners."""
+    """Give the status of the lesions of a synthetic case by their numbers."""
+    # The numbers hold for components of voxels that share a corner, not for others.
     if case.lesions is None or connectivity != 26:
         return {}
-    return dict(
-        zip(case.lesions["number"].astype(int), case.lesions["status"].astype(str), strict=True)
-    )
+    numbers = case.lesions["number"].astype(int)
+    return dict(zip(numbers, case.lesions["status"].astype(str), strict=True))
 
 
 # Measures of a scan ------------------------------------------------------------------------------
 
 
-def _voxel_dice(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
-    total = np.count_nonzero(truth) + np.count_nonzero(found)
-    return 2 * np.count_nonzero(truth & found) / total if total else float("nan")
+def _status_column(table: pd.DataFrame, statuses: Mapping[int, str]) -> NDArray[np.object_]:
+    """Give the status of each row of a lesion table; empty for false positives."""
+    status = [statuses.get(number, "") for number in table["number"]]
+    return np.where(table["kind"] == "lesion", np.array(status, dtype=object), "")
+
+
+def _voxel_dice(truth: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
+    n_voxels = np.count_nonzero(truth) + np.count_nonzero(mask)
+    if not n_voxels:
+        return float("nan")
+    return 2 * np.count_nonzero(truth & mask) / n_voxels
 
 
 # Tables ------------------------------------------------------------------------------------------
 
 
 def _parts(scans: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Split scans by whether they have a prior, where some have and some have not."""
-    split = {True: scans[scans["prior"]], False: scans[~scans["prior"]]}
-    parts = {_PARTS[0]: scans}
-    if all(len(part) for part in split.values()):
-        parts |= {_PARTS[1]: split[True], _PARTS[2]: split[False]}
-    return parts
+    """Split scans by whether they have a prior, if some do and some do not."""
+    with_prior = scans[scans["prior"]]
+    without_prior = scans[~scans["prior"]]
+    tables = {_PARTS[0]: scans}
+    if len(with_prior) and len(without_prior):
+        tables[_PARTS[1]] = with_prior
+        tables[_PARTS[2]] = without_prior
+    return tables
 
 
 def _count_columns(scans: pd.DataFrame) -> list[str]:
@@ -462,11 +468,11 @@ def _summary(scans: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
     rows = []
     columns = _count_columns(scans)
     for part, table in _parts(scans).items():
-        for method, own in table.groupby("method", sort=False):
-            sums = own[columns].sum()
+        for method, method_scans in table.groupby("method", sort=False):
+            sums = method_scans[columns].sum()
             row: dict[str, Any] = {"part": part, "method": method, "control": method in controls}
             row |= {key: value.item() for key, value in scores_from_counts(sums).items()}
-            row["voxel_dice"] = float(own["voxel_dice"].mean())
+            row["voxel_dice"] = float(method_scans["voxel_dice"].mean())
             rates = segment_rates({key: sums[f"segment_{key}"] for key in SEGMENT_COUNTS})
             rows.append(row | {f"segment_{key}": value for key, value in rates.items()})
     return pd.DataFrame(rows)
@@ -477,27 +483,35 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
 
     rows: list[dict[str, Any]] = []
     columns = _count_columns(scans)
-    for part, table in _parts(scans).items() if n_bootstrap else ():
+    tables = _parts(scans) if n_bootstrap else {}
+    for part, table in tables.items():
         rng = np.random.default_rng(seed_for(seed, "bootstrap", part))
-        n = table["patient"].nunique()
-        # The same patients for all methods.
-        drawn = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
-        for method, own in table.groupby("method", sort=False):
-            by_patient = own.groupby("patient", sort=False)[columns].sum()
-            whole = scores_from_counts(by_patient.sum())
-            samples = scores_from_counts(
-                dict(zip(columns, (drawn @ by_patient.to_numpy(np.float64)).T, strict=True))
-            )
+        n_patients = table["patient"].nunique()
+        # How often each patient is drawn in each sample, the same for all methods.
+        draws = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), n_bootstrap)
+        for method, method_scans in table.groupby("method", sort=False):
+            by_patient = method_scans.groupby("patient", sort=False)[columns].sum()
+            scores = scores_from_counts(by_patient.sum())
+            sample_counts = (draws @ by_patient.to_numpy(np.float64)).T
+            samples = scores_from_counts(dict(zip(columns, sample_counts, strict=True)))
             for measure in _INTERVALS:
-                values = samples[measure][~np.isnan(samples[measure])]
-                low, high = np.percentile(values, (2.5, 97.5)) if len(values) else (np.nan, np.nan)
+                low, high = _percentile_interval(samples[measure])
                 keys = {"part": part, "method": method, "measure": measure}
-                rows.append({**keys, "value": whole[measure].item(), "low": low, "high": high})
+                rows.append({**keys, "value": scores[measure].item(), "low": low, "high": high})
     return pd.DataFrame(rows, columns=["part", "method", "measure", "value", "low", "high"])
 
 
+def _percentile_interval(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """Give percentiles 2.5 and 97.5 of the samples that are defined."""
+    defined = samples[~np.isnan(samples)]
+    if not len(defined):
+        return np.nan, np.nan
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return low, high
+
+
 def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:
-    """Put tables under each other, with some columns first."""
+    """Concatenate tables, with some columns first."""
     import pandas as pd
 
     if not tables:
@@ -514,17 +528,16 @@ def _status_table(lesions: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     whole = _joined(lesions, ["method"])
     rows = []
-    for (method, status), own in whole[whole["status"] != ""].groupby(
-        ["method", "status"], sort=False
-    ):
-        n, found = len(own), int(own["found"].sum())
+    with_status = whole[whole["status"] != ""]
+    for (method, status), group in with_status.groupby(["method", "status"], sort=False):
+        n_found = int(group["found"].sum())
         rows.append(
             {
                 "method": method,
                 "status": status,
-                "n": n,
-                "n_found": found,
-                "sensitivity": found / n,
+                "n": len(group),
+                "n_found": n_found,
+                "sensitivity": n_found / len(group),
             }
         )
     return pd.DataFrame(rows, columns=["method", "status", "n", "n_found", "sensitivity"])
@@ -532,7 +545,7 @@ def _status_table(lesions: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _ensemble_table(
     named: Mapping[str, _Method],
-    blind: Mapping[str, Sequence[NDArray[np.bool_]]],
+    control_masks: Mapping[str, Sequence[NDArray[np.bool_]]],
     cases: Sequence[Case],
     truths: Sequence[NDArray[np.bool_]],
     options: Mapping[str, Any],
@@ -540,27 +553,32 @@ def _ensemble_table(
     import pandas as pd
 
     labels = {name: method.labels for name, method in named.items() if method.labels is not None}
-    if labels:
-        labels |= {
-            name: [2 * mask.astype(np.uint8) for mask in masks] for name, masks in blind.items()
-        }
+    if not labels:
+        return pd.DataFrame(columns=["method", "control"])
+    # Controls confirm all that they mark.
+    for name, masks in control_masks.items():
+        labels[name] = [2 * mask.astype(np.uint8) for mask in masks]
     patients = [case.patient for case in cases]
-    rows = [
-        {"method": name, "control": name in blind}
-        | candidate_scores(truths, found, patients=patients, **options)
-        for name, found in labels.items()
-    ]
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["method", "control"])
+    rows = []
+    for name, method_labels in labels.items():
+        scores = candidate_scores(truths, method_labels, patients=patients, **options)
+        rows.append({"method": name, "control": name in control_masks} | scores)
+    return pd.DataFrame(rows)
 
 
 def _areas(
     curves: Mapping[str, pd.DataFrame], points: Mapping[str, pd.DataFrame], members: pd.DataFrame
 ) -> pd.DataFrame:
-    families = {str(name): own for name, own in members.groupby("family", sort=False)}
-    tables = []
-    for kind, some in (("thresholds", curves), ("family", families), ("control", points)):
-        froc = [np.nan if kind == "family" else froc_score(curve) for curve in some.values()]
-        tables.append(area_table(some, kind).assign(froc=froc))
-    return _joined(
-        [table for table in tables if len(table)] or tables[:1], list(tables[0].columns)
-    )
+    families = {str(name): family for name, family in members.groupby("family", sort=False)}
+    # The points of a family are different trainings, which have no common FROC curve.
+    tables = [
+        area_table(curves, "thresholds").assign(froc=_froc_scores(curves)),
+        area_table(families, "family").assign(froc=[np.nan] * len(families)),
+        area_table(points, "control").assign(froc=_froc_scores(points)),
+    ]
+    filled = [table for table in tables if len(table)] or tables[:1]
+    return _joined(filled, list(tables[0].columns))
+
+
+def _froc_scores(curves: Mapping[str, pd.DataFrame]) -> list[float]:
+    return [froc_score(curve) for curve in curves.values()]
