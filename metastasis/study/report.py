@@ -1,4 +1,4 @@
-"""Pages about segmentations: of a run over many scans, and of a comparison with reference lesions."""
+"""Report pages of segmentations: of a run over scans, and of a comparison with references."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ def write_evaluation(
     ImportError
         If the extra ``report`` is not installed.
     """
-    from metastasis.study.plotting import plot_overlay  # noqa: F401  says before long work what is not installed
+    # Both fail here, before hours of work, if matplotlib or markupsafe is not installed.
+    from metastasis.study.plotting import plot_overlay  # noqa: F401
 
     html_note("")
     names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
@@ -175,27 +176,31 @@ def batch_page(
     n_synthetic = sum(content["synthetic"] for content in contents)
     lead = f"{NOTICE} {synthetic_note(n_synthetic, len(contents))}".rstrip()
     ensemble = any(content["n_confirmed"] is not None for content in contents)
-    header = ["scan", "patient", "lesions", *["confirmed"] * ensemble, "volume, mL", "synthetic"]
+    header = ["scan", "patient", "lesions"]
+    if ensemble:
+        header.append("confirmed")
+    header += ["volume, mL", "synthetic"]
     rows = []
     for content in contents:
-        counts = [content["n_lesions"], *[content["n_confirmed"]] * ensemble]
-        kind = "synthetic" if content["synthetic"] else "no"
-        rows.append(
-            [content["name"], content["patient"], *counts, f"{content['volume_mL']:.2f}", kind]
-        )
+        row = [content["name"], content["patient"], content["n_lesions"]]
+        if ensemble:
+            row.append(content["n_confirmed"])
+        row.append(f"{content['volume_mL']:.2f}")
+        row.append("synthetic" if content["synthetic"] else "no")
+        rows.append(row)
     sections: list[tuple[str, Any]] = [
         ("All scans", html_table(rows, header, numbers=range(2, len(header) - 1)))
     ]
     for content in contents:
-        own = lesions[lesions["name"] == content["name"]]
-        told = _lesion_lines(own) if len(own) else html_paragraph("Nothing was found.")
-        title = content["name"] + (" (synthetic)" if content["synthetic"] else "")
-        sections.append((title, html_join([*shown[content["name"]], told])))
-    where = html_note(
+        name = content["name"]
+        title = f"{name} (synthetic)" if content["synthetic"] else name
+        scan_lesions = _lesion_lines(lesions[lesions["name"] == name])
+        sections.append((title, html_join([*shown[name], scan_lesions])))
+    orientation = html_note(
         "Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the "
         "left."
     )
-    return html_page(heading, [*sections, ("", where)], lead=lead)
+    return html_page(heading, [*sections, ("", orientation)], lead=lead)
 
 
 def scan_page(
@@ -212,34 +217,40 @@ def scan_page(
 
     Shapes: `labels` (x, y, z), `probability` (x, y, z).
     """
+    # Only an ensemble has no single threshold.
     names = ("candidate", "confirmed") if threshold is None else ("found",)
     layers = [Layer("scan", case.image)]
-    layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
+    if case.prior is not None:
+        layers.append(Layer("prior scan", case.prior))
     layers += [
         Layer("probability", probability, "score", window=(0.0, 1.0), threshold=threshold),
         Layer("segmentation", labels, "mask", names=names),
     ]
     if case.label is not None:
         layers.append(Layer("reference", case.label, "mask", shown=False))
-    places = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
+    located_lesions = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
+    points = [
+        (f"{number}: {lesion['volume_mL']:.3f} mL", [lesion[axis] for axis in "xyz"])
+        for number, lesion in enumerate(located_lesions, start=1)
+    ]
     planes = html_viewer(
         layers,
         case.affine,
-        points=[
-            (f"{i}: {row['volume_mL']:.3f} mL", [row[axis] for axis in "xyz"])
-            for i, row in enumerate(places, 1)
-        ],
+        points=points,
         region=case.brain,
         image="scan",
         overlay=None if threshold is not None else "",
         label="Lesions over the scan",
         instead=html_figure(picture, f"Lesions of {case.name} in three planes", width=1000),
     )
-    found = _lesion_lines(lesions) if len(lesions) else html_paragraph("Nothing was found.")
-    return viewer_page(case.name, [("", planes), ("What was found", found)], lead=_lead([case]))
+    sections = [("", planes), ("What was found", _lesion_lines(lesions))]
+    return viewer_page(case.name, sections, lead=_lead([case]))
 
 
 def _lesion_lines(lesions: pd.DataFrame) -> Markup:
+    """Make the table of the lesions of a scan, or say that there is none."""
+    if not len(lesions):
+        return html_paragraph("Nothing was found.")
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
         "finding": ("finding", str),
         "change": (
@@ -252,15 +263,21 @@ def _lesion_lines(lesions: pd.DataFrame) -> Markup:
         "probability": ("probability", decimals(2)),
         "prior_volume_mL": ("then, mL", decimals(3)),
     }
-    shown = {key: value for key, value in columns.items() if key in lesions}
-    rows = [[str(i + 1)] + [write(row[key]) for key, (_, write) in shown.items()]
-            for i, row in enumerate(lesions.to_dict("records"))]  # fmt: skip
-    numbers = [0, *(i for i, key in enumerate(shown, start=1) if key not in ("finding", "change"))]
-    return html_table(rows, ["", *(name for name, _ in shown.values())], numbers=numbers)
+    # Runs without priors or probabilities lack some of the columns.
+    present = {key: column for key, column in columns.items() if key in lesions}
+    rows = []
+    for number, lesion in enumerate(lesions.to_dict("records"), start=1):
+        cells = [write(lesion[key]) for key, (_, write) in present.items()]
+        rows.append([str(number), *cells])
+    header = ["", *(title for title, _ in present.values())]
+    text_columns = ("finding", "change")
+    numbers = [0, *(i for i, key in enumerate(present, start=1) if key not in text_columns)]
+    return html_table(rows, header, numbers=numbers)
 
 
 def _lead(cases: Sequence[Case]) -> str:
-    return f"{NOTICE} {synthetic_note(sum(case.synthetic for case in cases), len(cases))}".rstrip()
+    n_synthetic = sum(case.synthetic for case in cases)
+    return f"{NOTICE} {synthetic_note(n_synthetic, len(cases))}".rstrip()
 
 
 def _sections(
@@ -272,86 +289,72 @@ def _sections(
     figures: int,
     command: str,
 ) -> list[tuple[str, Any]]:
-    made: list[tuple[str, Callable[[], Any]]] = [
-        ("", partial(_introduction, cases)),
-        ("Lesions found", partial(_summaries, tables)),
-        ("By size and by change", partial(_kinds_of_lesions, tables)),
-        *(
-            [("Confirmed and candidates", partial(_ensembles, tables))]
-            if len(tables["ensemble"])
-            else []
-        ),
-        ("Over thresholds", partial(_curves, tables, gallery)),
-        *(
-            [("Probabilities", partial(_calibration, tables, gallery))]
-            if len(tables["calibration"])
-            else []
-        ),
-        ("Scans", partial(_overlays, cases, predictions, tables, gallery, limits, figures)),
-        ("How this was made", partial(_origin, limits, predictions, command)),
+    sections: list[tuple[str, Any]] = [
+        ("", _introduction(cases)),
+        ("Lesions found", _summaries(tables)),
+        ("By size and by change", _sizes_and_changes(tables)),
     ]
-    return [(heading, make()) for heading, make in made]
+    if len(tables["ensemble"]):
+        sections.append(("Confirmed and candidates", _ensembles(tables)))
+    sections.append(("Over thresholds", _curves(tables, gallery)))
+    if len(tables["calibration"]):
+        sections.append(("Probabilities", _calibration(tables, gallery)))
+    overlays = _overlays(cases, predictions, tables, gallery, limits, figures)
+    sections.append(("Scans", overlays))
+    sections.append(("How this was made", _origin(limits, predictions, command)))
+    return sections
 
 
 def _introduction(cases: Sequence[Case]) -> Markup:
     from dmrifit.stats.lesion_matching import label_components
 
-    patients = len({case.patient for case in cases})
-    lesions = sum(
-        int(label_components(case.label).max(initial=0))
-        for case in cases
-        if case.label is not None
+    n_patients = len({case.patient for case in cases})
+    labels = [case.label for case in cases if case.label is not None]
+    n_lesions = sum(int(label_components(label).max(initial=0)) for label in labels)
+    n_priors = sum(case.prior is not None for case in cases)
+    prefix = "synthetic " if all(case.synthetic for case in cases) else ""
+    scans = counted(len(cases), f"{prefix}scan")
+    patients = counted(n_patients, f"{prefix}patient")
+    text = (
+        f"{scans} of {patients} with {counted(n_lesions, 'reference lesion')}; "
+        f"{n_priors or 'none'} of the scans with a prior scan."
     )
-    priors = sum(case.prior is not None for case in cases)
-    kind = "synthetic " if all(case.synthetic for case in cases) else ""
-    parts = [
-        html_paragraph(
-            f"{counted(len(cases), kind + 'scan')} of {counted(patients, kind + 'patient')} with "
-            f"{counted(lesions, 'reference lesion')}; {priors or 'none'} of the scans with a "
-            "prior scan."
-        )
-    ]
-    if told := few_note(patients):
-        parts.append(html_paragraph(told))
-    return html_join(parts)
+    paragraphs = [html_paragraph(text)]
+    note = few_note(n_patients)
+    if note:
+        paragraphs.append(html_paragraph(note))
+    return html_join(paragraphs)
 
 
 def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
-    parts: list[Any] = [html_paragraph(_EXPLAINED)]
-    for part in dict.fromkeys(tables["summary"]["part"]):
-        table = format_summary(tables, part=part)
-        n = int(tables["summary"].query("part == @part")["n_scans"].iloc[0])
-        header = [
-            "all scans" if part == "all" else f"scans {part}",
-            *(_HEADINGS[key] for key in table.columns),
-        ]
+    summary = tables["summary"]
+    blocks: list[Any] = [html_paragraph(_EXPLAINED)]
+    for subset in dict.fromkeys(summary["part"]):
+        table = format_summary(tables, part=subset)
+        title = "all scans" if subset == "all" else f"scans {subset}"
+        header = [title, *(_HEADINGS[key] for key in table.columns)]
         body = _method_table(table.reset_index().to_numpy().tolist(), header)
-        parts.append(
-            body
-            if part == "all"
-            else html_details(f"{counted(n, 'scan')} {part}", body, opened=False)
-        )
-    intervals = tables["intervals"]
-    rows = [
-        [
-            row["part"],
-            row["method"],
-            row["measure"],
-            *(decimals(3)(row[key]) for key in ("value", "low", "high")),
-        ]
-        for row in intervals.to_dict("records")
-        if row["method"] not in CONTROLS
-    ]
+        if subset != "all":
+            n_scans = int(summary.loc[summary["part"] == subset, "n_scans"].iloc[0])
+            body = html_details(f"{counted(n_scans, 'scan')} {subset}", body, opened=False)
+        blocks.append(body)
+    rows = []
+    for interval in tables["intervals"].to_dict("records"):
+        if interval["method"] in CONTROLS:
+            continue
+        numbers = [decimals(3)(interval[key]) for key in ("value", "low", "high")]
+        rows.append([interval["part"], interval["method"], interval["measure"], *numbers])
     if rows:
         table = html_table(
             rows, ["part", "method", "measure", "value", "2.5 %", "97.5 %"], numbers=(3, 4, 5)
         )
-        parts.append(html_details("Intervals: bootstrap samples of patients", table))
-    return html_join(parts)
+        blocks.append(html_details("Intervals: bootstrap samples of patients", table))
+    return html_join(blocks)
 
 
-def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
-    whole = tables["summary"].query("part == 'all'")
+def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
+    summary = tables["summary"]
+    all_scans = summary[summary["part"] == "all"]
     keys = (
         "n_small",
         "sensitivity_small",
@@ -360,16 +363,13 @@ def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
         "sensitivity_large",
         "precision_large",
     )
-    rows = [
-        [
-            row["method"],
-            *(
-                f"{row[key]:.0f}" if key.startswith("n_") else decimals(3)(row[key])
-                for key in keys
-            ),
-        ]
-        for row in whole.to_dict("records")
-    ]
+    rows = []
+    for scores in all_scans.to_dict("records"):
+        cells = [scores["method"]]
+        for key in keys:
+            write = "{:.0f}".format if key.startswith("n_") else decimals(3)
+            cells.append(write(scores[key]))
+        rows.append(cells)
     header = [
         "method",
         "below 0.1 mL",
@@ -379,22 +379,20 @@ def _kinds_of_lesions(tables: Mapping[str, pd.DataFrame]) -> Markup:
         "sensitivity",
         "precision",
     ]
-    parts = [_method_table(rows, header)]
     status = tables["status"]
-    if len(status):
-        kinds = list(dict.fromkeys(status["status"]))
-        by_method = status.set_index(["method", "status"])["sensitivity"]
-        counts = status.drop_duplicates("status").set_index("status")["n"]
-        rows = [
-            [method, *(decimals(3)(by_method.get((method, kind), np.nan)) for kind in kinds)]
-            for method in dict.fromkeys(status["method"])
-        ]
-        header = [
-            "sensitivity to lesions that are",
-            *(f"{kind} ({counts[kind]})" for kind in kinds),
-        ]
-        parts.append(_method_table(rows, header))
-    return html_join(parts)
+    size_table = _method_table(rows, header)
+    if not len(status):
+        return html_join([size_table])
+    statuses = list(dict.fromkeys(status["status"]))
+    sensitivity = status.set_index(["method", "status"])["sensitivity"]
+    counts = status.drop_duplicates("status").set_index("status")["n"]
+    rows = []
+    for method in dict.fromkeys(status["method"]):
+        values = [sensitivity.get((method, name), np.nan) for name in statuses]
+        rows.append([method, *(decimals(3)(value) for value in values)])
+    titles = [f"{name} ({counts[name]})" for name in statuses]
+    status_table = _method_table(rows, ["sensitivity to lesions that are", *titles])
+    return html_join([size_table, status_table])
 
 
 def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
@@ -454,7 +452,10 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
 def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
     from metastasis.study.plotting import plot_calibration
 
-    text = "Voxels of the brain, and components by their mean probability; a mark for each tenth that holds any."
+    text = (
+        "Voxels of the brain, and components by their mean probability; a mark for each tenth "
+        "that holds any."
+    )
     figure = gallery.show(
         "calibration", plot_calibration(tables), "How often probabilities come true", text
     )
@@ -479,52 +480,50 @@ def _overlays(
     from metastasis.study.plotting import plot_overlay
 
     first = next(iter(predictions))
-    own = tables["scans"][tables["scans"]["method"] == first].set_index("case")
-    errors = own["n_lesions"] - own["n_distinct"] + own["n_false_positives"] + own["n_flagged"]
+    counts = tables["scans"][tables["scans"]["method"] == first].set_index("case")
+    n_missed = counts["n_lesions"] - counts["n_distinct"]
+    errors = n_missed + counts["n_false_positives"] + counts["n_flagged"]
     order = errors.sort_values(ascending=False, kind="stable").index[:figures]
     text = (
         f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors "
         "first; each at the largest lesion that is missed, or else at the largest false positive. "
         "The patient's right is at the left."
     )
-    parts = [html_paragraph(text)]
+    blocks = [html_paragraph(text)]
     for i in order:
         case = cases[i]
+        scan_values = {name: np.asarray(values[i]) for name, values in predictions.items()}
+        # A viewer holds whole volumes, so only the scan with most errors has one.
         if i == order[0]:
-            parts.append(
-                _planes(
-                    case,
-                    {name: np.asarray(values[i]) for name, values in predictions.items()},
-                    limits,
-                )
-            )
-        for name, values in predictions.items():
-            labels = _labels(np.asarray(values[i]), *limits[name])
-            array = np.asarray(values[i])
-            ensemble = (
-                any(np.max(one) == 2 for one in values) if array.dtype.kind != "f" else False
+            blocks.append(_planes(case, scan_values, limits))
+        for name, values in scan_values.items():
+            labels = _labels(values, *limits[name])
+            ensemble = values.dtype.kind != "f" and any(
+                np.max(prediction) == 2 for prediction in predictions[name]
             )
             title = f"{case.name} by {name}"
             figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
-            kind = "Synthetic scan" if case.synthetic else "Scan"
-            parts.append(gallery.show(f"overlay-{i}", figure, f"{kind} {title} in three planes"))
-    return html_join(parts)
+            prefix = "Synthetic scan" if case.synthetic else "Scan"
+            caption = f"{prefix} {title} in three planes"
+            blocks.append(gallery.show(f"overlay-{i}", figure, caption))
+    return html_join(blocks)
 
 
-def _labels(values: NDArray[Any], limit: float, least: int) -> NDArray[np.uint8]:
-    """Give what a method found: voxels from its threshold on, in components that are large enough."""
-    labels = (
-        (values >= limit).astype(np.uint8) if values.dtype.kind == "f" else values.astype(np.uint8)
-    )
-    return labels * drop_small(labels, least)
+def _labels(values: NDArray[Any], threshold: float, min_voxels: int) -> NDArray[np.uint8]:
+    """Mark the voxels from a method's threshold on, in components that are large enough."""
+    if values.dtype.kind == "f":
+        values = values >= threshold
+    labels = values.astype(np.uint8)
+    return labels * drop_small(labels, min_voxels)
 
 
 def _planes(
     case: Case, predictions: Mapping[str, NDArray[Any]], limits: Mapping[str, tuple[float, int]]
 ) -> Markup:
-    """Show one scan with what each method found, to move through."""
+    """Make the viewer of one scan with the results of each method."""
     layers = [Layer("scan", case.image)]
-    layers += [] if case.prior is None else [Layer("prior scan", case.prior)]
+    if case.prior is not None:
+        layers.append(Layer("prior scan", case.prior))
     for name, values in predictions.items():
         if values.dtype.kind == "f":
             layers.append(
@@ -538,9 +537,10 @@ def _planes(
         names = ("candidate", "confirmed") if labels.max(initial=0) == 2 else ()
         layers.append(Layer(name, labels, "mask", names=names, shown=k == 0))
         if k == 0:
-            points = _places(case, labels, name)
-    title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
-    shown = html_viewer(
+            points = _points(case, labels, name)
+    prefix = "Synthetic scan" if case.synthetic else "Scan"
+    title = f"{prefix} {case.name}"
+    viewer = html_viewer(
         layers,
         case.affine,
         points=points,
@@ -549,27 +549,24 @@ def _planes(
         label=title,
         instead=html_note("The pictures below show the same scan."),
     )
-    return html_join([html_heading(title), shown])
+    return html_join([html_heading(title), viewer])
 
 
-def _places(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, list[float]]]:
-    """List where to look at a scan: first where the picture of a method is, then all lesions of the reference."""
+def _points(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, list[float]]]:
+    """List the points of the viewer: the center of a method's picture, then the reference lesions."""
     from dmrifit.stats.lesion_matching import lesion_table
     from metastasis.study.plotting import place_to_show
 
-    center, what = place_to_show(case, labels)
-    places = [(f"{what} ({method})", [float(x) for x in center])]
-    if case.label is not None:
-        table = lesion_table(case.label, labels > 0, case.affine)
-        for row in table[table["kind"] == "lesion"].to_dict("records"):
-            state = "found" if row["found"] else "missed"
-            places.append(
-                (
-                    f"lesion {row['number']}: {row['volume_mL']:.3f} mL, {state}",
-                    [row[k] for k in "xyz"],
-                )
-            )
-    return places
+    center, title = place_to_show(case, labels)
+    points = [(f"{title} ({method})", [float(x) for x in center])]
+    if case.label is None:
+        return points
+    table = lesion_table(case.label, labels > 0, case.affine)
+    for lesion in table[table["kind"] == "lesion"].to_dict("records"):
+        state = "found" if lesion["found"] else "missed"
+        title = f"lesion {lesion['number']}: {lesion['volume_mL']:.3f} mL, {state}"
+        points.append((title, [lesion[axis] for axis in "xyz"]))
+    return points
 
 
 def _origin(
@@ -578,12 +575,16 @@ def _origin(
     command: str,
 ) -> Markup:
     rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
-    rows += [["command", command]] if command else []
+    if command:
+        rows.append(["command", command])
     for name, values in predictions.items():
-        limit, least = limits[name]
-        graded = np.asarray(values[0]).dtype.kind == "f"
-        rule = f"probability of {limit:.4g} and above" if graded else "labels as given"
-        rows.append([name, rule if least == 1 else f"{rule}, findings from {least} voxels"])
+        threshold, min_voxels = limits[name]
+        rule = "labels as given"
+        if np.asarray(values[0]).dtype.kind == "f":
+            rule = f"probability of {threshold:.4g} and above"
+        if min_voxels > 1:
+            rule += f", findings from {min_voxels} voxels"
+        rows.append([name, rule])
     rows += [
         [f"version of {name}", text]
         for name, text in versions("dmrifit", "numpy", "scipy").items()
